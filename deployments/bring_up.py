@@ -1,0 +1,199 @@
+"""Prefect on this machine in one command: server, work pools, deployments and a worker for each pool, until Ctrl-C.
+
+All that Prefect keeps lies in one directory, .ui in the repository, and its server listens on the loopback only.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from flows.home import own_server
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_PORT = 4200
+POOLS = {"cpu": 4, "gpu": 1}  # runs at once: the model has the GPU to itself
+START_SECONDS = 300.0  # a first start compiles Prefect and makes its database: 40 s, several times that if it is busy
+STOP_SECONDS = 10.0  # an idle worker of Prefect 3.7.7 sometimes hangs when it is asked to stop
+
+
+class NotUp(Exception):
+    """Something did not start or ended by itself; the message says what, and where its log lies."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A process of ours, the leader of its own process group."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+def main() -> int:
+    """0 when it was stopped, 1 when something did not start or ended by itself."""
+    arguments = _arguments()
+    home = Path(arguments.home).resolve()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    parts: list[Part] = []
+    try:
+        url = f"http://127.0.0.1:{_port(arguments.port)}"
+        os.environ.update(_environment(home, url))
+        _bring_up(parts, home, url)
+        print(f"\n  {url}/deployments\n\nLogs are in {home}. Ctrl-C stops everything.", flush=True)
+        if arguments.ready_file:
+            Path(arguments.ready_file).write_text(url)
+        while True:
+            _check(parts)
+            time.sleep(1)
+    except KeyboardInterrupt:
+        print("\nstopping", flush=True)
+        return 0
+    except NotUp as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it running
+        _stop(parts[1:])  # the workers: what they have to say, they tell the server
+        _stop(parts[:1])
+
+
+def _bring_up(parts: list[Part], home: Path, url: str) -> None:
+    print("Starting Prefect; the first time takes a minute.", flush=True)
+    home.mkdir(parents=True, exist_ok=True)
+    _start(parts, home, "server", "server", "start", "--host", "127.0.0.1", "--port", url.rpartition(":")[2])
+    _wait(parts, "the server", lambda: _is_healthy(url))
+    _create_pools()
+    _deploy(home)
+    for pool in POOLS:
+        _start(parts, home, f"worker-{pool}", "worker", "start", "--pool", pool, "--name", pool)
+    for pool in POOLS:
+        _wait(parts, f"the worker of pool {pool}", lambda pool=pool: _has_worker(url, pool))  # type: ignore[misc]
+
+
+def _environment(home: Path, url: str) -> dict[str, str]:
+    """Settings for everything that is started here, whatever profile the user has."""
+    return {**own_server(home), "PREFECT_API_URL": f"{url}/api", "PREFECT_WORKER_QUERY_SECONDS": "2"}
+
+
+def _create_pools() -> None:
+    """A process pool for each of POOLS; one that is there is brought up to date."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.workers.process import ProcessWorker
+
+    template = ProcessWorker.get_default_base_job_template()
+    with get_client(sync_client=True) as client:
+        for name, limit in POOLS.items():
+            pool = WorkPoolCreate(name=name, type="process", base_job_template=template, concurrency_limit=limit)
+            client.create_work_pool(pool, overwrite=True)
+
+
+def _deploy(home: Path) -> None:
+    command = _prefect("--no-prompt", "deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+    log = home / "deploy.log"
+    with log.open("wb") as file:
+        done = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, timeout=START_SECONDS)
+    if done.returncode:
+        raise NotUp(f"the deployments were refused; see {log}")
+
+
+def _prefect(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "prefect", *arguments]
+
+
+def _start(parts: list[Part], home: Path, name: str, *arguments: str) -> None:
+    log = home / f"{name}.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            _prefect(*arguments), cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    parts.append(Part(name, process, log))
+
+
+def _wait(parts: list[Part], what: str, ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not ready():
+        _check(parts)
+        if time.monotonic() > deadline:
+            raise NotUp(f"{what} was not ready after {START_SECONDS:.0f} s; see {parts[-1].log}")
+        time.sleep(0.5)
+
+
+def _check(parts: list[Part]) -> None:
+    for part in parts:
+        if part.process.poll() is not None:
+            raise NotUp(f"{part.name} ended with exit code {part.process.returncode}; see {part.log}")
+
+
+def _stop(parts: list[Part]) -> None:
+    """Ask the processes and all in their groups, then kill what is left.
+
+    A worker's group holds the flow runs it started: they report that they were ended, if they are given the time.
+    """
+    for part in parts:
+        _signal(part, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    while any(_signal(part, 0) for part in parts) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for part in parts:
+        _signal(part, signal.SIGKILL)
+        part.process.wait()
+
+
+def _signal(part: Part, number: int) -> bool:
+    """Send a signal to the group of `part`. False if nothing is left of it."""
+    part.process.poll()  # reaps it: a zombie would keep its group alive
+    try:
+        os.killpg(part.process.pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _is_healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/api/health", timeout=5).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _has_worker(url: str, pool: str) -> bool:
+    try:
+        answer = httpx.post(f"{url}/api/work_pools/{pool}/workers/filter", json={}, timeout=30)
+    except httpx.HTTPError:
+        return False
+    return answer.is_success and any(worker["status"] == "ONLINE" for worker in answer.json())
+
+
+def _port(asked: int | None) -> int:
+    """The port asked for, 0 for any that is free; else Prefect's own, or any where that one is taken."""
+    for port in (DEFAULT_PORT, 0) if asked is None else (asked,):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return int(probe.getsockname()[1])
+    raise NotUp(f"port {asked} of 127.0.0.1 is taken; name another one or none")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, help=f"port of the server (default: {DEFAULT_PORT}, or a free one)")
+    parser.add_argument("--home", default=ROOT / ".ui", help="directory of Prefect's database and logs (default: .ui)")
+    parser.add_argument("--ready-file", help="write the URL there once everything is up")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Labelled photos, the training data: reading, splitting, downloading, and a generated sample."""

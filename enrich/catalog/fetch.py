@@ -1,0 +1,171 @@
+"""A catalog from a table with image URLs: the photos downloaded as they are, the table with their paths, and failures.
+
+The table is a local Parquet or CSV file, or the train split of a Hugging Face data set (its Parquet files only; no code
+of the data set is run). A fetch that was cut short continues: photos that are there are not asked for again.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from enrich.catalog.download import EXTENSIONS, Downloader, Outcome
+from enrich.catalog.table import FORMATS, read_table
+from enrich.errors import RunFailed, UsageError
+from enrich.settings import FetchSettings
+
+IMAGE_PATH = "local_image_path"
+_DATASET_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_NOWHERE = ("", "N.A.")
+
+
+@dataclass(frozen=True)
+class FetchSummary:
+    """Rows with a photo and rows without; `resumed` of the first had theirs already."""
+
+    photos: int
+    failed: int
+    resumed: int
+
+
+def _silent(done: int, total: int) -> None:
+    pass
+
+
+def fetch_catalog(
+    source: str,
+    out: Path,
+    settings: FetchSettings | None = None,
+    progress: Callable[[int, int], None] = _silent,
+) -> FetchSummary:
+    """Writes `out/images/`, `out/failures.csv` and, last, `out/catalog.csv`: the source's columns and local_image_path.
+
+    `source` is a file or a data set id. Rows without a photo are in failures.csv (product_code, url, reason, attempts)
+    and not in the catalog. Columns without a text form are left out. `progress` is told (rows done, rows in all).
+
+    Raises:
+        UsageError: no such table or data set, a missing column, or no rows; nothing was written.
+        RunFailed: not one photo could be had, or the disk refuses them.
+    """
+    settings = settings or FetchSettings()
+    table = _read_source(source)
+    for name, setting in ((settings.product_code, "product_code"), (settings.image_url, "image_url")):
+        if name not in table.columns:
+            there = ", ".join(table.columns[:30]) or "none"
+            raise UsageError(
+                f"table {source}: no column {name!r}; its columns are: {there}; set {setting} to one of them"
+            )
+    if table.is_empty():
+        raise UsageError(f"table {source}: has no rows; give one that has")
+    images = out / "images"
+    try:
+        images.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"out {out}: {error.strerror or error}; name a directory that can be written") from error
+    pairs = table.select(code=settings.product_code, url=settings.image_url).iter_rows()
+    rows = [_Row(code, url.strip()) for code, url in pairs]
+    try:
+        outcomes = _download_all({row.stem: row.url for row in rows}, images, settings, progress)
+        results = [outcomes[row.stem] for row in rows]
+        _write_failures(rows, results, out)
+        if all(result.file is None for result in results):
+            raise RunFailed(f"none of {len(rows):,} photos could be had ({results[0].reason}); see {out}/failures.csv")
+        paths = pl.Series(IMAGE_PATH, [f"images/{result.file}" if result.file else None for result in results])
+        _write_csv(table.with_columns(paths).filter(pl.col(IMAGE_PATH).is_not_null()), out / "catalog.csv")
+    except OSError as error:
+        raise RunFailed(f"{error.filename or out}: {error.strerror or error}; mend that and run again") from error
+    photos = [result for result in results if result.file is not None]
+    return FetchSummary(len(photos), len(rows) - len(photos), sum(result.attempts == 0 for result in photos))
+
+
+@dataclass(frozen=True)
+class _Row:
+    code: str
+    url: str
+
+    @property
+    def stem(self) -> str:
+        """A file name that is safe whatever the code is, and another one for another code or URL."""
+        digest = hashlib.sha256(f"{self.code}\0{self.url}".encode()).hexdigest()[:8]
+        safe = re.sub(r"[^A-Za-z0-9-]+", "_", self.code)[:80].strip("_")
+        return f"{safe or 'photo'}-{digest}"
+
+
+def _download_all(
+    urls: dict[str, str], images: Path, settings: FetchSettings, progress: Callable[[int, int], None]
+) -> dict[str, Outcome]:
+    """Outcomes by stem. Each distinct stem is fetched once."""
+    extensions = tuple(EXTENSIONS.values())
+    there = {path.stem: path.name for path in images.iterdir() if path.suffix[1:] in extensions}
+    outcomes = {stem: Outcome(there[stem], "", 0) for stem in urls if stem in there}
+    outcomes |= {stem: Outcome(None, "no URL", 0) for stem, url in urls.items() if url in _NOWHERE}
+    missing = [stem for stem in urls if stem not in outcomes]
+    progress(len(outcomes), len(urls))
+    downloader = Downloader(images, settings)
+    pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="fetch")
+    try:
+        futures = {pool.submit(downloader.fetch, urls[stem], stem): stem for stem in missing}
+        for future in as_completed(futures):
+            outcomes[futures[future]] = future.result()
+            progress(len(outcomes), len(urls))
+    finally:
+        pool.shutdown(cancel_futures=True)  # on Ctrl-C, those under way end and no other begins
+        downloader.close()
+    return outcomes
+
+
+def _write_failures(rows: list[_Row], results: list[Outcome], out: Path) -> None:
+    failed = [(row, result) for row, result in zip(rows, results, strict=True) if result.file is None]
+    table = {
+        "product_code": [row.code for row, _ in failed],
+        "url": [row.url for row, _ in failed],
+        "reason": [result.reason for _, result in failed],
+        "attempts": [result.attempts for _, result in failed],
+    }
+    types = {"product_code": pl.String, "url": pl.String, "reason": pl.String, "attempts": pl.Int64}
+    _write_csv(pl.DataFrame(table, schema=types), out / "failures.csv")
+
+
+def _write_csv(table: pl.DataFrame, path: Path) -> None:
+    part = path.with_name(f".{path.name}.part")
+    table.write_csv(part)
+    part.replace(path)
+
+
+def _read_source(source: str) -> pl.DataFrame:
+    path = Path(source)
+    if path.is_file():
+        return read_table(path)
+    if path.suffix.lower() in FORMATS or not _DATASET_ID.fullmatch(source):
+        raise UsageError(
+            f"source {source}: no such file; name a .csv or .parquet file, or a Hugging Face data set as owner/name"
+        )
+    return pl.concat([read_table(file) for file in _hub_files(source)], how="diagonal")
+
+
+def _hub_files(dataset: str) -> list[Path]:
+    """Local copies of the Parquet files of a data set's train split, or of all where no file is named so."""
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    api = HfApi()
+    try:
+        names = [name for name in api.list_repo_files(dataset, repo_type="dataset") if name.endswith(".parquet")]
+        train = [name for name in names if "train" in Path(name).name or "train" in Path(name).parent.name] or names
+        folders = sorted({str(Path(name).parent) for name in train})
+        if not train:
+            raise UsageError(f"data set {dataset}: holds no Parquet file; download its table and give the file")
+        if len(folders) > 1:
+            listed = ", ".join(folders[:5])
+            raise UsageError(f"data set {dataset}: several tables ({listed}); download one of them and give the file")
+        return [Path(api.hf_hub_download(dataset, name, repo_type="dataset")) for name in sorted(train)]
+    except RepositoryNotFoundError as error:
+        raise UsageError(f"data set {dataset}: not found, or private without HF_TOKEN; check its name") from error
+    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UsageError(f"data set {dataset}: {reason}; check the network, or give a file") from error

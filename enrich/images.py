@@ -1,0 +1,120 @@
+"""The bytes of a photo -> RGB pixels, the same for training and for serving. Pillow reads them; this file says what is
+accepted and what a photo looks like when it has transparency, 16 bits or an EXIF orientation."""
+
+import warnings
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from enrich.errors import ImageError
+from enrich.schema import ErrorKind
+from enrich.settings import PhotoLimits
+
+# What undoes each EXIF orientation (CIPA DC-008, tag 0x0112); 1 is upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_16_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+# How Pillow's plugins word an early end of the file.
+_ENDS_EARLY = ("truncated", "broken data stream", "unrecognized data stream contents", "unexpected end", "eof")
+
+
+class ImageRefused(ImageError):
+    """The bytes make no photo."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A decoded photo."""
+
+    pixels: np.ndarray  # (height, width, 3) uint8 RGB
+
+
+def decode(data: bytes, limits: PhotoLimits) -> Image.Image:
+    """The first frame as an upright RGB image, transparency on white, 16 bits scaled to 8.
+
+    Size, format, number of pixels and aspect ratio are checked before anything is decoded. Pillow's own limit of
+    178,956,970 pixels holds as well, whatever `limits.max_pixels` says.
+
+    Raises:
+        ImageRefused: EMPTY, TOO_LARGE, NOT_AN_IMAGE, TOO_MANY_PIXELS, TRUNCATED or UNSUPPORTED_MODE.
+        MemoryError: where the process has a memory limit and the photo needs more.
+    """
+    if not data:
+        raise ImageRefused(ErrorKind.EMPTY, "the file is empty")
+    if len(data) > limits.max_bytes:
+        raise ImageRefused(ErrorKind.TOO_LARGE, f"{len(data):,} bytes, more than the limit of {limits.max_bytes:,}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's on odd EXIF, and on 89 million pixels: max_pixels decides that
+            with Image.open(BytesIO(data), formats=limits.formats) as image:
+                _check_shape(image, limits)
+                image.load()
+                return _upright(image, _to_rgb(image))
+    except (ImageRefused, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageRefused(ErrorKind.TOO_MANY_PIXELS, "more pixels than Pillow decodes") from error
+    except UnidentifiedImageError as error:
+        formats = ", ".join(limits.formats)
+        raise ImageRefused(ErrorKind.NOT_AN_IMAGE, f"no image of an accepted format ({formats})") from error
+    except Exception as error:  # on hostile bytes Pillow's plugins raise whatever their parsing runs into
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        early = any(words in reason.lower() for words in _ENDS_EARLY) or _is_cut_webp(data)
+        raise ImageRefused(ErrorKind.TRUNCATED if early else ErrorKind.NOT_AN_IMAGE, reason) from error
+
+
+def _is_cut_webp(data: bytes) -> bool:
+    """Whether a RIFF file is shorter than its header says; libwebp gives no reason of its own."""
+    return data[:4] == b"RIFF" and int.from_bytes(data[4:8], "little") + 8 > len(data)
+
+
+def _check_shape(image: Image.Image, limits: PhotoLimits) -> None:
+    """Judges the size that the header states; a few bytes can state a size that fills the memory."""
+    width, height = image.size
+    if min(width, height) < 1:
+        raise ImageRefused(ErrorKind.NOT_AN_IMAGE, f"{width} x {height} pixels")
+    if width * height > limits.max_pixels:
+        message = f"{width} x {height} pixels, more than the limit of {limits.max_pixels:,}"
+        raise ImageRefused(ErrorKind.TOO_MANY_PIXELS, message)
+    if max(width, height) > limits.max_aspect_ratio * min(width, height):
+        message = f"{width} x {height} pixels, an aspect ratio above the limit of {limits.max_aspect_ratio:g}"
+        raise ImageRefused(ErrorKind.TOO_MANY_PIXELS, message)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _16_BIT:
+        return _scale_16_bit(image).convert("RGB")
+    if image.mode == "F":
+        raise ImageRefused(ErrorKind.UNSUPPORTED_MODE, "floating-point pixels, which have no agreed white")
+    if image.has_transparency_data:  # a plain convert would drop alpha and show the colours hidden under it
+        photo = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
+    return image.convert("RGB")
+
+
+def _scale_16_bit(image: Image.Image) -> Image.Image:
+    """0..65535 -> 0..255, rounded; 65535 / 255 = 257. A plain convert clips everything above 255 to white."""
+    values = np.asarray(image).astype(np.int64 if image.mode == "I" else np.uint32)
+    if image.mode == "I" and (values.min() < 0 or values.max() > 65535):
+        raise ImageRefused(ErrorKind.UNSUPPORTED_MODE, "32-bit pixels, which have no agreed white")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:
+    """`rgb` turned as the EXIF data of `image` say. ImageOps.exif_transpose also writes the data anew, which fails on
+    many broken ones whose orientation can be read."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        method = _UPRIGHT.get(orientation)
+    except Exception:  # broken EXIF, as any parsing above; the photo itself is fine
+        return rgb
+    return rgb if method is None else rgb.transpose(method)

@@ -1,0 +1,83 @@
+"""What an engine is, and how one is chosen."""
+
+import importlib.util
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from enrich.errors import UsageError
+from enrich.settings import RunSettings
+
+if TYPE_CHECKING:
+    from enrich.infer.adapter import Adapter
+
+TOP_K = 8  # alternatives kept a token: enough for the digits that matter and the next labels
+
+
+@dataclass(frozen=True)
+class Request:
+    """One decoded photo. `pixels` is (height, width, 3) uint8 RGB."""
+
+    id: str
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the model wrote for one request, n tokens without the stop token; log-probabilities are natural logs.
+
+    `error` is set, and the rest empty, where the engine could not answer this request.
+    """
+
+    id: str
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))  # (n,) float32
+    # (n, k) int32, most probable first
+    top_ids: np.ndarray = field(default_factory=lambda: np.empty((0, TOP_K), np.int32))
+    top_logprobs: np.ndarray = field(default_factory=lambda: np.empty((0, TOP_K), np.float32))  # (n, k) float32
+    finished: bool = False  # False: the token budget ran out
+    prompt_tokens: int = 0
+    error: str | None = None
+
+
+class Engine(Protocol):
+    """Takes photos, yields completions as they finish, in any order, one for each request."""
+
+    name: str
+
+    def complete(self, requests: Iterable[Request], *, grammar: bool = False) -> Iterator[Completion]:
+        """Answer every request, pulling no more of them than fit in flight.
+
+        With `grammar`, only the three-line answer with a category of the taxonomy can be written.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+        ...
+
+
+def choose_engine(name: Literal["auto", "vllm", "transformers"]) -> Literal["transformers"]:
+    """The engine that this version can start for `name`.
+
+    Raises:
+        UsageError: vLLM was asked for, which is not installed, or which this version does not serve with yet.
+    """
+    if name == "vllm":
+        if importlib.util.find_spec("vllm") is None:
+            raise UsageError(
+                "engine vllm: vLLM is not installed; pip install 'enrich[vllm]', or use --engine transformers"
+            )
+        raise UsageError("engine vllm: this version serves with transformers only; use --engine transformers")
+    return "transformers"
+
+
+def start_engine(adapter: "Adapter", settings: RunSettings) -> Engine:
+    """An engine that serves `adapter`, ready to answer. Loading a full-size model takes a minute."""
+    choose_engine(settings.engine)
+    from enrich.infer.transformers_engine import load_engine
+
+    return load_engine(adapter, settings)

@@ -1,0 +1,66 @@
+"""The second pass: only tokens that keep the answer well formed and its category in the taxonomy."""
+
+from collections.abc import Callable, Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from enrich.infer.evidence import AnswerTokens
+from enrich.parse import MAX_TITLE, holds_control_characters
+
+MAX_TITLE_TOKENS = 40  # the tutorial's longest title has 71 characters, about 25 tokens
+MAX_DIGITS = 7
+
+
+def answer_grammar(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> Callable[[Sequence[int]], list[int]]:
+    """A function from the tokens written so far to those that may come next.
+
+    The title is free text without control characters, neither blank nor longer than `parse_answer` takes; everything
+    else is spelled out.
+    """
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    vocabulary = tokenizer.get_vocab()
+    texts = {  # "\u2581" marks a space; bytes could spell what the vocabulary's own words cannot
+        i: token.replace("\u2581", " ")
+        for token, i in vocabulary.items()
+        if i not in special and not token.startswith("<0x") and not holds_control_characters(token)
+    }
+    words = list(texts)
+    visible = [i for i, text in texts.items() if text.strip()]
+    longest = max(map(len, texts.values()))
+
+    def after_title(line: tuple[int, ...]) -> list[int]:
+        prefix = tokens.title_prefix
+        if len(line) < len(prefix):
+            return [prefix[len(line)]]
+        title = line[len(prefix) :]
+        if not title:
+            return words
+        text = "".join(texts[token] for token in title)
+        if not text.strip():
+            return visible
+        if len(title) >= MAX_TITLE_TOKENS or len(text) + longest > MAX_TITLE:
+            return [tokens.newline]
+        return [*words, tokens.newline]
+
+    def after_category(line: tuple[int, ...]) -> list[int]:
+        return sorted({label[len(line)] for label in tokens.labels if label[: len(line)] == line})
+
+    def after_price(line: tuple[int, ...]) -> list[int]:
+        prefix, unknown = tokens.price_prefix, tokens.unknown_price
+        allowed = {whole[len(line)] for whole in (prefix, unknown) if whole[: len(line)] == line and whole != line}
+        if line == unknown:
+            allowed.add(tokens.stop)
+        if line[: len(prefix)] == prefix and all(token in tokens.digits for token in line[len(prefix) :]):
+            digits = len(line) - len(prefix)
+            if digits < MAX_DIGITS:
+                allowed.update(i for i, digit in tokens.digits.items() if digits or digit != "0")
+            if digits:
+                allowed.add(tokens.stop)
+        return sorted(allowed)
+
+    def allowed(written: Sequence[int]) -> list[int]:
+        lines = tokens.split(written)
+        after = (after_title, after_category, after_price)[min(len(lines), 3) - 1]
+        return after(lines[-1])
+
+    return allowed

@@ -1,0 +1,144 @@
+"""The engine that needs nothing but transformers: batches through `generate`, on a CPU or a GPU."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from enrich.errors import UsageError
+from enrich.infer.adapter import Adapter, base_source
+from enrich.infer.engine import TOP_K, Completion, Request
+from enrich.infer.evidence import AnswerTokens
+from enrich.infer.grammar import answer_grammar
+from enrich.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
+from enrich.phi3_vision.checkpoint import load_merged, load_model, load_processor, resolve
+from enrich.phi3_vision.generation import generate_answers
+from enrich.prompt import Prompt, render_prompt
+from enrich.settings import RunSettings
+
+
+class TransformersEngine:
+    """Greedy answers from a model in this process, `batch_size` photos at a time."""
+
+    name = "transformers"
+
+    def __init__(
+        self,
+        model: Phi3VForCausalLM,
+        processor: Phi3VProcessor,
+        prompt: Prompt,
+        *,
+        batch_size: int = 16,
+        max_new_tokens: int = 64,
+    ) -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self.tokens = AnswerTokens(processor.tokenizer, prompt.categories)
+        self._text = render_prompt(prompt)
+        self._grammar = answer_grammar(processor.tokenizer, self.tokens)
+        self._batch_size = batch_size
+        self._max_new_tokens = max_new_tokens
+
+    def complete(self, requests: Iterable[Request], *, grammar: bool = False) -> Iterator[Completion]:
+        """See `Engine`. A batch that fails is tried again photo by photo, so that it costs one row."""
+        stream = iter(requests)
+        while batch := list(islice(stream, self._batch_size)):
+            try:
+                yield from self._generate(batch, grammar)
+            except (RuntimeError, ValueError) as error:
+                if len(batch) == 1:
+                    yield Completion(batch[0].id, error=f"the engine failed: {_first_line(error)}")
+                else:
+                    for request in batch:
+                        yield from self.complete([request], grammar=grammar)
+
+    def close(self) -> None:
+        """Free the model."""
+        del self.model
+
+    @torch.inference_mode()
+    def _generate(self, batch: list[Request], grammar: bool) -> list[Completion]:
+        inputs = self.processor(text=[self._text] * len(batch), images=[[request.pixels] for request in batch])
+        generated = generate_answers(
+            self.model,
+            inputs.to(self.model.device),
+            max_new_tokens=self._max_new_tokens,
+            stop_ids=stop_ids(self.processor),
+            top_k=TOP_K,
+            allowed=(lambda _row, written: self._grammar(written)) if grammar else None,
+        )
+        prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
+        return [
+            Completion(
+                id=request.id,
+                text=self.processor.tokenizer.decode(answer.token_ids, skip_special_tokens=True),
+                token_ids=answer.token_ids,
+                logprobs=answer.logprobs,
+                top_ids=answer.top_ids,
+                top_logprobs=answer.top_logprobs,
+                finished=answer.finished,
+                prompt_tokens=length,
+            )
+            for request, answer, length in zip(batch, generated, prompt_tokens, strict=True)
+        ]
+
+
+def load_engine(adapter: Adapter, settings: RunSettings) -> TransformersEngine:
+    """The engine for `adapter`, merged into its base in fp32 and cast once.
+
+    Raises:
+        UsageError: the base cannot be found, or the adapter's tensors do not fit it.
+    """
+    device, dtype = device_and_dtype(settings.device)
+    base = find_base(adapter.base, adapter.revision)
+    try:
+        model = load_merged(base, adapter.path, dtype=dtype, device=device)
+    except ValueError as error:
+        raise UsageError(
+            f"adapter {adapter.path}: it does not fit its base {adapter.base}: {_first_line(error)}; "
+            "fine-tune on this base, or name the base it was made from"
+        ) from error
+    processor = load_processor(adapter.path, num_crops=adapter.num_crops)
+    return TransformersEngine(
+        model, processor, adapter.prompt, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens
+    )
+
+
+def load_base_engine(base: Path, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
+    """The same engine without the adapter: what the base says to the same prompt."""
+    device, dtype = device_and_dtype(settings.device)
+    model = load_model(base, dtype=dtype, device=device)
+    processor = load_processor(adapter.path, num_crops=adapter.num_crops)
+    return TransformersEngine(
+        model, processor, adapter.prompt, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens
+    )
+
+
+def find_base(model: str, revision: str | None) -> Path:
+    """The base's directory, downloaded where it is a hub id. UsageError where it cannot be had."""
+    try:
+        return resolve(base_source(model), revision)
+    except (OSError, ValueError) as error:
+        reason = _first_line(error).removeprefix("model ").removeprefix(f"{model}: ")
+        raise UsageError(f"model {model}: {reason}") from error
+
+
+def device_and_dtype(device: str) -> tuple[torch.device, torch.dtype]:
+    """`auto` takes the GPU where there is one: bf16 there, fp32 on a CPU. UsageError if `cuda` has none."""
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise UsageError("device cuda: no CUDA GPU is visible here; use device auto or cpu")
+    if device == "cpu" or not available:
+        return torch.device("cpu"), torch.float32
+    return torch.device("cuda"), torch.bfloat16
+
+
+def stop_ids(processor: Phi3VProcessor) -> list[int]:
+    """`<|end|>` closes a turn; the other two end a text that forgot to."""
+    tokens = ["<|end|>", "<|endoftext|>", "<|assistant|>"]
+    return [processor.tokenizer.convert_tokens_to_ids(token) for token in tokens]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,157 @@
+"""Finding, loading and merging checkpoints: safetensors only, no remote code, and no tensor missed in silence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from .configuration import Phi3VConfig
+from .modeling import Phi3VForCausalLM
+from .processing import Phi3VProcessor
+
+# Configuration, tokenizer and weights; neither code (*.py) nor pickles (*.bin, *.pt) are ever fetched.
+_HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the original's, ours
+
+
+def resolve(name_or_path: str, revision: str | None = None) -> Path:
+    """The directory of a checkpoint: a local one as it is, else a Hugging Face model, downloaded or from its cache.
+
+    Raises:
+        FileNotFoundError: no such local directory, or one without config.json or safetensors weights.
+        OSError: the hub cannot deliver the model at that revision.
+    """
+    local = Path(name_or_path).expanduser()
+    if local.is_dir():
+        return _checked(local)
+    if local.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
+        raise FileNotFoundError(f"model {name_or_path}: no such directory; give a local checkpoint or a Hub name")
+    try:
+        directory = snapshot_download(name_or_path, revision=revision, allow_patterns=_HUB_FILES)
+    except HFValidationError as error:
+        raise OSError(f"model {name_or_path}: neither a local directory nor a Hub name") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split()).split(". ")[0]
+        raise OSError(
+            f"model {name_or_path} at revision {revision or 'main'}: cannot be fetched ({reason}); "
+            f"check the name and the network, or give a local directory"
+        ) from error
+    return _checked(Path(directory))
+
+
+def load_model(path: str | Path, *, dtype: torch.dtype, device: str | torch.device) -> Phi3VForCausalLM:
+    """Load a checkpoint in eval mode, every tensor from the file and every tensor of the file used.
+
+    Raises:
+        FileNotFoundError: no config.json or no safetensors weights.
+        ValueError: another kind of model, or missing, unexpected or mismatched tensors.
+    """
+    directory = _checked(Path(path))
+    _check_model_type(directory)
+    model, info = Phi3VForCausalLM.from_pretrained(
+        directory,
+        dtype=dtype,
+        device_map={"": device},
+        use_safetensors=True,
+        local_files_only=True,
+        ignore_mismatched_sizes=True,  # reported below, as one error
+        output_loading_info=True,
+    )
+    kinds = ("missing", "unexpected", "mismatched")
+    problems = {kind: sorted(_key(entry) for entry in info[f"{kind}_keys"]) for kind in kinds}
+    _raise_for(f"checkpoint {directory}", problems)
+    return model.eval()
+
+
+def load_processor(path: str | Path, num_crops: int | None = None) -> Phi3VProcessor:
+    """Load the processor of an original or re-saved checkpoint, or of an adapter; `num_crops` overrides the file's.
+
+    Raises:
+        FileNotFoundError: no tokenizer.json, or no image processor file.
+    """
+    directory = Path(path)
+    _need(directory, "tokenizer.json", directory / "tokenizer.json")
+    _need(directory, "preprocessor_config.json", *(directory / name for name in _IMAGE_PROCESSOR_FILES))
+    overrides = {} if num_crops is None else {"num_crops": num_crops}
+    return Phi3VProcessor.from_pretrained(directory, local_files_only=True, **overrides)
+
+
+def load_merged(
+    base_path: str | Path, adapter_dir: str | Path, *, dtype: torch.dtype, device: str | torch.device
+) -> Phi3VForCausalLM:
+    """Load a base, add a LoRA adapter into its weights in float32, and cast the sum once.
+
+    Merging in bfloat16 would round each weight twice: the update of a small adapter falls below its 8 bits of mantissa.
+
+    Raises:
+        FileNotFoundError: no adapter_config.json or no adapter_model.safetensors.
+        ValueError: no plain LoRA adapter, or tensors that the base does not have, lacks, or has in another shape.
+    """
+    adapter = Path(adapter_dir)
+    _need(adapter, "adapter_config.json", adapter / "adapter_config.json")
+    _need(adapter, _ADAPTER_WEIGHTS, adapter / _ADAPTER_WEIGHTS)
+    peft_config, weights = _read_adapter(adapter)
+    base = load_model(base_path, dtype=torch.float32, device=device)
+    try:
+        wrapped = get_peft_model(base, peft_config)
+    except ValueError as error:  # no module of the base has a target's name
+        raise ValueError(f"adapter {adapter} does not fit base {base_path}: {error}") from error
+    expected = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    shared = expected.keys() & weights.keys()
+    problems = {
+        "missing": sorted(expected.keys() - weights.keys()),
+        "unexpected": sorted(weights.keys() - expected.keys()),
+        "mismatched": sorted(key for key in shared if expected[key].shape != weights[key].shape),
+    }
+    _raise_for(f"adapter {adapter} on base {base_path}", problems)
+    set_peft_model_state_dict(wrapped, weights)
+    return wrapped.merge_and_unload().to(dtype).eval()
+
+
+def _read_adapter(adapter: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
+    try:
+        config = PeftConfig.from_pretrained(str(adapter))
+        weights = load_file(adapter / _ADAPTER_WEIGHTS)
+    except (ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise ValueError(f"adapter {adapter}: cannot be read: {error}") from error
+    # Initialisations other than these change the base's weights, so that the adapter alone is not the whole difference.
+    if not isinstance(config, LoraConfig) or config.init_lora_weights not in (True, False, "gaussian"):
+        raise ValueError(f"adapter {adapter}: only plain LoRA adapters can be merged")
+    return config, weights
+
+
+def _checked(directory: Path) -> Path:
+    _need(directory, "config.json", directory / "config.json")
+    _need(directory, "*.safetensors weights (pickled *.bin ones are refused)", *directory.glob("*.safetensors"))
+    return directory
+
+
+def _need(directory: Path, what: str, *candidates: Path) -> None:
+    if not any(candidate.is_file() for candidate in candidates):
+        raise FileNotFoundError(f"{directory}: no {what}; give a complete checkpoint directory")
+
+
+def _check_model_type(directory: Path) -> None:
+    try:
+        model_type = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise ValueError(f"{directory}/config.json is not a JSON object") from error
+    if model_type != Phi3VConfig.model_type:
+        raise ValueError(f"{directory}: model_type is {model_type!r}, expected {Phi3VConfig.model_type!r}")
+
+
+def _key(entry: Any) -> str:
+    return entry if isinstance(entry, str) else str(entry[0])  # mismatched: (name, shape in file, shape in model)
+
+
+def _raise_for(where: str, problems: dict[str, list[str]]) -> None:
+    parts = [f"{len(names)} {kind} (first: {names[0]})" for kind, names in problems.items() if names]
+    if parts:
+        raise ValueError(f"{where}: tensors do not match the model: {', '.join(parts)}")

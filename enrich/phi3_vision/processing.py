@@ -1,0 +1,175 @@
+"""Phi3VProcessor: prompts with `<|image_k|>` tags and their images to model inputs, ids as the original processor."""
+
+import re
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from transformers import BatchFeature, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.processing_utils import ProcessorMixin
+
+from .image_processing import Phi3VImageProcessor
+
+ImageLike = Image.Image | np.ndarray
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + '\\n' + message['content'] + '<|end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt and messages[-1]['role'] != 'assistant' %}"
+    "{{- '<|assistant|>\\n' -}}{% endif %}"
+)
+
+_IMAGE_TAG = re.compile(r"<\|image_(\d+)\|>")
+
+
+class Phi3VProcessor(ProcessorMixin):
+    """Wraps the image processor and the tokenizer (a `tokenizer.json` one: LlamaTokenizer gives other ids)."""
+
+    # The tags as vLLM asks for them; more images than this fit in no context.
+    img_tokens = [f"<|image_{k}|>" for k in range(1, 1001)]  # noqa: RUF012
+
+    def __init__(
+        self,
+        image_processor: Phi3VImageProcessor,
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template: str | None = None,
+    ) -> None:
+        template = chat_template or getattr(tokenizer, "chat_template", None) or CHAT_TEMPLATE
+        super().__init__(image_processor, tokenizer, chat_template=template)
+
+    @classmethod
+    def _load_tokenizer_from_pretrained(
+        cls, sub_processor_type: str, pretrained_model_name_or_path: str, subfolder: str = "", **kwargs: Any
+    ) -> PreTrainedTokenizerBase:
+        # The original's tokenizer_config.json names LlamaTokenizer, which splits text after special tokens otherwise
+        # than its tokenizer.json; and image settings such as num_crops must not end up in the tokenizer's.
+        for name in Phi3VImageProcessor.valid_kwargs.__annotations__:
+            kwargs.pop(name, None)
+        return PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
+
+    def __call__(
+        self,
+        text: str | Sequence[str],
+        images: ImageLike | Sequence[ImageLike] | Sequence[Sequence[ImageLike]] | None = None,
+        *,
+        padding: bool = True,
+        padding_side: str = "left",
+        max_length: int | None = None,
+        return_tensors: str | None = "pt",
+        do_hd_transform: bool = True,
+        add_special_tokens: bool = True,
+        truncation: bool | None = None,
+    ) -> BatchFeature:
+        """Tokenise prompts and prepare their images.
+
+        Args:
+            text: one prompt or several; the k-th image of a prompt stands at its tag `<|image_k|>`.
+            images: one image, a flat sequence in the order of the tags, or one sequence per prompt. None (not an empty
+                sequence) makes tags plain text, as the original does: vLLM tokenises prompts so before it adds images.
+            padding: bring the rows of a batch to one length with the tokenizer's pad id.
+            max_length: most tokens a row may have, image tokens included.
+            do_hd_transform: False where the images are `hd_transform`'s results already.
+            add_special_tokens: put `<s>` before each stretch of text, as the original does.
+            truncation: accepted for callers that always pass it; cutting image tokens is never right, so True raises.
+
+        Returns:
+            input_ids int64 (rows, length), the k-th image's positions holding -k; attention_mask int64 of that shape;
+            with images pixel_values and image_sizes as `Phi3VImageProcessor` gives them, in the order of the tags.
+
+        Raises:
+            ValueError: tags and images do not match, a row exceeds max_length, or rows differ in length unpadded.
+        """
+        if truncation:
+            raise ValueError("truncation would cut image tokens: shorten the text, or lower num_crops")
+        texts = [text] if isinstance(text, str) else list(text)
+        pixels: dict[str, Any] = {}
+        if images is None:
+            rows = [self.tokenizer(prompt, add_special_tokens=add_special_tokens).input_ids for prompt in texts]
+        else:
+            per_text = _images_by_text(texts, images)
+            flat = list(chain.from_iterable(per_text))
+            features = self.image_processor(flat, return_tensors=return_tensors, do_hd_transform=do_hd_transform)
+            counts = iter(features.pop("num_img_tokens"))
+            pixels = dict(features) if flat else {}
+            rows = [
+                self.token_ids(prompt, [next(counts) for _ in own], add_special_tokens=add_special_tokens)
+                for prompt, own in zip(texts, per_text, strict=True)
+            ]
+        for number, row in enumerate(rows):
+            if max_length is not None and len(row) > max_length:
+                raise ValueError(f"prompt {number} has {len(row)} tokens, more than max_length={max_length}")
+        return BatchFeature({**self._pad(rows, padding, padding_side), **pixels}, tensor_type=return_tensors)
+
+    def token_ids(
+        self, text: str, num_image_tokens: Sequence[int] = (), *, add_special_tokens: bool = True
+    ) -> list[int]:
+        """Ids of one prompt whose k-th image takes `num_image_tokens[k - 1]` tokens, each of them -k.
+
+        The original tokenises every stretch of text between images on its own, so `<s>` returns after each image.
+
+        Raises:
+            ValueError: the tags are not `<|image_1|>`, `<|image_2|>`, ... in order, one for each image.
+        """
+        _check_tags(text, len(num_image_tokens))
+        chunks = [
+            self.tokenizer(chunk, add_special_tokens=add_special_tokens).input_ids
+            for chunk in _IMAGE_TAG.split(text)[::2]
+        ]
+        ids = list(chunks[0])
+        for number, (count, chunk) in enumerate(zip(num_image_tokens, chunks[1:], strict=True), start=1):
+            ids += [-number] * count
+            ids += chunk
+        return ids
+
+    def _pad(self, rows: list[list[int]], padding: bool, padding_side: str) -> dict[str, list[list[int]]]:
+        if padding_side not in ("left", "right"):
+            raise ValueError(f"padding_side must be left or right, got {padding_side!r}")
+        longest = max((len(row) for row in rows), default=0)
+        gaps = [longest - len(row) for row in rows]
+        masks = [[1] * len(row) for row in rows]
+        if not padding or not any(gaps):
+            return {"input_ids": rows, "attention_mask": masks}
+        pad = self.tokenizer.pad_token_id
+        if pad is None:
+            raise ValueError("prompts of different lengths need padding, but the tokenizer has no pad token")
+
+        def fill(values: list[int], gap: int, filler: int) -> list[int]:
+            return [filler] * gap + values if padding_side == "left" else values + [filler] * gap
+
+        return {
+            "input_ids": [fill(row, gap, pad) for row, gap in zip(rows, gaps, strict=True)],
+            "attention_mask": [fill(mask, gap, 0) for mask, gap in zip(masks, gaps, strict=True)],
+        }
+
+    def calc_num_image_tokens_from_image_size(self, width: int, height: int) -> int:
+        """As the image processor's; vLLM calls it here."""
+        return self.image_processor.num_image_tokens(width, height)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", "pixel_values", "image_sizes"]
+
+
+def _images_by_text(
+    texts: list[str], images: ImageLike | Sequence[ImageLike] | Sequence[Sequence[ImageLike]]
+) -> list[list[ImageLike]]:
+    """The images of each prompt; a flat sequence is dealt out in the order of the tags."""
+    given: list[Any] = [images] if isinstance(images, (Image.Image, np.ndarray)) else list(images)
+    if given and all(isinstance(entry, (list, tuple)) for entry in given):
+        if len(given) != len(texts):
+            raise ValueError(f"{len(given)} lists of images for {len(texts)} prompts")
+        return [list(entry) for entry in given]
+    wanted = [len(_IMAGE_TAG.findall(text)) for text in texts]
+    if sum(wanted) != len(given):
+        raise ValueError(f"{sum(wanted)} image tags in the text, but {len(given)} images")
+    remaining = iter(given)
+    return [[next(remaining) for _ in range(count)] for count in wanted]
+
+
+def _check_tags(text: str, num_images: int) -> None:
+    numbers = [int(number) for number in _IMAGE_TAG.findall(text)]
+    if numbers != list(range(1, num_images + 1)):
+        found = ", ".join(f"<|image_{number}|>" for number in numbers) or "none"
+        wanted = f"<|image_1|> to <|image_{num_images}|> in order, once each" if num_images else "none"
+        raise ValueError(f"image tags needed for {num_images} images: {wanted}; found: {found}")

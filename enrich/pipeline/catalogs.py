@@ -1,0 +1,76 @@
+"""Catalogs in and out: the sample, the tutorial's data set, and local copies of what lies in S3."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from enrich.catalog.fetch import FetchSummary, fetch_catalog
+from enrich.catalog.sample.generate import SampleSummary, write_sample
+from enrich.errors import UsageError
+from enrich.pipeline.progress import Progress, silent
+from enrich.settings import FetchSettings, SampleSettings
+from enrich.storage import is_s3, open_store, read_tree, write_tree
+
+CATALOG_FILE = "catalog.csv"  # written last: a catalog without it is not whole
+
+
+def make_sample(
+    out: str, settings: SampleSettings, *, bucket: str | None = None, progress: Progress = silent
+) -> SampleSummary:
+    """Generate a catalog at `out` and, where given, unlabelled photos at `bucket`. Raises as `write_sample`."""
+    with _written_to(out) as folder, TemporaryDirectory(prefix="enrich-") as scratch:
+        photos = None if bucket is None else Path(scratch) if is_s3(bucket) else Path(bucket)
+        summary = write_sample(
+            folder,
+            settings.products,
+            settings.bucket,
+            settings.seed,
+            progress=partial(progress, "drawing"),
+            bucket_out=photos,
+        )
+        if bucket is not None and photos is not None and is_s3(bucket):
+            store = open_store(bucket)
+            for info in open_store(str(photos)).list():
+                store.put(info.key, (photos / info.key).read_bytes())
+    return summary
+
+
+def fetch_photos(source: str, out: str, settings: FetchSettings, progress: Progress = silent) -> FetchSummary:
+    """Download the photos of the table `source` into a catalog at `out`. Raises as `fetch_catalog`."""
+    with _written_to(out) as folder:
+        return fetch_catalog(source, folder, settings, partial(progress, "fetching"))
+
+
+@contextmanager
+def local_tree(uri: str) -> Iterator[Path]:
+    """A directory at `uri` as local files; what comes from S3 is gone afterwards."""
+    with TemporaryDirectory(prefix="enrich-") as folder:
+        yield read_tree(uri, Path(folder))
+
+
+def work_directory(uri: str, purpose: str) -> Path:
+    """Where unfinished work for `uri` keeps its state, the same at every try: beside it, or for S3 in the cache."""
+    if is_s3(uri):
+        return Path.home() / ".cache" / "enrich" / f"{purpose}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}"
+    target = Path(uri).absolute()
+    if target.is_file():
+        raise UsageError(f"out {uri}: is a file; name a directory")
+    return target.with_name(f".{target.name}.{purpose}")
+
+
+@contextmanager
+def _written_to(uri: str) -> Iterator[Path]:
+    """A directory to write a catalog into; one for S3 is kept until it is uploaded, so that a second try goes on."""
+    if not is_s3(uri):
+        yield Path(uri)
+        return
+    open_store(uri)  # a bucket that is not there must not cost the work first
+    folder = work_directory(uri, "catalog")
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+    write_tree(folder, uri, last=CATALOG_FILE)
+    shutil.rmtree(folder)

@@ -1,0 +1,284 @@
+"""What the files hold: one row type, a Parquet schema for each kind of file, and the closed lists of values."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Literal, Self
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+SCHEMA_VERSION = 1
+DIGITAL_SOURCE_TYPE = "trained_algorithmic_media"  # what Google Merchant Center asks of generated titles
+
+
+class ErrorKind(StrEnum):
+    """Why an image has no answer."""
+
+    NOT_FOUND = "not_found"
+    ACCESS_DENIED = "access_denied"
+    DOWNLOAD_FAILED = "download_failed"
+    TOO_LARGE = "too_large"
+    NOT_AN_IMAGE = "not_an_image"
+    TRUNCATED = "truncated"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    UNSUPPORTED_MODE = "unsupported_mode"
+    EMPTY = "empty"
+    ENGINE_FAILED = "engine_failed"
+    ANSWER_TRUNCATED = "answer_truncated"
+    ANSWER_MALFORMED = "answer_malformed"
+    CATEGORY_UNKNOWN = "category_unknown"
+    PRICE_OUT_OF_RANGE = "price_out_of_range"
+
+
+# Failures that the same bytes and the same fingerprint may not repeat; the others would only fail again.
+TRANSIENT = frozenset(
+    {ErrorKind.NOT_FOUND, ErrorKind.ACCESS_DENIED, ErrorKind.DOWNLOAD_FAILED, ErrorKind.ENGINE_FAILED}
+)
+
+
+class Reason(StrEnum):
+    """Why an image is in a manifest."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    MODEL = "model"
+    RETRY = "retry"
+
+
+class ReviewReason(StrEnum):
+    """Why a person should look at a row."""
+
+    LOW_CONFIDENCE = "low_confidence"
+    WIDE_PRICE = "wide_price"
+    CATEGORY_UNKNOWN = "category_unknown"
+    PRICE_OUTLIER = "price_outlier"
+
+
+@dataclass(frozen=True)
+class Product:
+    """One labelled row of a catalog: what a photo is taught to say."""
+
+    product_code: str
+    title: str
+    category: str
+    price: float | None  # in the catalog's currency; None where the catalog has none
+    image_path: str  # absolute local path of the photo
+
+
+@dataclass(frozen=True)
+class ManifestItem:
+    """One image that a run has to do."""
+
+    key: str
+    size: int  # bytes
+    etag: str
+    reason: Reason
+    attempt: int  # 1 for the first try of these bytes with this fingerprint
+    shard: int
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A category the model also considered, with its calibrated probability."""
+
+    category: str
+    confidence: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """The outcome for one image, ok or failed. Field order is column order."""
+
+    product_id: str
+    image_key: str
+    image_uri: str
+    image_etag: str
+    image_sha256: str | None = None
+    image_width: int | None = None
+    image_height: int | None = None
+    status: str
+    title: str | None = None
+    category: str | None = None
+    category_confidence: float | None = None
+    category_alternatives: tuple[Alternative, ...] = ()
+    price: float | None = None
+    price_low: float | None = None
+    price_high: float | None = None
+    currency: str | None = None
+    needs_review: bool = False
+    review_reasons: tuple[str, ...] = ()
+    error_kind: str | None = None
+    error_message: str | None = None
+    attempt: int
+    model: str
+    adapter: str
+    prompt_version: str
+    fingerprint: str
+    engine: str
+    run_id: str
+    shard: int
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    processed_at: datetime
+    digital_source_type: str = DIGITAL_SOURCE_TYPE
+    schema_version: int = SCHEMA_VERSION
+
+
+_ALTERNATIVE = pa.struct([("category", pa.string()), ("confidence", pa.float32())])
+
+ROW_SCHEMA = pa.schema(
+    [
+        ("product_id", pa.string()),
+        ("image_key", pa.string()),
+        ("image_uri", pa.string()),
+        ("image_etag", pa.string()),
+        ("image_sha256", pa.string()),
+        ("image_width", pa.int32()),
+        ("image_height", pa.int32()),
+        ("status", pa.string()),
+        ("title", pa.string()),
+        ("category", pa.string()),
+        ("category_confidence", pa.float32()),
+        ("category_alternatives", pa.list_(_ALTERNATIVE)),
+        ("price", pa.float64()),
+        ("price_low", pa.float64()),
+        ("price_high", pa.float64()),
+        ("currency", pa.string()),
+        ("needs_review", pa.bool_()),
+        ("review_reasons", pa.list_(pa.string())),
+        ("error_kind", pa.string()),
+        ("error_message", pa.string()),
+        ("attempt", pa.int16()),
+        ("model", pa.string()),
+        ("adapter", pa.string()),
+        ("prompt_version", pa.string()),
+        ("fingerprint", pa.string()),
+        ("engine", pa.string()),
+        ("run_id", pa.string()),
+        ("shard", pa.int32()),
+        ("prompt_tokens", pa.int32()),
+        ("output_tokens", pa.int32()),
+        ("processed_at", pa.timestamp("us", tz="UTC")),
+        ("digital_source_type", pa.string()),
+        ("schema_version", pa.int16()),
+    ]
+)
+
+# products.parquet: the row shown, whether its photo is still there, and the newest outcome where that is another.
+PRODUCTS_SCHEMA = pa.schema(
+    [
+        *ROW_SCHEMA,
+        pa.field("in_source", pa.bool_()),
+        pa.field("last_etag", pa.string()),
+        pa.field("last_status", pa.string()),
+        pa.field("last_error_kind", pa.string()),
+        pa.field("last_attempt", pa.int16()),
+        pa.field("last_run_id", pa.string()),
+    ]
+)
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("size", pa.int64()),
+        ("etag", pa.string()),
+        ("reason", pa.string()),
+        ("attempt", pa.int16()),
+        ("shard", pa.int32()),
+    ]
+)
+
+# runs/ID/source.parquet: the listing a run saw; what is in products.parquet and not here is gone.
+SOURCE_SCHEMA = pa.schema([("key", pa.string()), ("size", pa.int64()), ("etag", pa.string())])
+
+
+# The order of every table of rows; nulls last, so failed images come at the end.
+ROW_ORDER = ("category", "product_id", "image_key")
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """One pass over a bucket: what it read, and what would change its answers. Every file it writes says so."""
+
+    run_id: str
+    created_at: datetime  # UTC, microseconds: runs are ordered by (created_at, run_id)
+    images_uri: str
+    fingerprint: str
+    model: str
+    adapter: str  # the adapter's id, a hash of its content
+    prompt_version: str
+    shard_size: int  # images
+
+    @property
+    def folder(self) -> str:
+        """Where the run's manifest, listing and record lie, below the output."""
+        return f"runs/{self.run_id}/"
+
+    @property
+    def history(self) -> str:
+        """Where the run's shards lie. The date is the run's, so a restart on another day finds what is done."""
+        return f"history/run_date={self.created_at.astimezone(UTC):%Y-%m-%d}/run_id={self.run_id}/"
+
+    def to_json(self) -> str:
+        return TypeAdapter(RunInfo).dump_json(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Raises pydantic.ValidationError if `text` is not one of ours."""
+        return TypeAdapter(cls).validate_json(text)
+
+
+@dataclass(frozen=True)
+class PublishedRun:
+    """What products.parquet remembers of a run that it refers to."""
+
+    created_at: datetime
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class RunStats:
+    """What the publish gate compares between runs. Shares are 0..1."""
+
+    rows: int
+    ok: int
+    failed: int
+    failed_by_kind: dict[str, int]
+    unknown_category: int  # rows whose answer named no category of the taxonomy, failed or flagged
+    review: int  # rows with needs_review
+    category_mix: dict[str, float]  # category -> share of the ok rows
+    price_median: float | None  # of the ok rows that have a price
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A limit of the publish gate that a run passed."""
+
+    limit: str  # the setting's name in GateSettings
+    value: float
+    allowed: float
+    message: str  # one line
+
+
+class RunRecord(BaseModel):
+    """runs/ID/run.json, written last: how a run ended and where its time went."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: RunInfo
+    state: Literal["published", "held", "nothing_to_do"]
+    counts: dict[Literal["rows", "ok", "failed"], int]
+    by_reason: dict[str, int] = {}
+    by_error_kind: dict[str, int] = {}
+    findings: tuple[Finding, ...] = ()
+    stats: RunStats | None = None
+    shards: int = 0
+    started_at: datetime
+    finished_at: datetime
+    seconds: float
+    images_per_second: float
+    engine: str
+    host: str
+    stage_seconds: dict[str, float] = {}
+    versions: dict[str, str] = {}

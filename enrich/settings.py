@@ -1,0 +1,260 @@
+"""Every setting, its default and its limits. Frozen; an unknown key is an error."""
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from enrich.errors import UsageError
+
+AUTO = "auto"
+TINY_MODEL = "phi3v-tiny"
+TINY_MODEL_PATH = Path(__file__).parent / "assets" / TINY_MODEL
+PHI3_VISION = "microsoft/Phi-3-vision-128k-instruct"
+PHI3_VISION_REVISION = "c45209e90a4c4f7d16b2e9d48503c7f3e83623ed"
+
+
+class Settings(BaseModel):
+    """Base of all settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Columns(Settings):
+    """Which column of a catalog table holds what. The defaults are the tutorial's data set."""
+
+    product_code: str = "product_code"
+    title: str = "title"
+    category: tuple[str, ...] = Field(
+        default=("category3_code", "category2_code", "category1_code"),
+        description="First column whose value is neither empty nor N.A. names the category",
+    )
+    price: str = "full_price"
+    currency: str = "currency_code"
+    image_path: str = "local_image_path"
+
+
+class SplitSettings(Settings):
+    """Shares of the rows. Products with the same title stay together; train gets the rest."""
+
+    seed: int = 0
+    validation: float = Field(default=0.05, gt=0, lt=0.5)
+    calibration: float = Field(default=0.10, gt=0, lt=0.5)
+    test: float = Field(default=0.10, gt=0, lt=0.5)
+
+
+class PhotoLimits(Settings):
+    """What a photo from outside may cost. Checked before it is decoded."""
+
+    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
+    max_bytes: int = Field(default=32 << 20, gt=0)
+    max_pixels: int = Field(default=64_000_000, gt=0)
+    max_aspect_ratio: float = Field(default=50.0, ge=1)
+    decode_seconds: float = Field(default=20.0, gt=0)
+    decode_memory_bytes: int = Field(default=2 << 30, gt=0, description="Address space a decoding process may use")
+
+
+class SampleSettings(Settings):
+    """A generated catalog of product photos."""
+
+    products: int = Field(default=800, ge=1, le=1_000_000)
+    bucket: int = Field(default=120, ge=1, le=1_000_000, description="Usual photos in the unlabelled bucket")
+    seed: int = Field(default=0, ge=0)
+
+
+class FetchSettings(Settings):
+    """Downloading the photos of a table with an image URL column."""
+
+    product_code: str = "product_code"
+    image_url: str = "imageurl"
+    limits: PhotoLimits = PhotoLimits()
+    threads: int = Field(default=16, ge=1, le=256)
+    per_host: int = Field(default=8, ge=1, description="Requests to one host at a time")
+    connect_seconds: float = Field(default=10.0, gt=0)
+    read_seconds: float = Field(default=20.0, gt=0, description="Longest silence within an answer")
+    total_seconds: float = Field(default=120.0, gt=0, description="Longest time for one try of one photo")
+    attempts: int = Field(default=4, ge=1, le=20, description="Tries of a photo whose failure may pass")
+    backoff_seconds: float = Field(default=0.5, gt=0, description="Longest first wait; doubles with each try")
+    max_wait_seconds: float = Field(default=60.0, gt=0, description="Longest wait, whatever Retry-After asks for")
+    max_redirects: int = Field(default=5, ge=0, le=20)
+    allow_private: bool = Field(default=False, description="Also fetch from loopback, private and link-local addresses")
+    user_agent: str = "enrich-catalog-fetch/0.1"
+
+
+class TrainSettings(Settings):
+    """Fine-tuning: photo -> title, category, full price, as a LoRA adapter."""
+
+    model: str = Field(
+        default=AUTO,
+        description=f"Hub id or directory of a Phi-3-vision; {AUTO}: {PHI3_VISION} on a GPU, {TINY_MODEL} without one",
+    )
+    revision: str | None = Field(default=None, description="Full commit of a hub model; pinned for the default model")
+    num_crops: int = Field(default=4, ge=1, le=16)
+    columns: Columns = Columns()
+    split: SplitSettings = SplitSettings()
+    limits: PhotoLimits = PhotoLimits()
+
+    lora_r: int = Field(default=16, ge=1)
+    lora_alpha: int = Field(default=32, ge=1)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+
+    learning_rate: float = Field(default=1e-4, gt=0)
+    output_learning_rate: float | None = Field(
+        default=None, gt=0, description="Adds LoRA on the output layer, learned at this rate: new words come from there"
+    )
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    epochs: float = Field(default=3.0, gt=0)
+    batch_size: int = Field(default=8, ge=1, description="Photos in one forward pass")
+    effective_batch_size: int = Field(default=16, ge=1, description="Photos in one optimiser step")
+    gradient_checkpointing: bool = False
+    cache_vision_features: bool = Field(default=True, description="Compute the frozen tower's features once")
+    evaluations: int = Field(default=4, ge=1, description="Generation-based evaluations of the validation split")
+    patience: int = Field(default=3, ge=1, description="Evaluations without improvement before an early stop")
+    max_new_tokens: int = Field(default=64, ge=8)
+    max_length: int = Field(default=4096, ge=64, le=4096, description="LongRoPE: longer changes every answer")
+    max_minutes: float | None = Field(default=None, gt=0, description="Stop after this time and keep the best so far")
+    seed: int = 3
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> "TrainSettings":
+        if self.effective_batch_size % self.batch_size:
+            raise ValueError(
+                f"effective_batch_size {self.effective_batch_size} is no multiple of batch_size {self.batch_size}"
+            )
+        return self
+
+
+class ReviewSettings(Settings):
+    """When a person should look at a row."""
+
+    min_confidence: float = Field(default=0.6, ge=0, le=1)
+    max_price_ratio: float = Field(default=6.0, gt=1, description="price_high / price_low above which it is too wide")
+
+
+class GateSettings(Settings):
+    """Limits past which products.parquet is held back. Shares are 0..1."""
+
+    enabled: bool = True
+    min_rows: int = Field(default=50, ge=1, description="A smaller run is not judged by shares")
+    max_failed: float = Field(default=0.20, ge=0, le=1)
+    max_unknown_category: float = Field(default=0.10, ge=0, le=1)
+    max_review: float = Field(default=0.80, ge=0, le=1)
+    max_category_shift: float = Field(default=0.50, ge=0, le=1, description="Total variation from the last run's mix")
+    max_price_shift: float = Field(default=1.0, ge=0, description="Absolute change of the log median price")
+
+
+# What suits the tiny base, 7.6 M parameters on a CPU, where the defaults suit 4 B on a GPU.
+# Its words are one retailer's, so a catalog's new words must be learned at the output layer: at one rate for all, high
+# enough for that, what the other layers can see is overwritten before it is put to use (benchmarks/tiny_recipe.md).
+TINY_RECIPE: dict[str, object] = {
+    "learning_rate": 1e-3,
+    "output_learning_rate": 8e-3,
+    "lora_r": 64,
+    "lora_alpha": 128,
+    "evaluations": 3,
+}
+TINY_BATCH = 8  # photos in an optimiser step, or the next multiple of a batch_size asked for
+TINY_PHOTOS = 5000  # shown in all, about 625 steps: a small catalog is shown more often
+TINY_EPOCHS = (3.0, 12.0)
+
+
+def resolve_model(settings: TrainSettings, *, gpu: bool, rows: int | None = None) -> TrainSettings:
+    """`settings` with the model named, its revision pinned, and the recipe that suits it where none was asked for.
+
+    `rows` are those of the training split, where they are known.
+    """
+    model = settings.model
+    if model == AUTO:
+        model = PHI3_VISION if gpu else TINY_MODEL
+    updates: dict[str, object] = {"model": model}
+    if model == TINY_MODEL:
+        recipe = {**TINY_RECIPE, "effective_batch_size": math.lcm(TINY_BATCH, settings.batch_size)}
+        if rows:
+            recipe["epochs"] = min(max(TINY_PHOTOS / rows, TINY_EPOCHS[0]), TINY_EPOCHS[1])
+        updates |= {name: value for name, value in recipe.items() if name not in settings.model_fields_set}
+    if model == PHI3_VISION and settings.revision is None:
+        updates["revision"] = PHI3_VISION_REVISION
+    return TrainSettings.model_validate({**settings.model_dump(), **updates})
+
+
+class RunSettings(Settings):
+    """One pass over a bucket."""
+
+    engine: Literal["auto", "vllm", "transformers"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    shard_size: int = Field(default=2048, ge=1)
+    batch_size: int = Field(default=16, ge=1, description="Photos in one forward pass of the transformers engine")
+    max_new_tokens: int = Field(default=64, ge=8)
+    download_threads: int = Field(default=16, ge=1)
+    decode_processes: int = Field(default=2, ge=1)
+    in_flight: int = Field(default=64, ge=1, description="Decoded photos waiting for the engine; bounds memory")
+    max_attempts: int = Field(default=3, ge=1, le=100, description="Tries of an image whose failure may pass")
+    product_id_pattern: str = Field(
+        default=r"(?:.*/)?(?P<product_id>[^/]+?)(?:\.[^./]*)?$",
+        description="Regular expression on the key with a group product_id; the default is the file's stem",
+    )
+    limits: PhotoLimits = PhotoLimits()
+    review: ReviewSettings = ReviewSettings()
+    gate: GateSettings = GateSettings()
+
+    @field_validator("product_id_pattern")
+    @classmethod
+    def _pattern_names_the_product(cls, pattern: str) -> str:
+        try:
+            groups = re.compile(pattern).groupindex
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        if "product_id" not in groups:
+            raise ValueError(f"{pattern!r} has no group (?P<product_id>...)")
+        return pattern
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_settings(cls: type[S], path: str | Path | None = None, **overrides: object) -> S:
+    """Settings from defaults, then a YAML file, then `overrides` (those that are None are left out).
+
+    Raises:
+        UsageError: the file cannot be read, is no mapping, or has an unknown key or a value out of range.
+    """
+    values: dict[str, object] = {}
+    if path is not None:
+        try:
+            loaded = yaml.safe_load(Path(path).read_text("utf-8"))
+        except OSError as error:
+            raise UsageError(f"settings file {path}: {error.strerror or error}; name a readable YAML file") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            reason = str(error).replace("\n", " ")
+            raise UsageError(f"settings file {path} is not valid YAML: {reason}; mend the file") from error
+        if not isinstance(loaded, dict | None):
+            raise UsageError(f"settings file {path} holds no mapping; write lines such as `epochs: 3`")
+        values = dict(loaded or {})
+    values.update({name: value for name, value in overrides.items() if value is not None})
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or cls.__name__
+        source = f"settings file {path}" if path is not None else "settings"
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(_section(cls, first["loc"][:-1]).model_fields)
+            raise UsageError(f"{source}: unknown key {where!r}; known keys: {known}") from error
+        raise UsageError(f"{source}: {where}: {first['msg']}; change that value") from error
+
+
+def _section(cls: type[Settings], names: Sequence[int | str]) -> type[Settings]:
+    """The settings class that the nested keys `names` lead to."""
+    for name in names:
+        nested = cls.model_fields[str(name)].annotation
+        assert isinstance(nested, type)  # every field that is a mapping is a Settings class
+        cls = nested
+    return cls

@@ -1,0 +1,80 @@
+"""What every store offers."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from enrich.errors import ImageError
+from enrich.schema import ErrorKind
+
+OWN_PREFIX = ".enrich-"  # begins the names of files that are the package's own
+
+
+class StorageError(ImageError):
+    """An object could not be read or written."""
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One object of a listing."""
+
+    key: str  # path below the store's URI, "/" between its parts
+    size: int  # bytes
+    etag: str  # opaque; another one when the bytes may have changed
+
+
+class Store(Protocol):
+    """A folder of objects. Safe to use from several threads. Every method may raise StorageError."""
+
+    uri: str  # without a trailing slash
+
+    def uri_of(self, key: str) -> str:
+        """The full URI of an object."""
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Every object below the folder `prefix`, as a stream, in the UTF-8 byte order of the keys."""
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """What a listing would say about this object; None where there is none."""
+
+    def get(self, key: str, max_bytes: int | None = None) -> tuple[bytes, str]:
+        """The bytes, and the etag of just these bytes. More than `max_bytes` are refused unread (TOO_LARGE)."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Writes the object only if there is none. False where there is one already.
+
+        On S3 False also reaches the writer that won, if the response to its first attempt was lost: compare a
+        writer id in the data before taking it for another's.
+        """
+
+    def replace(self, key: str, data: bytes, if_match: str | None) -> bool:
+        """Writes the object only if its etag still is `if_match` (None: only if absent). False if it is not."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Writes the object whatever is there. Readers see the old bytes or the new ones, never a mixture."""
+
+    def delete(self, key: str) -> None:
+        """Removes the object; one that is not there is no error."""
+
+    def check_conditional_writes(self) -> None:
+        """Tries create and replace on a throw-away object.
+
+        Raises:
+            UsageError: the endpoint ignores the conditions, so two writers could overwrite each other.
+        """
+
+
+def is_s3(uri: str) -> bool:
+    """Whether a URI names S3 rather than a local path."""
+    return uri.startswith("s3://")
+
+
+def check_size(uri: str, size: int, max_bytes: int | None) -> None:
+    """Raises StorageError (TOO_LARGE) for more than `max_bytes`."""
+    if max_bytes is not None and size > max_bytes:
+        raise StorageError(ErrorKind.TOO_LARGE, f"{uri}: {size:,} bytes, more than the limit of {max_bytes:,}")
+
+
+def is_relative(key: str) -> bool:
+    """Whether a key is a plain path below its folder: no empty part, no "." or "..", no NUL."""
+    return "\0" not in key and not any(part in ("", ".", "..") for part in key.split("/"))

@@ -1,0 +1,119 @@
+"""Whole directories, such as adapters and catalogs: read to the local disk, written whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+from enrich.errors import UsageError
+from enrich.storage.local import LocalStore, open_local, os_errors, sync_directory
+from enrich.storage.store import OWN_PREFIX, Store, is_relative, is_s3
+
+_THREADS = 16
+
+
+def read_tree(uri: str, into: Path, progress: Callable[[int, int], None] | None = None) -> Path:
+    """A directory on the local disk: a local one as it is, one from S3 downloaded into `into`.
+
+    Args:
+        progress: Called with the bytes done and the bytes in all after each file.
+
+    Raises:
+        UsageError: nothing is there, or a key would leave `into`.
+        StorageError: a file could not be read.
+    """
+    if not is_s3(uri):
+        return Path(open_local(uri, must_exist=True, create=False).uri)
+    from enrich.storage.s3 import open_s3
+
+    store = open_s3(uri)
+    objects = list(store.list())
+    if not objects:
+        raise UsageError(f"{uri}: no files there; check the prefix")
+    for info in objects:
+        if not is_relative(info.key):
+            raise UsageError(f"{uri}: the key {info.key!r} is no path below it; rename or delete that object")
+    done, total = 0, sum(info.size for info in objects)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for info in pool.map(partial(store.download, into=into), objects):
+            done += info.size
+            if progress:
+                progress(done, total)
+    return into
+
+
+def write_tree(local: Path, uri: str, *, last: str) -> None:
+    """Copies a whole directory to `uri`, or nothing. Only files and their bytes: no permissions, no empty directories.
+
+    A local target is staged beside it and renamed into place. On S3 the file named `last` goes last: readers take its
+    presence to mean that the tree is complete. A tree of the same kind that is there already is replaced.
+
+    Raises:
+        UsageError: the target is a file, holds other things, or lies in `local`.
+        StorageError: a file could not be written.
+    """
+    names = [info.key for info in LocalStore(local).list()]
+    if last not in names:
+        raise ValueError(f"{local} holds no {last}")
+    if is_s3(uri):
+        _upload(local, uri, names, last)
+    else:
+        _swap_in(local, open_local(uri, must_exist=False, create=False), names, last)
+
+
+def _upload(local: Path, uri: str, names: list[str], last: str) -> None:
+    from enrich.storage.s3 import open_s3
+
+    store = open_s3(uri)
+    present = _replaceable(store, names, last)
+    if last in present:
+        store.delete(last)  # from here to the last upload readers see no tree
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for _ in pool.map(store.delete, present - {*names, last}):
+            pass
+        for _ in pool.map(lambda name: store.upload(name, local / name), (name for name in names if name != last)):
+            pass
+    store.upload(last, local / last)
+
+
+def _swap_in(local: Path, store: LocalStore, names: list[str], last: str) -> None:
+    target = Path(os.path.realpath(store.uri))
+    if target.is_relative_to(os.path.realpath(local)):
+        raise UsageError(f"{target}: lies in {local}, which is to be copied there; name another place")
+    _replaceable(store, names, last)
+    staged, old = (target.parent / f"{OWN_PREFIX}{uuid4().hex}" for _ in range(2))
+    with os_errors(str(target)):
+        try:
+            _copy(local, staged, names)
+            if target.exists():
+                target.rename(old)
+            try:
+                staged.rename(target)
+            except OSError:
+                old.rename(target)
+                raise
+            sync_directory(target.parent)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _copy(local: Path, target: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        with open(local / name, "rb") as source, open(target / name, "xb") as file:
+            shutil.copyfileobj(source, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _replaceable(store: Store, names: list[str], last: str) -> set[str]:
+    """What is at the target: nothing, an older tree (it has `last`), or a part of this one. All else is refused."""
+    present = {info.key for info in store.list()}
+    foreign = sorted(present.difference(names))
+    if foreign and last not in present:
+        raise UsageError(f"{store.uri}: holds other files ({foreign[0]}) and no {last}; name an empty place")
+    return present

@@ -1,0 +1,119 @@
+"""When a run evaluates, saves and stops, what it does with a broken gradient, and what it tells meanwhile."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from enrich.train.record import Evaluation, TrainProgress
+
+CHECKPOINT_SECONDS = 300.0  # at most so much work is lost with a killed run; a checkpoint takes about a second
+MAX_SKIPPED_IN_A_ROW = 5  # one bad batch passes, a model that has diverged does not
+
+
+class Schedule(TrainerCallback):
+    """Evaluates and saves at `evaluations` even steps, the last of them the end, and saves in between by the clock."""
+
+    def __init__(self, evaluations: int, deadline: float = math.inf) -> None:
+        self._evaluations = evaluations
+        self._deadline = deadline  # on time.monotonic's clock
+        self._steps: set[int] = set()
+        self._saved = time.monotonic()
+        self.out_of_time = False
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._saved = time.monotonic()
+        self._steps = {
+            math.ceil(state.max_steps * part / self._evaluations) for part in range(1, self._evaluations + 1)
+        }
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        now = time.monotonic()
+        if state.global_step < state.max_steps and now > self._deadline:
+            self.out_of_time = control.should_training_stop = True
+        control.should_evaluate = self.out_of_time or state.global_step in self._steps
+        control.should_save = control.should_evaluate or now - self._saved > CHECKPOINT_SECONDS
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._saved = time.monotonic()
+
+
+class FiniteGuard(TrainerCallback):
+    """Leaves out a step whose gradient is not finite (a NaN loss makes such a one), and stops when it goes on so.
+
+    One NaN would enter AdamW's moments and from there every weight, for good.
+    """
+
+    def __init__(self) -> None:
+        self._in_a_row = 0
+        self.diverged = False
+
+    def on_pre_optimizer_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: torch.nn.Module,
+        **_: Any,
+    ) -> None:
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        if torch.nn.utils.get_total_norm(gradients).isfinite():
+            self._in_a_row = 0
+            return
+        model.zero_grad(set_to_none=True)  # the optimiser passes over parameters without a gradient
+        self._in_a_row += 1
+        state.log_history.append({"step": state.global_step + 1, "skipped": True})  # kept with checkpoints
+        if self._in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            self.diverged = control.should_training_stop = True
+
+
+class Reporter(TrainerCallback):
+    """Turns Trainer's logs into TrainProgress, once a step, and measures the rate of training proper."""
+
+    def __init__(self, progress: Callable[[TrainProgress], None]) -> None:
+        self._progress = progress
+        self._evaluation: Evaluation | None = None
+        self._began = 0.0
+        self._seconds = 0.0
+        self._steps = 0
+
+    def images_per_second(self, args: TrainingArguments) -> float:
+        """Photos trained a second, without evaluation and saving."""
+        images = self._steps * args.per_device_train_batch_size * args.gradient_accumulation_steps
+        return images / self._seconds if self._seconds else 0.0
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if logs is None or "loss" not in logs:
+            return
+        # Here, not at the step's end: the loss has been read, so the GPU has done the step.
+        self._seconds += time.perf_counter() - self._began
+        self._steps += 1
+        self._progress(
+            TrainProgress(
+                stage="training",
+                step=state.global_step,
+                steps=state.max_steps,
+                epoch=state.epoch or 0.0,
+                loss=logs["loss"],
+                images_per_second=self.images_per_second(args),
+                evaluation=self._evaluation,
+            )
+        )
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, Any], **_: Any
+    ) -> None:
+        self._evaluation = metrics["evaluation"]

@@ -1,0 +1,43 @@
+"""Which device and precision a run gets, and how much memory it took."""
+
+import gc
+import resource
+import sys
+
+import torch
+
+from enrich.errors import UsageError
+
+
+def device_and_dtype(device: str) -> tuple[torch.device, torch.dtype]:
+    """`auto` takes the GPU where there is one: bf16 there, float32 on a CPU.
+
+    Raises:
+        UsageError: a GPU is asked for in vain.
+    """
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise UsageError("device cuda: no CUDA GPU is visible here; use device auto or cpu")
+    if device == "cpu" or not available:
+        return torch.device("cpu"), torch.float32
+    return torch.device("cuda"), torch.bfloat16
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or cpu."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most that tensors took on the GPU; without one, the most that the process took."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB on Linux
+
+
+def free_memory() -> None:
+    """Give memory of dropped models back to the GPU."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

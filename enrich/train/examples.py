@@ -1,0 +1,160 @@
+"""Labelled products to token ids. Ids and loss mask are made here and nowhere else."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from os import cpu_count
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from enrich.errors import UsageError
+from enrich.images import ImageRefused, decode
+from enrich.parse import AnswerMalformed, parse_answer
+from enrich.phi3_vision import Phi3VProcessor
+from enrich.prompt import END, Prompt, render_answer, render_prompt
+from enrich.schema import Product
+from enrich.settings import PhotoLimits, TrainSettings
+from enrich.train.record import Dropped
+
+IGNORED = -100  # what cross entropy leaves out
+MAX_DROPPED = 0.5  # a catalog of which more is unusable is the wrong catalog
+
+
+class Unusable(ValueError):
+    """A row that cannot be learned from; the message says why."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A product as token ids. The prompt is what the model will see when it serves, to the token."""
+
+    product: Product
+    prompt_ids: tuple[int, ...]  # negative at image positions
+    answer_ids: tuple[int, ...]  # with the closing <|end|>: all that is learned
+
+    @property
+    def input_ids(self) -> list[int]:
+        """Prompt and answer."""
+        return [*self.prompt_ids, *self.answer_ids]
+
+    @property
+    def labels(self) -> list[int]:
+        """The answer and its end; the prompt, the image and the second `<s>` after it are given, not learned."""
+        return [*[IGNORED] * len(self.prompt_ids), *self.answer_ids]
+
+    @cached_property
+    def num_image_tokens(self) -> int:
+        """Image positions in the prompt."""
+        return sum(token < 0 for token in self.prompt_ids)
+
+
+def make_example(
+    product: Product, width: int, height: int, processor: Phi3VProcessor, prompt: Prompt, settings: TrainSettings
+) -> Example:
+    """The example of a product whose photo is `width` x `height` pixels.
+
+    The answer is tokenised on its own: `<|assistant|>` swallows the line break after it, and the tokenizer starts any
+    text with its word mark, so prompt ids + answer ids are the ids of the whole text, and what generation reproduces.
+
+    Raises:
+        Unusable: the answer could not be read back, or would not fit into max_new_tokens.
+        UsageError: the whole is longer than max_length; cutting would lose image tokens or the end.
+    """
+    text = render_answer(prompt, product.title, product.category, product.price)
+    _check_readable(text, product)
+    tokenizer = processor.tokenizer
+    image_tokens = processor.image_processor.num_image_tokens(width, height)
+    prompt_ids = processor.token_ids(render_prompt(prompt), [image_tokens])
+    answer_ids = tokenizer(text, add_special_tokens=False).input_ids
+    if not tokenizer.added_tokens_decoder.keys().isdisjoint(answer_ids):
+        raise Unusable("title or category spells one of the model's control tokens")
+    answer_ids = [*answer_ids, tokenizer.convert_tokens_to_ids(END)]
+    if len(answer_ids) > settings.max_new_tokens:
+        raise Unusable(f"answer of {len(answer_ids)} tokens, more than max_new_tokens {settings.max_new_tokens}")
+    length = len(prompt_ids) + len(answer_ids)
+    if length > settings.max_length:
+        raise UsageError(
+            f"product {product.product_code}: photo, prompt and answer take {length} tokens, more than max_length "
+            f"{settings.max_length}; raise max_length or lower num_crops"
+        )
+    return Example(product, tuple(prompt_ids), tuple(answer_ids))
+
+
+def read_photo(path: str, limits: PhotoLimits) -> Image.Image:
+    """The photo as serving sees it: RGB, upright.
+
+    Raises:
+        Unusable: it cannot be read or decoded, or passes a limit.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return decode(file.read(limits.max_bytes + 1), limits)  # one byte more is enough to be refused
+    except OSError as error:
+        raise Unusable(f"photo {path}: {error.strerror or error}") from error
+    except ImageRefused as error:
+        raise Unusable(f"photo {path}: {error}") from error
+
+
+def build_examples(
+    products: Sequence[Product],
+    processor: Phi3VProcessor,
+    prompt: Prompt,
+    settings: TrainSettings,
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[list[Example], list[Dropped]]:
+    """Examples in the order of `products`, and the rows that cannot be used, with reasons.
+
+    Every photo is decoded once, for its size and its health; pixels are not kept.
+
+    Raises:
+        UsageError: no row, or less than half of them, can be used; or a row exceeds max_length.
+    """
+    examples: list[Example] = []
+    dropped: list[Dropped] = []
+    # Threads: Pillow decodes without the GIL, and processes forked beside a flow's threads may die.
+    with ThreadPoolExecutor() as pool:
+        sizes = pool.map(lambda product: _size(product, settings.limits), products)
+        for done, (product, found) in enumerate(zip(products, sizes, strict=True), start=1):
+            try:
+                if isinstance(found, str):
+                    raise Unusable(found)
+                width, height = found
+                examples.append(make_example(product, width, height, processor, prompt, settings))
+            except Unusable as reason:
+                dropped.append(Dropped(product_code=product.product_code, reason=str(reason)))
+            progress(done)
+    _check_enough(examples, dropped)
+    return examples, dropped
+
+
+def loading_workers(photos: int) -> int:
+    """Processes that decode photos for a GPU; a CPU that trains has no core to spare for them."""
+    return min(8, (cpu_count() or 1) - 1) if photos >= 256 and torch.cuda.is_available() else 0
+
+
+def _size(product: Product, limits: PhotoLimits) -> tuple[int, int] | str:
+    """Width and height of a product's photo, or why there is none."""
+    try:
+        return read_photo(product.image_path, limits).size
+    except Unusable as reason:
+        return str(reason)
+
+
+def _check_readable(text: str, product: Product) -> None:
+    try:
+        answer = parse_answer(text)
+    except AnswerMalformed as error:
+        raise Unusable(str(error)) from error
+    if (answer.title, answer.category) != (product.title, product.category):
+        raise Unusable("title or category holds line breaks or outer spaces")
+
+
+def _check_enough(examples: list[Example], dropped: list[Dropped]) -> None:
+    rows = len(examples) + len(dropped)
+    if examples and len(dropped) <= MAX_DROPPED * rows:
+        return
+    first = f"; the first, product {dropped[0].product_code}: {dropped[0].reason}" if dropped else ""
+    raise UsageError(f"catalog: {len(examples)} of {rows} rows of a split can be learned from{first}; mend the catalog")

@@ -1,0 +1,95 @@
+"""The training loop's set-up and what is left of it when it is over."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from peft.helpers import disable_input_dtype_casting
+from transformers import set_seed
+
+from enrich.errors import RunFailed
+from enrich.phi3_vision import Phi3VForCausalLM
+from enrich.settings import TrainSettings
+from enrich.train.callbacks import MAX_SKIPPED_IN_A_ROW, FiniteGuard, Reporter, Schedule
+from enrich.train.collate import Collator, Photos
+from enrich.train.evaluate import evaluate
+from enrich.train.lora import add_lora, count_parameters, optimizer
+from enrich.train.record import Stopped, Training, TrainProgress
+from enrich.train.trainer import AnswerTrainer, early_stopping, last_checkpoint, training_arguments
+
+
+def fit(
+    model: Phi3VForCausalLM,
+    photos: Photos,
+    unseen: Photos,
+    settings: TrainSettings,
+    checkpoints: Path,
+    *,
+    progress: Callable[[TrainProgress], None],
+    deadline: float = math.inf,
+) -> tuple[PeftModel, Training]:
+    """Train an adapter on `photos`, from the last of `checkpoints` if there is one, and return its best state.
+
+    Args:
+        model: the base; the adapter is added to it in place.
+        unseen: what the evaluations are made on.
+        deadline: on time.monotonic's clock; past it the run evaluates once more and stops.
+
+    Raises:
+        RunFailed: gradients stayed non-finite, or GPU memory ran out. Checkpoints stay.
+    """
+    set_seed(settings.seed)
+    adapted = add_lora(model, settings)
+    schedule, guard, reporter = Schedule(settings.evaluations, deadline), FiniteGuard(), Reporter(progress)
+    trainer = AnswerTrainer(
+        model=adapted,
+        args=training_arguments(settings, checkpoints, device=model.device, dtype=model.dtype, workers=photos.workers),
+        train_dataset=photos,
+        eval_dataset=unseen,
+        data_collator=Collator(photos.processor.tokenizer.pad_token_id),
+        evaluate_step=lambda step: evaluate(adapted, unseen, settings, step=step),
+        callbacks=[schedule, guard, reporter, early_stopping(settings)],
+        optimizers=(optimizer(adapted, settings), None),
+    )
+    last = last_checkpoint(checkpoints)
+    try:
+        # Under autocast A and B are cast to bf16 in the product; PEFT would cast their inputs to float32 instead and
+        # keep those for the backward pass, a fifth of the peak memory.
+        with disable_input_dtype_casting(adapted, active=model.dtype == torch.bfloat16):
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
+    except torch.OutOfMemoryError as error:
+        raise RunFailed(
+            f"training: GPU memory ran out at batch_size {settings.batch_size}; lower it (effective_batch_size keeps "
+            "the result), or set gradient_checkpointing: true, and start again: it goes on from its last checkpoint"
+        ) from error
+    if guard.diverged:
+        raise RunFailed(_diverged(trainer))
+    return adapted, _training(trainer, schedule, reporter)
+
+
+def _training(trainer: AnswerTrainer, schedule: Schedule, reporter: Reporter) -> Training:
+    trainable, parameters = count_parameters(trainer.model)
+    state = trainer.state
+    cut: Stopped = "out of time" if schedule.out_of_time else "no improvement"
+    return Training(
+        trainable_parameters=trainable,
+        parameters=parameters,
+        steps=state.global_step,
+        planned_steps=state.max_steps,
+        skipped_steps=trainer.skipped_steps,
+        stopped="finished" if state.global_step >= state.max_steps else cut,
+        evaluations=tuple(trainer.evaluations),
+        best=max(trainer.evaluations, key=lambda evaluation: evaluation.score),
+        images_per_second=reporter.images_per_second(trainer.args),
+    )
+
+
+def _diverged(trainer: AnswerTrainer) -> str:
+    kept = trainer.state.best_model_checkpoint
+    return (
+        f"training: {MAX_SKIPPED_IN_A_ROW} steps in a row, the last of them {trainer.state.global_step}, had a "
+        f"non-finite gradient; lower learning_rate and start again"
+        + (f"; the best adapter so far is kept in {kept}" if kept else "")
+    )

@@ -1,0 +1,61 @@
+"""LoRA on the language model's linear layers; the vision tower and the projector stay as they are."""
+
+import re
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from enrich.errors import UsageError
+from enrich.phi3_vision import Phi3VForCausalLM
+from enrich.settings import TrainSettings
+
+_DECODER_LAYER = r"model\.layers\.\d+\.(?:self_attn|mlp)"
+
+
+def add_lora(model: Phi3VForCausalLM, settings: TrainSettings) -> PeftModel:
+    """Freeze `model` and add float32 adapter weights to `settings.target_modules` of each decoder layer.
+
+    With `settings.output_learning_rate` the output layer gets them too.
+
+    Modules are named by their full path, so that nothing in the vision tower can match. Seed torch first: A is random.
+
+    Raises:
+        UsageError: a target module that the decoder layers do not have.
+    """
+    layers = [name for name, _ in model.named_modules() if re.fullmatch(rf"{_DECODER_LAYER}\.\w+_proj", name)]
+    known = sorted({name.rpartition(".")[2] for name in layers})
+    for name in settings.target_modules:
+        if name not in known:
+            raise UsageError(f"target_modules: no decoder layer has {name!r}; choose from {', '.join(known)}")
+    names = "|".join(map(re.escape, settings.target_modules))
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.lora_r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=rf"{_DECODER_LAYER}\.(?:{names})" + ("|lm_head" if settings.output_learning_rate else ""),
+    )
+    # autocast_adapter_dtype keeps A and B in float32 on a bf16 base: AdamW's small updates would be rounded away.
+    adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
+    # get_peft_model writes the directory the base was loaded from; what others can load it by is this.
+    written = adapted.peft_config["default"]
+    written.base_model_name_or_path, written.revision = settings.model, settings.revision
+    return adapted
+
+
+def optimizer(model: PeftModel, settings: TrainSettings) -> torch.optim.AdamW:
+    """AdamW over the adapter; the output layer's part has its own learning rate."""
+    trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    inner = [parameter for name, parameter in trainable if "lm_head" not in name]
+    output = [parameter for name, parameter in trainable if "lm_head" in name]
+    groups: list[dict[str, Any]] = [{"params": inner, "lr": settings.learning_rate}]
+    if output:
+        groups.append({"params": output, "lr": settings.output_learning_rate})
+    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
+
+
+def count_parameters(model: PeftModel) -> tuple[int, int]:
+    """Trainable parameters, and all."""
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return trainable, sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,96 @@
+"""What fine-tuning tells while it runs, and what it leaves behind: train.json. Loads no torch."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from enrich.settings import TrainSettings
+
+Stopped = Literal["finished", "no improvement", "out of time"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Evaluation(_Record):
+    """Scores of generated answers on (at most `evaluate.MAX_ROWS` of) the validation split."""
+
+    step: int
+    score: float  # 0..1, see evaluate.composite
+    parse_rate: float
+    category_accuracy: float
+    title_token_f1: float
+    mdape: float | None  # None where no validation row has a price
+
+
+class TrainProgress(_Record):
+    """A moment of the run. `step` of `steps`: photos while they are read and embedded, then optimiser steps."""
+
+    stage: Literal["photos", "features", "training"]
+    step: int
+    steps: int
+    epoch: float = 0.0
+    loss: float | None = None  # mean over the answer tokens of the last step
+    images_per_second: float | None = None  # of training proper, evaluations left out
+    evaluation: Evaluation | None = None  # the last one
+
+    @property
+    def what(self) -> str:
+        """What is going on, for a progress bar's caption."""
+        if self.stage != "training":
+            return {"photos": "reading photos", "features": "computing image features"}[self.stage]
+        score = f", score {self.evaluation.score:.2f}" if self.evaluation else ""
+        return f"training, loss {self.loss:.3f}{score}"
+
+
+class Dropped(_Record):
+    """A labelled row that was not used."""
+
+    product_code: str
+    reason: str
+
+
+class Rows(_Record):
+    """How many rows were used, and which were not."""
+
+    train: int
+    validation: int
+    dropped: tuple[Dropped, ...]
+
+
+class MergeCheck(_Record):
+    """The merged model beside the unmerged one, on `rows` validation rows."""
+
+    rows: int
+    max_logit_difference: float
+    relative_difference: float  # root mean square, to that of the logits
+    same_answers: int  # rows whose greedy answers agree token by token
+
+
+class Training(_Record):
+    """What happened between the first step and the last."""
+
+    trainable_parameters: int
+    parameters: int
+    steps: int
+    planned_steps: int
+    skipped_steps: int  # their gradient was not finite
+    stopped: Stopped
+    evaluations: tuple[Evaluation, ...]
+    best: Evaluation  # of the weights kept
+    images_per_second: float
+
+
+class TrainReport(Training):
+    """An adapter's train.json."""
+
+    settings: TrainSettings
+    data_fingerprint: str
+    versions: dict[str, str]
+    commit: str | None
+    device: str
+    rows: Rows
+    merge_check: MergeCheck
+    seconds: float  # of this call; a resumed run counts from its resumption
+    peak_memory_bytes: int  # of the GPU where there is one, else of the process

@@ -1,0 +1,169 @@
+"""Fine-tuning from products to a verified adapter directory. A call that was killed and is made again goes on."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from enrich.errors import RunFailed, UsageError
+from enrich.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
+from enrich.phi3_vision.checkpoint import load_model, load_processor
+from enrich.prompt import Prompt
+from enrich.schema import Product
+from enrich.settings import TrainSettings
+from enrich.train import evaluate, merge_check
+from enrich.train.collate import Photos, images
+from enrich.train.device import device_and_dtype, device_name, free_memory, peak_memory_bytes
+from enrich.train.examples import Example, Unusable, build_examples
+from enrich.train.export import commit, finish_adapter, versions, write_adapter
+from enrich.train.features import cache_features
+from enrich.train.fit import fit
+from enrich.train.record import Dropped, Rows, TrainProgress, TrainReport
+from enrich.train.workdir import identify, own_workdir
+
+ADAPTER = "adapter"  # in the work directory
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all steps of a run need to know."""
+
+    prompt: Prompt
+    settings: TrainSettings
+    base: Path
+    workdir: Path
+    device: torch.device
+    dtype: torch.dtype
+    tell: Callable[[TrainProgress], None]
+
+
+def train(
+    train_products: Sequence[Product],
+    validation_products: Sequence[Product],
+    prompt: Prompt,
+    settings: TrainSettings,
+    base: Path,
+    workdir: Path,
+    *,
+    data_fingerprint: str,
+    progress: Callable[[TrainProgress], None] | None = None,
+) -> TrainReport:
+    """Teach the model in `base` the training products and write the best adapter to `workdir`/adapter.
+
+    Best is by what it writes on the validation products (`evaluate.composite`). The directory appears whole or not at
+    all, after its merge into the base has been checked; the report is its train.json. The same call after a kill goes
+    on from the last checkpoint; another call in that directory (other settings, prompt, data or base) starts anew.
+
+    Raises:
+        UsageError: products, settings, base or work directory are no good.
+        RunFailed: gradients stayed non-finite, GPU memory ran out, a photo was lost on the way, or the merged model is
+            not the adapter.
+    """
+    started = time.monotonic()
+    device, dtype = device_and_dtype(settings.device)
+    job = _Job(prompt, settings, base, workdir, device, dtype, progress or _ignore)
+    with _model_errors(settings):
+        identity = identify(settings, prompt, base, workdir, data_fingerprint)
+    with own_workdir(workdir, identity), _lost_photos():
+        model, photos, unseen, rows = _prepare(job, train_products, validation_products)
+        deadline = started + 60 * (settings.max_minutes or math.inf)
+        checkpoints = workdir / "checkpoints"
+        adapted, training = fit(model, photos, unseen, settings, checkpoints, progress=job.tell, deadline=deadline)
+
+        unverified = workdir / "unverified"
+        write_adapter(unverified, adapted, photos.processor, prompt, base)
+        few = unseen.first(merge_check.MAX_ROWS)
+        unmerged = merge_check.outputs(adapted, few, settings)
+        del model, adapted  # a small GPU has no room for the model twice
+        free_memory()
+        merged = merge_check.merged_model(base, unverified, dtype=dtype, device=device)
+        report = TrainReport(
+            **dict(training),
+            settings=settings,
+            data_fingerprint=data_fingerprint,
+            versions=versions(),
+            commit=commit(),
+            device=device_name(device),
+            rows=rows,
+            merge_check=merge_check.compare(unmerged, merge_check.outputs(merged, few, settings), dtype),
+            seconds=time.monotonic() - started,
+            peak_memory_bytes=peak_memory_bytes(device),
+        )
+        finish_adapter(unverified, workdir / ADAPTER, report)
+    return report
+
+
+def _prepare(
+    job: _Job, train_products: Sequence[Product], validation_products: Sequence[Product]
+) -> tuple[Phi3VForCausalLM, Photos, Photos, Rows]:
+    """The base on its device, the photos of both splits as it will see them, and which rows they are."""
+    with _model_errors(job.settings):
+        processor = load_processor(job.base, num_crops=job.settings.num_crops)
+    examples, unseen, rows = _read(job, train_products, validation_products, processor)
+    with _model_errors(job.settings):
+        model = load_model(job.base, dtype=job.dtype, device=job.device)
+    photos = _photos(job, model, processor, examples, job.workdir / "train.features")
+    return model, photos, _photos(job, model, processor, unseen, job.workdir / "validation.features"), rows
+
+
+def _read(
+    job: _Job, train_products: Sequence[Product], validation_products: Sequence[Product], processor: Phi3VProcessor
+) -> tuple[list[Example], list[Example], Rows]:
+    """Examples of both splits, validation thinned to what an evaluation needs."""
+    thinned = validation_products[:: max(1, math.ceil(len(validation_products) / evaluate.MAX_ROWS))]
+    total = len(train_products) + len(thinned)
+
+    def read(products: Sequence[Product], before: int) -> tuple[list[Example], list[Dropped]]:
+        def progress(done: int) -> None:
+            job.tell(TrainProgress(stage="photos", step=before + done, steps=total))
+
+        return build_examples(products, processor, job.prompt, job.settings, progress)
+
+    examples, dropped = read(train_products, 0)
+    unseen, dropped_unseen = read(thinned, len(train_products))
+    return examples, unseen, Rows(train=len(examples), validation=len(unseen), dropped=(*dropped, *dropped_unseen))
+
+
+def _photos(
+    job: _Job, model: Phi3VForCausalLM, processor: Phi3VProcessor, examples: Sequence[Example], path: Path
+) -> Photos:
+    """The examples' photos: as features, computed here, where settings ask for that."""
+    photos = Photos(examples, processor, job.settings.limits)
+    if not job.settings.cache_vision_features:
+        return photos
+
+    def progress(done: int) -> None:
+        job.tell(TrainProgress(stage="features", step=done, steps=len(examples)))
+
+    batches = DataLoader(photos, job.settings.batch_size, num_workers=photos.workers, collate_fn=images)
+    lengths = [example.num_image_tokens for example in examples]
+    return photos.with_features(cache_features(model, batches, lengths, path, progress))
+
+
+@contextmanager
+def _model_errors(settings: TrainSettings) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise UsageError(f"model {settings.model}: {error}") from error
+
+
+@contextmanager
+def _lost_photos() -> Iterator[None]:
+    try:
+        yield
+    except Unusable as error:
+        reason = str(error).splitlines()[-1].removeprefix(f"{Unusable.__module__}.{Unusable.__name__}: ")
+        raise RunFailed(
+            f"training: {reason}; it was there at first; put it back and start again: "
+            "training goes on from its last checkpoint"
+        ) from error
+
+
+def _ignore(progress: TrainProgress) -> None:
+    """For a caller that does not want to know."""

@@ -1,0 +1,126 @@
+"""transformers' Trainer with generation-based evaluation, and adapters as its checkpoints."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    EarlyStoppingCallback,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainingArguments,
+)
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from enrich.settings import TrainSettings
+from enrich.train.record import Evaluation
+
+_NEVER = 10**9  # steps; callbacks.Schedule decides
+
+
+class AnswerTrainer(Trainer):
+    """Trainer whose evaluation is `evaluate_step(step)`.
+
+    The loss is the sum over the answer tokens of an optimiser step divided by their number (num_items_in_batch), so
+    neither accumulation nor unequal answers change its scale; the collator's logits_to_keep reaches the model as it is.
+    """
+
+    control: TrainerControl
+
+    def __init__(
+        self, *, evaluate_step: Callable[[int], Evaluation], callbacks: list[TrainerCallback], **kwargs: Any
+    ) -> None:
+        super().__init__(callbacks=callbacks, **kwargs)
+        self.remove_callback(PrinterCallback)
+        self._evaluate_step = evaluate_step
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, Any]:
+        """Score generated answers; `eval_score` chooses the weights that are kept."""
+        evaluation = self._evaluate_step(self.state.global_step)
+        logged = {f"eval_{name}": value for name, value in evaluation.model_dump(exclude={"step"}).items()}
+        self.log(logged)
+        metrics = {**logged, "evaluation": evaluation}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Adapter weights only. Left to itself, PEFT asks the hub on each save whether the vocabulary grew."""
+        self.model.save_pretrained(output_dir or self.args.output_dir, save_embedding_layers=False)
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """All so far, those before a resumption included."""
+        return [
+            Evaluation(step=entry["step"], **{name: entry[f"eval_{name}"] for name in _EVALUATED})
+            for entry in self.state.log_history
+            if "eval_score" in entry
+        ]
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps left out because their gradient was not finite."""
+        return sum("skipped" in entry for entry in self.state.log_history)
+
+
+_EVALUATED = [name for name in Evaluation.model_fields if name != "step"]
+
+
+def training_arguments(
+    settings: TrainSettings, output_dir: Path, *, device: torch.device, dtype: torch.dtype, workers: int
+) -> TrainingArguments:
+    """`settings` in Trainer's words. A bf16 base runs under autocast, for the adapter on it is float32."""
+    arguments = TrainingArguments(
+        output_dir=str(output_dir.absolute()),
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.effective_batch_size // settings.batch_size,
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
+        max_grad_norm=settings.max_grad_norm,
+        bf16=dtype == torch.bfloat16,
+        use_cpu=device.type == "cpu",
+        gradient_checkpointing=settings.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        seed=settings.seed,
+        dataloader_num_workers=workers,
+        dataloader_pin_memory=device.type == "cuda",
+        remove_unused_columns=False,  # batches are built for the model's forward
+        eval_strategy="steps",
+        eval_steps=_NEVER,
+        save_strategy="steps",
+        save_steps=_NEVER,
+        save_total_limit=2,  # the newest and the best
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_score",
+        greater_is_better=True,
+        restore_callback_states_from_checkpoint=True,  # early stopping's count
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # Trainer would split batches over all GPUs it sees (DataParallel)
+    return arguments
+
+
+def early_stopping(settings: TrainSettings) -> TrainerCallback:
+    """Stops after `patience` evaluations that did not improve the best score."""
+    return EarlyStoppingCallback(early_stopping_patience=settings.patience)
+
+
+def last_checkpoint(output_dir: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; a process may have died in the middle of the next one."""
+    found = [path for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _is_whole(path)]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_bytes())  # Trainer writes it last
+    except (OSError, ValueError):
+        return False
+    return True

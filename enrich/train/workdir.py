@@ -1,0 +1,76 @@
+"""The work directory: what a killed run left, and whether it is the same run."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from enrich.errors import UsageError
+from enrich.prompt import Prompt
+from enrich.settings import TrainSettings
+
+_MARKER = "finetune.json"
+# What changes how a run is done, but not what comes of it: a run that ran out of memory goes on with a smaller batch.
+_CIRCUMSTANCES = {"max_minutes", "device", "batch_size", "gradient_checkpointing", "cache_vision_features"}
+
+
+def identify(settings: TrainSettings, prompt: Prompt, base: Path, workdir: Path, data_fingerprint: str) -> str:
+    """A hash of all that decides the result.
+
+    Weights count by name, size and time of change: hashing 8 GB would take ten seconds.
+    """
+    weights = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(base.glob("*.safetensors"))]
+    parts = [
+        settings.model_dump_json(exclude=_CIRCUMSTANCES),
+        prompt.model_dump_json(),
+        data_fingerprint,
+        str(workdir.absolute()),  # the best checkpoint is known by its path
+        (base / "config.json").read_text("utf-8"),
+        json.dumps(weights),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@contextmanager
+def own_workdir(workdir: Path, identity: str) -> Iterator[None]:
+    """Have `workdir` for the run `identity` alone: what that run left there stays, what another left is removed.
+
+    Raises:
+        UsageError: the directory holds something else, or another process is at work in it.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    directory = os.open(workdir, os.O_RDONLY)
+    try:
+        _lock(directory, workdir)
+        _clear_unless(workdir, identity)
+        yield
+    finally:
+        os.close(directory)  # and with it the lock, as the death of the process would
+
+
+def _lock(directory: int, workdir: Path) -> None:
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(
+            f"work directory {workdir}: another fine-tuning is at work there; wait for it, or name another directory"
+        ) from error
+    except OSError:
+        return  # some network file systems lock no directories
+
+
+def _clear_unless(workdir: Path, identity: str) -> None:
+    marker = workdir / _MARKER
+    if any(workdir.iterdir()):
+        if not marker.is_file():
+            raise UsageError(f"work directory {workdir}: holds files that fine-tuning did not write; name an empty one")
+        if marker.read_text("utf-8") == identity:
+            return
+        for entry in workdir.iterdir():
+            if entry != marker:  # stays: by it the directory is known as ours if this is cut short
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    marker.write_text(identity, "utf-8")

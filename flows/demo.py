@@ -1,0 +1,74 @@
+"""The whole story in one folder, with the tiny base and no GPU, network or Prefect server: `python -m flows.demo`."""
+
+import importlib
+import os
+import shutil
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+
+from flows.home import own_server
+
+if __name__ == "__main__":  # above the imports below: Prefect and others read the environment while they are imported
+    from enrich.cli import quiet_libraries
+
+    quiet_libraries()
+    _home = TemporaryDirectory(prefix="enrich-demo-", ignore_cleanup_errors=True)
+    os.environ.pop("PREFECT_API_URL", None)
+    os.environ |= own_server(Path(_home.name))
+    os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "300"  # a first start takes a minute
+    os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"  # what is to be said is said here
+    # Each decoding process imports this module anew, and is to do so without Prefect and torch.
+    sys.modules["__main__"] = ModuleType("__main__")
+    sys.exit(importlib.import_module("flows.demo").main())
+
+from prefect import flow
+
+from enrich.cli import console, print_record, print_scores, progress_bars, say_error
+from enrich.errors import EnrichError, UsageError
+from enrich.pipeline.finetuning import Finetuned
+from enrich.pipeline.records import held_back
+from enrich.schema import RunRecord
+from enrich.settings import TINY_MODEL
+from flows import tasks
+from flows.enrich_catalog import enrich
+from flows.parameters import RUN, SAMPLE, TRAINING
+
+PARTS = ("catalog", "bucket", "adapter", "output")
+
+
+@flow(name="demo", flow_run_name="demo in {folder}")
+def demo(folder: str = "demo") -> tuple[Finetuned, RunRecord]:
+    """Make a catalog and a bucket in `folder`, teach the tiny base the catalog, and enrich the bucket."""
+    catalog, bucket, adapter, output = (f"{folder}/{part}" for part in PARTS)
+    with progress_bars() as progress:
+        tasks.sample(catalog, bucket, SAMPLE, progress)
+        done = tasks.train(catalog, adapter, TRAINING.settings(TINY_MODEL), progress)
+        record = enrich(bucket, adapter, output, RUN, progress=progress)
+    return done, record
+
+
+def main(folder: str = "demo") -> int:
+    """Run the demo and print its scores and where things lie. The exit codes are those of `enrich`."""
+    try:
+        make_room(Path(folder))
+        console.print(f"catalog, bucket, adapter and output go to {folder}/; this takes some minutes")
+        done, record = demo(folder)
+        print_scores(done.metrics)
+        print_record(record, f"{folder}/output")
+        if record.state == "held":
+            raise held_back(record, f"{folder}/output")
+    except EnrichError as error:
+        say_error(error)
+        return error.exit_code
+    return 0
+
+
+def make_room(folder: Path) -> None:
+    """Remove an earlier demo, whole or broken off. UsageError where `folder` holds anything else."""
+    ours = {*PARTS, ".adapter.training"}
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in ours) if folder.is_dir() else []
+    if foreign:
+        raise UsageError(f"{folder}/{foreign[0]}: not of the demo; move it elsewhere, for the demo empties {folder}/")
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,95 @@
+"""Enrich what is new or changed in a bucket: plan, shards as task runs, publish, report."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from enrich.pipeline.enrichment import Run, answer_shard
+from enrich.pipeline.progress import Progress
+from enrich.pipeline.records import held_back
+from enrich.schema import RunRecord
+from enrich.settings import RunSettings
+from flows import tasks
+from flows.parameters import RUN, Adapter, Limit, Output, Photos, RunForm, RunId
+
+
+@flow(name="enrich-catalog", flow_run_name="enrich {images}")
+def enrich_catalog(
+    images: Photos = "demo/bucket",
+    adapter: Adapter = "demo/adapter",
+    output: Output = "demo/output",
+    run_id: RunId = None,
+    limit: Limit = None,
+    settings: RunForm = RUN,
+) -> State[Any]:
+    """Titles, categories and prices for the photos that are new or changed, into products.parquet.
+
+    Ends as Held, not Completed, where the publish gate kept products.parquet as it was.
+
+    Args:
+        images: Product photos: a directory or s3://bucket/prefix.
+        adapter: Adapter made by finetune-adapter.
+        output: Where the tables go: a directory or s3://bucket/prefix, apart from the photos.
+        run_id: Name of the run; give that of an unfinished one to go on with it.
+        limit: Stop the plan after so many photos; the next run takes the others.
+        settings: Engine, sizes and limits.
+    """
+    return ending(enrich(images, adapter, output, settings, run_id=run_id, limit=limit), output)
+
+
+def enrich(
+    images: str,
+    adapter: str,
+    output: str,
+    settings: RunSettings,
+    *,
+    run_id: str | None = None,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> RunRecord:
+    """The tasks of one run, within the flow that calls."""
+    with ExitStack() as stack:
+        run = tasks.plan(stack, images, adapter, output, settings, run_id, limit, progress)
+        record = tasks.publish(run, _answer_missing(run, progress))
+    tasks.report(record, output)
+    return record
+
+
+def _answer_missing(run: Run, progress: Progress | None) -> dict[str, float]:
+    """Answer every shard that is not committed yet. Returns the seconds of each stage."""
+    groups = shard_groups(run.missing_shards())
+    if not groups:
+        return {}
+    with ExitStack() as stack:
+        session = tasks.start(stack, run)
+        for group in groups:
+            # A call, not the session: Prefect walks through data that it hands to a task.
+            tasks.answer(run, partial(answer_shard, session), group, progress)
+        return session.seconds
+
+
+def shard_groups(shards: Sequence[int], most: int = 500) -> list[list[int]]:
+    """`shards` in order, in at most `most` groups whose sizes differ by one at most.
+
+    Each group is a task run. Prefect's SQLite server drops events of bursts of some thousands, and 500 are as many
+    lines as anybody reads.
+    """
+    count = min(most, len(shards))
+    bounds = [len(shards) * index // count for index in range(count + 1)] if count else []
+    return [list(shards[start:end]) for start, end in pairwise(bounds)]
+
+
+def ending(record: RunRecord, output: str) -> State[Any]:
+    """How a flow ends that made this run: Completed, or Held with the reason and the way out."""
+    if record.state == "held":
+        return Completed(name="Held", message=str(held_back(record, output)))
+    if record.state == "nothing_to_do":
+        return Completed(message="nothing to do: every photo has its answer")
+    counts = record.counts
+    return Completed(message=f"{counts['rows']} photos: {counts['ok']} ok, {counts['failed']} failed")

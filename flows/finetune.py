@@ -1,0 +1,24 @@
+"""Teach the base model a catalog."""
+
+from prefect import flow
+
+from flows import tasks
+from flows.parameters import TRAINING, Adapter, BaseModelName, Catalog, TrainingForm
+
+
+@flow(name="finetune-adapter", flow_run_name="fine-tune {adapter} on {catalog}")
+def finetune_adapter(
+    catalog: Catalog = "demo/catalog",
+    adapter: Adapter = "demo/adapter",
+    model: BaseModelName = "auto",
+    training: TrainingForm = TRAINING,
+) -> None:
+    """Photo to title, category and full price, as a LoRA adapter that states its own errors.
+
+    Args:
+        catalog: Labelled products with photos: a directory or s3://bucket/prefix.
+        adapter: Where the adapter goes; one that is there is replaced once the new one is whole.
+        model: Hub id or directory of a Phi-3-vision, or auto: the full size on a GPU, the tiny one without.
+        training: What to change of the recipe that suits the base model.
+    """
+    tasks.train(catalog, adapter, training.settings(model))

@@ -1,0 +1,17 @@
+"""Settings of a Prefect server of our own, as environment variables: Prefect reads them once, while it is imported."""
+
+from pathlib import Path
+
+
+def own_server(home: Path) -> dict[str, str]:
+    """For a server that keeps everything in `home`, leaves the user's ~/.prefect alone and tells nobody about it."""
+    return {
+        "PREFECT_HOME": str(home),
+        # Prefect 3.7.7 puts these two below ~/.prefect even where PREFECT_HOME is set.
+        "PREFECT_LOCAL_STORAGE_PATH": str(home / "storage"),
+        "PREFECT_SERVER_MEMO_STORE_PATH": str(home / "memo_store.toml"),
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # Prefect stores what made a run fail, by default as a pickle
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "DO_NOT_TRACK": "1",
+    }

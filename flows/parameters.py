@@ -1,0 +1,49 @@
+"""Fields of the forms that start a flow. What a schedule overrides is flat: schedules merge the top level only."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from enrich.settings import AUTO, TINY_MODEL, Columns, RunSettings, SampleSettings, TrainSettings, load_settings
+
+
+def _field(title: str, *examples: str, **limits: Any) -> Any:
+    # Prefect makes a parameter's name its title and its docstring entry its description; only the extra survives.
+    return Field(**limits, json_schema_extra={"title": title, **({"examples": list(examples)} if examples else {})})
+
+
+_PLACE = "s3://bucket/prefix"
+Catalog = Annotated[str, _field("Catalog", _PLACE, min_length=1)]
+Photos = Annotated[str, _field("Photos", _PLACE, min_length=1)]
+Adapter = Annotated[str, _field("Adapter", _PLACE, min_length=1)]
+Adapters = Annotated[str, _field("Adapters", _PLACE, min_length=1)]
+Output = Annotated[str, _field("Output", _PLACE, min_length=1)]
+BaseModelName = Annotated[str, _field("Base model", AUTO, TINY_MODEL, min_length=1)]
+RunId = Annotated[str | None, _field("Run id")]
+Limit = Annotated[int | None, _field("Photos at most", ge=1)]
+
+
+class Training(BaseModel):
+    """An empty field takes what suits the base model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: float | None = Field(default=None, gt=0, title="Epochs", description="Passes over the training split")
+    learning_rate: float | None = Field(default=None, gt=0, title="Learning rate", description="Its peak")
+    batch_size: int | None = Field(default=None, ge=1, title="Batch size", description="Photos in one forward pass")
+    lora_r: int | None = Field(default=None, ge=1, title="LoRA rank")
+    max_minutes: float | None = Field(
+        default=None, gt=0, title="Minutes at most", description="Stop after this time and keep the best so far"
+    )
+    seed: int | None = Field(default=None, title="Seed")
+    columns: Columns = Field(default=Columns(), title="Columns", description="Which column of the table holds what")
+
+    def settings(self, model: str) -> TrainSettings:
+        """All settings of a fine-tuning of `model`. UsageError where the fields do not go together."""
+        return load_settings(TrainSettings, model=model, **dict(self))
+
+
+TrainingForm = Annotated[Training, _field("How to train")]
+RunForm = Annotated[RunSettings, _field("How to run")]
+SampleForm = Annotated[SampleSettings, _field("How many")]
+TRAINING, RUN, SAMPLE = Training(), RunSettings(), SampleSettings()  # all defaults

@@ -1,0 +1,107 @@
+"""A Prefect server for the session, and a bucket that is enriched by a fake engine."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prefect.settings import (
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_HOME,
+    PREFECT_LOCAL_STORAGE_PATH,
+    PREFECT_SERVER_ANALYTICS_ENABLED,
+    PREFECT_SERVER_MEMO_STORE_PATH,
+    temporary_settings,
+)
+from prefect.testing.utilities import prefect_test_harness
+
+from enrich.fetch import Fetched
+from enrich.images import Photo
+from enrich.infer.adapter import Adapter
+from enrich.infer.answer import Image
+from enrich.infer.judge import Outcome
+from enrich.parse import Answer
+from enrich.pipeline import enrichment
+from enrich.pipeline.enrichment import Run, Session
+from enrich.price import Calibration
+from enrich.prompt import make_prompt
+from enrich.schema import ErrorKind, ManifestItem
+from flows import tasks
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    home = tmp_path_factory.mktemp("prefect")
+    settings = {
+        PREFECT_HOME: home,
+        PREFECT_LOCAL_STORAGE_PATH: home / "storage",
+        PREFECT_SERVER_MEMO_STORE_PATH: home / "memo_store.toml",
+        PREFECT_SERVER_ANALYTICS_ENABLED: False,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # its thread is joined at the end of every flow, which takes a second
+    }
+    with temporary_settings(settings), prefect_test_harness(server_startup_timeout=300):
+        yield
+
+
+@dataclass
+class FakeWorld:
+    """A bucket, an adapter and an output on the local disk; `faults` are what befalls the engine, shard by shard."""
+
+    root: Path
+    faults: list[Exception | None] = field(default_factory=list)
+    sessions: int = 0
+    asked: list[str] = field(default_factory=list)  # keys that reached the engine
+
+    @property
+    def places(self) -> dict[str, str]:
+        """What a flow is called with."""
+        return {name: str(self.root / name) for name in ("images", "adapter", "output")}
+
+    def add_photos(self, *names: str) -> None:
+        for name in names:
+            (self.root / "images" / name).write_bytes(name.encode())
+
+    @contextmanager
+    def open_session(self, run: Run) -> Iterator[Session]:
+        self.sessions += 1
+        yield Session(run, "fake", self, _fetch)  # type: ignore[arg-type]
+
+    def answer(self, images: Iterable[Image]) -> Iterator[tuple[str, Outcome]]:
+        if self.faults and (fault := self.faults.pop(0)):
+            raise fault
+        for image in images:
+            self.asked.append(image.key)
+            yield image.key, Outcome(answer=Answer(f"Title of {image.key}", "Coats", 100), confidence=0.9)
+
+
+def _fetch(items: Iterable[ManifestItem]) -> Iterator[Fetched]:
+    """Photos without decoding; what has `bad` in its name is none."""
+    for item in items:
+        digest = hashlib.sha256(item.key.encode()).hexdigest()
+        if "bad" in item.key:
+            yield Fetched(item, item.etag, digest, None, ErrorKind.NOT_AN_IMAGE, "not an image", 0.0, 0.0)
+        else:
+            yield Fetched(item, item.etag, digest, Photo(np.zeros((8, 8, 3), np.uint8)), None, None, 0.0, 0.0)
+
+
+@pytest.fixture
+def world(prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeWorld:
+    """Enrichment with all but model, photos and waiting between retries as it is."""
+    fake = FakeWorld(tmp_path)
+    for name in ("images", "adapter"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(tasks, "open_session", fake.open_session)
+    monkeypatch.setattr(enrichment, "read_adapter", _adapter)
+    monkeypatch.setattr(enrichment, "check_base", lambda adapter, base: None)
+    monkeypatch.setattr(enrichment, "find_base", lambda model, revision: tmp_path)
+    for task in (tasks.find_adapter, tasks.train, tasks.plan, tasks.answer, tasks.publish):
+        monkeypatch.setattr(task, "retry_delay_seconds", [0, 0, 0])
+    return fake
+
+
+def _adapter(path: Path) -> Adapter:
+    prompt = make_prompt(("Coats",), "EUR")
+    return Adapter(path, "a1", "tiny", None, 4, prompt, Calibration.uncalibrated())

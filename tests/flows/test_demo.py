@@ -1,0 +1,73 @@
+"""The demo's flow on a fake engine; what it is worth shows when `make demo` runs."""
+
+from pathlib import Path
+
+import pytest
+
+import flows.demo
+from enrich.errors import RunFailed, UsageError
+from enrich.pipeline.finetuning import Finetuned
+from enrich.pipeline.progress import Progress
+from enrich.settings import SampleSettings, TrainSettings
+from flows import tasks
+from flows.demo import main, make_room
+from tests.flows.conftest import FakeWorld
+from tests.flows.test_nightly import METRICS
+
+
+@pytest.fixture
+def small(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> FakeWorld:
+    """A demo of a few photos that trains nothing."""
+
+    def finetune(catalog: str, out: str, settings: TrainSettings, progress: Progress) -> Finetuned:
+        Path(out).mkdir(parents=True)
+        (Path(out) / "train.json").write_text("{}")
+        return Finetuned(out, "a1", METRICS)
+
+    monkeypatch.setattr(tasks, "finetune", finetune)
+    monkeypatch.setattr(flows.demo, "SAMPLE", SampleSettings(products=12, bucket=6))
+    monkeypatch.chdir(world.root)
+    return world
+
+
+def test_it_leaves_four_folders_and_prints_scores_and_places(
+    small: FakeWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main() == 0
+
+    assert sorted(path.name for path in Path("demo").iterdir()) == ["adapter", "bucket", "catalog", "output"]
+    assert Path("demo/output/products.parquet").is_file()
+    said = capsys.readouterr().out
+    assert "adapter" in said
+    assert "majority class" in said
+    assert "products: demo/output/products.parquet" in said
+
+
+def test_it_can_be_run_again(small: FakeWorld) -> None:
+    assert (main(), main()) == (0, 0)
+
+
+def test_a_failure_is_told_in_one_line(small: FakeWorld, capsys: pytest.CaptureFixture[str]) -> None:
+    small.faults = [RunFailed("the engine is gone")] * 4
+
+    assert main() == 1
+
+    assert "error: the engine is gone" in capsys.readouterr().err
+
+
+def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "catalog").mkdir()
+    (tmp_path / "thesis.txt").touch()
+
+    with pytest.raises(UsageError, match=r"thesis.txt: not of the demo; move it elsewhere, for the demo empties"):
+        make_room(tmp_path)
+    assert (tmp_path / "catalog").is_dir()
+
+
+def test_an_earlier_demo_is_removed(tmp_path: Path) -> None:
+    for name in ("catalog", "adapter", ".adapter.training"):
+        (tmp_path / "demo" / name).mkdir(parents=True)
+
+    make_room(tmp_path / "demo")
+
+    assert not (tmp_path / "demo").exists()

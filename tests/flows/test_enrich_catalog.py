@@ -1,0 +1,149 @@
+"""The enrichment as a flow: task runs, retries, the state it ends in, the artifact it leaves."""
+
+from uuid import UUID
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.objects import State
+
+import flows.enrich_catalog
+from enrich.errors import RunFailed, UsageError
+from enrich.settings import GateSettings, RunSettings
+from flows.enrich_catalog import enrich_catalog, shard_groups
+from tests.flows.conftest import FakeWorld
+
+TWO_A_SHARD = RunSettings(shard_size=2)
+
+
+def flow_run_id(state: State) -> UUID:
+    assert state.state_details.flow_run_id is not None
+    return state.state_details.flow_run_id
+
+
+@pytest.fixture
+def client(prefect_server: None) -> SyncPrefectClient:
+    return get_client(sync_client=True)
+
+
+def test_a_bucket_is_enriched_and_reported(world: FakeWorld, client: SyncPrefectClient) -> None:
+    world.add_photos("a.jpg", "b.jpg", "c.jpg", "bad.jpg")
+
+    state = enrich_catalog(**world.places, settings=TWO_A_SHARD, return_state=True)
+
+    assert (state.name, state.message) == ("Completed", "4 photos: 3 ok, 1 failed")
+    products = pl.read_parquet(world.root / "output" / "products.parquet")
+    assert sorted(products["image_key"]) == ["a.jpg", "b.jpg", "bad.jpg", "c.jpg"]
+    assert world.sessions == 1
+    run = client.read_flow_run(flow_run_id(state))
+    assert run.name == f"enrich {world.root}/images"
+    [artifact] = client.read_artifacts(
+        artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
+    )
+    assert artifact.key == "enrichment"
+    assert "| failed with not\\_an\\_image | 1 |" in artifact.data
+
+
+def test_a_second_run_has_nothing_to_do_and_starts_no_engine(world: FakeWorld) -> None:
+    world.add_photos("a.jpg")
+    enrich_catalog(**world.places)
+
+    state = enrich_catalog(**world.places, return_state=True)
+
+    assert state.message == "nothing to do: every photo has its answer"
+    assert world.sessions == 1
+
+
+def test_a_shard_that_fails_is_tried_again_with_the_same_engine(world: FakeWorld) -> None:
+    world.add_photos("a.jpg", "b.jpg", "c.jpg")
+    world.faults = [RunFailed("the endpoint was away")] * 2
+
+    state = enrich_catalog(**world.places, settings=TWO_A_SHARD, return_state=True)
+
+    assert state.name == "Completed"
+    assert (world.sessions, sorted(world.asked)) == (1, ["a.jpg", "b.jpg", "c.jpg"])
+
+
+def test_a_group_that_is_tried_again_does_its_missing_shards_only(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.add_photos("a.jpg", "b.jpg", "c.jpg")
+    world.faults = [None, RunFailed("the endpoint was away")]
+    monkeypatch.setattr(flows.enrich_catalog, "shard_groups", lambda shards: [list(shards)])
+
+    state = enrich_catalog(**world.places, settings=RunSettings(shard_size=1), return_state=True)
+
+    assert state.message == "3 photos: 3 ok, 0 failed"
+    assert world.asked == ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def test_a_run_that_broke_off_goes_on_under_its_run_id(world: FakeWorld) -> None:
+    world.add_photos("a.jpg", "b.jpg", "c.jpg")
+    world.faults = [RunFailed("gone")] * 4
+    broken = enrich_catalog(**world.places, settings=TWO_A_SHARD, run_id="night", return_state=True)
+
+    state = enrich_catalog(**world.places, settings=TWO_A_SHARD, run_id="night", return_state=True)
+
+    assert broken.is_failed()
+    assert broken.message == "Flow run encountered an exception: RunFailed: gone"
+    assert state.message == "3 photos: 3 ok, 0 failed"
+
+
+def test_wrong_usage_fails_at_once_with_one_line(world: FakeWorld, caplog: pytest.LogCaptureFixture) -> None:
+    world.add_photos("a.jpg")
+    world.faults = [UsageError("engine vllm: not here")]
+
+    state = enrich_catalog(**world.places, return_state=True)
+
+    assert state.message == "Flow run encountered an exception: UsageError: engine vllm: not here"
+    assert world.asked == []
+    assert "engine vllm: not here" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_no_photos_is_told_in_one_line(world: FakeWorld) -> None:
+    state = enrich_catalog(**world.places, return_state=True)
+
+    assert state.message == (
+        "Flow run encountered an exception: UsageError: "
+        f"images {world.root}/images: no photos there; check the bucket and the prefix"
+    )
+
+
+def test_a_run_held_back_ends_as_held(world: FakeWorld) -> None:
+    world.add_photos("a.jpg", "bad.jpg")
+    settings = RunSettings(gate=GateSettings(min_rows=1))
+
+    state = enrich_catalog(**world.places, settings=settings, run_id="night", return_state=True)
+
+    assert state.is_completed()
+    assert state.name == "Held"
+    assert state.message is not None
+    assert state.message.startswith("run night is held back: 1 of 2 images failed, most often with not_an_image:")
+    assert state.message.endswith(f"release it with `enrich run --output {world.root}/output --publish night`")
+    assert not (world.root / "output" / "products.parquet").exists()
+
+
+def test_task_runs_are_named_after_their_shards(
+    world: FakeWorld, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.add_photos(*(f"{number}.jpg" for number in range(5)))
+    monkeypatch.setattr(flows.enrich_catalog, "shard_groups", lambda shards: shard_groups(shards, 3))
+
+    enrich_catalog(**world.places, settings=RunSettings(shard_size=1))
+
+    named = [record.task_run_name for record in caplog.records if "shard" in getattr(record, "task_run_name", "")]
+    assert list(dict.fromkeys(named)) == ["shard 0", "shards 1-2", "shards 3-4"]
+
+
+@given(st.lists(st.integers(0, 10**6), unique=True, max_size=2000).map(sorted), st.integers(1, 600))
+def test_shard_groups_keep_every_shard_in_order(shards: list[int], most: int) -> None:
+    groups = shard_groups(shards, most)
+
+    assert [shard for group in groups for shard in group] == shards
+    assert len(groups) == min(most, len(shards))
+    sizes = {len(group) for group in groups}
+    assert not sizes or max(sizes) - min(sizes) <= 1

@@ -1,0 +1,91 @@
+"""The night: a new adapter only when the catalog changed, then the enrichment with it."""
+
+import csv
+from pathlib import Path
+
+import polars as pl
+import pytest
+from PIL import Image
+
+from enrich.pipeline.finetuning import Finetuned
+from enrich.pipeline.progress import Progress
+from enrich.settings import TrainSettings
+from flows import tasks
+from flows.nightly import nightly
+from flows.parameters import Training
+from tests.flows.conftest import FakeWorld
+
+SCORES = {"parse_rate": 1.0, "category_accuracy": 0.9, "category_macro_f1": 0.9, "title_exact": 0.5,
+          "title_token_f1": 0.7, "price": None}  # fmt: skip
+METRICS = {"test": SCORES, "baselines": {"majority_class": SCORES}, "intervals": None}
+
+
+def write_catalog(folder: Path, titles: list[str]) -> None:
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    with open(folder / "catalog.csv", "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["product_code", "title", "category1_code", "category2_code", "category3_code", "full_price",
+                       "currency_code", "local_image_path"])  # fmt: skip
+        for number, title in enumerate(titles):
+            Image.new("RGB", (8, 8)).save(folder / "images" / f"{number}.png")
+            rows.writerow([number, title, "Clothes", "Coats", "N.A.", 100, "EUR", f"images/{number}.png"])
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, TrainSettings]]:
+    """Fine-tunings that were asked for; each leaves what makes an adapter whole."""
+    calls = []
+
+    def finetune(catalog: str, out: str, settings: TrainSettings, progress: Progress) -> Finetuned:
+        calls.append((out, settings))
+        Path(out).mkdir(parents=True)
+        (Path(out) / "train.json").write_text("{}")
+        return Finetuned(out, "a1", METRICS)
+
+    monkeypatch.setattr(tasks, "finetune", finetune)
+    return calls
+
+
+def run(world: FakeWorld, **parameters: object) -> None:
+    places = {name: str(world.root / name) for name in ("catalog", "images", "output", "adapters")}
+    state = nightly(**places, **parameters, return_state=True)
+    assert state.name == "Completed"
+
+
+def test_the_first_night_fine_tunes_and_enriches(world: FakeWorld, made: list[tuple[str, TrainSettings]]) -> None:
+    write_catalog(world.root / "catalog", ["Wool coat"])
+    world.add_photos("a.jpg")
+
+    run(world, training=Training(max_minutes=5))
+
+    [(out, settings)] = made
+    assert Path(out).parent == world.root / "adapters"
+    assert settings.model_fields_set == {"model", "max_minutes", "columns"}
+    assert pl.read_parquet(world.root / "output" / "products.parquet")["image_key"].to_list() == ["a.jpg"]
+
+
+def test_the_standing_adapter_serves_until_the_catalog_changes(
+    world: FakeWorld, made: list[tuple[str, TrainSettings]]
+) -> None:
+    write_catalog(world.root / "catalog", ["Wool coat"])
+    world.add_photos("a.jpg")
+    run(world)
+    world.add_photos("b.jpg")
+    run(world)
+    assert len(made) == 1
+    assert world.asked == ["a.jpg", "b.jpg"]
+
+    write_catalog(world.root / "catalog", ["Wool coat", "Silk scarf"])
+    run(world)
+
+    assert len({out for out, _ in made}) == 2
+
+
+def test_another_base_needs_another_adapter(world: FakeWorld, made: list[tuple[str, TrainSettings]]) -> None:
+    write_catalog(world.root / "catalog", ["Wool coat"])
+    world.add_photos("a.jpg")
+
+    run(world)
+    run(world, model="someone/other-phi3-vision")
+
+    assert [Path(out).name.rpartition("-")[0] for out, _ in made] == ["phi3v-tiny", "other-phi3-vision"]

@@ -1,0 +1,179 @@
+"""An adapter directory is read whole or refused in one line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enrich.errors import UsageError
+from enrich.infer.adapter import adapter_id, base_source, read_adapter
+from enrich.price import Calibration
+from enrich.prompt import make_prompt
+from enrich.settings import TINY_MODEL, TINY_MODEL_PATH
+
+PROMPT = make_prompt(("BAGS", "HATS"), "EUR")
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    path = tmp_path / "adapter"
+    path.mkdir()
+    lora = {"peft_type": "LORA", "base_model_name_or_path": "base/model", "revision": "abc"}
+    files: dict[str, Any] = {
+        "adapter_config.json": lora,
+        "config.json": {"model_type": "phi3_v"},
+        "preprocessor_config.json": {"num_crops": 4},
+        "tokenizer.json": {},
+        "prompt.json": PROMPT.model_dump(mode="json"),
+        "calibration.json": Calibration.uncalibrated().model_dump(mode="json"),
+        "train.json": {},
+        "metrics.json": {},
+    }
+    for name, value in files.items():
+        (path / name).write_text(json.dumps(value))
+    (path / "adapter_model.safetensors").write_bytes(b"weights")
+    (path / "README.md").write_text("# An adapter")
+    return path
+
+
+def test_a_whole_adapter_is_read(adapter: Path) -> None:
+    read = read_adapter(adapter)
+
+    assert (read.path, read.base, read.revision, read.num_crops) == (adapter, "base/model", "abc", 4)
+    assert read.prompt == PROMPT
+    assert read.calibration == Calibration.uncalibrated()
+    assert read.id == adapter_id(adapter)
+    assert len(read.id) == 16
+
+
+def test_an_adapter_that_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "none"
+
+    with pytest.raises(UsageError) as caught:
+        read_adapter(path)
+
+    assert str(caught.value) == f"adapter {path}: no such directory; make one with `enrich finetune --out {path}`"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "config.json",
+        "preprocessor_config.json",
+        "tokenizer.json",
+        "prompt.json",
+        "train.json",
+        "calibration.json",
+    ],
+)
+def test_a_missing_file_is_named(adapter: Path, name: str) -> None:
+    (adapter / name).unlink()
+
+    with pytest.raises(UsageError) as caught:
+        read_adapter(adapter)
+
+    assert str(caught.value) == (
+        f"adapter {adapter}: {name} is missing; it is not whole, make it again with `enrich finetune`"
+    )
+
+
+NO_LORA = "adapter {adapter}: adapter_config.json names no LoRA adapter with a base; make it with `enrich finetune`"
+NO_CROPS = "adapter {adapter}: preprocessor_config.json names no num_crops; make the adapter again"
+NOT_JSON = "{adapter}/{name}: not readable as JSON (Expecting value: line 1 column 1 (char 0)); make the adapter again"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "config.json",
+            '{"model_type": "llama"}',
+            "adapter {adapter}: made for a llama model, not Phi-3-vision; fine-tune one with `enrich`",
+        ),
+        (
+            "config.json",
+            "{}",
+            "adapter {adapter}: made for a None model, not Phi-3-vision; fine-tune one with `enrich`",
+        ),
+        ("config.json", "", NOT_JSON),
+        ("config.json", "[]", "{adapter}/config.json: holds no JSON object; make the adapter again"),
+        ("adapter_config.json", "oops", NOT_JSON),
+        ("adapter_config.json", '{"peft_type": "IA3", "base_model_name_or_path": "base"}', NO_LORA),
+        ("adapter_config.json", '{"peft_type": "LORA"}', NO_LORA),
+        ("adapter_config.json", '{"peft_type": "LORA", "base_model_name_or_path": ""}', NO_LORA),
+        ("adapter_config.json", '{"peft_type": "LORA", "base_model_name_or_path": ["base"]}', NO_LORA),
+        ("preprocessor_config.json", "", NOT_JSON),
+        ("preprocessor_config.json", "{}", NO_CROPS),
+        ("preprocessor_config.json", '{"num_crops": "many"}', NO_CROPS),
+        ("preprocessor_config.json", '{"num_crops": 0}', NO_CROPS),
+        ("calibration.json", "{", "adapter {adapter}: calibration.json is damaged; make the adapter again"),
+        (
+            "calibration.json",
+            '{"price": null}',
+            "adapter {adapter}: calibration.json is damaged; make the adapter again",
+        ),
+        (
+            "prompt.json",
+            '{"categories": []}',
+            "{adapter}/prompt.json: instruction: Field required; fine-tune again with this version",
+        ),
+    ],
+)
+def test_a_damaged_file_is_named(adapter: Path, name: str, text: str, message: str) -> None:
+    (adapter / name).write_text(text)
+
+    with pytest.raises(UsageError) as caught:
+        read_adapter(adapter)
+
+    assert str(caught.value) == message.format(adapter=adapter, name=name)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "prompt.json", "calibration.json", "tokenizer.json"])
+def test_the_id_follows_what_shapes_answers(adapter: Path, name: str) -> None:
+    before = adapter_id(adapter)
+    path = adapter / name
+    original = path.read_bytes()
+    path.write_bytes(original + b" ")
+
+    assert adapter_id(adapter) != before
+    path.write_bytes(original)
+    assert adapter_id(adapter) == before
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "train.json", "README.md"])
+def test_the_id_leaves_records_out(adapter: Path, name: str) -> None:
+    before = adapter_id(adapter)
+    (adapter / name).write_text("another")
+
+    assert adapter_id(adapter) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: (path / "chat_template.jinja").write_text("{{ messages }}"),
+        lambda path: (path / "tokenizer.json").rename(path / "tokenizer.model"),
+    ],
+)
+def test_the_id_follows_names(adapter: Path, change: Callable[[Path], object]) -> None:
+    before = adapter_id(adapter)
+    change(adapter)
+
+    assert adapter_id(adapter) != before
+
+
+def test_the_id_is_the_same_elsewhere(adapter: Path) -> None:
+    before = adapter_id(adapter)
+
+    assert adapter_id(adapter.rename(adapter.parent / "moved")) == before
+
+
+@pytest.mark.parametrize(
+    ("model", "source"), [(TINY_MODEL, str(TINY_MODEL_PATH)), ("./base", "./base"), ("owner/name", "owner/name")]
+)
+def test_the_tiny_base_lies_in_the_package(model: str, source: str) -> None:
+    assert base_source(model) == source

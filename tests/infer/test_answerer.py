@@ -1,0 +1,186 @@
+"""A stream of photos through an engine: each content once, each key once, a second pass where it helps."""
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from enrich.infer import answer as answer_module
+from enrich.infer.answer import SECOND_PASS, Answerer, Image
+from enrich.infer.engine import Completion, Request
+from enrich.infer.evidence import AnswerTokens
+from enrich.infer.judge import Outcome
+from enrich.price import Calibration
+from enrich.schema import ErrorKind, ReviewReason
+from enrich.settings import ReviewSettings
+from tests.infer.fake_engine import FakeEngine, write_completion
+
+Write = Callable[[Request, bool], Completion]
+MakeAnswerer = Callable[..., tuple[Answerer, FakeEngine]]
+
+
+def photo(key: str, content: str | None = None) -> Image:
+    return Image(key, content or f"content of {key}", np.zeros((2, 2, 3), np.uint8))
+
+
+def titles(outcomes: list[tuple[str, Outcome]]) -> dict[str, str | None]:
+    """key -> title, None where it failed."""
+    return {key: outcome.answer.title if outcome.answer else None for key, outcome in outcomes}
+
+
+@pytest.fixture
+def make_answerer(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> MakeAnswerer:
+    def make(*, in_flight: int = 1, second_pass: bool = True) -> tuple[Answerer, FakeEngine]:
+        """Contents with `odd` in them are answered only under the grammar, with `dead` the engine fails,
+        with `dies` it fails under the grammar, and `hopeless` ones are no answer even then."""
+
+        def write(request: Request, grammar: bool) -> Completion:
+            text = f"Product: Title of {request.id}\nCategory: HATS\nFull Price: 12"
+            if "dead" in request.id or ("dies" in request.id and grammar):
+                return Completion(request.id, error="the engine failed: it was made to")
+            if "hopeless" in request.id or ("odd" in request.id and not grammar):
+                text = "I cannot tell."
+            if "dies" in request.id:
+                text = text.replace("HATS", "SPOONS")
+            return write_completion(tokenizer, text, id=request.id, finished="endless" not in request.id or grammar)
+
+        engine = FakeEngine(write, in_flight)
+        return Answerer(engine, tokens, Calibration.uncalibrated(), ReviewSettings(), second_pass), engine
+
+    return make
+
+
+@pytest.mark.parametrize("in_flight", [1, 3, 100])
+def test_every_key_gets_its_own_answer_whatever_the_order(make_answerer: MakeAnswerer, in_flight: int) -> None:
+    answerer, engine = make_answerer(in_flight=in_flight)
+    photos = [photo(f"{i}.jpg", f"{'odd ' * (i % 3 == 0)}content {i}") for i in range(40)]
+
+    outcomes = list(answerer.answer(photos))
+
+    assert len(outcomes) == 40
+    assert titles(outcomes) == {image.key: f"Title of {image.sha256}" for image in photos}
+    assert sorted(engine.asked) == sorted(
+        [(image.sha256, False) for image in photos]
+        + [(image.sha256, True) for image in photos if "odd" in image.sha256]
+    )
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 100])
+@pytest.mark.parametrize("content", ["same", "odd same", "dead same", "hopeless same"])
+def test_identical_bytes_are_inferred_once(make_answerer: MakeAnswerer, in_flight: int, content: str) -> None:
+    answerer, engine = make_answerer(in_flight=in_flight)
+    photos = [photo("a.jpg", content), photo("b.jpg", content), photo("other.jpg"), photo("c.jpg", content)]
+
+    outcomes = list(answerer.answer(photos))
+
+    assert sorted(key for key, _ in outcomes) == ["a.jpg", "b.jpg", "c.jpg", "other.jpg"]
+    assert len({id(outcome) for key, outcome in outcomes if key != "other.jpg"}) == 1
+    assert engine.asked.count((content, False)) == 1
+    assert engine.asked.count((content, True)) == ("odd" in content or "hopeless" in content)
+
+
+def test_bytes_of_an_earlier_shard_are_not_inferred_again(make_answerer: MakeAnswerer) -> None:
+    answerer, engine = make_answerer()
+    first = dict(answerer.answer([photo("a.jpg", "same"), photo("b.jpg", "dead")]))
+    second = dict(answerer.answer([photo("c.jpg", "same"), photo("d.jpg", "dead")]))
+
+    assert second == {"c.jpg": first["a.jpg"], "d.jpg": first["b.jpg"]}
+    assert engine.asked == [("same", False), ("dead", False)]
+
+
+def test_a_key_given_twice_is_answered_twice(make_answerer: MakeAnswerer) -> None:
+    answerer, engine = make_answerer(in_flight=2)
+
+    outcomes = list(answerer.answer([photo("a.jpg"), photo("a.jpg")]))
+
+    assert [key for key, _ in outcomes] == ["a.jpg", "a.jpg"]
+    assert len(engine.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "passes"),
+    [
+        ("fine", None, 1),
+        ("odd", None, 2),
+        ("endless", None, 2),
+        ("dead", ErrorKind.ENGINE_FAILED, 1),
+        ("hopeless", ErrorKind.ANSWER_MALFORMED, 2),
+        ("dies", ErrorKind.ENGINE_FAILED, 2),
+    ],
+)
+def test_the_second_pass_is_for_what_it_can_mend_and_runs_once(
+    make_answerer: MakeAnswerer, content: str, kind: ErrorKind | None, passes: int
+) -> None:
+    answerer, engine = make_answerer()
+
+    [(key, outcome)] = answerer.answer([photo("a.jpg", content)])
+
+    assert key == "a.jpg"
+    assert outcome.error_kind == kind
+    assert engine.asked == [(content, False), (content, True)][:passes]
+    assert (ReviewReason.CATEGORY_UNKNOWN in outcome.reasons) == (kind is None and passes == 2)
+
+
+def test_without_second_pass_first_answers_stand(make_answerer: MakeAnswerer) -> None:
+    answerer, engine = make_answerer(second_pass=False)
+
+    [(_, outcome)] = answerer.answer([photo("a.jpg", "odd")])
+
+    assert outcome.error_kind == ErrorKind.ANSWER_MALFORMED
+    assert engine.asked == [("odd", False)]
+
+
+def test_the_second_pass_does_not_wait_for_the_end(make_answerer: MakeAnswerer) -> None:
+    answerer, engine = make_answerer()
+    given = []
+
+    def photos() -> Iterator[Image]:
+        for i in range(SECOND_PASS + 5):
+            given.append(i)
+            yield photo(f"{i}.jpg", f"odd {i}")
+
+    next(answerer.answer(photos()))
+
+    assert len(given) == SECOND_PASS
+    assert [grammar for _, grammar in engine.asked].count(True) >= 1
+
+
+def test_pixels_are_dropped_once_they_are_answered(make_answerer: MakeAnswerer) -> None:
+    answerer, engine = make_answerer()
+    alive: list[weakref.ref[np.ndarray]] = []
+    most = 0
+
+    def photos() -> Iterator[Image]:
+        for i in range(200):
+            pixels = np.zeros((2, 2, 3), np.uint8)
+            alive.append(weakref.ref(pixels))
+            yield Image(f"{i}.jpg", f"{'odd ' * (i % 2)}content {i % 150}", pixels)
+
+    for _ in answerer.answer(photos()):
+        engine.pixels.clear()
+        most = max(most, sum(reference() is not None for reference in alive))
+    gc.collect()
+
+    assert most <= 2 * SECOND_PASS + 2  # those waiting for the second pass, those in it, and the one in hand
+    assert not [reference for reference in alive if reference() is not None]
+
+
+def test_what_is_remembered_is_bounded(make_answerer: MakeAnswerer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answer_module, "SEEN", 3)
+    answerer, engine = make_answerer()
+
+    list(answerer.answer([photo(f"{i}.jpg", str(i)) for i in (1, 2, 3, 4)]))
+    outcomes = list(answerer.answer([photo("new.jpg", "4"), photo("old.jpg", "1")]))
+
+    assert titles(outcomes) == {"new.jpg": "Title of 4", "old.jpg": "Title of 1"}
+    assert [digest for digest, _ in engine.asked] == ["1", "2", "3", "4", "1"]
+
+
+def test_no_photos_give_no_outcomes(make_answerer: MakeAnswerer) -> None:
+    answerer, engine = make_answerer()
+
+    assert list(answerer.answer([])) == []
+    assert engine.asked == []

@@ -1,0 +1,176 @@
+"""What log-probabilities say, on completions worked out by hand."""
+
+import math
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from enrich.infer.evidence import AnswerTokens, alternatives, label_probability, price_spread
+from tests.infer.conftest import CATEGORIES
+from tests.infer.fake_engine import write_completion
+
+ANSWER = "Product: Blue 9 shirt\nCategory: {}\nFull Price: {}"
+
+
+def line(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, text: str, number: int) -> range:
+    """Positions of a line's tokens in `text`, the newline that ends it among them where there is one."""
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    ends = [-1, *(i for i, token in enumerate(ids) if token == tokens.newline), len(ids) - 1]
+    return range(ends[number] + 1, ends[number + 1] + 1)
+
+
+def token(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, category: str, place: int) -> int:
+    """The token at a place of a label's line."""
+    return next(label for label, name in tokens.labels.items() if name == category)[place]
+
+
+def test_an_answer_is_written_with_the_tokens_of_its_parts(
+    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens
+) -> None:
+    for category in CATEGORIES:
+        for price in ("unknown", "1290"):
+            ids = tokenizer.encode(ANSWER.format(category, price), add_special_tokens=False)
+            title, label, full_price = tokens.split(ids)
+            assert title[: len(tokens.title_prefix)] == tokens.title_prefix
+            assert tokens.labels[(*label, tokens.newline)] == category
+            if price == "unknown":
+                assert full_price == tokens.unknown_price
+            else:
+                assert full_price[: len(tokens.price_prefix)] == tokens.price_prefix
+                assert "".join(tokens.digits[i] for i in full_price[len(tokens.price_prefix) :]) == price
+
+
+def test_a_labels_probability_is_the_product_of_its_tokens(
+    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens
+) -> None:
+    text = ANSWER.format("HATS", "12")
+    label = line(tokenizer, tokens, text, 1)
+    unsure = {label[0]: 0.9, label[2]: 0.5, label[-1]: 0.8}
+    elsewhere = {0: 0.1, label.start - 1: 0.2, label.stop: 0.3}  # the title, its newline, the price
+
+    completion = write_completion(tokenizer, text, probabilities=unsure | elsewhere)
+
+    assert completion.token_ids[label[-1]] == tokens.newline
+    assert label_probability(completion, tokens) == pytest.approx(0.9 * 0.5 * 0.8)
+
+
+def test_a_label_that_begins_as_another_leaves_it_at_the_newline(
+    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens
+) -> None:
+    text = ANSWER.format("HATS", "12")
+    label = line(tokenizer, tokens, text, 1)
+    more = token(tokenizer, tokens, "HATS AND CAPS", len(label) - 1)
+    completion = write_completion(
+        tokenizer, text, probabilities={label[2]: 0.5, label[-1]: 0.6}, rivals={label[-1]: {more: 0.3}}
+    )
+
+    assert alternatives(completion, tokens) == pytest.approx({"HATS AND CAPS": 0.5 * 0.3})
+
+
+def test_the_shorter_label_ends_where_the_longer_goes_on(
+    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens
+) -> None:
+    text = ANSWER.format("HATS AND CAPS", "12")
+    label = line(tokenizer, tokens, text, 1)
+    shorter = next(len(ids) - 1 for ids, name in tokens.labels.items() if name == "HATS")
+    completion = write_completion(tokenizer, text, rivals={label[shorter]: {tokens.newline: 0.25}})
+
+    assert alternatives(completion, tokens) == pytest.approx({"HATS": 0.25})
+
+
+def test_labels_that_leave_by_the_same_token_share_it(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
+    text = ANSWER.format("BAGS", "12")
+    label = line(tokenizer, tokens, text, 1)
+    place = 2  # after `Category` and `:` the labels part
+    rivals = {
+        token(tokenizer, tokens, "HATS", place): 0.3,
+        token(tokenizer, tokens, "ÜBERZÜGE 帽子 🙂", place): 0.2,
+        tokens.stop: 0.1,  # begins no label
+    }
+    completion = write_completion(
+        tokenizer, text, probabilities={label[place]: 0.4, label[place + 1]: 0.5}, rivals={label[place]: rivals}
+    )
+
+    found = alternatives(completion, tokens)
+
+    assert found == pytest.approx({"ÜBERZÜGE 帽子 🙂": 0.2, "HATS": 0.15, "HATS AND CAPS": 0.15})
+    assert next(iter(found)) == "ÜBERZÜGE 帽子 🙂"  # most probable first
+
+
+def test_a_label_is_reached_only_by_what_was_written_before_it(
+    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens
+) -> None:
+    text = ANSWER.format("BAGS", "12")
+    label = line(tokenizer, tokens, text, 1)
+    hats = token(tokenizer, tokens, "HATS", 2)
+    completion = write_completion(
+        tokenizer, text, rivals={label[3]: {hats: 0.4}, label[0]: {hats: 0.4}, 1: {hats: 0.4}}
+    )
+
+    assert alternatives(completion, tokens) == {}
+
+
+def price_rivals(
+    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, price: str, rivals: dict[int, dict[str, float]]
+) -> float:
+    """The spread of a price whose digits have these rivals, digits or `stop`, by place from the left."""
+    text = ANSWER.format("HATS", price)
+    first = len(tokenizer.encode(text, add_special_tokens=False)) - len(price)
+    ids = {digit: i for i, digit in tokens.digits.items()} | {"stop": tokens.stop, "newline": tokens.newline}
+    return price_spread(
+        write_completion(
+            tokenizer,
+            text,
+            probabilities={first + place: 1 - sum(others.values()) for place, others in rivals.items()},
+            rivals={first + place: {ids[name]: p for name, p in others.items()} for place, others in rivals.items()},
+        ),
+        tokens,
+    )
+
+
+@pytest.mark.parametrize(
+    ("price", "rivals", "variance"),
+    [
+        ("1290", {}, 0.0),
+        ("1290", {0: {"2": 0.4}}, 0.4 * math.log(2290 / 1290) ** 2),  # the docstring's example
+        ("1290", {3: {"5": 0.4}}, 0.4 * math.log(1295 / 1290) ** 2),
+        (
+            "45",
+            {0: {"5": 0.2, "3": 0.1}, 1: {"9": 0.3}},
+            0.2 * math.log(55 / 45) ** 2 + 0.1 * math.log(35 / 45) ** 2 + 0.3 * math.log(49 / 45) ** 2,
+        ),
+        ("120", {2: {"stop": 0.2}}, 0.2 * math.log(12 / 120) ** 2),  # it nearly ended a digit earlier
+        ("120", {0: {"stop": 0.2}}, 0.0),  # nothing would be no price
+        ("120", {1: {"newline": 0.2}}, 0.0),  # no answer at all
+        ("7", {0: {"0": 0.2}}, 0.0),  # no price either
+        ("17", {0: {"0": 0.2}}, 0.2 * math.log(7 / 17) ** 2),
+        ("0", {0: {"5": 0.4}}, 0.0),
+        ("unknown", {}, 0.0),
+    ],
+)
+def test_price_spread_by_hand(
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: AnswerTokens,
+    price: str,
+    rivals: dict[int, dict[str, float]],
+    variance: float,
+) -> None:
+    assert price_rivals(tokenizer, tokens, price, rivals) == pytest.approx(math.sqrt(variance), rel=1e-5)
+
+
+def test_digits_of_the_title_are_no_price(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
+    text = ANSWER.format("HATS", "12")
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    nine = next(i for i, token in enumerate(ids) if tokens.digits.get(token) == "9")
+    two = next(token for token, digit in tokens.digits.items() if digit == "2")
+
+    assert price_spread(write_completion(tokenizer, text, rivals={nine: {two: 0.4}}), tokens) == 0.0
+
+
+@pytest.mark.parametrize("text", ["", "Product: Hat", "no answer at all, not even a line"])
+def test_a_text_without_lines_says_nothing(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, text: str) -> None:
+    completion = write_completion(tokenizer, text, probabilities={0: 0.5})
+
+    assert label_probability(completion, tokens) == 1.0  # nothing was asked for
+    assert alternatives(completion, tokens) == {}
+    assert price_spread(completion, tokens) == 0.0

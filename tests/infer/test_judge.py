@@ -1,0 +1,242 @@
+"""Every way an answer can fail, and every reason for a person to look at one."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from enrich.infer.engine import Completion
+from enrich.infer.evidence import AnswerTokens
+from enrich.infer.judge import Outcome, judge
+from enrich.parse import Answer, parse_answer
+from enrich.price import Calibration, CategoryCalibration, PriceCalibration
+from enrich.schema import Alternative, ErrorKind, ReviewReason
+from enrich.settings import ReviewSettings
+from tests.infer.fake_engine import write_completion
+
+CALIBRATION = Calibration(
+    price=PriceCalibration(quantiles={"0.8": 1.0, "0.9": 2.0}, floor=0.1, lowest=10.0, highest=1000.0, rows=50),
+    category=CategoryCalibration(slope=1.0, intercept=0.0, rows=50),
+)
+REVIEW = ReviewSettings(min_confidence=0.6, max_price_ratio=6.0)
+GOOD = "Product: Felt Hat\nCategory: HATS\nFull Price: 120"
+
+
+def judge_text(
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: AnswerTokens,
+    text: str,
+    *,
+    calibration: Calibration = CALIBRATION,
+    constrained: bool = False,
+    finished: bool = True,
+    unsure: float = 0.0,
+) -> Outcome:
+    """The outcome of a text whose label's first own token leaves `unsure` to BAGS."""
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    label = (ids.index(tokens.newline) if tokens.newline in ids else 0) + 3
+    bags = next(line[2] for line, category in tokens.labels.items() if category == "BAGS")
+    completion = write_completion(
+        tokenizer,
+        text,
+        probabilities={label: 1 - unsure},
+        rivals={label: {bags: unsure}} if unsure else {},
+        finished=finished,
+    )
+    return judge(completion, tokens, calibration, REVIEW, constrained=constrained)
+
+
+def test_a_good_answer_needs_no_person(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
+    outcome = judge_text(tokenizer, tokens, GOOD, unsure=0.2)
+
+    assert outcome.answer == Answer("Felt Hat", "HATS", 120)
+    assert outcome.error_kind is None
+    assert outcome.reasons == ()
+    assert (outcome.probability, outcome.confidence) == (pytest.approx(0.8), pytest.approx(0.8))
+    assert outcome.alternatives == (Alternative("BAGS", pytest.approx(0.2)),)
+    # quantile 2 of spread 0 + floor 0.1
+    assert (outcome.price_low, outcome.price_high) == pytest.approx((120 * math.exp(-0.2), 120 * math.exp(0.2)))
+    assert outcome.prompt_tokens == 100
+    assert outcome.output_tokens == len(tokenizer.encode(GOOD, add_special_tokens=False))
+    assert not outcome.wants_grammar
+
+
+@pytest.mark.parametrize(
+    ("text", "finished", "kind", "message", "wants_grammar"),
+    [
+        (GOOD, False, ErrorKind.ANSWER_TRUNCATED, "no end after {n} tokens", True),
+        (
+            "I see a hat",
+            True,
+            ErrorKind.ANSWER_MALFORMED,
+            "expected three lines Product, Category, Full Price, got 'I see a hat'",
+            True,
+        ),
+        (
+            "Product: Hat\nCategory: hats\nFull Price: 120",
+            True,
+            ErrorKind.CATEGORY_UNKNOWN,
+            "'hats' is not in the adapter's taxonomy",
+            True,
+        ),
+        (
+            "Product: Hat\nCategory: HATS\nFull Price: 0",
+            True,
+            ErrorKind.PRICE_OUT_OF_RANGE,
+            "0 is far outside the catalog's prices",
+            False,
+        ),
+        (
+            "Product: Hat\nCategory: HATS\nFull Price: 10001",
+            True,
+            ErrorKind.PRICE_OUT_OF_RANGE,
+            "10001 is far outside the catalog's prices",
+            False,
+        ),
+    ],
+)
+def test_what_is_no_answer_says_why(
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: AnswerTokens,
+    text: str,
+    finished: bool,
+    kind: ErrorKind,
+    message: str,
+    wants_grammar: bool,
+) -> None:
+    outcome = judge_text(tokenizer, tokens, text, finished=finished)
+
+    n = len(tokenizer.encode(text, add_special_tokens=False))
+    understood = kind in (ErrorKind.CATEGORY_UNKNOWN, ErrorKind.PRICE_OUT_OF_RANGE)
+    assert outcome == Outcome(
+        said=parse_answer(text) if understood else None,
+        error_kind=kind,
+        error_message=message.format(n=n),
+        prompt_tokens=100,
+        output_tokens=n,
+    )
+    assert outcome.wants_grammar == wants_grammar
+
+
+def test_an_engines_failure_is_no_answer(tokens: AnswerTokens) -> None:
+    outcome = judge(Completion("x", error="the engine failed: out of memory"), tokens, CALIBRATION, REVIEW)
+
+    assert outcome == Outcome(error_kind=ErrorKind.ENGINE_FAILED, error_message="the engine failed: out of memory")
+    assert not outcome.wants_grammar
+
+
+@pytest.mark.parametrize(
+    ("price", "changes", "reasons"),
+    [
+        ("120", {}, ()),
+        ("120", {"unsure": 0.5}, (ReviewReason.LOW_CONFIDENCE,)),
+        ("120", {"constrained": True}, (ReviewReason.CATEGORY_UNKNOWN,)),
+        ("1001", {}, (ReviewReason.PRICE_OUTLIER,)),
+        ("9", {}, (ReviewReason.PRICE_OUTLIER,)),
+        ("unknown", {}, ()),
+        (
+            "2000",
+            {"constrained": True, "unsure": 0.9},
+            (ReviewReason.CATEGORY_UNKNOWN, ReviewReason.LOW_CONFIDENCE, ReviewReason.PRICE_OUTLIER),
+        ),
+    ],
+)
+def test_reasons_to_look(
+    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, price: str, changes: dict, reasons: tuple
+) -> None:
+    outcome = judge_text(tokenizer, tokens, f"Product: Hat\nCategory: HATS\nFull Price: {price}", **changes)
+
+    assert outcome.answer is not None
+    assert outcome.reasons == reasons
+
+
+@pytest.mark.parametrize(("floor", "wide"), [(0.44, False), (0.46, True)])
+def test_a_wide_price_is_looked_at(
+    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, floor: float, wide: bool
+) -> None:
+    assert CALIBRATION.price is not None
+    wider = CALIBRATION.model_copy(update={"price": CALIBRATION.price.model_copy(update={"floor": floor})})
+
+    outcome = judge_text(tokenizer, tokens, GOOD, calibration=wider)
+
+    # high / low = exp(2 * 2 * floor), against 6 = exp(1.79)
+    assert outcome.reasons == ((ReviewReason.WIDE_PRICE,) if wide else ())
+
+
+def test_an_unknown_price_has_no_interval(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
+    outcome = judge_text(tokenizer, tokens, "Product: Hat\nCategory: HATS\nFull Price: unknown")
+
+    assert outcome.answer == Answer("Hat", "HATS", None)
+    assert (outcome.price_low, outcome.price_high, outcome.spread) == (None, None, 0.0)
+
+
+def test_without_calibrated_prices_there_is_no_interval(
+    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens
+) -> None:
+    outcome = judge_text(tokenizer, tokens, GOOD.replace("120", "9999999"), calibration=Calibration.uncalibrated())
+
+    assert outcome.answer is not None
+    assert (outcome.price_low, outcome.price_high, outcome.reasons) == (None, None, ())
+
+
+def test_calibration_leaves_the_rest_to_the_other_labels(
+    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens
+) -> None:
+    doubting = Calibration(price=None, category=CategoryCalibration(slope=0.0, intercept=0.0, rows=10))
+
+    outcome = judge_text(tokenizer, tokens, GOOD, calibration=doubting, unsure=0.1)
+
+    assert outcome.confidence == 0.5
+    assert outcome.alternatives == (Alternative("BAGS", pytest.approx(0.5)),)  # all that was left to others
+
+
+def test_a_label_is_not_its_own_alternative(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
+    """HATS in other tokens than the tokenizer's: the usual ones are among the rivals."""
+    usual = write_completion(tokenizer, GOOD)
+    ids = list(usual.token_ids)
+    start = ids.index(tokens.newline) + 1
+    letters = [tokenizer.convert_tokens_to_ids(piece) for piece in ("\u2581", "H", "A", "T", "S")]
+    end = ids.index(tokens.newline, start)
+    spelled = [*ids[: start + 2], *letters, *ids[end:]]
+    assert tokenizer.decode(spelled) == GOOD
+    width = usual.top_ids.shape[1]
+    tops = [[token] + [0] * (width - 1) for token in spelled]
+    tops[start + 2][1] = ids[start + 2]
+    logprobs = [[0.0] + [-math.inf] * (width - 1) for _ in spelled]
+    logprobs[start + 2][:2] = [math.log(0.6), math.log(0.4)]
+    completion = replace(
+        usual,
+        token_ids=tuple(spelled),
+        logprobs=np.array([row[0] for row in logprobs], np.float32),
+        top_ids=np.array(tops, np.int32),
+        top_logprobs=np.array(logprobs, np.float32),
+    )
+
+    outcome = judge(completion, tokens, CALIBRATION, REVIEW)
+
+    assert outcome.answer == Answer("Felt Hat", "HATS", 120)
+    assert "HATS" not in [alternative.category for alternative in outcome.alternatives]
+
+
+def test_at_most_three_alternatives_are_kept(tokenizer: PreTrainedTokenizerBase) -> None:
+    names = ("HATS", "BAGS", "COATS", "SHOES", "KNIVES")
+    tokens = AnswerTokens(tokenizer, names)
+    ids = tokenizer.encode(GOOD, add_special_tokens=False)
+    place = ids.index(tokens.newline) + 3
+    firsts = {name: line[2] for line, name in tokens.labels.items() if name != "HATS"}
+    assert len(set(firsts.values())) == 4
+    shares = dict(zip(("COATS", "BAGS", "KNIVES", "SHOES"), (0.2, 0.15, 0.1, 0.05), strict=True))
+    completion = write_completion(
+        tokenizer,
+        GOOD,
+        probabilities={place: 0.5},
+        rivals={place: {firsts[name]: share for name, share in shares.items()}},
+    )
+
+    outcome = judge(completion, tokens, CALIBRATION, REVIEW)
+
+    assert outcome.alternatives == tuple(
+        Alternative(name, pytest.approx(shares[name])) for name in ("COATS", "BAGS", "KNIVES")
+    )

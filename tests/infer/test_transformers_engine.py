@@ -1,0 +1,291 @@
+"""The engine in this process, on the tiny base and on models of random weights."""
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from enrich.errors import UsageError
+from enrich.infer.adapter import Adapter, read_adapter
+from enrich.infer.answer import Answerer, Image
+from enrich.infer.engine import Completion, Request, choose_engine, start_engine
+from enrich.infer.evidence import label_probability
+from enrich.infer.transformers_engine import (
+    TransformersEngine,
+    device_and_dtype,
+    find_base,
+    load_base_engine,
+    load_engine,
+)
+from enrich.parse import parse_answer
+from enrich.phi3_vision.checkpoint import load_model, load_processor
+from enrich.price import Calibration
+from enrich.prompt import make_prompt, render_answer, render_prompt
+from enrich.settings import TINY_MODEL, TINY_MODEL_PATH, ReviewSettings, RunSettings
+from tests.infer.conftest import CATEGORIES
+from tests.phi3_vision.tiny import Tiny, tiny_phi3v
+
+PROMPT = make_prompt(CATEGORIES, "EUR")
+SETTINGS = RunSettings(device="cpu", batch_size=2, max_new_tokens=80)
+
+
+def request(number: int) -> Request:
+    """A photo of noise; sizes differ, and with them the number of image tokens."""
+    rng = np.random.default_rng(number)
+    return Request(str(number), rng.integers(0, 256, (60 + 120 * (number % 3), 80, 3), dtype=np.uint8))
+
+
+BROKEN = Request("broken", np.zeros((8, 8), np.uint8))  # no colour channels
+
+
+@pytest.fixture(scope="session")
+def engine() -> TransformersEngine:
+    """The shipped tiny base without an adapter."""
+    torch.set_num_threads(1)
+    model = load_model(TINY_MODEL_PATH, dtype=torch.float32, device="cpu")
+    return TransformersEngine(model, load_processor(TINY_MODEL_PATH), PROMPT, batch_size=3, max_new_tokens=80)
+
+
+@pytest.fixture(scope="session")
+def constrained(engine: TransformersEngine) -> list[Completion]:
+    return list(engine.complete(map(request, range(5)), grammar=True))
+
+
+@pytest.fixture(scope="session")
+def random_base(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return tiny_phi3v(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def adapter(random_base: Tiny, tmp_path: Path) -> Adapter:
+    """A LoRA adapter of random weights on the random base."""
+    path = tmp_path / "adapter"
+    torch.manual_seed(1)
+    base = load_model(random_base.path, dtype=torch.float32, device="cpu")
+    targets = r"model\.layers\.\d+\.(?:self_attn|mlp)\.(?:qkv_proj|down_proj)"
+    wrapped = get_peft_model(base, LoraConfig(r=4, target_modules=targets, init_lora_weights=False))
+    wrapped.peft_config["default"].base_model_name_or_path = str(random_base.path)
+    wrapped.save_pretrained(path, save_embedding_layers=False)
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (path / name).write_bytes((random_base.path / name).read_bytes())
+    random_base.processor.image_processor.save_pretrained(path)
+    (path / "prompt.json").write_text(PROMPT.model_dump_json())
+    (path / "calibration.json").write_text(Calibration.uncalibrated().model_dump_json())
+    (path / "train.json").write_text("{}")
+    return read_adapter(path)
+
+
+def test_the_grammar_gives_answers_of_the_taxonomy(engine: TransformersEngine, constrained: list[Completion]) -> None:
+    assert [completion.id for completion in constrained] == ["0", "1", "2", "3", "4"]
+    for completion in constrained:
+        assert completion.error is None
+        assert completion.finished
+        assert parse_answer(completion.text).category in CATEGORIES
+        assert 0 <= label_probability(completion, engine.tokens) <= 1
+
+
+def test_a_completion_holds_its_evidence(engine: TransformersEngine, constrained: list[Completion]) -> None:
+    prompt = len(engine.processor.tokenizer(render_prompt(PROMPT).replace("<|image_1|>", "")).input_ids)
+    for completion in constrained:
+        n = len(completion.token_ids)
+        assert completion.text == engine.processor.tokenizer.decode(completion.token_ids)
+        assert completion.logprobs.shape == (n,)
+        assert completion.top_ids.shape == completion.top_logprobs.shape == (n, 8)
+        assert completion.top_ids[:, 0].tolist() == list(completion.token_ids)
+        assert (np.diff(completion.top_logprobs[:, :2]) <= 0).all()
+        assert completion.prompt_tokens > prompt
+    # Photos of another shape take another number of tokens; padding is not counted.
+    assert constrained[0].prompt_tokens == constrained[3].prompt_tokens != constrained[2].prompt_tokens
+
+
+def test_batches_change_nothing(engine: TransformersEngine, constrained: list[Completion]) -> None:
+    for alone in (completion for i in range(5) for completion in engine.complete([request(i)], grammar=True)):
+        assert alone.text == constrained[int(alone.id)].text
+        assert alone.logprobs == pytest.approx(constrained[int(alone.id)].logprobs, abs=1e-3)
+
+
+def test_every_request_has_one_completion(engine: TransformersEngine) -> None:
+    pulled = []
+
+    def requests() -> Iterator[Request]:
+        for i in range(7):
+            pulled.append(i)
+            yield request(i)
+
+    stream = engine.complete(requests())
+    first = next(stream)
+
+    assert len(pulled) == 3  # a batch, no more
+    assert [first.id, *(completion.id for completion in stream)] == list("0123456")
+
+
+def test_a_photo_that_breaks_the_batch_costs_one_row(engine: TransformersEngine, constrained: list[Completion]) -> None:
+    found = {c.id: c for c in engine.complete([request(0), BROKEN, request(1), request(2)], grammar=True)}
+
+    assert {*found} == {"0", "broken", "1", "2"}
+    assert found["broken"].error == (
+        "the engine failed: an image must be a PIL image or a uint8 array (height, width, 3), got uint8 array (8, 8)"
+    )
+    assert found["broken"].token_ids == ()
+    for number in range(3):
+        assert found[str(number)].text == constrained[number].text
+
+
+def test_a_model_that_fails_costs_its_rows_only(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("\nCUDA error: out of luck\nCompile with ...")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.model, "forward", fail)
+        failed = list(engine.complete(map(request, range(2))))
+    healthy = list(engine.complete([request(0)], grammar=True))
+
+    assert [(c.id, c.error) for c in failed] == [(i, "the engine failed: CUDA error: out of luck") for i in "01"]
+    assert healthy[0].error is None
+
+
+def test_a_budget_that_runs_out_is_told(engine: TransformersEngine) -> None:
+    short = TransformersEngine(engine.model, engine.processor, PROMPT, max_new_tokens=3)
+
+    [completion] = short.complete([request(0)], grammar=True)
+
+    assert (completion.finished, len(completion.token_ids)) == (False, 3)
+
+
+@pytest.mark.parametrize("title", ["Blue shirt", "x  y", "T-shirt (2 pcs.)", "Überwurf 帽子 🙂", "don't , stop ."])
+def test_an_answer_survives_the_tokenizer(engine: TransformersEngine, title: str) -> None:
+    tokenizer = engine.processor.tokenizer
+    for category in CATEGORIES:
+        text = render_answer(PROMPT, title, category, 1290)
+        assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False), skip_special_tokens=True) == text
+
+
+def test_an_answerer_ends_in_known_categories(engine: TransformersEngine) -> None:
+    answerer = Answerer(engine, engine.tokens, Calibration.uncalibrated(), ReviewSettings())
+    photos = [Image(f"{i}.jpg", request(i % 4).id, request(i % 4).pixels) for i in range(6)]
+
+    outcomes = dict(answerer.answer(photos))
+
+    assert {*outcomes} == {f"{i}.jpg" for i in range(6)}
+    for outcome in outcomes.values():
+        assert outcome.answer is not None
+        assert outcome.answer.category in CATEGORIES
+    assert outcomes["0.jpg"] == outcomes["4.jpg"]
+
+
+def test_an_adapter_is_served_merged(adapter: Adapter, random_base: Tiny) -> None:
+    served, base = load_engine(adapter, SETTINGS), load_base_engine(random_base.path, adapter, SETTINGS)
+
+    [with_adapter], [without] = (list(e.complete([request(0)])) for e in (served, base))
+
+    assert served.name == base.name == "transformers"
+    assert with_adapter.error is without.error is None
+    assert with_adapter.prompt_tokens == without.prompt_tokens
+    assert not np.array_equal(with_adapter.logprobs[:1], without.logprobs[:1])
+    served.close()
+    assert not hasattr(served, "model")
+
+
+def test_starting_takes_the_engine_asked_for(adapter: Adapter) -> None:
+    started = start_engine(adapter, SETTINGS)
+
+    assert started.name == "transformers"
+    assert len(list(started.complete(map(request, range(3))))) == 3
+
+
+def test_an_adapter_of_another_base_is_refused(adapter: Adapter) -> None:
+    config = json.loads((adapter.path / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = TINY_MODEL
+    (adapter.path / "adapter_config.json").write_text(json.dumps(config))
+
+    with pytest.raises(UsageError) as caught:
+        load_engine(read_adapter(adapter.path), SETTINGS)
+
+    message = str(caught.value)
+    assert message.startswith(f"adapter {adapter.path}: it does not fit its base {TINY_MODEL}: ")
+    assert "tensors do not match the model: " in message
+    assert message.endswith("; fine-tune on this base, or name the base it was made from")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("/no/such/base", "model /no/such/base: no such directory; give a local checkpoint or a Hub name"),
+        ("./base", "model ./base: no such directory; give a local checkpoint or a Hub name"),
+        ("two words", "model two words: neither a local directory nor a Hub name"),
+    ],
+)
+def test_a_base_that_cannot_be_had(model: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        find_base(model, None)
+
+    assert str(caught.value) == message
+
+
+def test_a_base_without_weights(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+
+    with pytest.raises(UsageError) as caught:
+        find_base(str(tmp_path), None)
+
+    assert str(caught.value) == (
+        f"model {tmp_path}: no *.safetensors weights (pickled *.bin ones are refused); "
+        "give a complete checkpoint directory"
+    )
+
+
+def test_the_tiny_base_is_found_by_name() -> None:
+    assert find_base(TINY_MODEL, None) == TINY_MODEL_PATH
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu", "expected"),
+    [
+        ("cpu", False, ("cpu", torch.float32)),
+        ("auto", False, ("cpu", torch.float32)),
+        ("cpu", True, ("cpu", torch.float32)),
+        ("auto", True, ("cuda", torch.bfloat16)),
+        ("cuda", True, ("cuda", torch.bfloat16)),
+    ],
+)
+def test_the_device_decides_the_precision(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpu: bool, expected: tuple[str, torch.dtype]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+
+    assert device_and_dtype(device) == (torch.device(expected[0]), expected[1])
+
+
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    with pytest.raises(UsageError) as caught:
+        device_and_dtype("cuda")
+
+    assert str(caught.value) == "device cuda: no CUDA GPU is visible here; use device auto or cpu"
+
+
+def test_vllm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+    assert choose_engine("auto") == choose_engine("transformers") == "transformers"
+    with pytest.raises(UsageError) as caught:
+        choose_engine("vllm")
+    assert str(caught.value) == (
+        "engine vllm: vLLM is not installed; pip install 'enrich[vllm]', or use --engine transformers"
+    )
+
+
+def test_vllm_that_is_installed_is_not_taken_by_itself(monkeypatch: pytest.MonkeyPatch, adapter: Adapter) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+
+    assert choose_engine("auto") == "transformers"
+    with pytest.raises(UsageError) as caught:
+        start_engine(adapter, RunSettings(engine="vllm"))
+    assert str(caught.value) == "engine vllm: this version serves with transformers only; use --engine transformers"

@@ -1,0 +1,204 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from enrich.phi3_vision import Phi3VForCausalLM, checkpoint
+from enrich.phi3_vision.checkpoint import load_merged, load_model, load_processor, resolve
+from tests.phi3_vision.tiny import Tiny, prompt_inputs, random_model, tiny_config, tiny_phi3v
+
+TARGETS = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+CPU: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Tiny:
+    return tiny_phi3v(tmp_path)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """A LoRA adapter of the tiny model whose B is not zero."""
+    torch.manual_seed(2)
+    model = get_peft_model(
+        random_model(tiny_config(265)), LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, init_lora_weights=False)
+    )
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def change_tensors(file: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def test_a_local_directory_is_used_as_it_is(tiny: Tiny) -> None:
+    assert resolve(str(tiny.path), None) == tiny.path
+    assert resolve(str(tiny.path), "any revision") == tiny.path
+
+
+def test_only_safetensors_are_read(tmp_path: Path, tiny: Tiny) -> None:
+    (tiny.path / "model.safetensors").rename(tiny.path / "pytorch_model.bin")
+    message = f"{tiny.path}: no *.safetensors weights (pickled *.bin ones are refused); give a complete checkpoint"
+    for attempt in (lambda: resolve(str(tiny.path), None), lambda: load_model(tiny.path, **CPU)):
+        with pytest.raises(FileNotFoundError) as caught:
+            attempt()
+        assert str(caught.value).startswith(message)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no config.json; give a complete checkpoint directory"):
+        resolve(str(tmp_path / "empty"), None)
+    with pytest.raises(FileNotFoundError, match=r"no such directory; give a local checkpoint or a Hub name"):
+        resolve(str(tmp_path / "missing"), None)
+
+
+def test_the_hub_is_asked_for_data_only(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def download(name: str, **options: Any) -> str:
+        asked.update(options, name=name)
+        return str(tiny.path)
+
+    monkeypatch.setattr(checkpoint, "snapshot_download", download)
+    assert resolve("microsoft/Phi-3-vision-128k-instruct", "c45209e") == tiny.path
+    assert asked == {
+        "name": "microsoft/Phi-3-vision-128k-instruct",
+        "revision": "c45209e",
+        "allow_patterns": ["*.json", "*.safetensors", "tokenizer.model"],
+    }
+
+
+def test_an_unreachable_hub_is_one_clear_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def offline(name: str, **options: Any) -> str:
+        raise LocalEntryNotFoundError("Cannot find an appropriate cached snapshot.\nLook up the docs. More.")
+
+    monkeypatch.setattr(checkpoint, "snapshot_download", offline)
+    with pytest.raises(OSError, match=r"cannot be fetched") as caught:
+        resolve("microsoft/Phi-3-vision-128k-instruct", "c45209e")
+    assert str(caught.value) == (
+        "model microsoft/Phi-3-vision-128k-instruct at revision c45209e: cannot be fetched (Cannot find an appropriate "
+        "cached snapshot); check the name and the network, or give a local directory"
+    )
+    monkeypatch.undo()
+    with pytest.raises(OSError, match=r"^model no name: neither a local directory nor a Hub name$"):
+        resolve("no name", None)
+
+
+def test_a_model_loads_in_eval_mode_and_in_the_type_asked_for(tiny: Tiny) -> None:
+    model = load_model(tiny.path, dtype=torch.bfloat16, device="cpu")
+    assert type(model) is Phi3VForCausalLM
+    assert model.dtype == torch.bfloat16
+    assert not model.training
+    expected = tiny.model.state_dict()
+    for name, tensor in load_model(tiny.path, **CPU).state_dict().items():
+        assert torch.equal(tensor, expected[name])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("model.norm.weight"), "1 missing (first: model.norm.weight)"),
+        (lambda t: t.update({"model.more": torch.zeros(1)}), "1 unexpected (first: model.more)"),
+        (lambda t: t.update({"model.norm.weight": torch.zeros(5)}), "1 mismatched (first: model.norm.weight)"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_an_error(tiny: Tiny, change: Callable, message: str) -> None:
+    change_tensors(tiny.path / "model.safetensors", change)
+    with pytest.raises(ValueError, match=r"do not match") as caught:
+        load_model(tiny.path, **CPU)
+    assert str(caught.value) == f"checkpoint {tiny.path}: tensors do not match the model: {message}"
+
+
+def test_another_kind_of_model_is_refused(tiny: Tiny) -> None:
+    config = json.loads((tiny.path / "config.json").read_text())
+    (tiny.path / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
+    with pytest.raises(ValueError, match=r"model_type is 'llama', expected 'phi3_v'$"):
+        load_model(tiny.path, **CPU)
+    (tiny.path / "config.json").write_text("[")
+    with pytest.raises(ValueError, match=r"config.json is not a JSON object$"):
+        load_model(tiny.path, **CPU)
+
+
+def test_a_processor_needs_its_files(tiny: Tiny) -> None:
+    (tiny.path / "processor_config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no preprocessor_config.json"):
+        load_processor(tiny.path)
+    (tiny.path / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer.json"):
+        load_processor(tiny.path)
+
+
+def unmerged_logits(tiny: Tiny, adapter: Path, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        return PeftModel.from_pretrained(load_model(tiny.path, **CPU), str(adapter)).eval()(**inputs).logits
+
+
+def test_a_merged_model_answers_like_the_unmerged_one(tiny: Tiny, adapter: Path) -> None:
+    inputs = prompt_inputs(([5, 6], (56, 56), [7]))
+    expected = unmerged_logits(tiny, adapter, inputs)
+    merged = load_merged(tiny.path, adapter, **CPU)
+    assert type(merged) is Phi3VForCausalLM
+    assert merged.state_dict().keys() == tiny.model.state_dict().keys()
+    with torch.no_grad():
+        torch.testing.assert_close(merged(**inputs).logits, expected, rtol=1e-4, atol=1e-4)
+        assert (tiny.model(**inputs).logits - expected).abs().max() > 0.1
+
+
+def test_merging_casts_once(tiny: Tiny, adapter: Path) -> None:
+    exact = load_merged(tiny.path, adapter, **CPU).state_dict()
+    cast = load_merged(tiny.path, adapter, dtype=torch.bfloat16, device="cpu").state_dict()
+    for name, tensor in exact.items():
+        assert torch.equal(cast[name], tensor.bfloat16())
+
+
+LAYER = "base_model.model.model.layers.0.self_attn.o_proj"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop(f"{LAYER}.lora_A.weight"), f"1 missing (first: {LAYER}.lora_A.weight)"),
+        (lambda t: t.update(more=torch.zeros(1)), "1 unexpected (first: more)"),
+        (
+            lambda t: t.update({f"{LAYER}.lora_A.weight": torch.zeros(4, 5)}),
+            f"1 mismatched (first: {LAYER}.lora_A.weight)",
+        ),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_an_error(tiny: Tiny, adapter: Path, change: Callable, message: str) -> None:
+    change_tensors(adapter / "adapter_model.safetensors", change)
+    with pytest.raises(ValueError, match=r"do not match") as caught:
+        load_merged(tiny.path, adapter, **CPU)
+    where = f"adapter {adapter} on base {tiny.path}"
+    assert str(caught.value) == f"{where}: tensors do not match the model: {message}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target_modules": ["query"]}, "does not fit base"),
+        ({"init_lora_weights": "pissa"}, "only plain LoRA adapters can be merged"),
+        ({"peft_type": "NO_SUCH_TYPE"}, "cannot be read"),
+    ],
+)
+def test_other_adapters_are_refused(tiny: Tiny, adapter: Path, changes: dict[str, Any], message: str) -> None:
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_merged(tiny.path, adapter, **CPU)
+    assert str(caught.value).startswith(f"adapter {adapter}")
+
+
+def test_an_incomplete_adapter_is_refused(tiny: Tiny, adapter: Path) -> None:
+    (adapter / "adapter_model.safetensors").write_bytes(b"not a safetensors file")
+    with pytest.raises(ValueError, match=r"cannot be read"):
+        load_merged(tiny.path, adapter, **CPU)
+    (adapter / "adapter_model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no adapter_model.safetensors"):
+        load_merged(tiny.path, adapter, **CPU)

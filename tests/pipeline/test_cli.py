@@ -1,0 +1,174 @@
+"""The command: bad input ends with exit code 2 and one line: what, where and what to do. Nothing is written."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enrich import cli
+
+
+def enrich(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of one command."""
+    monkeypatch.setattr(sys, "argv", ["enrich", *arguments])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    out, err = capsys.readouterr()
+    return int(stop.value.code or 0), out, err
+
+
+def test_importing_the_command_loads_nothing_heavy() -> None:
+    check = (
+        "import sys, enrich.cli; print([name for name in ('torch', 'vllm', 'prefect', 'boto3') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("run --images {tmp}/none --adapter {adapter} --output {tmp}/out", "none: no such directory"),
+        ("run --images {tmp}/empty --adapter {adapter} --output {tmp}/out", "empty: no photos there; check the bucket"),
+        ("run --images {bucket} --adapter {tmp}/none --output {tmp}/out", "none: no such directory"),
+        ("run --images {bucket} --adapter {tmp}/empty --output {tmp}/out", "adapter_config.json is missing"),
+        ("run --images {bucket} --adapter {adapter} --output {tmp}/file", "file"),
+        ("run --images {bucket} --adapter {adapter} --output {bucket}/out", "overlap; keep them apart"),
+        ("run --images gs://bucket --adapter {adapter} --output {tmp}/out", "gs://bucket: unknown scheme; use s3://"),
+        ("run --images {bucket} --adapter {adapter} --output {tmp}/out --limit 0", "limit 0: a run takes at least 1"),
+        ("run --images {bucket} --adapter {adapter} --output {tmp}/out --run-id a/b", "run id 'a/b' is not valid"),
+        ("run --images {bucket} --adapter {adapter} --output {tmp}/out --engine warp", "settings: engine: "),
+        ("run --images {bucket} --adapter {adapter} --output {tmp}/out --engine vllm", "engine vllm: "),
+        (
+            "run --images {bucket} --adapter {adapter} --output {tmp}/out --config {tmp}/bad.yaml",
+            "unknown key 'shards'",
+        ),
+        ("run --images {bucket} --adapter {adapter} --output {tmp}/out --config {tmp}/no.yaml", "no.yaml: "),
+        ("run --output {tmp}/out", "a run needs --images and --adapter"),
+        ("run --output {tmp}/empty --publish last", "run last: not in "),
+        ("report --output {tmp}/empty", "no finished run there"),
+        ("finetune --catalog {tmp}/none --out {tmp}/out", "none: no such directory"),
+        ("finetune --catalog {tmp}/empty --out {tmp}/out", "catalog.csv"),
+        ("finetune --catalog {tmp}/torn --out {tmp}/out", "torn"),
+        ("finetune --catalog {tmp}/photoless --out {tmp}/out", "photoless"),
+        ("finetune --catalog {tmp}/columnless --out {tmp}/out", "no column 'title'"),
+        ("finetune --catalog {catalog} --out {tmp}/out --model {tmp}/empty", "model {tmp}/empty: "),
+        ("finetune --catalog {catalog} --out {tmp}/file --model phi3v-tiny", "file: is a file; name a directory"),
+        ("finetune --catalog {catalog} --out {tmp}/out --config {tmp}/bad.yaml", "unknown key 'shards'"),
+        ("score --adapter {tmp}/empty --catalog {catalog}", "adapter_config.json is missing"),
+        ("catalog sample --out {tmp}/out --products 0", "settings: products: "),
+        ("catalog fetch --source {tmp}/none.csv --out {tmp}/out", "none.csv"),
+        ("dance", "No such command 'dance'"),
+    ],
+)
+def test_bad_input(
+    story: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: str,
+    message: str,
+) -> None:
+    make_bad_things(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    places = {"tmp": tmp_path, "bucket": story.bucket, "adapter": story.adapter, "catalog": story.catalog}
+    code, _, err = enrich(monkeypatch, capsys, *arguments.format(**places).split(" "))
+    assert code == 2, err
+    assert message.format(**places) in err.replace("\n", " ")
+    assert "Traceback" not in err
+    if err.startswith("error: "):
+        assert len(err.strip().splitlines()) == 1
+    left = [path for path in sorted(tmp_path.rglob("*")) if path not in before and path.name != "out"]
+    assert left == []
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
+def make_bad_things(root: Path) -> None:
+    (root / "empty").mkdir()
+    (root / "file").write_text("a file")
+    (root / "bad.yaml").write_text("shards: 3\n")
+    for name, text in {
+        "torn": b"\xff\xfe\x00 not a table \x00",
+        "photoless": b"product_code,title,category3_code,local_image_path\n1,Coat,COATS,images/1.jpg\n",
+        "columnless": b"product_code,name,category3_code,local_image_path\n1,Coat,COATS,images/1.jpg\n",
+    }.items():
+        (root / name).mkdir()
+        (root / name / "catalog.csv").write_bytes(text)
+
+
+def test_a_missing_bucket_is_a_usage_error(
+    story: Any, s3_bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, _, err = enrich(
+        monkeypatch, capsys, "run", "--images", f"{s3_bucket}-gone", "--adapter", str(story.adapter),
+        "--output", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert code == 2
+    assert f"{s3_bucket}-gone" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_an_adapter_of_another_base_is_a_usage_error(
+    story: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from tests.phi3_vision.tiny import tiny_phi3v
+
+    other = tiny_phi3v(tmp_path / "other")
+    adapter = tmp_path / "adapter"
+    shutil.copytree(story.adapter, adapter)
+    config = adapter / "adapter_config.json"
+    config.write_text(config.read_text().replace('"phi3v-tiny"', f'"{other.path}"'))
+    code, _, err = enrich(
+        monkeypatch, capsys, "run", "--images", str(story.bucket), "--adapter", str(adapter),
+        "--output", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert code == 2, err
+    assert "it does not fit its base" in err
+    assert not (tmp_path / "out" / "products.parquet").exists()
+
+
+def test_a_run_and_its_report(
+    story: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = "--images", str(story.bucket), "--adapter", str(story.adapter), "--output", str(tmp_path)
+    code, out, _ = enrich(monkeypatch, capsys, "run", *arguments, "--run-id", "one")
+    assert code == 0
+    assert "5 failed" in out
+    assert f"products: {tmp_path}/products.parquet" in out
+    assert f"report: {tmp_path}/runs/one/report.html" in out
+    code, out, _ = enrich(monkeypatch, capsys, "run", *arguments)
+    assert (code, out.splitlines()[0]) == (0, f"nothing to do: every photo of {story.bucket} has its answer")
+    code, out, _ = enrich(monkeypatch, capsys, "report", "--output", str(tmp_path), "--run-id", "one")
+    assert code == 0
+    assert f"report: {tmp_path}/runs/one/report.html" in out
+
+
+def test_a_held_run_exits_with_3(
+    story: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "strict.yaml"
+    config.write_text("gate: {min_rows: 1, max_failed: 0.0}\n")
+    output = tmp_path / "output"
+    arguments = "--images", str(story.bucket), "--adapter", str(story.adapter), "--output", str(output)
+    code, _, err = enrich(monkeypatch, capsys, "run", *arguments, "--run-id", "strict", "--config", str(config))
+    assert code == 3
+    assert "run strict is held back: " in err
+    assert not (output / "products.parquet").exists()
+    code, out, _ = enrich(monkeypatch, capsys, "run", "--output", str(output), "--publish", "strict")
+    assert code == 0
+    assert f"products: {output}/products.parquet" in out
+
+
+def test_scores_of_an_adapter(story: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = enrich(
+        monkeypatch, capsys, "score", "--adapter", str(story.adapter), "--catalog", str(story.catalog)
+    )
+    assert code == 0
+    assert "products of the test split" in out
+    assert "category median" in out

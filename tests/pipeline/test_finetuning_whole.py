@@ -1,0 +1,67 @@
+"""Fine-tuning as a whole: the adapter directory, its records, and its scores on a catalog."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enrich.errors import UsageError
+from enrich.infer.adapter import adapter_id, read_adapter
+from enrich.pipeline.finetuning import finetune, score_adapter
+from enrich.settings import RunSettings, TrainSettings
+
+FILES = {
+    "adapter_config.json", "adapter_model.safetensors", "config.json", "preprocessor_config.json", "tokenizer.json",
+    "tokenizer_config.json", "prompt.json", "calibration.json", "metrics.json", "train.json", "README.md",
+}  # fmt: skip
+
+
+def test_the_adapter_directory_is_whole(story: Any) -> None:
+    assert {path.name for path in story.adapter.iterdir()} == FILES
+    adapter = read_adapter(story.adapter)
+    assert adapter.id == story.finetuned.adapter == adapter_id(story.adapter)
+    assert (adapter.base, adapter.num_crops, adapter.prompt.currency) == ("phi3v-tiny", 4, "EUR")
+    assert "T-SHIRTS" in adapter.prompt.categories
+    assert adapter.calibration.price is not None
+    assert not list(story.adapter.parent.glob(".adapter.*"))  # no training state left behind
+
+
+def test_metrics_stand_beside_base_and_baselines(story: Any) -> None:
+    metrics = json.loads((story.adapter / "metrics.json").read_text())
+    assert metrics == json.loads(json.dumps(story.finetuned.metrics))
+    assert set(metrics["baselines"]) == {"majority_class", "category_median"}
+    assert metrics["test"]["rows"] == metrics["base"]["rows"] == metrics["rows"]["test"]
+    assert metrics["base"]["category_accuracy"] == 0  # another retailer's categories
+    assert 0 <= metrics["intervals"]["coverage"] <= 1
+    card = (story.adapter / "README.md").read_text()
+    assert "| adapter |" in card
+    assert "| base without adapter |" in card
+
+
+def test_scores_on_the_same_catalog_are_those_of_the_test_split(story: Any) -> None:
+    what, metrics = score_adapter(str(story.adapter), str(story.catalog), RunSettings())
+    assert what == f"{metrics['test']['rows']} products of the test split"
+    assert metrics["test"] == story.finetuned.metrics["test"]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("/nowhere/model", "model /nowhere/model: "),
+        ("not a model", "model not a model: "),
+    ],
+)
+def test_an_unknown_model_is_a_usage_error(story: Any, tmp_path: Path, model: str, message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        finetune(str(story.catalog), str(tmp_path / "out"), TrainSettings(model=model))
+    assert str(error.value).startswith(message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_out_may_not_be_a_file(story: Any, tmp_path: Path) -> None:
+    out = tmp_path / "adapter"
+    out.write_text("mine")
+    with pytest.raises(UsageError, match="is a file; name a directory"):
+        finetune(str(story.catalog), str(out), TrainSettings(model="phi3v-tiny"))
+    assert out.read_text() == "mine"

@@ -1,0 +1,139 @@
+"""Rows, runs and whole nights for tests of what a run leaves behind, and stores that fail."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import polars as pl
+
+from enrich import manifest, publish, write
+from enrich.schema import ErrorKind, ManifestItem, Row, RunInfo
+from enrich.settings import RunSettings
+from enrich.storage import ObjectInfo, Store
+
+START = datetime(2026, 11, 22, 2, 0, 0, 123456, tzinfo=UTC)
+
+
+def at(minutes: float) -> datetime:
+    return START + timedelta(minutes=minutes)
+
+
+def make_run(run_id: str = "night-1", minutes: float = 0, **changes: Any) -> RunInfo:
+    values = {
+        "run_id": run_id,
+        "created_at": at(minutes),
+        "images_uri": "s3://photos",
+        "fingerprint": "f1",
+        "model": "tiny",
+        "adapter": "a1",
+        "prompt_version": "1",
+        "shard_size": 2,
+    }
+    return RunInfo(**(values | changes))
+
+
+def make_row(run: RunInfo, key: str = "a.jpg", minutes: float = 1, **changes: Any) -> Row:
+    """An ok row of `run`, processed `minutes` after START; a failed one where an error_kind is given."""
+    values: dict[str, Any] = {
+        "product_id": key.rsplit("/")[-1].split(".")[0],
+        "image_key": key,
+        "image_uri": f"{run.images_uri}/{key}",
+        "image_etag": "e1",
+        "attempt": 1,
+        "shard": 0,
+        "engine": "fake",
+        "model": run.model,
+        "adapter": run.adapter,
+        "prompt_version": run.prompt_version,
+        "fingerprint": run.fingerprint,
+        "run_id": run.run_id,
+        "processed_at": at(minutes),
+    }
+    if "error_kind" in changes:
+        values |= {"status": "failed", "error_message": "made to fail"}
+    else:
+        values |= {"status": "ok", "title": f"Title of {key}", "category": "Coats", "price": 100.0, "currency": "EUR"}
+    return Row(**(values | changes))
+
+
+def listing(*keys: str, **etags: str) -> pl.DataFrame:
+    """A listing of keys with etag e1, and of keyword=etag as keyword.jpg."""
+    found = dict.fromkeys(keys, "e1") | {f"{name}.jpg": etag for name, etag in etags.items()}
+    return manifest.source_table(ObjectInfo(key, 10, etag) for key, etag in found.items())
+
+
+def answer(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
+    """A stand-in for inference, a function of the image and the run: keys with `bad` in them fail."""
+    changes: dict[str, Any] = {"error_kind": ErrorKind.NOT_AN_IMAGE} if "bad" in item.key else {"title": item.etag}
+    return make_row(run, item.key, minutes, image_etag=item.etag, attempt=item.attempt, shard=item.shard, **changes)
+
+
+def enrich_night(output: Store, run: RunInfo, source: pl.DataFrame, answer: Callable[..., Row] = answer) -> RunInfo:
+    """One run from listing to publish, restartable under its run id. Returns the run that its manifest stands for."""
+    begun = manifest.read_manifest(output, run.run_id)
+    if begun is None:
+        products = publish.read_products(output)
+        todo = plan(source, products, run)
+        begun = manifest.create_manifest(output, run, source, todo)
+    manifest.check_same_run(begun, run)
+    minutes = (begun.run.created_at - START).total_seconds() / 60 + 1
+    done = write.committed_shards(output, begun.run)
+    for shard in begun.shards:
+        if shard not in done:
+            items = manifest.items(begun, shard)
+            rows = [answer(begun.run, item, minutes) for item in items]
+            write.commit_shard(output, begun.run, shard, rows, [item.key for item in items])
+    publish.publish(output, begun.run)
+    return begun.run
+
+
+def plan(source: pl.DataFrame, products: publish.Products, run: RunInfo) -> pl.DataFrame:
+    settings = RunSettings(shard_size=run.shard_size)
+    return manifest.plan(source, products.table, products.runs, run.fingerprint, settings)
+
+
+class Wrapped:
+    """A store whose calls can be counted and made to fail: `before` and `after` see each call's number and name."""
+
+    def __init__(self, inner: Store) -> None:
+        self.inner, self.uri, self._numbers = inner, inner.uri, itertools.count()  # shards are read by several threads
+
+    def before(self, number: int, name: str) -> None:
+        """Raise to have the call not happen."""
+
+    def after(self, number: int, name: str, result: Any) -> Any:
+        """The result that the caller sees, or raise to have it lost."""
+        return result
+
+    def _call(self, name: str, *args: Any) -> Any:
+        number = next(self._numbers)
+        self.before(number, name)
+        return self.after(number, name, getattr(self.inner, name)(*args))
+
+    def uri_of(self, key: str) -> str:
+        return self.inner.uri_of(key)
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        return iter(self._call("list", prefix))
+
+    def head(self, key: str) -> ObjectInfo | None:
+        return self._call("head", key)
+
+    def get(self, key: str, max_bytes: int | None = None) -> tuple[bytes, str]:
+        return self._call("get", key, max_bytes)
+
+    def create(self, key: str, data: bytes) -> bool:
+        return self._call("create", key, data)
+
+    def replace(self, key: str, data: bytes, if_match: str | None) -> bool:
+        return self._call("replace", key, data, if_match)
+
+    def put(self, key: str, data: bytes) -> None:
+        self._call("put", key, data)
+
+    def delete(self, key: str) -> None:
+        self._call("delete", key)
+
+    def check_conditional_writes(self) -> None:
+        self.inner.check_conditional_writes()

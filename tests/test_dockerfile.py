@@ -1,0 +1,54 @@
+"""The Dockerfile's promises that can be read from it; no image is built here."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TEXT = re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text())
+STEPS = [line.split(maxsplit=1) for line in TEXT.splitlines() if line and not line.startswith("#")]
+
+
+def stage(name: str) -> list[list[str]]:
+    """The steps of a stage, those of the stages it is made from first."""
+    starts = {re.split(r"(?i)\s+as\s+", rest)[1]: n for n, (word, rest) in enumerate(STEPS) if word == "FROM"}
+    if name not in starts:
+        return []
+    start = starts[name]
+    end = min((n for n in starts.values() if n > start), default=len(STEPS))
+    return stage(STEPS[start][1].split()[0]) + STEPS[start + 1 : end]
+
+
+def test_everything_copied_is_there_and_let_through() -> None:
+    let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    sources = {
+        source
+        for word, rest in STEPS
+        if word == "COPY" and not rest.startswith("--from")
+        for source in rest.split()[:-1]
+    }
+
+    assert sources == let_through
+    for source in sources:
+        assert (ROOT / source).exists(), source
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_a_target_runs_a_checked_worker_as_nobody_special(target: str) -> None:
+    steps = stage(target)
+    last = dict(steps)
+
+    assert last["USER"] == "10001"
+    assert json.loads(last["CMD"]) == ["prefect", "worker", "start", "--pool", target, "--with-healthcheck"]
+    assert "http://127.0.0.1:8080/health" in last["HEALTHCHECK"]
+
+
+def test_what_is_installed_is_pinned() -> None:
+    installs = re.findall(r"pip install[^&\n]*", TEXT)
+
+    for command in installs:
+        pinned = "--constraint constraints.txt" in command or "--no-deps" in command
+        assert pinned or command.strip() == "pip install --no-cache-dir --upgrade pip", command
+    assert len(installs) == 6

@@ -1,0 +1,308 @@
+import hashlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from enrich.errors import RunFailed
+from enrich.fetch import Fetched, fetch, fetcher
+from enrich.images import decode
+from enrich.schema import ErrorKind, ManifestItem, Reason
+from enrich.settings import PhotoLimits, RunSettings
+from enrich.storage import StorageError, Store, open_store
+
+SETTINGS = RunSettings(download_threads=4, decode_processes=2, in_flight=6)
+
+
+def jpeg(grey: int, size: tuple[int, int] = (32, 24)) -> bytes:
+    file = BytesIO()
+    Image.new("RGB", size, (grey, grey, grey)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def item(key: str, size: int = 100, etag: str = "listed") -> ManifestItem:
+    return ManifestItem(key, size, etag, Reason.NEW, attempt=1, shard=0)
+
+
+def items_of(store: Store) -> list[ManifestItem]:
+    return [item(info.key, info.size, info.etag) for info in store.list()]
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return open_store(request.getfixturevalue("s3_bucket") if request.param == "s3" else str(tmp_path))
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def _no_process_stays() -> Iterator[None]:
+    yield
+    assert multiprocessing.active_children() == []
+
+
+def by_key(results: list[Fetched]) -> dict[str, Fetched]:
+    found = {result.item.key: result for result in results}
+    assert len(found) == len(results)
+    return found
+
+
+# ---- photos and faulty images
+
+
+def test_each_item_becomes_a_photo_or_an_error(store: Store) -> None:
+    limits = PhotoLimits(max_bytes=5_000)
+    good = {f"good/{number}.jpg": jpeg(number) for number in range(12)}
+    for key, data in good.items():
+        store.put(key, data)
+    for key, data in {
+        "empty.jpg": b"",
+        "page.jpg": b"<html></html>",
+        "cut.jpg": jpeg(9)[:-200],
+        "large.jpg": jpeg(9) + b"\0" * 5_000,
+    }.items():
+        store.put(key, data)
+    grown = item("large.jpg", size=10)  # small when it was listed
+    items = [*items_of(store), item("gone.jpg"), item("../outside.jpg")]
+    items = [grown if i.key == "large.jpg" else i for i in items]
+
+    found = by_key(list(fetch(store, items, SETTINGS.model_copy(update={"limits": limits}))))
+
+    errors = {key: result.error_kind for key, result in found.items() if result.photo is None}
+    assert errors == {
+        "empty.jpg": ErrorKind.EMPTY,
+        "page.jpg": ErrorKind.NOT_AN_IMAGE,
+        "cut.jpg": ErrorKind.TRUNCATED,
+        "large.jpg": ErrorKind.TOO_LARGE,
+        "gone.jpg": ErrorKind.NOT_FOUND,
+        "../outside.jpg": ErrorKind.NOT_FOUND if store.uri.startswith("s3://") else ErrorKind.ACCESS_DENIED,
+    }
+    assert all(found[key].error_message for key in errors)
+    for key, data in good.items():
+        result = found[key]
+        assert result.photo is not None
+        assert np.array_equal(result.photo.pixels, np.asarray(decode(data, limits)))
+        assert result.photo.pixels.flags.writeable
+        assert (result.etag, result.sha256) == (store.get(key)[1], hashlib.sha256(data).hexdigest())
+        assert (result.error_kind, result.error_message) == (None, None)
+        assert min(result.download_seconds, result.decode_seconds) > 0
+    assert found["page.jpg"].sha256 == hashlib.sha256(b"<html></html>").hexdigest()
+    assert (found["gone.jpg"].etag, found["gone.jpg"].sha256) == ("listed", None)
+
+
+def test_the_etag_is_that_of_the_bytes_read(local: Store) -> None:
+    local.put("a.jpg", jpeg(1))
+    [result] = fetch(local, [item("a.jpg", etag="of older bytes")], SETTINGS)
+    assert result.etag == local.get("a.jpg")[1]
+    assert result.item.etag == "of older bytes"
+
+
+def test_what_was_listed_as_too_large_is_not_downloaded(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(*_: Any) -> None:
+        raise StorageError(ErrorKind.DOWNLOAD_FAILED, "was read")
+
+    monkeypatch.setattr(local, "get", get)
+    [result] = fetch(local, [item("a.jpg", size=(32 << 20) + 1)], SETTINGS)
+    message = f"{local.uri}/a.jpg: 33,554,433 bytes, more than the limit of 33,554,432"
+    assert (result.error_kind, result.error_message) == (ErrorKind.TOO_LARGE, message)
+
+
+def test_nothing_to_fetch(local: Store) -> None:
+    assert list(fetch(local, [], SETTINGS)) == []
+
+
+# ---- decoders that break
+
+
+def break_as_told(data: bytes, limits: PhotoLimits) -> Image.Image:
+    """Runs in the decoding processes in place of `decode`."""
+    match data:
+        case b"hang":
+            time.sleep(600)
+        case b"say so and hang":
+            Path(os.environ["HANGING"]).touch()
+            time.sleep(600)
+        case b"killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case b"exits":
+            os._exit(3)
+        case b"raises":
+            raise RuntimeError("a codec's own fault")
+        case b"allocates":
+            bytearray(1 << 40)
+        case b"killed while sending":
+            send = Connection._send  # type: ignore[attr-defined]
+
+            def send_half(self: Connection, data: bytes) -> None:
+                send(self, bytes(data)[: len(data) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            Connection._send = send_half  # type: ignore[attr-defined]
+    return Image.new("RGB", (3, 2))
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "message"),
+    [
+        (b"hang", ErrorKind.NOT_AN_IMAGE, "decoding took longer than 1.5 s"),
+        (b"killed", ErrorKind.NOT_AN_IMAGE, "the decoder died of it (SIGKILL)"),
+        (b"killed while sending", ErrorKind.NOT_AN_IMAGE, "the decoder died of it (SIGKILL)"),
+        (b"exits", ErrorKind.NOT_AN_IMAGE, "the decoder died of it (exit code 3)"),
+        (b"raises", ErrorKind.NOT_AN_IMAGE, "the decoder died of it (exit code 1)"),
+        (b"allocates", ErrorKind.TOO_MANY_PIXELS, "decoding needs more than 2,147,483,648 bytes of memory"),
+    ],
+)
+def test_a_photo_that_breaks_its_decoder_costs_one_row(
+    local: Store, fault: bytes, kind: ErrorKind, message: str
+) -> None:
+    for number in range(8):
+        local.put(f"{number}.jpg", fault if number == 3 else b"good")
+    settings = RunSettings(decode_processes=1, limits=PhotoLimits(decode_seconds=1.5))
+    with fetcher(local, settings, break_as_told) as fetch_items:
+        found = by_key(list(fetch_items(items_of(local))))
+    broken = found.pop("3.jpg")
+    assert (broken.photo, broken.error_kind, broken.error_message) == (None, kind, message)
+    assert len(found) == 7
+    assert all(result.photo and result.photo.pixels.shape == (2, 3, 3) for result in found.values())
+
+
+def test_a_real_photo_that_needs_too_much_memory_is_refused(local: Store) -> None:
+    local.put("big.jpg", jpeg(5, size=(6_000, 6_000)))  # 144 MB in Pillow's memory
+    local.put("small.jpg", jpeg(5))
+    settings = RunSettings(decode_processes=1, limits=PhotoLimits(decode_memory_bytes=100 << 20))
+    found = by_key(list(fetch(local, items_of(local), settings)))
+    assert found["big.jpg"].error_kind is ErrorKind.TOO_MANY_PIXELS
+    assert found["small.jpg"].photo
+
+
+class Unloadable:
+    """A decode function that ends the process that unpickles it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (1,)
+
+    def __call__(self, data: bytes, limits: PhotoLimits) -> Image.Image:
+        raise AssertionError
+
+
+def test_decoders_that_do_not_start_fail_the_run(local: Store) -> None:
+    local.put("a.jpg", jpeg(1))
+    message = "no decoding process starts; `python -c 'import enrich.fetch'` may say why"
+    with fetcher(local, SETTINGS, Unloadable()) as fetch_items, pytest.raises(RunFailed) as caught:
+        list(fetch_items(items_of(local)))
+    assert str(caught.value) == message
+
+
+# ---- bounds and ends
+
+
+def test_items_are_taken_only_as_there_is_room(local: Store) -> None:
+    local.put("a.jpg", jpeg(1))
+    taken = 0
+
+    def endless() -> Iterator[ManifestItem]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield item("a.jpg")
+
+    with fetcher(local, SETTINGS) as fetch_items:
+        results = fetch_items(endless())
+        for consumed in range(1, 31):
+            assert next(results).photo
+            assert taken - consumed < SETTINGS.in_flight
+        results.close()  # type: ignore[attr-defined]
+
+
+def test_one_set_of_processes_serves_many_manifests(local: Store) -> None:
+    for number in range(4):
+        local.put(f"{number}.jpg", jpeg(number))
+    with fetcher(local, SETTINGS) as fetch_items:
+        processes = {process.pid for process in multiprocessing.active_children()}
+        assert len(processes) == 2
+        for _ in range(3):
+            assert len(by_key(list(fetch_items(items_of(local))))) == 4
+        next(iter(fetch_items(items_of(local))))  # left half done
+        assert len(by_key(list(fetch_items(items_of(local))))) == 4
+        assert {process.pid for process in multiprocessing.active_children()} == processes
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
+def test_an_interruption_ends_the_processes_even_busy_ones(
+    local: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interruption: type[BaseException]
+) -> None:
+    hanging = tmp_path / "hanging"
+    monkeypatch.setenv("HANGING", str(hanging))
+    local.put("a.jpg", b"say so and hang")
+
+    def interrupted_items() -> Iterator[ManifestItem]:
+        yield item("a.jpg")
+        while not hanging.exists():
+            time.sleep(0.01)
+        raise interruption
+
+    with pytest.raises(interruption), fetcher(local, SETTINGS, break_as_told) as fetch_items:
+        list(fetch_items(interrupted_items()))
+    assert multiprocessing.active_children() == []
+
+
+def test_closing_early_ends_the_processes(local: Store) -> None:
+    for number in range(20):
+        local.put(f"{number}.jpg", jpeg(number))
+    results = fetch(local, items_of(local), SETTINGS)
+    assert next(results).photo
+    assert multiprocessing.active_children() != []
+    results.close()  # type: ignore[attr-defined]
+    assert multiprocessing.active_children() == []
+
+
+KILLED_PARENT = """
+import multiprocessing, os, signal, sys
+from enrich.fetch import fetcher
+from enrich.settings import RunSettings
+from enrich.storage import open_store
+
+if __name__ == "__main__":
+    with fetcher(open_store(sys.argv[1]), RunSettings()):
+        print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(KILLED_PARENT)
+    finished = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=False)
+    pids = [int(pid) for pid in finished.stdout.split()]
+    assert len(pids) == 2
+    for _ in range(300):
+        if not any(is_running(pid) for pid in pids):
+            break
+        time.sleep(0.1)
+    assert not any(is_running(pid) for pid in pids)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_decoding_process_imports_nothing_heavy() -> None:
+    code = "import sys, enrich.fetch; print(*{'torch', 'boto3', 'polars', 'prefect', 'rich'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == ""

@@ -1,0 +1,135 @@
+from dataclasses import asdict, replace
+
+import pytest
+from rows import make_row, make_run
+
+from enrich import parquet
+from enrich.gate import judge_run, run_stats
+from enrich.schema import ROW_SCHEMA, ErrorKind, RunStats
+from enrich.settings import GateSettings
+
+RUN = make_run()
+GOOD = RunStats(
+    rows=100,
+    ok=90,
+    failed=10,
+    failed_by_kind={"empty": 4, "engine_failed": 6},
+    unknown_category=5,
+    review=40,
+    category_mix={"Bags": 0.25, "Coats": 0.75},
+    price_median=100.0,
+)
+
+
+def test_statistics_of_a_run() -> None:
+    rows = [
+        make_row(RUN, "a.jpg", price=10.0),
+        make_row(RUN, "b.jpg", price=30.0, needs_review=True, review_reasons=("wide_price", "category_unknown")),
+        make_row(RUN, "c.jpg", price=None, category="Bags", needs_review=True, review_reasons=("low_confidence",)),
+        make_row(RUN, "d.jpg", price=50.0, category=None),
+        make_row(RUN, "e.jpg", error_kind=ErrorKind.CATEGORY_UNKNOWN),
+        make_row(RUN, "f.jpg", error_kind=ErrorKind.EMPTY),
+        make_row(RUN, "g.jpg", error_kind=ErrorKind.EMPTY, price=1e9),
+    ]
+    assert run_stats(parquet.from_records([asdict(row) for row in rows], ROW_SCHEMA)) == RunStats(
+        rows=7,
+        ok=4,
+        failed=3,
+        failed_by_kind={"category_unknown": 1, "empty": 2},
+        unknown_category=2,
+        review=2,
+        category_mix={"Bags": 0.25, "Coats": 0.5},
+        price_median=30.0,
+    )
+
+
+def test_statistics_of_no_rows() -> None:
+    assert run_stats(parquet.empty(ROW_SCHEMA)) == RunStats(0, 0, 0, {}, 0, 0, {}, None)
+
+
+def test_a_run_like_the_last_one_passes() -> None:
+    assert judge_run(GOOD, GOOD, GateSettings()) == ()
+    assert judge_run(GOOD, None, GateSettings()) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "limit", "value", "message"),
+    [
+        (
+            {"failed": 30},
+            "max_failed",
+            0.3,
+            "30 of 100 images failed, most often with engine_failed: 0.30 is above 0.2; "
+            "mend the cause, or raise gate.max_failed if this is right",
+        ),
+        (
+            {"unknown_category": 11},
+            "max_unknown_category",
+            0.11,
+            "11 of 100 images got no category of the taxonomy: 0.11 is above 0.1; "
+            "mend the cause, or raise gate.max_unknown_category if this is right",
+        ),
+        (
+            {"review": 81},
+            "max_review",
+            0.81,
+            "81 of 100 images need review: 0.81 is above 0.8; "
+            "mend the cause, or raise gate.max_review if this is right",
+        ),
+        (
+            {"category_mix": {"Bags": 0.2, "Hats": 0.8}},
+            "max_category_shift",
+            0.8,
+            "the category mix moved, most in 'Hats' (0% to 80%): 0.80 is above 0.5; "
+            "mend the cause, or raise gate.max_category_shift if this is right",
+        ),
+        (
+            {"price_median": 30.0},
+            "max_price_shift",
+            1.203973,
+            "the median price went from 100 to 30: 1.20 is above 1; "
+            "mend the cause, or raise gate.max_price_shift if this is right",
+        ),
+    ],
+)
+def test_each_limit_is_found_and_says_what_to_change(
+    change: dict[str, object], limit: str, value: float, message: str
+) -> None:
+    (finding,) = judge_run(replace(GOOD, **change), GOOD, GateSettings())
+    assert (finding.limit, finding.value, finding.message) == (limit, value, message)
+    assert finding.allowed == getattr(GateSettings(), limit)
+    assert "\n" not in finding.message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"failed": 20},
+        {"unknown_category": 10},
+        {"review": 80},
+        {"category_mix": {"Bags": 0.25, "Coats": 0.25, "Hats": 0.3, "Scarves": 0.2}},
+        {"price_median": 271.8281},
+        {"price_median": None},
+        {"price_median": 0.0},
+        {"category_mix": {}},
+    ],
+)
+def test_a_limit_that_is_only_reached_is_not_passed(change: dict[str, object]) -> None:
+    assert judge_run(replace(GOOD, **change), GOOD, GateSettings()) == ()
+
+
+def test_without_a_run_to_compare_with_only_absolute_limits_hold() -> None:
+    shifted = replace(GOOD, category_mix={"Hats": 1.0}, price_median=1.0)
+    assert judge_run(shifted, None, GateSettings()) == ()
+    assert [finding.limit for finding in judge_run(shifted, GOOD, GateSettings())] == [
+        "max_category_shift",
+        "max_price_shift",
+    ]
+
+
+def test_a_small_run_and_a_gate_that_is_off_let_everything_pass() -> None:
+    awful = RunStats(49, 0, 49, {"engine_failed": 49}, 49, 49, {"Hats": 1.0}, 1.0)
+    assert judge_run(awful, GOOD, GateSettings()) == ()
+    large = replace(awful, rows=50)
+    assert len(judge_run(large, GOOD, GateSettings())) == 5
+    assert judge_run(large, GOOD, GateSettings(enabled=False)) == ()

@@ -1,0 +1,277 @@
+import io
+from dataclasses import asdict
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rows import Wrapped, at, listing, make_row, make_run
+
+from enrich import manifest, parquet, publish
+from enrich.errors import RunFailed, UsageError
+from enrich.schema import (
+    MANIFEST_SCHEMA,
+    ROW_SCHEMA,
+    SOURCE_SCHEMA,
+    TRANSIENT,
+    ErrorKind,
+    ManifestItem,
+    Reason,
+    Row,
+    RunInfo,
+)
+from enrich.settings import RunSettings
+from enrich.storage import ObjectInfo, Store, open_store
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "output"), create=True)
+
+
+def products_of(*outcomes: tuple[RunInfo, Row]) -> publish.Products:
+    products = publish.Products()
+    for run, row in outcomes:
+        rows = parquet.from_records([asdict(row)], ROW_SCHEMA)
+        products = publish.fold(products, run, rows, pl.Series([row.image_key]))
+    return products
+
+
+def plan(
+    source: pl.DataFrame,
+    products: publish.Products,
+    fingerprint: str = "f1",
+    limit: int | None = None,
+) -> pl.DataFrame:
+    return manifest.plan(source, products.table, products.runs, fingerprint, RunSettings(shard_size=2), limit)
+
+
+@pytest.mark.parametrize("run_id", ["a", "20261122T020000Z-1f3a9c", "Night_1.b-c", "x" * 100])
+def test_run_ids_that_name_a_folder_everywhere(run_id: str) -> None:
+    assert manifest.check_run_id(run_id) == run_id
+
+
+@pytest.mark.parametrize("run_id", ["", ".", "..", "-a", "_a", "a/b", "a b", "a\n", "é", "a=b", "x" * 101])
+def test_other_run_ids_are_refused(run_id: str) -> None:
+    with pytest.raises(UsageError) as error:
+        manifest.check_run_id(run_id)
+    assert str(error.value) == (
+        f"run id {run_id!r} is not valid: use 1 to 100 letters, digits, dots, dashes and underscores, "
+        "a letter or digit first"
+    )
+
+
+def test_new_run_ids_sort_by_time_and_differ() -> None:
+    ids = [manifest.new_run_id(at(minutes)) for minutes in (0, 1, 60 * 24)]
+    assert ids == sorted(ids)
+    assert ids[0].startswith("20261122T020000Z-")
+    assert manifest.new_run_id(at(0)) != manifest.new_run_id(at(0))
+    assert all(manifest.check_run_id(run_id) for run_id in ids)
+
+
+def test_a_listing_becomes_columns_in_key_order() -> None:
+    keys = ["b.jpg", "a/é.jpg", "a/z.jpg", "日本.png", "B.jpg"]
+    table = manifest.source_table(ObjectInfo(key, 3, "e") for key in keys)
+    assert table["key"].to_list() == sorted(keys, key=lambda key: key.encode())
+    assert table.schema == parquet.empty(SOURCE_SCHEMA).schema
+    assert manifest.source_table([]).schema == table.schema
+
+
+def test_a_long_listing_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "_LISTING_CHUNK", 3)
+    table = manifest.source_table(ObjectInfo(f"{number:03}", number, "e") for number in range(10))
+    assert table["size"].to_list() == list(range(10))
+
+
+RUN_1, RUN_2 = make_run("r1", 0), make_run("r2", 10, fingerprint="f2")
+OK = (RUN_1, make_row(RUN_1))
+NOT_AN_IMAGE = (RUN_1, make_row(RUN_1, error_kind=ErrorKind.NOT_AN_IMAGE))
+ENGINE_FAILED = (RUN_1, make_row(RUN_1, error_kind=ErrorKind.ENGINE_FAILED))
+LAST_TRY = (RUN_1, make_row(RUN_1, error_kind=ErrorKind.ENGINE_FAILED, attempt=3))
+# A newer run failed on new bytes: the older good row is shown, the failure is the newest outcome.
+FAILED_LATER = (RUN_2, make_row(RUN_2, minutes=11, image_etag="e2", error_kind=ErrorKind.TRUNCATED))
+OK_LATER = (RUN_2, make_row(RUN_2, minutes=11))
+NEW_BYTES_LATER = (make_run("r3", 10), make_row(make_run("r3", 10), minutes=11, image_etag="e2"))
+# The older run was resumed after the newer one, and its row, processed last, is shown.
+RESUMED = (RUN_1, make_row(RUN_1, minutes=20))
+
+
+@pytest.mark.parametrize(
+    ("history", "etag", "fingerprint", "expected"),
+    [
+        pytest.param([], "e1", "f1", ("new", 1), id="never seen"),
+        pytest.param([OK], "e1", "f1", None, id="done"),
+        pytest.param([OK], "e2", "f1", ("changed", 1), id="other bytes"),
+        pytest.param([OK], "e1", "f2", ("model", 1), id="other fingerprint"),
+        pytest.param([OK], "e2", "f2", ("changed", 1), id="other bytes and fingerprint"),
+        pytest.param([NOT_AN_IMAGE], "e1", "f1", None, id="would only fail again"),
+        pytest.param([NOT_AN_IMAGE], "e2", "f1", ("changed", 1), id="failed, then other bytes"),
+        pytest.param([NOT_AN_IMAGE], "e1", "f2", ("model", 1), id="failed, then another fingerprint"),
+        pytest.param([ENGINE_FAILED], "e1", "f1", ("retry", 2), id="may pass"),
+        pytest.param([ENGINE_FAILED], "e1", "f2", ("model", 1), id="may pass, another fingerprint"),
+        pytest.param([LAST_TRY], "e1", "f1", None, id="no attempts left"),
+        pytest.param([LAST_TRY], "e2", "f1", ("changed", 1), id="no attempts left, then other bytes"),
+        pytest.param([OK, FAILED_LATER], "e2", "f2", None, id="newest outcome failed, older good row shown"),
+        pytest.param([OK, FAILED_LATER], "e1", "f2", ("changed", 1), id="the old bytes are back"),
+        pytest.param([RESUMED, OK_LATER], "e1", "f2", ("model", 1), id="shown row is of an older fingerprint"),
+        pytest.param([RESUMED, NEW_BYTES_LATER], "e2", "f1", ("changed", 1), id="shown row is of older bytes"),
+    ],
+)
+def test_what_is_to_be_done(
+    history: list[tuple[RunInfo, Row]], etag: str, fingerprint: str, expected: tuple[str, int] | None
+) -> None:
+    table = plan(listing(a=etag), products_of(*history), fingerprint)
+    assert table.schema == parquet.empty(MANIFEST_SCHEMA).schema
+    assert table.select("reason", "attempt").rows() == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize("kind", list(ErrorKind))
+def test_only_failures_that_may_pass_are_tried_again(kind: ErrorKind) -> None:
+    products = products_of((RUN_1, make_row(RUN_1, error_kind=kind)))
+    assert len(plan(listing("a.jpg"), products)) == (kind in TRANSIENT)
+
+
+def test_a_run_that_products_forgot_counts_as_another_fingerprint() -> None:
+    table = manifest.plan(listing("a.jpg"), products_of(OK).table, {}, "f1", RunSettings())
+    assert table["reason"].to_list() == ["model"]
+
+
+def test_without_products_everything_is_new() -> None:
+    table = manifest.plan(listing("a.jpg", "b.jpg"), None, {}, "f1", RunSettings())
+    assert table["reason"].to_list() == ["new", "new"]
+
+
+def test_a_photo_that_is_gone_is_not_to_be_done() -> None:
+    assert plan(listing(), products_of(ENGINE_FAILED)).is_empty()
+
+
+def test_shards_are_slices_in_key_order() -> None:
+    keys = [f"{number}.jpg" for number in (4, 1, 3, 0, 2)]
+    table = plan(listing(*keys).reverse(), publish.Products())
+    assert table.select("key", "shard").rows() == [(f"{number}.jpg", number // 2) for number in range(5)]
+
+
+@pytest.mark.parametrize(("limit", "count"), [(None, 5), (0, 0), (3, 3), (9, 5)])
+def test_a_limit_takes_the_first_keys(limit: int | None, count: int) -> None:
+    table = plan(listing(*"edcba"), publish.Products(), limit=limit)
+    assert table["key"].to_list() == list("abcde")[:count]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_the_plan_equals_a_decision_image_by_image(data: st.DataObject) -> None:
+    etags, fingerprints, runs = st.sampled_from(["e1", "e2"]), st.sampled_from(["f1", "f2"]), [RUN_1, RUN_2]
+    rows = data.draw(
+        st.dictionaries(
+            st.sampled_from("abcdef"),
+            st.tuples(st.sampled_from(runs), etags, st.sampled_from([None, *ErrorKind]), st.integers(1, 4)),
+        )
+    )
+    source = data.draw(st.dictionaries(st.sampled_from("abcdefgh"), etags))
+    fingerprint = data.draw(fingerprints)
+
+    def row(key: str, run: RunInfo, etag: str, kind: ErrorKind | None, attempt: int) -> Row:
+        failure = {"error_kind": kind} if kind else {}
+        return make_row(run, f"{key}.jpg", image_etag=etag, attempt=attempt, **failure)
+
+    def decide(key: str) -> tuple[Reason, int] | None:
+        if key not in rows:
+            return Reason.NEW, 1
+        run, etag, kind, attempt = rows[key]
+        if etag != source[key]:
+            return Reason.CHANGED, 1
+        if run.fingerprint != fingerprint:
+            return Reason.MODEL, 1
+        return (Reason.RETRY, attempt + 1) if kind in TRANSIENT and attempt < 3 else None
+
+    products = products_of(*((run, row(key, run, *rest)) for key, (run, *rest) in rows.items()))
+    table = plan(listing(**source), products, fingerprint)
+    expected = [(f"{key}.jpg", *decision) for key in sorted(source) if (decision := decide(key))]
+    assert table.select("key", "reason", "attempt").rows() == expected
+    assert table["shard"].to_list() == [number // 2 for number in range(len(expected))]
+
+
+def test_a_manifest_is_read_back_as_it_was_written(output: Store) -> None:
+    run, source = make_run(), listing("a.jpg", "b.jpg", "c.jpg")
+    made = manifest.create_manifest(output, run, source, plan(source, publish.Products()))
+    read = manifest.read_manifest(output, run.run_id)
+    assert read is not None
+    assert (read.run, read.shards) == (run, (0, 1))
+    assert read.table.equals(made.table)
+    assert manifest.items(read, 1) == [ManifestItem("c.jpg", 10, "e1", Reason.NEW, 1, 1)]
+    assert manifest.items(read, 7) == []
+    for name, schema in (("manifest", MANIFEST_SCHEMA), ("source", SOURCE_SCHEMA)):
+        data, _ = output.get(f"runs/night-1/{name}.parquet")
+        assert pq.read_schema(io.BytesIO(data)).equals(schema)
+
+
+def test_an_empty_manifest_is_a_manifest(output: Store) -> None:
+    made = manifest.create_manifest(output, make_run(), listing(), plan(listing(), publish.Products()))
+    assert made.shards == ()
+    read = manifest.read_manifest(output, "night-1")
+    assert read is not None
+    assert read.table.equals(made.table)
+
+
+def test_the_manifest_that_was_first_stands(output: Store) -> None:
+    first, second = make_run(), make_run(minutes=5)
+    manifest.create_manifest(output, first, listing("a.jpg"), plan(listing("a.jpg"), publish.Products()))
+    standing = manifest.create_manifest(
+        output, second, listing("a.jpg", "b.jpg"), plan(listing("a.jpg", "b.jpg"), publish.Products())
+    )
+    assert standing.run == first
+    assert standing.table["key"].to_list() == ["a.jpg"]
+
+
+def test_a_run_exists_with_its_manifest_only(output: Store) -> None:
+    class Dies(Wrapped):
+        def before(self, number: int, name: str) -> None:
+            if number == 1:  # after the listing, before the manifest
+                raise KeyboardInterrupt
+
+    source = listing("a.jpg")
+    with pytest.raises(KeyboardInterrupt):
+        manifest.create_manifest(Dies(output), make_run(), source, plan(source, publish.Products()))
+    assert manifest.read_manifest(output, "night-1") is None
+    again = listing("a.jpg", "b.jpg")
+    manifest.create_manifest(output, make_run(), again, plan(again, publish.Products()))
+    assert publish.listed_keys(output, publish.Products(), make_run()).to_list() == ["a.jpg", "b.jpg"]
+
+
+def test_a_file_that_is_no_manifest_is_named(output: Store) -> None:
+    key = "runs/night-1/manifest.parquet"
+    uri = output.uri_of(key)
+    output.put(key, b"not Parquet")
+    with pytest.raises(RunFailed) as error:
+        manifest.read_manifest(output, "night-1")
+    assert str(error.value) == f"{uri} is not a readable Parquet file; move it away and start the run again"
+
+    output.put(key, parquet.encode(parquet.empty(SOURCE_SCHEMA), SOURCE_SCHEMA, {}))
+    with pytest.raises(RunFailed) as error:
+        manifest.read_manifest(output, "night-1")
+    assert str(error.value) == f"{uri} has other columns than it should; move it away and start the run again"
+
+    output.put(key, parquet.encode(parquet.empty(MANIFEST_SCHEMA), MANIFEST_SCHEMA, {parquet.RUN_KEY: "{}"}))
+    with pytest.raises(RunFailed) as error:
+        manifest.read_manifest(output, "night-1")
+    assert str(error.value) == f"{uri} does not say which run it belongs to; use another run id"
+
+
+def test_a_run_id_goes_on_with_what_it_was_begun_with() -> None:
+    begun = manifest.Manifest(make_run(), parquet.empty(MANIFEST_SCHEMA))
+    manifest.check_same_run(begun, make_run(minutes=60 * 24, shard_size=9))
+    with pytest.raises(UsageError) as error:
+        manifest.check_same_run(begun, make_run(images_uri="s3://other"))
+    assert str(error.value) == "run night-1 was begun on images s3://photos, not s3://other; use another run id"
+    with pytest.raises(UsageError) as error:
+        manifest.check_same_run(begun, make_run(fingerprint="f2", adapter="a2"))
+    assert str(error.value) == (
+        "run night-1 was begun with fingerprint f1 (adapter a1), not f2 (adapter a2); use another run id"
+    )
+
+
+def test_a_restart_on_another_day_writes_to_the_same_place() -> None:
+    assert make_run().history == "history/run_date=2026-11-22/run_id=night-1/"
+    assert RunInfo.from_json(make_run().to_json()) == make_run()

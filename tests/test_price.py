@@ -1,0 +1,148 @@
+"""Intervals cover what they promise, confidences mean what they say."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enrich.price import (
+    Calibration,
+    CategoryCalibration,
+    PriceCalibration,
+    category_confidence,
+    fit_category,
+    fit_price,
+    is_out_of_range,
+    is_outlier,
+    price_interval,
+)
+
+KNOWN = PriceCalibration(quantiles={"0.8": 1.0, "0.9": 2.0}, floor=0.1, lowest=10.0, highest=1000.0, rows=50)
+
+
+def draw(rng: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """True prices, predictions, and spreads that say something about the miss."""
+    true = np.exp(rng.normal(4, 1, rows))
+    spread = rng.gamma(2, 0.1, rows)
+    return true, true * np.exp(rng.standard_t(3, rows) * (spread + 0.05)), spread
+
+
+@pytest.mark.parametrize("level", [0.8, 0.9])
+@pytest.mark.parametrize("rows", [30, 200])
+def test_intervals_cover_exchangeable_prices(level: float, rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    covered = []
+    for _ in range(200):
+        calibration = fit_price(*draw(rng, rows), [1.0])
+        assert calibration is not None
+        for true, predicted, spread in zip(*draw(rng, 25), strict=True):
+            low, high = price_interval(calibration, predicted, spread, level)
+            covered.append(low <= true <= high)
+
+    # Between level and level + 1 / (n + 1) in expectation; 5,000 draws in groups of 25 leave about 0.01 of noise.
+    assert level - 0.015 <= np.mean(covered) <= level + 1 / (rows + 1) + 0.015
+
+
+def test_quantiles_by_hand() -> None:
+    # Nine rows that miss by 0.1 .. 0.9 log units; spread 0.5 and floor 0.5 make the scores the misses themselves.
+    misses = np.arange(1, 10) / 10
+    calibration = fit_price(list(np.exp(misses)), [1.0] * 9, [0.5] * 9, [5.0, 80.0])
+
+    assert calibration is not None
+    # ceil(10 * 0.8) = 8th and ceil(10 * 0.9) = 9th smallest
+    assert calibration.quantiles == pytest.approx({"0.8": 0.8, "0.9": 0.9})
+    assert (calibration.floor, calibration.lowest, calibration.highest, calibration.rows) == (0.5, 5.0, 80.0, 9)
+
+
+def test_too_few_rows_take_the_largest_miss() -> None:
+    calibration = fit_price([math.e, math.e**2], [1.0, 1.0], [0.0, 0.0], [])
+
+    assert calibration is not None
+    assert calibration.floor == 0.01
+    assert calibration.quantiles == pytest.approx({"0.8": 200.0, "0.9": 200.0})
+    assert (calibration.lowest, calibration.highest) == pytest.approx((math.e, math.e**2))
+
+
+def test_no_rows_give_no_calibration() -> None:
+    assert fit_price([], [], [], [3.0]) is None
+
+
+def test_an_interval_by_hand() -> None:
+    low, high = price_interval(KNOWN, 100.0, 0.2)
+
+    assert (low, high) == pytest.approx((100 / math.exp(0.6), 100 * math.exp(0.6)))
+    assert price_interval(KNOWN, 100.0, 0.2, level=0.8)[1] == pytest.approx(100 * math.exp(0.3))
+
+
+@given(st.floats(1, 1e9), st.floats(0, 50), st.floats(0, 50))
+def test_intervals_hold_the_price_and_widen_with_the_spread(price: float, one: float, other: float) -> None:
+    narrow, wide = (price_interval(KNOWN, price, spread) for spread in sorted((one, other)))
+
+    assert 0 < wide[0] <= narrow[0] <= price <= narrow[1] <= wide[1] < math.inf
+
+
+@pytest.mark.parametrize(
+    ("price", "outlier", "out_of_range"),
+    [(0.5, True, True), (1, True, False), (9, True, False), (10, False, False), (1000, False, False),
+     (1001, True, False), (10_000, True, False), (10_001, True, True)],
+)  # fmt: skip
+def test_prices_far_from_the_catalogs_are_told(price: float, outlier: bool, out_of_range: bool) -> None:
+    assert (is_outlier(KNOWN, price), is_out_of_range(KNOWN, price)) == (outlier, out_of_range)
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(0.4, -0.5), (1.0, 0.0), (2.0, 0.7)])
+def test_platt_scaling_recovers_what_made_the_data(slope: float, intercept: float) -> None:
+    rng = np.random.default_rng(7)
+    score = rng.normal(0.5, 2, 20_000)
+    right = rng.random(len(score)) < 1 / (1 + np.exp(-(slope * score + intercept)))
+
+    fitted = fit_category(list(1 / (1 + np.exp(-score))), list(right))
+
+    assert (fitted.slope, fitted.intercept) == (pytest.approx(slope, abs=0.06), pytest.approx(intercept, abs=0.06))
+    assert fitted.rows == 20_000
+
+
+def test_without_rows_probabilities_stay_as_they_are() -> None:
+    fitted = fit_category([], [])
+
+    assert fitted == CategoryCalibration(slope=1.0, intercept=0.0, rows=0)
+    assert category_confidence(fitted, 0.3) == pytest.approx(0.3)
+    assert fitted == Calibration.uncalibrated().category
+
+
+@pytest.mark.parametrize(
+    ("right", "rows"), [(0, 50), (20, 50), (45, 50), (50, 50), (0, 1), (1, 1), (3000, 5000), (0, 5000)]
+)
+def test_sure_answers_are_worth_how_often_they_are_right(right: int, rows: int) -> None:
+    fitted = fit_category([0.9999] * rows, [i < right for i in range(rows)])
+
+    # One row's worth of prior pulls towards the probability as it came, or towards even odds.
+    assert right / (rows + 1.1) <= category_confidence(fitted, 0.9999) <= (right + 1.1) / (rows + 1.1)
+
+
+def test_answers_that_are_worse_the_surer_they_are_get_the_base_rate() -> None:
+    probabilities, right = [0.2] * 50 + [0.9] * 50, [True] * 40 + [False] * 10 + [False] * 40 + [True] * 10
+
+    fitted = fit_category(probabilities, right)
+
+    assert (fitted.slope, fitted.intercept) == (0.0, pytest.approx(0.0))
+    assert category_confidence(fitted, 0.99) == pytest.approx(0.5)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=40), st.lists(st.floats(0, 1), min_size=2))
+def test_confidence_is_a_probability_and_keeps_the_order(rows: list[tuple[float, bool]], asked: list[float]) -> None:
+    fitted = fit_category([probability for probability, _ in rows], [right for _, right in rows])
+
+    confidences = [category_confidence(fitted, probability) for probability in sorted(asked)]
+
+    assert all(0 <= confidence <= 1 for confidence in confidences)
+    assert confidences == sorted(confidences)
+
+
+def test_a_calibration_is_read_back() -> None:
+    calibration = Calibration(price=KNOWN, category=CategoryCalibration(slope=0.5, intercept=-1.0, rows=3))
+
+    assert Calibration.model_validate_json(calibration.model_dump_json()) == calibration

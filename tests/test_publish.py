@@ -1,0 +1,531 @@
+import io
+import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rows import START, Wrapped, answer, at, enrich_night, listing, make_row, make_run
+
+from enrich import manifest, parquet, publish, write
+from enrich.errors import RunFailed
+from enrich.gate import run_stats
+from enrich.publish import Products, fold, read_products
+from enrich.schema import (
+    PRODUCTS_SCHEMA,
+    ROW_SCHEMA,
+    ErrorKind,
+    Finding,
+    ManifestItem,
+    PublishedRun,
+    Row,
+    RunInfo,
+    RunRecord,
+)
+from enrich.settings import GateSettings, RunSettings
+from enrich.storage import Store, open_store
+
+
+@pytest.fixture(params=["local", "s3"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    uri = str(tmp_path / "output") if request.param == "local" else request.getfixturevalue("s3_bucket") + "/output"
+    return open_store(uri, create=True)
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "output"), create=True)
+
+
+def table_of(*rows: Row) -> pl.DataFrame:
+    return parquet.from_records([asdict(row) for row in rows], ROW_SCHEMA)
+
+
+# --- the fold ---
+
+
+@dataclass(frozen=True)
+class Night:
+    """A run with its listing and its rows, for the fold alone."""
+
+    run: RunInfo
+    present: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Night]:
+    """Up to five runs over six photos. Few distinct times, so that runs overlap, tie and finish out of order."""
+    keys = st.sampled_from("abcdef")
+    outcomes = st.tuples(
+        st.sampled_from([None, None, "empty", "engine_failed"]), st.sampled_from("xy"), st.integers(0, 4)
+    )
+    nights = []
+    for number in range(draw(st.integers(1, 5))):
+        run = make_run(f"r{number}", draw(st.integers(0, 3)), fingerprint=draw(st.sampled_from(["f1", "f2"])))
+        rows = tuple(
+            make_row(run, key, minutes, image_etag=etag, **({"error_kind": kind} if kind else {}))
+            for key, (kind, etag, minutes) in draw(st.dictionaries(keys, outcomes)).items()
+        )
+        nights.append(Night(run, tuple(sorted(draw(st.sets(keys)))), rows))
+    return nights
+
+
+def order(night: Night) -> tuple[Any, str]:
+    return night.run.created_at, night.run.run_id
+
+
+def folded(nights: list[Night]) -> Products:
+    products, seen = Products(), list[Night]()
+    for night in nights:
+        seen.append(night)
+        rows = table_of(*night.rows)
+        stats = run_stats(rows) if len(night.rows) >= 3 else None
+        products = fold(products, night.run, rows, pl.Series(max(seen, key=order).present, dtype=pl.String), stats)
+    return products
+
+
+def recomputed(nights: list[Night]) -> dict[str, dict[str, Any]]:
+    """products.parquet from the whole history at once, in plain Python."""
+    present = max(nights, key=order).present
+    expected = {}
+    for key in {row.image_key for night in nights for row in night.rows}:
+        outcomes = [(order(night), row) for night in nights for row in night.rows if row.image_key == key]
+        shown = max((row for _, row in outcomes), key=lambda row: (row.status == "ok", row.processed_at, row.run_id))
+        last = max(outcomes, key=lambda outcome: outcome[0])[1]
+        expected[key] = {
+            **asdict(shown),
+            "category_alternatives": [],
+            "review_reasons": [],
+            "in_source": key in present,
+            "last_etag": last.image_etag,
+            "last_status": last.status,
+            "last_error_kind": last.error_kind,
+            "last_attempt": last.attempt,
+            "last_run_id": last.run_id,
+        }
+    return expected
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_the_fold_is_a_recomputation_of_history_in_any_order_and_with_repetitions(data: st.DataObject) -> None:
+    nights = data.draw(histories())
+    sequence = data.draw(st.permutations(nights + data.draw(st.lists(st.sampled_from(nights), max_size=3))))
+    products = folded(sequence)
+    assert {row["image_key"]: row for row in products.table.to_dicts()} == recomputed(nights)
+
+    in_order = folded(sorted(nights, key=order))
+    assert products.table.equals(in_order.table)
+    assert (products.runs, products.last) == (in_order.runs, in_order.last)
+    assert set(products.runs) == {row["last_run_id"] for row in products.table.to_dicts()}
+    large = [night for night in nights if len(night.rows) >= 3]
+    assert products.last.stats == (run_stats(table_of(*max(large, key=order).rows)) if large else None)
+
+
+RUN_1, RUN_2 = make_run("r1", 0), make_run("r2", 10)
+
+
+def shown_after(*rows: Row) -> dict[str, Any]:
+    products = Products()
+    for row in rows:
+        run = {"r1": RUN_1, "r2": RUN_2}[row.run_id]
+        products = fold(products, run, table_of(row), pl.Series(["a.jpg"]))
+    (shown,) = products.table.to_dicts()
+    return shown
+
+
+def test_a_newer_good_row_replaces_an_older_one() -> None:
+    shown = shown_after(make_row(RUN_1, title="old"), make_row(RUN_2, minutes=11, title="new"))
+    assert (shown["title"], shown["last_run_id"]) == ("new", "r2")
+
+
+def test_a_failure_never_replaces_a_good_row_and_is_remembered() -> None:
+    failure = make_row(RUN_2, minutes=11, image_etag="e2", error_kind=ErrorKind.EMPTY, attempt=2)
+    shown = shown_after(make_row(RUN_1, title="good"), failure)
+    assert (shown["status"], shown["title"], shown["image_etag"], shown["error_kind"]) == ("ok", "good", "e1", None)
+    last = {name: shown[f"last_{name}"] for name in ("etag", "status", "error_kind", "attempt", "run_id")}
+    assert last == {"etag": "e2", "status": "failed", "error_kind": "empty", "attempt": 2, "run_id": "r2"}
+
+
+def test_a_good_row_replaces_a_failure_even_a_later_one() -> None:
+    failure = make_row(RUN_2, minutes=11, error_kind=ErrorKind.EMPTY)
+    shown = shown_after(failure, make_row(RUN_1, title="good"))
+    assert (shown["status"], shown["title"], shown["last_status"]) == ("ok", "good", "failed")
+
+
+def test_among_failures_the_newest_is_shown() -> None:
+    older, newer = (make_row(run, minutes=minutes, error_kind=kind) for run, minutes, kind in (
+        (RUN_1, 1, ErrorKind.EMPTY), (RUN_2, 11, ErrorKind.TRUNCATED)
+    ))  # fmt: skip
+    assert shown_after(older, newer)["error_kind"] == shown_after(newer, older)["error_kind"] == "truncated"
+
+
+# --- nights ---
+
+
+def test_products_is_a_table_that_analysts_can_read(output: Store, tmp_path: Path) -> None:
+    run = enrich_night(output, make_run(), listing("z.jpg", "a.jpg", "bad.jpg"))
+    data, _ = output.get("products.parquet")
+    file = pq.ParquetFile(io.BytesIO(data))
+    assert file.schema_arrow.equals(PRODUCTS_SCHEMA)
+    assert file.metadata.row_group(0).column(0).compression == "ZSTD"
+    pairs = {key.decode(): value.decode() for key, value in file.metadata.metadata.items()}
+    published = {"created_at": "2026-11-22T02:00:00.123456Z", "fingerprint": run.fingerprint}
+    assert json.loads(pairs["enrich.runs"]) == {"night-1": published}
+    assert pairs["enrich.schema_version"] == "1"
+    assert len(pairs["enrich.writer_id"]) == 32
+
+    path = tmp_path / "copy.parquet"
+    path.write_bytes(data)
+    query = f"select image_key, status, in_source, last_run_id from '{path}'"
+    expected = [("a.jpg", "ok", True), ("z.jpg", "ok", True), ("bad.jpg", "failed", True)]
+    assert duckdb.sql(query).fetchall() == [(*row, "night-1") for row in expected]
+    assert pl.read_parquet(path).select("image_key", "status", "in_source").rows() == expected
+
+
+def test_a_second_night_does_what_changed_and_no_more(output: Store) -> None:
+    enrich_night(output, make_run("n1"), listing("gone.jpg", "bad.jpg", "same.jpg", changed="e1"))
+    done: list[str] = []
+
+    def noting(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
+        done.append(f"{item.reason} {item.key}")
+        return answer(run, item, minutes)
+
+    enrich_night(output, make_run("n2", 60), listing("bad.jpg", "new.jpg", "same.jpg", changed="e2"), noting)
+    assert done == ["changed changed.jpg", "new new.jpg"]
+    rows = {row["image_key"]: row for row in read_products(output).table.to_dicts()}
+    assert {key: (row["in_source"], row["run_id"]) for key, row in rows.items()} == {
+        "bad.jpg": (True, "n1"),
+        "changed.jpg": (True, "n2"),
+        "gone.jpg": (False, "n1"),
+        "new.jpg": (True, "n2"),
+        "same.jpg": (True, "n1"),
+    }
+    assert rows["changed.jpg"]["title"] == "e2"
+
+
+def test_a_photo_that_came_back_is_in_the_source_again_without_work(local: Store) -> None:
+    in_source = []
+    for number, keys in enumerate((["a.jpg", "b.jpg"], ["a.jpg"], ["a.jpg", "b.jpg"])):
+        run = enrich_night(local, make_run(f"n{number}", number), listing(*keys))
+        in_source.append(read_products(local).table["in_source"].to_list())
+    assert in_source == [[True, True], [True, False], [True, True]]
+    assert write.committed_shards(local, run) == set()
+
+
+def test_a_night_that_changes_nothing_does_not_write(output: Store) -> None:
+    run = enrich_night(output, make_run("n1"), listing("a.jpg"))
+    before = output.head("products.parquet")
+    enrich_night(output, make_run("n2", 10), listing("a.jpg"))
+    again = publish.publish(output, run)
+    assert again == publish.Published(rows=1, changed=False, attempts=1)
+    assert output.head("products.parquet") == before
+
+
+def test_an_empty_bucket_publishes_an_empty_table(local: Store) -> None:
+    enrich_night(local, make_run(), listing())
+    assert read_products(local).table.equals(parquet.empty(PRODUCTS_SCHEMA))
+    assert local.head("products.parquet") is not None
+
+
+def held(output: Store, run: RunInfo, source: pl.DataFrame, minutes: float) -> None:
+    """Everything of a run but its publish, as if the gate had held it back."""
+    todo = manifest.plan(source, None, {}, run.fingerprint, RunSettings(shard_size=2))
+    begun = manifest.create_manifest(output, run, source, todo)
+    for shard in begun.shards:
+        items = manifest.items(begun, shard)
+        write.commit_shard(
+            output, run, shard, [answer(run, item, minutes) for item in items], [item.key for item in items]
+        )
+
+
+def released(output: Store, run: RunInfo) -> publish.Published:
+    return publish.publish(output, run, GateSettings(min_rows=1))
+
+
+@pytest.mark.parametrize("sequence", ["012", "021", "102", "120", "201", "210", "0120", "2102"])
+def test_held_runs_may_be_released_in_any_order(tmp_path: Path, sequence: str) -> None:
+    runs = [make_run(f"n{number}", number * 10, fingerprint=f"f{number}") for number in range(3)]
+    sources = [
+        listing("a.jpg", "b.jpg", "c.jpg"),
+        listing("b.jpg", "d.jpg", c="e2"),
+        listing("a.jpg", b="e3", bad="e1"),
+    ]
+    tables = []
+    for name, numbers in (("in order", "012"), ("drawn", sequence)):
+        output = open_store(str(tmp_path / name), create=True)
+        for run, source, minutes in zip(runs, sources, (1, 35, 21), strict=True):  # the second was finished last
+            held(output, run, source, minutes)
+        for number in numbers:
+            released(output, runs[int(number)])
+        tables.append(read_products(output))
+    assert tables[0].table.equals(tables[1].table)
+    assert (tables[0].runs, tables[0].last) == (tables[1].runs, tables[1].last)
+    assert tables[1].last.source == publish.RunMark(runs[2].created_at, "n2")
+    rows = {row["image_key"]: row for row in tables[1].table.to_dicts()}
+    assert {key for key, row in rows.items() if row["in_source"]} == {"a.jpg", "b.jpg", "bad.jpg"}
+    assert (rows["b.jpg"]["run_id"], rows["b.jpg"]["last_run_id"], rows["b.jpg"]["last_etag"]) == ("n1", "n2", "e3")
+
+
+def test_only_runs_that_a_row_names_are_remembered(local: Store) -> None:
+    enrich_night(local, make_run("n1"), listing("b.jpg", a="e1"))
+    enrich_night(local, make_run("n2", 10), listing("b.jpg", a="e2"))
+    assert set(read_products(local).runs) == {"n1", "n2"}
+    last = enrich_night(local, make_run("n3", 20), listing(a="e3", b="e3"))
+    assert read_products(local).runs == {"n3": PublishedRun(last.created_at, "f1")}
+
+
+def test_only_a_run_large_enough_is_remembered_for_the_gate(local: Store) -> None:
+    for number, count in enumerate((3, 2)):
+        run = make_run(f"n{number}", number)
+        held(local, run, listing(*"abc"[:count]), minutes=1)
+        publish.publish(local, run, GateSettings(min_rows=3))
+    stats = read_products(local).last_stats
+    assert stats is not None
+    assert stats.rows == 3
+
+
+def test_eight_runs_that_publish_at_once_all_survive(output: Store) -> None:
+    runs = [make_run(f"n{number}", number) for number in range(8)]
+    for number, run in enumerate(runs):
+        held(output, run, listing(f"own-{number}.jpg", shared=f"e{number}"), minutes=10)
+    barrier = threading.Barrier(len(runs))
+
+    def race(run: RunInfo) -> publish.Published:
+        barrier.wait()
+        return released(output, run)
+
+    with ThreadPoolExecutor(len(runs)) as pool:
+        published = list(pool.map(race, runs))
+    assert all(result.changed for result in published)
+    products = read_products(output)
+    assert sorted(products.table["image_key"]) == [f"own-{number}.jpg" for number in range(8)] + ["shared.jpg"]
+    (shared,) = products.table.filter(pl.col("image_key") == "shared.jpg").to_dicts()
+    assert (shared["title"], shared["run_id"], shared["last_etag"]) == ("e7", "n7", "e7")
+    assert products.table.filter("in_source")["image_key"].to_list() == ["own-7.jpg", "shared.jpg"]
+
+
+# --- faults ---
+
+
+class Dies(Wrapped):
+    """The process dies at call number `at`, before the call happens or just after it did."""
+
+    def __init__(self, inner: Store, at: int, when: str) -> None:
+        super().__init__(inner)
+        self.at, self.when = at, when
+        self.dead = False
+
+    def before(self, number: int, name: str) -> None:
+        self._die(number, "before")
+
+    def after(self, number: int, name: str, result: Any) -> Any:
+        self._die(number, "after")
+        return result
+
+    def _die(self, number: int, when: str) -> None:
+        if self.dead or (number, when) == (self.at, self.when):
+            self.dead = True
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_night_killed_at_any_step_is_finished_by_its_run_id(output: Store, tmp_path: Path, when: str) -> None:
+    first, second = listing("bad.jpg", "d.jpg", a="e1", b="e1"), listing("bad.jpg", "c.jpg", "d.jpg", "f.jpg", a="e2")
+    undisturbed = open_store(str(tmp_path / "undisturbed"), create=True)
+    enrich_night(undisturbed, make_run("n1"), first)
+    counted = Wrapped(undisturbed)
+    enrich_night(counted, make_run("n2", 10), second)
+    expected, history = read_products(undisturbed), publish.read_shards(undisturbed, make_run("n2", 10))
+    steps = next(counted._numbers)
+    assert steps > 15
+
+    for step in range(0, steps, 7 if output.uri.startswith("s3:") else 1):
+        store = open_store(f"{output.uri}/{step}", create=True)
+        enrich_night(store, make_run("n1"), first)
+        with pytest.raises(KeyboardInterrupt):
+            enrich_night(Dies(store, step, when), make_run("n2", 10), second)
+        committed = {info.key: info.etag for info in store.list("history")}
+        begun = manifest.read_manifest(store, "n2") is not None
+        # The next day: once it is begun, the run stays the one of its manifest.
+        restart = make_run("n2", 60 * 24 if begun else 10)
+        run = enrich_night(store, restart, second)
+        assert run == make_run("n2", 10)
+        assert publish.read_shards(store, run).equals(history)
+        products = read_products(store)
+        assert products.table.equals(expected.table)
+        assert (products.runs, products.last) == (expected.runs, expected.last)
+        assert committed.items() <= {info.key: info.etag for info in store.list("history")}.items()
+
+
+class LostResponse(Wrapped):
+    """The first swap goes through, and the caller hears otherwise; then others may come in between."""
+
+    def __init__(self, inner: Store, meanwhile: Callable[[], object] = lambda: None) -> None:
+        super().__init__(inner)
+        self.lost, self.meanwhile = 0, meanwhile
+
+    def after(self, number: int, name: str, result: Any) -> Any:
+        if name != "replace" or self.lost:
+            return result
+        self.lost += 1
+        self.meanwhile()
+        return False
+
+
+@pytest.fixture
+def no_sleep(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    pauses: list[float] = []
+    monkeypatch.setattr(publish.time, "sleep", pauses.append)
+    return pauses
+
+
+@pytest.mark.usefixtures("no_sleep")
+def test_a_publisher_whose_response_was_lost_knows_its_own_table(output: Store) -> None:
+    held(output, make_run(), listing("a.jpg"), minutes=1)
+    store = LostResponse(output)
+    assert released(store, make_run()) == publish.Published(rows=1, changed=True, attempts=1)
+    assert store.lost == 1
+
+
+@pytest.mark.usefixtures("no_sleep")
+def test_a_lost_response_and_another_publisher_leave_both_runs(local: Store) -> None:
+    one, two = make_run("n1"), make_run("n2", 10)
+    held(local, one, listing("a.jpg"), minutes=1)
+    held(local, two, listing("b.jpg"), minutes=11)
+    released(LostResponse(local, meanwhile=lambda: released(local, two)), one)
+    assert sorted(read_products(local).table["image_key"]) == ["a.jpg", "b.jpg"]
+
+
+def test_a_publisher_that_is_always_late_gives_up_and_says_what_to_do(local: Store, no_sleep: list[float]) -> None:
+    class AlwaysLate(Wrapped):
+        def replace(self, key: str, data: bytes, if_match: str | None) -> bool:
+            return False
+
+    held(local, make_run(), listing("a.jpg"), minutes=1)
+    with pytest.raises(RunFailed) as error:
+        released(AlwaysLate(local), make_run())
+    assert str(error.value) == (
+        f"{local.uri}/products.parquet was replaced by others 20 times in a row; history has the run's rows: "
+        "repeat with `enrich run --publish night-1`, and if nobody else publishes, see `enrich doctor`"
+    )
+    assert len(no_sleep) == 20
+    assert 0 <= min(no_sleep) <= max(no_sleep) <= 5
+    assert local.head("products.parquet") is None
+
+
+def test_a_products_file_of_others_is_named_and_kept(local: Store) -> None:
+    held(local, make_run(), listing("a.jpg"), minutes=1)
+    uri = local.uri_of("products.parquet")
+    for data, message in [
+        (b"mine", f"{uri} is not a readable Parquet file; move it away and start the run again"),
+        (
+            parquet.encode(parquet.empty(ROW_SCHEMA), ROW_SCHEMA, {}),
+            f"{uri} has other columns than it should; move it away and start the run again",
+        ),
+        (
+            parquet.encode(parquet.empty(PRODUCTS_SCHEMA), PRODUCTS_SCHEMA, {"enrich.runs": "{}"}),
+            f"{uri} was not written by enrich; move it away, then publish the runs again",
+        ),
+        (
+            parquet.encode(parquet.empty(PRODUCTS_SCHEMA), PRODUCTS_SCHEMA, {"enrich.runs": "[1"}),
+            f"{uri} was not written by enrich; move it away, then publish the runs again",
+        ),
+    ]:
+        local.put("products.parquet", data)
+        with pytest.raises(RunFailed) as error:
+            released(local, make_run())
+        assert str(error.value) == message
+        assert local.get("products.parquet")[0] == data
+
+
+def test_a_lost_products_file_comes_back_from_history(local: Store) -> None:
+    runs = [make_run(f"n{number}", 10 * number) for number in range(3)]
+    for number, run in enumerate(runs):
+        enrich_night(local, run, listing("bad.jpg", "b.jpg", a=f"e{number}"))
+    before = read_products(local).table
+    local.delete("products.parquet")
+    for run in reversed(runs):
+        released(local, run)
+    assert read_products(local).table.equals(before)
+
+
+def test_a_run_without_its_listing_is_not_published(local: Store) -> None:
+    held(local, make_run(), listing("a.jpg"), minutes=1)
+    local.delete("runs/night-1/source.parquet")
+    with pytest.raises(RunFailed) as error:
+        released(local, make_run())
+    assert str(error.value) == (
+        f"{local.uri}/runs/night-1/source.parquet is missing: which photos are still there is unknown; start a new run"
+    )
+
+
+def test_a_foreign_file_among_the_shards_is_named(local: Store) -> None:
+    run, other = make_run(), make_run("n2")
+    held(local, run, listing("a.jpg"), minutes=1)
+    held(local, other, listing("a.jpg"), minutes=1)
+    local.put(f"{run.history}notes.txt", b"not a shard")
+    assert len(publish.read_shards(local, run)) == 1
+    key = f"{run.history}shard-00001.parquet"
+    local.put(key, local.get(write.shard_key(other, 0))[0])
+    with pytest.raises(RunFailed) as error:
+        publish.read_shards(local, run)
+    assert str(error.value) == f"{local.uri_of(key)} is no shard of run night-1; move it away and publish again"
+
+
+def test_rows_of_a_run_are_all_its_shards(local: Store) -> None:
+    held(local, make_run(), listing(*"abcde"), minutes=1)
+    rows = publish.read_shards(local, make_run())
+    assert rows.schema == parquet.empty(ROW_SCHEMA).schema
+    assert rows.select("image_key", "shard").sort("image_key").rows() == [
+        (key, number // 2) for number, key in enumerate("abcde")
+    ]
+    assert publish.read_shards(local, make_run("none")).equals(parquet.empty(ROW_SCHEMA))
+
+
+# --- run.json ---
+
+
+def test_a_run_record_is_read_back(output: Store) -> None:
+    rows = table_of(make_row(RUN_1), make_row(RUN_1, "b.jpg", error_kind=ErrorKind.EMPTY))
+    record = RunRecord(
+        run=RUN_1,
+        state="held",
+        counts={"rows": 2, "ok": 1, "failed": 1},
+        by_reason={"new": 2},
+        by_error_kind={"empty": 1},
+        findings=(Finding("max_failed", 0.5, 0.2, "1 of 2"),),
+        stats=run_stats(rows),
+        shards=1,
+        started_at=START,
+        finished_at=at(1),
+        seconds=60.0,
+        images_per_second=2 / 60,
+        engine="fake",
+        host="cpu",
+        stage_seconds={"fetch": 1.5},
+    )
+    assert publish.read_run_record(output, RUN_1) is None
+    publish.write_run_record(output, record)
+    assert publish.read_run_record(output, RUN_1) == record
+    raw = json.loads(output.get("runs/r1/run.json")[0])
+    assert (raw["run"]["run_id"], raw["state"], raw["stats"]["failed_by_kind"]) == ("r1", "held", {"empty": 1})
+
+
+def test_a_run_record_of_others_is_named(local: Store) -> None:
+    for data in (b"{}", b"not JSON", b'{"run": 1}'):
+        local.put("runs/r1/run.json", data)
+        with pytest.raises(RunFailed) as error:
+            publish.read_run_record(local, RUN_1)
+        assert str(error.value) == (
+            f"{local.uri}/runs/r1/run.json is no record of a run; move it away and start the run again"
+        )

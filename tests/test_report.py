@@ -1,0 +1,271 @@
+"""What people read: the page about a run and the card of an adapter. What the model wrote stays text."""
+
+import base64
+import io
+from dataclasses import asdict
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from PIL import Image
+from rows import at, make_row, make_run
+
+from enrich.metrics import score
+from enrich.parquet import from_records
+from enrich.parse import Answer
+from enrich.prompt import make_prompt
+from enrich.report import SHEET, THUMBNAIL, render_card, render_report, score_table
+from enrich.schema import ROW_SCHEMA, ErrorKind, Product, Row, RunRecord
+from enrich.settings import PhotoLimits
+from enrich.storage import Store, open_store
+
+RUN = make_run()
+EVIL = "<script>alert(1)</script> \" onerror='x' =cmd()|'/c calc'!A1 & {{ 7 * 7 }}"
+
+
+class Page(HTMLParser):
+    """The text of a page, its tags, and the attributes of its images."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.tags: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag == "img":
+            self.images.append(dict(attrs))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def frame(*rows: Row) -> pl.DataFrame:
+    return from_records([asdict(row) for row in rows], ROW_SCHEMA)
+
+
+def ok_row(key: str, **changes: Any) -> Row:
+    values = {"category_confidence": 0.87, "image_sha256": key, "price_low": 80.0, "price_high": 1250.4}
+    return make_row(RUN, key, **(values | changes))
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "run": RUN,
+        "state": "published",
+        "counts": {"rows": 1234, "ok": 1230, "failed": 4},
+        "by_reason": {"new": 1200, "changed": 34},
+        "started_at": at(0),
+        "finished_at": at(3),
+        "seconds": 180.4,
+        "images_per_second": 6.84,
+        "engine": "transformers",
+        "host": "here",
+        "stage_seconds": {"download": 12.34, "infer": 150.0},
+    }
+    return RunRecord.model_validate(values | changes).model_dump(mode="json")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Store:
+    """Photos 0.png .. 29.png of 400 x 200 pixels."""
+    for i in range(30):
+        Image.new("RGB", (400, 200), (i * 8, 100, 50)).save(tmp_path / f"{i}.png")
+    return open_store(str(tmp_path))
+
+
+def test_a_page_shows_the_runs_figures(photos: Store) -> None:
+    page = Page(render_report(record(), frame(ok_row("1.png")), photos, PhotoLimits()))
+
+    for words in ("Run night-1", "Published to products.parquet.", "1,234 photos", "1,230 ok", "4 failed",
+                  "6.8 photos a second", "180 s in all", "new 1,200", "changed 34", "download 12.3", "infer 150.0",
+                  "adapter a1 on tiny", "engine transformers"):  # fmt: skip
+        assert words in page.text
+    assert "script" not in page.tags
+    assert not [image for image in page.images if not str(image["src"]).startswith("data:")]  # nothing is fetched
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"state": "nothing_to_do"}, "Nothing to do: every photo had its answer already."),
+        ({"state": "held"}, "Release it with enrich run --publish night-1 ."),
+        (
+            {"findings": [{"limit": "max_failed", "value": 0.5, "allowed": 0.2, "message": f"half failed {EVIL}"}]},
+            f"half failed {EVIL}",
+        ),
+        (
+            {
+                "stats": {
+                    "rows": 4, "ok": 4, "failed": 0, "failed_by_kind": {}, "unknown_category": 0, "review": 1,
+                    "category_mix": {}, "price_median": None,
+                }
+            },
+            "25.0% to review",
+        ),
+    ],
+)  # fmt: skip
+def test_a_page_says_how_the_run_ended(photos: Store, changes: dict[str, Any], words: str) -> None:
+    page = Page(render_report(record(**changes), frame(), photos, PhotoLimits()))
+
+    assert words in page.text
+
+
+def test_a_photo_is_shown_with_what_was_said_of_it(photos: Store) -> None:
+    row = ok_row("1.png", title="Felt Hat", price=1000.0, needs_review=True, review_reasons=("low_confidence",))
+
+    page = Page(render_report(record(), frame(row), photos, PhotoLimits()))
+
+    assert "Felt Hat Coats 87% 1,000 EUR 80 to 1,250 low_confidence" in page.text
+    [image] = page.images
+    assert image["alt"] == "Felt Hat"
+    thumbnail = Image.open(io.BytesIO(base64.b64decode(str(image["src"]).removeprefix("data:image/jpeg;base64,"))))
+    assert (thumbnail.format, thumbnail.size) == ("JPEG", (THUMBNAIL, THUMBNAIL // 2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"price": None, "price_low": None, "price_high": None, "currency": None}, "no price"),
+        ({"price_low": None, "price_high": None}, "87% 100 EUR Categories"),
+        ({"currency": None}, "87% 100 80 to 1,250"),
+    ],
+)
+def test_a_photo_without_price_or_interval(photos: Store, changes: dict[str, Any], words: str) -> None:
+    page = Page(render_report(record(), frame(ok_row("1.png", **changes)), photos, PhotoLimits()))
+
+    assert words in page.text
+
+
+def test_the_sheet_is_a_sample_of_ok_photos(photos: Store) -> None:
+    rows = [ok_row(f"{i}.png", image_sha256=f"{30 - i:02}") for i in range(30)]
+    rows += [make_row(RUN, "failed.png", error_kind=ErrorKind.TRUNCATED, image_sha256="00")]
+
+    page = Page(render_report(record(), frame(*rows), photos, PhotoLimits()))
+    again = Page(render_report(record(), frame(*reversed(rows)), photos, PhotoLimits()))
+
+    assert [image["alt"] for image in page.images] == [f"Title of {i}.png" for i in range(29, 29 - SHEET, -1)]
+    assert again.images == page.images
+
+
+def test_photos_that_cannot_be_shown_are_left_out(photos: Store, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no photo any more")
+    (tmp_path / "big.png").write_bytes(b"x" * 5000)
+    rows = [ok_row(key) for key in ("1.png", "gone.png", "text.png", "big.png", "../outside.png")]
+
+    page = Page(render_report(record(), frame(*rows), photos, PhotoLimits(max_bytes=4000)))
+
+    assert [image["alt"] for image in page.images] == ["Title of 1.png"]
+
+
+def test_failed_photos_are_listed_with_their_errors(photos: Store) -> None:
+    rows = [make_row(RUN, "z.jpg", error_kind=ErrorKind.EMPTY), make_row(RUN, "a.jpg", error_kind=ErrorKind.TRUNCATED)]
+
+    page = Page(render_report(record(), frame(*rows), photos, PhotoLimits()))
+
+    assert "z.jpg empty made to fail 1 a.jpg truncated made to fail 1" in page.text  # by kind
+    assert "more" not in page.text
+
+
+def test_a_long_list_of_failures_is_cut(photos: Store) -> None:
+    rows = [make_row(RUN, f"{i:03}.jpg", error_kind=ErrorKind.EMPTY) for i in range(203)]
+
+    page = Page(render_report(record(), frame(*rows), photos, PhotoLimits()))
+
+    assert "199.jpg" in page.text
+    assert "200.jpg" not in page.text
+    assert "and 3 more" in page.text
+
+
+def test_categories_are_counted(photos: Store) -> None:
+    rows = [ok_row(f"{i}.png", category="Hats" if i < 3 else "Bags") for i in range(4)]
+
+    page = render_report(record(), frame(*rows), photos, PhotoLimits())
+
+    assert "Hats 3 Bags 1" in Page(page).text
+    assert "width:100.0%" in page
+    assert "width:33.3%" in page
+
+
+def test_what_the_model_wrote_stays_text(photos: Store) -> None:
+    rows = [
+        ok_row("1.png", title=EVIL, category=EVIL, currency=EVIL),
+        make_row(RUN, f"{EVIL}.jpg", error_kind=ErrorKind.ANSWER_MALFORMED, error_message=EVIL),
+    ]
+
+    source = render_report(record(), frame(*rows), photos, PhotoLimits())
+    page = Page(source)
+
+    assert "<script" not in source
+    assert "{{ 7 * 7 }}" in source
+    assert page.text.count("<script>alert(1)</script>") == 6
+    [image] = page.images
+    assert {*image} == {"src", "alt"}
+    assert image["alt"] == EVIL
+
+
+def card_metrics(**changes: Any) -> dict[str, Any]:
+    products = [Product("P", "Felt Hat", "HATS", 100.0, "/a"), Product("Q", "Bag", "BAGS", 50.0, "/b")]
+    right = score(products, [Answer("Felt Hat", "HATS", 110), Answer("Bag", "BAGS", 50)])
+    wrong = score(products, [Answer("Felt Hat", "HATS", 200), Answer("Felt Hat", "HATS", 200)])
+    values = {
+        "test": right,
+        "base": score(products, [None, None]),
+        "baselines": {"majority_class": wrong},
+        "intervals": {"coverage": 0.91, "mean_ratio": 2.5},
+        "category_ece": 0.0421,
+    }
+    return values | changes
+
+
+TRAIN = {"settings": {"model": "owner/base", "num_crops": 4}, "rows": {"train": 480}}
+
+
+def test_a_card_states_scores_beside_the_baselines() -> None:
+    card = render_card(TRAIN, card_metrics(), make_prompt(("HATS", "BAGS"), "EUR"))
+
+    _, front, body = card.split("---\n", 2)
+    assert yaml.safe_load(front)["base_model"] == "owner/base"
+    assert "from 480 labelled photos\nof 2 categories, prices in EUR." in body
+    assert "<|image_1|>\nWhat product is this? Give its title, category and full price in EUR.<|end|>" in body
+    table = [line for line in body.splitlines() if line.startswith("|")]
+    assert table == [
+        "| | parsed | category accuracy | macro F1 | title exact | title token F1 | price MdAPE | price within 20 % |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| adapter | 100.0% | 100.0% | 1.000 | 100.0% | 1.000 | 5.0% | 100.0% |",
+        "| base without adapter | 0.0% | 0.0% | 0.000 | 0.0% | 0.000 | 100.0% | 0.0% |",
+        "| majority class | 100.0% | 50.0% | 0.333 | 50.0% | 0.500 | 200.0% | 0.0% |",
+    ]
+    assert "Price intervals at 90 %: 91.0% of the true prices lie inside, mean width a factor of 2.50" in body
+    assert "expected calibration error 0.042." in body
+
+
+def test_a_table_stands_whole_in_markdown() -> None:
+    """No blank line within it, a blank line before and after."""
+    lines = render_card(TRAIN, card_metrics(), make_prompt(("HATS",), None)).splitlines()
+    rows = [i for i, line in enumerate(lines) if line.startswith("|")]
+
+    assert rows == list(range(rows[0], rows[0] + 5))
+    assert lines[rows[0] - 1] == lines[rows[-1] + 1] == ""
+
+
+def test_a_card_of_a_catalog_without_prices_and_an_adapter_without_answers() -> None:
+    products = [Product("P", "Felt Hat", "HATS", None, "/a")]
+    metrics = card_metrics(test=score(products, [None]), base=None, baselines={}, intervals=None, category_ece=None)
+
+    card = render_card(TRAIN, metrics, make_prompt(("HATS",), None))
+
+    assert "| adapter | 0.0% | 0.0% | 0.000 | 0.0% | 0.000 | - | - |" in card
+    assert "prices in" not in card
+    assert "Price intervals" not in card
+    assert "calibration error" not in card
+    assert [name for name, _ in score_table(metrics)] == ["adapter"]

@@ -1,0 +1,69 @@
+"""The half page about a run that is shown where Markdown is rendered."""
+
+from typing import Any
+
+import pytest
+from markdown_it import MarkdownIt
+
+from enrich.report import render_summary
+
+EVIL = "<img src=x onerror=alert(1)> | a`b` *c* _d_ [e](http://f) ![g](h) ~~i~~ &lt; \\ # https://evil.example\n\n- j"
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    values = {
+        "state": "published",
+        "run": {"run_id": "night", "images_uri": "s3://photos", "model": "tiny", "adapter": "a1"},
+        "counts": {"rows": 3, "ok": 1, "failed": 2},
+        "by_error_kind": {"not_an_image": 2},
+        "by_reason": {"new": 3},
+        "findings": [],
+        "engine": "transformers",
+        "seconds": 12.3,
+        "images_per_second": 0.24,
+    }
+    return values | changes
+
+
+def render(text: str) -> str:
+    return MarkdownIt("commonmark", {"html": True}).enable("table").enable("strikethrough").render(text)
+
+
+def test_counts_and_reasons_are_tables() -> None:
+    page = render(render_summary(record(), "s3://out/"))
+
+    assert '<td>ok</td>\n<td style="text-align:right">1</td>' in page
+    assert '<td>failed with not_an_image</td>\n<td style="text-align:right">2</td>' in page
+    assert '<td>new</td>\n<td style="text-align:right">3</td>' in page
+    assert "<td>s3://out/runs/night/report.html</td>" in page
+    assert "<td>12 s, 0.2 photos a second</td>" in page
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("published", "<strong>Published:</strong> s3://out/products.parquet"),
+        ("nothing_to_do", "<strong>Nothing to do:</strong> every photo had its answer already."),
+        ("held", "enrich run --output s3://out --publish night"),
+    ],
+)
+def test_the_first_line_says_how_it_ended(state: str, words: str) -> None:
+    assert words in render(render_summary(record(state=state), "s3://out"))
+
+
+def test_words_from_outside_are_shown_as_they_are() -> None:
+    page = render(render_summary(record(findings=[{"message": EVIL}]), "s3://out"))
+
+    assert (
+        "<li>&lt;img src=x onerror=alert(1)&gt; | a`b` *c* _d_ [e](http://f) ![g](h) ~~i~~ &amp;lt; \\ # "
+        "https://evil.example - j</li>"
+    ) in page
+
+
+def test_words_from_outside_do_not_leave_their_cell() -> None:
+    run = {"run_id": "night", "images_uri": EVIL, "model": "tiny", "adapter": "a1"}
+
+    page = render(render_summary(record(run=run), "s3://out"))
+
+    assert page.count("<td>photos</td>\n<td>&lt;img src=x onerror=alert(1)&gt; | a`b` *c*") == 1
+    assert page.count("<tr>") == render(render_summary(record(), "s3://out")).count("<tr>")

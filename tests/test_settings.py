@@ -1,0 +1,170 @@
+"""Settings from defaults, files and overrides; what is wrong with them is told in one line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from enrich.errors import UsageError
+from enrich.settings import (
+    PHI3_VISION,
+    PHI3_VISION_REVISION,
+    TINY_MODEL,
+    RunSettings,
+    SampleSettings,
+    Settings,
+    TrainSettings,
+    load_settings,
+    resolve_model,
+)
+
+
+def test_defaults_stand_without_a_file() -> None:
+    assert load_settings(RunSettings) == RunSettings()
+
+
+def test_a_file_beats_defaults_and_overrides_beat_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("shard_size: 10\nbatch_size: 2\nlimits:\n  max_bytes: 5\n")
+
+    settings = load_settings(RunSettings, path, batch_size=3, engine=None)
+
+    assert (settings.shard_size, settings.batch_size, settings.engine) == (10, 3, "auto")
+    assert settings.limits.max_bytes == 5
+    assert settings.limits.max_pixels == RunSettings().limits.max_pixels
+
+
+@pytest.mark.parametrize("text", ["", "# nothing but a comment\n", "{}"])
+def test_an_empty_file_changes_nothing(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "empty.yaml"
+    path.write_text(text)
+
+    assert load_settings(RunSettings, path) == RunSettings()
+
+
+@pytest.mark.parametrize(
+    ("cls", "text", "message"),
+    [
+        (SampleSettings, "product: 3", "unknown key 'product'; known keys: products, bucket, seed"),
+        (
+            RunSettings,
+            "review:\n  confidence: 0.5",
+            "unknown key 'review.confidence'; known keys: min_confidence, max_price_ratio",
+        ),
+        (RunSettings, "shard_size: 0", "shard_size: Input should be greater than or equal to 1; change that value"),
+        (
+            RunSettings,
+            "engine: magic",
+            "engine: Input should be 'auto', 'vllm' or 'transformers'; change that value",
+        ),
+        (
+            RunSettings,
+            "limits:\n  max_bytes: lots",
+            "limits.max_bytes: Input should be a valid integer, unable to parse string as an integer; "
+            "change that value",
+        ),
+        (
+            TrainSettings,
+            "batch_size: 3\neffective_batch_size: 16",
+            "TrainSettings: Value error, effective_batch_size 16 is no multiple of batch_size 3; change that value",
+        ),
+        (
+            RunSettings,
+            "product_id_pattern: '(?P<product_id>'",
+            "product_id_pattern: Value error, '(?P<product_id>' is no regular expression: missing ), unterminated "
+            "subpattern at position 0; change that value",
+        ),
+        (
+            RunSettings,
+            "product_id_pattern: '(.*)[.]jpg'",
+            "product_id_pattern: Value error, '(.*)[.]jpg' has no group (?P<product_id>...); change that value",
+        ),
+    ],
+)
+def test_a_wrong_value_is_named(tmp_path: Path, cls: type[Settings], text: str, message: str) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(text)
+
+    with pytest.raises(UsageError) as caught:
+        load_settings(cls, path)
+
+    assert str(caught.value) == f"settings file {path}: {message}"
+
+
+def test_a_pattern_with_the_products_group_is_taken() -> None:
+    pattern = r"(?P<product_id>[0-9]+)/.*"
+
+    assert load_settings(RunSettings, product_id_pattern=pattern).product_id_pattern == pattern
+
+
+def test_a_wrong_override_is_named() -> None:
+    with pytest.raises(UsageError) as caught:
+        load_settings(TrainSettings, epochs=-1)
+
+    assert str(caught.value) == "settings: epochs: Input should be greater than 0; change that value"
+
+
+@pytest.mark.parametrize("text", ["- 1\n- 2", "just words", "7"])
+def test_a_file_without_a_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "list.yaml"
+    path.write_text(text)
+
+    with pytest.raises(UsageError) as caught:
+        load_settings(RunSettings, path)
+
+    assert str(caught.value) == f"settings file {path} holds no mapping; write lines such as `epochs: 3`"
+
+
+@pytest.mark.parametrize("data", [b"a: [1, 2", b"a: \xff\xfe", b"a: !!python/object/apply:os.getcwd []"])
+def test_a_file_that_is_no_yaml_is_told_in_one_line(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(data)
+
+    with pytest.raises(UsageError) as caught:
+        load_settings(RunSettings, path)
+
+    assert str(caught.value).startswith(f"settings file {path} is not valid YAML: ")
+    assert str(caught.value).endswith("; mend the file")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    missing = tmp_path / "missing.yaml"
+    for path, reason in ((missing, "No such file or directory"), (tmp_path, "Is a directory")):
+        with pytest.raises(UsageError) as caught:
+            load_settings(RunSettings, path)
+        assert str(caught.value) == f"settings file {path}: {reason}; name a readable YAML file"
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        RunSettings().shard_size = 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpu", "expected"),
+    [
+        ({}, True, {"model": PHI3_VISION, "revision": PHI3_VISION_REVISION, "learning_rate": 1e-4, "lora_r": 16}),
+        ({}, False, {"model": TINY_MODEL, "revision": None, "learning_rate": 1e-3, "effective_batch_size": 8}),
+        ({"model": TINY_MODEL}, True, {"model": TINY_MODEL, "learning_rate": 1e-3}),
+        ({"learning_rate": 5e-4}, False, {"learning_rate": 5e-4, "lora_r": 64, "lora_alpha": 128}),
+        ({"model": PHI3_VISION, "revision": "0" * 40}, False, {"revision": "0" * 40, "learning_rate": 1e-4}),
+        ({"model": "./mine"}, True, {"model": "./mine", "revision": None, "learning_rate": 1e-4}),
+        # A batch size that was asked for must still divide the recipe's step.
+        ({"batch_size": 16}, False, {"batch_size": 16, "effective_batch_size": 16}),
+        ({"batch_size": 4}, False, {"batch_size": 4, "effective_batch_size": 8}),
+        ({"effective_batch_size": 24}, False, {"batch_size": 8, "effective_batch_size": 24}),
+    ],
+)
+def test_the_model_brings_its_recipe(asked: dict[str, Any], gpu: bool, expected: dict[str, Any]) -> None:
+    resolved = resolve_model(TrainSettings.model_validate(asked), gpu=gpu)
+
+    assert {name: getattr(resolved, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(("rows", "epochs"), [(10, 12.0), (300, 12.0), (500, 10.0), (1000, 5.0), (50_000, 3.0)])
+def test_a_small_catalog_is_shown_more_often_to_the_tiny_base(rows: int, epochs: float) -> None:
+    assert resolve_model(TrainSettings(), gpu=False, rows=rows).epochs == epochs
+    assert resolve_model(TrainSettings(), gpu=True, rows=rows).epochs == TrainSettings().epochs
+    assert resolve_model(TrainSettings(epochs=5), gpu=False, rows=rows).epochs == 5

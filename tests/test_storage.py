@@ -1,0 +1,669 @@
+"""One table of stores: whatever a local folder promises, S3 keeps too, and the other way round."""
+
+import errno
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import boto3.session
+import pytest
+
+from enrich.errors import UsageError
+from enrich.schema import ErrorKind
+from enrich.storage import StorageError, Store, is_s3, open_store, read_tree, write_tree
+from enrich.storage.local import LocalStore
+
+ODD_KEYS = [
+    "a b.jpg",
+    "100%.jpg",
+    "%2e%2E/x",
+    "1+1=2",
+    "ü/日本.jpg",
+    "q?x=1#y",
+    "a&b;c",
+    "'\"<>.jpg",
+    "~tilde",
+    "back\\slash",
+]
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A URI with nothing below it."""
+    return f"{request.getfixturevalue('s3_bucket')}/a/root" if request.param == "s3" else str(tmp_path / "a" / "root")
+
+
+@pytest.fixture
+def store(root: str) -> Store:
+    return open_store(root, create=True)
+
+
+@pytest.fixture
+def s3_store(s3_bucket: str) -> Store:
+    return open_store(f"{s3_bucket}/a/root")
+
+
+def keys(store: Store, prefix: str = "") -> list[str]:
+    return [info.key for info in store.list(prefix)]
+
+
+def kind_of(call: Callable[[], object]) -> tuple[ErrorKind, str]:
+    with pytest.raises(StorageError) as caught:
+        call()
+    return caught.value.kind, str(caught.value)
+
+
+# ---- reading and writing
+
+
+def test_what_is_put_is_listed_and_read_back_under_one_etag(store: Store) -> None:
+    store.put("photos/a.jpg", b"first")
+    [info] = store.list()
+    assert (info.key, info.size) == ("photos/a.jpg", 5)
+    assert store.head("photos/a.jpg") == info
+    assert store.get("photos/a.jpg") == (b"first", info.etag)
+    store.put("photos/a.jpg", b"other")
+    assert store.get("photos/a.jpg")[0] == b"other"
+    assert store.get("photos/a.jpg")[1] != info.etag
+    store.delete("photos/a.jpg")
+    store.delete("photos/a.jpg")
+    assert keys(store) == []
+    assert store.head("photos/a.jpg") is None
+
+
+def test_uri_of_names_the_object(store: Store, root: str) -> None:
+    assert store.uri == root
+    assert store.uri_of("b/c.jpg") == f"{root}/b/c.jpg"
+
+
+@pytest.mark.parametrize("key", ODD_KEYS)
+def test_odd_keys_come_back_as_they_were(store: Store, key: str) -> None:
+    assert store.create(key, b"data")
+    assert keys(store) == [key]
+    assert store.get(key)[0] == b"data"
+
+
+def test_s3_keys_that_no_file_could_have(s3_store: Store) -> None:
+    for key in ("a//b", "/leading", "../up", "trailing/"):
+        s3_store.put(key, b"data")
+        assert s3_store.get(key)[0] == b"data"
+    assert sorted(keys(s3_store)) == ["../up", "/leading", "a//b", "trailing/"]
+
+
+def test_a_listing_keeps_to_its_folder_and_to_byte_order(root: str) -> None:
+    open_store(f"{root}-old", create=True).put("no.jpg", b"")
+    store = open_store(root, create=True)
+    names = ["a-b", "a.jpg", "a/b/c", "a/b.jpg", "a0", "ab/c", "\uffee", "\U0001f600"]
+    for name in names:
+        store.put(name, b"x")
+    assert keys(store) == sorted(names, key=str.encode)
+    assert keys(store, "a") == keys(store, "a/") == ["a/b.jpg", "a/b/c"]
+    assert keys(store, "a/b") == ["a/b/c"]
+    assert keys(store, "absent") == []
+
+
+def test_a_listing_leaves_out_the_packages_own_files(store: Store) -> None:
+    store.put("kept", b"1")
+    assert store.replace("kept", b"2", store.get("kept")[1])  # leaves a lock file behind, locally
+    store.put(".enrich-left", b"")
+    store.put("folder/.enrich-left", b"")
+    store.put(".enrich-folder/x", b"")
+    store.put(".hidden", b"")
+    assert keys(store) == [".hidden", "kept"]
+
+
+def test_s3_directory_markers_are_left_out_and_pages_are_joined(s3_bucket: str, s3_server: Any) -> None:
+    def small_pages(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        return app({**environ, "QUERY_STRING": f"{environ['QUERY_STRING']}&max-keys=3"}, start_response)
+
+    client = boto3.session.Session().client("s3")
+    bucket = s3_bucket.removeprefix("s3://")
+    for key in ("photos/", "photos/sub/", *(f"photos/{number}" for number in range(8))):
+        client.put_object(Bucket=bucket, Key=key, Body=b"")
+    s3_server.fault = small_pages
+    assert keys(open_store(f"{s3_bucket}/photos/")) == [f"{number}" for number in range(8)]
+
+
+def test_get_refuses_what_is_too_large_before_reading_it(store: Store) -> None:
+    store.put("a", b"12345")
+    assert store.get("a", max_bytes=5)[0] == b"12345"
+    kind, message = kind_of(lambda: store.get("a", max_bytes=4))
+    assert (kind, message) == (ErrorKind.TOO_LARGE, f"{store.uri}/a: 5 bytes, more than the limit of 4")
+
+
+def test_what_is_missing_is_not_found(store: Store) -> None:
+    assert kind_of(lambda: store.get("absent"))[0] is ErrorKind.NOT_FOUND
+    assert store.head("absent/too") is None
+
+
+# ---- commits
+
+
+def race(writes: Iterable[Callable[[], bool]]) -> list[bool]:
+    with ThreadPoolExecutor(8) as pool:
+        return [future.result() for future in [pool.submit(write) for write in writes]]
+
+
+def test_of_many_creates_one_wins_and_its_bytes_stay(store: Store) -> None:
+    won = race(lambda i=i: store.create("shard", b"%d" % i * 1000) for i in range(8))  # type: ignore[misc]
+    assert sum(won) == 1
+    assert store.get("shard")[0] == b"%d" % won.index(True) * 1000
+    assert keys(store) == ["shard"]
+
+
+def test_of_many_replaces_of_one_state_one_wins(store: Store) -> None:
+    store.put("table", b"old")
+    etag = store.get("table")[1]
+    won = race(lambda i=i: store.replace("table", b"%d" % i, etag) for i in range(8))  # type: ignore[misc]
+    assert sum(won) == 1
+    assert store.get("table")[0] == b"%d" % won.index(True)
+
+
+def test_no_increment_is_lost_to_another_writer(store: Store) -> None:
+    store.put("count", b"0")
+
+    def increment() -> bool:
+        for _ in range(200):
+            data, etag = store.get("count")
+            if store.replace("count", b"%d" % (int(data) + 1), etag):
+                return True
+        return False
+
+    assert all(race([increment] * 8))
+    assert store.get("count")[0] == b"8"
+
+
+def test_replace_needs_the_state_it_was_told_of(store: Store) -> None:
+    assert not store.replace("table", b"new", "0" * 32)
+    assert store.replace("table", b"first", None)
+    assert not store.replace("table", b"second", None)
+    assert not store.replace("table", b"second", "0" * 32)
+    assert store.get("table")[0] == b"first"
+    assert store.replace("table", b"second", store.get("table")[1])
+    assert store.get("table")[0] == b"second"
+
+
+def test_the_probe_passes_and_leaves_nothing(store: Store) -> None:
+    store.check_conditional_writes()
+    assert keys(store) == []
+
+
+def create_in(root: str, won: Any, number: int) -> None:
+    if LocalStore(root).create("shard", b"%d" % number):
+        won.put(number)
+
+
+def test_local_creates_of_several_processes_have_one_winner(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    won = context.Queue()
+    processes = [context.Process(target=create_in, args=(str(tmp_path), won, number)) for number in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert (tmp_path / "shard").read_bytes() == b"%d" % won.get(timeout=10)
+    assert won.empty()
+    assert os.listdir(tmp_path) == ["shard"]
+
+
+@pytest.mark.parametrize("code", ["EPERM", "EOPNOTSUPP"])
+def test_local_create_works_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(getattr(errno, code), "no links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    store = LocalStore(tmp_path)
+    assert race(lambda: store.create("shard", b"x") for _ in range(8)).count(True) == 1
+    assert keys(store) == ["shard"]
+
+
+def test_a_failed_local_write_leaves_the_old_bytes_and_no_staged_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path)
+    store.put("table", b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    kind, message = kind_of(lambda: store.put("table", b"new"))
+    assert (kind, message) == (
+        ErrorKind.DOWNLOAD_FAILED,
+        f"{tmp_path}/table: No space left on device; check the disk",
+    )
+    assert os.listdir(tmp_path) == ["table"]
+    assert (tmp_path / "table").read_bytes() == b"old"
+
+
+def test_local_files_get_the_permissions_of_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        LocalStore(tmp_path).create("a", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+# ---- keys and links that lead out of a local folder
+
+
+LEADING_OUT = ["../secret", "a/../../secret", "/etc/passwd", "", "a//b", "./a", "a/", "nul\0", "out/secret"]
+
+
+@pytest.mark.parametrize("key", LEADING_OUT)
+def test_local_keys_never_leave_the_folder(tmp_path: Path, key: str) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "out").symlink_to(tmp_path)
+    store = LocalStore(tmp_path / "root")
+    calls: list[Callable[[], object]] = [
+        lambda: store.get(key),
+        lambda: store.create(key, b""),
+        lambda: store.put(key, b""),
+        lambda: store.delete(key),
+    ]
+    for call in calls:
+        message = f"{tmp_path}/root: the key {key!r} leads out of the folder"
+        assert kind_of(call) == (ErrorKind.ACCESS_DENIED, message)
+    assert (tmp_path / "secret").read_bytes() == b"secret"
+
+
+def test_local_listing_follows_links_inside_the_folder_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = tmp_path / "root"
+    (root / "real").mkdir(parents=True)
+    (root / "real" / "a.jpg").write_bytes(b"12")
+    (tmp_path / "secret").write_bytes(b"secret")
+    (root / "inside.jpg").symlink_to(root / "real" / "a.jpg")
+    (root / "outside.jpg").symlink_to(tmp_path / "secret")
+    (root / "dangling.jpg").symlink_to(root / "nothing")
+    (root / "loop").symlink_to(root)
+    os.mkfifo(root / "fifo")
+    (root / os.fsdecode(b"latin-\xe9.jpg")).write_bytes(b"")
+    store = LocalStore(root)
+    assert [(info.key, info.size) for info in store.list()] == [("inside.jpg", 2), ("real/a.jpg", 2)]
+    assert caplog.messages == [
+        f"'{root}/latin-\\udce9.jpg' left out: its name is not UTF-8",
+        f"'{root}/outside.jpg' left out: a link that leads out of the folder",
+    ]
+    assert kind_of(lambda: store.get("fifo")) == (ErrorKind.NOT_FOUND, f"{root}/fifo: no regular file")
+    assert kind_of(lambda: store.get("outside.jpg"))[0] is ErrorKind.ACCESS_DENIED
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore(tmp_path)
+    store.put("a", b"old bytes")
+    fstat = os.fstat
+
+    def fstat_then_write(descriptor: int) -> os.stat_result:
+        found = fstat(descriptor)
+        (tmp_path / "a").write_bytes(b"new bytes, and more")
+        return found
+
+    monkeypatch.setattr("os.fstat", fstat_then_write)
+    assert kind_of(lambda: store.get("a"))[0] is ErrorKind.DOWNLOAD_FAILED
+
+
+def test_denied_files_are_access_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore(tmp_path)
+    store.put("a", b"")
+
+    def deny(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.open", deny)  # the tests may run as root, whom no mode bits stop
+    message = f"{tmp_path}/a: Permission denied; check the permissions"
+    assert kind_of(lambda: store.get("a")) == (ErrorKind.ACCESS_DENIED, message)
+
+
+def test_a_listing_says_which_directory_is_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore(tmp_path)
+    store.put("a", b"")
+    store.put("closed/b", b"")
+    scandir = os.scandir
+
+    def deny(directory: str) -> Any:
+        if directory.endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(directory)
+
+    monkeypatch.setattr("os.scandir", deny)
+    message = f"{tmp_path}/closed: Permission denied; check the permissions"
+    assert kind_of(lambda: keys(store)) == (ErrorKind.ACCESS_DENIED, message)
+
+
+# ---- opening
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("", "the URI is empty; give s3://bucket/prefix or a local path"),
+        ("gs://bucket/x", "gs://bucket/x: unknown scheme; use s3://bucket/prefix or a local path"),
+        ("file:///tmp", "file:///tmp: unknown scheme; use s3://bucket/prefix or a local path"),
+        ("s3:/bucket", "s3:/bucket: unknown scheme; use s3://bucket/prefix or a local path"),
+        ("s3://", "s3://: names no bucket; write s3://bucket/prefix"),
+        ("s3:///x", "s3:///x: names no bucket; write s3://bucket/prefix"),
+        ("s3://ab/x", "s3://ab/x: 'ab' is no bucket name; it needs 3 or more letters, digits, dots or hyphens"),
+        ("s3://no-bucket/x", "s3://no-bucket/x: there is no bucket no-bucket; create it or check the name"),
+    ],
+)
+@pytest.mark.usefixtures("s3_server")
+def test_uris_that_cannot_be_opened(uri: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        open_store(uri)
+    assert str(caught.value) == message
+
+
+def test_local_paths_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for uri, message in {
+        f"{tmp_path}/file": "is a file; name a directory",
+        f"{tmp_path}/absent": "no such directory; check the path",
+    }.items():
+        with pytest.raises(UsageError) as caught:
+            open_store(uri, must_exist=True)
+        assert str(caught.value) == f"{uri}: {message}"
+    with pytest.raises(UsageError, match="Not a directory; name a directory that can be used"):
+        open_store(f"{tmp_path}/file/below", create=True)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UsageError, match=f"{tmp_path}: permission denied; grant read and write access to it"):
+        open_store(str(tmp_path), create=True)
+
+
+def test_local_directories_are_made_only_when_asked(tmp_path: Path) -> None:
+    assert keys(open_store(str(tmp_path / "a" / "b"))) == []
+    assert not (tmp_path / "a").exists()
+    assert open_store(str(tmp_path / "a" / "b" / ""), create=True).uri == str(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_s3_without_credentials(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(UsageError) as caught:
+        open_store(s3_bucket)
+    assert str(caught.value) == (
+        f"{s3_bucket}: no S3 credentials found (NoCredentialsError); set AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run where a role is attached"
+    )
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"AWS_ENDPOINT_URL": "http://user:hidden@127.0.0.1:9"},
+            "http://127.0.0.1:9 cannot be reached; check AWS_ENDPOINT_URL and the network",
+        ),
+        ({"AWS_ENDPOINT_URL": "user:hidden@host"}, "AWS_ENDPOINT_URL is no URL; write https://host"),
+        (
+            {"AWS_PROFILE": "absent"},
+            "S3 is not set up: The config profile (absent) could not be found; check the AWS_* variables",
+        ),
+    ],
+)
+def test_s3_that_is_set_up_wrongly(
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
+    with pytest.raises(UsageError) as caught:
+        open_store(s3_bucket)
+    assert str(caught.value) == f"{s3_bucket}: {message}"
+
+
+# ---- an endpoint that misbehaves
+
+
+def answer(status: str, code: str) -> Callable[..., Iterable[bytes]]:
+    def fault(_: Any, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        body = f"<Error><Code>{code}</Code><Message>said the server</Message></Error>".encode()
+        start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+        return iter([body])
+
+    return fault
+
+
+def test_denied_access_says_what_to_grant(s3_bucket: str, s3_server: Any) -> None:
+    store = open_store(s3_bucket)
+    s3_server.fault = answer("403 Forbidden", "AccessDenied")
+    for call in (lambda: store.get("a"), lambda: store.create("a", b""), lambda: keys(store)):
+        assert kind_of(call)[0] is ErrorKind.ACCESS_DENIED
+    assert kind_of(lambda: store.get("a"))[1] == (
+        f"{s3_bucket}/a: An error occurred (AccessDenied) when calling the GetObject operation: said the server; "
+        "check the credentials and the bucket's policy"
+    )
+    with pytest.raises(UsageError, match=r"access denied \(AccessDenied\); grant s3:ListBucket or set AWS_ACC"):
+        open_store(s3_bucket)
+
+
+@pytest.mark.parametrize("header", ["HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH"])
+def test_an_endpoint_that_ignores_conditions_is_refused(s3_store: Store, s3_server: Any, header: str) -> None:
+    def strip(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        environ.pop(header, None)
+        return app(environ, start_response)
+
+    s3_server.fault = strip
+    with pytest.raises(UsageError) as caught:
+        s3_store.check_conditional_writes()
+    assert str(caught.value) == (
+        f"{s3_server.endpoint}: ignores conditional writes, so two runs could overwrite each other; "
+        "use an endpoint that honours If-None-Match and If-Match, as AWS S3 does, or a local path"
+    )
+    assert keys(s3_store) == []
+
+
+def broken_bodies(times: int, spoil: Callable[[bytes], bytes]) -> Callable[..., Iterable[bytes]]:
+    """Spoils the first `times` bodies, whose Content-Length and checksum stay as they were."""
+    left = [times]
+
+    def fault(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        body = b"".join(app(environ, start_response))
+        if environ["REQUEST_METHOD"] != "GET" or not left[0]:
+            return [body]
+        left[0] -= 1
+        return [spoil(body)]
+
+    return fault
+
+
+SPOILERS = {"cut": lambda body: body[:-5], "flipped": lambda body: b"X" + body[1:]}
+
+
+@pytest.mark.parametrize("spoiler", SPOILERS)
+def test_broken_bodies_are_read_again(s3_store: Store, s3_server: Any, tmp_path: Path, spoiler: str) -> None:
+    s3_store.put("a", b"0123456789" * 100)
+    s3_server.fault = broken_bodies(2, SPOILERS[spoiler])
+    assert s3_store.get("a")[0] == b"0123456789" * 100
+
+
+def test_bodies_that_stay_broken_are_given_up(s3_store: Store, s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("enrich.storage.s3.time.sleep", lambda _: None)
+    s3_store.put("a", b"0123456789")
+    s3_server.fault = broken_bodies(99, SPOILERS["cut"])
+    message = f"{s3_store.uri}/a: its bytes came broken 5 times; run again"
+    assert kind_of(lambda: s3_store.get("a")) == (ErrorKind.DOWNLOAD_FAILED, message)
+
+
+def test_conflicts_are_tried_again(s3_store: Store, s3_server: Any) -> None:
+    conflict = answer("409 Conflict", "ConditionalRequestConflict")
+    left = [2]
+
+    def fault(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        left[0] -= 1
+        return app(environ, start_response) if left[0] < 0 else conflict(app, environ, start_response)
+
+    s3_server.fault = fault
+    assert s3_store.create("shard", b"x")
+
+
+def test_conflicts_without_end_are_given_up(s3_store: Store, s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("enrich.storage.s3.time.sleep", lambda _: None)
+    s3_server.fault = answer("409 Conflict", "ConditionalRequestConflict")
+    message = f"{s3_store.uri}/shard: 5 writes met another writer's; run again"
+    assert kind_of(lambda: s3_store.create("shard", b"x")) == (ErrorKind.DOWNLOAD_FAILED, message)
+
+
+def test_the_probe_says_what_it_needs(s3_store: Store, s3_server: Any) -> None:
+    s3_server.fault = answer("403 Forbidden", "AccessDenied")
+    with pytest.raises(UsageError, match="publishing needs s3:PutObject and s3:GetObject there"):
+        s3_store.check_conditional_writes()
+
+
+def test_an_endpoint_that_is_no_s3_is_refused(s3_bucket: str, s3_server: Any) -> None:
+    s3_server.fault = answer("405 Method Not Allowed", "MethodNotAllowed")
+    with pytest.raises(UsageError, match="said the server; check the bucket and AWS_ENDPOINT_URL"):
+        open_store(s3_bucket)
+
+
+def test_an_object_is_not_taken_for_absent_where_its_state_is_denied(s3_store: Store, s3_server: Any) -> None:
+    s3_server.fault = answer("403 Forbidden", "AccessDenied")
+    assert kind_of(lambda: s3_store.head("a"))[0] is ErrorKind.ACCESS_DENIED
+
+
+@pytest.mark.parametrize("spoiler", SPOILERS)
+def test_broken_bodies_of_a_tree_are_read_again(s3_store: Store, s3_server: Any, tmp_path: Path, spoiler: str) -> None:
+    s3_store.put("train.json", b"0123456789" * 100)
+    spoil = broken_bodies(1, SPOILERS[spoiler])
+
+    def fault(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        is_listing = "list-type" in environ["QUERY_STRING"]
+        return app(environ, start_response) if is_listing else spoil(app, environ, start_response)
+
+    s3_server.fault = fault
+    assert content(read_tree(s3_store.uri, tmp_path / "into")) == {"train.json": b"0123456789" * 100}
+
+
+def test_a_lost_response_makes_the_winner_see_false(s3_store: Store, s3_server: Any) -> None:
+    error = answer("500 Internal Server Error", "InternalError")
+    left = [1]
+
+    def fault(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        left[0] -= 1
+        if left[0] < 0:
+            return app(environ, start_response)
+        list(app(environ, lambda *_: None))
+        return error(app, {**environ, "CONTENT_LENGTH": "0"}, start_response)
+
+    s3_server.fault = fault
+    assert not s3_store.create("shard", b"mine")
+    assert s3_store.get("shard")[0] == b"mine"
+
+
+# ---- whole directories
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    folder = tmp_path / "tree"
+    (folder / "deep" / "er").mkdir(parents=True)
+    (folder / "train.json").write_bytes(b"{}")
+    (folder / "deep" / "er" / "weights").write_bytes(b"w" * 100_000)
+    (folder / ".enrich-left").write_bytes(b"")
+    return folder
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+TREE = {"train.json": b"{}", "deep/er/weights": b"w" * 100_000}
+
+
+def test_a_tree_is_written_and_read_back(tree: Path, root: str, tmp_path: Path) -> None:
+    write_tree(tree, root, last="train.json")
+    assert sorted(keys(open_store(root))) == sorted(TREE)
+    seen: list[tuple[int, int]] = []
+    found = read_tree(root, tmp_path / "into", progress=lambda done, total: seen.append((done, total)))
+    assert content(found) == TREE
+    if is_s3(root):
+        assert found == tmp_path / "into"
+        assert seen[-1] == (100_002, 100_002)
+    else:
+        assert found == Path(root)
+        assert os.listdir(Path(root).parent) == ["root"]
+
+
+def test_a_tree_replaces_an_older_one_and_a_part_of_itself(tree: Path, root: str, tmp_path: Path) -> None:
+    part = open_store(root, create=True)
+    part.put("deep/er/weights", b"half")
+    write_tree(tree, root, last="train.json")
+    assert sorted(keys(part)) == sorted(TREE)
+    part.put("stale", b"from an older version")
+    write_tree(tree, root, last="train.json")
+    assert content(read_tree(root, tmp_path / "into")) == TREE
+
+
+def test_a_tree_is_not_written_over_other_things(tree: Path, root: str) -> None:
+    store = open_store(root, create=True)
+    store.put("holiday.jpg", b"precious")
+    with pytest.raises(UsageError) as caught:
+        write_tree(tree, root, last="train.json")
+    assert str(caught.value) == f"{root}: holds other files (holiday.jpg) and no train.json; name an empty place"
+    assert keys(store) == ["holiday.jpg"]
+
+
+def test_a_tree_is_not_written_over_a_file_or_into_itself(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UsageError, match="file: is a file; name a directory"):
+        write_tree(tree, str(tmp_path / "file"), last="train.json")
+    with pytest.raises(UsageError, match="which is to be copied there; name another place"):
+        write_tree(tree, str(tree / "deep"), last="train.json")
+
+
+def test_a_local_tree_that_fails_leaves_the_older_one(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out" / "adapter"
+    write_tree(tree, str(target), last="train.json")
+    (tree / "train.json").write_bytes(b"new")
+    rename = Path.rename
+
+    def fail_second(path: Path, to: Path) -> Path:
+        if to == target and path.name.startswith(".enrich-") and (path / "train.json").read_bytes() == b"new":
+            raise OSError(5, "Input/output error")
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", fail_second)
+    with pytest.raises(StorageError, match=f"{target}: Input/output error; check the disk"):
+        write_tree(tree, str(target), last="train.json")
+    assert content(target) == TREE
+    assert os.listdir(target.parent) == ["adapter"]
+
+
+def test_an_s3_tree_that_fails_half_way_lacks_its_last_file(
+    tree: Path, s3_bucket: str, s3_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"{s3_bucket}/adapter"
+    write_tree(tree, uri, last="train.json")
+
+    def fault(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] == "PUT" and environ["PATH_INFO"].endswith("weights"):
+            return answer("403 Forbidden", "AccessDenied")(app, environ, start_response)
+        return app(environ, start_response)
+
+    s3_server.fault = fault
+    with pytest.raises(StorageError):
+        write_tree(tree, uri, last="train.json")
+    assert keys(open_store(uri)) == ["deep/er/weights"]
+
+
+@pytest.mark.parametrize("key", ["../outside", "a//b", "/absolute", "a/./b"])
+def test_an_s3_tree_with_a_key_that_leads_out_is_refused(s3_store: Store, tmp_path: Path, key: str) -> None:
+    s3_store.put(key, b"evil")
+    with pytest.raises(UsageError, match="is no path below it; rename or delete that object"):
+        read_tree(s3_store.uri, tmp_path / "into")
+    assert not (tmp_path / "into").exists()
+
+
+def test_a_tree_that_is_not_there(s3_bucket: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no files there; check the prefix"):
+        read_tree(f"{s3_bucket}/absent", tmp_path)
+    with pytest.raises(UsageError, match="no such directory; check the path"):
+        read_tree(str(tmp_path / "absent"), tmp_path)

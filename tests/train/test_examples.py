@@ -1,0 +1,147 @@
+"""Token ids and labels: the bugs that vision-language fine-tuning is known for."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from enrich.errors import UsageError
+from enrich.prompt import END, Prompt, render_answer, render_prompt
+from enrich.schema import Product
+from enrich.settings import TrainSettings
+from enrich.train.collate import Photos
+from enrich.train.examples import IGNORED, Example, build_examples
+from tests.phi3_vision.tiny import Tiny
+
+Make = Callable[..., TrainSettings]
+
+
+@pytest.fixture
+def examples(products: list[Product], tiny: Tiny, prompt: Prompt, make_settings: Make) -> list[Example]:
+    return build_examples(products, tiny.processor, prompt, make_settings())[0]
+
+
+def test_only_the_answer_and_its_end_are_learned(examples: list[Example], tiny: Tiny, prompt: Prompt) -> None:
+    for example in examples:
+        product = example.product
+        learned = [label for label in example.labels if label != IGNORED]
+        text = render_answer(prompt, product.title, product.category, product.price) + END
+        assert tiny.processor.tokenizer.decode(learned) == text
+        assert len(example.labels) == len(example.input_ids)
+        assert example.labels[-len(learned) :] == learned == example.input_ids[-len(learned) :]
+
+
+def test_the_stop_token_is_learned_though_padding_and_eos_are_others(examples: list[Example], tiny: Tiny) -> None:
+    tokenizer = tiny.processor.tokenizer
+    end = tokenizer.convert_tokens_to_ids(END)
+    assert end not in (tokenizer.pad_token_id, tokenizer.eos_token_id, tiny.model.config.eos_token_id)
+    assert {example.labels[-1] for example in examples} == {end}
+
+
+def test_prompt_ids_are_a_prefix_of_the_whole_texts_ids(examples: list[Example], tiny: Tiny, prompt: Prompt) -> None:
+    for example in examples:
+        product = example.product
+        text = render_prompt(prompt) + render_answer(prompt, product.title, product.category, product.price) + END
+        assert example.input_ids == tiny.processor.token_ids(text, [example.num_image_tokens])
+
+
+def test_prompt_ids_are_those_of_serving(examples: list[Example], tiny: Tiny, prompt: Prompt) -> None:
+    for example in examples:
+        served = tiny.processor(render_prompt(prompt), Image.open(example.product.image_path))
+        assert served["input_ids"][0].tolist() == list(example.prompt_ids)
+
+
+def test_bos_stands_where_the_processor_puts_it_and_nowhere_else(examples: list[Example], tiny: Tiny) -> None:
+    bos = tiny.processor.tokenizer.bos_token_id
+    for example in examples:
+        places = [place for place, token in enumerate(example.input_ids) if token == bos]
+        last_image_token = max(place for place, token in enumerate(example.input_ids) if token < 0)
+        assert places == [0, last_image_token + 1]
+
+
+def test_no_image_token_is_cut(examples: list[Example], tiny: Tiny, make_settings: Make) -> None:
+    photos = Photos(examples, tiny.processor, make_settings().limits)
+    counts = []
+    for example, image in photos:
+        (features,) = tiny.model.get_image_features(image["pixel_values"], image["image_sizes"])
+        assert example.num_image_tokens == len(features)
+        counts.append(len(features))
+    assert len(set(counts)) > 1  # photos of another shape take another number
+
+
+def test_a_row_over_max_length_is_refused_not_cut(
+    products: list[Product], tiny: Tiny, prompt: Prompt, make_settings: Make
+) -> None:
+    long = replace(products[0], product_code="long", title="x" * 60)
+    with pytest.raises(UsageError) as raised:
+        build_examples([*products, long], tiny.processor, prompt, make_settings(max_length=200, max_new_tokens=200))
+    assert str(raised.value) == (
+        "product long: photo, prompt and answer take 208 tokens, more than max_length 200; "
+        "raise max_length or lower num_crops"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"image_path": "/nowhere/a.png"}, "photo /nowhere/a.png: No such file or directory"),
+        ({"title": "Red<|end|>Scarf"}, "title or category spells one of the model's control tokens"),
+        ({"title": "Red "}, "title or category holds line breaks or outer spaces"),
+        ({"title": "x" * 60}, "answer of 101 tokens, more than max_new_tokens 70"),
+        ({"title": "x" * 201}, "title has 201 characters, more than 200"),
+        (
+            {"category": "WARM\nFull Price: 1"},
+            "expected three lines Product, Category, Full Price, got "
+            "'Product: Red\\nCategory: WARM\\nFull Price: 1\\nFull Price: 12'",
+        ),
+    ],
+)
+def test_a_row_that_would_teach_nonsense_is_dropped_with_its_reason(
+    changes: dict[str, str],
+    reason: str,
+    products: list[Product],
+    tiny: Tiny,
+    prompt: Prompt,
+    make_settings: Make,
+) -> None:
+    bad = replace(products[0], product_code="bad", **changes)
+    examples, dropped = build_examples([bad, *products], tiny.processor, prompt, make_settings())
+    assert [example.product for example in examples] == products
+    assert [(row.product_code, row.reason) for row in dropped] == [("bad", reason)]
+
+
+def test_a_damaged_photo_is_dropped(
+    products: list[Product], tiny: Tiny, prompt: Prompt, make_settings: Make, tmp_path: Path
+) -> None:
+    path = tmp_path / "cut.png"
+    path.write_bytes(Path(products[0].image_path).read_bytes()[:60])
+    bad = replace(products[0], product_code="cut", image_path=str(path))
+    _, (dropped,) = build_examples([bad, *products], tiny.processor, prompt, make_settings())
+    assert dropped.product_code == "cut"
+    assert dropped.reason.startswith(f"photo {path}: ")
+
+
+@pytest.mark.parametrize(("good", "bad"), [(1, 2), (0, 1), (0, 0)])
+def test_a_catalog_that_is_mostly_unusable_is_refused(
+    good: int, bad: int, products: list[Product], tiny: Tiny, prompt: Prompt, make_settings: Make
+) -> None:
+    rows = products[:good] + [replace(products[0], image_path="/nowhere/a.png")] * bad
+    first = "; the first, product P0: photo /nowhere/a.png: No such file or directory" if bad else ""
+    with pytest.raises(UsageError) as raised:
+        build_examples(rows, tiny.processor, prompt, make_settings())
+    assert str(raised.value) == (
+        f"catalog: {good} of {good + bad} rows of a split can be learned from{first}; mend the catalog"
+    )
+
+
+def test_many_photos_are_read_in_order(
+    products: list[Product], tiny: Tiny, prompt: Prompt, make_settings: Make
+) -> None:
+    many = [replace(products[number % 5], product_code=str(number)) for number in range(300)]
+    seen: list[int] = []
+    examples, dropped = build_examples(many, tiny.processor, prompt, make_settings(), seen.append)
+    assert [example.product for example in examples] == many
+    assert not dropped
+    assert seen == list(range(1, 301))

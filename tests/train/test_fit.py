@@ -1,0 +1,212 @@
+"""The training loop: scale of the loss, broken gradients, evaluation, early ends."""
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from enrich.errors import RunFailed
+from enrich.prompt import Prompt
+from enrich.schema import Product
+from enrich.settings import TrainSettings
+from enrich.train import fit as fit_module
+from enrich.train.collate import Collator, Photos
+from enrich.train.evaluate import composite, evaluate
+from enrich.train.examples import build_examples
+from enrich.train.fit import fit
+from enrich.train.lora import add_lora
+from enrich.train.record import Evaluation, Training, TrainProgress
+from enrich.train.trainer import AnswerTrainer, last_checkpoint, training_arguments
+from tests.phi3_vision.tiny import Tiny
+
+Make = Callable[..., TrainSettings]
+
+
+@pytest.fixture
+def photos(products: list[Product], tiny: Tiny, prompt: Prompt, make_settings: Make) -> Photos:
+    settings = make_settings()
+    return Photos(build_examples(products, tiny.processor, prompt, settings)[0], tiny.processor, settings.limits)
+
+
+def _fit(
+    photos: Photos, tiny: Tiny, settings: TrainSettings, folder: Path, deadline: float = math.inf, model: Any = None
+) -> tuple[torch.nn.Module, Training, list[TrainProgress]]:
+    told: list[TrainProgress] = []
+    model = model or copy.deepcopy(tiny.model)
+    adapted, training = fit(model, photos, photos, settings, folder, progress=told.append, deadline=deadline)
+    return adapted, training, told
+
+
+class _Gradients(TrainerCallback):
+    """Keeps the gradient of each optimiser step."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, torch.Tensor]] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: torch.nn.Module, **_: Any) -> None:
+        self.steps.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+
+
+def test_accumulation_does_not_change_the_scale_of_the_loss(
+    photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path
+) -> None:
+    def run(batch_size: int) -> tuple[dict[str, torch.Tensor], float]:
+        settings = make_settings(
+            batch_size=batch_size, effective_batch_size=4, epochs=1, max_grad_norm=1e9, evaluations=1
+        )
+        torch.manual_seed(0)
+        gradients = _Gradients()
+        trainer = AnswerTrainer(
+            model=add_lora(copy.deepcopy(tiny.model), settings),
+            args=training_arguments(
+                settings, tmp_path / str(batch_size), device=torch.device("cpu"), dtype=torch.float32, workers=0
+            ),
+            train_dataset=photos,
+            eval_dataset=photos,
+            data_collator=Collator(tiny.processor.tokenizer.pad_token_id),
+            evaluate_step=lambda step: evaluate(trainer.model, photos, settings, step=step),
+            callbacks=[gradients],
+        )
+        trainer.train()
+        return gradients.steps[0], next(entry["loss"] for entry in trainer.state.log_history)
+
+    whole, whole_loss = run(4)
+    parts, parts_loss = run(1)
+    assert whole_loss == pytest.approx(parts_loss, rel=1e-5)
+    assert max(float(gradient.abs().max()) for gradient in whole.values()) > 1e-3
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+
+
+def _poisoned(tiny: Tiny, calls: Callable[[int], bool]) -> torch.nn.Module:
+    """The base whose loss is NaN at the training steps `calls` says, counted from 1."""
+    model, step = copy.deepcopy(tiny.model), 0
+
+    def poison(module: torch.nn.Module, arguments: Any, outputs: Any) -> Any:
+        nonlocal step
+        if module.training:
+            step += 1
+            if calls(step):
+                outputs.loss = outputs.loss * math.nan
+        return outputs
+
+    model.register_forward_hook(poison)
+    return model
+
+
+def test_one_nan_step_is_left_out(photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path) -> None:
+    settings = make_settings(epochs=6, evaluations=1)
+    adapted, training, _ = _fit(photos, tiny, settings, tmp_path, model=_poisoned(tiny, lambda step: step == 3))
+    assert (training.steps, training.skipped_steps) == (6, 1)
+    assert all(torch.isfinite(parameter).all() for parameter in adapted.parameters())
+    assert any(parameter.abs().max() > 0 for name, parameter in adapted.named_parameters() if "lora_B" in name)
+
+
+def test_a_diverged_run_stops_and_keeps_its_best_adapter(
+    photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path
+) -> None:
+    settings = make_settings(epochs=20, evaluations=10)
+    with pytest.raises(RunFailed) as raised:
+        _fit(photos, tiny, settings, tmp_path, model=_poisoned(tiny, lambda step: step > 3))
+    kept = tmp_path / "checkpoint-2"
+    assert str(raised.value) == (
+        "training: 5 steps in a row, the last of them 8, had a non-finite gradient; lower learning_rate and start "
+        f"again; the best adapter so far is kept in {kept}"
+    )
+    assert (kept / "adapter_model.safetensors").is_file()
+
+
+def test_evaluation_generates_and_never_sees_an_answer(
+    photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path
+) -> None:
+    adapted, _, _ = _fit(photos, tiny, make_settings(), tmp_path)
+    fed: list[dict[str, Any]] = []
+    adapted.get_base_model().register_forward_pre_hook(lambda _, __, arguments: fed.append(arguments), with_kwargs=True)
+    assert evaluate(adapted, photos, make_settings(), step=1).score == 1.0
+    longest = max(len(example.prompt_ids) for example in photos.examples)
+    assert fed[0]["input_ids"].shape[1] == longest
+    assert all(arguments["input_ids"].shape[1] == 1 for arguments in fed[1:])
+    assert all(arguments.get("labels") is None for arguments in fed)
+    # Teacher-forced argmax would still be right here; an answer without its end is none.
+    cut = evaluate(adapted, photos, make_settings(max_new_tokens=40), step=1)
+    assert (cut.parse_rate, cut.score) == (0.0, 0.0)
+
+
+def test_the_best_weights_are_kept_not_the_last(
+    photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores, seen = iter([0.1, 0.9, 0.9, 0.2]), {}
+
+    def scripted(model: torch.nn.Module, photos: Photos, settings: TrainSettings, *, step: int) -> Evaluation:
+        seen[step] = {name: weight.clone() for name, weight in model.named_parameters() if "lora_" in name}
+        values = dict.fromkeys(("parse_rate", "category_accuracy", "title_token_f1"), 0.0)
+        return Evaluation(step=step, score=next(scores), mdape=None, **values)
+
+    monkeypatch.setattr(fit_module, "evaluate", scripted)
+    adapted, training, _ = _fit(photos, tiny, make_settings(epochs=8, evaluations=4), tmp_path)
+    assert training.best.step == 4
+    kept = {name: weight for name, weight in adapted.named_parameters() if "lora_" in name}
+    torch.testing.assert_close(kept, seen[4], rtol=0, atol=0)
+    assert not torch.equal(next(iter(seen[8].values())), next(iter(kept.values())))
+
+
+@pytest.mark.parametrize(
+    ("mdape", "expected"), [(0.2, (1.0 + 0.5 + 0.6 + 0.8) / 4), (3.0, (1.0 + 0.5 + 0.6) / 4), (None, 0.7)]
+)
+def test_the_score_is_the_mean_of_what_people_read(mdape: float | None, expected: float) -> None:
+    scores: Any = {
+        "parse_rate": 1.0,
+        "category_accuracy": 0.5,
+        "title_token_f1": 0.6,
+        "price": None if mdape is None else {"mdape": mdape},
+    }
+    assert composite(scores) == pytest.approx(expected)
+
+
+def test_evaluations_come_at_even_steps_and_at_the_end(
+    photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path
+) -> None:
+    _, training, told = _fit(photos, tiny, make_settings(epochs=10, evaluations=4, patience=9), tmp_path)
+    assert [evaluation.step for evaluation in training.evaluations] == [3, 5, 8, 10]
+    assert (training.stopped, training.planned_steps) == ("finished", 10)
+    assert [progress.step for progress in told] == list(range(1, 11))
+    assert told[3].evaluation == training.evaluations[0]
+    assert told[-1].loss is not None
+    assert told[-1].loss < told[0].loss
+
+
+def test_a_run_that_no_longer_improves_stops(photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path) -> None:
+    settings = make_settings(epochs=20, evaluations=10, patience=2, learning_rate=1e-9)
+    _, training, _ = _fit(photos, tiny, settings, tmp_path)
+    assert (training.stopped, training.steps, training.planned_steps) == ("no improvement", 6, 20)
+
+
+def test_a_run_out_of_time_evaluates_and_stops(photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path) -> None:
+    _, training, _ = _fit(photos, tiny, make_settings(), tmp_path, deadline=0.0)
+    assert (training.stopped, training.steps) == ("out of time", 1)
+    assert training.best.step == 1
+
+
+def test_gradient_checkpointing_gives_the_same_losses(
+    photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path
+) -> None:
+    losses = []
+    for switch in (False, True):
+        settings = make_settings(epochs=4, evaluations=1, gradient_checkpointing=switch)
+        _, _, told = _fit(photos, tiny, settings, tmp_path / str(switch))
+        losses.append([progress.loss for progress in told])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    for step, state in ((9, "{}"), (10, "{}"), (20, '{"global')):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "trainer_state.json").write_text(state)
+    (tmp_path / "checkpoint-30").mkdir()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+    assert last_checkpoint(tmp_path / "nowhere") is None

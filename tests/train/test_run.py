@@ -1,0 +1,319 @@
+"""Fine-tuning end to end: what it learns, what it writes, and what a kill costs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from enrich.errors import RunFailed, UsageError
+from enrich.phi3_vision.checkpoint import load_merged, load_model, load_processor
+from enrich.phi3_vision.generation import generate_answers
+from enrich.prompt import END, Prompt, render_answer, render_prompt
+from enrich.schema import Product
+from enrich.settings import TrainSettings
+from enrich.train import merge_check
+from enrich.train import run as run_module
+from enrich.train.record import TrainProgress, TrainReport
+from enrich.train.run import train
+from enrich.train.workdir import own_workdir
+from tests.phi3_vision.tiny import Tiny
+
+Make = Callable[..., TrainSettings]
+Run = Callable[..., tuple[TrainReport, list[TrainProgress]]]
+
+
+@pytest.fixture(scope="module")
+def run(tiny: Tiny, products: list[Product], prompt: Prompt, make_settings: Make) -> Run:
+    """Fine-tune in a work directory with changed settings."""
+
+    def do(workdir: Path, **changes: object) -> tuple[TrainReport, list[TrainProgress]]:
+        told: list[TrainProgress] = []
+        settings = make_settings(**changes)
+        report = train(
+            products, products, prompt, settings, tiny.path, workdir, data_fingerprint="data", progress=told.append
+        )
+        return report, told
+
+    return do
+
+
+@pytest.fixture(scope="module")
+def trained(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainReport, list[TrainProgress]]:
+    workdir = tmp_path_factory.mktemp("trained") / "work"
+    report, told = run(workdir)
+    return workdir, report, told
+
+
+def test_a_handful_of_photos_is_learned(trained: tuple[Path, TrainReport, list[TrainProgress]]) -> None:
+    _, report, told = trained
+    assert told[-1].loss is not None
+    assert told[-1].loss < 0.05
+    assert report.best.score == report.best.parse_rate == report.best.category_accuracy == 1.0
+    assert report.best.mdape == 0.0
+    assert [progress.stage for progress in told if progress.step == progress.steps] == [
+        "photos",
+        "features",
+        "features",
+        "training",
+    ]
+    assert [progress.step for progress in told[:10]] == list(range(1, 11))
+    assert told[0].what == "reading photos"
+    assert told[-1].what.startswith("training, loss 0.0")
+
+
+def test_the_adapter_serves_what_was_taught(
+    trained: tuple[Path, TrainReport, list[TrainProgress]], tiny: Tiny, products: list[Product], prompt: Prompt
+) -> None:
+    adapter = trained[0] / "adapter"
+    model = load_merged(tiny.path, adapter, dtype=torch.float32, device="cpu")
+    processor = load_processor(adapter)
+    photos = [[Image.open(product.image_path)] for product in products]
+    inputs = processor([render_prompt(prompt)] * len(photos), photos)
+    answers = generate_answers(
+        model, inputs, max_new_tokens=70, stop_ids=[processor.tokenizer.convert_tokens_to_ids(END)]
+    )
+    assert [processor.tokenizer.decode(answer.token_ids) for answer in answers] == [
+        render_answer(prompt, product.title, product.category, product.price) for product in products
+    ]
+    assert all(answer.finished for answer in answers)
+
+
+def test_the_adapter_directory_is_complete(
+    trained: tuple[Path, TrainReport, list[TrainProgress]], tiny: Tiny, prompt: Prompt
+) -> None:
+    workdir, report, _ = trained
+    adapter = workdir / "adapter"
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tiny.path)
+    assert (config["revision"], config["r"], config["lora_alpha"]) == (None, 16, 32)
+    assert all(".lora_A." in name or ".lora_B." in name for name in load_file(adapter / "adapter_model.safetensors"))
+    assert (adapter / "config.json").read_bytes() == (tiny.path / "config.json").read_bytes()
+    assert json.loads((adapter / "preprocessor_config.json").read_text())["num_crops"] == 4
+    assert Prompt.read(adapter / "prompt.json") == prompt
+    assert TrainReport.model_validate_json((adapter / "train.json").read_bytes()) == report
+    assert not (workdir / "unverified").exists()
+    assert (report.steps, report.planned_steps, report.skipped_steps, report.stopped) == (80, 80, 0, "finished")
+    assert (report.rows.train, report.rows.validation, report.rows.dropped) == (5, 5, ())
+    assert report.trainable_parameters == 2 * 16 * ((32 + 96) + (32 + 32) + (32 + 96) + (48 + 32))
+    assert report.versions["torch"] == torch.__version__
+    assert min(report.seconds, report.images_per_second, report.peak_memory_bytes) > 0
+
+
+def test_processor_and_tokenizer_of_the_adapter_give_the_ids_and_pixels_of_training(
+    trained: tuple[Path, TrainReport, list[TrainProgress]], tiny: Tiny, products: list[Product], prompt: Prompt
+) -> None:
+    adapter = trained[0] / "adapter"
+    text = render_prompt(prompt) + render_answer(prompt, "Red Scarf  ü", "WARM", 120) + END
+    photo = Image.open(products[2].image_path)
+    before, after = tiny.processor(text, photo), load_processor(adapter)(text, photo)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    plain = text.replace("<|image_1|>", "")
+    assert AutoTokenizer.from_pretrained(adapter)(plain).input_ids == tiny.processor.tokenizer(plain).input_ids
+
+
+def test_num_crops_of_the_settings_reach_training_and_the_adapter(run: Run, tiny: Tiny, tmp_path: Path) -> None:
+    run(tmp_path, num_crops=1, epochs=1, evaluations=1)
+    processor = load_processor(tmp_path / "adapter")
+    assert processor.image_processor.num_crops == 1
+    # 5 photos of (1 + 1) * 4 + 1 + 2 * 2 tokens, 32 floats each
+    assert (tmp_path / "train.features").stat().st_size == 5 * 13 * 32 * 4
+
+
+def test_the_merged_model_is_the_adapter(
+    trained: tuple[Path, TrainReport, list[TrainProgress]],
+) -> None:
+    check = trained[1].merge_check
+    assert (check.rows, check.same_answers) == (5, 5)
+    assert check.relative_difference < 1e-4
+
+
+def test_a_merge_that_loses_the_adapter_is_found(
+    run: Run, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forgets(base: Path, adapter: Path, **where: object) -> torch.nn.Module:
+        return load_model(base, **where)
+
+    monkeypatch.setattr(merge_check, "load_merged", forgets)
+    with pytest.raises(RunFailed, match=r"^the merged model is not the adapter: .*, 0 of 5 answers agree; lower"):
+        run(tmp_path, epochs=20, evaluations=1)
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_bf16_base_trains_with_a_float32_adapter(
+    run: Run, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(run_module, "device_and_dtype", lambda _: (cpu, torch.bfloat16))  # as on a GPU
+    report, told = run(tmp_path, epochs=50, evaluations=1)
+    assert told[-1].loss is not None
+    assert told[-1].loss < 0.05
+    assert report.best.score == 1.0
+    assert {weight.dtype for weight in _weights(tmp_path).values()} == {torch.float32}
+    assert 1e-5 < report.merge_check.relative_difference < 0.05  # rounding to 8 bits, and no more
+    assert (tmp_path / "train.features").stat().st_size == (3 * 27 + 21 + 25) * 32 * 2
+
+
+def test_cached_features_change_nothing(run: Run, tmp_path: Path) -> None:
+    run(tmp_path / "cached", epochs=5, evaluations=1)
+    run(tmp_path / "fresh", epochs=5, evaluations=1, cache_vision_features=False)
+    assert not (tmp_path / "fresh" / "train.features").exists()
+    torch.testing.assert_close(_weights(tmp_path / "fresh"), _weights(tmp_path / "cached"), rtol=1e-3, atol=1e-5)
+
+
+_KILLED = """
+import json, os, signal, sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+from enrich.prompt import Prompt
+from enrich.schema import Product
+from enrich.settings import TrainSettings
+from enrich.train.run import train
+
+products, prompt, settings, base, workdir, last = json.loads(sys.stdin.read())
+def progress(told):
+    if told.stage == "training" and told.step == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+products = [Product(**product) for product in products]
+train(products, products, Prompt(**prompt), TrainSettings(**settings), Path(base), Path(workdir),
+      data_fingerprint="data", progress=progress)
+"""
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(
+    run: Run, tiny: Tiny, products: list[Product], prompt: Prompt, make_settings: Make, tmp_path: Path
+) -> None:
+    # Two steps an epoch, the second of one photo; dropout draws random numbers; step 7 is in the middle of an epoch.
+    changes = {"epochs": 5, "evaluations": 4, "batch_size": 2, "effective_batch_size": 4, "lora_dropout": 0.1}
+    undisturbed, _ = run(tmp_path / "undisturbed", **changes)
+    arguments = [
+        [asdict(product) for product in products],
+        prompt.model_dump(),
+        make_settings(**changes).model_dump(),
+        str(tiny.path),
+        str(tmp_path / "killed"),
+        7,
+    ]
+    root = Path(__file__).parents[2]
+    killed = subprocess.run(
+        [sys.executable, "-c", _KILLED],
+        input=json.dumps(arguments),
+        text=True,
+        capture_output=True,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "killed" / "adapter").exists()
+    resumed, told = run(tmp_path / "killed", **changes)
+    steps = [progress.step for progress in told if progress.stage == "training"]
+    assert steps == [6, 7, 8, 9, 10]  # the last checkpoint was that of the evaluation at step 5
+    assert all(progress.stage != "features" for progress in told)
+    assert resumed.evaluations == undisturbed.evaluations
+    torch.testing.assert_close(_weights(tmp_path / "killed"), _weights(tmp_path / "undisturbed"))
+
+
+def test_a_finished_run_is_not_trained_again(run: Run, tmp_path: Path) -> None:
+    first, _ = run(tmp_path, epochs=4, evaluations=2)
+    weights = _weights(tmp_path)
+    again, told = run(tmp_path, epochs=4, evaluations=2)
+    assert [progress for progress in told if progress.stage == "training"] == []
+    assert (again.steps, again.evaluations, again.best) == (first.steps, first.evaluations, first.best)
+    torch.testing.assert_close(_weights(tmp_path), weights, rtol=0, atol=0)
+
+
+def test_other_settings_start_anew(run: Run, tmp_path: Path) -> None:
+    run(tmp_path, epochs=2, evaluations=1)
+    _, told = run(tmp_path, epochs=3, evaluations=1)
+    assert [progress.step for progress in told if progress.stage == "training"] == [1, 2, 3]
+
+
+def test_a_smaller_batch_goes_on_where_a_larger_one_stopped(run: Run, tmp_path: Path) -> None:
+    """What a run that ran out of memory is told to change must not throw its work away."""
+    run(tmp_path, epochs=3, evaluations=1)
+    _, told = run(tmp_path, epochs=3, evaluations=1, batch_size=1, gradient_checkpointing=True)
+    assert [progress for progress in told if progress.stage == "training"] == []
+
+
+def test_two_runs_in_one_directory_are_refused(run: Run, tmp_path: Path) -> None:
+    with own_workdir(tmp_path / "work", "another"), pytest.raises(UsageError) as raised:
+        run(tmp_path / "work")
+    assert str(raised.value) == (
+        f"work directory {tmp_path / 'work'}: another fine-tuning is at work there; "
+        "wait for it, or name another directory"
+    )
+
+
+def test_a_photo_that_vanishes_on_the_way_is_named(
+    tiny: Tiny, products: list[Product], prompt: Prompt, make_settings: Make, tmp_path: Path
+) -> None:
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(Path(products[0].image_path).read_bytes())
+    rows = [*products, replace(products[0], image_path=str(photo))]
+
+    def progress(told: TrainProgress) -> None:
+        if told.stage == "training":
+            photo.unlink(missing_ok=True)
+
+    settings = make_settings(cache_vision_features=False)
+    with pytest.raises(RunFailed) as raised:
+        train(rows, products, prompt, settings, tiny.path, tmp_path / "w", data_fingerprint="", progress=progress)
+    assert str(raised.value) == (
+        f"training: photo {photo}: No such file or directory; it was there at first; put it back and start again: "
+        "training goes on from its last checkpoint"
+    )
+
+
+def test_files_of_others_are_left_alone(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError) as raised:
+        run(tmp_path)
+    assert str(raised.value) == (
+        f"work directory {tmp_path}: holds files that fine-tuning did not write; name an empty one"
+    )
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_a_gpu_that_is_not_there_is_named(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError) as raised:
+        run(tmp_path / "work", device="cuda")
+    assert str(raised.value) == "device cuda: no CUDA GPU is visible here; use device auto or cpu"
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_base_without_weights_is_named(
+    products: list[Product], prompt: Prompt, make_settings: Make, tiny: Tiny, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    for file in tiny.path.iterdir():
+        if file.suffix != ".safetensors":
+            (base / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(UsageError, match=f"^model {tiny.path}: {base}: no .*safetensors weights"):
+        train(products, products, prompt, make_settings(), base, tmp_path / "work", data_fingerprint="data")
+
+
+def _weights(workdir: Path) -> dict[str, torch.Tensor]:
+    return load_file(workdir / "adapter" / "adapter_model.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """transformers' bars for loading weights would fill the log."""
+    from transformers.utils.logging import disable_progress_bar, enable_progress_bar
+
+    disable_progress_bar()
+    yield
+    enable_progress_bar()
