@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from prefect.client.base import PrefectHttpxSyncClient
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
@@ -86,19 +87,24 @@ def bring_up(home: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
         process.wait(60)
 
 
-def start_run(api: str, deployment: str, parameters: dict[str, Any]) -> httpx.Response:
+def client(api: str) -> PrefectHttpxSyncClient:
+    """One that asks again where the answer is 503: the server's way to say that its SQLite file was locked."""
+    return PrefectHttpxSyncClient(base_url=api, enable_csrf_support=False, raise_on_all_errors=False, timeout=60)
+
+
+def start_run(api: httpx.Client, deployment: str, parameters: dict[str, Any]) -> httpx.Response:
     """What the form's button does."""
-    found = httpx.get(f"{api}/deployments/name/{deployment}").raise_for_status().json()
-    path = f"{api}/deployments/{found['id']}/create_flow_run"
-    return httpx.post(path, json={"parameters": parameters, "state": {"type": "SCHEDULED"}}, timeout=60)
+    found = api.get(f"/deployments/name/{deployment}").raise_for_status().json()
+    path = f"/deployments/{found['id']}/create_flow_run"
+    return api.post(path, json={"parameters": parameters, "state": {"type": "SCHEDULED"}})
 
 
-def ended(api: str, started: httpx.Response) -> dict[str, Any]:
+def ended(api: httpx.Client, started: httpx.Response) -> dict[str, Any]:
     """The final state of a flow run."""
     run = started.raise_for_status().json()
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        state = httpx.get(f"{api}/flow_runs/{run['id']}", timeout=60).raise_for_status().json()["state"]
+        state = api.get(f"/flow_runs/{run['id']}").raise_for_status().json()["state"]
         if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
             return state
         time.sleep(0.5)
@@ -110,8 +116,7 @@ def test_one_command_brings_it_up_and_a_run_started_from_the_form_completes(tmp_
     places = {"catalog": f"{tmp_path}/catalog", "bucket": f"{tmp_path}/bucket"}
     nowhere = f"{tmp_path}/none"
 
-    with bring_up(tmp_path / "home") as (url, process):
-        api = f"{url}/api"
+    with bring_up(tmp_path / "home") as (url, process), client(f"{url}/api") as api:
         run = start_run(api, "sample-catalog/sample-catalog", places | {"settings": {"products": 8, "bucket": 4}})
         failing = start_run(api, "enrich-catalog/enrich-adhoc", {"images": nowhere})
         refused = start_run(api, "enrich-catalog/enrich-adhoc", {"limit": 0})
