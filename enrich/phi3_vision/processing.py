@@ -58,6 +58,7 @@ class Phi3VProcessor(ProcessorMixin):
         max_length: int | None = None,
         return_tensors: str | None = "pt",
         do_hd_transform: bool = True,
+        do_normalize: bool = True,
         add_special_tokens: bool = True,
         truncation: bool | None = None,
     ) -> BatchFeature:
@@ -70,6 +71,7 @@ class Phi3VProcessor(ProcessorMixin):
             padding: bring the rows of a batch to one length with the tokenizer's pad id.
             max_length: most tokens a row may have, image tokens included.
             do_hd_transform: False where the images are `hd_transform`'s results already.
+            do_normalize: False leaves pixels as uint8 crops, for `normalize_crops`.
             add_special_tokens: put `<s>` before each stretch of text, as the original does.
             truncation: accepted for callers that always pass it; cutting image tokens is never right, so True raises.
 
@@ -89,7 +91,9 @@ class Phi3VProcessor(ProcessorMixin):
         else:
             per_text = _images_by_text(texts, images)
             flat = list(chain.from_iterable(per_text))
-            features = self.image_processor(flat, return_tensors=return_tensors, do_hd_transform=do_hd_transform)
+            features = self.image_processor(
+                flat, return_tensors=return_tensors, do_hd_transform=do_hd_transform, do_normalize=do_normalize
+            )
             counts = iter(features.pop("num_img_tokens"))
             pixels = dict(features) if flat else {}
             rows = [
