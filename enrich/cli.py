@@ -242,7 +242,8 @@ def progress_bars() -> "Iterator[Callback]":
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
         TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=errors, transient=True) as bars:
+    # Of several processes under `accelerate launch` the first one shows them.
+    with Progress(*columns, console=errors, transient=True, disable=os.environ.get("RANK", "0") != "0") as bars:
         tasks: dict[str, Any] = {}
 
         def update(what: str, done: int, total: int) -> None:

@@ -102,6 +102,12 @@ class TrainSettings(Settings):
     lora_alpha: int = Field(default=32, ge=1)
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: tuple[str, ...] = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+    adapt_vision: bool = Field(
+        default=False, description="LoRA on the vision tower and the projector too; served merged, features not cached"
+    )
+    use_rslora: bool = Field(default=False, description="Scale by lora_alpha / sqrt(lora_r), for high ranks")
+    use_dora: bool = Field(default=False, description="Weight-decomposed LoRA; served merged")
+    load_in_4bit: bool = Field(default=False, description="QLoRA: the frozen base in NF4, for a GPU of 16 GB")
 
     learning_rate: float = Field(default=1e-4, gt=0)
     output_learning_rate: float | None = Field(
@@ -114,6 +120,12 @@ class TrainSettings(Settings):
     batch_size: int = Field(default=8, ge=1, description="Photos in one forward pass")
     effective_batch_size: int = Field(default=16, ge=1, description="Photos in one optimiser step")
     gradient_checkpointing: bool = False
+    compile: bool | None = Field(
+        default=None, description="torch.compile the layers; left out: on a GPU where the run is long enough to pay"
+    )
+    attention: Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3"] = Field(
+        default="auto", description="auto: flash-attention where it is installed, else torch's own kernels"
+    )
     cache_vision_features: bool = Field(default=True, description="Compute the frozen tower's features once")
     evaluations: int = Field(default=4, ge=1, description="Generation-based evaluations of the validation split")
     patience: int = Field(default=3, ge=1, description="Evaluations without improvement before an early stop")
@@ -129,6 +141,12 @@ class TrainSettings(Settings):
             raise ValueError(
                 f"effective_batch_size {self.effective_batch_size} is no multiple of batch_size {self.batch_size}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _four_bits_are_plain(self) -> "TrainSettings":
+        if self.load_in_4bit and (self.adapt_vision or self.use_dora):
+            raise ValueError("load_in_4bit goes with LoRA on the language model only; drop adapt_vision and use_dora")
         return self
 
 

@@ -10,6 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers import BitsAndBytesConfig
 
 from .configuration import Phi3VConfig
 from .modeling import Phi3VForCausalLM
@@ -46,8 +47,20 @@ def resolve(name_or_path: str, revision: str | None = None) -> Path:
     return _checked(Path(directory))
 
 
-def load_model(path: str | Path, *, dtype: torch.dtype, device: str | torch.device) -> Phi3VForCausalLM:
+def load_model(
+    path: str | Path,
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    attention: str = "sdpa",
+    load_in_4bit: bool = False,
+) -> Phi3VForCausalLM:
     """Load a checkpoint in eval mode, every tensor from the file and every tensor of the file used.
+
+    Args:
+        attention: transformers' name of the attention kernels.
+        load_in_4bit: keep the decoder layers' weights in NF4 with double quantisation (QLoRA, arXiv 2305.14314), 0.52
+            bytes a weight; vision tower, projector, embeddings and head stay in `dtype`. Needs bitsandbytes.
 
     Raises:
         FileNotFoundError: no config.json or no safetensors weights.
@@ -59,6 +72,8 @@ def load_model(path: str | Path, *, dtype: torch.dtype, device: str | torch.devi
         directory,
         dtype=dtype,
         device_map={"": device},
+        attn_implementation=attention,
+        quantization_config=_nf4(dtype) if load_in_4bit else None,
         use_safetensors=True,
         local_files_only=True,
         ignore_mismatched_sizes=True,  # reported below, as one error
@@ -68,6 +83,16 @@ def load_model(path: str | Path, *, dtype: torch.dtype, device: str | torch.devi
     problems = {kind: sorted(_key(entry) for entry in info[f"{kind}_keys"]) for kind in kinds}
     _raise_for(f"checkpoint {directory}", problems)
     return model.eval()
+
+
+def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["vision_embed_tokens", "lm_head"],
+    )
 
 
 def load_processor(path: str | Path, num_crops: int | None = None) -> Phi3VProcessor:

@@ -39,6 +39,7 @@ from enrich.report import render_card
 from enrich.schema import Product
 from enrich.settings import Columns, PhotoLimits, ReviewSettings, RunSettings, TrainSettings, resolve_model
 from enrich.storage import write_tree
+from enrich.train.device import leads
 from enrich.train.run import train
 
 METRICS_FILE = "metrics.json"
@@ -56,7 +57,8 @@ class Finetuned:
 def finetune(catalog: str, out: str, settings: TrainSettings, progress: Progress = silent) -> Finetuned:
     """Teach the base a catalog and write the adapter directory to `out`, whole or not at all.
 
-    A killed call that is made again goes on where it was.
+    A killed call that is made again goes on where it was. Under `accelerate launch` every process trains; then all but
+    the first one end (SystemExit), and that one measures and writes.
 
     Raises:
         UsageError: catalog, model or settings are no good; nothing was written. RunFailed: training broke off.
@@ -78,6 +80,8 @@ def finetune(catalog: str, out: str, settings: TrainSettings, progress: Progress
             data_fingerprint=labelled.fingerprint,
             progress=lambda state: progress(state.what, state.step, state.steps),
         )
+        if not leads():
+            raise SystemExit(0)
         directory = work / "adapter"
         metrics = _calibrate_and_score(directory, base, splits, settings, prompt, progress)
     record = json.loads((directory / RECORD_FILE).read_text())

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from enrich.train.device import agreed
 from enrich.train.record import Evaluation, TrainProgress
 
 CHECKPOINT_SECONDS = 300.0  # at most so much work is lost with a killed run; a checkpoint takes about a second
@@ -32,10 +33,10 @@ class Schedule(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         now = time.monotonic()
-        if state.global_step < state.max_steps and now > self._deadline:
+        if state.global_step < state.max_steps and agreed(now > self._deadline):
             self.out_of_time = control.should_training_stop = True
         control.should_evaluate = self.out_of_time or state.global_step in self._steps
-        control.should_save = control.should_evaluate or now - self._saved > CHECKPOINT_SECONDS
+        control.should_save = control.should_evaluate or agreed(now - self._saved > CHECKPOINT_SECONDS)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._saved = time.monotonic()
@@ -82,7 +83,7 @@ class Reporter(TrainerCallback):
 
     def images_per_second(self, args: TrainingArguments) -> float:
         """Photos trained a second, without evaluation and saving."""
-        images = self._steps * args.per_device_train_batch_size * args.gradient_accumulation_steps
+        images = self._steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         return images / self._seconds if self._seconds else 0.0
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

@@ -9,91 +9,106 @@ from torch.utils.data import Dataset
 from enrich.phi3_vision import Phi3VProcessor
 from enrich.settings import PhotoLimits
 from enrich.train.examples import IGNORED, Example, loading_workers, read_photo
-from enrich.train.features import Features
+from enrich.train.features import FeatureCache
 
 
 class Item(NamedTuple):
-    """One example with its photo, as pixels or as features."""
+    """One example with its photo: crops as bytes (pixel_values and image_sizes), or image_features."""
 
+    row: int
     example: Example
     image: dict[str, torch.Tensor]
 
 
 class Photos(Dataset[Item]):
-    """Examples with their photos: cached features where there are some, else pixels decoded on the spot."""
+    """Examples with their photos: features where the cache has them for a whole batch, else decoded on the spot."""
 
     def __init__(
         self,
         examples: Sequence[Example],
         processor: Phi3VProcessor,
         limits: PhotoLimits,
-        features: Features | None = None,
+        cache: FeatureCache | None = None,
     ) -> None:
         self.examples = examples
         self.processor = processor
+        self.cache = cache
         self._limits = limits
-        self._features = features
-
-    def with_features(self, features: Features) -> "Photos":
-        """The same photos, no longer decoded."""
-        return Photos(self.examples, self.processor, self._limits, features)
 
     def first(self, rows: int) -> "Photos":
         """The first few of them."""
-        return Photos(self.examples[:rows], self.processor, self._limits, self._features)
+        return Photos(self.examples[:rows], self.processor, self._limits, self.cache)
 
     @property
     def workers(self) -> int:
-        """Processes worth starting to load them: features are only read."""
-        return loading_workers(len(self)) if self._features is None else 0
+        """Processes worth starting to load them."""
+        return loading_workers(len(self))
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, index: int) -> Item:
-        example = self.examples[index]
-        if self._features is not None:
-            return Item(example, {"image_features": self._features[index]})
-        pixels = self.processor.image_processor(read_photo(example.product.image_path, self._limits))
-        return Item(example, {name: pixels[name] for name in ("pixel_values", "image_sizes")})
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Item]:
+        """A batch, as torch's DataLoader asks for it: all of it as features, or all of it as pixels."""
+        cached = self.cache is not None and self.cache.has(indices)
+        return [Item(index, self.examples[index], self._image(index, cached)) for index in indices]
+
+    def _image(self, index: int, cached: bool) -> dict[str, torch.Tensor]:
+        if cached and self.cache is not None:
+            return {"image_features": self.cache[index]}
+        photo = read_photo(self.examples[index].product.image_path, self._limits)
+        prepared = self.processor.image_processor(photo, do_normalize=False)
+        return {name: prepared[name] for name in ("pixel_values", "image_sizes")}
 
 
 class Collator:
-    """Batches for the model, padded on the LEFT: all answers then end at the last position.
+    """Batches for the model.
 
-    So logits are needed at the last `longest answer + 1` positions only: at 8 photos of 817 tokens and 32,064 words
-    of vocabulary 50 MB of float32 instead of 840 MB.
+    Training rows are padded on the RIGHT: no real token can see what follows it, so attention needs no mask, and
+    kernels without one are the fastest. Where the answers stand is told instead (predict_at). Prompts are padded on
+    the left, for they go on at their ends.
     """
 
-    def __init__(self, pad_token_id: int) -> None:
+    def __init__(self, pad_token_id: int, length: int = 0) -> None:
+        """`length`: rows for training have at least this. Compiled code is made anew for each length there is."""
         self._pad = pad_token_id
+        self._length = length
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
-        """For training: input_ids, attention_mask, labels (rows, length), logits_to_keep, and the images."""
-        examples = [item.example for item in items]
+        """For training: input_ids and labels (rows, length), predict_at, rows (indices), and the images."""
+        length = max(self._length, *(len(item.example.input_ids) for item in items))
+        labels = _right_padded([item.example.labels for item in items], length, IGNORED)
         return {
-            **self._padded([example.input_ids for example in examples]),
-            "labels": _left_padded([example.labels for example in examples], IGNORED),
-            "logits_to_keep": max(len(example.answer_ids) for example in examples) + 1,
+            "input_ids": _right_padded([item.example.input_ids for item in items], length, self._pad),
+            "labels": labels,
+            "predict_at": (labels.flatten() != IGNORED).nonzero()[:, 0] - 1,
             **images(items),
         }
 
     def prompts(self, items: Sequence[Item]) -> dict[str, Any]:
-        """For generation: the prompts without their answers."""
-        return {**self._padded([item.example.prompt_ids for item in items]), **images(items)}
-
-    def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        """For generation: the prompts without their answers, with an attention_mask."""
+        rows = [item.example.prompt_ids for item in items]
+        length = max(map(len, rows))
+        gaps = [length - len(row) for row in rows]
         return {
-            "input_ids": _left_padded(rows, self._pad),
-            "attention_mask": _left_padded([[1] * len(row) for row in rows], 0),
+            "input_ids": torch.tensor([[self._pad] * gap + list(row) for gap, row in zip(gaps, rows, strict=True)]),
+            "attention_mask": torch.tensor([[0] * gap + [1] * (length - gap) for gap in gaps]),
+            **images(items),
         }
 
 
-def _left_padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-    longest = max(len(row) for row in rows)
-    return torch.tensor([[value] * (longest - len(row)) + list(row) for row in rows])
+def _right_padded(rows: Sequence[Sequence[int]], length: int, value: int) -> torch.Tensor:
+    return torch.tensor([list(row) + [value] * (length - len(row)) for row in rows])
 
 
-def images(items: Sequence[Item]) -> dict[str, torch.Tensor]:
-    """The images of a batch alone: pixel_values and image_sizes, or image_features, in the order of the items."""
-    return {name: torch.cat([item.image[name] for item in items]) for name in items[0].image}
+def images(items: Sequence[Item]) -> dict[str, Any]:
+    """The images of a batch in the order of the items: crops as bytes with their sizes, or features; and their rows.
+
+    What is no tensor stays on the CPU, where it is read: from a GPU that would mean to wait for all work queued there.
+    """
+    joined: dict[str, Any] = {name: torch.cat([item.image[name] for item in items]) for name in items[0].image}
+    if "image_sizes" in joined:
+        joined["image_sizes"] = joined["image_sizes"].tolist()
+    return {"rows": [item.row for item in items], **joined}

@@ -5,12 +5,16 @@ import resource
 import sys
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 from enrich.errors import UsageError
 
 
 def device_and_dtype(device: str) -> tuple[torch.device, torch.dtype]:
     """`auto` takes the GPU where there is one: bf16 there, float32 on a CPU.
+
+    Under `accelerate launch` each process joins the others here and gets a GPU of its own.
 
     Raises:
         UsageError: a GPU is asked for in vain.
@@ -19,8 +23,18 @@ def device_and_dtype(device: str) -> tuple[torch.device, torch.dtype]:
     if device == "cuda" and not available:
         raise UsageError("device cuda: no CUDA GPU is visible here; use device auto or cpu")
     if device == "cpu" or not available:
-        return torch.device("cpu"), torch.float32
-    return torch.device("cuda"), torch.bfloat16
+        return PartialState(cpu=True).device, torch.float32
+    return PartialState().device, torch.bfloat16
+
+
+def agreed(decision: bool) -> bool:
+    """What the first of the processes decides, for all of them: their clocks differ, and they must go on together."""
+    return decision if PartialState().num_processes == 1 else broadcast_object_list([decision])[0]
+
+
+def leads() -> bool:
+    """Whether this is the one process that writes; of a run that is not distributed it is the only one."""
+    return PartialState().is_main_process
 
 
 def device_name(device: torch.device) -> str:

@@ -1,7 +1,13 @@
 """How good the model is by what it writes: answers are generated, never read off teacher-forced logits."""
 
+from collections.abc import Mapping
+from operator import itemgetter
 from statistics import fmean
+from typing import Any
 
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from peft import PeftModel
 from transformers import PreTrainedModel
 
@@ -11,6 +17,7 @@ from enrich.phi3_vision import Phi3VProcessor
 from enrich.phi3_vision.generation import Generated, generate_answers
 from enrich.settings import TrainSettings
 from enrich.train.collate import Collator, Photos
+from enrich.train.features import embed_images
 from enrich.train.record import Evaluation
 
 MAX_ROWS = 512  # a share measured on so many rows has a standard error below 0.022
@@ -42,22 +49,34 @@ def composite(scores: Scores) -> float:
 
 
 def generate(model: PreTrainedModel | PeftModel, photos: Photos, settings: TrainSettings) -> list[Generated]:
-    """Greedy answers in the order of `photos`."""
+    """Greedy answers in the order of `photos`; each process of a distributed run answers its share of them."""
     model.eval()
-    tokenizer = photos.processor.tokenizer
+    tokenizer, ranks = photos.processor.tokenizer, PartialState()
     collator = Collator(tokenizer.pad_token_id)
     stop_ids = tokenizer.convert_tokens_to_ids(STOP_TOKENS)
-    answers: list[Generated] = []
-    for start in range(0, len(photos), settings.batch_size):
-        items = [photos[index] for index in range(start, min(start + settings.batch_size, len(photos)))]
-        answers += generate_answers(
-            model,
-            collator.prompts(items),
-            max_new_tokens=settings.max_new_tokens,
-            stop_ids=stop_ids,
-            top_k=1,
-        )
-    return answers
+    own: list[tuple[int, Generated]] = []
+    size = settings.batch_size
+    batches = [range(start, min(start + size, len(photos))) for start in range(0, len(photos), size)]
+    # Compiled code would be made anew for every length that the cache grows to.
+    with torch.compiler.set_stance("force_eager"):
+        for indices in batches[ranks.process_index :: ranks.num_processes]:
+            prompts = embed(model, collator.prompts(photos.__getitems__(indices)), photos, settings)
+            answers = generate_answers(
+                model, prompts, max_new_tokens=settings.max_new_tokens, stop_ids=stop_ids, top_k=1
+            )
+            own += zip(indices, answers, strict=True)
+            if photos.cache is not None:
+                photos.cache.flush()
+    return [answer for _, answer in sorted(gather_object(own), key=itemgetter(0))]
+
+
+def embed(
+    model: PreTrainedModel | PeftModel, batch: Mapping[str, Any], photos: Photos, settings: TrainSettings
+) -> dict[str, Any]:
+    """See `features.embed_images`."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    image_processor = photos.processor.image_processor
+    return embed_images(base, batch, image_processor, photos.cache, frozen=not settings.adapt_vision)
 
 
 def _read(answer: Generated, processor: Phi3VProcessor) -> Answer | None:

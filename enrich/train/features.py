@@ -1,4 +1,4 @@
-"""Features of the frozen vision tower, computed once and read back in every epoch.
+"""Features of the frozen vision tower: computed when a photo is first seen, read back in every later epoch.
 
 The tower and projector take a tenth to a third of a step's time and never change; an image's features are
 757 x 3072 bf16 = 4.65 MB at four crops. They lie in one file that is mapped into memory: the page cache keeps as much
@@ -6,71 +6,104 @@ of it as there is room for.
 """
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from enrich.errors import UsageError
-from enrich.phi3_vision import Phi3VForCausalLM
+from enrich.phi3_vision import Phi3VForCausalLM, Phi3VImageProcessor
+from enrich.phi3_vision.image_processing import normalize_crops
 
 
-class Features:
-    """Image features by index: (tokens of that image, hidden size), in the model's dtype."""
+class FeatureCache:
+    """Image features by index: (tokens of that image, hidden size), in the model's dtype.
+
+    Two files: the features, and a byte for each image that says whether they are there. They outlive a killed process,
+    and the processes of one host share them.
+
+    Raises:
+        UsageError: the disk has no room for all of them.
+    """
 
     def __init__(self, path: Path, lengths: Sequence[int], hidden_size: int, dtype: torch.dtype) -> None:
         size = sum(lengths) * hidden_size
-        self._all = torch.from_file(str(path), shared=False, size=size, dtype=dtype).view(-1, hidden_size)
+        marks = path.with_suffix(".done")
+        _make_room(path, size * dtype.itemsize, marks, len(lengths))
+        self._all = torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(-1, hidden_size)
+        self._done = torch.from_file(str(marks), shared=True, size=len(lengths), dtype=torch.uint8)
         self._ends = list(accumulate(lengths))
         self._lengths = lengths
+        self._pending: list[tuple[int, torch.Tensor]] = []
+        self._copied = torch.cuda.Event() if torch.cuda.is_available() else None
+
+    def has(self, indices: Sequence[int]) -> bool:
+        """Whether the features of all these images are there."""
+        return bool(self._done[list(indices)].all())
 
     def __getitem__(self, index: int) -> torch.Tensor:
         end = self._ends[index]
         return self._all[end - self._lengths[index] : end]
 
+    def put(self, indices: Sequence[int], features: Sequence[torch.Tensor]) -> None:
+        """Start to copy features from the GPU; `flush` writes them."""
+        self._pending += [
+            (index, own.to("cpu", non_blocking=True)) for index, own in zip(indices, features, strict=True)
+        ]
+        if self._copied is not None:
+            self._copied.record()
 
-def cache_features(
+    def flush(self) -> None:
+        """Write what was put. Called while the GPU works on the backward pass, it costs the GPU nothing."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        for index, own in self._pending:
+            self[index].copy_(own)
+            self._done[index] = 1
+        self._pending.clear()
+
+
+def _make_room(path: Path, size: int, marks: Path, images: int) -> None:
+    """Both files at their sizes, as an earlier run left them or full of zeros; a new one of holes takes no disk yet."""
+    if path.is_file() and path.stat().st_size == size and marks.is_file() and marks.stat().st_size == images:
+        return
+    free = shutil.disk_usage(path.parent).free
+    if size > free:
+        raise UsageError(
+            f"{path.parent}: the features of {images} photos need {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+            "set cache_vision_features: false, or name another work directory"
+        )
+    for file, length in ((path, size), (marks, images)):
+        with file.open("wb") as empty:
+            empty.truncate(length)
+
+
+def embed_images(
     model: Phi3VForCausalLM,
-    batches: Iterable[Mapping[str, torch.Tensor]],
-    lengths: Sequence[int],
-    path: Path,
-    progress: Callable[[int], None] = lambda done: None,
-) -> Features:
-    """Features of the images in `batches` of pixel_values and image_sizes, whose token counts are `lengths`.
+    batch: Mapping[str, Any],
+    image_processor: Phi3VImageProcessor,
+    cache: FeatureCache | None,
+    *,
+    frozen: bool,
+) -> dict[str, Any]:
+    """`batch`, as the collator made it, with its images as the model takes them, on the model's device.
 
-    `path` is written whole or not at all, and not again where a run before this one wrote it.
-
-    Raises:
-        UsageError: the disk has no room for it.
+    Crops get there as bytes, a fifth of the pixel values they become (1.35 MB for 6.8 MB an image at four crops). Of a
+    `frozen` tower the features are computed too, without a graph, and kept in the cache.
     """
-    hidden_size = model.config.hidden_size
-    needed = sum(lengths) * hidden_size * model.dtype.itemsize
-    if not (path.is_file() and path.stat().st_size == needed):
-        free = shutil.disk_usage(path.parent).free
-        if needed > free:
-            raise UsageError(
-                f"{path.parent}: the features of {len(lengths)} photos need {needed / 1e9:.1f} GB, "
-                f"{free / 1e9:.1f} GB are free; set cache_vision_features: false, or name another work directory"
-            )
-        part = path.with_suffix(".part")
-        _write_features(model, batches, part, progress)
-        part.replace(path)
-    return Features(path, lengths, hidden_size, model.dtype)
-
-
-@torch.inference_mode()
-def _write_features(
-    model: Phi3VForCausalLM,
-    batches: Iterable[Mapping[str, torch.Tensor]],
-    path: Path,
-    progress: Callable[[int], None],
-) -> None:
-    done = 0
-    with path.open("wb") as file:
-        for batch in batches:
-            pixels = batch["pixel_values"].to(model.device, model.dtype)
-            for features in model.get_image_features(pixels, batch["image_sizes"]):
-                file.write(features.contiguous().view(torch.uint8).cpu().numpy().data)
-            done += len(pixels)
-            progress(done)
+    ready = dict(batch)
+    rows = ready.pop("rows")
+    if "pixel_values" not in ready:
+        return ready
+    mean, std = image_processor.image_mean, image_processor.image_std
+    crops, sizes = ready.pop("pixel_values").to(model.device), torch.tensor(ready.pop("image_sizes"))
+    pixel_values = normalize_crops(crops, sizes, mean=mean, std=std, dtype=model.dtype)
+    if not frozen:
+        return {**ready, "pixel_values": pixel_values, "image_sizes": sizes}
+    with torch.no_grad():
+        features = model.get_image_features(pixel_values, sizes)
+    if cache is not None:
+        cache.put(rows, features)
+    return {**ready, "image_features": features}

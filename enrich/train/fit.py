@@ -14,7 +14,8 @@ from enrich.phi3_vision import Phi3VForCausalLM
 from enrich.settings import TrainSettings
 from enrich.train.callbacks import MAX_SKIPPED_IN_A_ROW, FiniteGuard, Reporter, Schedule
 from enrich.train.collate import Collator, Photos
-from enrich.train.evaluate import evaluate
+from enrich.train.evaluate import embed, evaluate
+from enrich.train.kernels import compile_layers, worth_compiling
 from enrich.train.lora import add_lora, count_parameters, optimizer
 from enrich.train.record import Stopped, Training, TrainProgress
 from enrich.train.trainer import AnswerTrainer, early_stopping, last_checkpoint, training_arguments
@@ -42,14 +43,20 @@ def fit(
     """
     set_seed(settings.seed)
     adapted = add_lora(model, settings)
+    length = 0
+    if worth_compiling(settings.compile, model.device, int(len(photos) * settings.epochs)):
+        compile_layers(model)
+        length = max(len(example.input_ids) for example in photos.examples)
     schedule, guard, reporter = Schedule(settings.evaluations, deadline), FiniteGuard(), Reporter(progress)
     trainer = AnswerTrainer(
         model=adapted,
         args=training_arguments(settings, checkpoints, device=model.device, dtype=model.dtype, workers=photos.workers),
         train_dataset=photos,
         eval_dataset=unseen,
-        data_collator=Collator(photos.processor.tokenizer.pad_token_id),
+        data_collator=Collator(photos.processor.tokenizer.pad_token_id, length),
         evaluate_step=lambda step: evaluate(adapted, unseen, settings, step=step),
+        embed=lambda batch: embed(adapted, batch, photos, settings),
+        flush=photos.cache.flush if photos.cache is not None else lambda: None,
         callbacks=[schedule, guard, reporter, early_stopping(settings)],
         optimizers=(optimizer(adapted, settings), None),
     )

@@ -1,4 +1,4 @@
-"""LoRA on the language model's linear layers; the vision tower and the projector stay as they are."""
+"""LoRA on the language model's linear layers, and where asked for on the vision tower and the projector too."""
 
 import re
 from typing import Any
@@ -11,14 +11,17 @@ from enrich.phi3_vision import Phi3VForCausalLM
 from enrich.settings import TrainSettings
 
 _DECODER_LAYER = r"model\.layers\.\d+\.(?:self_attn|mlp)"
+_VISION = r"model\.vision_embed_tokens"
+_MAX_VLLM_RANK = 512  # vLLM 0.32, max_lora_rank
 
 
 def add_lora(model: Phi3VForCausalLM, settings: TrainSettings) -> PeftModel:
     """Freeze `model` and add float32 adapter weights to `settings.target_modules` of each decoder layer.
 
-    With `settings.output_learning_rate` the output layer gets them too.
+    With `settings.output_learning_rate` the output layer gets them too, with `settings.adapt_vision` the linear layers
+    of the vision tower, but its last layer, which nothing reads, and of the projector.
 
-    Modules are named by their full path, so that nothing in the vision tower can match. Seed torch first: A is random.
+    Modules are named by their full path, so that nothing else can match. Seed torch first: A is random.
 
     Raises:
         UsageError: a target module that the decoder layers do not have.
@@ -29,12 +32,22 @@ def add_lora(model: Phi3VForCausalLM, settings: TrainSettings) -> PeftModel:
         if name not in known:
             raise UsageError(f"target_modules: no decoder layer has {name!r}; choose from {', '.join(known)}")
     names = "|".join(map(re.escape, settings.target_modules))
+    targets = [rf"{_DECODER_LAYER}\.(?:{names})"]
+    if settings.output_learning_rate:
+        targets.append("lm_head")
+    if settings.adapt_vision:
+        used = "|".join(str(number) for number in range(len(model.model.vision_embed_tokens.tower_layers)))
+        linear = r"self_attn\.(?:q|k|v|out)_proj|mlp\.fc[12]"
+        targets.append(rf"{_VISION}\.img_processor\.vision_model\.encoder\.layers\.(?:{used})\.(?:{linear})")
+        targets.append(rf"{_VISION}\.img_projection\.[02]")
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
-        target_modules=rf"{_DECODER_LAYER}\.(?:{names})" + ("|lm_head" if settings.output_learning_rate else ""),
+        use_rslora=settings.use_rslora,
+        use_dora=settings.use_dora,
+        target_modules="|".join(targets),
     )
     # autocast_adapter_dtype keeps A and B in float32 on a bf16 base: AdamW's small updates would be rounded away.
     adapted = get_peft_model(model, config, autocast_adapter_dtype=True)
@@ -42,6 +55,16 @@ def add_lora(model: Phi3VForCausalLM, settings: TrainSettings) -> PeftModel:
     written = adapted.peft_config["default"]
     written.base_model_name_or_path, written.revision = settings.model, settings.revision
     return adapted
+
+
+def merge_only(settings: TrainSettings) -> tuple[str, ...]:
+    """Why vLLM could not serve such an adapter beside its base, only merged into it; empty where it could."""
+    reasons = {
+        "adapt_vision: vLLM has LoRA on the language model only": settings.adapt_vision,
+        "use_dora: vLLM has no DoRA": settings.use_dora,
+        f"lora_r {settings.lora_r}: vLLM takes at most {_MAX_VLLM_RANK}": settings.lora_r > _MAX_VLLM_RANK,
+    }
+    return tuple(reason for reason, holds in reasons.items() if holds)
 
 
 def optimizer(model: PeftModel, settings: TrainSettings) -> torch.optim.AdamW:

@@ -12,7 +12,7 @@ from enrich.phi3_vision import Phi3VForCausalLM
 from enrich.phi3_vision.checkpoint import load_merged
 from enrich.settings import TrainSettings
 from enrich.train.collate import Collator, Photos
-from enrich.train.evaluate import generate
+from enrich.train.evaluate import embed, generate
 from enrich.train.record import MergeCheck
 
 MAX_ROWS = 8
@@ -26,14 +26,15 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 class Outputs:
     """What a model makes of the same few rows."""
 
-    logits: torch.Tensor  # float32 (rows, longest answer + 1, vocabulary), teacher-forced, on the CPU
+    logits: torch.Tensor  # float32 (answer tokens, vocabulary), teacher-forced, on the CPU
     answers: list[tuple[int, ...]]  # generated greedily
 
 
 def outputs(model: PreTrainedModel | PeftModel, photos: Photos, settings: TrainSettings) -> Outputs:
     """Logits and answers of `photos`."""
     generated = generate(model, photos, settings)
-    batch = Collator(photos.processor.tokenizer.pad_token_id)([photos[index] for index in range(len(photos))])
+    collate = Collator(photos.processor.tokenizer.pad_token_id)
+    batch = embed(model, collate(photos.__getitems__(range(len(photos)))), photos, settings)
     del batch["labels"]
     moved = {
         name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()

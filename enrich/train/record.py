@@ -25,9 +25,9 @@ class Evaluation(_Record):
 
 
 class TrainProgress(_Record):
-    """A moment of the run. `step` of `steps`: photos while they are read and embedded, then optimiser steps."""
+    """A moment of the run. `step` of `steps`: photos while they are read, then optimiser steps."""
 
-    stage: Literal["photos", "features", "training"]
+    stage: Literal["photos", "training"]
     step: int
     steps: int
     epoch: float = 0.0
@@ -38,8 +38,8 @@ class TrainProgress(_Record):
     @property
     def what(self) -> str:
         """What is going on, for a progress bar's caption."""
-        if self.stage != "training":
-            return {"photos": "reading photos", "features": "computing image features"}[self.stage]
+        if self.stage == "photos":
+            return "reading photos"
         score = f", score {self.evaluation.score:.2f}" if self.evaluation else ""
         return f"training, loss {self.loss:.3f}{score}"
 

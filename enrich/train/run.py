@@ -3,12 +3,13 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
+from accelerate import PartialState
+from peft import PeftModel
 
 from enrich.errors import RunFailed, UsageError
 from enrich.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
@@ -17,12 +18,13 @@ from enrich.prompt import Prompt
 from enrich.schema import Product
 from enrich.settings import TrainSettings
 from enrich.train import evaluate, merge_check
-from enrich.train.collate import Photos, images
-from enrich.train.device import device_and_dtype, device_name, free_memory, peak_memory_bytes
+from enrich.train.collate import Photos
+from enrich.train.device import device_and_dtype, device_name, free_memory, leads, peak_memory_bytes
 from enrich.train.examples import Example, Unusable, build_examples
 from enrich.train.export import commit, finish_adapter, versions, write_adapter
-from enrich.train.features import cache_features
+from enrich.train.features import FeatureCache
 from enrich.train.fit import fit
+from enrich.train.kernels import attention_kernel
 from enrich.train.record import Dropped, Rows, TrainProgress, TrainReport
 from enrich.train.workdir import identify, own_workdir
 
@@ -58,6 +60,7 @@ def train(
     Best is by what it writes on the validation products (`evaluate.composite`). The directory appears whole or not at
     all, after its merge into the base has been checked; the report is its train.json. The same call after a kill goes
     on from the last checkpoint; another call in that directory (other settings, prompt, data or base) starts anew.
+    Under `accelerate launch` every process makes the same call and gets the same report; the first one writes.
 
     Raises:
         UsageError: products, settings, base or work directory are no good.
@@ -69,15 +72,23 @@ def train(
     job = _Job(prompt, settings, base, workdir, device, dtype, progress or _ignore)
     with _model_errors(settings):
         identity = identify(settings, prompt, base, workdir, data_fingerprint)
-    with own_workdir(workdir, identity), _lost_photos():
+    with own_workdir(workdir, identity) if leads() else nullcontext(), _lost_photos():
+        PartialState().wait_for_everyone()
         model, photos, unseen, rows = _prepare(job, train_products, validation_products)
         deadline = started + 60 * (settings.max_minutes or math.inf)
         checkpoints = workdir / "checkpoints"
         adapted, training = fit(model, photos, unseen, settings, checkpoints, progress=job.tell, deadline=deadline)
 
         unverified = workdir / "unverified"
-        write_adapter(unverified, adapted, photos.processor, prompt, base)
+        if leads():
+            write_adapter(unverified, adapted, photos.processor, prompt, base)
+        PartialState().wait_for_everyone()
         few = unseen.first(merge_check.MAX_ROWS)
+        if settings.load_in_4bit:  # what is merged and served is the base as it was
+            del model, adapted
+            free_memory()
+            model = load_model(base, dtype=dtype, device=device)
+            adapted = PeftModel.from_pretrained(model, str(unverified))
         unmerged = merge_check.outputs(adapted, few, settings)
         del model, adapted  # a small GPU has no room for the model twice
         free_memory()
@@ -94,7 +105,8 @@ def train(
             seconds=time.monotonic() - started,
             peak_memory_bytes=peak_memory_bytes(device),
         )
-        finish_adapter(unverified, workdir / ADAPTER, report)
+        if leads():
+            finish_adapter(unverified, workdir / ADAPTER, report)
     return report
 
 
@@ -106,7 +118,13 @@ def _prepare(
         processor = load_processor(job.base, num_crops=job.settings.num_crops)
     examples, unseen, rows = _read(job, train_products, validation_products, processor)
     with _model_errors(job.settings):
-        model = load_model(job.base, dtype=job.dtype, device=job.device)
+        model = load_model(
+            job.base,
+            dtype=job.dtype,
+            device=job.device,
+            attention=attention_kernel(job.settings.attention, job.device),
+            load_in_4bit=job.settings.load_in_4bit,
+        )
     photos = _photos(job, model, processor, examples, job.workdir / "train.features")
     return model, photos, _photos(job, model, processor, unseen, job.workdir / "validation.features"), rows
 
@@ -132,17 +150,13 @@ def _read(
 def _photos(
     job: _Job, model: Phi3VForCausalLM, processor: Phi3VProcessor, examples: Sequence[Example], path: Path
 ) -> Photos:
-    """The examples' photos: as features, computed here, where settings ask for that."""
-    photos = Photos(examples, processor, job.settings.limits)
-    if not job.settings.cache_vision_features:
-        return photos
-
-    def progress(done: int) -> None:
-        job.tell(TrainProgress(stage="features", step=done, steps=len(examples)))
-
-    batches = DataLoader(photos, job.settings.batch_size, num_workers=photos.workers, collate_fn=images)
-    lengths = [example.num_image_tokens for example in examples]
-    return photos.with_features(cache_features(model, batches, lengths, path, progress))
+    """The examples' photos; with a cache of their features where settings ask for one and they stay the same."""
+    cache = None
+    if job.settings.cache_vision_features and not job.settings.adapt_vision:
+        lengths = [example.num_image_tokens for example in examples]
+        with PartialState().main_process_first():
+            cache = FeatureCache(path, lengths, model.config.hidden_size, job.dtype)
+    return Photos(examples, processor, job.settings.limits, cache)
 
 
 @contextmanager

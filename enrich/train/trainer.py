@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
@@ -16,6 +17,7 @@ from transformers import (
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from enrich.errors import UsageError
 from enrich.settings import TrainSettings
 from enrich.train.record import Evaluation
 
@@ -26,17 +28,36 @@ class AnswerTrainer(Trainer):
     """Trainer whose evaluation is `evaluate_step(step)`.
 
     The loss is the sum over the answer tokens of an optimiser step divided by their number (num_items_in_batch), so
-    neither accumulation nor unequal answers change its scale; the collator's logits_to_keep reaches the model as it is.
+    neither accumulation, unequal answers nor the number of GPUs change its scale.
     """
 
     control: TrainerControl
 
     def __init__(
-        self, *, evaluate_step: Callable[[int], Evaluation], callbacks: list[TrainerCallback], **kwargs: Any
+        self,
+        *,
+        evaluate_step: Callable[[int], Evaluation],
+        embed: Callable[[dict[str, Any]], dict[str, Any]],
+        flush: Callable[[], None],
+        callbacks: list[TrainerCallback],
+        **kwargs: Any,
     ) -> None:
         super().__init__(callbacks=callbacks, **kwargs)
         self.remove_callback(PrinterCallback)
         self._evaluate_step = evaluate_step
+        self._embed = embed
+        self._flush = flush
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Stock, on a batch whose photos `embed` makes ready first; `flush` runs while the GPU is at the backward pass.
+
+        An epoch's last batch may have fewer rows. It runs uncompiled: code for it would cost more than it saves.
+        """
+        full = len(inputs["rows"]) == self.args.per_device_train_batch_size
+        with torch.compiler.set_stance("default" if full else "force_eager"):
+            loss = super().training_step(model, self._embed(inputs), *args, **kwargs)
+        self._flush()
+        return loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, Any]:
         """Score generated answers; `eval_score` chooses the weights that are kept."""
@@ -72,11 +93,21 @@ _EVALUATED = [name for name in Evaluation.model_fields if name != "step"]
 def training_arguments(
     settings: TrainSettings, output_dir: Path, *, device: torch.device, dtype: torch.dtype, workers: int
 ) -> TrainingArguments:
-    """`settings` in Trainer's words. A bf16 base runs under autocast, for the adapter on it is float32."""
+    """`settings` in Trainer's words. A bf16 base runs under autocast, for the adapter on it is float32.
+
+    Raises:
+        UsageError: the processes' batches do not make up an effective batch.
+    """
+    processes = PartialState().num_processes
+    if settings.effective_batch_size % (settings.batch_size * processes):
+        raise UsageError(
+            f"effective_batch_size {settings.effective_batch_size} is no multiple of batch_size {settings.batch_size} "
+            f"times {processes} processes; lower batch_size or raise effective_batch_size"
+        )
     arguments = TrainingArguments(
         output_dir=str(output_dir.absolute()),
         per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.effective_batch_size // settings.batch_size,
+        gradient_accumulation_steps=settings.effective_batch_size // (settings.batch_size * processes),
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
@@ -89,6 +120,9 @@ def training_arguments(
         seed=settings.seed,
         dataloader_num_workers=workers,
         dataloader_pin_memory=device.type == "cuda",
+        accelerator_config={"non_blocking": device.type == "cuda"},
+        ddp_find_unused_parameters=False,
+        logging_nan_inf_filter=False,  # it would wait for the GPU at every pass; callbacks.FiniteGuard sees to it
         remove_unused_columns=False,  # batches are built for the model's forward
         eval_strategy="steps",
         eval_steps=_NEVER,

@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from PIL import Image
 
+from enrich.phi3_vision import Phi3VImageProcessor
 from enrich.prompt import END, Prompt
 from enrich.schema import Product
 from enrich.settings import TrainSettings
@@ -24,35 +26,61 @@ def collator(tiny: Tiny) -> Collator:
     return Collator(tiny.processor.tokenizer.pad_token_id)
 
 
-def test_rows_are_padded_on_the_left_and_padding_is_never_learned(
+def _inputs(batch: dict, items: list) -> dict:
+    """The batch for a model that is called by hand: its images as floats."""
+    texts = {name: value for name, value in batch.items() if name in ("input_ids", "labels", "predict_at")}
+    processor = Phi3VImageProcessor(num_crops=4, image_size=28, patch_size=7)
+    pixels = processor([Image.open(item.example.product.image_path) for item in items])
+    return {**texts, "pixel_values": pixels["pixel_values"], "image_sizes": pixels["image_sizes"]}
+
+
+def test_rows_are_padded_on_the_right_and_padding_is_never_learned(photos: Photos, collator: Collator) -> None:
+    batch = collator(list(photos))
+    length = batch["input_ids"].shape[1]
+    assert batch["rows"] == [0, 1, 2, 3, 4]
+    for row, example in enumerate(photos.examples):
+        gap = length - len(example.input_ids)
+        assert batch["input_ids"][row].tolist() == example.input_ids + [collator._pad] * gap
+        assert batch["labels"][row].tolist() == example.labels + [IGNORED] * gap
+    assert any(len(example.input_ids) < length for example in photos.examples)
+    assert "attention_mask" not in batch
+
+
+def test_each_token_of_an_answer_is_predicted_from_the_one_before_it(
     photos: Photos, collator: Collator, tiny: Tiny
 ) -> None:
     batch = collator(list(photos))
-    end = tiny.processor.tokenizer.convert_tokens_to_ids(END)
-    for row, example in enumerate(photos.examples):
-        gap = batch["input_ids"].shape[1] - len(example.input_ids)
-        assert batch["input_ids"][row].tolist() == [collator._pad] * gap + example.input_ids
-        assert batch["attention_mask"][row].tolist() == [0] * gap + [1] * len(example.input_ids)
-        assert batch["labels"][row].tolist() == [IGNORED] * gap + example.labels
-    assert (batch["labels"][:, -1] == end).all()
-    assert (batch["attention_mask"] == 0).any()
+    learned = batch["input_ids"].flatten()[batch["predict_at"] + 1].tolist()
+    assert learned == [token for example in photos.examples for token in example.answer_ids]
+    assert learned.count(tiny.processor.tokenizer.convert_tokens_to_ids(END)) == len(photos)
+
+
+def test_rows_reach_the_length_asked_for(photos: Photos, collator: Collator) -> None:
+    longest = max(len(example.input_ids) for example in photos.examples)
+    items = [photos[1]]
+    assert Collator(collator._pad, longest)(items)["input_ids"].shape == (1, longest)
+    assert Collator(collator._pad, 3)(items)["input_ids"].shape == (1, len(photos.examples[1].input_ids))
 
 
 def test_a_batch_has_the_loss_of_its_rows(photos: Photos, collator: Collator, tiny: Tiny) -> None:
     def loss_sum(items: list) -> torch.Tensor:
-        return tiny.model(**collator(items), num_items_in_batch=1).loss
+        return tiny.model(**_inputs(collator(items), items), num_items_in_batch=1).loss
 
     alone = sum(loss_sum([item]) for item in photos)
     torch.testing.assert_close(loss_sum(list(photos)), alone)
 
 
 def test_logits_at_the_answers_are_enough(photos: Photos, collator: Collator, tiny: Tiny) -> None:
-    batch = collator(list(photos))
-    kept = batch.pop("logits_to_keep")
-    assert kept == max(len(example.answer_ids) for example in photos.examples) + 1
-    everywhere = tiny.model(**batch)
-    at_answers = tiny.model(**batch, logits_to_keep=kept)
-    assert at_answers.logits.shape[1] == kept < everywhere.logits.shape[1]
+    items = list(photos)
+    inputs = _inputs(collator(items), items)
+    at_answers = tiny.model(**inputs)
+    kept = inputs.pop("predict_at")
+    everywhere = tiny.model(**inputs)
+    assert at_answers.logits.shape == (
+        sum(len(example.answer_ids) for example in photos.examples),
+        len(tiny.processor.tokenizer),
+    )
+    torch.testing.assert_close(at_answers.logits, everywhere.logits.flatten(0, 1)[kept])
     torch.testing.assert_close(at_answers.loss, everywhere.loss)
 
 

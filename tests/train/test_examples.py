@@ -13,6 +13,7 @@ from enrich.schema import Product
 from enrich.settings import TrainSettings
 from enrich.train.collate import Photos
 from enrich.train.examples import IGNORED, Example, build_examples
+from enrich.train.features import embed_images
 from tests.phi3_vision.tiny import Tiny
 
 Make = Callable[..., TrainSettings]
@@ -64,8 +65,14 @@ def test_bos_stands_where_the_processor_puts_it_and_nowhere_else(examples: list[
 def test_no_image_token_is_cut(examples: list[Example], tiny: Tiny, make_settings: Make) -> None:
     photos = Photos(examples, tiny.processor, make_settings().limits)
     counts = []
-    for example, image in photos:
-        (features,) = tiny.model.get_image_features(image["pixel_values"], image["image_sizes"])
+    for _, example, image in photos:
+        (features,) = embed_images(
+            tiny.model,
+            {**image, "image_sizes": image["image_sizes"].tolist(), "rows": [0]},
+            tiny.processor.image_processor,
+            None,
+            frozen=True,
+        )["image_features"]
         assert example.num_image_tokens == len(features)
         counts.append(len(features))
     assert len(set(counts)) > 1  # photos of another shape take another number

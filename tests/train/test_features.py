@@ -1,12 +1,13 @@
-"""The cache of image features."""
+"""The cache of image features, and photos made ready for the model."""
 
 import shutil
 from collections import namedtuple
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from enrich.errors import UsageError
 from enrich.prompt import Prompt
@@ -14,10 +15,8 @@ from enrich.schema import Product
 from enrich.settings import TrainSettings
 from enrich.train.collate import Photos, images
 from enrich.train.examples import build_examples
-from enrich.train.features import Features, cache_features
+from enrich.train.features import FeatureCache, embed_images
 from tests.phi3_vision.tiny import Tiny
-
-Batches = Callable[[], Iterator[dict[str, torch.Tensor]]]
 
 
 @pytest.fixture
@@ -26,10 +25,18 @@ def photos(products: list[Product], tiny: Tiny, prompt: Prompt, make_settings: C
     return Photos(build_examples(products, tiny.processor, prompt, settings)[0], tiny.processor, settings.limits)
 
 
-def _cache(photos: Photos, model: torch.nn.Module, path: Path, batches: Iterator | None = None) -> Features:
-    lengths = [example.num_image_tokens for example in photos.examples]
-    given = batches if batches is not None else (images([photos[i] for i in pair]) for pair in ([0, 1], [2, 3], [4]))
-    return cache_features(model, given, lengths, path)
+def _cached(photos: Photos, path: Path, dtype: torch.dtype = torch.float32) -> Photos:
+    cache = FeatureCache(path, [example.num_image_tokens for example in photos.examples], 32, dtype)
+    return Photos(photos.examples, photos.processor, photos._limits, cache)
+
+
+def _embed(photos: Photos, model: torch.nn.Module, rows: list[int], *, frozen: bool = True) -> dict:
+    ready = embed_images(
+        model, images(photos.__getitems__(rows)), photos.processor.image_processor, photos.cache, frozen=frozen
+    )
+    if photos.cache is not None:
+        photos.cache.flush()
+    return ready
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -37,28 +44,64 @@ def test_features_read_back_are_those_of_the_tower(
     dtype: torch.dtype, photos: Photos, tiny: Tiny, tmp_path: Path
 ) -> None:
     model = type(tiny.model)(tiny.model.config).to(dtype).eval()
-    features = _cache(photos, model, tmp_path / "features")
-    for index, (_, image) in enumerate(photos):
-        (fresh,) = model.get_image_features(image["pixel_values"].to(dtype), image["image_sizes"])
-        assert features[index].dtype == dtype
-        torch.testing.assert_close(features[index], fresh, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-2)
+    cached = _cached(photos, tmp_path / "features", dtype)
+    first = _embed(cached, model, [0, 2, 4])
+    assert first.keys() == {"image_features"}
+    again = cached.__getitems__([4, 0])
+    assert torch.equal(again[0].image["image_features"], first["image_features"][2])
+    assert torch.equal(again[1].image["image_features"], first["image_features"][0])
+    for index, example in enumerate(photos.examples):
+        pixels = photos.processor.image_processor(_open(example.product))
+        (fresh,) = model.get_image_features(pixels["pixel_values"].to(dtype), pixels["image_sizes"])
+        (own,) = _embed(photos, model, [index])["image_features"]
+        assert own.dtype == dtype
+        assert not own.requires_grad
+        torch.testing.assert_close(own, fresh)
 
 
-def test_a_finished_cache_is_not_computed_again(photos: Photos, tiny: Tiny, tmp_path: Path) -> None:
-    first = _cache(photos, tiny.model, tmp_path / "features")
-    again = _cache(photos, tiny.model, tmp_path / "features", iter(()))
-    assert torch.equal(first[4], again[4])
+def _open(product: Product) -> Image.Image:
+    return Image.open(product.image_path)
 
 
-def test_a_killed_computation_leaves_no_cache(photos: Photos, tiny: Tiny, tmp_path: Path) -> None:
-    def dies() -> Iterator[dict[str, torch.Tensor]]:
-        yield images([photos[0]])
-        raise KeyboardInterrupt
+def test_a_batch_is_all_features_or_all_pixels(photos: Photos, tiny: Tiny, tmp_path: Path) -> None:
+    cached = _cached(photos, tmp_path / "features")
+    assert {tuple(item.image) for item in cached.__getitems__([0, 1])} == {("pixel_values", "image_sizes")}
+    _embed(cached, tiny.model, [0, 1])
+    assert {tuple(item.image) for item in cached.__getitems__([0, 1])} == {("image_features",)}
+    assert {tuple(item.image) for item in cached.__getitems__([0, 2])} == {("pixel_values", "image_sizes")}
+    batch = images(cached.__getitems__([1, 0]))
+    assert (batch["rows"], batch["image_features"].shape) == ([1, 0], (27 + 27, 32))
+    assert embed_images(tiny.model, batch, cached.processor.image_processor, cached.cache, frozen=True).keys() == {
+        "image_features"
+    }
 
-    with pytest.raises(KeyboardInterrupt):
-        _cache(photos, tiny.model, tmp_path / "features", dies())
-    assert not (tmp_path / "features").exists()
-    assert torch.isfinite(_cache(photos, tiny.model, tmp_path / "features")[4]).all()
+
+def test_pixels_travel_as_bytes_and_arrive_as_the_processor_makes_them(photos: Photos, tiny: Tiny) -> None:
+    batch = images(photos.__getitems__([2, 3]))
+    assert batch["pixel_values"].dtype == torch.uint8
+    assert batch["image_sizes"] == [[28, 84], [56, 56]]
+    ready = _embed(photos, tiny.model, [2, 3], frozen=False)
+    whole = photos.processor.image_processor([_open(photos.examples[row].product) for row in (2, 3)])
+    assert torch.equal(ready["pixel_values"], whole["pixel_values"])
+    assert torch.equal(ready["image_sizes"], whole["image_sizes"])
+
+
+def test_what_was_computed_before_a_kill_is_kept(photos: Photos, tiny: Tiny, tmp_path: Path) -> None:
+    first = _cached(photos, tmp_path / "features")
+    _embed(first, tiny.model, [0, 1, 2])
+    again = _cached(photos, tmp_path / "features")
+    assert again.cache is not None
+    assert again.cache.has([0, 1, 2])
+    assert not again.cache.has([2, 3])
+    assert torch.equal(again.cache[1], first.cache[1])
+
+
+def test_a_cache_of_other_photos_is_made_anew(photos: Photos, tiny: Tiny, tmp_path: Path) -> None:
+    _embed(_cached(photos, tmp_path / "features"), tiny.model, [0, 1])
+    fewer = Photos(photos.examples[:4], photos.processor, photos._limits)
+    cache = _cached(fewer, tmp_path / "features").cache
+    assert cache is not None
+    assert not cache.has([0])
 
 
 def test_a_disk_without_room_is_named(
@@ -67,7 +110,7 @@ def test_a_disk_without_room_is_named(
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(100, 99, 1))
     with pytest.raises(UsageError) as raised:
-        _cache(photos, tiny.model, tmp_path / "features")
+        _cached(photos, tmp_path / "features")
     assert str(raised.value) == (
         f"{tmp_path}: the features of 5 photos need 0.0 GB, 0.0 GB are free; "
         "set cache_vision_features: false, or name another work directory"

@@ -16,7 +16,7 @@ from enrich.schema import Product
 from enrich.settings import TrainSettings
 from enrich.train import fit as fit_module
 from enrich.train.collate import Collator, Photos
-from enrich.train.evaluate import composite, evaluate
+from enrich.train.evaluate import composite, embed, evaluate
 from enrich.train.examples import build_examples
 from enrich.train.fit import fit
 from enrich.train.lora import add_lora
@@ -61,15 +61,18 @@ def test_accumulation_does_not_change_the_scale_of_the_loss(
         )
         torch.manual_seed(0)
         gradients = _Gradients()
+        model = add_lora(copy.deepcopy(tiny.model), settings)
         trainer = AnswerTrainer(
-            model=add_lora(copy.deepcopy(tiny.model), settings),
+            model=model,
             args=training_arguments(
                 settings, tmp_path / str(batch_size), device=torch.device("cpu"), dtype=torch.float32, workers=0
             ),
             train_dataset=photos,
             eval_dataset=photos,
             data_collator=Collator(tiny.processor.tokenizer.pad_token_id),
-            evaluate_step=lambda step: evaluate(trainer.model, photos, settings, step=step),
+            evaluate_step=lambda step: evaluate(model, photos, settings, step=step),
+            embed=lambda batch: embed(model, batch, photos, settings),
+            flush=lambda: None,
             callbacks=[gradients],
         )
         trainer.train()

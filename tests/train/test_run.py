@@ -62,8 +62,6 @@ def test_a_handful_of_photos_is_learned(trained: tuple[Path, TrainReport, list[T
     assert report.best.mdape == 0.0
     assert [progress.stage for progress in told if progress.step == progress.steps] == [
         "photos",
-        "features",
-        "features",
         "training",
     ]
     assert [progress.step for progress in told[:10]] == list(range(1, 11))
@@ -219,7 +217,6 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(
     resumed, told = run(tmp_path / "killed", **changes)
     steps = [progress.step for progress in told if progress.stage == "training"]
     assert steps == [6, 7, 8, 9, 10]  # the last checkpoint was that of the evaluation at step 5
-    assert all(progress.stage != "features" for progress in told)
     assert resumed.evaluations == undisturbed.evaluations
     torch.testing.assert_close(_weights(tmp_path / "killed"), _weights(tmp_path / "undisturbed"))
 
