@@ -1,7 +1,9 @@
 """The bytes of a photo -> RGB pixels, the same for training and for serving. Pillow reads them; this file says what is
 accepted and what a photo looks like when it has transparency, 16 bits or an EXIF orientation."""
 
+import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -22,9 +24,22 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SWAPS_SIDES = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
+# A half, quarter or eighth of a JPEG is enough if it falls short of the wanted sides by no more than this. That admits
+# the halves of 1000x1333 and 960x1280, 0.8 and 4.8 % short of 504x672. They differ from the photo resized from all its
+# pixels by 37.2 and 36.6 dB; a half that fits exactly, which nothing smooths any more, does by 34.4 dB.
+REDUCTION_TOLERANCE = 0.05
 _16_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 # How Pillow's plugins word an early end of the file.
 _ENDS_EARLY = ("truncated", "broken data stream", "unrecognized data stream contents", "unexpected end", "eof")
+
+
+Wanted = Callable[[int, int], tuple[int, int]]
 
 
 class ImageRefused(ImageError):
@@ -48,6 +63,29 @@ def decode(data: bytes, limits: PhotoLimits) -> Image.Image:
         ImageRefused: EMPTY, TOO_LARGE, NOT_AN_IMAGE, TOO_MANY_PIXELS, TRUNCATED or UNSUPPORTED_MODE.
         MemoryError: where the process has a memory limit and the photo needs more.
     """
+    return _decode(data, limits, None)[0]
+
+
+def decode_reduced(data: bytes, limits: PhotoLimits, wanted: Wanted) -> tuple[Image.Image, tuple[int, int]]:
+    """As `decode`, but a JPEG much larger than needed is decoded at a half, quarter or eighth of its sides.
+
+    That skips most of the work, and averages pixels otherwise than resizing the whole photo does, so training and
+    serving must both do it or both not (benchmarks/image_processor.md).
+
+    Args:
+        wanted: from the upright photo's (width, height) to the (width, height) that the caller will resize it to.
+
+    Returns:
+        The image and the upright photo's (width, height). The image has the wanted sides where a reduced scale came
+        within `REDUCTION_TOLERANCE` of them; else it is whole, as `decode` gives it.
+
+    Raises:
+        As `decode`.
+    """
+    return _decode(data, limits, wanted)
+
+
+def _decode(data: bytes, limits: PhotoLimits, wanted: Wanted | None) -> tuple[Image.Image, tuple[int, int]]:
     if not data:
         raise ImageRefused(ErrorKind.EMPTY, "the file is empty")
     if len(data) > limits.max_bytes:
@@ -57,8 +95,15 @@ def decode(data: bytes, limits: PhotoLimits) -> Image.Image:
             warnings.simplefilter("ignore")  # Pillow's on odd EXIF, and on 89 million pixels: max_pixels decides that
             with Image.open(BytesIO(data), formats=limits.formats) as image:
                 _check_shape(image, limits)
-                image.load()
-                return _upright(image, _to_rgb(image))
+                size = image.size
+                if wanted is None or image.format not in ("JPEG", "MPO"):
+                    image.load()
+                    rgb = _to_rgb(image)
+                else:
+                    turn = _turn(image)
+                    rgb = _to_rgb_reduced(image, _turned(wanted(*_turned(size, turn)), turn))
+                turn = _turn(image)  # which a PNG may only know once it is read
+                return rgb if turn is None else rgb.transpose(turn), _turned(size, turn)
     except (ImageRefused, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -70,6 +115,21 @@ def decode(data: bytes, limits: PhotoLimits) -> Image.Image:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         early = any(words in reason.lower() for words in _ENDS_EARLY) or _is_cut_webp(data)
         raise ImageRefused(ErrorKind.TRUNCATED if early else ErrorKind.NOT_AN_IMAGE, reason) from error
+
+
+def _to_rgb_reduced(image: Image.Image, sides: tuple[int, int]) -> Image.Image:
+    """A JPEG in RGB: `sides` large if a reduced scale is enough for that, else whole."""
+    width, height = image.size
+    least = [math.ceil(side * (1 - REDUCTION_TOLERANCE)) for side in sides]
+    drafted = image.draft(None, (least[0], least[1]))
+    image.load()
+    rgb = _to_rgb(image)
+    if drafted is None or image.size == (width, height):
+        return rgb
+    # Half of 1333 lines are 667 of which the last is half outside: `box` says where the photo ends. Without it
+    # everything would be scaled by 667 / 666.5, and the difference from the whole photo nearly doubles.
+    _, box = drafted
+    return rgb.resize(sides, Image.Resampling.BILINEAR, box)
 
 
 def _is_cut_webp(data: bytes) -> bool:
@@ -98,7 +158,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:  # a plain convert would drop alpha and show the colours hidden under it
         photo = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # converting RGB to RGB copies it
 
 
 def _scale_16_bit(image: Image.Image) -> Image.Image:
@@ -109,12 +169,14 @@ def _scale_16_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
-def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:
-    """`rgb` turned as the EXIF data of `image` say. ImageOps.exif_transpose also writes the data anew, which fails on
-    many broken ones whose orientation can be read."""
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes `image` upright, as its EXIF data say. ImageOps.exif_transpose also writes the data anew, which fails
+    on many broken ones whose orientation can be read."""
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-        method = _UPRIGHT.get(orientation)
+        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken EXIF, as any parsing above; the photo itself is fine
-        return rgb
-    return rgb if method is None else rgb.transpose(method)
+        return None
+
+
+def _turned(size: tuple[int, int], turn: Image.Transpose | None) -> tuple[int, int]:
+    return (size[1], size[0]) if turn in _SWAPS_SIDES else size
