@@ -8,8 +8,14 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from enrich.phi3_vision import Phi3VConfig, Phi3VImageProcessor
-from enrich.phi3_vision.image_processing import CLIP_MEAN, CLIP_STD, hd_size, hd_transform
-from tests.phi3_vision.tiny import ORIGINAL_PREPROCESSOR, pattern_image
+from enrich.phi3_vision.image_processing import (
+    CLIP_MEAN,
+    CLIP_STD,
+    hd_size,
+    hd_transform,
+    normalize_crops,
+)
+from tests.phi3_vision.tiny import ORIGINAL_PREPROCESSOR, noise_image, pattern_image
 
 SIZES = [
     (1, 1),
@@ -83,28 +89,6 @@ def test_counts_without_pixels_are_those_with_pixels(num_crops: int) -> None:
         assert outputs["pixel_values"][0, rows * columns].any()
 
 
-def test_hd_transform_scales_up_and_pads_with_white() -> None:
-    landscape = hd_transform(Image.new("RGB", (60, 45)), 4, 28)  # black, 4:3, to 56x42 in 2x2 crops
-    portrait = hd_transform(Image.new("RGB", (45, 60)), 4, 28)
-    assert landscape.shape == (56, 56, 3)
-    assert landscape.dtype == np.uint8
-    assert not landscape[7:49].any()
-    assert (landscape[:7] == 255).all()
-    assert (landscape[49:] == 255).all()
-    np.testing.assert_array_equal(portrait, landscape.transpose(1, 0, 2))
-    tiny = hd_transform(Image.new("RGB", (4, 3)), 4, 28)
-    np.testing.assert_array_equal(tiny, landscape)
-    strip = hd_transform(Image.new("RGB", (500, 1)), 4, 28)  # 112 pixels wide, a fifth of a pixel high: one row is kept
-    assert strip.shape == (28, 112, 3)
-    assert [row for row in range(28) if not strip[row].any()] == [13]
-
-
-def test_hd_transform_of_a_fitting_image_changes_nothing() -> None:
-    image = pattern_image(56, 56)
-    np.testing.assert_array_equal(hd_transform(image, 4, 28), np.asarray(image))
-    np.testing.assert_array_equal(hd_transform(np.asarray(image), 4, 28), np.asarray(image))
-
-
 def test_crops_are_normalised_and_row_major_after_the_global_view() -> None:
     image = pattern_image(84, 56)
     pixels = Phi3VImageProcessor(num_crops=6, image_size=28, patch_size=7)(image)["pixel_values"][0].numpy()
@@ -116,6 +100,106 @@ def test_crops_are_normalised_and_row_major_after_the_global_view() -> None:
     whole = torch.tensor(expected, dtype=torch.float32).permute(2, 0, 1)[None]
     view = torch.nn.functional.interpolate(whole, size=(28, 28), mode="bicubic", align_corners=False, antialias=False)
     np.testing.assert_allclose(pixels[0], view[0].numpy(), atol=1e-5)
+
+
+MIXED = [(84, 84), (30, 90), (90, 30), (31, 90), (112, 28), (28, 112), (60, 60)]
+
+
+def uint8_crops(*sizes: tuple[int, int], num_crops: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    processor = Phi3VImageProcessor(num_crops=num_crops, image_size=28, patch_size=7)
+    outputs = processor([noise_image(*size, seed) for seed, size in enumerate(sizes)], do_normalize=False)
+    return outputs["pixel_values"], outputs["image_sizes"]
+
+
+def test_crops_left_as_bytes_are_the_photo_cut_row_by_row() -> None:
+    processor = Phi3VImageProcessor(num_crops=7, image_size=28, patch_size=7)
+    photos = [noise_image(84, 56), noise_image(56, 84, seed=1)]  # they fit 3x2 and 2x3 crops as they are
+    outputs, normalised = processor(photos, do_normalize=False), processor(photos)
+    crops = outputs["pixel_values"]
+    assert crops.dtype == torch.uint8
+    assert crops.shape == (2, 7, 28, 28, 3)
+    for own, photo, (rows, columns) in zip(crops.numpy(), photos, [(2, 3), (3, 2)], strict=True):
+        for row in range(rows):
+            for column in range(columns):
+                block = np.asarray(photo)[row * 28 : (row + 1) * 28, column * 28 : (column + 1) * 28]
+                np.testing.assert_array_equal(own[row * columns + column], block)
+        assert not own[6:].any()
+    assert torch.equal(outputs["image_sizes"], normalised["image_sizes"])
+    assert outputs["num_img_tokens"] == normalised["num_img_tokens"]
+    assert processor(photos, do_normalize=False, return_tensors="np")["pixel_values"].dtype == np.uint8
+
+
+def test_a_batch_of_many_grids_is_normalised_as_its_photos_alone() -> None:
+    crops, sizes = uint8_crops(*MIXED, *MIXED)
+    assert len({tuple(size) for size in sizes.tolist()}) > 3
+    before = crops.clone()
+    together = normalize_crops(crops, sizes)
+    assert torch.equal(crops, before)
+    processor = Phi3VImageProcessor(num_crops=5, image_size=28, patch_size=7)
+    for i, size in enumerate([*MIXED, *MIXED]):
+        assert torch.equal(together[i], normalize_crops(crops[i : i + 1], sizes[i : i + 1])[0])
+        assert torch.equal(together[i], processor(noise_image(*size, i))["pixel_values"][0])
+
+
+def test_many_photos_of_one_grid_are_normalised_as_each_alone() -> None:
+    crops, sizes = uint8_crops(*[(60, 45)] * 6)
+    together = normalize_crops(crops, sizes)
+    for i in range(6):
+        assert torch.equal(together[i], normalize_crops(crops[i : i + 1], sizes[i : i + 1])[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_normalising_rounds_once_at_the_end(dtype: torch.dtype) -> None:
+    crops, sizes = uint8_crops(*MIXED)
+    assert torch.equal(normalize_crops(crops, sizes, dtype), normalize_crops(crops, sizes).to(dtype))
+
+
+def test_what_lies_behind_an_images_crops_does_not_matter() -> None:
+    crops, sizes = uint8_crops((60, 45), (112, 28))
+    dirty = crops.clone()
+    dirty[:, 4:] = 77
+    assert torch.equal(normalize_crops(dirty, sizes), normalize_crops(crops, sizes))
+    assert not normalize_crops(dirty, sizes)[:, 5:].any()
+
+
+def test_a_processors_own_statistics_are_used() -> None:
+    processor = Phi3VImageProcessor(
+        num_crops=1, image_size=28, patch_size=7, image_mean=[0.5, 0.25, 0.0], image_std=[0.5, 0.25, 1.0]
+    )
+    pixels = processor(Image.new("RGB", (28, 28), (255, 0, 51)))["pixel_values"]
+    expected = torch.tensor([1.0, -1.0, 0.2])[:, None, None].expand(3, 28, 28)
+    torch.testing.assert_close(pixels[0, 1], expected)
+    torch.testing.assert_close(pixels[0, 0], expected)
+
+
+def test_no_images_are_no_rows() -> None:
+    processor = Phi3VImageProcessor(num_crops=3, image_size=28, patch_size=7)
+    assert processor([])["pixel_values"].shape == (0, 4, 3, 28, 28)
+    assert processor([], do_normalize=False)["pixel_values"].shape == (0, 3, 28, 28, 3)
+
+
+@pytest.mark.parametrize(
+    ("crops", "sizes", "message"),
+    [
+        (torch.zeros(1, 4, 28, 28, 3), [[56, 56]], "crops must be uint8 (images, num_crops, side, side, 3), got "
+         "float32 (1, 4, 28, 28, 3)"),
+        (torch.zeros(1, 4, 3, 28, 28, dtype=torch.uint8), [[56, 56]], "crops must be uint8 (images, num_crops, side, "
+         "side, 3), got uint8 (1, 4, 3, 28, 28)"),
+        (torch.zeros(4, 28, 28, 3, dtype=torch.uint8), [[56, 56]], "crops must be uint8 (images, num_crops, side, "
+         "side, 3), got uint8 (4, 28, 28, 3)"),
+        (torch.zeros(2, 4, 28, 28, 3, dtype=torch.uint8), [[56, 56]], "2 images in crops, but 1 in image_sizes"),
+        (torch.zeros(1, 4, 28, 28, 3, dtype=torch.uint8), [[56, 84]], "image_sizes: 56x84 (height x width) is no grid "
+         "of 1 to 4 crops of 28 pixels"),
+        (torch.zeros(1, 4, 28, 28, 3, dtype=torch.uint8), [[50, 56]], "image_sizes: 50x56 (height x width) is no grid "
+         "of 1 to 4 crops of 28 pixels"),
+        (torch.zeros(1, 4, 28, 28, 3, dtype=torch.uint8), [[0, 56]], "image_sizes: 0x56 (height x width) is no grid "
+         "of 1 to 4 crops of 28 pixels"),
+    ],
+)  # fmt: skip
+def test_crops_that_do_not_fit_are_refused(crops: torch.Tensor, sizes: list[list[int]], message: str) -> None:
+    with pytest.raises(ValueError, match=r"crop") as caught:
+        normalize_crops(crops, torch.tensor(sizes))
+    assert str(caught.value) == message
 
 
 def test_every_mode_is_converted_to_rgb() -> None:
@@ -141,31 +225,16 @@ def test_prepared_images_give_the_same_as_photos() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "given"),
-    [
-        (np.zeros((4, 4), np.uint8), "uint8 array (4, 4)"),
-        (np.zeros((3, 4, 4), np.uint8), "uint8 array (3, 4, 4)"),
-        (np.zeros((4, 4, 3), np.float32), "float32 array (4, 4, 3)"),
-        ("photo.jpg", "str"),
-    ],
-)
-def test_other_inputs_are_refused(image: object, given: str) -> None:
-    with pytest.raises(ValueError, match=r"an image must be") as caught:
-        hd_transform(image, 4)  # type: ignore[arg-type]
-    assert str(caught.value) == f"an image must be a PIL image or a uint8 array (height, width, 3), got {given}"
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
+    ("values", "message"),
     [
         ({"num_crops": 0}, "num_crops must be at least 1, got 0"),
         ({"image_size": 30, "patch_size": 7}, "image_size 30 must be a multiple of twice the patch_size (7)"),
         ({"image_size": 35, "patch_size": 7}, "image_size 35 must be a multiple of twice the patch_size (7)"),
     ],
 )
-def test_settings_are_checked(settings: dict[str, int], message: str) -> None:
+def test_settings_are_checked(values: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=r"must be") as caught:
-        Phi3VImageProcessor(**settings)
+        Phi3VImageProcessor(**values)
     assert str(caught.value) == message
     with pytest.raises(ValueError, match=r"num_crops must be at least 1, got -1"):
         hd_transform(pattern_image(4, 4), -1)

@@ -8,7 +8,7 @@ from transformers import AutoProcessor, AutoTokenizer
 
 from enrich.phi3_vision import Phi3VConfig, Phi3VImageProcessor, Phi3VProcessor
 from enrich.phi3_vision.checkpoint import load_processor
-from enrich.phi3_vision.image_processing import hd_transform
+from enrich.phi3_vision.image_processing import hd_transform, normalize_crops
 from tests.phi3_vision.tiny import (
     ORIGINAL_PREPROCESSOR,
     Tiny,
@@ -138,6 +138,15 @@ def test_prepared_images(tiny: Tiny) -> None:
     split = tiny.processor("<|image_1|>", hd_transform(photo, 4, 28), do_hd_transform=False)
     assert torch.equal(whole["input_ids"], split["input_ids"])
     assert torch.equal(whole["pixel_values"], split["pixel_values"])
+
+
+def test_pixels_left_for_later_normalising(tiny: Tiny) -> None:
+    texts, photos = ["<|image_1|>", "<|image_1|>"], [pattern_image(90, 40), pattern_image(31, 77)]
+    whole, bytes_only = tiny.processor(texts, photos), tiny.processor(texts, photos, do_normalize=False)
+    assert torch.equal(whole["input_ids"], bytes_only["input_ids"])
+    assert bytes_only["pixel_values"].dtype == torch.uint8
+    later = normalize_crops(bytes_only["pixel_values"], bytes_only["image_sizes"])
+    assert torch.equal(whole["pixel_values"], later)
 
 
 IMAGE = pattern_image(28, 28)

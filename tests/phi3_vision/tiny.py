@@ -117,6 +117,11 @@ def wrap_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     )
 
 
+def noise_image(width: int, height: int, seed: int = 0) -> Image.Image:
+    """An RGB image in which no two pixels can be mistaken for each other."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
 def pattern_image(width: int, height: int) -> Image.Image:
     """value[y, x, c] = (3x + 5y + 40c) mod 256: the image of the golden vectors."""
     y, x, channel = np.ogrid[:height, :width, :3]
