@@ -101,7 +101,7 @@ def normalize_crops(
     """
     grids = _grids(crops, image_sizes)
     images, num_crops, side = crops.shape[:3]
-    pixel_values = crops.new_empty((images, num_crops + 1, 3, side, side), dtype=dtype)
+    pixel_values = crops.new_zeros((images, num_crops + 1, 3, side, side), dtype=dtype)
     # Images of one grid are computed together: a batch has few grids, mostly one, and then there is nothing to gather.
     for rows, columns in dict.fromkeys(grids):
         members = [i for i, grid in enumerate(grids) if grid == (rows, columns)]
@@ -115,7 +115,6 @@ def normalize_crops(
         whole = pages.view(len(members), 3, rows * side, columns * side)
         pixel_values[chosen, 0] = torch.nn.functional.interpolate(whole, size=(side, side), mode="bicubic").to(dtype)
         pixel_values[chosen, 1 : count + 1] = pages.permute(0, 2, 4, 1, 3, 5).flatten(1, 2).to(dtype)
-        pixel_values[chosen, count + 1 :] = 0
     return pixel_values
 
 
