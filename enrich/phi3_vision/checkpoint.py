@@ -91,7 +91,7 @@ def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=["vision_embed_tokens", "lm_head"],
+        llm_int8_skip_modules=["model.vision_embed_tokens", "lm_head"],
     )
 
 

@@ -44,7 +44,7 @@ def fit(
     set_seed(settings.seed)
     adapted = add_lora(model, settings)
     length = 0
-    if worth_compiling(settings.compile, model.device, int(len(photos) * settings.epochs)):
+    if worth_compiling(settings, model.device, len(photos)):
         compile_layers(model)
         length = max(len(example.input_ids) for example in photos.examples)
     schedule, guard, reporter = Schedule(settings.evaluations, deadline), FiniteGuard(), Reporter(progress)

@@ -91,6 +91,7 @@ class TrainReport(Training):
     commit: str | None
     device: str
     rows: Rows
+    merge_only: tuple[str, ...]  # why vLLM could serve this adapter merged only; empty where it could beside its base
     merge_check: MergeCheck
     seconds: float  # of this call; a resumed run counts from its resumption
     peak_memory_bytes: int  # of the GPU where there is one, else of the process

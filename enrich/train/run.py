@@ -24,7 +24,8 @@ from enrich.train.examples import Example, Unusable, build_examples
 from enrich.train.export import commit, finish_adapter, versions, write_adapter
 from enrich.train.features import FeatureCache
 from enrich.train.fit import fit
-from enrich.train.kernels import attention_kernel
+from enrich.train.kernels import attention_kernel, check_4bit
+from enrich.train.lora import merge_only
 from enrich.train.record import Dropped, Rows, TrainProgress, TrainReport
 from enrich.train.workdir import identify, own_workdir
 
@@ -69,6 +70,7 @@ def train(
     """
     started = time.monotonic()
     device, dtype = device_and_dtype(settings.device)
+    check_4bit(settings)
     job = _Job(prompt, settings, base, workdir, device, dtype, progress or _ignore)
     with _model_errors(settings):
         identity = identify(settings, prompt, base, workdir, data_fingerprint)
@@ -101,6 +103,7 @@ def train(
             commit=commit(),
             device=device_name(device),
             rows=rows,
+            merge_only=merge_only(settings),
             merge_check=merge_check.compare(unmerged, merge_check.outputs(merged, few, settings), dtype),
             seconds=time.monotonic() - started,
             peak_memory_bytes=peak_memory_bytes(device),

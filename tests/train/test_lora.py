@@ -8,7 +8,7 @@ import torch
 
 from enrich.errors import UsageError
 from enrich.settings import TrainSettings
-from enrich.train.lora import add_lora, count_parameters, optimizer
+from enrich.train.lora import add_lora, count_parameters, merge_only, optimizer
 from tests.phi3_vision.tiny import Tiny
 
 
@@ -45,3 +45,38 @@ def test_the_output_layer_learns_at_its_own_rate(tiny: Tiny, make_settings: Call
         adapted = add_lora(copy.deepcopy(tiny.model), settings)
         # A and B of four modules in each of two layers, and of lm_head
         assert {group["lr"]: len(group["params"]) for group in optimizer(adapted, settings).param_groups} == rates
+
+
+def test_the_vision_side_is_adapted_where_asked_for_but_its_dead_layer(
+    tiny: Tiny, make_settings: Callable[..., TrainSettings]
+) -> None:
+    adapted = add_lora(copy.deepcopy(tiny.model), make_settings(adapt_vision=True, target_modules=["o_proj"]))
+    names = {name.split(".lora_")[0].removeprefix("base_model.model.model.") for name, _ in adapted.named_parameters()}
+    vision = "vision_embed_tokens"
+    assert {name for name in names if "lora" not in name and name.startswith(vision) and "weight" not in name} >= {
+        f"{vision}.img_projection.0",
+        f"{vision}.img_projection.2",
+        *(
+            f"{vision}.img_processor.vision_model.encoder.layers.{layer}.{module}"
+            for layer in (0, 1)  # of 3
+            for module in (*(f"self_attn.{part}_proj" for part in ("q", "k", "v", "out")), "mlp.fc1", "mlp.fc2")
+        ),
+    }
+    assert not any(
+        "encoder.layers.2" in name and parameter.requires_grad for name, parameter in adapted.named_parameters()
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "reasons"),
+    [
+        ({}, ()),
+        ({"use_rslora": True, "lora_r": 512, "output_learning_rate": 1e-3}, ()),
+        ({"adapt_vision": True}, ("adapt_vision: vLLM has LoRA on the language model only",)),
+        ({"use_dora": True, "lora_r": 513}, ("use_dora: vLLM has no DoRA", "lora_r 513: vLLM takes at most 512")),
+    ],
+)
+def test_what_vllm_could_not_serve_unmerged_is_told(
+    changes: dict[str, object], reasons: tuple[str, ...], make_settings: Callable[..., TrainSettings]
+) -> None:
+    assert merge_only(make_settings(**changes)) == reasons

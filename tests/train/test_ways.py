@@ -1,0 +1,169 @@
+"""Other ways to train: the vision side too, DoRA, rank-stabilised, a 4-bit base, compiled layers, several processes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from PIL import Image
+from safetensors.torch import load_file
+
+from enrich.errors import UsageError
+from enrich.phi3_vision.checkpoint import load_merged, load_model, load_processor
+from enrich.prompt import Prompt, render_prompt
+from enrich.schema import Product
+from enrich.settings import TINY_MODEL, TINY_MODEL_PATH, TrainSettings
+from enrich.train import trainer
+from enrich.train.record import TrainProgress, TrainReport
+from enrich.train.run import train
+from tests.phi3_vision.tiny import Tiny
+
+Make = Callable[..., TrainSettings]
+Run = Callable[..., tuple[TrainReport, list[TrainProgress]]]
+
+
+@pytest.fixture
+def run(tiny: Tiny, products: list[Product], prompt: Prompt, make_settings: Make) -> Run:
+    def do(workdir: Path, **changes: object) -> tuple[TrainReport, list[TrainProgress]]:
+        told: list[TrainProgress] = []
+        report = train(
+            products, products, prompt, make_settings(**changes), tiny.path, workdir, data_fingerprint="data",
+            progress=told.append,
+        )  # fmt: skip
+        return report, told
+
+    return do
+
+
+@pytest.mark.parametrize("way", ["adapt_vision", "use_dora", "use_rslora"])
+def test_each_way_learns_and_merges(
+    way: str, run: Run, tiny: Tiny, products: list[Product], prompt: Prompt, tmp_path: Path
+) -> None:
+    report, told = run(tmp_path, epochs=12, evaluations=1, **{way: True})
+    losses = [progress.loss for progress in told if progress.loss is not None]
+    assert losses[-1] < 0.6 * losses[0]
+    assert report.merge_check.relative_difference < 1e-3
+    adapter = tmp_path / "adapter"
+    assert json.loads((adapter / "adapter_config.json").read_text()).get(way, True) is True
+    assert (tmp_path / "train.features").exists() == (way != "adapt_vision")
+    inputs = load_processor(adapter)(render_prompt(prompt), Image.open(products[0].image_path))
+    merged = load_merged(tiny.path, adapter, dtype=torch.float32, device="cpu")
+    beside = PeftModel.from_pretrained(load_model(tiny.path, dtype=torch.float32, device="cpu"), str(adapter))
+    with torch.no_grad():
+        torch.testing.assert_close(merged(**inputs).logits, beside(**inputs).logits, rtol=1e-3, atol=1e-3)
+
+
+def test_what_can_only_be_served_merged_says_so(run: Run, tmp_path: Path) -> None:
+    report, _ = run(tmp_path, epochs=1, evaluations=1, use_dora=True)
+    assert report.merge_only == ("use_dora: vLLM has no DoRA",)
+
+
+def test_a_4bit_base_learns_and_its_adapter_goes_onto_the_base_as_it_was(
+    products: list[Product], prompt: Prompt, make_settings: Make, tmp_path: Path
+) -> None:
+    # The shipped base: bitsandbytes' CPU kernels take no layers as small as the random one's.
+    told: list[TrainProgress] = []
+    settings = make_settings(model=TINY_MODEL, load_in_4bit=True, epochs=12, evaluations=1, learning_rate=3e-3)
+    report = train(
+        products, products, prompt, settings, TINY_MODEL_PATH, tmp_path, data_fingerprint="data", progress=told.append
+    )
+    losses = [progress.loss for progress in told if progress.loss is not None]
+    assert losses[-1] < 0.6 * losses[0]
+    assert report.merge_check.relative_difference < 1e-3
+    plain = load_model(TINY_MODEL_PATH, dtype=torch.float32, device="cpu")
+    packed = load_model(TINY_MODEL_PATH, dtype=torch.float32, device="cpu", load_in_4bit=True)
+    assert packed.get_memory_footprint() < 0.6 * plain.get_memory_footprint()
+    assert type(packed.model.layers[0].mlp.down_proj).__name__ == "Linear4bit"
+    assert type(packed.model.vision_embed_tokens.tower_layers[0].mlp.fc1) is torch.nn.Linear
+
+
+def test_compiled_layers_learn_the_same(run: Run, tmp_path: Path) -> None:
+    changes = {"epochs": 2, "evaluations": 1, "batch_size": 2, "effective_batch_size": 4}
+    losses, names = [], []
+    for compiled in (False, True):
+        _, told = run(tmp_path / str(compiled), compile=compiled, **changes)
+        losses.append([progress.loss for progress in told if progress.stage == "training"])
+        names.append(load_file(tmp_path / str(compiled) / "adapter" / "adapter_model.safetensors").keys())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert names[0] == names[1]
+
+
+_ONE_OF_TWO = """
+import json, sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+from enrich.prompt import Prompt
+from enrich.schema import Product
+from enrich.settings import TrainSettings
+from enrich.train.device import leads
+from enrich.train.run import train
+
+products, prompt, settings, base, workdir = json.loads(Path(sys.argv[1]).read_text())
+losses = []
+report = train([Product(**product) for product in products], [Product(**product) for product in products],
+               Prompt(**prompt), TrainSettings(**settings), Path(base), Path(workdir), data_fingerprint="data",
+               progress=lambda told: losses.append(told.loss) if told.loss is not None else None)
+if leads():
+    Path(sys.argv[1]).with_suffix(".losses").write_text(json.dumps(losses))
+"""
+
+
+def test_two_processes_learn_what_one_does(
+    run: Run, tiny: Tiny, products: list[Product], prompt: Prompt, make_settings: Make, tmp_path: Path
+) -> None:
+    """As `accelerate launch` starts them, on the CPU: the effective batch is the same, so the losses are."""
+    changes: dict[str, Any] = {"epochs": 3, "evaluations": 1, "effective_batch_size": 4, "max_minutes": 60}
+    four = [*products[:3], products[4]]
+    given = [asdict(product) for product in four]
+    settings = make_settings(batch_size=2, **changes)
+    job = tmp_path / "job.json"
+    job.write_text(
+        json.dumps([given, prompt.model_dump(), settings.model_dump(), str(tiny.path), str(tmp_path / "two")])
+    )
+    root = Path(__file__).parents[2]
+    script = tmp_path / "one_of_two.py"
+    script.write_text(_ONE_OF_TWO)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1",
+              "--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, str(script), str(job)], capture_output=True, text=True, cwd=root, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told: list[TrainProgress] = []
+    train(
+        four, four, prompt, make_settings(batch_size=4, **changes), tiny.path, tmp_path / "one",
+        data_fingerprint="data", progress=told.append,
+    )  # fmt: skip
+    losses = json.loads(job.with_suffix(".losses").read_text())
+    assert losses == pytest.approx([progress.loss for progress in told if progress.loss is not None], rel=1e-4)
+    one, two = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two"))
+    torch.testing.assert_close(two, one, rtol=1e-2, atol=1e-4)
+    report = TrainReport.model_validate_json((tmp_path / "two" / "adapter" / "train.json").read_bytes())
+    assert (report.rows.train, report.steps) == (4, 3)
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused(
+    make_settings: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    class Three:
+        num_processes = 3
+
+    monkeypatch.setattr(trainer, "PartialState", Three)
+    with pytest.raises(UsageError) as raised:
+        trainer.training_arguments(
+            make_settings(batch_size=2, effective_batch_size=8), Path("x"), device=torch.device("cpu"),
+            dtype=torch.float32, workers=0,
+        )  # fmt: skip
+    assert str(raised.value) == (
+        "effective_batch_size 8 is no multiple of batch_size 2 times 3 processes; "
+        "lower batch_size or raise effective_batch_size"
+    )
