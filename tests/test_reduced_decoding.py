@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from enrich.images import ImageRefused, decode, decode_reduced
+from enrich.schema import ErrorKind
+from tests.test_images import LIMITS, NOISE, TURNED, encoded, exif, png_header
+
+
+def smooth(width: int, height: int) -> Image.Image:
+    """Large shapes, which survive any scale, so that a shift or a wrong turn shows."""
+    small = np.random.default_rng(5).integers(0, 256, (4, 3, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted", "reduced"),
+    [
+        pytest.param((201, 267), (100, 133), True, id="half, rounded up"),
+        pytest.param((200, 266), (105, 140), True, id="half, 5 % short"),
+        pytest.param((200, 266), (106, 140), False, id="half, more than 5 % short in width"),
+        pytest.param((200, 266), (105, 141), False, id="half, more than 5 % short in height"),
+        pytest.param((400, 532), (100, 133), True, id="quarter"),
+        pytest.param((801, 1065), (100, 133), True, id="eighth"),
+        pytest.param((200, 266), (200, 266), False, id="full size"),
+        pytest.param((200, 266), (500, 665), False, id="to be scaled up"),
+        pytest.param((201, 267), (1, 1), True, id="next to nothing"),
+    ],
+)
+def test_a_jpeg_is_decoded_at_the_scale_that_is_enough(
+    size: tuple[int, int], wanted: tuple[int, int], reduced: bool
+) -> None:
+    data = encoded(smooth(*size), "JPEG", quality=95)
+    image, whole = decode_reduced(data, LIMITS, lambda width, height: wanted)
+    assert image.mode == "RGB"
+    assert whole == size
+    assert image.size == (wanted if reduced else size)
+    if not reduced:
+        assert np.array_equal(image, decode(data, LIMITS))
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("size", [(201, 267), (200, 266), (267, 201)])
+def test_a_reduced_photo_shows_what_the_whole_one_shows_upright(orientation: int, size: tuple[int, int]) -> None:
+    data = encoded(smooth(*size), "JPEG", quality=95, exif=exif(orientation))
+    upright = decode(data, LIMITS)
+    asked = []
+
+    def half(width: int, height: int) -> tuple[int, int]:
+        asked.append((width, height))
+        return width // 2 - 3, height // 2 - 1
+
+    image, whole = decode_reduced(data, LIMITS, half)
+    assert asked == [whole] == [upright.size]
+    assert image.size == (whole[0] // 2 - 3, whole[1] // 2 - 1)
+    expected = np.asarray(upright.resize(image.size, Image.Resampling.BILINEAR)).astype(int)
+    # Where the half line or column that is not there were counted, the far edge would be off by 6.
+    assert np.abs(np.asarray(image) - expected).max() <= 4
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_reduced_photos_are_rgb_whatever_they_were(mode: str) -> None:
+    data = encoded(smooth(200, 266).convert(mode), "JPEG", quality=95)
+    image, _ = decode_reduced(data, LIMITS, lambda width, height: (100, 133))
+    expected = np.asarray(decode(data, LIMITS).resize((100, 133), Image.Resampling.BILINEAR)).astype(int)
+    assert (image.mode, image.size) == ("RGB", (100, 133))
+    assert np.abs(np.asarray(image) - expected).max() <= 4
+
+
+@pytest.mark.parametrize("format", sorted(set(LIMITS.formats) - {"JPEG"}))
+def test_other_formats_are_decoded_whole(format: str) -> None:
+    data = encoded(smooth(64, 80), format)
+    image, whole = decode_reduced(data, LIMITS, lambda width, height: (16, 20))
+    assert image.size == whole == (64, 80)
+    assert np.array_equal(image, decode(data, LIMITS))
+
+
+def test_reduced_decoding_refuses_as_decoding_does() -> None:
+    data = encoded(NOISE, "JPEG")
+    for broken, kind in (
+        (b"", ErrorKind.EMPTY),
+        (b"\0" * 50, ErrorKind.NOT_AN_IMAGE),
+        (data[: len(data) // 2], ErrorKind.TRUNCATED),
+        (png_header(51_000, 1_000), ErrorKind.TOO_MANY_PIXELS),
+    ):
+        with pytest.raises(ImageRefused) as caught:
+            decode_reduced(broken, LIMITS, lambda width, height: (8, 8))
+        assert caught.value.kind is kind
