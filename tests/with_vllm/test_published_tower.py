@@ -1,0 +1,23 @@
+"""Once with all 24 layers of the published vision tower, in which vLLM runs 23."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from enrich.phi3_vision.checkpoint import load_model, load_processor
+from tests.with_vllm.comparison import PROMPT, TOLERANCE, difference, ours, photo, theirs
+from tests.with_vllm.conftest import Engine
+from tests.with_vllm.random_phi3v import write_checkpoint
+
+pytestmark = pytest.mark.vllm
+
+
+def test_all_layers(engine: Engine, tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "phi3v", tower_layers=24, num_crops=1)
+    (answer,) = ours(
+        load_model(path, dtype=torch.float32, device="cpu"), load_processor(path)(PROMPT, photo((300, 400)))
+    )
+    with engine(path, max_model_len=1024) as llm:
+        (completion,) = theirs(llm, [{"prompt": PROMPT, "multi_modal_data": {"image": photo((300, 400))}}])
+    assert difference(answer, completion) < TOLERANCE
