@@ -1,16 +1,17 @@
 """Finding, loading and merging checkpoints: safetensors only, no remote code, and no tensor missed in silence."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, GenerationConfig
 
 from .configuration import Phi3VConfig
 from .modeling import Phi3VForCausalLM
@@ -20,14 +21,26 @@ from .processing import Phi3VProcessor
 _HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the original's, ours
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"  # in one file, or which shard holds what
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+# The turn's real end, and two tokens that can only follow it. The published config.json names 2, which no chat holds.
+STOP_TOKENS = ("<|end|>", "<|endoftext|>", "<|assistant|>")
 
 
 def resolve(name_or_path: str, revision: str | None = None) -> Path:
     """The directory of a checkpoint: a local one as it is, else a Hugging Face model, downloaded or from its cache.
 
     Raises:
-        FileNotFoundError: no such local directory, or one without config.json or safetensors weights.
+        FileNotFoundError: no such local directory, or one without config.json or all of its safetensors weights.
         OSError: the hub cannot deliver the model at that revision.
+        ValueError: another kind of model, or a damaged file.
     """
     local = Path(name_or_path).expanduser()
     if local.is_dir():
@@ -63,11 +76,10 @@ def load_model(
             bytes a weight; vision tower, projector, embeddings and head stay in `dtype`. Needs bitsandbytes.
 
     Raises:
-        FileNotFoundError: no config.json or no safetensors weights.
-        ValueError: another kind of model, or missing, unexpected or mismatched tensors.
+        FileNotFoundError: no config.json, or safetensors weights are missing.
+        ValueError: another kind of model, a damaged file, or missing, unexpected or mismatched tensors.
     """
     directory = _checked(Path(path))
-    _check_model_type(directory)
     model, info = Phi3VForCausalLM.from_pretrained(
         directory,
         dtype=dtype,
@@ -108,12 +120,10 @@ def load_processor(path: str | Path, num_crops: int | None = None) -> Phi3VProce
     return Phi3VProcessor.from_pretrained(directory, local_files_only=True, **overrides)
 
 
-def load_merged(
+def load_adapted(
     base_path: str | Path, adapter_dir: str | Path, *, dtype: torch.dtype, device: str | torch.device
-) -> Phi3VForCausalLM:
-    """Load a base, add a LoRA adapter into its weights in float32, and cast the sum once.
-
-    Merging in bfloat16 would round each weight twice: the update of a small adapter falls below its 8 bits of mantissa.
+) -> PeftModel:
+    """Load a base in `dtype` and a LoRA adapter, on any of its linears, in float32 beside it.
 
     Raises:
         FileNotFoundError: no adapter_config.json or no adapter_model.safetensors.
@@ -123,7 +133,7 @@ def load_merged(
     _need(adapter, "adapter_config.json", adapter / "adapter_config.json")
     _need(adapter, _ADAPTER_WEIGHTS, adapter / _ADAPTER_WEIGHTS)
     peft_config, weights = _read_adapter(adapter)
-    base = load_model(base_path, dtype=torch.float32, device=device)
+    base = load_model(base_path, dtype=dtype, device=device)
     try:
         wrapped = get_peft_model(base, peft_config)
     except ValueError as error:  # no module of the base has a target's name
@@ -137,7 +147,51 @@ def load_merged(
     }
     _raise_for(f"adapter {adapter} on base {base_path}", problems)
     set_peft_model_state_dict(wrapped, weights)
-    return wrapped.merge_and_unload().to(dtype).eval()
+    return wrapped.eval()
+
+
+def load_merged(
+    base_path: str | Path, adapter_dir: str | Path, *, dtype: torch.dtype, device: str | torch.device
+) -> Phi3VForCausalLM:
+    """Load a base, add a LoRA adapter into its weights in float32, and cast the sum once. Raises as `load_adapted`.
+
+    Merging in bfloat16 would round each weight twice: the update of a small adapter falls below its 8 bits of mantissa.
+    """
+    adapted = load_adapted(base_path, adapter_dir, dtype=torch.float32, device=device)
+    return adapted.merge_and_unload().to(dtype).eval()
+
+
+def save_merged(
+    model: Phi3VForCausalLM, adapter_dir: str | Path, directory: str | Path, *, max_shard_size: str = "5GB"
+) -> None:
+    """Write what `load_merged` made of an adapter to a new `directory`, as a checkpoint that needs no adapter.
+
+    Weights are sharded safetensors under the original's names; tokenizer and image processor (with the `num_crops`
+    trained with) are the adapter's, byte for byte; generation_config.json ends an answer at its real end.
+
+    Raises:
+        FileExistsError: the directory exists. FileNotFoundError: the adapter has no tokenizer or image processor.
+        ValueError: the tokenizer does not know the stop tokens.
+    """
+    adapter, target = Path(adapter_dir), Path(directory)
+    stop_ids = _stop_ids(adapter)
+    target.mkdir(parents=True)
+    model.generation_config = GenerationConfig(
+        bos_token_id=model.config.bos_token_id, eos_token_id=stop_ids, pad_token_id=model.config.pad_token_id
+    )
+    model.save_pretrained(target, max_shard_size=max_shard_size)
+    for name in (*TOKENIZER_FILES, *_IMAGE_PROCESSOR_FILES):
+        if (adapter / name).is_file():
+            shutil.copyfile(adapter / name, target / name)
+
+
+def _stop_ids(adapter: Path) -> list[int]:
+    tokenizer = load_processor(adapter).tokenizer
+    known = tokenizer.get_vocab()
+    unknown = [token for token in STOP_TOKENS if token not in known]
+    if unknown:
+        raise ValueError(f"adapter {adapter}: its tokenizer has no {unknown[0]}, where an answer ends")
+    return [known[token] for token in STOP_TOKENS]
 
 
 def _read_adapter(adapter: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
@@ -155,7 +209,26 @@ def _read_adapter(adapter: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
 def _checked(directory: Path) -> Path:
     _need(directory, "config.json", directory / "config.json")
     _need(directory, "*.safetensors weights (pickled *.bin ones are refused)", *directory.glob("*.safetensors"))
+    _check_model_type(directory)
+    for name in _weight_files(directory):
+        _need(directory, name, directory / name)
+        try:
+            with safe_open(directory / name, framework="pt"):  # reads the header, which says how long the file is
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"{directory}/{name} is damaged: {error}; fetch it again") from error
     return directory
+
+
+def _weight_files(directory: Path) -> list[str]:
+    """Names of the files that hold the weights, as transformers chooses them."""
+    if (directory / _WEIGHTS).is_file():
+        return [_WEIGHTS]
+    _need(directory, f"{_WEIGHTS} and no {_INDEX}", directory / _INDEX)
+    try:
+        return sorted(set(json.loads((directory / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{directory}/{_INDEX} is damaged; fetch it again") from error
 
 
 def _need(directory: Path, what: str, *candidates: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,18 @@ import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import LoraConfig, PeftModel, get_peft_model
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from enrich.phi3_vision import Phi3VForCausalLM, checkpoint
-from enrich.phi3_vision.checkpoint import load_merged, load_model, load_processor, resolve
+from enrich.phi3_vision import Phi3VForCausalLM, Phi3VImageProcessor, checkpoint
+from enrich.phi3_vision.checkpoint import load_adapted, load_merged, load_model, load_processor, resolve, save_merged
 from tests.phi3_vision.tiny import Tiny, prompt_inputs, random_model, tiny_config, tiny_phi3v
 
 TARGETS = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+# Every linear that shows in an answer: the tower's last layer (here 2) does not.
+ALL_TARGETS = (
+    r".*(qkv_proj|o_proj|gate_up_proj|down_proj|lm_head|img_projection\.[02]|encoder\.layers\.[01]\..*(_proj|fc\d))"
+)
 CPU: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 
 
@@ -24,13 +30,16 @@ def tiny(tmp_path: Path) -> Tiny:
 
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
+    return write_adapter(tmp_path / "adapter", TARGETS)
+
+
+def write_adapter(path: Path, targets: str | list[str]) -> Path:
     """A LoRA adapter of the tiny model whose B is not zero."""
     torch.manual_seed(2)
-    model = get_peft_model(
-        random_model(tiny_config(265)), LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, init_lora_weights=False)
-    )
-    model.save_pretrained(tmp_path / "adapter")
-    return tmp_path / "adapter"
+    settings = LoraConfig(r=4, lora_alpha=8, target_modules=targets, init_lora_weights=False)
+    model = get_peft_model(random_model(tiny_config(265)), settings)
+    model.save_pretrained(path, save_embedding_layers=False)
+    return path
 
 
 def change_tensors(file: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
@@ -148,6 +157,67 @@ def test_a_merged_model_answers_like_the_unmerged_one(tiny: Tiny, adapter: Path)
     with torch.no_grad():
         torch.testing.assert_close(merged(**inputs).logits, expected, rtol=1e-4, atol=1e-4)
         assert (tiny.model(**inputs).logits - expected).abs().max() > 0.1
+
+
+def test_adapters_on_tower_and_projector_are_merged_too(tiny: Tiny, tmp_path: Path) -> None:
+    adapter = write_adapter(tmp_path / "wide", ALL_TARGETS)
+    names = load_file(adapter / "adapter_model.safetensors").keys()
+    tower = "base_model.model.model.vision_embed_tokens.img_processor.vision_model.encoder.layers"
+    assert {f"{tower}.{layer}.mlp.fc1.lora_A.weight" for layer in (0, 1)} <= names
+    assert f"{tower}.2.mlp.fc1.lora_A.weight" not in names
+    inputs = prompt_inputs(([5, 6], (56, 56), [7]))
+    merged = load_merged(tiny.path, adapter, **CPU)
+    changed = {n for n, tensor in tiny.model.state_dict().items() if not torch.equal(tensor, merged.state_dict()[n])}
+    assert changed == {
+        f"{name.removeprefix('base_model.model.').removesuffix('.lora_A.weight')}.weight"
+        for name in names
+        if name.endswith("lora_A.weight")
+    }
+    assert len(changed) == 2 * 4 + 1 + 2 + 2 * 6
+    with torch.no_grad():
+        expected = unmerged_logits(tiny, adapter, inputs)
+        torch.testing.assert_close(load_adapted(tiny.path, adapter, **CPU)(**inputs).logits, expected)
+        torch.testing.assert_close(merged(**inputs).logits, expected, rtol=1e-4, atol=1e-4)
+        images = inputs["pixel_values"], inputs["image_sizes"]
+        features, before = (model.get_image_features(*images)[0] for model in (merged, tiny.model))
+        assert (features - before).abs().max() > 0.1
+
+
+def complete(adapter: Path, tiny: Tiny, num_crops: int) -> Path:
+    """Give an adapter the files that training puts beside it."""
+    for file in tiny.path.glob("*.json"):
+        shutil.copyfile(file, adapter / file.name)
+    (adapter / "processor_config.json").unlink()
+    Phi3VImageProcessor(num_crops=num_crops, image_size=28, patch_size=7).save_pretrained(adapter)
+    return adapter
+
+
+def test_a_merged_checkpoint_needs_nothing_else(tiny: Tiny, adapter: Path, tmp_path: Path) -> None:
+    complete(adapter, tiny, num_crops=1)
+    merged, written = load_merged(tiny.path, adapter, dtype=torch.bfloat16, device="cpu"), tmp_path / "merged"
+    save_merged(merged, adapter, written, max_shard_size="50KB")
+    assert len(list(written.glob("model-*-of-*.safetensors"))) > 1
+    index = json.loads((written / "model.safetensors.index.json").read_text())
+    assert index["weight_map"].keys() == tiny.model.state_dict().keys()
+    assert json.loads((written / "config.json").read_text())["dtype"] == "bfloat16"
+    endings = [tiny.processor.tokenizer.get_vocab()[t] for t in ("<|end|>", "<|endoftext|>", "<|assistant|>")]
+    assert json.loads((written / "generation_config.json").read_text())["eos_token_id"] == endings
+    again = load_model(resolve(str(written)), dtype=torch.bfloat16, device="cpu")
+    assert all(torch.equal(tensor, merged.state_dict()[name]) for name, tensor in again.state_dict().items())
+    processor = load_processor(written)
+    assert processor.image_processor.num_crops == 1
+    assert processor("<|image_1|>a", [Image.new("RGB", (50, 50))])["input_ids"].shape[1] == 1 + 13 + 3
+    with pytest.raises(FileExistsError):
+        save_merged(merged, adapter, written)
+
+
+def test_a_merged_checkpoint_must_know_where_answers_end(tiny: Tiny, adapter: Path, tmp_path: Path) -> None:
+    complete(adapter, tiny, num_crops=1)
+    tokenizer = adapter / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace("<|end|>", "<|stop|>"))
+    with pytest.raises(ValueError, match=r"has no <\|end\|>, where an answer ends$"):
+        save_merged(tiny.model, adapter, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
 
 
 def test_merging_casts_once(tiny: Tiny, adapter: Path) -> None:

@@ -1,5 +1,6 @@
 """The command: bad input ends with exit code 2 and one line: what, where and what to do. Nothing is written."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from enrich import cli
+from enrich.settings import TINY_MODEL_PATH
 
 
 def enrich(
@@ -59,6 +61,12 @@ def test_importing_the_command_loads_nothing_heavy() -> None:
         ("finetune --catalog {tmp}/photoless --out {tmp}/out", "photoless"),
         ("finetune --catalog {tmp}/columnless --out {tmp}/out", "no column 'title'"),
         ("finetune --catalog {catalog} --out {tmp}/out --model {tmp}/empty", "model {tmp}/empty: "),
+        (
+            "finetune --catalog {catalog} --out {tmp}/out --model {tmp}/llama",
+            "model_type is 'llama', expected 'phi3_v'",
+        ),
+        ("finetune --catalog {catalog} --out {tmp}/out --model {tmp}/cut", "{tmp}/cut/model.safetensors is damaged: "),
+        ("finetune --catalog {catalog} --out {tmp}/out --model {tmp}/shardless", "no model-00002-of-00002.safetensors"),
         ("finetune --catalog {catalog} --out {tmp}/file --model phi3v-tiny", "file: is a file; name a directory"),
         ("finetune --catalog {catalog} --out {tmp}/out --config {tmp}/bad.yaml", "unknown key 'shards'"),
         ("score --adapter {tmp}/empty --catalog {catalog}", "adapter_config.json is missing"),
@@ -100,6 +108,18 @@ def make_bad_things(root: Path) -> None:
     }.items():
         (root / name).mkdir()
         (root / name / "catalog.csv").write_bytes(text)
+    weights = (TINY_MODEL_PATH / "model.safetensors").read_bytes()
+    first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    index = json.dumps({"metadata": {}, "weight_map": {"a": first, "b": second}}).encode()
+    for name, model_type, files in [
+        ("llama", "llama", {"model.safetensors": weights}),
+        ("cut", "phi3_v", {"model.safetensors": weights[:-1]}),
+        ("shardless", "phi3_v", {first: weights, "model.safetensors.index.json": index}),
+    ]:
+        (root / name).mkdir()
+        (root / name / "config.json").write_text(json.dumps({"model_type": model_type}))
+        for file, data in files.items():
+            (root / name / file).write_bytes(data)
 
 
 def test_a_missing_bucket_is_a_usage_error(
