@@ -26,7 +26,7 @@ from rich.text import Text
 from typer.exceptions import TyperException
 
 from enrich.errors import EnrichError, RunFailed, UsageError
-from enrich.settings import FetchSettings, RunSettings, SampleSettings, TrainSettings, load_settings
+from enrich.settings import FetchSettings, MergeSettings, RunSettings, SampleSettings, TrainSettings, load_settings
 
 if TYPE_CHECKING:
     from enrich.pipeline.progress import Progress as Callback
@@ -137,6 +137,28 @@ def score(
     console.print(f"{what} of {catalog}")
     print_scores(metrics)
     console.print(f"adapter: {adapter}")
+
+
+@app.command()
+def merge(
+    adapter: Annotated[str, typer.Option(help="Adapter directory or s3://bucket/prefix.")],
+    out: Annotated[str, typer.Option(help="Where the checkpoint goes.")],
+    base: Annotated[str | None, typer.Option(help="Hub id or directory of its base; the adapter names it too.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16 or float32.")] = None,
+    config: Config = None,
+) -> None:
+    """Write an adapter and its base as one checkpoint, for servers that load no adapters, after comparing the two."""
+    from enrich.pipeline.merging import merge as run
+
+    settings = load_settings(MergeSettings, config, dtype=dtype)
+    with progress_bars() as progress:
+        done = run(adapter, out, settings, base=base, progress=progress)
+    check = done.check
+    console.print(
+        f"merged beside unmerged: logits differ by {check.relative_difference:.2g} of their size, "
+        f"{check.same_answers} of {check.rows} answers agree"
+    )
+    console.print(f"checkpoint of adapter {done.adapter}: {done.uri}")
 
 
 @app.command()

@@ -150,6 +150,14 @@ class TrainSettings(Settings):
         return self
 
 
+class MergeSettings(Settings):
+    """Writing an adapter and its base as one checkpoint."""
+
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    max_new_tokens: int = Field(default=48, ge=1, description="Of the answers that are compared")
+
+
 class ReviewSettings(Settings):
     """When a person should look at a row."""
 

@@ -1,0 +1,146 @@
+"""An adapter and its base, written as one checkpoint that any server of Phi-3-vision loads."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from enrich.errors import UsageError
+from enrich.infer.adapter import Adapter, check_base, read_adapter
+from enrich.infer.transformers_engine import device_and_dtype, find_base, stop_ids
+from enrich.phi3_vision import Phi3VProcessor
+from enrich.phi3_vision.checkpoint import load_adapted, load_processor, save_merged
+from enrich.phi3_vision.generation import generate_answers
+from enrich.pipeline.catalogs import local_tree, work_directory
+from enrich.pipeline.progress import Progress, silent
+from enrich.prompt import PROMPT_FILE, render_prompt
+from enrich.settings import MergeSettings
+from enrich.storage import is_s3, open_store, write_tree
+from enrich.train import merge_check
+from enrich.train.device import free_memory
+from enrich.train.export import versions
+from enrich.train.record import MergeCheck
+
+RECORD_FILE = "merge.json"  # written last: a merged checkpoint without it is not whole
+# Portrait, landscape, square and strip: every arrangement of crops.
+PHOTO_SIZES = ((600, 800), (800, 600), (500, 500), (300, 1200))
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A checkpoint that was written, and how it compares with the adapter unmerged."""
+
+    uri: str
+    adapter: str  # its id
+    check: MergeCheck
+
+
+def merge(
+    adapter: str, out: str, settings: MergeSettings, *, base: str | None = None, progress: Progress = silent
+) -> Merged:
+    """Merge an adapter into its base in float32, cast the sum once, compare, and write it to `out` whole or not at all.
+
+    The adapter's own photos lie elsewhere, so the models are compared on photos drawn here: each answers its prompt,
+    and their logits on the unmerged model's answers are compared as after training.
+
+    Args:
+        base: hub id or directory of the base, where it is not to be had by the name that the adapter gives it.
+
+    Raises:
+        UsageError: adapter, base or `out` are no good; nothing was written.
+        RunFailed: the merged model is not the adapter; nothing was written.
+    """
+    if is_s3(out):
+        open_store(out)  # a bucket that is not there must not cost the work first
+    work = work_directory(out, "merging")
+    with local_tree(adapter) as directory:
+        loaded = read_adapter(directory)
+        if base:
+            loaded = replace(loaded, base=base, revision=None)
+        source = find_base(loaded.base, loaded.revision)
+        check_base(loaded, source)
+        shutil.rmtree(work, ignore_errors=True)  # a killed call's
+        try:
+            check = _write_checkpoint(loaded, source, work / "merged", settings, progress)
+            shutil.copyfile(directory / PROMPT_FILE, work / "merged" / PROMPT_FILE)
+            record = {
+                "adapter": loaded.id,
+                "base": loaded.base,
+                "revision": loaded.revision,
+                "num_crops": loaded.num_crops,
+                "dtype": settings.dtype,
+                "check": check.model_dump(),
+                "versions": versions(),
+            }
+            (work / "merged" / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
+            write_tree(work / "merged", out, last=RECORD_FILE)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return Merged(out, loaded.id, check)
+
+
+def _write_checkpoint(
+    adapter: Adapter, base: Path, target: Path, settings: MergeSettings, progress: Progress
+) -> MergeCheck:
+    """The merged checkpoint in `target`, after it was compared."""
+    device, _ = device_and_dtype(settings.device)
+    dtype = getattr(torch, settings.dtype)
+    processor = load_processor(adapter.path, num_crops=adapter.num_crops)
+    rows = _rows(adapter, processor)
+    progress("merging, asking the unmerged model", 0, 3)
+    try:
+        unmerged = load_adapted(base, adapter.path, dtype=dtype, device=device)
+        expected = _outputs(unmerged, rows, processor, settings)
+        del unmerged  # a small GPU has no room for the model twice
+        free_memory()
+        progress("merging, asking the merged model", 1, 3)
+        merged = merge_check.merged_model(base, adapter.path, dtype=dtype, device=device)
+        check = merge_check.compare(expected, _outputs(merged, rows, processor, settings, expected.answers), dtype)
+        progress("merging, writing the checkpoint", 2, 3)
+        save_merged(merged, adapter.path, target)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"adapter {adapter.path}: it cannot be merged: {reason}; name the base it was made from"
+        ) from error
+    progress("merging", 3, 3)
+    return check
+
+
+def _rows(adapter: Adapter, processor: Phi3VProcessor) -> list[dict[str, torch.Tensor]]:
+    """The adapter's prompt with one drawn photo each."""
+    text = render_prompt(adapter.prompt)
+    return [dict(processor(text, _photo(*size))) for size in PHOTO_SIZES]
+
+
+def _photo(width: int, height: int) -> Image.Image:
+    """Patches of random colour under a gradient: something to see in every crop, the same at every call."""
+    patches = np.random.default_rng(width).integers(0, 256, (height // 50, width // 50, 3), dtype=np.uint8)
+    picture = np.asarray(Image.fromarray(patches).resize((width, height), Image.Resampling.NEAREST), dtype=np.float32)
+    return Image.fromarray((picture * np.linspace(0.5, 1.0, width)[None, :, None]).astype(np.uint8))
+
+
+def _outputs(
+    model: Any,
+    rows: Sequence[dict[str, torch.Tensor]],
+    processor: Phi3VProcessor,
+    settings: MergeSettings,
+    forced: Sequence[tuple[int, ...]] | None = None,
+) -> merge_check.Outputs:
+    """Greedy answers, and logits on the `forced` ones (by default its own); one row at a time, to spare memory."""
+    budget, ends = settings.max_new_tokens, stop_ids(processor)
+    answers = [generate_answers(model, row, max_new_tokens=budget, stop_ids=ends, top_k=1)[0].token_ids for row in rows]
+    logits = []
+    for row, answer in zip(rows, forced or answers, strict=True):
+        ids = torch.cat([row["input_ids"], torch.tensor([answer], dtype=torch.int64)], dim=1)
+        inputs = {**row, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        moved = {name: value.to(model.device) for name, value in inputs.items()}
+        with torch.inference_mode():
+            logits.append(model(**moved, logits_to_keep=len(answer) + 1, use_cache=False).logits.float().cpu())
+    return merge_check.Outputs(torch.cat(logits, dim=1), answers)

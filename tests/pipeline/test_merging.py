@@ -1,0 +1,133 @@
+"""`enrich merge`: a checkpoint that needs no adapter, compared before it is written, or nothing."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from enrich.errors import RunFailed, UsageError
+from enrich.infer.adapter import adapter_id
+from enrich.phi3_vision.checkpoint import load_merged, load_model, load_processor, resolve
+from enrich.pipeline import merging
+from enrich.pipeline.merging import merge
+from enrich.settings import TINY_MODEL_PATH, MergeSettings
+from enrich.storage import open_store
+from tests.phi3_vision.tiny import tiny_phi3v
+from tests.pipeline.test_cli import enrich
+from tests.random_adapter import write_random_adapter
+
+FILES = {
+    "chat_template.jinja", "config.json", "generation_config.json", "merge.json", "model.safetensors",
+    "preprocessor_config.json", "prompt.json", "tokenizer.json", "tokenizer_config.json",
+}  # fmt: skip
+FLOAT32 = MergeSettings(dtype="float32", max_new_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_phi3v(tmp_path_factory.mktemp("base")).path
+
+
+@pytest.fixture(scope="module")
+def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_adapter(tmp_path_factory.mktemp("made") / "adapter", base, num_crops=2)
+
+
+def test_a_checkpoint_is_written_and_says_what_it_is(adapter: Path, base: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    done = merge(str(adapter), str(tmp_path / "out"), FLOAT32, progress=lambda *step: told.append(step))
+    assert {file.name for file in (tmp_path / "out").iterdir()} == FILES
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+    assert (done.uri, done.adapter) == (str(tmp_path / "out"), adapter_id(adapter))
+    assert (done.check.rows, done.check.same_answers) == (4, 4)
+    assert done.check.relative_difference < 1e-5
+    record = json.loads((tmp_path / "out" / "merge.json").read_text())
+    assert record["check"] == done.check.model_dump()
+    assert (record["adapter"], record["base"], record["num_crops"]) == (done.adapter, str(base), 2)
+    assert [step for _, step, _ in told] == [0, 1, 2, 3]
+    checkpoint = resolve(str(tmp_path / "out"))
+    expected = load_merged(base, adapter, dtype=torch.float32, device="cpu").state_dict()
+    written = load_model(checkpoint, dtype=torch.float32, device="cpu").state_dict()
+    assert all(torch.equal(tensor, written[name]) for name, tensor in expected.items())
+    assert load_processor(checkpoint).image_processor.num_crops == 2
+    assert (checkpoint / "tokenizer.json").read_bytes() == (adapter / "tokenizer.json").read_bytes()
+
+
+def test_an_older_merge_is_replaced_and_nothing_else(adapter: Path, tmp_path: Path) -> None:
+    merge(str(adapter), str(tmp_path / "out"), FLOAT32)
+    merge(str(adapter), str(tmp_path / "out"), MergeSettings(max_new_tokens=8))
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    shutil.copytree(adapter, tmp_path / "adapter")
+    before = {file: file.read_bytes() for file in (tmp_path / "adapter").iterdir()}
+    with pytest.raises(UsageError, match=r"and no merge.json; name an empty place$"):
+        merge(str(adapter), str(tmp_path / "adapter"), FLOAT32)
+    assert {file: file.read_bytes() for file in (tmp_path / "adapter").iterdir()} == before
+
+
+def test_to_and_from_s3(adapter: Path, s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    for file in adapter.iterdir():
+        open_store(f"{s3_bucket}/adapter").put(file.name, file.read_bytes())
+    merge(f"{s3_bucket}/adapter", f"{s3_bucket}/merged", FLOAT32)
+    assert {info.key for info in open_store(f"{s3_bucket}/merged").list()} == FILES
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_merge_that_is_not_the_adapter_is_refused(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(base: Path, adapter: Path, **options: Any) -> torch.nn.Module:
+        return load_model(base, **options)
+
+    monkeypatch.setattr(merging.merge_check, "merged_model", lost)
+    with pytest.raises(RunFailed, match=r"^the merged model is not the adapter: logits differ by "):
+        merge(str(adapter), str(tmp_path / "out"), MergeSettings(max_new_tokens=8))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command(
+    adapter: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(adapter, moved)
+    settings = json.loads((moved / "adapter_config.json").read_text())
+    (moved / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": "/gone"}))
+    arguments = "--adapter", str(moved), "--out", str(tmp_path / "out")
+    code, _, err = enrich(monkeypatch, capsys, "merge", *arguments)
+    assert (code, err.strip()) == (2, "error: model /gone: no such directory; give a local checkpoint or a Hub name")
+    code, out, _ = enrich(monkeypatch, capsys, "merge", *arguments, "--base", str(base), "--dtype", "float32")
+    assert code == 0
+    first, second = out.splitlines()
+    assert first.startswith("merged beside unmerged: logits differ by ")
+    assert first.endswith(" of their size, 4 of 4 answers agree")
+    assert second == f"checkpoint of adapter {adapter_id(moved)}: {tmp_path}/out"
+    assert json.loads((tmp_path / "out" / "merge.json").read_text())["base"] == str(base)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--adapter", "{tmp}/none", "--out", "{tmp}/out"), "{tmp}/none: no such directory; check the path"),
+        (("--adapter", "{tmp}", "--out", "{tmp}/out"), "adapter_config.json is missing; it is not whole"),
+        (("--adapter", "{adapter}", "--out", "{tmp}/file"), "out {tmp}/file: is a file; name a directory"),
+        (
+            ("--adapter", "{adapter}", "--out", "{tmp}/out", "--base", "{other}"),
+            "it does not fit its base {other}: eos_token_id differs",
+        ),
+        (("--adapter", "{adapter}", "--out", "{tmp}/out", "--dtype", "int8"), "settings: dtype: Input should be"),
+    ],
+)
+def test_bad_input(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...], message: str,
+) -> None:  # fmt: skip
+    (tmp_path / "file").write_text("mine")
+    places = {"tmp": tmp_path, "adapter": adapter, "other": TINY_MODEL_PATH}
+    code, _, err = enrich(monkeypatch, capsys, "merge", *(argument.format(**places) for argument in arguments))
+    assert code == 2
+    assert message.format(**places) in err
+    assert len(err.strip().splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

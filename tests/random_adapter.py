@@ -1,0 +1,25 @@
+"""An adapter directory as fine-tuning leaves it, with random weights."""
+
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+
+from enrich.phi3_vision.checkpoint import load_model, load_processor
+from enrich.price import CALIBRATION_FILE, Calibration
+from enrich.prompt import make_prompt
+from enrich.train.export import RECORD_FILE, write_adapter
+
+TARGETS = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+
+
+def write_random_adapter(path: Path, base: Path, *, num_crops: int) -> Path:
+    """An adapter of the checkpoint `base` that changes every linear of its language model visibly."""
+    torch.manual_seed(4)
+    model = load_model(base, dtype=torch.float32, device="cpu")
+    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=4, target_modules=TARGETS, init_lora_weights=False))
+    processor = load_processor(base, num_crops=num_crops)
+    write_adapter(path, adapted, processor, make_prompt(("BAGS", "HATS"), "EUR"), base)
+    (path / CALIBRATION_FILE).write_text(Calibration.uncalibrated().model_dump_json())
+    (path / RECORD_FILE).write_text("{}")
+    return path
