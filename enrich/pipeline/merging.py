@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,23 +95,30 @@ def _write_checkpoint(
     processor = load_processor(adapter.path, num_crops=adapter.num_crops)
     rows = _rows(adapter, processor)
     progress("merging, asking the unmerged model", 0, 3)
-    try:
+    with _adapter_errors(adapter):
         unmerged = load_adapted(base, adapter.path, dtype=dtype, device=device)
-        expected = _outputs(unmerged, rows, processor, settings)
-        del unmerged  # a small GPU has no room for the model twice
-        free_memory()
-        progress("merging, asking the merged model", 1, 3)
-        merged = merge_check.merged_model(base, adapter.path, dtype=dtype, device=device)
-        check = merge_check.compare(expected, _outputs(merged, rows, processor, settings, expected.answers), dtype)
-        progress("merging, writing the checkpoint", 2, 3)
+    expected = _outputs(unmerged, rows, processor, settings)
+    del unmerged  # a small GPU has no room for the model twice
+    free_memory()
+    progress("merging, asking the merged model", 1, 3)
+    merged = merge_check.merged_model(base, adapter.path, dtype=dtype, device=device)
+    check = merge_check.compare(expected, _outputs(merged, rows, processor, settings, expected.answers), dtype)
+    progress("merging, writing the checkpoint", 2, 3)
+    with _adapter_errors(adapter):
         save_merged(merged, adapter.path, target)
-    except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"adapter {adapter.path}: it cannot be merged: {reason}; name the base it was made from"
-        ) from error
     progress("merging", 3, 3)
     return check
+
+
+@contextmanager
+def _adapter_errors(adapter: Adapter) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        reason = str(error).splitlines()[0].removeprefix(f"adapter {adapter.path}: ")
+        raise UsageError(
+            f"adapter {adapter.path}: it cannot be merged: {reason}; fine-tune again, or name the base it was made from"
+        ) from error
 
 
 def _rows(adapter: Adapter, processor: Phi3VProcessor) -> list[dict[str, torch.Tensor]]:

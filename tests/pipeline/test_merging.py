@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from enrich.errors import RunFailed, UsageError
 from enrich.infer.adapter import adapter_id
@@ -28,6 +29,7 @@ FLOAT32 = MergeSettings(dtype="float32", max_new_tokens=8)
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)  # more cost a tiny model more than they give
     return tiny_phi3v(tmp_path_factory.mktemp("base")).path
 
 
@@ -86,6 +88,21 @@ def test_a_merge_that_is_not_the_adapter_is_refused(
     with pytest.raises(RunFailed, match=r"^the merged model is not the adapter: logits differ by "):
         merge(str(adapter), str(tmp_path / "out"), MergeSettings(max_new_tokens=8))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adapter_whose_tensors_do_not_fit_is_refused(adapter: Path, base: Path, tmp_path: Path) -> None:
+    torn = tmp_path / "torn"
+    shutil.copytree(adapter, torn)
+    tensors = load_file(torn / "adapter_model.safetensors")
+    tensors.pop(first := min(tensors))
+    save_file(tensors, torn / "adapter_model.safetensors")
+    with pytest.raises(UsageError) as caught:
+        merge(str(torn), str(tmp_path / "out"), FLOAT32)
+    assert str(caught.value) == (
+        f"adapter {torn}: it cannot be merged: adapter {torn} on base {base}: tensors do not match the model: "
+        f"1 missing (first: {first}); fine-tune again, or name the base it was made from"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["torn"]
 
 
 def test_the_command(
