@@ -14,8 +14,9 @@ from tests.with_vllm.random_phi3v import IMAGE_ID
 PROMPT = "<|user|>\n<|image_1|>\nWhat product is this? Give its title, category and full price.<|end|>\n<|assistant|>\n"
 TEXT_PROMPT = PROMPT.replace("<|image_1|>\n", "")
 NEW_TOKENS = 12
-# Of log-probabilities, in float32. 5e-5 was the most seen, where the best two tokens lay 0.008 apart or more.
-TOLERANCE = 1e-3
+# Of log-probabilities, in float32. 5e-5 was the most seen, where the best two tokens lay 0.008 apart or more. The least
+# of the mistakes tried, a tanh for the exact GELU between the projector's layers, made 8e-4; quick_gelu's absence 0.06.
+TOLERANCE = 3e-4
 
 
 def theirs(llm: Any, prompts: Sequence[Any]) -> list[Any]:
