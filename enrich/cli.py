@@ -297,6 +297,7 @@ def quiet_libraries() -> None:
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=UserWarning, module="peft")  # of the base's name, which is right
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a package at each import
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
 
 

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from enrich.metrics import Scores, score
 from enrich.parse import Answer, AnswerMalformed, parse_answer
 from enrich.phi3_vision import Phi3VProcessor
+from enrich.phi3_vision.checkpoint import STOP_TOKENS
 from enrich.phi3_vision.generation import Generated, generate_answers
 from enrich.settings import TrainSettings
 from enrich.train.collate import Collator, Photos
@@ -21,8 +22,6 @@ from enrich.train.features import embed_images
 from enrich.train.record import Evaluation
 
 MAX_ROWS = 512  # a share measured on so many rows has a standard error below 0.022
-# The turn's real end, and two tokens that can only follow it.
-STOP_TOKENS = ("<|end|>", "<|endoftext|>", "<|assistant|>")
 
 
 def evaluate(model: PreTrainedModel | PeftModel, photos: Photos, settings: TrainSettings, *, step: int) -> Evaluation:

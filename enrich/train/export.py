@@ -8,20 +8,13 @@ from pathlib import Path
 from peft import PeftModel
 
 from enrich.phi3_vision import Phi3VProcessor
+from enrich.phi3_vision.checkpoint import TOKENIZER_FILES
 from enrich.prompt import PROMPT_FILE, Prompt
 from enrich.train.record import TrainReport
 
 RECORD_FILE = "train.json"
 # Of the base, byte for byte. A tokenizer without the config.json beside it may load as another class, with other ids.
-_BASE_FILES = (
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
+_BASE_FILES = ("config.json", *TOKENIZER_FILES)
 _PACKAGES = ("enrich", "torch", "transformers", "peft", "accelerate", "tokenizers", "pillow")
 
 

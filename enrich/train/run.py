@@ -9,11 +9,10 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from peft import PeftModel
 
 from enrich.errors import RunFailed, UsageError
 from enrich.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
-from enrich.phi3_vision.checkpoint import load_model, load_processor
+from enrich.phi3_vision.checkpoint import load_adapted, load_model, load_processor
 from enrich.prompt import Prompt
 from enrich.schema import Product
 from enrich.settings import TrainSettings
@@ -80,6 +79,7 @@ def train(
         deadline = started + 60 * (settings.max_minutes or math.inf)
         checkpoints = workdir / "checkpoints"
         adapted, training = fit(model, photos, unseen, settings, checkpoints, progress=job.tell, deadline=deadline)
+        del model  # the base, which `adapted` holds: whoever drops that gets the memory back
 
         unverified = workdir / "unverified"
         if leads():
@@ -87,12 +87,11 @@ def train(
         PartialState().wait_for_everyone()
         few = unseen.first(merge_check.MAX_ROWS)
         if settings.load_in_4bit:  # what is merged and served is the base as it was
-            del model, adapted
+            del adapted
             free_memory()
-            model = load_model(base, dtype=dtype, device=device)
-            adapted = PeftModel.from_pretrained(model, str(unverified))
+            adapted = load_adapted(base, unverified, dtype=dtype, device=device)
         unmerged = merge_check.outputs(adapted, few, settings)
-        del model, adapted  # a small GPU has no room for the model twice
+        del adapted  # a small GPU has no room for the model twice
         free_memory()
         merged = merge_check.merged_model(base, unverified, dtype=dtype, device=device)
         report = TrainReport(
