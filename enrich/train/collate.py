@@ -69,12 +69,16 @@ class Collator:
         self._pad = pad_token_id
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
-        """For training: input_ids, attention_mask, labels (rows, length), logits_to_keep, and the images."""
+        """For training: input_ids, attention_mask, labels (rows, length), logits_to_keep, and the images.
+
+        Also product_codes, which the model does not take: by them a step that goes wrong is named.
+        """
         examples = [item.example for item in items]
         return {
             **self._padded([example.input_ids for example in examples]),
             "labels": _left_padded([example.labels for example in examples], IGNORED),
             "logits_to_keep": max(len(example.answer_ids) for example in examples) + 1,
+            "product_codes": tuple(example.product.product_code for example in examples),
             **images(items),
         }
 

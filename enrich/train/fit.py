@@ -51,6 +51,7 @@ def fit(
         data_collator=Collator(photos.processor.tokenizer.pad_token_id),
         evaluate_step=lambda step: evaluate(adapted, unseen, settings, step=step),
         callbacks=[schedule, guard, reporter, early_stopping(settings)],
+        trained=guard.trained,
         optimizers=(optimizer(adapted, settings), None),
     )
     last = last_checkpoint(checkpoints)
@@ -78,7 +79,8 @@ def _training(trainer: AnswerTrainer, schedule: Schedule, reporter: Reporter) ->
         parameters=parameters,
         steps=state.global_step,
         planned_steps=state.max_steps,
-        skipped_steps=trainer.skipped_steps,
+        skipped_steps=len(trainer.skipped),
+        skipped=tuple(trainer.skipped),
         stopped="finished" if state.global_step >= state.max_steps else cut,
         evaluations=tuple(trainer.evaluations),
         best=max(trainer.evaluations, key=lambda evaluation: evaluation.score),
@@ -87,9 +89,9 @@ def _training(trainer: AnswerTrainer, schedule: Schedule, reporter: Reporter) ->
 
 
 def _diverged(trainer: AnswerTrainer) -> str:
-    kept = trainer.state.best_model_checkpoint
+    kept, last = trainer.state.best_model_checkpoint, trainer.skipped[-1]
     return (
-        f"training: {MAX_SKIPPED_IN_A_ROW} steps in a row, the last of them {trainer.state.global_step}, had a "
+        f"training: {MAX_SKIPPED_IN_A_ROW} steps in a row, the last of them {last.step} ({last.named}), had a "
         f"non-finite gradient; lower learning_rate and start again"
         + (f"; the best adapter so far is kept in {kept}" if kept else "")
     )

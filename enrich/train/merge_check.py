@@ -34,7 +34,7 @@ def outputs(model: PreTrainedModel | PeftModel, photos: Photos, settings: TrainS
     """Logits and answers of `photos`."""
     generated = generate(model, photos, settings)
     batch = Collator(photos.processor.tokenizer.pad_token_id)([photos[index] for index in range(len(photos))])
-    del batch["labels"]
+    del batch["labels"], batch["product_codes"]
     moved = {
         name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()
     }

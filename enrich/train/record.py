@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from enrich.settings import TrainSettings
 
+_NAMED = 8  # products in a message: a batch of the default size whole
 Stopped = Literal["finished", "no improvement", "out of time"]
 
 
@@ -68,6 +69,20 @@ class MergeCheck(_Record):
     same_answers: int  # rows whose greedy answers agree token by token
 
 
+class Skipped(_Record):
+    """An optimiser step whose gradient was not finite: the products whose batches had such a loss, else all of them."""
+
+    step: int
+    product_codes: tuple[str, ...]
+
+    @property
+    def named(self) -> str:
+        """The first few of them, for a message."""
+        shown = ", ".join(self.product_codes[:_NAMED])
+        more = len(self.product_codes) - _NAMED
+        return f"product{'s' * (len(self.product_codes) > 1)} {shown}" + (f" and {more} more" if more > 0 else "")
+
+
 class Training(_Record):
     """What happened between the first step and the last."""
 
@@ -76,6 +91,7 @@ class Training(_Record):
     steps: int
     planned_steps: int
     skipped_steps: int  # their gradient was not finite
+    skipped: tuple[Skipped, ...] = ()  # those steps
     stopped: Stopped
     evaluations: tuple[Evaluation, ...]
     best: Evaluation  # of the weights kept

@@ -1,7 +1,7 @@
 """transformers' Trainer with generation-based evaluation, and adapters as its checkpoints."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from enrich.settings import TrainSettings
-from enrich.train.record import Evaluation
+from enrich.train.record import Evaluation, Skipped
 
 _NEVER = 10**9  # steps; callbacks.Schedule decides
 
@@ -32,11 +32,25 @@ class AnswerTrainer(Trainer):
     control: TrainerControl
 
     def __init__(
-        self, *, evaluate_step: Callable[[int], Evaluation], callbacks: list[TrainerCallback], **kwargs: Any
+        self,
+        *,
+        evaluate_step: Callable[[int], Evaluation],
+        callbacks: list[TrainerCallback],
+        trained: Callable[[Sequence[str], torch.Tensor], None] = lambda product_codes, loss: None,
+        **kwargs: Any,
     ) -> None:
+        """`trained` hears of each batch, before the optimiser's step: its product codes and its loss."""
         super().__init__(callbacks=callbacks, **kwargs)
         self.remove_callback(PrinterCallback)
         self._evaluate_step = evaluate_step
+        self._trained = trained
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Trainer's, with the product codes kept from the model."""
+        product_codes = inputs.pop("product_codes")
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self._trained(product_codes, loss)
+        return loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, Any]:
         """Score generated answers; `eval_score` chooses the weights that are kept."""
@@ -61,9 +75,13 @@ class AnswerTrainer(Trainer):
         ]
 
     @property
-    def skipped_steps(self) -> int:
-        """Steps left out because their gradient was not finite."""
-        return sum("skipped" in entry for entry in self.state.log_history)
+    def skipped(self) -> list[Skipped]:
+        """Steps left out because their gradient was not finite, those before a resumption included."""
+        return [
+            Skipped(step=entry["step"], product_codes=tuple(entry["product_codes"]))
+            for entry in self.state.log_history
+            if "skipped" in entry
+        ]
 
 
 _EVALUATED = [name for name in Evaluation.model_fields if name != "step"]
