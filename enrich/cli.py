@@ -116,7 +116,7 @@ def finetune(
 
     settings = load_settings(TrainSettings, config, model=model)
     with progress_bars() as progress:
-        done = run(catalog, out, settings, progress)
+        done = run(catalog, out, settings, progress, announce=lambda line: console.print(Text(line)))
     print_scores(done.metrics)
     console.print(f"adapter {done.adapter}: {done.uri}")
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from enrich.report import render_card
 from enrich.schema import Product
 from enrich.settings import Columns, PhotoLimits, ReviewSettings, RunSettings, TrainSettings, resolve_model
 from enrich.storage import write_tree
+from enrich.train.preflight import refuse_leaks
 from enrich.train.run import train
 
 METRICS_FILE = "metrics.json"
@@ -53,10 +54,17 @@ class Finetuned:
     metrics: dict[str, Any]
 
 
-def finetune(catalog: str, out: str, settings: TrainSettings, progress: Progress = silent) -> Finetuned:
+def finetune(
+    catalog: str,
+    out: str,
+    settings: TrainSettings,
+    progress: Progress = silent,
+    announce: Callable[[str], object] = lambda line: None,
+) -> Finetuned:
     """Teach the base a catalog and write the adapter directory to `out`, whole or not at all.
 
-    A killed call that is made again goes on where it was.
+    A killed call that is made again goes on where it was. `announce` gets lines that say, before the base is loaded,
+    what will be trained, on what, and about how much memory and time that takes.
 
     Raises:
         UsageError: catalog, model or settings are no good; nothing was written. RunFailed: training broke off.
@@ -64,6 +72,7 @@ def finetune(catalog: str, out: str, settings: TrainSettings, progress: Progress
     with local_tree(catalog) as folder:
         labelled = read_catalog(folder, settings.columns)
         splits = split_catalog(labelled.products, settings.split)
+        refuse_leaks(vars(splits))
         settings = resolve_model(settings, gpu=torch.cuda.is_available(), rows=len(splits.train))
         prompt = make_prompt(labelled.categories, labelled.currency)
         base = find_base(settings.model, settings.revision)
@@ -77,6 +86,7 @@ def finetune(catalog: str, out: str, settings: TrainSettings, progress: Progress
             work,
             data_fingerprint=labelled.fingerprint,
             progress=lambda state: progress(state.what, state.step, state.steps),
+            announce=lambda plan: [announce(line) for line in plan.lines],
         )
         directory = work / "adapter"
         metrics = _calibrate_and_score(directory, base, splits, settings, prompt, progress)

@@ -23,7 +23,8 @@ from enrich.train.examples import Example, Unusable, build_examples
 from enrich.train.export import commit, finish_adapter, versions, write_adapter
 from enrich.train.features import cache_features
 from enrich.train.fit import fit
-from enrich.train.record import Dropped, Rows, TrainProgress, TrainReport
+from enrich.train.preflight import preflight
+from enrich.train.record import Dropped, Preflight, Rows, TrainProgress, TrainReport
 from enrich.train.workdir import identify, own_workdir
 
 ADAPTER = "adapter"  # in the work directory
@@ -40,6 +41,7 @@ class _Job:
     device: torch.device
     dtype: torch.dtype
     tell: Callable[[TrainProgress], None]
+    announce: Callable[[Preflight], object]
 
 
 def train(
@@ -52,12 +54,14 @@ def train(
     *,
     data_fingerprint: str,
     progress: Callable[[TrainProgress], None] | None = None,
+    announce: Callable[[Preflight], object] | None = None,
 ) -> TrainReport:
     """Teach the model in `base` the training products and write the best adapter to `workdir`/adapter.
 
     Best is by what it writes on the validation products (`evaluate.composite`). The directory appears whole or not at
     all, after its merge into the base has been checked; the report is its train.json. The same call after a kill goes
     on from the last checkpoint; another call in that directory (other settings, prompt, data or base) starts anew.
+    `announce` is told what training will do and need before the base is loaded.
 
     Raises:
         UsageError: products, settings, base or work directory are no good.
@@ -66,11 +70,11 @@ def train(
     """
     started = time.monotonic()
     device, dtype = device_and_dtype(settings.device)
-    job = _Job(prompt, settings, base, workdir, device, dtype, progress or _ignore)
+    job = _Job(prompt, settings, base, workdir, device, dtype, progress or _ignore, announce or _ignore)
     with _model_errors(settings):
         identity = identify(settings, prompt, base, workdir, data_fingerprint)
     with own_workdir(workdir, identity), _lost_photos():
-        model, photos, unseen, rows = _prepare(job, train_products, validation_products)
+        model, photos, unseen, rows, plan = _prepare(job, train_products, validation_products)
         deadline = started + 60 * (settings.max_minutes or math.inf)
         checkpoints = workdir / "checkpoints"
         adapted, training = fit(model, photos, unseen, settings, checkpoints, progress=job.tell, deadline=deadline)
@@ -90,6 +94,7 @@ def train(
             commit=commit(),
             device=device_name(device),
             rows=rows,
+            preflight=plan,
             merge_check=merge_check.compare(unmerged, merge_check.outputs(merged, few, settings), dtype),
             seconds=time.monotonic() - started,
             peak_memory_bytes=peak_memory_bytes(device),
@@ -100,15 +105,19 @@ def train(
 
 def _prepare(
     job: _Job, train_products: Sequence[Product], validation_products: Sequence[Product]
-) -> tuple[Phi3VForCausalLM, Photos, Photos, Rows]:
-    """The base on its device, the photos of both splits as it will see them, and which rows they are."""
+) -> tuple[Phi3VForCausalLM, Photos, Photos, Rows, Preflight]:
+    """The base on its device, the photos of both splits as it will see them, which rows they are, and what is ahead."""
     with _model_errors(job.settings):
         processor = load_processor(job.base, num_crops=job.settings.num_crops)
     examples, unseen, rows = _read(job, train_products, validation_products, processor)
     with _model_errors(job.settings):
+        plan = preflight(
+            examples, unseen, processor, job.prompt, job.settings, job.base, device=job.device, dtype=job.dtype
+        )
+        job.announce(plan)
         model = load_model(job.base, dtype=job.dtype, device=job.device)
     photos = _photos(job, model, processor, examples, job.workdir / "train.features")
-    return model, photos, _photos(job, model, processor, unseen, job.workdir / "validation.features"), rows
+    return model, photos, _photos(job, model, processor, unseen, job.workdir / "validation.features"), rows, plan
 
 
 def _read(
@@ -165,5 +174,5 @@ def _lost_photos() -> Iterator[None]:
         ) from error
 
 
-def _ignore(progress: TrainProgress) -> None:
+def _ignore(told: TrainProgress | Preflight) -> None:
     """For a caller that does not want to know."""

@@ -13,6 +13,7 @@ from enrich.prompt import Prompt
 from enrich.schema import Product
 from enrich.settings import TrainSettings
 from enrich.train import preflight as preflight_module
+from enrich.train import run as run_module
 from enrich.train.examples import Example, build_examples
 from enrich.train.preflight import preflight, refuse_broken_prefix, refuse_leaks
 from enrich.train.record import Memory, Preflight, Spread, Trainable
@@ -106,6 +107,24 @@ def test_a_gpu_that_is_too_small_is_refused_before_the_base_is_loaded(
     assert str(raised.value) == (
         f"GPU memory: training needs about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free{advice}"
     )
+
+
+def test_nothing_is_loaded_where_the_gpu_is_too_small(
+    tiny: Tiny,
+    products: list[Product],
+    prompt: Prompt,
+    make_settings: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def loaded(*_: Any, **__: Any) -> None:
+        raise AssertionError("the base was loaded")
+
+    monkeypatch.setattr(run_module, "load_model", loaded)
+    monkeypatch.setattr(run_module, "device_and_dtype", lambda _: (torch.device("cuda"), torch.bfloat16))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 1000))
+    with pytest.raises(UsageError, match=r"^GPU memory: training needs about "):
+        train(products, products, prompt, make_settings(), tiny.path, tmp_path, data_fingerprint="")
 
 
 def test_advice_names_every_setting_to_change(make_settings: Make) -> None:
