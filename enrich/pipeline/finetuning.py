@@ -39,6 +39,7 @@ from enrich.report import render_card
 from enrich.schema import Product
 from enrich.settings import Columns, PhotoLimits, ReviewSettings, RunSettings, TrainSettings, resolve_model
 from enrich.storage import write_tree
+from enrich.train.overfit import overfit_one_batch
 from enrich.train.preflight import refuse_leaks
 from enrich.train.run import train
 
@@ -96,6 +97,25 @@ def finetune(
     identity = adapter_id(directory)
     shutil.rmtree(work)
     return Finetuned(out, identity, metrics)
+
+
+def overfit(catalog: str, settings: TrainSettings, progress: Progress = silent) -> tuple[float, ...]:
+    """Learn one batch of the training split by heart, and keep nothing but the loss of each step.
+
+    Raises:
+        UsageError: catalog, model or settings are no good. RunFailed: the batch was not learned.
+    """
+    with local_tree(catalog) as folder:
+        labelled = read_catalog(folder, settings.columns)
+        splits = split_catalog(labelled.products, settings.split)
+        settings = resolve_model(settings, gpu=torch.cuda.is_available(), rows=len(splits.train))
+        return overfit_one_batch(
+            splits.train,
+            make_prompt(labelled.categories, labelled.currency),
+            settings,
+            find_base(settings.model, settings.revision),
+            progress=lambda state: progress(state.what, state.step, state.steps),
+        )
 
 
 def _calibrate_and_score(

@@ -71,7 +71,7 @@ def train(
     started = time.monotonic()
     device, dtype = device_and_dtype(settings.device)
     job = _Job(prompt, settings, base, workdir, device, dtype, progress or _ignore, announce or _ignore)
-    with _model_errors(settings):
+    with model_errors(settings):
         identity = identify(settings, prompt, base, workdir, data_fingerprint)
     with own_workdir(workdir, identity), _lost_photos():
         model, photos, unseen, rows, plan = _prepare(job, train_products, validation_products)
@@ -107,10 +107,10 @@ def _prepare(
     job: _Job, train_products: Sequence[Product], validation_products: Sequence[Product]
 ) -> tuple[Phi3VForCausalLM, Photos, Photos, Rows, Preflight]:
     """The base on its device, the photos of both splits as it will see them, which rows they are, and what is ahead."""
-    with _model_errors(job.settings):
+    with model_errors(job.settings):
         processor = load_processor(job.base, num_crops=job.settings.num_crops)
     examples, unseen, rows = _read(job, train_products, validation_products, processor)
-    with _model_errors(job.settings):
+    with model_errors(job.settings):
         plan = preflight(
             examples, unseen, processor, job.prompt, job.settings, job.base, device=job.device, dtype=job.dtype
         )
@@ -155,7 +155,8 @@ def _photos(
 
 
 @contextmanager
-def _model_errors(settings: TrainSettings) -> Iterator[None]:
+def model_errors(settings: TrainSettings) -> Iterator[None]:
+    """What is wrong with the base's files, as the UsageError that it is."""
     try:
         yield
     except (OSError, ValueError) as error:
