@@ -1,6 +1,8 @@
 """How good the model is by what it writes: answers are generated, never read off teacher-forced logits."""
 
+from collections.abc import Callable, Sequence
 from statistics import fmean
+from typing import NamedTuple
 
 from peft import PeftModel
 from transformers import PreTrainedModel
@@ -18,9 +20,26 @@ MAX_ROWS = 512  # a share measured on so many rows has a standard error below 0.
 STOP_TOKENS = ("<|end|>", "<|endoftext|>", "<|assistant|>")
 
 
-def evaluate(model: PreTrainedModel | PeftModel, photos: Photos, settings: TrainSettings, *, step: int) -> Evaluation:
-    """Answer `photos` greedily and score the answers. Leaves the model in eval mode."""
-    answers = [_read(answer, photos.processor) for answer in generate(model, photos, settings)]
+class Said(NamedTuple):
+    """What a photo should say, and what the model says of it: untrusted text."""
+
+    image_path: str
+    truth: str
+    predicted: str
+
+
+def evaluate(
+    model: PreTrainedModel | PeftModel,
+    photos: Photos,
+    settings: TrainSettings,
+    *,
+    step: int,
+    said: Callable[[Sequence[Said]], None] = lambda answers: None,
+) -> Evaluation:
+    """Answer `photos` greedily and score the answers; `said` gets them first. Leaves the model in eval mode."""
+    generated = generate(model, photos, settings)
+    said(_said(photos, generated))
+    answers = [_read(answer, photos.processor) for answer in generated]
     scores = score([example.product for example in photos.examples], answers)
     return Evaluation(
         step=step,
@@ -58,6 +77,18 @@ def generate(model: PreTrainedModel | PeftModel, photos: Photos, settings: Train
             top_k=1,
         )
     return answers
+
+
+def _said(photos: Photos, generated: Sequence[Generated]) -> list[Said]:
+    decode = photos.processor.tokenizer.decode
+    return [
+        Said(
+            example.product.image_path,
+            decode(example.answer_ids, skip_special_tokens=True),
+            decode(answer.token_ids, skip_special_tokens=True),
+        )
+        for example, answer in zip(photos.examples, generated, strict=True)
+    ]
 
 
 def _read(answer: Generated, processor: Phi3VProcessor) -> Answer | None:

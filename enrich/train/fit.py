@@ -17,6 +17,7 @@ from enrich.train.collate import Collator, Photos
 from enrich.train.evaluate import evaluate
 from enrich.train.lora import add_lora, count_parameters, optimizer
 from enrich.train.record import Stopped, Training, TrainProgress
+from enrich.train.tracking import PROJECT, UNTRACKED, Tracking
 from enrich.train.trainer import AnswerTrainer, early_stopping, last_checkpoint, training_arguments
 
 
@@ -28,6 +29,7 @@ def fit(
     checkpoints: Path,
     *,
     progress: Callable[[TrainProgress], None],
+    tracking: Tracking = UNTRACKED,
     deadline: float = math.inf,
 ) -> tuple[PeftModel, Training]:
     """Train an adapter on `photos`, from the last of `checkpoints` if there is one, and return its best state.
@@ -35,6 +37,7 @@ def fit(
     Args:
         model: the base; the adapter is added to it in place.
         unseen: what the evaluations are made on.
+        tracking: see `tracked`.
         deadline: on time.monotonic's clock; past it the run evaluates once more and stops.
 
     Raises:
@@ -43,14 +46,18 @@ def fit(
     set_seed(settings.seed)
     adapted = add_lora(model, settings)
     schedule, guard, reporter = Schedule(settings.evaluations, deadline), FiniteGuard(), Reporter(progress)
+    arguments = training_arguments(
+        settings, checkpoints, device=model.device, dtype=model.dtype, workers=photos.workers
+    )
+    arguments.report_to, arguments.run_name, arguments.project = list(tracking.report_to), tracking.run_name, PROJECT
     trainer = AnswerTrainer(
         model=adapted,
-        args=training_arguments(settings, checkpoints, device=model.device, dtype=model.dtype, workers=photos.workers),
+        args=arguments,
         train_dataset=photos,
         eval_dataset=unseen,
         data_collator=Collator(photos.processor.tokenizer.pad_token_id),
-        evaluate_step=lambda step: evaluate(adapted, unseen, settings, step=step),
-        callbacks=[schedule, guard, reporter, early_stopping(settings)],
+        evaluate_step=lambda step: evaluate(adapted, unseen, settings, step=step, said=tracking.said),
+        callbacks=[schedule, guard, reporter, early_stopping(settings), *tracking.callbacks],
         trained=guard.trained,
         optimizers=(optimizer(adapted, settings), None),
     )

@@ -25,6 +25,7 @@ from enrich.train.features import cache_features
 from enrich.train.fit import fit
 from enrich.train.preflight import preflight
 from enrich.train.record import Dropped, Preflight, Rows, TrainProgress, TrainReport
+from enrich.train.tracking import require_trackers, tracked
 from enrich.train.workdir import identify, own_workdir
 
 ADAPTER = "adapter"  # in the work directory
@@ -70,6 +71,7 @@ def train(
     """
     started = time.monotonic()
     device, dtype = device_and_dtype(settings.device)
+    require_trackers(settings)
     job = _Job(prompt, settings, base, workdir, device, dtype, progress or _ignore, announce or _ignore)
     with model_errors(settings):
         identity = identify(settings, prompt, base, workdir, data_fingerprint)
@@ -77,7 +79,11 @@ def train(
         model, photos, unseen, rows, plan = _prepare(job, train_products, validation_products)
         deadline = started + 60 * (settings.max_minutes or math.inf)
         checkpoints = workdir / "checkpoints"
-        adapted, training = fit(model, photos, unseen, settings, checkpoints, progress=job.tell, deadline=deadline)
+        with tracked(settings) as tracking:
+            adapted, training = fit(
+                model, photos, unseen, settings, checkpoints,
+                progress=job.tell, tracking=tracking, deadline=deadline,
+            )  # fmt: skip
 
         unverified = workdir / "unverified"
         write_adapter(unverified, adapted, photos.processor, prompt, base)

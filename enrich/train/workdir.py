@@ -15,7 +15,9 @@ from enrich.settings import TrainSettings
 
 _MARKER = "finetune.json"
 # What changes how a run is done, but not what comes of it: a run that ran out of memory goes on with a smaller batch.
-_CIRCUMSTANCES = {"max_minutes", "device", "batch_size", "gradient_checkpointing", "cache_vision_features"}
+_CIRCUMSTANCES = {
+    "max_minutes", "device", "batch_size", "gradient_checkpointing", "cache_vision_features", "report_to", "run_name",
+}  # fmt: skip
 
 
 def identify(settings: TrainSettings, prompt: Prompt, base: Path, workdir: Path, data_fingerprint: str) -> str:

@@ -199,7 +199,7 @@ def test_the_best_weights_are_kept_not_the_last(
 ) -> None:
     scores, seen = iter([0.1, 0.9, 0.9, 0.2]), {}
 
-    def scripted(model: torch.nn.Module, photos: Photos, settings: TrainSettings, *, step: int) -> Evaluation:
+    def scripted(model: torch.nn.Module, photos: Photos, settings: TrainSettings, *, step: int, **_: Any) -> Evaluation:
         seen[step] = {name: weight.clone() for name, weight in model.named_parameters() if "lora_" in name}
         values = dict.fromkeys(("parse_rate", "category_accuracy", "title_token_f1"), 0.0)
         return Evaluation(step=step, score=next(scores), mdape=None, **values)
