@@ -107,16 +107,24 @@ def catalog_fetch(
 @app.command()
 def finetune(
     catalog: Annotated[str, typer.Option(help="Catalog: a directory or s3://bucket/prefix.")],
-    out: Annotated[str, typer.Option(help="Where the adapter goes.")],
+    out: Annotated[str | None, typer.Option(help="Where the adapter goes.")] = None,
     model: Annotated[str | None, typer.Option(help="Hub id or directory of a Phi-3-vision.")] = None,
+    overfit_one_batch: Annotated[
+        bool, typer.Option("--overfit-one-batch", help="Only test that one batch can be learned by heart.")
+    ] = False,
     config: Config = None,
 ) -> None:
     """Teach Phi-3-vision a catalog: photo to title, category and full price, as a LoRA adapter with known errors."""
     from enrich.pipeline.finetuning import finetune as run
 
     settings = load_settings(TrainSettings, config, model=model)
+    if overfit_one_batch:
+        print_overfitting(catalog, settings)
+        return
+    if out is None:
+        raise typer.BadParameter("fine-tuning needs --out (or --overfit-one-batch)")
     with progress_bars() as progress:
-        done = run(catalog, out, settings, progress)
+        done = run(catalog, out, settings, progress, announce=lambda line: console.print(Text(line)))
     print_scores(done.metrics)
     console.print(f"adapter {done.adapter}: {done.uri}")
 
@@ -218,6 +226,16 @@ def doctor(
     console.print(table)
     if any(finding.required and not finding.ok for finding in findings):
         raise typer.Exit(1)
+
+
+def print_overfitting(catalog: str, settings: TrainSettings) -> None:
+    from enrich.pipeline.finetuning import overfit
+    from enrich.train.overfit import describe_losses
+
+    with progress_bars() as progress:
+        losses = overfit(catalog, settings, progress)
+    console.print(describe_losses(losses))
+    console.print(f"one batch of {catalog} was learned by heart; no adapter was written")
 
 
 def print_scores(metrics: dict[str, Any]) -> None:

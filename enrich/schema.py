@@ -1,5 +1,6 @@
 """What the files hold: one row type, a Parquet schema for each kind of file, and the closed lists of values."""
 
+import unicodedata
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -64,6 +65,11 @@ class Product:
     category: str
     price: float | None  # in the catalog's currency; None where the catalog has none
     image_path: str  # absolute local path of the photo
+
+
+def same_design(title: str) -> str:
+    """What titles of one design in several photos have in common: all but case, spacing and compatible characters."""
+    return " ".join(unicodedata.normalize("NFKC", title).casefold().split())
 
 
 @dataclass(frozen=True)

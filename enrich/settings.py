@@ -18,6 +18,9 @@ PHI3_VISION = "microsoft/Phi-3-vision-128k-instruct"
 PHI3_VISION_REVISION = "c45209e90a4c4f7d16b2e9d48503c7f3e83623ed"
 
 
+Tracker = Literal["wandb", "mlflow", "trackio", "tensorboard"]
+
+
 class Settings(BaseModel):
     """Base of all settings."""
 
@@ -134,6 +137,15 @@ class TrainSettings(Settings):
     max_minutes: float | None = Field(default=None, gt=0, description="Stop after this time and keep the best so far")
     seed: int = 3
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    report_to: tuple[Tracker, ...] = Field(
+        default=(), description="Experiment trackers: none, wandb, mlflow, trackio, tensorboard, or a list of them"
+    )
+    run_name: str | None = Field(default=None, min_length=1, description="Of the run at the trackers; else the time")
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_or_none(cls, value: object) -> object:
+        return () if value in (None, "none") else (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _batches_divide(self) -> "TrainSettings":

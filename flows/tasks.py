@@ -69,7 +69,7 @@ def find_adapter(catalog: str, adapters: str, settings: TrainSettings) -> Standi
 @task(name="fine-tune", task_run_name="fine-tune", **RETRIED)
 def train(catalog: str, out: str, settings: TrainSettings, progress: Progress | None = None) -> Finetuned:
     """An adapter at `out`; its scores beside the baselines are the artifact `adapter-scores`."""
-    done = finetune(catalog, out, settings, progress or _to_log())
+    done = finetune(catalog, out, settings, progress or _to_log(), announce=get_run_logger().info)
     rows = [{"": name, **columns} for name, columns in score_table(done.metrics)]
     create_table_artifact(rows, key="adapter-scores", description=f"Adapter {done.adapter} at {done.uri}, test split")
     return done

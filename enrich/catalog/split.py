@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from enrich.errors import UsageError
-from enrich.schema import Product
+from enrich.schema import Product, same_design
 from enrich.settings import SplitSettings
 
 
@@ -21,7 +21,7 @@ class Splits:
 
 
 def split_catalog(products: Sequence[Product], settings: SplitSettings) -> Splits:
-    """Products with the same title (but for case and outer space) stay together: they are one design in several photos.
+    """Products with the same title (see `same_design`) stay together: they are one design in several photos.
 
     Titles are taken in the order of a hash with the seed, and fill test, calibration and validation up to their share
     of the rows; train gets the rest. Last in that order, and so in train, are titles that would overfill a split, and
@@ -32,7 +32,7 @@ def split_catalog(products: Sequence[Product], settings: SplitSettings) -> Split
     """
     groups: dict[str, list[Product]] = defaultdict(list)
     for product in products:
-        groups[product.title.casefold().strip()].append(product)
+        groups[same_design(product.title)].append(product)
     if len(groups) < 4:
         raise UsageError(
             f"catalog with {len(groups)} different titles: train, validation, calibration and test need at least one "

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ from enrich.schema import Product
 from enrich.settings import Columns, PhotoLimits, ReviewSettings, RunSettings, TrainSettings, resolve_model
 from enrich.storage import write_tree
 from enrich.train.device import leads
+from enrich.train.overfit import overfit_one_batch
+from enrich.train.preflight import refuse_leaks
 from enrich.train.run import train
 
 METRICS_FILE = "metrics.json"
@@ -54,11 +56,18 @@ class Finetuned:
     metrics: dict[str, Any]
 
 
-def finetune(catalog: str, out: str, settings: TrainSettings, progress: Progress = silent) -> Finetuned:
+def finetune(
+    catalog: str,
+    out: str,
+    settings: TrainSettings,
+    progress: Progress = silent,
+    announce: Callable[[str], object] = lambda line: None,
+) -> Finetuned:
     """Teach the base a catalog and write the adapter directory to `out`, whole or not at all.
 
-    A killed call that is made again goes on where it was. Under `accelerate launch` every process trains; then all but
-    the first one end (SystemExit), and that one measures and writes.
+    A killed call that is made again goes on where it was. `announce` gets lines that say, before the base is loaded,
+    what will be trained, on what, and about how much memory and time that takes. Under `accelerate launch` every
+    process trains; then all but the first one end (SystemExit), and that one announces, measures and writes.
 
     Raises:
         UsageError: catalog, model or settings are no good; nothing was written. RunFailed: training broke off.
@@ -66,6 +75,7 @@ def finetune(catalog: str, out: str, settings: TrainSettings, progress: Progress
     with local_tree(catalog) as folder:
         labelled = read_catalog(folder, settings.columns)
         splits = split_catalog(labelled.products, settings.split)
+        refuse_leaks(vars(splits))
         settings = resolve_model(settings, gpu=torch.cuda.is_available(), rows=len(splits.train))
         prompt = make_prompt(labelled.categories, labelled.currency)
         base = find_base(settings.model, settings.revision)
@@ -79,6 +89,7 @@ def finetune(catalog: str, out: str, settings: TrainSettings, progress: Progress
             work,
             data_fingerprint=labelled.fingerprint,
             progress=lambda state: progress(state.what, state.step, state.steps),
+            announce=lambda plan: [announce(line) for line in plan.lines],
         )
         if not leads():
             raise SystemExit(0)
@@ -90,6 +101,25 @@ def finetune(catalog: str, out: str, settings: TrainSettings, progress: Progress
     identity = adapter_id(directory)
     shutil.rmtree(work)
     return Finetuned(out, identity, metrics)
+
+
+def overfit(catalog: str, settings: TrainSettings, progress: Progress = silent) -> tuple[float, ...]:
+    """Learn one batch of the training split by heart, and keep nothing but the loss of each step.
+
+    Raises:
+        UsageError: catalog, model or settings are no good. RunFailed: the batch was not learned.
+    """
+    with local_tree(catalog) as folder:
+        labelled = read_catalog(folder, settings.columns)
+        splits = split_catalog(labelled.products, settings.split)
+        settings = resolve_model(settings, gpu=torch.cuda.is_available(), rows=len(splits.train))
+        return overfit_one_batch(
+            splits.train,
+            make_prompt(labelled.categories, labelled.currency),
+            settings,
+            find_base(settings.model, settings.revision),
+            progress=lambda state: progress(state.what, state.step, state.steps),
+        )
 
 
 def _calibrate_and_score(

@@ -1,16 +1,19 @@
 """When a run evaluates, saves and stops, what it does with a broken gradient, and what it tells meanwhile."""
 
+import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from enrich.train.device import agreed
-from enrich.train.record import Evaluation, TrainProgress
+from enrich.train.record import Evaluation, Skipped, TrainProgress
 
+logger = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 300.0  # at most so much work is lost with a killed run; a checkpoint takes about a second
 MAX_SKIPPED_IN_A_ROW = 5  # one bad batch passes, a model that has diverged does not
 
@@ -45,12 +48,21 @@ class Schedule(TrainerCallback):
 class FiniteGuard(TrainerCallback):
     """Leaves out a step whose gradient is not finite (a NaN loss makes such a one), and stops when it goes on so.
 
-    One NaN would enter AdamW's moments and from there every weight, for good.
+    One NaN would enter AdamW's moments and from there every weight, for good. Which products the step was made of goes
+    into the log and, with Trainer's history, into checkpoints and train.json.
     """
 
     def __init__(self) -> None:
         self._in_a_row = 0
+        self._batches: list[tuple[Sequence[str], torch.Tensor]] = []
         self.diverged = False
+
+    def trained(self, product_codes: Sequence[str], loss: torch.Tensor) -> None:
+        """Remember a batch of the step being made. The loss is not looked at yet: that would wait for the GPU."""
+        self._batches.append((product_codes, loss))
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._batches.clear()
 
     def on_pre_optimizer_step(
         self,
@@ -66,9 +78,16 @@ class FiniteGuard(TrainerCallback):
             return
         model.zero_grad(set_to_none=True)  # the optimiser passes over parameters without a gradient
         self._in_a_row += 1
-        state.log_history.append({"step": state.global_step + 1, "skipped": True})  # kept with checkpoints
+        skipped = Skipped(step=state.global_step + 1, product_codes=self._culprits())
+        logger.warning("step %d left out: its gradient is not finite (%s)", skipped.step, skipped.named)
+        state.log_history.append({"skipped": True, **skipped.model_dump(mode="json")})  # kept with checkpoints
         if self._in_a_row >= MAX_SKIPPED_IN_A_ROW:
             self.diverged = control.should_training_stop = True
+
+    def _culprits(self) -> tuple[str, ...]:
+        """Products of the batches whose own loss is not finite; of all where only the gradient is not."""
+        broken = [codes for codes, loss in self._batches if not loss.isfinite()]
+        return tuple(chain.from_iterable(broken or [codes for codes, _ in self._batches]))
 
 
 class Reporter(TrainerCallback):

@@ -44,6 +44,11 @@ class Photos(Dataset[Item]):
         """Processes worth starting to load them."""
         return loading_workers(len(self))
 
+    def keep(self) -> None:
+        """Write features that were computed since the last time into the cache, if there is one."""
+        if self.cache is not None:
+            self.cache.flush()
+
     def __len__(self) -> int:
         return len(self.examples)
 

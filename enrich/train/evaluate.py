@@ -1,9 +1,9 @@
 """How good the model is by what it writes: answers are generated, never read off teacher-forced logits."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -24,9 +24,26 @@ from enrich.train.record import Evaluation
 MAX_ROWS = 512  # a share measured on so many rows has a standard error below 0.022
 
 
-def evaluate(model: PreTrainedModel | PeftModel, photos: Photos, settings: TrainSettings, *, step: int) -> Evaluation:
-    """Answer `photos` greedily and score the answers. Leaves the model in eval mode."""
-    answers = [_read(answer, photos.processor) for answer in generate(model, photos, settings)]
+class Said(NamedTuple):
+    """What a photo should say, and what the model says of it: untrusted text."""
+
+    image_path: str
+    truth: str
+    predicted: str
+
+
+def evaluate(
+    model: PreTrainedModel | PeftModel,
+    photos: Photos,
+    settings: TrainSettings,
+    *,
+    step: int,
+    said: Callable[[Sequence[Said]], None] = lambda answers: None,
+) -> Evaluation:
+    """Answer `photos` greedily and score the answers; `said` gets them first. Leaves the model in eval mode."""
+    generated = generate(model, photos, settings)
+    said(_said(photos, generated))
+    answers = [_read(answer, photos.processor) for answer in generated]
     scores = score([example.product for example in photos.examples], answers)
     return Evaluation(
         step=step,
@@ -64,8 +81,7 @@ def generate(model: PreTrainedModel | PeftModel, photos: Photos, settings: Train
                 model, prompts, max_new_tokens=settings.max_new_tokens, stop_ids=stop_ids, top_k=1
             )
             own += zip(indices, answers, strict=True)
-            if photos.cache is not None:
-                photos.cache.flush()
+            photos.keep()
     return [answer for _, answer in sorted(gather_object(own), key=itemgetter(0))]
 
 
@@ -76,6 +92,18 @@ def embed(
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     image_processor = photos.processor.image_processor
     return embed_images(base, batch, image_processor, photos.cache, frozen=not settings.adapt_vision)
+
+
+def _said(photos: Photos, generated: Sequence[Generated]) -> list[Said]:
+    decode = photos.processor.tokenizer.decode
+    return [
+        Said(
+            example.product.image_path,
+            decode(example.answer_ids, skip_special_tokens=True),
+            decode(answer.token_ids, skip_special_tokens=True),
+        )
+        for example, answer in zip(photos.examples, generated, strict=True)
+    ]
 
 
 def _read(answer: Generated, processor: Phi3VProcessor) -> Answer | None:

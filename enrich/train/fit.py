@@ -14,10 +14,11 @@ from enrich.phi3_vision import Phi3VForCausalLM
 from enrich.settings import TrainSettings
 from enrich.train.callbacks import MAX_SKIPPED_IN_A_ROW, FiniteGuard, Reporter, Schedule
 from enrich.train.collate import Collator, Photos
-from enrich.train.evaluate import embed, evaluate
+from enrich.train.evaluate import evaluate
 from enrich.train.kernels import compile_layers, worth_compiling
 from enrich.train.lora import add_lora, count_parameters, optimizer
 from enrich.train.record import Stopped, Training, TrainProgress
+from enrich.train.tracking import PROJECT, UNTRACKED, Tracking
 from enrich.train.trainer import AnswerTrainer, early_stopping, last_checkpoint, training_arguments
 
 
@@ -29,6 +30,7 @@ def fit(
     checkpoints: Path,
     *,
     progress: Callable[[TrainProgress], None],
+    tracking: Tracking = UNTRACKED,
     deadline: float = math.inf,
 ) -> tuple[PeftModel, Training]:
     """Train an adapter on `photos`, from the last of `checkpoints` if there is one, and return its best state.
@@ -36,6 +38,7 @@ def fit(
     Args:
         model: the base; the adapter is added to it in place.
         unseen: what the evaluations are made on.
+        tracking: see `tracked`.
         deadline: on time.monotonic's clock; past it the run evaluates once more and stops.
 
     Raises:
@@ -48,16 +51,20 @@ def fit(
         compile_layers(model)
         length = max(len(example.input_ids) for example in photos.examples)
     schedule, guard, reporter = Schedule(settings.evaluations, deadline), FiniteGuard(), Reporter(progress)
+    arguments = training_arguments(
+        settings, checkpoints, device=model.device, dtype=model.dtype, workers=photos.workers
+    )
+    arguments.report_to, arguments.run_name, arguments.project = list(tracking.report_to), tracking.run_name, PROJECT
     trainer = AnswerTrainer(
         model=adapted,
-        args=training_arguments(settings, checkpoints, device=model.device, dtype=model.dtype, workers=photos.workers),
-        train_dataset=photos,
+        args=arguments,
+        photos=photos,
+        settings=settings,
+        guard=guard,
+        evaluate_step=lambda step: evaluate(adapted, unseen, settings, step=step, said=tracking.said),
+        callbacks=[schedule, reporter, early_stopping(settings), *tracking.callbacks],
         eval_dataset=unseen,
         data_collator=Collator(photos.processor.tokenizer.pad_token_id, length),
-        evaluate_step=lambda step: evaluate(adapted, unseen, settings, step=step),
-        embed=lambda batch: embed(adapted, batch, photos, settings),
-        flush=photos.cache.flush if photos.cache is not None else lambda: None,
-        callbacks=[schedule, guard, reporter, early_stopping(settings)],
         optimizers=(optimizer(adapted, settings), None),
     )
     last = last_checkpoint(checkpoints)
@@ -85,7 +92,8 @@ def _training(trainer: AnswerTrainer, schedule: Schedule, reporter: Reporter) ->
         parameters=parameters,
         steps=state.global_step,
         planned_steps=state.max_steps,
-        skipped_steps=trainer.skipped_steps,
+        skipped_steps=len(trainer.skipped),
+        skipped=tuple(trainer.skipped),
         stopped="finished" if state.global_step >= state.max_steps else cut,
         evaluations=tuple(trainer.evaluations),
         best=max(trainer.evaluations, key=lambda evaluation: evaluation.score),
@@ -94,9 +102,9 @@ def _training(trainer: AnswerTrainer, schedule: Schedule, reporter: Reporter) ->
 
 
 def _diverged(trainer: AnswerTrainer) -> str:
-    kept = trainer.state.best_model_checkpoint
+    kept, last = trainer.state.best_model_checkpoint, trainer.skipped[-1]
     return (
-        f"training: {MAX_SKIPPED_IN_A_ROW} steps in a row, the last of them {trainer.state.global_step}, had a "
+        f"training: {MAX_SKIPPED_IN_A_ROW} steps in a row, the last of them {last.step} ({last.named}), had a "
         f"non-finite gradient; lower learning_rate and start again"
         + (f"; the best adapter so far is kept in {kept}" if kept else "")
     )

@@ -1,11 +1,13 @@
 """What fine-tuning tells while it runs, and what it leaves behind: train.json. Loads no torch."""
 
+import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from enrich.settings import TrainSettings
 
+_NAMED = 8  # products in a message: a batch of the default size whole
 Stopped = Literal["finished", "no improvement", "out of time"]
 
 
@@ -44,6 +46,90 @@ class TrainProgress(_Record):
         return f"training, loss {self.loss:.3f}{score}"
 
 
+class Trainable(_Record):
+    """Modules of one name that the adapter is added to."""
+
+    module: str
+    count: int
+    parameters: int  # of the adapter in all of them
+
+
+class Spread(_Record):
+    """Of a number over all rows."""
+
+    least: int
+    median: int
+    most: int
+
+    def __str__(self) -> str:
+        return f"{self.least} to {self.most}, median {self.median}" if self.least < self.most else f"{self.most}"
+
+
+class Memory(_Record):
+    """Bytes that training is estimated to take at its peak."""
+
+    weights: int  # the frozen base
+    adapter: int  # with its gradients and AdamW's moments
+    training: int  # what a batch adds
+    evaluation: int  # what a batch adds then: more than training where that keeps no activations
+
+    @property
+    def total(self) -> int:
+        """All together."""
+        return self.weights + self.adapter + max(self.training, self.evaluation)
+
+
+class Preflight(_Record):
+    """What training is about to do, known before the base is loaded."""
+
+    trainable: tuple[Trainable, ...]
+    parameters: int  # all, the adapter's among them
+    product_code: str  # whose answer is shown
+    learned: str  # all of that row that the loss is computed on
+    image_tokens: Spread
+    length: Spread  # positions of photo, prompt and answer
+    photos: int
+    epochs: float
+    steps: int
+    effective_batch_size: int
+    memory: Memory  # estimated
+    free_memory_bytes: int | None  # of the GPU; None without one
+    seconds: float  # estimated
+
+    @property
+    def lines(self) -> list[str]:
+        """For people."""
+        trained = sum(group.parameters for group in self.trainable)
+        names = ", ".join(f"{group.module} x {group.count}" for group in self.trainable)
+        free = " of tensors" if self.free_memory_bytes is None else f" of {_gib(self.free_memory_bytes)} free"
+        memory = self.memory
+        return [
+            f"trained: {names}: {_count(trained)} of {_count(self.parameters)} parameters "
+            f"({trained / self.parameters:.2%})",
+            f"learned of product {self.product_code}: {self.learned!r}",
+            f"photos: {self.photos:,} for {self.epochs:g} epochs: {self.steps:,} steps of {self.effective_batch_size}; "
+            f"image tokens {self.image_tokens}; sequence length {self.length}",
+            f"memory: about {_gib(memory.total)}{free} (weights {_gib(memory.weights)}, adapter and optimiser "
+            f"{_gib(memory.adapter)}, a batch {_gib(max(memory.training, memory.evaluation))})",
+            f"time: about {_duration(self.seconds)}",
+        ]
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e6:,.1f} M" if number >= 1e5 else f"{number:,}"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{math.ceil(seconds)} s"
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
 class Dropped(_Record):
     """A labelled row that was not used."""
 
@@ -68,6 +154,20 @@ class MergeCheck(_Record):
     same_answers: int  # rows whose greedy answers agree token by token
 
 
+class Skipped(_Record):
+    """An optimiser step whose gradient was not finite: the products whose batches had such a loss, else all of them."""
+
+    step: int
+    product_codes: tuple[str, ...]
+
+    @property
+    def named(self) -> str:
+        """The first few of them, for a message."""
+        shown = ", ".join(self.product_codes[:_NAMED])
+        more = len(self.product_codes) - _NAMED
+        return f"product{'s' * (len(self.product_codes) > 1)} {shown}" + (f" and {more} more" if more > 0 else "")
+
+
 class Training(_Record):
     """What happened between the first step and the last."""
 
@@ -76,6 +176,7 @@ class Training(_Record):
     steps: int
     planned_steps: int
     skipped_steps: int  # their gradient was not finite
+    skipped: tuple[Skipped, ...] = ()  # those steps
     stopped: Stopped
     evaluations: tuple[Evaluation, ...]
     best: Evaluation  # of the weights kept
@@ -91,6 +192,7 @@ class TrainReport(Training):
     commit: str | None
     device: str
     rows: Rows
+    preflight: Preflight
     merge_only: tuple[str, ...]  # why vLLM could serve this adapter merged only; empty where it could beside its base
     merge_check: MergeCheck
     seconds: float  # of this call; a resumed run counts from its resumption

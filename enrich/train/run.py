@@ -12,7 +12,7 @@ from accelerate import PartialState
 
 from enrich.errors import RunFailed, UsageError
 from enrich.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
-from enrich.phi3_vision.checkpoint import load_adapted, load_model, load_processor
+from enrich.phi3_vision.checkpoint import load_adapted, load_processor
 from enrich.prompt import Prompt
 from enrich.schema import Product
 from enrich.settings import TrainSettings
@@ -23,9 +23,11 @@ from enrich.train.examples import Example, Unusable, build_examples
 from enrich.train.export import commit, finish_adapter, versions, write_adapter
 from enrich.train.features import FeatureCache
 from enrich.train.fit import fit
-from enrich.train.kernels import attention_kernel, check_4bit
+from enrich.train.kernels import check_4bit, load_base
 from enrich.train.lora import merge_only
-from enrich.train.record import Dropped, Rows, TrainProgress, TrainReport
+from enrich.train.preflight import preflight
+from enrich.train.record import Dropped, Preflight, Rows, TrainProgress, TrainReport
+from enrich.train.tracking import UNTRACKED, require_trackers, tracked
 from enrich.train.workdir import identify, own_workdir
 
 ADAPTER = "adapter"  # in the work directory
@@ -42,6 +44,7 @@ class _Job:
     device: torch.device
     dtype: torch.dtype
     tell: Callable[[TrainProgress], None]
+    announce: Callable[[Preflight], object]
 
 
 def train(
@@ -54,13 +57,15 @@ def train(
     *,
     data_fingerprint: str,
     progress: Callable[[TrainProgress], None] | None = None,
+    announce: Callable[[Preflight], object] | None = None,
 ) -> TrainReport:
     """Teach the model in `base` the training products and write the best adapter to `workdir`/adapter.
 
     Best is by what it writes on the validation products (`evaluate.composite`). The directory appears whole or not at
     all, after its merge into the base has been checked; the report is its train.json. The same call after a kill goes
     on from the last checkpoint; another call in that directory (other settings, prompt, data or base) starts anew.
-    Under `accelerate launch` every process makes the same call and gets the same report; the first one writes.
+    `announce` is told what training will do and need before the base is loaded. Under `accelerate launch` every process
+    makes the same call and gets the same report; the first one writes.
 
     Raises:
         UsageError: products, settings, base or work directory are no good.
@@ -70,15 +75,20 @@ def train(
     started = time.monotonic()
     device, dtype = device_and_dtype(settings.device)
     check_4bit(settings)
-    job = _Job(prompt, settings, base, workdir, device, dtype, progress or _ignore)
-    with _model_errors(settings):
+    require_trackers(settings)
+    job = _Job(prompt, settings, base, workdir, device, dtype, progress or _ignore, announce or _ignore)
+    with model_errors(settings):
         identity = identify(settings, prompt, base, workdir, data_fingerprint)
     with own_workdir(workdir, identity) if leads() else nullcontext(), _lost_photos():
         PartialState().wait_for_everyone()
-        model, photos, unseen, rows = _prepare(job, train_products, validation_products)
+        model, photos, unseen, rows, plan = _prepare(job, train_products, validation_products)
         deadline = started + 60 * (settings.max_minutes or math.inf)
         checkpoints = workdir / "checkpoints"
-        adapted, training = fit(model, photos, unseen, settings, checkpoints, progress=job.tell, deadline=deadline)
+        with tracked(settings) if leads() else nullcontext(UNTRACKED) as tracking:
+            adapted, training = fit(
+                model, photos, unseen, settings, checkpoints,
+                progress=job.tell, tracking=tracking, deadline=deadline,
+            )  # fmt: skip
         del model  # the base, which `adapted` holds: whoever drops that gets the memory back
 
         unverified = workdir / "unverified"
@@ -103,6 +113,7 @@ def train(
             device=device_name(device),
             rows=rows,
             merge_only=merge_only(settings),
+            preflight=plan,
             merge_check=merge_check.compare(unmerged, merge_check.outputs(merged, few, settings), dtype),
             seconds=time.monotonic() - started,
             peak_memory_bytes=peak_memory_bytes(device),
@@ -114,21 +125,22 @@ def train(
 
 def _prepare(
     job: _Job, train_products: Sequence[Product], validation_products: Sequence[Product]
-) -> tuple[Phi3VForCausalLM, Photos, Photos, Rows]:
-    """The base on its device, the photos of both splits as it will see them, and which rows they are."""
-    with _model_errors(job.settings):
+) -> tuple[Phi3VForCausalLM, Photos, Photos, Rows, Preflight]:
+    """The base on its device, the photos of both splits as it will see them, which rows they are, and what is ahead."""
+    with model_errors(job.settings):
         processor = load_processor(job.base, num_crops=job.settings.num_crops)
     examples, unseen, rows = _read(job, train_products, validation_products, processor)
-    with _model_errors(job.settings):
-        model = load_model(
-            job.base,
-            dtype=job.dtype,
-            device=job.device,
-            attention=attention_kernel(job.settings.attention, job.device),
-            load_in_4bit=job.settings.load_in_4bit,
+    with model_errors(job.settings):
+        plan = preflight(
+            examples, unseen, processor, job.prompt, job.settings, job.base, device=job.device, dtype=job.dtype
         )
-    photos = _photos(job, model, processor, examples, job.workdir / "train.features")
-    return model, photos, _photos(job, model, processor, unseen, job.workdir / "validation.features"), rows
+        job.announce(plan)
+        model = load_base(job.base, job.settings, device=job.device, dtype=job.dtype)
+    photos, unseen_photos = (
+        open_photos(model, own, processor, job.settings, job.workdir / f"{name}.features")
+        for name, own in (("train", examples), ("validation", unseen))
+    )
+    return model, photos, unseen_photos, rows, plan
 
 
 def _read(
@@ -149,20 +161,25 @@ def _read(
     return examples, unseen, Rows(train=len(examples), validation=len(unseen), dropped=(*dropped, *dropped_unseen))
 
 
-def _photos(
-    job: _Job, model: Phi3VForCausalLM, processor: Phi3VProcessor, examples: Sequence[Example], path: Path
+def open_photos(
+    model: Phi3VForCausalLM, examples: Sequence[Example], processor: Phi3VProcessor, settings: TrainSettings, path: Path
 ) -> Photos:
-    """The examples' photos; with a cache of their features where settings ask for one and they stay the same."""
+    """The examples' photos; with a cache of their features in `path` where settings ask for one and they stay the same.
+
+    Raises:
+        UsageError: the disk has no room for the cache.
+    """
     cache = None
-    if job.settings.cache_vision_features and not job.settings.adapt_vision:
+    if settings.cache_vision_features and not settings.adapt_vision:
         lengths = [example.num_image_tokens for example in examples]
         with PartialState().main_process_first():
-            cache = FeatureCache(path, lengths, model.config.hidden_size, job.dtype)
-    return Photos(examples, processor, job.settings.limits, cache)
+            cache = FeatureCache(path, lengths, model.config.hidden_size, model.dtype)
+    return Photos(examples, processor, settings.limits, cache)
 
 
 @contextmanager
-def _model_errors(settings: TrainSettings) -> Iterator[None]:
+def model_errors(settings: TrainSettings) -> Iterator[None]:
+    """What is wrong with the base's files, as the UsageError that it is."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -181,5 +198,5 @@ def _lost_photos() -> Iterator[None]:
         ) from error
 
 
-def _ignore(progress: TrainProgress) -> None:
+def _ignore(told: TrainProgress | Preflight) -> None:
     """For a caller that does not want to know."""

@@ -19,7 +19,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from enrich.errors import UsageError
 from enrich.settings import TrainSettings
-from enrich.train.record import Evaluation
+from enrich.train.callbacks import FiniteGuard
+from enrich.train.collate import Photos
+from enrich.train.evaluate import embed
+from enrich.train.record import Evaluation, Skipped
 
 _NEVER = 10**9  # steps; callbacks.Schedule decides
 
@@ -36,27 +39,33 @@ class AnswerTrainer(Trainer):
     def __init__(
         self,
         *,
+        photos: Photos,
+        settings: TrainSettings,
+        guard: FiniteGuard,
         evaluate_step: Callable[[int], Evaluation],
-        embed: Callable[[dict[str, Any]], dict[str, Any]],
-        flush: Callable[[], None],
         callbacks: list[TrainerCallback],
         **kwargs: Any,
     ) -> None:
-        super().__init__(callbacks=callbacks, **kwargs)
+        super().__init__(train_dataset=photos, callbacks=[guard, *callbacks], **kwargs)
         self.remove_callback(PrinterCallback)
+        self._photos = photos
+        self._settings = settings
+        self._guard = guard
         self._evaluate_step = evaluate_step
-        self._embed = embed
-        self._flush = flush
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Stock, on a batch whose photos `embed` makes ready first; `flush` runs while the GPU is at the backward pass.
+        """Stock, on a batch whose photos are made ready first. What is new of them is kept while the GPU is still at
+        the backward pass.
 
         An epoch's last batch may have fewer rows. It runs uncompiled: code for it would cost more than it saves.
         """
-        full = len(inputs["rows"]) == self.args.per_device_train_batch_size
+        rows = inputs["rows"]
+        full = len(rows) == self.args.per_device_train_batch_size
         with torch.compiler.set_stance("default" if full else "force_eager"):
-            loss = super().training_step(model, self._embed(inputs), *args, **kwargs)
-        self._flush()
+            batch = embed(self.model, inputs, self._photos, self._settings)
+            loss = super().training_step(model, batch, *args, **kwargs)
+        self._guard.trained([self._photos.examples[row].product.product_code for row in rows], loss)
+        self._photos.keep()
         return loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, Any]:
@@ -82,9 +91,13 @@ class AnswerTrainer(Trainer):
         ]
 
     @property
-    def skipped_steps(self) -> int:
-        """Steps left out because their gradient was not finite."""
-        return sum("skipped" in entry for entry in self.state.log_history)
+    def skipped(self) -> list[Skipped]:
+        """Steps left out because their gradient was not finite, those before a resumption included."""
+        return [
+            Skipped(step=entry["step"], product_codes=tuple(entry["product_codes"]))
+            for entry in self.state.log_history
+            if "skipped" in entry
+        ]
 
 
 _EVALUATED = [name for name in Evaluation.model_fields if name != "step"]

@@ -1,5 +1,6 @@
 """The demo's flow on a fake engine; what it is worth shows when `make demo` runs."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,9 @@ from tests.flows.test_nightly import METRICS
 def small(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> FakeWorld:
     """A demo of a few photos that trains nothing."""
 
-    def finetune(catalog: str, out: str, settings: TrainSettings, progress: Progress) -> Finetuned:
+    def finetune(
+        catalog: str, out: str, settings: TrainSettings, progress: Progress, announce: Callable[[str], object]
+    ) -> Finetuned:
         Path(out).mkdir(parents=True)
         (Path(out) / "train.json").write_text("{}")
         return Finetuned(out, "a1", METRICS)

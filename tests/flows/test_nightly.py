@@ -1,6 +1,7 @@
 """The night: a new adapter only when the catalog changed, then the enrichment with it."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -36,7 +37,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, TrainSettings]]:
     """Fine-tunings that were asked for; each leaves what makes an adapter whole."""
     calls = []
 
-    def finetune(catalog: str, out: str, settings: TrainSettings, progress: Progress) -> Finetuned:
+    def finetune(
+        catalog: str, out: str, settings: TrainSettings, progress: Progress, announce: Callable[[str], object]
+    ) -> Finetuned:
         calls.append((out, settings))
         Path(out).mkdir(parents=True)
         (Path(out) / "train.json").write_text("{}")

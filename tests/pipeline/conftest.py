@@ -18,6 +18,7 @@ class Story:
     bucket: Path
     adapter: Path
     finetuned: Finetuned
+    announced: list[str]  # before the training
 
 
 # Some 80 steps: enough that every answer parses and no price is absurd, which is what these tests rely on.
@@ -29,5 +30,6 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     root = tmp_path_factory.mktemp("story")
     catalog, bucket, adapter = root / "catalog", root / "bucket", root / "adapter"
     make_sample(str(catalog), SampleSettings(products=144, bucket=20, seed=1), bucket=str(bucket))
-    done = finetune(str(catalog), str(adapter), QUICK)
-    return Story(catalog, bucket, adapter, done)
+    announced: list[str] = []
+    done = finetune(str(catalog), str(adapter), QUICK, announce=announced.append)
+    return Story(catalog, bucket, adapter, done, announced)

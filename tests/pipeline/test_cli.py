@@ -69,6 +69,8 @@ def test_importing_the_command_loads_nothing_heavy() -> None:
         ("finetune --catalog {catalog} --out {tmp}/out --model {tmp}/shardless", "no model-00002-of-00002.safetensors"),
         ("finetune --catalog {catalog} --out {tmp}/file --model phi3v-tiny", "file: is a file; name a directory"),
         ("finetune --catalog {catalog} --out {tmp}/out --config {tmp}/bad.yaml", "unknown key 'shards'"),
+        ("finetune --catalog {catalog}", "fine-tuning needs --out (or --overfit-one-batch)"),
+        ("finetune --catalog {tmp}/none --overfit-one-batch", "none: no such directory"),
         ("score --adapter {tmp}/empty --catalog {catalog}", "adapter_config.json is missing"),
         ("catalog sample --out {tmp}/out --products 0", "settings: products: "),
         ("catalog fetch --source {tmp}/none.csv --out {tmp}/out", "none.csv"),
@@ -192,3 +194,26 @@ def test_scores_of_an_adapter(story: Any, monkeypatch: pytest.MonkeyPatch, capsy
     assert code == 0
     assert "products of the test split" in out
     assert "category median" in out
+
+
+@pytest.mark.parametrize(("rate", "code"), [("1e-3", 0), ("1e-9", 1)])
+def test_one_batch_is_learned_by_heart_or_not(
+    story: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rate: str,
+    code: int,
+) -> None:
+    monkeypatch.setattr("enrich.train.overfit.MAX_STEPS", 40)
+    config = tmp_path / "rate.yaml"
+    config.write_text(f"learning_rate: {rate}\noutput_learning_rate: {rate}\nbatch_size: 2\nmodel: phi3v-tiny\n")
+    arguments = "--catalog", str(story.catalog), "--config", str(config), "--overfit-one-batch"
+    stopped, out, err = enrich(monkeypatch, capsys, "finetune", *arguments)
+    assert stopped == code, err
+    if code:
+        assert "error: one batch of 2 photos was not learned by heart in 40 steps at learning_rate 1e-09; " in err
+    else:
+        assert out.startswith("loss of steps ")
+        assert f"one batch of {story.catalog} was learned by heart; no adapter was written" in out
+    assert [path.name for path in tmp_path.iterdir()] == ["rate.yaml"]

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from enrich.catalog.split import Splits
 from enrich.errors import UsageError
 from enrich.infer.adapter import adapter_id, read_adapter
+from enrich.pipeline import finetuning
 from enrich.pipeline.finetuning import finetune, score_adapter
 from enrich.settings import RunSettings, TrainSettings
 
@@ -25,6 +27,27 @@ def test_the_adapter_directory_is_whole(story: Any) -> None:
     assert "T-SHIRTS" in adapter.prompt.categories
     assert adapter.calibration.price is not None
     assert not list(story.adapter.parent.glob(".adapter.*"))  # no training state left behind
+
+
+def test_what_is_ahead_is_announced_and_recorded(story: Any) -> None:
+    record = json.loads((story.adapter / "train.json").read_text())
+    kinds = [line.partition(":")[0] for line in story.announced]
+    learned = f"learned of product {record['preflight']['product_code']}"
+    assert kinds == ["trained", learned, "photos", "memory", "time"]
+    assert record["preflight"]["steps"] == record["planned_steps"] == record["steps"]
+    assert record["preflight"]["learned"].endswith("<|end|>")
+
+
+def test_a_label_leak_is_refused_before_anything_is_read(
+    story: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leaky(products: Any, settings: Any) -> Splits:
+        return Splits(train=tuple(products), validation=(), calibration=(), test=tuple(products[:1]))
+
+    monkeypatch.setattr(finetuning, "split_catalog", leaky)
+    with pytest.raises(UsageError, match=r"^label leak: product .* of the train split and product .* of the test "):
+        finetune(str(story.catalog), str(tmp_path / "out"), TrainSettings(model="phi3v-tiny"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_metrics_stand_beside_base_and_baselines(story: Any) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from enrich.prompt import Prompt
 from enrich.schema import Product
 from enrich.settings import TrainSettings
 from enrich.train import fit as fit_module
+from enrich.train.callbacks import FiniteGuard
 from enrich.train.collate import Collator, Photos
-from enrich.train.evaluate import composite, embed, evaluate
+from enrich.train.evaluate import composite, evaluate
 from enrich.train.examples import build_examples
 from enrich.train.fit import fit
 from enrich.train.lora import add_lora
-from enrich.train.record import Evaluation, Training, TrainProgress
+from enrich.train.record import Evaluation, Skipped, Training, TrainProgress
 from enrich.train.trainer import AnswerTrainer, last_checkpoint, training_arguments
 from tests.phi3_vision.tiny import Tiny
 
@@ -67,12 +69,12 @@ def test_accumulation_does_not_change_the_scale_of_the_loss(
             args=training_arguments(
                 settings, tmp_path / str(batch_size), device=torch.device("cpu"), dtype=torch.float32, workers=0
             ),
-            train_dataset=photos,
+            photos=photos,
+            settings=settings,
+            guard=FiniteGuard(),
             eval_dataset=photos,
             data_collator=Collator(tiny.processor.tokenizer.pad_token_id),
             evaluate_step=lambda step: evaluate(model, photos, settings, step=step),
-            embed=lambda batch: embed(model, batch, photos, settings),
-            flush=lambda: None,
             callbacks=[gradients],
         )
         trainer.train()
@@ -101,12 +103,67 @@ def _poisoned(tiny: Tiny, calls: Callable[[int], bool]) -> torch.nn.Module:
     return model
 
 
-def test_one_nan_step_is_left_out(photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path) -> None:
+def test_one_nan_step_is_left_out(
+    photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = make_settings(epochs=6, evaluations=1)
     adapted, training, _ = _fit(photos, tiny, settings, tmp_path, model=_poisoned(tiny, lambda step: step == 3))
     assert (training.steps, training.skipped_steps) == (6, 1)
+    (skipped,) = training.skipped
+    assert (skipped.step, sorted(skipped.product_codes)) == (3, ["P0", "P1", "P2", "P3", "P4"])
+    assert caplog.messages == [
+        f"step 3 left out: its gradient is not finite (products {', '.join(skipped.product_codes)})"
+    ]
     assert all(torch.isfinite(parameter).all() for parameter in adapted.parameters())
     assert any(parameter.abs().max() > 0 for name, parameter in adapted.named_parameters() if "lora_B" in name)
+
+
+def test_a_step_with_a_nan_names_the_batch_that_had_it(
+    photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path
+) -> None:
+    """Steps of four photos in batches of two, then one of one: the sixth batch is the second step's last but one."""
+    batches: list[tuple[str, ...]] = []
+
+    class Recording(Collator):
+        def __call__(self, items: Any) -> dict[str, Any]:
+            batch = super().__call__(items)
+            batches.append(tuple(item.example.product.product_code for item in items))
+            return batch
+
+    settings = make_settings(epochs=4, evaluations=1, batch_size=2, effective_batch_size=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_module, "Collator", Recording)
+        _, training, _ = _fit(photos, tiny, settings, tmp_path, model=_poisoned(tiny, lambda batch: batch == 5))
+    assert [(row.step, row.product_codes) for row in training.skipped] == [(3, batches[4])]
+    assert len(batches[4]) == 2
+
+
+def test_a_nan_of_the_gradient_alone_names_the_whole_step(
+    photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path
+) -> None:
+    model, calls = copy.deepcopy(tiny.model), 0
+
+    def poison(gradient: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return gradient * (math.nan if calls == 1 else 1.0)
+
+    def watch(module: torch.nn.Module, arguments: Any, outputs: Any) -> None:
+        if module.training:
+            outputs.logits.register_hook(poison)
+
+    model.register_forward_hook(watch)
+    settings = make_settings(epochs=2, evaluations=1, batch_size=2, effective_batch_size=4)
+    _, training, _ = _fit(photos, tiny, settings, tmp_path, model=model)
+    assert [(row.step, len(row.product_codes)) for row in training.skipped] == [(1, 4)]
+
+
+@pytest.mark.parametrize(
+    ("codes", "named"),
+    [(1, "product 0"), (3, "products 0, 1, 2"), (10, "products 0, 1, 2, 3, 4, 5, 6, 7 and 2 more")],
+)
+def test_a_message_names_a_few_products(codes: int, named: str) -> None:
+    assert Skipped(step=1, product_codes=tuple(map(str, range(codes)))).named == named
 
 
 def test_a_diverged_run_stops_and_keeps_its_best_adapter(
@@ -116,9 +173,11 @@ def test_a_diverged_run_stops_and_keeps_its_best_adapter(
     with pytest.raises(RunFailed) as raised:
         _fit(photos, tiny, settings, tmp_path, model=_poisoned(tiny, lambda step: step > 3))
     kept = tmp_path / "checkpoint-2"
-    assert str(raised.value) == (
-        "training: 5 steps in a row, the last of them 8, had a non-finite gradient; lower learning_rate and start "
-        f"again; the best adapter so far is kept in {kept}"
+    message, codes = re.subn(r"products ((?:P\d, ){4}P\d)", "WHICH", str(raised.value))
+    assert codes == 1
+    assert message == (
+        "training: 5 steps in a row, the last of them 8 (WHICH), had a non-finite gradient; lower learning_rate and "
+        f"start again; the best adapter so far is kept in {kept}"
     )
     assert (kept / "adapter_model.safetensors").is_file()
 
@@ -144,7 +203,7 @@ def test_the_best_weights_are_kept_not_the_last(
 ) -> None:
     scores, seen = iter([0.1, 0.9, 0.9, 0.2]), {}
 
-    def scripted(model: torch.nn.Module, photos: Photos, settings: TrainSettings, *, step: int) -> Evaluation:
+    def scripted(model: torch.nn.Module, photos: Photos, settings: TrainSettings, *, step: int, **_: Any) -> Evaluation:
         seen[step] = {name: weight.clone() for name, weight in model.named_parameters() if "lora_" in name}
         values = dict.fromkeys(("parse_rate", "category_accuracy", "title_token_f1"), 0.0)
         return Evaluation(step=step, score=next(scores), mdape=None, **values)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -169,6 +168,8 @@ def test_cached_features_change_nothing(run: Run, tmp_path: Path) -> None:
     torch.testing.assert_close(_weights(tmp_path / "fresh"), _weights(tmp_path / "cached"), rtol=1e-3, atol=1e-5)
 
 
+# Trains in one forked process after another, each of which kills itself at its moment: importing torch takes longer
+# than such a run.
 _KILLED = """
 import json, os, signal, sys, torch
 from pathlib import Path
@@ -176,34 +177,74 @@ torch.set_num_threads(1)
 from enrich.prompt import Prompt
 from enrich.schema import Product
 from enrich.settings import TrainSettings
+from enrich.train import fit
 from enrich.train.run import train
+from enrich.train.trainer import AnswerTrainer
 
-products, prompt, settings, base, workdir, last = json.loads(sys.stdin.read())
-def progress(told):
-    if told.stage == "training" and told.step == last:
-        os.kill(os.getpid(), signal.SIGKILL)
-products = [Product(**product) for product in products]
-train(products, products, Prompt(**prompt), TrainSettings(**settings), Path(base), Path(workdir),
-      data_fingerprint="data", progress=progress)
+products, prompt, settings, base, moments = json.loads(sys.stdin.read())
+
+def start(workdir, moment, step):
+    def die(now, at):
+        if (now, at) == (moment, step):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    class Watched(AnswerTrainer):
+        def save_model(self, *arguments, **more):
+            super().save_model(*arguments, **more)
+            die("saving", self.state.global_step)
+        def _save_checkpoint(self, *arguments):
+            super()._save_checkpoint(*arguments)
+            die("saved", self.state.global_step)
+
+    fit.AnswerTrainer = Watched
+    rows = [Product(**product) for product in products]
+    train(rows, rows, Prompt(**prompt), TrainSettings(**settings), Path(base), Path(workdir), data_fingerprint="data",
+          progress=lambda told: die(told.stage, told.step))
+
+for moment in moments:
+    child = os.fork()
+    if not child:
+        start(*moment)
+        os._exit(0)
+    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != -signal.SIGKILL:
+        sys.exit(f"not killed: {moment}")
 """
+# Two steps an epoch, the second of one photo; evaluations and checkpoints at steps 3, 5, 8 and 10; dropout draws random
+# numbers, which a resumed run must draw alike.
+_RESUMED = {"epochs": 5, "evaluations": 4, "batch_size": 2, "effective_batch_size": 4, "lora_dropout": 0.1}
+_MOMENTS = {  # of the kill, and the step that the run then goes on at
+    ("training", 1): 1,  # before any checkpoint
+    ("training", 7): 6,  # in the middle of an epoch, two steps after a checkpoint
+    ("saved", 5): 6,  # right after an evaluation and its checkpoint
+    ("saving", 8): 6,  # with half of a checkpoint written, at the end of an epoch
+}
 
 
-def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(
-    run: Run, tiny: Tiny, products: list[Product], prompt: Prompt, make_settings: Make, tmp_path: Path
-) -> None:
-    # Two steps an epoch, the second of one photo; dropout draws random numbers; step 7 is in the middle of an epoch.
-    changes = {"epochs": 5, "evaluations": 4, "batch_size": 2, "effective_batch_size": 4, "lora_dropout": 0.1}
-    undisturbed, _ = run(tmp_path / "undisturbed", **changes)
+@pytest.fixture(scope="module")
+def undisturbed(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainReport]:
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    return workdir, run(workdir, **_RESUMED)[0]
+
+
+@pytest.fixture(scope="module")
+def killed(
+    tiny: Tiny,
+    products: list[Product],
+    prompt: Prompt,
+    make_settings: Make,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[tuple[str, int], Path]:
+    """Work directories of runs that were killed, by the moment of it."""
+    left = {moment: tmp_path_factory.mktemp("killed") for moment in _MOMENTS}
     arguments = [
         [asdict(product) for product in products],
         prompt.model_dump(),
-        make_settings(**changes).model_dump(),
+        make_settings(**_RESUMED).model_dump(),
         str(tiny.path),
-        str(tmp_path / "killed"),
-        7,
+        [(str(workdir), *moment) for moment, workdir in left.items()],
     ]
     root = Path(__file__).parents[2]
-    killed = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", _KILLED],
         input=json.dumps(arguments),
         text=True,
@@ -212,13 +253,29 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(
         env={**os.environ, "PYTHONPATH": str(root)},
         check=False,
     )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert not (tmp_path / "killed" / "adapter").exists()
-    resumed, told = run(tmp_path / "killed", **changes)
+    assert done.returncode == 0, done.stderr
+    return left
+
+
+@pytest.mark.parametrize("moment", _MOMENTS, ids=str)
+def test_a_killed_run_goes_on_and_ends_bit_for_bit_as_if_nothing_had_happened(
+    run: Run, undisturbed: tuple[Path, TrainReport], killed: dict[tuple[str, int], Path], moment: tuple[str, int]
+) -> None:
+    workdir = killed[moment]
+    assert not (workdir / "adapter").exists()
+    resumed, told = run(workdir, **_RESUMED)
     steps = [progress.step for progress in told if progress.stage == "training"]
-    assert steps == [6, 7, 8, 9, 10]  # the last checkpoint was that of the evaluation at step 5
-    assert resumed.evaluations == undisturbed.evaluations
-    torch.testing.assert_close(_weights(tmp_path / "killed"), _weights(tmp_path / "undisturbed"))
+    assert steps == list(range(_MOMENTS[moment], 11))
+    reference, report = undisturbed
+    assert resumed.evaluations == report.evaluations
+    assert _same(_weights(workdir), _weights(reference))
+    # The adapter is the best checkpoint's, which may be older than the kill: the last one shows what came after it.
+    last = Path("checkpoints", "checkpoint-10", "adapter_model.safetensors")
+    assert _same(load_file(workdir / last), load_file(reference / last))
+
+
+def _same(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:
+    return some.keys() == others.keys() and all(torch.equal(some[name], others[name]) for name in others)
 
 
 def test_a_finished_run_is_not_trained_again(run: Run, tmp_path: Path) -> None:
