@@ -117,7 +117,13 @@ def test_smaller_settings_lower_the_batch_then_recompute() -> None:
 
 @pytest.mark.parametrize(
     ("available", "fits"),
-    [(44, (8, False, False)), (16, (2, False, False)), (10, (4, True, False)), (7, (16, True, True)), (1, None)],
+    [
+        (44, (8, False, False)),
+        (16, (2, False, False)),
+        (10, (4, True, False)),
+        (7, (8, True, True)),
+        (1, None),
+    ],
 )
 def test_the_first_settings_that_fit_are_advised(available: float, fits: tuple[int, bool, bool] | None) -> None:
     def needed(settings: TrainSettings) -> int:

@@ -94,7 +94,8 @@ def test_people_are_told_in_lines(look: Look) -> None:
         (0.6, "; set batch_size: 2"),
         (
             0.01,
-            "; no batch_size fits, not even with gradient_checkpointing and the smallest base: lower num_crops or use another GPU",
+            "; no batch_size fits, not even with gradient_checkpointing and the smallest base: "
+            "lower num_crops or use another GPU",
         ),
     ],
 )
@@ -123,7 +124,7 @@ def test_nothing_is_loaded_where_the_gpu_is_too_small(
     def loaded(*_: Any, **__: Any) -> None:
         raise AssertionError("the base was loaded")
 
-    monkeypatch.setattr(run_module, "load_model", loaded)
+    monkeypatch.setattr(run_module, "load_base", loaded)
     monkeypatch.setattr(run_module, "device_and_dtype", lambda _: (torch.device("cuda"), torch.bfloat16))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 1000))
     with pytest.raises(UsageError, match=r"^GPU memory: training needs about "):
