@@ -18,10 +18,10 @@ TOP_K = 8  # alternatives kept a token: enough for the digits that matter and th
 
 @dataclass(frozen=True)
 class Request:
-    """One decoded photo. `pixels` is (height, width, 3) uint8 RGB."""
+    """One photo. `page` is uint8 RGB (height, width, 3), both whole crops, as `hd_transform` makes it."""
 
     id: str
-    pixels: np.ndarray
+    page: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _generate(self, batch: list[Request], grammar: bool) -> list[Completion]:
-        inputs = self.processor(text=[self._text] * len(batch), images=[[request.pixels] for request in batch])
+        pages = [[request.page] for request in batch]
+        inputs = self.processor(text=[self._text] * len(batch), images=pages, do_hd_transform=False)
         generated = generate_answers(
             self.model,
             inputs.to(self.model.device),
@@ -99,7 +100,7 @@ def load_engine(adapter: Adapter, settings: RunSettings) -> TransformersEngine:
             f"adapter {adapter.path}: it does not fit its base {adapter.base}: {_first_line(error)}; "
             "fine-tune on this base, or name the base it was made from"
         ) from error
-    processor = load_processor(adapter.path, num_crops=adapter.num_crops)
+    processor = load_processor(adapter.path)
     return TransformersEngine(
         model, processor, adapter.prompt, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens
     )
@@ -109,7 +110,7 @@ def load_base_engine(base: Path, adapter: Adapter, settings: RunSettings) -> Tra
     """The same engine without the adapter: what the base says to the same prompt."""
     device, dtype = device_and_dtype(settings.device)
     model = load_model(base, dtype=dtype, device=device)
-    processor = load_processor(adapter.path, num_crops=adapter.num_crops)
+    processor = load_processor(adapter.path)
     return TransformersEngine(
         model, processor, adapter.prompt, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens
     )

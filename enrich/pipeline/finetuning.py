@@ -13,7 +13,7 @@ import torch
 
 from enrich.catalog.read import read_catalog
 from enrich.catalog.split import Splits, split_catalog
-from enrich.images import ImageRefused, decode
+from enrich.images import ImageRefused, Preparation, prepare
 from enrich.infer.adapter import RECORD_FILE, Adapter, adapter_id, read_adapter
 from enrich.infer.answer import Answerer, Image
 from enrich.infer.engine import Engine, start_engine
@@ -260,17 +260,17 @@ def _predict(
     tokens = AnswerTokens(load_processor(adapter.path).tokenizer, adapter.prompt.categories)
     answerer = Answerer(engine, tokens, Calibration.uncalibrated(), ReviewSettings(), second_pass=second_pass)
     outcomes = dict.fromkeys((product.product_code for product in products), Outcome())
-    for done, (code, outcome) in enumerate(answerer.answer(_photos(products, limits)), start=1):
+    for done, (code, outcome) in enumerate(answerer.answer(_photos(products, limits, adapter.preparation)), start=1):
         outcomes[code] = outcome
         progress(what, done, len(products))
     return [outcomes[product.product_code] for product in products]
 
 
-def _photos(products: Sequence[Product], limits: PhotoLimits) -> Iterator[Image]:
+def _photos(products: Sequence[Product], limits: PhotoLimits, how: Preparation) -> Iterator[Image]:
     for product in products:
         data = Path(product.image_path).read_bytes()
         try:
-            photo = decode(data, limits)
+            photo = prepare(data, limits, how)
         except ImageRefused:
             continue
-        yield Image(product.product_code, hashlib.sha256(data).hexdigest(), np.asarray(photo))
+        yield Image(product.product_code, hashlib.sha256(data).hexdigest(), photo.page)
