@@ -24,7 +24,6 @@ from enrich.train.export import commit, finish_adapter, versions, write_adapter
 from enrich.train.features import FeatureCache
 from enrich.train.fit import fit
 from enrich.train.kernels import check_4bit, load_base
-from enrich.train.lora import merge_only
 from enrich.train.preflight import preflight
 from enrich.train.record import Dropped, Preflight, Rows, TrainProgress, TrainReport
 from enrich.train.tracking import UNTRACKED, require_trackers, tracked
@@ -112,7 +111,6 @@ def train(
             commit=commit(),
             device=device_name(device),
             rows=rows,
-            merge_only=merge_only(settings),
             preflight=plan,
             merge_check=merge_check.compare(unmerged, merge_check.outputs(merged, few, settings), dtype),
             seconds=time.monotonic() - started,
@@ -134,7 +132,8 @@ def _prepare(
         plan = preflight(
             examples, unseen, processor, job.prompt, job.settings, job.base, device=job.device, dtype=job.dtype
         )
-        job.announce(plan)
+        if leads():
+            job.announce(plan)
         model = load_base(job.base, job.settings, device=job.device, dtype=job.dtype)
     photos, unseen_photos = (
         open_photos(model, own, processor, job.settings, job.workdir / f"{name}.features")
