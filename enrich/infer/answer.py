@@ -18,11 +18,11 @@ SECOND_PASS = 16  # photos that wait for the grammar pass before it runs; bounds
 
 @dataclass(frozen=True)
 class Image:
-    """A decoded photo with its identity: `sha256` of the bytes it came from; `pixels` (height, width, 3) uint8."""
+    """A photo with its identity: `sha256` of the bytes it came from; `page` is what `hd_transform` made of it."""
 
     key: str
     sha256: str
-    pixels: np.ndarray
+    page: np.ndarray
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Answerer:
 
     def answer(self, images: Iterable[Image]) -> Iterator[tuple[str, Outcome]]:
         """Yield (key, outcome) for every image, as they finish."""
-        in_flight: dict[str, np.ndarray] = {}  # sha256 -> pixels, kept for a second pass
+        in_flight: dict[str, np.ndarray] = {}  # sha256 -> page, kept for a second pass
         waiting: dict[str, list[str]] = defaultdict(list)  # sha256 -> keys with these bytes
         done: list[tuple[str, Outcome]] = []  # keys whose bytes were answered before
         second: list[Request] = []
@@ -54,8 +54,8 @@ class Answerer:
                     continue
                 waiting[image.sha256].append(image.key)
                 if image.sha256 not in in_flight:
-                    in_flight[image.sha256] = image.pixels
-                    yield Request(image.sha256, image.pixels)
+                    in_flight[image.sha256] = image.page
+                    yield Request(image.sha256, image.page)
 
         def settle(digest: str, outcome: Outcome) -> Iterator[tuple[str, Outcome]]:
             in_flight.pop(digest, None)

@@ -1,14 +1,17 @@
 """The second pass: only tokens that keep the answer well formed and its category in the taxonomy."""
 
+import json
 from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 from enrich.infer.evidence import AnswerTokens
 from enrich.parse import MAX_TITLE, holds_control_characters
+from enrich.prompt import UNKNOWN_PRICE
 
 MAX_TITLE_TOKENS = 40  # the tutorial's longest title has 71 characters, about 25 tokens
 MAX_DIGITS = 7
+TITLE_CHARACTERS = 100  # where characters are counted, not tokens: 40 tokens of 2.5 each
 
 
 def answer_grammar(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> Callable[[Sequence[int]], list[int]]:
@@ -64,3 +67,37 @@ def answer_grammar(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> 
         return after(lines[-1])
 
     return allowed
+
+
+def answer_ebnf(categories: Sequence[str]) -> str:
+    """The same answers for vLLM's structured outputs, as a grammar of characters.
+
+    It differs where only tokens can tell: a title is bounded by its characters, a label may be written in other tokens
+    than the usual ones, and letters that no word of the vocabulary has may be spelled in bytes.
+    """
+    written = f"[^{_ranges(holds_control_characters)}]"
+    visible = f"[^{_ranges(lambda character: character.isspace() or holds_control_characters(character))}]"
+    rest = f"{visible} {written}{{0,{TITLE_CHARACTERS - 1}}}"
+    labels = " | ".join(json.dumps(category, ensure_ascii=False) for category in categories)
+    return "\n".join(
+        [
+            # The tokenizer puts a space before the first word of a text, and takes it away again where it decodes.
+            r'root ::= " "? "Product:" title "\nCategory: " label "\nFull Price: " price',
+            f'title ::= {rest} | " " {rest}',  # xgrammar 0.2.8 takes `" "?` before such a class for no space at all
+            f"label ::= {labels}",
+            f'price ::= [1-9] [0-9]{{0,{MAX_DIGITS - 1}}} | "{UNKNOWN_PRICE}"',
+        ]
+    )
+
+
+def _ranges(chosen: Callable[[str], bool]) -> str:
+    """The chosen characters as a grammar writes ranges of them. Surrogates are none: UTF-8 cannot spell them."""
+    start, found = None, ""
+    for point in range(0x110001):
+        inside = point < 0x110000 and not 0xD800 <= point < 0xE000 and chosen(chr(point))
+        if inside and start is None:
+            start = point
+        elif not inside and start is not None:
+            found += f"\\U{start:08x}-\\U{point - 1:08x}"
+            start = None
+    return found

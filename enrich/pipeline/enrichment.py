@@ -35,6 +35,7 @@ from enrich.manifest import (
     source_table,
 )
 from enrich.phi3_vision.checkpoint import load_processor
+from enrich.phi3_vision.image_processing import hd_transform
 from enrich.pipeline.catalogs import local_tree
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.records import write_report
@@ -126,7 +127,7 @@ def open_run(
         check_run_id(run_id)
     if limit is not None and limit < 1:
         raise UsageError(f"limit {limit}: a run takes at least 1 photo; leave the limit out to take all")
-    choose_engine(settings.engine)
+    choose_engine(settings.engine, settings.device)
     source = open_store(images, must_exist=True)
     _refuse_overlap(source.uri, output)
     with ExitStack() as stack:
@@ -194,6 +195,7 @@ def answer_shard(session: Session, shard: int) -> Iterator[int]:
     run, seconds = session.run, session.seconds
     wanted = items(run.manifest, shard)
     pending: dict[str, tuple[Fetched, tuple[int, ...]]] = {}
+    image_size = load_processor(run.adapter.path).image_processor.image_size
     rows: list[Row] = []
 
     def decoded() -> Iterator[Image]:
@@ -211,7 +213,8 @@ def answer_shard(session: Session, shard: int) -> Iterator[int]:
                 continue
             pixels = fetched.photo.pixels
             pending[fetched.item.key] = replace(fetched, photo=None), pixels.shape  # memory must not keep the pixels
-            yield Image(fetched.item.key, fetched.sha256 or "", pixels)
+            page = hd_transform(pixels, run.adapter.num_crops, image_size)
+            yield Image(fetched.item.key, fetched.sha256 or "", page)
 
     start, waited = time.perf_counter(), seconds["wait for photos"]
     for key, outcome in session.answerer.answer(decoded()):
