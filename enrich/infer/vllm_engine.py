@@ -13,7 +13,7 @@ from enrich.errors import RunFailed, UsageError
 from enrich.infer.adapter import Adapter
 from enrich.infer.engine import TOP_K, Completion, Request
 from enrich.infer.evidence import AnswerTokens
-from enrich.infer.grammar import answer_ebnf
+from enrich.infer.grammar import answer_structure
 from enrich.infer.merged import CACHE, merged_checkpoint
 from enrich.infer.transformers_engine import device_and_dtype, find_base, stop_ids
 from enrich.infer.vllm_process import EngineDied, EngineProcess
@@ -72,7 +72,7 @@ class VllmEngine:
         self._render = renderer(processor, render_prompt(prompt))
         stops = stop_ids(processor)
         self._free = sampling(stops, max_new_tokens)
-        self._constrained = sampling(stops, max_new_tokens, answer_ebnf(prompt.categories))
+        self._constrained = sampling(stops, max_new_tokens, answer_structure(processor.tokenizer, self.tokens))
         self._flying: dict[str, _Flight] = {}
         self._suspects: deque[_Flight] = deque()
         self._deaths = 0

@@ -1,5 +1,6 @@
 """Between the engine's words and vLLM's: a page becomes an input that needs no rendering, an output a completion."""
 
+import json
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -54,7 +55,7 @@ def renderer(processor: Phi3VProcessor, text: str) -> Callable[[Request], MultiM
     return render
 
 
-def sampling(stop_ids: list[int], max_new_tokens: int, grammar: str | None = None) -> SamplingParams:
+def sampling(stop_ids: list[int], max_new_tokens: int, structure: dict[str, Any] | None = None) -> SamplingParams:
     """Greedy, with each token's best alternatives; only what `stop_ids` names ends an answer.
 
     Texts are made of the ids once, at the end, and log-probabilities travel as arrays: spelling nine tokens a step
@@ -69,7 +70,7 @@ def sampling(stop_ids: list[int], max_new_tokens: int, grammar: str | None = Non
         ignore_eos=True,  # the checkpoint's eos is not where an answer ends
         stop_token_ids=stop_ids,
         output_kind=RequestOutputKind.FINAL_ONLY,
-        structured_outputs=None if grammar is None else StructuredOutputsParams(grammar=grammar),
+        structured_outputs=StructuredOutputsParams(structural_tag=json.dumps(structure)) if structure else None,
     )
 
 
