@@ -30,7 +30,8 @@ from enrich.infer.transformers_engine import stop_ids
 from enrich.phi3_vision import Phi3VImageProcessor, Phi3VProcessor
 from enrich.phi3_vision.checkpoint import load_model, load_processor
 from enrich.phi3_vision.generation import Generated, generate_answers
-from enrich.phi3_vision.image_processing import hd_transform, normalize_crops, resized_size
+from enrich.phi3_vision.hd_transform import hd_transform, resized_size
+from enrich.phi3_vision.image_processing import normalize_crops
 from enrich.prompt import make_prompt, render_prompt
 from enrich.settings import TINY_MODEL_PATH, PhotoLimits
 

@@ -27,7 +27,7 @@ from enrich.catalog.sample.draw import render as draw
 from enrich.catalog.sample.products import sample_product
 from enrich.catalog.sample.spec import BASE
 from enrich.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
-from enrich.phi3_vision.image_processing import hd_transform
+from enrich.phi3_vision.hd_transform import hd_transform
 from enrich.prompt import END, make_prompt, render_answer, render_prompt
 
 NUM_CROPS = 4

@@ -1,4 +1,4 @@
-"""The images of a manifest -> decoded photos, as they finish.
+"""The images of a manifest -> photos decoded and cropped, as they finish.
 
 Threads download. Processes decode, for the bytes come from outside: each process has one photo at a time, a memory
 limit and a time limit, and a photo that breaks its process costs one row.
@@ -22,16 +22,15 @@ from queue import SimpleQueue
 from threading import Lock
 
 import numpy as np
-from PIL import Image
 
 from enrich.errors import RunFailed
-from enrich.images import ImageRefused, Photo, decode
+from enrich.images import ImageRefused, Photo, Preparation, prepare
 from enrich.schema import ErrorKind, ManifestItem
 from enrich.settings import PhotoLimits, RunSettings
 from enrich.storage import StorageError, Store
 from enrich.storage.store import check_size
 
-Decode = Callable[[bytes, PhotoLimits], Image.Image]
+Prepare = Callable[[bytes, PhotoLimits, Preparation], Photo]
 
 _SPAWN = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's threads as they happen to be
 _START_SECONDS = 120.0  # Pillow and numpy take 0.5 s to import, on a busy machine more
@@ -52,15 +51,15 @@ class Fetched:
     decode_seconds: float
 
 
-def fetch(store: Store, items: Iterable[ManifestItem], settings: RunSettings) -> Iterator[Fetched]:
+def fetch(store: Store, items: Iterable[ManifestItem], settings: RunSettings, how: Preparation) -> Iterator[Fetched]:
     """One `Fetched` for each item, in the order in which they finish; see `fetcher`, which does many manifests."""
-    with fetcher(store, settings) as fetch_items:
+    with fetcher(store, settings, how) as fetch_items:
         yield from fetch_items(items)
 
 
 @contextmanager
 def fetcher(
-    store: Store, settings: RunSettings, decode: Decode = decode
+    store: Store, settings: RunSettings, how: Preparation, prepare: Prepare = prepare
 ) -> Iterator[Callable[[Iterable[ManifestItem]], Iterator[Fetched]]]:
     """A function from items to `Fetched`, whose decoding processes live as long as the context.
 
@@ -68,12 +67,13 @@ def fetcher(
     is raised for a faulty image; its `Fetched` says what is wrong.
 
     Args:
-        decode: Runs in the decoding processes: a function that they can import.
+        how: as the model was trained.
+        prepare: Runs in the decoding processes: a function that they can import.
 
     Raises:
         RunFailed: the decoding processes do not start.
     """
-    decoders = [_Decoder(decode, settings.limits) for _ in range(settings.decode_processes)]
+    decoders = [_Decoder(prepare, settings.limits, how) for _ in range(settings.decode_processes)]
     idle: SimpleQueue[_Decoder] = SimpleQueue()
     for decoder in decoders:
         idle.put(decoder)
@@ -128,12 +128,12 @@ class _Decoder:
     """One decoding process, started again after a photo broke it. Used by one thread at a time.
 
     Each has a pipe of its own. In a pool that shares one, a process killed while it sends (the kernel does so when
-    memory runs out) leaves the others waiting for its lock. Pixels cross as plain bytes: unpickling what comes from a
+    memory runs out) leaves the others waiting for its lock. Pages cross as plain bytes: unpickling what comes from a
     process that parsed hostile bytes would give away what the process is there to protect.
     """
 
-    def __init__(self, decode: Decode, limits: PhotoLimits) -> None:
-        self._decode, self._limits = decode, limits
+    def __init__(self, prepare: Prepare, limits: PhotoLimits, how: Preparation) -> None:
+        self._prepare, self._limits, self._how = prepare, limits, how
         self._changing = Lock()  # of the process: one thread decodes, another may close
         self._closed = False
         with self._changing:
@@ -171,7 +171,7 @@ class _Decoder:
 
     def _start(self) -> None:
         self._pipe, theirs = _SPAWN.Pipe()
-        arguments = (theirs, self._decode, self._limits)
+        arguments = (theirs, self._prepare, self._limits, self._how)
         self._process = _SPAWN.Process(target=_serve, args=arguments, name="enrich-decoder", daemon=True)
         self._process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
@@ -193,34 +193,35 @@ class _Decoder:
         header = json.loads(self._pipe.recv_bytes(_MAX_HEADER_BYTES))
         if "kind" in header:
             raise ImageRefused(ErrorKind(header["kind"]), header["message"])
-        height, width = header["height"], header["width"]
-        if not 0 < height * width <= self._limits.max_pixels:
-            raise OSError(f"{width} x {height} pixels from the decoder")
-        pixels = np.empty((height, width, 3), np.uint8)
-        self._pipe.recv_bytes_into(pixels.reshape(-1).data)
-        return Photo(pixels)
+        rows, columns, side = header["rows"], header["columns"], self._how.image_size
+        if not 0 < rows * columns <= self._how.num_crops:
+            raise OSError(f"{columns} x {rows} crops from the decoder")
+        page = np.empty((rows * side, columns * side, 3), np.uint8)
+        self._pipe.recv_bytes_into(page.reshape(-1).data)
+        return Photo(page, header["width"], header["height"])
 
 
-def _serve(pipe: Connection, decode: Decode, limits: PhotoLimits) -> None:
-    """A decoding process: bytes of a photo in, a JSON header and, where it is a photo, its pixels out."""
+def _serve(pipe: Connection, prepare: Prepare, limits: PhotoLimits, how: Preparation) -> None:
+    """A decoding process: bytes of a photo in, a JSON header and, where it is a photo, its page out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent ends this one
     _limit_memory(limits.decode_memory_bytes)
     with suppress(EOFError, ConnectionError):  # the parent closed the pipe, or is gone
         pipe.send_bytes(b"started")
         while True:
             data = pipe.recv_bytes()
-            pixels = None
+            photo = None
             try:
-                pixels = np.asarray(decode(data, limits))
-                header = {"height": pixels.shape[0], "width": pixels.shape[1]}
+                photo = prepare(data, limits, how)
+                rows, columns = (length // how.image_size for length in photo.page.shape[:2])
+                header = {"rows": rows, "columns": columns, "width": photo.width, "height": photo.height}
             except ImageRefused as error:
                 header = {"kind": error.kind, "message": str(error)}
             except MemoryError:
                 message = f"decoding needs more than {limits.decode_memory_bytes:,} bytes of memory"
                 header = {"kind": ErrorKind.TOO_MANY_PIXELS, "message": message}
             pipe.send_bytes(json.dumps(header).encode())
-            if pixels is not None:
-                pipe.send_bytes(pixels.reshape(-1).data)
+            if photo is not None:
+                pipe.send_bytes(photo.page.reshape(-1).data)
 
 
 def _limit_memory(bytes_more: int) -> None:

@@ -37,6 +37,7 @@ def judge_run(stats: RunStats, previous: RunStats | None, gate: GateSettings) ->
         return ()
     checks = _absolute(stats, gate)
     if previous is not None:
+        checks += _review_rise(stats, previous, gate)
         checks += _category_shift(stats, previous, gate) + _price_shift(stats, previous, gate)
     return tuple(finding for finding in checks if finding.value > finding.allowed)
 
@@ -46,12 +47,19 @@ def _absolute(stats: RunStats, gate: GateSettings) -> list[Finding]:
     counts = [
         ("max_failed", stats.failed, gate.max_failed, f"failed, most often with {kind}"),
         ("max_unknown_category", stats.unknown_category, gate.max_unknown_category, "got no category of the taxonomy"),
-        ("max_review", stats.review, gate.max_review, "need review"),
     ]
     return [
         _finding(limit, count / stats.rows, allowed, f"{count:,} of {stats.rows:,} images {what}")
         for limit, count, allowed, what in counts
     ]
+
+
+def _review_rise(stats: RunStats, previous: RunStats, gate: GateSettings) -> list[Finding]:
+    """How many more rows need review, as a share. No limit on the share itself: what a weak model writes is marked as
+    such row by row, and may be all that there is; that it got worse overnight is news."""
+    now, before = stats.review / stats.rows, previous.review / previous.rows
+    what = f"{stats.review:,} of {stats.rows:,} images need review, {now:.0%} after {before:.0%}"
+    return [_finding("max_review_rise", now - before, gate.max_review_rise, what)]
 
 
 def _category_shift(stats: RunStats, previous: RunStats, gate: GateSettings) -> list[Finding]:

@@ -1,16 +1,18 @@
-"""The bytes of a photo -> RGB pixels, the same for training and for serving. Pillow reads them; this file says what is
-accepted and what a photo looks like when it has transparency, 16 bits or an EXIF orientation."""
+"""The bytes of a photo -> its page of crops, the same for training and for serving. Pillow reads them; this file says
+what is accepted and what a photo looks like when it has transparency, 16 bits or an EXIF orientation."""
 
 import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from enrich.errors import ImageError
+from enrich.phi3_vision.hd_transform import hd_transform, resized_size
 from enrich.schema import ErrorKind
 from enrich.settings import PhotoLimits
 
@@ -47,10 +49,32 @@ class ImageRefused(ImageError):
 
 
 @dataclass(frozen=True)
-class Photo:
-    """A decoded photo."""
+class Preparation:
+    """How photos become pages of crops: what an adapter was trained with, and must be served with."""
 
-    pixels: np.ndarray  # (height, width, 3) uint8 RGB
+    num_crops: int
+    image_size: int  # pixels of a crop's side
+    fast_decode: bool = False  # see `decode_reduced`
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo as the model will see it."""
+
+    page: np.ndarray  # (rows x image_size, columns x image_size, 3) uint8 RGB, as `hd_transform` makes it
+    width: int  # of the upright photo, pixels
+    height: int
+
+
+def prepare(data: bytes, limits: PhotoLimits, how: Preparation) -> Photo:
+    """The bytes of a photo to its page of crops: what training and serving both do, and nothing else does.
+
+    Raises:
+        As `decode`.
+    """
+    grid = {"num_crops": how.num_crops, "image_size": how.image_size}
+    image, (width, height) = _decode(data, limits, partial(resized_size, **grid) if how.fast_decode else None)
+    return Photo(hd_transform(image, **grid, size=(width, height)), width, height)
 
 
 def decode(data: bytes, limits: PhotoLimits) -> Image.Image:

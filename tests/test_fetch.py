@@ -17,12 +17,13 @@ from PIL import Image
 
 from enrich.errors import RunFailed
 from enrich.fetch import Fetched, fetch, fetcher
-from enrich.images import decode
+from enrich.images import Photo, Preparation, prepare
 from enrich.schema import ErrorKind, ManifestItem, Reason
 from enrich.settings import PhotoLimits, RunSettings
 from enrich.storage import StorageError, Store, open_store
 
 SETTINGS = RunSettings(download_threads=4, decode_processes=2, in_flight=6)
+HOW = Preparation(num_crops=4, image_size=28)
 
 
 def jpeg(grey: int, size: tuple[int, int] = (32, 24)) -> bytes:
@@ -80,7 +81,7 @@ def test_each_item_becomes_a_photo_or_an_error(store: Store) -> None:
     items = [*items_of(store), item("gone.jpg"), item("../outside.jpg")]
     items = [grown if i.key == "large.jpg" else i for i in items]
 
-    found = by_key(list(fetch(store, items, SETTINGS.model_copy(update={"limits": limits}))))
+    found = by_key(list(fetch(store, items, SETTINGS.model_copy(update={"limits": limits}), HOW)))
 
     errors = {key: result.error_kind for key, result in found.items() if result.photo is None}
     assert errors == {
@@ -95,8 +96,10 @@ def test_each_item_becomes_a_photo_or_an_error(store: Store) -> None:
     for key, data in good.items():
         result = found[key]
         assert result.photo is not None
-        assert np.array_equal(result.photo.pixels, np.asarray(decode(data, limits)))
-        assert result.photo.pixels.flags.writeable
+        expected = prepare(data, limits, HOW)
+        assert np.array_equal(result.photo.page, expected.page)
+        assert (result.photo.width, result.photo.height) == (expected.width, expected.height) == (32, 24)
+        assert result.photo.page.flags.writeable
         assert (result.etag, result.sha256) == (store.get(key)[1], hashlib.sha256(data).hexdigest())
         assert (result.error_kind, result.error_message) == (None, None)
         assert min(result.download_seconds, result.decode_seconds) > 0
@@ -106,7 +109,7 @@ def test_each_item_becomes_a_photo_or_an_error(store: Store) -> None:
 
 def test_the_etag_is_that_of_the_bytes_read(local: Store) -> None:
     local.put("a.jpg", jpeg(1))
-    [result] = fetch(local, [item("a.jpg", etag="of older bytes")], SETTINGS)
+    [result] = fetch(local, [item("a.jpg", etag="of older bytes")], SETTINGS, HOW)
     assert result.etag == local.get("a.jpg")[1]
     assert result.item.etag == "of older bytes"
 
@@ -116,20 +119,20 @@ def test_what_was_listed_as_too_large_is_not_downloaded(local: Store, monkeypatc
         raise StorageError(ErrorKind.DOWNLOAD_FAILED, "was read")
 
     monkeypatch.setattr(local, "get", get)
-    [result] = fetch(local, [item("a.jpg", size=(32 << 20) + 1)], SETTINGS)
+    [result] = fetch(local, [item("a.jpg", size=(32 << 20) + 1)], SETTINGS, HOW)
     message = f"{local.uri}/a.jpg: 33,554,433 bytes, more than the limit of 33,554,432"
     assert (result.error_kind, result.error_message) == (ErrorKind.TOO_LARGE, message)
 
 
 def test_nothing_to_fetch(local: Store) -> None:
-    assert list(fetch(local, [], SETTINGS)) == []
+    assert list(fetch(local, [], SETTINGS, HOW)) == []
 
 
 # ---- decoders that break
 
 
-def break_as_told(data: bytes, limits: PhotoLimits) -> Image.Image:
-    """Runs in the decoding processes in place of `decode`."""
+def break_as_told(data: bytes, limits: PhotoLimits, how: Preparation) -> Photo:
+    """Runs in the decoding processes in place of `prepare`."""
     match data:
         case b"hang":
             time.sleep(600)
@@ -152,7 +155,18 @@ def break_as_told(data: bytes, limits: PhotoLimits) -> Image.Image:
                 os.kill(os.getpid(), signal.SIGKILL)
 
             Connection._send = send_half  # type: ignore[attr-defined]
-    return Image.new("RGB", (3, 2))
+    return Photo(np.zeros((28, 56, 3), np.uint8), 3, 2)
+
+
+def more_crops_than_told(data: bytes, limits: PhotoLimits, how: Preparation) -> Photo:
+    return Photo(np.zeros((28 * 5, 28, 3), np.uint8), 3, 2)
+
+
+def test_a_page_of_more_crops_than_the_model_takes_is_not_received(local: Store) -> None:
+    local.put("a.jpg", b"good")
+    with fetcher(local, SETTINGS, HOW, more_crops_than_told) as fetch_items:
+        [result] = fetch_items(items_of(local))
+    assert result.error_kind is ErrorKind.NOT_AN_IMAGE
 
 
 @pytest.mark.parametrize(
@@ -172,37 +186,37 @@ def test_a_photo_that_breaks_its_decoder_costs_one_row(
     for number in range(8):
         local.put(f"{number}.jpg", fault if number == 3 else b"good")
     settings = RunSettings(decode_processes=1, limits=PhotoLimits(decode_seconds=1.5))
-    with fetcher(local, settings, break_as_told) as fetch_items:
+    with fetcher(local, settings, HOW, break_as_told) as fetch_items:
         found = by_key(list(fetch_items(items_of(local))))
     broken = found.pop("3.jpg")
     assert (broken.photo, broken.error_kind, broken.error_message) == (None, kind, message)
     assert len(found) == 7
-    assert all(result.photo and result.photo.pixels.shape == (2, 3, 3) for result in found.values())
+    assert all(result.photo and result.photo.page.shape == (28, 56, 3) for result in found.values())
 
 
 def test_a_real_photo_that_needs_too_much_memory_is_refused(local: Store) -> None:
     local.put("big.jpg", jpeg(5, size=(6_000, 6_000)))  # 144 MB in Pillow's memory
     local.put("small.jpg", jpeg(5))
     settings = RunSettings(decode_processes=1, limits=PhotoLimits(decode_memory_bytes=100 << 20))
-    found = by_key(list(fetch(local, items_of(local), settings)))
+    found = by_key(list(fetch(local, items_of(local), settings, HOW)))
     assert found["big.jpg"].error_kind is ErrorKind.TOO_MANY_PIXELS
     assert found["small.jpg"].photo
 
 
 class Unloadable:
-    """A decode function that ends the process that unpickles it."""
+    """A function that ends the process that unpickles it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os._exit, (1,)
 
-    def __call__(self, data: bytes, limits: PhotoLimits) -> Image.Image:
+    def __call__(self, data: bytes, limits: PhotoLimits, how: Preparation) -> Photo:
         raise AssertionError
 
 
 def test_decoders_that_do_not_start_fail_the_run(local: Store) -> None:
     local.put("a.jpg", jpeg(1))
     message = "no decoding process starts; `python -c 'import enrich.fetch'` may say why"
-    with fetcher(local, SETTINGS, Unloadable()) as fetch_items, pytest.raises(RunFailed) as caught:
+    with fetcher(local, SETTINGS, HOW, Unloadable()) as fetch_items, pytest.raises(RunFailed) as caught:
         list(fetch_items(items_of(local)))
     assert str(caught.value) == message
 
@@ -220,7 +234,7 @@ def test_items_are_taken_only_as_there_is_room(local: Store) -> None:
             taken += 1
             yield item("a.jpg")
 
-    with fetcher(local, SETTINGS) as fetch_items:
+    with fetcher(local, SETTINGS, HOW) as fetch_items:
         results = fetch_items(endless())
         for consumed in range(1, 31):
             assert next(results).photo
@@ -231,7 +245,7 @@ def test_items_are_taken_only_as_there_is_room(local: Store) -> None:
 def test_one_set_of_processes_serves_many_manifests(local: Store) -> None:
     for number in range(4):
         local.put(f"{number}.jpg", jpeg(number))
-    with fetcher(local, SETTINGS) as fetch_items:
+    with fetcher(local, SETTINGS, HOW) as fetch_items:
         processes = {process.pid for process in multiprocessing.active_children()}
         assert len(processes) == 2
         for _ in range(3):
@@ -255,7 +269,7 @@ def test_an_interruption_ends_the_processes_even_busy_ones(
             time.sleep(0.01)
         raise interruption
 
-    with pytest.raises(interruption), fetcher(local, SETTINGS, break_as_told) as fetch_items:
+    with pytest.raises(interruption), fetcher(local, SETTINGS, HOW, break_as_told) as fetch_items:
         list(fetch_items(interrupted_items()))
     assert multiprocessing.active_children() == []
 
@@ -263,7 +277,7 @@ def test_an_interruption_ends_the_processes_even_busy_ones(
 def test_closing_early_ends_the_processes(local: Store) -> None:
     for number in range(20):
         local.put(f"{number}.jpg", jpeg(number))
-    results = fetch(local, items_of(local), SETTINGS)
+    results = fetch(local, items_of(local), SETTINGS, HOW)
     assert next(results).photo
     assert multiprocessing.active_children() != []
     results.close()  # type: ignore[attr-defined]
@@ -273,11 +287,12 @@ def test_closing_early_ends_the_processes(local: Store) -> None:
 KILLED_PARENT = """
 import multiprocessing, os, signal, sys
 from enrich.fetch import fetcher
+from enrich.images import Preparation
 from enrich.settings import RunSettings
 from enrich.storage import open_store
 
 if __name__ == "__main__":
-    with fetcher(open_store(sys.argv[1]), RunSettings()):
+    with fetcher(open_store(sys.argv[1]), RunSettings(), Preparation(4, 28)):
         print(*(process.pid for process in multiprocessing.active_children()), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 """

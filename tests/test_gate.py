@@ -70,11 +70,11 @@ def test_a_run_like_the_last_one_passes() -> None:
             "mend the cause, or raise gate.max_unknown_category if this is right",
         ),
         (
-            {"review": 81},
-            "max_review",
-            0.81,
-            "81 of 100 images need review: 0.81 is above 0.8; "
-            "mend the cause, or raise gate.max_review if this is right",
+            {"review": 71},
+            "max_review_rise",
+            0.31,
+            "71 of 100 images need review, 71% after 40%: 0.31 is above 0.3; "
+            "mend the cause, or raise gate.max_review_rise if this is right",
         ),
         (
             {"category_mix": {"Bags": 0.2, "Hats": 0.8}},
@@ -106,7 +106,7 @@ def test_each_limit_is_found_and_says_what_to_change(
     [
         {"failed": 20},
         {"unknown_category": 10},
-        {"review": 80},
+        {"review": 70},
         {"category_mix": {"Bags": 0.25, "Coats": 0.25, "Hats": 0.3, "Scarves": 0.2}},
         {"price_median": 271.8281},
         {"price_median": None},
@@ -119,9 +119,10 @@ def test_a_limit_that_is_only_reached_is_not_passed(change: dict[str, object]) -
 
 
 def test_without_a_run_to_compare_with_only_absolute_limits_hold() -> None:
-    shifted = replace(GOOD, category_mix={"Hats": 1.0}, price_median=1.0)
+    shifted = replace(GOOD, review=100, category_mix={"Hats": 1.0}, price_median=1.0)
     assert judge_run(shifted, None, GateSettings()) == ()
     assert [finding.limit for finding in judge_run(shifted, GOOD, GateSettings())] == [
+        "max_review_rise",
         "max_category_shift",
         "max_price_shift",
     ]

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from enrich.images import ImageRefused, decode, decode_reduced
+from enrich.images import ImageRefused, Preparation, decode, decode_reduced, prepare
+from enrich.phi3_vision.hd_transform import hd_transform
 from enrich.schema import ErrorKind
 from tests.test_images import LIMITS, NOISE, TURNED, encoded, exif, png_header
 
@@ -73,6 +74,22 @@ def test_other_formats_are_decoded_whole(format: str) -> None:
     image, whole = decode_reduced(data, LIMITS, lambda width, height: (16, 20))
     assert image.size == whole == (64, 80)
     assert np.array_equal(image, decode(data, LIMITS))
+
+
+@pytest.mark.parametrize("fast_decode", [False, True])
+def test_a_photo_is_prepared_whole_or_reduced(fast_decode: bool) -> None:
+    data = encoded(smooth(301, 400), "JPEG", quality=95)
+    photo = prepare(data, LIMITS, Preparation(num_crops=4, image_size=100, fast_decode=fast_decode))
+    assert (photo.width, photo.height, photo.page.shape) == (301, 400, (200, 200, 3))
+    whole = hd_transform(decode(data, LIMITS), 4, 100)
+    assert np.array_equal(photo.page, whole) != fast_decode
+    assert np.abs(photo.page.astype(int) - whole).max() <= 4
+
+
+def test_a_reduced_photo_keeps_the_grid_of_the_whole_one() -> None:
+    data = encoded(smooth(204, 102), "JPEG", quality=95)  # half of it rounds to the ratio of one row
+    pages = [prepare(data, LIMITS, Preparation(2, 28, fast)).page.shape for fast in (False, True)]
+    assert pages[0] == pages[1] == (28, 56, 3)
 
 
 def test_reduced_decoding_refuses_as_decoding_does() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from enrich.errors import UsageError
+from enrich.images import Preparation
 from enrich.price import CALIBRATION_FILE, Calibration
 from enrich.prompt import PROMPT_FILE, Prompt
 from enrich.settings import TINY_MODEL, TINY_MODEL_PATH
@@ -31,7 +32,7 @@ class Adapter:
     id: str  # 16 hex digits of a hash of everything that shapes an answer
     base: str  # a hub id, a directory, or the name of the tiny base
     revision: str | None
-    num_crops: int
+    preparation: Preparation
     prompt: Prompt
     calibration: Calibration
 
@@ -64,15 +65,20 @@ def read_adapter(path: Path) -> Adapter:
         calibration = Calibration.model_validate_json((path / CALIBRATION_FILE).read_bytes())
     except ValidationError as error:
         raise UsageError(f"adapter {path}: {CALIBRATION_FILE} is damaged; make the adapter again") from error
-    num_crops = _read_json(path / "preprocessor_config.json").get("num_crops")
-    if not isinstance(num_crops, int) or num_crops < 1:
+    crops = _read_json(path / "preprocessor_config.json")
+    preparation = Preparation(
+        num_crops=crops.get("num_crops", 0),
+        image_size=crops.get("image_size", 336),  # the original's, whose file does not say it
+        fast_decode=crops.get("fast_decode", False),
+    )
+    if not isinstance(preparation.num_crops, int) or preparation.num_crops < 1:
         raise UsageError(f"adapter {path}: preprocessor_config.json names no num_crops; make the adapter again")
     return Adapter(
         path=path,
         id=adapter_id(path),
         base=base,
         revision=revision,
-        num_crops=num_crops,
+        preparation=preparation,
         prompt=Prompt.read(path / PROMPT_FILE),
         calibration=calibration,
     )

@@ -18,7 +18,7 @@ SECOND_PASS = 16  # photos that wait for the grammar pass before it runs; bounds
 
 @dataclass(frozen=True)
 class Image:
-    """A photo with its identity: `sha256` of the bytes it came from; `page` is what `hd_transform` made of it."""
+    """A photo with its identity: `sha256` of the bytes it came from; `page` as in `Request`."""
 
     key: str
     sha256: str

@@ -18,7 +18,7 @@ TOP_K = 8  # alternatives kept a token: enough for the digits that matter and th
 
 @dataclass(frozen=True)
 class Request:
-    """One photo. `page` is what `hd_transform` made of it: (height, width, 3) uint8, sides multiples of a crop's."""
+    """One photo. `page` is uint8 RGB (height, width, 3), both whole crops, as `hd_transform` makes it."""
 
     id: str
     page: np.ndarray

@@ -93,7 +93,7 @@ def load_engine(adapter: Adapter, settings: RunSettings) -> TransformersEngine:
     """
     device, dtype = device_and_dtype(settings.device)
     model = merged_model(adapter, dtype, device)
-    processor = load_processor(adapter.path, num_crops=adapter.num_crops)
+    processor = load_processor(adapter.path)
     return TransformersEngine(
         model, processor, adapter.prompt, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens
     )
@@ -115,7 +115,7 @@ def load_base_engine(base: Path, adapter: Adapter, settings: RunSettings) -> Tra
     """The same engine without the adapter: what the base says to the same prompt."""
     device, dtype = device_and_dtype(settings.device)
     model = load_model(base, dtype=dtype, device=device)
-    processor = load_processor(adapter.path, num_crops=adapter.num_crops)
+    processor = load_processor(adapter.path)
     return TransformersEngine(
         model, processor, adapter.prompt, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens
     )

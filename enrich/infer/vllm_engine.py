@@ -186,14 +186,14 @@ def load_vllm_engine(adapter: Adapter, settings: RunSettings) -> VllmEngine:
     else:
         model = merged_checkpoint(adapter, dtype, Path(settings.merged_cache) if settings.merged_cache else CACHE)
     arguments = engine_arguments(settings, device, dtype)
-    arguments |= {"model": str(model), "mm_processor_kwargs": {"num_crops": adapter.num_crops}}
+    arguments |= {"model": str(model), "mm_processor_kwargs": {"num_crops": adapter.preparation.num_crops}}
     if lora:
         arguments |= lora_arguments(lora)
     in_flight = settings.engine_in_flight or arguments["max_num_seqs"] * 5 // 4
     log.info("vLLM: %s, in_flight %d", arguments, in_flight)
     return VllmEngine(
         lambda: EngineProcess(arguments, cpu=device.type == "cpu", lora=lora),
-        load_processor(adapter.path, num_crops=adapter.num_crops),
+        load_processor(adapter.path),
         adapter.prompt,
         in_flight=in_flight,
         max_new_tokens=settings.max_new_tokens,

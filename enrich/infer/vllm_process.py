@@ -70,7 +70,8 @@ class EngineProcess:
             config = EngineArgs(**arguments, logging_config=_logging_config(self._folder, self._log))
             self._engine = LLMEngine.from_engine_args(config, enable_multiprocessing=True)
         except (RuntimeError, ValueError, TimeoutError, OSError) as error:
-            raise self._start_failure(error, arguments) from error
+            text = self._log.read_text(errors="replace") if self._log.is_file() else ""
+            raise start_failure(error, text, arguments) from error
         core: Any = self._engine.engine_core
         self._outputs = core.outputs_queue
         self._processes = list(core.resources.engine_manager.processes)
@@ -118,7 +119,7 @@ class EngineProcess:
         """The last error in the engine's log, or how its process ended."""
         for process in self._processes:
             process.join(1.0)  # the pipe ends a moment before the process, which is to tell how it ended
-        if told := _last_error(self._log):
+        if self._log.is_file() and (told := last_error(self._log.read_text(errors="replace"))):
             return told
         codes = [process.exitcode for process in self._processes if process.exitcode]
         return f"its process ended with code {codes[0]}" if codes else "its process ended"
@@ -132,19 +133,20 @@ class EngineProcess:
                 process.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _start_failure(self, error: Exception, arguments: dict[str, Any]) -> UsageError | RunFailed:
-        reason = _last_error(self._log) or " ".join(str(error).split())[:300]
-        text = self._log.read_text(errors="replace") if self._log.is_file() else ""
-        if _NO_MEMORY.search(f"{text}\n{reason}"):
-            named = ("gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs")
-            lower = ", ".join(f"{name} ({arguments[name]})" for name in named if arguments.get(name) is not None)
-            return UsageError(
-                f"engine vllm: not enough memory on the GPU: {reason}; lower {lower}, set quantization and "
-                "kv_cache_dtype to fp8, or end what else runs on this GPU"
-            )
-        if isinstance(error, ValueError):
-            return UsageError(f"engine vllm: {reason}; change that setting")
-        return RunFailed(f"engine vllm: it does not start: {reason}; its log is {self._log}")
+
+def start_failure(error: Exception, text: str, arguments: dict[str, Any]) -> UsageError | RunFailed:
+    """What to tell of an engine that did not start: `error` was raised here, `text` is its log."""
+    reason = last_error(text) or " ".join(str(error).split())[:300]
+    if _NO_MEMORY.search(reason):
+        named = ("gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs")
+        lower = ", ".join(f"{name} ({arguments[name]})" for name in named if arguments.get(name) is not None)
+        return UsageError(
+            f"engine vllm: not enough memory on the GPU: {reason}; lower {lower}, set quantization and "
+            "kv_cache_dtype to fp8, or end what else runs on this GPU"
+        )
+    if isinstance(error, ValueError):
+        return UsageError(f"engine vllm: {reason}; change that setting")
+    return RunFailed(f"engine vllm: it does not start: {reason}")
 
 
 def _watch(sentinels: list[int], outputs: Any, dead: type[Exception]) -> None:
@@ -171,12 +173,8 @@ def _logging_config(folder: Path, file: Path) -> Any:
     return LoggingConfig(pylogging_config_file=str(folder / "logging.json"))
 
 
-def _last_error(file: Path) -> str | None:
-    """The last line of a log that names an exception."""
-    if not file.is_file():
-        return None
-    found = re.findall(
-        r"^(?:\(.*?\) ERROR )?((?:\w+\.)*\w+(?:Error|Exception): .+)$", file.read_text(errors="replace"), re.M
-    )
+def last_error(text: str) -> str | None:
+    """The last line of a log that names an exception; not those that only pass one on."""
+    found = re.findall(r"^(?:\(.*?\) ERROR )?((?:\w+\.)*\w+(?:Error|Exception): .+)$", text, re.MULTILINE)
     own = [line for line in found if "See root cause above" not in line and "EngineDeadError" not in line]
     return own[-1][:300] if own else None

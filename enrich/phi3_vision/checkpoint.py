@@ -13,9 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig, GenerationConfig
 
-from .configuration import Phi3VConfig
-from .modeling import Phi3VForCausalLM
-from .processing import Phi3VProcessor
+from .auto import Phi3VConfig, Phi3VForCausalLM, Phi3VProcessor
 
 # Configuration, tokenizer and weights; neither code (*.py) nor pickles (*.bin, *.pt) are ever fetched.
 _HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
@@ -107,8 +105,10 @@ def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def load_processor(path: str | Path, num_crops: int | None = None) -> Phi3VProcessor:
-    """Load the processor of an original or re-saved checkpoint, or of an adapter; `num_crops` overrides the file's.
+def load_processor(path: str | Path, **overrides: Any) -> Phi3VProcessor:
+    """Load the processor of an original or re-saved checkpoint, or of an adapter.
+
+    `overrides` (num_crops, fast_decode) stand for what the image processor's file says; None leaves that as it is.
 
     Raises:
         FileNotFoundError: no tokenizer.json, or no image processor file.
@@ -116,8 +116,8 @@ def load_processor(path: str | Path, num_crops: int | None = None) -> Phi3VProce
     directory = Path(path)
     _need(directory, "tokenizer.json", directory / "tokenizer.json")
     _need(directory, "preprocessor_config.json", *(directory / name for name in _IMAGE_PROCESSOR_FILES))
-    overrides = {} if num_crops is None else {"num_crops": num_crops}
-    return Phi3VProcessor.from_pretrained(directory, local_files_only=True, **overrides)
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return Phi3VProcessor.from_pretrained(directory, local_files_only=True, **given)
 
 
 def load_adapted(

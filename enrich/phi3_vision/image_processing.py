@@ -1,11 +1,10 @@
-"""Phi-3-vision's HD transform on Pillow and numpy: a photo becomes a global view and up to `num_crops` square crops.
+"""Photos to the model's inputs: a global view and up to `num_crops` square crops, normalised.
 
 Equal to the original processor (which needs torchvision) to the bit of its uint8 resize and to float rounding after it.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,67 +13,11 @@ from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ImagesKwargs
 
+from .hd_transform import as_rgb, hd_size, hd_transform, is_rgb_array
+
 # CLIP's channel statistics, RGB, of pixels scaled to 0..1.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-def hd_transform(
-    image: Image.Image | np.ndarray, num_crops: int, image_size: int = 336, size: tuple[int, int] | None = None
-) -> np.ndarray:
-    """Resize and pad an image to whole crops.
-
-    The image is scaled (up or down, aspect kept, bilinear) to the largest grid of `image_size` squares of at most
-    `num_crops`, and padded with white: landscape above and below, portrait left and right.
-
-    Args:
-        image: PIL image of any mode (converted to RGB as Pillow does), or uint8 array (height, width, 3).
-        size: (width, height) of the photo where `image` is the same photo decoded at a reduced scale: rounding in its
-            sides must not choose another grid than the photo's.
-
-    Returns:
-        uint8 array (height, width, 3), both sides multiples of `image_size`.
-
-    Raises:
-        ValueError: num_crops < 1, or an array of another shape or type.
-    """
-    picture = _as_rgb(image)
-    width, height = resized_size(*(size or picture.size), num_crops, image_size)
-    # The definition transposes a portrait and resizes that. Pillow rounds to uint8 between its two passes, so their
-    # order matters: the first one is along the long side, here done by itself instead of moving every pixel twice.
-    if width < height and picture.height != height:
-        picture = picture.resize((picture.width, height), Image.Resampling.BILINEAR)
-    if picture.size != (width, height):
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    padded_width, padded_height = _whole_crops(width, image_size), _whole_crops(height, image_size)
-    left, top = (padded_width - width) // 2, (padded_height - height) // 2
-    padded = np.full((padded_height, padded_width, 3), 255, dtype=np.uint8)
-    padded[top : top + height, left : left + width] = np.asarray(picture)
-    return padded
-
-
-def hd_size(width: int, height: int, num_crops: int, image_size: int = 336) -> tuple[int, int]:
-    """The (width, height) that `hd_transform` gives an image of this size, without touching pixels."""
-    resized_width, resized_height = resized_size(width, height, num_crops, image_size)
-    return _whole_crops(resized_width, image_size), _whole_crops(resized_height, image_size)
-
-
-def resized_size(width: int, height: int, num_crops: int, image_size: int = 336) -> tuple[int, int]:
-    """The (width, height) to which `hd_transform` scales an image of this size before it pads it to whole crops."""
-    if num_crops < 1:
-        raise ValueError(f"num_crops must be at least 1, got {num_crops}")
-    ratio = max(width, height) / min(width, height)
-    along = 1  # crops along the long side
-    while (along + 1) * math.ceil((along + 1) / ratio) <= num_crops:
-        along += 1
-    long_side = along * image_size
-    # An image flatter than 1 : long_side would get no rows (the original fails there).
-    short_side = max(1, int(long_side / ratio))
-    return (short_side, long_side) if width < height else (long_side, short_side)
-
-
-def _whole_crops(side: int, image_size: int) -> int:
-    return math.ceil(side / image_size) * image_size
 
 
 def normalize_crops(
@@ -141,19 +84,6 @@ def _grids(crops: torch.Tensor, image_sizes: torch.Tensor) -> list[tuple[int, in
     return [(height // side, width // side) for height, width in sizes]
 
 
-def _as_rgb(image: Image.Image | np.ndarray) -> Image.Image:
-    if isinstance(image, Image.Image):
-        return image if image.mode == "RGB" else image.convert("RGB")
-    if _is_rgb_array(image):
-        return Image.fromarray(image)
-    given = f"{image.dtype} array {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise ValueError(f"an image must be a PIL image or a uint8 array (height, width, 3), got {given}")
-
-
-def _is_rgb_array(image: object) -> TypeGuard[np.ndarray]:
-    return isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
-
-
 class Phi3VImagesKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     """What `from_pretrained` may override."""
 
@@ -162,6 +92,7 @@ class Phi3VImagesKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     patch_size: int
     image_mean: Sequence[float]
     image_std: Sequence[float]
+    fast_decode: bool
 
 
 class Phi3VImageProcessor(BaseImageProcessor):
@@ -171,6 +102,8 @@ class Phi3VImageProcessor(BaseImageProcessor):
         num_crops: most crops per image beside the global view; must be the same in training and serving.
         image_size: side of a crop in pixels, the vision tower's `image_size`.
         patch_size: the vision tower's `patch_size`.
+        fast_decode: whether large JPEGs are decoded at a reduced scale before they get here. Nothing here depends on
+            it; like num_crops it must be the same in training and serving, and so it is kept in the same file.
         kwargs: other keys of the original's preprocessor_config.json (auto_map, num_img_tokens, ...), ignored.
     """
 
@@ -184,6 +117,7 @@ class Phi3VImageProcessor(BaseImageProcessor):
         patch_size: int = 14,
         image_mean: Sequence[float] = CLIP_MEAN,
         image_std: Sequence[float] = CLIP_STD,
+        fast_decode: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__()
@@ -196,6 +130,7 @@ class Phi3VImageProcessor(BaseImageProcessor):
         self.patch_size = patch_size
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
+        self.fast_decode = fast_decode
 
     def num_image_tokens(self, width: int, height: int) -> int:
         """Tokens that an image of this size takes in the prompt: its crops, the global view and the separators."""
@@ -253,8 +188,8 @@ class Phi3VImageProcessor(BaseImageProcessor):
         return hd_transform(image, self.num_crops, self.image_size)
 
     def _check_transformed(self, image: Image.Image | np.ndarray) -> np.ndarray:
-        # Pillow would copy an array twice: 2 ms a page, of which the serving process has none to spare.
-        pixels = image if _is_rgb_array(image) else np.asarray(_as_rgb(image))
+        # Pillow would copy an array twice: 2 ms a page, of which a serving process has none to spare.
+        pixels = image if is_rgb_array(image) else np.asarray(as_rgb(image))
         rows, columns = pixels.shape[0] // self.image_size, pixels.shape[1] // self.image_size
         if pixels.shape[0] % self.image_size or pixels.shape[1] % self.image_size or rows * columns > self.num_crops:
             raise ValueError(

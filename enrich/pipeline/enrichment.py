@@ -7,11 +7,12 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from enrich.errors import RunFailed, UsageError
@@ -35,7 +36,6 @@ from enrich.manifest import (
     source_table,
 )
 from enrich.phi3_vision.checkpoint import load_processor
-from enrich.phi3_vision.image_processing import hd_transform
 from enrich.pipeline.catalogs import local_tree
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.records import write_report
@@ -44,6 +44,8 @@ from enrich.schema import SCHEMA_VERSION, ManifestItem, Row, RunInfo, RunRecord
 from enrich.settings import RunSettings
 from enrich.storage import ObjectInfo, Store, open_store
 from enrich.write import commit_shard, committed_shards
+
+_NO_PAGE = np.empty((0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True)
@@ -172,8 +174,8 @@ def _plan(
 def fingerprint(adapter: Adapter) -> str:
     """Hash of what would change an answer: model, revision, adapter, prompt, crops, schema version; 16 hex digits."""
     parts = [
-        adapter.base, adapter.revision, adapter.id, adapter.prompt.model_dump(mode="json"), adapter.num_crops,
-        SCHEMA_VERSION,
+        adapter.base, adapter.revision, adapter.id, adapter.prompt.model_dump(mode="json"),
+        asdict(adapter.preparation), SCHEMA_VERSION,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -186,7 +188,7 @@ def open_session(run: Run) -> Iterator[Session]:
         stack.callback(engine.close)
         tokens = AnswerTokens(load_processor(run.adapter.path).tokenizer, run.adapter.prompt.categories)
         answerer = Answerer(engine, tokens, run.adapter.calibration, run.settings.review)
-        fetch = stack.enter_context(fetcher(run.images, run.settings))
+        fetch = stack.enter_context(fetcher(run.images, run.settings, run.adapter.preparation))
         yield Session(run, engine.name, answerer, fetch)
 
 
@@ -194,8 +196,7 @@ def answer_shard(session: Session, shard: int) -> Iterator[int]:
     """Fetch, answer and commit one shard; yields how many of its photos are done."""
     run, seconds = session.run, session.seconds
     wanted = items(run.manifest, shard)
-    pending: dict[str, tuple[Fetched, tuple[int, ...]]] = {}
-    image_size = load_processor(run.adapter.path).image_processor.image_size
+    pending: dict[str, Fetched] = {}
     rows: list[Row] = []
 
     def decoded() -> Iterator[Image]:
@@ -211,14 +212,13 @@ def answer_shard(session: Session, shard: int) -> Iterator[int]:
             if fetched.photo is None:
                 rows.append(_row(session, fetched))
                 continue
-            pixels = fetched.photo.pixels
-            pending[fetched.item.key] = replace(fetched, photo=None), pixels.shape  # memory must not keep the pixels
-            page = hd_transform(pixels, run.adapter.num_crops, image_size)
+            page, photo = fetched.photo.page, replace(fetched.photo, page=_NO_PAGE)  # memory must not keep the pixels
+            pending[fetched.item.key] = replace(fetched, photo=photo)
             yield Image(fetched.item.key, fetched.sha256 or "", page)
 
     start, waited = time.perf_counter(), seconds["wait for photos"]
     for key, outcome in session.answerer.answer(decoded()):
-        rows.append(_row(session, *pending.pop(key), outcome))
+        rows.append(_row(session, pending.pop(key), outcome))
         yield len(rows)
     seconds["infer"] += time.perf_counter() - start - (seconds["wait for photos"] - waited)
     start = time.perf_counter()
@@ -227,11 +227,9 @@ def answer_shard(session: Session, shard: int) -> Iterator[int]:
     yield len(rows)
 
 
-def _row(
-    session: Session, fetched: Fetched, shape: tuple[int, ...] | None = None, outcome: Outcome | None = None
-) -> Row:
-    """The row of one image: its answer, or why there is none. `shape` (height, width, 3) and outcome: once decoded."""
-    run, item = session.run, fetched.item
+def _row(session: Session, fetched: Fetched, outcome: Outcome | None = None) -> Row:
+    """The row of one image: its answer, or why there is none."""
+    run, item, photo = session.run, fetched.item, fetched.photo
     answer = outcome.answer if outcome else None
     failure = outcome or fetched
     price = None if answer is None or answer.price is None else float(answer.price)
@@ -241,8 +239,8 @@ def _row(
         image_uri=run.images.uri_of(item.key),
         image_etag=fetched.etag,
         image_sha256=fetched.sha256,
-        image_width=shape[1] if shape else None,
-        image_height=shape[0] if shape else None,
+        image_width=photo.width if photo else None,
+        image_height=photo.height if photo else None,
         status="ok" if answer else "failed",
         title=answer.title if answer else None,
         category=answer.category if answer else None,

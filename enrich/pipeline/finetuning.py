@@ -13,7 +13,7 @@ import torch
 
 from enrich.catalog.read import read_catalog
 from enrich.catalog.split import Splits, split_catalog
-from enrich.images import ImageRefused, decode
+from enrich.images import ImageRefused, Preparation, prepare
 from enrich.infer.adapter import RECORD_FILE, Adapter, adapter_id, read_adapter
 from enrich.infer.answer import Answerer, Image
 from enrich.infer.engine import Engine, start_engine
@@ -22,7 +22,6 @@ from enrich.infer.judge import Outcome
 from enrich.infer.transformers_engine import find_base, load_base_engine
 from enrich.metrics import baselines, expected_calibration_error, score
 from enrich.phi3_vision.checkpoint import load_processor
-from enrich.phi3_vision.image_processing import Phi3VImageProcessor, hd_transform
 from enrich.pipeline.catalogs import local_tree, work_directory
 from enrich.pipeline.progress import Progress, silent
 from enrich.price import (
@@ -258,23 +257,20 @@ def _predict(
     second_pass: bool = True,
 ) -> list[Outcome]:
     """Uncalibrated outcomes in the order of the products; without an answer where the photo cannot be read."""
-    processor = load_processor(adapter.path)
-    tokens = AnswerTokens(processor.tokenizer, adapter.prompt.categories)
-    photos = _photos(products, limits, processor.image_processor)
+    tokens = AnswerTokens(load_processor(adapter.path).tokenizer, adapter.prompt.categories)
     answerer = Answerer(engine, tokens, Calibration.uncalibrated(), ReviewSettings(), second_pass=second_pass)
     outcomes = dict.fromkeys((product.product_code for product in products), Outcome())
-    for done, (code, outcome) in enumerate(answerer.answer(photos), start=1):
+    for done, (code, outcome) in enumerate(answerer.answer(_photos(products, limits, adapter.preparation)), start=1):
         outcomes[code] = outcome
         progress(what, done, len(products))
     return [outcomes[product.product_code] for product in products]
 
 
-def _photos(products: Sequence[Product], limits: PhotoLimits, processor: Phi3VImageProcessor) -> Iterator[Image]:
+def _photos(products: Sequence[Product], limits: PhotoLimits, how: Preparation) -> Iterator[Image]:
     for product in products:
         data = Path(product.image_path).read_bytes()
         try:
-            photo = decode(data, limits)
+            photo = prepare(data, limits, how)
         except ImageRefused:
             continue
-        page = hd_transform(photo, processor.num_crops, processor.image_size)
-        yield Image(product.product_code, hashlib.sha256(data).hexdigest(), page)
+        yield Image(product.product_code, hashlib.sha256(data).hexdigest(), photo.page)

@@ -74,7 +74,7 @@ def merge(
                 "adapter": loaded.id,
                 "base": loaded.base,
                 "revision": loaded.revision,
-                "num_crops": loaded.num_crops,
+                "num_crops": loaded.preparation.num_crops,
                 "dtype": settings.dtype,
                 "check": check.model_dump(),
                 "versions": versions(),
@@ -92,7 +92,7 @@ def _write_checkpoint(
     """The merged checkpoint in `target`, after it was compared."""
     device, _ = device_and_dtype(settings.device)
     dtype = getattr(torch, settings.dtype)
-    processor = load_processor(adapter.path, num_crops=adapter.num_crops)
+    processor = load_processor(adapter.path)
     rows = _rows(adapter, processor)
     progress("merging, asking the unmerged model", 0, 3)
     with _adapter_errors(adapter):

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from enrich.phi3_vision import Phi3VProcessor
 from enrich.settings import PhotoLimits
-from enrich.train.examples import IGNORED, Example, loading_workers, read_photo
+from enrich.train.examples import IGNORED, Example, loading_workers, read_page
 from enrich.train.features import FeatureCache
 
 
@@ -63,8 +63,8 @@ class Photos(Dataset[Item]):
     def _image(self, index: int, cached: bool) -> dict[str, torch.Tensor]:
         if cached and self.cache is not None:
             return {"image_features": self.cache[index]}
-        photo = read_photo(self.examples[index].product.image_path, self._limits)
-        prepared = self.processor.image_processor(photo, do_normalize=False)
+        page = read_page(self.examples[index].product.image_path, self._limits, self.processor)
+        prepared = self.processor.image_processor(page, do_hd_transform=False, do_normalize=False)
         return {name: prepared[name] for name in ("pixel_values", "image_sizes")}
 
 

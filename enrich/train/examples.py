@@ -3,15 +3,17 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from os import cpu_count
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import torch
 from PIL import Image
 
 from enrich.errors import UsageError
-from enrich.images import ImageRefused, decode
+from enrich.images import ImageRefused, Preparation, decode, prepare
 from enrich.parse import AnswerMalformed, parse_answer
 from enrich.phi3_vision import Phi3VProcessor
 from enrich.prompt import END, Prompt, render_answer, render_prompt
@@ -21,6 +23,9 @@ from enrich.train.record import Dropped
 
 IGNORED = -100  # what cross entropy leaves out
 MAX_DROPPED = 0.5  # a catalog of which more is unusable is the wrong catalog
+
+
+_Made = TypeVar("_Made")
 
 
 class Unusable(ValueError):
@@ -84,11 +89,22 @@ def make_example(
 
 
 def read_photo(path: str, limits: PhotoLimits) -> Image.Image:
-    """The photo as serving sees it: RGB, upright.
+    """The photo, whole: RGB, upright.
 
     Raises:
         Unusable: it cannot be read or decoded, or passes a limit.
     """
+    return _decoded(path, limits, decode)
+
+
+def read_page(path: str, limits: PhotoLimits, processor: Phi3VProcessor) -> np.ndarray:
+    """The photo's page of crops as serving sees it, uint8 (height, width, 3). Raises as `read_photo`."""
+    crops = processor.image_processor
+    how = Preparation(crops.num_crops, crops.image_size, crops.fast_decode)
+    return _decoded(path, limits, partial(prepare, how=how)).page
+
+
+def _decoded(path: str, limits: PhotoLimits, decode: Callable[[bytes, PhotoLimits], _Made]) -> _Made:
     try:
         with Path(path).open("rb") as file:
             return decode(file.read(limits.max_bytes + 1), limits)  # one byte more is enough to be refused

@@ -58,7 +58,7 @@ def overfit_one_batch(
     settings = settings.model_copy(update={**changes, "batch_size": len(batch), "effective_batch_size": len(batch)})
     device, dtype = device_and_dtype(settings.device)
     with model_errors(settings):
-        processor = load_processor(base, num_crops=settings.num_crops)
+        processor = load_processor(base, num_crops=settings.num_crops, fast_decode=settings.fast_decode)
     examples, _ = build_examples(batch, processor, prompt, settings)
     set_seed(settings.seed)
     with model_errors(settings):

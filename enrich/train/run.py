@@ -128,7 +128,7 @@ def _prepare(
 ) -> tuple[Phi3VForCausalLM, Photos, Photos, Rows, Preflight]:
     """The base on its device, the photos of both splits as it will see them, which rows they are, and what is ahead."""
     with model_errors(job.settings):
-        processor = load_processor(job.base, num_crops=job.settings.num_crops)
+        processor = load_processor(job.base, num_crops=job.settings.num_crops, fast_decode=job.settings.fast_decode)
     examples, unseen, rows = _read(job, train_products, validation_products, processor)
     with model_errors(job.settings):
         plan = preflight(

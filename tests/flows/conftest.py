@@ -19,7 +19,7 @@ from prefect.settings import (
 from prefect.testing.utilities import prefect_test_harness
 
 from enrich.fetch import Fetched
-from enrich.images import Photo
+from enrich.images import Photo, Preparation
 from enrich.infer.adapter import Adapter
 from enrich.infer.answer import Image
 from enrich.infer.judge import Outcome
@@ -84,7 +84,7 @@ def _fetch(items: Iterable[ManifestItem]) -> Iterator[Fetched]:
         if "bad" in item.key:
             yield Fetched(item, item.etag, digest, None, ErrorKind.NOT_AN_IMAGE, "not an image", 0.0, 0.0)
         else:
-            yield Fetched(item, item.etag, digest, Photo(np.zeros((8, 8, 3), np.uint8)), None, None, 0.0, 0.0)
+            yield Fetched(item, item.etag, digest, Photo(np.zeros((8, 8, 3), np.uint8), 8, 8), None, None, 0.0, 0.0)
 
 
 @pytest.fixture
@@ -104,4 +104,4 @@ def world(prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def _adapter(path: Path) -> Adapter:
     prompt = make_prompt(("Coats",), "EUR")
-    return Adapter(path, "a1", "tiny", None, 4, prompt, Calibration.uncalibrated())
+    return Adapter(path, "a1", "tiny", None, Preparation(4, 8), prompt, Calibration.uncalibrated())

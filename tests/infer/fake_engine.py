@@ -43,13 +43,13 @@ class FakeEngine:
     def __init__(self, write: Callable[[Request, bool], Completion], in_flight: int = 1) -> None:
         self._write, self._in_flight = write, in_flight
         self.asked: list[tuple[str, bool]] = []  # (id, grammar) in the order they came
-        self.pixels: list[np.ndarray] = []
+        self.pages: list[np.ndarray] = []
 
     def complete(self, requests: Iterable[Request], *, grammar: bool = False) -> Iterator[Completion]:
         stream = iter(requests)
         while batch := list(islice(stream, self._in_flight)):
             self.asked += [(request.id, grammar) for request in batch]
-            self.pixels += [request.pixels for request in batch]
+            self.pages += [request.page for request in batch]
             for request in reversed(batch):
                 yield self._write(request, grammar)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from enrich.errors import UsageError
+from enrich.images import Preparation
 from enrich.infer.adapter import adapter_id, base_source, read_adapter
 from enrich.price import Calibration
 from enrich.prompt import make_prompt
@@ -41,7 +42,8 @@ def adapter(tmp_path: Path) -> Path:
 def test_a_whole_adapter_is_read(adapter: Path) -> None:
     read = read_adapter(adapter)
 
-    assert (read.path, read.base, read.revision, read.num_crops) == (adapter, "base/model", "abc", 4)
+    assert (read.path, read.base, read.revision) == (adapter, "base/model", "abc")
+    assert read.preparation == Preparation(num_crops=4, image_size=336, fast_decode=False)
     assert read.prompt == PROMPT
     assert read.calibration == Calibration.uncalibrated()
     assert read.id == adapter_id(adapter)

@@ -148,19 +148,19 @@ def test_the_second_pass_does_not_wait_for_the_end(make_answerer: MakeAnswerer) 
     assert [grammar for _, grammar in engine.asked].count(True) >= 1
 
 
-def test_pixels_are_dropped_once_they_are_answered(make_answerer: MakeAnswerer) -> None:
+def test_pages_are_dropped_once_they_are_answered(make_answerer: MakeAnswerer) -> None:
     answerer, engine = make_answerer()
     alive: list[weakref.ref[np.ndarray]] = []
     most = 0
 
     def photos() -> Iterator[Image]:
         for i in range(200):
-            pixels = np.zeros((2, 2, 3), np.uint8)
-            alive.append(weakref.ref(pixels))
-            yield Image(f"{i}.jpg", f"{'odd ' * (i % 2)}content {i % 150}", pixels)
+            page = np.zeros((2, 2, 3), np.uint8)
+            alive.append(weakref.ref(page))
+            yield Image(f"{i}.jpg", f"{'odd ' * (i % 2)}content {i % 150}", page)
 
     for _ in answerer.answer(photos()):
-        engine.pixels.clear()
+        engine.pages.clear()
         most = max(most, sum(reference() is not None for reference in alive))
     gc.collect()
 

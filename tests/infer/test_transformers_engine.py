@@ -4,6 +4,7 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,9 +36,9 @@ SETTINGS = RunSettings(device="cpu", batch_size=2, max_new_tokens=80)
 
 
 def request(number: int) -> Request:
-    """A photo of noise; sizes differ, and with them the number of image tokens."""
+    """A page of noise for the tiny base; sizes differ, and with them the number of image tokens."""
     rng = np.random.default_rng(number)
-    return Request(str(number), rng.integers(0, 256, (60 + 120 * (number % 3), 80, 3), dtype=np.uint8))
+    return Request(str(number), rng.integers(0, 256, (112 + 112 * (number % 3), 112, 3), dtype=np.uint8))
 
 
 BROKEN = Request("broken", np.zeros((8, 8), np.uint8))  # no colour channels
@@ -167,7 +168,7 @@ def test_an_answer_survives_the_tokenizer(engine: TransformersEngine, title: str
 
 def test_an_answerer_ends_in_known_categories(engine: TransformersEngine) -> None:
     answerer = Answerer(engine, engine.tokens, Calibration.uncalibrated(), ReviewSettings())
-    photos = [Image(f"{i}.jpg", request(i % 4).id, request(i % 4).pixels) for i in range(6)]
+    photos = [Image(f"{i}.jpg", request(i % 4).id, request(i % 4).page) for i in range(6)]
 
     outcomes = dict(answerer.answer(photos))
 
@@ -181,7 +182,8 @@ def test_an_answerer_ends_in_known_categories(engine: TransformersEngine) -> Non
 def test_an_adapter_is_served_merged(adapter: Adapter, random_base: Tiny) -> None:
     served, base = load_engine(adapter, SETTINGS), load_base_engine(random_base.path, adapter, SETTINGS)
 
-    [with_adapter], [without] = (list(e.complete([request(0)])) for e in (served, base))
+    photo = Request("0", np.random.default_rng(0).integers(0, 256, (56, 28, 3), dtype=np.uint8))
+    [with_adapter], [without] = (list(e.complete([photo])) for e in (served, base))
 
     assert served.name == base.name == "transformers"
     assert with_adapter.error is without.error is None
@@ -282,10 +284,21 @@ def test_vllm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_vllm_that_is_installed_is_not_taken_by_itself(monkeypatch: pytest.MonkeyPatch, adapter: Adapter) -> None:
+@pytest.mark.parametrize(
+    ("name", "device", "gpu", "chosen"),
+    [
+        ("auto", "auto", True, "vllm"),
+        ("auto", "cuda", True, "vllm"),
+        ("auto", "cpu", True, "transformers"),
+        ("auto", "auto", False, "transformers"),
+        ("transformers", "auto", True, "transformers"),
+        ("vllm", "cpu", False, "vllm"),
+    ],
+)
+def test_vllm_that_is_installed_is_taken_where_a_gpu_is(
+    monkeypatch: pytest.MonkeyPatch, name: Any, device: Any, gpu: bool, chosen: str
+) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
 
-    assert choose_engine("auto") == "transformers"
-    with pytest.raises(UsageError) as caught:
-        start_engine(adapter, RunSettings(engine="vllm"))
-    assert str(caught.value) == "engine vllm: this version serves with transformers only; use --engine transformers"
+    assert choose_engine(name, device) == chosen

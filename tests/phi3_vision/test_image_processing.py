@@ -254,6 +254,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     processor = Phi3VImageProcessor(num_crops=9, image_size=28, patch_size=7)
     processor.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "preprocessor_config.json").read_text()) == {
+        "fast_decode": False,
         "image_mean": list(CLIP_MEAN),
         "image_processor_type": "Phi3VImageProcessor",
         "image_size": 28,

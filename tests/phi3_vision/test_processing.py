@@ -8,7 +8,8 @@ from transformers import AutoProcessor, AutoTokenizer
 
 from enrich.phi3_vision import Phi3VConfig, Phi3VImageProcessor, Phi3VProcessor
 from enrich.phi3_vision.checkpoint import load_processor
-from enrich.phi3_vision.image_processing import hd_transform, normalize_crops
+from enrich.phi3_vision.hd_transform import hd_transform
+from enrich.phi3_vision.image_processing import normalize_crops
 from tests.phi3_vision.tiny import (
     ORIGINAL_PREPROCESSOR,
     Tiny,

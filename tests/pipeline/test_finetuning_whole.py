@@ -23,7 +23,7 @@ def test_the_adapter_directory_is_whole(story: Any) -> None:
     assert {path.name for path in story.adapter.iterdir()} == FILES
     adapter = read_adapter(story.adapter)
     assert adapter.id == story.finetuned.adapter == adapter_id(story.adapter)
-    assert (adapter.base, adapter.num_crops, adapter.prompt.currency) == ("phi3v-tiny", 4, "EUR")
+    assert (adapter.base, adapter.preparation.num_crops, adapter.prompt.currency) == ("phi3v-tiny", 4, "EUR")
     assert "T-SHIRTS" in adapter.prompt.categories
     assert adapter.calibration.price is not None
     assert not list(story.adapter.parent.glob(".adapter.*"))  # no training state left behind

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,13 +16,17 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from enrich.errors import RunFailed, UsageError
+from enrich.images import Preparation, prepare
+from enrich.infer.adapter import read_adapter
 from enrich.phi3_vision.checkpoint import load_merged, load_model, load_processor
 from enrich.phi3_vision.generation import generate_answers
+from enrich.price import Calibration
 from enrich.prompt import END, Prompt, render_answer, render_prompt
 from enrich.schema import Product
-from enrich.settings import TrainSettings
+from enrich.settings import PhotoLimits, TrainSettings
 from enrich.train import merge_check
 from enrich.train import run as run_module
+from enrich.train.examples import read_page
 from enrich.train.record import TrainProgress, TrainReport
 from enrich.train.run import train
 from enrich.train.workdir import own_workdir
@@ -125,6 +130,22 @@ def test_num_crops_of_the_settings_reach_training_and_the_adapter(run: Run, tiny
     assert processor.image_processor.num_crops == 1
     # 5 photos of (1 + 1) * 4 + 1 + 2 * 2 tokens, 32 floats each
     assert (tmp_path / "train.features").stat().st_size == 5 * 13 * 32 * 4
+
+
+@pytest.mark.parametrize("fast_decode", [False, True])
+def test_photos_are_prepared_in_training_as_the_adapter_says_for_serving(
+    fast_decode: bool, run: Run, tmp_path: Path
+) -> None:
+    photo = Image.effect_noise((400, 300), 80).convert("RGB")
+    photo.save(tmp_path / "photo.jpg", quality=95)
+    run(tmp_path / "work", epochs=1, evaluations=1, fast_decode=fast_decode)
+    adapter = tmp_path / "work" / "adapter"
+    (adapter / "calibration.json").write_text(Calibration.uncalibrated().model_dump_json())
+    how = read_adapter(adapter).preparation
+    assert how == Preparation(num_crops=4, image_size=28, fast_decode=fast_decode)
+    limits = PhotoLimits()
+    trained_on = read_page(str(tmp_path / "photo.jpg"), limits, load_processor(adapter))
+    assert np.array_equal(trained_on, prepare((tmp_path / "photo.jpg").read_bytes(), limits, how).page)
 
 
 def test_the_merged_model_is_the_adapter(
