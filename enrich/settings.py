@@ -234,6 +234,20 @@ class RunSettings(Settings):
     shard_size: int = Field(default=2048, ge=1)
     batch_size: int = Field(default=16, ge=1, description="Photos in one forward pass of the transformers engine")
     max_new_tokens: int = Field(default=64, ge=8)
+    served: Literal["merged", "lora"] = Field(
+        default="merged", description="vLLM: the adapter added into its base's weights, which is faster, or beside them"
+    )
+    merged_cache: str | None = Field(default=None, description="Where merged weights are kept; ~/.cache/enrich/merged")
+    quantization: Literal["none", "fp8"] = Field(default="none", description="vLLM: the weights' precision")
+    kv_cache_dtype: Literal["auto", "fp8"] = Field(
+        default="auto", description="vLLM: of keys and values, 0.39 MB a token of the full-size model in bf16"
+    )
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1, description="vLLM: share of the GPU it may take")
+    max_num_batched_tokens: int | None = Field(default=None, ge=1024, description="vLLM: tokens a step; by the GPU")
+    max_num_seqs: int | None = Field(default=None, ge=1, description="vLLM: answers written at a time; by the GPU")
+    engine_in_flight: int | None = Field(
+        default=None, ge=1, description="vLLM: photos given to it at a time, 1.4 MB each; 1.25 x max_num_seqs"
+    )
     download_threads: int = Field(default=16, ge=1)
     decode_processes: int = Field(default=2, ge=1)
     in_flight: int = Field(default=64, ge=1, description="Decoded photos waiting for the engine; bounds memory")

@@ -1,6 +1,7 @@
 """The second pass: only tokens that keep the answer well formed and its category in the taxonomy."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -17,13 +18,7 @@ def answer_grammar(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> 
     The title is free text without control characters, neither blank nor longer than `parse_answer` takes; everything
     else is spelled out.
     """
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    vocabulary = tokenizer.get_vocab()
-    texts = {  # "\u2581" marks a space; bytes could spell what the vocabulary's own words cannot
-        i: token.replace("\u2581", " ")
-        for token, i in vocabulary.items()
-        if i not in special and not token.startswith("<0x") and not holds_control_characters(token)
-    }
+    texts = title_words(tokenizer)
     words = list(texts)
     visible = [i for i, text in texts.items() if text.strip()]
     longest = max(map(len, texts.values()))
@@ -64,3 +59,62 @@ def answer_grammar(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> 
         return after(lines[-1])
 
     return allowed
+
+
+def title_words(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """Ids that a title may be written in, and what they spell: no control characters, no bytes, no special tokens."""
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    return {  # "\u2581" marks a space; bytes could spell what the vocabulary's own words cannot
+        i: token.replace("\u2581", " ")
+        for token, i in tokenizer.get_vocab().items()
+        if i not in special and not token.startswith("<0x") and not holds_control_characters(token)
+    }
+
+
+def answer_structure(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> dict[str, Any]:
+    """The same answers, token by token, for vLLM: a structural tag of xgrammar.
+
+    A grammar of characters would leave the tokens to the model, and a label spelled in others than the usual ones has
+    another probability. Only the title's bound in characters cannot be said here: its tokens are bounded.
+    """
+    words = title_words(tokenizer)
+    blank = [i for i, text in words.items() if not text.strip()]
+    others = [i for i in range(len(tokenizer)) if i not in words]
+    visible = {"type": "exclude_token", "exclude_tokens": [*others, *blank]}
+
+    def more(least: int) -> dict[str, Any]:
+        return {"type": "any_tokens", "exclude_tokens": others, "max_tokens": MAX_TITLE_TOKENS - least}
+
+    titles = [_sequence([visible, more(1)])]
+    if blank:
+        titles.append(_sequence([_either(list(map(_token, blank))), visible, more(2)]))
+    digit = _either([_token(i) for i in tokens.digits])
+    price = _sequence(
+        [
+            *map(_token, tokens.price_prefix),
+            _either([_token(i) for i, digit in tokens.digits.items() if digit != "0"]),
+            {"type": "repeat", "content": digit, "min": 0, "max": MAX_DIGITS - 1},
+        ]
+    )
+    answer = _sequence(
+        [
+            *map(_token, tokens.title_prefix),
+            _either(titles),
+            _token(tokens.newline),
+            _either([_sequence(list(map(_token, label))) for label in tokens.labels]),
+            _either([price, _sequence(list(map(_token, tokens.unknown_price)))]),
+        ]
+    )
+    return {"type": "structural_tag", "format": answer}
+
+
+def _token(token: int) -> dict[str, Any]:
+    return {"type": "token", "token": token}
+
+
+def _sequence(elements: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"type": "sequence", "elements": elements}
+
+
+def _either(elements: list[dict[str, Any]]) -> dict[str, Any]:
+    return elements[0] if len(elements) == 1 else {"type": "or", "elements": elements}

@@ -92,18 +92,23 @@ def load_engine(adapter: Adapter, settings: RunSettings) -> TransformersEngine:
         UsageError: the base cannot be found, or the adapter's tensors do not fit it.
     """
     device, dtype = device_and_dtype(settings.device)
+    model = merged_model(adapter, dtype, device)
+    processor = load_processor(adapter.path)
+    return TransformersEngine(
+        model, processor, adapter.prompt, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens
+    )
+
+
+def merged_model(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> Phi3VForCausalLM:
+    """The adapter in its base's weights. UsageError where there is no such base, or where they do not fit."""
     base = find_base(adapter.base, adapter.revision)
     try:
-        model = load_merged(base, adapter.path, dtype=dtype, device=device)
+        return load_merged(base, adapter.path, dtype=dtype, device=device)
     except ValueError as error:
         raise UsageError(
             f"adapter {adapter.path}: it does not fit its base {adapter.base}: {_first_line(error)}; "
             "fine-tune on this base, or name the base it was made from"
         ) from error
-    processor = load_processor(adapter.path)
-    return TransformersEngine(
-        model, processor, adapter.prompt, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens
-    )
 
 
 def load_base_engine(base: Path, adapter: Adapter, settings: RunSettings) -> TransformersEngine:

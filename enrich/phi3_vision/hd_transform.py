@@ -4,6 +4,7 @@ Equal to the original processor (which needs torchvision) to the bit. Loads no t
 """
 
 import math
+from typing import TypeGuard
 
 import numpy as np
 from PIL import Image
@@ -67,11 +68,16 @@ def _whole_crops(side: int, image_size: int) -> int:
     return math.ceil(side / image_size) * image_size
 
 
+def is_rgb_array(image: object) -> TypeGuard[np.ndarray]:
+    """Whether it is a uint8 array (height, width, 3)."""
+    return isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+
+
 def as_rgb(image: Image.Image | np.ndarray) -> Image.Image:
     """A PIL image of any mode, or a uint8 array (height, width, 3), as a PIL image in RGB; ValueError for others."""
     if isinstance(image, Image.Image):
         return image if image.mode == "RGB" else image.convert("RGB")
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+    if is_rgb_array(image):
         return Image.fromarray(image)
     given = f"{image.dtype} array {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
     raise ValueError(f"an image must be a PIL image or a uint8 array (height, width, 3), got {given}")

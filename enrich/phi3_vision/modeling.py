@@ -22,14 +22,14 @@ ImageFeatures = torch.Tensor | Sequence[torch.Tensor]
 class Phi3VImageEmbedding(nn.Module):
     """Crops to token embeddings: CLIP features, merged 2x2, arranged with separators, projected to the text width."""
 
-    def __init__(self, config: Phi3VConfig) -> None:
+    def __init__(self, config: Phi3VConfig, tower: nn.Module | None = None) -> None:
         super().__init__()
         vision = config.vision_config
         self.image_size: int = vision.image_size
         self.tokens_per_side = config.tokens_per_side
         self.merged_size = 4 * vision.hidden_size
         # transformers 5 dropped the level `vision_model` that CLIPVisionModel had inside; here it stays in the names.
-        self.img_processor = nn.ModuleDict({"vision_model": CLIPVisionModel(vision)})
+        self.img_processor: Any = tower or nn.ModuleDict({"vision_model": CLIPVisionModel(vision)})
         self.img_projection = nn.Sequential(
             nn.Linear(self.merged_size, config.hidden_size),
             nn.GELU(),
@@ -58,8 +58,11 @@ class Phi3VImageEmbedding(nn.Module):
         # thousands of small kernels.
         for rows, columns in dict.fromkeys(grids):
             members = [i for i, grid in enumerate(grids) if grid == (rows, columns)]
-            crops = torch.tensor([starts[i] for i in members])[:, None] + torch.arange(rows * columns + 1)
-            own = merged[crops.to(merged.device)]
+            if len(members) == len(grids):  # nothing to gather, and no index to copy, for which a GPU would wait
+                own = merged.unflatten(0, (len(grids), -1))
+            else:
+                crops = torch.tensor([starts[i] for i in members])[:, None] + torch.arange(rows * columns + 1)
+                own = merged[crops.to(merged.device)]
             for i, tokens in zip(members, self.img_projection(self._arrange(own, rows, columns)).unbind(), strict=True):
                 features[i] = tokens
         return features
@@ -83,7 +86,13 @@ class Phi3VImageEmbedding(nn.Module):
         return [(height // side, width // side) for height, width in sizes]
 
     def _merged_features(self, crops: torch.Tensor) -> torch.Tensor:
-        """(n, 3, S, S) to (n, g, g, 4 * vision width): the last layer but one, without its class token, merged 2x2.
+        """(n, 3, S, S) to (n, g, g, 4 * vision width): the last layer but one, without its class token, merged 2x2."""
+        side = self.tokens_per_side
+        blocks = self._hidden_states(crops)[:, 1:].reshape(len(crops), side, 2, side, 2, -1)
+        return blocks.permute(0, 1, 3, 2, 4, 5).reshape(len(crops), side, side, self.merged_size)
+
+    def _hidden_states(self, crops: torch.Tensor) -> torch.Tensor:
+        """(n, 3, S, S) to (n, 1 + patches, vision width): what the last layer but one puts out.
 
         The last layer and post_layernorm exist in the checkpoint and are never used; they are not computed.
         """
@@ -94,9 +103,7 @@ class Phi3VImageEmbedding(nn.Module):
             hidden = tower.pre_layrnorm(tower.embeddings(crops))
             for layer in self.tower_layers:
                 hidden = layer(hidden, None)
-        side = self.tokens_per_side
-        blocks = hidden[:, 1:].reshape(len(crops), side, 2, side, 2, -1)
-        return blocks.permute(0, 1, 3, 2, 4, 5).reshape(len(crops), side, side, self.merged_size)
+        return hidden
 
     def _arrange(self, merged: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         """(n, 1 + rows * columns, g, g, C), global view first, to (n, N, C): [crops | glb_GN | global view]."""

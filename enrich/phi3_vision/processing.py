@@ -146,6 +146,15 @@ class Phi3VProcessor(ProcessorMixin):
             "attention_mask": [fill(mask, gap, 0) for mask, gap in zip(masks, gaps, strict=True)],
         }
 
+    @property
+    def image_token_id(self) -> int:
+        """An id of the vocabulary that can stand at image positions where -k cannot: `<|image|>`, 32044 as published.
+
+        What it would embed is never used.
+        """
+        unknown = self.tokenizer.unk_token_id or 0
+        return self.tokenizer.get_vocab().get("<|image|>", unknown)
+
     def calc_num_image_tokens_from_image_size(self, width: int, height: int) -> int:
         """As the image processor's; vLLM calls it here."""
         return self.image_processor.num_image_tokens(width, height)

@@ -129,7 +129,7 @@ def open_run(
         check_run_id(run_id)
     if limit is not None and limit < 1:
         raise UsageError(f"limit {limit}: a run takes at least 1 photo; leave the limit out to take all")
-    choose_engine(settings.engine)
+    choose_engine(settings.engine, settings.device)
     source = open_store(images, must_exist=True)
     _refuse_overlap(source.uri, output)
     with ExitStack() as stack:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -283,10 +284,21 @@ def test_vllm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_vllm_that_is_installed_is_not_taken_by_itself(monkeypatch: pytest.MonkeyPatch, adapter: Adapter) -> None:
+@pytest.mark.parametrize(
+    ("name", "device", "gpu", "chosen"),
+    [
+        ("auto", "auto", True, "vllm"),
+        ("auto", "cuda", True, "vllm"),
+        ("auto", "cpu", True, "transformers"),
+        ("auto", "auto", False, "transformers"),
+        ("transformers", "auto", True, "transformers"),
+        ("vllm", "cpu", False, "vllm"),
+    ],
+)
+def test_vllm_that_is_installed_is_taken_where_a_gpu_is(
+    monkeypatch: pytest.MonkeyPatch, name: Any, device: Any, gpu: bool, chosen: str
+) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
 
-    assert choose_engine("auto") == "transformers"
-    with pytest.raises(UsageError) as caught:
-        start_engine(adapter, RunSettings(engine="vllm"))
-    assert str(caught.value) == "engine vllm: this version serves with transformers only; use --engine transformers"
+    assert choose_engine(name, device) == chosen

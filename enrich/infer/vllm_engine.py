@@ -1,0 +1,254 @@
+"""The engine for GPUs: a continuous stream of photos through vLLM, which is started again when it dies."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from enrich.errors import RunFailed, UsageError
+from enrich.infer.adapter import Adapter
+from enrich.infer.engine import TOP_K, Completion, Request
+from enrich.infer.evidence import AnswerTokens
+from enrich.infer.grammar import answer_structure
+from enrich.infer.merged import CACHE, merged_checkpoint
+from enrich.infer.transformers_engine import device_and_dtype, find_base, stop_ids
+from enrich.infer.vllm_process import EngineDied, EngineProcess
+from enrich.infer.vllm_render import completion, renderer, sampling
+from enrich.phi3_vision import Phi3VProcessor
+from enrich.phi3_vision.checkpoint import load_processor
+from enrich.prompt import Prompt, render_prompt
+from enrich.settings import RunSettings
+
+log = logging.getLogger(__name__)
+
+DEATHS = 3  # of the engine without an answer between them, after which the run ends
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has kernels for
+GIB = 1 << 30
+
+
+@dataclass
+class _Flight:
+    """A request on its way, and where its completion goes."""
+
+    key: str
+    request: Request
+    params: Any
+    inbox: deque[Completion]
+    deaths: int = 0  # of the engine, while it had this request
+
+
+class VllmEngine:
+    """Greedy answers from vLLM, `in_flight` photos at a time.
+
+    When the engine dies it is started again and what it had is sent again. What it had is under suspicion, and of the
+    suspects it is given one at a time, beside fresh photos: one that it dies of again is answered with an error, and no
+    other. After `DEATHS` deaths without an answer between them the run ends.
+
+    Args:
+        start: starts an engine process.
+        in_flight: photos given to the engine and not answered. Each holds its page, 1.4 MB at num_crops 4.
+    """
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        start: Callable[[], EngineProcess],
+        processor: Phi3VProcessor,
+        prompt: Prompt,
+        *,
+        in_flight: int,
+        max_new_tokens: int = 64,
+    ) -> None:
+        self.processor = processor
+        self.tokens = AnswerTokens(processor.tokenizer, prompt.categories)
+        self.restarts = 0
+        self._start = start
+        self._in_flight = in_flight
+        self._render = renderer(processor, render_prompt(prompt))
+        stops = stop_ids(processor)
+        self._free = sampling(stops, max_new_tokens)
+        self._constrained = sampling(stops, max_new_tokens, answer_structure(processor.tokenizer, self.tokens))
+        self._flying: dict[str, _Flight] = {}
+        self._suspects: deque[_Flight] = deque()
+        self._deaths = 0
+        self._count = 0
+        self.process = start()
+
+    def complete(self, requests: Iterable[Request], *, grammar: bool = False) -> Iterator[Completion]:
+        """See `Engine`. Streams may be nested: each gets the completions of its own requests.
+
+        Raises:
+            RunFailed: the engine died again and again, or did not start again.
+        """
+        inbox: deque[Completion] = deque()
+        params = self._constrained if grammar else self._free
+        stream, asked, exhausted = iter(requests), 0, False
+        try:
+            while True:
+                while inbox:
+                    asked -= 1
+                    yield inbox.popleft()
+                if exhausted and not asked:
+                    return
+                # What is finished goes first: the next photo may be a while in coming.
+                if not exhausted and self._has_room() and not self.process.has_outputs():
+                    request = next(stream, None)
+                    exhausted = request is None
+                    if request is not None:
+                        asked, self._count = asked + 1, self._count + 1
+                        self._send(_Flight(f"{self._count}-{request.id}", request, params, inbox))
+                else:
+                    self._advance()
+        finally:
+            self._forget(inbox)
+
+    def close(self) -> None:
+        """End the engine process."""
+        self.process.close()
+
+    def _has_room(self) -> bool:
+        return len(self._flying) + len(self._suspects) < self._in_flight
+
+    def _send(self, flight: _Flight) -> None:
+        try:
+            self.process.add(flight.key, self._render(flight.request), flight.params)
+        except ValueError as error:
+            flight.inbox.append(Completion(flight.request.id, error=f"the engine failed: {_first_line(error)}"))
+        except EngineDied as died:
+            self._recover(died)
+            self._send(flight)
+        else:
+            self._flying[flight.key] = flight
+
+    def _advance(self) -> None:
+        """Hand over what the engine finished next, waiting for it."""
+        if self._suspects and not any(flight.deaths for flight in self._flying.values()):
+            self._send(self._suspects.popleft())
+        if not self._flying:
+            return
+        try:
+            outputs = self.process.outputs()
+        except EngineDied as died:
+            self._recover(died)
+            return
+        for output in outputs:
+            flight = self._flying.pop(output.request_id, None)
+            if flight is not None:
+                self._deaths = 0
+                flight.inbox.append(completion(output, flight.request.id, self.processor.tokenizer))
+
+    def _recover(self, died: EngineDied) -> None:
+        flights, self._flying = list(self._flying.values()), {}
+        for flight in flights:
+            flight.deaths += 1
+            if flight.deaths > 1:
+                message = f"the engine failed: it died twice while it had this photo ({died})"
+                flight.inbox.append(Completion(flight.request.id, error=message))
+            else:
+                self._suspects.append(flight)
+        self._deaths += 1
+        if self._deaths > DEATHS:
+            raise RunFailed(f"engine vllm: it died {self._deaths} times in a row: {died}; the same run id goes on")
+        log.warning("vLLM died (%s); starting it again, %d photos go again", died, len(self._suspects))
+        self.process.close()
+        self.restarts += 1
+        try:
+            self.process = self._start()
+        except (UsageError, RunFailed) as error:
+            raise RunFailed(f"engine vllm: it died ({died}) and did not start again: {error}") from error
+
+    def _forget(self, inbox: deque[Completion]) -> None:
+        """Withdraw what a stream asked for and no longer waits for."""
+        unwanted = [key for key, flight in self._flying.items() if flight.inbox is inbox]
+        for key in unwanted:
+            del self._flying[key]
+        self._suspects = deque(flight for flight in self._suspects if flight.inbox is not inbox)
+        if unwanted:
+            self.process.abort(unwanted)
+
+
+def load_vllm_engine(adapter: Adapter, settings: RunSettings) -> VllmEngine:
+    """The engine for `adapter`, merged into its base's weights or beside them, as `settings.served` says.
+
+    Raises:
+        UsageError: this vLLM has no device here, too little memory, no base, or an adapter that does not fit it.
+        RunFailed: vLLM does not start.
+    """
+    device, dtype = device_and_dtype(settings.device)
+    lora = adapter.path if settings.served == "lora" else None
+    if lora:
+        model = find_base(adapter.base, adapter.revision)
+    else:
+        model = merged_checkpoint(adapter, dtype, Path(settings.merged_cache) if settings.merged_cache else CACHE)
+    arguments = engine_arguments(settings, device, dtype)
+    arguments |= {"model": str(model), "mm_processor_kwargs": {"num_crops": adapter.preparation.num_crops}}
+    if lora:
+        arguments |= lora_arguments(lora)
+    in_flight = settings.engine_in_flight or arguments["max_num_seqs"] * 5 // 4
+    log.info("vLLM: %s, in_flight %d", arguments, in_flight)
+    return VllmEngine(
+        lambda: EngineProcess(arguments, cpu=device.type == "cpu", lora=lora),
+        load_processor(adapter.path),
+        adapter.prompt,
+        in_flight=in_flight,
+        max_new_tokens=settings.max_new_tokens,
+    )
+
+
+def engine_arguments(settings: RunSettings, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """vLLM's arguments for a stream of photos that are all different."""
+    tokens, sequences = _sizes(device)
+    return {
+        "dtype": str(dtype).removeprefix("torch."),
+        "max_model_len": 4096,  # beyond it LongRoPE takes other factors, for every request
+        "seed": 0,
+        "max_num_batched_tokens": settings.max_num_batched_tokens or tokens,
+        "max_num_seqs": settings.max_num_seqs or sequences,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "quantization": None if settings.quantization == "none" else settings.quantization,
+        "kv_cache_dtype": settings.kv_cache_dtype,
+        "limit_mm_per_prompt": {"image": 1},
+        # Prompts differ from their fifth token on, where the photo begins: no block of 16 is ever shared, and hashing
+        # 50 of them a photo is wasted. Nor does a photo come twice, so keeping its crops would only cost memory.
+        "enable_prefix_caching": False,
+        "mm_processor_cache_gb": 0,
+        "generation_config": "vllm",  # nothing of the checkpoint's: the engine names its own stop tokens
+        "max_logprobs": TOP_K,
+        "disable_log_stats": True,
+        "enforce_eager": device.type == "cpu",  # compiling takes a minute there and gains nothing
+    }
+
+
+def lora_arguments(adapter: Path) -> dict[str, Any]:
+    """What vLLM needs to serve one adapter beside its base. UsageError: a kind of adapter that it cannot serve so."""
+    from peft import LoraConfig
+
+    config = LoraConfig.from_pretrained(str(adapter))
+    rank = max([config.r, *(config.rank_pattern or {}).values()])
+    if config.use_dora or rank > _LORA_RANKS[-1]:
+        what = "uses DoRA" if config.use_dora else f"has rank {rank}"
+        raise UsageError(f"adapter {adapter}: it {what}, which vLLM serves merged only; set served to merged")
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(r for r in _LORA_RANKS if r >= rank)}
+
+
+def _sizes(device: torch.device) -> tuple[int, int]:
+    """max_num_batched_tokens and max_num_seqs by the device's memory.
+
+    A photo's keys and values are 0.33 GB in bf16 at num_crops 4: beside 8.3 GB of weights 24 GB hold 30 of them, 80 GB
+    190, 141 GB 340, and twice as many in fp8. A bound above that costs nothing.
+    """
+    if device.type == "cpu":
+        return 4096, 8
+    memory = torch.cuda.get_device_properties(device).total_memory
+    if memory < 40 * GIB:
+        return 4096, 64
+    return (8192, 256) if memory < 100 * GIB else (16384, 768)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

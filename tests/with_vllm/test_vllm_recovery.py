@@ -1,0 +1,210 @@
+"""What the engine does when its process dies, on a process that is made to."""
+
+from collections import deque
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from enrich.errors import RunFailed, UsageError
+from enrich.infer.engine import Completion, Request
+from enrich.infer.vllm_engine import DEATHS, VllmEngine, engine_arguments, lora_arguments
+from enrich.infer.vllm_process import EngineDied, last_error, start_failure
+from enrich.phi3_vision.checkpoint import load_processor
+from enrich.prompt import make_prompt
+from enrich.settings import TINY_MODEL_PATH, RunSettings
+from tests.with_vllm.serving import request
+
+pytestmark = pytest.mark.vllm
+
+PROMPT = make_prompt(("BAGS", "HATS"), "EUR")
+
+
+class Process:
+    """Answers one request a step, the newest first; dies in the step after it was given one of `deadly`."""
+
+    def __init__(self, deadly: set[str]) -> None:
+        self.deadly = deadly
+        self.waiting: deque[str] = deque()
+        self.most = 0
+        self.aborted: list[str] = []
+
+    def add(self, id: str, prompt: Any, params: Any) -> None:
+        self.waiting.append(id)
+        self.most = max(self.most, len(self.waiting))
+
+    def has_outputs(self) -> bool:
+        return False
+
+    def outputs(self) -> list[Any]:
+        if any(id.partition("-")[2] in self.deadly for id in self.waiting):
+            raise EngineDied("its process ended with code -9")
+        id = self.waiting.pop()
+        from vllm.logprobs import FlatLogprobs
+
+        answer = SimpleNamespace(finish_reason="length", token_ids=[], logprobs=FlatLogprobs())
+        return [SimpleNamespace(request_id=id, prompt_token_ids=[1, 2], outputs=[answer])]
+
+    def abort(self, ids: Sequence[str]) -> None:
+        self.aborted += ids
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def make(deadly: set[str], *, starts: int = 100, in_flight: int = 4) -> tuple[VllmEngine, list[Process]]:
+    made: list[Process] = []
+
+    def start() -> Any:
+        if len(made) == starts:
+            raise UsageError("engine vllm: not enough memory on the GPU")
+        made.append(Process(deadly))
+        return made[-1]
+
+    return VllmEngine(start, load_processor(TINY_MODEL_PATH), PROMPT, in_flight=in_flight), made
+
+
+def answers(engine: VllmEngine, numbers: Sequence[int]) -> dict[str, str | None]:
+    found = [(answer.id, answer.error) for answer in engine.complete(map(request, numbers))]
+    assert len(found) == len(dict(found))  # each of them once
+    return dict(found)
+
+
+def test_a_photo_that_the_engine_dies_of_twice_costs_one_row() -> None:
+    engine, made = make({"photo 5"})
+
+    found = answers(engine, range(12))
+
+    assert found == {
+        f"photo {number}": None
+        if number != 5
+        else "the engine failed: it died twice while it had this photo (its process ended with code -9)"
+        for number in range(12)
+    }
+    assert (engine.restarts, len(made)) == (2, 3)
+    assert all(process.most <= 4 for process in made)
+
+
+def test_two_such_photos() -> None:
+    engine, _ = make({"photo 5", "photo 6"})
+
+    found = answers(engine, range(12))
+
+    assert sorted(id for id, error in found.items() if error) == ["photo 5", "photo 6"]
+
+
+def test_an_engine_that_dies_of_everything_ends_the_run() -> None:
+    engine, made = make({f"photo {number}" for number in range(100)})
+
+    with pytest.raises(RunFailed) as caught:
+        answers(engine, range(100))
+
+    assert str(caught.value) == (
+        "engine vllm: it died 4 times in a row: its process ended with code -9; the same run id goes on"
+    )
+    assert len(made) == DEATHS + 1
+
+
+def test_an_engine_that_does_not_come_back() -> None:
+    engine, _ = make({"photo 1"}, starts=1)
+
+    with pytest.raises(RunFailed) as caught:
+        answers(engine, range(4))
+
+    assert str(caught.value) == (
+        "engine vllm: it died (its process ended with code -9) and did not start again: "
+        "engine vllm: not enough memory on the GPU"
+    )
+
+
+def test_what_a_stream_no_longer_wants_is_withdrawn() -> None:
+    engine, [process] = make(set())
+    stream = engine.complete(map(request, range(8)))
+    first = next(stream)
+    stream.close()  # type: ignore[attr-defined]
+
+    assert isinstance(first, Completion)
+    assert sorted(process.aborted) == ["1-photo 0", "2-photo 1", "3-photo 2"]
+
+
+def test_a_refused_request_is_an_answer() -> None:
+    engine, _ = make(set())
+    [refused] = engine.complete([Request("x", request(0).page[:100])])
+
+    assert refused.error == (
+        "the engine failed: an image of 224x100 is not the result of hd_transform with num_crops=4 and image_size=112"
+    )
+
+
+_LOG = """(EngineCore) INFO Starting to load model
+(EngineCore) ERROR Traceback (most recent call last):
+(EngineCore) ERROR   File "x.py", line 1, in <module>
+(EngineCore) ERROR {}
+Process EngineCore:
+RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {{}}
+"""
+_WRAPPED = RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {}")
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "ValueError: Free memory on device cuda:0 (1/140 GiB) on startup is less than desired GPU memory utilization",
+        "ValueError: No available memory for the cache blocks.",
+    ],
+)
+def test_too_little_memory_says_what_to_lower(reason: str) -> None:
+    arguments = {"gpu_memory_utilization": 0.9, "max_num_batched_tokens": 8192, "max_num_seqs": 256}
+
+    told = start_failure(_WRAPPED, _LOG.format(reason), arguments)
+
+    assert isinstance(told, UsageError)
+    assert str(told) == (
+        f"engine vllm: not enough memory on the GPU: {reason}; lower gpu_memory_utilization (0.9), "
+        "max_num_batched_tokens (8192), max_num_seqs (256), set quantization and kv_cache_dtype to fp8, or end what "
+        "else runs on this GPU"
+    )
+
+
+def test_other_failures_to_start() -> None:
+    wrong = start_failure(ValueError("max_num_batched_tokens (1024) must be\n larger"), "", {})
+    broken = start_failure(_WRAPPED, _LOG.format("AssertionError: no such kernel"), {})
+
+    assert (type(wrong), type(broken)) == (UsageError, RunFailed)
+    assert str(wrong) == "engine vllm: max_num_batched_tokens (1024) must be larger; change that setting"
+    assert str(broken) == "engine vllm: it does not start: AssertionError: no such kernel"
+
+
+def test_a_log_without_errors() -> None:
+    assert last_error("(EngineCore) INFO all is well\n") is None
+
+
+def test_arguments_follow_the_settings() -> None:
+    import torch
+
+    plain = engine_arguments(RunSettings(), torch.device("cpu"), torch.float32)
+    asked = engine_arguments(
+        RunSettings(quantization="fp8", kv_cache_dtype="fp8", max_num_seqs=3, max_num_batched_tokens=2048),
+        torch.device("cpu"),
+        torch.float32,
+    )
+
+    assert (plain["quantization"], plain["kv_cache_dtype"], plain["max_num_seqs"]) == (None, "auto", 8)
+    assert (asked["quantization"], asked["kv_cache_dtype"]) == ("fp8", "fp8")
+    assert (asked["max_num_seqs"], asked["max_num_batched_tokens"]) == (3, 2048)
+    assert plain["max_model_len"] == 4096
+
+
+def test_adapters_that_are_served_merged_only(tmp_path: Any) -> None:
+    from peft import LoraConfig
+
+    LoraConfig(r=24, target_modules=["qkv_proj"]).save_pretrained(tmp_path)
+    assert lora_arguments(tmp_path) == {"enable_lora": True, "max_loras": 1, "max_lora_rank": 32}
+    LoraConfig(r=8, use_dora=True, target_modules=["qkv_proj"]).save_pretrained(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        lora_arguments(tmp_path)
+    assert str(caught.value) == (
+        f"adapter {tmp_path}: it uses DoRA, which vLLM serves merged only; set served to merged"
+    )
