@@ -181,6 +181,8 @@ def load_vllm_engine(adapter: Adapter, settings: RunSettings) -> VllmEngine:
     """
     device, dtype = device_and_dtype(settings.device)
     lora = adapter.path if settings.served == "lora" else None
+    if lora and adapter.merge_only:
+        raise UsageError(f"adapter {lora}: served: lora: {adapter.merge_only[0]}; set served to merged")
     if lora:
         model = find_base(adapter.base, adapter.revision)
     else:
@@ -225,14 +227,11 @@ def engine_arguments(settings: RunSettings, device: torch.device, dtype: torch.d
 
 
 def lora_arguments(adapter: Path) -> dict[str, Any]:
-    """What vLLM needs to serve one adapter beside its base. UsageError: a kind of adapter that it cannot serve so."""
+    """What vLLM needs to serve one adapter beside its base."""
     from peft import LoraConfig
 
     config = LoraConfig.from_pretrained(str(adapter))
     rank = max([config.r, *(config.rank_pattern or {}).values()])
-    if config.use_dora or rank > _LORA_RANKS[-1]:
-        what = "uses DoRA" if config.use_dora else f"has rank {rank}"
-        raise UsageError(f"adapter {adapter}: it {what}, which vLLM serves merged only; set served to merged")
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(r for r in _LORA_RANKS if r >= rank)}
 
 

@@ -2,18 +2,22 @@
 
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from enrich.errors import RunFailed, UsageError
+from enrich.images import Preparation
+from enrich.infer.adapter import Adapter
 from enrich.infer.engine import Completion, Request
-from enrich.infer.vllm_engine import DEATHS, VllmEngine, engine_arguments, lora_arguments
+from enrich.infer.vllm_engine import DEATHS, VllmEngine, engine_arguments, load_vllm_engine, lora_arguments
 from enrich.infer.vllm_process import EngineDied, last_error, start_failure
 from enrich.phi3_vision.checkpoint import load_processor
+from enrich.price import Calibration
 from enrich.prompt import make_prompt
-from enrich.settings import TINY_MODEL_PATH, RunSettings
+from enrich.settings import TINY_MODEL, TINY_MODEL_PATH, RunSettings
 from tests.with_vllm.serving import request
 
 pytestmark = pytest.mark.vllm
@@ -197,14 +201,16 @@ def test_arguments_follow_the_settings() -> None:
     assert plain["max_model_len"] == 4096
 
 
-def test_adapters_that_are_served_merged_only(tmp_path: Any) -> None:
+def test_an_adapter_gets_room_for_its_rank(tmp_path: Path) -> None:
     from peft import LoraConfig
 
     LoraConfig(r=24, target_modules=["qkv_proj"]).save_pretrained(tmp_path)
     assert lora_arguments(tmp_path) == {"enable_lora": True, "max_loras": 1, "max_lora_rank": 32}
-    LoraConfig(r=8, use_dora=True, target_modules=["qkv_proj"]).save_pretrained(tmp_path)
+
+
+def test_an_adapter_that_is_served_merged_only_is_not_served_beside_its_base(tmp_path: Path) -> None:
+    prompt, how = make_prompt(("BAGS", "HATS"), "EUR"), Preparation(4, 112)
+    adapter = Adapter(tmp_path, "id", TINY_MODEL, None, how, ("use_dora: no DoRA",), prompt, Calibration.uncalibrated())
     with pytest.raises(UsageError) as caught:
-        lora_arguments(tmp_path)
-    assert str(caught.value) == (
-        f"adapter {tmp_path}: it uses DoRA, which vLLM serves merged only; set served to merged"
-    )
+        load_vllm_engine(adapter, RunSettings(served="lora"))
+    assert str(caught.value) == f"adapter {tmp_path}: served: lora: use_dora: no DoRA; set served to merged"
