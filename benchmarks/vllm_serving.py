@@ -273,7 +273,7 @@ def measure_ours(options: argparse.Namespace, **settings: Any) -> dict[str, Any]
     from enrich.prompt import make_prompt
 
     started = time.perf_counter()
-    chosen = arguments(options, **settings)
+    chosen = arguments(options, **({} if options.tiny else settings))  # fp8 is for GPUs
     in_flight = chosen["max_num_seqs"] * 5 // 4
     processor = load_processor(options.folder / "model")
     prompt = make_prompt(("BAGS", "HATS"), "EUR")

@@ -187,9 +187,9 @@ def load_vllm_engine(adapter: Adapter, settings: RunSettings) -> VllmEngine:
     else:
         model = merged_checkpoint(adapter, dtype, Path(settings.merged_cache) if settings.merged_cache else CACHE)
     arguments = engine_arguments(settings, device, dtype)
-    arguments |= {"model": str(model), "mm_processor_kwargs": {"num_crops": adapter.preparation.num_crops}}
-    if lora:
-        arguments |= lora_arguments(lora)
+    arguments["model"] = str(model)
+    if lora:  # the base's own number of crops may be another
+        arguments |= {**lora_arguments(lora), "mm_processor_kwargs": {"num_crops": adapter.preparation.num_crops}}
     in_flight = settings.engine_in_flight or arguments["max_num_seqs"] * 5 // 4
     log.info("vLLM: %s, in_flight %d", arguments, in_flight)
     return VllmEngine(

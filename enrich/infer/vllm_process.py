@@ -136,7 +136,8 @@ class EngineProcess:
 
 def start_failure(error: Exception, text: str, arguments: dict[str, Any]) -> UsageError | RunFailed:
     """What to tell of an engine that did not start: `error` was raised here, `text` is its log."""
-    reason = last_error(text) or " ".join(str(error).split())[:300]
+    refused = re.search(r"Value error, (.+?) \[type=", str(error), re.DOTALL)  # as pydantic words it
+    reason = last_error(text) or " ".join((refused[1] if refused else str(error)).split())[:300]
     if _NO_MEMORY.search(reason):
         named = ("gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs")
         lower = ", ".join(f"{name} ({arguments[name]})" for name in named if arguments.get(name) is not None)
@@ -155,13 +156,13 @@ def _watch(sentinels: list[int], outputs: Any, dead: type[Exception]) -> None:
 
 
 def _logging_config(folder: Path, file: Path) -> Any:
-    """vLLM tells its whole story to a file and only warnings to the terminal, unless its own settings say otherwise."""
+    """vLLM tells its whole story to a file and only errors to the terminal, unless its own settings say otherwise."""
     if "VLLM_LOGGING_CONFIG_PATH" in os.environ or os.environ.get("VLLM_CONFIGURE_LOGGING") == "0":
         return None
     from vllm.config.logging import LoggingConfig
 
     form = {"class": "vllm.logging_utils.NewLineFormatter", "format": "(%(processName)s) %(levelname)s %(message)s"}
-    level = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
+    level = os.environ.get("VLLM_LOGGING_LEVEL", "ERROR")
     handlers = {
         "file": {"class": "logging.FileHandler", "filename": str(file), "level": "INFO", "formatter": "vllm"},
         "terminal": {"class": "logging.StreamHandler", "level": level, "formatter": "vllm"},
