@@ -50,6 +50,8 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which parts; all by default")
     parser.add_argument("--photos", type=int, help="how many; 1024, or 6 where --tiny")
     parser.add_argument("--tokens", type=int, default=32, help="output tokens of each answer")
+    parser.add_argument("--max-num-seqs", type=int, help="of this engine; by the GPU")
+    parser.add_argument("--max-num-batched-tokens", type=int, help="of this engine; by the GPU")
     parser.add_argument("--workers", type=int, help="decoding processes; by default all cores but three")
     parser.add_argument("--tiny", action="store_true", help="a small model, to try the script on a CPU")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -116,6 +118,9 @@ def run_alone(name: str, options: argparse.Namespace) -> dict[str, Any]:
         environment["OMP_NUM_THREADS"] = str(os.cpu_count())
     command = [sys.executable, __file__, "--one", name, "--folder", str(options.folder)]
     command += ["--photos", str(options.photos), "--tokens", str(options.tokens), "--workers", str(options.workers)]
+    for name in ("max_num_seqs", "max_num_batched_tokens"):
+        if getattr(options, name) is not None:
+            command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     done = subprocess.run(
         [*command, *(["--tiny"] if options.tiny else [])], env=environment, capture_output=True, text=True, check=False
     )
@@ -164,7 +169,8 @@ def arguments(options: argparse.Namespace, **settings: Any) -> dict[str, Any]:
     from enrich.infer.vllm_engine import engine_arguments
     from enrich.settings import RunSettings
 
-    chosen = engine_arguments(RunSettings(**settings), *device_and_dtype("auto"))
+    sizes = {name: getattr(options, name) for name in ("max_num_seqs", "max_num_batched_tokens")}
+    chosen = engine_arguments(RunSettings(**settings, **sizes), *device_and_dtype("auto"))
     return {**chosen, "model": str(options.folder / "model"), "load_format": "dummy"}
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
+from safetensors import safe_open
 
 from enrich.errors import RunFailed, UsageError
-from enrich.infer.adapter import Adapter
+from enrich.infer.adapter import WEIGHTS_FILE, Adapter
 from enrich.infer.engine import TOP_K, Completion, Request
 from enrich.infer.evidence import AnswerTokens
 from enrich.infer.grammar import answer_structure
@@ -227,12 +229,13 @@ def engine_arguments(settings: RunSettings, device: torch.device, dtype: torch.d
 
 def lora_arguments(adapter: Path) -> dict[str, Any]:
     """What vLLM needs to serve one adapter beside its base. UsageError: a kind of adapter that it cannot serve so."""
-    from peft import LoraConfig
-
     config = LoraConfig.from_pretrained(str(adapter))
     rank = max([config.r, *(config.rank_pattern or {}).values()])
-    if config.use_dora or rank > _LORA_RANKS[-1]:
-        what = "uses DoRA" if config.use_dora else f"has rank {rank}"
+    with safe_open(adapter / WEIGHTS_FILE, framework="pt") as weights:
+        # vLLM would leave these out with a warning, and answer otherwise than the adapter was trained to.
+        sees = any("vision_embed_tokens" in name for name in weights.keys())  # noqa: SIM118 (it is no mapping)
+    if config.use_dora or sees or rank > _LORA_RANKS[-1]:
+        what = "uses DoRA" if config.use_dora else "adapts the vision tower" if sees else f"has rank {rank}"
         raise UsageError(f"adapter {adapter}: it {what}, which vLLM serves merged only; set served to merged")
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(r for r in _LORA_RANKS if r >= rank)}
 
@@ -241,14 +244,14 @@ def _sizes(device: torch.device) -> tuple[int, int]:
     """max_num_batched_tokens and max_num_seqs by the device's memory.
 
     A photo's keys and values are 0.33 GB in bf16 at num_crops 4: beside 8.3 GB of weights 24 GB hold 30 of them, 80 GB
-    190, 141 GB 340, and twice as many in fp8. A bound above that costs nothing.
+    190, 141 GB 340, and twice as many in fp8. A bound above that costs nothing; beyond 512 vLLM has no CUDA graphs.
     """
     if device.type == "cpu":
         return 4096, 8
     memory = torch.cuda.get_device_properties(device).total_memory
     if memory < 40 * GIB:
         return 4096, 64
-    return (8192, 256) if memory < 100 * GIB else (16384, 768)
+    return (8192, 256) if memory < 100 * GIB else (16384, 512)
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,12 +2,17 @@
 
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import save_file
 
 from enrich.errors import RunFailed, UsageError
+from enrich.infer.adapter import WEIGHTS_FILE
 from enrich.infer.engine import Completion, Request
 from enrich.infer.vllm_engine import DEATHS, VllmEngine, engine_arguments, lora_arguments
 from enrich.infer.vllm_process import EngineDied, last_error, start_failure
@@ -182,8 +187,6 @@ def test_a_log_without_errors() -> None:
 
 
 def test_arguments_follow_the_settings() -> None:
-    import torch
-
     plain = engine_arguments(RunSettings(), torch.device("cpu"), torch.float32)
     asked = engine_arguments(
         RunSettings(quantization="fp8", kv_cache_dtype="fp8", max_num_seqs=3, max_num_batched_tokens=2048),
@@ -197,14 +200,28 @@ def test_arguments_follow_the_settings() -> None:
     assert plain["max_model_len"] == 4096
 
 
-def test_adapters_that_are_served_merged_only(tmp_path: Any) -> None:
-    from peft import LoraConfig
+def write_lora(path: Path, name: str, **settings: Any) -> Path:
+    LoraConfig(target_modules=["qkv_proj"], **settings).save_pretrained(path)
+    save_file({f"base_model.model.model.{name}.lora_A.weight": torch.zeros(1)}, path / WEIGHTS_FILE)
+    return path
 
-    LoraConfig(r=24, target_modules=["qkv_proj"]).save_pretrained(tmp_path)
-    assert lora_arguments(tmp_path) == {"enable_lora": True, "max_loras": 1, "max_lora_rank": 32}
-    LoraConfig(r=8, use_dora=True, target_modules=["qkv_proj"]).save_pretrained(tmp_path)
+
+def test_an_adapter_of_the_language_model_is_served_beside_its_base(tmp_path: Path) -> None:
+    path = write_lora(tmp_path, "layers.0.self_attn.qkv_proj", r=24, rank_pattern={"layers.1": 40})
+
+    assert lora_arguments(path) == {"enable_lora": True, "max_loras": 1, "max_lora_rank": 64}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "what"),
+    [
+        ("layers.0.self_attn.qkv_proj", {"r": 8, "use_dora": True}, "uses DoRA"),
+        ("layers.0.self_attn.qkv_proj", {"r": 600}, "has rank 600"),
+        ("vision_embed_tokens.img_projection.0", {"r": 8}, "adapts the vision tower"),
+    ],
+)
+def test_adapters_that_are_served_merged_only(tmp_path: Path, name: str, settings: dict[str, Any], what: str) -> None:
     with pytest.raises(UsageError) as caught:
-        lora_arguments(tmp_path)
-    assert str(caught.value) == (
-        f"adapter {tmp_path}: it uses DoRA, which vLLM serves merged only; set served to merged"
-    )
+        lora_arguments(write_lora(tmp_path, name, **settings))
+
+    assert str(caught.value) == (f"adapter {tmp_path}: it {what}, which vLLM serves merged only; set served to merged")
