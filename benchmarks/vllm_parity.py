@@ -37,10 +37,11 @@ def main() -> None:
     parser.add_argument("--lora-photos", type=int, default=200, help="of them, how many are served unmerged too")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        cache = str(Path(folder) / "merged")
         adapter = read_adapter(options.adapter or make_adapter(Path(folder)))
         requests = list(pages(adapter, options.photos))
         ways = {
-            "vLLM, merged": {"engine": "vllm", "merged_cache": folder},
+            "vLLM, merged": {"engine": "vllm", "merged_cache": cache},
             "vLLM, LoRA": {"engine": "vllm", "served": "lora"},
             "transformers, merged": {"engine": "transformers"},
         }

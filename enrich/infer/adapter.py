@@ -33,6 +33,7 @@ class Adapter:
     base: str  # a hub id, a directory, or the name of the tiny base
     revision: str | None
     preparation: Preparation
+    merge_only: tuple[str, ...]  # why vLLM could serve it merged only; empty where it could beside its base
     prompt: Prompt
     calibration: Calibration
 
@@ -79,6 +80,7 @@ def read_adapter(path: Path) -> Adapter:
         base=base,
         revision=revision,
         preparation=preparation,
+        merge_only=tuple(_read_json(path / RECORD_FILE).get("preflight", {}).get("merge_only", ())),
         prompt=Prompt.read(path / PROMPT_FILE),
         calibration=calibration,
     )

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from safetensors import safe_open
 
 from enrich.errors import RunFailed, UsageError
-from enrich.infer.adapter import WEIGHTS_FILE, Adapter
+from enrich.infer.adapter import Adapter
 from enrich.infer.engine import TOP_K, Completion, Request
 from enrich.infer.evidence import AnswerTokens
 from enrich.infer.grammar import answer_structure
@@ -184,6 +183,8 @@ def load_vllm_engine(adapter: Adapter, settings: RunSettings) -> VllmEngine:
     """
     device, dtype = device_and_dtype(settings.device)
     lora = adapter.path if settings.served == "lora" else None
+    if lora and adapter.merge_only:
+        raise UsageError(f"adapter {lora}: served: lora: {adapter.merge_only[0]}; set served to merged")
     if lora:
         model = find_base(adapter.base, adapter.revision)
     else:
@@ -228,15 +229,9 @@ def engine_arguments(settings: RunSettings, device: torch.device, dtype: torch.d
 
 
 def lora_arguments(adapter: Path) -> dict[str, Any]:
-    """What vLLM needs to serve one adapter beside its base. UsageError: a kind of adapter that it cannot serve so."""
+    """What vLLM needs to serve one adapter beside its base."""
     config = LoraConfig.from_pretrained(str(adapter))
     rank = max([config.r, *(config.rank_pattern or {}).values()])
-    with safe_open(adapter / WEIGHTS_FILE, framework="pt") as weights:
-        # vLLM would leave these out with a warning, and answer otherwise than the adapter was trained to.
-        sees = any("vision_embed_tokens" in name for name in weights.keys())  # noqa: SIM118 (it is no mapping)
-    if config.use_dora or sees or rank > _LORA_RANKS[-1]:
-        what = "uses DoRA" if config.use_dora else "adapts the vision tower" if sees else f"has rank {rank}"
-        raise UsageError(f"adapter {adapter}: it {what}, which vLLM serves merged only; set served to merged")
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(r for r in _LORA_RANKS if r >= rank)}
 
 

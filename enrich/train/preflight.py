@@ -16,7 +16,7 @@ from enrich.settings import TrainSettings
 from enrich.train.estimate import Shape, Work, first_that_fits, memory, seconds, smaller_settings, sustained_rate
 from enrich.train.examples import Example
 from enrich.train.kernels import worth_compiling
-from enrich.train.lora import add_lora
+from enrich.train.lora import add_lora, merge_only
 from enrich.train.record import Memory, Preflight, Spread, Trainable
 
 MAX_CHECKED = 512  # rows whose ids are made a second time: at 0.2 ms each, a tenth of a second
@@ -75,6 +75,7 @@ def preflight(
         raise UsageError(_too_large(settings, needed(settings).total, free, fits))
     return Preflight(
         trainable=trainable_modules(adapted),
+        merge_only=merge_only(settings),
         parameters=shape.parameters + shape.trainable,
         product_code=examples[0].product.product_code,
         learned=processor.tokenizer.decode(examples[0].answer_ids),

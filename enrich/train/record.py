@@ -83,6 +83,7 @@ class Preflight(_Record):
     """What training is about to do, known before the base is loaded."""
 
     trainable: tuple[Trainable, ...]
+    merge_only: tuple[str, ...]  # why vLLM could serve the adapter merged only; empty where it could beside its base
     parameters: int  # all, the adapter's among them
     product_code: str  # whose answer is shown
     learned: str  # all of that row that the loss is computed on
@@ -112,6 +113,7 @@ class Preflight(_Record):
             f"memory: about {_gib(memory.total)}{free} (weights {_gib(memory.weights)}, adapter and optimiser "
             f"{_gib(memory.adapter)}, a batch {_gib(max(memory.training, memory.evaluation))})",
             f"time: about {_duration(self.seconds)}",
+            *(f"served merged into the base only: {reason}" for reason in self.merge_only),
         ]
 
 
@@ -193,7 +195,6 @@ class TrainReport(Training):
     device: str
     rows: Rows
     preflight: Preflight
-    merge_only: tuple[str, ...]  # why vLLM could serve this adapter merged only; empty where it could beside its base
     merge_check: MergeCheck
     seconds: float  # of this call; a resumed run counts from its resumption
     peak_memory_bytes: int  # of the GPU where there is one, else of the process

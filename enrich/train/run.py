@@ -24,13 +24,12 @@ from enrich.train.export import commit, finish_adapter, versions, write_adapter
 from enrich.train.features import FeatureCache
 from enrich.train.fit import fit
 from enrich.train.kernels import check_4bit, load_base
-from enrich.train.lora import merge_only
 from enrich.train.preflight import preflight
-from enrich.train.record import Dropped, Preflight, Rows, TrainProgress, TrainReport
+from enrich.train.record import Dropped, Preflight, Rows, Training, TrainProgress, TrainReport
 from enrich.train.tracking import UNTRACKED, require_trackers, tracked
 from enrich.train.workdir import identify, own_workdir
 
-ADAPTER = "adapter"  # in the work directory
+ADAPTER, UNVERIFIED = "adapter", "unverified"  # in the work directory
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,17 @@ class _Job:
     dtype: torch.dtype
     tell: Callable[[TrainProgress], None]
     announce: Callable[[Preflight], object]
+
+
+@dataclass(frozen=True)
+class _Taught:
+    """What is left of training once the model is gone."""
+
+    training: Training
+    rows: Rows
+    plan: Preflight
+    few: Photos  # validation photos, and what the unmerged model makes of them
+    unmerged: merge_check.Outputs
 
 
 def train(
@@ -81,46 +91,49 @@ def train(
         identity = identify(settings, prompt, base, workdir, data_fingerprint)
     with own_workdir(workdir, identity) if leads() else nullcontext(), _lost_photos():
         PartialState().wait_for_everyone()
-        model, photos, unseen, rows, plan = _prepare(job, train_products, validation_products)
-        deadline = started + 60 * (settings.max_minutes or math.inf)
-        checkpoints = workdir / "checkpoints"
-        with tracked(settings) if leads() else nullcontext(UNTRACKED) as tracking:
-            adapted, training = fit(
-                model, photos, unseen, settings, checkpoints,
-                progress=job.tell, tracking=tracking, deadline=deadline,
-            )  # fmt: skip
-        del model  # the base, which `adapted` holds: whoever drops that gets the memory back
-
-        unverified = workdir / "unverified"
-        if leads():
-            write_adapter(unverified, adapted, photos.processor, prompt, base)
-        PartialState().wait_for_everyone()
-        few = unseen.first(merge_check.MAX_ROWS)
-        if settings.load_in_4bit:  # what is merged and served is the base as it was
-            del adapted
-            free_memory()
-            adapted = load_adapted(base, unverified, dtype=dtype, device=device)
-        unmerged = merge_check.outputs(adapted, few, settings)
-        del adapted  # a small GPU has no room for the model twice
-        free_memory()
+        taught = _teach(job, train_products, validation_products, started + 60 * (settings.max_minutes or math.inf))
+        free_memory()  # a small GPU has no room for the model twice
+        unverified = workdir / UNVERIFIED
         merged = merge_check.merged_model(base, unverified, dtype=dtype, device=device)
         report = TrainReport(
-            **dict(training),
+            **dict(taught.training),
             settings=settings,
             data_fingerprint=data_fingerprint,
             versions=versions(),
             commit=commit(),
             device=device_name(device),
-            rows=rows,
-            merge_only=merge_only(settings),
-            preflight=plan,
-            merge_check=merge_check.compare(unmerged, merge_check.outputs(merged, few, settings), dtype),
+            rows=taught.rows,
+            preflight=taught.plan,
+            merge_check=merge_check.compare(taught.unmerged, merge_check.outputs(merged, taught.few, settings), dtype),
             seconds=time.monotonic() - started,
             peak_memory_bytes=peak_memory_bytes(device),
         )
         if leads():
             finish_adapter(unverified, workdir / ADAPTER, report)
     return report
+
+
+def _teach(
+    job: _Job, train_products: Sequence[Product], validation_products: Sequence[Product], deadline: float
+) -> _Taught:
+    """Train, write the adapter as UNVERIFIED, and ask the model with it what the merged one must say too."""
+    settings = job.settings
+    model, photos, unseen, rows, plan = _prepare(job, train_products, validation_products)
+    with tracked(settings) if leads() else nullcontext(UNTRACKED) as tracking:
+        adapted, training = fit(
+            model, photos, unseen, settings, job.workdir / "checkpoints",
+            progress=job.tell, tracking=tracking, deadline=deadline,
+        )  # fmt: skip
+    unverified = job.workdir / UNVERIFIED
+    if leads():
+        write_adapter(unverified, adapted, photos.processor, job.prompt, job.base)
+    PartialState().wait_for_everyone()
+    if settings.load_in_4bit:  # what is merged and served is the base as it was
+        del model, adapted
+        free_memory()
+        adapted = load_adapted(job.base, unverified, dtype=job.dtype, device=job.device)
+    few = unseen.first(merge_check.MAX_ROWS)
+    return _Taught(training, rows, plan, few, merge_check.outputs(adapted, few, settings))
 
 
 def _prepare(
@@ -134,7 +147,8 @@ def _prepare(
         plan = preflight(
             examples, unseen, processor, job.prompt, job.settings, job.base, device=job.device, dtype=job.dtype
         )
-        job.announce(plan)
+        if leads():
+            job.announce(plan)
         model = load_base(job.base, job.settings, device=job.device, dtype=job.dtype)
     photos, unseen_photos = (
         open_photos(model, own, processor, job.settings, job.workdir / f"{name}.features")

@@ -104,4 +104,4 @@ def world(prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def _adapter(path: Path) -> Adapter:
     prompt = make_prompt(("Coats",), "EUR")
-    return Adapter(path, "a1", "tiny", None, Preparation(4, 8), prompt, Calibration.uncalibrated())
+    return Adapter(path, "a1", "tiny", None, Preparation(4, 8), (), prompt, Calibration.uncalibrated())

@@ -29,7 +29,7 @@ def adapter(tmp_path: Path) -> Path:
         "tokenizer.json": {},
         "prompt.json": PROMPT.model_dump(mode="json"),
         "calibration.json": Calibration.uncalibrated().model_dump(mode="json"),
-        "train.json": {},
+        "train.json": {"preflight": {"merge_only": ["use_dora: why"]}},
         "metrics.json": {},
     }
     for name, value in files.items():
@@ -44,6 +44,7 @@ def test_a_whole_adapter_is_read(adapter: Path) -> None:
 
     assert (read.path, read.base, read.revision) == (adapter, "base/model", "abc")
     assert read.preparation == Preparation(num_crops=4, image_size=336, fast_decode=False)
+    assert read.merge_only == ("use_dora: why",)
     assert read.prompt == PROMPT
     assert read.calibration == Calibration.uncalibrated()
     assert read.id == adapter_id(adapter)

@@ -62,7 +62,8 @@ def test_each_way_learns_and_merges(
 
 def test_what_can_only_be_served_merged_says_so(run: Run, tmp_path: Path) -> None:
     report, _ = run(tmp_path, epochs=1, evaluations=1, use_dora=True)
-    assert report.merge_only == ("use_dora: vLLM has no DoRA",)
+    assert report.preflight.merge_only == ("use_dora: vLLM has no DoRA",)
+    assert report.preflight.lines[-1] == "served merged into the base only: use_dora: vLLM has no DoRA"
 
 
 def test_a_4bit_base_learns_and_its_adapter_goes_onto_the_base_as_it_was(

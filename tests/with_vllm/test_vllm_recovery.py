@@ -7,18 +7,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from peft import LoraConfig
-from safetensors.torch import save_file
 
 from enrich.errors import RunFailed, UsageError
-from enrich.infer.adapter import WEIGHTS_FILE
+from enrich.images import Preparation
+from enrich.infer.adapter import Adapter
 from enrich.infer.engine import Completion, Request
-from enrich.infer.vllm_engine import DEATHS, VllmEngine, engine_arguments, lora_arguments
+from enrich.infer.vllm_engine import DEATHS, VllmEngine, engine_arguments, load_vllm_engine, lora_arguments
 from enrich.infer.vllm_process import EngineDied, last_error, start_failure
 from enrich.phi3_vision.checkpoint import load_processor
+from enrich.price import Calibration
 from enrich.prompt import make_prompt
-from enrich.settings import TINY_MODEL_PATH, RunSettings
+from enrich.settings import TINY_MODEL, TINY_MODEL_PATH, RunSettings
 from tests.with_vllm.serving import request
 
 pytestmark = pytest.mark.vllm
@@ -142,6 +141,7 @@ def test_a_refused_request_is_an_answer() -> None:
     )
 
 
+LOG = Path("vllm.log")
 _LOG = """(EngineCore) INFO Starting to load model
 (EngineCore) ERROR Traceback (most recent call last):
 (EngineCore) ERROR   File "x.py", line 1, in <module>
@@ -163,7 +163,7 @@ _WRAPPED = RuntimeError("Engine core initialization failed. See root cause above
 def test_too_little_memory_says_what_to_lower(reason: str) -> None:
     arguments = {"gpu_memory_utilization": 0.9, "max_num_batched_tokens": 8192, "max_num_seqs": 256}
 
-    told = start_failure(_WRAPPED, _LOG.format(reason), arguments)
+    told = start_failure(_WRAPPED, _LOG.format(reason), arguments, LOG)
 
     assert isinstance(told, UsageError)
     assert str(told) == (
@@ -174,12 +174,12 @@ def test_too_little_memory_says_what_to_lower(reason: str) -> None:
 
 
 def test_other_failures_to_start() -> None:
-    wrong = start_failure(ValueError("max_num_batched_tokens (1024) must be\n larger"), "", {})
-    broken = start_failure(_WRAPPED, _LOG.format("AssertionError: no such kernel"), {})
+    wrong = start_failure(ValueError("max_num_batched_tokens (1024) must be\n larger"), "", {}, LOG)
+    broken = start_failure(_WRAPPED, _LOG.format("AssertionError: no such kernel"), {}, LOG)
 
     assert (type(wrong), type(broken)) == (UsageError, RunFailed)
     assert str(wrong) == "engine vllm: max_num_batched_tokens (1024) must be larger; change that setting"
-    assert str(broken) == "engine vllm: it does not start: AssertionError: no such kernel"
+    assert str(broken) == "engine vllm: it does not start: AssertionError: no such kernel; its log is vllm.log"
 
 
 def test_a_log_without_errors() -> None:
@@ -187,6 +187,8 @@ def test_a_log_without_errors() -> None:
 
 
 def test_arguments_follow_the_settings() -> None:
+    import torch
+
     plain = engine_arguments(RunSettings(), torch.device("cpu"), torch.float32)
     asked = engine_arguments(
         RunSettings(quantization="fp8", kv_cache_dtype="fp8", max_num_seqs=3, max_num_batched_tokens=2048),
@@ -200,28 +202,16 @@ def test_arguments_follow_the_settings() -> None:
     assert plain["max_model_len"] == 4096
 
 
-def write_lora(path: Path, name: str, **settings: Any) -> Path:
-    LoraConfig(target_modules=["qkv_proj"], **settings).save_pretrained(path)
-    save_file({f"base_model.model.model.{name}.lora_A.weight": torch.zeros(1)}, path / WEIGHTS_FILE)
-    return path
+def test_an_adapter_gets_room_for_its_rank(tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    LoraConfig(r=24, target_modules=["qkv_proj"]).save_pretrained(tmp_path)
+    assert lora_arguments(tmp_path) == {"enable_lora": True, "max_loras": 1, "max_lora_rank": 32}
 
 
-def test_an_adapter_of_the_language_model_is_served_beside_its_base(tmp_path: Path) -> None:
-    path = write_lora(tmp_path, "layers.0.self_attn.qkv_proj", r=24, rank_pattern={"layers.1": 40})
-
-    assert lora_arguments(path) == {"enable_lora": True, "max_loras": 1, "max_lora_rank": 64}
-
-
-@pytest.mark.parametrize(
-    ("name", "settings", "what"),
-    [
-        ("layers.0.self_attn.qkv_proj", {"r": 8, "use_dora": True}, "uses DoRA"),
-        ("layers.0.self_attn.qkv_proj", {"r": 600}, "has rank 600"),
-        ("vision_embed_tokens.img_projection.0", {"r": 8}, "adapts the vision tower"),
-    ],
-)
-def test_adapters_that_are_served_merged_only(tmp_path: Path, name: str, settings: dict[str, Any], what: str) -> None:
+def test_an_adapter_that_is_served_merged_only_is_not_served_beside_its_base(tmp_path: Path) -> None:
+    prompt, how = make_prompt(("BAGS", "HATS"), "EUR"), Preparation(4, 112)
+    adapter = Adapter(tmp_path, "id", TINY_MODEL, None, how, ("use_dora: no DoRA",), prompt, Calibration.uncalibrated())
     with pytest.raises(UsageError) as caught:
-        lora_arguments(write_lora(tmp_path, name, **settings))
-
-    assert str(caught.value) == (f"adapter {tmp_path}: it {what}, which vLLM serves merged only; set served to merged")
+        load_vllm_engine(adapter, RunSettings(served="lora"))
+    assert str(caught.value) == f"adapter {tmp_path}: served: lora: use_dora: no DoRA; set served to merged"
