@@ -193,7 +193,10 @@ def run(
 
     settings = load_settings(RunSettings, config, engine=engine)
     with progress_bars() as progress:
-        record = run_enrichment(images, adapter, output, settings, run_id=run_id, limit=limit, progress=progress)
+        record = run_enrichment(
+            images, adapter, output, settings, run_id=run_id, limit=limit, progress=progress,
+            announce=lambda line: console.print(Text(line)),
+        )  # fmt: skip
     print_record(record, output)
     if record.state == "held":
         raise held_back(record, output)
@@ -263,6 +266,10 @@ def print_record(record: "RunRecord", output: str) -> None:
         console.print(f"{counts['rows']} photos ({why}): {counts['ok']} ok, {counts['failed']} failed")
     for kind, count in record.by_error_kind.items():
         console.print(f"  {count} {kind}")
+    if record.stages:
+        from enrich.stages import describe_stages
+
+        console.print(describe_stages(record.stages))
     if record.state == "published":
         console.print(f"products: {output}/products.parquet")
     console.print(f"report: {output}/{record.run.folder}report.html")
