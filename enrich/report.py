@@ -17,7 +17,7 @@ from enrich.images import ImageRefused, decode
 from enrich.metrics import Scores
 from enrich.prompt import Prompt
 from enrich.settings import PhotoLimits
-from enrich.stages import milliseconds
+from enrich.stages import duration
 from enrich.storage import StorageError, Store, is_s3
 
 THUMBNAIL = 160  # pixels on the longer side; about 5 kB each as JPEG
@@ -71,7 +71,7 @@ def render_summary(record: Mapping[str, Any], output: str) -> str:
     report = f"{output}/runs/{record['run']['run_id']}/report.html"
     template = _template("summary.md.jinja", escape=False, finalize=_markdown_text)
     uses = record["stages"]["uses"] if record["stages"] else ()
-    times = ", ".join(f"{use['stage']} {milliseconds(use['seconds'])}" for use in uses)
+    times = ", ".join(f"{use['stage']} {duration(use['seconds'])}" for use in uses)
     return template.render(record=record, output=output, report=report, times=times)
 
 
@@ -125,5 +125,5 @@ def _template(name: str, *, escape: bool, finalize: Callable[[object], str] | No
         loader=PackageLoader("enrich", "templates"), autoescape=escape, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, finalize=finalize,
     )  # fmt: skip
-    environment.filters["milliseconds"] = milliseconds
+    environment.filters["duration"] = duration
     return environment.get_template(name)

@@ -104,16 +104,17 @@ def judge_stages(sessions: Sequence[Measured], settings: RunSettings, engine: st
 def describe_stages(stages: Stages) -> str:
     """One line: the rate, the bottleneck, what moves it, and what every stage takes."""
     busy = next(use.busy for use in stages.uses if use.stage == stages.bottleneck)
-    took = ", ".join(f"{use.stage} {milliseconds(use.seconds)}" for use in stages.uses)
+    took = ", ".join(f"{use.stage} {duration(use.seconds)}" for use in stages.uses)
     return (
         f"{stages.photos_per_second:.1f} photos/s; bottleneck: {stages.bottleneck} (busy {busy:.0%}): {stages.advice}; "
         f"{took} an image; engine starved {stages.starved:.0%}"
     )
 
 
-def milliseconds(seconds: float) -> str:
-    """To three digits: 0.72 ms, 11.4 ms, 240 ms."""
-    return f"{seconds * 1000:.{max(0, 2 - int(math.log10(max(seconds * 1000, 1))))}f} ms"
+def duration(seconds: float) -> str:
+    """To three digits: 0.72 ms, 11.4 ms, 240 ms, 4.46 s."""
+    value, unit = (seconds, "s") if seconds >= 1 else (seconds * 1000, "ms")
+    return f"{value:.{max(0, 2 - int(math.log10(max(value, 1))))}f} {unit}"
 
 
 def _decode_advice(uses: dict[str, StageUse], main: Measured, settings: RunSettings, engine: str) -> str:

@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
 from enrich.catalog.sample.generate import SampleSummary
-from enrich.errors import EnrichError, UsageError
+from enrich.errors import EnrichError, ParityFailed, UsageError
 from enrich.pipeline.catalogs import make_sample
 from enrich.pipeline.enrichment import finish_run, open_run, rows_in
 from enrich.pipeline.finetuning import Finetuned, finetune
@@ -40,8 +40,8 @@ for _name in ("prefect.flow_runs", "prefect.task_runs"):
 
 
 def worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Wrong arguments stay wrong; what a network or an endpoint refused may pass."""
-    return not isinstance(state.data, UsageError)
+    """Wrong arguments stay wrong, and so does a wrong model; what a network or an endpoint refused may pass."""
+    return not isinstance(state.data, UsageError | ParityFailed)
 
 
 # 10, 20 and 40 seconds, half as much again at most. Nothing is cached or stored: what is done lies in the output.

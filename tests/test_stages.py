@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from enrich.settings import RunSettings
-from enrich.stages import Measured, Workers, add, choose_workers, describe_stages, judge_stages, milliseconds
+from enrich.stages import Measured, Workers, add, choose_workers, describe_stages, duration, judge_stages
 
 # 1,000 photos in 100 s, of which the engine was at work in 97.
 FULL = Measured(
@@ -154,7 +154,7 @@ def test_workers_are_chosen_from_the_machine(settings: dict[str, Any], cores: in
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.0, "0.00 ms"), (0.0007, "0.70 ms"), (0.0114, "11.4 ms"), (0.24, "240 ms"), (12.3456, "12346 ms")],
+    [(0.0, "0.00 ms"), (0.0007, "0.70 ms"), (0.0114, "11.4 ms"), (0.24, "240 ms"), (5.0, "5.00 s"), (1234.5, "1234 s")],
 )
-def test_three_digits_of_milliseconds(seconds: float, text: str) -> None:
-    assert milliseconds(seconds) == text
+def test_three_digits(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

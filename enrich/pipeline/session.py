@@ -12,11 +12,12 @@ import numpy as np
 
 from enrich.fetch import Fetched, cores, fetcher
 from enrich.infer.answer import Answerer, Image
-from enrich.infer.engine import EngineClock, start_engine
+from enrich.infer.engine import EngineClock
 from enrich.infer.evidence import AnswerTokens
 from enrich.infer.judge import Outcome
 from enrich.manifest import items
 from enrich.phi3_vision.checkpoint import load_processor
+from enrich.pipeline.parity import start_verified_engine
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.records import write_measured
 from enrich.pipeline.run import Run
@@ -44,11 +45,15 @@ class Session:
 def open_session(
     run: Run, progress: Progress = silent, announce: Callable[[str], object] = lambda line: None
 ) -> Iterator[Session]:
-    """Start the engine and the decoding processes for `run`; stopped on the way out."""
+    """Start the engine and the decoding processes for `run`; stopped on the way out.
+
+    Raises:
+        ParityFailed: see `start_verified_engine`.
+    """
     with ExitStack() as stack:
         announce(describe_workers(choose_workers(run.settings, cores()), cores()))
         fetch = stack.enter_context(fetcher(run.images, run.settings, run.adapter.preparation))
-        engine = start_engine(run.adapter, run.settings)
+        engine = start_verified_engine(run, fetch, progress, announce)
         stack.callback(engine.close)
         tokens = AnswerTokens(load_processor(run.adapter.path).tokenizer, run.adapter.prompt.categories)
         answerer = Answerer(engine, tokens, run.adapter.calibration, run.settings.review)
