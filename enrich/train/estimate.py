@@ -17,7 +17,7 @@ NF4_BYTES = 0.52  # of a weight, with its doubly quantised scales (QLoRA, arXiv 
 ADAPTER_BYTES = 16  # of a trainable parameter: float32 weight, gradient and AdamW's two moments
 # What GPUs were measured to sustain in training (bf16, eager, batch 8 and more), in FLOP/s. Others are timed.
 _SUSTAINED = {"H200": 2.6e14, "H100": 2.6e14}
-_COMPILED = 1.5  # times that, with compiled layers: 32.3 photos/s for 21.4
+_COMPILED = 1.5  # times that, with compiled layers: 32.9 photos/s for 21.8
 _SHARE_OF_MATMUL = 0.35  # of the rate of one large product, what a whole step reaches: that of the H200 above
 _LAYER_SECONDS = {"cuda": 5e-3, "cpu": 1e-3}  # least for a layer forward and backward, however small: its launches
 _DECODING = 0.2  # of that for a layer and a generated token, forward only

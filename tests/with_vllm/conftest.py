@@ -39,13 +39,15 @@ def engine() -> Iterator[Engine]:
         from vllm.distributed import cleanup_dist_env_and_memory
         from vllm.model_executor.layers import rotary_embedding
         from vllm.model_executor.models import phi3v
+        from vllm.plugins import load_general_plugins
 
         @contextmanager
         def start(path: Path, **options: Any) -> Iterator[Any]:
             # A constant in there: at the published 24 layers an image of 17 crops takes a minute on 2 cores.
             layers = json.loads((path / "config.json").read_text())["img_processor"]["num_hidden_layers"]
             patch.setattr(phi3v.CLIP_VIT_LARGE_PATCH14_336_CONFIG, "num_hidden_layers", layers)
-            # In the place that the plugin took, which vLLM loads with the package's entry point.
+            # vLLM's own class in the place that this package's plugin takes, which it loads once a process.
+            load_general_plugins()
             ModelRegistry.register_model("Phi3VForCausalLM", phi3v.Phi3VForCausalLM)
             rotary_embedding._ROPE_DICT.clear()  # kept by all but max_model_len, which chooses between the factors
             settings = {"dtype": "float32", "enforce_eager": True, "enable_prefix_caching": False, "seed": 0}

@@ -170,11 +170,12 @@ def test_the_adapter_beside_the_base(adapter: Adapter, cache: Path, expected: li
 def test_a_merged_checkpoint_is_written_once_and_replaces_others(adapter: Adapter, tmp_path: Path) -> None:
     import torch
 
-    (tmp_path / "old-float32").mkdir()
+    for name in ("0123456789abcdef-bfloat16", "mine", "catalog-float32"):
+        (tmp_path / name).mkdir()
     made = merged_checkpoint(adapter, torch.float32, tmp_path)
     stamp = (made / "model.safetensors").stat().st_mtime_ns
 
     assert merged_checkpoint(adapter, torch.float32, tmp_path) == made == tmp_path / f"{adapter.id}-float32"
     assert (made / "model.safetensors").stat().st_mtime_ns == stamp
-    assert [entry.name for entry in tmp_path.iterdir()] == [made.name]
+    assert {entry.name for entry in tmp_path.iterdir()} == {made.name, "mine", "catalog-float32"}
     assert load_processor(made).image_processor.num_crops == 4

@@ -145,6 +145,7 @@ def test_a_refused_request_is_an_answer() -> None:
     )
 
 
+LOG = Path("vllm.log")
 _LOG = """(EngineCore) INFO Starting to load model
 (EngineCore) ERROR Traceback (most recent call last):
 (EngineCore) ERROR   File "x.py", line 1, in <module>
@@ -166,7 +167,7 @@ _WRAPPED = RuntimeError("Engine core initialization failed. See root cause above
 def test_too_little_memory_says_what_to_lower(reason: str) -> None:
     arguments = {"gpu_memory_utilization": 0.9, "max_num_batched_tokens": 8192, "max_num_seqs": 256}
 
-    told = start_failure(_WRAPPED, _LOG.format(reason), arguments)
+    told = start_failure(_WRAPPED, _LOG.format(reason), arguments, LOG)
 
     assert isinstance(told, UsageError)
     assert str(told) == (
@@ -177,12 +178,12 @@ def test_too_little_memory_says_what_to_lower(reason: str) -> None:
 
 
 def test_other_failures_to_start() -> None:
-    wrong = start_failure(ValueError("max_num_batched_tokens (1024) must be\n larger"), "", {})
-    broken = start_failure(_WRAPPED, _LOG.format("AssertionError: no such kernel"), {})
+    wrong = start_failure(ValueError("max_num_batched_tokens (1024) must be\n larger"), "", {}, LOG)
+    broken = start_failure(_WRAPPED, _LOG.format("AssertionError: no such kernel"), {}, LOG)
 
     assert (type(wrong), type(broken)) == (UsageError, RunFailed)
     assert str(wrong) == "engine vllm: max_num_batched_tokens (1024) must be larger; change that setting"
-    assert str(broken) == "engine vllm: it does not start: AssertionError: no such kernel"
+    assert str(broken) == "engine vllm: it does not start: AssertionError: no such kernel; its log is vllm.log"
 
 
 def test_a_log_without_errors() -> None:

@@ -1,0 +1,100 @@
+"""Do the three ways of serving an adapter say the same? Merged and unmerged in vLLM, and merged in transformers.
+
+    python benchmarks/vllm_parity.py                       # fine-tunes the tiny base for a minute first
+    python benchmarks/vllm_parity.py --adapter DIRECTORY   # any adapter; bf16 on a GPU, where answers may differ
+
+In float32 on a CPU, on photos of the sample generator that the adapter was not trained on, greedy answers are compared
+token for token, and their log-probabilities. Where tokens differ, the gap between the best two says whether rounding
+explains it. Results of a run: vllm_parity.md beside this file.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from enrich.catalog.sample.draw import render
+from enrich.catalog.sample.products import sample_product
+from enrich.catalog.sample.spec import DEMO
+from enrich.infer.adapter import Adapter, read_adapter
+from enrich.infer.engine import Completion, Request, start_engine
+from enrich.phi3_vision.hd_transform import hd_transform
+from enrich.pipeline.catalogs import make_sample
+from enrich.pipeline.finetuning import finetune
+from enrich.settings import RunSettings, SampleSettings, TrainSettings
+
+SEED = 99  # of the photos; the catalog's is 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--adapter", type=Path, help="by default one is made")
+    parser.add_argument("--photos", type=int, default=500)
+    parser.add_argument("--lora-photos", type=int, default=200, help="of them, how many are served unmerged too")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        cache = str(Path(folder) / "merged")
+        adapter = read_adapter(options.adapter or make_adapter(Path(folder)))
+        requests = list(pages(adapter, options.photos))
+        ways = {
+            "vLLM, merged": {"engine": "vllm", "merged_cache": cache},
+            "vLLM, LoRA": {"engine": "vllm", "served": "lora"},
+            "transformers, merged": {"engine": "transformers"},
+        }
+        answers = {
+            what: answer(adapter, way, requests[: options.lora_photos] if "LoRA" in what else requests)
+            for what, way in ways.items()
+        }
+        print("\n| compared | photos | same answers | largest log-prob difference | largest of a top-8 |")
+        print("| --- | --- | --- | --- | --- |")
+        compare("vLLM, merged", "transformers, merged", answers)
+        compare("vLLM, LoRA", "vLLM, merged", answers)
+
+
+def make_adapter(folder: Path) -> Path:
+    make_sample(str(folder / "catalog"), SampleSettings(products=144, bucket=1, seed=1))
+    settings = TrainSettings(model="phi3v-tiny", epochs=6, evaluations=1)
+    finetune(str(folder / "catalog"), str(folder / "adapter"), settings)
+    return folder / "adapter"
+
+
+def pages(adapter: Adapter, count: int) -> Iterator[Request]:
+    how = adapter.preparation
+    for index in range(count):
+        photo = render(sample_product(SEED, index, DEMO), index)
+        width, height = ((photo.width, photo.height), (photo.height, photo.width), (600, 600), (300, 1500))[index % 4]
+        yield Request(f"{index}", hd_transform(photo.resize((width, height)), how.num_crops, how.image_size))
+
+
+def answer(adapter: Adapter, way: dict[str, Any], requests: list[Request]) -> dict[str, Completion]:
+    engine = start_engine(adapter, RunSettings(max_num_seqs=16, **way))
+    started = time.perf_counter()
+    found = {completion.id: completion for completion in engine.complete(requests)}
+    print(f"{way}: {len(found) / (time.perf_counter() - started):.1f} photos/s", flush=True)
+    engine.close()
+    return found
+
+
+def compare(one: str, other: str, answers: dict[str, dict[str, Completion]]) -> None:
+    """Print a Markdown row, and below it where they part."""
+    ids = [id for id in answers[one] if id in answers[other]]
+    pairs = [(answers[one][id], answers[other][id]) for id in ids]
+    same = [(a, b) for a, b in pairs if a.token_ids == b.token_ids and a.error is None]
+    chosen = max((float(np.abs(a.logprobs - b.logprobs).max()) for a, b in same if a.token_ids), default=0.0)
+    top = max((float(np.abs(a.top_logprobs - b.top_logprobs).max()) for a, b in same if a.token_ids), default=0.0)
+    print(f"| {one} and {other} | {len(pairs)} | {len(same)} | {chosen:.1e} | {top:.1e} |", flush=True)
+    for a, b in pairs:
+        if a.token_ids != b.token_ids:
+            step = next((i for i, (x, y) in enumerate(zip(a.token_ids, b.token_ids, strict=False)) if x != y), 0)
+            gap = a.top_logprobs[step, 0] - a.top_logprobs[step, 1]
+            print(
+                f"\nphoto {a.id}: apart at token {step}, where the best two lie {gap:.1e} apart: {a.text!r}, {b.text!r}"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""What the entry point registers, and that the second pass permits the very tokens that transformers' does."""
+
+import json
+import random
+from importlib.metadata import entry_points
+
+import pytest
+from transformers import AutoConfig
+
+from enrich.infer.evidence import AnswerTokens
+from enrich.infer.grammar import answer_grammar, answer_structure
+from enrich.phi3_vision import Phi3VConfig
+from enrich.phi3_vision.checkpoint import load_processor
+from enrich.phi3_vision.vllm_plugin import register
+from enrich.settings import TINY_MODEL_PATH
+from tests.infer.conftest import CATEGORIES
+
+pytestmark = pytest.mark.vllm
+
+
+def test_the_entry_point_may_run_any_number_of_times() -> None:
+    from vllm import ModelRegistry
+    from vllm.model_executor.models.interfaces import supports_lora, supports_multimodal
+
+    [found] = [point for point in entry_points(group="vllm.general_plugins") if point.value.startswith("enrich.")]
+    assert found.load() is register
+    register()
+    register()
+
+    known = ModelRegistry.models["Phi3VForCausalLM"]
+    assert (known.module_name, known.class_name) == ("enrich.phi3_vision.vllm_model", "Phi3VForCausalLM")
+    assert isinstance(AutoConfig.from_pretrained(TINY_MODEL_PATH), Phi3VConfig)
+    model = known.load_model_cls()
+    assert supports_lora(model)
+    assert supports_multimodal(model)
+    assert model.packed_modules_mapping == {"qkv_proj": ["qkv_proj"], "gate_up_proj": ["gate_up_proj"]}
+
+
+def test_both_engines_permit_the_same_tokens_under_the_grammar() -> None:
+    """Random answers, each token drawn from those permitted; at every step the two sets are one.
+
+    Words are short: only one of the two bounds a title's characters too.
+    """
+    import xgrammar
+
+    tokenizer = load_processor(TINY_MODEL_PATH).tokenizer
+    tokens = AnswerTokens(tokenizer, CATEGORIES)
+    size = len(tokenizer)
+    info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=size)
+    compiled = xgrammar.GrammarCompiler(info).compile_structural_tag(json.dumps(answer_structure(tokenizer, tokens)))
+    allowed = answer_grammar(tokenizer, tokens)
+    mask = xgrammar.allocate_token_bitmask(1, size)
+    rng, longest = random.Random(0), 0
+    for walk in range(40):
+        matcher = xgrammar.GrammarMatcher(compiled, override_stop_tokens=[tokens.stop])
+        written: list[int] = []
+        while True:
+            matcher.fill_next_token_bitmask(mask, 0)
+            theirs = {i for i in range(size) if int(mask[0][i // 32]) >> (i % 32) & 1}
+            assert theirs == set(allowed(written)), tokenizer.decode(written)
+            ends = tokens.newline in theirs and walk % 4 and rng.random() < 0.1  # every fourth title goes to its bound
+            short = [i for i in sorted(theirs) if len(tokenizer.convert_ids_to_tokens(i)) <= 3]
+            token = tokens.newline if ends else rng.choice(short or sorted(theirs))
+            if token == tokens.stop:
+                break
+            assert matcher.accept_token(token)
+            written.append(token)
+        longest = max(longest, len(written))
+    assert longest > 45
