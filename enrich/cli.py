@@ -132,14 +132,24 @@ def finetune(
 @app.command()
 def score(
     adapter: Annotated[str, typer.Option(help="Adapter directory or s3://bucket/prefix.")],
-    catalog: Annotated[str, typer.Option(help="Catalog to score on.")],
+    catalog: Annotated[str | None, typer.Option(help="Catalog to score on.")] = None,
     engine: Engine = None,
+    parity: Annotated[
+        bool, typer.Option("--parity", help="Only compare vLLM with transformers; on drawn photos without a catalog.")
+    ] = False,
+    rows: Annotated[int | None, typer.Option(min=1, help="Photos to compare.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the comparison goes, as JSON.")] = None,
     config: Config = None,
 ) -> None:
     """Score an adapter on a catalog: the test split of the one it was made from, every row of any other."""
+    settings = load_settings(RunSettings, config, engine=engine)
+    if parity:
+        print_parity(adapter, catalog, settings, rows or settings.parity_rows or 32, out)
+        return
+    if catalog is None or rows is not None or out is not None:
+        raise typer.BadParameter("scoring needs --catalog; --rows and --out go with --parity")
     from enrich.pipeline.finetuning import score_adapter
 
-    settings = load_settings(RunSettings, config, engine=engine)
     with progress_bars() as progress:
         what, metrics = score_adapter(adapter, catalog, settings, progress=progress)
     console.print(f"{what} of {catalog}")
@@ -193,7 +203,10 @@ def run(
 
     settings = load_settings(RunSettings, config, engine=engine)
     with progress_bars() as progress:
-        record = run_enrichment(images, adapter, output, settings, run_id=run_id, limit=limit, progress=progress)
+        record = run_enrichment(
+            images, adapter, output, settings, run_id=run_id, limit=limit, progress=progress,
+            announce=lambda line: console.print(Text(line)),
+        )  # fmt: skip
     print_record(record, output)
     if record.state == "held":
         raise held_back(record, output)
@@ -238,6 +251,15 @@ def print_overfitting(catalog: str, settings: TrainSettings) -> None:
     console.print(f"one batch of {catalog} was learned by heart; no adapter was written")
 
 
+def print_parity(adapter: str, catalog: str | None, settings: RunSettings, rows: int, out: Path | None) -> None:
+    from enrich.pipeline.parity import measure_parity
+
+    with progress_bars() as progress:
+        record = measure_parity(adapter, catalog, settings, rows, out, progress)
+    console.print(Text(record.summary))
+    console.print(f"the same model: adapter {record.adapter}" + (f": {out}" if out else ""))
+
+
 def print_scores(metrics: dict[str, Any]) -> None:
     from enrich.report import score_table
 
@@ -263,6 +285,10 @@ def print_record(record: "RunRecord", output: str) -> None:
         console.print(f"{counts['rows']} photos ({why}): {counts['ok']} ok, {counts['failed']} failed")
     for kind, count in record.by_error_kind.items():
         console.print(f"  {count} {kind}")
+    if record.stages:
+        from enrich.stages import describe_stages
+
+        console.print(describe_stages(record.stages))
     if record.state == "published":
         console.print(f"products: {output}/products.parquet")
     console.print(f"report: {output}/{record.run.folder}report.html")

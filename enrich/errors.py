@@ -21,6 +21,10 @@ class RunFailed(EnrichError):
     exit_code = 1
 
 
+class ParityFailed(RunFailed):
+    """The engine does not serve the model that was trained. Trying again finds the same."""
+
+
 class HeldBack(EnrichError):
     """The run finished, but the publish gate kept products.parquet as it was."""
 

@@ -7,6 +7,7 @@ limit and a time limit, and a photo that breaks its process costs one row.
 import hashlib
 import json
 import multiprocessing
+import os
 import resource
 import signal
 import sys
@@ -27,6 +28,7 @@ from enrich.errors import RunFailed
 from enrich.images import ImageRefused, Photo, Preparation, prepare
 from enrich.schema import ErrorKind, ManifestItem
 from enrich.settings import PhotoLimits, RunSettings
+from enrich.stages import choose_workers
 from enrich.storage import StorageError, Store
 from enrich.storage.store import check_size
 
@@ -49,6 +51,7 @@ class Fetched:
     error_message: str | None
     download_seconds: float
     decode_seconds: float
+    ready_at: float  # time.monotonic()
 
 
 def fetch(store: Store, items: Iterable[ManifestItem], settings: RunSettings, how: Preparation) -> Iterator[Fetched]:
@@ -73,11 +76,12 @@ def fetcher(
     Raises:
         RunFailed: the decoding processes do not start.
     """
-    decoders = [_Decoder(prepare, settings.limits, how) for _ in range(settings.decode_processes)]
+    workers = choose_workers(settings, cores())
+    decoders = [_Decoder(prepare, settings.limits, how) for _ in range(workers.decode)]
     idle: SimpleQueue[_Decoder] = SimpleQueue()
     for decoder in decoders:
         idle.put(decoder)
-    threads = ThreadPoolExecutor(min(settings.download_threads, settings.in_flight), "fetch")
+    threads = ThreadPoolExecutor(workers.download, "fetch")
 
     def fetch_items(items: Iterable[ManifestItem]) -> Iterator[Fetched]:
         rest = iter(items)
@@ -109,19 +113,27 @@ def _fetch_one(store: Store, item: ManifestItem, idle: "SimpleQueue[_Decoder]", 
         check_size(store.uri_of(item.key), item.size, limits.max_bytes)
         data, etag = store.get(item.key, limits.max_bytes)
     except StorageError as error:
-        return Fetched(item, item.etag, None, None, error.kind, str(error), time.monotonic() - started, 0.0)
+        now = time.monotonic()
+        return Fetched(item, item.etag, None, None, error.kind, str(error), now - started, 0.0, now)
     download_seconds = time.monotonic() - started
     sha256 = hashlib.sha256(data).hexdigest()
     decoder = idle.get()
-    started = time.monotonic()
     photo, kind, message = None, None, None
     try:
+        decoder.get_ready()
+        started = time.monotonic()
         photo = decoder.decode(data)
     except ImageRefused as error:
         kind, message = error.kind, str(error)
     finally:
         idle.put(decoder)
-    return Fetched(item, etag, sha256, photo, kind, message, download_seconds, time.monotonic() - started)
+    now = time.monotonic()
+    return Fetched(item, etag, sha256, photo, kind, message, download_seconds, now - started, now)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Decoder:
@@ -139,14 +151,17 @@ class _Decoder:
         with self._changing:
             self._start()
 
-    def decode(self, data: bytes) -> Photo:
-        """Raises ImageRefused, also for a photo that takes too long or ends the process."""
+    def get_ready(self) -> None:
+        """Waits for the process to be started, anew if it ended. Raises RunFailed: it does not start."""
         with self._changing:
             if self._closed:
                 raise RuntimeError("the fetcher is closed")
             if not self._process.is_alive():
                 self._start()
         self._await_start()
+
+    def decode(self, data: bytes) -> Photo:
+        """Raises ImageRefused, also for a photo that takes too long or ends the process."""
         try:
             self._pipe.send_bytes(data)
             if self._pipe.poll(self._limits.decode_seconds):

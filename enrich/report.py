@@ -17,6 +17,7 @@ from enrich.images import ImageRefused, decode
 from enrich.metrics import Scores
 from enrich.prompt import Prompt
 from enrich.settings import PhotoLimits
+from enrich.stages import duration
 from enrich.storage import StorageError, Store, is_s3
 
 THUMBNAIL = 160  # pixels on the longer side; about 5 kB each as JPEG
@@ -44,6 +45,7 @@ def render_report(record: Mapping[str, Any], rows: pl.DataFrame, images: Store, 
     categories = rows.filter(pl.col("status") == "ok").group_by("category").len().sort("len", descending=True)
     return _template("report.html.jinja", escape=True).render(
         record=record,
+        stages=record["stages"],
         failed=failed.head(200).to_dicts(),
         failed_total=failed.height,
         categories=categories.head(30).to_dicts(),
@@ -68,7 +70,9 @@ def render_summary(record: Mapping[str, Any], output: str) -> str:
     output = output.rstrip("/") if is_s3(output) else str(Path(output).absolute())
     report = f"{output}/runs/{record['run']['run_id']}/report.html"
     template = _template("summary.md.jinja", escape=False, finalize=_markdown_text)
-    return template.render(record=record, output=output, report=report)
+    uses = record["stages"]["uses"] if record["stages"] else ()
+    times = ", ".join(f"{use['stage']} {duration(use['seconds'])}" for use in uses)
+    return template.render(record=record, output=output, report=report, times=times)
 
 
 def _markdown_text(value: object) -> str:
@@ -121,4 +125,5 @@ def _template(name: str, *, escape: bool, finalize: Callable[[object], str] | No
         loader=PackageLoader("enrich", "templates"), autoescape=escape, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, finalize=finalize,
     )  # fmt: skip
+    environment.filters["duration"] = duration
     return environment.get_template(name)

@@ -267,6 +267,28 @@ class Finding:
     message: str  # one line
 
 
+@dataclass(frozen=True)
+class StageUse:
+    """What one stage of a run took, and the share of its workers' time in which they worked."""
+
+    stage: str
+    seconds: float  # an image, in one worker
+    workers: int | None  # None: photos wait there, nobody works
+    busy: float | None
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Where a run's time went, which stage held up the others, and the setting that moves it."""
+
+    photos: int
+    photos_per_second: float  # without the time to start the engine
+    uses: tuple[StageUse, ...]
+    starved: float  # share of the time in which the engine had nothing to do, for no photo was ready
+    bottleneck: str
+    advice: str
+
+
 class RunRecord(BaseModel):
     """runs/ID/run.json, written last: how a run ended and where its time went."""
 
@@ -286,5 +308,5 @@ class RunRecord(BaseModel):
     images_per_second: float
     engine: str
     host: str
-    stage_seconds: dict[str, float] = {}
+    stages: Stages | None = None  # None: no photo was answered
     versions: dict[str, str] = {}

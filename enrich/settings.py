@@ -248,9 +248,14 @@ class RunSettings(Settings):
     engine_in_flight: int | None = Field(
         default=None, ge=1, description="vLLM: photos given to it at a time, 1.4 MB each; 1.25 x max_num_seqs"
     )
-    download_threads: int = Field(default=16, ge=1)
-    decode_processes: int = Field(default=2, ge=1)
+    download_threads: int | None = Field(default=None, ge=1, description="Left out: 16 more than decoding processes")
+    decode_processes: int | None = Field(default=None, ge=1, description="Left out: by the machine's cores, 2 to 16")
     in_flight: int = Field(default=64, ge=1, description="Decoded photos waiting for the engine; bounds memory")
+    parity_rows: int = Field(
+        default=32,
+        ge=0,
+        description="vLLM: photos to compare with transformers before an adapter's first run; 0: none",
+    )
     max_attempts: int = Field(default=3, ge=1, le=100, description="Tries of an image whose failure may pass")
     product_id_pattern: str = Field(
         default=r"(?:.*/)?(?P<product_id>[^/]+?)(?:\.[^./]*)?$",

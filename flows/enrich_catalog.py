@@ -10,9 +10,10 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from enrich.pipeline.enrichment import Run, answer_shard
 from enrich.pipeline.progress import Progress
 from enrich.pipeline.records import held_back
+from enrich.pipeline.run import Run
+from enrich.pipeline.session import answer_shard
 from enrich.schema import RunRecord
 from enrich.settings import RunSettings
 from flows import tasks
@@ -56,22 +57,22 @@ def enrich(
     """The tasks of one run, within the flow that calls."""
     with ExitStack() as stack:
         run = tasks.plan(stack, images, adapter, output, settings, run_id, limit, progress)
-        record = tasks.publish(run, _answer_missing(run, progress))
+        _answer_missing(run, progress)
+        record = tasks.publish(run)
     tasks.report(record, output)
     return record
 
 
-def _answer_missing(run: Run, progress: Progress | None) -> dict[str, float]:
-    """Answer every shard that is not committed yet. Returns the seconds of each stage."""
+def _answer_missing(run: Run, progress: Progress | None) -> None:
+    """Answer every shard that is not committed yet."""
     groups = shard_groups(run.missing_shards())
     if not groups:
-        return {}
+        return
     with ExitStack() as stack:
-        session = tasks.start(stack, run)
+        session = tasks.start(stack, run, progress)
         for group in groups:
             # A call, not the session: Prefect walks through data that it hands to a task.
             tasks.answer(run, partial(answer_shard, session), group, progress)
-        return session.seconds
 
 
 def shard_groups(shards: Sequence[int], most: int = 500) -> list[list[int]]:

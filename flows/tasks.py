@@ -12,15 +12,18 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
 from enrich.catalog.sample.generate import SampleSummary
-from enrich.errors import EnrichError, UsageError
+from enrich.errors import EnrichError, ParityFailed, UsageError
 from enrich.pipeline.catalogs import make_sample
-from enrich.pipeline.enrichment import Run, Session, finish_run, open_run, open_session, rows_in
+from enrich.pipeline.enrichment import finish_run, open_run, rows_in
 from enrich.pipeline.finetuning import Finetuned, finetune
 from enrich.pipeline.progress import Progress, logged
+from enrich.pipeline.run import Run
+from enrich.pipeline.session import Session, open_session
 from enrich.pipeline.standing import StandingAdapter, find_standing
 from enrich.report import render_summary, score_table
 from enrich.schema import RunRecord
 from enrich.settings import RunSettings, SampleSettings, TrainSettings
+from enrich.stages import describe_stages
 
 
 class OneLine(logging.Filter):
@@ -37,8 +40,8 @@ for _name in ("prefect.flow_runs", "prefect.task_runs"):
 
 
 def worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Wrong arguments stay wrong; what a network or an endpoint refused may pass."""
-    return not isinstance(state.data, UsageError)
+    """Wrong arguments stay wrong, and so does a wrong model; what a network or an endpoint refused may pass."""
+    return not isinstance(state.data, UsageError | ParityFailed)
 
 
 # 10, 20 and 40 seconds, half as much again at most. Nothing is cached or stored: what is done lies in the output.
@@ -94,9 +97,9 @@ def plan(
 
 
 @task(name="start engine", task_run_name="start engine", **RETRIED)
-def start(stack: ExitStack, run: Run) -> Session:
+def start(stack: ExitStack, run: Run, progress: Progress | None = None) -> Session:
     """The engine and the decoding processes, stopped when `stack` is closed."""
-    return stack.enter_context(open_session(run))
+    return stack.enter_context(open_session(run, progress or _to_log(), get_run_logger().info))
 
 
 def _shards_name() -> str:
@@ -119,9 +122,12 @@ def answer(
 
 
 @task(name="publish", task_run_name="publish", **RETRIED)
-def publish(run: Run, stage_seconds: dict[str, float]) -> RunRecord:
+def publish(run: Run) -> RunRecord:
     """Judge the run, fold it into products.parquet unless it is held back, and write its report and run.json."""
-    return finish_run(run, stage_seconds)
+    record = finish_run(run)
+    if record.stages:
+        get_run_logger().info(describe_stages(record.stages))
+    return record
 
 
 @task(name="report", task_run_name="report", **RETRIED)

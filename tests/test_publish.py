@@ -29,6 +29,8 @@ from enrich.schema import (
     Row,
     RunInfo,
     RunRecord,
+    Stages,
+    StageUse,
 )
 from enrich.settings import GateSettings, RunSettings
 from enrich.storage import Store, open_store
@@ -512,7 +514,7 @@ def test_a_run_record_is_read_back(output: Store) -> None:
         images_per_second=2 / 60,
         engine="fake",
         host="cpu",
-        stage_seconds={"fetch": 1.5},
+        stages=Stages(2, 1.5, (StageUse("decode", 0.01, 2, 0.5),), 0.1, "decode", "raise decode_processes to 3"),
     )
     assert publish.read_run_record(output, RUN_1) is None
     publish.write_run_record(output, record)

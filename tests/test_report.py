@@ -18,7 +18,7 @@ from enrich.parquet import from_records
 from enrich.parse import Answer
 from enrich.prompt import make_prompt
 from enrich.report import SHEET, THUMBNAIL, render_card, render_report, score_table
-from enrich.schema import ROW_SCHEMA, ErrorKind, Product, Row, RunRecord
+from enrich.schema import ROW_SCHEMA, ErrorKind, Product, Row, RunRecord, Stages, StageUse
 from enrich.settings import PhotoLimits
 from enrich.storage import Store, open_store
 
@@ -70,7 +70,18 @@ def record(**changes: Any) -> dict[str, Any]:
         "images_per_second": 6.84,
         "engine": "transformers",
         "host": "here",
-        "stage_seconds": {"download": 12.34, "infer": 150.0},
+        "stages": Stages(
+            1234,
+            7.5,
+            (
+                StageUse("download", 0.0123, 18, 0.05),
+                StageUse("queue", 0.5, None, None),
+                StageUse("engine", 0.129, 1, 0.97),
+            ),
+            0.01,
+            "engine",
+            "set quantization to fp8",
+        ),
     }
     return RunRecord.model_validate(values | changes).model_dump(mode="json")
 
@@ -87,7 +98,8 @@ def test_a_page_shows_the_runs_figures(photos: Store) -> None:
     page = Page(render_report(record(), frame(ok_row("1.png")), photos, PhotoLimits()))
 
     for words in ("Run night-1", "Published to products.parquet.", "1,234 photos", "1,230 ok", "4 failed",
-                  "6.8 photos a second", "180 s in all", "new 1,200", "changed 34", "download 12.3", "infer 150.0",
+                  "6.8 photos a second", "180 s in all", "new 1,200", "changed 34", "download 12.3 ms 18 5%",
+                  "queue 500 ms engine 129 ms 1 97%", "Bottleneck: engine. To move it: set quantization to fp8.",
                   "adapter a1 on tiny", "engine transformers"):  # fmt: skip
         assert words in page.text
     assert "script" not in page.tags

@@ -21,6 +21,12 @@ def record(**changes: Any) -> dict[str, Any]:
         "engine": "transformers",
         "seconds": 12.3,
         "images_per_second": 0.24,
+        "stages": {
+            "bottleneck": "decode",
+            "advice": "raise decode_processes from 2 to 5",
+            "starved": 0.456,
+            "uses": [{"stage": "decode", "seconds": 0.0114}, {"stage": "engine", "seconds": 0.24}],
+        },
     }
     return values | changes
 
@@ -37,6 +43,10 @@ def test_counts_and_reasons_are_tables() -> None:
     assert '<td>new</td>\n<td style="text-align:right">3</td>' in page
     assert "<td>s3://out/runs/night/report.html</td>" in page
     assert "<td>12 s, 0.2 photos a second</td>" in page
+    assert "<td>decode: raise decode_processes from 2 to 5</td>" in page
+    assert "<td>46 % of the time</td>" in page
+    assert "<td>decode 11.4 ms, engine 240 ms</td>" in page
+    assert "bottleneck" not in render_summary(record(stages=None), "s3://out")
 
 
 @pytest.mark.parametrize(

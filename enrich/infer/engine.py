@@ -40,13 +40,25 @@ class Completion:
     top_logprobs: np.ndarray = field(default_factory=lambda: np.empty((0, TOP_K), np.float32))  # (n, k) float32
     finished: bool = False  # False: the token budget ran out
     prompt_tokens: int = 0
+    # (prompt_tokens,) int32, the processor's image_token_id at each position of the image
+    prompt_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     error: str | None = None
+
+
+@dataclass
+class EngineClock:
+    """What an engine did with its time, seconds so far. Of none it does nothing, and nobody asked it to."""
+
+    render: float = 0.0  # made its input of pages; beside its work, or not
+    busy: float = 0.0  # had something to answer
+    starved: float = 0.0  # had nothing, for the next photo of the stream was not there
 
 
 class Engine(Protocol):
     """Takes photos, yields completions as they finish, in any order, one for each request."""
 
     name: str
+    clock: EngineClock
 
     def complete(self, requests: Iterable[Request], *, grammar: bool = False) -> Iterator[Completion]:
         """Answer every request, pulling no more of them than fit in flight.

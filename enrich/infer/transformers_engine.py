@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from time import perf_counter
 
+import numpy as np
 import torch
 
 from enrich.errors import UsageError
 from enrich.infer.adapter import Adapter, base_source
-from enrich.infer.engine import TOP_K, Completion, Request
+from enrich.infer.engine import TOP_K, Completion, EngineClock, Request
 from enrich.infer.evidence import AnswerTokens
 from enrich.infer.grammar import answer_grammar
 from enrich.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
@@ -34,6 +36,7 @@ class TransformersEngine:
     ) -> None:
         self.model = model.eval()
         self.processor = processor
+        self.clock = EngineClock()
         self.tokens = AnswerTokens(processor.tokenizer, prompt.categories)
         self._text = render_prompt(prompt)
         self._grammar = answer_grammar(processor.tokenizer, self.tokens)
@@ -43,7 +46,7 @@ class TransformersEngine:
     def complete(self, requests: Iterable[Request], *, grammar: bool = False) -> Iterator[Completion]:
         """See `Engine`. A batch that fails is tried again photo by photo, so that it costs one row."""
         stream = iter(requests)
-        while batch := list(islice(stream, self._batch_size)):
+        while batch := self._pull(stream):
             try:
                 yield from self._generate(batch, grammar)
             except (RuntimeError, ValueError) as error:
@@ -57,10 +60,19 @@ class TransformersEngine:
         """Free the model."""
         del self.model
 
+    def _pull(self, stream: Iterator[Request]) -> list[Request]:
+        start = perf_counter()
+        batch = list(islice(stream, self._batch_size))
+        self.clock.starved += perf_counter() - start
+        return batch
+
     @torch.inference_mode()
     def _generate(self, batch: list[Request], grammar: bool) -> list[Completion]:
+        start = perf_counter()
         pages = [[request.page] for request in batch]
         inputs = self.processor(text=[self._text] * len(batch), images=pages, do_hd_transform=False)
+        rendered = perf_counter()
+        self.clock.render += rendered - start
         generated = generate_answers(
             self.model,
             inputs.to(self.model.device),
@@ -69,7 +81,9 @@ class TransformersEngine:
             top_k=TOP_K,
             allowed=(lambda _row, written: self._grammar(written)) if grammar else None,
         )
-        prompt_tokens = inputs["attention_mask"].sum(dim=1).tolist()
+        self.clock.busy += perf_counter() - rendered
+        ids, mask = inputs["input_ids"].cpu(), inputs["attention_mask"].bool().cpu()
+        prompts = ids.masked_fill(ids < 0, self.processor.image_token_id)
         return [
             Completion(
                 id=request.id,
@@ -79,9 +93,10 @@ class TransformersEngine:
                 top_ids=answer.top_ids,
                 top_logprobs=answer.top_logprobs,
                 finished=answer.finished,
-                prompt_tokens=length,
+                prompt_tokens=int(seen.sum()),
+                prompt_ids=prompt[seen].numpy().astype(np.int32),
             )
-            for request, answer, length in zip(batch, generated, prompt_tokens, strict=True)
+            for request, answer, prompt, seen in zip(batch, generated, prompts, mask, strict=True)
         ]
 
 

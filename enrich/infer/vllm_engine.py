@@ -1,6 +1,7 @@
 """The engine for GPUs: a continuous stream of photos through vLLM, which is started again when it dies."""
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from peft import LoraConfig
 
 from enrich.errors import RunFailed, UsageError
 from enrich.infer.adapter import Adapter
-from enrich.infer.engine import TOP_K, Completion, Request
+from enrich.infer.engine import TOP_K, Completion, EngineClock, Request
 from enrich.infer.evidence import AnswerTokens
 from enrich.infer.grammar import answer_structure
 from enrich.infer.merged import CACHE, merged_checkpoint
@@ -68,6 +69,8 @@ class VllmEngine:
         self.processor = processor
         self.tokens = AnswerTokens(processor.tokenizer, prompt.categories)
         self.restarts = 0
+        self.clock = EngineClock()
+        self._ticked = time.monotonic()
         self._start = start
         self._in_flight = in_flight
         self._render = renderer(processor, render_prompt(prompt))
@@ -98,7 +101,7 @@ class VllmEngine:
                     return
                 # What is finished goes first: the next photo may be a while in coming.
                 if not exhausted and self._has_room() and not self.process.has_outputs():
-                    request = next(stream, None)
+                    request = self._pull(stream)
                     exhausted = request is None
                     if request is not None:
                         asked, self._count = asked + 1, self._count + 1
@@ -116,15 +119,38 @@ class VllmEngine:
         watching = bool(self._suspects) or any(flight.deaths for flight in self._flying.values())
         return not watching and len(self._flying) < self._in_flight
 
+    def _pull(self, stream: Iterator[Request]) -> Request | None:
+        """The next of the stream. The engine works on meanwhile, and starves once it is through with what it had."""
+        self._tick()
+        start = self._ticked
+        request = next(stream, None)
+        self._tick()
+        finished, last = self.process.finished()
+        if len(self._flying) + len(self._suspects) <= finished:
+            idle = self._ticked - max(start, last)
+            self.clock.starved += idle
+            self.clock.busy -= idle if self._flying else 0.0
+        return request
+
+    def _tick(self) -> None:
+        """Count the time since the last tick as busy if there was something to answer in it."""
+        before, self._ticked = self._ticked, time.monotonic()
+        if self._flying or self._suspects:
+            self.clock.busy += self._ticked - before
+
     def _send(self, flight: _Flight) -> None:
+        self._tick()
         try:
-            self.process.add(flight.key, self._render(flight.request), flight.params)
+            prompt = self._render(flight.request)
+            self.clock.render += time.monotonic() - self._ticked
+            self.process.add(flight.key, prompt, flight.params)
         except ValueError as error:
             flight.inbox.append(Completion(flight.request.id, error=f"the engine failed: {_first_line(error)}"))
         except EngineDied as died:
             self._recover(died)
             self._send(flight)
         else:
+            self._tick()
             self._flying[flight.key] = flight
 
     def _advance(self) -> None:
@@ -138,6 +164,7 @@ class VllmEngine:
         except EngineDied as died:
             self._recover(died)
             return
+        self._tick()
         for output in outputs:
             flight = self._flying.pop(output.request_id, None)
             if flight is not None:

@@ -99,6 +99,12 @@ class EngineProcess:
         """Whether `outputs` would not wait."""
         return not self._outputs.empty()
 
+    def finished(self) -> tuple[int, float]:
+        """How many requests finished that `outputs` did not hand over yet, and when (time.monotonic) the last did."""
+        waiting = [batch for batch in tuple(self._outputs.queue) if not isinstance(batch, BaseException)]
+        count = sum(output.finish_reason is not None for batch in waiting for output in batch.outputs)
+        return count, max((batch.timestamp for batch in waiting), default=0.0)
+
     def outputs(self) -> list[Any]:
         """Wait for a step of the engine; the requests that it finished. EngineDied: it is gone."""
         try:

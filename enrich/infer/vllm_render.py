@@ -77,7 +77,7 @@ def sampling(stop_ids: list[int], max_new_tokens: int, structure: dict[str, Any]
 def completion(output: RequestOutput, id: str, tokenizer: Any) -> Completion:
     """What vLLM finished, in the engine's words: the stop token left out, alternatives best first."""
     [answer] = output.outputs
-    prompt_tokens = len(output.prompt_token_ids or ())
+    prompt_ids = np.array(output.prompt_token_ids or (), np.int32)
     if answer.finish_reason not in ("stop", "length"):
         return Completion(id, error=f"the engine failed: vLLM ended the request ({answer.finish_reason})")
     finished = answer.finish_reason == "stop"
@@ -94,5 +94,6 @@ def completion(output: RequestOutput, id: str, tokenizer: Any) -> Completion:
         top_ids=ids[:, 1:].copy(),
         top_logprobs=logprobs[:, 1:].copy(),
         finished=finished,
-        prompt_tokens=prompt_tokens,
+        prompt_tokens=len(prompt_ids),
+        prompt_ids=prompt_ids,
     )

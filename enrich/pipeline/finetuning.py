@@ -231,19 +231,27 @@ def score_adapter(
     """
     with local_tree(adapter) as directory, local_tree(catalog) as folder:
         loaded = read_adapter(directory)
-        record = json.loads((directory / RECORD_FILE).read_text())
-        trained_with = TrainSettings.model_validate(record["settings"])
-        labelled = read_catalog(folder, columns or trained_with.columns)
-        same = labelled.fingerprint == record["data_fingerprint"]
-        splits = split_catalog(labelled.products, trained_with.split) if same else None
-        products = splits.test if splits else labelled.products
+        products, splits = products_to_score(loaded, folder, columns)
         engine = start_engine(loaded, settings)
         outcomes = _predict(engine, loaded, products, settings.limits, "scoring", progress)
         engine.close()
         metrics = measure(products, outcomes, loaded.calibration)
         metrics["baselines"] = baselines(splits.train if splits else products, products)
-        what = f"{len(products)} products of the test split" if same else f"all {len(products)} products"
+        what = f"{len(products)} products of the test split" if splits else f"all {len(products)} products"
         return what, metrics
+
+
+def products_to_score(
+    adapter: Adapter, catalog: Path, columns: Columns | None = None
+) -> tuple[Sequence[Product], Splits | None]:
+    """What of a catalog the adapter has not seen: the test split of its own one, with its splits; all of any other."""
+    record = json.loads((adapter.path / RECORD_FILE).read_text())
+    trained_with = TrainSettings.model_validate(record["settings"])
+    labelled = read_catalog(catalog, columns or trained_with.columns)
+    if labelled.fingerprint != record["data_fingerprint"]:
+        return labelled.products, None
+    splits = split_catalog(labelled.products, trained_with.split)
+    return splits.test, splits
 
 
 def _predict(
@@ -260,13 +268,14 @@ def _predict(
     tokens = AnswerTokens(load_processor(adapter.path).tokenizer, adapter.prompt.categories)
     answerer = Answerer(engine, tokens, Calibration.uncalibrated(), ReviewSettings(), second_pass=second_pass)
     outcomes = dict.fromkeys((product.product_code for product in products), Outcome())
-    for done, (code, outcome) in enumerate(answerer.answer(_photos(products, limits, adapter.preparation)), start=1):
+    for done, (code, outcome) in enumerate(answerer.answer(photos_of(products, limits, adapter.preparation)), start=1):
         outcomes[code] = outcome
         progress(what, done, len(products))
     return [outcomes[product.product_code] for product in products]
 
 
-def _photos(products: Sequence[Product], limits: PhotoLimits, how: Preparation) -> Iterator[Image]:
+def photos_of(products: Sequence[Product], limits: PhotoLimits, how: Preparation) -> Iterator[Image]:
+    """The products' photos; those that cannot be read are left out."""
     for product in products:
         data = Path(product.image_path).read_bytes()
         try:

@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from enrich.errors import UsageError
 from enrich.infer.adapter import Adapter, check_base, read_adapter
@@ -19,6 +17,7 @@ from enrich.phi3_vision import Phi3VProcessor
 from enrich.phi3_vision.checkpoint import load_adapted, load_processor, save_merged
 from enrich.phi3_vision.generation import generate_answers
 from enrich.pipeline.catalogs import local_tree, work_directory
+from enrich.pipeline.drawn import SIZES, draw_photo
 from enrich.pipeline.progress import Progress, silent
 from enrich.prompt import PROMPT_FILE, render_prompt
 from enrich.settings import MergeSettings
@@ -29,8 +28,6 @@ from enrich.train.export import versions
 from enrich.train.record import MergeCheck
 
 RECORD_FILE = "merge.json"  # written last: a merged checkpoint without it is not whole
-# Portrait, landscape, square and strip: every arrangement of crops.
-PHOTO_SIZES = ((600, 800), (800, 600), (500, 500), (300, 1200))
 
 
 @dataclass(frozen=True)
@@ -124,14 +121,7 @@ def _adapter_errors(adapter: Adapter) -> Iterator[None]:
 def _rows(adapter: Adapter, processor: Phi3VProcessor) -> list[dict[str, torch.Tensor]]:
     """The adapter's prompt with one drawn photo each."""
     text = render_prompt(adapter.prompt)
-    return [dict(processor(text, _photo(*size))) for size in PHOTO_SIZES]
-
-
-def _photo(width: int, height: int) -> Image.Image:
-    """Patches of random colour under a gradient: something to see in every crop, the same at every call."""
-    patches = np.random.default_rng(width).integers(0, 256, (height // 50, width // 50, 3), dtype=np.uint8)
-    picture = np.asarray(Image.fromarray(patches).resize((width, height), Image.Resampling.NEAREST), dtype=np.float32)
-    return Image.fromarray((picture * np.linspace(0.5, 1.0, width)[None, :, None]).astype(np.uint8))
+    return [dict(processor(text, draw_photo(number))) for number in range(len(SIZES))]
 
 
 def _outputs(

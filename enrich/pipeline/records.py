@@ -1,14 +1,18 @@
 """Finished runs: release one that was held back, render its report anew."""
 
 import polars as pl
+from pydantic import TypeAdapter, ValidationError
 
-from enrich.errors import HeldBack, UsageError
+from enrich.errors import HeldBack, RunFailed, UsageError
 from enrich.manifest import read_manifest
 from enrich.publish import publish, read_run_record, read_shards, write_run_record
 from enrich.report import render_report
-from enrich.schema import RunRecord
+from enrich.schema import RunInfo, RunRecord
 from enrich.settings import RunSettings
+from enrich.stages import Measured
 from enrich.storage import Store, open_store
+
+_MEASURED = TypeAdapter(Measured)
 
 
 def publish_held(output: str, run_id: str) -> RunRecord:
@@ -66,3 +70,25 @@ def write_report(output: Store, images: Store, record: RunRecord, rows: pl.DataF
     key = f"{record.run.folder}report.html"
     output.put(key, page.encode())
     return output.uri_of(key)
+
+
+def write_measured(output: Store, run: RunInfo, session: str, measured: Measured) -> None:
+    """Keep what a session measured, in place of what it had written before."""
+    output.put(f"{_sessions(run)}/{session}.json", _MEASURED.dump_json(measured, indent=1))
+
+
+def read_measured(output: Store, run: RunInfo) -> list[Measured]:
+    """What all sessions of a run measured; RunFailed if a file there is not ours."""
+    found = []
+    for info in output.list(_sessions(run)):
+        try:
+            found.append(_MEASURED.validate_json(output.get(info.key)[0]))
+        except ValidationError as error:
+            raise RunFailed(
+                f"{output.uri_of(info.key)} is no measurement of a run; remove it and start the run again"
+            ) from error
+    return found
+
+
+def _sessions(run: RunInfo) -> str:
+    return f"{run.folder}sessions"

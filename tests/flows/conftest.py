@@ -1,6 +1,7 @@
 """A Prefect server for the session, and a bucket that is enriched by a fake engine."""
 
 import hashlib
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,10 +23,12 @@ from enrich.fetch import Fetched
 from enrich.images import Photo, Preparation
 from enrich.infer.adapter import Adapter
 from enrich.infer.answer import Image
+from enrich.infer.engine import EngineClock
 from enrich.infer.judge import Outcome
 from enrich.parse import Answer
 from enrich.pipeline import enrichment
-from enrich.pipeline.enrichment import Run, Session
+from enrich.pipeline.run import Run
+from enrich.pipeline.session import Session
 from enrich.price import Calibration
 from enrich.prompt import make_prompt
 from enrich.schema import ErrorKind, ManifestItem
@@ -54,6 +57,7 @@ class FakeWorld:
     faults: list[Exception | None] = field(default_factory=list)
     sessions: int = 0
     asked: list[str] = field(default_factory=list)  # keys that reached the engine
+    clock: EngineClock = field(default_factory=EngineClock)
 
     @property
     def places(self) -> dict[str, str]:
@@ -65,26 +69,29 @@ class FakeWorld:
             (self.root / "images" / name).write_bytes(name.encode())
 
     @contextmanager
-    def open_session(self, run: Run) -> Iterator[Session]:
+    def open_session(self, run: Run, *_: object) -> Iterator[Session]:
         self.sessions += 1
-        yield Session(run, "fake", self, _fetch)  # type: ignore[arg-type]
+        yield Session(run, "fake", self, _fetch, self.clock, f"session-{self.sessions}")  # type: ignore[arg-type]
 
     def answer(self, images: Iterable[Image]) -> Iterator[tuple[str, Outcome]]:
         if self.faults and (fault := self.faults.pop(0)):
             raise fault
         for image in images:
             self.asked.append(image.key)
+            self.clock.busy += 1.0
             yield image.key, Outcome(answer=Answer(f"Title of {image.key}", "Coats", 100), confidence=0.9)
 
 
 def _fetch(items: Iterable[ManifestItem]) -> Iterator[Fetched]:
-    """Photos without decoding; what has `bad` in its name is none."""
+    """Photos without decoding, each in a second; what has `bad` in its name is none."""
     for item in items:
-        digest = hashlib.sha256(item.key.encode()).hexdigest()
+        digest, now = hashlib.sha256(item.key.encode()).hexdigest(), time.monotonic()
         if "bad" in item.key:
-            yield Fetched(item, item.etag, digest, None, ErrorKind.NOT_AN_IMAGE, "not an image", 0.0, 0.0)
+            yield Fetched(item, item.etag, digest, None, ErrorKind.NOT_AN_IMAGE, "not an image", 0.0, 1.0, now)
         else:
-            yield Fetched(item, item.etag, digest, Photo(np.zeros((8, 8, 3), np.uint8), 8, 8), None, None, 0.0, 0.0)
+            yield Fetched(
+                item, item.etag, digest, Photo(np.zeros((8, 8, 3), np.uint8), 8, 8), None, None, 0.0, 1.0, now
+            )
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The enrichment as a flow: task runs, retries, the state it ends in, the artifact it leaves."""
 
+import json
 from uuid import UUID
 
 import polars as pl
@@ -45,6 +46,29 @@ def test_a_bucket_is_enriched_and_reported(world: FakeWorld, client: SyncPrefect
     )
     assert artifact.key == "enrichment"
     assert "| failed with not\\_an\\_image | 1 |" in artifact.data
+
+
+def test_what_was_slow_is_added_up_over_task_runs_and_sessions(
+    world: FakeWorld, client: SyncPrefectClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.add_photos("a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg")
+    world.faults = [None, *[RunFailed("gone")] * 4]
+    settings = RunSettings(shard_size=2, decode_processes=2, download_threads=4)
+    enrich_catalog(**world.places, settings=settings, run_id="night", return_state=True)  # its second shard fails
+
+    state = enrich_catalog(**world.places, settings=settings, run_id="night", return_state=True)
+
+    record = json.loads((world.root / "output" / "runs" / "night" / "run.json").read_text())
+    assert world.sessions == 2
+    assert record["stages"]["photos"] == 5
+    seconds = {use["stage"]: use["seconds"] for use in record["stages"]["uses"]}
+    assert (seconds["download"], seconds["decode"], seconds["engine"]) == (0.0, 1.0, 1.0)
+    assert record["stages"]["bottleneck"] == "engine"
+    told = "bottleneck: engine (busy "
+    assert told in caplog.text
+    run = ArtifactFilterFlowRunId(any_=[flow_run_id(state)])
+    [artifact] = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=run))
+    assert "| bottleneck | engine: use the engine vllm on a GPU" in artifact.data
 
 
 def test_a_second_run_has_nothing_to_do_and_starts_no_engine(world: FakeWorld) -> None:

@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from enrich.infer.engine import TOP_K, Completion, Request
+from enrich.infer.engine import TOP_K, Completion, EngineClock, Request
 
 
 def write_completion(
@@ -42,6 +42,7 @@ class FakeEngine:
 
     def __init__(self, write: Callable[[Request, bool], Completion], in_flight: int = 1) -> None:
         self._write, self._in_flight = write, in_flight
+        self.clock = EngineClock()
         self.asked: list[tuple[str, bool]] = []  # (id, grammar) in the order they came
         self.pages: list[np.ndarray] = []
 

@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -302,3 +304,26 @@ def test_vllm_that_is_installed_is_taken_where_a_gpu_is(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
 
     assert choose_engine(name, device) == chosen
+
+
+def test_the_engine_times_what_only_it_can(engine: TransformersEngine) -> None:
+    before = replace(engine.clock)
+
+    def slow() -> Iterator[Request]:
+        for number in range(2):
+            time.sleep(0.1)
+            yield request(number)
+
+    start = time.perf_counter()
+    [first, _] = engine.complete(slow())
+    spent = time.perf_counter() - start
+
+    clock = engine.clock
+    starved, render, busy = clock.starved - before.starved, clock.render - before.render, clock.busy - before.busy
+    assert 0.2 <= starved < 0.3
+    assert min(render, busy) > 0
+    assert spent - 0.1 < starved + render + busy < spent
+    prompt = engine.processor(text=render_prompt(PROMPT), images=request(0).page, do_hd_transform=False)
+    ids = prompt["input_ids"][0]
+    assert first.prompt_ids.tolist() == ids.masked_fill(ids < 0, engine.processor.image_token_id).tolist()
+    assert first.prompt_tokens == len(ids)

@@ -10,6 +10,7 @@ import pytest
 
 from enrich.errors import RunFailed, UsageError
 from enrich.images import Preparation
+from enrich.infer import vllm_engine
 from enrich.infer.adapter import Adapter
 from enrich.infer.engine import Completion, Request
 from enrich.infer.vllm_engine import DEATHS, VllmEngine, engine_arguments, load_vllm_engine, lora_arguments
@@ -40,6 +41,9 @@ class Process:
 
     def has_outputs(self) -> bool:
         return False
+
+    def finished(self) -> tuple[int, float]:
+        return 0, 0.0
 
     def outputs(self) -> list[Any]:
         if any(id.partition("-")[2] in self.deadly for id in self.waiting):
@@ -215,3 +219,29 @@ def test_an_adapter_that_is_served_merged_only_is_not_served_beside_its_base(tmp
     with pytest.raises(UsageError) as caught:
         load_vllm_engine(adapter, RunSettings(served="lora"))
     assert str(caught.value) == f"adapter {tmp_path}: served: lora: use_dora: no DoRA; set served to merged"
+
+
+@pytest.mark.parametrize(
+    ("finished", "busy", "starved"),
+    [
+        ([(0, 0.0)] * 4, 20.0, 10.0),  # nothing is through when the next photo comes
+        ([(0, 0.0), (1, 12.0), (2, 23.0), (3, 30.0)], 5.0, 25.0),  # 2 s and 3 s after the last photo came
+        ([(0, 0.0), (1, 12.0), (1, 23.0), (3, 30.0)], 12.0, 18.0),  # one of two is not
+    ],
+)
+def test_an_engine_starves_once_it_is_through_with_what_it_had(
+    monkeypatch: pytest.MonkeyPatch, finished: list[tuple[int, float]], busy: float, starved: float
+) -> None:
+    engine, [process] = make(set())
+    now, told = [0.0], iter(finished)
+    monkeypatch.setattr(vllm_engine, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(process, "finished", lambda: next(told))
+    engine._ticked = 0.0
+
+    def slow() -> Any:
+        for number in range(3):
+            now[0] += 10.0
+            yield request(number)
+
+    assert len(list(engine.complete(slow()))) == 3
+    assert (engine.clock.busy, engine.clock.starved) == (busy, starved)

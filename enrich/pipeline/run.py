@@ -1,0 +1,32 @@
+"""A run that was begun."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from enrich.infer.adapter import Adapter
+from enrich.manifest import Manifest
+from enrich.schema import RunInfo
+from enrich.settings import RunSettings
+from enrich.storage import Store
+from enrich.write import committed_shards
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that was begun: where it reads and writes, with what, and what it has to do."""
+
+    images: Store
+    output: Store
+    adapter: Adapter
+    settings: RunSettings
+    manifest: Manifest
+    started_at: datetime
+
+    @property
+    def info(self) -> RunInfo:
+        return self.manifest.run
+
+    def missing_shards(self) -> list[int]:
+        """Shards not committed yet, ascending: all of them at first, the rest after a restart."""
+        done = committed_shards(self.output, self.info) if self.manifest.shards else set()
+        return [shard for shard in self.manifest.shards if shard not in done]

@@ -1,0 +1,177 @@
+"""What one process does of a run: engine and decoders started, shards answered and committed, the time measured."""
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import numpy as np
+
+from enrich.fetch import Fetched, cores, fetcher
+from enrich.infer.answer import Answerer, Image
+from enrich.infer.engine import EngineClock
+from enrich.infer.evidence import AnswerTokens
+from enrich.infer.judge import Outcome
+from enrich.manifest import items
+from enrich.phi3_vision.checkpoint import load_processor
+from enrich.pipeline.parity import start_verified_engine
+from enrich.pipeline.progress import Progress, silent
+from enrich.pipeline.records import write_measured
+from enrich.pipeline.run import Run
+from enrich.schema import ManifestItem, Row
+from enrich.stages import Measured, add, choose_workers, describe_workers
+from enrich.write import commit_shard
+
+_NO_PAGE = np.empty((0, 0, 3), np.uint8)
+
+
+@dataclass
+class Session:
+    """What a process keeps while it works on a run: the engine, the decoders, and what it measured."""
+
+    run: Run
+    engine_name: str
+    answerer: Answerer
+    fetch: Callable[[Iterable[ManifestItem]], Iterator[Fetched]]
+    clock: EngineClock  # the engine's
+    id: str
+    measured: Measured | None = None  # over the shards committed
+
+
+@contextmanager
+def open_session(
+    run: Run, progress: Progress = silent, announce: Callable[[str], object] = lambda line: None
+) -> Iterator[Session]:
+    """Start the engine and the decoding processes for `run`; stopped on the way out.
+
+    Raises:
+        ParityFailed: see `start_verified_engine`.
+    """
+    with ExitStack() as stack:
+        announce(describe_workers(choose_workers(run.settings, cores()), cores()))
+        fetch = stack.enter_context(fetcher(run.images, run.settings, run.adapter.preparation))
+        engine = start_verified_engine(run, fetch, progress, announce)
+        stack.callback(engine.close)
+        tokens = AnswerTokens(load_processor(run.adapter.path).tokenizer, run.adapter.prompt.categories)
+        answerer = Answerer(engine, tokens, run.adapter.calibration, run.settings.review)
+        yield Session(run, engine.name, answerer, fetch, engine.clock, uuid4().hex)
+
+
+class _Watch:
+    """The clocks of one shard: sums of seconds by stage."""
+
+    def __init__(self, session: Session) -> None:
+        self._clock, self._before, self._start = session.clock, replace(session.clock), time.monotonic()
+        self.download = self.decode = self.queue = self.waited = 0.0
+
+    def seen(self, fetched: Fetched, asked_at: float) -> None:
+        """A photo came, that the engine has room for since `asked_at`."""
+        now = time.monotonic()
+        self.waited += now - asked_at
+        self.download += fetched.download_seconds
+        self.decode += fetched.decode_seconds
+        self.queue += now - fetched.ready_at
+
+    def measured(self, run: Run, photos: int, answered_at: float) -> Measured:
+        """Called when the shard is committed; `answered_at` is when its last photo was answered."""
+        now, clock, before = time.monotonic(), self._clock, self._before
+        return Measured(
+            photos=photos,
+            wall=now - self._start,
+            workers=choose_workers(run.settings, cores()),
+            cores=cores(),
+            download=self.download,
+            decode=self.decode,
+            queue=self.queue,
+            render=clock.render - before.render,
+            engine=clock.busy - before.busy,
+            write=now - answered_at,
+            waited=self.waited,
+            starved=clock.starved - before.starved,
+        )
+
+
+def answer_shard(session: Session, shard: int) -> Iterator[int]:
+    """Fetch, answer and commit one shard; yields how many of its photos are done.
+
+    What was measured is written after each shard, so that a session that is killed leaves all but its last one.
+    """
+    run, watch = session.run, _Watch(session)
+    wanted = items(run.manifest, shard)
+    pending: dict[str, Fetched] = {}
+    rows: list[Row] = []
+
+    def decoded() -> Iterator[Image]:
+        photos = session.fetch(wanted)
+        while True:
+            asked_at = time.monotonic()
+            fetched = next(photos, None)
+            if fetched is None:
+                return
+            watch.seen(fetched, asked_at)
+            if fetched.photo is None:
+                rows.append(_row(session, fetched))
+                continue
+            page, photo = fetched.photo.page, replace(fetched.photo, page=_NO_PAGE)  # memory must not keep the pixels
+            pending[fetched.item.key] = replace(fetched, photo=photo)
+            yield Image(fetched.item.key, fetched.sha256 or "", page)
+
+    for key, outcome in session.answerer.answer(decoded()):
+        rows.append(_row(session, pending.pop(key), outcome))
+        yield len(rows)
+    answered_at = time.monotonic()
+    commit_shard(run.output, run.info, shard, rows, {item.key for item in wanted})
+    measured = watch.measured(run, len(rows), answered_at)
+    session.measured = add(session.measured, measured) if session.measured else measured
+    write_measured(run.output, run.info, session.id, session.measured)
+    yield len(rows)
+
+
+def _row(session: Session, fetched: Fetched, outcome: Outcome | None = None) -> Row:
+    """The row of one image: its answer, or why there is none."""
+    run, item, photo = session.run, fetched.item, fetched.photo
+    answer = outcome.answer if outcome else None
+    failure = outcome or fetched
+    price = None if answer is None or answer.price is None else float(answer.price)
+    return Row(
+        product_id=product_id(run.settings.product_id_pattern, item.key),
+        image_key=item.key,
+        image_uri=run.images.uri_of(item.key),
+        image_etag=fetched.etag,
+        image_sha256=fetched.sha256,
+        image_width=photo.width if photo else None,
+        image_height=photo.height if photo else None,
+        status="ok" if answer else "failed",
+        title=answer.title if answer else None,
+        category=answer.category if answer else None,
+        category_confidence=outcome.confidence if outcome else None,
+        category_alternatives=outcome.alternatives if outcome else (),
+        price=price,
+        price_low=outcome.price_low if outcome else None,
+        price_high=outcome.price_high if outcome else None,
+        currency=None if price is None else run.adapter.prompt.currency,
+        needs_review=bool(outcome and outcome.reasons),
+        review_reasons=outcome.reasons if outcome else (),
+        error_kind=None if answer else failure.error_kind,
+        error_message=None if answer else failure.error_message,
+        attempt=item.attempt,
+        model=run.info.model,
+        adapter=run.info.adapter,
+        prompt_version=run.info.prompt_version,
+        fingerprint=run.info.fingerprint,
+        engine=session.engine_name,
+        run_id=run.info.run_id,
+        shard=item.shard,
+        prompt_tokens=outcome.prompt_tokens if outcome else None,
+        output_tokens=outcome.output_tokens if outcome else None,
+        processed_at=datetime.now(UTC),
+    )
+
+
+def product_id(pattern: str, key: str) -> str:
+    """The product a key belongs to: the pattern's group product_id, or the whole key where it does not match."""
+    match = re.fullmatch(pattern, key)
+    return match["product_id"] if match else key

@@ -1,0 +1,262 @@
+"""The comparison before an adapter's first run, where both engines are transformers, and one may lack the adapter."""
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from enrich.errors import ParityFailed
+from enrich.infer.adapter import Adapter, read_adapter
+from enrich.infer.transformers_engine import TransformersEngine, find_base, load_base_engine, load_engine
+from enrich.pipeline import enrichment, parity
+from enrich.pipeline.catalogs import make_sample
+from enrich.pipeline.drawn import draw_photo
+from enrich.pipeline.enrichment import run_enrichment
+from enrich.pipeline.parity import precision
+from enrich.schema import RunRecord
+from enrich.settings import TINY_MODEL_PATH, GateSettings, RunSettings, SampleSettings
+from flows.tasks import worth_retrying
+from tests.pipeline.test_cli import enrich
+from tests.random_adapter import write_random_adapter
+
+SETTINGS = RunSettings(
+    engine="vllm",
+    device="cpu",
+    shard_size=8,
+    parity_rows=3,
+    batch_size=3,
+    max_new_tokens=12,
+    gate=GateSettings(enabled=False),
+)
+
+
+@dataclass(frozen=True)
+class Places:
+    """An adapter of random weights on the tiny base, five photos, and a catalog it has not seen."""
+
+    adapter: Path
+    bucket: Path
+    catalog: Path
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
+    root = tmp_path_factory.mktemp("parity")
+    torch.set_num_threads(1)
+    adapter = write_random_adapter(root / "adapter", TINY_MODEL_PATH, num_crops=4)
+    (adapter / "train.json").write_text(json.dumps({"settings": {}, "data_fingerprint": "another"}))
+    (root / "bucket").mkdir()
+    for number in range(5):
+        draw_photo(number).resize((150, 200)).save(root / "bucket" / f"{number}.png")
+    make_sample(str(root / "catalog"), SampleSettings(products=6))
+    return Places(adapter, root / "bucket", root / "catalog")
+
+
+@dataclass
+class FakeVllm:
+    """Transformers in the place of vLLM. `broken`: without the adapter."""
+
+    broken: bool = False
+    started: list[TransformersEngine] = field(default_factory=list)
+    references: int = 0  # models loaded to compare with
+
+    def start(self, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
+        base = find_base(adapter.base, adapter.revision)
+        engine = load_base_engine(base, adapter, settings) if self.broken else load_engine(adapter, settings)
+        self.started.append(engine)
+        return engine
+
+    def reference(self, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
+        self.references += 1
+        return load_engine(adapter, settings)
+
+
+@pytest.fixture
+def vllm(monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
+    fake = FakeVllm()
+    monkeypatch.setattr(parity, "start_engine", fake.start)
+    monkeypatch.setattr(parity, "load_engine", fake.reference)
+    for module in (parity, enrichment):
+        monkeypatch.setattr(module, "choose_engine", lambda name, device="auto": "vllm")
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__="1.2"))
+    return fake
+
+
+def run(
+    places: Places, output: Path, run_id: str | None = None, limit: int = 3, **changes: Any
+) -> tuple[RunRecord, list[str]]:
+    """A run, and what it announced."""
+    told: list[str] = []
+    settings = SETTINGS.model_copy(update=changes)
+    record = run_enrichment(
+        str(places.bucket), str(places.adapter), str(output), settings, run_id=run_id, limit=limit, announce=told.append
+    )
+    return record, told
+
+
+def kept(output: Path) -> list[str]:
+    return sorted(path.name for path in (output / "parity").glob("*"))
+
+
+def test_an_adapter_is_compared_before_its_first_run_only(places: Places, tmp_path: Path, vllm: FakeVllm) -> None:
+    record, told = run(places, tmp_path)
+
+    name = read_adapter(places.adapter).id
+    found = json.loads((tmp_path / record.run.folder / "parity.json").read_text())
+    assert (found["adapter"], found["engine"], found["ok"], found["same_answers"]) == (name, "vllm 1.2", True, 3)
+    assert told[1].startswith("parity: 3 photos through transformers and vllm 1.2 (merged, float32): 3 prompts and 3 ")
+    assert kept(tmp_path) == [f"{name}-vllm_1.2-merged-float32-weights_none-cache_auto.json"]
+    assert (record.counts["rows"], len(vllm.started), vllm.references) == (3, 1, 1)
+
+    again, told = run(places, tmp_path)
+
+    assert (again.by_reason, len(told), vllm.references) == ({"new": 2}, 1, 1)
+    assert not (tmp_path / again.run.folder / "parity.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept_as"),
+    [
+        ({"served": "lora"}, "lora-float32-weights_none-cache_auto"),
+        ({"quantization": "fp8"}, "merged-float32-weights_fp8-cache_auto"),
+        ({"kv_cache_dtype": "fp8"}, "merged-float32-weights_none-cache_fp8"),
+    ],
+)
+def test_another_way_of_serving_is_compared_anew(
+    places: Places, tmp_path: Path, vllm: FakeVllm, changes: dict[str, str], kept_as: str
+) -> None:
+    run(places, tmp_path)
+    run(places, tmp_path, **changes)
+
+    assert [name for name in kept(tmp_path) if kept_as in name]
+    assert vllm.references == 2
+
+
+def test_an_engine_without_the_adapter_is_blocked_until_it_is_mended(
+    places: Places, tmp_path: Path, vllm: FakeVllm
+) -> None:
+    vllm.broken = True
+    with pytest.raises(ParityFailed) as caught:
+        run(places, tmp_path, run_id="night")
+
+    message = str(caught.value)
+    assert message.startswith("run night: vllm 1.2 does not serve the model that was trained: photo ")
+    assert message.endswith(
+        f"; {tmp_path}/runs/night/parity.json has the figures; check the versions of vllm and transformers against "
+        "constraints.txt, or use the engine transformers"
+    )
+    assert ", token " in message
+    found = json.loads((tmp_path / "runs" / "night" / "parity.json").read_text())
+    assert not found["ok"]
+    assert found["finding"] in message
+    assert kept(tmp_path) == []
+    assert not (tmp_path / "history").exists()
+    [engine] = vllm.started
+    assert not hasattr(engine, "model")  # closed
+    state: Any = SimpleNamespace(data=caught.value)
+    assert not worth_retrying(*[state] * 3)
+
+    vllm.broken = False
+    record, _ = run(places, tmp_path, run_id="night")
+
+    assert record.state == "published"
+    assert len(kept(tmp_path)) == 1
+
+
+def test_nothing_is_compared_where_nobody_asks_for_it(places: Places, tmp_path: Path, vllm: FakeVllm) -> None:
+    vllm.broken = True
+
+    run(places, tmp_path, parity_rows=0)
+
+    assert (len(vllm.started), vllm.references, kept(tmp_path)) == (1, 0, [])
+
+
+def test_transformers_is_not_compared_with_itself(
+    places: Places, tmp_path: Path, vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "choose_engine", lambda name, device: "transformers")
+
+    run(places, tmp_path)
+
+    assert (len(vllm.started), vllm.references, kept(tmp_path)) == (1, 0, [])
+
+
+def test_faulty_photos_and_copies_are_passed_over(places: Places, tmp_path: Path, vllm: FakeVllm) -> None:
+    bucket = tmp_path / "bucket"
+    bucket.mkdir()
+    for name, number in {"b": 0, "c": 0, "d": 1, "e": 2}.items():
+        shutil.copy(places.bucket / f"{number}.png", bucket / f"{name}.png")
+    (bucket / "a.jpg").write_text("no photo")
+    asked: list[str] = []
+    complete = TransformersEngine.complete
+
+    def watched(self: TransformersEngine, requests: Any, **options: Any) -> Any:
+        listed = list(requests)
+        asked.extend(request.id for request in listed)
+        return complete(self, listed, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransformersEngine, "complete", watched)
+        run_enrichment(str(bucket), str(places.adapter), str(tmp_path / "out"), SETTINGS)
+
+    assert asked[:6] == ["b.png", "d.png", "e.png"] * 2
+
+
+def test_a_bucket_without_a_photo(tmp_path: Path, places: Places, vllm: FakeVllm) -> None:
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "a.jpg").write_text("no photo")
+
+    record = run_enrichment(str(tmp_path / "bucket"), str(places.adapter), str(tmp_path / "out"), SETTINGS)
+
+    assert (record.counts["failed"], vllm.references) == (1, 0)
+
+
+@pytest.mark.parametrize("catalog", [True, False])
+def test_the_command(
+    places: Places, tmp_path: Path, vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    catalog: bool,
+) -> None:  # fmt: skip
+    out, source = tmp_path / "parity.json", ["--catalog", str(places.catalog)] if catalog else []
+    command = "score", "--adapter", str(places.adapter), "--parity", "--rows", "5", "--out", str(out), *source
+    code, told, _ = enrich(monkeypatch, capsys, *command)
+
+    assert code == 0
+    assert told.startswith("5 photos through transformers and vllm 1.2 (merged, float32): 5 prompts and 5 answers ")
+    assert told.endswith(f"the same model: adapter {read_adapter(places.adapter).id}: {out}\n")
+    assert json.loads(out.read_text())["rows"] == 5
+
+    vllm.broken = True
+    code, _, told = enrich(monkeypatch, capsys, *command)
+
+    assert code == 1
+    assert told.splitlines()[-1].startswith(
+        f"error: adapter {places.adapter}: vllm 1.2 does not serve the model that was trained: photo "
+    )
+    assert not json.loads(out.read_text())["ok"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--rows", "3"), ("--catalog", "c", "--rows", "3"), ("--catalog", "c", "--out", "o.json"), ()],
+)
+def test_options_that_do_not_go_together(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    code, _, told = enrich(monkeypatch, capsys, "score", "--adapter", "a", *arguments)
+
+    assert code == 2
+    assert "scoring needs --catalog; --rows and --out go with --parity; `enrich --help` shows what there is" in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [({}, "float32"), ({"quantization": "fp8"}, "fp8"), ({"kv_cache_dtype": "fp8"}, "fp8")],
+)
+def test_precision(changes: dict[str, Any], expected: str) -> None:
+    assert precision(RunSettings(device="cpu", **changes)) == expected

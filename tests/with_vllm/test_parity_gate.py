@@ -1,0 +1,52 @@
+"""The gate before an adapter's first run, on the real vLLM: it passes what is right and blocks what is not."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from enrich.errors import ParityFailed
+from enrich.infer import vllm_engine
+from enrich.phi3_vision.checkpoint import load_model, save_merged
+from enrich.pipeline.enrichment import run_enrichment
+from enrich.settings import TINY_MODEL_PATH, GateSettings
+from tests.random_adapter import write_random_adapter
+from tests.with_vllm.serving import photo, settings
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+
+
+def test_a_run_is_blocked_without_the_adapter_and_goes_on_with_it(tmp_path: Path) -> None:
+    adapter = write_random_adapter(tmp_path / "adapter", TINY_MODEL_PATH, num_crops=4)
+    (tmp_path / "bucket").mkdir()
+    for number in range(6):
+        Image.fromarray(photo(number)).save(tmp_path / "bucket" / f"{number}.png")
+    chosen = settings(tmp_path / "merged", parity_rows=4, max_new_tokens=24, gate=GateSettings(enabled=False))
+    places = str(tmp_path / "bucket"), str(adapter), str(tmp_path / "out")
+    base = tmp_path / "base"  # what would be served if the adapter were forgotten
+    save_merged(load_model(TINY_MODEL_PATH, dtype=torch.float32, device="cpu"), adapter, base)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vllm_engine, "merged_checkpoint", lambda *_: base)
+        with pytest.raises(ParityFailed) as caught:
+            run_enrichment(*places, chosen, run_id="night")
+
+    assert "does not serve the model that was trained: photo 0.png, token " in str(caught.value)
+    found = json.loads((tmp_path / "out" / "runs" / "night" / "parity.json").read_text())
+    assert (found["rows"], found["same_prompts"], found["ok"]) == (4, 4, False)
+    assert found["same_answers"] == 0
+    assert not list((tmp_path / "out").glob("parity/*"))
+
+    record = run_enrichment(*places, chosen, run_id="night")
+
+    assert record.counts["rows"] == 6
+    found = json.loads((tmp_path / "out" / "runs" / "night" / "parity.json").read_text())
+    assert (found["same_prompts"], found["same_answers"], found["ok"]) == (4, 4, True)
+    assert found["largest_difference"] < found["largest_allowed"] / 2
+    assert len(list((tmp_path / "out").glob("parity/*.json"))) == 1
+    assert record.stages is not None
+    seconds = {use.stage: use.seconds for use in record.stages.uses}
+    assert min(seconds[stage] for stage in ("download", "decode", "render", "engine", "write")) > 0
+    assert record.stages.photos == 6
