@@ -23,7 +23,7 @@ class Limits(NamedTuple):
     mean: float
 
 
-# float32: a trained tiny adapter differed by 6e-6 at most; one that is not applied parts at once or by more than the mean.
+# float32: a trained tiny adapter differed by 6e-6 at most; one not applied parts at once or by more than the mean.
 # The others are reasoned, not measured: bfloat16 rounds every sum to 8 bits, fp8 every weight to 4 bits, and either
 # limit lets a token's probability change by a factor, of 1.6 and of 4.5, which a wrong adapter or wrong crops exceed.
 LIMITS: dict[Precision, Limits] = {
