@@ -46,7 +46,6 @@ def test_importing_the_command_loads_nothing_heavy() -> None:
         ("run --images {bucket} --adapter {adapter} --output {tmp}/out --limit 0", "limit 0: a run takes at least 1"),
         ("run --images {bucket} --adapter {adapter} --output {tmp}/out --run-id a/b", "run id 'a/b' is not valid"),
         ("run --images {bucket} --adapter {adapter} --output {tmp}/out --engine warp", "settings: engine: "),
-        ("run --images {bucket} --adapter {adapter} --output {tmp}/out --engine vllm", "engine vllm: "),
         (
             "run --images {bucket} --adapter {adapter} --output {tmp}/out --config {tmp}/bad.yaml",
             "unknown key 'shards'",
