@@ -64,7 +64,7 @@ class PhotoLimits(Settings):
 class SampleSettings(Settings):
     """A generated catalog of product photos."""
 
-    products: int = Field(default=1200, ge=1, le=1_000_000)
+    products: int = Field(default=1500, ge=1, le=1_000_000)
     bucket: int = Field(default=120, ge=1, le=1_000_000, description="Usual photos in the unlabelled bucket")
     seed: int = Field(default=0, ge=0)
 
@@ -203,7 +203,7 @@ TINY_RECIPE: dict[str, object] = {
     "evaluations": 3,
 }
 TINY_BATCH = 8  # photos in an optimiser step, or the next multiple of a batch_size asked for
-TINY_PHOTOS = 6500  # shown in all, about 810 steps: a small catalog is shown more often
+TINY_PHOTOS = 7500  # shown in all, about 940 steps: a small catalog is shown more often
 TINY_EPOCHS = (3.0, 12.0)
 
 
