@@ -26,9 +26,8 @@ from enrich.catalog.sample.draw import render
 from enrich.catalog.sample.products import sample_product
 from enrich.catalog.sample.spec import BASE
 from enrich.images import decode, decode_reduced
-from enrich.infer.transformers_engine import stop_ids
 from enrich.phi3_vision import Phi3VImageProcessor, Phi3VProcessor
-from enrich.phi3_vision.checkpoint import load_model, load_processor
+from enrich.phi3_vision.checkpoint import load_model, load_processor, stop_ids
 from enrich.phi3_vision.generation import Generated, generate_answers
 from enrich.phi3_vision.hd_transform import hd_transform, resized_size
 from enrich.phi3_vision.image_processing import normalize_crops

@@ -14,7 +14,7 @@ from enrich.infer.engine import TOP_K, Completion, EngineClock, Request
 from enrich.infer.evidence import AnswerTokens
 from enrich.infer.grammar import answer_grammar
 from enrich.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
-from enrich.phi3_vision.checkpoint import STOP_TOKENS, load_merged, load_model, load_processor, resolve
+from enrich.phi3_vision.checkpoint import load_merged, load_model, load_processor, resolve, stop_ids
 from enrich.phi3_vision.generation import generate_answers
 from enrich.prompt import Prompt, render_prompt
 from enrich.settings import RunSettings
@@ -153,11 +153,6 @@ def device_and_dtype(device: str) -> tuple[torch.device, torch.dtype]:
     if device == "cpu" or not available:
         return torch.device("cpu"), torch.float32
     return torch.device("cuda"), torch.bfloat16
-
-
-def stop_ids(processor: Phi3VProcessor) -> list[int]:
-    """`<|end|>` closes a turn; the other two end a text that forgot to."""
-    return [processor.tokenizer.convert_tokens_to_ids(token) for token in STOP_TOKENS]
 
 
 def _first_line(error: BaseException) -> str:

@@ -17,11 +17,11 @@ from enrich.infer.engine import TOP_K, Completion, EngineClock, Request
 from enrich.infer.evidence import AnswerTokens
 from enrich.infer.grammar import answer_structure
 from enrich.infer.merged import CACHE, merged_checkpoint
-from enrich.infer.transformers_engine import device_and_dtype, find_base, stop_ids
+from enrich.infer.transformers_engine import device_and_dtype, find_base
 from enrich.infer.vllm_process import EngineDied, EngineProcess
 from enrich.infer.vllm_render import completion, renderer, sampling
 from enrich.phi3_vision import Phi3VProcessor
-from enrich.phi3_vision.checkpoint import load_processor
+from enrich.phi3_vision.checkpoint import load_processor, stop_ids
 from enrich.prompt import Prompt, render_prompt
 from enrich.settings import RunSettings
 

@@ -174,10 +174,10 @@ def save_merged(
         ValueError: the tokenizer does not know the stop tokens.
     """
     adapter, target = Path(adapter_dir), Path(directory)
-    stop_ids = _stop_ids(adapter)
+    ends = _known_stop_ids(adapter)
     target.mkdir(parents=True)
     model.generation_config = GenerationConfig(
-        bos_token_id=model.config.bos_token_id, eos_token_id=stop_ids, pad_token_id=model.config.pad_token_id
+        bos_token_id=model.config.bos_token_id, eos_token_id=ends, pad_token_id=model.config.pad_token_id
     )
     model.save_pretrained(target, max_shard_size=max_shard_size)
     for name in (*TOKENIZER_FILES, *_IMAGE_PROCESSOR_FILES):
@@ -185,13 +185,18 @@ def save_merged(
             shutil.copyfile(adapter / name, target / name)
 
 
-def _stop_ids(adapter: Path) -> list[int]:
-    tokenizer = load_processor(adapter).tokenizer
-    known = tokenizer.get_vocab()
+def stop_ids(processor: Phi3VProcessor) -> list[int]:
+    """Ids of `STOP_TOKENS`: `<|end|>` closes a turn; the other two end a text that forgot to."""
+    return processor.tokenizer.convert_tokens_to_ids(list(STOP_TOKENS))
+
+
+def _known_stop_ids(adapter: Path) -> list[int]:
+    processor = load_processor(adapter)
+    known = processor.tokenizer.get_vocab()
     unknown = [token for token in STOP_TOKENS if token not in known]
     if unknown:
         raise ValueError(f"adapter {adapter}: its tokenizer has no {unknown[0]}, where an answer ends")
-    return [known[token] for token in STOP_TOKENS]
+    return stop_ids(processor)
 
 
 def _read_adapter(adapter: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:

@@ -12,9 +12,9 @@ import torch
 
 from enrich.errors import UsageError
 from enrich.infer.adapter import Adapter, check_base, read_adapter
-from enrich.infer.transformers_engine import device_and_dtype, find_base, stop_ids
+from enrich.infer.transformers_engine import device_and_dtype, find_base
 from enrich.phi3_vision import Phi3VProcessor
-from enrich.phi3_vision.checkpoint import load_adapted, load_processor, save_merged
+from enrich.phi3_vision.checkpoint import load_adapted, load_processor, save_merged, stop_ids
 from enrich.phi3_vision.generation import generate_answers
 from enrich.pipeline.catalogs import local_tree, work_directory
 from enrich.pipeline.drawn import SIZES, draw_photo

@@ -12,9 +12,9 @@ from enrich.fetch import Fetched
 from enrich.infer.adapter import Adapter, check_base, read_adapter
 from enrich.infer.engine import Completion, Engine, Request, choose_engine, start_engine
 from enrich.infer.parity import ParityRecord, Precision, compare
-from enrich.infer.transformers_engine import device_and_dtype, find_base, load_engine, stop_ids
+from enrich.infer.transformers_engine import device_and_dtype, find_base, load_engine
 from enrich.manifest import items
-from enrich.phi3_vision.checkpoint import load_processor
+from enrich.phi3_vision.checkpoint import load_processor, stop_ids
 from enrich.phi3_vision.hd_transform import hd_transform
 from enrich.pipeline.catalogs import local_tree
 from enrich.pipeline.drawn import draw_photo

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from enrich.metrics import Scores, score
 from enrich.parse import Answer, AnswerMalformed, parse_answer
 from enrich.phi3_vision import Phi3VProcessor
-from enrich.phi3_vision.checkpoint import STOP_TOKENS
+from enrich.phi3_vision.checkpoint import stop_ids
 from enrich.phi3_vision.generation import Generated, generate_answers
 from enrich.settings import TrainSettings
 from enrich.train.collate import Collator, Photos
@@ -69,7 +69,7 @@ def generate(model: PreTrainedModel | PeftModel, photos: Photos, settings: Train
     model.eval()
     tokenizer, ranks = photos.processor.tokenizer, PartialState()
     collator = Collator(tokenizer.pad_token_id)
-    stop_ids = tokenizer.convert_tokens_to_ids(STOP_TOKENS)
+    ends = stop_ids(photos.processor)
     own: list[tuple[int, Generated]] = []
     size = settings.batch_size
     batches = [range(start, min(start + size, len(photos))) for start in range(0, len(photos), size)]
@@ -77,9 +77,7 @@ def generate(model: PreTrainedModel | PeftModel, photos: Photos, settings: Train
     with torch.compiler.set_stance("force_eager"):
         for indices in batches[ranks.process_index :: ranks.num_processes]:
             prompts = embed(model, collator.prompts(photos.__getitems__(indices)), photos, settings)
-            answers = generate_answers(
-                model, prompts, max_new_tokens=settings.max_new_tokens, stop_ids=stop_ids, top_k=1
-            )
+            answers = generate_answers(model, prompts, max_new_tokens=settings.max_new_tokens, stop_ids=ends, top_k=1)
             own += zip(indices, answers, strict=True)
             photos.keep()
     return [answer for _, answer in sorted(gather_object(own), key=itemgetter(0))]
