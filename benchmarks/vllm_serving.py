@@ -136,9 +136,9 @@ def make_photos(folder: Path, count: int) -> None:
 def make_photo(folder: Path, index: int) -> None:
     from PIL import Image
 
+    from enrich.catalog.sample.dialects import DEMO
     from enrich.catalog.sample.draw import render
     from enrich.catalog.sample.products import sample_product
-    from enrich.catalog.sample.spec import DEMO
 
     photo = render(sample_product(0, index, DEMO), index)
     photo.resize((1000, 1333), Image.Resampling.BICUBIC).save(folder / f"{index}.jpg", quality=85)
