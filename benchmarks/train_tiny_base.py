@@ -248,7 +248,7 @@ def train(
             point = {
                 "step": step,
                 "seconds": round(now - start),
-                "photos_per_second": round(photos / (now - start)),
+                "photos_per_second": round(photos / (now - start), 1),
                 "loss": round(torch.stack(running).mean().item(), 4) if running else math.nan,
                 **held_out_losses(model, groups),
             }
