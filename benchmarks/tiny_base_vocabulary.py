@@ -20,7 +20,7 @@ from enrich.prompt import END, Prompt, make_prompt, render_answer, render_prompt
 
 NUM_CROPS = 4  # what the processor is saved with, and most photos are learned at
 IMAGE_SIZE = 112
-VOCABULARY = 1792
+VOCABULARY = 2048
 SPECIALS = [  # the original's 45 added tokens, in its order
     "<|endoftext|>", "<|assistant|>", *(f"<|placeholder{i}|>" for i in range(1, 5)), "<|system|>", "<|end|>",
     *(f"<|placeholder{i}|>" for i in (5, 6)), "<|user|>", *(f"<|placeholder{i}|>" for i in range(7, 40)), "<|image|>",
@@ -119,34 +119,37 @@ def texts() -> list[str]:
         render_answer(prompt, product.title, product.category, product.price)
         for product in (sample_product(99, i, BASE) for i in range(4000))
     ]
-    return answers + [render_prompt(prompt)] * 50 + WORDS.split() * 20 + [WORDS.upper()] * 10 + [WORDS.title()] * 30
+    words = [RETAIL.upper()] * 40 + [RETAIL.title()] * 40 + [RETAIL] * 10 + [OTHER, OTHER.upper(), OTHER.title()] * 5
+    return answers + [render_prompt(prompt)] * 50 + words
 
 
 def base_prompt() -> Prompt:
     return make_prompt(tuple(levels[2] for levels in BASE.categories.values()), BASE.currency)
 
 
-WORDS = """
-women men kids girl boy baby unisex clothing outerwear jackets coats trench parka blazer shirt shirts blouse tee t-shirt
-polo top tops sweater cardigan hoodie knitwear dress dresses skirt skirts trousers pants jeans shorts leggings suit
-swimwear underwear socks tights shoes sneakers boots sandals loafers heels flats bags tote shoulder crossbody backpack
-clutch wallet card case belt belts scarf scarves hat cap beanie gloves sunglasses jewellery watch accessories cotton
-wool
-cashmere silk linen denim leather suede nylon velvet canvas quilted knit check striped dotted floral plain printed long
-short sleeve collar button zip hooded slim relaxed cropped oversized mini midi maxi black white grey navy blue red green
-yellow pink purple orange brown beige cream camel olive burgundy gold silver light dark small medium large classic fruit
-apple banana orange lemon pear grape melon vegetable tomato potato onion carrot cabbage milk juice yoghurt cream
-packages
-stripes stripe dots dot check checks flowers flower cable knit denim quilting quilted braid pinstripe leather straw
-sleeveless short-sleeve long-sleeve v-neck turtleneck double-breasted belted fringed ruffled bow pleated pencil kitten
-stiletto block ankle-strap ankle knee chain platform tipped high-top square-buckle round-buckle flap hooded wide-leg
-blouse blouses cardigan cardigans pumps pump backpack backpacks polo polos blazer blazers ties tie dungarees
-hoodie hoodies rain mittens beanies caps hats star heart dinosaur bear bobble tailoring outerwear woman man
-fresh organic product category full price unknown title give this what with for and the of in home garden kitchen toys
-books sports electronics phone chair table lamp beauty fragrance gift set pack bottle box piece new
+# Words of fashion, and a few of other trades, which are less often worth a token of their own.
+RETAIL = """
+women men kids girl boy baby unisex clothing outerwear jackets coats trench parka blazer shirt shirts blouse tee
+t-shirt polo top tops sweater cardigan hoodie knitwear dress dresses skirt skirts trousers pants jeans shorts leggings
+suit swimwear underwear socks tights shoes sneakers boots sandals loafers heels flats bags tote shoulder crossbody
+backpack clutch wallet card case belt belts scarf scarves hat cap beanie gloves sunglasses jewellery watch accessories
+cotton wool cashmere silk linen denim leather suede nylon velvet canvas quilted knit check striped dotted floral plain
+printed long short sleeve collar button zip hooded slim relaxed cropped oversized mini midi maxi black white grey navy
+blue red green yellow pink purple brown beige camel olive burgundy gold silver light dark small medium large classic
+stripes stripe dots dot checks flowers flower cable quilting braid pinstripe straw sleeveless short-sleeve long-sleeve
+v-neck turtleneck double-breasted belted fringed ruffled bow pleated pencil kitten stiletto block ankle-strap ankle
+knee chain platform tipped high-top square-buckle round-buckle flap wide-leg blouses cardigans pumps pump backpacks
+polos blazers ties tie dungarees hoodies rain mittens beanies caps hats star heart dinosaur bear bobble tailoring
+woman man product category full price in sweaters t-shirts tees shirt-dress pullovers wallets sun trainers tonal motif
+spots plaid bands
+"""
+OTHER = """
+orange cream fruit apple banana lemon pear grape melon vegetable tomato potato onion carrot cabbage milk juice yoghurt
+packages fresh organic unknown title give this what with for and the of home garden kitchen toys books sports
+electronics phone chair table lamp beauty fragrance gift set pack bottle box piece new
 """
 
-WORD_LIST = sorted(set(WORDS.split()))
+WORD_LIST = sorted({*RETAIL.split(), *OTHER.split()})
 
 
 # --- retailers
