@@ -62,12 +62,13 @@ def main() -> None:
     parser.add_argument("--products", type=int, default=1500)
     parser.add_argument("--holdout", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0, help="of the catalog")
-    parser.add_argument("--ways", type=int, default=len(WAYS), help="only the first so many rows of the table")
+    parser.add_argument("--ways", type=int, nargs="+", default=[*range(len(WAYS))], help="which rows: 0 to 4")
     parser.add_argument("--settings", type=json.loads, default={}, help="training settings as JSON, for every way")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     arguments = parser.parse_args()
 
-    catalog, results = arguments.out / "catalog", {}
+    catalog, stored = arguments.out / "catalog", arguments.out / "results.json"
+    results: dict[str, Any] = {}
     write_sample(catalog, arguments.products, seed=arguments.seed, holdout=arguments.holdout)
     best = json.loads((catalog / "truth.json").read_text("utf-8"))["best_mdape"]
     gpu = torch.cuda.is_available() and arguments.device != "cpu"
@@ -78,7 +79,7 @@ def main() -> None:
         "MdAPE | / best | parsed | hold-out category | hold-out title F1 | hold-out MdAPE |\n" + "| --- " * 14 + "|",
         flush=True,
     )
-    for name, changes in list(WAYS.items())[: arguments.ways]:
+    for name, changes in (list(WAYS.items())[way] for way in arguments.ways):
         found = measure(arguments, catalog, name, changes)
         if not results:
             print(row("the base, no adapter", "", "", "", "", found["base"], None, best), flush=True)
@@ -90,9 +91,8 @@ def main() -> None:
             ),
             flush=True,
         )  # fmt: skip
-        (arguments.out / "results.json").write_text(
-            json.dumps({"hardware": hardware, "ways": results}, indent=1) + "\n"
-        )
+        earlier = json.loads(stored.read_text("utf-8"))["ways"] if stored.exists() else {}
+        stored.write_text(json.dumps({"hardware": hardware, "ways": earlier | {name: found}}, indent=1) + "\n")
 
 
 def measure(arguments: argparse.Namespace, catalog: Path, name: str, changes: dict[str, Any]) -> dict[str, Any]:
