@@ -53,9 +53,9 @@ def make_photos(folder: Path, count: int, first: int = 0) -> None:
 def _make_photo(folder: Path, index: int) -> None:
     from PIL import Image
 
+    from enrich.catalog.sample.dialects import DEMO
     from enrich.catalog.sample.draw import render
     from enrich.catalog.sample.products import sample_product
-    from enrich.catalog.sample.spec import DEMO
 
     path = folder / f"{index}.jpg"
     if not path.exists():

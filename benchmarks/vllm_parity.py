@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from enrich.catalog.sample.dialects import DEMO
 from enrich.catalog.sample.draw import render
 from enrich.catalog.sample.products import sample_product
-from enrich.catalog.sample.spec import DEMO
 from enrich.infer.adapter import Adapter, read_adapter
 from enrich.infer.engine import Completion, Request, start_engine
 from enrich.phi3_vision.hd_transform import hd_transform

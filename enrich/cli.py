@@ -76,14 +76,17 @@ def catalog_sample(
     products: Annotated[int | None, typer.Option(help="Products to make.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed makes the same bytes.")] = None,
     bucket: Annotated[str | None, typer.Option(help="Also make unlabelled photos, hostile files among them.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove another sample that lies there.")] = False,
 ) -> None:
     """Make a catalog of synthetic product photos whose best possible score is known."""
     from enrich.pipeline.catalogs import make_sample
 
     settings = load_settings(SampleSettings, products=products, seed=seed)
     with progress_bars() as progress:
-        summary = make_sample(out, settings, bucket=bucket, progress=progress)
+        summary = make_sample(out, settings, bucket=bucket, overwrite=overwrite, progress=progress)
     console.print(f"{summary.products} products in {summary.categories} categories: {out}/catalog.csv")
+    if summary.holdout:
+        console.print(f"{summary.holdout} of unseen colour x fabric x kind: {out}/holdout/catalog.csv")
     if bucket:
         console.print(f"{summary.bucket} unlabelled photos: {bucket}")
 

@@ -65,6 +65,13 @@ class SampleSettings(Settings):
     """A generated catalog of product photos."""
 
     products: int = Field(default=1500, ge=1, le=1_000_000)
+    holdout: int | None = Field(
+        default=None,
+        ge=0,
+        le=1_000_000,
+        description="Products of a colour x fabric x kind that the catalog never shows, a catalog of their own; "
+        "left out: a tenth of the products",
+    )
     bucket: int = Field(default=120, ge=1, le=1_000_000, description="Usual photos in the unlabelled bucket")
     seed: int = Field(default=0, ge=0)
 

@@ -46,7 +46,7 @@ def test_an_empty_file_changes_nothing(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("cls", "text", "message"),
     [
-        (SampleSettings, "product: 3", "unknown key 'product'; known keys: products, bucket, seed"),
+        (SampleSettings, "product: 3", "unknown key 'product'; known keys: products, holdout, bucket, seed"),
         (
             RunSettings,
             "review:\n  confidence: 0.5",
