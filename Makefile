@@ -42,7 +42,7 @@ lint: install
 	$(BIN)/lint-imports
 
 ui: install
-	$(BIN)/python deployments/bring_up.py
+	$(BIN)/python -m deployments.bring_up
 
 clean:
 	rm -rf $(VENV) demo .ui build *.egg-info

@@ -81,6 +81,19 @@ def _markdown_text(value: object) -> str:
     return html.escape(re.sub(r"([!-%'-/:;=?@\[-`{-~])", r"\\\1", line), quote=False)
 
 
+def render_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits, most: int) -> str:
+    """At most `most` of a run's photos with what was said of them, as a Markdown table. Every value is escaped."""
+    lines = ["| photo | title | category | price | to review |", "| --- | --- | --- | ---: | --- |"]
+    for item in _contact_sheet(rows, images, limits)[:most]:
+        row = item.row
+        sure = "" if row["category_confidence"] is None else f" ({row['category_confidence']:.0%})"
+        price = "" if row["price"] is None else f"{row['price']:,.0f} {row['currency'] or ''}"
+        between = "" if row["price_low"] is None else f" ({row['price_low']:,.0f} to {row['price_high']:,.0f})"
+        cells = (row["title"], f"{row['category']}{sure}", price + between, ", ".join(row["review_reasons"] or ()))
+        lines.append(f"| ![photo]({item.thumbnail}) | {' | '.join(map(_markdown_text, cells))} |")
+    return "\n".join(lines)
+
+
 def score_table(metrics: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
     """(who, {column: value}) for the adapter, its base and the baselines, as text ready to print."""
     names = {"adapter": metrics["test"], "base without adapter": metrics.get("base"), **metrics["baselines"]}
