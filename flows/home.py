@@ -11,7 +11,6 @@ def own_server(home: Path) -> dict[str, str]:
         "PREFECT_LOCAL_STORAGE_PATH": str(home / "storage"),
         "PREFECT_SERVER_MEMO_STORE_PATH": str(home / "memo_store.toml"),
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # Prefect stores what made a run fail, by default as a pickle
-        "PREFECT_LOGGING_EXTRA_LOGGERS": "enrich",  # what the library says of a shard or a photo is seen in the UI too
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "DO_NOT_TRACK": "1",

@@ -17,6 +17,7 @@ from prefect.concurrency.sync import concurrency
 from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_LOGGING_EXTRA_LOGGERS
 from prefect.tasks import Task, exponential_backoff
 
 from enrich.catalog.sample.generate import SampleSummary
@@ -47,6 +48,8 @@ class OneLine(logging.Filter):
 
 for _name in ("prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(_name).addFilter(OneLine())
+if "enrich" in PREFECT_LOGGING_EXTRA_LOGGERS.value():  # lines of shards and photos go to the UI; Prefect sets no level
+    logging.getLogger("enrich").setLevel(logging.INFO)
 
 
 def worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
