@@ -22,7 +22,7 @@ def test_the_night_begins_at_the_same_hour_before_and_after_the_clocks_change(li
     first, last = day - timedelta(days=2), day + timedelta(days=2)
 
     times = {"start_time": first.astimezone(UTC).isoformat(), "end_time": last.astimezone(UTC).isoformat()}
-    live.call("POST", f"/deployments/{nightly['id']}/schedule", times)
+    live.call("POST", f"/deployments/{nightly['id']}/schedule", {**times, "min_runs": 5})
 
     chosen = {
         "deployments": {"id": {"any_": [nightly["id"]]}},
