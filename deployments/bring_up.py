@@ -1,4 +1,4 @@
-"""Prefect on this machine in one command: server, work pools, deployments and a worker for each pool, until Ctrl-C.
+"""Prefect on this machine in one command, until Ctrl-C: server, work pools, automations, deployments and workers.
 
 All that Prefect keeps lies in one directory, .ui in the repository, and its server listens on the loopback only.
 """
@@ -17,11 +17,11 @@ from pathlib import Path
 
 import httpx
 
+from deployments.apply import POOLS, apply
 from flows.home import own_server
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_PORT = 4200
-POOLS = {"cpu": 4, "gpu": 1}  # runs at once: the model has the GPU to itself
 START_SECONDS = 300.0  # a first start compiles Prefect and makes its database: 40 s, several times that if it is busy
 STOP_SECONDS = 10.0  # an idle worker of Prefect 3.7.7 sometimes hangs when it is asked to stop
 
@@ -73,7 +73,7 @@ def _bring_up(parts: list[Part], home: Path, url: str) -> None:
     home.mkdir(parents=True, exist_ok=True)
     _start(parts, home, "server", "server", "start", "--host", "127.0.0.1", "--port", url.rpartition(":")[2])
     _wait(parts, "the server", lambda: _is_healthy(url))
-    _create_pools()
+    apply(webhook=os.environ.get("ENRICH_WEBHOOK_URL"))
     _deploy(home)
     for pool in POOLS:
         _start(parts, home, f"worker-{pool}", "worker", "start", "--pool", pool, "--name", pool)
@@ -84,19 +84,6 @@ def _bring_up(parts: list[Part], home: Path, url: str) -> None:
 def _environment(home: Path, url: str) -> dict[str, str]:
     """Settings for everything that is started here, whatever profile the user has."""
     return {**own_server(home), "PREFECT_API_URL": f"{url}/api", "PREFECT_WORKER_QUERY_SECONDS": "2"}
-
-
-def _create_pools() -> None:
-    """A process pool for each of POOLS; one that is there is brought up to date."""
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.workers.process import ProcessWorker
-
-    template = ProcessWorker.get_default_base_job_template()
-    with get_client(sync_client=True) as client:
-        for name, limit in POOLS.items():
-            pool = WorkPoolCreate(name=name, type="process", base_job_template=template, concurrency_limit=limit)
-            client.create_work_pool(pool, overwrite=True)
 
 
 def _deploy(home: Path) -> None:

@@ -238,7 +238,7 @@ class RunSettings(Settings):
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    shard_size: int = Field(default=2048, ge=1)
+    shard_size: int = Field(default=2048, ge=1, title="Photos in a shard", description="Unit of retry and of commit")
     batch_size: int = Field(default=16, ge=1, description="Photos in one forward pass of the transformers engine")
     max_new_tokens: int = Field(default=64, ge=8)
     served: Literal["merged", "lora"] = Field(

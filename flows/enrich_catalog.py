@@ -6,10 +6,11 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from prefect import flow
+from prefect import flow, tags
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from enrich.pipeline.enrichment import rows_in
 from enrich.pipeline.progress import Progress
 from enrich.pipeline.records import held_back
 from enrich.pipeline.run import Run
@@ -37,7 +38,7 @@ def enrich_catalog(
         images: Product photos: a directory or s3://bucket/prefix.
         adapter: Adapter made by finetune-adapter.
         output: Where the tables go: a directory or s3://bucket/prefix, apart from the photos.
-        run_id: Name of the run; give that of an unfinished one to go on with it.
+        run_id: Name of the run, by default made from this flow run; give that of an unfinished one to go on with it.
         limit: Stop the plan after so many photos; the next run takes the others.
         settings: Engine, sizes and limits.
     """
@@ -55,11 +56,16 @@ def enrich(
     progress: Progress | None = None,
 ) -> RunRecord:
     """The tasks of one run, within the flow that calls."""
-    with ExitStack() as stack:
+    run_id = run_id or tasks.own_run_id(adapter)
+    with ExitStack() as stack, tags(f"run:{run_id}"):
         run = tasks.plan(stack, images, adapter, output, settings, run_id, limit, progress)
         _answer_missing(run, progress)
         record = tasks.publish(run)
-    tasks.report(record, output)
+        tasks.report(record, output, settings)
+        if record.state == "published":
+            tasks.made(f"{output}/products.parquet", [images, adapter], run_id=run_id, **record.counts)
+        elif record.state == "held":
+            tasks.ask(record, output)
     return record
 
 
@@ -70,9 +76,13 @@ def _answer_missing(run: Run, progress: Progress | None) -> None:
         return
     with ExitStack() as stack:
         session = tasks.start(stack, run, progress)
+        tell = progress or tasks.watched()
         for group in groups:
+            limited = tasks.answer.with_options(
+                timeout_seconds=tasks.patience(session.engine_name, rows_in(run.manifest, group))
+            )
             # A call, not the session: Prefect walks through data that it hands to a task.
-            tasks.answer(run, partial(answer_shard, session), group, progress)
+            limited(run, partial(answer_shard, session), group, tell)
 
 
 def shard_groups(shards: Sequence[int], most: int = 500) -> list[list[int]]:

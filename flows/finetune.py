@@ -21,4 +21,5 @@ def finetune_adapter(
         model: Hub id or directory of a Phi-3-vision, or auto: the full size on a GPU, the tiny one without.
         training: What to change of the recipe that suits the base model.
     """
-    tasks.train(catalog, adapter, training.settings(model))
+    done = tasks.train(catalog, adapter, training.settings(model))
+    tasks.made(adapter, [catalog], adapter=done.adapter)

@@ -1,6 +1,6 @@
 """Fields of the forms that start a flow. What a schedule overrides is flat: schedules merge the top level only."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,6 +21,7 @@ Output = Annotated[str, _field("Output", _PLACE, min_length=1)]
 BaseModelName = Annotated[str, _field("Base model", AUTO, TINY_MODEL, min_length=1)]
 RunId = Annotated[str | None, _field("Run id")]
 Limit = Annotated[int | None, _field("Photos at most", ge=1)]
+Hours = Annotated[float, _field("Hours to decide", gt=0, le=24 * 7)]
 
 
 class Training(BaseModel):
@@ -36,6 +37,20 @@ class Training(BaseModel):
         default=None, gt=0, title="Minutes at most", description="Stop after this time and keep the best so far"
     )
     seed: int | None = Field(default=None, title="Seed")
+    adapt_vision: bool = Field(
+        default=False,
+        title="Adapt the vision side too",
+        description="LoRA on tower and projector: more memory and time, for photos unlike those of the web",
+    )
+    load_in_4bit: bool = Field(
+        default=False, title="Base in 4 bits", description="QLoRA, for a GPU of 16 GB; not with the vision side"
+    )
+    report_to: Literal["none", "wandb", "mlflow", "trackio", "tensorboard"] = Field(
+        default="none", title="Experiment tracker", description="Gets every step and, at each evaluation, photos"
+    )
+    run_name: str | None = Field(
+        default=None, min_length=1, title="Name at the tracker", description="Left empty, the time"
+    )
     columns: Columns = Field(default=Columns(), title="Columns", description="Which column of the table holds what")
 
     def settings(self, model: str) -> TrainSettings:

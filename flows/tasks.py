@@ -1,14 +1,23 @@
 """What flows are made of: each task is one call of the pipeline, with its retries and the name of its runs."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import Any
 
 from prefect import get_run_logger, runtime, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.assets import Asset, add_asset_metadata, materialize
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
+from prefect.concurrency.sync import concurrency
+from prefect.context import FlowRunContext
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_LOGGING_EXTRA_LOGGERS
 from prefect.tasks import Task, exponential_backoff
 
 from enrich.catalog.sample.generate import SampleSummary
@@ -17,13 +26,15 @@ from enrich.pipeline.catalogs import make_sample
 from enrich.pipeline.enrichment import finish_run, open_run, rows_in
 from enrich.pipeline.finetuning import Finetuned, finetune
 from enrich.pipeline.progress import Progress, logged
+from enrich.pipeline.records import last_run_id, publish_held, read_record
 from enrich.pipeline.run import Run
 from enrich.pipeline.session import Session, open_session
-from enrich.pipeline.standing import StandingAdapter, find_standing
-from enrich.report import render_summary, score_table
+from enrich.pipeline.standing import StandingAdapter, find_standing, read_metrics
 from enrich.schema import RunRecord
 from enrich.settings import RunSettings, SampleSettings, TrainSettings
 from enrich.stages import describe_stages
+from enrich.storage import open_store
+from flows.artifacts import location, show_progress, show_run, show_scores
 
 
 class OneLine(logging.Filter):
@@ -37,12 +48,21 @@ class OneLine(logging.Filter):
 
 for _name in ("prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(_name).addFilter(OneLine())
+if "enrich" in PREFECT_LOGGING_EXTRA_LOGGERS.value():  # lines of shards and photos go to the UI; Prefect sets no level
+    logging.getLogger("enrich").setLevel(logging.INFO)
 
 
 def worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
     """Wrong arguments stay wrong, and so does a wrong model; what a network or an endpoint refused may pass."""
     return not isinstance(state.data, UsageError | ParityFailed)
 
+
+PUBLISHERS = "enrich-publish"  # a limit of the server, made by deployments/apply.py
+DECIDE = "release-held/release-held"  # the deployment that asks a person
+
+# Seconds after which a task is taken for hung, and tried again: many times what each has ever taken.
+QUICK, SLOW, TRAINING = 1800.0, 4 * 3600.0, 7 * 24 * 3600.0
+PHOTO = {"vllm": 2.0}  # a photo, beside QUICK; 60 with the transformers engine, which may have no GPU
 
 # 10, 20 and 40 seconds, half as much again at most. Nothing is cached or stored: what is done lies in the output.
 RETRIED: dict[str, Any] = {
@@ -55,30 +75,31 @@ RETRIED: dict[str, Any] = {
 }
 
 
-@task(name="make sample", task_run_name="make sample", **RETRIED)
+@task(name="make sample", task_run_name="make sample", timeout_seconds=SLOW, **RETRIED)
 def sample(out: str, bucket: str | None, settings: SampleSettings, progress: Progress | None = None) -> SampleSummary:
     """A catalog of synthetic photos, and a bucket of unlabelled ones."""
-    return make_sample(out, settings, bucket=bucket, progress=progress or _to_log())
+    return make_sample(out, settings, bucket=bucket, progress=progress or watched())
 
 
-@task(name="find adapter", task_run_name="find adapter", **RETRIED)
+@task(name="find adapter", task_run_name="find adapter", timeout_seconds=SLOW, **RETRIED)
 def find_adapter(catalog: str, adapters: str, settings: TrainSettings) -> StandingAdapter:
-    """Where the adapter for the catalog as it is now lies, and whether it is there already."""
+    """Where the adapter for the catalog as it is now lies, and whether it is there already; its scores if it is."""
     standing = find_standing(catalog, adapters, settings)
     get_run_logger().info("adapter %s: %s", standing.uri, "stands" if standing.current else "to be made")
+    if standing.current and (metrics := read_metrics(standing.uri)):
+        show_scores(metrics, f"Adapter at {standing.uri}")
     return standing
 
 
-@task(name="fine-tune", task_run_name="fine-tune", **RETRIED)
+@task(name="fine-tune", task_run_name="fine-tune", timeout_seconds=TRAINING, **RETRIED)
 def train(catalog: str, out: str, settings: TrainSettings, progress: Progress | None = None) -> Finetuned:
     """An adapter at `out`; its scores beside the baselines are the artifact `adapter-scores`."""
-    done = finetune(catalog, out, settings, progress or _to_log(), announce=get_run_logger().info)
-    rows = [{"": name, **columns} for name, columns in score_table(done.metrics)]
-    create_table_artifact(rows, key="adapter-scores", description=f"Adapter {done.adapter} at {done.uri}, test split")
+    done = finetune(catalog, out, settings, progress or watched(), announce=get_run_logger().info)
+    show_scores(done.metrics, f"Adapter {done.adapter} at {done.uri}")
     return done
 
 
-@task(name="plan", task_run_name="plan", **RETRIED)
+@task(name="plan", task_run_name="plan", timeout_seconds=SLOW, **RETRIED)
 def plan(
     stack: ExitStack,
     images: str,
@@ -92,11 +113,13 @@ def plan(
     """The run: a new one, or the one that `run_id` names. Its files are at hand until `stack` is closed."""
     opened = open_run(images, adapter, output, settings, run_id=run_id, limit=limit, progress=progress or _to_log())
     run = stack.enter_context(opened)
-    get_run_logger().info("run %s: %d photos", run.info.run_id, run.manifest.table.height)
+    get_run_logger().info(
+        "run=%s photos=%d shards=%d", run.info.run_id, run.manifest.table.height, len(run.manifest.shards)
+    )
     return run
 
 
-@task(name="start engine", task_run_name="start engine", **RETRIED)
+@task(name="start engine", task_run_name="start engine", timeout_seconds=SLOW, **RETRIED)
 def start(stack: ExitStack, run: Run, progress: Progress | None = None) -> Session:
     """The engine and the decoding processes, stopped when `stack` is closed."""
     return stack.enter_context(open_session(run, progress or _to_log(), get_run_logger().info))
@@ -111,30 +134,124 @@ def _shards_name() -> str:
 def answer(
     run: Run, answer_one: Callable[[int], Iterator[int]], shards: Sequence[int], progress: Progress | None = None
 ) -> None:
-    """Answer and commit `shards`; a retry does those that are not committed yet."""
+    """Answer and commit `shards`; a retry does those that are not committed yet. `progress` tells of the whole run."""
     tell = progress or _to_log()
-    missing = sorted(set(shards).intersection(run.missing_shards()))
-    done, total = 0, rows_in(run.manifest, missing)
-    for shard in missing:
+    missing, total = run.missing_shards(), run.manifest.table.height
+    done = total - rows_in(run.manifest, missing)
+    for shard in sorted(set(shards).intersection(missing)):
         for answered in answer_one(shard):
             tell("photos", done + answered, total)
         done += rows_in(run.manifest, [shard])
 
 
-@task(name="publish", task_run_name="publish", **RETRIED)
+def patience(engine: str, photos: int) -> float:
+    """Seconds after which the answering of so many photos is taken for hung."""
+    return QUICK + PHOTO.get(engine, 60.0) * photos
+
+
+@task(name="publish", task_run_name="publish", timeout_seconds=SLOW, **RETRIED)
 def publish(run: Run) -> RunRecord:
     """Judge the run, fold it into products.parquet unless it is held back, and write its report and run.json."""
-    record = finish_run(run)
+    with concurrency(PUBLISHERS):
+        record = finish_run(run)
+    get_run_logger().info("run=%s state=%s %s", run.info.run_id, record.state, _counted(record))
     if record.stages:
         get_run_logger().info(describe_stages(record.stages))
     return record
 
 
-@task(name="report", task_run_name="report", **RETRIED)
-def report(record: RunRecord, output: str) -> None:
-    """The artifact `enrichment`: counts, reasons, findings, and where the full report lies."""
-    summary = render_summary(record.model_dump(mode="json"), output)
-    create_markdown_artifact(summary, key="enrichment", description=f"Run {record.run.run_id}")
+@task(name="release", task_run_name="release {run_id}", timeout_seconds=SLOW, **RETRIED)
+def release(output: str, run_id: str) -> RunRecord:
+    """Publish a run that the gate held back."""
+    with concurrency(PUBLISHERS):
+        record = publish_held(output, run_id)
+    get_run_logger().info("run=%s state=%s %s", run_id, record.state, _counted(record))
+    return record
+
+
+@task(name="report", task_run_name="report", timeout_seconds=QUICK, **RETRIED)
+def report(record: RunRecord, output: str, settings: RunSettings) -> None:
+    """The artifacts `enrichment`, `counts`, `contact-sheet` and `report`."""
+    show_run(record, output, settings)
+
+
+# Assets of Prefect: who made what from what, as events. Their keys are known when a run knows its places.
+@materialize("file:///placeholder", name="register", task_run_name="register {uri}", timeout_seconds=QUICK, **RETRIED)
+def register(uri: str, facts: dict[str, Any]) -> None:
+    """Tell Prefect that what lies at `uri` was made anew; call it through `made`."""
+    add_asset_metadata(location(uri), facts)
+
+
+def made(uri: str, of: Sequence[str], **facts: Any) -> None:
+    """Register `uri` as made from what lies at the places `of`."""
+    sources: list[str | Asset] = [location(place) for place in of]
+    register.with_options(assets=[location(uri)], asset_deps=sources)(uri, facts)
+
+
+@task(name="ask", task_run_name="ask", timeout_seconds=QUICK, **RETRIED)
+def ask(record: RunRecord, output: str) -> None:
+    """Start the flow run in which a person decides on a run that was held back; once for each run."""
+    try:
+        run = run_deployment(
+            DECIDE,
+            parameters={"output": output, "run_id": record.run.run_id},
+            timeout=0,
+            idempotency_key=f"decide {output} {record.run.run_id}",
+            as_subflow=False,
+        )
+    except ObjectNotFound:
+        get_run_logger().info("there is no deployment %s, so nobody is asked in the UI", DECIDE)
+        return
+    assert isinstance(run, FlowRun)  # this is no coroutine's caller
+    get_run_logger().warning("run=%s state=held: flow run %s waits for a decision", record.run.run_id, run.name)
+
+
+@task(name="read record", task_run_name="read record", timeout_seconds=QUICK, **RETRIED)
+def read_run(output: str, run_id: str | None) -> RunRecord:
+    """The record of a finished run, by default of the one created last."""
+    store = open_store(output, must_exist=True)
+    return read_record(store, run_id or last_run_id(store))
+
+
+def superseded() -> str | None:
+    """The name of a run of the same deployment that was due later than this one and is due by now, if there is one.
+
+    A worker that was away finds a run for every night that it missed; the last of them does the work of all.
+    """
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    if run is None or run.deployment_id is None or not run.auto_scheduled or run.expected_start_time is None:
+        return None
+    due = {"after_": run.expected_start_time, "before_": datetime.now(UTC)}
+    chosen = FlowRunFilter.model_validate(
+        {
+            "deployment_id": {"any_": [run.deployment_id]},
+            "state": {"type": {"any_": [StateType.SCHEDULED]}},
+            "expected_start_time": due,
+        }
+    )
+    with get_client(sync_client=True) as client:
+        later = [found for found in client.read_flow_runs(flow_run_filter=chosen) if found.id != run.id]
+    return max(later, key=lambda found: str(found.expected_start_time)).name if later else None
+
+
+def own_run_id(adapter: str) -> str:
+    """The run id that belongs to this flow run and adapter: a flow run that is started again goes on with its run."""
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow_run is not None
+    run = context.flow_run
+    digest = hashlib.sha256(f"{run.id} {adapter}".encode()).hexdigest()[:6]
+    return f"{(run.created or datetime.now(UTC)).astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest}"
+
+
+def _counted(record: RunRecord) -> str:
+    return " ".join(f"{name}={count}" for name, count in record.counts.items())
+
+
+def watched() -> Progress:
+    """Told to the log of the run that is under way, and to its artifact `progress`."""
+    return show_progress(_to_log())
 
 
 def _to_log() -> Progress:

@@ -6,7 +6,7 @@ from pydantic import TypeAdapter, ValidationError
 from enrich.errors import HeldBack, RunFailed, UsageError
 from enrich.manifest import read_manifest
 from enrich.publish import publish, read_run_record, read_shards, write_run_record
-from enrich.report import render_report
+from enrich.report import render_report, render_sheet
 from enrich.schema import RunInfo, RunRecord
 from enrich.settings import RunSettings
 from enrich.stages import Measured
@@ -70,6 +70,12 @@ def write_report(output: Store, images: Store, record: RunRecord, rows: pl.DataF
     key = f"{record.run.folder}report.html"
     output.put(key, page.encode())
     return output.uri_of(key)
+
+
+def contact_sheet(output: str, record: RunRecord, settings: RunSettings, most: int = 12) -> str:
+    """Photos of a finished run with what was said of them, as Markdown; a thumbnail is some 7 kB of it."""
+    rows = read_shards(open_store(output), record.run)
+    return render_sheet(rows, open_store(record.run.images_uri), settings.limits, most)
 
 
 def write_measured(output: Store, run: RunInfo, session: str, measured: Measured) -> None:

@@ -1,8 +1,10 @@
 """What one process does of a run: engine and decoders started, shards answered and committed, the time measured."""
 
+import json
+import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -25,7 +27,10 @@ from enrich.schema import ManifestItem, Row
 from enrich.stages import Measured, add, choose_workers, describe_workers
 from enrich.write import commit_shard
 
+logger = logging.getLogger(__name__)
+
 _NO_PAGE = np.empty((0, 0, 3), np.uint8)
+TOLD = 20  # failed photos of a shard that are logged one by one; the rows name them all
 
 
 @dataclass
@@ -125,9 +130,23 @@ def answer_shard(session: Session, shard: int) -> Iterator[int]:
     answered_at = time.monotonic()
     commit_shard(run.output, run.info, shard, rows, {item.key for item in wanted})
     measured = watch.measured(run, len(rows), answered_at)
+    _log(run, shard, rows, measured.wall)
     session.measured = add(session.measured, measured) if session.measured else measured
     write_measured(run.output, run.info, session.id, session.measured)
     yield len(rows)
+
+
+def _log(run: Run, shard: int, rows: Sequence[Row], seconds: float) -> None:
+    """Lines of key=value, to be searched by run, shard and key."""
+    failed = [row for row in rows if row.status != "ok"]
+    for row in failed[:TOLD]:
+        logger.warning(
+            "run=%s shard=%d key=%s error_kind=%s attempt=%d",
+            run.info.run_id, shard, json.dumps(row.image_key), row.error_kind, row.attempt,
+        )  # fmt: skip
+    logger.info(
+        "run=%s shard=%d photos=%d failed=%d seconds=%.1f", run.info.run_id, shard, len(rows), len(failed), seconds
+    )
 
 
 def _row(session: Session, fetched: Fetched, outcome: Outcome | None = None) -> Row:

@@ -4,12 +4,14 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from enrich.catalog.read import read_catalog
 from enrich.infer.adapter import RECORD_FILE
 from enrich.pipeline.catalogs import local_tree
+from enrich.pipeline.finetuning import METRICS_FILE
 from enrich.settings import TrainSettings, resolve_model
 from enrich.storage import open_store
 
@@ -38,3 +40,11 @@ def find_standing(catalog: str, adapters: str, settings: TrainSettings) -> Stand
     base = re.sub(r"[^A-Za-z0-9._-]", "-", resolved.model.rstrip("/").rpartition("/")[2])
     uri = f"{adapters.rstrip('/')}/{base}-{digest[:12]}"
     return StandingAdapter(uri, current=open_store(uri).head(RECORD_FILE) is not None)
+
+
+def read_metrics(adapter: str) -> dict[str, Any] | None:
+    """The scores of an adapter directory (metrics.json), or None where it has none."""
+    store = open_store(adapter)
+    if store.head(METRICS_FILE) is None:
+        return None
+    return dict(json.loads(store.get(METRICS_FILE)[0]))

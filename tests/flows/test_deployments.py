@@ -18,7 +18,7 @@ from prefect.client.base import PrefectHttpxSyncClient
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
-from deployments.bring_up import POOLS
+from deployments.apply import POOLS
 
 ROOT = Path(__file__).parents[2]
 FILE = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())
@@ -27,7 +27,7 @@ PATIENCE = 300.0  # seconds; 20 where nothing else runs
 
 
 def test_the_deployments_are_there() -> None:
-    assert set(DEPLOYMENTS) == {"nightly", "enrich-adhoc", "finetune-adapter", "sample-catalog"}
+    assert set(DEPLOYMENTS) == {"nightly", "enrich-adhoc", "release-held", "finetune-adapter", "sample-catalog"}
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
@@ -58,7 +58,7 @@ def test_the_night_is_scheduled_once_in_a_time_zone_and_never_twice_at_a_time() 
     nightly = DEPLOYMENTS["nightly"]
     [schedule] = nightly["schedules"]
 
-    assert (schedule["slug"], schedule["cron"], schedule["timezone"]) == ("every-night", "0 2 * * *", "Europe/Berlin")
+    assert (schedule["slug"], schedule["cron"], schedule["timezone"]) == ("every-night", "0 4 * * *", "Europe/Berlin")
     assert nightly["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
 
 
@@ -71,7 +71,7 @@ def bring_up(home: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """`deployments/bring_up.py` as a user starts it, with its URL once it is ready; stopped at the end."""
     ready = home / "url"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    command = [sys.executable, "deployments/bring_up.py", "--port", "0", "--home", home, "--ready-file", ready]
+    command = [sys.executable, "-m", "deployments.bring_up", "--port", "0", "--home", home, "--ready-file", ready]
     process = subprocess.Popen(
         command, cwd=ROOT, env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

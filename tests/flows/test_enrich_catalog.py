@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import Artifact, State
 
 import flows.enrich_catalog
 from enrich.errors import RunFailed, UsageError
@@ -23,6 +23,13 @@ TWO_A_SHARD = RunSettings(shard_size=2)
 def flow_run_id(state: State) -> UUID:
     assert state.state_details.flow_run_id is not None
     return state.state_details.flow_run_id
+
+
+def artifacts(client: SyncPrefectClient, state: State) -> dict[str, Artifact]:
+    """By key; the progress is the last one sent."""
+    run = ArtifactFilterFlowRunId(any_=[flow_run_id(state)])
+    found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=run))
+    return {str(artifact.key): artifact for artifact in found}
 
 
 @pytest.fixture
@@ -41,11 +48,18 @@ def test_a_bucket_is_enriched_and_reported(world: FakeWorld, client: SyncPrefect
     assert world.sessions == 1
     run = client.read_flow_run(flow_run_id(state))
     assert run.name == f"enrich {world.root}/images"
-    [artifact] = client.read_artifacts(
-        artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]))
-    )
-    assert artifact.key == "enrichment"
-    assert "| failed with not\\_an\\_image | 1 |" in artifact.data
+    shown = artifacts(client, state)
+    assert set(shown) == {"progress", "enrichment", "counts", "contact-sheet", "report"}
+    assert "| failed with not\\_an\\_image | 1 |" in shown["enrichment"].data
+    assert shown["progress"].data == 100.0
+    assert shown["progress"].description is not None
+    assert shown["progress"].description.startswith("photos: 4 of 4, ")
+    table = {(row["what"], row["which"]): row["photos"] for row in json.loads(shown["counts"].data)}
+    assert table == {
+        ("why they were done", "new"): 4, ("outcome", "ok"): 3, ("outcome", "failed"): 1,
+        ("failed with", "not_an_image"): 1,
+    }  # fmt: skip
+    assert f"(file://{world.root}/output/runs/" in shown["report"].data
 
 
 def test_what_was_slow_is_added_up_over_task_runs_and_sessions(
@@ -66,9 +80,7 @@ def test_what_was_slow_is_added_up_over_task_runs_and_sessions(
     assert record["stages"]["bottleneck"] == "engine"
     told = "bottleneck: engine (busy "
     assert told in caplog.text
-    run = ArtifactFilterFlowRunId(any_=[flow_run_id(state)])
-    [artifact] = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=run))
-    assert "| bottleneck | engine: use the engine vllm on a GPU" in artifact.data
+    assert "| bottleneck | engine: use the engine vllm on a GPU" in artifacts(client, state)["enrichment"].data
 
 
 def test_a_second_run_has_nothing_to_do_and_starts_no_engine(world: FakeWorld) -> None:

@@ -1,6 +1,7 @@
 """The night: a new adapter only when the catalog changed, then the enrichment with it."""
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,7 +64,8 @@ def test_the_first_night_fine_tunes_and_enriches(world: FakeWorld, made: list[tu
 
     [(out, settings)] = made
     assert Path(out).parent == world.root / "adapters"
-    assert settings.model_fields_set == {"model", "max_minutes", "columns"}
+    assert settings.max_minutes == 5
+    assert "learning_rate" not in settings.model_fields_set  # so that the base's recipe sets it
     assert pl.read_parquet(world.root / "output" / "products.parquet")["image_key"].to_list() == ["a.jpg"]
 
 
@@ -92,3 +94,31 @@ def test_another_base_needs_another_adapter(world: FakeWorld, made: list[tuple[s
     run(world, model="someone/other-phi3-vision")
 
     assert [Path(out).name.rpartition("-")[0] for out, _ in made] == ["phi3v-tiny", "other-phi3-vision"]
+
+
+def test_of_nights_that_are_late_together_the_last_one_does_the_work(
+    world: FakeWorld, made: list[tuple[str, TrainSettings]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "superseded", lambda: "the night after")
+    places = {name: str(world.root / name) for name in ("catalog", "images", "output", "adapters")}
+
+    state = nightly(**places, return_state=True)
+
+    assert (state.name, state.is_completed()) == ("Skipped", True)
+    assert state.message == "the night after was due later and is due too; it does what this one would"
+    assert made == []
+
+
+def test_scores_of_a_standing_adapter_are_shown_too(
+    world: FakeWorld, made: list[tuple[str, TrainSettings]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_catalog(world.root / "catalog", ["Wool coat"])
+    world.add_photos("a.jpg")
+    run(world)
+    (Path(made[0][0]) / "metrics.json").write_text(json.dumps(METRICS))
+    shown: list[str] = []
+    monkeypatch.setattr(tasks, "show_scores", lambda metrics, where: shown.append(where))
+
+    run(world)
+
+    assert shown == [f"Adapter at {made[0][0]}"]

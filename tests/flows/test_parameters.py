@@ -14,9 +14,10 @@ from flows.enrich_catalog import enrich_catalog
 from flows.finetune import finetune_adapter
 from flows.nightly import nightly
 from flows.parameters import Training
+from flows.release_held import release_held
 from flows.sample_catalog import sample_catalog
 
-FORMS = [enrich_catalog, finetune_adapter, nightly, sample_catalog]
+FORMS = [enrich_catalog, finetune_adapter, nightly, release_held, sample_catalog]
 
 
 def schema(flow: Flow[..., Any]) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def schema(flow: Flow[..., Any]) -> dict[str, Any]:
 def test_flows_have_the_names_that_people_look_for() -> None:
     names = {flow.name for flow in [*FORMS, demo]}
 
-    assert names == {"enrich-catalog", "finetune-adapter", "nightly", "sample-catalog", "demo"}
+    assert names == {"enrich-catalog", "finetune-adapter", "nightly", "release-held", "sample-catalog", "demo"}
 
 
 @pytest.mark.parametrize("flow", FORMS, ids=lambda flow: flow.name)

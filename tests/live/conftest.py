@@ -1,0 +1,237 @@
+"""A Prefect server with authentication on, its deployments and workers, and a small bucket that the tiny base enriches.
+
+All real: processes that tests kill, an adapter with random weights, so that runs take seconds, and one bucket each.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from prefect.client.base import PrefectHttpxSyncClient
+
+from enrich.settings import TINY_MODEL_PATH
+from flows.home import own_server
+from tests.random_adapter import write_random_adapter
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 240.0  # seconds; everything here takes a tenth of that where nothing else runs
+PASSWORD = "operator:correct-horse"
+WEBHOOK_SECRET = "T000-B000-planted-webhook-secret"
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+Json = dict[str, Any]
+
+
+def wait_for(what: str, ready: Callable[[], Any], patience: float = PATIENCE) -> Any:
+    """What `ready` returns, once that is true."""
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        if found := ready():
+            return found
+        time.sleep(0.3)
+    raise AssertionError(f"{what}: not after {patience:.0f} s")
+
+
+@dataclass
+class Live:
+    """A running Prefect and how to speak to it."""
+
+    home: Path
+    port: int
+    environment: dict[str, str]
+    server: subprocess.Popen[bytes] | None = None
+    workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    told: list[str] = field(default_factory=list)  # what the webhook got
+
+    @property
+    def api(self) -> PrefectHttpxSyncClient:
+        """One that asks again where the answer is 503: the server's way to say that its SQLite file was locked."""
+        return PrefectHttpxSyncClient(
+            base_url=f"http://127.0.0.1:{self.port}/api",
+            auth=tuple(PASSWORD.split(":")),  # type: ignore[arg-type]
+            enable_csrf_support=False,
+            raise_on_all_errors=False,
+            timeout=60,
+        )
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        with self.api as api:
+            answer = api.request(method, path, json=body)
+        assert answer.is_success, (path, answer.status_code, answer.text)
+        return answer.json() if answer.content else None
+
+    def command(self, *arguments: str) -> str:
+        """Output of a command that ends by itself, such as `prefect deploy`."""
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments], cwd=ROOT, env=self.environment, capture_output=True, text=True,
+            timeout=PATIENCE,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def start_server(self) -> None:
+        self.server = self._start("server", "server", "start", "--host", "127.0.0.1", "--port", str(self.port))
+        wait_for("the server", self._healthy)
+
+    def stop_server(self) -> None:
+        assert self.server is not None
+        self.server.terminate()
+        self.server.wait(60)
+
+    def start_worker(self, pool: str, **more: str) -> None:
+        self.workers[pool] = self._start(f"worker-{pool}", "worker", "start", "--pool", pool, "--name", pool, **more)
+
+    def kill_worker(self, pool: str) -> None:
+        """The worker and the flow runs it started, as when their machine goes."""
+        os.killpg(self.workers[pool].pid, signal.SIGKILL)
+        self.workers.pop(pool).wait()
+
+    def stop(self) -> None:
+        for process in [*self.workers.values(), *([self.server] if self.server else [])]:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+        for process in [*self.workers.values(), *([self.server] if self.server else [])]:
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def run(self, deployment: str, **parameters: Any) -> str:
+        """Start a deployment as its form does; the flow run's id."""
+        found = self.call("GET", f"/deployments/name/{deployment}")
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        return str(self.call("POST", f"/deployments/{found['id']}/create_flow_run", body)["id"])
+
+    def state(self, run: str) -> Json:
+        return dict(self.call("GET", f"/flow_runs/{run}")["state"] or {"name": "", "type": ""})
+
+    def ended(self, run: str, patience: float = PATIENCE) -> Json:
+        """The state of a flow run once it is final."""
+        wait_for(f"the end of flow run {run}", lambda: self.state(run)["type"] in FINAL, patience)
+        return self.state(run)
+
+    def reached(self, run: str, name: str, patience: float = PATIENCE) -> None:
+        wait_for(f"flow run {run} is {name}", lambda: self.state(run)["name"] == name, patience)
+
+    def artifacts(self, run: str) -> dict[str, Json]:
+        found = self.call("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
+        return {artifact["key"]: artifact for artifact in found}
+
+    def logs(self, run: str) -> str:
+        found = self.call("POST", "/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200})
+        return "\n".join(line["message"] for line in found)
+
+    def _start(self, name: str, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
+        with (self.home / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "prefect", *arguments], cwd=ROOT, env=self.environment | more, stdout=log,
+                stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    def _healthy(self) -> bool:
+        try:
+            return self.api.get("/health").is_success
+        except httpx.HTTPError:
+            return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """Server, pools, limits, automations, deployments and a worker for each pool."""
+    home, port = tmp_path_factory.mktemp("live"), free_port()
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "AWS_"))}
+    prefect = Live(
+        home,
+        port,
+        clean
+        | own_server(home)
+        | {
+            "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+            "PREFECT_SERVER_API_AUTH_STRING": PASSWORD,
+            "PREFECT_API_AUTH_STRING": PASSWORD,
+            "PREFECT_SERVER_ENCRYPTION_KEY": "5xPlz0yxQo7nn0eFHQ1mJPxXq4hY0hQnX8ccPWyjb2E=",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
+            "PYTHONUNBUFFERED": "1",
+        },
+    )
+    listener = HTTPServer(("127.0.0.1", 0), _listening(prefect.told))
+    threading.Thread(target=listener.serve_forever, daemon=True).start()
+    prefect.environment["ENRICH_WEBHOOK_URL"] = f"http://127.0.0.1:{listener.server_port}/{WEBHOOK_SECRET}"
+    try:
+        prefect.start_server()
+        prefect.command("deployments.apply")
+        prefect.command("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+        for pool in ("cpu", "gpu"):
+            prefect.start_worker(pool)
+        yield prefect
+    finally:
+        prefect.stop()
+        listener.shutdown()
+
+
+def _listening(told: list[str]) -> type[BaseHTTPRequestHandler]:
+    class Listener(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Listener
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A bucket of photos, an adapter with random weights, and a place for the output."""
+
+    images: Path
+    adapter: Path
+    output: Path
+
+    def parameters(self, *, gate: bool = False, **more: Any) -> Json:
+        """For enrich-adhoc; answers of random weights are noise, so the gate would hold back every run."""
+        settings = {
+            "shard_size": 2, "engine": "transformers", "batch_size": 2, "max_new_tokens": 16, "decode_processes": 1,
+            "gate": {"enabled": gate, "min_rows": 1},
+        }  # fmt: skip
+        places = {"images": str(self.images), "adapter": str(self.adapter), "output": str(self.output)}
+        return {**places, "settings": settings, **more}
+
+
+@pytest.fixture(scope="session")
+def photos_and_adapter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("shop")
+    (root / "bucket").mkdir()
+    for number in range(20):
+        pixels = np.random.default_rng(number).integers(0, 256, (42, 42, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((336, 336)).save(root / "bucket" / f"{number:02}.jpg")
+    (root / "bucket" / "page.jpg").write_text("<html>")
+    return root / "bucket", write_random_adapter(root / "adapter", TINY_MODEL_PATH, num_crops=1)
+
+
+@pytest.fixture
+def shop(photos_and_adapter: tuple[Path, Path], tmp_path: Path) -> Shop:
+    return Shop(*photos_and_adapter, tmp_path / "output")

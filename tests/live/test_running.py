@@ -1,0 +1,139 @@
+"""What befalls a run: it is cancelled, its worker dies, the server goes away. Each time a correct run is the end."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from deployments.apply import SILENCE_SECONDS
+from tests.live.conftest import Live, Shop, wait_for
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def begun(live: Live, shop: Shop) -> str:
+    """A run of enrich-adhoc that has committed a shard and has more to do."""
+    run = live.run("enrich-catalog/enrich-adhoc", **shop.parameters())
+    wait_for("a first shard", lambda: list(shop.output.glob("history/*/*/shard-*.parquet")))
+    assert live.state(run)["type"] == "RUNNING"
+    return run
+
+
+def is_whole(shop: Shop) -> None:
+    """One run in the output, each shard once, a row for every photo."""
+    [folder] = shop.output.glob("history/*/*")
+    rows = pl.concat([pl.read_parquet(path) for path in sorted(folder.glob("*.parquet"))])
+    products = pl.read_parquet(shop.output / "products.parquet")
+    photos = sorted(path.name for path in shop.images.iterdir())
+    assert sorted(rows["image_key"]) == photos
+    assert sorted(products["image_key"]) == photos
+
+
+def process_of(run: str) -> list[int]:
+    """Ids of the processes that were started for a flow run."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if f"PREFECT__FLOW_RUN_ID={run}".encode() in environment:
+            found.append(int(folder.name))
+    return found
+
+
+def test_a_run_completes_and_shows_what_it_did(live: Live, shop: Shop) -> None:
+    run = live.run("enrich-catalog/enrich-adhoc", **shop.parameters())
+
+    state = live.ended(run)
+
+    assert state["name"] == "Completed", state
+    is_whole(shop)
+    assert set(live.artifacts(run)) == {"progress", "enrichment", "counts", "report", "contact-sheet"}
+    [run_id] = [path.name for path in (shop.output / "runs").iterdir()]
+    logs = wait_for(
+        "the lines of the last shard", lambda: (text := live.logs(run)) and "shard=10 photos=1" in text and text
+    )
+    assert f"run={run_id} shard=0 photos=2 failed=" in logs
+    assert f'run={run_id} shard=10 key="page.jpg" error_kind=not_an_image attempt=1' in logs
+    events = live.call("POST", "/events/filter", {"filter": {"event": {"prefix": ["prefect.asset"]}}})["events"]
+    made = {event["resource"]["prefect.resource.id"] for event in events if "materialization" in event["event"]}
+    assert f"file://{shop.output}/products.parquet" in made
+
+
+def test_a_cancelled_run_stops_within_seconds_and_goes_on_when_it_is_retried(live: Live, shop: Shop) -> None:
+    run = begun(live, shop)
+    assert process_of(run)
+    asked = time.monotonic()
+
+    live.call("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+
+    assert live.ended(run)["type"] == "CANCELLED"
+    wait_for("the end of its processes", lambda: not process_of(run))
+    took = time.monotonic() - asked
+    print(f"cancelled in {took:.1f} s")
+    assert took < 45  # some 5 s where nothing else runs
+    assert not (shop.output / "products.parquet").exists()
+
+    retry(live, run)
+
+    assert live.ended(run)["name"] == "Completed"
+    is_whole(shop)
+
+
+def retry(live: Live, run: str) -> None:
+    """What the button Retry does."""
+    state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
+    live.call("POST", f"/flow_runs/{run}/set_state", {"state": state, "force": False})
+
+
+def test_a_flow_that_was_killed_goes_on_by_itself(live: Live, shop: Shop) -> None:
+    run = begun(live, shop)
+
+    for process in process_of(run):
+        os.kill(process, signal.SIGKILL)
+
+    wait_for("the second start", lambda: live.call("GET", f"/flow_runs/{run}")["run_count"] == 2)
+    assert live.ended(run)["name"] == "Completed"
+    is_whole(shop)
+    wait_for("word of the crash", lambda: [line for line in live.told if ": Crashed. " in line])
+
+
+def test_a_run_whose_worker_was_killed_is_noticed_and_goes_on(live: Live, shop: Shop) -> None:
+    run = begun(live, shop)
+
+    live.kill_worker("gpu")
+    killed = time.monotonic()
+    assert live.state(run)["type"] == "RUNNING"
+    live.start_worker("gpu")
+
+    wait_for("the second start", lambda: live.call("GET", f"/flow_runs/{run}")["run_count"] == 2, 4 * SILENCE_SECONDS)
+    print(f"noticed and started again after {time.monotonic() - killed:.0f} s")
+    assert live.ended(run)["name"] == "Completed"
+    is_whole(shop)
+
+
+def test_a_server_that_goes_and_comes_back_stops_nothing(live: Live, shop: Shop) -> None:
+    run = begun(live, shop)
+
+    live.stop_server()
+    time.sleep(2)
+    live.start_server()
+
+    assert live.ended(run)["name"] == "Completed"
+    assert live.call("GET", f"/flow_runs/{run}")["run_count"] == 1
+    is_whole(shop)
+
+
+def test_applying_again_changes_nothing(live: Live) -> None:
+    before = live.call("POST", "/automations/filter", {})
+
+    live.command("deployments.apply")
+
+    after = live.call("POST", "/automations/filter", {})
+    assert sorted(found["id"] for found in after) == sorted(found["id"] for found in before)
+    assert len(after) == 3
+    assert live.call("GET", "/v2/concurrency_limits/enrich-publish")["limit"] == 1

@@ -1,0 +1,69 @@
+"""Schedules: at the right hour over a change of the clocks, and a night that begins by itself."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from enrich.pipeline.catalogs import make_sample
+from enrich.pipeline.standing import find_standing
+from enrich.settings import TINY_MODEL, TINY_MODEL_PATH, SampleSettings, TrainSettings
+from tests.live.conftest import Live, Shop, wait_for
+from tests.random_adapter import write_random_adapter
+
+pytestmark = pytest.mark.timeout(900)
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+@pytest.mark.parametrize("day", [datetime(2027, 3, 28, tzinfo=BERLIN), datetime(2027, 10, 31, tzinfo=BERLIN)])
+def test_the_night_begins_at_the_same_hour_before_and_after_the_clocks_change(live: Live, day: datetime) -> None:
+    nightly = live.call("GET", "/deployments/name/nightly/nightly")
+    first, last = day - timedelta(days=2), day + timedelta(days=2)
+
+    times = {"start_time": first.astimezone(UTC).isoformat(), "end_time": last.astimezone(UTC).isoformat()}
+    live.call("POST", f"/deployments/{nightly['id']}/schedule", {**times, "min_runs": 5})
+
+    chosen = {
+        "deployments": {"id": {"any_": [nightly["id"]]}},
+        "flow_runs": {"expected_start_time": {"after_": times["start_time"], "before_": times["end_time"]}},
+    }
+    found = live.call("POST", "/flow_runs/filter", chosen)
+    starts = sorted(datetime.fromisoformat(run["expected_start_time"]).astimezone(BERLIN) for run in found)
+    assert [start.strftime("%d %H:%M") for start in starts] == [
+        (day + timedelta(days=after)).strftime("%d 04:00") for after in (-2, -1, 0, 1)
+    ]
+
+
+def test_a_night_that_its_schedule_started_completes(live: Live, shop: Shop) -> None:
+    catalog, adapters = shop.output.parent / "catalog", shop.output.parent / "adapters"
+    make_sample(str(catalog), SampleSettings(products=4, bucket=1))
+    standing = find_standing(str(catalog), str(adapters), TrainSettings(model=TINY_MODEL))
+    write_random_adapter(adapters / standing.uri.rpartition("/")[2], TINY_MODEL_PATH, num_crops=1)
+    places = shop.parameters()
+    parameters = {
+        "catalog": str(catalog), "adapters": str(adapters), "model": TINY_MODEL, "images": places["images"],
+        "output": places["output"], "limit": 3, "settings": places["settings"],
+    }  # fmt: skip
+    nightly = live.call("GET", "/deployments/name/nightly/nightly")
+    soon = (datetime.now(UTC) + timedelta(seconds=75)).astimezone(BERLIN)
+    cron = {"cron": f"{soon.minute} {soon.hour} {soon.day} {soon.month} *", "timezone": "Europe/Berlin"}
+
+    body = [{"schedule": cron, "active": True, "parameters": parameters}]
+    [schedule] = live.call("POST", f"/deployments/{nightly['id']}/schedules", body)
+
+    def begun() -> str | None:
+        chosen = {
+            "deployments": {"id": {"any_": [nightly["id"]]}},
+            "flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}},
+        }
+        return next((run["id"] for run in live.call("POST", "/flow_runs/filter", chosen)), None)
+
+    run = str(wait_for("the night", begun))
+    live.call("DELETE", f"/deployments/{nightly['id']}/schedules/{schedule['id']}")
+    state = live.ended(run)
+    assert (state["name"], state["message"][:9]) == ("Completed", "3 photos:"), json.dumps(state)
+    found = live.call("GET", f"/flow_runs/{run}")
+    assert found["auto_scheduled"]
+    assert "scheduled" in found["tags"]
+    assert (shop.output / "products.parquet").exists()

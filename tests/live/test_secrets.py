@@ -1,0 +1,76 @@
+"""Credentials come from Secret blocks, and are nowhere else: not in logs, artifacts, parameters, outputs or results."""
+
+import sqlite3
+from pathlib import Path
+
+import boto3
+import pytest
+from prefect.blocks.system import Secret
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+from tests.conftest import S3Server
+from tests.live.conftest import PASSWORD, WEBHOOK_SECRET, Live, Shop, wait_for
+
+pytestmark = pytest.mark.timeout(900)
+PLANTED = "wJalrXUtnFEMI-PLANTED-bPxRfiCYEXAMPLEKEY"
+KEY_ID = "AKIAPLANTEDKEYIDTEST"
+
+
+def save_secrets(live: Live, **secrets: str) -> None:
+    """What `Secret(value=...).save(name)` does on anybody's machine."""
+    with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{live.port}/api", PREFECT_API_AUTH_STRING: PASSWORD}):
+        for name, value in secrets.items():
+            Secret(value=value).save(name.replace("_", "-"), overwrite=True)
+
+
+def use_in_pool(live: Live, pool: str, environment: dict[str, str]) -> None:
+    """Defaults of a pool's environment, as the page of the pool sets them."""
+    template = live.call("GET", f"/work_pools/{pool}")["base_job_template"]
+    template["variables"]["properties"]["env"]["default"].update(environment)
+    live.call("PATCH", f"/work_pools/{pool}", {"base_job_template": template})
+
+
+def files_with(folder: Path, secret: str) -> list[str]:
+    found = [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+    return sorted(str(path.relative_to(folder)) for path in found)
+
+
+def test_a_secret_is_found_nowhere(live: Live, shop: Shop, s3_server: S3Server, tmp_path: Path) -> None:
+    endpoint = s3_server.endpoint
+    s3 = boto3.session.Session(KEY_ID, PLANTED, region_name="us-east-1").client("s3", endpoint_url=endpoint)
+    s3.create_bucket(Bucket="planted")
+    for photo in shop.images.iterdir():
+        s3.put_object(Bucket="planted", Key=f"photos/{photo.name}", Body=photo.read_bytes())
+    save_secrets(live, planted_secret=PLANTED, planted_id=KEY_ID)
+    use_in_pool(
+        live,
+        "gpu",
+        {
+            "AWS_ACCESS_KEY_ID": "{{ prefect.blocks.secret.planted-id }}",
+            "AWS_SECRET_ACCESS_KEY": "{{ prefect.blocks.secret.planted-secret }}",
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_DEFAULT_REGION": "us-east-1",
+        },
+    )
+    parameters = shop.parameters() | {"images": "s3://planted/photos", "output": "s3://planted/output", "limit": 4}
+
+    run = live.run("enrich-catalog/enrich-adhoc", **parameters)
+    failing = live.run("enrich-catalog/enrich-adhoc", **parameters | {"images": "s3://not-there/photos"})
+
+    assert live.ended(run)["name"] == "Completed"
+    state = live.ended(failing)
+    assert "there is no bucket not-there" in state["message"], state
+    wait_for("the logs", lambda: "state=published" in live.logs(run))
+    for found in s3.list_objects_v2(Bucket="planted", Prefix="output/")["Contents"]:
+        target = tmp_path / "scan" / found["Key"]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        s3.download_file("planted", found["Key"], str(target))
+    assert (tmp_path / "scan" / "output" / "products.parquet").exists()
+    for secret in (PLANTED, KEY_ID):
+        assert files_with(tmp_path / "scan", secret) == []
+        assert files_with(live.home, secret) == []  # the database, the logs of server and workers, results
+    assert files_with(live.home, WEBHOOK_SECRET) == []
+    assert files_with(live.home, PASSWORD) == []
+    assert not any(path.read_bytes()[:1] == b"\x80" for path in (live.home / "storage").rglob("*") if path.is_file())
+    with sqlite3.connect(live.home / "prefect.db") as database:
+        assert database.execute("select count(*) from block_document").fetchone()[0] >= 3  # encrypted in there

@@ -1,0 +1,119 @@
+"""A person in a browser: opens a deployment, fills its form, starts it, and looks at what came of it."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.conftest import PASSWORD, ROOT, Live, Shop
+
+playwright = pytest.importorskip("playwright.sync_api")
+pytestmark = [pytest.mark.ui, pytest.mark.timeout(900)]
+SHOTS = Path(os.environ.get("ENRICH_SCREENSHOTS", ROOT / ".screenshots"))
+SECOND = 1000  # milliseconds, Playwright's unit
+QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-gpu", "--disable-quic",
+         "--disable-sync", "--no-first-run", "--no-sandbox"]  # fmt: skip
+
+
+class Screen:
+    """A page of the UI, with a picture of every step."""
+
+    def __init__(self, page: "playwright.Page", url: str) -> None:
+        self.page, self.url, self.taken = page, url, 0
+
+    def open(self, path: str) -> None:
+        self.page.goto(f"{self.url}{path}", wait_until="domcontentloaded")
+
+    def sees(self, text: str | re.Pattern[str], seconds: float = 120) -> None:
+        self.page.get_by_text(text).first.wait_for(timeout=seconds * SECOND)
+
+    def field(self, title: str) -> "playwright.Locator":
+        """The control that follows a title of the form."""
+        after = (
+            f'xpath=//*[normalize-space(text())="{title} (Optional)"]/following::*[self::textarea or self::input][1]'
+        )
+        return self.page.locator(after).first
+
+    def press(self, name: str) -> None:
+        self.page.get_by_role("button", name=name, exact=True).first.click()
+
+    def shot(self, name: str) -> None:
+        self.taken += 1
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SHOTS / f"{self.taken:02}-{name}.png", full_page=True)
+
+
+@pytest.fixture
+def screen(live: Live) -> Iterator[Screen]:
+    found = shutil.which("chromium")
+    assert found, "chromium is not in PATH; on Debian: apt-get install chromium"
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=found, args=QUIET)
+        context = browser.new_context(
+            viewport={"width": 1300, "height": 1000}, http_credentials=None, timezone_id="Europe/Berlin"
+        )
+        url = f"http://127.0.0.1:{live.port}"
+        # What the UI keeps once a person signed in.
+        context.add_init_script(f"localStorage.setItem('prefect-password', btoa({json.dumps(PASSWORD)}))")
+        yield Screen(context.new_page(), url)
+        browser.close()
+
+
+def test_a_run_from_the_form_to_its_artifacts(live: Live, shop: Shop, screen: Screen) -> None:
+    adhoc = live.call("GET", "/deployments/name/enrich-catalog/enrich-adhoc")["id"]
+    screen.open("/deployments")
+    screen.sees("enrich-adhoc")
+    screen.sees("At 04:00 AM", 30)
+    screen.shot("deployments")
+    screen.open(f"/deployments/deployment/{adhoc}/run")
+    screen.sees("Product photos: a directory or s3://bucket/prefix.")
+    screen.shot("form")
+
+    screen.field("Photos").fill(str(shop.images))
+    screen.field("Adapter").fill(str(shop.adapter))
+    screen.field("Output").fill(str(shop.output))
+    screen.field("Photos in a shard").fill("0")
+    screen.press("Submit")
+    screen.sees("0 is less than the minimum of 1")
+    screen.shot("invalid")
+    assert not live.call("POST", "/flow_runs/filter", {"deployments": {"id": {"any_": [adhoc]}}})
+
+    screen.field("Photos in a shard").fill("8")
+    screen.press("Submit")
+    screen.page.wait_for_url(re.compile(f"/deployments/deployment/{adhoc}$"), timeout=60 * SECOND)
+    [run] = live.call("POST", "/flow_runs/filter", {"deployments": {"id": {"any_": [adhoc]}}})
+    screen.open(f"/runs/flow-run/{run['id']}")
+    screen.sees("Completed", 300)
+    screen.shot("completed")
+    assert live.ended(run["id"])["message"].startswith("21 photos: ")
+
+    screen.page.get_by_role("tab", name="Artifacts").click()
+    screen.sees("contact-sheet")
+    screen.shot("artifacts")
+    artifacts = live.artifacts(run["id"])
+    for key, text in (("enrichment", "bottleneck"), ("counts", "not_an_image"), ("progress", "photos: 21 of 21")):
+        screen.open(f"/artifacts/artifact/{artifacts[key]['id']}")
+        screen.sees(re.compile(re.escape(text)))
+        screen.shot(key)
+    if "contact-sheet" in artifacts:
+        screen.open(f"/artifacts/artifact/{artifacts['contact-sheet']['id']}")
+        screen.page.locator("img[alt=photo]").first.wait_for(timeout=60 * SECOND)
+        screen.shot("contact-sheet")
+
+
+def test_a_held_run_is_decided_on_in_the_ui(live: Live, shop: Shop, screen: Screen) -> None:
+    run = live.run("enrich-catalog/enrich-adhoc", **shop.parameters(gate=True))
+    assert live.ended(run)["name"] == "Held"
+    chosen = {"flows": {"name": {"any_": ["release-held"]}}}
+    asked = live.call("POST", "/flow_runs/filter", chosen)[0]["id"]
+    live.reached(asked, "Paused")
+
+    screen.open(f"/runs/flow-run/{asked}")
+    screen.sees("Paused")
+    screen.press("Resume")
+    screen.sees("max_failed")
+    screen.shot("decision")
