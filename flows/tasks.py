@@ -14,7 +14,7 @@ from prefect.tasks import Task, exponential_backoff
 from enrich.catalog.sample.generate import SampleSummary
 from enrich.errors import EnrichError, ParityFailed, UsageError
 from enrich.pipeline.catalogs import make_sample
-from enrich.pipeline.enrichment import finish_run, open_run, rows_in
+from enrich.pipeline.enrichment import finish_run, open_run
 from enrich.pipeline.finetuning import Finetuned, finetune
 from enrich.pipeline.progress import Progress, logged
 from enrich.pipeline.run import Run
@@ -92,7 +92,7 @@ def plan(
     """The run: a new one, or the one that `run_id` names. Its files are at hand until `stack` is closed."""
     opened = open_run(images, adapter, output, settings, run_id=run_id, limit=limit, progress=progress or _to_log())
     run = stack.enter_context(opened)
-    get_run_logger().info("run %s: %d photos", run.info.run_id, run.manifest.table.height)
+    get_run_logger().info("run %s: %d photos", run.info.run_id, run.manifest.rows)
     return run
 
 
@@ -114,11 +114,11 @@ def answer(
     """Answer and commit `shards`; a retry does those that are not committed yet."""
     tell = progress or _to_log()
     missing = sorted(set(shards).intersection(run.missing_shards()))
-    done, total = 0, rows_in(run.manifest, missing)
+    done, total = 0, run.manifest.rows_in(missing)
     for shard in missing:
         for answered in answer_one(shard):
             tell("photos", done + answered, total)
-        done += rows_in(run.manifest, [shard])
+        done += run.manifest.rows_in([shard])
 
 
 @task(name="publish", task_run_name="publish", **RETRIED)

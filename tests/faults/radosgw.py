@@ -1,4 +1,4 @@
-"""Debian's radosgw with a monitor and one OSD below a directory: a real S3 server that keeps its objects through SIGKILL.
+"""Debian's radosgw, with a monitor and one OSD in a directory: a real S3 server that keeps its objects through SIGKILL.
 
 `apt-get install --no-install-recommends ceph-mon ceph-osd radosgw ceph-common`; 20 s to start, 290 MiB of memory.
 """
@@ -48,7 +48,9 @@ class Radosgw:
         self._call("ceph-mon", "--mkfs", "-i", "a", "--monmap", monmap, "--keyring", keyring)
         self._start("ceph-mon", "-f", "-i", "a")
         self._ceph("osd", "new", osd)
-        self._ceph("auth", "get-or-create", "osd.0", "mon", "allow profile osd", "osd", "allow *", "-o", keyring + ".osd")
+        self._ceph(
+            "auth", "get-or-create", "osd.0", "mon", "allow profile osd", "osd", "allow *", "-o", keyring + ".osd"
+        )
         self._call("ceph-authtool", keyring, "--import-keyring", keyring + ".osd")
         self._call("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
         self._start_rest()
@@ -82,7 +84,9 @@ class Radosgw:
         self._start_gateway()
 
     def _start_gateway(self) -> None:
-        self._start("radosgw", "-f", "-n", "client.admin", f"--rgw-frontends=beast endpoint=127.0.0.1:{self.port} tcp_nodelay=1")
+        self._start(
+            "radosgw", "-f", "-n", "client.admin", f"--rgw-frontends=beast endpoint=127.0.0.1:{self.port} tcp_nodelay=1"
+        )
         until = time.monotonic() + _START_SECONDS
         while time.monotonic() < until:
             try:
@@ -97,7 +101,9 @@ class Radosgw:
     def _start(self, *command: str) -> None:
         log = open(self.folder / f"{command[0]}.out", "ab")  # noqa: SIM115
         environment = {**os.environ, "CEPH_CONF": str(self.folder / "ceph.conf")}
-        self._processes.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True))
+        self._processes.append(
+            subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        )
         log.close()
 
     def _ceph(self, *words: str) -> None:
