@@ -85,6 +85,12 @@ def make_client(uri: str) -> tuple[boto3.session.Session, "S3Client"]:
         raise UsageError(f"{uri}: S3 is not set up: {_one_line(error)}; check the AWS_* variables") from error
 
 
+def one_shot_client(session: boto3.session.Session, seconds: float) -> "S3Client":
+    """A client that tries nothing again and waits `seconds` at most for an answer."""
+    config = CONFIG.merge(Config(retries={"total_max_attempts": 1}, read_timeout=seconds, connect_timeout=seconds))
+    return session.client("s3", config=config)
+
+
 @contextmanager
 def opening(uri: str, bucket: str, client: "S3Client") -> Iterator[None]:
     """Turns what the first request to a bucket raises into UsageError, with what to do about it."""

@@ -3,14 +3,16 @@
 import mimetypes
 import re
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from botocore.exceptions import ClientError
+from boto3.session import Session
+from botocore.exceptions import ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from enrich.errors import UsageError
 from enrich.schema import ErrorKind
@@ -24,6 +26,7 @@ from enrich.storage.client import (
     code_of,
     endpoint_of,
     make_client,
+    one_shot_client,
     opening,
     pause,
     s3_errors,
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 PART_BYTES = 64 << 20  # of a multipart upload and of a large download; 10,000 parts are 640 GB
+_PROBES = 5  # a lost response makes a sound endpoint look unsound; an unsound one never looks sound
 ONE_PUT_BYTES = 1 << 30  # what is written with one request; S3 takes 5 GB, but a lost connection begins it anew
 
 
@@ -44,11 +48,13 @@ class S3Store:
     """Objects below s3://bucket/prefix."""
 
     def __init__(
-        self, client: "S3Client", bulk: BulkReader | None, bucket: str, prefix: str, settings: S3Settings
+        self, session: Session, client: "S3Client", bulk: BulkReader, bucket: str, prefix: str, settings: S3Settings
     ) -> None:
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
         self.client, self.bucket, self.base = client, bucket, f"{prefix}/" if prefix else ""
-        self._bulk, self._settings, self._budget = bulk, settings, RetryBudget()
+        self._bulk: BulkReader | None = bulk
+        self._session, self._settings, self._budget = session, settings, RetryBudget()
+        self._one_shot: S3Client | None = None
         self._reading: dict[str, Any] = {"RequestPayer": "requester"} if settings.requester_pays else {}
         self._writing: dict[str, Any] = {
             **({"ServerSideEncryption": settings.encryption} if settings.encryption else {}),
@@ -156,8 +162,7 @@ class S3Store:
                 return False
             if monotonic() > until - lock.LEASE_SECONDS / 2:
                 return False  # so late that another may hold the lock before the write is through
-            self.put(key, data)
-            return True
+            return self._put_once(key, data)
 
     def put(self, key: str, data: Body) -> None:
         media_type = mimetypes.guess_type(key)[0] or "application/octet-stream"  # a browser shows report.html
@@ -169,27 +174,33 @@ class S3Store:
             self.client.delete_object(Bucket=self.bucket, Key=self.base + key)
 
     def check_conditional_writes(self) -> None:
+        for _ in range(_PROBES):
+            created, replaced = self._probe()
+            if created == (True, False) and replaced == (False, True):
+                return
+        where = endpoint_of(self.client)
+        if created != (True, False):
+            raise UsageError(
+                f"{where}: ignores conditional writes, so two runs could overwrite each other; "
+                "use an endpoint that honours If-None-Match and If-Match, as AWS S3 does, or a local path"
+            )
+        raise UsageError(
+            f"{where}: ignores conditional writes with If-Match, so two runs could overwrite each other; "
+            "use an endpoint that honours it, as AWS S3 does, a local path, or the setting `s3: {lock: true}`"
+        )
+
+    def _probe(self) -> tuple[tuple[bool, bool], tuple[bool, bool]]:
+        """What creating twice, and replacing with a wrong and the right etag, came to."""
         key = f"{OWN_PREFIX}probe-{uuid4().hex}"
         try:
-            created = [self.create(key, b"1"), self.create(key, b"2")]
+            created = self.create(key, b"1"), self.create(key, b"2")
             etag = self.get(key)[1]
-            replaced = [self.replace(key, b"3", "0" * 32), self.replace(key, b"3", etag)]
+            return created, (self.replace(key, b"3", "0" * 32), self.replace(key, b"3", etag))
         except StorageError as error:
             raise UsageError(f"{error}; publishing needs s3:PutObject and s3:GetObject there") from error
         finally:
             with suppress(StorageError):  # without s3:DeleteObject one byte stays that no listing shows
                 self.delete(key)
-        where = endpoint_of(self.client)
-        if created != [True, False]:
-            raise UsageError(
-                f"{where}: ignores conditional writes, so two runs could overwrite each other; "
-                "use an endpoint that honours If-None-Match and If-Match, as AWS S3 does, or a local path"
-            )
-        if replaced != [False, True]:
-            raise UsageError(
-                f"{where}: ignores conditional writes with If-Match, so two runs could overwrite each other; "
-                "use an endpoint that honours it, as AWS S3 does, a local path, or the setting `s3: {lock: true}`"
-            )
 
     def _put_if(self, key: str, data: Body, **condition: Any) -> bool:
         uri = self.uri_of(key)
@@ -208,6 +219,26 @@ class S3Store:
                         raise
                     pause(attempt, uri, error)
         raise StorageError(ErrorKind.DOWNLOAD_FAILED, f"{uri}: {ATTEMPTS} writes met another writer's; run again")
+
+    def _put_once(self, key: str, data: Body) -> bool:
+        """Writes with one request that ends well before a lease does: none may arrive when another holds the lock.
+
+        False where nobody knows what came of it; the caller looks what is there.
+        """
+        client = self._one_shot or one_shot_client(self._session, lock.LEASE_SECONDS / 4)
+        self._one_shot = client
+        with ExitStack() as stack:
+            body = data if isinstance(data, bytes) else stack.enter_context(open(data, "rb"))
+            try:
+                client.put_object(Bucket=self.bucket, Key=self.base + key, Body=body, **self._writing)
+            except (HTTPClientError, BotoConnectionError):
+                return False
+            except ClientError as error:
+                if status_of(error) < 500:
+                    with s3_errors(self.uri_of(key)):
+                        raise
+                return False
+        return True
 
     def _write(self, key: str, data: Body, condition: dict[str, Any], **options: Any) -> None:
         place: dict[str, Any] = {"Bucket": self.bucket, "Key": self.base + key}
@@ -290,7 +321,7 @@ def open_s3(uri: str, settings: S3Settings = PLAIN_S3) -> S3Store:
     payer: dict[str, Any] = {"RequestPayer": "requester"} if settings.requester_pays else {}
     with opening(uri, bucket, client):
         client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/".lstrip("/"), MaxKeys=1, **payer)
-    return S3Store(client, open_bulk(session, client, bucket, settings), bucket, prefix, settings)
+    return S3Store(session, client, open_bulk(session, client, bucket, settings), bucket, prefix, settings)
 
 
 def _broken(uri: str) -> StorageError:
