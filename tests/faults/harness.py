@@ -97,40 +97,49 @@ def start(place: Place, images: str, output: str, run_id: str) -> tuple[BaseProc
 def run_killed(place: Place, images: str, output: str, run_id: str, kills: list[str], twin: bool) -> bool:
     """A run, killed at each of `kills` and started again, beside a twin at first; whether it ended well at last."""
     other = start(place, images, output, run_id)[0] if twin else None
-    for kind in [*kills, None]:
-        for _ in range(8):  # what a disturbed run may fail of, it may be started again for
-            process, stage = start(place, images, output, run_id)
-            if kind:
-                _kill_at(place, process, stage, kind)
-            process.join(_JOB_SECONDS)
-            if process.is_alive():
-                place.found.append(f"hung: run {run_id}, after {kind}")
-                with suppress(ProcessLookupError):
-                    job.kill(process.pid)  # type: ignore[arg-type]
-                process.join()
-            place.restarts += 1
-            if kind or process.exitcode == 0:
-                break
-        else:
-            place.found.append(f"failed: run {run_id} ended with {process.exitcode}, see {place.log}")
+    process, stage = start(place, images, output, run_id)
+    for kind in kills:
+        if not _kill_at(place, process, stage, kind) and process.is_alive():
+            continue  # one of its decoders was killed: it goes on
+        process.join()
+        place.restarts += 1
+        if process.exitcode == 0:
+            break
+        process, stage = start(place, images, output, run_id)
+    for _ in range(8):  # what a disturbed run may fail of, it may be started again for
+        _wait(place, process, f"run {run_id}")
+        if process.exitcode == 0:
+            break
+        place.restarts += 1
+        process, stage = start(place, images, output, run_id)
+    else:
+        place.found.append(f"failed: run {run_id} ended with {process.exitcode}, see {place.log}")
     if other:
-        other.join(_JOB_SECONDS)
-        if other.is_alive():
-            job.kill(other.pid)  # type: ignore[arg-type]
+        _wait(place, other, f"the twin of run {run_id}")
     return process.exitcode == 0
 
 
-def _kill_at(place: Place, process: BaseProcess, stage: Any, kind: str) -> None:
-    """SIGKILL when the job does what `kind` names, after a moment; to one of its decoders if it is `fetcher`."""
+def _wait(place: Place, process: BaseProcess, what: str) -> None:
+    """Until a process ends; one that hangs is killed, and that it hung is wrong."""
+    process.join(_JOB_SECONDS)
+    if process.is_alive():
+        place.found.append(f"hung: {what}")
+        with suppress(ProcessLookupError):
+            job.kill(process.pid)  # type: ignore[arg-type]
+        process.join()
+
+
+def _kill_at(place: Place, process: BaseProcess, stage: Any, kind: str) -> bool:
+    """SIGKILL when the job does what `kind` names, after a moment; to its decoders if it is `fetcher`. Whether it was."""
     if kind == "parent":
         time.sleep(place.random.uniform(0.0, 1.5))
     else:
         wanted, until = job.STAGES.index("engine" if kind == "fetcher" else kind), time.monotonic() + _STAGE_SECONDS
         while process.is_alive() and stage.value != wanted and time.monotonic() < until:
             time.sleep(0.001)
-        time.sleep(place.random.uniform(0.0, 0.05))
+        time.sleep(place.random.uniform(0.0, 0.03))
     if not process.is_alive():
-        return
+        return False
     pid = process.pid
     assert pid is not None
     with suppress(OSError):
@@ -138,9 +147,11 @@ def _kill_at(place: Place, process: BaseProcess, stage: Any, kind: str) -> None:
             for decoder in job.decoders_of(pid):
                 os.kill(decoder, signal.SIGKILL)
                 place.kills[kind] += 1
-            return
+            return False  # it goes on
         job.kill(pid)
         place.kills[kind] += 1
+        return True
+    return False
 
 
 def look(
@@ -167,7 +178,7 @@ def nights(
     for night in range(count):
         if night:
             keys = sorted(bucket.titles)
-            for key in place.random.sample(keys, 4):
+            for key in place.random.sample(keys, len(keys) // 2):
                 bucket.put(key)
             bucket.put(f"new-{night} %ü.png")
             bucket.delete(place.random.choice([key for key in keys if not key.startswith("new")]))

@@ -23,6 +23,8 @@ def copy_output(client: Any, bucket: str, prefix: str, into: Path) -> dict[str, 
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/"):
         for item in page.get("Contents", []):
             key = item["Key"].removeprefix(f"{prefix}/")
+            if ".enrich-" in key:  # probes and locks come and go
+                continue
             path = into / key
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read())
