@@ -2,10 +2,12 @@
 
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -190,29 +192,77 @@ def run(
     run_id: Annotated[str | None, typer.Option(help="Name of the run; give it again to go on with it.")] = None,
     engine: Engine = None,
     limit: Annotated[int | None, typer.Option(help="At most so many photos.")] = None,
+    deadline: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Stop and publish after so long: 6h, 90m, 2h30m.")
+    ] = None,
+    inventory: Annotated[
+        str | None, typer.Option(metavar="URI", help="manifest.json of an S3 Inventory, instead of a listing.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes.")
+    ] = False,
     publish: Annotated[str | None, typer.Option(metavar="ID", help="Release a run that was held back.")] = None,
+    rollback: Annotated[
+        str | None, typer.Option(metavar="ID", help="Make products.parquet what it was after this run.")
+    ] = None,
     config: Config = None,
 ) -> None:
     """Enrich what is new or changed in a bucket, and publish products.parquet."""
+    settings = load_settings(RunSettings, config, engine=engine)
     if publish is not None:
         from enrich.pipeline.records import publish_held
 
-        print_record(publish_held(output, publish), output)
+        print_record(publish_held(output, publish, settings), output)
+        return
+    if rollback is not None:
+        from enrich.pipeline.records import roll_back
+
+        held = ", ".join(record.run.run_id for record in roll_back(output, rollback, settings)) or "none"
+        console.print(f"products: {output}/products.parquet as of run {rollback}; held back since: {held}")
         return
     if images is None or adapter is None:
-        raise typer.BadParameter("a run needs --images and --adapter (or --publish ID)")
-    from enrich.pipeline.enrichment import run_enrichment
+        raise typer.BadParameter("a run needs --images and --adapter (or --publish ID, or --rollback ID)")
+    from enrich.pipeline.enrichment import foresee_run, run_enrichment
     from enrich.pipeline.records import held_back
 
-    settings = load_settings(RunSettings, config, engine=engine)
+    if dry_run:
+        with progress_bars() as progress:
+            foreseen = foresee_run(
+                images, adapter, output, settings, limit=limit, inventory=inventory, progress=progress
+            )
+        for line in foreseen.lines():
+            console.print(line)
+        return
     with progress_bars() as progress:
         record = run_enrichment(
-            images, adapter, output, settings, run_id=run_id, limit=limit, progress=progress,
+            images, adapter, output, settings, run_id=run_id, limit=limit, inventory=inventory, progress=progress,
+            deadline=None if deadline is None else parse_duration(deadline).total_seconds(),
             announce=lambda line: console.print(Text(line)),
         )  # fmt: skip
     print_record(record, output)
     if record.state == "held":
         raise held_back(record, output)
+
+
+@app.command()
+def tidy(
+    output: Annotated[str, typer.Option(help="Output of the runs.")],
+    keep: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Delete the rows of superseded runs older than this: 90d.")
+    ] = None,
+    grace: Annotated[
+        str, typer.Option(metavar="TIME", help="How long shards stay after they were packed, for those who read them.")
+    ] = "24h",
+    config: Config = None,
+) -> None:
+    """Pack the many small files of finished runs into few, and delete what nothing needs any more."""
+    from enrich.pipeline.tidying import tidy as run
+
+    settings = load_settings(RunSettings, config)
+    kept = None if keep is None else parse_duration(keep)
+    done = run(output, settings, grace=parse_duration(grace), keep=kept)
+    console.print(f"{done.packed} shards packed into {done.packs} files, {done.deleted} packed shards deleted")
+    console.print(f"{done.retired} runs retired: {output}/history")
 
 
 @app.command()
@@ -242,6 +292,15 @@ def doctor(
     console.print(table)
     if any(finding.required and not finding.ok for finding in findings):
         raise typer.Exit(1)
+
+
+def parse_duration(text: str) -> timedelta:
+    """90d, 6h, 2h30m, 45s; UsageError for anything else."""
+    match = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
+    if not match or not any(match.groups()):
+        raise UsageError(f"{text!r} is no length of time; write 90d, 6h, 2h30m or 45s")
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
 
 
 def print_overfitting(catalog: str, settings: TrainSettings) -> None:
@@ -292,6 +351,10 @@ def print_record(record: "RunRecord", output: str) -> None:
         from enrich.stages import describe_stages
 
         console.print(describe_stages(record.stages))
+    if record.missing_shards:
+        console.print(
+            f"{record.missing_shards} of {record.shards} shards are left: --run-id {record.run.run_id} goes on"
+        )
     if record.state == "published":
         console.print(f"products: {output}/products.parquet")
     console.print(f"report: {output}/{record.run.folder}report.html")

@@ -302,6 +302,8 @@ class RunRecord(BaseModel):
     findings: tuple[Finding, ...] = ()
     stats: RunStats | None = None
     shards: int = 0
+    missing_shards: int = 0  # left undone by a run that stopped at its deadline; its run id goes on with them
+    retired: bool = False  # its rows, listing and manifest were deleted (`enrich tidy`)
     started_at: datetime
     finished_at: datetime
     seconds: float

@@ -180,6 +180,20 @@ class MergeSettings(Settings):
     max_new_tokens: int = Field(default=48, ge=1, description="Of the answers that are compared")
 
 
+class S3Settings(Settings):
+    """What an S3 bucket asks for beyond credentials, region and endpoint, which are found the standard way."""
+
+    requester_pays: bool = Field(default=False, description="Pay for reading buckets of others")
+    encryption: Literal["AES256", "aws:kms"] | None = Field(default=None, description="Left out: as the bucket says")
+    kms_key_id: str | None = Field(default=None, description="The key of aws:kms; left out: the account's own")
+    lock: bool = Field(
+        default=False, description="Publish under a lock object, where the endpoint honours If-None-Match only"
+    )
+
+
+PLAIN_S3 = S3Settings()
+
+
 class ReviewSettings(Settings):
     """When a person should look at a row."""
 
@@ -268,7 +282,9 @@ class RunSettings(Settings):
         default=r"(?:.*/)?(?P<product_id>[^/]+?)(?:\.[^./]*)?$",
         description="Regular expression on the key with a group product_id; the default is the file's stem",
     )
+    cost_per_hour: float | None = Field(default=None, ge=0, description="Of the machine, for --dry-run")
     limits: PhotoLimits = PhotoLimits()
+    s3: S3Settings = PLAIN_S3
     review: ReviewSettings = ReviewSettings()
     gate: GateSettings = GateSettings()
 
