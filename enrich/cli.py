@@ -26,7 +26,15 @@ from rich.text import Text
 from typer.exceptions import TyperException
 
 from enrich.errors import EnrichError, RunFailed, UsageError
-from enrich.settings import FetchSettings, MergeSettings, RunSettings, SampleSettings, TrainSettings, load_settings
+from enrich.settings import (
+    Columns,
+    FetchSettings,
+    MergeSettings,
+    RunSettings,
+    SampleSettings,
+    TrainSettings,
+    load_settings,
+)
 
 if TYPE_CHECKING:
     from enrich.pipeline.progress import Progress as Callback
@@ -222,6 +230,34 @@ def report(
 
     record, _ = rewrite_report(output, run_id)
     print_record(record, output)
+
+
+@app.command()
+def review(
+    output: Annotated[str, typer.Option(help="Output of the runs.")],
+    apply: Annotated[Path | None, typer.Option(help="File of decisions that the review page saved.")] = None,
+    catalog: Annotated[
+        str | None, typer.Option(help="Also put what was accepted or edited into this catalog, with --apply.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows on the page at most, most value at risk first.")] = 1000,
+    config: Annotated[Path | None, typer.Option(help="YAML file with the catalog's columns.")] = None,
+) -> None:
+    """Write a page of the rows that need a person, or apply what was decided there."""
+    from enrich.pipeline.reviewing import apply_decisions, write_queue
+
+    if apply is None:
+        if catalog is not None or config is not None:
+            raise typer.BadParameter("--catalog and --config go with --apply FILE")
+        queue = write_queue(output, limit)
+        console.print(f"{queue.rows} of {queue.waiting} rows that need review: {queue.uri}")
+        return
+    done = apply_decisions(output, apply, catalog, load_settings(Columns, config))
+    console.print(", ".join(f"{count} {decision}" for decision, count in done.counts.items()))
+    if done.outdated:
+        console.print(f"{done.outdated} of them are about photos that have changed since, and have no effect")
+    if done.learned is not None:
+        console.print(f"{done.learned} new products for the next fine-tuning: {catalog}")
+    console.print(f"products: {done.uri}")
 
 
 @app.command()

@@ -3,7 +3,7 @@
 import random
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from enrich import parquet
 from enrich.errors import RunFailed
 from enrich.gate import run_stats
+from enrich.reviews import lay_over, read_reviews
 from enrich.schema import (
     PRODUCTS_SCHEMA,
     ROW_ORDER,
@@ -100,20 +101,35 @@ def publish(output: Store, run: RunInfo, gate: GateSettings | None = None) -> Pu
     """
     rows = read_shards(output, run)
     stats = run_stats(rows) if rows.height >= (gate or GateSettings()).min_rows else None
+    return _swap(
+        output,
+        lambda products: fold(products, run, rows, listed_keys(output, products, run), stats),
+        f"history has the run's rows: repeat with `enrich run --publish {run.run_id}`",
+    )
+
+
+def publish_reviews(output: Store) -> Published:
+    """Lay what people decided over products.parquet. RunFailed as `publish`."""
+    return _swap(output, lambda products: products, "reviews/ has the decisions: apply the file again")
+
+
+def _swap(output: Store, change: Callable[[Products], Products], then: str) -> Published:
+    """Replace products.parquet by what `change` makes of it, with the decisions of people laid over it."""
     writer_id = uuid.uuid4().hex
     for attempt in range(1, ATTEMPTS + 1):
         products = read_products(output)
         if products.writer_id == writer_id:  # the last swap went through and its response was lost
             return Published(products.table.height, changed=True, attempts=attempt - 1)
-        folded = fold(products, run, rows, listed_keys(output, products, run), stats)
-        if products.etag is not None and folded.table.equals(products.table):
+        changed = change(products)
+        changed = replace(changed, table=lay_over(changed.table, read_reviews(output)).sort(ROW_ORDER, nulls_last=True))
+        if products.etag is not None and changed.table.equals(products.table):
             return Published(products.table.height, changed=False, attempts=attempt)
-        if output.replace(PRODUCTS_KEY, _encode(folded, writer_id), products.etag):
-            return Published(folded.table.height, changed=True, attempts=attempt)
+        if output.replace(PRODUCTS_KEY, _encode(changed, writer_id), products.etag):
+            return Published(changed.table.height, changed=True, attempts=attempt)
         time.sleep(random.uniform(0, min(BACKOFF_LIMIT_SECONDS, BACKOFF_SECONDS * 2**attempt)))
     raise RunFailed(
-        f"{output.uri_of(PRODUCTS_KEY)} was replaced by others {ATTEMPTS} times in a row; history has the run's rows: "
-        f"repeat with `enrich run --publish {run.run_id}`, and if nobody else publishes, see `enrich doctor`"
+        f"{output.uri_of(PRODUCTS_KEY)} was replaced by others {ATTEMPTS} times in a row; {then}, and if nobody else "
+        "publishes, see `enrich doctor`"
     )
 
 
@@ -122,7 +138,8 @@ def fold(
 ) -> Products:
     """`products` with one run's rows taken in. Pure; neither the order of the runs nor a repetition makes a difference.
 
-    The row shown is the newest ok row by (processed_at, run_id), else the newest failed one; last_* is the outcome of
+    The row shown is the newest ok row by (processed_at, run_id), else the newest failed one; decisions of people are
+    laid over it afterwards, so a row folded in has lost them. last_* is the outcome of
     the run created last, by (created_at, run_id). Both are the greatest of a total order: folding is taking a maximum.
 
     Args:
@@ -156,7 +173,8 @@ def fold(
 def _as_products(rows: pl.DataFrame) -> pl.DataFrame:
     """Rows as products that have no other outcome than themselves."""
     last = [pl.col(column).alias(name) for name, column in _LAST_COLUMNS.items()]
-    return rows.with_columns(*last, in_source=True).select(PRODUCTS_SCHEMA.names)
+    nobody = pl.lit(None, pl.String).alias("reviewed_by"), pl.lit(None, pl.Datetime("us", "UTC")).alias("reviewed_at")
+    return rows.with_columns(*last, *nobody, in_source=True).select(PRODUCTS_SCHEMA.names)
 
 
 def _greatest(outcomes: pl.DataFrame, *order: pl.Expr) -> pl.DataFrame:

@@ -54,6 +54,8 @@ class ReviewReason(StrEnum):
     WIDE_PRICE = "wide_price"
     CATEGORY_UNKNOWN = "category_unknown"
     PRICE_OUTLIER = "price_outlier"
+    TITLE_RULE = "title_rule"
+    TITLE_UNGROUNDED = "title_ungrounded"
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,28 @@ PRODUCTS_SCHEMA = pa.schema(
         pa.field("last_error_kind", pa.string()),
         pa.field("last_attempt", pa.int16()),
         pa.field("last_run_id", pa.string()),
+        pa.field("reviewed_by", pa.string()),
+        pa.field("reviewed_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+# reviews/ID.parquet: what people decided, append-only. Title, category and price are the outcome, null where rejected.
+REVIEW_SCHEMA = pa.schema(
+    [
+        ("image_key", pa.string()),
+        ("image_etag", pa.string()),
+        ("image_sha256", pa.string()),
+        ("run_id", pa.string()),  # of the row that was decided on
+        ("decision", pa.string()),
+        ("title", pa.string()),
+        ("category", pa.string()),
+        ("price", pa.float64()),
+        ("currency", pa.string()),
+        ("suggested_title", pa.string()),
+        ("suggested_category", pa.string()),
+        ("suggested_price", pa.float64()),
+        ("reviewed_by", pa.string()),
+        ("reviewed_at", pa.timestamp("us", tz="UTC")),
     ]
 )
 
