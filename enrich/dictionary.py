@@ -1,6 +1,5 @@
 """The data dictionary: what every column of the tables means. `python -m enrich.dictionary DATA.md` writes it anew."""
 
-import re
 import sys
 from pathlib import Path
 
@@ -91,8 +90,9 @@ def render_athena() -> str:
 def rewrite(text: str) -> str:
     """`text` with what stands between the markers of this module made anew."""
     for name, rendered in (("dictionary", render_dictionary()), ("athena", render_athena())):
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
-        text = pattern.sub(lambda match, body=rendered: f"{match[1]}{body}{match[2]}", text)
+        start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        before, _, rest = text.partition(start)
+        text = before + start + rendered + end + rest.partition(end)[2]
     return text
 
 

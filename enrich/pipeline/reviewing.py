@@ -72,9 +72,8 @@ def apply_decisions(output: str, file: Path, catalog: str | None = None, columns
     late = outdated(table, decided.decisions)
     learned = None
     if shop is not None:
-        learned = _teach(
-            shop, columns or Columns(), target, table, [one for one in decided.decisions if one not in late]
-        )
+        current = [one for one in decided.decisions if one not in late]
+        learned = _teach(shop, columns or Columns(), target, table, current)
     counts = Counter(one.decision for one in decided.decisions)
     return Applied(target.uri_of(PRODUCTS_KEY), dict(sorted(counts.items())), len(late), learned)
 
