@@ -194,7 +194,12 @@ def listed_keys(output: Store, products: Products, run: RunInfo) -> pl.Series:
     """The keys in the listing of the run created last, of `run` and those that are in `products`."""
     last = _last(products, run, None).source
     assert last is not None
-    key = f"runs/{last.run_id}/source.parquet"
+    return listing(output, replace(run, run_id=last.run_id))
+
+
+def listing(output: Store, run: RunInfo) -> pl.Series:
+    """The keys that a run saw in the source."""
+    key = f"{run.folder}source.parquet"
     file = parquet.read(output, key, SOURCE_SCHEMA)
     if file is None:
         raise RunFailed(f"{output.uri_of(key)} is missing: which photos are still there is unknown; start a new run")

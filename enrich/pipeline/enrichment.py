@@ -12,9 +12,10 @@ from pathlib import Path
 
 import polars as pl
 
+from enrich.changes import compare
 from enrich.errors import RunFailed, UsageError
 from enrich.gate import judge_run, run_stats
-from enrich.infer.adapter import Adapter, check_base, read_adapter
+from enrich.infer.adapter import SCORES_FILE, Adapter, check_base, read_adapter
 from enrich.infer.engine import choose_engine
 from enrich.infer.transformers_engine import find_base
 from enrich.manifest import (
@@ -32,8 +33,8 @@ from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.records import read_measured, write_report
 from enrich.pipeline.run import Run
 from enrich.pipeline.session import answer_shard, open_session
-from enrich.publish import publish, read_products, read_run_record, read_shards, write_run_record
-from enrich.schema import SCHEMA_VERSION, RunInfo, RunRecord
+from enrich.publish import listing, publish, read_products, read_run_record, read_shards, write_run_record
+from enrich.schema import SCHEMA_VERSION, Cost, RunInfo, RunRecord
 from enrich.settings import RunSettings
 from enrich.stages import judge_stages
 from enrich.storage import ObjectInfo, Store, open_store
@@ -149,7 +150,9 @@ def finish_run(run: Run) -> RunRecord:
         raise RunFailed(f"run {run.info.run_id}: {len(missing)} shards are missing; start it again with its run id")
     rows = read_shards(run.output, run.info)
     stats = run_stats(rows)
-    findings = judge_run(stats, read_products(run.output).last_stats, run.settings.gate)
+    before = read_products(run.output)
+    findings = judge_run(stats, before.last_stats, run.settings.gate)
+    changes = compare(before.table, rows, run.manifest.table, listing(run.output, run.info)) if before.etag else None
     changed = False if findings else publish(run.output, run.info, run.settings.gate).changed
     finished_at = datetime.now(UTC)
     seconds = (finished_at - run.started_at).total_seconds()
@@ -171,11 +174,25 @@ def finish_run(run: Run) -> RunRecord:
         engine=engine,
         host=platform.node(),
         stages=judge_stages(read_measured(run.output, run.info), run.settings, engine),
+        changes=changes,
+        previous=before.last_stats,
+        cost=cost(run.settings, seconds, rows.height),
         versions={name: version(name) for name in ("enrich", "torch", "transformers", "peft", "polars")},
     )
+    scores = run.adapter.path / SCORES_FILE
+    if scores.is_file():  # the report shows how far to trust the adapter, also where that is gone later
+        run.output.put(f"{run.info.folder}{SCORES_FILE}", scores.read_bytes())
     write_report(run.output, run.images, record, rows, run.settings)
     write_run_record(run.output, record)
     return record
+
+
+def cost(settings: RunSettings, seconds: float, photos: int) -> Cost | None:
+    """What 1,000 photos cost at the machine's price, the start of the engine shared among them."""
+    if settings.machine_price_per_hour is None or not photos:
+        return None
+    price = settings.machine_price_per_hour
+    return Cost(price, price * seconds / 3600 / photos * 1000, settings.machine_currency)
 
 
 def rows_in(manifest: Manifest, shards: Sequence[int]) -> int:

@@ -1,13 +1,17 @@
 """Finished runs: release one that was held back, render its report anew."""
 
+import json
+
 import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
+from enrich import parquet
 from enrich.errors import HeldBack, RunFailed, UsageError
+from enrich.infer.adapter import SCORES_FILE
 from enrich.manifest import read_manifest
 from enrich.publish import publish, read_run_record, read_shards, write_run_record
 from enrich.report import render_report
-from enrich.schema import RunInfo, RunRecord
+from enrich.schema import SCORE_SCHEMA, RunInfo, RunRecord
 from enrich.settings import RunSettings
 from enrich.stages import Measured
 from enrich.storage import Store, open_store
@@ -66,7 +70,17 @@ def last_run_id(output: Store) -> str:
 
 
 def write_report(output: Store, images: Store, record: RunRecord, rows: pl.DataFrame, settings: RunSettings) -> str:
-    page = render_report(record.model_dump(mode="json"), rows, images, settings.limits)
+    scores = parquet.read(output, f"{record.run.folder}{SCORES_FILE}", SCORE_SCHEMA)
+    parity_key = f"{record.run.folder}parity.json"
+    parity = json.loads(output.get(parity_key)[0]) if output.head(parity_key) is not None else None
+    page = render_report(
+        record.model_dump(mode="json"),
+        rows,
+        images,
+        settings.limits,
+        scores=scores.table if scores else None,
+        parity=parity,
+    )
     key = f"{record.run.folder}report.html"
     output.put(key, page.encode())
     return output.uri_of(key)

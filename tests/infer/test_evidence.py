@@ -5,7 +5,7 @@ import math
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from enrich.infer.evidence import AnswerTokens, alternatives, label_probability, price_spread
+from enrich.infer.evidence import AnswerTokens, PriceEvidence, alternatives, label_probability, price_evidence
 from tests.infer.conftest import CATEGORIES
 from tests.infer.fake_engine import write_completion
 
@@ -117,7 +117,7 @@ def price_rivals(
     text = ANSWER.format("HATS", price)
     first = len(tokenizer.encode(text, add_special_tokens=False)) - len(price)
     ids = {digit: i for i, digit in tokens.digits.items()} | {"stop": tokens.stop, "newline": tokens.newline}
-    return price_spread(
+    return price_evidence(
         write_completion(
             tokenizer,
             text,
@@ -125,7 +125,7 @@ def price_rivals(
             rivals={first + place: {ids[name]: p for name, p in others.items()} for place, others in rivals.items()},
         ),
         tokens,
-    )
+    ).spread
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_digits_of_the_title_are_no_price(tokenizer: PreTrainedTokenizerBase, to
     nine = next(i for i, token in enumerate(ids) if tokens.digits.get(token) == "9")
     two = next(token for token, digit in tokens.digits.items() if digit == "2")
 
-    assert price_spread(write_completion(tokenizer, text, rivals={nine: {two: 0.4}}), tokens) == 0.0
+    assert price_evidence(write_completion(tokenizer, text, rivals={nine: {two: 0.4}}), tokens).spread == 0.0
 
 
 @pytest.mark.parametrize("text", ["", "Product: Hat", "no answer at all, not even a line"])
@@ -173,4 +173,4 @@ def test_a_text_without_lines_says_nothing(tokenizer: PreTrainedTokenizerBase, t
 
     assert label_probability(completion, tokens) == 1.0  # nothing was asked for
     assert alternatives(completion, tokens) == {}
-    assert price_spread(completion, tokens) == 0.0
+    assert price_evidence(completion, tokens) == PriceEvidence()

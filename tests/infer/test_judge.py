@@ -169,7 +169,7 @@ def test_an_unknown_price_has_no_interval(tokenizer: PreTrainedTokenizerBase, to
     outcome = judge_text(tokenizer, tokens, "Product: Hat\nCategory: HATS\nFull Price: unknown")
 
     assert outcome.answer == Answer("Hat", "HATS", None)
-    assert (outcome.price_low, outcome.price_high, outcome.spread) == (None, None, 0.0)
+    assert (outcome.price_low, outcome.price_high, outcome.evidence.spread) == (None, None, 0.0)
 
 
 def test_without_calibrated_prices_there_is_no_interval(
