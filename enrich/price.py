@@ -2,7 +2,7 @@
 
 Interval: split-conformal (Papadopoulos et al. 2002; Lei et al. 2018) on absolute log residuals, normalised by the
 spread that the digit log-probabilities show; by category (Vovk 2012) where the calibration split has enough of it.
-Probability: Platt scaling (Platt 1999) of the probability of title and label, or isotonic regression where it says more.
+Probability: Platt scaling (Platt 1999) of the tokens' probability, or isotonic regression where that says more.
 """
 
 import math

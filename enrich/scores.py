@@ -45,9 +45,7 @@ def assess(table: pl.DataFrame, *, sigma: float | None = None, ideal_width: floa
     The bootstrap draws designs, not rows: photos of one design err alike. A metric without rows is left out.
     """
     columns = _columns(table)
-    groups = _designs(table)
-    tried = {name: _estimate(metric, columns, groups) for name, metric in METRICS.items()}
-    estimates = {name: estimate for name, estimate in tried.items() if estimate}
+    estimates = _estimates(columns, _designs(table))
     intervals = {f"{level:.0%}": _intervals(table, level) for level in INTERVAL_COLUMNS}
     found: dict[str, Any] = {
         "estimates": estimates,
@@ -107,18 +105,20 @@ def _designs(table: pl.DataFrame) -> list[np.ndarray]:
     return [np.array(group) for group in rows]
 
 
-def _estimate(metric: Callable[[Columns], float], columns: Columns, groups: Sequence[np.ndarray]) -> Estimate | None:
-    value = metric(columns)
-    if math.isnan(value):
-        return None
+def _estimates(columns: Columns, groups: Sequence[np.ndarray]) -> dict[str, Estimate]:
+    values = {name: value for name, metric in METRICS.items() if not math.isnan(value := metric(columns))}
     rng = np.random.default_rng(0)
-    drawn = []
+    drawn: dict[str, list[float]] = {name: [] for name in values}
     for _ in range(RESAMPLES):
         rows = np.concatenate([groups[i] for i in rng.integers(0, len(groups), len(groups))])
-        drawn.append(metric({name: column[rows] for name, column in columns.items()}))
-    with np.errstate(invalid="ignore"):
-        low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return Estimate(value=value, low=float(low), high=float(high))
+        resampled = {name: column[rows] for name, column in columns.items()}
+        for name, found in drawn.items():
+            found.append(METRICS[name](resampled))
+    ends = {name: np.nanquantile(found, [0.025, 0.975]) for name, found in drawn.items()}
+    return {
+        name: Estimate(value=value, low=float(ends[name][0]), high=float(ends[name][1]))
+        for name, value in values.items()
+    }
 
 
 def _mean(name: str) -> Callable[[Columns], float]:
