@@ -1,15 +1,14 @@
 """The review page in a real browser, by keyboard alone: a thousand rows from start to applied decisions."""
 
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 from rows import enrich_night, listing, make_row, make_run
 
 from enrich.pipeline.reviewing import apply_decisions, write_queue
@@ -19,16 +18,6 @@ from enrich.storage import open_store
 pytestmark = pytest.mark.ui
 
 COUNT = 1000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=["--no-sandbox"]
-        )
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +43,8 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def page(browser: Any, output: Path) -> Iterator[Page]:
-    context = browser.new_context(offline=True, accept_downloads=True)
-    opened = context.new_page()
-    problems: list[str] = []
-    opened.on("console", lambda message: problems.append(message.text))
-    opened.on("pageerror", lambda error: problems.append(str(error)))
-    opened.on("request", lambda request: problems.append(request.url[:80]))
-    opened.goto((output / "review.html").as_uri())
-    yield opened
-    context.close()
-    assert [problem for problem in problems if not problem.startswith(("file:", "data:", "blob:"))] == []
+def page(open_page: Callable[[Path], Page], output: Path) -> Page:
+    return open_page(output / "review.html")
 
 
 def press(page: Page, *keys: str) -> None:
