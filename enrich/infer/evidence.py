@@ -20,9 +20,9 @@ class PriceEvidence:
     """What the digits' probabilities say of a price; all 0 where none was written."""
 
     greedy: float = 0.0  # the number written, units of the currency
-    expectation: float = 0.0  # geometric mean over single-digit changes
+    expectation: float = 0.0  # geometric mean of the prices that its digits nearly were
     median: float = 0.0  # of the same
-    spread: float = 0.0  # standard deviation of their log around the number written
+    spread: float = 0.0  # standard deviation of their log
 
 
 NO_PRICE = PriceEvidence()
@@ -116,50 +116,51 @@ def title_words(completion: Completion, tokens: AnswerTokens) -> list[tuple[str,
 
 
 def price_evidence(completion: Completion, tokens: AnswerTokens) -> PriceEvidence:
-    """The number written and what its digits nearly were.
+    """What the digits' probabilities make of the price.
 
-    A price of 1,290 with digit probabilities .6 for `1` and .4 for `2` has a spread near sqrt(.4) * log(2290 / 1290).
+    Each digit that was nearly written stands for the prices that begin so: what would have followed was never computed,
+    so their geometric middle takes its place, 24.5 for a 2 before one more digit. Another first digit may begin a
+    shorter or a longer number; the nearest one counts, so that 950 was nearly 1,414 rather than 141.
     """
-    written, changes = _digit_changes(completion, tokens)
-    if not written:
+    start = _line_start(completion, tokens, 2)
+    positions = [i for i in range(start, len(completion.token_ids)) if completion.token_ids[i] in tokens.digits]
+    text = "".join(tokens.digits[completion.token_ids[i]] for i in positions)
+    if not text or int(text) == 0:
         return NO_PRICE
-    left = max(1.0 - sum(probability for _, probability in changes), 0.0)
-    total = left + sum(probability for _, probability in changes)
-    shifts = [(math.log(other / written), probability) for other, probability in changes]
-    mean = sum(shift * probability for shift, probability in shifts) / total
-    below, median = 0.0, float(written)
-    for value, probability in sorted([(float(written), left), *((float(v), p) for v, p in changes)]):
-        below += probability
-        if below >= total / 2:
-            median = value
-            break
-    return PriceEvidence(
-        greedy=float(written),
-        expectation=written * math.exp(mean),
-        median=float(median),
-        spread=math.sqrt(sum(shift**2 * probability for shift, probability in shifts)),
-    )
-
-
-def _digit_changes(completion: Completion, tokens: AnswerTokens) -> tuple[int, list[tuple[int, float]]]:
-    """The number written, 0 for none, and each other number that one token would have made of it, with its share."""
-    price_line = range(_line_start(completion, tokens, 2), len(completion.token_ids))
-    positions = [i for i in price_line if completion.token_ids[i] in tokens.digits]
-    written = "".join(tokens.digits[completion.token_ids[i]] for i in positions)
-    if not written or int(written) == 0:
-        return 0, []
-    changes = []
+    written, reached = int(text), 1.0
+    atoms: list[tuple[float, float]] = []  # price, probability
     for place, position in enumerate(positions):
         for token, logprob in zip(completion.top_ids[position], completion.top_logprobs[position], strict=True):
             if token == completion.token_ids[position]:
                 continue
             if int(token) in tokens.digits:
-                other = int(written[:place] + tokens.digits[int(token)] + written[place + 1 :])
+                price = _nearest(int(text[:place] + tokens.digits[int(token)]), place, len(text), written)
             else:
-                other = int(written[:place] or 0) if token == tokens.stop else 0
-            if other > 0:
-                changes.append((other, math.exp(logprob)))
-    return int(written), changes
+                price = float(text[:place] or 0) if token == tokens.stop else 0.0
+            if price > 0:
+                atoms.append((price, reached * math.exp(logprob)))
+        reached *= math.exp(completion.logprobs[position])
+    prices, weights = map(np.array, zip(*sorted([*atoms, (float(written), reached)]), strict=True))
+    weights = weights / weights.sum()
+    logs = np.log(prices)
+    mean = float(weights @ logs)
+    return PriceEvidence(
+        greedy=float(written),
+        expectation=math.exp(mean),
+        median=float(prices[min(int(np.searchsorted(np.cumsum(weights), 0.5)), len(prices) - 1)]),
+        spread=math.sqrt(max(float(weights @ (logs - mean) ** 2), 0.0)),
+    )
+
+
+def _nearest(beginning: int, place: int, length: int, written: int) -> float:
+    """The middle of the prices that begin so, as long as `written`, or where it is nearer a digit more or less."""
+    if not beginning:
+        return 0.0
+    left = length - place - 1
+    lengths = (left - 1, left, left + 1) if place == 0 else (left,)
+    middle = math.sqrt(beginning * (beginning + 1))
+    prices = [middle * 10**more if more else float(beginning) for more in lengths if more >= 0]
+    return min(prices, key=lambda price: abs(math.log(price / written)))
 
 
 def _line_start(completion: Completion, tokens: AnswerTokens, line: int) -> int:
