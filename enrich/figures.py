@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from enrich.metrics import risk_coverage
 from enrich.scores import ENOUGH
 
-POINTS = 400  # of the price scatter: more make a grey cloud and a slow page
+POINTS = 300  # of the price scatter: more make a grey cloud and a slow page
 LABELS = 30  # categories that are drawn; the largest ones
 BLUE, RED, GREY = "#2458c5", "#c2410c", "#8a8a90"
 _STYLE: Any = {  # rcParams
@@ -96,7 +96,7 @@ def coverage_by_category(table: pl.DataFrame) -> str | None:
         axes.set(yticks=range(len(names)), yticklabels=names, xlim=(min(0.5, axes.get_xlim()[0]), 1.01),
                  xlabel="true prices inside the 90 % interval")  # fmt: skip
 
-    return _svg(draw, height=max(2.5, 0.26 * grouped.height + 0.9))
+    return _svg(draw, height=max(2.5, 0.26 * grouped.height + 0.9), left=0.33)
 
 
 def confusion(table: pl.DataFrame) -> str | None:
@@ -125,7 +125,7 @@ def confusion(table: pl.DataFrame) -> str | None:
         axes.set_yticklabels(short, fontsize=8)
 
     side = max(3.5, 0.3 * len(names) + 1.5)
-    return _svg(draw, width=max(6.0, side), height=side)
+    return _svg(draw, width=max(6.0, side), height=side, left=0.24, bottom=0.28)
 
 
 def risk_curve(table: pl.DataFrame) -> str | None:
@@ -168,14 +168,22 @@ def _short(name: str, length: int = 24) -> str:
     return (name if len(name) <= length else name[: length - 1] + "…").replace("$", r"\$")
 
 
-def _svg(draw: Callable[[Axes], None], width: float = 6.0, height: float = 4.0) -> str:
+def _svg(
+    draw: Callable[[Axes], None],
+    width: float = 6.0,
+    height: float = 4.0,
+    left: float = 0.12,
+    bottom: float | None = None,
+) -> str:
     # Not pyplot: it keeps figures and chooses a backend for the whole process.
     from matplotlib import rc_context
 
     with rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height))
         FigureCanvasSVG(figure)
-        draw(figure.add_subplot())
+        # Margins are given: to find them out by itself, matplotlib draws everything twice.
+        below = bottom or 0.55 / height
+        draw(figure.add_axes((left, below, 0.97 - left, 0.97 - below)))
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from enrich.metrics import Scores
 from enrich.prompt import Prompt
-from enrich.scores import assess
 from enrich.settings import PhotoLimits
 from enrich.stages import duration
 from enrich.storage import Store, is_s3
@@ -41,6 +40,7 @@ def render_report(
     limits: PhotoLimits,
     *,
     scores: pl.DataFrame | None = None,
+    verdicts: Sequence[Mapping[str, Any]] = (),
     parity: Mapping[str, Any] | None = None,
 ) -> str:
     """A self-contained HTML page about one run.
@@ -51,6 +51,7 @@ def render_report(
         images: where the photos of the contact sheet are read from; those that are gone are left out.
         limits: applied to those photos.
         scores: the adapter's answers on its test split (SCORE_SCHEMA), where it has them.
+        verdicts: what the adapter's scores say in words (`scores.assess`).
         parity: the run's parity.json, where it has one.
     """
     failed = rows.filter(pl.col("status") == "failed").sort("error_kind", "image_key").head(FAILED_SHOWN)
@@ -77,7 +78,9 @@ def render_report(
         reasons=reasons.rows(),
         compared=_beside(record["stats"], record["previous"]),
         shown=_contact_sheet(rows, images, limits),
-        scored=None if scores is None or not scores.height else _scored(scores),
+        scored=None
+        if scores is None or not scores.height
+        else {"rows": scores.height, "verdicts": verdicts, "figures": _figures(scores)},
         parity=parity,
     )
 
@@ -91,19 +94,15 @@ def render_scores(table: pl.DataFrame, metrics: Mapping[str, Any], what: str, ad
         what: which rows of which catalog.
         adapter: its id.
     """
-    from enrich.figures import draw_all
-
     return _template("scores.html.jinja", escape=True).render(
-        metrics=metrics, table=score_table(metrics), figures=draw_all(table), what=what, adapter=adapter
+        metrics=metrics, table=score_table(metrics), figures=_figures(table), what=what, adapter=adapter
     )
 
 
-def _scored(scores: pl.DataFrame) -> dict[str, Any]:
-    """What the adapter's test split says of how far to trust a run."""
-    from enrich.figures import draw_all  # a second to import, and only pages need it
+def _figures(scores: pl.DataFrame) -> list[tuple[str, str]]:
+    from enrich.figures import draw_all  # matplotlib takes a second to import, and only pages need it
 
-    found = assess(scores)
-    return {"rows": scores.height, "verdicts": found["verdicts"], "figures": draw_all(scores)}
+    return draw_all(scores)
 
 
 def _beside(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:

@@ -10,6 +10,8 @@ import polars as pl
 from enrich.metrics import chrf, expected_calibration_error, risk_coverage, rouge_l, token_f1
 from enrich.schema import ErrorKind, same_design
 
+SCORES_FILE = "scores.parquet"  # beside metrics.json: the test split, answer by answer
+VERDICTS_KEY = "enrich.verdicts"  # of its metadata: runs show them without computing them anew
 RESAMPLES = 400  # of the bootstrap: an end of a 95 % interval is then known to about a tenth of its width
 ENOUGH = 50  # rows of a category below which its coverage is noise: a standard error of 4 points at 90 %
 TOLERANCE = 0.06  # how far a category's coverage may fall short of the level

@@ -12,6 +12,7 @@ from enrich.errors import UsageError
 from enrich.images import Preparation
 from enrich.price import CALIBRATION_FILE, Calibration
 from enrich.prompt import PROMPT_FILE, Prompt
+from enrich.scores import SCORES_FILE
 from enrich.settings import TINY_MODEL, TINY_MODEL_PATH
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -21,7 +22,6 @@ REQUIRED = (CONFIG_FILE, WEIGHTS_FILE, "config.json", "preprocessor_config.json"
 # Of a configuration, what another version or precision of the same model may say otherwise.
 _WRITTEN_ANEW = {"transformers_version", "dtype", "torch_dtype", "auto_map", "_name_or_path"}
 METRICS_FILE = "metrics.json"
-SCORES_FILE = "scores.parquet"  # the test split, answer by answer
 # What changes no answer and so does not enter the id.
 RECORDS = ("README.md", METRICS_FILE, SCORES_FILE, RECORD_FILE)
 

@@ -15,7 +15,7 @@ import polars as pl
 from enrich.changes import compare
 from enrich.errors import RunFailed, UsageError
 from enrich.gate import judge_run, run_stats
-from enrich.infer.adapter import SCORES_FILE, Adapter, check_base, read_adapter
+from enrich.infer.adapter import Adapter, check_base, read_adapter
 from enrich.infer.engine import choose_engine
 from enrich.infer.transformers_engine import find_base
 from enrich.manifest import (
@@ -35,6 +35,7 @@ from enrich.pipeline.run import Run
 from enrich.pipeline.session import answer_shard, open_session
 from enrich.publish import listing, publish, read_products, read_run_record, read_shards, write_run_record
 from enrich.schema import SCHEMA_VERSION, Cost, RunInfo, RunRecord
+from enrich.scores import SCORES_FILE
 from enrich.settings import RunSettings
 from enrich.stages import judge_stages
 from enrich.storage import ObjectInfo, Store, open_store

@@ -9,20 +9,19 @@ from typing import Any
 
 import torch
 
-from enrich import parquet
 from enrich.catalog.read import read_catalog
 from enrich.catalog.split import Splits, split_catalog
-from enrich.infer.adapter import METRICS_FILE, RECORD_FILE, SCORES_FILE, adapter_id, read_adapter
+from enrich.infer.adapter import METRICS_FILE, RECORD_FILE, adapter_id, read_adapter
 from enrich.infer.engine import start_engine
 from enrich.infer.transformers_engine import find_base, load_base_engine
 from enrich.metrics import baselines, score
 from enrich.pipeline.catalogs import local_tree, work_directory
 from enrich.pipeline.progress import Progress, silent
-from enrich.pipeline.scoring import fit, measure, predict, read_truth
+from enrich.pipeline.scoring import encode_scores, fit, measure, predict, read_truth
 from enrich.price import CALIBRATION_FILE, Calibration
 from enrich.prompt import Prompt, make_prompt
 from enrich.report import render_card
-from enrich.schema import SCORE_SCHEMA
+from enrich.scores import SCORES_FILE
 from enrich.settings import RunSettings, TrainSettings, resolve_model
 from enrich.storage import write_tree
 from enrich.train.device import leads
@@ -132,7 +131,7 @@ def _calibrate_and_score(
     # Without the grammar pass: what the base says by itself to the same prompt.
     without = predict(plain, adapter, splits.test, settings.limits, "scoring the base", progress, second_pass=False)
     scored, metrics = measure(splits.test, outcomes, calibration, read_truth(folder))
-    (directory / SCORES_FILE).write_bytes(parquet.encode(scored, SCORE_SCHEMA, {}))
+    (directory / SCORES_FILE).write_bytes(encode_scores(scored, metrics))
     metrics = {
         **metrics,
         "base": score(splits.test, [outcome.said for outcome in without]),

@@ -7,11 +7,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from enrich import parquet
 from enrich.errors import HeldBack, RunFailed, UsageError
-from enrich.infer.adapter import SCORES_FILE
 from enrich.manifest import read_manifest
 from enrich.publish import publish, read_run_record, read_shards, write_run_record
 from enrich.report import render_report
 from enrich.schema import SCORE_SCHEMA, RunInfo, RunRecord
+from enrich.scores import SCORES_FILE, VERDICTS_KEY
 from enrich.settings import RunSettings
 from enrich.stages import Measured
 from enrich.storage import Store, open_store
@@ -79,6 +79,7 @@ def write_report(output: Store, images: Store, record: RunRecord, rows: pl.DataF
         images,
         settings.limits,
         scores=scores.table if scores else None,
+        verdicts=json.loads(scores.metadata[VERDICTS_KEY]) if scores else (),
         parity=parity,
     )
     key = f"{record.run.folder}report.html"

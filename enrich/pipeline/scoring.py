@@ -15,7 +15,7 @@ from enrich.catalog.read import read_catalog
 from enrich.catalog.split import Splits, split_catalog
 from enrich.catalog.table import read_table
 from enrich.images import ImageRefused, Preparation, prepare
-from enrich.infer.adapter import METRICS_FILE, RECORD_FILE, SCORES_FILE, Adapter, read_adapter
+from enrich.infer.adapter import METRICS_FILE, RECORD_FILE, Adapter, read_adapter
 from enrich.infer.answer import Answerer, Image
 from enrich.infer.engine import Engine, start_engine
 from enrich.infer.evidence import AnswerTokens
@@ -27,7 +27,7 @@ from enrich.pipeline.progress import Progress, silent
 from enrich.price import LEVEL, Calibration, Point, choose_price, fit_category, price_crps, price_interval
 from enrich.report import render_scores
 from enrich.schema import SCORE_SCHEMA, Product
-from enrich.scores import assess
+from enrich.scores import SCORES_FILE, VERDICTS_KEY, assess
 from enrich.settings import Columns, PhotoLimits, RunSettings, TrainSettings
 from enrich.storage import open_store
 
@@ -76,7 +76,7 @@ def score_adapter(
     if out is not None:
         store = open_store(out, create=True)
         for prefix, scored in zip(("", f"{HOLDOUT}/"), found, strict=False):
-            store.put(f"{prefix}{SCORES_FILE}", parquet.encode(scored.table, SCORE_SCHEMA, {}))
+            store.put(f"{prefix}{SCORES_FILE}", encode_scores(scored.table, scored.metrics))
             page = render_scores(scored.table, scored.metrics, f"{scored.what} of {catalog}", loaded.id)
             store.put(f"{prefix}{SCORES_PAGE}", page.encode())
             store.put(f"{prefix}{METRICS_FILE}", (json.dumps(scored.metrics, indent=1) + "\n").encode())
@@ -140,6 +140,11 @@ def measure(
         "category_ece": estimates["category_ece"]["value"] if "category_ece" in estimates else None,
         **found,
     }
+
+
+def encode_scores(table: pl.DataFrame, metrics: Mapping[str, Any]) -> bytes:
+    """scores.parquet, with what the metrics say in words."""
+    return parquet.encode(table, SCORE_SCHEMA, {VERDICTS_KEY: json.dumps(metrics["verdicts"])})
 
 
 def _row(product: Product, outcome: Outcome, calibration: Calibration, best: float | None) -> dict[str, Any]:

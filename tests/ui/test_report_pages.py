@@ -15,14 +15,14 @@ from test_scores import scored
 from enrich import parquet
 from enrich.changes import compare
 from enrich.gate import run_stats
-from enrich.infer.adapter import SCORES_FILE
 from enrich.metrics import score
 from enrich.parse import Answer
 from enrich.pipeline.records import write_report
+from enrich.pipeline.scoring import encode_scores
 from enrich.publish import read_products, read_shards
 from enrich.report import render_scores
-from enrich.schema import PRODUCTS_SCHEMA, SCORE_SCHEMA, Cost, ErrorKind, ManifestItem, Product, Row, RunInfo, RunRecord
-from enrich.scores import assess
+from enrich.schema import PRODUCTS_SCHEMA, Cost, ErrorKind, ManifestItem, Product, Row, RunInfo, RunRecord
+from enrich.scores import SCORES_FILE, assess
 from enrich.settings import RunSettings
 from enrich.storage import open_store
 
@@ -66,7 +66,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stats=stats, previous=stats, changes=changes, cost=Cost(0.4, 0.021, "EUR"), started_at=at(0),
         finished_at=at(1), seconds=60.0, images_per_second=1.0, engine="transformers", host="here",
     )  # fmt: skip
-    store.put(f"{run.folder}{SCORES_FILE}", parquet.encode(scored(200), SCORE_SCHEMA, {}))
+    store.put(f"{run.folder}{SCORES_FILE}", encode_scores(scored(200), assess(scored(200))))
     write_report(store, open_store(str(root / "photos")), record, rows, RunSettings())
     return root / "output"
 
