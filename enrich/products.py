@@ -88,8 +88,9 @@ def fold(
 ) -> Products:
     """`products` with one run's rows taken in. Pure; neither the order of the runs nor a repetition makes a difference.
 
-    The row shown is the newest ok row by (processed_at, run_id), else the newest failed one; last_* is the outcome of
-    the run created last, by (created_at, run_id). Both are the greatest of a total order: folding is taking a maximum.
+    The row shown is the newest ok row by (processed_at, run_id), else the newest failed one; what people decided is
+    laid over it afterwards. last_* is the outcome of the run created last, by (created_at, run_id). Both are the
+    greatest of a total order: folding is taking a maximum.
 
     Args:
         rows: what the run committed (ROW_SCHEMA).
@@ -124,7 +125,8 @@ def fold(
 def _as_products(rows: pl.DataFrame) -> pl.DataFrame:
     """Rows as products that have no other outcome than themselves."""
     last = [pl.col(column).alias(name) for name, column in _LAST_COLUMNS.items()]
-    return rows.with_columns(*last, in_source=True).select(PRODUCTS_SCHEMA.names)
+    nobody = pl.lit(None, pl.String).alias("reviewed_by"), pl.lit(None, pl.Datetime("us", "UTC")).alias("reviewed_at")
+    return rows.with_columns(*last, *nobody, in_source=True).select(PRODUCTS_SCHEMA.names)
 
 
 def _greatest(outcomes: pl.DataFrame, *order: pl.Expr) -> pl.DataFrame:

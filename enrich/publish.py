@@ -21,7 +21,6 @@ from enrich.gate import run_stats
 from enrich.history import fetch_rows
 from enrich.products import (
     PRODUCTS_KEY,
-    LastRuns,
     Products,
     StoredProducts,
     fetch_products,
@@ -29,6 +28,7 @@ from enrich.products import (
     last_runs,
     write_products,
 )
+from enrich.reviews import lay_over, read_reviews
 from enrich.schema import (
     PRODUCTS_SCHEMA,
     ROW_ORDER,
@@ -97,7 +97,17 @@ def publish(output: Store, run: RunInfo, gate: GateSettings | None = None) -> Pu
         def make(products: StoredProducts, work: Path, writer_id: str) -> Folded:
             return fold_runs(output, products, [rows], work, writer_id)
 
-        return _swap(output, folder, make, f"enrich run --publish {run.run_id}")
+        return _swap(output, folder, make, _again(f"enrich run --publish {run.run_id}"))
+
+
+def publish_reviews(output: Store) -> Published:
+    """Lay what people decided over products.parquet. RunFailed as `publish`."""
+    with scratch() as folder:
+
+        def make(products: StoredProducts, work: Path, writer_id: str) -> Folded:
+            return fold_runs(output, products, [], work, writer_id)
+
+        return _swap(output, folder, make, "reviews/ has the decisions: apply the file again")
 
 
 def rollback(output: Store, runs: Sequence[RunInfo], gate: GateSettings | None = None) -> Published:
@@ -113,7 +123,11 @@ def rollback(output: Store, runs: Sequence[RunInfo], gate: GateSettings | None =
             folded = fold_runs(output, StoredProducts.none(), rows, work, writer_id)
             return Folded(folded.path, folded.rows, changed=True)
 
-        return _swap(output, folder, make, f"enrich run --rollback {runs[-1].run_id}")
+        return _swap(output, folder, make, _again(f"enrich run --rollback {runs[-1].run_id}"))
+
+
+def _again(command: str) -> str:
+    return f"history has the run's rows: repeat with `{command}`"
 
 
 def fetch_run(output: Store, run: RunInfo, folder: Path, gate: GateSettings) -> RunRows:
@@ -124,7 +138,7 @@ def fetch_run(output: Store, run: RunInfo, folder: Path, gate: GateSettings) -> 
     return RunRows(run, path, count, stats)
 
 
-def _swap(output: Store, folder: Path, make: Callable[[StoredProducts, Path, str], Folded], command: str) -> Published:
+def _swap(output: Store, folder: Path, make: Callable[[StoredProducts, Path, str], Folded], then: str) -> Published:
     """Replace products.parquet by what `make` makes of it, again and again until nobody was faster."""
     writer_id = uuid.uuid4().hex
     for attempt in range(1, ATTEMPTS + 1):
@@ -141,17 +155,22 @@ def _swap(output: Store, folder: Path, make: Callable[[StoredProducts, Path, str
         shutil.rmtree(work)
         time.sleep(random.uniform(0, min(BACKOFF_LIMIT_SECONDS, BACKOFF_SECONDS * 2**attempt)))
     raise RunFailed(
-        f"{output.uri_of(PRODUCTS_KEY)} was replaced by others {ATTEMPTS} times in a row; history has the run's rows: "
-        f"repeat with `{command}`, and if nobody else publishes, see `enrich doctor`"
+        f"{output.uri_of(PRODUCTS_KEY)} was replaced by others {ATTEMPTS} times in a row; {then}, and if nobody else "
+        "publishes, see `enrich doctor`"
     )
 
 
 def fold_runs(output: Store, products: StoredProducts, runs: Sequence[RunRows], folder: Path, writer_id: str) -> Folded:
-    """`products` with the rows of `runs` taken in, in this order, as a new file in `folder`."""
+    """`products` with the rows of `runs` taken in, in this order, as a new file in `folder`.
+
+    What people decided is laid over each piece of it: a row folded in has lost that.
+    """
+    reviews = read_reviews(output)
     last, named, changed = products.last, dict[str, PublishedRun](), False
     for rows in runs:
         last = last_runs(last, rows.run, rows.stats)
-    source = _fetch_listing(output, last, folder)
+    # Of the run created last, of those published and those being published: it decides in_source.
+    source = fetch_listing(output, last.source.run_id, folder) if runs and last.source else None
     total = products.rows + sum(rows.count for rows in runs)
     tables = (products.frames(ROW_ORDER), *(rows.frames(ROW_ORDER) for rows in runs))
     sample = sampled(itertools.chain.from_iterable(tables), ROW_ORDER)
@@ -164,13 +183,15 @@ def fold_runs(output: Store, products: StoredProducts, runs: Sequence[RunRows], 
         for number in range(len(before)):
             table = before.read(number)
             piece = Products(parquet.empty(PRODUCTS_SCHEMA) if table is None else table, products.runs, products.last)
-            after, present = piece, _present(source, by_key, number)
+            after = piece
+            present = pl.Series(dtype=pl.String) if source is None else _present(source, by_key, number)
             for pieces, rows in zip(news, runs, strict=True):
                 new = pieces.read(number)
                 after = fold(after, rows.run, parquet.empty(ROW_SCHEMA) if new is None else new, present, rows.stats)
-            changed = changed or not after.table.equals(piece.table)
+            shown = lay_over(after.table, reviews).sort(ROW_ORDER, nulls_last=True)
+            changed = changed or not shown.equals(piece.table)
             named.update(after.runs)
-            yield after.table
+            yield shown
 
     path = folder / "next.parquet"
     ordered = in_order(folded(), cut(sample, ROW_ORDER, total), folder / "folded")
@@ -185,10 +206,9 @@ def _spread(frames: Iterable[pl.DataFrame], cuts: pl.DataFrame, folder: Path) ->
     return pieces
 
 
-def _fetch_listing(output: Store, last: LastRuns, folder: Path) -> Path:
-    """The listing of the run created last, of those published and those being published: it decides in_source."""
-    assert last.source is not None
-    key = f"runs/{last.source.run_id}/source.parquet"
+def fetch_listing(output: Store, run_id: str, folder: Path) -> Path:
+    """A copy of what a run saw in the source (SOURCE_SCHEMA); RunFailed if it is missing."""
+    key = f"runs/{run_id}/source.parquet"
     file = parquet.fetch(output, key, SOURCE_SCHEMA, folder / "source.parquet")
     if file is None:
         raise RunFailed(f"{output.uri_of(key)} is missing: which photos are still there is unknown; start a new run")

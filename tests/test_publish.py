@@ -113,6 +113,8 @@ def recomputed(nights: list[Night]) -> dict[str, dict[str, Any]]:
             "last_error_kind": last.error_kind,
             "last_attempt": last.attempt,
             "last_run_id": last.run_id,
+            "reviewed_by": None,
+            "reviewed_at": None,
         }
     return expected
 

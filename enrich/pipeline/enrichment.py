@@ -14,6 +14,7 @@ from time import monotonic
 
 import polars as pl
 
+from enrich.changes import compare
 from enrich.errors import RunFailed, UsageError
 from enrich.gate import judge_run, run_stats
 from enrich.history import fetch_rows
@@ -32,9 +33,10 @@ from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.records import REPORT_ROWS, ROLLED_BACK, read_measured, write_report
 from enrich.pipeline.run import Run
 from enrich.pipeline.session import answer_shard, open_session
-from enrich.products import read_last_runs
-from enrich.publish import publish, read_run_record, write_run_record
-from enrich.schema import SCHEMA_VERSION, RunInfo, RunRecord
+from enrich.products import fetch_products
+from enrich.publish import fetch_listing, publish, read_run_record, write_run_record
+from enrich.schema import SCHEMA_VERSION, Cost, RunInfo, RunRecord
+from enrich.scores import SCORES_FILE
 from enrich.settings import RunSettings
 from enrich.spill import scratch
 from enrich.stages import judge_stages
@@ -190,8 +192,12 @@ def finish_run(run: Run, *, partly: bool = False) -> RunRecord:
         count = fetch_rows(run.output, run.info, path)
         stats = run_stats(pl.scan_parquet(path))
         rows = pl.read_parquet(path, n_rows=REPORT_ROWS)
-    last = read_last_runs(run.output)
-    findings = judge_run(stats, last.stats, run.settings.gate)
+        before, changes = fetch_products(run.output, folder), None
+        if before.path is not None:
+            listing = fetch_listing(run.output, run.info.run_id, folder)
+            tables = (pl.scan_parquet(table) for table in (before.path, run.manifest.path, listing))
+            changes = compare(rows, *tables)
+    findings = judge_run(stats, before.last.stats, run.settings.gate)
     changed = False if findings else publish(run.output, run.info, run.settings.gate).changed
     finished_at = datetime.now(UTC)
     seconds = (finished_at - run.started_at).total_seconds()
@@ -213,8 +219,14 @@ def finish_run(run: Run, *, partly: bool = False) -> RunRecord:
         engine=engine,
         host=platform.node(),
         stages=judge_stages(read_measured(run.output, run.info), run.settings, engine),
+        changes=changes,
+        previous=before.last.stats,
+        cost=cost(run.settings, seconds, count),
         versions={name: version(name) for name in ("enrich", "torch", "transformers", "peft", "polars")},
     )
+    scores = run.adapter.path / SCORES_FILE
+    if scores.is_file():  # the report shows how far to trust the adapter, also where that is gone later
+        run.output.put(f"{run.info.folder}{SCORES_FILE}", scores.read_bytes())
     write_report(run.output, run.images, record, rows, run.settings)
     write_run_record(run.output, record)
     return record
@@ -225,6 +237,14 @@ def _goes_on(record: RunRecord) -> bool:
     if record.state == "held":
         return all(finding.limit != ROLLED_BACK for finding in record.findings)
     return record.missing_shards > 0
+
+
+def cost(settings: RunSettings, seconds: float, photos: int) -> Cost | None:
+    """What 1,000 photos cost at the machine's price, the start of the engine shared among them."""
+    if settings.machine_price_per_hour is None or not photos:
+        return None
+    price = settings.machine_price_per_hour
+    return Cost(price, price * seconds / 3600 / photos * 1000, settings.machine_currency)
 
 
 def _refuse_overlap(images: str, output: str) -> None:

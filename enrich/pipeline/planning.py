@@ -30,7 +30,8 @@ class Forecast:
     shards: int
     rate: float | None  # photos a second of the last run; None: there was none
     last_run: str | None
-    cost_per_hour: float | None
+    price_per_hour: float | None  # of the machine
+    currency: str
 
     @property
     def seconds(self) -> float | None:
@@ -46,9 +47,9 @@ class Forecast:
             return [*lines, "expected time: unknown, for no run has finished there yet"]
         length = timedelta(seconds=round(self.seconds))
         lines.append(f"expected time: {length}, at the {self.rate:.1f} photos a second of run {self.last_run}")
-        if self.cost_per_hour is not None:
-            cost = self.seconds / 3600 * self.cost_per_hour
-            lines.append(f"expected cost: {cost:.2f}, at {self.cost_per_hour:g} an hour")
+        if self.price_per_hour is not None:
+            cost = self.seconds / 3600 * self.price_per_hour
+            lines.append(f"expected cost: {cost:.2f} {self.currency}, at {self.price_per_hour:g} an hour")
         return lines
 
 
@@ -93,7 +94,8 @@ def forecast(
             shards=-(-count // run.shard_size),
             rate=last.images_per_second if last else None,
             last_run=last.run.run_id if last else None,
-            cost_per_hour=settings.cost_per_hour,
+            price_per_hour=settings.machine_price_per_hour,
+            currency=settings.machine_currency,
         )
 
 

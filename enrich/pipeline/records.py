@@ -1,14 +1,18 @@
 """Finished runs: release one that was held back, render its report anew."""
 
+import json
+
 import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
+from enrich import parquet
 from enrich.errors import HeldBack, RunFailed, UsageError
 from enrich.history import fetch_rows, read_frames
 from enrich.manifest import read_manifest
 from enrich.publish import find_record, publish, read_records, read_run_record, rollback, write_run_record
 from enrich.report import render_report, render_sheet
-from enrich.schema import Finding, RunInfo, RunRecord
+from enrich.schema import ROW_SCHEMA, SCORE_SCHEMA, Finding, RunInfo, RunRecord
+from enrich.scores import SCORES_FILE, VERDICTS_KEY
 from enrich.settings import RunSettings
 from enrich.spill import scratch
 from enrich.stages import Measured
@@ -116,7 +120,18 @@ def last_run_id(output: Store) -> str:
 
 
 def write_report(output: Store, images: Store, record: RunRecord, rows: pl.DataFrame, settings: RunSettings) -> str:
-    page = render_report(record.model_dump(mode="json"), rows, images, settings.limits)
+    scores = parquet.read(output, f"{record.run.folder}{SCORES_FILE}", SCORE_SCHEMA)
+    parity_key = f"{record.run.folder}parity.json"
+    parity = json.loads(output.get(parity_key)[0]) if output.head(parity_key) is not None else None
+    page = render_report(
+        record.model_dump(mode="json"),
+        rows,
+        images,
+        settings.limits,
+        scores=scores.table if scores else None,
+        verdicts=json.loads(scores.metadata[VERDICTS_KEY]) if scores else (),
+        parity=parity,
+    )
     key = f"{record.run.folder}report.html"
     output.put(key, page.encode())
     return output.uri_of(key)
@@ -124,7 +139,8 @@ def write_report(output: Store, images: Store, record: RunRecord, rows: pl.DataF
 
 def contact_sheet(output: str, record: RunRecord, settings: RunSettings, most: int = 12) -> str:
     """Photos of a finished run with what was said of them, as Markdown; a thumbnail is some 7 kB of it."""
-    rows = next(read_frames(open_store(output, s3=settings.s3), record.run))  # its first shard has more than enough
+    frames = read_frames(open_store(output, s3=settings.s3), record.run)
+    rows = next(frames, parquet.empty(ROW_SCHEMA))  # its first shard has more than enough
     return render_sheet(rows, open_store(record.run.images_uri, s3=settings.s3), settings.limits, most)
 
 

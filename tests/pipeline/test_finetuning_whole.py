@@ -10,12 +10,14 @@ from enrich.catalog.split import Splits
 from enrich.errors import UsageError
 from enrich.infer.adapter import adapter_id, read_adapter
 from enrich.pipeline import finetuning
-from enrich.pipeline.finetuning import finetune, score_adapter
+from enrich.pipeline.finetuning import finetune
+from enrich.pipeline.scoring import score_adapter
 from enrich.settings import RunSettings, TrainSettings
 
 FILES = {
     "adapter_config.json", "adapter_model.safetensors", "config.json", "preprocessor_config.json", "tokenizer.json",
-    "tokenizer_config.json", "prompt.json", "calibration.json", "metrics.json", "train.json", "README.md",
+    "tokenizer_config.json", "prompt.json", "calibration.json", "metrics.json", "scores.parquet", "train.json",
+    "README.md",
 }  # fmt: skip
 
 
@@ -63,9 +65,10 @@ def test_metrics_stand_beside_base_and_baselines(story: Any) -> None:
 
 
 def test_scores_on_the_same_catalog_are_those_of_the_test_split(story: Any) -> None:
-    what, metrics = score_adapter(str(story.adapter), str(story.catalog), RunSettings())
-    assert what == f"{metrics['test']['rows']} products of the test split"
-    assert metrics["test"] == story.finetuned.metrics["test"]
+    scored = score_adapter(str(story.adapter), str(story.catalog), RunSettings())[0]
+    assert scored.what == f"{scored.metrics['test']['rows']} products of the test split"
+    assert scored.metrics["test"] == story.finetuned.metrics["test"]
+    assert scored.metrics["estimates"] == story.finetuned.metrics["estimates"]
 
 
 @pytest.mark.parametrize(
