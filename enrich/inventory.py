@@ -6,6 +6,7 @@ old: photos that came since wait for the next one, and photos that are gone fail
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,9 +122,7 @@ def parse_manifest(data: bytes, uri: str) -> InventoryManifest:
     if manifest.file_format == "CSV":
         missing = {"Bucket", "Key", "Size", "ETag"}.difference(_columns(manifest))
         if missing:
-            raise UsageError(
-                f"inventory {uri}: lacks the fields {', '.join(sorted(missing))}; add them to the inventory"
-            )
+            raise UsageError(f"inventory {uri}: lacks the fields {', '.join(sorted(missing))}; add them to it")
     return manifest
 
 
@@ -135,9 +134,7 @@ def _check_file(path: Path, described: _Described, where: str) -> None:
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if path.stat().st_size != described.size or digest != described.md5:
-        raise RunFailed(
-            f"{where}: its bytes are not those that the inventory lists; run again, or with a newer inventory"
-        )
+        raise RunFailed(f"{where}: its bytes are not those that its manifest lists; take a newer inventory")
 
 
 def _read(path: Path, manifest: InventoryManifest, where: str) -> Iterator[pl.DataFrame]:
@@ -147,11 +144,9 @@ def _read(path: Path, manifest: InventoryManifest, where: str) -> Iterator[pl.Da
             yield from _read_parquet(path)
         else:
             yield from _read_csv(path, _columns(manifest))
-    except (pa.ArrowException, pl.exceptions.PolarsError, OSError, EOFError, ValueError, KeyError) as error:
+    except (pa.ArrowException, pl.exceptions.PolarsError, OSError, EOFError, ValueError, KeyError, zlib.error) as error:
         reason = " ".join(str(error).split())[:200]
-        raise RunFailed(
-            f"{where}: is no file of an inventory ({reason}); run again, or with a newer inventory"
-        ) from error
+        raise RunFailed(f"{where}: is no file of an inventory ({reason}); take a newer inventory") from error
 
 
 def _read_parquet(path: Path) -> Iterator[pl.DataFrame]:

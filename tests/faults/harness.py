@@ -130,7 +130,7 @@ def _wait(place: Place, process: BaseProcess, what: str) -> None:
 
 
 def _kill_at(place: Place, process: BaseProcess, stage: Any, kind: str) -> bool:
-    """SIGKILL when the job does what `kind` names, after a moment; to its decoders if it is `fetcher`. Whether it was."""
+    """SIGKILL when the job does what `kind` names, after a moment; to its decoders for `fetcher`. Whether it was."""
     if kind == "parent":
         time.sleep(place.random.uniform(0.0, 1.5))
     else:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3.session
+from faults import policy
 from faults.atomic_moto import Moto
 from faults.harness import Place, make_place, nights, rivals
 from faults.radosgw import ACCESS_KEY, SECRET_KEY, Radosgw, installed
@@ -43,8 +44,10 @@ def main() -> int:
         adapter = write_random_adapter(folder / "adapter", TINY_MODEL_PATH, num_crops=1)
         server = Radosgw(folder / "radosgw")
         try:
-            found = kill(server, adapter, folder, options.kills, options.seed)
-            found += race(server, adapter, folder, options.rivals, options.seed)
+            found = policy.violations(server, client_of(server.endpoint))
+            print(f"deployments/iam-policy.json: {len(found)} violations", flush=True)
+            found = found or kill(server, adapter, folder, options.kills, options.seed)
+            found = found or race(server, adapter, folder, options.rivals, options.seed)
         finally:
             server.kill()
         for log in folder.glob("*.log"):

@@ -54,9 +54,13 @@ class Radosgw:
         self._call("ceph-authtool", keyring, "--import-keyring", keyring + ".osd")
         self._call("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
         self._start_rest()
+        self.add_user("t", ACCESS_KEY, SECRET_KEY)
+
+    def add_user(self, name: str, access_key: str, secret_key: str) -> None:
+        """A user without rights to the buckets of others."""
         self._call(
-            "radosgw-admin", "-n", "client.admin", "user", "create", "--uid=t", "--display-name=t",
-            f"--access-key={ACCESS_KEY}", f"--secret={SECRET_KEY}",
+            "radosgw-admin", "-n", "client.admin", "user", "create", f"--uid={name}", f"--display-name={name}",
+            f"--access-key={access_key}", f"--secret={secret_key}",
         )  # fmt: skip
 
     def kill(self) -> None:
