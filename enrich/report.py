@@ -53,7 +53,7 @@ def render_report(
         limits: applied to those photos.
         scores: the adapter's answers on its test split (SCORE_SCHEMA), where it has them.
         verdicts: what the adapter's scores say in words (`scores.assess`).
-        parity: the run's parity.json, where it has one.
+        parity: `ok` and `summary` of the comparison with the trained model, where the run made one.
     """
     failed = rows.filter(pl.col("status") == "failed").sort("error_kind", "image_key").head(FAILED_SHOWN)
     ok = rows.filter(pl.col("status") == "ok")

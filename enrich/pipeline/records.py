@@ -8,6 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from enrich import parquet
 from enrich.errors import HeldBack, RunFailed, UsageError
 from enrich.history import fetch_rows, read_frames
+from enrich.infer.parity import ParityRecord
 from enrich.manifest import read_manifest
 from enrich.publish import find_record, publish, read_records, read_run_record, rollback, write_run_record
 from enrich.report import render_report, render_sheet
@@ -122,7 +123,10 @@ def last_run_id(output: Store) -> str:
 def write_report(output: Store, images: Store, record: RunRecord, rows: pl.DataFrame, settings: RunSettings) -> str:
     scores = parquet.read(output, f"{record.run.folder}{SCORES_FILE}", SCORE_SCHEMA)
     parity_key = f"{record.run.folder}parity.json"
-    parity = json.loads(output.get(parity_key)[0]) if output.head(parity_key) is not None else None
+    parity = None
+    if output.head(parity_key) is not None:
+        compared = ParityRecord.model_validate_json(output.get(parity_key)[0])
+        parity = {"ok": compared.ok, "summary": compared.summary}
     page = render_report(
         record.model_dump(mode="json"),
         rows,
