@@ -147,8 +147,8 @@ def begin_run(source: Any, target: Any, model: Path, settings: Any) -> Any:
 
     from enrich.images import Preparation
     from enrich.infer.adapter import Adapter
-    from enrich.manifest import create_manifest, plan, source_table
     from enrich.phi3_vision.checkpoint import load_processor
+    from enrich.pipeline.planning import plan_run
     from enrich.pipeline.run import Run
     from enrich.price import Calibration
     from enrich.schema import RunInfo
@@ -158,6 +158,5 @@ def begin_run(source: Any, target: Any, model: Path, settings: Any) -> Any:
     adapter = Adapter(model, "0" * 16, str(model), None, how, (), prompt(), Calibration.uncalibrated())
     now = datetime.now(UTC)
     info = RunInfo("benchmark", now, source.uri, "0" * 16, adapter.base, adapter.id, "1", settings.shard_size)
-    listing = source_table(source.list())
-    manifest = create_manifest(target, info, listing, plan(listing, None, {}, info.fingerprint, settings))
+    manifest = plan_run(source, target, info, settings, None, None, lambda *told: None)
     return Run(source, target, adapter, settings, manifest, now)

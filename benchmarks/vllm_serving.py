@@ -183,11 +183,11 @@ def measure_job(options: argparse.Namespace) -> Iterator[Row]:
 def whole_job(bench: Bench, bucket: str, output: str) -> dict[str, float]:
     """List, plan, download, decode, answer, judge and commit; all but starting the engine, the gate and the report."""
     from enrich.fetch import fetcher
+    from enrich.history import read_shards
     from enrich.infer.answer import Answerer
     from enrich.infer.vllm_render import sampling
     from enrich.phi3_vision.checkpoint import stop_ids
     from enrich.pipeline.session import Session, answer_shard
-    from enrich.publish import read_shards
     from enrich.storage import open_store
 
     bench.engine._free = sampling(stop_ids(bench.processor), 64)

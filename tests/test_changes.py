@@ -45,7 +45,7 @@ def test_changes_are_counted_with_their_reason() -> None:
     keys = new["image_key"]
     reasons = pl.DataFrame({"key": keys, "reason": ["model"] * 2 + ["changed"] * 4 + ["new"]})
 
-    found = compare(old, new, reasons, keys)
+    found = compare(new, old.lazy(), reasons.lazy(), pl.LazyFrame({"key": keys}))
 
     assert (found.compared, found.title, found.category, found.price) == (4, 1, 1, 2)
     assert found.by_reason == {"changed": 2, "model": 1}
@@ -55,8 +55,8 @@ def test_changes_are_counted_with_their_reason() -> None:
 
 
 def test_an_output_that_was_empty_has_nothing_to_compare() -> None:
-    found = compare(before(), after(make_row(NEW, "a.jpg")), pl.DataFrame({"key": ["a.jpg"], "reason": ["new"]}),
-                    pl.Series(["a.jpg"]))  # fmt: skip
+    manifest = pl.LazyFrame({"key": ["a.jpg"], "reason": ["new"]})
+    found = compare(after(make_row(NEW, "a.jpg")), before().lazy(), manifest, manifest.select("key"))
 
     assert (found.compared, found.gone, found.examples) == (0, 0, ())
 

@@ -237,7 +237,7 @@ def test_a_table_of_the_previous_version_is_read_and_upgraded(tmp_path: Path, mo
     newer = newer.append(pa.field("colour", pa.string()))
     products = pa.schema([*newer, *list(publish.PRODUCTS_SCHEMA)[len(ROW_SCHEMA) :]])
     for module in ("enrich.parquet", "enrich.schema"):
-        monkeypatch.setattr(f"{module}.SCHEMA_VERSION", 2)
+        monkeypatch.setattr(f"{module}.SCHEMA_VERSION", 3)
     for module in ("enrich.history", "enrich.publish", "enrich.products", "enrich.pipeline.tidying"):
         monkeypatch.setattr(f"{module}.ROW_SCHEMA", newer)
     for module in ("enrich.publish", "enrich.products"):
@@ -250,8 +250,8 @@ def test_a_table_of_the_previous_version_is_read_and_upgraded(tmp_path: Path, mo
     records.roll_back(output, "n1")
     stored = pl.read_parquet(tmp_path / "products.parquet")
     assert stored.equals(upgraded)
-    monkeypatch.setattr("enrich.parquet.SCHEMA_VERSION", 1)
-    with pytest.raises(Exception, match="has schema version 2, not 1; use the version of enrich that wrote it"):
+    monkeypatch.setattr("enrich.parquet.SCHEMA_VERSION", 2)
+    with pytest.raises(Exception, match="has schema version 3, not 2; use the version of enrich that wrote it"):
         parquet.read(store, "products.parquet", publish.PRODUCTS_SCHEMA.remove(0))
 
 

@@ -18,7 +18,7 @@ def test_no_rows_keep_their_types(schema: pa.Schema) -> None:
     assert pq.read_schema(io.BytesIO(data)).equals(schema)
     table, metadata = parquet.decode(data, schema, "here")
     assert table.equals(parquet.empty(schema))
-    assert metadata == {"a": "b", "enrich.schema_version": "1"}
+    assert metadata == {"a": "b", "enrich.schema_version": "2"}
 
 
 def test_columns_are_put_in_order_and_row_groups_have_statistics(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -185,7 +185,7 @@ def test_products_is_a_table_that_analysts_can_read(output: Store, tmp_path: Pat
     pairs = {key.decode(): value.decode() for key, value in file.metadata.metadata.items()}
     published = {"created_at": "2026-11-22T02:00:00.123456Z", "fingerprint": run.fingerprint}
     assert json.loads(pairs["enrich.runs"]) == {"night-1": published}
-    assert pairs["enrich.schema_version"] == "1"
+    assert pairs["enrich.schema_version"] == "2"
     assert len(pairs["enrich.writer_id"]) == 32
 
     path = tmp_path / "copy.parquet"

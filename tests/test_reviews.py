@@ -13,7 +13,8 @@ from rows import at, enrich_night, listing, make_row, make_run
 from enrich import publish
 from enrich.errors import UsageError
 from enrich.parquet import from_records
-from enrich.publish import publish_reviews, read_products
+from enrich.products import read_products
+from enrich.publish import publish_reviews
 from enrich.reviews import Decision, DecisionFile, lay_over, outdated, read_decisions, read_reviews, write_reviews
 from enrich.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, Alternative, ErrorKind, ManifestItem, Row, RunInfo
 from enrich.storage import Store, open_store

@@ -74,7 +74,7 @@ def test_a_shard_says_who_wrote_it(local: Store) -> None:
     assert RunInfo.from_json(metadata["enrich.run"]) == RUN
     assert metadata["enrich.run_id"] == "night-1"
     assert metadata["enrich.shard"] == "3"
-    assert metadata["enrich.schema_version"] == "1"
+    assert metadata["enrich.schema_version"] == "2"
     assert len(metadata["enrich.writer_id"]) == 32
     assert metadata["enrich.created_at"].endswith("+00:00")
 

@@ -15,11 +15,12 @@ from test_scores import scored
 from enrich import parquet
 from enrich.changes import compare
 from enrich.gate import run_stats
+from enrich.history import read_shards
 from enrich.metrics import score
 from enrich.parse import Answer
 from enrich.pipeline.records import write_report
 from enrich.pipeline.scoring import encode_scores
-from enrich.publish import read_products, read_shards
+from enrich.products import read_products
 from enrich.report import render_scores
 from enrich.schema import PRODUCTS_SCHEMA, Cost, ErrorKind, ManifestItem, Product, Row, RunInfo, RunRecord
 from enrich.scores import SCORES_FILE, assess
@@ -57,9 +58,10 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = read_shards(store, run)
     stats = run_stats(rows)
     before = read_products(store).table
+    known = [{**asdict(make_row(run, keys[0], title="Cap")), "in_source": True}]
     changes = compare(
-        parquet.from_records([{**asdict(make_row(run, keys[0], title="Cap")), "in_source": True}], PRODUCTS_SCHEMA),
-        rows, pl.DataFrame({"key": keys, "reason": ["model"] * 60}), before["image_key"],
+        rows, parquet.from_records(known, PRODUCTS_SCHEMA).lazy(),
+        pl.LazyFrame({"key": keys, "reason": ["model"] * 60}), before.lazy().select(key="image_key"),
     )  # fmt: skip
     record = RunRecord(
         run=run, state="published", counts={"rows": 60, "ok": stats.ok, "failed": stats.failed}, by_reason={"new": 60},
