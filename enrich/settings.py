@@ -64,7 +64,7 @@ class PhotoLimits(Settings):
 class SampleSettings(Settings):
     """A generated catalog of product photos."""
 
-    products: int = Field(default=1500, ge=1, le=1_000_000)
+    products: int = Field(default=3000, ge=1, le=1_000_000)
     holdout: int | None = Field(
         default=None,
         ge=0,

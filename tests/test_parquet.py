@@ -71,7 +71,7 @@ def test_a_file_of_another_schema_version_is_named() -> None:
     with pytest.raises(RunFailed) as error:
         parquet.decode(sink.getvalue(), SOURCE_SCHEMA, "here")
     assert str(error.value) == (
-        "here has schema version 7, not 1; use the version of enrich that wrote it, or another --output"
+        "here has schema version 7, not 2; use the version of enrich that wrote it, or another --output"
     )
 
 
