@@ -20,7 +20,7 @@ from enrich.stages import Measured
 from enrich.storage import Store, open_store
 
 ROLLED_BACK = "rolled_back"  # the limit that a finding of `roll_back` names
-REPORT_ROWS = 500_000  # rows that a report looks at, some 300 MB; the counts in it are of all
+REPORT_ROWS = 500_000  # rows that a report looks at, some 300 MB; run.json counts all
 
 _MEASURED = TypeAdapter(Measured)
 _SETTINGS = RunSettings()

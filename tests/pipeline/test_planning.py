@@ -18,7 +18,7 @@ from enrich.pipeline.records import roll_back
 from enrich.settings import GateSettings, RunSettings
 from enrich.storage import open_store
 
-SETTINGS = RunSettings(shard_size=4, gate=GateSettings(enabled=False), cost_per_hour=3.6)
+SETTINGS = RunSettings(shard_size=4, gate=GateSettings(enabled=False), machine_price_per_hour=3.6)
 
 
 def keys_in(output: Path) -> list[str]:
