@@ -1,6 +1,7 @@
 """A person decides on a run that the publish gate held back, with its numbers in front of them."""
 
 import asyncio
+import re
 from typing import Any, Literal
 
 from prefect import flow, get_run_logger
@@ -46,7 +47,7 @@ async def release_held(output: Output = "demo/output", run_id: RunId = None, hou
     form = Decision.with_initial_data(description=numbers(record, output))
     seconds = hours * 3600
     try:
-        pause = apause_flow_run(wait_for_input=form, timeout=round(seconds) + MARGIN_SECONDS, key=f"release-{name}")
+        pause = apause_flow_run(wait_for_input=form, timeout=round(seconds) + MARGIN_SECONDS, key=_key(name))
         answer = await asyncio.wait_for(pause, seconds)
         assert answer is not None
     except TimeoutError:
@@ -57,6 +58,11 @@ async def release_held(output: Output = "demo/output", run_id: RunId = None, hou
     tasks.release(output, name)
     tasks.made(f"{output}/products.parquet", [record.run.images_uri], run_id=name, **record.counts)
     return Completed(name="Released", message=f"run {name} is in products.parquet")
+
+
+def _key(run_id: str) -> str:
+    """The pause's name, one for each run; Prefect takes small letters, digits and dashes."""
+    return f"release-{re.sub('[^a-z0-9-]', '-', run_id.lower())}"
 
 
 def numbers(record: RunRecord, output: str) -> str:

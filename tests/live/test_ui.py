@@ -28,8 +28,10 @@ class Screen:
     def open(self, path: str) -> None:
         self.page.goto(f"{self.url}{path}", wait_until="domcontentloaded")
 
-    def sees(self, text: str | re.Pattern[str], seconds: float = 120) -> None:
-        self.page.get_by_text(text).first.wait_for(timeout=seconds * SECOND)
+    def sees(self, text: str | re.Pattern[str], seconds: float = 120, *, exact: bool = False) -> None:
+        found = self.page.get_by_text(text, exact=exact).first
+        found.wait_for(timeout=seconds * SECOND)
+        found.scroll_into_view_if_needed()
 
     def field(self, title: str) -> "playwright.Locator":
         """The control that follows a title of the form."""
@@ -67,7 +69,7 @@ def test_a_run_from_the_form_to_its_artifacts(live: Live, shop: Shop, screen: Sc
     adhoc = live.call("GET", "/deployments/name/enrich-catalog/enrich-adhoc")["id"]
     screen.open("/deployments")
     screen.sees("enrich-adhoc")
-    screen.sees("At 04:00 AM", 30)
+    screen.page.get_by_text("At 04:00 AM").first.wait_for(state="attached", timeout=60 * SECOND)
     screen.shot("deployments")
     screen.open(f"/deployments/deployment/{adhoc}/run")
     screen.sees("Product photos: a directory or s3://bucket/prefix.")
@@ -87,7 +89,7 @@ def test_a_run_from_the_form_to_its_artifacts(live: Live, shop: Shop, screen: Sc
     screen.page.wait_for_url(re.compile(f"/deployments/deployment/{adhoc}$"), timeout=60 * SECOND)
     [run] = live.call("POST", "/flow_runs/filter", {"deployments": {"id": {"any_": [adhoc]}}})
     screen.open(f"/runs/flow-run/{run['id']}")
-    screen.sees("Completed", 300)
+    screen.sees("Completed", 300, exact=True)
     screen.shot("completed")
     assert live.ended(run["id"])["message"].startswith("21 photos: ")
 
@@ -113,7 +115,7 @@ def test_a_held_run_is_decided_on_in_the_ui(live: Live, shop: Shop, screen: Scre
     live.reached(asked, "Paused")
 
     screen.open(f"/runs/flow-run/{asked}")
-    screen.sees("Paused")
+    screen.sees("Paused", exact=True)
     screen.press("Resume")
     screen.sees("max_failed")
     screen.shot("decision")
