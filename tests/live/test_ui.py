@@ -82,6 +82,7 @@ def test_a_run_from_the_form_to_its_artifacts(live: Live, shop: Shop, screen: Sc
     screen.press("Submit")
     screen.sees("0 is less than the minimum of 1")
     screen.shot("invalid")
+    screen.page.get_by_text("0 is less than the minimum of 1").wait_for(state="hidden")  # it covers the button
     assert not live.call("POST", "/flow_runs/filter", {"deployments": {"id": {"any_": [adhoc]}}})
 
     screen.field("Photos in a shard").fill("8")
@@ -93,7 +94,7 @@ def test_a_run_from_the_form_to_its_artifacts(live: Live, shop: Shop, screen: Sc
     screen.shot("completed")
     assert live.ended(run["id"])["message"].startswith("21 photos: ")
 
-    screen.page.get_by_role("tab", name="Artifacts").click()
+    screen.page.get_by_text("Artifacts", exact=True).last.click()
     screen.sees("contact-sheet")
     screen.shot("artifacts")
     artifacts = live.artifacts(run["id"])

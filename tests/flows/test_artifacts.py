@@ -1,0 +1,60 @@
+"""What the UI is told: progress in words, counts, places."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flows.artifacts
+from flows.artifacts import describe_progress, location, show_progress
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("photos", 1024, 7500, 33.1), "photos: 1,024 of 7,500, 33.1/s, 3 min 16 s left"),
+        (("photos", 7500, 7500, 33.1), "photos: 7,500 of 7,500, 33.1/s"),
+        (("photos", 1, 100_000, 2.0), "photos: 1 of 100,000, 2.0/s, 13 h 53 min left"),
+        (("photos", 1, 10, 0.0), "photos: 1 of 10"),
+        (("listing", 3000, 0, 500.0), "listing: 3,000, 500.0/s"),
+        (("training, loss 1.20", 30, 60, 1.0), "training, loss 1.20: 30 of 60, 1.0/s, 30 s left"),
+    ],
+)
+def test_progress_says_how_far_how_fast_and_how_long(arguments: tuple[str, int, int, float], line: str) -> None:
+    assert describe_progress(*arguments) == line
+
+
+def test_a_server_that_is_away_holds_no_progress_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise ConnectionError("away")
+
+    monkeypatch.setattr(flows.artifacts, "create_progress_artifact", away)
+    heard: list[tuple[str, int, int]] = []
+    tell = show_progress(also=lambda *told: heard.append(told))
+
+    for done in range(3):
+        tell("photos", done, 2)
+
+    assert heard == [("photos", 0, 2), ("photos", 1, 2), ("photos", 2, 2)]
+
+
+def test_progress_is_sent_now_and_then_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[float] = []
+
+    def at_once(_: Any, send: Callable[..., Any], *arguments: Any) -> None:
+        sent.append(arguments[1])
+
+    monkeypatch.setattr(flows.artifacts, "create_progress_artifact", lambda share, **_: "artifact")
+    monkeypatch.setattr(flows.artifacts.ThreadPoolExecutor, "submit", at_once)
+    tell = show_progress(also=lambda *_: None, every_seconds=3600)
+
+    for done in range(1, 101):
+        tell("photos", done, 100)
+
+    assert sent == [100.0]
+
+
+def test_a_place_is_a_uri_whatever_it_was() -> None:
+    assert location("s3://shop/enriched/") == "s3://shop/enriched"
+    assert location("demo/output") == f"file://{Path.cwd()}/demo/output"

@@ -1,0 +1,36 @@
+"""The contact sheet of the UI: thumbnails beside what was said, none of which is taken for markup."""
+
+import io
+from pathlib import Path
+
+import polars as pl
+from PIL import Image
+
+from enrich.report import render_sheet
+from enrich.settings import PhotoLimits
+from enrich.storage import open_store
+
+HOSTILE = "<img src=x onerror=alert(1)> | ![x](http://evil) [a](javascript:alert(1)) `b` **c**"
+
+
+def test_what_a_model_says_stays_text_and_the_photo_is_shown(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (400, 300), "red").save(buffer, "JPEG")
+    (tmp_path / "a.jpg").write_bytes(buffer.getvalue())
+    row = {
+        "status": "ok", "image_key": "a.jpg", "image_sha256": "00", "title": HOSTILE, "category": "Coats|Hats",
+        "category_confidence": 0.87, "price": 1200.0, "price_low": 900.0, "price_high": 1500.0, "currency": "EUR",
+        "review_reasons": ["wide_price"],
+    }  # fmt: skip
+
+    sheet = render_sheet(pl.DataFrame([row]), open_store(str(tmp_path)), PhotoLimits(), most=12)
+
+    line = sheet.splitlines()[2]
+    assert line.startswith("| ![photo](data:image/jpeg;base64,")
+    said = line.partition(") | ")[2]
+    assert "<" not in said
+    assert "![" not in said
+    assert "](" not in said
+    assert r"Coats\|Hats (87%)" in said.replace("\\%", "%").replace(r"\(", "(").replace(r"\)", ")")
+    assert "1,200 EUR" in said.replace("\\,", ",")
+    assert len(sheet) < 12_000
