@@ -200,6 +200,7 @@ def _photos(rows: pl.DataFrame, bucket: str, prefix: str) -> pl.DataFrame:
 
 
 def _frame(table: pa.Table) -> pl.DataFrame:
+    table.validate(full=True)  # a key that is no UTF-8 would make our own files unreadable
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return frame

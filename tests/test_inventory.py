@@ -9,6 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -171,6 +173,21 @@ def test_any_manifest_is_parsed_or_refused(data: bytes) -> None:
     else:
         message = ""
     assert "\n" not in message
+
+
+def test_a_key_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    uri, path = write(tmp_path, "Parquet", [ROWS]), tmp_path / "data" / "0"
+    table = pq.read_table(path)
+    offsets = pa.array([0, 8] + [8] * (len(ROWS) - 1), pa.int32()).buffers()[1]
+    keys = pa.Array.from_buffers(pa.string(), len(ROWS), [None, offsets, pa.py_buffer(b"photos/\xff")])
+    pq.write_table(table.set_column(table.column_names.index("key"), "key", keys), path)
+    content = path.read_bytes()
+    described = json.loads(Path(uri).read_text())
+    described["files"][0] |= {"size": len(content), "MD5checksum": hashlib.md5(content).hexdigest()}
+    Path(uri).write_text(json.dumps(described))
+
+    with pytest.raises(EnrichError, match="is no file of an inventory .*UTF8"):
+        listed(uri, tmp_path)
 
 
 @pytest.mark.parametrize("format", ["CSV", "Parquet"])
