@@ -161,7 +161,7 @@ def _readable(where: str) -> Iterator[None]:
     """Turns what pyarrow says of a broken file into RunFailed."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise RunFailed(f"{where} is not a readable Parquet file; move it away and start the run again") from error
 
 

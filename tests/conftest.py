@@ -8,6 +8,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
+
+# The same examples every time: what fails here fails for everybody. --hypothesis-profile=default looks for new ones.
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
