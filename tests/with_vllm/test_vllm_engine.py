@@ -180,15 +180,18 @@ def test_the_adapter_beside_the_base(adapter: Adapter, cache: Path, expected: li
         unmerged.close()
 
 
-def test_a_merged_checkpoint_is_written_once_and_replaces_others(adapter: Adapter, tmp_path: Path) -> None:
+def test_a_merged_checkpoint_is_written_once_and_replaces_those_that_nobody_uses(adapter: Adapter, tmp_path: Path) -> None:
     import torch
 
+    of_another_run = "fedcba9876543210-bfloat16"
     for name in ("0123456789abcdef-bfloat16", "mine", "catalog-float32"):
         (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / of_another_run).mkdir()
     made = merged_checkpoint(adapter, torch.float32, tmp_path)
     stamp = (made / "model.safetensors").stat().st_mtime_ns
 
     assert merged_checkpoint(adapter, torch.float32, tmp_path) == made == tmp_path / f"{adapter.id}-float32"
     assert (made / "model.safetensors").stat().st_mtime_ns == stamp
-    assert {entry.name for entry in tmp_path.iterdir()} == {made.name, "mine", "catalog-float32"}
+    assert {entry.name for entry in tmp_path.iterdir()} == {made.name, "mine", "catalog-float32", of_another_run}
     assert load_processor(made).image_processor.num_crops == 4
