@@ -180,7 +180,9 @@ def test_the_adapter_beside_the_base(adapter: Adapter, cache: Path, expected: li
         unmerged.close()
 
 
-def test_a_merged_checkpoint_is_written_once_and_replaces_those_that_nobody_uses(adapter: Adapter, tmp_path: Path) -> None:
+def test_a_merged_checkpoint_is_written_once_and_replaces_those_that_nobody_uses(
+    adapter: Adapter, tmp_path: Path
+) -> None:
     import torch
 
     of_another_run = "fedcba9876543210-bfloat16"
