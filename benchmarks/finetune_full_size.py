@@ -29,9 +29,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from enrich.catalog.sample.dialects import DEMO
 from enrich.catalog.sample.draw import render
 from enrich.catalog.sample.products import sample_product
-from enrich.catalog.sample.spec import DEMO
 from enrich.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
 from enrich.phi3_vision.checkpoint import load_processor
 from enrich.prompt import Prompt, make_prompt

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from enrich.catalog.sample.dialects import BASE
 from enrich.catalog.sample.draw import render
 from enrich.catalog.sample.products import sample_product
-from enrich.catalog.sample.spec import BASE
 from enrich.images import decode, decode_reduced
 from enrich.phi3_vision import Phi3VImageProcessor, Phi3VProcessor
 from enrich.phi3_vision.checkpoint import load_model, load_processor, stop_ids

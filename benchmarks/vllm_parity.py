@@ -1,7 +1,8 @@
 """Do the three ways of serving an adapter say the same? Merged and unmerged in vLLM, and merged in transformers.
 
     python benchmarks/vllm_parity.py                       # fine-tunes the tiny base for a minute first
-    python benchmarks/vllm_parity.py --adapter DIRECTORY   # any adapter; bf16 on a GPU, where answers may differ
+    python benchmarks/vllm_parity.py --adapter DIRECTORY   # any adapter
+    python benchmarks/vllm_parity.py --fp8                  # on a GPU: bf16, and fp8 beside it
 
 In float32 on a CPU, on photos of the sample generator that the adapter was not trained on, greedy answers are compared
 token for token, and their log-probabilities. Where tokens differ, the gap between the best two says whether rounding
@@ -17,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from enrich.catalog.sample.dialects import DEMO
 from enrich.catalog.sample.draw import render
 from enrich.catalog.sample.products import sample_product
-from enrich.catalog.sample.spec import DEMO
 from enrich.infer.adapter import Adapter, read_adapter
 from enrich.infer.engine import Completion, Request, start_engine
 from enrich.phi3_vision.hd_transform import hd_transform
@@ -27,6 +28,7 @@ from enrich.pipeline.catalogs import make_sample
 from enrich.pipeline.finetuning import finetune
 from enrich.settings import RunSettings, SampleSettings, TrainSettings
 
+SHOWN = 5  # answers that differ
 SEED = 99  # of the photos; the catalog's is 1
 
 
@@ -35,24 +37,27 @@ def main() -> None:
     parser.add_argument("--adapter", type=Path, help="by default one is made")
     parser.add_argument("--photos", type=int, default=500)
     parser.add_argument("--lora-photos", type=int, default=200, help="of them, how many are served unmerged too")
+    parser.add_argument("--fp8", action="store_true", help="compare fp8 with bf16, in place of LoRA with merged")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         cache = str(Path(folder) / "merged")
         adapter = read_adapter(options.adapter or make_adapter(Path(folder)))
         requests = list(pages(adapter, options.photos))
-        ways = {
-            "vLLM, merged": {"engine": "vllm", "merged_cache": cache},
-            "vLLM, LoRA": {"engine": "vllm", "served": "lora"},
-            "transformers, merged": {"engine": "transformers"},
-        }
+        merged = {"engine": "vllm", "merged_cache": cache}
+        ways = {"transformers, merged": {"engine": "transformers"}, "vLLM, merged": merged}
+        if options.fp8:
+            ways["vLLM, fp8 weights"] = {**merged, "quantization": "fp8"}
+            ways["vLLM, fp8 weights and cache"] = {**merged, "quantization": "fp8", "kv_cache_dtype": "fp8"}
+        else:
+            ways["vLLM, LoRA"] = {"engine": "vllm", "served": "lora"}
         answers = {
             what: answer(adapter, way, requests[: options.lora_photos] if "LoRA" in what else requests)
             for what, way in ways.items()
         }
-        print("\n| compared | photos | same answers | largest log-prob difference | largest of a top-8 |")
-        print("| --- | --- | --- | --- | --- |")
+        print(f"\n| compared | photos | {' | '.join(MEASURES)} |\n|{' --- |' * (len(MEASURES) + 2)}")
         compare("vLLM, merged", "transformers, merged", answers)
-        compare("vLLM, LoRA", "vLLM, merged", answers)
+        for other in list(ways)[2:]:
+            compare(other, "vLLM, merged", answers)
 
 
 def make_adapter(folder: Path) -> Path:
@@ -79,21 +84,27 @@ def answer(adapter: Adapter, way: dict[str, Any], requests: list[Request]) -> di
     return found
 
 
+MEASURES = (
+    "same tokens", "same title", "same category", "same price", "largest log-prob difference", "mean",
+    "largest of a step's top 8",
+)  # fmt: skip
+
+
 def compare(one: str, other: str, answers: dict[str, dict[str, Completion]]) -> None:
     """Print a Markdown row, and below it where they part."""
-    ids = [id for id in answers[one] if id in answers[other]]
-    pairs = [(answers[one][id], answers[other][id]) for id in ids]
-    same = [(a, b) for a, b in pairs if a.token_ids == b.token_ids and a.error is None]
-    chosen = max((float(np.abs(a.logprobs - b.logprobs).max()) for a, b in same if a.token_ids), default=0.0)
-    top = max((float(np.abs(a.top_logprobs - b.top_logprobs).max()) for a, b in same if a.token_ids), default=0.0)
-    print(f"| {one} and {other} | {len(pairs)} | {len(same)} | {chosen:.1e} | {top:.1e} |", flush=True)
-    for a, b in pairs:
-        if a.token_ids != b.token_ids:
-            step = next((i for i, (x, y) in enumerate(zip(a.token_ids, b.token_ids, strict=False)) if x != y), 0)
-            gap = a.top_logprobs[step, 0] - a.top_logprobs[step, 1]
-            print(
-                f"\nphoto {a.id}: apart at token {step}, where the best two lie {gap:.1e} apart: {a.text!r}, {b.text!r}"
-            )
+    pairs = [(answers[one][id], answers[other][id]) for id in answers[one] if id in answers[other]]
+    same = [(a, b) for a, b in pairs if a.token_ids == b.token_ids and a.token_ids]
+    lines = [(a.text.splitlines(), b.text.splitlines()) for a, b in pairs]
+    shares = [np.mean([a[line : line + 1] == b[line : line + 1] for a, b in lines]) for line in range(3)]
+    chosen = np.concatenate([np.abs(a.logprobs - b.logprobs) for a, b in same])
+    top = max(float(np.abs(a.top_logprobs - b.top_logprobs).max()) for a, b in same)
+    cells = [f"{len(same)}", *(f"{share:.1%}" for share in shares)]
+    cells += [f"{chosen.max():.1e}", f"{chosen.mean():.1e}", f"{top:.1e}"]
+    print(f"| {one} and {other} | {len(pairs)} | {' | '.join(cells)} |", flush=True)
+    for a, b in [(a, b) for a, b in pairs if a.token_ids != b.token_ids][:SHOWN]:
+        step = next((i for i, (x, y) in enumerate(zip(a.token_ids, b.token_ids, strict=False)) if x != y), 0)
+        gap = a.top_logprobs[step, 0] - a.top_logprobs[step, 1]
+        print(f"\nphoto {a.id}: apart at token {step}, where the best two lie {gap:.1e} apart: {a.text!r}, {b.text!r}")
 
 
 if __name__ == "__main__":

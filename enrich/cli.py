@@ -2,10 +2,12 @@
 
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,7 +28,15 @@ from rich.text import Text
 from typer.exceptions import TyperException
 
 from enrich.errors import EnrichError, RunFailed, UsageError
-from enrich.settings import FetchSettings, MergeSettings, RunSettings, SampleSettings, TrainSettings, load_settings
+from enrich.settings import (
+    Columns,
+    FetchSettings,
+    MergeSettings,
+    RunSettings,
+    SampleSettings,
+    TrainSettings,
+    load_settings,
+)
 
 if TYPE_CHECKING:
     from enrich.pipeline.progress import Progress as Callback
@@ -76,14 +86,17 @@ def catalog_sample(
     products: Annotated[int | None, typer.Option(help="Products to make.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed makes the same bytes.")] = None,
     bucket: Annotated[str | None, typer.Option(help="Also make unlabelled photos, hostile files among them.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove another sample that lies there.")] = False,
 ) -> None:
     """Make a catalog of synthetic product photos whose best possible score is known."""
     from enrich.pipeline.catalogs import make_sample
 
     settings = load_settings(SampleSettings, products=products, seed=seed)
     with progress_bars() as progress:
-        summary = make_sample(out, settings, bucket=bucket, progress=progress)
+        summary = make_sample(out, settings, bucket=bucket, overwrite=overwrite, progress=progress)
     console.print(f"{summary.products} products in {summary.categories} categories: {out}/catalog.csv")
+    if summary.holdout:
+        console.print(f"{summary.holdout} of unseen colour x fabric x kind: {out}/holdout/catalog.csv")
     if bucket:
         console.print(f"{summary.bucket} unlabelled photos: {bucket}")
 
@@ -138,7 +151,9 @@ def score(
         bool, typer.Option("--parity", help="Only compare vLLM with transformers; on drawn photos without a catalog.")
     ] = False,
     rows: Annotated[int | None, typer.Option(min=1, help="Photos to compare.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the comparison goes, as JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for metrics, table and plots; with --parity the comparison's JSON file.")
+    ] = None,
     config: Config = None,
 ) -> None:
     """Score an adapter on a catalog: the test split of the one it was made from, every row of any other."""
@@ -146,15 +161,19 @@ def score(
     if parity:
         print_parity(adapter, catalog, settings, rows or settings.parity_rows or 32, out)
         return
-    if catalog is None or rows is not None or out is not None:
-        raise typer.BadParameter("scoring needs --catalog; --rows and --out go with --parity")
-    from enrich.pipeline.finetuning import score_adapter
+    if catalog is None or rows is not None:
+        raise typer.BadParameter("scoring needs --catalog; --rows goes with --parity")
+    from enrich.pipeline.scoring import score_adapter
 
     with progress_bars() as progress:
-        what, metrics = score_adapter(adapter, catalog, settings, progress=progress)
-    console.print(f"{what} of {catalog}")
-    print_scores(metrics)
+        found = score_adapter(adapter, catalog, settings, out=None if out is None else str(out), progress=progress)
+    for name, scored in zip(("", "/holdout"), found, strict=False):
+        console.print(f"{scored.what} of {catalog}{name}")
+        print_scores(scored.metrics)
+        print_estimates(scored.metrics)
     console.print(f"adapter: {adapter}")
+    if out is not None:
+        console.print(f"scores: {out}/metrics.json, scores.parquet, scores.html")
 
 
 @app.command()
@@ -187,29 +206,77 @@ def run(
     run_id: Annotated[str | None, typer.Option(help="Name of the run; give it again to go on with it.")] = None,
     engine: Engine = None,
     limit: Annotated[int | None, typer.Option(help="At most so many photos.")] = None,
+    deadline: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Stop and publish after so long: 6h, 90m, 2h30m.")
+    ] = None,
+    inventory: Annotated[
+        str | None, typer.Option(metavar="URI", help="manifest.json of an S3 Inventory, instead of a listing.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes.")
+    ] = False,
     publish: Annotated[str | None, typer.Option(metavar="ID", help="Release a run that was held back.")] = None,
+    rollback: Annotated[
+        str | None, typer.Option(metavar="ID", help="Make products.parquet what it was after this run.")
+    ] = None,
     config: Config = None,
 ) -> None:
     """Enrich what is new or changed in a bucket, and publish products.parquet."""
+    settings = load_settings(RunSettings, config, engine=engine)
     if publish is not None:
         from enrich.pipeline.records import publish_held
 
-        print_record(publish_held(output, publish), output)
+        print_record(publish_held(output, publish, settings), output)
+        return
+    if rollback is not None:
+        from enrich.pipeline.records import roll_back
+
+        held = ", ".join(record.run.run_id for record in roll_back(output, rollback, settings)) or "none"
+        console.print(f"products: {output}/products.parquet as of run {rollback}; held back since: {held}")
         return
     if images is None or adapter is None:
-        raise typer.BadParameter("a run needs --images and --adapter (or --publish ID)")
-    from enrich.pipeline.enrichment import run_enrichment
+        raise typer.BadParameter("a run needs --images and --adapter (or --publish ID, or --rollback ID)")
+    from enrich.pipeline.enrichment import foresee_run, run_enrichment
     from enrich.pipeline.records import held_back
 
-    settings = load_settings(RunSettings, config, engine=engine)
+    if dry_run:
+        with progress_bars() as progress:
+            foreseen = foresee_run(
+                images, adapter, output, settings, limit=limit, inventory=inventory, progress=progress
+            )
+        for line in foreseen.lines():
+            console.print(line)
+        return
     with progress_bars() as progress:
         record = run_enrichment(
-            images, adapter, output, settings, run_id=run_id, limit=limit, progress=progress,
+            images, adapter, output, settings, run_id=run_id, limit=limit, inventory=inventory, progress=progress,
+            deadline=None if deadline is None else parse_duration(deadline).total_seconds(),
             announce=lambda line: console.print(Text(line)),
         )  # fmt: skip
     print_record(record, output)
     if record.state == "held":
         raise held_back(record, output)
+
+
+@app.command()
+def tidy(
+    output: Annotated[str, typer.Option(help="Output of the runs.")],
+    keep: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Delete the rows of superseded runs older than this: 90d.")
+    ] = None,
+    grace: Annotated[
+        str, typer.Option(metavar="TIME", help="How long shards stay after they were packed, for those who read them.")
+    ] = "24h",
+    config: Config = None,
+) -> None:
+    """Pack the many small files of finished runs into few, and delete what nothing needs any more."""
+    from enrich.pipeline.tidying import tidy as run
+
+    settings = load_settings(RunSettings, config)
+    kept = None if keep is None else parse_duration(keep)
+    done = run(output, settings, grace=parse_duration(grace), keep=kept)
+    console.print(f"{done.packed} shards packed into {done.packs} files, {done.deleted} packed shards deleted")
+    console.print(f"{done.retired} runs retired: {output}/history")
 
 
 @app.command()
@@ -222,6 +289,34 @@ def report(
 
     record, _ = rewrite_report(output, run_id)
     print_record(record, output)
+
+
+@app.command()
+def review(
+    output: Annotated[str, typer.Option(help="Output of the runs.")],
+    apply: Annotated[Path | None, typer.Option(help="File of decisions that the review page saved.")] = None,
+    catalog: Annotated[
+        str | None, typer.Option(help="Also put what was accepted or edited into this catalog, with --apply.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows on the page at most, most value at risk first.")] = 1000,
+    config: Annotated[Path | None, typer.Option(help="YAML file with the catalog's columns.")] = None,
+) -> None:
+    """Write a page of the rows that need a person, or apply what was decided there."""
+    from enrich.pipeline.reviewing import apply_decisions, write_queue
+
+    if apply is None:
+        if catalog is not None or config is not None:
+            raise typer.BadParameter("--catalog and --config go with --apply FILE")
+        queue = write_queue(output, limit)
+        console.print(f"{queue.rows} of {queue.waiting} rows that need review: {queue.uri}")
+        return
+    done = apply_decisions(output, apply, catalog, load_settings(Columns, config))
+    console.print(", ".join(f"{count} {decision}" for decision, count in done.counts.items()))
+    if done.outdated:
+        console.print(f"{done.outdated} of them are about photos that have changed since, and have no effect")
+    if done.learned is not None:
+        console.print(f"{done.learned} new products for the next fine-tuning: {catalog}")
+    console.print(f"products: {done.uri}")
 
 
 @app.command()
@@ -239,6 +334,15 @@ def doctor(
     console.print(table)
     if any(finding.required and not finding.ok for finding in findings):
         raise typer.Exit(1)
+
+
+def parse_duration(text: str) -> timedelta:
+    """90d, 6h, 2h30m, 45s; UsageError for anything else."""
+    match = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
+    if not match or not any(match.groups()):
+        raise UsageError(f"{text!r} is no length of time; write 90d, 6h, 2h30m or 45s")
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
 
 
 def print_overfitting(catalog: str, settings: TrainSettings) -> None:
@@ -274,6 +378,24 @@ def print_scores(metrics: dict[str, Any]) -> None:
             f"price intervals at {intervals['level']:.0%}: {intervals['coverage']:.1%} of the true prices inside, "
             f"mean width a factor of {intervals['mean_ratio']:.2f}"
         )
+    for verdict in metrics.get("verdicts", ()):
+        if not verdict["ok"]:
+            console.print(Text(verdict["text"], style="red"))
+
+
+def print_estimates(metrics: dict[str, Any]) -> None:
+    """Every metric with its error bar, and what nobody could beat where that is known."""
+    table = Table("", "value", "95 % between", "best possible", box=None, pad_edge=False)
+    for name, one in metrics["estimates"].items():
+        ideal = (metrics["ideal"] or {}).get(name)
+        between = f"{one['low']:.3f} and {one['high']:.3f}"
+        table.add_row(name.replace("_", " "), f"{one['value']:.3f}", between, "" if ideal is None else f"{ideal:.3f}")
+    for level, accuracy in metrics.get("category_accuracy_by_level", {}).items():
+        table.add_row(f"category accuracy by {level}", f"{accuracy:.3f}", "", "")
+    console.print(table)
+    for verdict in metrics["verdicts"]:
+        if verdict["ok"]:
+            console.print(Text(verdict["text"]))
 
 
 def print_record(record: "RunRecord", output: str) -> None:
@@ -289,6 +411,10 @@ def print_record(record: "RunRecord", output: str) -> None:
         from enrich.stages import describe_stages
 
         console.print(describe_stages(record.stages))
+    if record.missing_shards:
+        console.print(
+            f"{record.missing_shards} of {record.shards} shards are left: --run-id {record.run.run_id} goes on"
+        )
     if record.state == "published":
         console.print(f"products: {output}/products.parquet")
     console.print(f"report: {output}/{record.run.folder}report.html")

@@ -120,9 +120,15 @@ def _fetch_one(store: Store, item: ManifestItem, idle: "SimpleQueue[_Decoder]", 
     decoder = idle.get()
     photo, kind, message = None, None, None
     try:
-        decoder.get_ready()
-        started = time.monotonic()
-        photo = decoder.decode(data)
+        for tries_left in (1, 0):
+            decoder.get_ready()
+            started = time.monotonic()
+            try:
+                photo = decoder.decode(data)
+                break
+            except _DecoderDied:  # killed from outside, where memory ran out, or by the photo: then it dies again
+                if not tries_left:
+                    raise
     except ImageRefused as error:
         kind, message = error.kind, str(error)
     finally:
@@ -134,6 +140,10 @@ def _fetch_one(store: Store, item: ManifestItem, idle: "SimpleQueue[_Decoder]", 
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _DecoderDied(ImageRefused):
+    """The process ended while it had a photo."""
 
 
 class _Decoder:
@@ -172,7 +182,7 @@ class _Decoder:
                 self._kill()
             code = self._process.exitcode or 0
             ending = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-            raise ImageRefused(ErrorKind.NOT_AN_IMAGE, f"the decoder died of it ({ending})") from error
+            raise _DecoderDied(ErrorKind.NOT_AN_IMAGE, f"the decoder died of it ({ending})") from error
         with self._changing:
             self._kill()
         seconds = self._limits.decode_seconds

@@ -8,22 +8,32 @@ from enrich.schema import ErrorKind, Finding, ReviewReason, RunStats
 from enrich.settings import GateSettings
 
 
-def run_stats(rows: pl.DataFrame) -> RunStats:
+def run_stats(rows: pl.DataFrame | pl.LazyFrame) -> RunStats:
     """What the gate compares, from a run's rows (ROW_SCHEMA)."""
-    ok, failed = rows.filter(pl.col("status") == "ok"), rows.filter(pl.col("status") == "failed")
+    scan, ok, failed = rows.lazy(), pl.col("status") == "ok", pl.col("status") == "failed"
     failed_unknown = pl.col("error_kind").eq_missing(pl.lit(ErrorKind.CATEGORY_UNKNOWN))
     flagged_unknown = pl.col("review_reasons").list.contains(ReviewReason.CATEGORY_UNKNOWN)
-    mix = ok.drop_nulls("category").group_by("category").len().sort("category")
-    median = ok["price"].median()
+    kinds = scan.filter(failed).group_by("error_kind").len().sort("error_kind")
+    mix = scan.filter(ok).drop_nulls("category").group_by("category").len().sort("category")
+    counted = scan.select(
+        rows=pl.len(),
+        ok=ok.sum(),
+        failed=failed.sum(),
+        unknown=(failed_unknown | flagged_unknown).sum(),
+        review=pl.col("needs_review").sum(),
+        median=pl.col("price").filter(ok).median(),
+    )
+    counts, by_kind, by_category = pl.collect_all([counted, kinds, mix], engine="streaming")
+    [count] = counts.to_dicts()
     return RunStats(
-        rows=rows.height,
-        ok=ok.height,
-        failed=failed.height,
-        failed_by_kind=dict(failed.group_by("error_kind").len().sort("error_kind").iter_rows()),
-        unknown_category=rows.filter(failed_unknown | flagged_unknown).height,
-        review=rows.filter("needs_review").height,
-        category_mix={category: count / ok.height for category, count in mix.iter_rows()},
-        price_median=median if isinstance(median, float) else None,
+        rows=count["rows"],
+        ok=count["ok"],
+        failed=count["failed"],
+        failed_by_kind=dict(by_kind.iter_rows()),
+        unknown_category=count["unknown"],
+        review=count["review"],
+        category_mix={category: number / count["ok"] for category, number in by_category.iter_rows()},
+        price_median=count["median"],
     )
 
 

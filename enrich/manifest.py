@@ -2,16 +2,21 @@
 
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import islice
+from pathlib import Path
 
 import polars as pl
 from pydantic import ValidationError
 
 from enrich import parquet
 from enrich.errors import RunFailed, UsageError
+from enrich.products import StoredProducts
 from enrich.schema import (
     MANIFEST_SCHEMA,
     SOURCE_SCHEMA,
@@ -22,23 +27,44 @@ from enrich.schema import (
     RunInfo,
 )
 from enrich.settings import RunSettings
+from enrich.spill import PIECE_ROWS, Pieces, cut, in_order, sampled
 from enrich.storage import ObjectInfo, Store
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LISTING_CHUNK = 100_000  # objects, some 50 MB while they become columns
+_MOST_PIECES = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, weakref_slot=True, slots=True)
 class Manifest:
-    """A run and its images (MANIFEST_SCHEMA, by key). Made once, before any work; a restarted run reads it back."""
+    """A run and its images, in a local file (MANIFEST_SCHEMA, by key) that lives as long as this object.
+
+    Made once, before any work; a restarted run reads it back.
+    """
 
     run: RunInfo
-    table: pl.DataFrame
+    path: Path
+    rows: int
 
     @property
-    def shards(self) -> tuple[int, ...]:
+    def shards(self) -> range:
         """Every shard number, ascending."""
-        return tuple(self.table["shard"].unique().sort().to_list())
+        return range(-(-self.rows // self.run.shard_size))
+
+    @property
+    def table(self) -> pl.DataFrame:
+        """All of it in memory."""
+        return pl.read_parquet(self.path)
+
+    def by_reason(self) -> dict[str, int]:
+        """How many images there are of each reason."""
+        counts = pl.scan_parquet(self.path).group_by("reason").len().sort("reason").collect(engine="streaming")
+        return dict(counts.iter_rows())
+
+    def rows_in(self, shards: Sequence[int]) -> int:
+        """How many images there are in some shards."""
+        size = self.run.shard_size
+        return sum(max(0, min(size, self.rows - shard * size)) for shard in shards)
 
 
 def new_run_id(now: datetime) -> str:
@@ -56,35 +82,96 @@ def check_run_id(run_id: str) -> str:
     return run_id
 
 
-def source_table(objects: Iterable[ObjectInfo]) -> pl.DataFrame:
-    """A listing as SOURCE_SCHEMA columns, by key: some 100 bytes an image, never all of them as Python objects."""
+def write_listing(path: Path, objects: Iterable[ObjectInfo], run: RunInfo) -> int:
+    """Write a listing, which comes by key, as a file of SOURCE_SCHEMA; returns how many objects there are.
+
+    Raises:
+        RunFailed: it does not come in order, as from S3 Express buckets.
+    """
 
     def chunks() -> Iterator[pl.DataFrame]:
-        rest = iter(objects)
+        rest, last = iter(objects), ""
         while chunk := list(islice(rest, _LISTING_CHUNK)):
-            yield parquet.from_records([asdict(info) for info in chunk], SOURCE_SCHEMA)
+            table = parquet.from_records([asdict(info) for info in chunk], SOURCE_SCHEMA)
+            if not table["key"].is_sorted() or (last and table["key"][0].encode() <= last.encode()):
+                raise RunFailed(f"{run.images_uri}: its listing is not in the order of the keys; use an inventory")
+            last = table["key"][-1]
+            yield table
 
-    return pl.concat([parquet.empty(SOURCE_SCHEMA), *chunks()]).sort("key")
+    return parquet.write(path, chunks(), SOURCE_SCHEMA, {parquet.RUN_KEY: run.to_json()}, sorted_by=["key"])
 
 
-def plan(
+def write_inventory(path: Path, frames: Callable[[], Iterable[pl.DataFrame]], run: RunInfo, folder: Path) -> int:
+    """Write an inventory, which comes in any order, as `write_listing` does. A key that comes twice counts once.
+
+    Args:
+        frames: rows of SOURCE_SCHEMA, some at a time; asked for twice.
+        folder: on the local disk, for what does not fit into memory.
+    """
+    rows, samples = 0, []
+    for frame in frames():
+        rows += frame.height
+        samples.append(sampled([frame], ["key"]))
+    cuts = cut(pl.concat(samples) if samples else parquet.empty(SOURCE_SCHEMA).select("key"), ["key"], rows)
+    ordered = (
+        piece.unique("key", keep="first", maintain_order=True) for piece in in_order(frames(), cuts, folder / "listing")
+    )
+    return parquet.write(path, ordered, SOURCE_SCHEMA, {parquet.RUN_KEY: run.to_json()}, sorted_by=["key"])
+
+
+def write_plan(
+    path: Path,
+    source: Path,
+    products: StoredProducts,
+    run: RunInfo,
+    settings: RunSettings,
+    folder: Path,
+    limit: int | None = None,
+) -> int:
+    """Write the images that a run has to do (MANIFEST_SCHEMA, by key); returns how many.
+
+    Listing and table meet a piece at a time: memory holds PIECE_ROWS of either.
+
+    Args:
+        source: the listing now (SOURCE_SCHEMA, by key).
+        limit: only the first so many.
+    """
+    keys = pl.scan_parquet(source).select("key")
+    rows = keys.select(pl.len()).collect().item()
+    every = max(PIECE_ROWS, -(-rows // _MOST_PIECES))
+    at = list(range(every, rows, every))
+    cuts = pl.concat([keys.slice(place, 1).collect() for place in at]) if at else keys.limit(0).collect()
+    known = Pieces(folder / "known", cuts.rename({"key": "image_key"}))
+    known.add(products.frames(_KNOWN))
+    known.close()
+
+    def pieces() -> Iterator[pl.DataFrame]:
+        done = 0
+        for number in range(len(known)):
+            piece = pl.scan_parquet(source).slice(number * every, every).collect()
+            todo = _todo(piece, known.read(number), products.runs, run.fingerprint, settings)
+            todo = todo if limit is None else todo.head(max(0, limit - done))
+            yield _numbered(todo, done, run.shard_size)
+            done += todo.height
+
+    return parquet.write(path, pieces(), MANIFEST_SCHEMA, {parquet.RUN_KEY: run.to_json()}, sorted_by=["key"])
+
+
+def _todo(
     source: pl.DataFrame,
     products: pl.DataFrame | None,
     runs: Mapping[str, PublishedRun],
     fingerprint: str,
     settings: RunSettings,
-    limit: int | None = None,
 ) -> pl.DataFrame:
-    """The images that a run has to do (MANIFEST_SCHEMA), by key in UTF-8 order.
+    """The images of a listing that a run has to do, with reason and attempt, by key in UTF-8 order.
 
     A failure that is not TRANSIENT is not tried again: the same bytes and fingerprint would only fail again.
-    Needs memory for the keys and etags of both tables, about 200 bytes an image.
 
     Args:
         source: the listing now (SOURCE_SCHEMA).
-        products: the current table (PRODUCTS_SCHEMA), None if there is none yet.
+        products: the current table's _KNOWN columns, None if it has none of these keys.
         runs: the runs that its last_run_id names.
-        limit: only the first so many.
     """
     if products is None:
         products = pl.DataFrame(schema=dict.fromkeys(_KNOWN, pl.String)).cast({"last_attempt": pl.Int16})
@@ -94,24 +181,19 @@ def plan(
     )
     known = products.select(_KNOWN).join(fingerprints, on="last_run_id", how="left")
     images = source.join(known, left_on="key", right_on="image_key", how="left")
+    again = pl.when(pl.col("reason") == Reason.RETRY).then(pl.col("last_attempt") + 1).otherwise(1)
     return (
         images.with_columns(reason=_reason(fingerprint, settings.max_attempts))
         .filter(pl.col("reason").is_not_null())
         .sort("key")
-        .head(limit if limit is not None else len(images))
-        .with_row_index("row")
-        .select(
-            "key",
-            "size",
-            "etag",
-            "reason",
-            pl.when(pl.col("reason") == Reason.RETRY)
-            .then(pl.col("last_attempt") + 1)
-            .otherwise(1)
-            .cast(pl.Int16)
-            .alias("attempt"),
-            (pl.col("row") // settings.shard_size).cast(pl.Int32).alias("shard"),
-        )
+        .select("key", "size", "etag", "reason", again.cast(pl.Int16).alias("attempt"))
+    )
+
+
+def _numbered(todo: pl.DataFrame, first: int, shard_size: int) -> pl.DataFrame:
+    """Shard numbers for rows of which `first` others come before."""
+    return todo.with_row_index("row", offset=first).select(
+        *todo.columns, (pl.col("row") // shard_size).cast(pl.Int32).alias("shard")
     )
 
 
@@ -155,33 +237,38 @@ def _reason(fingerprint: str, max_attempts: int) -> pl.Expr:
     )
 
 
-def create_manifest(output: Store, run: RunInfo, source: pl.DataFrame, manifest: pl.DataFrame) -> Manifest:
+def create_manifest(output: Store, run: RunInfo, source: Path, manifest: Path) -> Manifest:
     """Write the listing, then the manifest, which makes the run exist. Returns the manifest that stands.
 
     Where another process began the same run first, its manifest stands and this one's is dropped. The listing is
     written without a condition: one left by a process that died before its manifest is older than this one.
     """
-    pairs = {parquet.RUN_KEY: run.to_json()}
-    output.put(f"{run.folder}source.parquet", parquet.encode(source, SOURCE_SCHEMA, pairs, sorted_by=["key"]))
-    key = f"{run.folder}manifest.parquet"
-    if output.create(key, parquet.encode(manifest, MANIFEST_SCHEMA, pairs, sorted_by=["key"])):
-        return Manifest(run, manifest)
+    output.put(f"{run.folder}source.parquet", source)
+    output.create(f"{run.folder}manifest.parquet", manifest)
     standing = read_manifest(output, run.run_id)
     if standing is None:
+        key = f"{run.folder}manifest.parquet"
         raise RunFailed(f"{output.uri_of(key)} could be neither created nor read; start the run again")
     return standing
 
 
 def read_manifest(output: Store, run_id: str) -> Manifest | None:
-    """The manifest of a run that was begun, else None; RunFailed if the file is not a manifest."""
-    key = f"runs/{check_run_id(run_id)}/manifest.parquet"
-    file = parquet.read(output, key, MANIFEST_SCHEMA)
-    if file is None:
-        return None
+    """The manifest of a run that was begun, copied to the local disk, else None; RunFailed if the file is not one."""
+    key, folder = f"runs/{check_run_id(run_id)}/manifest.parquet", Path(tempfile.mkdtemp(prefix="enrich-"))
     try:
-        return Manifest(RunInfo.from_json(file.metadata.get(parquet.RUN_KEY, "")), file.table)
+        file = parquet.fetch(output, key, MANIFEST_SCHEMA, folder / "manifest.parquet")
+        if file is None:
+            shutil.rmtree(folder)
+            return None
+        manifest = Manifest(RunInfo.from_json(file.metadata.get(parquet.RUN_KEY, "")), file.path, file.rows)
     except ValidationError as error:
+        shutil.rmtree(folder)
         raise RunFailed(f"{output.uri_of(key)} does not say which run it belongs to; use another run id") from error
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    weakref.finalize(manifest, shutil.rmtree, folder, ignore_errors=True)
+    return manifest
 
 
 def check_same_run(manifest: Manifest, run: RunInfo) -> None:
@@ -200,5 +287,6 @@ def check_same_run(manifest: Manifest, run: RunInfo) -> None:
 
 def items(manifest: Manifest, shard: int) -> list[ManifestItem]:
     """The images of one shard, by key."""
-    rows = manifest.table.filter(pl.col("shard") == shard)
+    size = manifest.run.shard_size
+    rows = pl.scan_parquet(manifest.path).slice(shard * size, size).collect()
     return [ManifestItem(**{**row, "reason": Reason(row["reason"])}) for row in rows.iter_rows(named=True)]

@@ -105,6 +105,53 @@ def token_f1(true: str, predicted: str) -> float:
     return 2 * shared / (sum(a.values()) + sum(b.values())) if shared else 0.0
 
 
+def rouge_l(true: str, predicted: str) -> float:
+    """F1 of the longest common subsequence of words, case folded (Lin 2004)."""
+    a, b = _words(true), _words(predicted)
+    row = [0] * (len(b) + 1)
+    for word in a:
+        before = row.copy()
+        for j, other in enumerate(b, start=1):
+            row[j] = before[j - 1] + 1 if word == other else max(before[j], row[j - 1])
+    return 2 * row[-1] / (len(a) + len(b)) if row[-1] else 0.0
+
+
+def chrf(true: str, predicted: str, longest: int = 6, beta: float = 2.0) -> float:
+    """F-score of character n-grams of 1 to 6, white space left out, recall counts twice (chrF2, Popovic 2015)."""
+    a, b = "".join(true.split()), "".join(predicted.split())
+    precisions, recalls = [], []
+    for n in range(1, longest + 1):
+        grams_a, grams_b = (Counter(text[i : i + n] for i in range(len(text) - n + 1)) for text in (a, b))
+        if grams_a and grams_b:
+            shared = sum((grams_a & grams_b).values())
+            precisions.append(shared / sum(grams_b.values()))
+            recalls.append(shared / sum(grams_a.values()))
+    if not precisions or not (precision := _mean(precisions)) + (recall := _mean(recalls)):
+        return 0.0
+    return (1 + beta**2) * precision * recall / (beta**2 * precision + recall)
+
+
+def quantile_crps(true: float, quantiles: Sequence[float]) -> float:
+    """Continuous ranked probability score of a distribution given by its evenly spaced quantiles k / (n + 1).
+
+    Twice the mean pinball loss over the quantiles, which it approaches as they get dense (Gneiting and Ranjan 2011); in
+    units of `true`. 0 is best; for a point it is the absolute error.
+    """
+    q = np.asarray(quantiles, dtype=np.float64)
+    levels = np.arange(1, len(q) + 1) / (len(q) + 1)
+    return float(2 * np.mean(np.maximum(levels * (true - q), (levels - 1) * (true - q))))
+
+
+def risk_coverage(
+    confidences: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Coverage and risk when only the surest rows are answered: 1/n .. 1, and the share of wrong ones among them."""
+    order = np.argsort(-np.asarray(confidences, dtype=np.float64), kind="stable")
+    wrong = ~np.asarray(right, dtype=bool)[order]
+    n = np.arange(1, len(wrong) + 1)
+    return n / max(len(wrong), 1), np.cumsum(wrong) / n
+
+
 def macro_f1(true: list[str], predicted: list[str | None]) -> float:
     """Mean over the true labels of each label's F1."""
     scores = []
@@ -114,7 +161,9 @@ def macro_f1(true: list[str], predicted: list[str | None]) -> float:
     return _mean(scores)
 
 
-def expected_calibration_error(confidences: Sequence[float], right: Sequence[bool], bins: int = 10) -> float:
+def expected_calibration_error(
+    confidences: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray, bins: int = 10
+) -> float:
     """Mean gap between confidence and accuracy over equally wide bins, weighted by rows (Guo et al. 2017)."""
     confidence, hits = np.asarray(confidences), np.asarray(right, dtype=np.float64)
     index = np.minimum((confidence * bins).astype(int), bins - 1)

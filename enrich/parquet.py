@@ -1,8 +1,10 @@
-"""Tables to Parquet bytes and back, with exactly the declared columns and types."""
+"""Tables to Parquet and back, with exactly the declared columns and types, a row group at a time."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
@@ -32,6 +34,16 @@ class ParquetFile:
     size: int  # bytes
 
 
+@dataclass(frozen=True)
+class LocalFile:
+    """A file that was fetched to the local disk; of its rows none is in memory."""
+
+    path: Path
+    metadata: Mapping[str, str]
+    etag: str
+    rows: int
+
+
 def empty(schema: pa.Schema) -> pl.DataFrame:
     """No rows of `schema`."""
     return _to_polars(schema.empty_table())
@@ -43,51 +55,145 @@ def from_records(records: Sequence[Mapping[str, object]], schema: pa.Schema) -> 
 
 
 def encode(table: pl.DataFrame, schema: pa.Schema, metadata: Mapping[str, str], sorted_by: Sequence[str] = ()) -> bytes:
-    """A whole Parquet file: the columns of `schema` in its order, zstd, statistics, page index.
+    """A whole Parquet file in memory; see `write`."""
+    sink = io.BytesIO()
+    write(sink, [table], schema, metadata, sorted_by)
+    return sink.getvalue()
+
+
+def write(
+    sink: io.BytesIO | Path,
+    frames: Iterable[pl.DataFrame],
+    schema: pa.Schema,
+    metadata: Mapping[str, str] | Callable[[], Mapping[str, str]],
+    sorted_by: Sequence[str] = (),
+) -> int:
+    """Write frames as one file and return its rows: the columns of `schema` in its order, zstd, statistics, page index.
+
+    `metadata` may be a function: it is called when all frames are written.
 
     `sorted_by` states the order the rows already have (ascending, nulls last). Row groups are converted one at a time,
-    so the 2 GiB limit of a string column never applies and memory holds the table once.
+    so the 2 GiB limit of a string column never applies and memory holds one frame.
     """
-    pairs = {**metadata, SCHEMA_VERSION_KEY: str(SCHEMA_VERSION)}
     order = [(name, "ascending") for name in sorted_by]
-    sink = io.BytesIO()
+    rows = 0
     with pq.ParquetWriter(
         sink,
-        schema.with_metadata(pairs),
+        schema,
         compression="zstd",
         write_page_index=True,
         sorting_columns=pq.SortingColumn.from_ordering(schema, order, null_placement="at_end") if order else None,
     ) as writer:
-        columns = table.select(schema.names)
-        for start in range(0, columns.height, ROW_GROUP_ROWS):
-            writer.write_table(columns.slice(start, ROW_GROUP_ROWS).to_arrow().cast(schema))
-    return sink.getvalue()
+        for group in _groups(frames):
+            writer.write_table(group.select(schema.names).to_arrow().cast(schema))
+            rows += group.height
+        pairs = metadata() if callable(metadata) else metadata
+        writer.add_key_value_metadata({**pairs, SCHEMA_VERSION_KEY: str(SCHEMA_VERSION)})
+    return rows
+
+
+def _groups(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """The same rows in frames of ROW_GROUP_ROWS, but for the last."""
+    held: list[pl.DataFrame] = []
+    for frame in frames:
+        held.append(frame)
+        if sum(part.height for part in held) < ROW_GROUP_ROWS:
+            continue
+        joined = pl.concat(held)
+        whole = joined.height - joined.height % ROW_GROUP_ROWS
+        for start in range(0, whole, ROW_GROUP_ROWS):
+            yield joined.slice(start, ROW_GROUP_ROWS)
+        held = [joined.slice(whole)] if whole < joined.height else []
+    if held:
+        yield pl.concat(held)
 
 
 def decode(data: bytes, schema: pa.Schema, where: str) -> tuple[pl.DataFrame, dict[str, str]]:
-    """The rows and the key-value metadata of a file; RunFailed, naming `where`, if it is not one that `encode` made."""
-    try:
-        table = pq.ParquetFile(io.BytesIO(data)).read()
-    except (pa.ArrowException, OSError) as error:
-        raise RunFailed(f"{where} is not a readable Parquet file; move it away and start the run again") from error
-    pairs = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    if not table.schema.equals(schema):
-        version = pairs.get(SCHEMA_VERSION_KEY)
-        if version in (None, str(SCHEMA_VERSION)):
-            raise RunFailed(f"{where} has other columns than it should; move it away and start the run again")
-        raise RunFailed(
-            f"{where} has schema version {version}, not {SCHEMA_VERSION}; use the version of enrich that wrote it, "
-            "or another --output"
-        )
-    return _to_polars(table), pairs
+    """The rows and the key-value metadata of a file; RunFailed, naming `where`, if it is not one that `write` made."""
+    with _readable(where):
+        file = pq.ParquetFile(io.BytesIO(data))
+        pairs = _check(file, schema, where)
+        return _to_polars(_upgrade(file.read(), schema)), pairs
 
 
 def read(store: Store, key: str, schema: pa.Schema) -> ParquetFile | None:
-    """The file at `key`, or None if there is none; RunFailed if it is not one that `encode` made."""
+    """The file at `key`, or None if there is none; RunFailed if it is not one that `write` made."""
     if store.head(key) is None:
         return None
     data, etag = store.get(key)
     return ParquetFile(*decode(data, schema, store.uri_of(key)), etag, len(data))
+
+
+def fetch(store: Store, key: str, schema: pa.Schema, path: Path) -> LocalFile | None:
+    """The file at `key` copied to `path`, its rows unread, or None if there is none.
+
+    One of an earlier schema version is written anew with the columns of this one.
+
+    Raises:
+        RunFailed: it is not one that `write` made.
+    """
+    if store.head(key) is None:
+        return None
+    where, etag = store.uri_of(key), store.download(key, path).etag
+    with _readable(where), pq.ParquetFile(path) as file:
+        pairs, rows = _check(file, schema, where), file.metadata.num_rows
+        current = file.schema_arrow.equals(schema)
+    if not current:
+        older = path.rename(path.with_name(f"{path.name}.older"))
+        write(path, frames(older, schema), schema, pairs)
+        older.unlink()
+    return LocalFile(path, pairs, etag, rows)
+
+
+def frames(
+    path: Path, schema: pa.Schema, columns: Sequence[str] | None = None, rows: int = ROW_GROUP_ROWS
+) -> Iterator[pl.DataFrame]:
+    """The rows of a local file, some at a time, of `columns` if not all."""
+    wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+    with pq.ParquetFile(path) as file:
+        present = [name for name in wanted.names if name in file.schema_arrow.names]
+        for batch in file.iter_batches(rows, columns=present):
+            yield _to_polars(_upgrade(pa.Table.from_batches([batch]), wanted))
+
+
+@contextmanager
+def _readable(where: str) -> Iterator[None]:
+    """Turns what pyarrow says of a broken file into RunFailed."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise RunFailed(f"{where} is not a readable Parquet file; move it away and start the run again") from error
+
+
+def _check(file: pq.ParquetFile, schema: pa.Schema, where: str) -> dict[str, str]:
+    """The metadata of a file whose columns are those of `schema`, or of an earlier version of it."""
+    found = file.schema_arrow
+    pairs = {
+        key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items() if key != b"ARROW:schema"
+    }
+    if found.equals(schema):
+        return pairs
+    version = pairs.get(SCHEMA_VERSION_KEY)
+    if version in (None, str(SCHEMA_VERSION)):
+        raise RunFailed(f"{where} has other columns than it should; move it away and start the run again")
+    if version.isdecimal() and int(version) < SCHEMA_VERSION and set(found.names) <= set(schema.names):
+        return pairs
+    raise RunFailed(
+        f"{where} has schema version {version}, not {SCHEMA_VERSION}; use the version of enrich that wrote it, "
+        "or another --output"
+    )
+
+
+def _upgrade(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table of an earlier version with the columns of this one. Versions only add columns, which earlier rows lack,
+    and widen types."""
+    if table.schema.equals(schema):
+        return table
+    columns = [
+        table[field.name].cast(field.type) if field.name in table.schema.names else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema.with_metadata(table.schema.metadata))
 
 
 def _to_polars(table: pa.Table) -> pl.DataFrame:

@@ -1,19 +1,34 @@
-"""products.parquet as the fold of history: a run is folded in and the table replaced by compare-and-swap."""
+"""products.parquet as the fold of history: a run is folded in and the table replaced by compare-and-swap.
 
+Rows go by pieces of PIECE_ROWS (`enrich.spill`): the fold of each piece is in memory, the tables are not.
+"""
+
+import itertools
 import random
+import shutil
 import time
 import uuid
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import polars as pl
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from enrich import parquet
 from enrich.errors import RunFailed
 from enrich.gate import run_stats
+from enrich.history import fetch_rows
+from enrich.products import (
+    PRODUCTS_KEY,
+    Products,
+    StoredProducts,
+    fetch_products,
+    fold,
+    last_runs,
+    write_products,
+)
+from enrich.reviews import lay_over, read_reviews
 from enrich.schema import (
     PRODUCTS_SCHEMA,
     ROW_ORDER,
@@ -25,45 +40,11 @@ from enrich.schema import (
     RunStats,
 )
 from enrich.settings import GateSettings
+from enrich.spill import Pieces, cut, in_order, sampled, scratch
 from enrich.storage import Store
 
-PRODUCTS_KEY = "products.parquet"
 ATTEMPTS = 20  # every lost swap means that another publisher got through, so 20 publishers at once may pass
 BACKOFF_SECONDS, BACKOFF_LIMIT_SECONDS = 0.05, 5.0
-_READERS = 8  # shards read at once: about 30 ms each on S3, and a first run has thousands
-
-
-@dataclass(frozen=True, order=True)
-class RunMark:
-    """A run's place in the order of runs, whenever they are published."""
-
-    created_at: datetime
-    run_id: str
-
-
-@dataclass(frozen=True)
-class LastRuns:
-    """What products.parquet keeps of the runs published so far, beside their rows."""
-
-    source: RunMark | None = None  # the one created last: its listing decides in_source
-    compared: RunMark | None = None  # the one created last that was large enough for the gate to compare with
-    stats: RunStats | None = None  # of `compared`
-
-
-@dataclass(frozen=True)
-class Products:
-    """products.parquet as it was read, or as it will be written. The defaults are an output that has none yet."""
-
-    table: pl.DataFrame = field(default_factory=lambda: parquet.empty(PRODUCTS_SCHEMA))  # by ROW_ORDER
-    runs: Mapping[str, PublishedRun] = field(default_factory=dict)  # every run that last_run_id names
-    last: LastRuns = LastRuns()
-    writer_id: str | None = None
-    etag: str | None = None
-
-    @property
-    def last_stats(self) -> RunStats | None:
-        """What the gate compares the next run with."""
-        return self.last.stats
 
 
 @dataclass(frozen=True)
@@ -75,15 +56,27 @@ class Published:
     attempts: int
 
 
-_RUNS = TypeAdapter(dict[str, PublishedRun])
-_LAST_RUNS = TypeAdapter(LastRuns)
-_LAST_COLUMNS = {  # where a newest outcome comes from
-    "last_etag": "image_etag",
-    "last_status": "status",
-    "last_error_kind": "error_kind",
-    "last_attempt": "attempt",
-    "last_run_id": "run_id",
-}
+@dataclass(frozen=True)
+class RunRows:
+    """A run and a local file of the rows that it committed."""
+
+    run: RunInfo
+    path: Path
+    count: int
+    stats: RunStats | None  # None: too small to be compared with
+
+    def frames(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
+        """Its rows, some at a time."""
+        return parquet.frames(self.path, ROW_SCHEMA, columns)
+
+
+@dataclass(frozen=True)
+class Folded:
+    """The next table on the local disk."""
+
+    path: Path
+    rows: int
+    changed: bool
 
 
 def publish(output: Store, run: RunInfo, gate: GateSettings | None = None) -> Published:
@@ -98,128 +91,138 @@ def publish(output: Store, run: RunInfo, gate: GateSettings | None = None) -> Pu
     Raises:
         RunFailed: other publishers were faster ATTEMPTS times, or a file is missing or not ours.
     """
-    rows = read_shards(output, run)
-    stats = run_stats(rows) if rows.height >= (gate or GateSettings()).min_rows else None
+    with scratch() as folder:
+        rows = fetch_run(output, run, folder, gate or GateSettings())
+
+        def make(products: StoredProducts, work: Path, writer_id: str) -> Folded:
+            return fold_runs(output, products, [rows], work, writer_id)
+
+        return _swap(output, folder, make, _again(f"enrich run --publish {run.run_id}"))
+
+
+def publish_reviews(output: Store) -> Published:
+    """Lay what people decided over products.parquet. RunFailed as `publish`."""
+    with scratch() as folder:
+
+        def make(products: StoredProducts, work: Path, writer_id: str) -> Folded:
+            return fold_runs(output, products, [], work, writer_id)
+
+        return _swap(output, folder, make, "reviews/ has the decisions: apply the file again")
+
+
+def rollback(output: Store, runs: Sequence[RunInfo], gate: GateSettings | None = None) -> Published:
+    """Replace products.parquet by the fold of `runs` alone: those published up to some run, all that they committed.
+
+    Raises:
+        RunFailed: as `publish`.
+    """
+    with scratch() as folder:
+        rows = [fetch_run(output, run, folder, gate or GateSettings()) for run in runs]
+
+        def make(products: StoredProducts, work: Path, writer_id: str) -> Folded:
+            folded = fold_runs(output, StoredProducts.none(), rows, work, writer_id)
+            return Folded(folded.path, folded.rows, changed=True)
+
+        return _swap(output, folder, make, _again(f"enrich run --rollback {runs[-1].run_id}"))
+
+
+def _again(command: str) -> str:
+    return f"history has the run's rows: repeat with `{command}`"
+
+
+def fetch_run(output: Store, run: RunInfo, folder: Path, gate: GateSettings) -> RunRows:
+    """What a run committed, copied to `folder`."""
+    path = folder / f"rows-{run.run_id}.parquet"
+    count = fetch_rows(output, run, path)
+    stats = run_stats(pl.scan_parquet(path)) if count >= gate.min_rows else None
+    return RunRows(run, path, count, stats)
+
+
+def _swap(output: Store, folder: Path, make: Callable[[StoredProducts, Path, str], Folded], then: str) -> Published:
+    """Replace products.parquet by what `make` makes of it, again and again until nobody was faster."""
     writer_id = uuid.uuid4().hex
     for attempt in range(1, ATTEMPTS + 1):
-        products = read_products(output)
+        work = folder / f"attempt-{attempt}"
+        work.mkdir()
+        products = fetch_products(output, work)
         if products.writer_id == writer_id:  # the last swap went through and its response was lost
-            return Published(products.table.height, changed=True, attempts=attempt - 1)
-        folded = fold(products, run, rows, listed_keys(output, products, run), stats)
-        if products.etag is not None and folded.table.equals(products.table):
-            return Published(products.table.height, changed=False, attempts=attempt)
-        if output.replace(PRODUCTS_KEY, _encode(folded, writer_id), products.etag):
-            return Published(folded.table.height, changed=True, attempts=attempt)
+            return Published(products.rows, changed=True, attempts=attempt - 1)
+        folded = make(products, work, writer_id)
+        if products.etag is not None and not folded.changed:
+            return Published(products.rows, changed=False, attempts=attempt)
+        if output.replace(PRODUCTS_KEY, folded.path, products.etag):
+            return Published(folded.rows, changed=True, attempts=attempt)
+        shutil.rmtree(work)
         time.sleep(random.uniform(0, min(BACKOFF_LIMIT_SECONDS, BACKOFF_SECONDS * 2**attempt)))
     raise RunFailed(
-        f"{output.uri_of(PRODUCTS_KEY)} was replaced by others {ATTEMPTS} times in a row; history has the run's rows: "
-        f"repeat with `enrich run --publish {run.run_id}`, and if nobody else publishes, see `enrich doctor`"
+        f"{output.uri_of(PRODUCTS_KEY)} was replaced by others {ATTEMPTS} times in a row; {then}, and if nobody else "
+        "publishes, see `enrich doctor`"
     )
 
 
-def fold(
-    products: Products, run: RunInfo, rows: pl.DataFrame, present: pl.Series, stats: RunStats | None = None
-) -> Products:
-    """`products` with one run's rows taken in. Pure; neither the order of the runs nor a repetition makes a difference.
+def fold_runs(output: Store, products: StoredProducts, runs: Sequence[RunRows], folder: Path, writer_id: str) -> Folded:
+    """`products` with the rows of `runs` taken in, in this order, as a new file in `folder`.
 
-    The row shown is the newest ok row by (processed_at, run_id), else the newest failed one; last_* is the outcome of
-    the run created last, by (created_at, run_id). Both are the greatest of a total order: folding is taking a maximum.
-
-    Args:
-        rows: what the run committed (ROW_SCHEMA).
-        present: the keys that the run created last saw (`listed_keys`).
-        stats: the run's statistics, kept for the gate if no later run's are there.
+    What people decided is laid over each piece of it: a row folded in has lost that.
     """
-    runs = {**products.runs, run.run_id: PublishedRun(run.created_at, run.fingerprint)}
-    touched = products.table.join(rows, on="image_key", how="semi")
-    untouched = products.table.join(rows, on="image_key", how="anti")
-    outcomes = pl.concat([touched, _as_products(rows)])
-    shown = _greatest(outcomes, pl.col("status") == "ok", pl.col("processed_at"), pl.col("run_id"))
-    created_at = pl.col("last_run_id").replace_strict(
-        list(runs),
-        [published.created_at for published in runs.values()],
-        default=None,
-        return_dtype=pl.Datetime("us", "UTC"),
-    )
-    last = _greatest(outcomes, created_at, pl.col("last_run_id"))
-    current = shown.select(ROW_SCHEMA.names).join(last.select("image_key", *_LAST_COLUMNS), on="image_key", how="left")
-    table = (
-        pl.concat([untouched.drop("in_source"), current], how="diagonal")
-        .with_columns(in_source=pl.col("image_key").is_in(present.implode()))
-        .select(PRODUCTS_SCHEMA.names)
-        .sort(ROW_ORDER, nulls_last=True)
-    )
-    named = table["last_run_id"].unique().sort()
-    return replace(products, table=table, runs={name: runs[name] for name in named}, last=_last(products, run, stats))
+    reviews = read_reviews(output)
+    last, named, changed = products.last, dict[str, PublishedRun](), False
+    for rows in runs:
+        last = last_runs(last, rows.run, rows.stats)
+    # Of the run created last, of those published and those being published: it decides in_source.
+    source = fetch_listing(output, last.source.run_id, folder) if runs and last.source else None
+    total = products.rows + sum(rows.count for rows in runs)
+    tables = (products.frames(ROW_ORDER), *(rows.frames(ROW_ORDER) for rows in runs))
+    sample = sampled(itertools.chain.from_iterable(tables), ROW_ORDER)
+    by_key = cut(sample, ["image_key"], total)
+
+    def folded() -> Iterator[pl.DataFrame]:
+        nonlocal changed
+        before = _spread(products.frames(), by_key, folder / "before")
+        news = [_spread(rows.frames(), by_key, folder / f"news-{number}") for number, rows in enumerate(runs)]
+        for number in range(len(before)):
+            table = before.read(number)
+            piece = Products(parquet.empty(PRODUCTS_SCHEMA) if table is None else table, products.runs, products.last)
+            after = piece
+            present = pl.Series(dtype=pl.String) if source is None else _present(source, by_key, number)
+            for pieces, rows in zip(news, runs, strict=True):
+                new = pieces.read(number)
+                after = fold(after, rows.run, parquet.empty(ROW_SCHEMA) if new is None else new, present, rows.stats)
+            shown = lay_over(after.table, reviews).sort(ROW_ORDER, nulls_last=True)
+            changed = changed or not shown.equals(piece.table)
+            named.update(after.runs)
+            yield shown
+
+    path = folder / "next.parquet"
+    ordered = in_order(folded(), cut(sample, ROW_ORDER, total), folder / "folded")
+    count = write_products(path, ordered, lambda: (dict(sorted(named.items())), last), writer_id)
+    return Folded(path, count, changed)
 
 
-def _as_products(rows: pl.DataFrame) -> pl.DataFrame:
-    """Rows as products that have no other outcome than themselves."""
-    last = [pl.col(column).alias(name) for name, column in _LAST_COLUMNS.items()]
-    return rows.with_columns(*last, in_source=True).select(PRODUCTS_SCHEMA.names)
+def _spread(frames: Iterable[pl.DataFrame], cuts: pl.DataFrame, folder: Path) -> Pieces:
+    pieces = Pieces(folder, cuts)
+    pieces.add(frames)
+    pieces.close()
+    return pieces
 
 
-def _greatest(outcomes: pl.DataFrame, *order: pl.Expr) -> pl.DataFrame:
-    """For each image the one outcome that is greatest in `order`."""
-    ranked = outcomes.sort(*order, descending=True, nulls_last=True)
-    return ranked.unique("image_key", keep="first", maintain_order=True)
-
-
-def _last(products: Products, run: RunInfo, stats: RunStats | None) -> LastRuns:
-    last, mark = products.last, RunMark(run.created_at, run.run_id)
-    if stats is not None and (last.compared is None or mark >= last.compared):
-        last = replace(last, compared=mark, stats=stats)
-    return replace(last, source=max(last.source or mark, mark))
-
-
-def listed_keys(output: Store, products: Products, run: RunInfo) -> pl.Series:
-    """The keys in the listing of the run created last, of `run` and those that are in `products`."""
-    last = _last(products, run, None).source
-    assert last is not None
-    key = f"runs/{last.run_id}/source.parquet"
-    file = parquet.read(output, key, SOURCE_SCHEMA)
+def fetch_listing(output: Store, run_id: str, folder: Path) -> Path:
+    """A copy of what a run saw in the source (SOURCE_SCHEMA); RunFailed if it is missing."""
+    key = f"runs/{run_id}/source.parquet"
+    file = parquet.fetch(output, key, SOURCE_SCHEMA, folder / "source.parquet")
     if file is None:
         raise RunFailed(f"{output.uri_of(key)} is missing: which photos are still there is unknown; start a new run")
-    return file.table["key"]
+    return file.path
 
 
-def read_shards(output: Store, run: RunInfo) -> pl.DataFrame:
-    """Every committed row of a run (ROW_SCHEMA); RunFailed if its folder holds a Parquet file that is not its own."""
-
-    def rows_of(key: str) -> pl.DataFrame:
-        file = parquet.read(output, key, ROW_SCHEMA)
-        if file is None or file.metadata.get(parquet.RUN_ID_KEY) != run.run_id:
-            raise RunFailed(f"{output.uri_of(key)} is no shard of run {run.run_id}; move it away and publish again")
-        return file.table
-
-    keys = sorted(info.key for info in output.list(run.history) if info.key.endswith(".parquet"))
-    with ThreadPoolExecutor(_READERS) as pool:
-        return pl.concat([parquet.empty(ROW_SCHEMA), *pool.map(rows_of, keys)])
-
-
-def read_products(output: Store) -> Products:
-    """The current table, empty where there is none yet; RunFailed if the file is not one of ours."""
-    file = parquet.read(output, PRODUCTS_KEY, PRODUCTS_SCHEMA)
-    if file is None:
-        return Products()
-    try:
-        runs = _RUNS.validate_json(file.metadata["enrich.runs"])
-        last = _LAST_RUNS.validate_json(file.metadata["enrich.last_run"])
-        writer_id = file.metadata[parquet.WRITER_KEY]
-    except (KeyError, ValidationError) as error:
-        raise RunFailed(
-            f"{output.uri_of(PRODUCTS_KEY)} was not written by enrich; move it away, then publish the runs again"
-        ) from error
-    return Products(file.table, runs, last, writer_id, file.etag)
-
-
-def _encode(products: Products, writer_id: str) -> bytes:
-    metadata = {
-        "enrich.runs": _RUNS.dump_json(dict(products.runs)).decode(),
-        "enrich.last_run": _LAST_RUNS.dump_json(products.last).decode(),
-        parquet.WRITER_KEY: writer_id,
-    }
-    return parquet.encode(products.table, PRODUCTS_SCHEMA, metadata, sorted_by=ROW_ORDER)
+def _present(source: Path, cuts: pl.DataFrame, number: int) -> pl.Series:
+    """The listed keys that belong to a piece."""
+    keys, bounds = pl.scan_parquet(source).select("key"), cuts["image_key"]
+    if number > 0:
+        keys = keys.filter(pl.col("key") >= bounds[number - 1])
+    if number < len(bounds):
+        keys = keys.filter(pl.col("key") < bounds[number])
+    return keys.collect()["key"]
 
 
 def write_run_record(output: Store, record: RunRecord) -> None:
@@ -236,3 +239,15 @@ def read_run_record(output: Store, run: RunInfo) -> RunRecord | None:
         return RunRecord.model_validate_json(output.get(key)[0])
     except ValidationError as error:
         raise RunFailed(f"{output.uri_of(key)} is no record of a run; move it away and start the run again") from error
+
+
+def read_records(output: Store) -> Iterator[RunRecord]:
+    """The records of all finished runs, those created last first."""
+    finished = [info.key for info in output.list("runs") if info.key.endswith("/run.json")]
+    records = [RunRecord.model_validate_json(output.get(key)[0]) for key in finished]
+    yield from sorted(records, key=lambda record: (record.run.created_at, record.run.run_id), reverse=True)
+
+
+def find_record(output: Store, wanted: Callable[[RunRecord], bool]) -> RunRecord | None:
+    """The finished run that was created last, of those that are `wanted`."""
+    return next((record for record in read_records(output) if wanted(record)), None)

@@ -1,28 +1,29 @@
 """What people read: the report of a run, and an adapter's model card. Model text is untrusted and escaped."""
 
-import base64
 import html
-import io
 import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
-from enrich.images import ImageRefused, decode
 from enrich.metrics import Scores
 from enrich.prompt import Prompt
 from enrich.settings import PhotoLimits
 from enrich.stages import duration
-from enrich.storage import StorageError, Store, is_s3
+from enrich.storage import Store, is_s3
+from enrich.thumbnail import thumbnails
 
 THUMBNAIL = 160  # pixels on the longer side; about 5 kB each as JPEG
 SHEET = 24  # photos on the contact sheet
+FAILED_SHOWN, FAILED_PICTURES = (
+    200,
+    40,
+)  # failed photos in the list, and those of them with a picture where there is one
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,16 @@ class Shown:
     thumbnail: str  # a data: URI
 
 
-def render_report(record: Mapping[str, Any], rows: pl.DataFrame, images: Store, limits: PhotoLimits) -> str:
+def render_report(
+    record: Mapping[str, Any],
+    rows: pl.DataFrame,
+    images: Store,
+    limits: PhotoLimits,
+    *,
+    scores: pl.DataFrame | None = None,
+    verdicts: Sequence[Mapping[str, Any]] = (),
+    parity: Mapping[str, Any] | None = None,
+) -> str:
     """A self-contained HTML page about one run.
 
     Args:
@@ -41,17 +51,78 @@ def render_report(record: Mapping[str, Any], rows: pl.DataFrame, images: Store, 
         rows: the run's rows, columns of ROW_SCHEMA.
         images: where the photos of the contact sheet are read from; those that are gone are left out.
         limits: applied to those photos.
+        scores: the adapter's answers on its test split (SCORE_SCHEMA), where it has them.
+        verdicts: what the adapter's scores say in words (`scores.assess`).
+        parity: `ok` and `summary` of the comparison with the trained model, where the run made one.
     """
-    failed = rows.filter(pl.col("status") == "failed").sort("error_kind", "image_key")
-    categories = rows.filter(pl.col("status") == "ok").group_by("category").len().sort("len", descending=True)
+    failed = rows.filter(pl.col("status") == "failed").sort("error_kind", "image_key").head(FAILED_SHOWN)
+    ok = rows.filter(pl.col("status") == "ok")
+    categories = (
+        ok.group_by("category")
+        .agg(
+            pl.len(),
+            confidence=pl.col("category_confidence").mean(),
+            price=pl.col("price").median(),
+            review=pl.col("needs_review").mean(),
+        )
+        .sort("len", "category", descending=[True, False])
+    )
+    reasons = rows["review_reasons"].explode().drop_nulls().value_counts().sort("count", descending=True)
+    pictures = list(thumbnails(images, failed["image_key"].head(FAILED_PICTURES), limits, THUMBNAIL // 2))
     return _template("report.html.jinja", escape=True).render(
         record=record,
         stages=record["stages"],
-        failed=failed.head(200).to_dicts(),
-        failed_total=failed.height,
+        failed=failed.to_dicts(),
+        failed_pictures=pictures + [None] * (failed.height - len(pictures)),
+        failed_total=rows.filter(pl.col("status") == "failed").height,
         categories=categories.head(30).to_dicts(),
+        reasons=reasons.rows(),
+        compared=_beside(record["stats"], record["previous"]),
         shown=_contact_sheet(rows, images, limits),
+        scored=None
+        if scores is None or not scores.height
+        else {"rows": scores.height, "verdicts": verdicts, "figures": _figures(scores)},
+        parity=parity,
     )
+
+
+def render_scores(table: pl.DataFrame, metrics: Mapping[str, Any], what: str, adapter: str) -> str:
+    """A self-contained HTML page of an adapter's scores: verdicts, metrics with error bars, plots.
+
+    Args:
+        table: SCORE_SCHEMA.
+        metrics: of that table, as in metrics.json.
+        what: which rows of which catalog.
+        adapter: its id.
+    """
+    return _template("scores.html.jinja", escape=True).render(
+        metrics=metrics, table=score_table(metrics), figures=_figures(table), what=what, adapter=adapter
+    )
+
+
+def _figures(scores: pl.DataFrame) -> list[tuple[str, str]]:
+    from enrich.figures import draw_all  # matplotlib takes a second to import, and only pages need it
+
+    return draw_all(scores)
+
+
+def _beside(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+    """(what, at the last comparable run, now) of what the publish gate looks at."""
+    if not now or not before or not now["rows"]:
+        return []
+
+    def shares(stats: Mapping[str, Any]) -> dict[str, str]:
+        largest = max(stats["category_mix"].items(), key=lambda item: item[1], default=("none", 0.0))
+        return {
+            "photos": f"{stats['rows']:,}",
+            "failed": f"{stats['failed'] / stats['rows']:.1%}",
+            "to review": f"{stats['review'] / stats['rows']:.1%}",
+            "largest category": f"{largest[0]} {largest[1]:.1%}",
+            "median price": "-" if stats["price_median"] is None else f"{stats['price_median']:,.0f}",
+        }
+
+    then, current = shares(before), shares(now)
+    return [(name, then[name], current[name]) for name in current]
 
 
 def render_card(train: Mapping[str, Any], metrics: Mapping[str, Any], prompt: Prompt) -> str:
@@ -84,20 +155,16 @@ def _markdown_text(value: object) -> str:
 
 def render_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits, most: int) -> str:
     """At most `most` of a run's photos with what was said of them, as a Markdown table. Every value is escaped."""
-    # The title last and cut: the UI breaks no lines in a table.
-    lines = ["| photo | category | price | to review | title |", "| --- | --- | ---: | --- | --- |"]
+    # Titles are cut, and reasons come last: the UI breaks no lines in a table.
+    lines = ["| photo | title | category | price | to review |", "| --- | --- | --- | ---: | --- |"]
     for item in _contact_sheet(rows, images, limits)[:most]:
         row = item.row
         sure = "" if row["category_confidence"] is None else f" ({row['category_confidence']:.0%})"
         price = "" if row["price"] is None else f"{row['price']:,.0f} {row['currency'] or ''}"
         between = "" if row["price_low"] is None else f" ({row['price_low']:,.0f} to {row['price_high']:,.0f})"
         review = ", ".join(row["review_reasons"] or ())
-        cells = (
-            f"{row['category']}{sure}",
-            price + between,
-            review,
-            textwrap.shorten(row["title"], 80, placeholder="…"),
-        )
+        title = textwrap.shorten(row["title"], 40, placeholder="...")
+        cells = (title, f"{row['category']}{sure}", price + between, review)
         lines.append(f"| ![photo]({item.thumbnail}) | {' | '.join(map(_markdown_text, cells))} |")
     return "\n".join(lines)
 
@@ -124,21 +191,8 @@ def _columns(scores: Scores) -> dict[str, str]:
 def _contact_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits) -> list[Shown]:
     # By the hash of the content: an arbitrary sample, the same at every rendering.
     chosen = rows.filter(pl.col("status") == "ok").sort("image_sha256", "image_key").head(SHEET)
-    shown = []
-    for row in chosen.to_dicts():
-        try:
-            photo = decode(images.get(row["image_key"], limits.max_bytes)[0], limits)
-        except (StorageError, ImageRefused):
-            continue
-        shown.append(Shown(row, _data_uri(photo)))
-    return shown
-
-
-def _data_uri(photo: Image.Image) -> str:
-    photo.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    photo.save(buffer, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    pictures = thumbnails(images, chosen["image_key"], limits, THUMBNAIL)
+    return [Shown(row, picture) for row, picture in zip(chosen.to_dicts(), pictures, strict=True) if picture]
 
 
 def _template(name: str, *, escape: bool, finalize: Callable[[object], str] | None = None) -> Any:

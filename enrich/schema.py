@@ -9,7 +9,7 @@ from typing import Literal, Self
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: products.parquet has reviewed_by and reviewed_at
 DIGITAL_SOURCE_TYPE = "trained_algorithmic_media"  # what Google Merchant Center asks of generated titles
 
 
@@ -54,6 +54,8 @@ class ReviewReason(StrEnum):
     WIDE_PRICE = "wide_price"
     CATEGORY_UNKNOWN = "category_unknown"
     PRICE_OUTLIER = "price_outlier"
+    TITLE_RULE = "title_rule"
+    TITLE_UNGROUNDED = "title_ungrounded"
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,28 @@ PRODUCTS_SCHEMA = pa.schema(
         pa.field("last_error_kind", pa.string()),
         pa.field("last_attempt", pa.int16()),
         pa.field("last_run_id", pa.string()),
+        pa.field("reviewed_by", pa.string()),
+        pa.field("reviewed_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+# reviews/ID.parquet: what people decided, append-only. Title, category and price are the outcome, null where rejected.
+REVIEW_SCHEMA = pa.schema(
+    [
+        ("image_key", pa.string()),
+        ("image_etag", pa.string()),
+        ("image_sha256", pa.string()),
+        ("run_id", pa.string()),  # of the row that was decided on
+        ("decision", pa.string()),
+        ("title", pa.string()),
+        ("category", pa.string()),
+        ("price", pa.float64()),
+        ("currency", pa.string()),
+        ("suggested_title", pa.string()),
+        ("suggested_category", pa.string()),
+        ("suggested_price", pa.float64()),
+        ("reviewed_by", pa.string()),
+        ("reviewed_at", pa.timestamp("us", tz="UTC")),
     ]
 )
 
@@ -197,6 +221,30 @@ MANIFEST_SCHEMA = pa.schema(
 
 # runs/ID/source.parquet: the listing a run saw; what is in products.parquet and not here is gone.
 SOURCE_SCHEMA = pa.schema([("key", pa.string()), ("size", pa.int64()), ("etag", pa.string())])
+
+
+# scores.parquet beside an adapter's or a run's metrics: what held-out products are, and what was answered.
+SCORE_SCHEMA = pa.schema(
+    [
+        ("product_code", pa.string()),
+        ("title", pa.string()),  # this and the next two: the catalog's
+        ("category", pa.string()),
+        ("price", pa.float64()),
+        ("best_price", pa.float64()),  # what an estimator who knows everything visible would say; sample catalogs only
+        ("answered_title", pa.string()),
+        ("answered_category", pa.string()),
+        ("answered_price", pa.float64()),
+        ("category_confidence", pa.float64()),
+        ("price_low", pa.float64()),  # 90 %
+        ("price_high", pa.float64()),
+        ("price_low_80", pa.float64()),
+        ("price_high_80", pa.float64()),
+        ("price_crps", pa.float64()),  # log units
+        ("needs_review", pa.bool_()),
+        ("review_reasons", pa.list_(pa.string())),
+        ("error_kind", pa.string()),
+    ]
+)
 
 
 # The order of every table of rows; nulls last, so failed images come at the end.
@@ -289,6 +337,40 @@ class Stages:
     advice: str
 
 
+@dataclass(frozen=True)
+class Change:
+    """A photo that was answered otherwise than before."""
+
+    image_key: str
+    reason: str | None  # why it was done again
+    before: str  # title, category and price in one line
+    after: str
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a run says of photos that had a good answer before it."""
+
+    compared: int
+    title: int  # photos whose title is another one
+    category: int
+    price: int  # more than 20 % up or down
+    by_reason: dict[str, int]  # reason -> photos with any of these
+    now_failing: int  # the good answer before stays
+    mended: int  # photos that had failed only
+    gone: int  # photos that were there at the last run
+    examples: tuple[Change, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the machine cost, by its price an hour and the whole time of the run."""
+
+    per_hour: float
+    per_1000_photos: float
+    currency: str
+
+
 class RunRecord(BaseModel):
     """runs/ID/run.json, written last: how a run ended and where its time went."""
 
@@ -302,6 +384,8 @@ class RunRecord(BaseModel):
     findings: tuple[Finding, ...] = ()
     stats: RunStats | None = None
     shards: int = 0
+    missing_shards: int = 0  # left undone by a run that stopped at its deadline; its run id goes on with them
+    retired: bool = False  # its rows, listing and manifest were deleted (`enrich tidy`)
     started_at: datetime
     finished_at: datetime
     seconds: float
@@ -309,4 +393,7 @@ class RunRecord(BaseModel):
     engine: str
     host: str
     stages: Stages | None = None  # None: no photo was answered
+    changes: Changes | None = None  # None: nothing was published before
+    previous: RunStats | None = None  # of the last published run that was large enough to compare with
+    cost: Cost | None = None  # None: no price was set
     versions: dict[str, str] = {}

@@ -64,7 +64,14 @@ class PhotoLimits(Settings):
 class SampleSettings(Settings):
     """A generated catalog of product photos."""
 
-    products: int = Field(default=1500, ge=1, le=1_000_000)
+    products: int = Field(default=3000, ge=1, le=1_000_000)
+    holdout: int | None = Field(
+        default=None,
+        ge=0,
+        le=1_000_000,
+        description="Products of a colour x fabric x kind that the catalog never shows, a catalog of their own; "
+        "left out: a tenth of the products",
+    )
     bucket: int = Field(default=120, ge=1, le=1_000_000, description="Usual photos in the unlabelled bucket")
     seed: int = Field(default=0, ge=0)
 
@@ -173,11 +180,46 @@ class MergeSettings(Settings):
     max_new_tokens: int = Field(default=48, ge=1, description="Of the answers that are compared")
 
 
+class S3Settings(Settings):
+    """What an S3 bucket asks for beyond credentials, region and endpoint, which are found the standard way."""
+
+    requester_pays: bool = Field(default=False, description="Pay for reading buckets of others")
+    encryption: Literal["AES256", "aws:kms"] | None = Field(default=None, description="Left out: as the bucket says")
+    kms_key_id: str | None = Field(default=None, description="The key of aws:kms; left out: the account's own")
+    lock: bool = Field(
+        default=False, description="Publish under a lock object, where the endpoint honours If-None-Match only"
+    )
+
+
+PLAIN_S3 = S3Settings()
+
+
+class TitleRules(Settings):
+    """What a title may not be."""
+
+    min_words: int = Field(default=1, ge=1)
+    max_characters: int = Field(default=150, ge=1, description="Google Merchant Center cuts longer ones")
+    forbidden_words: tuple[str, ...] = Field(
+        default=("sale", "discount", "free shipping", "best price", "buy now", "guaranteed"),
+        description="Words and phrases that shops are refused for",
+    )
+    scripts: tuple[str, ...] = Field(default=(), description="LATIN, CYRILLIC, GREEK ...; empty: any")
+    max_repeats: int = Field(default=2, ge=1, description="A word more often than this, or twice in a row")
+    brands: tuple[str, ...] = Field(default=(), description="Names that are brands")
+    allowed_brands: tuple[str, ...] = Field(default=(), description="Those of them that titles may hold")
+    min_word_probability: float = Field(
+        default=0.3, ge=0, le=1, description="Of a colour or material in a title, below which it is not relied on"
+    )
+
+
 class ReviewSettings(Settings):
     """When a person should look at a row."""
 
-    min_confidence: float = Field(default=0.6, ge=0, le=1)
+    min_confidence: float | None = Field(
+        default=None, ge=0, le=1, description="Left out: what the calibration split says catches 90 % of the mistakes"
+    )
     max_price_ratio: float = Field(default=6.0, gt=1, description="price_high / price_low above which it is too wide")
+    titles: TitleRules = TitleRules()
 
 
 class GateSettings(Settings):
@@ -261,7 +303,12 @@ class RunSettings(Settings):
         default=r"(?:.*/)?(?P<product_id>[^/]+?)(?:\.[^./]*)?$",
         description="Regular expression on the key with a group product_id; the default is the file's stem",
     )
+    machine_price_per_hour: float | None = Field(
+        default=None, gt=0, description="For what a run costs: in its report, and expected by --dry-run"
+    )
+    machine_currency: str = Field(default="USD", min_length=1, max_length=8)
     limits: PhotoLimits = PhotoLimits()
+    s3: S3Settings = PLAIN_S3
     review: ReviewSettings = ReviewSettings()
     gate: GateSettings = GateSettings()
 

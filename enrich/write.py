@@ -1,6 +1,5 @@
 """Shards of rows into history: each file is created once, whole or not at all, and never replaced."""
 
-import re
 import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -8,10 +7,9 @@ from datetime import UTC, datetime
 
 from enrich import parquet
 from enrich.errors import RunFailed
+from enrich.history import shard_key
 from enrich.schema import ROW_ORDER, ROW_SCHEMA, Row, RunInfo
 from enrich.storage import Store
-
-_SHARD_NAME = re.compile(r"shard-(\d{5,})\.parquet")
 
 
 @dataclass(frozen=True)
@@ -22,17 +20,6 @@ class Commit:
     rows: int
     bytes: int
     ours: bool  # False: another writer was first and its rows stand
-
-
-def shard_key(run: RunInfo, shard: int) -> str:
-    """Where a shard lies: a function of the run and the shard's number only."""
-    return f"{run.history}shard-{shard:05d}.parquet"
-
-
-def committed_shards(output: Store, run: RunInfo) -> set[int]:
-    """The shards of a run that are done, from one listing."""
-    names = (info.key.removeprefix(run.history) for info in output.list(run.history))
-    return {int(match[1]) for name in names if (match := _SHARD_NAME.fullmatch(name))}
 
 
 def commit_shard(

@@ -10,7 +10,6 @@ from prefect import flow, tags
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from enrich.pipeline.enrichment import rows_in
 from enrich.pipeline.progress import Progress
 from enrich.pipeline.records import held_back
 from enrich.pipeline.run import Run
@@ -79,7 +78,7 @@ def _answer_missing(run: Run, progress: Progress | None) -> None:
         tell = progress or tasks.watched()
         for group in groups:
             limited = tasks.answer.with_options(
-                timeout_seconds=tasks.patience(session.engine_name, rows_in(run.manifest, group))
+                timeout_seconds=tasks.patience(session.engine_name, run.manifest.rows_in(group))
             )
             # A call, not the session: Prefect walks through data that it hands to a task.
             limited(run, partial(answer_shard, session), group, tell)

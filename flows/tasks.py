@@ -23,7 +23,7 @@ from prefect.tasks import Task, exponential_backoff
 from enrich.catalog.sample.generate import SampleSummary
 from enrich.errors import EnrichError, ParityFailed, UsageError
 from enrich.pipeline.catalogs import make_sample
-from enrich.pipeline.enrichment import finish_run, open_run, rows_in
+from enrich.pipeline.enrichment import finish_run, open_run
 from enrich.pipeline.finetuning import Finetuned, finetune
 from enrich.pipeline.progress import Progress, logged
 from enrich.pipeline.records import last_run_id, publish_held, read_record
@@ -113,9 +113,7 @@ def plan(
     """The run: a new one, or the one that `run_id` names. Its files are at hand until `stack` is closed."""
     opened = open_run(images, adapter, output, settings, run_id=run_id, limit=limit, progress=progress or _to_log())
     run = stack.enter_context(opened)
-    get_run_logger().info(
-        "run=%s photos=%d shards=%d", run.info.run_id, run.manifest.table.height, len(run.manifest.shards)
-    )
+    get_run_logger().info("run=%s photos=%d shards=%d", run.info.run_id, run.manifest.rows, len(run.manifest.shards))
     return run
 
 
@@ -136,12 +134,12 @@ def answer(
 ) -> None:
     """Answer and commit `shards`; a retry does those that are not committed yet. `progress` tells of the whole run."""
     tell = progress or _to_log()
-    missing, total = run.missing_shards(), run.manifest.table.height
-    done = total - rows_in(run.manifest, missing)
+    missing, total = run.missing_shards(), run.manifest.rows
+    done = total - run.manifest.rows_in(missing)
     for shard in sorted(set(shards).intersection(missing)):
         for answered in answer_one(shard):
             tell("photos", done + answered, total)
-        done += rows_in(run.manifest, [shard])
+        done += run.manifest.rows_in([shard])
 
 
 def patience(engine: str, photos: int) -> float:

@@ -1,16 +1,27 @@
 """Rows, runs and whole nights for tests of what a run leaves behind, and stores that fail."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from enrich import manifest, publish, write
-from enrich.schema import ErrorKind, ManifestItem, Row, RunInfo
+from enrich import history, manifest, parquet, publish, spill, write
+from enrich.products import StoredProducts, read_products
+from enrich.schema import (
+    MANIFEST_SCHEMA,
+    PRODUCTS_SCHEMA,
+    SOURCE_SCHEMA,
+    ErrorKind,
+    ManifestItem,
+    Row,
+    RunInfo,
+)
 from enrich.settings import RunSettings
-from enrich.storage import ObjectInfo, Store
+from enrich.storage import Body, ObjectInfo, Store
 
 START = datetime(2026, 11, 22, 2, 0, 0, 123456, tzinfo=UTC)
 
@@ -60,7 +71,12 @@ def make_row(run: RunInfo, key: str = "a.jpg", minutes: float = 1, **changes: An
 def listing(*keys: str, **etags: str) -> pl.DataFrame:
     """A listing of keys with etag e1, and of keyword=etag as keyword.jpg."""
     found = dict.fromkeys(keys, "e1") | {f"{name}.jpg": etag for name, etag in etags.items()}
-    return manifest.source_table(ObjectInfo(key, 10, etag) for key, etag in found.items())
+    return source_table(ObjectInfo(key, 10, etag) for key, etag in found.items())
+
+
+def source_table(objects: Iterable[ObjectInfo]) -> pl.DataFrame:
+    """A listing in memory, by key."""
+    return parquet.from_records([asdict(info) for info in objects], SOURCE_SCHEMA).sort("key")
 
 
 def answer(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
@@ -73,12 +89,12 @@ def enrich_night(output: Store, run: RunInfo, source: pl.DataFrame, answer: Call
     """One run from listing to publish, restartable under its run id. Returns the run that its manifest stands for."""
     begun = manifest.read_manifest(output, run.run_id)
     if begun is None:
-        products = publish.read_products(output)
+        products = read_products(output)
         todo = plan(source, products, run)
-        begun = manifest.create_manifest(output, run, source, todo)
+        begun = begin(output, run, source, todo)
     manifest.check_same_run(begun, run)
     minutes = (begun.run.created_at - START).total_seconds() / 60 + 1
-    done = write.committed_shards(output, begun.run)
+    done = history.committed_shards(output, begun.run)
     for shard in begun.shards:
         if shard not in done:
             items = manifest.items(begun, shard)
@@ -88,9 +104,26 @@ def enrich_night(output: Store, run: RunInfo, source: pl.DataFrame, answer: Call
     return begun.run
 
 
-def plan(source: pl.DataFrame, products: publish.Products, run: RunInfo) -> pl.DataFrame:
-    settings = RunSettings(shard_size=run.shard_size)
-    return manifest.plan(source, products.table, products.runs, run.fingerprint, settings)
+def plan(
+    source: pl.DataFrame, products: publish.Products, run: RunInfo, limit: int | None = None, **changes: Any
+) -> pl.DataFrame:
+    """What a run has to do, from tables in memory."""
+    with spill.scratch() as folder:
+        parquet.write(folder / "source", [source.sort("key")], SOURCE_SCHEMA, {})
+        parquet.write(folder / "products", [products.table], PRODUCTS_SCHEMA, {})
+        stored = StoredProducts(folder / "products", 0, products.runs, products.last, None, None)
+        settings = RunSettings(shard_size=run.shard_size, **changes)
+        manifest.write_plan(folder / "plan", folder / "source", stored, run, settings, folder, limit)
+        return pl.read_parquet(folder / "plan")
+
+
+def begin(output: Store, run: RunInfo, source: pl.DataFrame, todo: pl.DataFrame) -> manifest.Manifest:
+    """Begin a run from tables in memory."""
+    with spill.scratch() as folder:
+        pairs = {parquet.RUN_KEY: run.to_json()}
+        parquet.write(folder / "source", [source], SOURCE_SCHEMA, pairs)
+        parquet.write(folder / "plan", [todo], MANIFEST_SCHEMA, pairs)
+        return manifest.create_manifest(output, run, folder / "source", folder / "plan")
 
 
 class Wrapped:
@@ -123,13 +156,16 @@ class Wrapped:
     def get(self, key: str, max_bytes: int | None = None) -> tuple[bytes, str]:
         return self._call("get", key, max_bytes)
 
-    def create(self, key: str, data: bytes) -> bool:
+    def download(self, key: str, path: Path) -> ObjectInfo:
+        return self._call("download", key, path)
+
+    def create(self, key: str, data: Body) -> bool:
         return self._call("create", key, data)
 
-    def replace(self, key: str, data: bytes, if_match: str | None) -> bool:
+    def replace(self, key: str, data: Body, if_match: str | None) -> bool:
         return self._call("replace", key, data, if_match)
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: Body) -> None:
         self._call("put", key, data)
 
     def delete(self, key: str) -> None:

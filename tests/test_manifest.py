@@ -1,16 +1,18 @@
 import io
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+import rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rows import Wrapped, at, listing, make_row, make_run
+from rows import Wrapped, at, begin, listing, make_row, make_run
 
-from enrich import manifest, parquet, publish
+from enrich import manifest, parquet
 from enrich.errors import RunFailed, UsageError
+from enrich.products import Products, fold
 from enrich.schema import (
     MANIFEST_SCHEMA,
     ROW_SCHEMA,
@@ -22,7 +24,6 @@ from enrich.schema import (
     Row,
     RunInfo,
 )
-from enrich.settings import RunSettings
 from enrich.storage import ObjectInfo, Store, open_store
 
 
@@ -31,21 +32,21 @@ def output(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "output"), create=True)
 
 
-def products_of(*outcomes: tuple[RunInfo, Row]) -> publish.Products:
-    products = publish.Products()
+def products_of(*outcomes: tuple[RunInfo, Row]) -> Products:
+    products = Products()
     for run, row in outcomes:
         rows = parquet.from_records([asdict(row)], ROW_SCHEMA)
-        products = publish.fold(products, run, rows, pl.Series([row.image_key]))
+        products = fold(products, run, rows, pl.Series([row.image_key]))
     return products
 
 
 def plan(
     source: pl.DataFrame,
-    products: publish.Products,
+    products: Products,
     fingerprint: str = "f1",
     limit: int | None = None,
 ) -> pl.DataFrame:
-    return manifest.plan(source, products.table, products.runs, fingerprint, RunSettings(shard_size=2), limit)
+    return rows.plan(source, products, make_run(fingerprint=fingerprint), limit)
 
 
 @pytest.mark.parametrize("run_id", ["a", "20261122T020000Z-1f3a9c", "Night_1.b-c", "x" * 100])
@@ -71,18 +72,26 @@ def test_new_run_ids_sort_by_time_and_differ() -> None:
     assert all(manifest.check_run_id(run_id) for run_id in ids)
 
 
-def test_a_listing_becomes_columns_in_key_order() -> None:
-    keys = ["b.jpg", "a/é.jpg", "a/z.jpg", "日本.png", "B.jpg"]
-    table = manifest.source_table(ObjectInfo(key, 3, "e") for key in keys)
-    assert table["key"].to_list() == sorted(keys, key=lambda key: key.encode())
+def write_listing(path: Path, objects: list[ObjectInfo]) -> pl.DataFrame:
+    manifest.write_listing(path, objects, make_run())
+    return pl.read_parquet(path)
+
+
+def test_a_listing_becomes_columns(tmp_path: Path) -> None:
+    keys = sorted(["b.jpg", "a/é.jpg", "a/z.jpg", "日本.png", "B.jpg"], key=str.encode)
+    table = write_listing(tmp_path / "source", [ObjectInfo(key, 3, "e") for key in keys])
+    assert table["key"].to_list() == keys
     assert table.schema == parquet.empty(SOURCE_SCHEMA).schema
-    assert manifest.source_table([]).schema == table.schema
+    assert write_listing(tmp_path / "source", []).schema == table.schema
 
 
-def test_a_long_listing_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_listing_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "_LISTING_CHUNK", 3)
-    table = manifest.source_table(ObjectInfo(f"{number:03}", number, "e") for number in range(10))
-    assert table["size"].to_list() == list(range(10))
+    objects = [ObjectInfo(f"{number:03}", number, "e") for number in range(10)]
+    assert write_listing(tmp_path / "source", objects)["size"].to_list() == list(range(10))
+    for wrong in ([*objects[5:], *objects[:5]], [*objects[:3], objects[2]], objects[::-1]):
+        with pytest.raises(RunFailed, match="its listing is not in the order of the keys; use an inventory"):
+            write_listing(tmp_path / "source", wrong)
 
 
 RUN_1, RUN_2 = make_run("r1", 0), make_run("r2", 10, fingerprint="f2")
@@ -134,12 +143,12 @@ def test_only_failures_that_may_pass_are_tried_again(kind: ErrorKind) -> None:
 
 
 def test_a_run_that_products_forgot_counts_as_another_fingerprint() -> None:
-    table = manifest.plan(listing("a.jpg"), products_of(OK).table, {}, "f1", RunSettings())
+    table = plan(listing("a.jpg"), replace(products_of(OK), runs={}))
     assert table["reason"].to_list() == ["model"]
 
 
 def test_without_products_everything_is_new() -> None:
-    table = manifest.plan(listing("a.jpg", "b.jpg"), None, {}, "f1", RunSettings())
+    table = plan(listing("a.jpg", "b.jpg"), Products())
     assert table["reason"].to_list() == ["new", "new"]
 
 
@@ -149,13 +158,13 @@ def test_a_photo_that_is_gone_is_not_to_be_done() -> None:
 
 def test_shards_are_slices_in_key_order() -> None:
     keys = [f"{number}.jpg" for number in (4, 1, 3, 0, 2)]
-    table = plan(listing(*keys).reverse(), publish.Products())
+    table = plan(listing(*keys).reverse(), Products())
     assert table.select("key", "shard").rows() == [(f"{number}.jpg", number // 2) for number in range(5)]
 
 
 @pytest.mark.parametrize(("limit", "count"), [(None, 5), (0, 0), (3, 3), (9, 5)])
 def test_a_limit_takes_the_first_keys(limit: int | None, count: int) -> None:
-    table = plan(listing(*"edcba"), publish.Products(), limit=limit)
+    table = plan(listing(*"edcba"), Products(), limit=limit)
     assert table["key"].to_list() == list("abcde")[:count]
 
 
@@ -195,10 +204,10 @@ def test_the_plan_equals_a_decision_image_by_image(data: st.DataObject) -> None:
 
 def test_a_manifest_is_read_back_as_it_was_written(output: Store) -> None:
     run, source = make_run(), listing("a.jpg", "b.jpg", "c.jpg")
-    made = manifest.create_manifest(output, run, source, plan(source, publish.Products()))
+    made = begin(output, run, source, plan(source, Products()))
     read = manifest.read_manifest(output, run.run_id)
     assert read is not None
-    assert (read.run, read.shards) == (run, (0, 1))
+    assert (read.run, read.shards) == (run, range(2))
     assert read.table.equals(made.table)
     assert manifest.items(read, 1) == [ManifestItem("c.jpg", 10, "e1", Reason.NEW, 1, 1)]
     assert manifest.items(read, 7) == []
@@ -208,8 +217,8 @@ def test_a_manifest_is_read_back_as_it_was_written(output: Store) -> None:
 
 
 def test_an_empty_manifest_is_a_manifest(output: Store) -> None:
-    made = manifest.create_manifest(output, make_run(), listing(), plan(listing(), publish.Products()))
-    assert made.shards == ()
+    made = begin(output, make_run(), listing(), plan(listing(), Products()))
+    assert made.shards == range(0)
     read = manifest.read_manifest(output, "night-1")
     assert read is not None
     assert read.table.equals(made.table)
@@ -217,10 +226,8 @@ def test_an_empty_manifest_is_a_manifest(output: Store) -> None:
 
 def test_the_manifest_that_was_first_stands(output: Store) -> None:
     first, second = make_run(), make_run(minutes=5)
-    manifest.create_manifest(output, first, listing("a.jpg"), plan(listing("a.jpg"), publish.Products()))
-    standing = manifest.create_manifest(
-        output, second, listing("a.jpg", "b.jpg"), plan(listing("a.jpg", "b.jpg"), publish.Products())
-    )
+    begin(output, first, listing("a.jpg"), plan(listing("a.jpg"), Products()))
+    standing = begin(output, second, listing("a.jpg", "b.jpg"), plan(listing("a.jpg", "b.jpg"), Products()))
     assert standing.run == first
     assert standing.table["key"].to_list() == ["a.jpg"]
 
@@ -233,11 +240,12 @@ def test_a_run_exists_with_its_manifest_only(output: Store) -> None:
 
     source = listing("a.jpg")
     with pytest.raises(KeyboardInterrupt):
-        manifest.create_manifest(Dies(output), make_run(), source, plan(source, publish.Products()))
+        begin(Dies(output), make_run(), source, plan(source, Products()))
     assert manifest.read_manifest(output, "night-1") is None
     again = listing("a.jpg", "b.jpg")
-    manifest.create_manifest(output, make_run(), again, plan(again, publish.Products()))
-    assert publish.listed_keys(output, publish.Products(), make_run()).to_list() == ["a.jpg", "b.jpg"]
+    begin(output, make_run(), again, plan(again, Products()))
+    data, _ = output.get("runs/night-1/source.parquet")
+    assert pl.read_parquet(data)["key"].to_list() == ["a.jpg", "b.jpg"]
 
 
 def test_a_file_that_is_no_manifest_is_named(output: Store) -> None:
@@ -260,7 +268,7 @@ def test_a_file_that_is_no_manifest_is_named(output: Store) -> None:
 
 
 def test_a_run_id_goes_on_with_what_it_was_begun_with() -> None:
-    begun = manifest.Manifest(make_run(), parquet.empty(MANIFEST_SCHEMA))
+    begun = manifest.Manifest(make_run(), Path("nowhere"), 0)
     manifest.check_same_run(begun, make_run(minutes=60 * 24, shard_size=9))
     with pytest.raises(UsageError) as error:
         manifest.check_same_run(begun, make_run(images_uri="s3://other"))

@@ -18,7 +18,7 @@ def test_no_rows_keep_their_types(schema: pa.Schema) -> None:
     assert pq.read_schema(io.BytesIO(data)).equals(schema)
     table, metadata = parquet.decode(data, schema, "here")
     assert table.equals(parquet.empty(schema))
-    assert metadata == {"a": "b", "enrich.schema_version": "1"}
+    assert metadata == {"a": "b", "enrich.schema_version": "2"}
 
 
 def test_columns_are_put_in_order_and_row_groups_have_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_a_file_of_another_schema_version_is_named() -> None:
     with pytest.raises(RunFailed) as error:
         parquet.decode(sink.getvalue(), SOURCE_SCHEMA, "here")
     assert str(error.value) == (
-        "here has schema version 7, not 1; use the version of enrich that wrote it, or another --output"
+        "here has schema version 7, not 2; use the version of enrich that wrote it, or another --output"
     )
 
 

@@ -8,11 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrich.price import (
+    CATEGORY_ROWS,
+    ISOTONIC_ROWS,
     Calibration,
     CategoryCalibration,
     PriceCalibration,
     category_confidence,
+    choose_price,
     fit_category,
+    fit_isotonic,
+    fit_platt,
     fit_price,
     is_out_of_range,
     is_outlier,
@@ -98,7 +103,7 @@ def test_platt_scaling_recovers_what_made_the_data(slope: float, intercept: floa
     score = rng.normal(0.5, 2, 20_000)
     right = rng.random(len(score)) < 1 / (1 + np.exp(-(slope * score + intercept)))
 
-    fitted = fit_category(list(1 / (1 + np.exp(-score))), list(right))
+    fitted = fit_platt(1 / (1 + np.exp(-score)), right)
 
     assert (fitted.slope, fitted.intercept) == (pytest.approx(slope, abs=0.06), pytest.approx(intercept, abs=0.06))
     assert fitted.rows == 20_000
@@ -146,3 +151,75 @@ def test_a_calibration_is_read_back() -> None:
     calibration = Calibration(price=KNOWN, category=CategoryCalibration(slope=0.5, intercept=-1.0, rows=3))
 
     assert Calibration.model_validate_json(calibration.model_dump_json()) == calibration
+
+
+def test_a_category_with_enough_rows_has_quantiles_of_its_own() -> None:
+    rng = np.random.default_rng(1)
+    labels = ["Steady"] * CATEGORY_ROWS + ["Wild"] * CATEGORY_ROWS + ["Rare"] * (CATEGORY_ROWS - 1)
+    noise = np.where(np.array(labels) == "Wild", 0.5, 0.1)
+
+    def draw_labelled() -> tuple[np.ndarray, np.ndarray]:
+        true = np.exp(rng.normal(4, 1, len(labels)))
+        return true, true * np.exp(rng.normal(0, noise))
+
+    true, predicted = draw_labelled()
+    fitted = fit_price(true, predicted, np.zeros(len(labels)), true, labels)
+    assert fitted is not None
+    assert set(fitted.by_category) == {"Steady", "Wild"}
+    true, predicted = draw_labelled()
+    for name, least, most in (("Steady", 0.82, 0.97), ("Wild", 0.82, 0.97)):
+        inside = [
+            low <= one <= high
+            for one, said, label in zip(true, predicted, labels, strict=True)
+            if label == name
+            for low, high in [price_interval(fitted, said, 0.0, category=label)]
+        ]
+        assert least <= np.mean(inside) <= most
+    assert price_interval(fitted, 100.0, 0.0, category="Rare") == price_interval(fitted, 100.0, 0.0)
+
+
+def test_the_estimate_with_the_smallest_crps_is_the_price() -> None:
+    rng = np.random.default_rng(2)
+    true = np.exp(rng.normal(4, 1, 300))
+    good, bad = (true * np.exp(rng.normal(0, sigma, 300)) for sigma in (0.1, 0.4))
+
+    fitted = choose_price(true, {"greedy": bad, "expectation": good, "median": bad}, np.full(300, 0.2), true)
+
+    assert fitted is not None
+    assert fitted.point == "expectation"
+    assert fitted.crps["expectation"] == pytest.approx(0.1 / math.sqrt(math.pi), rel=0.15)
+    assert fitted.crps["greedy"] == pytest.approx(0.4 / math.sqrt(math.pi), rel=0.15)
+    assert choose_price([], {"greedy": []}, [], []) is None
+    same = choose_price(true, {"greedy": good, "expectation": good, "median": good}, np.full(300, 0.2), true)
+    assert same is not None
+    assert same.point == "greedy"
+
+
+def test_steps_are_taken_where_a_line_does_not_fit() -> None:
+    rng = np.random.default_rng(3)
+    p = rng.uniform(0.01, 0.99, 4000)
+    jump = rng.random(4000) < np.where(p > 0.5, 0.9, 0.2)
+    smooth = rng.random(4000) < p
+
+    assert fit_category(p, jump).steps
+    assert not fit_category(p[: ISOTONIC_ROWS - 1], jump[: ISOTONIC_ROWS - 1]).steps
+    steps = fit_isotonic(p, jump)
+    assert category_confidence(steps, 0.3) == pytest.approx(0.2, abs=0.06)
+    assert category_confidence(steps, 0.8) == pytest.approx(0.9, abs=0.04)
+    said = [category_confidence(fit_category(p, smooth), one) for one in (0.1, 0.5, 0.9)]
+    assert said == pytest.approx([0.1, 0.5, 0.9], abs=0.05)
+
+
+def test_review_gets_most_mistakes_in_few_rows() -> None:
+    rng = np.random.default_rng(4)
+    p = rng.beta(8, 1, 2000)
+    right = rng.random(2000) < p
+    fitted = fit_category(p, right)
+    confidence = np.array([category_confidence(fitted, one) for one in p])
+
+    asked = confidence < fitted.review_below
+
+    assert 0.1 <= asked.mean() <= 0.19
+    assert (~right)[asked].sum() >= 0.4 * (~right).sum()  # as many as these probabilities can tell
+    sure = fit_category(np.full(100, 0.99), np.ones(100, dtype=bool))
+    assert category_confidence(sure, 0.99) >= sure.review_below  # nothing to find, nobody asked

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rows import START, Wrapped, answer, at, enrich_night, listing, make_row, make_run
+from rows import START, Wrapped, answer, at, begin, enrich_night, listing, make_row, make_run, plan
 
-from enrich import manifest, parquet, publish, write
+from enrich import history, manifest, parquet, publish, write
 from enrich.errors import RunFailed
 from enrich.gate import run_stats
-from enrich.publish import Products, fold, read_products
+from enrich.products import Products, RunMark, fold, read_products
 from enrich.schema import (
     PRODUCTS_SCHEMA,
     ROW_SCHEMA,
@@ -32,7 +32,7 @@ from enrich.schema import (
     Stages,
     StageUse,
 )
-from enrich.settings import GateSettings, RunSettings
+from enrich.settings import GateSettings
 from enrich.storage import Store, open_store
 
 
@@ -113,6 +113,8 @@ def recomputed(nights: list[Night]) -> dict[str, dict[str, Any]]:
             "last_error_kind": last.error_kind,
             "last_attempt": last.attempt,
             "last_run_id": last.run_id,
+            "reviewed_by": None,
+            "reviewed_at": None,
         }
     return expected
 
@@ -183,7 +185,7 @@ def test_products_is_a_table_that_analysts_can_read(output: Store, tmp_path: Pat
     pairs = {key.decode(): value.decode() for key, value in file.metadata.metadata.items()}
     published = {"created_at": "2026-11-22T02:00:00.123456Z", "fingerprint": run.fingerprint}
     assert json.loads(pairs["enrich.runs"]) == {"night-1": published}
-    assert pairs["enrich.schema_version"] == "1"
+    assert pairs["enrich.schema_version"] == "2"
     assert len(pairs["enrich.writer_id"]) == 32
 
     path = tmp_path / "copy.parquet"
@@ -221,7 +223,7 @@ def test_a_photo_that_came_back_is_in_the_source_again_without_work(local: Store
         run = enrich_night(local, make_run(f"n{number}", number), listing(*keys))
         in_source.append(read_products(local).table["in_source"].to_list())
     assert in_source == [[True, True], [True, False], [True, True]]
-    assert write.committed_shards(local, run) == set()
+    assert history.committed_shards(local, run) == set()
 
 
 def test_a_night_that_changes_nothing_does_not_write(output: Store) -> None:
@@ -241,8 +243,8 @@ def test_an_empty_bucket_publishes_an_empty_table(local: Store) -> None:
 
 def held(output: Store, run: RunInfo, source: pl.DataFrame, minutes: float) -> None:
     """Everything of a run but its publish, as if the gate had held it back."""
-    todo = manifest.plan(source, None, {}, run.fingerprint, RunSettings(shard_size=2))
-    begun = manifest.create_manifest(output, run, source, todo)
+    todo = plan(source, Products(), run)
+    begun = begin(output, run, source, todo)
     for shard in begun.shards:
         items = manifest.items(begun, shard)
         write.commit_shard(
@@ -272,7 +274,7 @@ def test_held_runs_may_be_released_in_any_order(tmp_path: Path, sequence: str) -
         tables.append(read_products(output))
     assert tables[0].table.equals(tables[1].table)
     assert (tables[0].runs, tables[0].last) == (tables[1].runs, tables[1].last)
-    assert tables[1].last.source == publish.RunMark(runs[2].created_at, "n2")
+    assert tables[1].last.source == RunMark(runs[2].created_at, "n2")
     rows = {row["image_key"]: row for row in tables[1].table.to_dicts()}
     assert {key for key, row in rows.items() if row["in_source"]} == {"a.jpg", "b.jpg", "bad.jpg"}
     assert (rows["b.jpg"]["run_id"], rows["b.jpg"]["last_run_id"], rows["b.jpg"]["last_etag"]) == ("n1", "n2", "e3")
@@ -347,7 +349,7 @@ def test_a_night_killed_at_any_step_is_finished_by_its_run_id(output: Store, tmp
     enrich_night(undisturbed, make_run("n1"), first)
     counted = Wrapped(undisturbed)
     enrich_night(counted, make_run("n2", 10), second)
-    expected, history = read_products(undisturbed), publish.read_shards(undisturbed, make_run("n2", 10))
+    expected, committed_rows = read_products(undisturbed), history.read_shards(undisturbed, make_run("n2", 10))
     steps = next(counted._numbers)
     assert steps > 15
 
@@ -362,7 +364,7 @@ def test_a_night_killed_at_any_step_is_finished_by_its_run_id(output: Store, tmp
         restart = make_run("n2", 60 * 24 if begun else 10)
         run = enrich_night(store, restart, second)
         assert run == make_run("n2", 10)
-        assert publish.read_shards(store, run).equals(history)
+        assert history.read_shards(store, run).equals(committed_rows)
         products = read_products(store)
         assert products.table.equals(expected.table)
         assert (products.runs, products.last) == (expected.runs, expected.last)
@@ -476,22 +478,22 @@ def test_a_foreign_file_among_the_shards_is_named(local: Store) -> None:
     held(local, run, listing("a.jpg"), minutes=1)
     held(local, other, listing("a.jpg"), minutes=1)
     local.put(f"{run.history}notes.txt", b"not a shard")
-    assert len(publish.read_shards(local, run)) == 1
+    assert len(history.read_shards(local, run)) == 1
     key = f"{run.history}shard-00001.parquet"
-    local.put(key, local.get(write.shard_key(other, 0))[0])
+    local.put(key, local.get(history.shard_key(other, 0))[0])
     with pytest.raises(RunFailed) as error:
-        publish.read_shards(local, run)
+        history.read_shards(local, run)
     assert str(error.value) == f"{local.uri_of(key)} is no shard of run night-1; move it away and publish again"
 
 
 def test_rows_of_a_run_are_all_its_shards(local: Store) -> None:
     held(local, make_run(), listing(*"abcde"), minutes=1)
-    rows = publish.read_shards(local, make_run())
+    rows = history.read_shards(local, make_run())
     assert rows.schema == parquet.empty(ROW_SCHEMA).schema
     assert rows.select("image_key", "shard").sort("image_key").rows() == [
         (key, number // 2) for number, key in enumerate("abcde")
     ]
-    assert publish.read_shards(local, make_run("none")).equals(parquet.empty(ROW_SCHEMA))
+    assert history.read_shards(local, make_run("none")).equals(parquet.empty(ROW_SCHEMA))
 
 
 # --- run.json ---

@@ -203,7 +203,7 @@ def test_categories_are_counted(photos: Store) -> None:
 
     page = render_report(record(), frame(*rows), photos, PhotoLimits())
 
-    assert "Hats 3 Bags 1" in Page(page).text
+    assert "Hats 3 87% 100 0% Bags 1 87% 100 0%" in Page(page).text
     assert "width:100.0%" in page
     assert "width:33.3%" in page
 

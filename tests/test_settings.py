@@ -46,11 +46,11 @@ def test_an_empty_file_changes_nothing(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("cls", "text", "message"),
     [
-        (SampleSettings, "product: 3", "unknown key 'product'; known keys: products, bucket, seed"),
+        (SampleSettings, "product: 3", "unknown key 'product'; known keys: products, holdout, bucket, seed"),
         (
             RunSettings,
             "review:\n  confidence: 0.5",
-            "unknown key 'review.confidence'; known keys: min_confidence, max_price_ratio",
+            "unknown key 'review.confidence'; known keys: min_confidence, max_price_ratio, titles",
         ),
         (RunSettings, "shard_size: 0", "shard_size: Input should be greater than or equal to 1; change that value"),
         (

@@ -27,6 +27,7 @@ ODD_KEYS = [
     "'\"<>.jpg",
     "~tilde",
     "back\\slash",
+    "k/" * 511 + "ü",  # 1,024 bytes, the longest key of S3; a local path may be longer
 ]
 
 
@@ -443,8 +444,24 @@ def test_denied_access_says_what_to_grant(s3_bucket: str, s3_server: Any) -> Non
         open_store(s3_bucket)
 
 
-@pytest.mark.parametrize("header", ["HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH"])
-def test_an_endpoint_that_ignores_conditions_is_refused(s3_store: Store, s3_server: Any, header: str) -> None:
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (
+            "HTTP_IF_NONE_MATCH",
+            "ignores conditional writes, so two runs could overwrite each other; "
+            "use an endpoint that honours If-None-Match and If-Match, as AWS S3 does, or a local path",
+        ),
+        (
+            "HTTP_IF_MATCH",
+            "ignores conditional writes with If-Match, so two runs could overwrite each other; "
+            "use an endpoint that honours it, as AWS S3 does, a local path, or the setting `s3: {lock: true}`",
+        ),
+    ],
+)
+def test_an_endpoint_that_ignores_conditions_is_refused(
+    s3_store: Store, s3_server: Any, header: str, message: str
+) -> None:
     def strip(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         environ.pop(header, None)
         return app(environ, start_response)
@@ -452,10 +469,7 @@ def test_an_endpoint_that_ignores_conditions_is_refused(s3_store: Store, s3_serv
     s3_server.fault = strip
     with pytest.raises(UsageError) as caught:
         s3_store.check_conditional_writes()
-    assert str(caught.value) == (
-        f"{s3_server.endpoint}: ignores conditional writes, so two runs could overwrite each other; "
-        "use an endpoint that honours If-None-Match and If-Match, as AWS S3 does, or a local path"
-    )
+    assert str(caught.value) == f"{s3_server.endpoint}: {message}"
     assert keys(s3_store) == []
 
 
@@ -484,7 +498,7 @@ def test_broken_bodies_are_read_again(s3_store: Store, s3_server: Any, tmp_path:
 
 
 def test_bodies_that_stay_broken_are_given_up(s3_store: Store, s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("enrich.storage.s3.time.sleep", lambda _: None)
+    monkeypatch.setattr("enrich.storage.client.time.sleep", lambda _: None)
     s3_store.put("a", b"0123456789")
     s3_server.fault = broken_bodies(99, SPOILERS["cut"])
     message = f"{s3_store.uri}/a: its bytes came broken 5 times; run again"
@@ -504,7 +518,7 @@ def test_conflicts_are_tried_again(s3_store: Store, s3_server: Any) -> None:
 
 
 def test_conflicts_without_end_are_given_up(s3_store: Store, s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("enrich.storage.s3.time.sleep", lambda _: None)
+    monkeypatch.setattr("enrich.storage.client.time.sleep", lambda _: None)
     s3_server.fault = answer("409 Conflict", "ConditionalRequestConflict")
     message = f"{s3_store.uri}/shard: 5 writes met another writer's; run again"
     assert kind_of(lambda: s3_store.create("shard", b"x")) == (ErrorKind.DOWNLOAD_FAILED, message)

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from rows import Wrapped, make_row, make_run
 
-from enrich import parquet, publish
+from enrich import history, parquet
 from enrich.errors import RunFailed
+from enrich.history import committed_shards, shard_key
 from enrich.schema import ROW_SCHEMA, SOURCE_SCHEMA, Alternative, ErrorKind, Row, RunInfo
 from enrich.storage import Store, open_store
-from enrich.write import Commit, commit_shard, committed_shards, shard_key
+from enrich.write import Commit, commit_shard
 
 RUN = make_run()
 KEY = "history/run_date=2026-11-22/run_id=night-1/shard-00003.parquet"
@@ -73,7 +74,7 @@ def test_a_shard_says_who_wrote_it(local: Store) -> None:
     assert RunInfo.from_json(metadata["enrich.run"]) == RUN
     assert metadata["enrich.run_id"] == "night-1"
     assert metadata["enrich.shard"] == "3"
-    assert metadata["enrich.schema_version"] == "1"
+    assert metadata["enrich.schema_version"] == "2"
     assert len(metadata["enrich.writer_id"]) == 32
     assert metadata["enrich.created_at"].endswith("+00:00")
 
@@ -130,7 +131,7 @@ def test_of_eight_writers_one_wins_and_all_agree(output: Store) -> None:
         commits = list(pool.map(write, range(8)))
     winners = [number for number, done in commits if done.ours]
     assert len(winners) == 1
-    assert publish.read_shards(output, RUN)["title"].to_list() == [f"writer {winners[0]}"]
+    assert history.read_shards(output, RUN)["title"].to_list() == [f"writer {winners[0]}"]
 
 
 class LostResponse(Wrapped):

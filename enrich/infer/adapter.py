@@ -12,6 +12,7 @@ from enrich.errors import UsageError
 from enrich.images import Preparation
 from enrich.price import CALIBRATION_FILE, Calibration
 from enrich.prompt import PROMPT_FILE, Prompt
+from enrich.scores import SCORES_FILE
 from enrich.settings import TINY_MODEL, TINY_MODEL_PATH
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -20,8 +21,9 @@ RECORD_FILE = "train.json"  # written last: an adapter without it is not whole
 REQUIRED = (CONFIG_FILE, WEIGHTS_FILE, "config.json", "preprocessor_config.json", "tokenizer.json", PROMPT_FILE)
 # Of a configuration, what another version or precision of the same model may say otherwise.
 _WRITTEN_ANEW = {"transformers_version", "dtype", "torch_dtype", "auto_map", "_name_or_path"}
+METRICS_FILE = "metrics.json"
 # What changes no answer and so does not enter the id.
-RECORDS = ("README.md", "metrics.json", RECORD_FILE)
+RECORDS = ("README.md", METRICS_FILE, SCORES_FILE, RECORD_FILE)
 
 
 @dataclass(frozen=True)

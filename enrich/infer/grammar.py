@@ -38,7 +38,7 @@ def answer_grammar(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> 
         return [*words, tokens.newline]
 
     def after_category(line: tuple[int, ...]) -> list[int]:
-        return sorted({label[len(line)] for label in tokens.labels if label[: len(line)] == line})
+        return tokens.after_label.get(line, [])
 
     def after_price(line: tuple[int, ...]) -> list[int]:
         prefix, unknown = tokens.price_prefix, tokens.unknown_price

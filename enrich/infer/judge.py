@@ -1,13 +1,23 @@
 """From a completion to an outcome: parsed, calibrated, and marked for a person where it should be."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from enrich.infer.engine import Completion
-from enrich.infer.evidence import AnswerTokens, alternatives, label_probability, price_spread
+from enrich.infer.evidence import (
+    NO_PRICE,
+    AnswerTokens,
+    PriceEvidence,
+    alternatives,
+    answer_probability,
+    label_probability,
+    price_evidence,
+    title_words,
+)
 from enrich.parse import Answer, AnswerMalformed, excerpt, parse_answer
 from enrich.price import Calibration, category_confidence, is_out_of_range, is_outlier, price_interval
 from enrich.schema import Alternative, ErrorKind, ReviewReason
 from enrich.settings import ReviewSettings
+from enrich.title import broken_rules, ungrounded_words
 
 ALTERNATIVES = 3  # kept a row
 
@@ -18,10 +28,10 @@ class Outcome:
 
     answer: Answer | None = None
     said: Answer | None = None  # what could be parsed, its category and price in the catalog's range or not
-    probability: float = 0.0  # of the label's tokens, before calibration
+    probability: float = 0.0  # of title and label, before calibration
     confidence: float | None = None
     alternatives: tuple[Alternative, ...] = ()
-    spread: float = 0.0  # log units, before calibration
+    evidence: PriceEvidence = NO_PRICE  # before calibration
     price_low: float | None = None
     price_high: float | None = None
     reasons: tuple[ReviewReason, ...] = ()
@@ -65,7 +75,7 @@ def judge(
         answer = parse_answer(completion.text)
     except AnswerMalformed as error:
         return failed(ErrorKind.ANSWER_MALFORMED, str(error))
-    if answer.category not in tokens.labels.values():
+    if answer.category not in tokens.categories:
         return failed(
             ErrorKind.CATEGORY_UNKNOWN, f"{excerpt(answer.category)!r} is not in the adapter's taxonomy", answer
         )
@@ -73,33 +83,39 @@ def judge(
     if answer.price is not None and (answer.price == 0 or (prices and is_out_of_range(prices, answer.price))):
         return failed(ErrorKind.PRICE_OUT_OF_RANGE, f"{answer.price} is far outside the catalog's prices", answer)
 
-    probability = label_probability(completion, tokens)
+    probability, of_label = answer_probability(completion, tokens), label_probability(completion, tokens)
     confidence = category_confidence(calibration.category, probability)
     others = alternatives(completion, tokens)
     others.pop(answer.category, None)  # the label itself, where it was written in other tokens than the usual ones
-    spread = price_spread(completion, tokens)
-    low, high = (None, None)
+    evidence = price_evidence(completion, tokens)
+    said, (low, high) = answer, (None, None)
     if answer.price is not None and prices is not None:
-        low, high = price_interval(prices, answer.price, spread)
+        point = getattr(evidence, prices.point)
+        answer = replace(answer, price=max(1, round(point)))
+        low, high = price_interval(prices, point, evidence.spread, category=answer.category)
+    doubted = ungrounded_words(title_words(completion, tokens), answer.category, tokens.nouns, review.titles)
+    least = calibration.category.review_below if review.min_confidence is None else review.min_confidence
     reasons = [
         reason
         for reason, applies in {
             ReviewReason.CATEGORY_UNKNOWN: constrained,
-            ReviewReason.LOW_CONFIDENCE: confidence < review.min_confidence,
+            ReviewReason.LOW_CONFIDENCE: confidence < least,
             ReviewReason.WIDE_PRICE: low is not None and high is not None and high / low > review.max_price_ratio,
             ReviewReason.PRICE_OUTLIER: answer.price is not None
             and prices is not None
             and is_outlier(prices, answer.price),
+            ReviewReason.TITLE_RULE: bool(broken_rules(answer.title, review.titles)),
+            ReviewReason.TITLE_UNGROUNDED: bool(doubted),
         }.items()
         if applies
     ]
     return Outcome(
         answer=answer,
-        said=answer,
+        said=said,
         probability=probability,
         confidence=confidence,
-        alternatives=_calibrated(others, probability, confidence),
-        spread=spread,
+        alternatives=_calibrated(others, of_label, confidence),
+        evidence=evidence,
         price_low=low,
         price_high=high,
         reasons=tuple(reasons),

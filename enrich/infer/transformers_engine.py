@@ -36,6 +36,7 @@ class TransformersEngine:
     ) -> None:
         self.model = model.eval()
         self.processor = processor
+        self.prompt = prompt
         self.clock = EngineClock()
         self.tokens = AnswerTokens(processor.tokenizer, prompt.categories)
         self._text = render_prompt(prompt)

@@ -88,10 +88,13 @@ class EngineProcess:
 
     def add(self, id: str, prompt: Any, params: Any) -> None:
         """Give the engine a request. ValueError: it refuses it. EngineDied: it is gone."""
+        from vllm.exceptions import VLLMClientError
         from zmq.error import ZMQError
 
         try:
             self._engine.add_request(id, prompt, params, lora_request=self._lora)
+        except VLLMClientError as error:
+            raise ValueError(str(error)) from error
         except (self._dead, ZMQError) as error:  # the second in the moment in which vLLM closes its sockets
             raise EngineDied(self.reason()) from error
 

@@ -19,7 +19,12 @@ CATALOG_FILE = "catalog.csv"  # written last: a catalog without it is not whole
 
 
 def make_sample(
-    out: str, settings: SampleSettings, *, bucket: str | None = None, progress: Progress = silent
+    out: str,
+    settings: SampleSettings,
+    *,
+    bucket: str | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
 ) -> SampleSummary:
     """Generate a catalog at `out` and, where given, unlabelled photos at `bucket`. Raises as `write_sample`."""
     with _written_to(out) as folder, TemporaryDirectory(prefix="enrich-") as scratch:
@@ -31,6 +36,8 @@ def make_sample(
             settings.seed,
             progress=partial(progress, "drawing"),
             bucket_out=photos,
+            holdout=settings.products // 10 if settings.holdout is None else settings.holdout,
+            overwrite=overwrite,
         )
         if bucket is not None and photos is not None and is_s3(bucket):
             store = open_store(bucket)

@@ -2,41 +2,45 @@
 
 import hashlib
 import json
+import math
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from time import monotonic
 
 import polars as pl
 
+from enrich.changes import compare
 from enrich.errors import RunFailed, UsageError
 from enrich.gate import judge_run, run_stats
+from enrich.history import fetch_rows
 from enrich.infer.adapter import Adapter, check_base, read_adapter
 from enrich.infer.engine import choose_engine
 from enrich.infer.transformers_engine import find_base
 from enrich.manifest import (
-    Manifest,
     check_run_id,
     check_same_run,
-    create_manifest,
     new_run_id,
-    plan,
     read_manifest,
-    source_table,
 )
 from enrich.pipeline.catalogs import local_tree
+from enrich.pipeline.planning import Forecast, forecast, plan_run
 from enrich.pipeline.progress import Progress, silent
-from enrich.pipeline.records import read_measured, write_report
+from enrich.pipeline.records import REPORT_ROWS, ROLLED_BACK, read_measured, write_report
 from enrich.pipeline.run import Run
 from enrich.pipeline.session import answer_shard, open_session
-from enrich.publish import publish, read_products, read_run_record, read_shards, write_run_record
-from enrich.schema import SCHEMA_VERSION, RunInfo, RunRecord
+from enrich.products import fetch_products
+from enrich.publish import fetch_listing, publish, read_run_record, write_run_record
+from enrich.schema import SCHEMA_VERSION, Cost, RunInfo, RunRecord
+from enrich.scores import SCORES_FILE
 from enrich.settings import RunSettings
+from enrich.spill import scratch
 from enrich.stages import judge_stages
-from enrich.storage import ObjectInfo, Store, open_store
+from enrich.storage import Store, open_store
 
 
 def run_enrichment(
@@ -47,6 +51,8 @@ def run_enrichment(
     *,
     run_id: str | None = None,
     limit: int | None = None,
+    deadline: float | None = None,
+    inventory: str | None = None,
     progress: Progress = silent,
     announce: Callable[[str], object] = lambda line: None,
 ) -> RunRecord:
@@ -54,19 +60,33 @@ def run_enrichment(
 
     `announce` gets lines about what was chosen and found before the first photo is answered.
 
+    Args:
+        deadline: seconds from now. No shard is begun that would not be done by then, going by the last one; what is
+            committed is published, and the same run id or the next run does the rest.
+        inventory: see `open_run`.
+
     Raises:
         UsageError: nothing was started. RunFailed, StorageError: it broke off; the same run id goes on.
     """
-    with open_run(images, adapter, output, settings, run_id=run_id, limit=limit, progress=progress) as run:
+    until, last = monotonic() + (deadline or math.inf), 0.0
+    with open_run(
+        images, adapter, output, settings, run_id=run_id, limit=limit, inventory=inventory, progress=progress
+    ) as run:
         shards = run.missing_shards()
         if shards:
             with open_session(run, progress, announce) as session:
-                done, total = run.manifest.table.height - rows_in(run.manifest, shards), run.manifest.table.height
+                total = run.manifest.rows
+                done = total - run.manifest.rows_in(shards)
                 for shard in shards:
+                    begun = monotonic()
+                    if begun + last > until:
+                        announce(f"stopped at its deadline: {total - done:,} of {total:,} photos are left")
+                        break
                     for answered in answer_shard(session, shard):
                         progress("photos", done + answered, total)
-                    done += rows_in(run.manifest, [shard])
-        return finish_run(run)
+                    done += run.manifest.rows_in([shard])
+                    last = monotonic() - begun
+        return finish_run(run, partly=deadline is not None)
 
 
 @contextmanager
@@ -78,109 +98,153 @@ def open_run(
     *,
     run_id: str | None = None,
     limit: int | None = None,
+    inventory: str | None = None,
     progress: Progress = silent,
 ) -> Iterator[Run]:
-    """Begin a run, or take up the one that `run_id` names. Yields it while the adapter's files are at hand."""
+    """Begin a run, or take up the one that `run_id` names. Yields it while the adapter's files are at hand.
+
+    Args:
+        inventory: manifest.json of an S3 Inventory of the images, to be read instead of listing them.
+    """
     started_at = datetime.now(UTC)
     if run_id is not None:
         check_run_id(run_id)
     if limit is not None and limit < 1:
         raise UsageError(f"limit {limit}: a run takes at least 1 photo; leave the limit out to take all")
     choose_engine(settings.engine, settings.device)
-    source = open_store(images, must_exist=True)
+    source = open_store(images, must_exist=True, s3=settings.s3)
     _refuse_overlap(source.uri, output)
     with ExitStack() as stack:
         loaded = read_adapter(stack.enter_context(local_tree(adapter)))
         check_base(loaded, find_base(loaded.base, loaded.revision))
-        target = open_store(output, create=True)
+        target = open_store(output, create=True, s3=settings.s3)
         target.check_conditional_writes()
-        info = RunInfo(
-            run_id=run_id or new_run_id(started_at),
-            created_at=started_at,
-            images_uri=source.uri,
-            fingerprint=fingerprint(loaded),
-            model=loaded.base,
-            adapter=loaded.id,
-            prompt_version=loaded.prompt.version,
-            shard_size=settings.shard_size,
-        )
+        info = _describe(source, loaded, settings, run_id, started_at)
         begun = read_manifest(target, info.run_id) if run_id else None
         if begun is None:
-            begun = _plan(source, target, info, settings, limit, progress)
+            if run_id and target.head(f"{info.folder}run.json") is not None:
+                raise UsageError(f"run {run_id}: it was finished and its rows were deleted; use another run id")
+            begun = plan_run(source, target, info, settings, limit, inventory, progress)
         check_same_run(begun, info)
         yield Run(source, target, loaded, settings, begun, started_at)
 
 
-def _plan(
-    source: Store, target: Store, info: RunInfo, settings: RunSettings, limit: int | None, progress: Progress
-) -> Manifest:
-    def watched() -> Iterator[ObjectInfo]:
-        for count, found in enumerate(source.list(), start=1):
-            if count % 1000 == 0:
-                progress("listing", count, 0)
-            yield found
+def foresee_run(
+    images: str,
+    adapter: str,
+    output: str,
+    settings: RunSettings,
+    *,
+    limit: int | None = None,
+    inventory: str | None = None,
+    progress: Progress = silent,
+) -> Forecast:
+    """What `run_enrichment` would do, and how long it may take, going by the last run. Nothing is written."""
+    source = open_store(images, must_exist=True, s3=settings.s3)
+    _refuse_overlap(source.uri, output)
+    with local_tree(adapter) as directory:
+        info = _describe(source, read_adapter(directory), settings, None, datetime.now(UTC))
+    target = open_store(output, s3=settings.s3)
+    return forecast(source, target, info, settings, limit, inventory, progress)
 
-    listing = source_table(watched())
-    if not listing.height:
-        raise UsageError(f"images {source.uri}: no photos there; check the bucket and the prefix")
-    products = read_products(target)
-    table = plan(listing, products.table, products.runs, info.fingerprint, settings, limit)
-    return create_manifest(target, info, listing, table)
+
+def _describe(
+    source: Store, adapter: Adapter, settings: RunSettings, run_id: str | None, started_at: datetime
+) -> RunInfo:
+    return RunInfo(
+        run_id=run_id or new_run_id(started_at),
+        created_at=started_at,
+        images_uri=source.uri,
+        fingerprint=fingerprint(adapter, settings),
+        model=adapter.base,
+        adapter=adapter.id,
+        prompt_version=adapter.prompt.version,
+        shard_size=settings.shard_size,
+    )
 
 
-def fingerprint(adapter: Adapter) -> str:
-    """Hash of what would change an answer: model, revision, adapter, prompt, crops, schema version; 16 hex digits."""
-    parts = [
+def fingerprint(adapter: Adapter, settings: RunSettings) -> str:
+    """Hash of what would change an answer: model, revision, adapter, prompt, crops, schema version, and the precision
+    where vLLM serves in a lower one; 16 hex digits."""
+    parts: list[object] = [
         adapter.base, adapter.revision, adapter.id, adapter.prompt.model_dump(mode="json"),
         asdict(adapter.preparation), SCHEMA_VERSION,
     ]  # fmt: skip
+    precision = [settings.quantization, settings.kv_cache_dtype]
+    if precision != ["none", "auto"] and choose_engine(settings.engine, settings.device) == "vllm":
+        parts.append(precision)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def finish_run(run: Run) -> RunRecord:
-    """Judge, publish unless held back, report, and write run.json last. Every shard must be committed.
+def finish_run(run: Run, *, partly: bool = False) -> RunRecord:
+    """Judge, publish unless held back, report, and write run.json last. Every shard must be committed, or `partly` set.
 
     A run that was finished before stays as it was: its record is returned.
     """
     standing = read_run_record(run.output, run.info)
-    if standing is not None and standing.state != "held":
+    if standing is not None and not _goes_on(standing):
         return standing
-    if missing := run.missing_shards():
+    missing = run.missing_shards()
+    if missing and not partly:
         raise RunFailed(f"run {run.info.run_id}: {len(missing)} shards are missing; start it again with its run id")
-    rows = read_shards(run.output, run.info)
-    stats = run_stats(rows)
-    findings = judge_run(stats, read_products(run.output).last_stats, run.settings.gate)
+    with scratch() as folder:
+        path = folder / "rows.parquet"
+        count = fetch_rows(run.output, run.info, path)
+        stats = run_stats(pl.scan_parquet(path))
+        rows = pl.read_parquet(path, n_rows=REPORT_ROWS)
+        before, changes = fetch_products(run.output, folder), None
+        if before.path is not None:
+            listing = fetch_listing(run.output, run.info.run_id, folder)
+            tables = (pl.scan_parquet(table) for table in (before.path, run.manifest.path, listing))
+            changes = compare(rows, *tables)
+    findings = judge_run(stats, before.last.stats, run.settings.gate)
     changed = False if findings else publish(run.output, run.info, run.settings.gate).changed
     finished_at = datetime.now(UTC)
     seconds = (finished_at - run.started_at).total_seconds()
-    engine = rows["engine"][0] if rows.height else run.settings.engine
-    counts = run.manifest.table["reason"].value_counts().sort("reason")
+    engine = rows["engine"][0] if count else run.settings.engine
     record = RunRecord(
         run=run.info,
-        state="held" if findings else "published" if rows.height or changed else "nothing_to_do",
+        state="held" if findings else "published" if count or changed else "nothing_to_do",
         counts={"rows": stats.rows, "ok": stats.ok, "failed": stats.failed},
-        by_reason=dict(counts.iter_rows()),
+        by_reason=run.manifest.by_reason(),
         by_error_kind=stats.failed_by_kind,
         findings=findings,
         stats=stats,
         shards=len(run.manifest.shards),
+        missing_shards=len(missing),
         started_at=run.started_at,
         finished_at=finished_at,
         seconds=seconds,
-        images_per_second=rows.height / seconds,
+        images_per_second=count / seconds,
         engine=engine,
         host=platform.node(),
         stages=judge_stages(read_measured(run.output, run.info), run.settings, engine),
+        changes=changes,
+        previous=before.last.stats,
+        cost=cost(run.settings, seconds, count),
         versions={name: version(name) for name in ("enrich", "torch", "transformers", "peft", "polars")},
     )
+    scores = run.adapter.path / SCORES_FILE
+    if scores.is_file():  # the report shows how far to trust the adapter, also where that is gone later
+        run.output.put(f"{run.info.folder}{SCORES_FILE}", scores.read_bytes())
     write_report(run.output, run.images, record, rows, run.settings)
     write_run_record(run.output, record)
     return record
 
 
-def rows_in(manifest: Manifest, shards: Sequence[int]) -> int:
-    """Photos in these shards."""
-    return manifest.table.filter(pl.col("shard").is_in(list(shards))).height
+def _goes_on(record: RunRecord) -> bool:
+    """Whether a run that was finished may be finished anew: held back by the gate, or stopped at its deadline."""
+    if record.state == "held":
+        return all(finding.limit != ROLLED_BACK for finding in record.findings)
+    return record.missing_shards > 0
+
+
+def cost(settings: RunSettings, seconds: float, photos: int) -> Cost | None:
+    """What 1,000 photos cost at the machine's price, the start of the engine shared among them."""
+    if settings.machine_price_per_hour is None or not photos:
+        return None
+    price = settings.machine_price_per_hour
+    return Cost(price, price * seconds / 3600 / photos * 1000, settings.machine_currency)
 
 
 def _refuse_overlap(images: str, output: str) -> None:

@@ -18,9 +18,9 @@ from enrich.phi3_vision.checkpoint import load_processor, stop_ids
 from enrich.phi3_vision.hd_transform import hd_transform
 from enrich.pipeline.catalogs import local_tree
 from enrich.pipeline.drawn import draw_photo
-from enrich.pipeline.finetuning import photos_of, products_to_score
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.run import Run
+from enrich.pipeline.scoring import photos_of, products_to_score
 from enrich.schema import ManifestItem
 from enrich.settings import RunSettings
 from enrich.train.device import free_memory

@@ -1,31 +1,82 @@
 """Finished runs: release one that was held back, render its report anew."""
 
+import json
+
 import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
+from enrich import parquet
 from enrich.errors import HeldBack, RunFailed, UsageError
+from enrich.history import fetch_rows, read_frames
+from enrich.infer.parity import ParityRecord
 from enrich.manifest import read_manifest
-from enrich.publish import publish, read_run_record, read_shards, write_run_record
+from enrich.publish import find_record, publish, read_records, read_run_record, rollback, write_run_record
 from enrich.report import render_report, render_sheet
-from enrich.schema import RunInfo, RunRecord
+from enrich.schema import ROW_SCHEMA, SCORE_SCHEMA, Finding, RunInfo, RunRecord
+from enrich.scores import SCORES_FILE, VERDICTS_KEY
 from enrich.settings import RunSettings
+from enrich.spill import scratch
 from enrich.stages import Measured
 from enrich.storage import Store, open_store
 
+ROLLED_BACK = "rolled_back"  # the limit that a finding of `roll_back` names
+REPORT_ROWS = 500_000  # rows that a report looks at, some 300 MB; run.json counts all
+
 _MEASURED = TypeAdapter(Measured)
+_SETTINGS = RunSettings()
 
 
-def publish_held(output: str, run_id: str) -> RunRecord:
-    """Release a run that the gate held back, and say so in its record and report."""
-    target = open_store(output, must_exist=True)
+def publish_held(output: str, run_id: str, settings: RunSettings = _SETTINGS) -> RunRecord:
+    """Release a run that the gate or a roll-back holds back, and say so in its record and report."""
+    target = open_store(output, must_exist=True, s3=settings.s3)
     record = read_record(target, run_id)
     if record.state != "held":
         raise UsageError(f"run {run_id}: it is {record.state.replace('_', ' ')} already; only a held run is released")
+    _refuse_retired(record)
     publish(target, record.run)
-    released = record.model_copy(update={"state": "published"})
-    write_report(target, open_store(record.run.images_uri), released, read_shards(target, record.run), RunSettings())
+    kept = tuple(finding for finding in record.findings if finding.limit != ROLLED_BACK)
+    released = record.model_copy(update={"state": "published", "findings": kept})
+    _write_report_anew(target, released, settings)
     write_run_record(target, released)
     return released
+
+
+def roll_back(output: str, run_id: str, settings: RunSettings = _SETTINGS) -> list[RunRecord]:
+    """Make products.parquet what it was when `run_id` was the last run published; later ones are held back.
+
+    History keeps their rows, and `--publish ID` releases each again. Returns the records of the runs held back. What
+    was published by them only is done again by the next run, unless they are released first.
+
+    Raises:
+        UsageError: the run was not published, or rows of that time were deleted (`enrich tidy`).
+    """
+    target = open_store(output, must_exist=True, s3=settings.s3)
+    target.check_conditional_writes()
+    record = read_record(target, run_id)
+    if record.state == "held":
+        raise UsageError(f"run {run_id}: it was not published, so there is no state to go back to")
+    mark = (record.run.created_at, run_id)
+    published = [found for found in read_records(target) if found.state != "held"]
+    kept = [found for found in reversed(published) if (found.run.created_at, found.run.run_id) <= mark]
+    for found in kept:
+        _refuse_retired(found)
+    rollback(target, [found.run for found in kept], settings.gate)
+    message = f"rolled back to run {run_id}"
+    later = [found for found in published if (found.run.created_at, found.run.run_id) > mark]
+    held = [
+        found.model_copy(
+            update={"state": "held", "findings": (*found.findings, Finding(ROLLED_BACK, 1.0, 0.0, message))}
+        )
+        for found in later
+    ]
+    for found in held:
+        write_run_record(target, found)
+    return held
+
+
+def _refuse_retired(record: RunRecord) -> None:
+    if record.retired:
+        raise UsageError(f"run {record.run.run_id}: its rows were deleted when it was retired; nothing was changed")
 
 
 def held_back(record: RunRecord, output: str) -> HeldBack:
@@ -40,9 +91,14 @@ def rewrite_report(output: str, run_id: str | None = None) -> tuple[RunRecord, s
     """Render the report of a finished run (the last one by default) anew. Returns its record and the report's URI."""
     target = open_store(output, must_exist=True)
     record = read_record(target, run_id or last_run_id(target))
-    rows = read_shards(target, record.run)
-    uri = write_report(target, open_store(record.run.images_uri), record, rows, RunSettings())
-    return record, uri
+    return record, _write_report_anew(target, record, RunSettings())
+
+
+def _write_report_anew(target: Store, record: RunRecord, settings: RunSettings) -> str:
+    with scratch() as folder:
+        fetch_rows(target, record.run, folder / "rows.parquet")
+        rows = pl.read_parquet(folder / "rows.parquet", n_rows=REPORT_ROWS)
+    return write_report(target, open_store(record.run.images_uri, s3=settings.s3), record, rows, settings)
 
 
 def read_record(output: Store, run_id: str) -> RunRecord:
@@ -58,15 +114,28 @@ def read_record(output: Store, run_id: str) -> RunRecord:
 
 def last_run_id(output: Store) -> str:
     """The finished run that was created last."""
-    finished = [info.key for info in output.list("runs") if info.key.endswith("/run.json")]
-    records = [RunRecord.model_validate_json(output.get(key)[0]) for key in finished]
-    if not records:
+    last = find_record(output, lambda record: True)
+    if last is None:
         raise UsageError(f"output {output.uri}: no finished run there; make one with `enrich run`")
-    return max(records, key=lambda record: (record.run.created_at, record.run.run_id)).run.run_id
+    return last.run.run_id
 
 
 def write_report(output: Store, images: Store, record: RunRecord, rows: pl.DataFrame, settings: RunSettings) -> str:
-    page = render_report(record.model_dump(mode="json"), rows, images, settings.limits)
+    scores = parquet.read(output, f"{record.run.folder}{SCORES_FILE}", SCORE_SCHEMA)
+    parity_key = f"{record.run.folder}parity.json"
+    parity = None
+    if output.head(parity_key) is not None:
+        compared = ParityRecord.model_validate_json(output.get(parity_key)[0])
+        parity = {"ok": compared.ok, "summary": compared.summary}
+    page = render_report(
+        record.model_dump(mode="json"),
+        rows,
+        images,
+        settings.limits,
+        scores=scores.table if scores else None,
+        verdicts=json.loads(scores.metadata[VERDICTS_KEY]) if scores else (),
+        parity=parity,
+    )
     key = f"{record.run.folder}report.html"
     output.put(key, page.encode())
     return output.uri_of(key)
@@ -74,8 +143,9 @@ def write_report(output: Store, images: Store, record: RunRecord, rows: pl.DataF
 
 def contact_sheet(output: str, record: RunRecord, settings: RunSettings, most: int = 12) -> str:
     """Photos of a finished run with what was said of them, as Markdown; a thumbnail is some 7 kB of it."""
-    rows = read_shards(open_store(output), record.run)
-    return render_sheet(rows, open_store(record.run.images_uri), settings.limits, most)
+    frames = read_frames(open_store(output, s3=settings.s3), record.run)
+    rows = next(frames, parquet.empty(ROW_SCHEMA))  # its first shard has more than enough
+    return render_sheet(rows, open_store(record.run.images_uri, s3=settings.s3), settings.limits, most)
 
 
 def write_measured(output: Store, run: RunInfo, session: str, measured: Measured) -> None:

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from enrich.history import committed_shards
 from enrich.infer.adapter import Adapter
 from enrich.manifest import Manifest
 from enrich.schema import RunInfo
 from enrich.settings import RunSettings
 from enrich.storage import Store
-from enrich.write import committed_shards
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,22 @@ them out, and one that a killed process left behind may be deleted.
 import re
 
 from enrich.errors import UsageError
+from enrich.settings import PLAIN_S3, S3Settings
 from enrich.storage.local import open_local
-from enrich.storage.store import ObjectInfo, StorageError, Store, is_s3
+from enrich.storage.store import Body, ObjectInfo, StorageError, Store, is_s3
 from enrich.storage.tree import read_tree, write_tree
 
-__all__ = ["ObjectInfo", "StorageError", "Store", "is_s3", "open_store", "read_tree", "write_tree"]
+__all__ = ["Body", "ObjectInfo", "StorageError", "Store", "is_s3", "open_store", "read_tree", "write_tree"]
 
 
-def open_store(uri: str, *, must_exist: bool = False, create: bool = False) -> Store:
+def open_store(uri: str, *, must_exist: bool = False, create: bool = False, s3: S3Settings = PLAIN_S3) -> Store:
     """The store at `s3://bucket/prefix` or at a local path, checked to be usable.
 
     Args:
         uri: S3 is found as boto3 finds it: AWS_* variables, profiles, roles, AWS_ENDPOINT_URL.
         must_exist: A local directory must be there. (A bucket always must; a prefix never needs to.)
         create: Make the local directory and its parents.
+        s3: What the bucket asks for.
 
     Raises:
         UsageError: no such place, or no way in; the message says what to do.
@@ -31,7 +33,7 @@ def open_store(uri: str, *, must_exist: bool = False, create: bool = False) -> S
     if is_s3(uri):
         from enrich.storage.s3 import open_s3  # boto3 costs 0.3 s that local folders need not pay
 
-        return open_s3(uri)
+        return open_s3(uri, s3)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", uri):
         raise UsageError(f"{uri}: unknown scheme; use s3://bucket/prefix or a local path")
     return open_local(uri, must_exist=must_exist, create=create)

@@ -4,18 +4,22 @@ import errno
 import fcntl
 import logging
 import os
+import shutil
 import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 from enrich.errors import UsageError
 from enrich.schema import ErrorKind
-from enrich.storage.store import OWN_PREFIX, ObjectInfo, StorageError, check_size, is_relative
+from enrich.storage.store import OWN_PREFIX, Body, ObjectInfo, StorageError, check_size, is_relative
 
 logger = logging.getLogger(__name__)
+
+_PIECE = 1 << 20  # bytes copied at a time
 
 
 class LocalStore:
@@ -59,23 +63,21 @@ class LocalStore:
         return _info(key, found) if stat.S_ISREG(found.st_mode) else None
 
     def get(self, key: str, max_bytes: int | None = None) -> tuple[bytes, str]:
-        uri = self.uri_of(key)
-        with os_errors(uri):
-            # O_NONBLOCK: opening a FIFO must not hang; it changes nothing for a regular file.
-            descriptor = os.open(self._path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with open(descriptor, "rb") as file:
-                found = os.fstat(descriptor)
-                if not stat.S_ISREG(found.st_mode):
-                    raise StorageError(ErrorKind.NOT_FOUND, f"{uri}: no regular file")
-                check_size(uri, found.st_size, max_bytes)
-                data = file.read(found.st_size)
-                after = os.fstat(descriptor)
-        info = _info(key, found)
-        if info != _info(key, after) or len(data) != info.size:
-            raise StorageError(ErrorKind.DOWNLOAD_FAILED, f"{uri}: changed while it was read; run again")
+        with self._reading(key) as (file, info):
+            check_size(self.uri_of(key), info.size, max_bytes)
+            data = file.read(info.size)
+            if len(data) != info.size:
+                raise _changed(self.uri_of(key))
         return data, info.etag
 
-    def create(self, key: str, data: bytes) -> bool:
+    def download(self, key: str, path: Path) -> ObjectInfo:
+        with self._reading(key) as (file, info), open(path, "wb") as copy:
+            shutil.copyfileobj(file, copy, _PIECE)
+        if path.stat().st_size != info.size:
+            raise _changed(self.uri_of(key))
+        return info
+
+    def create(self, key: str, data: Body) -> bool:
         path = self._path(key)
         with os_errors(self.uri_of(key)), _staged(path, data) as staged:
             try:
@@ -91,7 +93,7 @@ class LocalStore:
                     os.rename(staged, path)
         return True
 
-    def replace(self, key: str, data: bytes, if_match: str | None) -> bool:
+    def replace(self, key: str, data: Body, if_match: str | None) -> bool:
         if if_match is None:
             return self.create(key, data)
         path = self._path(key)
@@ -102,7 +104,7 @@ class LocalStore:
             os.replace(staged, path)
         return True
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: Body) -> None:
         path = self._path(key)
         with os_errors(self.uri_of(key)), _staged(path, data) as staged:
             os.replace(staged, path)
@@ -113,6 +115,22 @@ class LocalStore:
 
     def check_conditional_writes(self) -> None:
         """Nothing to try: links, renames and locks are the operating system's."""
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[tuple[BinaryIO, ObjectInfo]]:
+        """The open file; StorageError on leaving where it changed in the meantime."""
+        uri = self.uri_of(key)
+        with os_errors(uri):
+            # O_NONBLOCK: opening a FIFO must not hang; it changes nothing for a regular file.
+            descriptor = os.open(self._path(key), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with open(descriptor, "rb") as file:
+                found = os.fstat(descriptor)
+                if not stat.S_ISREG(found.st_mode):
+                    raise StorageError(ErrorKind.NOT_FOUND, f"{uri}: no regular file")
+                info = _info(key, found)
+                yield file, info
+                if info != _info(key, os.fstat(descriptor)):
+                    raise _changed(uri)
 
     def _path(self, key: str) -> str:
         path = os.path.join(self._root, key)
@@ -176,14 +194,18 @@ def os_errors(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _staged(path: str, data: bytes) -> Iterator[str]:
+def _staged(path: str, data: Body) -> Iterator[str]:
     """A complete, synced file beside `path`, to be linked or renamed; removed on leaving where it still is."""
     directory = os.path.dirname(path)
     os.makedirs(directory, exist_ok=True)
     staged = os.path.join(directory, f"{OWN_PREFIX}{uuid4().hex}")
     with open(staged, "xb") as file:
         try:
-            file.write(data)
+            if isinstance(data, Path):
+                with open(data, "rb") as source:
+                    shutil.copyfileobj(source, file, _PIECE)
+            else:
+                file.write(data)
             file.flush()
             # The kernel's own mtime moves in steps of about 4 ms: with a reused inode two writes could share an etag.
             now = time.time_ns()
@@ -211,6 +233,10 @@ def sync_directory(directory: str | Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _changed(uri: str) -> StorageError:
+    return StorageError(ErrorKind.DOWNLOAD_FAILED, f"{uri}: changed while it was read; run again")
 
 
 def _info(key: str, found: os.stat_result) -> ObjectInfo:

@@ -1,248 +1,328 @@
-"""A prefix of an S3 bucket, through boto3."""
+"""A prefix of an S3 bucket: obstore reads photos, boto3 does everything else."""
 
-import logging
 import mimetypes
-import random
 import re
-import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from threading import Lock
+from time import monotonic
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
-import boto3.session
-from boto3.exceptions import Boto3Error
-from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    CredentialRetrievalError,
-    FlexibleChecksumError,
-    HTTPClientError,
-    IncompleteReadError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ReadTimeoutError,
-    ResponseStreamingError,
-    SSOError,
-    TokenRetrievalError,
-)
+from boto3.session import Session
+from botocore.exceptions import ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from enrich.errors import UsageError
 from enrich.schema import ErrorKind
+from enrich.settings import PLAIN_S3, S3Settings
+from enrich.storage import lock
+from enrich.storage.bulk import BulkReader, agrees, is_md5, open_bulk
+from enrich.storage.client import (
+    ATTEMPTS,
+    BROKEN_BODY,
+    RetryBudget,
+    code_of,
+    endpoint_of,
+    make_client,
+    one_shot_client,
+    opening,
+    pause,
+    s3_errors,
+    status_of,
+)
+from enrich.storage.listing import list_objects
 from enrich.storage.local import os_errors
-from enrich.storage.store import OWN_PREFIX, ObjectInfo, StorageError, check_size
+from enrich.storage.store import OWN_PREFIX, Body, ObjectInfo, StorageError, check_size
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-logger = logging.getLogger(__name__)
-
-_ATTEMPTS = 5
-_CONFIG = Config(
-    retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-    connect_timeout=10,  # seconds
-    read_timeout=60,
-    max_pool_connections=64,
-)
-_ONE_THREAD = TransferConfig(use_threads=False)  # trees are moved by threads of their own
-_NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, TokenRetrievalError, SSOError)
-_BROKEN_BODY = (ResponseStreamingError, IncompleteReadError, ReadTimeoutError, FlexibleChecksumError)
-_HOW_TO_SIGN_IN = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run where a role is attached"
+PART_BYTES = 64 << 20  # of a multipart upload and of a large download; 10,000 parts are 640 GB
+_PROBES = 5  # a lost response makes a sound endpoint look unsound; an unsound one never looks sound
+ONE_PUT_BYTES = 1 << 30  # what is written with one request; S3 takes 5 GB, but a lost connection begins it anew
 
 
 class S3Store:
     """Objects below s3://bucket/prefix."""
 
-    def __init__(self, client: "S3Client", bucket: str, prefix: str) -> None:
+    def __init__(
+        self, session: Session, client: "S3Client", bulk: BulkReader, bucket: str, prefix: str, settings: S3Settings
+    ) -> None:
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
-        self._client, self._bucket = client, bucket
-        self._base = f"{prefix}/" if prefix else ""
+        self.client, self.bucket, self.base = client, bucket, f"{prefix}/" if prefix else ""
+        self._bulk: BulkReader | None = bulk
+        self._session, self._settings, self._budget = session, settings, RetryBudget()
+        self._one_shot: S3Client | None = None
+        self._reading: dict[str, Any] = {"RequestPayer": "requester"} if settings.requester_pays else {}
+        self._writing: dict[str, Any] = {
+            **({"ServerSideEncryption": settings.encryption} if settings.encryption else {}),
+            **({"SSEKMSKeyId": settings.kms_key_id} if settings.kms_key_id else {}),
+        }
+        self._parts_lock = Lock()
+        self._parts_keep_conditions: bool | None = None  # not known yet
 
     def uri_of(self, key: str) -> str:
         return f"{self.uri}/{key}"
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         folder = prefix.strip("/")
-        below = self._base + (f"{folder}/" if folder else "")  # "/" at the end: photos must not list photos-old
-        with _s3_errors(f"s3://{self._bucket}/{below}"):
-            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=below):
-                for item in page.get("Contents", ()):
-                    key = item["Key"].removeprefix(self._base)
+        below = self.base + (f"{folder}/" if folder else "")  # "/" at the end: photos must not list photos-old
+        with s3_errors(f"s3://{self.bucket}/{below}"):
+            for page in list_objects(self.client, self.bucket, below, **self._reading):
+                for item in page:
+                    key = item["Key"].removeprefix(self.base)
                     is_marker = item["Size"] == 0 and (not key or key.endswith("/"))  # consoles make folders so
                     if not is_marker and f"/{OWN_PREFIX}" not in f"/{key}":
                         yield ObjectInfo(key, item["Size"], item["ETag"].strip('"'))
 
     def head(self, key: str) -> ObjectInfo | None:
-        with _s3_errors(self.uri_of(key)):
+        with s3_errors(self.uri_of(key)):
             try:
-                found = self._client.head_object(Bucket=self._bucket, Key=self._base + key)
+                found = self.client.head_object(Bucket=self.bucket, Key=self.base + key, **self._reading)
             except ClientError as error:
-                if _status(error) == 404:
+                if status_of(error) == 404:
                     return None
                 raise
         return ObjectInfo(key, found["ContentLength"], found["ETag"].strip('"'))
 
     def get(self, key: str, max_bytes: int | None = None) -> tuple[bytes, str]:
-        uri = self.uri_of(key)
-        for attempt in range(_ATTEMPTS):
-            with _s3_errors(uri):
-                response = self._client.get_object(Bucket=self._bucket, Key=self._base + key)
+        bulk = self._bulk
+        read = bulk and bulk.get(self.base + key, self.uri_of(key), max_bytes)
+        return read or self._get(key, max_bytes)
+
+    def _get(self, key: str, max_bytes: int | None) -> tuple[bytes, str]:
+        """With boto3, which verifies the checksum that S3 sends; where it sends none, the etag must be the MD5."""
+        uri, request = self.uri_of(key), {"Bucket": self.bucket, "Key": self.base + key, **self._reading}
+        for attempt in range(ATTEMPTS):
+            with s3_errors(uri):
+                response = self.client.get_object(**request)
             with closing(response["Body"]) as body:  # entering the body itself would skip its checksum
                 check_size(uri, response["ContentLength"], max_bytes)
+                etag = response["ETag"].strip('"')
                 try:
-                    return body.read(), response["ETag"].strip('"')
-                except _BROKEN_BODY as error:  # boto3 does not retry these
-                    _pause(attempt, uri, error)
+                    data = body.read()
+                except BROKEN_BODY as error:  # boto3 does not retry these
+                    self._try_again(attempt, uri, error)
+                    continue
+            encrypted = "KMS" in str(response.get("ServerSideEncryption", "")).upper()
+            if encrypted or "SSECustomerAlgorithm" in response:
+                self._bulk = None  # etags here say nothing of the bytes
+            elif is_md5(etag) and not agrees(data, etag):
+                self._try_again(attempt, uri, ValueError("the bytes disagree with their etag"))
+                continue
+            self._budget.succeeded()
+            return data, etag
         raise _broken(uri)
 
-    def create(self, key: str, data: bytes) -> bool:
+    def download(self, key: str, path: Path) -> ObjectInfo:
+        info = self.head(key)
+        if info is None:
+            raise StorageError(ErrorKind.NOT_FOUND, f"{self.uri_of(key)}: no such object; check that it is still there")
+        with os_errors(str(path)), open(path, "wb") as file:
+            if info.size <= PART_BYTES:
+                data, etag = self._get(key, None)
+                file.write(data)
+                return ObjectInfo(key, len(data), etag)
+            for start in range(0, info.size, PART_BYTES):
+                file.write(self._get_part(info, start))
+        return info
+
+    def _get_part(self, info: ObjectInfo, start: int) -> bytes:
+        """A piece of just this state of an object."""
+        uri, size = self.uri_of(info.key), min(PART_BYTES, info.size - start)
+        for attempt in range(ATTEMPTS):
+            with s3_errors(uri):
+                response = self.client.get_object(
+                    Bucket=self.bucket, Key=self.base + info.key, IfMatch=f'"{info.etag}"',
+                    Range=f"bytes={start}-{start + size - 1}", **self._reading,
+                )  # fmt: skip
+            with closing(response["Body"]) as body:
+                try:
+                    data = body.read()
+                except BROKEN_BODY as error:
+                    self._try_again(attempt, uri, error)
+                    continue
+            if len(data) == size:
+                return data
+        raise _broken(uri)
+
+    def create(self, key: str, data: Body) -> bool:
         return self._put_if(key, data, IfNoneMatch="*")
 
-    def replace(self, key: str, data: bytes, if_match: str | None) -> bool:
-        return self.create(key, data) if if_match is None else self._put_if(key, data, IfMatch=f'"{if_match}"')
+    def replace(self, key: str, data: Body, if_match: str | None) -> bool:
+        if if_match is None:
+            return self.create(key, data)
+        if not self._settings.lock:
+            return self._put_if(key, data, IfMatch=f'"{if_match}"')
+        with lock.locked(self) as until:
+            current = self.head(key)
+            if current is None or current.etag != if_match:
+                return False
+            if monotonic() > until - lock.LEASE_SECONDS / 2:
+                return False  # so late that another may hold the lock before the write is through
+            return self._put_once(key, data)
 
-    def put(self, key: str, data: bytes) -> None:
-        with _s3_errors(self.uri_of(key)):
-            media_type = mimetypes.guess_type(key)[0] or "application/octet-stream"  # a browser shows report.html
-            self._client.put_object(Bucket=self._bucket, Key=self._base + key, Body=data, ContentType=media_type)
+    def put(self, key: str, data: Body) -> None:
+        media_type = mimetypes.guess_type(key)[0] or "application/octet-stream"  # a browser shows report.html
+        with s3_errors(self.uri_of(key)):
+            self._write(key, data, {}, ContentType=media_type)
 
     def delete(self, key: str) -> None:
-        with _s3_errors(self.uri_of(key)):
-            self._client.delete_object(Bucket=self._bucket, Key=self._base + key)
+        with s3_errors(self.uri_of(key)):
+            self.client.delete_object(Bucket=self.bucket, Key=self.base + key)
 
     def check_conditional_writes(self) -> None:
+        for _ in range(_PROBES):
+            created, replaced = self._probe()
+            if created == (True, False) and replaced == (False, True):
+                return
+        where = endpoint_of(self.client)
+        if created != (True, False):
+            raise UsageError(
+                f"{where}: ignores conditional writes, so two runs could overwrite each other; "
+                "use an endpoint that honours If-None-Match and If-Match, as AWS S3 does, or a local path"
+            )
+        raise UsageError(
+            f"{where}: ignores conditional writes with If-Match, so two runs could overwrite each other; "
+            "use an endpoint that honours it, as AWS S3 does, a local path, or the setting `s3: {lock: true}`"
+        )
+
+    def _probe(self) -> tuple[tuple[bool, bool], tuple[bool, bool]]:
+        """What creating twice, and replacing with a wrong and the right etag, came to."""
         key = f"{OWN_PREFIX}probe-{uuid4().hex}"
         try:
-            outcome = [self.create(key, b"1"), self.create(key, b"2")]
-            _, etag = self.get(key)
-            outcome += [self.replace(key, b"3", "0" * 32), self.replace(key, b"3", etag)]
+            created = self.create(key, b"1"), self.create(key, b"2")
+            etag = self.get(key)[1]
+            return created, (self.replace(key, b"3", "0" * 32), self.replace(key, b"3", etag))
         except StorageError as error:
             raise UsageError(f"{error}; publishing needs s3:PutObject and s3:GetObject there") from error
         finally:
             with suppress(StorageError):  # without s3:DeleteObject one byte stays that no listing shows
                 self.delete(key)
-        if outcome != [True, False, False, True]:
-            raise UsageError(
-                f"{_endpoint(self._client)}: ignores conditional writes, so two runs could overwrite each other; "
-                "use an endpoint that honours If-None-Match and If-Match, as AWS S3 does, or a local path"
-            )
 
-    def download(self, info: ObjectInfo, into: Path) -> ObjectInfo:
-        """Writes one object to the file `into`/key, a piece at a time, and returns `info`."""
-        uri, path = self.uri_of(info.key), into / info.key
-        with os_errors(str(path)), _s3_errors(uri):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            for attempt in range(_ATTEMPTS):
-                try:
-                    self._client.download_file(self._bucket, self._base + info.key, str(path), Config=_ONE_THREAD)
-                    return info
-                except _BROKEN_BODY as error:
-                    _pause(attempt, uri, error)
-        raise _broken(uri)
-
-    def upload(self, key: str, path: Path) -> None:
-        """Writes a local file to `key`, in parts where it is large."""
-        with os_errors(str(path)), _s3_errors(self.uri_of(key)):
-            self._client.upload_file(str(path), self._bucket, self._base + key, Config=_ONE_THREAD)
-
-    def _put_if(self, key: str, data: bytes, **condition: Any) -> bool:
+    def _put_if(self, key: str, data: Body, **condition: Any) -> bool:
         uri = self.uri_of(key)
-        with _s3_errors(uri):
-            for attempt in range(_ATTEMPTS):
+        with s3_errors(uri):
+            for attempt in range(ATTEMPTS):
                 try:
-                    self._client.put_object(Bucket=self._bucket, Key=self._base + key, Body=data, **condition)
+                    self._write(key, data, condition)
                     return True
                 except ClientError as error:
-                    if _status(error) == 412 or (_code(error) == "NoSuchKey" and "IfMatch" in condition):
+                    # NoSuchUpload: the answer to a first completion was lost. The caller finds out whose object stands.
+                    if status_of(error) == 412 or code_of(error) == "NoSuchUpload":
                         return False
-                    if _status(error) != 409:  # 409: another conditional write is under way; neither has won yet
+                    if code_of(error) == "NoSuchKey" and "IfMatch" in condition:
+                        return False
+                    if status_of(error) != 409:  # 409: another conditional write is under way; neither has won yet
                         raise
-                    _pause(attempt, uri, error)
-        raise StorageError(ErrorKind.DOWNLOAD_FAILED, f"{uri}: {_ATTEMPTS} writes met another writer's; run again")
+                    pause(attempt, uri, error)
+        raise StorageError(ErrorKind.DOWNLOAD_FAILED, f"{uri}: {ATTEMPTS} writes met another writer's; run again")
+
+    def _put_once(self, key: str, data: Body) -> bool:
+        """Writes with one request that ends well before a lease does: none may arrive when another holds the lock.
+
+        False where nobody knows what came of it; the caller looks what is there.
+        """
+        client = self._one_shot or one_shot_client(self._session, lock.LEASE_SECONDS / 4)
+        self._one_shot = client
+        with ExitStack() as stack:
+            body = data if isinstance(data, bytes) else stack.enter_context(open(data, "rb"))
+            try:
+                client.put_object(Bucket=self.bucket, Key=self.base + key, Body=body, **self._writing)
+            except (HTTPClientError, BotoConnectionError):
+                return False
+            except ClientError as error:
+                if status_of(error) < 500:
+                    with s3_errors(self.uri_of(key)):
+                        raise
+                return False
+        return True
+
+    def _write(self, key: str, data: Body, condition: dict[str, Any], **options: Any) -> None:
+        place: dict[str, Any] = {"Bucket": self.bucket, "Key": self.base + key}
+        options = {**options, **self._writing}
+        if isinstance(data, bytes):
+            self.client.put_object(**place, Body=data, **condition, **options)
+        elif data.stat().st_size <= ONE_PUT_BYTES or (condition and not self._completes_on_condition()):
+            with open(data, "rb") as file:
+                self.client.put_object(**place, Body=file, **condition, **options)
+        else:
+            self._write_parts(place, data, condition, options)
+
+    def _write_parts(
+        self, place: dict[str, Any], path: Path, condition: dict[str, Any], options: dict[str, Any]
+    ) -> None:
+        upload: dict[str, Any] = {
+            **place,
+            "UploadId": self.client.create_multipart_upload(**place, **options)["UploadId"],
+        }
+        try:
+            parts: list[Any] = []
+            with open(path, "rb") as file:
+                while piece := file.read(PART_BYTES):
+                    number = len(parts) + 1
+                    etag = self.client.upload_part(**upload, PartNumber=number, Body=piece)["ETag"]
+                    parts.append({"PartNumber": number, "ETag": etag})
+            self.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}, **condition)
+        except BaseException:
+            with suppress(Exception):  # what stays is removed by the bucket's lifecycle rule
+                self.client.abort_multipart_upload(**upload)
+            raise
+
+    def _completes_on_condition(self) -> bool:
+        """Whether the endpoint honours conditions where a multipart upload is completed; tried once."""
+        with self._parts_lock:
+            if self._parts_keep_conditions is None:
+                place: dict[str, Any] = {"Bucket": self.bucket, "Key": f"{self.base}{OWN_PREFIX}probe-{uuid4().hex}"}
+                self.client.put_object(**place, Body=b"1")
+                try:
+                    conditions: list[dict[str, Any]] = [{"IfNoneMatch": "*"}, {"IfMatch": f'"{"0" * 32}"'}]
+                    self._parts_keep_conditions = all(self._is_refused(place, condition) for condition in conditions)
+                finally:
+                    self.client.delete_object(**place)
+            return self._parts_keep_conditions
+
+    def _is_refused(self, place: dict[str, Any], condition: dict[str, Any]) -> bool:
+        """Whether an upload that must not be completed on this condition is not."""
+        upload: dict[str, Any] = {**place, "UploadId": self.client.create_multipart_upload(**place)["UploadId"]}
+        parts: Any = {
+            "Parts": [{"PartNumber": 1, "ETag": self.client.upload_part(**upload, PartNumber=1, Body=b"2")["ETag"]}]
+        }
+        try:
+            self.client.complete_multipart_upload(**upload, MultipartUpload=parts, **condition)
+        except ClientError as error:
+            if status_of(error) != 412:
+                raise
+            with suppress(ClientError):
+                self.client.abort_multipart_upload(**upload)
+            return True
+        return False
+
+    def _try_again(self, attempt: int, uri: str, error: Exception) -> None:
+        if not self._budget.take():
+            raise StorageError(
+                ErrorKind.DOWNLOAD_FAILED,
+                f"{uri}: its bytes came broken, and so many before that it is not tried again",
+            ) from error
+        pause(attempt, uri, error)
 
 
-def open_s3(uri: str) -> S3Store:
+def open_s3(uri: str, settings: S3Settings = PLAIN_S3) -> S3Store:
     """The store at an s3:// URI, its bucket found and listed once. Raises UsageError as `open_store` says."""
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     if not bucket:
         raise UsageError(f"{uri}: names no bucket; write s3://bucket/prefix")
     if not re.fullmatch(r"[A-Za-z0-9._-]{3,255}", bucket):
         raise UsageError(f"{uri}: {bucket!r} is no bucket name; it needs 3 or more letters, digits, dots or hyphens")
-    try:
-        client = boto3.session.Session().client("s3", config=_CONFIG)
-    except ValueError as error:  # whose text repeats the endpoint, and a password in it
-        raise UsageError(f"{uri}: AWS_ENDPOINT_URL is no URL; write https://host") from error
-    except BotoCoreError as error:  # an unknown profile, a broken configuration file
-        raise UsageError(f"{uri}: S3 is not set up: {_one_line(error)}; check the AWS_* variables") from error
-    store = S3Store(client, bucket, prefix.rstrip("/"))
-    try:
-        client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix.rstrip('/')}/".lstrip("/"), MaxKeys=1)
-    except _NO_CREDENTIALS as error:
-        raise UsageError(f"{uri}: no S3 credentials found ({type(error).__name__}); {_HOW_TO_SIGN_IN}") from error
-    except (HTTPClientError, BotoConnectionError) as error:
-        where = _endpoint(client)
-        raise UsageError(f"{uri}: {where} cannot be reached; check AWS_ENDPOINT_URL and the network") from error
-    except ClientError as error:
-        if _code(error) == "NoSuchBucket":
-            raise UsageError(f"{uri}: there is no bucket {bucket}; create it or check the name") from error
-        if _status(error) in (401, 403):
-            reason = _code(error)
-            raise UsageError(f"{uri}: access denied ({reason}); grant s3:ListBucket or {_HOW_TO_SIGN_IN}") from error
-        raise UsageError(f"{uri}: {_one_line(error)}; check the bucket and AWS_ENDPOINT_URL") from error
-    except BotoCoreError as error:
-        raise UsageError(f"{uri}: {_one_line(error)}; check the AWS_* variables") from error
-    return store
-
-
-@contextmanager
-def _s3_errors(uri: str) -> Iterator[None]:
-    """Turns what boto3 raises into StorageError."""
-    try:
-        yield
-    except ClientError as error:
-        if _code(error) in ("NoSuchKey", "NoSuchBucket") or _status(error) == 404:
-            kind, advice = ErrorKind.NOT_FOUND, "check that it is still there"
-        elif _status(error) in (401, 403):
-            kind, advice = ErrorKind.ACCESS_DENIED, "check the credentials and the bucket's policy"
-        else:
-            kind, advice = ErrorKind.DOWNLOAD_FAILED, "run again"
-        raise StorageError(kind, f"{uri}: {_one_line(error)}; {advice}") from error
-    except _NO_CREDENTIALS as error:
-        message = f"{uri}: no S3 credentials ({type(error).__name__}); {_HOW_TO_SIGN_IN}"
-        raise StorageError(ErrorKind.ACCESS_DENIED, message) from error
-    except (BotoCoreError, Boto3Error) as error:
-        message = f"{uri}: {type(error).__name__}; check the network and run again"
-        raise StorageError(ErrorKind.DOWNLOAD_FAILED, message) from error
-
-
-def _pause(attempt: int, uri: str, error: Exception) -> None:
-    """Exponential back-off with full jitter: at most 0.2 s after the first attempt, 3.2 s after the fifth."""
-    logger.info("%s: %s in attempt %d of %d", uri, type(error).__name__, attempt + 1, _ATTEMPTS)
-    time.sleep(random.uniform(0, 0.2 * 2**attempt))
+    session, client = make_client(uri)
+    prefix = prefix.rstrip("/")
+    payer: dict[str, Any] = {"RequestPayer": "requester"} if settings.requester_pays else {}
+    with opening(uri, bucket, client):
+        client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/".lstrip("/"), MaxKeys=1, **payer)
+    return S3Store(session, client, open_bulk(session, client, bucket, settings), bucket, prefix, settings)
 
 
 def _broken(uri: str) -> StorageError:
-    return StorageError(ErrorKind.DOWNLOAD_FAILED, f"{uri}: its bytes came broken {_ATTEMPTS} times; run again")
-
-
-def _status(error: ClientError) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
-
-
-def _endpoint(client: "S3Client") -> str:
-    """The endpoint without a user name or password that its URL may carry."""
-    parts = urlsplit(client.meta.endpoint_url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return StorageError(ErrorKind.DOWNLOAD_FAILED, f"{uri}: its bytes came broken {ATTEMPTS} times; run again")

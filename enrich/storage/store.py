@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from enrich.errors import ImageError
 from enrich.schema import ErrorKind
 
 OWN_PREFIX = ".enrich-"  # begins the names of files that are the package's own
+
+Body = bytes | Path  # what is written: bytes, or a local file, which is read a piece at a time
 
 
 class StorageError(ImageError):
@@ -40,17 +43,20 @@ class Store(Protocol):
     def get(self, key: str, max_bytes: int | None = None) -> tuple[bytes, str]:
         """The bytes, and the etag of just these bytes. More than `max_bytes` are refused unread (TOO_LARGE)."""
 
-    def create(self, key: str, data: bytes) -> bool:
+    def download(self, key: str, path: Path) -> ObjectInfo:
+        """Writes the object to the local file `path`, a piece at a time, and says which state of it that is."""
+
+    def create(self, key: str, data: Body) -> bool:
         """Writes the object only if there is none. False where there is one already.
 
         On S3 False also reaches the writer that won, if the response to its first attempt was lost: compare a
         writer id in the data before taking it for another's.
         """
 
-    def replace(self, key: str, data: bytes, if_match: str | None) -> bool:
+    def replace(self, key: str, data: Body, if_match: str | None) -> bool:
         """Writes the object only if its etag still is `if_match` (None: only if absent). False if it is not."""
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: Body) -> None:
         """Writes the object whatever is there. Readers see the old bytes or the new ones, never a mixture."""
 
     def delete(self, key: str) -> None:

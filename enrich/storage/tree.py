@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from enrich.errors import UsageError
 from enrich.storage.local import LocalStore, open_local, os_errors, sync_directory
-from enrich.storage.store import OWN_PREFIX, Store, is_relative, is_s3
+from enrich.storage.store import OWN_PREFIX, ObjectInfo, Store, is_relative, is_s3
 
 _THREADS = 16
 
@@ -38,11 +38,18 @@ def read_tree(uri: str, into: Path, progress: Callable[[int, int], None] | None 
             raise UsageError(f"{uri}: the key {info.key!r} is no path below it; rename or delete that object")
     done, total = 0, sum(info.size for info in objects)
     with ThreadPoolExecutor(_THREADS) as pool:
-        for info in pool.map(partial(store.download, into=into), objects):
+        for info in pool.map(partial(_fetch, store, into=into), objects):
             done += info.size
             if progress:
                 progress(done, total)
     return into
+
+
+def _fetch(store: Store, info: ObjectInfo, into: Path) -> ObjectInfo:
+    path = into / info.key
+    with os_errors(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return store.download(info.key, path)
 
 
 def write_tree(local: Path, uri: str, *, last: str) -> None:
@@ -74,9 +81,9 @@ def _upload(local: Path, uri: str, names: list[str], last: str) -> None:
     with ThreadPoolExecutor(_THREADS) as pool:
         for _ in pool.map(store.delete, present - {*names, last}):
             pass
-        for _ in pool.map(lambda name: store.upload(name, local / name), (name for name in names if name != last)):
+        for _ in pool.map(lambda name: store.put(name, local / name), (name for name in names if name != last)):
             pass
-    store.upload(last, local / last)
+    store.put(last, local / last)
 
 
 def _swap_in(local: Path, store: LocalStore, names: list[str], last: str) -> None:

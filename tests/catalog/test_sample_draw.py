@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from enrich.catalog.sample.dialects import DEMO
 from enrich.catalog.sample.draw import OUTLINES, render
 from enrich.catalog.sample.products import SampleProduct, sample_product
-from enrich.catalog.sample.spec import COLOURS, DEMO, KINDS
+from enrich.catalog.sample.spec import COLOURS, KINDS
 
 
 def _first_of(kind: str) -> SampleProduct:
@@ -17,13 +18,25 @@ def _first_of(kind: str) -> SampleProduct:
 
 
 def _pixels(product: SampleProduct, view_seed: int = 0) -> np.ndarray:
-    return np.asarray(render(product, view_seed).resize((224, 224), Image.Resampling.BILINEAR), np.float32)
+    return np.asarray(render(product, view_seed, 512).resize((224, 224), Image.Resampling.BILINEAR), np.float32)
 
 
-def test_photos_are_rgb_of_256_to_640_pixels_in_three_formats() -> None:
-    sizes = [render(sample_product(0, index, DEMO), 0).size for index in range(60)]
-    assert all(256 <= max(size) <= 640 and min(size) >= 190 for size in sizes)
+def test_photos_are_rgb_of_400_to_2000_pixels_in_three_formats() -> None:
+    sizes = [render(sample_product(0, index, DEMO), 0).size for index in range(120)]
+    longer = [max(size) for size in sizes]
+    assert min(longer) >= 400
+    assert max(longer) <= 2000
+    assert max(longer) > 1000  # some for zooming in
+    assert np.median(longer) < 640
     assert {np.sign(width - height) for width, height in sizes} == {-1, 0, 1}
+
+
+def test_the_side_can_be_chosen_and_changes_nothing_else() -> None:
+    product = sample_product(0, 3, DEMO)
+    small, large = render(product, 7, 256), render(product, 7, 512)
+    assert (max(small.size), max(large.size)) == (256, 512)
+    shrunk = np.asarray(large.resize(small.size, Image.Resampling.BOX), np.float32)
+    assert np.abs(shrunk - np.asarray(small, np.float32)).mean() < 6
 
 
 def test_a_view_is_a_function_of_its_arguments() -> None:
@@ -33,14 +46,14 @@ def test_a_view_is_a_function_of_its_arguments() -> None:
     assert first.tobytes() == render(product, 7).tobytes()
     assert first.tobytes() != render(product, 8).tobytes()
     variant = sample_product(0, 4, DEMO)  # the same design, photographed again
-    assert variant.attributes == product.attributes
+    assert variant.title == product.title
     assert first.tobytes() != render(variant, 7).tobytes()
 
 
 def _changes() -> Iterator[tuple[str, str, str, str]]:
     """Each attribute of each kind, from its first value to each other one."""
     for kind, spec in KINDS.items():
-        for name, values in spec.attributes.items():
+        for name, values in {**spec.attributes, **spec.finish}.items():
             for value in dict.fromkeys(values[1:]):
                 if value != values[0]:
                     yield kind, name, values[0], value
@@ -56,11 +69,11 @@ def test_every_attribute_shows_at_224_pixels(kind: str, name: str, before: str, 
 
 
 def test_colours_are_far_apart_in_photos() -> None:
-    product = _first_of("wallet")
+    product = _first_of("t_shirt")
     shown = {}
     for colour in COLOURS:
-        plain = replace(product, attributes={"colour": colour, "pattern": "plain", "style": "bifold"})
-        shown[colour] = np.median(_pixels(plain)[90:134, 60:120].reshape(-1, 3), axis=0)
+        plain = replace(product, attributes={"colour": colour, "fabric": "plain", "neck": "crew", "pocket": "no"})
+        shown[colour] = np.median(_pixels(plain)[100:140, 90:134].reshape(-1, 3), axis=0)
     for colour, rgb in shown.items():
         others = [np.linalg.norm(rgb - other) for name, other in shown.items() if name != colour]
         assert min(others) > 20, colour
@@ -76,6 +89,17 @@ def test_products_stand_free_of_the_frame(kind: str) -> None:
     )
     assert border.max() < 40
     assert (redness > 60).mean() > 0.02
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_leather_shines_in_every_colour(colour: str) -> None:
+    for kind in ("tote_bag", "coat", "jacket", "backpack", "skirt"):
+        product = _first_of(kind)
+        cloth, leather = (
+            _pixels(replace(product, attributes={**product.attributes, "colour": colour, "fabric": fabric}))
+            for fabric in ("plain", "leather")
+        )
+        assert (np.abs(cloth - leather).mean(axis=2) > 20).mean() > 0.02, kind
 
 
 def test_every_kind_has_an_outline() -> None:

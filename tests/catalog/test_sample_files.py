@@ -1,9 +1,11 @@
 """The sample on disk: the same bytes for the same seed, restartable, and a truth that holds."""
 
 import csv
+import errno
 import json
 import subprocess
 import sys
+import tracemalloc
 from io import BytesIO
 from pathlib import Path
 
@@ -12,12 +14,12 @@ import pytest
 from PIL import Image
 
 from enrich.catalog.read import read_catalog
-from enrich.catalog.sample import generate
+from enrich.catalog.sample import generate, photos, place
+from enrich.catalog.sample.dialects import BASE, DEMO
 from enrich.catalog.sample.draw import render
 from enrich.catalog.sample.encode import encode
 from enrich.catalog.sample.generate import COLUMNS, write_sample
 from enrich.catalog.sample.products import sample_product
-from enrich.catalog.sample.spec import BASE, DEMO
 from enrich.errors import RunFailed, UsageError
 from enrich.images import ImageRefused, decode
 from enrich.settings import PhotoLimits
@@ -30,8 +32,8 @@ def _files(directory: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sample")
-    summary = write_sample(root / "catalog", products=24, bucket=16, seed=3, bucket_out=root / "bucket")
-    assert (summary.products, summary.bucket) == (24, 16 + 6 + 1 + 5)
+    summary = write_sample(root / "catalog", products=24, bucket=16, seed=3, bucket_out=root / "bucket", holdout=6)
+    assert (summary.products, summary.holdout, summary.bucket) == (24, 6, 16 + 6 + 1 + 5)
     assert summary.categories == len(read_catalog(root / "catalog").categories)
     return root
 
@@ -41,57 +43,160 @@ def truth(sample: Path) -> dict:
     return json.loads((sample / "catalog/truth.json").read_text("utf-8"))
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photos of 24 pixels, in this process."""
+    monkeypatch.setattr(photos, "render", lambda product, view_seed: Image.new("RGB", (24, 24), "red"))
+    monkeypatch.setattr(photos.os, "cpu_count", lambda: 1)
+
+
 def test_the_same_seed_gives_the_same_bytes(sample: Path, tmp_path: Path) -> None:
-    write_sample(tmp_path / "catalog", products=24, bucket=16, seed=3, bucket_out=tmp_path / "bucket")
+    write_sample(tmp_path / "catalog", products=24, bucket=16, seed=3, bucket_out=tmp_path / "bucket", holdout=6)
     assert _files(tmp_path) == _files(sample)
 
 
 def test_processes_draw_the_same_bytes_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate.os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(generate, "_PHOTOS_PER_TASK", 3)
+    monkeypatch.setattr(photos.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(photos, "_PHOTOS_PER_TASK", 3)
     seen: list[tuple[int, int]] = []
-    write_sample(tmp_path / "two", products=24, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(done, 24) for done in range(3, 25, 3)]
-    monkeypatch.setattr(generate.os, "cpu_count", lambda: 1)
-    write_sample(tmp_path / "one", products=24)
+    write_sample(tmp_path / "two", products=24, holdout=3, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 27) for done in range(3, 28, 3)]
+    monkeypatch.setattr(photos.os, "cpu_count", lambda: 1)
+    write_sample(tmp_path / "one", products=24, holdout=3)
     assert _files(tmp_path / "one") == _files(tmp_path / "two")
 
 
-def test_a_cut_short_run_continues(sample: Path, tmp_path: Path) -> None:
-    write_sample(tmp_path / "catalog", products=24, seed=3)
-    whole = _files(tmp_path / "catalog")
-    images = sorted((tmp_path / "catalog/images").iterdir())
-    for left in ("catalog.csv", "truth.json"):
-        (tmp_path / "catalog" / left).unlink()
-    images[0].unlink()
-    images[0].with_name(f".{images[0].name}.part").write_bytes(b"half a pho")
-    kept = images[1].stat().st_mtime_ns
-    write_sample(tmp_path / "catalog", products=24, seed=3)
-    assert _files(tmp_path / "catalog") == whole
-    assert images[1].stat().st_mtime_ns == kept
+def test_a_cut_short_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_sample(tmp_path / "whole", products=24, seed=3, holdout=6)
+    drawn: list[int] = []
+
+    def stopped(product, view_seed):
+        drawn.append(1)
+        if len(drawn) == 9:
+            raise KeyboardInterrupt
+        return render(product, view_seed)
+
+    monkeypatch.setattr(photos, "render", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_sample(tmp_path / "catalog", products=24, seed=3, holdout=6)
+    left = _files(tmp_path / "catalog")
+    assert not {"catalog.csv", "truth.json"} & set(left)
+    image = next(path for path in (tmp_path / "catalog/images").iterdir() if path.suffix == ".jpg")
+    image.with_name(f".{image.name}.part").write_bytes(b"half a pho")
+    kept = image.stat().st_mtime_ns
+    write_sample(tmp_path / "catalog", products=24, seed=3, holdout=6)
+    rests = [path for path in (tmp_path / "catalog/images").iterdir() if path.suffix == ".part"]
+    assert [path.unlink() for path in rests] == [None]  # of a photo that is whole: nobody reads it
+    assert _files(tmp_path / "catalog") == _files(tmp_path / "whole")
+    assert image.stat().st_mtime_ns == kept
+    assert len(drawn) == 9 + 24 + 6 - 8
+
+
+def test_a_full_disk_leaves_nothing_that_looks_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    room = [60_000]
+
+    class Filling:
+        """A file on a disk that fills up."""
+
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, data):
+            room[0] -= len(data)
+            if room[0] < 0:
+                self.file.write(data[: len(data) // 2])
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self.file.write(data)
+
+    opened = Path.open
+    monkeypatch.setattr(
+        Path,
+        "open",
+        lambda self, mode="r", **k: Filling(opened(self, mode, **k)) if "w" in mode else opened(self, mode, **k),
+    )
+    with pytest.raises(RunFailed, match="No space left on device; mend that and run again"):
+        write_sample(tmp_path / "catalog", products=200, holdout=20)
+    left = _files(tmp_path / "catalog")
+    assert len(left) > 20
+    assert not {"catalog.csv", "truth.json", "holdout/catalog.csv"} & set(left)
+    for name, content in left.items():
+        if not name.startswith("."):
+            assert Image.open(BytesIO(content)).convert("RGB").size == (24, 24)
+    assert not list((tmp_path / "catalog").rglob("*.part"))
+    room[0] = 10**9  # room was made: the same call goes on
+    assert write_sample(tmp_path / "catalog", products=200, holdout=20).products == 200
+    assert len(read_catalog(tmp_path / "catalog").products) == 200
+
+
+def test_a_table_that_cannot_be_finished_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    def broken(values):
+        if "name" not in next(iter(values := list(values))):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return b"header\n"
+
+    monkeypatch.setattr(generate, "_csv_row", broken)
+    with pytest.raises(RunFailed, match=r"catalog\.csv: No space left on device"):
+        write_sample(tmp_path / "catalog", products=5, holdout=0)
+    assert not {"catalog.csv", ".catalog.csv.part", "truth.json"} & set(_files(tmp_path / "catalog"))
+
+
+def test_memory_does_not_grow_with_the_number_of_products(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    monkeypatch.setattr(generate, "_OF_THE_OPTIMUM", 50)  # else both would need 16 MB for that
+
+    def peak(products: int) -> int:
+        tracemalloc.start()
+        write_sample(tmp_path / str(products), products=products, holdout=products // 10)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(50)  # imports and caches
+    small, large = peak(200), peak(2200)
+    assert large - small < 250_000  # bytes; 2,000 rows of truth are 1.5 MB
 
 
 def test_catalog_has_the_columns_of_the_tutorial(sample: Path, truth: dict) -> None:
-    with (sample / "catalog/catalog.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert list(rows[0]) == list(COLUMNS)
-    assert len(rows) == 24
-    for row in rows:
-        told = truth["images"][row["local_image_path"]]
-        assert (row["product_code"], row["title"]) == (told["product_code"], told["title"])
-        assert float(row["full_price"]) == float(row["price"]) == told["price"]
-        assert row["currency_code"] == truth["currency"] == "EUR"
+    for table, told_of, below in (("catalog.csv", "images", ""), ("holdout/catalog.csv", "holdout", "holdout/")):
+        with (sample / "catalog" / table).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0]) == list(COLUMNS)
+        assert len(rows) == len(truth[told_of])
+        for row in rows:
+            told = truth[told_of][below + row["local_image_path"]]
+            assert (row["product_code"], row["title"]) == (told["product_code"], told["title"])
+            assert float(row["full_price"]) == float(row["price"]) == told["price"]
+            assert [row["category1_code"], told["category"]] == [told["levels"][0], told["levels"][2]]
+            assert row["currency_code"] == truth["currency"] == "EUR"
 
 
-def test_reading_the_catalog_gives_the_truth(sample: Path, truth: dict) -> None:
-    catalog = read_catalog(sample / "catalog")
+@pytest.mark.parametrize(("folder", "told_of"), [("catalog", "images"), ("catalog/holdout", "holdout")])
+def test_reading_a_catalog_gives_the_truth(sample: Path, truth: dict, folder: str, told_of: str) -> None:
+    catalog = read_catalog(sample / folder)
     assert not catalog.dropped
     assert catalog.currency == "EUR"
     read = {Path(p.image_path).name: (p.product_code, p.title, p.category, p.price) for p in catalog.products}
     assert read == {
         Path(key).name: (told["product_code"], told["title"], told["category"], told["price"])
-        for key, told in truth["images"].items()
+        for key, told in truth[told_of].items()
     }
+
+
+def test_no_holdout_can_be_asked_for(tmp_path: Path, quick: None) -> None:
+    assert write_sample(tmp_path / "catalog", products=3, holdout=0).holdout == 0
+    assert not (tmp_path / "catalog/holdout").exists()
+    assert json.loads((tmp_path / "catalog/truth.json").read_text())["holdout"] == {}
 
 
 def test_truth_of_the_bucket_is_what_decoding_finds(sample: Path, truth: dict) -> None:
@@ -123,11 +228,12 @@ def test_bucket_is_awkward(sample: Path, truth: dict) -> None:
 
 
 def test_truth_states_the_optimum(truth: dict) -> None:
-    told = {name: truth[name] for name in ("version", "dialect", "seed", "sigma", "best_mdape", "ladder")}
+    told = {name: truth[name] for name in ("version", "dialect", "seed", "products", "holdout_products", "sigma")}
     assert told == {
-        "version": 1, "dialect": "demo", "seed": 3, "sigma": 0.15, "best_mdape": 0.1012,
-        "ladder": [[500, 10], [2000, 50], [1e9, 100]],
+        "version": 2, "dialect": "demo", "seed": 3, "products": 24, "holdout_products": 6, "sigma": 0.25,
     }  # fmt: skip
+    assert 0.13 < truth["best_mdape"] < 0.19
+    assert 0.55 < truth["ideal_intervals"]["0.8"]["log_width"] < truth["ideal_intervals"]["0.9"]["log_width"] < 0.95
 
 
 @pytest.mark.parametrize(
@@ -153,11 +259,12 @@ def test_drawing_needs_numpy_and_pillow_only() -> None:
         "import sys\n"
         "sys.modules.update(dict.fromkeys(['polars', 'pyarrow', 'pydantic', 'torch', 'httpx', 'yaml']))\n"
         "import enrich.catalog.sample.draw, enrich.catalog.sample.encode, enrich.catalog.sample.products\n"
+        "import enrich.catalog.sample.dialects\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_another_dialect_is_another_retailer(tmp_path: Path) -> None:
+def test_another_dialect_is_another_retailer(tmp_path: Path, quick: None) -> None:
     write_sample(tmp_path / "catalog", products=6, dialect=BASE)
     catalog = read_catalog(tmp_path / "catalog")
     assert catalog.currency == "EUR"
@@ -166,23 +273,58 @@ def test_another_dialect_is_another_retailer(tmp_path: Path) -> None:
 
 def test_a_directory_with_another_sample_is_refused(sample: Path) -> None:
     with pytest.raises(UsageError) as caught:
-        write_sample(sample / "catalog", products=24, bucket=16, seed=4, bucket_out=sample / "bucket")
+        write_sample(sample / "catalog", products=24, bucket=16, seed=4, bucket_out=sample / "bucket", holdout=6)
     assert str(caught.value) == (
-        f"{sample}/catalog holds a sample with seed 3, not 4; choose another directory or delete it first"
+        f"{sample}/catalog holds a sample with seed 3, not 4; choose another directory or give --overwrite"
     )
 
 
-def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
-    (tmp_path / "images").write_text("")
-    with pytest.raises(RunFailed) as caught:
+def test_an_unfinished_sample_of_other_settings_is_refused(tmp_path: Path, quick: None) -> None:
+    write_sample(tmp_path / "catalog", products=4)
+    (tmp_path / "catalog/truth.json").unlink()
+    place.write(tmp_path / "catalog/.sample.json", b'{"version": 1}')  # the same names, drawn by an earlier version
+    with pytest.raises(UsageError, match="holds a sample with "):
+        write_sample(tmp_path / "catalog", products=4)
+
+
+def test_overwriting_removes_the_other_sample(tmp_path: Path, quick: None) -> None:
+    write_sample(tmp_path / "catalog", products=9, seed=1, bucket=3, bucket_out=tmp_path / "bucket")
+    write_sample(tmp_path / "catalog", products=4, seed=2, bucket=2, bucket_out=tmp_path / "bucket", overwrite=True)
+    write_sample(tmp_path / "new" / "catalog", products=4, seed=2, bucket=2, bucket_out=tmp_path / "new" / "bucket")
+    assert _files(tmp_path / "catalog") == _files(tmp_path / "new/catalog")
+    assert _files(tmp_path / "bucket") == _files(tmp_path / "new/bucket")
+
+
+@pytest.mark.parametrize("place_of", ["catalog", "bucket"])
+def test_what_is_not_a_samples_is_left_alone(tmp_path: Path, place_of: str) -> None:
+    (tmp_path / place_of).mkdir()
+    mine = tmp_path / place_of / "mine.txt"
+    mine.write_text("do not lose this")
+    arguments = {"products": 1, "bucket_out": tmp_path / "bucket"}
+    with pytest.raises(UsageError) as caught:
+        write_sample(tmp_path / "catalog", **arguments)
+    assert str(caught.value) == (
+        f"{tmp_path}/{place_of} is not empty (mine.txt); choose another directory or give --overwrite"
+    )
+    with pytest.raises(UsageError) as caught:
+        write_sample(tmp_path / "catalog", overwrite=True, **arguments)
+    assert str(caught.value) == f"{mine} is not of a sample; move it elsewhere, or choose another directory"
+    assert mine.read_text() == "do not lose this"
+
+
+def test_a_truth_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "truth.json").write_text("[]")
+    with pytest.raises(
+        UsageError, match=r"truth\.json is not a sample's; choose another directory or give --overwrite"
+    ):
         write_sample(tmp_path, products=1)
-    name = f"{sample_product(0, 0, DEMO).product_code}.webp"
-    assert str(caught.value) == f"sample file {tmp_path}/images/{name}: File exists; mend that and run again"
 
 
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="sample of 0 products, 120 bucket photos and seed 0: give 1 to 1,000,000"):
+    with pytest.raises(UsageError, match="sample of 0 products, 60 held out, 120 bucket photos and seed 0: give 1 to"):
         write_sample(tmp_path, products=0)
+    with pytest.raises(UsageError, match="sample of 1 products, -1 held out"):
+        write_sample(tmp_path, products=1, holdout=-1)
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError) as caught:
         write_sample(tmp_path / "file", products=1)

@@ -1,11 +1,21 @@
 """What log-probabilities say, on completions worked out by hand."""
 
 import math
+import time
 
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from enrich.infer.evidence import AnswerTokens, alternatives, label_probability, price_spread
+from enrich.infer.evidence import (
+    AnswerTokens,
+    PriceEvidence,
+    alternatives,
+    answer_probability,
+    label_probability,
+    price_evidence,
+    title_words,
+)
+from enrich.infer.grammar import answer_grammar
 from tests.infer.conftest import CATEGORIES
 from tests.infer.fake_engine import write_completion
 
@@ -110,14 +120,14 @@ def test_a_label_is_reached_only_by_what_was_written_before_it(
     assert alternatives(completion, tokens) == {}
 
 
-def price_rivals(
+def price_of(
     tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, price: str, rivals: dict[int, dict[str, float]]
-) -> float:
-    """The spread of a price whose digits have these rivals, digits or `stop`, by place from the left."""
+) -> PriceEvidence:
+    """Of a price whose digits have these rivals, digits or `stop`, by place from the left."""
     text = ANSWER.format("HATS", price)
     first = len(tokenizer.encode(text, add_special_tokens=False)) - len(price)
     ids = {digit: i for i, digit in tokens.digits.items()} | {"stop": tokens.stop, "newline": tokens.newline}
-    return price_spread(
+    return price_evidence(
         write_completion(
             tokenizer,
             text,
@@ -129,33 +139,47 @@ def price_rivals(
 
 
 @pytest.mark.parametrize(
-    ("price", "rivals", "variance"),
+    ("price", "rivals", "atoms"),
     [
-        ("1290", {}, 0.0),
-        ("1290", {0: {"2": 0.4}}, 0.4 * math.log(2290 / 1290) ** 2),  # the docstring's example
-        ("1290", {3: {"5": 0.4}}, 0.4 * math.log(1295 / 1290) ** 2),
+        ("1290", {}, {1290: 1.0}),
+        ("1290", {0: {"2": 0.4}}, {1290: 0.6, 1000 * math.sqrt(6): 0.4}),
+        ("1290", {3: {"5": 0.4}}, {1290: 0.6, 1295: 0.4}),
+        ("950", {0: {"1": 0.5}}, {950: 0.5, 1000 * math.sqrt(2): 0.5}),  # nearer than 141
+        ("110", {0: {"9": 0.5}}, {110: 0.5, 10 * math.sqrt(90): 0.5}),  # nearer than 949
         (
             "45",
             {0: {"5": 0.2, "3": 0.1}, 1: {"9": 0.3}},
-            0.2 * math.log(55 / 45) ** 2 + 0.1 * math.log(35 / 45) ** 2 + 0.3 * math.log(49 / 45) ** 2,
+            {45: 0.49, 10 * math.sqrt(30): 0.2, 10 * math.sqrt(12): 0.1, 49: 0.21},
         ),
-        ("120", {2: {"stop": 0.2}}, 0.2 * math.log(12 / 120) ** 2),  # it nearly ended a digit earlier
-        ("120", {0: {"stop": 0.2}}, 0.0),  # nothing would be no price
-        ("120", {1: {"newline": 0.2}}, 0.0),  # no answer at all
-        ("7", {0: {"0": 0.2}}, 0.0),  # no price either
-        ("17", {0: {"0": 0.2}}, 0.2 * math.log(7 / 17) ** 2),
-        ("0", {0: {"5": 0.4}}, 0.0),
-        ("unknown", {}, 0.0),
+        ("120", {2: {"stop": 0.2}}, {120: 0.8, 12: 0.2}),  # it nearly ended a digit earlier
+        ("120", {0: {"stop": 0.2}}, {120: 1.0}),  # nothing would be no price
+        ("120", {1: {"newline": 0.2}}, {120: 1.0}),  # no answer at all
+        ("7", {0: {"0": 0.2}}, {7: 1.0}),  # no price either
+        ("7", {0: {"8": 0.25}}, {7: 0.75, 8: 0.25}),
     ],
 )
-def test_price_spread_by_hand(
+def test_prices_that_were_nearly_written(
     tokenizer: PreTrainedTokenizerBase,
     tokens: AnswerTokens,
     price: str,
     rivals: dict[int, dict[str, float]],
-    variance: float,
+    atoms: dict[float, float],
 ) -> None:
-    assert price_rivals(tokenizer, tokens, price, rivals) == pytest.approx(math.sqrt(variance), rel=1e-5)
+    found = price_of(tokenizer, tokens, price, rivals)
+
+    mean = sum(p * math.log(value) for value, p in atoms.items())
+    variance = sum(p * (math.log(value) - mean) ** 2 for value, p in atoms.items())
+    assert found.greedy == int(price)
+    assert found.expectation == pytest.approx(math.exp(mean), rel=1e-5)
+    assert found.spread == pytest.approx(math.sqrt(variance), rel=1e-4, abs=1e-6)
+    below = sum(p for value, p in atoms.items() if value < found.median * (1 - 1e-9))
+    above = sum(p for value, p in atoms.items() if value > found.median * (1 + 1e-9))
+    assert max(below, above) <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("price", ["0", "unknown"])
+def test_no_price_has_no_evidence(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, price: str) -> None:
+    assert price_of(tokenizer, tokens, price, {}) == PriceEvidence()
 
 
 def test_digits_of_the_title_are_no_price(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
@@ -164,7 +188,7 @@ def test_digits_of_the_title_are_no_price(tokenizer: PreTrainedTokenizerBase, to
     nine = next(i for i, token in enumerate(ids) if tokens.digits.get(token) == "9")
     two = next(token for token, digit in tokens.digits.items() if digit == "2")
 
-    assert price_spread(write_completion(tokenizer, text, rivals={nine: {two: 0.4}}), tokens) == 0.0
+    assert price_evidence(write_completion(tokenizer, text, rivals={nine: {two: 0.4}}), tokens).spread == 0.0
 
 
 @pytest.mark.parametrize("text", ["", "Product: Hat", "no answer at all, not even a line"])
@@ -172,5 +196,56 @@ def test_a_text_without_lines_says_nothing(tokenizer: PreTrainedTokenizerBase, t
     completion = write_completion(tokenizer, text, probabilities={0: 0.5})
 
     assert label_probability(completion, tokens) == 1.0  # nothing was asked for
+    assert answer_probability(completion, tokens) == (pytest.approx(0.5) if text else 1.0)
     assert alternatives(completion, tokens) == {}
-    assert price_spread(completion, tokens) == 0.0
+    assert price_evidence(completion, tokens) == PriceEvidence()
+
+
+def test_doubt_about_the_title_is_doubt_about_the_label(
+    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens
+) -> None:
+    text = ANSWER.format("HATS", "12")
+    label = line(tokenizer, tokens, text, 1)
+    price = line(tokenizer, tokens, text, 2)
+    completion = write_completion(tokenizer, text, probabilities={2: 0.5, label[2]: 0.8, price[0]: 0.1})
+
+    assert label_probability(completion, tokens) == pytest.approx(0.8)
+    assert answer_probability(completion, tokens) == pytest.approx(0.4)
+
+
+def test_words_of_the_title_have_their_probabilities(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
+    text = ANSWER.format("HATS", "12")
+    title = line(tokenizer, tokens, text, 0)
+    completion = write_completion(tokenizer, text, probabilities={title[-2]: 0.25})
+
+    words = title_words(completion, tokens)
+
+    assert [word for word, _ in words] == ["Blue", "9", "shirt"]
+    assert words[-1][1] == pytest.approx(0.25)
+    assert [probability for _, probability in words[:-1]] == pytest.approx([1.0, 1.0])
+
+
+def test_a_taxonomy_of_thousands_is_looked_up(tokenizer: PreTrainedTokenizerBase) -> None:
+    names = [f"{kind} / {colour} {number}" for kind in ("BAGS", "HATS", "COATS") for colour in ("RED", "BLUE")
+             for number in range(1000)]  # fmt: skip
+    many = AnswerTokens(tokenizer, names)
+    text = ANSWER.format("HATS / RED 77", "12")
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    label = line(tokenizer, many, text, 1)
+    blue = next(tokens for tokens, name in many.labels.items() if name == "HATS / BLUE 77")
+    place = next(i for i, position in enumerate(label) if blue[i] != ids[position])
+    completion = write_completion(tokenizer, text, rivals={label[place]: {blue[place]: 0.2}})
+    allowed = answer_grammar(tokenizer, many)
+    written = list(completion.token_ids[: label[0]])
+
+    start = time.perf_counter()
+    for _ in range(50):
+        others = alternatives(completion, many)
+        for end in range(len(label)):
+            assert completion.token_ids[label[end]] in allowed([*written, *completion.token_ids[label[0] : label[end]]])
+    seconds = (time.perf_counter() - start) / 50
+
+    assert len(many.labels) == len(names) == 6000
+    assert len(others) == 1000  # every blue hat, alike
+    assert sum(others.values()) == pytest.approx(0.2)
+    assert seconds < 0.05  # searched, it would be ten times as much

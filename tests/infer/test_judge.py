@@ -169,7 +169,7 @@ def test_an_unknown_price_has_no_interval(tokenizer: PreTrainedTokenizerBase, to
     outcome = judge_text(tokenizer, tokens, "Product: Hat\nCategory: HATS\nFull Price: unknown")
 
     assert outcome.answer == Answer("Hat", "HATS", None)
-    assert (outcome.price_low, outcome.price_high, outcome.spread) == (None, None, 0.0)
+    assert (outcome.price_low, outcome.price_high, outcome.evidence.spread) == (None, None, 0.0)
 
 
 def test_without_calibrated_prices_there_is_no_interval(
@@ -240,3 +240,49 @@ def test_at_most_three_alternatives_are_kept(tokenizer: PreTrainedTokenizerBase)
     assert outcome.alternatives == tuple(
         Alternative(name, pytest.approx(shares[name])) for name in ("COATS", "BAGS", "KNIVES")
     )
+
+
+@pytest.mark.parametrize(
+    ("title", "category", "reasons"),
+    [
+        ("Felt Hat", "HATS", ()),
+        ("Felt Hat Sale", "HATS", (ReviewReason.TITLE_RULE,)),
+        ("Leather Bag", "HATS", (ReviewReason.TITLE_UNGROUNDED,)),
+    ],
+)
+def test_titles_are_checked(
+    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, title: str, category: str, reasons: tuple
+) -> None:
+    outcome = judge_text(tokenizer, tokens, f"Product: {title}\nCategory: {category}\nFull Price: 120")
+
+    assert outcome.reasons == reasons
+
+
+def test_the_price_is_the_estimate_that_was_chosen(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
+    assert CALIBRATION.price is not None
+    expectation = CALIBRATION.model_copy(
+        update={"price": CALIBRATION.price.model_copy(update={"point": "expectation"})}
+    )
+    text = "Product: Felt Hat\nCategory: HATS\nFull Price: 120"
+    first = len(tokenizer.encode(text, add_special_tokens=False)) - 3
+    two = next(token for token, digit in tokens.digits.items() if digit == "2")
+    completion = write_completion(tokenizer, text, probabilities={first: 0.5}, rivals={first: {two: 0.5}})
+
+    outcome = judge(completion, tokens, expectation, REVIEW)
+
+    point = math.sqrt(120 * 100 * math.sqrt(6))  # halfway, in logs, to the middle of 200 to 300
+    assert (outcome.answer, outcome.said) == (Answer("Felt Hat", "HATS", round(point)), Answer("Felt Hat", "HATS", 120))
+    assert outcome.price_low is not None
+    assert outcome.price_high is not None
+    assert math.sqrt(outcome.price_low * outcome.price_high) == pytest.approx(point)
+
+
+def test_the_threshold_is_the_calibrations_where_none_is_set(
+    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens
+) -> None:
+    strict = CALIBRATION.model_copy(update={"category": CALIBRATION.category.model_copy(update={"review_below": 0.9})})
+    text = GOOD
+    completion = write_completion(tokenizer, text, probabilities={2: 0.85})
+
+    assert judge(completion, tokens, strict, ReviewSettings()).reasons == (ReviewReason.LOW_CONFIDENCE,)
+    assert judge(completion, tokens, strict, REVIEW).reasons == ()

@@ -235,3 +235,10 @@ def photos_and_adapter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 @pytest.fixture
 def shop(photos_and_adapter: tuple[Path, Path], tmp_path: Path) -> Shop:
     return Shop(*photos_and_adapter, tmp_path / "output")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here needs a server."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.live)

@@ -1,21 +1,27 @@
 """Fine-tuning as a whole: the adapter directory, its records, and its scores on a catalog."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import polars as pl
 import pytest
 
 from enrich.catalog.split import Splits
 from enrich.errors import UsageError
 from enrich.infer.adapter import adapter_id, read_adapter
 from enrich.pipeline import finetuning
-from enrich.pipeline.finetuning import finetune, score_adapter
-from enrich.settings import RunSettings, TrainSettings
+from enrich.pipeline.enrichment import run_enrichment
+from enrich.pipeline.finetuning import finetune
+from enrich.pipeline.scoring import score_adapter
+from enrich.settings import GateSettings, RunSettings, TrainSettings
 
 FILES = {
     "adapter_config.json", "adapter_model.safetensors", "config.json", "preprocessor_config.json", "tokenizer.json",
-    "tokenizer_config.json", "prompt.json", "calibration.json", "metrics.json", "train.json", "README.md",
+    "tokenizer_config.json", "prompt.json", "calibration.json", "metrics.json", "scores.parquet", "train.json",
+    "README.md",
 }  # fmt: skip
 
 
@@ -63,9 +69,48 @@ def test_metrics_stand_beside_base_and_baselines(story: Any) -> None:
 
 
 def test_scores_on_the_same_catalog_are_those_of_the_test_split(story: Any) -> None:
-    what, metrics = score_adapter(str(story.adapter), str(story.catalog), RunSettings())
-    assert what == f"{metrics['test']['rows']} products of the test split"
-    assert metrics["test"] == story.finetuned.metrics["test"]
+    scored = score_adapter(str(story.adapter), str(story.catalog), RunSettings())[0]
+    assert scored.what == f"{scored.metrics['test']['rows']} products of the test split"
+    assert scored.metrics["test"] == story.finetuned.metrics["test"]
+    for name, one in scored.metrics["estimates"].items():  # batches differ, so do sums in their last digits
+        assert one == pytest.approx(story.finetuned.metrics["estimates"][name], rel=1e-4, abs=1e-4), name
+
+
+def test_scores_are_written_with_plots_and_the_optimum(story: Any, tmp_path: Path) -> None:
+    [scored, *_] = score_adapter(str(story.adapter), str(story.catalog), RunSettings(), out=str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} >= {"metrics.json", "scores.parquet", "scores.html"}
+    table = pl.read_parquet(tmp_path / "scores.parquet")
+    assert table.drop("review_reasons").equals(scored.table.drop("review_reasons"))
+    assert table["best_price"].is_not_null().all()  # truth.json lies beside the catalog
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    right = (table["category"] == table["answered_category"]).sum() / table.height
+    assert metrics["estimates"]["category_accuracy"]["value"] == pytest.approx(right)
+    assert metrics["ideal"]["price_mdape"] < metrics["estimates"]["price_mdape"]["value"]
+    assert metrics["category_accuracy_by_level"]["category3_code"] == pytest.approx(right)
+    assert metrics["category_accuracy_by_level"]["category2_code"] >= right
+    page = (tmp_path / "scores.html").read_text()
+    assert page.count("data:image/svg+xml") == 5
+
+
+def test_a_run_reports_how_far_its_adapter_is_trusted(story: Any, tmp_path: Path) -> None:
+    settings = RunSettings(machine_price_per_hour=0.5, gate=GateSettings(enabled=False))
+    output = tmp_path / "output"
+    first = run_enrichment(str(story.bucket), str(story.adapter), str(output), settings, limit=6)
+    again = run_enrichment(str(story.bucket), str(story.adapter), str(output), settings)
+    assert first.changes is None
+    assert again.changes is not None
+    assert (again.changes.compared, again.changes.gone) == (0, 0)
+    assert again.cost is not None
+    assert again.cost.per_1000_photos == pytest.approx(0.5 * again.seconds / 3600 / again.counts["rows"] * 1000)
+    page = (output / "runs" / again.run.run_id / "report.html").read_text()
+    assert page.count("data:image/svg+xml") == 5
+    history = f"read_parquet('{output}/history/**/*.parquet', hive_partitioning = false)"
+    rows = duckdb.sql(
+        f"SELECT status, count(*) FROM {history} WHERE run_id = '{again.run.run_id}' GROUP BY status"
+    ).fetchall()
+    for status, count in rows:
+        assert f'data-figure="{status}"' in page
+        assert re.search(rf'data-figure="{status}"[^>]*>{count}<', page)
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,19 @@ def test_an_odd_page_costs_one_row(engine: VllmEngine, expected: list[Completion
     check_same([got["photo 0"]], expected[:1])
 
 
+def test_a_request_that_vllm_refuses_costs_one_row(
+    engine: VllmEngine, expected: list[Completion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nonsense = {"type": "structural_tag", "format": {"type": "nonsense"}}
+    monkeypatch.setattr(engine, "_constrained", sampling([], 80, nonsense))
+
+    [got] = engine.complete([request(0)], grammar=True)
+
+    assert got.error is not None
+    assert got.error.startswith("the engine failed: Invalid")
+    check_same(list(engine.complete([request(0)])), expected[:1])
+
+
 def test_the_ordinary_way_in(engine: VllmEngine, adapter: Adapter, expected: list[Completion]) -> None:
     """What LLM.generate and `vllm serve` do: a PIL image and the prompt's text, prepared by vLLM."""
     text = render_prompt(adapter.prompt)

@@ -83,6 +83,17 @@ def _dots(grid: Grid) -> Field:
     return np.clip((radius - np.sqrt(x * x + y * y)) * grid.pixels + 0.5, 0.0, 1.0)
 
 
+def _flowers(grid: Grid) -> Field:
+    """Five petals around each point of a staggered lattice, every other row turned."""
+    period = 0.30
+    row = np.floor(grid.v / (period * 0.8))
+    x = np.mod(grid.u + np.mod(row, 2) * (period / 2), period) - period / 2
+    y = np.mod(grid.v, period * 0.8) - period * 0.4
+    radius = np.sqrt(x * x + y * y)
+    petals = 0.074 + 0.030 * np.cos(5 * np.arctan2(y, x) + np.mod(row, 2) * np.pi)
+    return np.clip((petals - radius) * grid.pixels + 0.5, 0, 1) * np.clip((radius - 0.022) * grid.pixels + 0.5, 0, 1)
+
+
 def _twill(grid: Grid) -> Field:
     worn = np.sin(grid.u * 5.0 + 1.3 * np.sin(grid.v * 3.0)) * np.sin(grid.v * 4.0 + 0.7)
     return 1.0 + 0.10 * np.sin((grid.u + grid.v) * (2 * np.pi / 0.04)) + 0.10 * worn
@@ -113,6 +124,26 @@ def _rib(grid: Grid) -> Field:
     return 0.90 + 0.14 * np.sin(grid.u * (2 * np.pi / 0.05))
 
 
+def _pebbles(grid: Grid) -> Field:
+    """Grain of leather: fine, without a direction."""
+    a, b = grid.u * 150.0, grid.v * 150.0
+    return 0.98 + 0.045 * np.sin(a + 1.7 * np.sin(b * 0.83)) * np.sin(b + 1.7 * np.sin(a * 0.71))
+
+
+def _canvas(grid: Grid) -> Field:
+    """Thick threads over and under, seen one by one."""
+    return 0.93 + 0.15 * np.sin(grid.u * (2 * np.pi / 0.040)) * np.sin(grid.v * (2 * np.pi / 0.040))
+
+
+def _plaited(grid: Grid) -> Field:
+    """Straw: bands around, slanted strands within them."""
+    band = np.mod(grid.v / 0.075, 1.0)
+    row = np.floor(grid.v / 0.075)
+    slant = np.where(np.mod(row, 2) > 0, 1.0, -1.0)
+    strand = np.sin(2 * np.pi * (grid.u / 0.042 + slant * band * 0.7))
+    return 0.86 + 0.16 * strand + 0.24 * np.sin(np.pi * band)
+
+
 def _basket(grid: Grid) -> Field:
     a, b = (grid.u + grid.v) / 0.11, (grid.u - grid.v) / 0.11
     over = np.mod(np.floor(a) + np.floor(b), 2)
@@ -126,6 +157,7 @@ _PRINTS: Mapping[str, Callable[[Grid], Field]] = {
     "pinstriped": _pinstripes,
     "checked": _tartan,
     "dotted": _dots,
+    "floral": _flowers,
 }
 _RELIEFS: Mapping[str, Callable[[Grid], Field]] = {
     "denim": _twill,
@@ -134,4 +166,7 @@ _RELIEFS: Mapping[str, Callable[[Grid], Field]] = {
     "cable": _cables,
     "rib": _rib,
     "braided": _basket,
+    "leather": _pebbles,
+    "canvas": _canvas,
+    "straw": _plaited,
 }

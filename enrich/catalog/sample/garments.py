@@ -73,7 +73,7 @@ def shirt(a: Attributes) -> list[Part]:
     parts = [*_sleeves(a["sleeve"], "plain"), *_torso("crew")]
     parts.append(Part(box(-0.055, -0.72, 0.055, 0.89), shade=1.03, relief=0.5, lift=0.4))
     parts += _collar()
-    if a["pattern"] == "denim":
+    if a["fabric"] == "denim":
         parts += both(Part(path((0.055, -0.62), (0.055, 0.86)), "stitch", width=0.018))
         parts += both(Part(path((0.055, -0.50), (0.42, -0.56)), "stitch", width=0.018))
     parts += _buttons(0.0, -0.54, 0.74, 7)
@@ -124,7 +124,7 @@ def jacket(a: Attributes) -> list[Part]:
         parts.append(Part(stand, "plain", shade=0.85, lift=0.5))
     parts.append(Part(path((0.0, -0.72), (0.0, 0.64)), "shadow", width=0.07))
     parts.append(Part(path((0.0, -0.72), (0.0, 0.64)), "silver", width=0.032))
-    if a["pattern"] == "denim":
+    if a["fabric"] == "denim":
         parts += both(_pocket(0.12, -0.40, 0.22))
         parts += both(Part(path((0.04, -0.48), (0.42, -0.52)), "stitch", width=0.02))
         parts += both(Part(path((0.14, 0.48), (0.18, -0.08)), "stitch", width=0.02))
@@ -177,7 +177,7 @@ def skirt(a: Attributes) -> list[Part]:
         parts.append(Part(path((0.0, hem - 0.25), (0.0, hem + 0.1)), "shadow", width=0.025))
     band = path((-waist, top), (waist, top), (waist + 0.02, top + 0.13), (-waist - 0.02, top + 0.13))
     parts.append(Part(band, "plain", shade=0.82, lift=0.3))
-    if a["pattern"] == "denim":
+    if a["fabric"] == "denim":
         parts += both(Part(path((0.16, top + 0.14), (0.20, top + 0.34, 0.42, top + 0.36)), "stitch", width=0.022))
         parts.append(Part(path((-0.02, top + 0.14), (-0.02, top + 0.55)), "stitch", width=0.022))
         parts.append(Part(ellipse(0.0, top + 0.065, 0.035, 0.035), "horn", relief=0.2, lift=0.5))
@@ -196,7 +196,7 @@ def trousers(a: Attributes) -> list[Part]:
     parts.append(Part(band, "plain", shade=0.85, lift=0.3))
     parts.append(Part(path((0.0, -0.94), (0.04, -0.70, 0.01, -0.50)), "shadow", width=0.03))
     pocket = path((0.20, -0.92), (0.24, -0.74, 0.42, -0.70))
-    if a["pattern"] == "denim":
+    if a["fabric"] == "denim":
         parts += both(Part(pocket, "stitch", width=0.024))
         parts += both(Part(path((0.39, -0.70), (thigh - 0.05, -0.2), (outer - 0.05, 1.03)), "stitch", width=0.02))
         parts += both(Part(path((inner, 1.0), (outer - 0.01, 1.0)), "stitch", width=0.02))
@@ -207,18 +207,109 @@ def trousers(a: Attributes) -> list[Part]:
     return parts
 
 
-def scarf(a: Attributes) -> list[Part]:
-    """Hung in a loop: a ring at the neck and two ends, the left one longer."""
-    left = path((-0.30, -0.62), (-0.02, -0.55), (0.04, 0.2, 0.02, 0.86), (-0.42, 0.90), (-0.40, 0.2, -0.30, -0.62))
-    right = path((0.02, -0.60), (0.32, -0.64), (0.42, 0.0, 0.48, 0.56), (0.08, 0.62), (0.08, 0.1, 0.02, -0.60))
-    parts = []
-    for outline, x0, x1, y in ((left, -0.42, 0.02, 0.88), (right, 0.08, 0.48, 0.59)):
-        if a["fringe"] == "yes":
-            step = (x1 - x0) / 9
-            strands = [path((x0 + (i + 0.5) * step, y - 0.05), (x0 + (i + 0.5) * step, y + 0.22)) for i in range(9)]
-            parts += [Part(strand, "plain", width=0.026, shade=0.85) for strand in strands]
-        parts.append(Part(outline, lift=0.5, relief=0.4))
-    parts.append(Part(ellipse(0, -0.62, 0.33, 0.17), "lining", shade=0.5, relief=0.1))
-    ring = mirrored((0.0, -0.60), (0.28, -0.62, 0.30, -0.78), (0.48, -0.70), (0.44, -0.30, 0.0, -0.30))
-    parts.append(Part(ring, lift=0.6, relief=0.45))
+def blouse(a: Attributes) -> list[Part]:
+    """Full sleeves gathered at the wrist; a bow at the neck, or a ruffle around it and down the front."""
+    arm = path(
+        (0.34, -0.86), (0.60, -0.84, 0.68, -0.52), (0.98, 0.10, 0.90, 0.44), (0.78, 0.52), (0.66, 0.46),
+        (0.56, 0.20, 0.40, -0.28),
+    )  # fmt: skip
+    cuff = path((0.88, 0.42), (0.86, 0.60), (0.68, 0.62), (0.66, 0.44))
+    parts = [
+        *both(Part(arm, shade=0.93, relief=0.4)),
+        *both(Part(cuff, "plain", shade=0.85, lift=0.3)),
+        *both(Part(path((0.70, 0.10), (0.78, 0.40)), "fold", width=0.03)),
+        *_torso("crew", hem=0.66, waist=0.36, width=0.46),
+        Part(path((0.0, -0.60), (0.0, 0.66)), "shadow", width=0.018),
+        *_buttons(0.0, -0.2, 0.56, 5, r=0.022),
+    ]
+    if a["neck"] == "bow":
+        loop = path((0.03, -0.66), (0.20, -0.94, 0.42, -0.82), (0.46, -0.62, 0.36, -0.52), (0.14, -0.54, 0.03, -0.62))
+        tail = path((0.0, -0.62), (0.10, -0.60), (0.22, -0.06), (0.06, -0.02))
+        band = mirrored((0.0, -0.97), (0.18, -0.97, 0.21, -0.88), (0.06, -0.68), (0.0, -0.66))
+        parts += [Part(band, "plain", shade=0.7), *both(Part(tail, "plain", shade=0.95, relief=0.45, lift=0.6))]
+        parts += [
+            *both(Part(loop, "plain", relief=0.5, lift=0.7)),
+            Part(box(-0.06, -0.70, 0.06, -0.56, 0.03), "plain", lift=0.6),
+        ]
+        return parts
+    for y in (-0.50, -0.66):
+        frill = mirrored(
+            (0.0, y - 0.16), (0.22, TOP - 0.02), (0.34, TOP + 0.02), (0.36, y + 0.04, 0.24, y),
+            (0.20, y + 0.16, 0.10, y + 0.10), (0.06, y + 0.22, 0.0, y + 0.16),
+        )  # fmt: skip
+        parts.append(Part(frill, "plain", shade=0.96, relief=0.5, lift=0.7))
+    wave = [(0.05 if i % 2 else 0.11, -0.44 + 0.1 * i) for i in range(10)]
+    parts.append(Part(mirrored((0.0, -0.5), *wave, (0.0, 0.56)), "plain", shade=0.97, relief=0.5, lift=0.6))
+    parts.append(Part(mirrored((0.0, -0.98), (0.16, -0.98, 0.2, -0.88), (0.0, -0.74)), "plain", shade=0.6))
+    return parts
+
+
+def cardigan(a: Attributes) -> list[Part]:
+    """Open at a deep V, a ribbed band with buttons down the front."""
+    v = ((0.0, -0.10), (NECK + 0.02, TOP))
+    inside = mirrored((0.0, TOP - 0.05), (0.1, TOP - 0.05, NECK, TOP), (0.0, -0.06))
+    front = mirrored(*v, (0.40, -0.86), (0.46, -0.80, 0.43, -0.36), (0.42, 0.2, 0.48, 0.84), (0.2, 0.86, 0.0, 0.86))
+    parts = [
+        *_sleeves("long", "rib"),
+        Part(inside, "lining", shade=0.75, relief=0.1),
+        Part(front, lift=0.2),
+        Part(path((-0.47, 0.72), (0.47, 0.72), (0.45, 0.90), (-0.45, 0.90)), "rib", shade=0.9),
+        Part(path((-NECK - 0.01, TOP), (0.0, -0.08), (NECK + 0.01, TOP)), "rib", width=0.11, shade=0.92, lift=0.3),
+        Part(box(-0.065, -0.10, 0.065, 0.91), "rib", shade=0.97, relief=0.5, lift=0.4),
+        *_buttons(0.0, 0.0, 0.82, 5, "horn", 0.042),
+    ]
+    if a["pocket"] == "yes":
+        for x in (-0.40, 0.14):
+            parts.append(Part(box(x, 0.26, x + 0.26, 0.62), relief=0.5, lift=0.55))
+            parts.append(Part(box(x - 0.01, 0.24, x + 0.27, 0.33), "rib", shade=0.9, lift=0.3))
+    return parts
+
+
+def polo(a: Attributes) -> list[Part]:
+    """A T-shirt with a collar and a short placket; tipping is a line of the contrast colour along the edges."""
+    parts = [*_sleeves("short"), *_torso("crew", hem=0.80)]
+    parts.append(Part(box(-0.065, -0.72, 0.065, -0.28), "plain", shade=1.02, relief=0.5, lift=0.5))
+    parts += _buttons(0.0, -0.58, -0.36, 2)
+    parts += _collar()
+    if a["tipping"] == "yes":
+        parts += both(Part(path((0.02, -0.69), (0.12, -0.61), (0.29, -0.68), (0.22, -0.88)), "contrast", width=0.034))
+        parts += both(Part(path((0.80, -0.29), (0.58, -0.13)), "contrast", width=0.05))
+    return parts
+
+
+def blazer(a: Attributes) -> list[Part]:
+    """To the hip, with lapels over a shirtless V, flap pockets and buttons on the cuffs."""
+    double = a["closure"] == "double"
+    low = 0.02 if double else 0.16
+    inside = mirrored((0.0, TOP - 0.05), (0.1, TOP - 0.05, NECK, TOP), (0.30, -0.60), (0.0, low))
+    front = mirrored(
+        (0.0, low), (NECK, TOP), (0.42, -0.86), (0.49, -0.80, 0.46, -0.36), (0.40, 0.10, 0.50, 0.72),
+        (0.30, 0.80, 0.10 if not double else 0.06, 0.78), (0.04, 0.66, 0.0, 0.40 if not double else 0.78),
+    )  # fmt: skip
+    lapel = path(
+        (0.0, low), (0.06, -0.40), (0.15, TOP - 0.03), (0.27, TOP - 0.01), (0.38, -0.62), (0.27, -0.58), (0.35, -0.46)
+    )
+    parts = [
+        *_sleeves("long", "main"),
+        *[
+            part
+            for y in (0.46, 0.53)
+            for part in both(Part(ellipse(0.68 + 0.06 * (y - 0.46), y, 0.022, 0.022), "horn", lift=0.4))
+        ],
+        Part(inside, "lining", shade=0.7, relief=0.1),
+        Part(front, lift=0.3),
+        Part(path((0.0, low), (0.01, 0.46)), "shadow", width=0.022),
+        *both(Part(lapel, shade=0.95, relief=0.45, lift=0.7)),
+        *both(Part(path((0.18, 0.34), (0.42, 0.32), (0.43, 0.44), (0.19, 0.46)), shade=0.9, relief=0.4, lift=0.6)),
+    ]
+    if double:
+        for x in (-0.13, 0.13):
+            parts += _buttons(x, 0.10, 0.50, 3, "gold", 0.036)
+    else:
+        parts += _buttons(0.03, 0.20, 0.38, 2, "horn", 0.038)
+    parts.append(Part(path((0.21, -0.36), (0.37, -0.40), (0.375, -0.35), (0.215, -0.31)), shade=0.85, lift=0.5))
+    if a["square"] == "yes":
+        parts.append(
+            Part(path((0.22, -0.36), (0.23, -0.50), (0.28, -0.43), (0.31, -0.54), (0.36, -0.40)), "contrast", lift=0.5)
+        )
     return parts

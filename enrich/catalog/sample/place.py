@@ -1,0 +1,103 @@
+"""Where a sample goes: whose directory it is, and files that are there whole or not at all."""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from enrich.errors import RunFailed, UsageError
+
+CATALOG, TRUTH, IMAGES, HOLDOUT = "catalog.csv", "truth.json", "images", "holdout"
+BUCKET_YEAR = "2026"  # the one folder in a bucket
+_STARTED = ".sample.json"  # the settings of a sample that is not whole yet
+_OURS = frozenset({CATALOG, TRUTH, IMAGES, HOLDOUT, _STARTED})
+
+
+def claim(out: Path, bucket: Path | None, settings: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Make `out` the directory of the sample with these settings: an empty one, or one where it was begun.
+
+    With `overwrite` another sample, or files that look like one, make room.
+
+    Raises:
+        UsageError: it cannot be written, or something else lies there.
+    """
+    try:
+        for folder in filter(None, (out, bucket)):
+            folder.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            _clear(out, _OURS)
+            if bucket:
+                _clear(bucket, {BUCKET_YEAR})
+        elif (found := _settings_of(out)) is not None:
+            for name in settings | found.keys():
+                if found.get(name) != settings.get(name):
+                    raise UsageError(
+                        f"{out} holds a sample with {name} {found.get(name)}, not {settings.get(name)}; choose another "
+                        "directory or give --overwrite"
+                    )
+        else:
+            for folder in filter(None, (out, bucket)):
+                for entry in folder.iterdir():
+                    if entry.name != f".{_STARTED}.part":
+                        raise UsageError(
+                            f"{folder} is not empty ({entry.name}); choose another directory or give --overwrite"
+                        )
+        write(out / _STARTED, json.dumps(settings).encode())
+    except OSError as error:
+        raise UsageError(f"sample directory {out}: {error.strerror or error}; choose another directory") from error
+    except RunFailed as error:
+        raise UsageError(str(error)) from error
+
+
+def finish(out: Path) -> None:
+    """The sample in `out` is whole."""
+    (out / _STARTED).unlink(missing_ok=True)
+
+
+def _settings_of(out: Path) -> dict[str, Any] | None:
+    """Of the sample in `out`, begun or whole; None where there is none."""
+    for name, end in ((_STARTED, ""), (TRUTH, "}")):  # the truth's first line is its settings
+        if (out / name).exists():
+            with (out / name).open(encoding="utf-8") as file:
+                line = file.readline()
+            try:
+                return dict(json.loads(line.rstrip(",\n") + end))
+            except (ValueError, TypeError) as error:
+                raise UsageError(
+                    f"{out / name} is not a sample's; choose another directory or give --overwrite"
+                ) from error
+    return None
+
+
+def _clear(folder: Path, ours: Iterable[str]) -> None:
+    """Remove a sample's files, those that say it is whole first."""
+    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in ours)
+    if foreign:
+        raise UsageError(f"{folder}/{foreign[0]} is not of a sample; move it elsewhere, or choose another directory")
+    for name in sorted(ours, key=lambda name: name not in (CATALOG, TRUTH)):
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def write(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """The file, whole or not at all; a rest of an earlier try is overwritten.
+
+    Raises:
+        RunFailed: the disk is full, or the file cannot be written for another reason.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            for piece in (content,) if isinstance(content, bytes) else content:
+                file.write(piece)
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):  # what hindered writing may hinder this too; a rest is never taken for a file
+            part.unlink(missing_ok=True)
+        raise RunFailed(f"sample file {path}: {error.strerror or error}; mend that and run again") from error

@@ -1,0 +1,134 @@
+"""What a run has to do: the listing or the inventory, against products.parquet, on the local disk."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import polars as pl
+
+from enrich.errors import UsageError
+from enrich.inventory import open_inventory
+from enrich.manifest import Manifest, create_manifest, write_inventory, write_listing, write_plan
+from enrich.pipeline.progress import Progress
+from enrich.products import StoredProducts, fetch_products
+from enrich.publish import find_record
+from enrich.schema import RunInfo, RunRecord
+from enrich.settings import RunSettings
+from enrich.spill import scratch
+from enrich.storage import ObjectInfo, Store
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run would do: `enrich run --dry-run`."""
+
+    listed: int  # photos in the bucket
+    todo: int
+    bytes: int  # of those
+    by_reason: dict[str, int]
+    shards: int
+    rate: float | None  # photos a second of the last run; None: there was none
+    last_run: str | None
+    price_per_hour: float | None  # of the machine
+    currency: str
+
+    @property
+    def seconds(self) -> float | None:
+        """What the photos would take at the last run's rate."""
+        return None if self.rate is None else self.todo / self.rate
+
+    def lines(self) -> list[str]:
+        """As text: counts, reasons, time and cost."""
+        why = ", ".join(f"{count:,} {reason}" for reason, count in self.by_reason.items()) or "none"
+        size = f"{self.bytes / 1e9:.2f} GB, {self.shards:,} shards"
+        lines = [f"{self.todo:,} of {self.listed:,} photos to do ({why}), {size}"]
+        if self.seconds is None:
+            return [*lines, "expected time: unknown, for no run has finished there yet"]
+        length = timedelta(seconds=round(self.seconds))
+        lines.append(f"expected time: {length}, at the {self.rate:.1f} photos a second of run {self.last_run}")
+        if self.price_per_hour is not None:
+            cost = self.seconds / 3600 * self.price_per_hour
+            lines.append(f"expected cost: {cost:.2f} {self.currency}, at {self.price_per_hour:g} an hour")
+        return lines
+
+
+def plan_run(
+    source: Store,
+    output: Store,
+    run: RunInfo,
+    settings: RunSettings,
+    limit: int | None,
+    inventory: str | None,
+    progress: Progress,
+) -> Manifest:
+    """List, compare, and write the manifest of a new run. UsageError if there are no photos."""
+    with scratch() as folder:
+        products = fetch_products(output, folder)
+        listing, plan = _plan(source, products, run, settings, limit, inventory, progress, folder)
+        return create_manifest(output, run, listing, plan)
+
+
+def forecast(
+    source: Store,
+    output: Store | None,
+    run: RunInfo,
+    settings: RunSettings,
+    limit: int | None,
+    inventory: str | None,
+    progress: Progress,
+) -> Forecast:
+    """What `plan_run` would find. Writes nothing; `output` is None where there is none yet."""
+    with scratch() as folder:
+        products = fetch_products(output, folder) if output else StoredProducts.none()
+        listing, plan = _plan(source, products, run, settings, limit, inventory, progress, folder)
+        todo = pl.scan_parquet(plan)
+        reasons = todo.group_by("reason").len().sort("reason").collect(engine="streaming")
+        count, size = todo.select(pl.len(), pl.col("size").sum()).collect(engine="streaming").row(0)
+        last = _last_record(output) if output else None
+        return Forecast(
+            listed=pl.scan_parquet(listing).select(pl.len()).collect().item(),
+            todo=count,
+            bytes=size,
+            by_reason=dict(reasons.iter_rows()),
+            shards=-(-count // run.shard_size),
+            rate=last.images_per_second if last else None,
+            last_run=last.run.run_id if last else None,
+            price_per_hour=settings.machine_price_per_hour,
+            currency=settings.machine_currency,
+        )
+
+
+def _plan(
+    source: Store,
+    products: StoredProducts,
+    run: RunInfo,
+    settings: RunSettings,
+    limit: int | None,
+    inventory: str | None,
+    progress: Progress,
+    folder: Path,
+) -> tuple[Path, Path]:
+    """The files of the listing and of what is to be done."""
+    listing, plan = folder / "source.parquet", folder / "manifest.parquet"
+    if inventory:
+        opened = open_inventory(inventory, run.images_uri, settings.s3)
+        count = write_inventory(listing, lambda: opened.frames(folder), run, folder)
+    else:
+        count = write_listing(listing, _watched(source.list, progress), run)
+    if not count:
+        raise UsageError(f"images {run.images_uri}: no photos there; check the bucket and the prefix")
+    write_plan(plan, listing, products, run, settings, folder, limit)
+    return listing, plan
+
+
+def _watched(objects: Callable[[], Iterator[ObjectInfo]], progress: Progress) -> Iterator[ObjectInfo]:
+    for count, found in enumerate(objects(), start=1):
+        if count % 1000 == 0:
+            progress("listing", count, 0)
+        yield found
+
+
+def _last_record(output: Store) -> RunRecord | None:
+    """The finished run with photos that was created last."""
+    return find_record(output, lambda record: record.images_per_second > 0)

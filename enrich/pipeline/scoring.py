@@ -1,0 +1,262 @@
+"""How good an adapter is by what it answers: calibrated on one held-out split, scored on another."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from enrich import parquet
+from enrich.catalog.read import read_catalog
+from enrich.catalog.split import Splits, split_catalog
+from enrich.catalog.table import read_table
+from enrich.images import ImageRefused, Preparation, prepare
+from enrich.infer.adapter import METRICS_FILE, RECORD_FILE, Adapter, read_adapter
+from enrich.infer.answer import Answerer, Image
+from enrich.infer.engine import Engine, start_engine
+from enrich.infer.evidence import AnswerTokens
+from enrich.infer.judge import Outcome
+from enrich.metrics import baselines, score
+from enrich.phi3_vision.checkpoint import load_processor
+from enrich.pipeline.catalogs import local_tree
+from enrich.pipeline.progress import Progress, silent
+from enrich.price import LEVEL, Calibration, Point, choose_price, fit_category, price_crps, price_interval
+from enrich.report import render_scores
+from enrich.schema import SCORE_SCHEMA, Product
+from enrich.scores import SCORES_FILE, VERDICTS_KEY, assess
+from enrich.settings import Columns, PhotoLimits, RunSettings, TrainSettings
+from enrich.storage import open_store
+
+HOLDOUT = "holdout"  # below a sample catalog: products unlike those that were taught
+SCORES_PAGE = "scores.html"
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of a sample catalog beyond its table."""
+
+    sigma: float  # of the log price around what is visible
+    ideal_width: float | None = None  # log(high / low) of the narrowest honest 90 % interval, price ladder included
+    best_prices: Mapping[str, float] = field(default_factory=dict)  # absolute path of the photo -> noiseless price
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One catalog, or a part of it, as it was scored."""
+
+    what: str  # which rows
+    table: pl.DataFrame  # SCORE_SCHEMA
+    metrics: dict[str, Any]
+
+
+def score_adapter(
+    adapter: str,
+    catalog: str,
+    settings: RunSettings,
+    columns: Columns | None = None,
+    out: str | None = None,
+    progress: Progress = silent,
+) -> list[Scored]:
+    """Scores of an adapter on a catalog: the test split of the one it was made from, every row of any other.
+
+    A sample catalog's hold-out is scored after it. With `out`, metrics.json, scores.parquet and a page of plots are
+    written there, the hold-out's below holdout/.
+    """
+    with local_tree(adapter) as directory, local_tree(catalog) as folder:
+        loaded = read_adapter(directory)
+        engine = start_engine(loaded, settings)
+        found = [_score(engine, loaded, folder, settings, columns, progress)]
+        if (folder / HOLDOUT).is_dir():
+            found.append(_score(engine, loaded, folder / HOLDOUT, settings, columns, progress))
+        engine.close()
+    if out is not None:
+        store = open_store(out, create=True)
+        for prefix, scored in zip(("", f"{HOLDOUT}/"), found, strict=False):
+            store.put(f"{prefix}{SCORES_FILE}", encode_scores(scored.table, scored.metrics))
+            page = render_scores(scored.table, scored.metrics, f"{scored.what} of {catalog}", loaded.id)
+            store.put(f"{prefix}{SCORES_PAGE}", page.encode())
+            store.put(f"{prefix}{METRICS_FILE}", (json.dumps(scored.metrics, indent=1) + "\n").encode())
+    return found
+
+
+def _score(
+    engine: Engine, adapter: Adapter, folder: Path, settings: RunSettings, columns: Columns | None, progress: Progress
+) -> Scored:
+    products, splits = products_to_score(adapter, folder, columns)
+    outcomes = predict(engine, adapter, products, settings.limits, "scoring", progress)
+    table, metrics = measure(products, outcomes, adapter.calibration, read_truth(folder))
+    metrics["baselines"] = baselines(splits.train if splits else products, products)
+    metrics["category_accuracy_by_level"] = _accuracy_by_level(table, folder, columns or Columns())
+    what = f"{len(products)} products of the test split" if splits else f"all {len(products)} products"
+    return Scored(what, table, metrics)
+
+
+def fit(splits: Splits, outcomes: Sequence[Outcome]) -> Calibration:
+    """Calibration from the calibration split's uncalibrated outcomes; rows without an answer teach nothing."""
+    rows = [(product, outcome, outcome.answer) for product, outcome in zip(splits.calibration, outcomes, strict=True)]
+    labels = [(outcome.probability, answer.category == product.category) for product, outcome, answer in rows if answer]
+    priced = [
+        (product.price, outcome.evidence, answer.category)
+        for product, outcome, answer in rows
+        if product.price and answer and answer.price
+    ]
+    points: dict[Point, list[float]] = {
+        "greedy": [evidence.greedy for _, evidence, _ in priced],
+        "expectation": [evidence.expectation for _, evidence, _ in priced],
+        "median": [evidence.median for _, evidence, _ in priced],
+    }
+    return Calibration(
+        price=choose_price(
+            [price for price, _, _ in priced],
+            points,
+            [evidence.spread for _, evidence, _ in priced],
+            [p.price for p in splits.train if p.price],
+            [category for _, _, category in priced],
+        ),
+        category=fit_category([probability for probability, _ in labels], [right for _, right in labels]),
+    )
+
+
+def measure(
+    products: Sequence[Product], outcomes: Sequence[Outcome], calibration: Calibration, truth: Truth | None = None
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Calibrated outcomes beside the truth (SCORE_SCHEMA), and every metric of them, ready for metrics.json."""
+    best = truth.best_prices if truth else {}
+    rows = [
+        _row(product, outcome, calibration, best.get(product.image_path))
+        for product, outcome in zip(products, outcomes, strict=True)
+    ]
+    table = parquet.from_records(rows, SCORE_SCHEMA)
+    found = assess(table, sigma=truth.sigma if truth else None, ideal_width=truth.ideal_width if truth else None)
+    estimates = found["estimates"]
+    coverage = found["coverage_by_category"][f"{LEVEL:.0%}"]
+    return table, {
+        "test": score(products, [outcome.answer for outcome in outcomes]),
+        "intervals": _intervals(table, coverage),
+        "category_ece": estimates["category_ece"]["value"] if "category_ece" in estimates else None,
+        **found,
+    }
+
+
+def encode_scores(table: pl.DataFrame, metrics: Mapping[str, Any]) -> bytes:
+    """scores.parquet, with what the metrics say in words."""
+    return parquet.encode(table, SCORE_SCHEMA, {VERDICTS_KEY: json.dumps(metrics["verdicts"])})
+
+
+def _row(product: Product, outcome: Outcome, calibration: Calibration, best: float | None) -> dict[str, Any]:
+    answer, prices, evidence = outcome.answer, calibration.price, outcome.evidence
+    row: dict[str, Any] = {
+        "product_code": product.product_code,
+        "title": product.title,
+        "category": product.category,
+        "price": product.price,
+        "best_price": best,
+        "answered_title": answer.title if answer else None,
+        "answered_category": answer.category if answer else None,
+        "answered_price": answer.price if answer else None,
+        "category_confidence": outcome.confidence,
+        "price_low": outcome.price_low,
+        "price_high": outcome.price_high,
+        "needs_review": bool(outcome.reasons),
+        "review_reasons": list(outcome.reasons),
+        "error_kind": outcome.error_kind,
+    }
+    if answer and answer.price and prices:
+        point = getattr(evidence, prices.point)
+        low, high = price_interval(prices, point, evidence.spread, 0.8, answer.category)
+        row |= {"price_low_80": low, "price_high_80": high}
+        if product.price:
+            row["price_crps"] = price_crps(prices, product.price, point, evidence.spread)
+    return row
+
+
+def _intervals(table: pl.DataFrame, by_category: Mapping[str, Any]) -> dict[str, Any] | None:
+    known = table.filter(pl.col("price").is_not_null(), pl.col("price_low").is_not_null())
+    if not known.height:
+        return None
+    low, high, price = (known[name].to_numpy() for name in ("price_low", "price_high", "price"))
+    return {
+        "level": LEVEL,
+        "coverage": float(np.mean((low <= price) & (price <= high))),
+        "mean_ratio": float(np.mean(high / low)),
+        "by_category": by_category,
+    }
+
+
+def _accuracy_by_level(table: pl.DataFrame, folder: Path, columns: Columns) -> dict[str, float]:
+    """Share of rows whose answer lies in the true one's branch, for each column of categories that the catalog has.
+
+    A branch is where most of a label's products lie; a label that the catalog does not have lies in none.
+    """
+    name = next(name for name in ("catalog.csv", "catalog.parquet") if (folder / name).is_file())
+    rows = read_table(folder / name)
+    labels = {product.product_code: product.category for product in read_catalog(folder, columns).products}
+    rows = rows.with_columns(_label=pl.col(columns.product_code).str.strip_chars().replace_strict(labels, default=None))
+    found = {}
+    for level in (level for level in columns.category if level in rows.columns):
+        branches = dict(
+            rows.drop_nulls("_label").group_by("_label").agg(pl.col(level).mode().sort().first()).iter_rows()
+        )
+        pairs = zip(table["category"], table["answered_category"], strict=True)
+        found[level] = float(np.mean([a == b or (b in branches and branches[b] == branches.get(a)) for a, b in pairs]))
+    return found
+
+
+def read_truth(folder: Path) -> Truth | None:
+    """What a sample's truth.json says of the catalog in `folder`, or of the hold-out that `folder` is; else None."""
+    for root, part in ((folder, "images"), (folder.parent, HOLDOUT)):
+        if (root / "truth.json").is_file():
+            truth = json.loads((root / "truth.json").read_bytes())
+            if "sigma" in truth and part in truth:
+                prices = {str((root / key).absolute()): shown["noiseless_price"] for key, shown in truth[part].items()}
+                ideal = truth.get("ideal_intervals", {}).get(str(LEVEL), {}).get("log_width")
+                return Truth(truth["sigma"], ideal, prices)
+    return None
+
+
+def products_to_score(
+    adapter: Adapter, catalog: Path, columns: Columns | None = None
+) -> tuple[Sequence[Product], Splits | None]:
+    """What of a catalog the adapter has not seen: the test split of its own one, with its splits; all of any other."""
+    record = json.loads((adapter.path / RECORD_FILE).read_text())
+    trained_with = TrainSettings.model_validate(record["settings"])
+    labelled = read_catalog(catalog, columns or trained_with.columns)
+    if labelled.fingerprint != record["data_fingerprint"]:
+        return labelled.products, None
+    splits = split_catalog(labelled.products, trained_with.split)
+    return splits.test, splits
+
+
+def predict(
+    engine: Engine,
+    adapter: Adapter,
+    products: Sequence[Product],
+    limits: PhotoLimits,
+    what: str,
+    progress: Progress,
+    *,
+    second_pass: bool = True,
+) -> list[Outcome]:
+    """Outcomes in the order of the products, judged as in a run; without an answer where the photo cannot be read."""
+    tokens = AnswerTokens(load_processor(adapter.path).tokenizer, adapter.prompt.categories)
+    answerer = Answerer(engine, tokens, adapter.calibration, RunSettings().review, second_pass=second_pass)
+    outcomes = dict.fromkeys((product.product_code for product in products), Outcome())
+    for done, (code, outcome) in enumerate(answerer.answer(photos_of(products, limits, adapter.preparation)), start=1):
+        outcomes[code] = outcome
+        progress(what, done, len(products))
+    return [outcomes[product.product_code] for product in products]
+
+
+def photos_of(products: Sequence[Product], limits: PhotoLimits, how: Preparation) -> Iterator[Image]:
+    """The products' photos; those that cannot be read are left out."""
+    for product in products:
+        data = Path(product.image_path).read_bytes()
+        try:
+            photo = prepare(data, limits, how)
+        except ImageRefused:
+            continue
+        yield Image(product.product_code, hashlib.sha256(data).hexdigest(), photo.page)

@@ -1,0 +1,144 @@
+"""Fewer files and fewer old rows: shards of finished runs are packed together, runs of old are retired."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+
+from enrich import parquet
+from enrich.errors import RunFailed
+from enrich.history import HistoryFile, all_files, files_in_force, pack_key
+from enrich.products import StoredProducts, fetch_products
+from enrich.publish import read_records, write_run_record
+from enrich.schema import ROW_ORDER, ROW_SCHEMA, RunRecord
+from enrich.settings import RunSettings
+from enrich.spill import cut, in_order, sampled, scratch
+from enrich.storage import Store, open_store
+
+PACK_BYTES = 256 << 20  # of the shards in a pack, about a million rows
+_CREATED_KEY = "enrich.created_at"
+
+
+@dataclass(frozen=True)
+class Tidied:
+    """What `tidy` did."""
+
+    packed: int  # shards written into packs
+    packs: int
+    deleted: int  # files whose rows lie in a pack for long enough
+    retired: int  # runs
+
+
+def tidy(output: str, settings: RunSettings, *, grace: timedelta, keep: timedelta | None) -> Tidied:
+    """Pack the shards of finished runs, delete those packed more than `grace` ago, retire runs older than `keep`.
+
+    At every moment the files of a run hold each of its rows; while a pack and its shards are both there, some twice,
+    and (run_id, image_key) tells which are the same. Files that a reader listed before it began stay for `grace`.
+    A run is retired, its rows, listing and manifest deleted, only if no row of products.parquet names it.
+    """
+    target, now = open_store(output, must_exist=True, s3=settings.s3), datetime.now(UTC)
+    packed = packs = deleted = retired = 0
+    with scratch() as folder:
+        named = _runs_in_use(fetch_products(target, folder))
+    for record in read_records(target):
+        if record.retired or record.missing_shards:
+            continue
+        old = keep is not None and now - record.finished_at > keep
+        if old and record.run.run_id not in named and record.state != "held":
+            _retire(target, record)
+            retired += 1
+            continue
+        for group in _groups(files_in_force(all_files(target, record.run))):
+            _pack(target, record, group)
+            packed, packs = packed + len(group), packs + 1
+        deleted += _delete_packed(target, record, now - grace)
+    return Tidied(packed, packs, deleted, retired)
+
+
+def _runs_in_use(products: StoredProducts) -> set[str]:
+    """Runs that a row of products.parquet names, whose listing decides in_source, or that the gate compares with."""
+    marks = [mark.run_id for mark in (products.last.source, products.last.compared) if mark]
+    named = {*products.runs, *marks}
+    for frame in products.frames(["run_id"]):
+        named.update(frame["run_id"].unique())
+    return named
+
+
+def _groups(files: list[HistoryFile]) -> Iterator[list[HistoryFile]]:
+    """Shards that follow each other, PACK_BYTES together; packs stay as they are."""
+    group: list[HistoryFile] = []
+    for file in files:
+        follows = group and file.first == group[-1].last + 1
+        if file.last > file.first or not follows or sum(one.size for one in group) + file.size > PACK_BYTES:
+            if len(group) > 1:
+                yield group
+            group = []
+        if file.last == file.first:
+            group.append(file)
+    if len(group) > 1:
+        yield group
+
+
+def _pack(output: Store, record: RunRecord, group: list[HistoryFile]) -> None:
+    """One file of the rows of some shards, created once; it is read back before anything may be deleted for it."""
+    key = pack_key(record.run, group[0].first, group[-1].last)
+    with scratch() as folder:
+        paths, count = [], 0
+        for number, file in enumerate(group):
+            fetched = parquet.fetch(output, file.key, ROW_SCHEMA, folder / f"{number}.parquet")
+            if fetched is None or fetched.metadata.get(parquet.RUN_ID_KEY) != record.run.run_id:
+                raise RunFailed(f"{output.uri_of(file.key)} is no shard of run {record.run.run_id}; move it away")
+            paths.append(fetched.path)
+            count += fetched.rows
+
+        def frames() -> Iterator[pl.DataFrame]:
+            for path in paths:
+                yield from parquet.frames(path, ROW_SCHEMA)
+
+        cuts = cut(sampled(frames(), ROW_ORDER), ROW_ORDER, count)
+        metadata = {
+            parquet.RUN_KEY: record.run.to_json(),
+            parquet.RUN_ID_KEY: record.run.run_id,
+            _CREATED_KEY: datetime.now(UTC).isoformat(),
+        }
+        whole = folder / "whole.parquet"
+        parquet.write(whole, in_order(frames(), cuts, folder / "order"), ROW_SCHEMA, metadata, sorted_by=ROW_ORDER)
+        output.create(key, whole)  # one that is there already holds the same rows
+        _check_pack(output, key, count, folder / "back.parquet")
+
+
+def _check_pack(output: Store, key: str, count: int, path: Path) -> None:
+    back = parquet.fetch(output, key, ROW_SCHEMA, path)
+    if back is None or back.rows != count:
+        raise RunFailed(
+            f"{output.uri_of(key)} does not hold the {count:,} rows of its shards; move it away and tidy again"
+        )
+
+
+def _delete_packed(output: Store, record: RunRecord, before: datetime) -> int:
+    """Delete the shards that a pack from before `before` holds."""
+    files = all_files(output, record.run)
+    deleted = 0
+    for pack in files_in_force(files):
+        inside = [file for file in files if file != pack and pack.first <= file.first and file.last <= pack.last]
+        if not inside:
+            continue
+        with scratch() as folder:
+            found = parquet.fetch(output, pack.key, ROW_SCHEMA, folder / "pack.parquet")
+        if found is None or datetime.fromisoformat(found.metadata[_CREATED_KEY]) > before:
+            continue
+        for file in inside:
+            output.delete(file.key)
+            deleted += 1
+    return deleted
+
+
+def _retire(output: Store, record: RunRecord) -> None:
+    """Its record says so first: a roll-back that needs these rows is refused from then on."""
+    write_run_record(output, record.model_copy(update={"retired": True}))
+    for file in all_files(output, record.run):
+        output.delete(file.key)
+    for name in ("manifest.parquet", "source.parquet"):
+        output.delete(f"{record.run.folder}{name}")

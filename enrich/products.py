@@ -1,0 +1,198 @@
+"""products.parquet: the current table, and the fold that makes the next one from it and a run's rows."""
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+from pydantic import TypeAdapter, ValidationError
+
+from enrich import parquet
+from enrich.errors import RunFailed
+from enrich.schema import PRODUCTS_SCHEMA, ROW_ORDER, ROW_SCHEMA, PublishedRun, RunInfo, RunStats
+from enrich.spill import scratch
+from enrich.storage import Store
+
+PRODUCTS_KEY = "products.parquet"
+
+
+@dataclass(frozen=True, order=True)
+class RunMark:
+    """A run's place in the order of runs, whenever they are published."""
+
+    created_at: datetime
+    run_id: str
+
+
+@dataclass(frozen=True)
+class LastRuns:
+    """What products.parquet keeps of the runs published so far, beside their rows."""
+
+    source: RunMark | None = None  # the one created last: its listing decides in_source
+    compared: RunMark | None = None  # the one created last that was large enough for the gate to compare with
+    stats: RunStats | None = None  # of `compared`
+
+
+@dataclass(frozen=True)
+class Products:
+    """products.parquet in memory, or a piece of it. The defaults are an output that has none yet."""
+
+    table: pl.DataFrame = field(default_factory=lambda: parquet.empty(PRODUCTS_SCHEMA))  # by ROW_ORDER
+    runs: Mapping[str, PublishedRun] = field(default_factory=dict)  # every run that last_run_id names
+    last: LastRuns = LastRuns()
+    writer_id: str | None = None
+    etag: str | None = None
+
+    @property
+    def last_stats(self) -> RunStats | None:
+        """What the gate compares the next run with."""
+        return self.last.stats
+
+
+@dataclass(frozen=True)
+class StoredProducts:
+    """products.parquet on the local disk, or an output that has none yet."""
+
+    path: Path | None
+    rows: int
+    runs: Mapping[str, PublishedRun]
+    last: LastRuns
+    writer_id: str | None
+    etag: str | None
+
+    @staticmethod
+    def none() -> "StoredProducts":
+        """No table yet."""
+        return StoredProducts(None, 0, {}, LastRuns(), None, None)
+
+    def frames(self, columns: Sequence[str] | None = None) -> Iterable[pl.DataFrame]:
+        """Its rows, some at a time."""
+        return () if self.path is None else parquet.frames(self.path, PRODUCTS_SCHEMA, columns)
+
+
+_RUNS = TypeAdapter(dict[str, PublishedRun])
+_LAST_RUNS = TypeAdapter(LastRuns)
+_LAST_COLUMNS = {  # where a newest outcome comes from
+    "last_etag": "image_etag",
+    "last_status": "status",
+    "last_error_kind": "error_kind",
+    "last_attempt": "attempt",
+    "last_run_id": "run_id",
+}
+
+
+def fold(
+    products: Products, run: RunInfo, rows: pl.DataFrame, present: pl.Series, stats: RunStats | None = None
+) -> Products:
+    """`products` with one run's rows taken in. Pure; neither the order of the runs nor a repetition makes a difference.
+
+    The row shown is the newest ok row by (processed_at, run_id), else the newest failed one; what people decided is
+    laid over it afterwards. last_* is the outcome of the run created last, by (created_at, run_id). Both are the
+    greatest of a total order: folding is taking a maximum.
+
+    Args:
+        rows: what the run committed (ROW_SCHEMA).
+        present: the keys that the run created last saw (`listed_keys`).
+        stats: the run's statistics, kept for the gate if no later run's are there.
+    """
+    runs = {**products.runs, run.run_id: PublishedRun(run.created_at, run.fingerprint)}
+    touched = products.table.join(rows, on="image_key", how="semi")
+    untouched = products.table.join(rows, on="image_key", how="anti")
+    outcomes = pl.concat([touched, _as_products(rows)])
+    shown = _greatest(outcomes, pl.col("status") == "ok", pl.col("processed_at"), pl.col("run_id"))
+    created_at = pl.col("last_run_id").replace_strict(
+        list(runs),
+        [published.created_at for published in runs.values()],
+        default=None,
+        return_dtype=pl.Datetime("us", "UTC"),
+    )
+    last = _greatest(outcomes, created_at, pl.col("last_run_id"))
+    current = shown.select(ROW_SCHEMA.names).join(last.select("image_key", *_LAST_COLUMNS), on="image_key", how="left")
+    table = (
+        pl.concat([untouched.drop("in_source"), current], how="diagonal")
+        .with_columns(in_source=pl.col("image_key").is_in(present.implode()))
+        .select(PRODUCTS_SCHEMA.names)
+        .sort(ROW_ORDER, nulls_last=True)
+    )
+    named = table["last_run_id"].unique().sort()
+    return replace(
+        products, table=table, runs={name: runs[name] for name in named}, last=last_runs(products.last, run, stats)
+    )
+
+
+def _as_products(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows as products that have no other outcome than themselves."""
+    last = [pl.col(column).alias(name) for name, column in _LAST_COLUMNS.items()]
+    nobody = pl.lit(None, pl.String).alias("reviewed_by"), pl.lit(None, pl.Datetime("us", "UTC")).alias("reviewed_at")
+    return rows.with_columns(*last, *nobody, in_source=True).select(PRODUCTS_SCHEMA.names)
+
+
+def _greatest(outcomes: pl.DataFrame, *order: pl.Expr) -> pl.DataFrame:
+    """For each image the one outcome that is greatest in `order`."""
+    ranked = outcomes.sort(*order, descending=True, nulls_last=True)
+    return ranked.unique("image_key", keep="first", maintain_order=True)
+
+
+def last_runs(last: LastRuns, run: RunInfo, stats: RunStats | None) -> LastRuns:
+    """`last` with a run taken in."""
+    mark = RunMark(run.created_at, run.run_id)
+    if stats is not None and (last.compared is None or mark >= last.compared):
+        last = replace(last, compared=mark, stats=stats)
+    return replace(last, source=max(last.source or mark, mark))
+
+
+def read_products(output: Store) -> Products:
+    """The current table in memory, empty where there is none yet; RunFailed if the file is not one of ours."""
+    file = parquet.read(output, PRODUCTS_KEY, PRODUCTS_SCHEMA)
+    if file is None:
+        return Products()
+    return Products(file.table, *_header(file.metadata, output), file.etag)
+
+
+def read_last_runs(output: Store) -> LastRuns:
+    """What the current table keeps of the runs published so far; its rows are not read into memory."""
+    with scratch() as folder:
+        return fetch_products(output, folder).last
+
+
+def fetch_products(output: Store, folder: Path) -> StoredProducts:
+    """The current table copied to a file of its own in `folder`; RunFailed if it is not one of ours."""
+    file = parquet.fetch(output, PRODUCTS_KEY, PRODUCTS_SCHEMA, folder / f"products-{uuid.uuid4().hex}.parquet")
+    if file is None:
+        return StoredProducts.none()
+    return StoredProducts(file.path, file.rows, *_header(file.metadata, output), file.etag)
+
+
+def _header(metadata: Mapping[str, str], output: Store) -> tuple[Mapping[str, PublishedRun], LastRuns, str]:
+    try:
+        runs = _RUNS.validate_json(metadata["enrich.runs"])
+        last = _LAST_RUNS.validate_json(metadata["enrich.last_run"])
+        return runs, last, metadata[parquet.WRITER_KEY]
+    except (KeyError, ValidationError) as error:
+        raise RunFailed(
+            f"{output.uri_of(PRODUCTS_KEY)} was not written by enrich; move it away, then publish the runs again"
+        ) from error
+
+
+def write_products(
+    path: Path,
+    frames: Iterable[pl.DataFrame],
+    header: Callable[[], tuple[Mapping[str, PublishedRun], LastRuns]],
+    writer_id: str,
+) -> int:
+    """The table as a local file, from rows by ROW_ORDER; returns how many there are.
+
+    `header` is asked when all rows are written: which runs they name is known only then.
+    """
+
+    def metadata() -> dict[str, str]:
+        runs, last = header()
+        return {
+            "enrich.runs": _RUNS.dump_json(dict(runs)).decode(),
+            "enrich.last_run": _LAST_RUNS.dump_json(last).decode(),
+            parquet.WRITER_KEY: writer_id,
+        }
+
+    return parquet.write(path, frames, PRODUCTS_SCHEMA, metadata, sorted_by=ROW_ORDER)

@@ -1,0 +1,157 @@
+"""boto3 for control and writes, its errors in our words, and the limits of what is tried again."""
+
+import logging
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import boto3.session
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+    SSOError,
+    TokenRetrievalError,
+)
+from botocore.exceptions import ConnectionError as BotoConnectionError
+
+from enrich.errors import UsageError
+from enrich.schema import ErrorKind
+from enrich.storage.store import StorageError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 5
+# Standard mode: 5xx, 503 SlowDown and lost connections are tried again, after waits with full jitter that double up to
+# 20 s, as long as the client's budget of retries lasts (500 tokens, 5 to 10 a retry, one back for each success).
+CONFIG = Config(
+    retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+    connect_timeout=10,  # seconds
+    read_timeout=60,
+    max_pool_connections=64,
+)
+BROKEN_BODY = (ResponseStreamingError, IncompleteReadError, ReadTimeoutError, FlexibleChecksumError)
+_NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, TokenRetrievalError, SSOError)
+_HOW_TO_SIGN_IN = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run where a role is attached"
+
+
+class RetryBudget:
+    """What a store may try again in all, for what boto3 does not: a retry takes a token, a success gives a tenth back.
+
+    Where an endpoint fails for good, thousands of objects must not each be asked for five times.
+    """
+
+    def __init__(self, tokens: float = 200.0) -> None:
+        self._most = self._tokens = tokens
+        self._lock = Lock()
+
+    def succeeded(self) -> None:
+        with self._lock:
+            self._tokens = min(self._most, self._tokens + 0.1)
+
+    def take(self) -> bool:
+        """Whether there is a token for one more retry."""
+        with self._lock:
+            if self._tokens < 1:
+                return False
+            self._tokens -= 1
+            return True
+
+
+def make_client(uri: str) -> tuple[boto3.session.Session, "S3Client"]:
+    """A session and its S3 client, found the standard way; UsageError if AWS_* variables or files are wrong."""
+    try:
+        session = boto3.session.Session()
+        return session, session.client("s3", config=CONFIG)
+    except ValueError as error:  # whose text repeats the endpoint, and a password in it
+        raise UsageError(f"{uri}: AWS_ENDPOINT_URL is no URL; write https://host") from error
+    except BotoCoreError as error:  # an unknown profile, a broken configuration file
+        raise UsageError(f"{uri}: S3 is not set up: {_one_line(error)}; check the AWS_* variables") from error
+
+
+def one_shot_client(session: boto3.session.Session, seconds: float) -> "S3Client":
+    """A client that tries nothing again and waits `seconds` at most for an answer."""
+    config = CONFIG.merge(Config(retries={"total_max_attempts": 1}, read_timeout=seconds, connect_timeout=seconds))
+    return session.client("s3", config=config)
+
+
+@contextmanager
+def opening(uri: str, bucket: str, client: "S3Client") -> Iterator[None]:
+    """Turns what the first request to a bucket raises into UsageError, with what to do about it."""
+    try:
+        yield
+    except _NO_CREDENTIALS as error:
+        raise UsageError(f"{uri}: no S3 credentials found ({type(error).__name__}); {_HOW_TO_SIGN_IN}") from error
+    except (HTTPClientError, BotoConnectionError) as error:
+        where = endpoint_of(client)
+        raise UsageError(f"{uri}: {where} cannot be reached; check AWS_ENDPOINT_URL and the network") from error
+    except ClientError as error:
+        if code_of(error) == "NoSuchBucket":
+            raise UsageError(f"{uri}: there is no bucket {bucket}; create it or check the name") from error
+        if status_of(error) in (401, 403):
+            reason = code_of(error)
+            raise UsageError(f"{uri}: access denied ({reason}); grant s3:ListBucket or {_HOW_TO_SIGN_IN}") from error
+        raise UsageError(f"{uri}: {_one_line(error)}; check the bucket and AWS_ENDPOINT_URL") from error
+    except BotoCoreError as error:
+        raise UsageError(f"{uri}: {_one_line(error)}; check the AWS_* variables") from error
+
+
+@contextmanager
+def s3_errors(uri: str) -> Iterator[None]:
+    """Turns what boto3 raises into StorageError."""
+    try:
+        yield
+    except ClientError as error:
+        if code_of(error) in ("NoSuchKey", "NoSuchBucket") or status_of(error) == 404:
+            kind, advice = ErrorKind.NOT_FOUND, "check that it is still there"
+        elif status_of(error) in (401, 403):
+            kind, advice = ErrorKind.ACCESS_DENIED, "check the credentials and the bucket's policy"
+        else:
+            kind, advice = ErrorKind.DOWNLOAD_FAILED, "run again"
+        raise StorageError(kind, f"{uri}: {_one_line(error)}; {advice}") from error
+    except _NO_CREDENTIALS as error:
+        message = f"{uri}: no S3 credentials ({type(error).__name__}); {_HOW_TO_SIGN_IN}"
+        raise StorageError(ErrorKind.ACCESS_DENIED, message) from error
+    except (BotoCoreError, Boto3Error) as error:
+        message = f"{uri}: {type(error).__name__}; check the network and run again"
+        raise StorageError(ErrorKind.DOWNLOAD_FAILED, message) from error
+
+
+def pause(attempt: int, uri: str, error: Exception) -> None:
+    """Exponential back-off with full jitter: at most 0.2 s after the first attempt, 3.2 s after the fifth."""
+    logger.info("%s: %s in attempt %d of %d", uri, type(error).__name__, attempt + 1, ATTEMPTS)
+    time.sleep(random.uniform(0, 0.2 * 2**attempt))
+
+
+def status_of(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def code_of(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def endpoint_of(client: "S3Client") -> str:
+    """The endpoint without a user name or password that its URL may carry."""
+    parts = urlsplit(client.meta.endpoint_url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,115 @@
+"""The shipped tiny base sees: it names its own retailer's products on photos of no training, from their pixels."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from enrich.catalog.sample.dialects import BASE
+from enrich.catalog.sample.draw import render
+from enrich.catalog.sample.products import SampleProduct, sample_product
+from enrich.infer.engine import Request
+from enrich.infer.transformers_engine import TransformersEngine
+from enrich.metrics import Scores, score
+from enrich.parse import Answer, AnswerMalformed, parse_answer
+from enrich.phi3_vision.checkpoint import load_model, load_processor
+from enrich.phi3_vision.hd_transform import hd_transform
+from enrich.prompt import make_prompt
+from enrich.schema import Product
+from enrich.settings import TINY_MODEL_PATH
+
+_SEED = 4_242  # of no training
+_PHOTOS = 64
+_SIDE = 320  # pixels of the photos' longer side
+
+Change = Callable[[Image.Image], Image.Image]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Products and how their photos are answered."""
+
+    products: list[Product]
+    answer: Callable[[Change], list[Answer | None]]
+
+    def scores(self, answers: list[Answer | None], shift: int = 0) -> Scores:
+        """With a shift, each answer is held against the product so many places on."""
+        return score(self.products[shift:] + self.products[:shift], answers)
+
+
+@pytest.fixture(scope="module")
+def seen() -> Seen:
+    torch.set_num_threads(1)
+    processor = load_processor(TINY_MODEL_PATH)
+    prompt = make_prompt(tuple({levels[2] for levels in BASE.categories.values()}), BASE.currency)
+    engine = TransformersEngine(
+        load_model(TINY_MODEL_PATH, dtype=torch.float32, device="cpu"), processor, prompt, max_new_tokens=80
+    )
+    products = list(_one_photo_a_design())
+    how = processor.image_processor
+
+    def answer(change: Change) -> list[Answer | None]:
+        pages = [hd_transform(change(render(p, _SEED, _SIDE)), how.num_crops, how.image_size) for p in products]
+        told = {made.id: made.text for made in engine.complete(Request(str(i), page) for i, page in enumerate(pages))}
+        return [_parsed(told[str(i)]) for i in range(len(products))]
+
+    rows = [Product(p.product_code, p.title, p.category, p.price, "") for p in products]
+    return Seen(rows, answer)
+
+
+def _one_photo_a_design() -> Iterator[SampleProduct]:
+    return (sample_product(_SEED, index, BASE) for index in range(0, 3 * _PHOTOS, 3))  # index 0, 3, 6: other designs
+
+
+def _parsed(text: str) -> Answer | None:
+    try:
+        return parse_answer(text)
+    except AnswerMalformed:
+        return None
+
+
+@pytest.fixture(scope="module")
+def plain(seen: Seen) -> list[Answer | None]:
+    return seen.answer(lambda photo: photo)
+
+
+def test_it_names_what_it_was_taught(seen: Seen, plain: list[Answer | None]) -> None:
+    scores = seen.scores(plain)
+    assert scores["parse_rate"] == 1.0
+    assert scores["category_accuracy"] >= 0.9
+    assert scores["title_token_f1"] >= 0.85
+    assert scores["price"]
+    assert scores["price"]["mdape"] < 0.25
+
+
+def test_with_photos_and_labels_scrambled_it_scores_as_chance_does(seen: Seen, plain: list[Answer | None]) -> None:
+    shuffled = [seen.scores(plain, shift) for shift in range(5, 55, 5)]
+    assert np.mean([scores["category_accuracy"] for scores in shuffled]) < 0.10  # the most frequent one has 5 %
+    assert np.mean([scores["title_exact"] for scores in shuffled]) < 0.05
+    assert np.mean([scores["price"]["mdape"] for scores in shuffled if scores["price"]]) > 0.5
+
+
+def test_the_price_error_rises_when_the_product_is_painted_over(seen: Seen, plain: list[Answer | None]) -> None:
+    def painted(*, inside: bool) -> Change:
+        """Grey paint over the middle of the product, where its details are, or along the edges of the photo."""
+
+        def change(photo: Image.Image) -> Image.Image:
+            width, height = photo.size
+            pen = ImageDraw.Draw(photo)
+            if inside:
+                pen.rectangle((0.28 * width, 0.24 * height, 0.72 * width, 0.76 * height), fill=(150, 150, 150))
+            else:
+                pen.rectangle((0, 0, width, 0.03 * height), fill=(150, 150, 150))
+                pen.rectangle((0, 0.97 * height, width, height), fill=(150, 150, 150))
+            return photo
+
+        return change
+
+    told = (plain, seen.answer(painted(inside=True)), seen.answer(painted(inside=False)))
+    errors = [seen.scores(answers)["price"] for answers in told]
+    seen_well, product_hidden, edges_hidden = (error["mdape"] for error in errors if error)
+    assert product_hidden > 1.5 * seen_well
+    assert product_hidden > edges_hidden

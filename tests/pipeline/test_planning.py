@@ -1,0 +1,121 @@
+"""--dry-run, --deadline, --inventory and --rollback, over the session's small demo."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from enrich import cli
+from enrich.errors import UsageError
+from enrich.infer.adapter import read_adapter
+from enrich.pipeline import enrichment
+from enrich.pipeline.enrichment import fingerprint, foresee_run, run_enrichment
+from enrich.pipeline.records import roll_back
+from enrich.settings import GateSettings, RunSettings
+from enrich.storage import open_store
+
+SETTINGS = RunSettings(shard_size=4, gate=GateSettings(enabled=False), machine_price_per_hour=3.6)
+
+
+def keys_in(output: Path) -> list[str]:
+    return sorted(pl.read_parquet(output / "products.parquet")["image_key"])
+
+
+def test_a_dry_run_writes_nothing_and_goes_by_the_last_run(story: Any, tmp_path: Path) -> None:
+    places = str(story.bucket), str(story.adapter), str(tmp_path / "output")
+    photos = sum(path.is_file() for path in story.bucket.rglob("*"))
+    first = foresee_run(*places, SETTINGS)
+    assert (first.listed, first.todo, first.by_reason, first.seconds) == (photos, photos, {"new": photos}, None)
+    assert first.lines()[1] == "expected time: unknown, for no run has finished there yet"
+    assert not (tmp_path / "output").exists()
+
+    record = run_enrichment(*places, SETTINGS, limit=6)
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    rest = foresee_run(*places, SETTINGS)
+    assert rest.todo == photos - 6
+    assert rest.seconds == pytest.approx(rest.todo / record.images_per_second)
+    assert rest.lines()[0].startswith(f"{rest.todo} of {photos} photos to do ({rest.todo} new), 0.00 GB, ")
+    assert rest.lines()[2] == f"expected cost: {rest.seconds / 1000:.2f} USD, at 3.6 an hour"
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == files
+
+
+def test_a_deadline_publishes_what_is_done_and_the_run_goes_on(
+    story: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places, clock = (str(story.bucket), str(story.adapter), str(tmp_path)), iter(range(0, 10_000, 10))
+    monkeypatch.setattr(enrichment, "monotonic", lambda: float(next(clock)))
+    said: list[str] = []
+    first = run_enrichment(*places, SETTINGS, run_id="night", deadline=35.0, announce=said.append)
+    # The clock moves 10 s each time it is looked at: begun at 10 and 30; the second would end at 40.
+    assert (first.state, first.counts["rows"], first.missing_shards) == ("published", 4, first.shards - 1)
+    assert said[-1].startswith("stopped at its deadline: ")
+    assert len(keys_in(tmp_path)) == 4
+    rest = run_enrichment(*places, SETTINGS, run_id="night")
+    assert (rest.missing_shards, rest.counts["rows"]) == (0, len(keys_in(tmp_path)))
+    assert run_enrichment(*places, SETTINGS).state == "nothing_to_do"
+
+
+def test_an_inventory_takes_the_place_of_the_listing(story: Any, tmp_path: Path) -> None:
+    infos = list(open_store(str(story.bucket)).list())[:6]
+    (tmp_path / "data").mkdir()
+    table = pl.DataFrame(
+        {
+            "bucket": ["shop"] * 6, "key": [info.key for info in infos], "size": [info.size for info in infos],
+            "e_tag": [info.etag for info in infos],
+        }
+    )  # fmt: skip
+    table.write_parquet(tmp_path / "data" / "0")
+    data = (tmp_path / "data" / "0").read_bytes()
+    described = {"key": "data/0", "size": len(data), "MD5checksum": hashlib.md5(data).hexdigest()}
+    content = {
+        "sourceBucket": "shop", "destinationBucket": "arn:aws:s3:::lists", "fileFormat": "Parquet", "fileSchema": "",
+        "files": [described],
+    }  # fmt: skip
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    output, inventory = tmp_path / "output", str(tmp_path / "manifest.json")
+    record = run_enrichment(str(story.bucket), str(story.adapter), str(output), SETTINGS, inventory=inventory)
+    assert record.counts["rows"] == 6
+    assert keys_in(output) == sorted(info.key for info in infos)
+
+
+def test_a_rollback_by_command(story: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    places = str(story.bucket), str(story.adapter), str(tmp_path)
+    run_enrichment(*places, SETTINGS, run_id="one", limit=4)
+    run_enrichment(*places, SETTINGS, run_id="two", limit=4)
+    cli.run(output=str(tmp_path), rollback="one")
+    assert "as of run one; held back since: two" in capsys.readouterr().out
+    assert len(keys_in(tmp_path)) == 4
+    assert run_enrichment(*places, SETTINGS, run_id="two").state == "held"
+    cli.run(output=str(tmp_path), publish="two")
+    assert len(keys_in(tmp_path)) == 8
+    with pytest.raises(UsageError, match="run three: not in"):
+        roll_back(str(tmp_path), "three")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("6h", 21600), ("90m", 5400), ("2h30m", 9000), ("45s", 45), ("2d", 172800)]
+)
+def test_lengths_of_time(text: str, seconds: int) -> None:
+    assert cli.parse_duration(text).total_seconds() == seconds
+
+
+@pytest.mark.parametrize("text", ["", "6", "h", "-1h", "1h 5", "tomorrow"])
+def test_what_is_no_length_of_time(text: str) -> None:
+    with pytest.raises(UsageError, match=f"{re.escape(repr(text))} is no length of time; write 90d, 6h, 2h30m or 45s"):
+        cli.parse_duration(text)
+
+
+def test_the_precision_that_vllm_serves_in_is_part_of_the_fingerprint(
+    story: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = read_adapter(story.adapter)
+    settings = [RunSettings(), RunSettings(quantization="fp8"), RunSettings(kv_cache_dtype="fp8")]
+    assert len({fingerprint(adapter, one) for one in settings}) == 1  # transformers knows no such thing
+    plain = fingerprint(adapter, settings[0])
+    monkeypatch.setattr(enrichment, "choose_engine", lambda *_: "vllm")
+    assert len({fingerprint(adapter, one) for one in settings}) == 3
+    assert fingerprint(adapter, settings[0]) == plain

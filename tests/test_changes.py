@@ -1,0 +1,70 @@
+"""What a run changes of what was there, and what its machine costs."""
+
+from dataclasses import asdict
+from typing import Any
+
+import polars as pl
+import pytest
+from rows import make_row, make_run
+
+from enrich.changes import compare
+from enrich.parquet import from_records
+from enrich.pipeline.enrichment import cost
+from enrich.schema import PRODUCTS_SCHEMA, ROW_SCHEMA, Change, ErrorKind, Row
+from enrich.settings import RunSettings
+
+OLD, NEW = make_run("night-1"), make_run("night-2", 100)
+
+
+def before(*rows: Row, **changes: Any) -> pl.DataFrame:
+    return from_records([{**asdict(row), "in_source": True, **changes} for row in rows], PRODUCTS_SCHEMA)
+
+
+def after(*rows: Row) -> pl.DataFrame:
+    return from_records([asdict(row) for row in rows], ROW_SCHEMA)
+
+
+def test_changes_are_counted_with_their_reason() -> None:
+    old = before(
+        *(
+            make_row(OLD, key, title="Coat")
+            for key in ("same.jpg", "category.jpg", "price.jpg", "fails.jpg", "gone.jpg")
+        ),
+        make_row(OLD, "mended.jpg", error_kind=ErrorKind.ENGINE_FAILED),
+        make_row(OLD, "unknown.jpg", title="Coat", price=None),
+    )
+    new = after(
+        make_row(NEW, "same.jpg", title="Coat", price=119.0),
+        make_row(NEW, "category.jpg", title="Hat", category="Hats"),
+        make_row(NEW, "price.jpg", title="Coat", price=121.0),
+        make_row(NEW, "fails.jpg", error_kind=ErrorKind.TRUNCATED),
+        make_row(NEW, "mended.jpg"),
+        make_row(NEW, "unknown.jpg", title="Coat", price=50.0),
+        make_row(NEW, "first.jpg"),
+    )
+    keys = new["image_key"]
+    reasons = pl.DataFrame({"key": keys, "reason": ["model"] * 2 + ["changed"] * 4 + ["new"]})
+
+    found = compare(new, old.lazy(), reasons.lazy(), pl.LazyFrame({"key": keys}))
+
+    assert (found.compared, found.title, found.category, found.price) == (4, 1, 1, 2)
+    assert found.by_reason == {"changed": 2, "model": 1}
+    assert (found.now_failing, found.mended, found.gone) == (1, 1, 1)
+    assert found.examples[0] == Change("category.jpg", "model", "Coat, Coats, 100", "Hat, Hats, 100")
+    assert found.examples[2].before == "Coat, Coats, no price"
+
+
+def test_an_output_that_was_empty_has_nothing_to_compare() -> None:
+    manifest = pl.LazyFrame({"key": ["a.jpg"], "reason": ["new"]})
+    found = compare(after(make_row(NEW, "a.jpg")), before().lazy(), manifest, manifest.select("key"))
+
+    assert (found.compared, found.gone, found.examples) == (0, 0, ())
+
+
+def test_cost_of_a_thousand_photos() -> None:
+    found = cost(RunSettings(machine_price_per_hour=3.6, machine_currency="EUR"), seconds=500, photos=2000)
+
+    assert found is not None
+    assert (found.per_1000_photos, found.currency) == (pytest.approx(0.25), "EUR")
+    assert cost(RunSettings(), 500, 2000) is None
+    assert cost(RunSettings(machine_price_per_hour=3.6), 500, 0) is None

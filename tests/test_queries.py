@@ -1,0 +1,82 @@
+"""Every query of docs/queries.md is run as it stands, on an output before, while and after its history is packed."""
+
+import re
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from rows import enrich_night, listing, make_run
+from test_history import finish
+
+from enrich.pipeline.tidying import tidy
+from enrich.settings import RunSettings
+from enrich.storage import open_store
+
+TEXT = (Path(__file__).parents[1] / "docs" / "queries.md").read_text()
+QUERIES = re.findall(r"```(sql|python)\n(.*?)```", TEXT, re.DOTALL)
+KEYS = ["coats/123.jpg", "coats/124.jpg", "bad.jpg", "d.jpg", "e f%ü.jpg"]
+
+
+@pytest.fixture(scope="module", params=["as runs leave it", "while it is packed", "packed"])
+def output(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("queries") / "enriched"
+    store = open_store(str(root), create=True)
+    for number in range(2):
+        run = make_run(f"2026112{number}T020000Z-00000{number}", 1440 * number, fingerprint=f"f{number}")
+        finish(store, enrich_night(store, run, listing(*KEYS)), 1440 * number)
+    if request.param != "as runs leave it":
+        tidy(str(root), RunSettings(), grace=timedelta(days=1), keep=None)
+    if request.param == "packed":
+        tidy(str(root), RunSettings(), grace=timedelta(0), keep=None)
+    return root
+
+
+def run_query(language: str, text: str, output: Path) -> Any:
+    text = text.replace("enriched/", f"{output}/")
+    if language == "sql":
+        return duckdb.sql(text).fetchall()
+    names: dict[str, Any] = {}
+    exec(text, names)
+    result = names["result"]
+    return result.to_dict() if hasattr(result, "to_dict") and not hasattr(result, "to_dicts") else result.to_dicts()
+
+
+def test_there_are_queries_of_each_kind() -> None:
+    assert [language for language, _ in QUERIES].count("python") == 4
+    assert len(QUERIES) == 8
+
+
+@pytest.mark.parametrize("number", range(len(QUERIES)))
+def test_a_copied_query_runs_and_finds_what_is_there(output: Path, number: int) -> None:
+    language, text = QUERIES[number]
+    found = run_query(language, text, output)
+    if "needs_review" in text:
+        assert found == []  # none of these needs review
+        return
+    assert found
+    if "every answer" in text:
+        assert [(row[0], row[3]) for row in found] == [(f"2026112{n}T020000Z-00000{n}", "e1") for n in range(2)]
+    elif "what failed" in text:
+        assert [row[1:] for row in found] == [("not_an_image", 1)] * 2
+    elif "history.unique" in text:
+        assert sorted((row["rows"], row["ok"]) for row in found) == [(5, 4), (5, 4)]
+    elif "drop_duplicates" in text:
+        assert len(found["image_key"]) == 8
+    elif "median_price" in text:
+        assert found == [{"category": "Coats", "photos": 4, "median_price": 100.0}]
+    elif "run.json" in text:
+        assert [row[1] for row in found] == ["published"] * 2
+
+
+def test_what_a_query_says_of_packing_is_true(tmp_path: Path) -> None:
+    """A plain count counts twice while a pack and its shards are both there, which the page says."""
+    root = tmp_path / "enriched"
+    store = open_store(str(root), create=True)
+    finish(store, enrich_night(store, make_run(), listing(*KEYS)), 0)
+    tidy(str(root), RunSettings(), grace=timedelta(days=1), keep=None)
+    counted = duckdb.sql(f"select count(*) from read_parquet('{root}/history/**/*.parquet')").fetchall()
+    assert counted == [(10,)]
+    shutil.rmtree(root)

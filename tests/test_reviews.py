@@ -1,0 +1,226 @@
+"""Decisions of people: kept as history, laid over whatever runs say of the same bytes, in any order."""
+
+import itertools
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from rows import at, enrich_night, listing, make_row, make_run
+
+from enrich import publish
+from enrich.errors import UsageError
+from enrich.parquet import from_records
+from enrich.products import read_products
+from enrich.publish import publish_reviews
+from enrich.reviews import Decision, DecisionFile, lay_over, outdated, read_decisions, read_reviews, write_reviews
+from enrich.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, Alternative, ErrorKind, ManifestItem, Row, RunInfo
+from enrich.storage import Store, open_store
+
+
+def decision(key: str = "a.jpg", minutes: float = 50, **changes: Any) -> Decision:
+    values: dict[str, Any] = {
+        "image_key": key, "image_etag": "e1", "image_sha256": f"bytes of {key}", "run_id": "night-1",
+        "decision": "edited", "title": "Felt Hat", "category": "Hats", "price": 80.0, "currency": "EUR",
+        "reviewed_at": at(minutes),
+    }  # fmt: skip
+    if changes.get("decision") == "rejected":
+        values |= dict.fromkeys(("title", "category", "price", "currency"))
+    return Decision(**(values | changes))
+
+
+def file_of(*decisions: Decision, by: str = "Ann") -> DecisionFile:
+    return DecisionFile(format="enrich-review-1", output="here", reviewed_by=by, decisions=decisions)
+
+
+def table_of(*decisions: Decision) -> pl.DataFrame:
+    return from_records([{**one.model_dump(), "reviewed_by": "Ann"} for one in decisions], REVIEW_SCHEMA)
+
+
+def products(*keys: str, **changes: Any) -> pl.DataFrame:
+    extra = {"in_source": True, "last_etag": "e1", "last_status": "ok", "last_attempt": 1, "last_run_id": "night-1"}
+    rows = [{**asdict(suggested(make_run(), key, **changes)), **extra} for key in keys]
+    return from_records(rows, PRODUCTS_SCHEMA)
+
+
+def suggested(run: RunInfo, key: str, minutes: float = 1, **changes: Any) -> Row:
+    values: dict[str, Any] = {
+        "image_sha256": f"bytes of {key}", "category_confidence": 0.4, "price_low": 60.0, "price_high": 200.0,
+        "category_alternatives": (Alternative("Bags", 0.3),), "needs_review": True,
+        "review_reasons": ("low_confidence",),
+    }  # fmt: skip
+    return make_row(run, key, minutes, **(values | changes))
+
+
+def answer(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
+    return suggested(
+        run, item.key, minutes, image_etag=item.etag, image_sha256=f"{item.etag} of {item.key}", shard=item.shard,
+        title=f"{item.key} by {run.run_id}",
+    )  # fmt: skip
+
+
+def night_decision(key: str, etag: str = "e1", **changes: Any) -> Decision:
+    return decision(key, image_etag=etag, image_sha256=f"{etag} of {key}", **changes)
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "output"), create=True)
+
+
+def shown(output: Store) -> dict[str, dict[str, Any]]:
+    return {row["image_key"]: row for row in read_products(output).table.to_dicts()}
+
+
+def test_a_decision_takes_the_place_of_the_answer() -> None:
+    [row] = lay_over(products("a.jpg"), table_of(decision())).to_dicts()
+
+    assert (row["title"], row["category"], row["price"], row["currency"]) == ("Felt Hat", "Hats", 80.0, "EUR")
+    assert (row["reviewed_by"], row["reviewed_at"]) == ("Ann", at(50))
+    assert (row["needs_review"], row["review_reasons"], row["category_alternatives"]) == (False, [], [])
+    assert (row["category_confidence"], row["price_low"], row["price_high"]) == (1.0, None, None)
+    assert (row["adapter"], row["run_id"], row["status"]) == ("a1", "night-1", "ok")
+
+
+def test_what_was_rejected_is_not_used() -> None:
+    [row] = lay_over(products("a.jpg"), table_of(decision(decision="rejected"))).to_dicts()
+
+    assert [row[name] for name in ("title", "category", "price", "currency", "category_confidence")] == [None] * 5
+    assert (row["needs_review"], row["review_reasons"], row["status"]) == (False, ["rejected"], "ok")
+    assert row["reviewed_by"] == "Ann"
+
+
+def test_other_rows_stay_as_they_are() -> None:
+    before = products("a.jpg", "b.jpg")
+
+    after = lay_over(before, table_of(decision()))
+
+    assert after.columns == before.columns
+    assert after.schema == before.schema
+    assert after.filter(pl.col("image_key") == "b.jpg").equals(before.filter(pl.col("image_key") == "b.jpg"))
+    assert lay_over(before, table_of()).equals(before)
+
+
+def test_the_order_of_decisions_makes_no_difference() -> None:
+    decisions = [
+        decision(minutes=1, title="First"), decision(minutes=9, title="Last"),
+        decision(minutes=5, decision="rejected"), decision(minutes=7, price=None, currency=None),
+    ]  # fmt: skip
+    tables = set()
+    for order in itertools.permutations(decisions):
+        table = products("a.jpg")
+        for one in order:  # one publish after the other, each with all there is by then
+            table = lay_over(table, table_of(*order[: order.index(one) + 1]))
+        tables.add(json.dumps(table.to_dicts(), default=str))
+
+    assert len(tables) == 1
+    assert json.loads(tables.pop())[0]["title"] == "Last"
+
+
+def test_copies_of_a_photo_share_its_decision() -> None:
+    rows = products("a.jpg", "copy.jpg", image_sha256="bytes of a.jpg")
+
+    assert lay_over(rows, table_of(decision()))["title"].to_list() == ["Felt Hat", "Felt Hat"]
+
+
+def test_a_failed_photo_has_no_suggestion_to_decide_on() -> None:
+    rows = products("a.jpg").with_columns(status=pl.lit("failed"), error_kind=pl.lit(ErrorKind.TRUNCATED.value))
+
+    assert lay_over(rows, table_of(decision())).equals(rows)
+
+
+def test_a_decision_outlives_another_model_and_a_failure(output: Store) -> None:
+    enrich_night(output, make_run("night-1"), listing("a.jpg", "b.jpg"), answer)
+    write_reviews(output, file_of(night_decision("a.jpg")))
+    publish_reviews(output)
+    assert shown(output)["a.jpg"]["title"] == "Felt Hat"
+
+    enrich_night(output, make_run("night-2", 100, fingerprint="f2"), listing("a.jpg", "b.jpg"), answer)
+
+    rows = shown(output)
+    assert (rows["a.jpg"]["title"], rows["a.jpg"]["run_id"], rows["a.jpg"]["reviewed_by"]) == (
+        "Felt Hat", "night-2", "Ann",
+    )  # fmt: skip
+    assert (rows["b.jpg"]["title"], rows["b.jpg"]["reviewed_by"]) == ("b.jpg by night-2", None)
+
+    def fails(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
+        return make_row(run, item.key, minutes, error_kind=ErrorKind.ENGINE_FAILED, shard=item.shard)
+
+    enrich_night(output, make_run("night-3", 200, fingerprint="f3"), listing("a.jpg", "b.jpg"), fails)
+    assert (shown(output)["a.jpg"]["title"], shown(output)["a.jpg"]["last_status"]) == ("Felt Hat", "failed")
+
+
+def test_a_new_photo_is_the_models_again_and_the_old_one_comes_back_decided(output: Store) -> None:
+    enrich_night(output, make_run("night-1"), listing(a="e1"), answer)
+    write_reviews(output, file_of(night_decision("a.jpg")))
+    publish_reviews(output)
+
+    enrich_night(output, make_run("night-2", 100), listing(a="e2"), answer)
+    row = shown(output)["a.jpg"]
+    assert (row["title"], row["reviewed_by"], row["needs_review"]) == ("a.jpg by night-2", None, True)
+    assert outdated(read_products(output).table, [night_decision("a.jpg"), night_decision("a.jpg", "e2")]) == [
+        night_decision("a.jpg")
+    ]
+
+    enrich_night(output, make_run("night-3", 200), listing(a="e1"), answer)
+    assert shown(output)["a.jpg"]["title"] == "Felt Hat"
+
+
+def test_runs_published_again_in_any_order_leave_the_same_table(output: Store) -> None:
+    first, second = make_run("night-1"), make_run("night-2", 100, fingerprint="f2")
+    enrich_night(output, first, listing("a.jpg", "b.jpg"), answer)
+    enrich_night(output, second, listing("a.jpg", "b.jpg"), answer)
+    write_reviews(output, file_of(night_decision("a.jpg"), night_decision("b.jpg", decision="rejected")))
+    publish_reviews(output)
+    expected = read_products(output).table
+
+    assert not publish_reviews(output).changed
+    for run in (first, second, first):
+        assert not publish.publish(output, run).changed
+    output.delete("products.parquet")
+    for run in (second, first):
+        publish.publish(output, run)
+    assert read_products(output).table.equals(expected)
+
+
+def test_a_file_is_added_once(output: Store) -> None:
+    decided = file_of(decision())
+
+    assert write_reviews(output, decided) == write_reviews(output, decided)
+    assert read_reviews(output).height == 1
+    write_reviews(output, file_of(decision(), by="Bob"))
+    assert read_reviews(output)["reviewed_by"].sort().to_list() == ["Ann", "Bob"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"title": "two\nlines"}, "one line of 1 to 200 characters is wanted"),
+        ({"title": "x" * 201}, "one line of 1 to 200 characters is wanted"),
+        ({"title": " "}, "one line of 1 to 200 characters is wanted"),
+        ({"title": None}, "an accepted or edited row needs a title and a category"),
+        ({"category": None}, "an accepted or edited row needs a title and a category"),
+        ({"price": -1}, "greater than 0"),
+        ({"price": "NaN"}, "decisions.0.price"),
+        ({"decision": "rejected"}, "a rejected row has no title, category or price"),
+        ({"decision": "maybe"}, "decisions.0.decision"),
+        ({"reviewed_at": "2026-11-22T02:00:00"}, "a time needs its zone"),
+        ({"surprise": 1}, "decisions.0.surprise"),
+    ],
+)
+def test_a_damaged_file_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    saved = file_of(decision()).model_dump(mode="json")
+    saved["decisions"][0] |= changes
+    path = tmp_path / "decisions.json"
+    path.write_text(json.dumps(saved))
+
+    with pytest.raises(UsageError, match=r"save it again from the review page$") as error:
+        read_decisions(path)
+    assert message in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="name the file that the review page saved"):
+        read_decisions(tmp_path / "none.json")

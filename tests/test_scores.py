@@ -1,0 +1,184 @@
+"""Numbers with error bars, against values worked out by hand, DuckDB, and distributions whose answer is known."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import polars as pl
+import pytest
+
+from enrich.figures import FIGURES, draw_all, wilson
+from enrich.metrics import chrf, quantile_crps, risk_coverage, rouge_l
+from enrich.parquet import encode, from_records
+from enrich.schema import SCORE_SCHEMA
+from enrich.scores import assess
+
+
+def scored(rows: int, *, error: float = 0.15, half_width: float = 0.247, seed: int = 0, **changes: Any) -> pl.DataFrame:
+    """Products of known noise: log errors N(0, error), intervals of a half width in log units, one wrong in ten."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for i in range(rows):
+        price = float(np.exp(rng.normal(5, 1)))
+        said = price * float(np.exp(rng.normal(0, error)))
+        confidence = float(rng.uniform(0.8, 1.0))
+        right = rng.random() < confidence
+        made.append({
+            "product_code": f"{i}", "title": f"Hat {i}", "category": "Hats" if i % 2 else "Bags", "price": price,
+            "best_price": said, "answered_title": f"Hat {i}" if right else "Cap",
+            "answered_category": ("Hats" if i % 2 else "Bags") if right else "Coats", "answered_price": said,
+            "category_confidence": confidence, "price_low": said / math.exp(half_width),
+            "price_high": said * math.exp(half_width), "price_low_80": said / 1.1, "price_high_80": said * 1.1,
+            "price_crps": error / math.sqrt(math.pi), "needs_review": confidence < 0.85,
+            "review_reasons": ["low_confidence"] if confidence < 0.85 else [], "error_kind": None, **changes,
+        })  # fmt: skip
+    return from_records(made, SCORE_SCHEMA)
+
+
+def test_metrics_are_those_that_duckdb_finds(tmp_path: Path) -> None:
+    table = scored(300)
+    (tmp_path / "scores.parquet").write_bytes(encode(table, SCORE_SCHEMA, {}))
+
+    found = assess(table)["estimates"]
+
+    names = (
+        "category_accuracy", "price_coverage_90%", "price_width_90%", "price_mdape", "price_mae", "review_share",
+        "review_catches_wrong_categories", "price_within_20_percent", "price_rmsle", "price_log_bias",
+    )  # fmt: skip
+    expected = duckdb.sql(f"""
+        SELECT avg((category = answered_category)::int), avg((price BETWEEN price_low AND price_high)::int),
+               avg(ln(price_high / price_low)), median(abs(answered_price / price - 1)),
+               avg(abs(answered_price - price)), avg(needs_review::int),
+               avg(needs_review::int) FILTER (category <> answered_category),
+               avg((abs(answered_price / price - 1) <= 0.2)::int), sqrt(avg(ln(answered_price / price) ** 2)),
+               avg(ln(answered_price / price))
+        FROM '{tmp_path}/scores.parquet'
+    """).fetchall()[0]
+    assert [found[name]["value"] for name in names] == pytest.approx(expected)
+    for one in found.values():
+        assert one["low"] <= one["value"] <= one["high"] or math.isclose(one["low"], one["high"])
+
+
+def test_error_bars_hold_what_they_are_of() -> None:
+    """The 95 % interval of an accuracy, over 24 catalogs whose true accuracy is 0.9."""
+    held = [
+        one["low"] <= 0.9 <= one["high"]
+        for seed in range(24)
+        for one in [assess(scored(120, seed=seed))["estimates"]["category_accuracy"]]
+    ]
+
+    assert np.mean(held) >= 0.8  # the chance of fewer is below 1 %
+
+
+def test_photos_of_one_design_are_no_evidence_of_their_own() -> None:
+    alone, copies = scored(60), pl.concat([scored(60)] * 9)
+
+    widths = [
+        one["high"] - one["low"]
+        for table in (alone, copies)
+        for one in [assess(table)["estimates"]["category_accuracy"]]
+    ]
+
+    assert widths[1] == pytest.approx(widths[0], rel=0.2)  # nine times the rows, and nothing new
+
+
+def test_a_shift_is_said_and_not_hidden() -> None:
+    kept, broke = (assess(scored(300, error=error))["verdicts"] for error in (0.15, 0.6))
+
+    assert kept[0]["ok"]
+    assert "lie in their 90% intervals" in kept[0]["text"]
+    first = broke[0]
+    assert not first["ok"]
+    assert first["text"].startswith("Coverage broke: ")
+    assert "of the true prices lie in their 90% intervals" in first["text"]
+    assert "do not rely on them" in first["text"]
+
+
+def test_a_category_that_falls_short_is_named() -> None:
+    table = scored(400, error=0.1)
+    wide = pl.when(pl.col("category") == "Hats").then(pl.col("price") * 3).otherwise(pl.col("price"))
+
+    texts = [verdict["text"] for verdict in assess(table.with_columns(price=wide))["verdicts"] if not verdict["ok"]]
+
+    assert any("Hats 0% of 200" in text and "Bags" not in text for text in texts)
+
+
+def test_a_wrong_confidence_is_said() -> None:
+    verdicts = assess(scored(300, category_confidence=0.5))["verdicts"]
+
+    assert any(verdict["text"].startswith("Confidence broke: ") and not verdict["ok"] for verdict in verdicts)
+
+
+def test_the_best_possible_stands_beside() -> None:
+    ideal = assess(scored(2000), sigma=0.15)["ideal"]
+
+    assert ideal["price_mdape"] == pytest.approx(0.6745 * 0.15, rel=0.1)
+    assert ideal["price_width_90%"] == pytest.approx(2 * 1.645 * 0.15)
+    assert ideal["price_coverage_90%"] == pytest.approx(0.9, abs=0.03)
+    assert ideal["price_crps"] == pytest.approx(0.15 / math.sqrt(math.pi))
+    assert assess(scored(20))["ideal"] is None
+    assert assess(scored(20), sigma=0.15, ideal_width=0.5)["ideal"]["price_width_90%"] == 0.5
+
+
+def test_without_prices_and_without_answers() -> None:
+    nothing = dict.fromkeys(
+        ("price", "best_price", "answered_title", "answered_category", "answered_price", "category_confidence",
+         "price_low", "price_high", "price_low_80", "price_high_80", "price_crps")
+    )  # fmt: skip
+    found = assess(scored(10, **nothing, needs_review=False, review_reasons=[]), sigma=0.1)
+
+    assert found["estimates"]["parse_rate"]["value"] == 0
+    assert not [name for name in found["estimates"] if name.startswith("price")]
+    assert found["verdicts"] == []
+    assert draw_all(scored(10, **nothing)) == []
+
+
+def test_every_figure_is_drawn_the_same_every_time() -> None:
+    table = scored(80).with_columns(category=pl.lit("A $very$ <long> & odd name of a category"))
+
+    drawn = draw_all(table)
+
+    assert [caption for caption, _ in drawn] == [caption for caption, _ in FIGURES.values()]
+    assert draw_all(table) == drawn
+    assert all(picture.startswith("data:image/svg+xml;base64,") for _, picture in drawn)
+
+
+def test_risk_and_coverage_by_hand() -> None:
+    coverage, risk = risk_coverage([0.9, 0.2, 0.8, 0.5], [True, False, True, False])
+
+    assert coverage.tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert risk.tolist() == pytest.approx([0, 0, 1 / 3, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("true", "predicted", "expected"),
+    [("a b c d", "a b c d", 1.0), ("a b c d", "a c d", 6 / 7), ("A b", "b a", 0.5), ("a", "b", 0.0), ("a", "", 0.0)],
+)
+def test_rouge_l(true: str, predicted: str, expected: float) -> None:
+    assert rouge_l(true, predicted) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("true", "predicted", "expected"),
+    # "abc" in "abd": 2 of 3 letters, 1 of 2 pairs, 0 of 1 triple: 7/18 either way
+    [("abc", "abc", 1.0), ("a b c", "abc", 1.0), ("abc", "abd", 7 / 18), ("abc", "xyz", 0.0), ("abc", "", 0.0)],
+)
+def test_chrf(true: str, predicted: str, expected: float) -> None:
+    assert chrf(true, predicted) == pytest.approx(expected)
+
+
+def test_crps_of_a_point_is_its_error_and_of_a_normal_what_is_known() -> None:
+    assert quantile_crps(3.0, [1.0]) == pytest.approx(2.0)
+    rng = np.random.default_rng(0)
+    quantiles = np.quantile(rng.normal(0, 1, 200_000), np.arange(1, 200) / 200)
+    mean = np.mean([quantile_crps(true, quantiles) for true in rng.normal(0, 1, 4000)])
+    assert mean == pytest.approx(1 / math.sqrt(math.pi), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("hits", "rows", "low", "high"), [(9, 10, 0.596, 0.982), (0, 10, 0.0, 0.278), (10, 10, 0.722, 1.0)]
+)
+def test_wilson(hits: int, rows: int, low: float, high: float) -> None:
+    assert wilson(hits, rows) == pytest.approx((low, high), abs=0.001)

@@ -1,0 +1,69 @@
+"""Rules that titles break, and words that the model does not stand by."""
+
+from typing import Any
+
+import pytest
+
+from enrich.settings import TitleRules
+from enrich.title import broken_rules, noun_of, singular, ungrounded_words, word_probabilities
+
+
+@pytest.mark.parametrize(
+    ("title", "changes", "broken"),
+    [
+        ("Belted Coat in Camel Check", {}, []),
+        ("Coat", {"min_words": 2}, ["min_words"]),
+        ("x" * 151, {}, ["max_characters"]),
+        ("Coat SALE", {}, ["forbidden_words"]),
+        ("Wholesale Coat", {}, []),
+        ("Coat, Free  Shipping!", {}, ["forbidden_words"]),
+        ("Пальто", {"scripts": ("LATIN",)}, ["scripts"]),
+        ("Écharpe 42", {"scripts": ("LATIN",)}, []),
+        ("Coat Coat in Camel", {}, ["max_repeats"]),
+        ("Red and Red and Red", {}, ["max_repeats"]),
+        ("Red Coat with Red Belt", {}, []),
+        ("ACME Coat", {"brands": ("Acme", "Other")}, ["brands"]),
+        ("Acme Coat", {"brands": ("Acme", "Other"), "allowed_brands": ("ACME",)}, []),
+        ("Acme's Coat", {"brands": ("Acme",)}, []),
+    ],
+)
+def test_rules(title: str, changes: dict[str, Any], broken: list[str]) -> None:
+    assert broken_rules(title, TitleRules(**changes)) == broken
+
+
+NOUNS = frozenset(map(noun_of, ("COATS", "TOTE BAGS", "Bags / SHOULDER BAGS", "Dresses", "SCARVES", "ACCESSORIES")))
+
+
+def test_what_labels_call_their_products() -> None:
+    assert {"coat", "bag", "dress", "scarf", "accessory"} == NOUNS
+    assert [singular(word) for word in ("watches", "boxes", "glass", "trousers", "shoes", "hat")] == [
+        "watch", "box", "glass", "trouser", "shoe", "hat",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "category", "doubted"),
+    [
+        ([("Coat", 0.9), ("in", 1.0), ("Camel", 0.9)], "COATS", []),
+        ([("Coat", 0.9), ("in", 1.0), ("Camel", 0.2)], "COATS", ["Camel"]),
+        ([("Cashmere", 0.1), ("Coat", 0.9)], "COATS", ["Cashmere"]),
+        ([("Odd", 0.01), ("Coat", 0.9)], "COATS", []),  # neither a colour nor a material
+        ([("Coat", 0.9), ("in", 1.0), ("Red", 0.9)], "TOTE BAGS", ["Coat"]),
+        ([("Coat", 0.9), ("Bag", 0.9)], "TOTE BAGS", []),  # it says what it is, too
+        ([("Beanie", 0.9)], "HATS", []),
+        ([], "HATS", []),
+    ],
+)
+def test_words_that_the_model_does_not_support(
+    words: list[tuple[str, float]], category: str, doubted: list[str]
+) -> None:
+    assert ungrounded_words(words, category, NOUNS, TitleRules()) == doubted
+
+
+def test_words_have_the_product_of_their_tokens() -> None:
+    pieces, probabilities = ["▁Cash", "mere", "▁Coat", ",", "▁", "Red"], [0.5, 0.4, 0.9, 1.0, 1.0, 0.5]
+
+    assert word_probabilities(pieces, probabilities) == [
+        ("Cashmere", pytest.approx(0.2)), ("Coat", pytest.approx(0.9)), ("Red", pytest.approx(0.5)),
+    ]  # fmt: skip
+    assert word_probabilities([], []) == []

@@ -1,0 +1,141 @@
+"""The report of a run and the scores of an adapter in a real browser: on a desk, on a phone, on paper."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+from PIL import Image
+from playwright.sync_api import Page
+from rows import at, enrich_night, listing, make_row, make_run
+from test_scores import scored
+
+from enrich import parquet
+from enrich.changes import compare
+from enrich.gate import run_stats
+from enrich.history import read_shards
+from enrich.metrics import score
+from enrich.parse import Answer
+from enrich.pipeline.records import write_report
+from enrich.pipeline.scoring import encode_scores
+from enrich.products import read_products
+from enrich.report import render_scores
+from enrich.schema import PRODUCTS_SCHEMA, Cost, ErrorKind, ManifestItem, Product, Row, RunInfo, RunRecord
+from enrich.scores import SCORES_FILE, assess
+from enrich.settings import RunSettings
+from enrich.storage import open_store
+
+pytestmark = pytest.mark.ui
+
+EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)">'
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 60 photos, five of which fail, in an output of its own, with its report."""
+    root = tmp_path_factory.mktemp("report")
+    (root / "photos").mkdir()
+    keys = [f"a rather long folder/{number:03}.jpg" for number in range(60)]
+    for number, key in enumerate(keys):
+        (root / "photos" / key).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (300, 400), (4 * number, 120, 90)).save(root / "photos" / key)
+
+    def answer(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
+        number = int(item.key[-7:-4])
+        if number % 12 == 11:
+            return make_row(run, item.key, minutes, shard=item.shard, error_kind=ErrorKind.ANSWER_MALFORMED)
+        return make_row(
+            run, item.key, minutes, shard=item.shard, image_sha256=item.key, title=EVIL if number == 5 else "Felt Hat",
+            category=("Hats", "Bags", "A category with a very long name indeed")[number % 3], price=100.0 + number,
+            price_low=80.0, price_high=300.0, category_confidence=0.7, needs_review=number % 4 == 0,
+            review_reasons=("low_confidence",) if number % 4 == 0 else (),
+        )  # fmt: skip
+
+    store = open_store(str(root / "output"), create=True)
+    run = enrich_night(store, make_run(images_uri=str(root / "photos"), shard_size=25), listing(*keys), answer)
+    rows = read_shards(store, run)
+    stats = run_stats(rows)
+    before = read_products(store).table
+    known = [{**asdict(make_row(run, keys[0], title="Cap")), "in_source": True}]
+    changes = compare(
+        rows, parquet.from_records(known, PRODUCTS_SCHEMA).lazy(),
+        pl.LazyFrame({"key": keys, "reason": ["model"] * 60}), before.lazy().select(key="image_key"),
+    )  # fmt: skip
+    record = RunRecord(
+        run=run, state="published", counts={"rows": 60, "ok": stats.ok, "failed": stats.failed}, by_reason={"new": 60},
+        stats=stats, previous=stats, changes=changes, cost=Cost(0.4, 0.021, "EUR"), started_at=at(0),
+        finished_at=at(1), seconds=60.0, images_per_second=1.0, engine="transformers", host="here",
+    )  # fmt: skip
+    store.put(f"{run.folder}{SCORES_FILE}", encode_scores(scored(200), assess(scored(200))))
+    write_report(store, open_store(str(root / "photos")), record, rows, RunSettings())
+    return root / "output"
+
+
+def test_figures_are_those_of_the_parquet_files(open_page: Callable[[Path], Page], output: Path) -> None:
+    page = open_page(output / "runs" / "night-1" / "report.html")
+    rows = f"read_parquet('{output}/history/**/*.parquet', hive_partitioning = false)"
+    ok, failed, review = duckdb.sql(
+        f"""SELECT count(*) FILTER (status = 'ok'), count(*) FILTER (status = 'failed'), avg(needs_review::int)
+            FROM {rows}"""
+    ).fetchall()[0]
+    categories = duckdb.sql(f"SELECT category, count(*) FROM {rows} WHERE status = 'ok' GROUP BY category").fetchall()
+    reasons = duckdb.sql(
+        f"SELECT r, count(*) FROM (SELECT unnest(review_reasons) AS r FROM {rows}) GROUP BY r"
+    ).fetchall()
+    scores = f"'{output}/runs/night-1/scores.parquet'"
+    inside = duckdb.sql(f"SELECT avg((price BETWEEN price_low AND price_high)::int) FROM {scores}").fetchall()[0][0]
+
+    def figure(name: str) -> str:
+        return page.locator(f'[data-figure="{name}"]').inner_text()
+
+    assert [figure(name) for name in ("rows", "ok", "failed", "review")] == [
+        "60",
+        f"{ok}",
+        f"{failed}",
+        f"{review:.1%}",
+    ]
+    assert len(categories) == 3
+    for category, count in categories:
+        assert figure(f"category {category}") == str(count)
+    for reason, count in reasons:
+        assert figure(f"review {reason}") == str(count)
+    assert f"{inside:.1%} of the true prices lie in their 90% intervals" in page.inner_text("body")
+
+
+def test_everything_is_there_and_the_models_text_stays_text(open_page: Callable[[Path], Page], output: Path) -> None:
+    page = open_page(output / "runs" / "night-1" / "report.html")
+    text = page.inner_text("body")
+
+    wanted = (
+        "0.02 EUR", "for 1,000 photos, at 0.40 an hour", "What changed since the last run", "Cap, Coats, 100",
+        "1 photos had a good answer before: 1 got another category", "Why a person should look", "answer_malformed",
+        "Prices, true and estimated", "Is the confidence right?", "Coverage of the price intervals by category",
+        "Which categories are taken for which", "there is nothing to compare",
+    )  # fmt: skip
+    for words in wanted:
+        assert words in text, words
+    broken = page.evaluate("[...document.images].filter((image) => !image.naturalWidth).length")
+    assert broken == 0
+    assert page.locator("table img").count() == 5  # of photos that failed although they can be seen
+    assert page.locator("script").count() == 0
+
+
+def test_a_phone_and_paper_are_wide_enough(open_page: Callable[[Path], Page], output: Path, tmp_path: Path) -> None:
+    products = [Product("1", "Hat", "Hats", 10.0, "/1.jpg")]
+    table = scored(120)
+    same = score(products, [Answer("Hat", "Hats", 10)])
+    metrics = {**assess(table, sigma=0.15), "test": same, "baselines": {"category_median": same}}
+    (tmp_path / "scores.html").write_text(render_scores(table, metrics, "120 products", "a1"))
+    for path in (output / "runs" / "night-1" / "report.html", tmp_path / "scores.html"):
+        page = open_page(path)
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+        narrow = page.evaluate("Math.min(...[...document.querySelectorAll('td.name')].map((cell) => cell.offsetWidth))")
+        assert narrow >= 90
+        assert page.pdf(format="A4").startswith(b"%PDF")
+    assert (
+        f"{metrics['estimates']['category_accuracy']['value']:.4f}"
+        == page.locator('[data-figure="category_accuracy"]').inner_text()
+    )
