@@ -155,20 +155,16 @@ def _markdown_text(value: object) -> str:
 
 def render_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits, most: int) -> str:
     """At most `most` of a run's photos with what was said of them, as a Markdown table. Every value is escaped."""
-    # The title last and cut: the UI breaks no lines in a table.
-    lines = ["| photo | category | price | to review | title |", "| --- | --- | ---: | --- | --- |"]
+    # Titles are cut, and reasons come last: the UI breaks no lines in a table.
+    lines = ["| photo | title | category | price | to review |", "| --- | --- | --- | ---: | --- |"]
     for item in _contact_sheet(rows, images, limits)[:most]:
         row = item.row
         sure = "" if row["category_confidence"] is None else f" ({row['category_confidence']:.0%})"
         price = "" if row["price"] is None else f"{row['price']:,.0f} {row['currency'] or ''}"
         between = "" if row["price_low"] is None else f" ({row['price_low']:,.0f} to {row['price_high']:,.0f})"
         review = ", ".join(row["review_reasons"] or ())
-        cells = (
-            f"{row['category']}{sure}",
-            price + between,
-            review,
-            textwrap.shorten(row["title"], 80, placeholder="…"),
-        )
+        title = textwrap.shorten(row["title"], 40, placeholder="...")
+        cells = (title, f"{row['category']}{sure}", price + between, review)
         lines.append(f"| ![photo]({item.thumbnail}) | {' | '.join(map(_markdown_text, cells))} |")
     return "\n".join(lines)
 

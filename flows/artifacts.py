@@ -52,7 +52,7 @@ def show_progress(also: Callable[[str, int, int], object], every_seconds: float 
                 artifact = create_progress_artifact(share, key="progress", description=line)
                 sent = now
             return
-        if (now - sent >= every_seconds or done == total) and (sending is None or sending.done()):
+        if done == total or (now - sent >= every_seconds and (sending is None or sending.done())):
             sent, sending = now, sender.submit(_send, artifact, share, line)
 
     return tell

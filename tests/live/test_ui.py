@@ -82,7 +82,7 @@ def test_a_run_from_the_form_to_its_artifacts(live: Live, shop: Shop, screen: Sc
     screen.press("Submit")
     screen.sees("0 is less than the minimum of 1")
     screen.shot("invalid")
-    screen.page.get_by_text("0 is less than the minimum of 1").wait_for(state="hidden")  # it covers the button
+    screen.page.get_by_text("0 is less than the minimum of 1").first.wait_for(state="hidden")  # it covers the button
     assert not live.call("POST", "/flow_runs/filter", {"deployments": {"id": {"any_": [adhoc]}}})
 
     screen.field("Photos in a shard").fill("8")
@@ -98,6 +98,7 @@ def test_a_run_from_the_form_to_its_artifacts(live: Live, shop: Shop, screen: Sc
     screen.sees("contact-sheet")
     screen.shot("artifacts")
     artifacts = live.artifacts(run["id"])
+    assert artifacts["progress"]["description"].startswith("photos: 21 of 21, "), artifacts["progress"]
     for key, text in (("enrichment", "bottleneck"), ("counts", "not_an_image"), ("progress", "photos: 21 of 21")):
         screen.open(f"/artifacts/artifact/{artifacts[key]['id']}")
         screen.sees(re.compile(re.escape(text)))
