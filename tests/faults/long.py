@@ -1,8 +1,8 @@
 """The long form of the fault tests: `make test-faults`, or `python -m faults.long --kills 500` from tests/.
 
-Runs publish in pairs, on radosgw under a lock object and on moto with If-Match. Then runs over photos in radosgw, behind
-a proxy that disturbs every tenth request, are killed until so many kills are done; now and then the server is killed and
-started again. What must hold is checked from outside after every run. Ends with 1 where something did not.
+Runs publish in pairs, on radosgw under a lock object and on moto with If-Match. Then runs over photos in radosgw,
+behind a proxy that disturbs every tenth request, are killed until so many kills are done; now and then the server is
+killed and started again. What must hold is checked from outside after every run. Ends with 1 where something did not.
 
 With --state FILE it may be stopped at any time: started again, it does what is left.
 """
@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ def tell(done: Done, place: Place, seconds: float, state: Path | None) -> None:
     )
     if state:
         written = state.with_suffix(".new")
-        written.write_text(json.dumps(asdict(done), indent=1))
+        written.write_text(json.dumps(vars(done), indent=1))
         written.rename(state)
 
 
