@@ -51,8 +51,7 @@ def test_a_deadline_publishes_what_is_done_and_the_run_goes_on(
     monkeypatch.setattr(deadline, "time", SimpleNamespace(time=lambda: float(next(clock))))
     said: list[str] = []
     first = run_enrichment(*places, SETTINGS, run_id="night", deadline=35.0, announce=said.append)
-    # The clock moves 10 s each time it is looked at: set at 0, the first shard takes from 20 to 30, the second would end
-    # at 50.
+    # The clock moves 10 s each time it is looked at: the first shard takes from 20 to 30, the second would end at 50.
     assert (first.state, first.counts["rows"], first.missing_shards) == ("published", 4, first.shards - 1)
     assert said[-1].startswith("stopped at its deadline: ")
     assert len(keys_in(tmp_path)) == 4
