@@ -50,8 +50,8 @@ class ColourEngine:
 
     name = "fake"
 
-    def __init__(self, stage: c_int) -> None:
-        self.clock, self._stage = EngineClock(), stage
+    def __init__(self, stage: c_int, seconds: float = 0.002) -> None:
+        self.clock, self._stage, self._seconds = EngineClock(), stage, seconds
 
     def complete(self, requests: Iterable[Request], *, grammar: bool = False) -> Iterator[Completion]:
         for request in requests:
@@ -59,7 +59,7 @@ class ColourEngine:
                 height, width, _ = request.page.shape
                 pixel = request.page[height // 4, width // 4]
                 text = f"Product: {title_of(*map(int, pixel))}\nCategory: BAGS\nFull Price: {int(np.sum(pixel)) + 1}"
-                time.sleep(0.002)
+                time.sleep(self._seconds)
                 yield write_completion(_TOKENIZER, text, id=request.id)
 
     def close(self) -> None:
