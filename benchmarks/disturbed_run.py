@@ -107,7 +107,7 @@ def measured(root: str, output: str, adapter: Path, endpoint: str, seconds: floa
     command = [sys.executable, __file__, "--job", json.dumps(given)]
     environment, total = {**os.environ, "AWS_ENDPOINT_URL": endpoint}, 0.0
     for start in range(1, STARTS + 1):
-        answer = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        answer = subprocess.run(command, env=environment, capture_output=True, text=True)
         told = [line for line in answer.stdout.splitlines() if line.startswith("seconds ")]
         total += float(told[-1].split()[1]) if told else 0.0
         if answer.returncode == 0:
