@@ -12,9 +12,9 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 
-# 250,000 rows of products are some 150 MB, and a sort or a join holds them three times.
-PIECE_ROWS = 250_000
-MOST_PIECES = 1024  # above 256 million rows the pieces grow instead; more would be a few dozen rows of each batch
+# 100,000 rows of products are some 60 MB, and a sort or a join holds them three times.
+PIECE_ROWS = 100_000
+MOST_PIECES = 1024  # above 100 million rows the pieces grow instead; more would be a few dozen rows of each batch
 _BATCH = 100_000  # rows spread at a time
 SAMPLE_EVERY = 500  # one row in so many tells where to cut
 
@@ -132,7 +132,12 @@ def in_order(frames: Iterable[pl.DataFrame], cuts: pl.DataFrame, folder: Path) -
             yield rows.sort(cuts.columns, nulls_last=True)
 
 
+def detached(rows: pl.DataFrame) -> pl.DataFrame:
+    """A copy of a few rows; a selection itself would keep all strings of the frame it is from in memory."""
+    return pl.DataFrame(rows.to_dict(as_series=False), schema=rows.schema)
+
+
 def sampled(frames: Iterable[pl.DataFrame], columns: Sequence[str]) -> pl.DataFrame:
     """Every SAMPLE_EVERY-th row of some columns of strings; at least one of each frame."""
-    samples = [frame.select(columns).gather_every(SAMPLE_EVERY) for frame in frames if frame.height]
+    samples = [detached(frame.select(columns).gather_every(SAMPLE_EVERY)) for frame in frames if frame.height]
     return pl.concat([pl.DataFrame(schema=dict.fromkeys(columns, pl.String)), *samples])

@@ -81,6 +81,17 @@ def test_reading_a_file_keeps_nothing_of_it_in_memory() -> None:
         assert most < 15e6
 
 
+def test_a_sample_keeps_no_more_than_itself() -> None:
+    with scratch() as folder:
+        path = folder / "listing.parquet"
+        rows = pl.DataFrame({"key": [os.urandom(32).hex() for _ in range(40_000)], "size": 1, "etag": "e"})
+        parquet.write(path, [rows] * 10, SOURCE_SCHEMA, {})
+        before = pa.total_allocated_bytes()
+        sample = sampled(parquet.frames(path, SOURCE_SCHEMA), ["key"])
+        assert sample.height > 600
+        assert pa.total_allocated_bytes() - before < 1e6
+
+
 @given(st.lists(st.one_of(st.none(), st.integers(0, 9).map(float)), max_size=30))
 def test_the_median_of_counted_prices_is_that_of_the_prices(prices: list[float | None]) -> None:
     rows = pl.DataFrame({"price": prices}, schema={"price": pl.Float64})
