@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -13,11 +12,12 @@ from prefect.states import Completed
 from enrich.pipeline.progress import Progress
 from enrich.pipeline.records import held_back
 from enrich.pipeline.run import Run
-from enrich.pipeline.session import answer_shard
 from enrich.schema import RunRecord
 from enrich.settings import RunSettings
 from flows import tasks
 from flows.parameters import RUN, Adapter, Limit, Output, Photos, RunForm, RunId
+
+MOST_GROUPS = 500  # task runs that answer
 
 
 @flow(name="enrich-catalog", flow_run_name="enrich {images}")
@@ -70,21 +70,21 @@ def enrich(
 
 def _answer_missing(run: Run, progress: Progress | None) -> None:
     """Answer every shard that is not committed yet."""
-    groups = shard_groups(run.missing_shards())
+    # Ray spreads the shards that it is given, so it gets all of them at once.
+    groups = shard_groups(run.missing_shards(), most=1 if run.settings.runner == "ray" else MOST_GROUPS)
     if not groups:
         return
     with ExitStack() as stack:
-        session = tasks.start(stack, run, progress)
+        runner = tasks.start(stack, run, progress)
         tell = progress or tasks.watched()
         for group in groups:
             limited = tasks.answer.with_options(
-                timeout_seconds=tasks.patience(session.engine_name, run.manifest.rows_in(group))
+                timeout_seconds=tasks.patience(runner.engine_name, run.manifest.rows_in(group))
             )
-            # A call, not the session: Prefect walks through data that it hands to a task.
-            limited(run, partial(answer_shard, session), group, tell)
+            limited(run, runner.answer, group, tell)
 
 
-def shard_groups(shards: Sequence[int], most: int = 500) -> list[list[int]]:
+def shard_groups(shards: Sequence[int], most: int = MOST_GROUPS) -> list[list[int]]:
     """`shards` in order, in at most `most` groups whose sizes differ by one at most.
 
     Each group is a task run. Prefect's SQLite server drops events of bursts of some thousands, and 500 are as many

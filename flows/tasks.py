@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ from enrich.pipeline.finetuning import Finetuned, finetune
 from enrich.pipeline.progress import Progress, logged
 from enrich.pipeline.records import last_run_id, publish_held, read_record
 from enrich.pipeline.run import Run
-from enrich.pipeline.session import Session, open_session
+from enrich.pipeline.runner import Runner, open_runner
 from enrich.pipeline.standing import StandingAdapter, find_standing, read_metrics
 from enrich.schema import RunRecord
 from enrich.settings import RunSettings, SampleSettings, TrainSettings
@@ -118,9 +119,9 @@ def plan(
 
 
 @task(name="start engine", task_run_name="start engine", timeout_seconds=SLOW, **RETRIED)
-def start(stack: ExitStack, run: Run, progress: Progress | None = None) -> Session:
-    """The engine and the decoding processes, stopped when `stack` is closed."""
-    return stack.enter_context(open_session(run, progress or _to_log(), get_run_logger().info))
+def start(stack: ExitStack, run: Run, progress: Progress | None = None) -> Runner:
+    """Engines and decoding processes, here or on Ray, stopped when `stack` is closed."""
+    return stack.enter_context(open_runner(run, progress or _to_log(), get_run_logger().info))
 
 
 def _shards_name() -> str:
@@ -130,16 +131,17 @@ def _shards_name() -> str:
 
 @task(name="answer", task_run_name=_shards_name, **RETRIED)
 def answer(
-    run: Run, answer_one: Callable[[int], Iterator[int]], shards: Sequence[int], progress: Progress | None = None
+    run: Run,
+    answer_all: Callable[[Sequence[int], float], Iterator[int]],
+    shards: Sequence[int],
+    progress: Progress | None = None,
 ) -> None:
     """Answer and commit `shards`; a retry does those that are not committed yet. `progress` tells of the whole run."""
     tell = progress or _to_log()
     missing, total = run.missing_shards(), run.manifest.rows
     done = total - run.manifest.rows_in(missing)
-    for shard in sorted(set(shards).intersection(missing)):
-        for answered in answer_one(shard):
-            tell("photos", done + answered, total)
-        done += run.manifest.rows_in([shard])
+    for answered in answer_all(sorted(set(shards).intersection(missing)), math.inf):
+        tell("photos", done + answered, total)
 
 
 def patience(engine: str, photos: int) -> float:
