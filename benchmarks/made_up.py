@@ -159,4 +159,4 @@ def begin_run(source: Any, target: Any, model: Path, settings: Any) -> Any:
     now = datetime.now(UTC)
     info = RunInfo("benchmark", now, source.uri, "0" * 16, adapter.base, adapter.id, "1", settings.shard_size)
     manifest = plan_run(source, target, info, settings, None, None, lambda *told: None)
-    return Run(source, target, adapter, settings, manifest, now)
+    return Run(source, target, adapter, str(adapter.path), settings, manifest, now)

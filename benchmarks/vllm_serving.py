@@ -187,7 +187,8 @@ def whole_job(bench: Bench, bucket: str, output: str) -> dict[str, float]:
     from enrich.infer.answer import Answerer
     from enrich.infer.vllm_render import sampling
     from enrich.phi3_vision.checkpoint import stop_ids
-    from enrich.pipeline.session import Session, answer_shard
+    from enrich.pipeline.deadline import Deadline
+    from enrich.pipeline.session import Session, answer_shards
     from enrich.storage import open_store
 
     bench.engine._free = sampling(stop_ids(bench.processor), 64)
@@ -197,9 +198,8 @@ def whole_job(bench: Bench, bucket: str, output: str) -> dict[str, float]:
         answerer = Answerer(bench.engine, bench.engine.tokens, run.adapter.calibration, bench.settings.review)
         with fetcher(source, bench.settings, run.adapter.preparation) as fetch:
             session = Session(run, "vllm", answerer, fetch, bench.engine.clock, "benchmark")
-            for shard in run.manifest.shards:
-                for _ in answer_shard(session, shard):
-                    pass
+            for _ in answer_shards(session, run.manifest.shards, Deadline()):
+                pass
     counts = read_shards(target, run.info)["status"].value_counts().sort("status").rows()
     print(f"rows: {dict(counts)}", flush=True)
     return result

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -21,10 +21,25 @@ PHI3_VISION_REVISION = "c45209e90a4c4f7d16b2e9d48503c7f3e83623ed"
 Tracker = Literal["wandb", "mlflow", "trackio", "tensorboard"]
 
 
+_LIMITS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "minLength", "maxLength")
+
+
+def name_limits(schema: dict[str, Any]) -> None:
+    """In the JSON schema of a model, put the limits of a field that may be empty beside its types.
+
+    A form then says `0 is less than the minimum of 1`. Within `anyOf`, where pydantic leaves them, it only says that
+    the value `is not valid under any of the given schemas`.
+    """
+    for field in schema.get("properties", {}).values():
+        if {"type": "null"} in field.get("anyOf", ()):
+            for kind in field["anyOf"]:
+                field.update({name: kind.pop(name) for name in _LIMITS if name in kind})
+
+
 class Settings(BaseModel):
     """Base of all settings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=name_limits)
 
 
 class Columns(Settings):
@@ -197,6 +212,19 @@ class S3Settings(Settings):
 PLAIN_S3 = S3Settings()
 
 
+class RaySettings(Settings):
+    """The cluster of the runner ray."""
+
+    address: str | None = Field(
+        default=None,
+        description="host:port of its head node, or auto on any of its nodes; left out: RAY_ADDRESS, else this machine",
+    )
+    workers: int | None = Field(
+        default=None, ge=1, description="Engines at a time; left out: one a GPU, or where there is no GPU one a core"
+    )
+    cpus: int | None = Field(default=None, ge=1, description="Cores of a worker; left out: 4 beside a GPU, else 1")
+
+
 class TitleRules(Settings):
     """What a title may not be."""
 
@@ -277,6 +305,10 @@ class RunSettings(Settings):
 
     engine: Literal["auto", "vllm", "transformers"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    runner: Literal["inline", "ray"] = Field(
+        default="inline", description="inline: one process answers shard by shard; ray: the workers of a Ray cluster"
+    )
+    ray: RaySettings = RaySettings()
     shard_size: int = Field(default=2048, ge=1, title="Photos in a shard", description="Unit of retry and of commit")
     batch_size: int = Field(default=16, ge=1, description="Photos in one forward pass of the transformers engine")
     max_new_tokens: int = Field(default=64, ge=8)

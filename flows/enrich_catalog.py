@@ -1,8 +1,8 @@
 """Enrich what is new or changed in a bucket: plan, shards as task runs, publish, report."""
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,11 +14,13 @@ from enrich.pipeline.deadline import Deadline
 from enrich.pipeline.progress import Progress
 from enrich.pipeline.records import held_back
 from enrich.pipeline.run import Run
-from enrich.pipeline.session import answer_shard
 from enrich.schema import RunRecord
 from enrich.settings import RunSettings
 from flows import tasks
 from flows.parameters import RUN, Adapter, HoursAtMost, Inventory, Limit, Output, Photos, RunForm, RunId
+
+MOST_GROUPS = 500  # task runs that answer
+LEAST_SHARDS = 8  # of one of them; a retry does those that are missing
 
 
 @flow(name="enrich-catalog", flow_run_name="enrich {images}")
@@ -81,29 +83,29 @@ def enrich(
 
 def _answer_missing(run: Run, until: Deadline, progress: Progress | None) -> None:
     """Answer every shard that is not committed yet, as long as there is time."""
-    groups = shard_groups(run.missing_shards())
+    # Ray spreads the shards that it is given, so it gets all of them at once.
+    groups = shard_groups(run.missing_shards(), most=1 if run.settings.runner == "ray" else MOST_GROUPS)
     if not groups:
         return
     with ExitStack() as stack:
-        session = tasks.start(stack, run, progress)
+        runner = tasks.start(stack, run, progress)
         tell = progress or tasks.watched()
         for group in groups:
             if until.passed():
                 return
             limited = tasks.answer.with_options(
-                timeout_seconds=tasks.patience(session.engine_name, run.manifest.rows_in(group))
+                timeout_seconds=tasks.patience(runner.engine_name, run.manifest.rows_in(group))
             )
-            # A call, not the session: Prefect walks through data that it hands to a task.
-            limited(run, partial(answer_shard, session), group, until, tell)
+            limited(run, runner.answer, group, until, tell)
 
 
-def shard_groups(shards: Sequence[int], most: int = 500) -> list[list[int]]:
-    """`shards` in order, in at most `most` groups whose sizes differ by one at most.
+def shard_groups(shards: Sequence[int], most: int = MOST_GROUPS, least: int = LEAST_SHARDS) -> list[list[int]]:
+    """`shards` in order, in at most `most` groups whose sizes differ by one at most; of `least` shards, if there are.
 
     Each group is a task run. Prefect's SQLite server drops events of bursts of some thousands, and 500 are as many
-    lines as anybody reads.
+    lines as anybody reads. The engine runs dry where a group ends: 2 seconds or so, of 40 for a shard on a large GPU.
     """
-    count = min(most, len(shards))
+    count = min(most, math.ceil(len(shards) / least))
     bounds = [len(shards) * index // count for index in range(count + 1)] if count else []
     return [list(shards[start:end]) for start, end in pairwise(bounds)]
 

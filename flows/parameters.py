@@ -2,9 +2,18 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from enrich.settings import AUTO, TINY_MODEL, Columns, RunSettings, SampleSettings, TrainSettings, load_settings
+from enrich.settings import (
+    AUTO,
+    TINY_MODEL,
+    Columns,
+    RunSettings,
+    SampleSettings,
+    TrainSettings,
+    load_settings,
+    name_limits,
+)
 
 
 def _field(title: str, *examples: str, **limits: Any) -> Any:
@@ -20,7 +29,8 @@ Adapters = Annotated[str, _field("Adapters", _PLACE, min_length=1)]
 Output = Annotated[str, _field("Output", _PLACE, min_length=1)]
 BaseModelName = Annotated[str, _field("Base model", AUTO, TINY_MODEL, min_length=1)]
 RunId = Annotated[str | None, _field("Run id")]
-Limit = Annotated[int | None, _field("Photos at most", ge=1)]
+_ONE_OR_MORE = WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "null"}], "minimum": 1})  # see `name_limits`
+Limit = Annotated[int | None, _field("Photos at most", ge=1), _ONE_OR_MORE]
 HoursAtMost = Annotated[float | None, _field("Hours at most", gt=0)]
 Inventory = Annotated[str | None, _field("S3 Inventory", "s3://lists/photos/daily/2026-11-22T01-00Z/manifest.json")]
 Hours = Annotated[float, _field("Hours to decide", gt=0, le=24 * 7)]
@@ -29,7 +39,7 @@ Hours = Annotated[float, _field("Hours to decide", gt=0, le=24 * 7)]
 class Training(BaseModel):
     """An empty field takes what suits the base model."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=name_limits)
 
     epochs: float | None = Field(default=None, gt=0, title="Epochs", description="Passes over the training split")
     learning_rate: float | None = Field(default=None, gt=0, title="Learning rate", description="Its peak")

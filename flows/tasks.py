@@ -29,7 +29,7 @@ from enrich.pipeline.finetuning import Finetuned, finetune
 from enrich.pipeline.progress import Progress, logged
 from enrich.pipeline.records import last_run_id, publish_held, read_record
 from enrich.pipeline.run import Run
-from enrich.pipeline.session import Session, open_session
+from enrich.pipeline.runner import Runner, open_runner
 from enrich.pipeline.standing import StandingAdapter, find_standing, read_metrics
 from enrich.schema import RunRecord
 from enrich.settings import RunSettings, SampleSettings, TrainSettings
@@ -123,9 +123,9 @@ def plan(
 
 
 @task(name="start engine", task_run_name="start engine", timeout_seconds=SLOW, **RETRIED)
-def start(stack: ExitStack, run: Run, progress: Progress | None = None) -> Session:
-    """The engine and the decoding processes, stopped when `stack` is closed."""
-    return stack.enter_context(open_session(run, progress or _to_log(), get_run_logger().info))
+def start(stack: ExitStack, run: Run, progress: Progress | None = None) -> Runner:
+    """Engines and decoding processes, here or on Ray, stopped when `stack` is closed."""
+    return stack.enter_context(open_runner(run, progress or _to_log(), get_run_logger().info))
 
 
 def _shards_name() -> str:
@@ -136,7 +136,7 @@ def _shards_name() -> str:
 @task(name="answer", task_run_name=_shards_name, **RETRIED)
 def answer(
     run: Run,
-    answer_one: Callable[[int], Iterator[int]],
+    answer_all: Callable[[Sequence[int], Deadline], Iterator[int]],
     shards: Sequence[int],
     deadline: Deadline,
     progress: Progress | None = None,
@@ -145,14 +145,10 @@ def answer(
     tell = progress or _to_log()
     missing, total = run.missing_shards(), run.manifest.rows
     done = total - run.manifest.rows_in(missing)
-    for shard in sorted(set(shards).intersection(missing)):
-        if deadline.passed():
-            get_run_logger().info("stopped at its deadline: %d of %d photos are left", total - done, total)
-            return
-        with deadline.timed():
-            for answered in answer_one(shard):
-                tell("photos", done + answered, total)
-        done += run.manifest.rows_in([shard])
+    for answered in answer_all(sorted(set(shards).intersection(missing)), deadline):
+        tell("photos", done + answered, total)
+    if deadline.passed() and (left := run.missing_shards()):
+        get_run_logger().info("stopped at its deadline: %d of %d photos are left", run.manifest.rows_in(left), total)
 
 
 def patience(engine: str, photos: int) -> float:

@@ -13,11 +13,14 @@ from enrich.train.export import RECORD_FILE, write_adapter
 TARGETS = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 
 
-def write_random_adapter(path: Path, base: Path, *, num_crops: int) -> Path:
-    """An adapter of the checkpoint `base` that changes every linear of its language model visibly."""
+def write_random_adapter(path: Path, base: Path, *, num_crops: int, idle: bool = False) -> Path:
+    """An adapter of the checkpoint `base` that changes every linear of its language model visibly.
+
+    Where it is `idle` it changes none of them: the tiny base's own answers parse.
+    """
     torch.manual_seed(4)
     model = load_model(base, dtype=torch.float32, device="cpu")
-    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=4, target_modules=TARGETS, init_lora_weights=False))
+    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=4, target_modules=TARGETS, init_lora_weights=idle))
     processor = load_processor(base, num_crops=num_crops)
     write_adapter(path, adapted, processor, make_prompt(("BAGS", "HATS"), "EUR"), base)
     (path / CALIBRATION_FILE).write_text(Calibration.uncalibrated().model_dump_json())

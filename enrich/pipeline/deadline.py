@@ -2,8 +2,6 @@
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -11,13 +9,13 @@ from dataclasses import dataclass
 class Deadline:
     """No shard is begun that would not be done by `until`, going by the last one."""
 
-    until: float = math.inf  # of time.time(), which other processes share
+    until: float = math.inf  # of time.monotonic()
     last: float = 0.0  # seconds that the last shard took
 
     @staticmethod
     def after(seconds: float | None) -> "Deadline":
         """So many seconds from now; None: never."""
-        return Deadline(time.time() + (math.inf if seconds is None else seconds))
+        return Deadline(time.monotonic() + (math.inf if seconds is None else seconds))
 
     @property
     def set(self) -> bool:
@@ -26,11 +24,4 @@ class Deadline:
 
     def passed(self) -> bool:
         """Whether no more shards are to be begun."""
-        return time.time() + self.last > self.until
-
-    @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Around the work on a shard."""
-        begun = time.time()
-        yield
-        self.last = time.time() - begun
+        return time.monotonic() + self.last > self.until

@@ -31,7 +31,7 @@ from enrich.pipeline.planning import Forecast, forecast, plan_run
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.records import REPORT_ROWS, ROLLED_BACK, read_measured, write_report
 from enrich.pipeline.run import Run
-from enrich.pipeline.session import answer_shard, open_session
+from enrich.pipeline.runner import check_runner, open_runner
 from enrich.products import fetch_products
 from enrich.publish import fetch_listing, publish, read_run_record, write_run_record
 from enrich.schema import SCHEMA_VERSION, Cost, RunInfo, RunRecord
@@ -55,7 +55,7 @@ def run_enrichment(
     progress: Progress = silent,
     announce: Callable[[str], object] = lambda line: None,
 ) -> RunRecord:
-    """One whole run in this process: plan, every missing shard, publish, report.
+    """One whole run: plan, every missing shard, publish, report.
 
     `announce` gets lines about what was chosen and found before the first photo is answered.
 
@@ -73,17 +73,14 @@ def run_enrichment(
     ) as run:
         shards = run.missing_shards()
         if shards:
-            with open_session(run, progress, announce) as session:
+            with open_runner(run, progress, announce) as runner:
                 total = run.manifest.rows
-                done = total - run.manifest.rows_in(shards)
-                for shard in shards:
-                    if until.passed():
-                        announce(f"stopped at its deadline: {total - done:,} of {total:,} photos are left")
-                        break
-                    with until.timed():
-                        for answered in answer_shard(session, shard):
-                            progress("photos", done + answered, total)
-                    done += run.manifest.rows_in([shard])
+                before = done = total - run.manifest.rows_in(shards)
+                for answered in runner.answer(shards, until):
+                    done = before + answered
+                    progress("photos", done, total)
+                if done < total:
+                    announce(f"stopped at its deadline: {total - done:,} of {total:,} photos are left")
         return finish_run(run, partly=until.set)
 
 
@@ -110,6 +107,7 @@ def open_run(
     if limit is not None and limit < 1:
         raise UsageError(f"limit {limit}: a run takes at least 1 photo; leave the limit out to take all")
     choose_engine(settings.engine, settings.device)
+    check_runner(settings)
     source = open_store(images, must_exist=True, s3=settings.s3)
     _refuse_overlap(source.uri, output)
     with ExitStack() as stack:
@@ -124,7 +122,27 @@ def open_run(
                 raise UsageError(f"run {run_id}: it was finished and its rows were deleted; use another run id")
             begun = plan_run(source, target, info, settings, limit, inventory, progress)
         check_same_run(begun, info)
-        yield Run(source, target, loaded, settings, begun, started_at)
+        yield Run(source, target, loaded, adapter, settings, begun, started_at)
+
+
+@contextmanager
+def join_run(images: str, adapter: str, output: str, settings: RunSettings, run_id: str) -> Iterator[Run]:
+    """The run that another process began, to answer some of its shards. Yields it as `open_run` does.
+
+    Raises:
+        UsageError: it is not to be seen from here, or would be answered otherwise here.
+    """
+    started_at = datetime.now(UTC)
+    source = open_store(images, must_exist=True, s3=settings.s3)
+    target = open_store(output, must_exist=True, s3=settings.s3)
+    with local_tree(adapter) as directory:
+        loaded = read_adapter(directory)
+        check_base(loaded, find_base(loaded.base, loaded.revision))
+        begun = read_manifest(target, run_id)
+        if begun is None:
+            raise UsageError(f"output {target.uri}: run {run_id} is not there; name a place that all machines share")
+        check_same_run(begun, _describe(source, loaded, settings, run_id, started_at))
+        yield Run(source, target, loaded, adapter, settings, begun, started_at)
 
 
 def foresee_run(

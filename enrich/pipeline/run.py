@@ -18,6 +18,7 @@ class Run:
     images: Store
     output: Store
     adapter: Adapter
+    adapter_uri: str  # where it was read from
     settings: RunSettings
     manifest: Manifest
     started_at: datetime

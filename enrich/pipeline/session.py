@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -19,6 +19,7 @@ from enrich.infer.evidence import AnswerTokens
 from enrich.infer.judge import Outcome
 from enrich.manifest import items
 from enrich.phi3_vision.checkpoint import load_processor
+from enrich.pipeline.deadline import Deadline
 from enrich.pipeline.parity import start_verified_engine
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.records import write_measured
@@ -66,7 +67,7 @@ def open_session(
 
 
 class _Watch:
-    """The clocks of one shard: sums of seconds by stage."""
+    """The clocks of a stretch of time, from one committed shard to the next: sums of seconds by stage."""
 
     def __init__(self, session: Session) -> None:
         self._clock, self._before, self._start = session.clock, replace(session.clock), time.monotonic()
@@ -81,7 +82,7 @@ class _Watch:
         self.queue += now - fetched.ready_at
 
     def measured(self, run: Run, photos: int, answered_at: float) -> Measured:
-        """Called when the shard is committed; `answered_at` is when its last photo was answered."""
+        """Called when a shard of so many `photos` is committed; `answered_at` is when its last one was answered."""
         now, clock, before = time.monotonic(), self._clock, self._before
         return Measured(
             photos=photos,
@@ -99,18 +100,47 @@ class _Watch:
         )
 
 
-def answer_shard(session: Session, shard: int) -> Iterator[int]:
-    """Fetch, answer and commit one shard; yields how many of its photos are done.
+@dataclass
+class _Shard:
+    """A shard that is begun and not committed."""
 
-    What was measured is written after each shard, so that a session that is killed leaves all but its last one.
+    number: int
+    keys: frozenset[str]
+    begun: float
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        return len(self.rows) == len(self.keys)
+
+
+def answer_shards(session: Session, shards: Iterable[int], deadline: Deadline) -> Iterator[int]:
+    """Fetch, answer and commit shards; yields how many of their photos are done.
+
+    One stream goes through all of them, so that the engine does not run dry where one ends; each is committed once its
+    last photo is answered. What was measured is written with each, so that a session that is killed leaves all but the
+    last stretch.
     """
-    run, watch = session.run, _Watch(session)
-    wanted = items(run.manifest, shard)
+    run, watch, done, asked_at = session.run, _Watch(session), 0, 0.0
+    begun: dict[int, _Shard] = {}
     pending: dict[str, Fetched] = {}
-    rows: list[Row] = []
+
+    def wanted() -> Iterator[ManifestItem]:
+        nonlocal asked_at
+        for number in shards:
+            start = time.monotonic()
+            if begun:  # none is committed yet: it takes at least as long as it has by now
+                deadline.last = max(deadline.last, start - min(shard.begun for shard in begun.values()))
+            if deadline.passed():
+                return
+            found = items(run.manifest, number)
+            begun[number] = _Shard(number, frozenset(item.key for item in found), start)
+            asked_at += time.monotonic() - start  # no photo is to blame for it
+            yield from found
 
     def decoded() -> Iterator[Image]:
-        photos = session.fetch(wanted)
+        nonlocal done, asked_at
+        photos = session.fetch(wanted())
         while True:
             asked_at = time.monotonic()
             fetched = next(photos, None)
@@ -118,22 +148,36 @@ def answer_shard(session: Session, shard: int) -> Iterator[int]:
                 return
             watch.seen(fetched, asked_at)
             if fetched.photo is None:
-                rows.append(_row(session, fetched))
+                begun[fetched.item.shard].rows.append(_row(session, fetched))
+                done += 1
                 continue
             page, photo = fetched.photo.page, replace(fetched.photo, page=_NO_PAGE)  # memory must not keep the pixels
             pending[fetched.item.key] = replace(fetched, photo=photo)
             yield Image(fetched.item.key, fetched.sha256 or "", page)
 
+    def commit_whole() -> None:
+        nonlocal watch
+        for shard in [shard for shard in begun.values() if shard.whole]:
+            _commit(session, begun.pop(shard.number), watch)
+            deadline.last, watch = time.monotonic() - shard.begun, _Watch(session)
+
     for key, outcome in session.answerer.answer(decoded()):
-        rows.append(_row(session, pending.pop(key), outcome))
-        yield len(rows)
-    answered_at = time.monotonic()
-    commit_shard(run.output, run.info, shard, rows, {item.key for item in wanted})
-    measured = watch.measured(run, len(rows), answered_at)
-    _log(run, shard, rows, measured.wall)
+        fetched = pending.pop(key)
+        begun[fetched.item.shard].rows.append(_row(session, fetched, outcome))
+        done += 1
+        commit_whole()
+        yield done
+    commit_whole()  # whose last photos were no photos
+    yield done
+
+
+def _commit(session: Session, shard: _Shard, watch: _Watch) -> None:
+    run, answered_at = session.run, time.monotonic()
+    commit_shard(run.output, run.info, shard.number, shard.rows, shard.keys)
+    measured = watch.measured(run, len(shard.rows), answered_at)
+    _log(run, shard.number, shard.rows, time.monotonic() - shard.begun)
     session.measured = add(session.measured, measured) if session.measured else measured
     write_measured(run.output, run.info, session.id, session.measured)
-    yield len(rows)
 
 
 def _log(run: Run, shard: int, rows: Sequence[Row], seconds: float) -> None:

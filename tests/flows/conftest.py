@@ -26,7 +26,7 @@ from enrich.infer.answer import Image
 from enrich.infer.engine import EngineClock
 from enrich.infer.judge import Outcome
 from enrich.parse import Answer
-from enrich.pipeline import enrichment
+from enrich.pipeline import enrichment, runner
 from enrich.pipeline.run import Run
 from enrich.pipeline.session import Session
 from enrich.price import Calibration
@@ -51,7 +51,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @dataclass
 class FakeWorld:
-    """A bucket, an adapter and an output on the local disk; `faults` are what befalls the engine, shard by shard."""
+    """A bucket, an adapter and an output on the local disk; `faults` are what befalls the engine, photo by photo."""
 
     root: Path
     faults: list[Exception | None] = field(default_factory=list)
@@ -74,9 +74,9 @@ class FakeWorld:
         yield Session(run, "fake", self, _fetch, self.clock, f"session-{self.sessions}")  # type: ignore[arg-type]
 
     def answer(self, images: Iterable[Image]) -> Iterator[tuple[str, Outcome]]:
-        if self.faults and (fault := self.faults.pop(0)):
-            raise fault
         for image in images:
+            if self.faults and (fault := self.faults.pop(0)):
+                raise fault
             self.asked.append(image.key)
             self.clock.busy += 1.0
             yield image.key, Outcome(answer=Answer(f"Title of {image.key}", "Coats", 100), confidence=0.9)
@@ -100,7 +100,7 @@ def world(prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     fake = FakeWorld(tmp_path)
     for name in ("images", "adapter"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(tasks, "open_session", fake.open_session)
+    monkeypatch.setattr(runner, "open_session", fake.open_session)
     monkeypatch.setattr(enrichment, "read_adapter", _adapter)
     monkeypatch.setattr(enrichment, "check_base", lambda adapter, base: None)
     monkeypatch.setattr(enrichment, "find_base", lambda model, revision: tmp_path)

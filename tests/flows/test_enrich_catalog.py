@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import math
+from collections.abc import Iterable, Iterator
+from functools import partial
 from uuid import UUID
 
 import polars as pl
@@ -14,6 +17,8 @@ from prefect.client.schemas.objects import Artifact, State
 
 import flows.enrich_catalog
 from enrich.errors import RunFailed, UsageError
+from enrich.infer.answer import Image
+from enrich.infer.judge import Outcome
 from enrich.pipeline.deadline import Deadline
 from enrich.settings import GateSettings, RunSettings
 from flows.enrich_catalog import enrich_catalog, shard_groups
@@ -68,7 +73,7 @@ def test_what_was_slow_is_added_up_over_task_runs_and_sessions(
     world: FakeWorld, client: SyncPrefectClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.add_photos("a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg")
-    world.faults = [None, *[RunFailed("gone")] * 4]
+    world.faults = [None, None, *[RunFailed("gone")] * 4]
     settings = RunSettings(shard_size=2, decode_processes=2, download_threads=4)
     enrich_catalog(**world.places, settings=settings, run_id="night", return_state=True)  # its second shard fails
 
@@ -105,17 +110,34 @@ def test_a_shard_that_fails_is_tried_again_with_the_same_engine(world: FakeWorld
     assert (world.sessions, sorted(world.asked)) == (1, ["a.jpg", "b.jpg", "c.jpg"])
 
 
-def test_a_group_that_is_tried_again_does_its_missing_shards_only(
-    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_group_that_is_tried_again_does_its_missing_shards_only(world: FakeWorld) -> None:
     world.add_photos("a.jpg", "b.jpg", "c.jpg")
     world.faults = [None, RunFailed("the endpoint was away")]
-    monkeypatch.setattr(flows.enrich_catalog, "shard_groups", lambda shards: [list(shards)])
 
     state = enrich_catalog(**world.places, settings=RunSettings(shard_size=1), return_state=True)
 
     assert state.message == "3 photos: 3 ok, 0 failed"
     assert world.asked == ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def test_an_engine_gets_the_next_shard_s_photos_before_the_last_one_s_answers(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.add_photos("a.jpg", "b.jpg", "bad.jpg", "c.jpg", "d.jpg")
+    inner = world.answer
+
+    def answer(images: Iterable[Image]) -> Iterator[tuple[str, Outcome]]:
+        yield from reversed([*inner(images)])
+
+    monkeypatch.setattr(world, "answer", answer)
+
+    state = enrich_catalog(**world.places, settings=TWO_A_SHARD, return_state=True)
+
+    assert state.message == "5 photos: 4 ok, 1 failed"
+    shards = sorted((world.root / "output" / "history").rglob("*.parquet"))
+    assert [set(pl.read_parquet(shard)["image_key"]) for shard in shards] == [
+        {"a.jpg", "b.jpg"}, {"bad.jpg", "c.jpg"}, {"d.jpg"},
+    ]  # fmt: skip
 
 
 def test_a_run_that_broke_off_goes_on_under_its_run_id(world: FakeWorld) -> None:
@@ -212,7 +234,7 @@ def test_task_runs_are_named_after_their_shards(
     world: FakeWorld, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.add_photos(*(f"{number}.jpg" for number in range(5)))
-    monkeypatch.setattr(flows.enrich_catalog, "shard_groups", lambda shards: shard_groups(shards, 3))
+    monkeypatch.setattr(flows.enrich_catalog, "shard_groups", partial(shard_groups, least=2))
 
     enrich_catalog(**world.places, settings=RunSettings(shard_size=1))
 
@@ -220,11 +242,11 @@ def test_task_runs_are_named_after_their_shards(
     assert list(dict.fromkeys(named)) == ["shard 0", "shards 1-2", "shards 3-4"]
 
 
-@given(st.lists(st.integers(0, 10**6), unique=True, max_size=2000).map(sorted), st.integers(1, 600))
-def test_shard_groups_keep_every_shard_in_order(shards: list[int], most: int) -> None:
-    groups = shard_groups(shards, most)
+@given(st.lists(st.integers(0, 10**6), unique=True, max_size=2000).map(sorted), st.integers(1, 600), st.integers(1, 20))
+def test_shard_groups_keep_every_shard_in_order(shards: list[int], most: int, least: int) -> None:
+    groups = shard_groups(shards, most, least)
 
     assert [shard for group in groups for shard in group] == shards
-    assert len(groups) == min(most, len(shards))
+    assert len(groups) == min(most, math.ceil(len(shards) / least))
     sizes = {len(group) for group in groups}
     assert not sizes or max(sizes) - min(sizes) <= 1

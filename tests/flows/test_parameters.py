@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from prefect import Flow
 from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import validate
 from pydantic import ValidationError
 
 from enrich.errors import UsageError
@@ -70,6 +71,27 @@ def test_a_wrong_field_is_named(flow: Flow[..., Any], parameters: dict[str, Any]
     with pytest.raises(Exception, match=message):
         flow.validate_parameters(defaults | parameters)
     flow.validate_parameters(defaults)
+
+
+@pytest.mark.parametrize(
+    ("flow", "parameters", "message"),
+    [
+        (enrich_catalog, {"limit": 0}, "0 is less than the minimum of 1"),
+        (enrich_catalog, {"settings": {"ray": {"workers": 0}}}, "0 is less than the minimum of 1"),
+        (enrich_catalog, {"settings": {"machine_price_per_hour": 0}}, "0 is less than or equal to the minimum of 0"),
+        (nightly, {"training": {"epochs": -1}}, "-1 is less than or equal to the minimum of 0"),
+        (nightly, {"training": {"run_name": ""}}, "'' should be non-empty"),
+        (release_held, {"hours": 500}, "500 is greater than the maximum of 168"),
+    ],
+)
+def test_the_form_says_what_may_be_entered(flow: Flow[..., Any], parameters: dict[str, Any], message: str) -> None:
+    """The server's check, whose message the UI shows."""
+    errors = validate(parameters, schema(flow), allow_none_with_default=True)
+
+    assert [error.message for error in errors] == [message]
+    nothing = {name: None for name, value in parameters.items() if not isinstance(value, dict)}
+    if flow is not release_held:
+        assert validate(nothing, schema(flow), allow_none_with_default=True) == []
 
 
 def test_fields_left_empty_take_what_suits_the_base() -> None:

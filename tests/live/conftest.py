@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -211,11 +211,16 @@ class Shop:
     adapter: Path
     output: Path
 
-    def parameters(self, *, gate: bool = False, **more: Any) -> Json:
+    @property
+    def speaking(self) -> "Shop":
+        """With an adapter whose answers parse."""
+        return replace(self, adapter=self.adapter.with_name("speaking"))
+
+    def parameters(self, *, gate: bool = False, runner: str = "inline", **more: Any) -> Json:
         """For enrich-adhoc; answers of random weights are noise, so the gate would hold back every run."""
         settings = {
-            "shard_size": 2, "engine": "transformers", "batch_size": 2, "max_new_tokens": 16, "decode_processes": 1,
-            "gate": {"enabled": gate, "min_rows": 1},
+            "shard_size": 2, "engine": "transformers", "batch_size": 2, "decode_processes": 1, "runner": runner,
+            "max_new_tokens": 64 if self.adapter.name == "speaking" else 16, "gate": {"enabled": gate, "min_rows": 1},
         }  # fmt: skip
         places = {"images": str(self.images), "adapter": str(self.adapter), "output": str(self.output)}
         return {**places, "settings": settings, **more}
@@ -229,6 +234,7 @@ def photos_and_adapter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
         pixels = np.random.default_rng(number).integers(0, 256, (42, 42, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((336, 336)).save(root / "bucket" / f"{number:02}.jpg")
     (root / "bucket" / "page.jpg").write_text("<html>")
+    write_random_adapter(root / "speaking", TINY_MODEL_PATH, num_crops=1, idle=True)
     return root / "bucket", write_random_adapter(root / "adapter", TINY_MODEL_PATH, num_crops=1)
 
 

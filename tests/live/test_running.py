@@ -14,9 +14,9 @@ from tests.live.conftest import Live, Shop, wait_for
 pytestmark = pytest.mark.timeout(900)
 
 
-def begun(live: Live, shop: Shop) -> str:
+def begun(live: Live, shop: Shop, runner: str = "inline") -> str:
     """A run of enrich-adhoc that has committed a shard and has more to do."""
-    run = live.run("enrich-catalog/enrich-adhoc", **shop.parameters())
+    run = live.run("enrich-catalog/enrich-adhoc", **shop.parameters(runner=runner))
     wait_for("a first shard", lambda: list(shop.output.glob("history/*/*/shard-*.parquet")))
     assert live.state(run)["type"] == "RUNNING"
     return run
@@ -46,26 +46,29 @@ def process_of(run: str) -> list[int]:
 
 
 def test_a_run_completes_and_shows_what_it_did(live: Live, shop: Shop) -> None:
-    run = live.run("enrich-catalog/enrich-adhoc", **shop.parameters())
+    run = live.run("enrich-catalog/enrich-adhoc", **shop.speaking.parameters())
 
     state = live.ended(run)
 
     assert state["name"] == "Completed", state
     is_whole(shop)
-    assert set(live.artifacts(run)) >= {"progress", "enrichment", "counts", "report"}
+    assert set(live.artifacts(run)) == {"progress", "enrichment", "counts", "contact-sheet", "report"}
     [run_id] = [path.name for path in (shop.output / "runs").iterdir()]
     logs = wait_for(
         "the lines of the last shard", lambda: (text := live.logs(run)) and "shard=10 photos=1" in text and text
     )
     assert f"run={run_id} shard=0 photos=2 failed=" in logs
     assert f'run={run_id} shard=10 key="page.jpg" error_kind=not_an_image attempt=1' in logs
-    events = live.call("POST", "/events/filter", {"filter": {"event": {"prefix": ["prefect.asset"]}}})["events"]
-    made = {event["resource"]["prefect.resource.id"] for event in events if "materialization" in event["event"]}
-    assert f"file://{shop.output}/products.parquet" in made
+    product = {"id": [f"file://{shop.output}/products.parquet"]}
+    chosen = {"filter": {"event": {"name": ["prefect.asset.materialization.succeeded"]}, "resource": product}}
+    wait_for("word of the asset", lambda: live.call("POST", "/events/filter", chosen)["events"])
 
 
-def test_a_cancelled_run_stops_within_seconds_and_goes_on_when_it_is_retried(live: Live, shop: Shop) -> None:
-    run = begun(live, shop)
+@pytest.mark.parametrize("runner", ["inline", "ray"])
+def test_a_cancelled_run_stops_within_seconds_and_goes_on_when_it_is_retried(
+    live: Live, shop: Shop, runner: str
+) -> None:
+    run = begun(live, shop, runner)
     assert process_of(run)
     asked = time.monotonic()
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,16 +49,23 @@ def test_a_deadline_publishes_what_is_done_and_the_run_goes_on(
     story: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places, clock = (str(story.bucket), str(story.adapter), str(tmp_path)), iter(range(0, 10_000, 10))
-    monkeypatch.setattr(deadline, "time", SimpleNamespace(time=lambda: float(next(clock))))
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     said: list[str] = []
     first = run_enrichment(*places, SETTINGS, run_id="night", deadline=35.0, announce=said.append)
-    # The clock moves 10 s each time it is looked at: the first shard takes from 20 to 30, the second would end at 50.
-    assert (first.state, first.counts["rows"], first.missing_shards) == ("published", 4, first.shards - 1)
+    # The clock moves 10 s each time it is looked at: three shards begin at 10, 20 and 30, and none at 40.
+    assert (first.state, first.counts["rows"], first.missing_shards) == ("published", 12, first.shards - 3)
     assert said[-1].startswith("stopped at its deadline: ")
-    assert len(keys_in(tmp_path)) == 4
+    assert len(keys_in(tmp_path)) == 12
     rest = run_enrichment(*places, SETTINGS, run_id="night")
     assert (rest.missing_shards, rest.counts["rows"]) == (0, len(keys_in(tmp_path)))
     assert run_enrichment(*places, SETTINGS).state == "nothing_to_do"
+
+
+def test_no_shard_is_begun_that_takes_longer_than_there_is_time() -> None:
+    assert not deadline.Deadline.after(60.0).passed()
+    assert replace(deadline.Deadline.after(60.0), last=61.0).passed()
+    assert deadline.Deadline.after(0.0).passed()
+    assert not replace(deadline.Deadline.after(None), last=1e9).passed()
 
 
 def test_an_inventory_takes_the_place_of_the_listing(story: Any, tmp_path: Path) -> None:

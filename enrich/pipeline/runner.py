@@ -1,0 +1,51 @@
+"""Who answers the shards of a run: this process, or the workers of a Ray cluster."""
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from enrich.errors import UsageError
+from enrich.pipeline.deadline import Deadline
+from enrich.pipeline.progress import Progress, silent
+from enrich.pipeline.run import Run
+from enrich.pipeline.session import answer_shards, open_session
+from enrich.settings import RunSettings
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What answers and commits shards.
+
+    `answer` takes shards and a deadline, and yields how many photos of these shards are done. Where a shard fails it
+    raises, and may be called again with the shards that are missing.
+    """
+
+    engine_name: str
+    answer: Callable[[Sequence[int], Deadline], Iterator[int]]
+
+
+@contextmanager
+def open_runner(
+    run: Run, progress: Progress = silent, announce: Callable[[str], object] = lambda line: None
+) -> Iterator[Runner]:
+    """The runner that the settings name, its engines ready to answer; stopped on the way out.
+
+    Raises:
+        UsageError: no such engine, or no Ray cluster with room for one. ParityFailed: see `start_verified_engine`.
+    """
+    if run.settings.runner == "ray":
+        from enrich.pipeline.ray_runner import open_workers  # an extra; and its workers open runs, as its caller does
+
+        with open_workers(run, announce) as workers:
+            yield Runner(workers.engine_name, workers.answer)
+        return
+    with open_session(run, progress, announce) as session:
+        yield Runner(session.engine_name, partial(answer_shards, session))
+
+
+def check_runner(settings: RunSettings) -> None:
+    """UsageError if the runner that `settings` name is not installed."""
+    if settings.runner == "ray" and importlib.util.find_spec("ray") is None:
+        raise UsageError("runner ray: Ray is not installed; pip install 'enrich[ray]', or use the runner inline")

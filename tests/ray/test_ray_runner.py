@@ -1,0 +1,217 @@
+"""The runner ray beside the runner inline: the same rows, whatever dies. Real workers and the tiny base."""
+
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import psutil
+import pytest
+from polars.testing import assert_frame_equal
+
+from enrich.errors import RunFailed, UsageError
+from enrich.pipeline.catalogs import make_sample
+from enrich.pipeline.enrichment import join_run, open_run, run_enrichment
+from enrich.settings import TINY_MODEL_PATH, GateSettings, RaySettings, RunSettings, SampleSettings
+from tests.random_adapter import write_random_adapter
+
+ray = pytest.importorskip("ray")
+from enrich.pipeline.ray_runner import find_room  # noqa: E402
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+INLINE = RunSettings(
+    engine="transformers", device="cpu", shard_size=2, decode_processes=1, gate=GateSettings(enabled=False)
+)
+RAY = INLINE.model_copy(update={"runner": "ray"})
+CLOCKS = ("processed_at", "run_id", "last_run_id")  # all that may differ between two runs over the same photos
+
+
+@dataclass(frozen=True)
+class Shop:
+    bucket: Path
+    adapter: Path
+    answered: pl.DataFrame  # products.parquet of the runner inline
+
+    def run(self, output: Path, settings: RunSettings, **more: Any) -> pl.DataFrame:
+        run_enrichment(str(self.bucket), str(self.adapter), str(output), settings, **more)
+        return rows(output)
+
+
+def rows(output: Path) -> pl.DataFrame:
+    return pl.read_parquet(output / "products.parquet").drop(CLOCKS).sort("image_key")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    root = tmp_path_factory.mktemp("shop")
+    make_sample(str(root / "catalog"), SampleSettings(products=4, bucket=10, seed=1), bucket=str(root / "bucket"))
+    adapter = write_random_adapter(root / "adapter", TINY_MODEL_PATH, num_crops=1, idle=True)
+    run_enrichment(str(root / "bucket"), str(adapter), str(root / "inline"), INLINE)
+    table = rows(root / "inline")
+    assert (table["status"] == "ok").sum() >= 10
+    assert (table["status"] == "failed").sum() >= 5
+    return Shop(root / "bucket", adapter, table)
+
+
+def are_the_same(found: pl.DataFrame, expected: pl.DataFrame) -> None:
+    """Every text and number; probabilities up to the order in which cores added."""
+    assert_frame_equal(found, expected, check_exact=False, rel_tol=1e-4)
+
+
+def answering() -> list[psutil.Process]:
+    """Workers that have a shard."""
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if "".join(child.cmdline()[:1]).startswith("ray::Worker.answer")]
+
+
+def killing(times: int) -> tuple[Callable[[str, int, int], None], list[int]]:
+    """A `Progress` that kills a worker in the middle of a shard, and the ids of those it has killed."""
+    killed: list[int] = []
+
+    def tell(what: str, done: int, total: int) -> None:
+        if what == "photos" and len(killed) < times and (found := answering()):
+            killed.append(found[0].pid)
+            os.kill(found[0].pid, signal.SIGKILL)
+
+    return tell, killed
+
+
+def sessions(output: Path) -> int:
+    """How many workers committed shards."""
+    return len(list(output.glob("runs/*/sessions/*.json")))
+
+
+def test_two_workers_make_the_rows_that_one_process_makes(shop: Shop, tmp_path: Path) -> None:
+    seen: list[int] = []
+    told: list[str] = []
+
+    found = shop.run(
+        tmp_path, RAY.model_copy(update={"ray": RaySettings(workers=2)}), announce=told.append,
+        progress=lambda what, done, total: seen.append(done) if what == "photos" else None,
+    )  # fmt: skip
+
+    are_the_same(found, shop.answered)
+    assert sessions(tmp_path) == 2
+    assert told[0] == "2 workers on Ray, each with 1 core"
+    assert seen[-1] == len(found)
+    assert not [child for child in psutil.Process().children(recursive=True) if "ray" in child.name()]
+
+
+def test_a_worker_that_is_killed_costs_nothing(shop: Shop, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    progress, killed = killing(1)
+
+    found = shop.run(tmp_path, RAY.model_copy(update={"ray": RaySettings(workers=2)}), progress=progress)
+
+    assert len(killed) == 1
+    are_the_same(found, shop.answered)
+    assert re.search(r"run=\S+ shard=\d+ lost its worker: node \S+: Worker unexpectedly exits", caplog.text)
+
+
+def test_a_shard_that_kills_its_worker_twice_ends_the_run_and_the_run_goes_on(shop: Shop, tmp_path: Path) -> None:
+    progress, killed = killing(2)
+    one = RAY.model_copy(update={"ray": RaySettings(workers=1)})
+
+    with pytest.raises(RunFailed, match=r"run night: 2 workers died over shard 0; node .* the same run id goes on"):
+        shop.run(tmp_path, one, progress=progress, run_id="night")
+
+    assert len(killed) == 2
+    are_the_same(shop.run(tmp_path, INLINE, run_id="night"), shop.answered)
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[Any]:
+    """A head without cores, and two nodes with one core each."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster.lost = cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def test_the_shards_of_a_lost_node_are_done_elsewhere(
+    shop: Shop, tmp_path: Path, two_nodes: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost: list[bool] = []
+
+    def lose(what: str, done: int, total: int) -> None:
+        if what == "photos" and not lost and len(list(tmp_path.glob("runs/*/sessions/*.json"))) == 2:
+            lost.append(True)
+            two_nodes.remove_node(two_nodes.lost, allow_graceful=False)
+
+    are_the_same(shop.run(tmp_path, RAY, progress=lose), shop.answered)
+    assert lost
+    assert "lost its worker: node" in caplog.text
+
+
+def test_a_deadline_leaves_shards_to_the_next_run(shop: Shop, tmp_path: Path) -> None:
+    told: list[str] = []
+    one = RAY.model_copy(update={"ray": RaySettings(workers=1)})
+
+    run_enrichment(
+        str(shop.bucket), str(shop.adapter), str(tmp_path), one, run_id="night", deadline=1, announce=told.append
+    )
+
+    assert f"stopped at its deadline: {len(shop.answered)} of {len(shop.answered)} photos are left" in told
+    are_the_same(shop.run(tmp_path, INLINE, run_id="night"), shop.answered)
+
+
+def test_what_a_worker_cannot_do_is_told_with_its_node(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "adapter").symlink_to(shop.adapter)
+    settings = RAY.model_copy(update={"ray": RaySettings(workers=1)})
+
+    def hide(line: str) -> None:
+        (tmp_path / "adapter").unlink()  # this process has read it by now
+
+    with pytest.raises(UsageError, match=r"^Ray node [\d.]+: adapter .*no such directory"):
+        run_enrichment(str(shop.bucket), str(tmp_path / "adapter"), str(tmp_path / "out"), settings, announce=hide)
+
+
+def test_a_run_is_joined_where_it_is_and_never_begun(shop: Shop, tmp_path: Path) -> None:
+    places = str(shop.bucket), str(shop.adapter), str(tmp_path)
+    with pytest.raises(UsageError, match="run night is not there; name a place that all machines share"):
+        join_run(*places, INLINE, "night").__enter__()
+    with open_run(*places, INLINE, run_id="night") as begun, join_run(*places, INLINE, "night") as joined:
+        assert joined.info == begun.info
+        assert joined.missing_shards() == begun.missing_shards() != []
+
+
+def node(cpu: float, gpu: float = 0.0, *, alive: bool = True) -> dict[str, Any]:
+    return {"Alive": alive, "Resources": {"CPU": cpu, **({"GPU": gpu} if gpu else {})}}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "ray_settings", "needs", "room"),
+    [
+        ([node(2)], RaySettings(), {"num_cpus": 1}, 2),
+        ([node(4), node(3), node(8, alive=False)], RaySettings(cpus=2), {"num_cpus": 2}, 3),
+        ([node(0)], RaySettings(), {"num_cpus": 1}, 0),
+        ([node(4), node(128, 8)], RaySettings(), {"num_cpus": 4, "num_gpus": 1}, 8),
+        ([node(16, 8)], RaySettings(), {"num_cpus": 2, "num_gpus": 1}, 8),
+        ([node(16, 2), node(16, 1)], RaySettings(cpus=12), {"num_cpus": 12, "num_gpus": 1}, 2),
+    ],
+)
+def test_there_is_a_worker_for_every_gpu_or_for_every_core(
+    nodes: list[dict[str, Any]], ray_settings: RaySettings, needs: dict[str, int], room: int
+) -> None:
+    settings = RunSettings(runner="ray", ray=ray_settings)
+    assert find_room(settings, nodes) == (needs, room)
+
+
+def test_gpus_are_left_alone_on_the_cpu() -> None:
+    assert find_room(RunSettings(device="cpu"), [node(4, 1)]) == ({"num_cpus": 1}, 4)
+
+
+def test_an_address_of_rays_client_is_refused(shop: Shop, tmp_path: Path) -> None:
+    away = RAY.model_copy(update={"ray": RaySettings(address="ray://head:10001")})
+    with pytest.raises(UsageError, match="a run is led from a node of the cluster"):
+        shop.run(tmp_path, away)
