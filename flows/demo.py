@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
+from typing import Any
 
 from flows.home import own_server
 
@@ -36,17 +37,19 @@ from flows.enrich_catalog import enrich
 from flows.parameters import RUN, SAMPLE, TRAINING
 
 PARTS = ("catalog", "bucket", "adapter", "output")
+SHEET = "contact_sheet.jpg"
 
 
 @flow(name="demo", flow_run_name="demo in {folder}")
-def demo(folder: str = "demo") -> tuple[Finetuned, RunRecord]:
+def demo(folder: str = "demo") -> tuple[Finetuned, dict[str, Any], RunRecord]:
     """Make a catalog and a bucket in `folder`, teach the tiny base the catalog, and enrich the bucket."""
     catalog, bucket, adapter, output = (f"{folder}/{part}" for part in PARTS)
     with progress_bars() as progress:
         tasks.sample(catalog, bucket, SAMPLE, progress)
         done = tasks.train(catalog, adapter, TRAINING.settings(TINY_MODEL), progress)
+        holdout = tasks.score_unlike(adapter, catalog, f"{folder}/{SHEET}", RUN, progress)
         record = enrich(bucket, adapter, output, RUN, progress=progress)
-    return done, record
+    return done, holdout, record
 
 
 def main(folder: str = "demo") -> int:
@@ -54,8 +57,12 @@ def main(folder: str = "demo") -> int:
     try:
         make_room(Path(folder))
         console.print(f"catalog, bucket, adapter and output go to {folder}/; this takes some minutes")
-        done, record = demo(folder)
+        done, holdout, record = demo(folder)
+        console.print(f"\n[bold]Unseen products[/] ({done.metrics['test']['rows']}, the test split)")
         print_scores(done.metrics)
+        console.print(f"\n[bold]Unseen combinations[/] of colour, fabric and kind ({holdout['test']['rows']} products)")
+        print_scores(holdout)
+        console.print(f"\ncontact sheet: {folder}/{SHEET}")
         print_record(record, f"{folder}/output")
         if record.state == "held":
             raise held_back(record, f"{folder}/output")
@@ -67,7 +74,7 @@ def main(folder: str = "demo") -> int:
 
 def make_room(folder: Path) -> None:
     """Remove an earlier demo, whole or broken off. UsageError where `folder` holds anything else."""
-    ours = {*PARTS, ".adapter.training"}
+    ours = {*PARTS, SHEET, ".adapter.training"}
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in ours) if folder.is_dir() else []
     if foreign:
         raise UsageError(f"{folder}/{foreign[0]}: not of the demo; move it elsewhere, for the demo empties {folder}/")

@@ -30,6 +30,7 @@ from enrich.pipeline.progress import Progress, logged
 from enrich.pipeline.records import last_run_id, publish_held, read_record
 from enrich.pipeline.run import Run
 from enrich.pipeline.runner import Runner, open_runner
+from enrich.pipeline.sample_scores import score_holdout, write_sheet
 from enrich.pipeline.standing import StandingAdapter, find_standing, read_metrics
 from enrich.schema import RunRecord
 from enrich.settings import RunSettings, SampleSettings, TrainSettings
@@ -98,6 +99,16 @@ def train(catalog: str, out: str, settings: TrainSettings, progress: Progress | 
     done = finetune(catalog, out, settings, progress or watched(), announce=get_run_logger().info)
     show_scores(done.metrics, f"Adapter {done.adapter} at {done.uri}")
     return done
+
+
+@task(name="score hold-out", task_run_name="score hold-out", timeout_seconds=SLOW, **RETRIED)
+def score_unlike(
+    adapter: str, catalog: str, sheet: str, settings: RunSettings, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Scores on a sample's hold-out, as in metrics.json; a contact sheet of its unseen products goes to `sheet`."""
+    metrics = score_holdout(adapter, catalog, settings, progress or _to_log())
+    write_sheet(adapter, catalog, sheet)
+    return metrics
 
 
 @task(name="plan", task_run_name="plan", timeout_seconds=SLOW, **RETRIED)

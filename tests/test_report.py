@@ -281,3 +281,14 @@ def test_a_card_of_a_catalog_without_prices_and_an_adapter_without_answers() -> 
     assert "Price intervals" not in card
     assert "calibration error" not in card
     assert [name for name, _ in score_table(metrics)] == ["adapter"]
+
+
+def test_where_the_best_possible_is_known_it_stands_below() -> None:
+    ideal = {"price_mdape": 0.163, "price_within_20_percent": 0.58, "price_crps": 0.14}
+
+    *_, (name, best) = score_table(card_metrics(ideal=ideal))
+
+    assert name == "best possible"
+    assert {column: value for column, value in best.items() if value != "-"} == {
+        "price MdAPE": "16.3%", "price within 20 %": "58.0%",
+    }  # fmt: skip

@@ -12,6 +12,7 @@ import polars as pl
 
 from enrich import parquet
 from enrich.catalog.read import read_catalog
+from enrich.catalog.sample.place import HOLDOUT
 from enrich.catalog.split import Splits, split_catalog
 from enrich.catalog.table import read_table
 from enrich.images import ImageRefused, Preparation, prepare
@@ -31,7 +32,6 @@ from enrich.scores import SCORES_FILE, VERDICTS_KEY, assess
 from enrich.settings import Columns, PhotoLimits, RunSettings, TrainSettings
 from enrich.storage import open_store
 
-HOLDOUT = "holdout"  # below a sample catalog: products unlike those that were taught
 SCORES_PAGE = "scores.html"
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,11 +10,11 @@ import flows.demo
 from enrich.errors import RunFailed, UsageError
 from enrich.pipeline.finetuning import Finetuned
 from enrich.pipeline.progress import Progress
-from enrich.settings import SampleSettings, TrainSettings
+from enrich.settings import RunSettings, SampleSettings, TrainSettings
 from flows import tasks
 from flows.demo import main, make_room
 from tests.flows.conftest import FakeWorld
-from tests.flows.test_nightly import METRICS
+from tests.flows.test_nightly import METRICS, SCORES
 
 
 @pytest.fixture
@@ -25,24 +26,35 @@ def small(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> FakeWorld:
     ) -> Finetuned:
         Path(out).mkdir(parents=True)
         (Path(out) / "train.json").write_text("{}")
-        return Finetuned(out, "a1", METRICS)
+        return Finetuned(out, "a1", METRICS | {"test": SCORES | {"rows": 30}})
+
+    def score_holdout(adapter: str, catalog: str, settings: RunSettings, progress: Progress) -> dict[str, Any]:
+        assert Path(catalog, "holdout", "catalog.csv").is_file()
+        return METRICS | {"test": SCORES | {"rows": 3}}
 
     monkeypatch.setattr(tasks, "finetune", finetune)
+    monkeypatch.setattr(tasks, "score_holdout", score_holdout)
+    monkeypatch.setattr(tasks, "write_sheet", lambda adapter, catalog, sheet: Path(sheet).touch())
     monkeypatch.setattr(flows.demo, "SAMPLE", SampleSettings(products=12, bucket=6))
     monkeypatch.chdir(world.root)
     return world
 
 
-def test_it_leaves_four_folders_and_prints_scores_and_places(
+def test_it_leaves_its_folders_and_prints_scores_and_places(
     small: FakeWorld, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main() == 0
 
-    assert sorted(path.name for path in Path("demo").iterdir()) == ["adapter", "bucket", "catalog", "output"]
+    assert sorted(path.name for path in Path("demo").iterdir()) == [
+        "adapter", "bucket", "catalog", "contact_sheet.jpg", "output",
+    ]  # fmt: skip
     assert Path("demo/output/products.parquet").is_file()
     said = capsys.readouterr().out
     assert "adapter" in said
     assert "majority class" in said
+    assert said.index("Unseen products (30, the test split)") < said.index("Unseen combinations")
+    assert "of colour, fabric and kind (3 products)" in said
+    assert "contact sheet: demo/contact_sheet.jpg" in said
     assert "products: demo/output/products.parquet" in said
 
 
