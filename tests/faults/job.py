@@ -78,7 +78,7 @@ def work(
     stage: c_int, log: str,
 ) -> None:  # fmt: skip
     """A whole run; started again under its run id it goes on. Ends with exit code 0 or 1."""
-    os.setsid()
+    os.setpgrp()
     os.environ["AWS_ENDPOINT_URL"] = endpoint
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
