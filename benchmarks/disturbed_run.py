@@ -1,4 +1,4 @@
-"""The same run undisturbed and behind a proxy that disturbs every tenth request, in turn: photos a second, the ratio of the medians.
+"""The same run undisturbed and behind a proxy that disturbs every tenth request, in turn: photos a second, medians.
 
     PYTHONPATH=tests python benchmarks/disturbed_run.py [--photos 2000] [--seconds-a-photo 0.002 0.03]
 
@@ -90,8 +90,8 @@ def compare(client: Any, endpoint: str, adapter: Path, folder: Path, photos: int
             )
     middle = {how: median(found) for how, found in rates.items()}
     print(
-        f"{seconds:g} s a photo: undisturbed {middle['undisturbed']:.1f}, disturbed {middle['disturbed']:.1f} a second, "
-        f"ratio {middle['disturbed'] / middle['undisturbed']:.2f}; faults {counted(place.proxy.happened)}",
+        f"{seconds:g} s a photo: {middle['undisturbed']:.1f} photos a second undisturbed, {middle['disturbed']:.1f} "
+        f"disturbed, ratio {middle['disturbed'] / middle['undisturbed']:.2f}; faults {counted(place.proxy.happened)}",
         flush=True,
     )
     place.proxy.close()
