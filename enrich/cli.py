@@ -276,6 +276,11 @@ def tidy(
     kept = None if keep is None else parse_duration(keep)
     done = run(output, settings, grace=parse_duration(grace), keep=kept)
     console.print(f"{done.packed} shards packed into {done.packs} files, {done.deleted} packed shards deleted")
+    if done.packed:
+        console.print(
+            f"their rows lie in two files until they are deleted, {grace} from now at the earliest: queries on history "
+            "take each (run_id, image_key) once, as those in docs/queries.md"
+        )
     console.print(f"{done.retired} runs retired: {output}/history")
 
 

@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 from rows import Wrapped, at, enrich_night, listing, make_run
 
-from enrich import history, parquet, publish
+from enrich import cli, history, parquet, publish
 from enrich.errors import UsageError
 from enrich.pipeline import records, tidying
 from enrich.products import read_products
@@ -65,6 +65,16 @@ def test_shards_are_packed_and_later_deleted_and_every_row_stays(output: str) ->
     assert not publish.publish(store, run).changed
     assert read_products(store).table.equals(table)
     assert tidy(output) == tidying.Tidied(0, 0, 0, 0)
+
+
+def test_the_command_says_how_to_read_history_meanwhile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    night(open_store(str(tmp_path), create=True), make_run(), listing(*KEYS))
+    cli.tidy(str(tmp_path), keep=None, grace="12h", config=None)
+    said = capsys.readouterr().out
+    assert said.startswith("5 shards packed into 1 files, 0 packed shards deleted\n")
+    assert "12h from now at the earliest: queries on history take each (run_id, image_key) once" in said
+    cli.tidy(str(tmp_path), keep=None, grace="0s", config=None)
+    assert "run_id" not in capsys.readouterr().out
 
 
 def test_packs_are_of_a_size(output: str, monkeypatch: pytest.MonkeyPatch) -> None:

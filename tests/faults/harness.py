@@ -28,7 +28,7 @@ KINDS = ("plan", "parent", "fetcher", "engine", "writer", "publisher", "report")
 DISTURBED = {
     "slow_down": 0.03, "error": 0.02, "reset": 0.01, "delay": 0.004, "truncate": 0.01, "corrupt": 0.01, "lost": 0.02,
 }  # fmt: skip
-_STAGE_SECONDS, _JOB_SECONDS = 90.0, 240.0
+_STAGE_SECONDS, _JOB_SECONDS = 90.0, 600.0  # many times what they take on two cores
 
 _processes = multiprocessing.get_context("forkserver")
 _stages: list[Any] = []

@@ -12,6 +12,7 @@ from typing import Any
 import botocore.loaders
 import botocore.session
 import numpy as np
+import pandas as pd  # noqa: F401  pyarrow takes 0.9 s to import it where a job first makes a table
 from infer.fake_engine import write_completion
 
 from enrich import history, write
@@ -78,7 +79,7 @@ def work(
     stage: c_int, log: str,
 ) -> None:  # fmt: skip
     """A whole run; started again under its run id it goes on. Ends with exit code 0 or 1."""
-    os.setsid()
+    os.setpgrp()
     os.environ["AWS_ENDPOINT_URL"] = endpoint
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)

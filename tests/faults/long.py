@@ -10,6 +10,7 @@ With --state FILE it may be stopped at any time: started again, it does what is 
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -66,6 +67,7 @@ def main() -> int:
         AWS_ACCESS_KEY_ID=ACCESS_KEY, AWS_SECRET_ACCESS_KEY=SECRET_KEY, AWS_DEFAULT_REGION="us-east-1",
         AWS_EC2_METADATA_DISABLED="true", AWS_MAX_ATTEMPTS="5",
     )  # fmt: skip
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers end too
     done = read(options.state)
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         folder = Path(name)
