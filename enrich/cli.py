@@ -322,11 +322,12 @@ def review(
 @app.command()
 def doctor(
     output: Annotated[str | None, typer.Option(help="Also try this output's conditional writes.")] = None,
+    config: Config = None,
 ) -> None:
     """Say what this machine can run, what is missing, and the command that mends it."""
     from enrich.doctor import examine
 
-    findings = examine(output)
+    findings = examine(output, load_settings(RunSettings, config).s3)
     table = Table("", "what", "here", "to mend it", box=None, pad_edge=False)
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[red]missing[/]" if finding.required else "[yellow]optional[/]"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, entry_points, version
 
 from enrich.errors import EnrichError
-from enrich.settings import PHI3_VISION, TINY_MODEL, TINY_MODEL_PATH
+from enrich.settings import PHI3_VISION, PLAIN_S3, TINY_MODEL, TINY_MODEL_PATH, S3Settings
 from enrich.storage import is_s3, open_store
 
 GIB = 1 << 30
@@ -27,9 +27,10 @@ class Finding:
     mend: str
 
 
-def examine(output: str | None = None) -> list[Finding]:
+def examine(output: str | None = None, s3: S3Settings = PLAIN_S3) -> list[Finding]:
     """Look at Python, packages, devices, memory, S3 credentials and, if given, at an output's conditional writes."""
-    return [*_packages(), *_devices(), *_machine(), *_storage(output)]
+    found = [*_packages(), *_devices(), *_machine(), _credentials(output)]
+    return found if output is None else [*found, *_output(output, s3)]
 
 
 def _packages() -> Iterator[Finding]:
@@ -79,7 +80,7 @@ def _machine() -> Iterator[Finding]:
     yield Finding("cores", str(cores), True, False, "")
 
 
-def _storage(output: str | None) -> Iterator[Finding]:
+def _credentials(output: str | None) -> Finding:
     import boto3.session
     from botocore.exceptions import BotoCoreError
 
@@ -93,15 +94,33 @@ def _storage(output: str | None) -> Iterator[Finding]:
     endpoint = re.sub("//[^/]*@", "//", endpoint)
     here = f"{credentials.method}{f', endpoint {endpoint}' if endpoint else ''}" if credentials else "-"
     wanted = output is not None and is_s3(output)
-    yield Finding("S3 credentials", here, credentials is not None, wanted, mend)
-    if output is None:
-        return
-    try:
-        open_store(output, create=True).check_conditional_writes()
-    except EnrichError as error:
-        yield Finding("output", output, False, True, str(error))
-    else:
+    return Finding("S3 credentials", here, credentials is not None, wanted, mend)
+
+
+def _output(output: str, s3: S3Settings) -> Iterator[Finding]:
+    """Whether runs may publish there: by conditional writes, or where If-Match is ignored under the lock object."""
+    refused = _tried(output, s3.model_copy(update={"lock": False}))
+    if refused is None:
         yield Finding("output", f"{output} keeps conditional writes", True, True, "")
+        if s3.lock:
+            yield Finding("lock object", "not needed there: If-Match is honoured", True, False, "")
+        return
+    without = _tried(output, s3.model_copy(update={"lock": True})) if is_s3(output) else refused
+    if without is not None:
+        yield Finding("output", output, False, True, without if s3.lock else refused)
+        return
+    here = f"{output} creates only what is absent, and ignores If-Match"
+    yield Finding("output", here, s3.lock, True, "" if s3.lock else refused)
+    yield Finding("lock object", "keeps one publisher out while another writes", True, s3.lock, "")
+
+
+def _tried(output: str, s3: S3Settings) -> str | None:
+    """Why an output may not be published to; None: it may."""
+    try:
+        open_store(output, create=True, s3=s3).check_conditional_writes()
+    except EnrichError as error:
+        return str(error)
+    return None
 
 
 def _version(package: str) -> str | None:

@@ -21,9 +21,9 @@ def run_stats(rows: pl.DataFrame | pl.LazyFrame) -> RunStats:
         failed=failed.sum(),
         unknown=(failed_unknown | flagged_unknown).sum(),
         review=pl.col("needs_review").sum(),
-        median=pl.col("price").filter(ok).median(),
     )
-    counts, by_kind, by_category = pl.collect_all([counted, kinds, mix], engine="streaming")
+    prices = scan.filter(ok).drop_nulls("price").group_by("price").len().sort("price")  # fewer than rows by far
+    counts, by_kind, by_category, by_price = pl.collect_all([counted, kinds, mix, prices], engine="streaming")
     [count] = counts.to_dicts()
     return RunStats(
         rows=count["rows"],
@@ -33,8 +33,17 @@ def run_stats(rows: pl.DataFrame | pl.LazyFrame) -> RunStats:
         unknown_category=count["unknown"],
         review=count["review"],
         category_mix={category: number / count["ok"] for category, number in by_category.iter_rows()},
-        price_median=count["median"],
+        price_median=_median(by_price),
     )
+
+
+def _median(counted: pl.DataFrame) -> float | None:
+    """The median of prices of which it is known how often there is each: columns price, ascending, and len."""
+    below, rows = counted["len"].cum_sum(), counted["len"].sum()
+    if not rows:
+        return None
+    lower, upper = (counted["price"][below.search_sorted(place, "right")] for place in ((rows - 1) // 2, rows // 2))
+    return float((lower + upper) / 2)
 
 
 def judge_run(stats: RunStats, previous: RunStats | None, gate: GateSettings) -> tuple[Finding, ...]:

@@ -150,7 +150,7 @@ def _read(path: Path, manifest: InventoryManifest, where: str) -> Iterator[pl.Da
 
 
 def _read_parquet(path: Path) -> Iterator[pl.DataFrame]:
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
         names = [name for name in _NAMES.values() if name in file.schema_arrow.names]
         for batch in file.iter_batches(_BATCH_ROWS, columns=names):
             yield _frame(pa.Table.from_batches([batch]))

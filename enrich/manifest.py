@@ -27,12 +27,11 @@ from enrich.schema import (
     RunInfo,
 )
 from enrich.settings import RunSettings
-from enrich.spill import PIECE_ROWS, Pieces, cut, in_order, sampled
+from enrich.spill import MOST_PIECES, PIECE_ROWS, Pieces, cut, detached, in_order, sampled
 from enrich.storage import ObjectInfo, Store
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LISTING_CHUNK = 100_000  # objects, some 50 MB while they become columns
-_MOST_PIECES = 256
 
 
 @dataclass(frozen=True, weakref_slot=True, slots=True)
@@ -138,9 +137,9 @@ def write_plan(
     """
     keys = pl.scan_parquet(source).select("key")
     rows = keys.select(pl.len()).collect().item()
-    every = max(PIECE_ROWS, -(-rows // _MOST_PIECES))
+    every = max(PIECE_ROWS, -(-rows // MOST_PIECES))
     at = list(range(every, rows, every))
-    cuts = pl.concat([keys.slice(place, 1).collect() for place in at]) if at else keys.limit(0).collect()
+    cuts = pl.concat([detached(keys.slice(place, 1).collect()) for place in at]) if at else keys.limit(0).collect()
     known = Pieces(folder / "known", cuts.rename({"key": "image_key"}))
     known.add(products.frames(_KNOWN))
     known.close()

@@ -150,7 +150,7 @@ def frames(
 ) -> Iterator[pl.DataFrame]:
     """The rows of a local file, some at a time, of `columns` if not all."""
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:  # else what was read of the file stays in memory
         present = [name for name in wanted.names if name in file.schema_arrow.names]
         for batch in file.iter_batches(rows, columns=present):
             yield _to_polars(_upgrade(pa.Table.from_batches([batch]), wanted))

@@ -141,6 +141,9 @@ class TrainSettings(Settings):
     output_learning_rate: float | None = Field(
         default=None, gt=0, description="Adds LoRA on the output layer, learned at this rate: new words come from there"
     )
+    price_weight: int = Field(
+        default=1, ge=1, le=16, description="How many times a digit of the price counts in the loss, a word once"
+    )
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
@@ -268,12 +271,13 @@ class GateSettings(Settings):
 TINY_RECIPE: dict[str, object] = {
     "learning_rate": 1e-3,
     "output_learning_rate": 8e-3,
-    "lora_r": 64,
-    "lora_alpha": 128,
+    "price_weight": 4,
+    "lora_r": 16,
+    "lora_alpha": 64,
     "evaluations": 3,
 }
 TINY_BATCH = 8  # photos in an optimiser step, or the next multiple of a batch_size asked for
-TINY_PHOTOS = 7500  # shown in all, about 940 steps: a small catalog is shown more often
+TINY_PHOTOS = 10_000  # shown in all, 1,250 steps: a small catalog is shown more often
 TINY_EPOCHS = (3.0, 12.0)
 
 

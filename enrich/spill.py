@@ -1,4 +1,4 @@
-"""Tables larger than memory: rows are spread over local files by where they belong in an order, a piece at a time fits.
+"""Tables larger than memory: rows go to a local file by where they belong in an order, and a piece at a time fits.
 
 The cuts between the pieces come from a sample, so they decide how even the pieces are, never what is in the table.
 """
@@ -6,15 +6,15 @@ The cuts between the pieces come from a sample, so they decide how even the piec
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 
-# 250,000 rows of products are some 150 MB, and a sort or a join holds them three times.
-PIECE_ROWS = 250_000
-_MOST_PIECES = 256  # open files at a time; above 64 million rows the pieces grow instead
+# 100,000 rows of products are some 60 MB, and a sort or a join holds them three times.
+PIECE_ROWS = 100_000
+MOST_PIECES = 1024  # above 100 million rows the pieces grow instead; more would be a few dozen rows of each batch
 _BATCH = 100_000  # rows spread at a time
 SAMPLE_EVERY = 500  # one row in so many tells where to cut
 
@@ -34,7 +34,7 @@ def cut(sample: pl.DataFrame, order: Sequence[str], rows: int) -> pl.DataFrame:
 
     None where it fits as a whole.
     """
-    pieces = min(_MOST_PIECES, -(-rows // PIECE_ROWS))
+    pieces = min(MOST_PIECES, -(-rows // PIECE_ROWS))
     if pieces < 2:
         return sample.select(order).clear()
     ordered = sample.select(order).unique().sort(order, nulls_last=True)
@@ -45,19 +45,23 @@ def cut(sample: pl.DataFrame, order: Sequence[str], rows: int) -> pl.DataFrame:
 class Pieces:
     """Rows by where they lie between cuts; those that equal a cut belong to the piece above it.
 
-    Within a piece rows keep the order in which they were added. Without cuts everything stays in memory.
+    Within a piece rows keep the order in which they were added. All pieces are in one file, whatever their number, as
+    the record batches of which `_batches` tells the places. Without cuts everything stays in memory.
     """
 
     def __init__(self, folder: Path, cuts: pl.DataFrame) -> None:
         self._cuts, self._order = cuts, cuts.columns
-        self._paths = [folder / f"{number:03}.arrow" for number in range(cuts.height + 1)]
-        self._writers: dict[int, pa.RecordBatchStreamWriter] = {}
+        self._path, self._file = folder / "pieces.arrow", ExitStack()
+        self._batches: list[list[int]] = [[] for _ in range(cuts.height + 1)]
+        self._written, self._left = 0, cuts.height + 1
+        self._writer: pa.RecordBatchFileWriter | None = None
+        self._reader: pa.RecordBatchFileReader | None = None
         self._held: list[pl.DataFrame] = []
         if cuts.height:
             folder.mkdir()
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._batches)
 
     def add(self, frames: Iterable[pl.DataFrame]) -> None:
         """Take rows in. All frames that a set of pieces takes have the same columns."""
@@ -70,23 +74,24 @@ class Pieces:
 
     def close(self) -> None:
         """Nothing more comes."""
-        for writer in self._writers.values():
-            writer.close()
-        self._writers.clear()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None  # it would keep the file open
+            self._reader = pa.ipc.open_file(self._file.enter_context(pa.OSFile(str(self._path))))
 
     def read(self, number: int) -> pl.DataFrame | None:
-        """The rows of one piece, None for none; its file is deleted."""
+        """The rows of one piece, None for none; each is read once, and the file is deleted after the last."""
         if not self._cuts.height:
             held, self._held = self._held, []
             return pl.concat(held) if held else None
-        path = self._paths[number]
-        if not path.exists():
-            return None
-        with pa.OSFile(str(path)) as file:
-            table = pa.ipc.open_stream(file).read_all()
-        path.unlink()
-        frame = pl.from_arrow(table)
-        assert isinstance(frame, pl.DataFrame)
+        frame, reader = None, self._reader
+        if reader is not None and self._batches[number]:
+            table = pa.Table.from_batches(reader.get_batch(place) for place in self._batches[number])
+            frame = pl.DataFrame(table)
+        self._left -= 1
+        if not self._left:
+            self._file.close()
+            self._path.unlink(missing_ok=True)
         return frame
 
     def _spread(self, frame: pl.DataFrame) -> None:
@@ -96,10 +101,13 @@ class Pieces:
             .items()
         ):
             table = part.to_arrow()
-            if number not in self._writers:
+            if self._writer is None:
                 options = pa.ipc.IpcWriteOptions(compression="lz4")
-                self._writers[int(number)] = pa.ipc.new_stream(str(self._paths[number]), table.schema, options=options)
-            self._writers[int(number)].write_table(table)
+                self._writer = pa.ipc.new_file(str(self._path), table.schema, options=options)
+            for batch in table.to_batches():
+                self._writer.write_batch(batch)
+                self._batches[int(number)].append(self._written)
+                self._written += 1
 
     def _places(self, frame: pl.DataFrame) -> pl.Series:
         """For each row how many cuts are not above it."""
@@ -124,7 +132,12 @@ def in_order(frames: Iterable[pl.DataFrame], cuts: pl.DataFrame, folder: Path) -
             yield rows.sort(cuts.columns, nulls_last=True)
 
 
+def detached(rows: pl.DataFrame) -> pl.DataFrame:
+    """A copy of a few rows; a selection itself would keep all strings of the frame it is from in memory."""
+    return pl.DataFrame(rows.to_dict(as_series=False), schema=rows.schema)
+
+
 def sampled(frames: Iterable[pl.DataFrame], columns: Sequence[str]) -> pl.DataFrame:
     """Every SAMPLE_EVERY-th row of some columns of strings; at least one of each frame."""
-    samples = [frame.select(columns).gather_every(SAMPLE_EVERY) for frame in frames if frame.height]
+    samples = [detached(frame.select(columns).gather_every(SAMPLE_EVERY)) for frame in frames if frame.height]
     return pl.concat([pl.DataFrame(schema=dict.fromkeys(columns, pl.String)), *samples])

@@ -9,13 +9,14 @@ from prefect import flow, tags
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from enrich.pipeline.deadline import Deadline
 from enrich.pipeline.progress import Progress
 from enrich.pipeline.records import held_back
 from enrich.pipeline.run import Run
 from enrich.schema import RunRecord
 from enrich.settings import RunSettings
 from flows import tasks
-from flows.parameters import RUN, Adapter, Limit, Output, Photos, RunForm, RunId
+from flows.parameters import RUN, Adapter, HoursAtMost, Inventory, Limit, Output, Photos, RunForm, RunId
 
 MOST_GROUPS = 500  # task runs that answer
 
@@ -27,6 +28,8 @@ def enrich_catalog(
     output: Output = "demo/output",
     run_id: RunId = None,
     limit: Limit = None,
+    inventory: Inventory = None,
+    deadline: HoursAtMost = None,
     settings: RunForm = RUN,
 ) -> State[Any]:
     """Titles, categories and prices for the photos that are new or changed, into products.parquet.
@@ -39,9 +42,14 @@ def enrich_catalog(
         output: Where the tables go: a directory or s3://bucket/prefix, apart from the photos.
         run_id: Name of the run, by default made from this flow run; give that of an unfinished one to go on with it.
         limit: Stop the plan after so many photos; the next run takes the others.
+        inventory: The manifest.json of an inventory of the photos, read instead of listing them.
+        deadline: Stop after so many hours and publish what is done; the next run does the rest.
         settings: Engine, sizes and limits.
     """
-    return ending(enrich(images, adapter, output, settings, run_id=run_id, limit=limit), output)
+    record = enrich(
+        images, adapter, output, settings, run_id=run_id, limit=limit, inventory=inventory, deadline=deadline
+    )
+    return ending(record, output)
 
 
 def enrich(
@@ -52,14 +60,17 @@ def enrich(
     *,
     run_id: str | None = None,
     limit: int | None = None,
+    inventory: str | None = None,
+    deadline: float | None = None,
     progress: Progress | None = None,
 ) -> RunRecord:
-    """The tasks of one run, within the flow that calls."""
+    """The tasks of one run, within the flow that calls. `deadline` in hours from now."""
     run_id = run_id or tasks.own_run_id(adapter)
+    until = Deadline.after(None if deadline is None else deadline * 3600)
     with ExitStack() as stack, tags(f"run:{run_id}"):
-        run = tasks.plan(stack, images, adapter, output, settings, run_id, limit, progress)
-        _answer_missing(run, progress)
-        record = tasks.publish(run)
+        run = tasks.plan(stack, images, adapter, output, settings, run_id, limit, inventory, progress)
+        _answer_missing(run, until, progress)
+        record = tasks.publish(run, until)
         tasks.report(record, output, settings)
         if record.state == "published":
             tasks.made(f"{output}/products.parquet", [images, adapter], run_id=run_id, **record.counts)
@@ -68,8 +79,8 @@ def enrich(
     return record
 
 
-def _answer_missing(run: Run, progress: Progress | None) -> None:
-    """Answer every shard that is not committed yet."""
+def _answer_missing(run: Run, until: Deadline, progress: Progress | None) -> None:
+    """Answer every shard that is not committed yet, as long as there is time."""
     # Ray spreads the shards that it is given, so it gets all of them at once.
     groups = shard_groups(run.missing_shards(), most=1 if run.settings.runner == "ray" else MOST_GROUPS)
     if not groups:
@@ -78,10 +89,12 @@ def _answer_missing(run: Run, progress: Progress | None) -> None:
         runner = tasks.start(stack, run, progress)
         tell = progress or tasks.watched()
         for group in groups:
+            if until.passed():
+                return
             limited = tasks.answer.with_options(
                 timeout_seconds=tasks.patience(runner.engine_name, run.manifest.rows_in(group))
             )
-            limited(run, runner.answer, group, tell)
+            limited(run, runner.answer, group, until, tell)
 
 
 def shard_groups(shards: Sequence[int], most: int = MOST_GROUPS) -> list[list[int]]:
@@ -99,7 +112,8 @@ def ending(record: RunRecord, output: str) -> State[Any]:
     """How a flow ends that made this run: Completed, or Held with the reason and the way out."""
     if record.state == "held":
         return Completed(name="Held", message=str(held_back(record, output)))
-    if record.state == "nothing_to_do":
+    left = f"; {record.missing_shards} of {record.shards} shards are left" if record.missing_shards else ""
+    if record.state == "nothing_to_do" and not left:
         return Completed(message="nothing to do: every photo has its answer")
     counts = record.counts
-    return Completed(message=f"{counts['rows']} photos: {counts['ok']} ok, {counts['failed']} failed")
+    return Completed(message=f"{counts['rows']} photos: {counts['ok']} ok, {counts['failed']} failed{left}")

@@ -14,6 +14,7 @@ from flows.parameters import (
     Adapters,
     BaseModelName,
     Catalog,
+    HoursAtMost,
     Limit,
     Output,
     Photos,
@@ -30,6 +31,7 @@ def nightly(
     adapters: Adapters = "demo/adapters",
     model: BaseModelName = "auto",
     limit: Limit = None,
+    deadline: HoursAtMost = None,
     training: TrainingForm = TRAINING,
     settings: RunForm = RUN,
 ) -> State[Any]:
@@ -42,6 +44,7 @@ def nightly(
         adapters: Where adapters are kept, one for each state of the catalog.
         model: Hub id or directory of a Phi-3-vision, or auto: the full size on a GPU, the tiny one without.
         limit: Stop the plan after so many photos; the next night takes the others.
+        deadline: Stop the enrichment after so many hours and publish what is done; the next night does the rest.
         training: What to change of the recipe that suits the base model.
         settings: Engine, sizes and limits of the enrichment.
     """
@@ -52,4 +55,4 @@ def nightly(
     if not standing.current:
         done = tasks.train(catalog, standing.uri, train_settings)
         tasks.made(standing.uri, [catalog], adapter=done.adapter)
-    return ending(enrich(images, standing.uri, output, settings, limit=limit), output)
+    return ending(enrich(images, standing.uri, output, settings, limit=limit, deadline=deadline), output)

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from prefect.tasks import Task, exponential_backoff
 from enrich.catalog.sample.generate import SampleSummary
 from enrich.errors import EnrichError, ParityFailed, UsageError
 from enrich.pipeline.catalogs import make_sample
+from enrich.pipeline.deadline import Deadline
 from enrich.pipeline.enrichment import finish_run, open_run
 from enrich.pipeline.finetuning import Finetuned, finetune
 from enrich.pipeline.progress import Progress, logged
@@ -109,10 +109,14 @@ def plan(
     settings: RunSettings,
     run_id: str | None,
     limit: int | None,
+    inventory: str | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """The run: a new one, or the one that `run_id` names. Its files are at hand until `stack` is closed."""
-    opened = open_run(images, adapter, output, settings, run_id=run_id, limit=limit, progress=progress or _to_log())
+    opened = open_run(
+        images, adapter, output, settings, run_id=run_id, limit=limit, inventory=inventory,
+        progress=progress or _to_log(),
+    )  # fmt: skip
     run = stack.enter_context(opened)
     get_run_logger().info("run=%s photos=%d shards=%d", run.info.run_id, run.manifest.rows, len(run.manifest.shards))
     return run
@@ -132,16 +136,22 @@ def _shards_name() -> str:
 @task(name="answer", task_run_name=_shards_name, **RETRIED)
 def answer(
     run: Run,
-    answer_all: Callable[[Sequence[int], float], Iterator[int]],
+    answer_all: Callable[[Sequence[int], Deadline], Iterator[int]],
     shards: Sequence[int],
+    deadline: Deadline,
     progress: Progress | None = None,
 ) -> None:
     """Answer and commit `shards`; a retry does those that are not committed yet. `progress` tells of the whole run."""
     tell = progress or _to_log()
     missing, total = run.missing_shards(), run.manifest.rows
     done = total - run.manifest.rows_in(missing)
-    for answered in answer_all(sorted(set(shards).intersection(missing)), math.inf):
+    todo = sorted(set(shards).intersection(missing))
+    answered, wanted = 0, run.manifest.rows_in(todo)
+    for answered in answer_all(todo, deadline):
         tell("photos", done + answered, total)
+    if answered < wanted:
+        left = total - done - answered
+        get_run_logger().info("stopped at its deadline: %d of %d photos are left", left, total)
 
 
 def patience(engine: str, photos: int) -> float:
@@ -150,10 +160,10 @@ def patience(engine: str, photos: int) -> float:
 
 
 @task(name="publish", task_run_name="publish", timeout_seconds=SLOW, **RETRIED)
-def publish(run: Run) -> RunRecord:
+def publish(run: Run, deadline: Deadline) -> RunRecord:
     """Judge the run, fold it into products.parquet unless it is held back, and write its report and run.json."""
     with concurrency(PUBLISHERS):
-        record = finish_run(run)
+        record = finish_run(run, partly=deadline.set)
     get_run_logger().info("run=%s state=%s %s", run.info.run_id, record.state, _counted(record))
     if record.stages:
         get_run_logger().info(describe_stages(record.stages))

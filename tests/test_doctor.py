@@ -5,13 +5,15 @@ import os
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from endpoints import without_conditions, without_if_match
 
 from enrich import doctor
 from enrich.doctor import Finding, examine
-from enrich.settings import PHI3_VISION
+from enrich.settings import PHI3_VISION, S3Settings
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +27,8 @@ def _no_cloud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
 
-def findings(output: str | None = None) -> dict[str, Finding]:
-    found = examine(output)
+def findings(output: str | None = None, *, lock: bool = False) -> dict[str, Finding]:
+    found = examine(output, S3Settings(lock=lock))
     named = {finding.what: finding for finding in found}
     assert len(named) == len(found)
     return named
@@ -162,6 +164,42 @@ def test_an_output_in_s3(s3_bucket: str) -> None:
 
     assert found["output"] == Finding("output", f"{s3_bucket}/out keeps conditional writes", True, True, "")
     assert found["S3 credentials"].ok
+
+
+def test_an_output_where_if_match_is_ignored(s3_bucket: str, s3_server: Any) -> None:
+    s3_server.fault = without_if_match
+    output = f"{s3_bucket}/out"
+    here = f"{output} creates only what is absent, and ignores If-Match"
+
+    found = findings(output)
+
+    assert (found["output"].here, found["output"].ok, found["output"].required) == (here, False, True)
+    assert found["output"].mend.endswith("or the setting `s3: {lock: true}`")
+    works = "keeps one publisher out while another writes"
+    assert found["lock object"] == Finding("lock object", works, True, False, "")
+
+    found = findings(output, lock=True)
+
+    assert found["output"] == Finding("output", here, True, True, "")
+    assert found["lock object"] == Finding("lock object", works, True, True, "")
+
+
+def test_a_lock_object_that_is_not_needed(s3_bucket: str) -> None:
+    found = findings(f"{s3_bucket}/out", lock=True)
+
+    assert found["output"] == Finding("output", f"{s3_bucket}/out keeps conditional writes", True, True, "")
+    assert found["lock object"].here == "not needed there: If-Match is honoured"
+
+
+@pytest.mark.parametrize("lock", [False, True])
+def test_an_output_without_conditional_writes(s3_bucket: str, s3_server: Any, lock: bool) -> None:
+    s3_server.fault = without_conditions
+
+    found = findings(f"{s3_bucket}/out", lock=lock)
+
+    assert (found["output"].ok, found["output"].required) == (False, True)
+    assert ": ignores conditional writes, so two runs could overwrite each other" in found["output"].mend
+    assert "lock object" not in found
 
 
 def test_a_bucket_that_is_not_there(s3_server: object) -> None:

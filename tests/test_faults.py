@@ -16,8 +16,6 @@ from random_adapter import write_random_adapter
 
 from enrich.settings import TINY_MODEL_PATH
 
-pytestmark = pytest.mark.faults
-
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[Moto]:
@@ -45,7 +43,7 @@ def test_a_night_disturbed_and_killed_loses_doubles_and_tears_nothing(
     place = place_of(moto, client, adapter, tmp_path, seed=3)
     nights(place, "nights", photos=24, kills_a_night=3)
     assert place.found == [], place.log.read_text()[-3000:]
-    assert sum(place.kills.values()) >= 4
+    assert sum(place.kills.values()) >= 3
     assert sum(place.proxy.happened.values()) > place.proxy.happened["requests"]
 
 

@@ -148,7 +148,7 @@ def test_settings_do_not_change() -> None:
         ({}, True, {"model": PHI3_VISION, "revision": PHI3_VISION_REVISION, "learning_rate": 1e-4, "lora_r": 16}),
         ({}, False, {"model": TINY_MODEL, "revision": None, "learning_rate": 1e-3, "effective_batch_size": 8}),
         ({"model": TINY_MODEL}, True, {"model": TINY_MODEL, "learning_rate": 1e-3}),
-        ({"learning_rate": 5e-4}, False, {"learning_rate": 5e-4, "lora_r": 64, "lora_alpha": 128}),
+        ({"learning_rate": 5e-4}, False, {"learning_rate": 5e-4, "lora_r": 16, "price_weight": 4}),
         ({"model": PHI3_VISION, "revision": "0" * 40}, False, {"revision": "0" * 40, "learning_rate": 1e-4}),
         ({"model": "./mine"}, True, {"model": "./mine", "revision": None, "learning_rate": 1e-4}),
         # A batch size that was asked for must still divide the recipe's step.
@@ -163,7 +163,7 @@ def test_the_model_brings_its_recipe(asked: dict[str, Any], gpu: bool, expected:
     assert {name: getattr(resolved, name) for name in expected} == expected
 
 
-@pytest.mark.parametrize(("rows", "epochs"), [(10, 12.0), (300, 12.0), (500, 12.0), (1000, 7.5), (50_000, 3.0)])
+@pytest.mark.parametrize(("rows", "epochs"), [(10, 12.0), (300, 12.0), (500, 12.0), (1000, 10.0), (50_000, 3.0)])
 def test_a_small_catalog_is_shown_more_often_to_the_tiny_base(rows: int, epochs: float) -> None:
     assert resolve_model(TrainSettings(), gpu=False, rows=rows).epochs == epochs
     assert resolve_model(TrainSettings(), gpu=True, rows=rows).epochs == TrainSettings().epochs

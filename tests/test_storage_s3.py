@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from endpoints import without_if_match
 
 from enrich.errors import UsageError
 from enrich.schema import ErrorKind
@@ -272,14 +273,6 @@ def test_of_a_versioned_bucket_the_newest_version_counts(store: S3Store) -> None
 # ---- the lock object
 
 
-def without_if_match(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    """As radosgw 16 does: If-None-Match is honoured, If-Match refuses the right etag too."""
-    if "HTTP_IF_MATCH" in environ and environ["REQUEST_METHOD"] == "PUT":
-        start_response("412 Precondition Failed", [])
-        return [b"<Error><Code>PreconditionFailed</Code></Error>"]
-    return app(environ, start_response)
-
-
 def test_a_lock_object_makes_up_for_if_match(s3_bucket: str, s3_server: Any) -> None:
     s3_server.fault = without_if_match
     with pytest.raises(UsageError, match="ignores conditional writes with If-Match"):
@@ -326,6 +319,16 @@ def test_one_who_comes_late_with_an_old_number_does_not_hold_the_lock(
     monkeypatch.setattr(lock, "_WAIT_SECONDS", 0.3)
     with pytest.raises(StorageError, match="others held its lock"), lock.locked(store):
         pass
+
+
+def test_a_lock_that_lets_two_in_is_refused(s3_bucket: str, s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3_server.fault = without_if_match
+    store = open_store(s3_bucket, s3=S3Settings(lock=True))
+    store.check_conditional_writes()
+    monkeypatch.setattr(lock, "LEASE_SECONDS", -5.0)  # as on an endpoint whose clock runs ahead of its listing
+    monkeypatch.setattr(s3, "monotonic", lambda: -1e12)
+    with pytest.raises(UsageError, match="lets two in at once"):
+        store.check_conditional_writes()
 
 
 def test_a_holder_that_slept_does_not_write(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

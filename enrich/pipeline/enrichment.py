@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +9,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from time import monotonic
 
 import polars as pl
 
@@ -28,6 +26,7 @@ from enrich.manifest import (
     read_manifest,
 )
 from enrich.pipeline.catalogs import local_tree
+from enrich.pipeline.deadline import Deadline
 from enrich.pipeline.planning import Forecast, forecast, plan_run
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.records import REPORT_ROWS, ROLLED_BACK, read_measured, write_report
@@ -61,14 +60,14 @@ def run_enrichment(
     `announce` gets lines about what was chosen and found before the first photo is answered.
 
     Args:
-        deadline: seconds from now. No shard is begun that would not be done by then, going by the last one; what is
-            committed is published, and the same run id or the next run does the rest.
+        deadline: seconds from now, see `Deadline`; what is committed by then is published, and the same run id or the
+            next run does the rest.
         inventory: see `open_run`.
 
     Raises:
         UsageError: nothing was started. RunFailed, StorageError: it broke off; the same run id goes on.
     """
-    until = monotonic() + (deadline or math.inf)
+    until = Deadline.after(deadline)
     with open_run(
         images, adapter, output, settings, run_id=run_id, limit=limit, inventory=inventory, progress=progress
     ) as run:
@@ -82,7 +81,7 @@ def run_enrichment(
                     progress("photos", done, total)
                 if done < total:
                     announce(f"stopped at its deadline: {total - done:,} of {total:,} photos are left")
-        return finish_run(run, partly=deadline is not None)
+        return finish_run(run, partly=until.set)
 
 
 @contextmanager

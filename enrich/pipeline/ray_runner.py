@@ -21,6 +21,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from enrich.errors import EnrichError, RunFailed, UsageError
+from enrich.pipeline.deadline import Deadline
 from enrich.pipeline.ray_worker import Job, Started, Worker
 from enrich.pipeline.run import Run
 from enrich.settings import RaySettings, RunSettings
@@ -103,13 +104,13 @@ class Workers:
             for ref in self._ready():
                 self._hear(ref)
 
-    def answer(self, shards: Sequence[int], until: float) -> Iterator[int]:
+    def answer(self, shards: Sequence[int], deadline: Deadline) -> Iterator[int]:
         """See `Runner`. After an error no shard is handed out; it is raised when those under way have ended."""
-        queue, done, last = deque(shards), 0, 0.0
+        queue, done = deque(shards), 0
         failed: EnrichError | None = None
         self._fill_up()
         while True:
-            more = bool(queue) and not failed and time.monotonic() + last <= until
+            more = bool(queue) and not failed and not deadline.passed()
             while more and queue and self._idle:
                 self._hand_out(queue.popleft())
             if not (queue and more) and all(hand.shard == STARTING for hand in self._busy.values()):
@@ -119,7 +120,8 @@ class Workers:
                     hand = self._busy[ref]
                     shard, ended = hand.shard, self._hear(ref)
                     if ended == "done":
-                        done, last = done + self._run.manifest.rows_in([shard]), time.monotonic() - hand.begun
+                        done += self._run.manifest.rows_in([shard])
+                        deadline.last = time.monotonic() - hand.begun
                     elif ended == "lost":
                         queue.appendleft(shard)
             except EnrichError as error:

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from time import monotonic
 
 from enrich.errors import UsageError
+from enrich.pipeline.deadline import Deadline
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.run import Run
 from enrich.pipeline.session import Session, answer_shard, open_session
@@ -18,13 +18,12 @@ from enrich.settings import RunSettings
 class Runner:
     """What answers and commits shards.
 
-    `answer` takes shards and a time of `time.monotonic`, and yields how many photos of these shards are done. It begins
-    no shard that would not be done by then, going by the last one. Where a shard fails it raises, and may be called
-    again with the shards that are missing.
+    `answer` takes shards, and yields how many of their photos are done; it begins none once the deadline has passed.
+    Where a shard fails it raises, and may be called again with the shards that are missing.
     """
 
     engine_name: str
-    answer: Callable[[Sequence[int], float], Iterator[int]]
+    answer: Callable[[Sequence[int], Deadline], Iterator[int]]
 
 
 @contextmanager
@@ -46,16 +45,15 @@ def open_runner(
         yield Runner(session.engine_name, partial(_in_turn, session))
 
 
-def _in_turn(session: Session, shards: Sequence[int], until: float) -> Iterator[int]:
-    done, last = 0, 0.0
+def _in_turn(session: Session, shards: Sequence[int], deadline: Deadline) -> Iterator[int]:
+    done = 0
     for shard in shards:
-        begun = monotonic()
-        if begun + last > until:
+        if deadline.passed():
             return
-        for answered in answer_shard(session, shard):
-            yield done + answered
+        with deadline.timed():
+            for answered in answer_shard(session, shard):
+                yield done + answered
         done += session.run.manifest.rows_in([shard])
-        last = monotonic() - begun
 
 
 def check_runner(settings: RunSettings) -> None:

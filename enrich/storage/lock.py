@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LEASE_SECONDS = 300.0  # a products.parquet of some GB is written in it
 _WAIT_SECONDS = 2 * LEASE_SECONDS
-_NAME = f"{OWN_PREFIX}lock-"
+NAME = f"{OWN_PREFIX}lock-"
 _DONE = b"done"
 
 
@@ -41,6 +41,16 @@ def locked(store: "S3Store") -> Iterator[float]:
         yield until
     finally:
         store.put(_key(number), _DONE)
+
+
+def excludes(store: "S3Store") -> bool:
+    """Whether the lock, while it is held, cannot be taken, and can be afterwards; tried on the store itself."""
+    with locked(store):
+        number, free = _greatest(store)
+        if free or number == 0 or store.create(_key(number), _DONE):
+            return False
+    after, free = _greatest(store)
+    return free or after > number
 
 
 def _acquire(store: "S3Store") -> tuple[int, float]:
@@ -73,7 +83,7 @@ def _create(store: "S3Store", number: int) -> bool:
 def _greatest(store: "S3Store") -> tuple[int, bool]:
     """The greatest number there is, 0 for none, and whether it may be followed by the next."""
     with s3_errors(store.uri):
-        page = store.client.list_objects_v2(Bucket=store.bucket, Prefix=f"{store.base}{_NAME}")
+        page = store.client.list_objects_v2(Bucket=store.bucket, Prefix=f"{store.base}{NAME}")
     found = max(page.get("Contents", []), key=lambda item: item["Key"], default=None)
     if found is None:
         return 0, True
@@ -85,4 +95,4 @@ def _greatest(store: "S3Store") -> tuple[int, bool]:
 
 
 def _key(number: int) -> str:
-    return f"{_NAME}{number:012d}"
+    return f"{NAME}{number:012d}"

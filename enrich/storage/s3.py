@@ -177,12 +177,19 @@ class S3Store:
         for _ in range(_PROBES):
             created, replaced = self._probe()
             if created == (True, False) and replaced == (False, True):
+                if self._settings.lock and not lock.excludes(self):
+                    break
                 return
         where = endpoint_of(self.client)
         if created != (True, False):
             raise UsageError(
                 f"{where}: ignores conditional writes, so two runs could overwrite each other; "
                 "use an endpoint that honours If-None-Match and If-Match, as AWS S3 does, or a local path"
+            )
+        if self._settings.lock:
+            raise UsageError(
+                f"{where}: its lock object `{lock.NAME}...` lets two in at once, so they could overwrite each other; "
+                "use an endpoint that honours If-Match, as AWS S3 does, or a local path"
             )
         raise UsageError(
             f"{where}: ignores conditional writes with If-Match, so two runs could overwrite each other; "

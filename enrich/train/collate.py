@@ -76,10 +76,15 @@ class Collator:
     the left, for they go on at their ends.
     """
 
-    def __init__(self, pad_token_id: int, length: int = 0) -> None:
-        """`length`: rows for training have at least this. Compiled code is made anew for each length there is."""
+    def __init__(self, pad_token_id: int, length: int = 0, price_weight: int = 1) -> None:
+        """
+        Args:
+            length: rows for training have at least this. Compiled code is made anew for each length there is.
+            price_weight: a price's digits are told so many times in predict_at, and so count as often in the loss.
+        """
         self._pad = pad_token_id
         self._length = length
+        self._price_weight = price_weight
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
         """For training: input_ids and labels (rows, length), predict_at, rows (indices), and the images."""
@@ -88,9 +93,15 @@ class Collator:
         return {
             "input_ids": _right_padded([item.example.input_ids for item in items], length, self._pad),
             "labels": labels,
-            "predict_at": (labels.flatten() != IGNORED).nonzero()[:, 0] - 1,
+            "predict_at": self._predict_at(items, labels),
             **images(items),
         }
+
+    def _predict_at(self, items: Sequence[Item], labels: torch.Tensor) -> torch.Tensor:
+        answers = (labels.flatten() != IGNORED).nonzero()[:, 0] - 1
+        places = [row * labels.shape[1] + at for row, item in enumerate(items) for at in item.example.price_places]
+        digits = torch.tensor(places, dtype=answers.dtype) - 1
+        return torch.cat([answers, digits.repeat(self._price_weight - 1)])
 
     def prompts(self, items: Sequence[Item]) -> dict[str, Any]:
         """For generation: the prompts without their answers, with an attention_mask."""

@@ -39,6 +39,7 @@ class Example:
     product: Product
     prompt_ids: tuple[int, ...]  # negative at image positions
     answer_ids: tuple[int, ...]  # with the closing <|end|>: all that is learned
+    price_digits: int = 0  # how many of them, just before the closing one, are the price's digits
 
     @property
     def input_ids(self) -> list[int]:
@@ -49,6 +50,12 @@ class Example:
     def labels(self) -> list[int]:
         """The answer and its end; the prompt, the image and the second `<s>` after it are given, not learned."""
         return [*[IGNORED] * len(self.prompt_ids), *self.answer_ids]
+
+    @property
+    def price_places(self) -> range:
+        """Where in input_ids the price's digits stand."""
+        end = len(self.prompt_ids) + len(self.answer_ids) - 1
+        return range(end - self.price_digits, end)
 
     @cached_property
     def num_image_tokens(self) -> int:
@@ -85,7 +92,8 @@ def make_example(
             f"product {product.product_code}: photo, prompt and answer take {length} tokens, more than max_length "
             f"{settings.max_length}; raise max_length or lower num_crops"
         )
-    return Example(product, tuple(prompt_ids), tuple(answer_ids))
+    digits = len(text) - len(text.rstrip("0123456789"))  # each is a token of its own
+    return Example(product, tuple(prompt_ids), tuple(answer_ids), digits)
 
 
 def read_photo(path: str, limits: PhotoLimits) -> Image.Image:

@@ -64,7 +64,7 @@ def fit(
         evaluate_step=lambda step: evaluate(adapted, unseen, settings, step=step, said=tracking.said),
         callbacks=[schedule, reporter, early_stopping(settings), *tracking.callbacks],
         eval_dataset=unseen,
-        data_collator=Collator(photos.processor.tokenizer.pad_token_id, length),
+        data_collator=Collator(photos.processor.tokenizer.pad_token_id, length, settings.price_weight),
         optimizers=(optimizer(adapted, settings), None),
     )
     last = last_checkpoint(checkpoints)

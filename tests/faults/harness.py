@@ -9,11 +9,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
@@ -89,9 +90,18 @@ def start(place: Place, images: str, output: str, run_id: str) -> tuple[BaseProc
         place.proxy.endpoint, place.lock_object, place.broken, stage, str(place.log),
     )  # fmt: skip
     process = _processes.Process(target=job.work, args=arguments)
-    process.start()
+    with _no_main_module():
+        process.start()
     _stages.append(stage)  # the job has no more than a reference to it
     return process, stage
+
+
+@contextmanager
+def _no_main_module() -> Iterator[None]:
+    """A job, and each of its decoders, would import ours anew: seconds, where that is pytest or imports torch."""
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    yield
+    sys.modules["__main__"] = main
 
 
 def run_killed(place: Place, images: str, output: str, run_id: str, kills: list[str], twin: bool) -> bool:

@@ -28,6 +28,8 @@ for _service in ("endpoints", "partitions", "sdk-default-configuration"):
 botocore.loaders.create_loader = lambda search_path_string=None: _models  # type: ignore[assignment]
 botocore.session.Session().create_client("s3", region_name="us-east-1")
 
+_TOKENIZER = load_processor(TINY_MODEL_PATH).tokenizer
+
 STAGES = ("start", "plan", "engine", "writer", "publisher", "report")
 LEASE_SECONDS = 12.0
 
@@ -48,9 +50,8 @@ class ColourEngine:
 
     name = "fake"
 
-    def __init__(self, stage: c_int) -> None:
-        self.clock, self._stage = EngineClock(), stage
-        self._tokenizer = load_processor(TINY_MODEL_PATH).tokenizer
+    def __init__(self, stage: c_int, seconds: float = 0.002) -> None:
+        self.clock, self._stage, self._seconds = EngineClock(), stage, seconds
 
     def complete(self, requests: Iterable[Request], *, grammar: bool = False) -> Iterator[Completion]:
         for request in requests:
@@ -58,8 +59,8 @@ class ColourEngine:
                 height, width, _ = request.page.shape
                 pixel = request.page[height // 4, width // 4]
                 text = f"Product: {title_of(*map(int, pixel))}\nCategory: BAGS\nFull Price: {int(np.sum(pixel)) + 1}"
-                time.sleep(0.002)
-                yield write_completion(self._tokenizer, text, id=request.id)
+                time.sleep(self._seconds)
+                yield write_completion(_TOKENIZER, text, id=request.id)
 
     def close(self) -> None:
         pass

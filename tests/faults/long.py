@@ -1,16 +1,20 @@
 """The long form of the fault tests: `make test-faults`, or `python -m faults.long --kills 500` from tests/.
 
-Runs over photos in radosgw, behind a proxy that disturbs every tenth request, are killed until so many kills are done;
-now and then the server is killed and started again. Then runs publish in pairs, there under a lock object and on moto
-with If-Match. What must hold is checked from outside after every run. Ends with 1 where something did not.
+Runs publish in pairs, on radosgw under a lock object and on moto with If-Match. Then runs over photos in radosgw,
+behind a proxy that disturbs every tenth request, are killed until so many kills are done; now and then the server is
+killed and started again. What must hold is checked from outside after every run. Ends with 1 where something did not.
+
+With --state FILE it may be stopped at any time: started again, it does what is left.
 """
 
 import argparse
+import json
 import os
 import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,29 @@ from random_adapter import write_random_adapter
 
 from enrich.settings import TINY_MODEL_PATH
 
-PHOTOS, KILLS_A_NIGHT = 40, 6
+PHOTOS, KILLS_A_NIGHT, PAIRS_AT_A_TIME = 40, 6, 5
+
+
+@dataclass
+class Done:
+    """What was done so far, over all starts. `found` are the violations: with one it ends."""
+
+    rounds: int = 0  # of some nights each
+    pairs: Counter[str] = field(default_factory=Counter)  # that published at once, by server
+    kills: Counter[str] = field(default_factory=Counter)
+    processes: int = 0  # that took up a killed or failed run
+    servers: Counter[str] = field(default_factory=Counter)  # killed and started again
+    faults: Counter[str] = field(default_factory=Counter)  # of the proxy
+    seconds: float = 0.0
+    found: list[str] = field(default_factory=list)
+
+    def add(self, place: Place, seconds: float) -> None:
+        place.proxy.close()
+        self.kills += place.kills
+        self.processes += place.restarts
+        self.faults += place.proxy.happened
+        self.seconds += seconds
+        self.found += place.found
 
 
 def main() -> int:
@@ -31,6 +57,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--rivals", type=int, default=100, help="pairs that publish at once, half on each server")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--state", type=Path, help="file that keeps what was done")
     options = parser.parse_args()
     if not installed():
         print("radosgw is missing: apt-get install --no-install-recommends ceph-mon ceph-osd radosgw ceph-common")
@@ -39,74 +66,82 @@ def main() -> int:
         AWS_ACCESS_KEY_ID=ACCESS_KEY, AWS_SECRET_ACCESS_KEY=SECRET_KEY, AWS_DEFAULT_REGION="us-east-1",
         AWS_EC2_METADATA_DISABLED="true", AWS_MAX_ATTEMPTS="5",
     )  # fmt: skip
+    done = read(options.state)
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         folder = Path(name)
         adapter = write_random_adapter(folder / "adapter", TINY_MODEL_PATH, num_crops=1)
         server = Radosgw(folder / "radosgw")
         try:
-            found = policy.violations(server, client_of(server.endpoint))
-            print(f"deployments/iam-policy.json: {len(found)} violations", flush=True)
-            found = found or kill(server, adapter, folder, options.kills, options.seed)
-            found = found or race(server, adapter, folder, options.rivals, options.seed)
+            denied = policy.violations(server, client_of(server.endpoint))
+            print(f"deployments/iam-policy.json: {len(denied)} violations", flush=True)
+            done.found += denied
+            with Moto() as moto:
+                race("radosgw, lock object", server.endpoint, True, adapter, folder, options, done)
+                race("moto, If-Match", moto.endpoint, False, adapter, folder, options, done)
+            kill(server, adapter, folder, options, done)
         finally:
             server.kill()
         for log in folder.glob("*.log"):
-            if found:
+            if done.found:
                 print(log.read_text()[-4000:])
-    for one in found:
+    for one in done.found:
         print(f"VIOLATION: {one}")
-    print(f"{len(found)} violations")
-    return 1 if found else 0
+    print(f"{len(done.found)} violations")
+    return 1 if done.found else 0
 
 
-def kill(server: Radosgw, adapter: Path, folder: Path, kills: int, seed: int) -> list[str]:
-    kinds, runs, servers, happened = Counter[str](), 0, Counter[str](), Counter[str]()
-    started, round_number = time.monotonic(), 0
-    while sum(kinds.values()) < kills:
-        place = make_place(
-            client_of(server.endpoint),
-            server.endpoint,
-            adapter,
-            folder,
-            lock_object=True,
-            seed=seed * 10_000 + round_number,
-        )
+def race(
+    name: str, endpoint: str, lock_object: bool, adapter: Path, folder: Path, options: argparse.Namespace, done: Done
+) -> None:
+    """Half of the pairs, on one of the servers."""
+    while done.pairs[name] < options.rivals // 2 and not done.found:
+        seed, started = options.seed * 10_000 + done.pairs[name], time.monotonic()
+        place = make_place(client_of(endpoint), endpoint, adapter, folder, lock_object=lock_object, seed=seed)
+        pairs = min(PAIRS_AT_A_TIME, options.rivals // 2 - done.pairs[name])
+        rivals(place, "rivals", pairs)
+        done.pairs[name] += pairs
+        tell(done, place, time.monotonic() - started, options.state)
+
+
+def kill(server: Radosgw, adapter: Path, folder: Path, options: argparse.Namespace, done: Done) -> None:
+    """Nights, until there are kills enough."""
+    while sum(done.kills.values()) < options.kills and not done.found:
+        seed, started = options.seed * 10_000 + done.rounds, time.monotonic()
+        endpoint = server.endpoint
+        place = make_place(client_of(endpoint), endpoint, adapter, folder, lock_object=True, seed=seed)
 
         def between(place: Place = place) -> None:
             if place.random.random() < 0.3:
                 server.restart_gateway()
-                servers["gateway"] += 1
+                done.servers["gateway"] += 1
             elif place.random.random() < 0.1:
                 server.kill()
                 server.restart()
-                servers["whole server"] += 1
+                done.servers["whole server"] += 1
 
         nights(place, "nights", photos=PHOTOS, kills_a_night=KILLS_A_NIGHT, between=between)
-        place.proxy.close()
-        kinds += place.kills
-        happened += place.proxy.happened
-        runs, round_number = runs + place.restarts, round_number + 1
-        minutes = (time.monotonic() - started) / 60
-        counts = f"{sum(kinds.values())} kills {dict(kinds)}, {runs} processes, servers {dict(servers)}"
-        print(f"{minutes:6.1f} min: {counts}, faults {dict(happened)}", flush=True)
-        if place.found:
-            return place.found
-    return []
+        done.rounds += 1
+        tell(done, place, time.monotonic() - started, options.state)
 
 
-def race(server: Radosgw, adapter: Path, folder: Path, rounds: int, seed: int) -> list[str]:
-    with Moto() as moto:
-        for name, endpoint, lock_object in (
-            ("radosgw, lock", server.endpoint, True),
-            ("moto, If-Match", moto.endpoint, False),
-        ):
-            place = make_place(client_of(endpoint), endpoint, adapter, folder, lock_object=lock_object, seed=seed)
-            rivals(place, "rivals", rounds // 2)
-            place.proxy.close()
-            print(f"{name}: {rounds // 2} pairs published at once, {len(place.found)} violations", flush=True)
-            if place.found:
-                return place.found
-    return []
+def tell(done: Done, place: Place, seconds: float, state: Path | None) -> None:
+    done.add(place, seconds)
+    print(
+        f"{done.seconds / 60:6.1f} min: pairs {dict(done.pairs)}; {sum(done.kills.values())} kills {dict(done.kills)}, "
+        f"{done.processes} processes, servers {dict(done.servers)}; faults {dict(done.faults)}",
+        flush=True,
+    )
+    if state:
+        written = state.with_suffix(".new")
+        written.write_text(json.dumps(vars(done), indent=1))
+        written.rename(state)
+
+
+def read(state: Path | None) -> Done:
+    if state is None or not state.exists():
+        return Done()
+    kept = json.loads(state.read_text())
+    return Done(**{name: Counter(value) if isinstance(value, dict) else value for name, value in kept.items()})
 
 
 def client_of(endpoint: str) -> Any:

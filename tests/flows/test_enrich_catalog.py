@@ -1,5 +1,6 @@
 """The enrichment as a flow: task runs, retries, the state it ends in, the artifact it leaves."""
 
+import hashlib
 import json
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from prefect.client.schemas.objects import Artifact, State
 
 import flows.enrich_catalog
 from enrich.errors import RunFailed, UsageError
+from enrich.pipeline.deadline import Deadline
 from enrich.settings import GateSettings, RunSettings
 from flows.enrich_catalog import enrich_catalog, shard_groups
 from tests.flows.conftest import FakeWorld
@@ -126,6 +128,49 @@ def test_a_run_that_broke_off_goes_on_under_its_run_id(world: FakeWorld) -> None
     assert broken.is_failed()
     assert broken.message == "Flow run encountered an exception: RunFailed: gone"
     assert state.message == "3 photos: 3 ok, 0 failed"
+
+
+def test_a_deadline_publishes_what_is_done_and_the_run_goes_on(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.add_photos("a.jpg", "b.jpg", "c.jpg")
+    shard = RunSettings(shard_size=1)
+    monkeypatch.setattr(Deadline, "passed", lambda self: self.set and self.last > 0)
+
+    first = enrich_catalog(**world.places, settings=shard, run_id="night", deadline=1.0, return_state=True)
+    asked = list(world.asked)
+    second = enrich_catalog(**world.places, settings=shard, run_id="night", return_state=True)
+
+    assert first.message == "1 photos: 1 ok, 0 failed; 2 of 3 shards are left"
+    assert asked == ["a.jpg"]
+    assert second.message == "3 photos: 3 ok, 0 failed"
+    assert pl.read_parquet(world.root / "output" / "products.parquet").height == 3
+
+
+def test_a_deadline_that_has_passed_before_the_first_shard_is_told(world: FakeWorld) -> None:
+    world.add_photos("a.jpg")
+
+    state = enrich_catalog(**world.places, run_id="night", deadline=1e-9, return_state=True)
+
+    assert state.message == "0 photos: 0 ok, 0 failed; 1 of 1 shards are left"
+
+
+def test_an_inventory_is_read_instead_of_the_listing(world: FakeWorld) -> None:
+    world.add_photos("a.jpg", "b.jpg")
+    rows = [("images", "a.jpg", 5, "0" * 32)]
+    table = pl.DataFrame(rows, schema=["bucket", "key", "size", "e_tag"], orient="row")
+    table.write_parquet(world.root / "listed.parquet")
+    data = (world.root / "listed.parquet").read_bytes()
+    manifest = {
+        "sourceBucket": "images", "destinationBucket": "arn:aws:s3:::lists", "fileFormat": "Parquet",
+        "fileSchema": "message s3.inventory { ... }",
+        "files": [{"key": "listed.parquet", "size": len(data), "MD5checksum": hashlib.md5(data).hexdigest()}],
+    }  # fmt: skip
+    (world.root / "manifest.json").write_text(json.dumps(manifest))
+
+    state = enrich_catalog(**world.places, inventory=str(world.root / "manifest.json"), return_state=True)
+
+    assert state.message == "1 photos: 1 ok, 0 failed"
 
 
 def test_wrong_usage_fails_at_once_with_one_line(world: FakeWorld, caplog: pytest.LogCaptureFixture) -> None:

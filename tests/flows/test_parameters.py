@@ -59,6 +59,7 @@ def test_a_choice_is_a_list_to_choose_from() -> None:
     [
         (enrich_catalog, {"images": ""}, "at least 1 character"),
         (enrich_catalog, {"limit": 0}, "greater than or equal to 1"),
+        (enrich_catalog, {"deadline": 0}, "greater than 0"),
         (enrich_catalog, {"settings": {"engine": "magic"}}, "'auto', 'vllm' or 'transformers'"),
         (enrich_catalog, {"settings": {"engin": "auto"}}, "settings.engin: Extra inputs are not permitted"),
         (nightly, {"training": {"epochs": -1}}, "greater than 0"),

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -12,7 +13,7 @@ import pytest
 from enrich import cli
 from enrich.errors import UsageError
 from enrich.infer.adapter import read_adapter
-from enrich.pipeline import enrichment
+from enrich.pipeline import deadline, enrichment
 from enrich.pipeline.enrichment import fingerprint, foresee_run, run_enrichment
 from enrich.pipeline.records import roll_back
 from enrich.settings import GateSettings, RunSettings
@@ -47,10 +48,10 @@ def test_a_deadline_publishes_what_is_done_and_the_run_goes_on(
     story: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places, clock = (str(story.bucket), str(story.adapter), str(tmp_path)), iter(range(0, 10_000, 10))
-    monkeypatch.setattr(enrichment, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(time=lambda: float(next(clock))))
     said: list[str] = []
     first = run_enrichment(*places, SETTINGS, run_id="night", deadline=35.0, announce=said.append)
-    # The clock moves 10 s each time it is looked at: begun at 10 and 30; the second would end at 40.
+    # The clock moves 10 s each time it is looked at: the first shard takes from 20 to 30, the second would end at 50.
     assert (first.state, first.counts["rows"], first.missing_shards) == ("published", 4, first.shards - 1)
     assert said[-1].startswith("stopped at its deadline: ")
     assert len(keys_in(tmp_path)) == 4

@@ -55,6 +55,17 @@ def test_each_token_of_an_answer_is_predicted_from_the_one_before_it(
     assert learned.count(tiny.processor.tokenizer.convert_tokens_to_ids(END)) == len(photos)
 
 
+def test_the_price_s_digits_count_as_often_as_asked(photos: Photos, collator: Collator, tiny: Tiny) -> None:
+    items = list(photos)
+    plain, thrice = collator(items), Collator(collator._pad, price_weight=3)(items)
+    count = len(plain["predict_at"])
+    assert thrice["predict_at"][:count].tolist() == plain["predict_at"].tolist()
+    again = thrice["input_ids"].flatten()[thrice["predict_at"][count:] + 1]
+    prices = [f"{product.price:.0f}" for product in (item.example.product for item in items) if product.price]
+    assert 0 < len(prices) <= len(items)
+    assert tiny.processor.tokenizer.decode(again) == "".join(prices) * 2
+
+
 def test_rows_reach_the_length_asked_for(photos: Photos, collator: Collator) -> None:
     longest = max(len(example.input_ids) for example in photos.examples)
     items = [photos[1]]

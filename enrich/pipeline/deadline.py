@@ -1,0 +1,36 @@
+"""When a run stops by itself: between two shards, so that what it publishes is whole."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass
+class Deadline:
+    """No shard is begun that would not be done by `until`, going by the last one."""
+
+    until: float = math.inf  # of time.time(), which other processes share
+    last: float = 0.0  # seconds that the last shard took
+
+    @staticmethod
+    def after(seconds: float | None) -> "Deadline":
+        """So many seconds from now; None: never."""
+        return Deadline(time.time() + (math.inf if seconds is None else seconds))
+
+    @property
+    def set(self) -> bool:
+        """Whether there is one at all."""
+        return self.until < math.inf
+
+    def passed(self) -> bool:
+        """Whether no more shards are to be begun."""
+        return time.time() + self.last > self.until
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Around the work on a shard."""
+        begun = time.time()
+        yield
+        self.last = time.time() - begun

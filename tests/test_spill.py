@@ -1,0 +1,99 @@
+"""Tables larger than memory, spread over pieces."""
+
+import os
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enrich import gate, parquet, spill
+from enrich.schema import SOURCE_SCHEMA
+from enrich.spill import Pieces, cut, in_order, sampled, scratch
+
+
+def table(rows: int) -> pl.DataFrame:
+    number = pl.int_range(rows, eager=True)
+    return pl.DataFrame({"key": ((number * 7919) % rows).cast(pl.String).str.zfill(9), "size": number})
+
+
+@pytest.mark.parametrize("piece_rows", [50, 10_000])
+def test_rows_come_back_in_order_each_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_rows: int) -> None:
+    monkeypatch.setattr(spill, "PIECE_ROWS", piece_rows)
+    monkeypatch.setattr(spill, "SAMPLE_EVERY", 3)
+    monkeypatch.setattr(spill, "_BATCH", 70)
+    rows = table(2000)
+    parts = [rows[start : start + 130] for start in range(0, 2000, 130)]
+    cuts = cut(sampled(parts, ["key"]), ["key"], rows.height)
+    frames = list(in_order(parts, cuts, tmp_path / "pieces"))
+    assert pl.concat(frames).equals(rows.sort("key"))
+    assert len(frames) == (1 if piece_rows > 2000 else 40)
+    assert list(tmp_path.rglob("*.arrow")) == []
+
+
+def test_a_piece_without_rows_is_none(tmp_path: Path) -> None:
+    pieces = Pieces(tmp_path / "pieces", pl.DataFrame({"key": ["b", "d"]}))
+    pieces.add([pl.DataFrame({"key": ["e", "a", "d"]})])
+    pieces.close()
+    read = [pieces.read(number) for number in range(3)]
+    assert [None if rows is None else rows["key"].to_list() for rows in read] == [["a"], None, ["e", "d"]]
+
+
+def test_no_rows_at_all(tmp_path: Path) -> None:
+    pieces = Pieces(tmp_path / "pieces", pl.DataFrame({"key": ["b"]}))
+    pieces.add([])
+    pieces.close()
+    assert [pieces.read(number) for number in range(2)] == [None, None]
+
+
+def test_open_files_do_not_grow_with_the_pieces(tmp_path: Path) -> None:
+    rows, before = table(5000), open_files()
+    most = []
+    for pieces_wanted in (10, 500):
+        every = rows.height // pieces_wanted
+        pieces = Pieces(tmp_path / f"{pieces_wanted}", rows.sort("key").gather_every(every, every).select("key"))
+        pieces.add([rows])
+        most.append(open_files() - before)
+        pieces.close()
+        most.append(open_files() - before)
+        assert sum(part.height for n in range(len(pieces)) if (part := pieces.read(n)) is not None) == rows.height
+    assert max(most) == 1
+    assert open_files() == before
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_reading_a_file_keeps_nothing_of_it_in_memory() -> None:
+    """A row group at a time: pyarrow would keep what it has read of the file, as much as the file has bytes."""
+    with scratch() as folder:
+        size, path = 40_000, folder / "listing.parquet"
+        rows = pl.DataFrame({"key": [os.urandom(32).hex() for _ in range(size)], "size": 1, "etag": "e"})
+        parquet.write(path, [rows] * 20, SOURCE_SCHEMA, {})
+        before, most = pa.total_allocated_bytes(), 0
+        for frame in parquet.frames(path, SOURCE_SCHEMA):
+            assert frame.height
+            most = max(most, pa.total_allocated_bytes() - before)
+        assert path.stat().st_size > 20e6
+        assert most < 15e6
+
+
+def test_a_sample_keeps_no_more_than_itself() -> None:
+    with scratch() as folder:
+        path = folder / "listing.parquet"
+        rows = pl.DataFrame({"key": [os.urandom(32).hex() for _ in range(40_000)], "size": 1, "etag": "e"})
+        parquet.write(path, [rows] * 10, SOURCE_SCHEMA, {})
+        before = pa.total_allocated_bytes()
+        sample = sampled(parquet.frames(path, SOURCE_SCHEMA), ["key"])
+        assert sample.height > 600
+        assert pa.total_allocated_bytes() - before < 1e6
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, 9).map(float)), max_size=30))
+def test_the_median_of_counted_prices_is_that_of_the_prices(prices: list[float | None]) -> None:
+    rows = pl.DataFrame({"price": prices}, schema={"price": pl.Float64})
+    counted = rows.drop_nulls("price").group_by("price").len().sort("price")
+    assert gate._median(counted) == rows["price"].median()
