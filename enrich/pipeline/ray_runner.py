@@ -108,6 +108,8 @@ class Workers:
         """See `Runner`. After an error no shard is handed out; it is raised when those under way have ended."""
         queue, done = deque(shards), 0
         failed: EnrichError | None = None
+        for ref in [ref for ref, hand in self._busy.items() if hand.shard != STARTING]:
+            ray.kill(self._busy.pop(ref).actor)  # a call that ran out of time left it hanging there
         self._fill_up()
         while True:
             more = bool(queue) and not failed and not deadline.passed()
