@@ -59,7 +59,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     for way in ("plain", "prefect", "ray", "prefect+ray"):
         for name, (shards, photos) in sizes.items():
             before, cpu = time.perf_counter(), time.process_time()
-            run(way, folder / name, options.adapter, folder / f"{way}-{name}", photos)
+            run(way, folder / name, options.adapter, folder / f"{way}-{name}".replace("+", "-"), photos)
             seconds[way, name] = time.perf_counter() - before
             spent[way, name] = time.process_time() - cpu
             print(

@@ -183,7 +183,7 @@ class Workers:
             else:
                 self._idle.append(hand)
             if isinstance(error.cause, EnrichError):
-                raise type(error.cause)(f"Ray node {hand.address}: {error.cause}") from None
+                raise error.cause from None
             raise
         except RayError as error:
             del self._busy[ref]
