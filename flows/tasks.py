@@ -2,10 +2,12 @@
 
 import hashlib
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import unquote
 
 from prefect import get_run_logger, runtime, task
 from prefect.assets import Asset, add_asset_metadata, materialize
@@ -19,6 +21,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_LOGGING_EXTRA_LOGGERS
 from prefect.tasks import Task, exponential_backoff
+from prefect.types.names import RESTRICTED_ASSET_CHARACTERS
 
 from enrich.catalog.sample.generate import SampleSummary
 from enrich.errors import EnrichError, ParityFailed, UsageError
@@ -156,10 +159,13 @@ def answer(
     tell = progress or _to_log()
     missing, total = run.missing_shards(), run.manifest.rows
     done = total - run.manifest.rows_in(missing)
-    for answered in answer_all(sorted(set(shards).intersection(missing)), deadline):
+    todo = sorted(set(shards).intersection(missing))
+    answered, wanted = 0, run.manifest.rows_in(todo)
+    for answered in answer_all(todo, deadline):
         tell("photos", done + answered, total)
-    if deadline.passed() and (left := run.missing_shards()):
-        get_run_logger().info("stopped at its deadline: %d of %d photos are left", run.manifest.rows_in(left), total)
+    if answered < wanted:
+        left = total - done - answered
+        get_run_logger().info("stopped at its deadline: %d of %d photos are left", left, total)
 
 
 def patience(engine: str, photos: int) -> float:
@@ -197,13 +203,18 @@ def report(record: RunRecord, output: str, settings: RunSettings) -> None:
 @materialize("file:///placeholder", name="register", task_run_name="register {uri}", timeout_seconds=QUICK, **RETRIED)
 def register(uri: str, facts: dict[str, Any]) -> None:
     """Tell Prefect that what lies at `uri` was made anew; call it through `made`."""
-    add_asset_metadata(location(uri), facts)
+    add_asset_metadata(asset_key(uri), facts)
 
 
 def made(uri: str, of: Sequence[str], **facts: Any) -> None:
     """Register `uri` as made from what lies at the places `of`."""
-    sources: list[str | Asset] = [location(place) for place in of]
-    register.with_options(assets=[location(uri)], asset_deps=sources)(uri, facts)
+    sources: list[str | Asset] = [asset_key(place) for place in of]
+    register.with_options(assets=[asset_key(uri)], asset_deps=sources)(uri, facts)
+
+
+def asset_key(uri: str) -> str:
+    """`uri` as the key of an asset, which holds no blanks, percent signs and the like: underscores in their place."""
+    return re.sub("|".join(map(re.escape, RESTRICTED_ASSET_CHARACTERS)), "_", unquote(location(uri)))
 
 
 @task(name="ask", task_run_name="ask", timeout_seconds=QUICK, **RETRIED)

@@ -108,6 +108,8 @@ class Workers:
         """See `Runner`. After an error no shard is handed out; it is raised when those under way have ended."""
         queue, done = deque(shards), 0
         failed: EnrichError | None = None
+        for ref in [ref for ref, hand in self._busy.items() if hand.shard != STARTING]:
+            ray.kill(self._busy.pop(ref).actor)  # a call that ran out of time left it hanging there
         self._fill_up()
         while True:
             more = bool(queue) and not failed and not deadline.passed()
@@ -181,7 +183,7 @@ class Workers:
             else:
                 self._idle.append(hand)
             if isinstance(error.cause, EnrichError):
-                raise type(error.cause)(f"Ray node {hand.address}: {error.cause}") from None
+                raise error.cause from None
             raise
         except RayError as error:
             del self._busy[ref]

@@ -5,13 +5,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 
 import ray
 import ray.util
 
+from enrich.errors import EnrichError
 from enrich.pipeline.deadline import Deadline
 from enrich.pipeline.enrichment import join_run
 from enrich.pipeline.session import answer_shards, open_session
@@ -51,7 +52,7 @@ class Worker:
     def __init__(self) -> None:
         # Decoding processes import the main module anew, which is Ray's here and takes a second and 60 MB each.
         sys.modules["__main__"] = ModuleType("__main__")
-        self._open, self._lines = ExitStack(), _Lines()
+        self._open, self._lines, self._address = ExitStack(), _Lines(), ray.util.get_node_ip_address()
         log = logging.getLogger("enrich")
         log.setLevel(logging.INFO)
         log.addHandler(self._lines)
@@ -60,8 +61,12 @@ class Worker:
         """Open the run and start the engine.
 
         Raises:
-            UsageError: see `join_run`. ParityFailed: see `open_session`.
+            UsageError: see `join_run`. ParityFailed: see `open_session`. Every message names the node.
         """
+        with self._naming_the_node():
+            return self._start(job)
+
+    def _start(self, job: Job) -> Started:
         settings = RunSettings.model_validate_json(job.settings)
         if settings.decode_processes is None:  # the node's other cores are other workers'
             decoders = choose_workers(settings, job.cpus).decode
@@ -70,16 +75,24 @@ class Worker:
         self._session = self._open.enter_context(open_session(run, announce=self._lines.announce))
         node = ray.get_runtime_context().get_node_id()
         lines = [line for _, line in self._lines.take()]
-        return Started(self._session.engine_name, node, ray.util.get_node_ip_address(), lines)
+        return Started(self._session.engine_name, node, self._address, lines)
 
     def answer(self, shard: int) -> Iterator[tuple[int, list[Line]]]:
         """Answer and commit a shard; how many of its photos are done, now and then and at the end."""
         told, answered = time.monotonic(), 0
-        for answered in answer_shards(self._session, [shard], Deadline()):
-            if time.monotonic() - told >= TELL_SECONDS:
-                told = time.monotonic()
-                yield answered, self._lines.take()
+        with self._naming_the_node():
+            for answered in answer_shards(self._session, [shard], Deadline()):
+                if time.monotonic() - told >= TELL_SECONDS:
+                    told = time.monotonic()
+                    yield answered, self._lines.take()
         yield answered, self._lines.take()
+
+    @contextmanager
+    def _naming_the_node(self) -> Iterator[None]:
+        try:
+            yield
+        except EnrichError as error:
+            raise type(error)(f"Ray node {self._address}: {error}") from None
 
     def stop(self) -> None:
         """Stop the engine and the decoders, and remove temporary files."""

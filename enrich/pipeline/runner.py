@@ -18,8 +18,8 @@ from enrich.settings import RunSettings
 class Runner:
     """What answers and commits shards.
 
-    `answer` takes shards and a deadline, and yields how many photos of these shards are done. Where a shard fails it
-    raises, and may be called again with the shards that are missing.
+    `answer` takes shards, and yields how many of their photos are done; it begins none once the deadline has passed.
+    Where a shard fails it raises, and may be called again with the shards that are missing.
     """
 
     engine_name: str

@@ -22,6 +22,7 @@ from enrich.infer.judge import Outcome
 from enrich.pipeline.deadline import Deadline
 from enrich.settings import GateSettings, RunSettings
 from flows.enrich_catalog import enrich_catalog, shard_groups
+from flows.tasks import asset_key
 from tests.flows.conftest import FakeWorld
 
 TWO_A_SHARD = RunSettings(shard_size=2)
@@ -88,6 +89,15 @@ def test_what_was_slow_is_added_up_over_task_runs_and_sessions(
     told = "bottleneck: engine (busy "
     assert told in caplog.text
     assert "| bottleneck | engine: use the engine vllm on a GPU" in artifacts(client, state)["enrichment"].data
+
+
+def test_places_with_odd_names_are_assets_too(world: FakeWorld) -> None:
+    world.add_photos("a.jpg")
+
+    state = enrich_catalog(**world.places | {"output": f"{world.root}/50% off + more"}, return_state=True)
+
+    assert state.message == "1 photos: 1 ok, 0 failed"
+    assert asset_key("s3://shop/50% off + more/") == "s3://shop/50__off_+_more"
 
 
 def test_a_second_run_has_nothing_to_do_and_starts_no_engine(world: FakeWorld) -> None:

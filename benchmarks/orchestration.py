@@ -1,0 +1,137 @@
+"""What Prefect and Ray cost a run, beside the plain library call.
+
+    python benchmarks/orchestration.py --adapter ADAPTER [--shards 1000] [--big-shards 4]
+
+The same runs four ways: `run_enrichment` and the flow `enrich-catalog`, each with the runners inline and ray (one
+worker). The engine answers at once and photos are not read, so that nothing hides what is measured; planning, commits,
+publishing, the report and a Prefect server on this machine are real. Runs of few and of many small shards tell what a
+run costs once and what each shard adds; runs of shards of 2,048 photos what each photo adds. The share is of what a GPU
+that answers 50 photos a second takes for the same shards. Results: orchestration.md beside this file.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+from uuid import uuid4
+
+SHARD, RATE = 2048, 50.0  # photos, photos a second
+SMALL = 4  # photos in a shard where shards are counted
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--adapter", required=True)
+    parser.add_argument("--shards", type=int, default=1000)
+    parser.add_argument("--big-shards", type=int, default=4)
+    options = parser.parse_args()
+    with TemporaryDirectory(prefix="enrich-orchestration-") as folder:
+        set_up_prefect(Path(folder))
+        measure(Path(folder), options)
+
+
+def set_up_prefect(folder: Path) -> None:
+    """A server of our own, before Prefect is imported."""
+    from flows.home import own_server
+
+    os.environ.pop("PREFECT_API_URL", None)
+    os.environ |= own_server(folder / "prefect")
+    os.environ |= {"PREFECT_LOGGING_LEVEL": "ERROR", "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "600"}
+
+
+def measure(folder: Path, options: argparse.Namespace) -> None:
+    from prefect import flow
+
+    few = max(options.shards // 100, 1)
+    sizes = {"few": (few, SMALL), "many": (options.shards, SMALL), "big": (options.big_shards, SHARD)}
+    for name, (shards, photos) in sizes.items():
+        (folder / name).mkdir()
+        for number in range(shards * photos):
+            (folder / name / f"{number:07}.jpg").write_bytes(b"photo")
+    flow(lambda: None, name="warm-up")()  # starts the server
+    seconds: dict[tuple[str, str], float] = {}
+    spent: dict[tuple[str, str], float] = {}
+    for way in ("plain", "prefect", "ray", "prefect+ray"):
+        for name, (shards, photos) in sizes.items():
+            before, cpu = time.perf_counter(), time.process_time()
+            run(way, folder / name, options.adapter, folder / f"{way}-{name}".replace("+", "-"), photos)
+            seconds[way, name] = time.perf_counter() - before
+            spent[way, name] = time.process_time() - cpu
+            print(
+                f"{way}: {shards} shards of {photos}: {seconds[way, name]:.2f} s, {spent[way, name]:.2f} s of CPU here",
+                flush=True,
+            )
+    print("\n| | once a run, s | a shard, ms | a photo of 2,048 in a shard, us | share of 1,000 shards |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for way in ("prefect", "ray", "prefect+ray"):
+        extra = {name: seconds[way, name] - seconds["plain", name] for name in sizes}
+        shard = (extra["many"] - extra["few"]) / (options.shards - few)
+        once = extra["few"] - few * shard
+        photo = (extra["big"] - once) / (options.big_shards * SHARD)  # with its part of the shard's
+        share = (once + 1000 * SHARD * max(photo, shard / SHARD)) / (1000 * SHARD / RATE)
+        print(f"| {way} | {once:.1f} | {shard * 1e3:.1f} | {photo * 1e6:.1f} | {share:.3%} |")
+
+
+def run(way: str, images: Path, adapter: str, output: Path, shard_size: int) -> None:
+    from enrich.pipeline import ray_runner, runner
+    from enrich.pipeline.enrichment import run_enrichment
+    from enrich.settings import GateSettings, RaySettings, RunSettings
+    from flows.enrich_catalog import enrich_catalog
+
+    settings = RunSettings(
+        engine="transformers", device="cpu", shard_size=shard_size, gate=GateSettings(enabled=False),
+        runner="ray" if "ray" in way else "inline", ray=RaySettings(workers=1),
+    )  # fmt: skip
+    enrich: Callable[..., Any] = enrich_catalog if "prefect" in way else run_enrichment
+    with patch.object(runner, "open_session", at_once), patch.object(ray_runner, "Worker", fake_worker()):
+        enrich(images=str(images), adapter=adapter, output=str(output), settings=settings)
+
+
+@contextmanager
+def at_once(run: Any, *_: Any, **__: Any) -> Iterator[Any]:
+    """In the place of `open_session`: photos that are not read, and an engine that answers before it is asked."""
+    import numpy as np
+
+    from enrich.fetch import Fetched
+    from enrich.images import Photo
+    from enrich.infer.engine import EngineClock
+    from enrich.infer.judge import Outcome
+    from enrich.parse import Answer
+    from enrich.pipeline.session import Session
+
+    page = np.zeros((8, 8, 3), np.uint8)
+
+    class AtOnce:
+        def answer(self, images: Iterable[Any]) -> Iterator[tuple[str, Outcome]]:
+            for image in images:
+                yield image.key, Outcome(answer=Answer("Plain Coat", "COATS", 100), confidence=0.9)
+
+    def fetch(items: Iterable[Any]) -> Iterator[Fetched]:
+        for item in items:
+            photo = Photo(page, 8, 8)
+            yield Fetched(item, item.etag, item.key.encode().hex(), photo, None, None, 0.0, 0.0, time.monotonic())
+
+    yield Session(run, "fake", AtOnce(), fetch, EngineClock(), uuid4().hex)  # type: ignore[arg-type]
+
+
+def fake_worker() -> Any:
+    """Ray's worker with `at_once` in its process."""
+    from enrich.pipeline.ray_worker import Job, Started, Worker
+
+    class FakeWorker(Worker):
+        def start(self, job: Job) -> Started:
+            from enrich.pipeline import ray_worker
+
+            ray_worker.open_session = at_once  # type: ignore[assignment]
+            return super().start(job)
+
+    return FakeWorker
+
+
+if __name__ == "__main__":
+    main()
