@@ -1,15 +1,14 @@
 """Which price estimate is best, and whether intervals, confidences and the review queue keep their promises.
 
-    python benchmarks/decisions.py --adapter demo/adapter --catalog demo/catalog [--samples 16] [--keep FILE]
+    python benchmarks/decisions.py --adapter demo/adapter --catalog demo/catalog [--samples 16]
 
 Answers the calibration and the test split of the adapter's own catalog once (and the catalog's hold-out, where it has
-one), fits everything on the first and measures on the second. `--keep` stores the answers, for a second look takes
-seconds. First answers only: what a second pass would mend counts as wrong. Prints Markdown.
+one), fits everything on the first and measures on the second. First answers only: what a second pass would mend counts
+as wrong. Prints Markdown.
 """
 
 import argparse
 import json
-import pickle
 import sys
 import time
 from collections.abc import Iterator
@@ -45,7 +44,6 @@ def main() -> None:
     parser.add_argument("--adapter", type=Path, required=True)
     parser.add_argument("--catalog", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=16, help="prices drawn a photo; 0: none")
-    parser.add_argument("--keep", type=Path, help="where answers are kept between calls")
     arguments = parser.parse_args()
     adapter = read_adapter(arguments.adapter)
     settings = TrainSettings.model_validate(json.loads((arguments.adapter / RECORD_FILE).read_text())["settings"])
@@ -53,12 +51,7 @@ def main() -> None:
     parts: dict[str, tuple[Product, ...]] = {"calibration": splits.calibration, "test": splits.test}
     if (arguments.catalog / HOLDOUT).is_dir():
         parts[HOLDOUT] = read_catalog(arguments.catalog / HOLDOUT, settings.columns).products
-    kept = arguments.keep and arguments.keep.is_file()
-    answered, seconds = (
-        pickle.loads(arguments.keep.read_bytes()) if kept else answer_all(adapter, parts, arguments.samples)
-    )
-    if arguments.keep and not kept:
-        arguments.keep.write_bytes(pickle.dumps((answered, seconds)))
+    answered, seconds = answer_all(adapter, parts, arguments.samples)
     tokens = AnswerTokens(load_processor(adapter.path).tokenizer, adapter.prompt.categories)
     print("rows: " + ", ".join(f"{name} {len(rows)}" for name, rows in answered.items()))
     compare_points(answered, tokens, splits)
