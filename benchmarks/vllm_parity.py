@@ -22,7 +22,8 @@ from enrich.catalog.sample.dialects import DEMO
 from enrich.catalog.sample.draw import render
 from enrich.catalog.sample.products import sample_product
 from enrich.infer.adapter import Adapter, read_adapter
-from enrich.infer.engine import Completion, Request, start_engine
+from enrich.infer.engine import Completion, Request
+from enrich.infer.start import start_engine
 from enrich.phi3_vision.hd_transform import hd_transform
 from enrich.pipeline.catalogs import make_sample
 from enrich.pipeline.finetuning import finetune

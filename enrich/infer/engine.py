@@ -1,17 +1,10 @@
-"""What an engine is, and how one is chosen."""
+"""What an engine is: photos in, completions out."""
 
-import importlib.util
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Protocol
 
 import numpy as np
-
-from enrich.errors import UsageError
-from enrich.settings import RunSettings
-
-if TYPE_CHECKING:
-    from enrich.infer.adapter import Adapter
 
 TOP_K = 8  # alternatives kept a token: enough for the digits that matter and the next labels
 
@@ -70,36 +63,3 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free what the engine holds."""
         ...
-
-
-def choose_engine(
-    name: Literal["auto", "vllm", "transformers"], device: Literal["auto", "cpu", "cuda"] = "auto"
-) -> Literal["vllm", "transformers"]:
-    """The engine to start for `name`: `auto` takes vLLM where it is installed and a GPU is there to use.
-
-    Raises:
-        UsageError: vLLM was asked for, and is not installed.
-    """
-    installed = importlib.util.find_spec("vllm") is not None
-    if name == "vllm":
-        if not installed:
-            raise UsageError(
-                "engine vllm: vLLM is not installed; pip install 'enrich[vllm]', or use --engine transformers"
-            )
-        return "vllm"
-    if name == "transformers" or not installed or device == "cpu":
-        return "transformers"
-    import torch
-
-    return "vllm" if torch.cuda.is_available() else "transformers"
-
-
-def start_engine(adapter: "Adapter", settings: RunSettings) -> Engine:
-    """An engine that serves `adapter`, ready to answer. Loading a full-size model takes a minute."""
-    if choose_engine(settings.engine, settings.device) == "vllm":
-        from enrich.infer.vllm_engine import load_vllm_engine
-
-        return load_vllm_engine(adapter, settings)
-    from enrich.infer.transformers_engine import load_engine
-
-    return load_engine(adapter, settings)

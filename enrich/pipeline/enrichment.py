@@ -17,7 +17,7 @@ from enrich.errors import RunFailed, UsageError
 from enrich.gate import judge_run, run_stats
 from enrich.history import fetch_rows
 from enrich.infer.adapter import Adapter, check_base, read_adapter
-from enrich.infer.engine import choose_engine
+from enrich.infer.start import choose_engine
 from enrich.infer.transformers_engine import find_base
 from enrich.manifest import (
     check_run_id,

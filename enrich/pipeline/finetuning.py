@@ -12,7 +12,7 @@ import torch
 from enrich.catalog.read import read_catalog
 from enrich.catalog.split import Splits, split_catalog
 from enrich.infer.adapter import METRICS_FILE, RECORD_FILE, adapter_id, read_adapter
-from enrich.infer.engine import start_engine
+from enrich.infer.start import start_engine
 from enrich.infer.transformers_engine import find_base, load_base_engine
 from enrich.metrics import baselines, score
 from enrich.pipeline.catalogs import local_tree, work_directory

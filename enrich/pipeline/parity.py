@@ -10,8 +10,9 @@ import torch
 from enrich.errors import ParityFailed, UsageError
 from enrich.fetch import Fetched
 from enrich.infer.adapter import Adapter, check_base, read_adapter
-from enrich.infer.engine import Completion, Engine, Request, choose_engine, start_engine
+from enrich.infer.engine import Completion, Engine, Request
 from enrich.infer.parity import ParityRecord, Precision, compare
+from enrich.infer.start import choose_engine, start_engine
 from enrich.infer.transformers_engine import device_and_dtype, find_base, load_engine
 from enrich.manifest import items
 from enrich.phi3_vision.checkpoint import load_processor, stop_ids

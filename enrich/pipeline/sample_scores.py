@@ -10,7 +10,7 @@ from enrich.catalog.sample.place import HOLDOUT
 from enrich.catalog.sample.sheet import draw_sheet
 from enrich.errors import UsageError
 from enrich.infer.adapter import read_adapter
-from enrich.infer.engine import start_engine
+from enrich.infer.start import start_engine
 from enrich.infer.transformers_engine import find_base, load_base_engine
 from enrich.metrics import baselines, score
 from enrich.pipeline.progress import Progress, silent

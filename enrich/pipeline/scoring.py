@@ -18,9 +18,10 @@ from enrich.catalog.table import read_table
 from enrich.images import ImageRefused, Preparation, prepare
 from enrich.infer.adapter import METRICS_FILE, RECORD_FILE, Adapter, read_adapter
 from enrich.infer.answer import Answerer, Image
-from enrich.infer.engine import Engine, start_engine
+from enrich.infer.engine import Engine
 from enrich.infer.evidence import AnswerTokens
 from enrich.infer.judge import Outcome
+from enrich.infer.start import start_engine
 from enrich.metrics import baselines, score
 from enrich.phi3_vision.checkpoint import load_processor
 from enrich.pipeline.catalogs import local_tree

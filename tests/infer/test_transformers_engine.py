@@ -16,8 +16,9 @@ from peft import LoraConfig, get_peft_model
 from enrich.errors import UsageError
 from enrich.infer.adapter import Adapter, read_adapter
 from enrich.infer.answer import Answerer, Image
-from enrich.infer.engine import Completion, Request, choose_engine, start_engine
+from enrich.infer.engine import Completion, Request
 from enrich.infer.evidence import label_probability
+from enrich.infer.start import choose_engine, start_engine
 from enrich.infer.transformers_engine import (
     TransformersEngine,
     device_and_dtype,

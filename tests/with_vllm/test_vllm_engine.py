@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from enrich.infer.adapter import Adapter, read_adapter
-from enrich.infer.engine import Completion, Request, start_engine
+from enrich.infer.engine import Completion, Request
 from enrich.infer.merged import merged_checkpoint
+from enrich.infer.start import start_engine
 from enrich.infer.transformers_engine import TransformersEngine, load_engine
 from enrich.infer.vllm_engine import VllmEngine
 from enrich.infer.vllm_render import completion, sampling
