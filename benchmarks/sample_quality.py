@@ -24,7 +24,8 @@ from enrich.catalog.read import read_catalog
 from enrich.catalog.sample.generate import write_sample
 from enrich.phi3_vision.checkpoint import load_processor
 from enrich.pipeline.finetuning import finetune, score_adapter
-from enrich.settings import TINY_MODEL, RunSettings, TrainSettings, resolve_model
+from enrich.settings import TINY_MODEL, RunSettings, TrainSettings
+from enrich.train.recipe import resolve_model
 
 WAYS: dict[str, dict[str, Any]] = {
     "4 crops, vision frozen": {"num_crops": 4},

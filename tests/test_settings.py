@@ -16,8 +16,8 @@ from enrich.settings import (
     Settings,
     TrainSettings,
     load_settings,
-    resolve_model,
 )
+from enrich.train.recipe import resolve_model
 
 
 def test_defaults_stand_without_a_file() -> None:

@@ -22,11 +22,12 @@ from enrich.price import CALIBRATION_FILE, Calibration
 from enrich.prompt import Prompt, make_prompt
 from enrich.report import render_card
 from enrich.scores import SCORES_FILE
-from enrich.settings import RunSettings, TrainSettings, resolve_model
+from enrich.settings import RunSettings, TrainSettings
 from enrich.storage import write_tree
 from enrich.train.device import leads
 from enrich.train.overfit import overfit_one_batch
 from enrich.train.preflight import refuse_leaks
+from enrich.train.recipe import resolve_model
 from enrich.train.run import train
 
 

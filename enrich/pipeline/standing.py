@@ -12,8 +12,9 @@ from enrich.catalog.read import read_catalog
 from enrich.infer.adapter import RECORD_FILE
 from enrich.pipeline.catalogs import local_tree
 from enrich.pipeline.finetuning import METRICS_FILE
-from enrich.settings import TrainSettings, resolve_model
+from enrich.settings import TrainSettings
 from enrich.storage import open_store
+from enrich.train.recipe import resolve_model
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,39 @@
+"""Which model is trained, and the settings that suit it."""
+
+import math
+
+from enrich.settings import AUTO, PHI3_VISION, PHI3_VISION_REVISION, TINY_MODEL, TrainSettings
+
+# What suits the tiny base, 7.6 M parameters on a CPU, where the defaults suit 4 B on a GPU.
+# Its words are one retailer's, so a catalog's new words must be learned at the output layer: at one rate for all, high
+# enough for that, what the other layers can see is overwritten before it is put to use (benchmarks/tiny_recipe.md).
+TINY_RECIPE: dict[str, object] = {
+    "learning_rate": 1e-3,
+    "output_learning_rate": 8e-3,
+    "price_weight": 4,
+    "lora_r": 16,
+    "lora_alpha": 64,
+    "evaluations": 3,
+}
+TINY_BATCH = 8  # photos in an optimiser step, or the next multiple of a batch_size asked for
+TINY_PHOTOS = 10_000  # shown in all, 1,250 steps: a small catalog is shown more often
+TINY_EPOCHS = (3.0, 12.0)
+
+
+def resolve_model(settings: TrainSettings, *, gpu: bool, rows: int | None = None) -> TrainSettings:
+    """`settings` with the model named, its revision pinned, and the recipe that suits it where none was asked for.
+
+    `rows` are those of the training split, where they are known.
+    """
+    model = settings.model
+    if model == AUTO:
+        model = PHI3_VISION if gpu else TINY_MODEL
+    updates: dict[str, object] = {"model": model}
+    if model == TINY_MODEL:
+        recipe = {**TINY_RECIPE, "effective_batch_size": math.lcm(TINY_BATCH, settings.batch_size)}
+        if rows:
+            recipe["epochs"] = min(max(TINY_PHOTOS / rows, TINY_EPOCHS[0]), TINY_EPOCHS[1])
+        updates |= {name: value for name, value in recipe.items() if name not in settings.model_fields_set}
+    if model == PHI3_VISION and settings.revision is None:
+        updates["revision"] = PHI3_VISION_REVISION
+    return TrainSettings.model_validate({**settings.model_dump(), **updates})
