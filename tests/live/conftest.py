@@ -28,7 +28,7 @@ from flows.home import own_server
 from tests.random_adapter import write_random_adapter
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 240.0  # seconds; everything here takes a tenth of that where nothing else runs
+PATIENCE = 400.0  # seconds; everything here takes a tenth of that where nothing else runs
 PASSWORD = "operator:correct-horse"
 WEBHOOK_SECRET = "T000-B000-planted-webhook-secret"
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}

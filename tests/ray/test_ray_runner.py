@@ -3,6 +3,9 @@
 import os
 import re
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +124,27 @@ def test_a_shard_that_kills_its_worker_twice_ends_the_run_and_the_run_goes_on(sh
 
     assert len(killed) == 2
     are_the_same(shop.run(tmp_path, INLINE, run_id="night"), shop.answered)
+
+
+def test_workers_end_with_the_process_that_leads_them(shop: Shop, tmp_path: Path) -> None:
+    config = tmp_path / "settings.yaml"
+    config.write_text(RAY.model_dump_json())
+    places = "--images", str(shop.bucket), "--adapter", str(shop.adapter), "--output", str(tmp_path / "output")
+    command = [sys.executable, "-m", "enrich.cli", "run", *places, "--run-id", "night", "--config", str(config)]
+    leading = psutil.Process(subprocess.Popen(command).pid)
+    deadline = time.monotonic() + 300
+    while not list(tmp_path.glob("output/history/*/*/*.parquet")) and leading.is_running():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    led = leading.children(recursive=True)
+    assert [child for child in led if "".join(child.cmdline()[:1]).startswith("ray::Worker")]
+
+    leading.kill()
+
+    leading.wait()
+    _, alive = psutil.wait_procs(led, timeout=45)
+    assert alive == []
+    are_the_same(shop.run(tmp_path / "output", INLINE, run_id="night"), shop.answered)
 
 
 @pytest.fixture
