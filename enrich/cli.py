@@ -236,7 +236,8 @@ def run(
         return
     if images is None or adapter is None:
         raise typer.BadParameter("a run needs --images and --adapter (or --publish ID, or --rollback ID)")
-    from enrich.pipeline.enrichment import foresee_run, run_enrichment
+    from enrich.pipeline.enrichment import run_enrichment
+    from enrich.pipeline.opening import foresee_run
     from enrich.pipeline.records import held_back
 
     if dry_run:

@@ -27,8 +27,9 @@ from enrich.catalog.sample.generate import SampleSummary
 from enrich.errors import EnrichError, ParityFailed, UsageError
 from enrich.pipeline.catalogs import make_sample
 from enrich.pipeline.deadline import Deadline
-from enrich.pipeline.enrichment import finish_run, open_run
+from enrich.pipeline.enrichment import finish_run
 from enrich.pipeline.finetuning import Finetuned, finetune
+from enrich.pipeline.opening import open_run
 from enrich.pipeline.progress import Progress, logged
 from enrich.pipeline.records import last_run_id, publish_held, read_record
 from enrich.pipeline.run import Run

@@ -1,45 +1,29 @@
 """One pass over a bucket: plan, fetch, answer and commit shard by shard, publish, report."""
 
-import hashlib
-import json
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 import polars as pl
 
 from enrich.changes import compare
-from enrich.errors import RunFailed, UsageError
+from enrich.errors import RunFailed
 from enrich.gate import judge_run, run_stats
 from enrich.history import fetch_rows
-from enrich.infer.adapter import Adapter, check_base, read_adapter
-from enrich.infer.start import choose_engine
-from enrich.infer.transformers_engine import find_base
-from enrich.manifest import (
-    check_run_id,
-    check_same_run,
-    new_run_id,
-    read_manifest,
-)
-from enrich.pipeline.catalogs import local_tree
 from enrich.pipeline.deadline import Deadline
-from enrich.pipeline.planning import Forecast, forecast, plan_run
+from enrich.pipeline.opening import open_run
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.records import REPORT_ROWS, ROLLED_BACK, read_measured, write_report
 from enrich.pipeline.run import Run
-from enrich.pipeline.runner import check_runner, open_runner
+from enrich.pipeline.runner import open_runner
 from enrich.products import fetch_products
 from enrich.publish import fetch_listing, publish, read_run_record, write_run_record
-from enrich.schema import SCHEMA_VERSION, Cost, RunInfo, RunRecord
+from enrich.schema import Cost, RunRecord
 from enrich.scores import SCORES_FILE
 from enrich.settings import RunSettings
 from enrich.spill import scratch
 from enrich.stages import judge_stages
-from enrich.storage import Store, open_store
 
 
 def run_enrichment(
@@ -82,114 +66,6 @@ def run_enrichment(
                 if done < total:
                     announce(f"stopped at its deadline: {total - done:,} of {total:,} photos are left")
         return finish_run(run, partly=until.set)
-
-
-@contextmanager
-def open_run(
-    images: str,
-    adapter: str,
-    output: str,
-    settings: RunSettings,
-    *,
-    run_id: str | None = None,
-    limit: int | None = None,
-    inventory: str | None = None,
-    progress: Progress = silent,
-) -> Iterator[Run]:
-    """Begin a run, or take up the one that `run_id` names. Yields it while the adapter's files are at hand.
-
-    Args:
-        inventory: manifest.json of an S3 Inventory of the images, to be read instead of listing them.
-    """
-    started_at = datetime.now(UTC)
-    if run_id is not None:
-        check_run_id(run_id)
-    if limit is not None and limit < 1:
-        raise UsageError(f"limit {limit}: a run takes at least 1 photo; leave the limit out to take all")
-    choose_engine(settings.engine, settings.device)
-    check_runner(settings)
-    source = open_store(images, must_exist=True, s3=settings.s3)
-    _refuse_overlap(source.uri, output)
-    with ExitStack() as stack:
-        loaded = read_adapter(stack.enter_context(local_tree(adapter)))
-        check_base(loaded, find_base(loaded.base, loaded.revision))
-        target = open_store(output, create=True, s3=settings.s3)
-        target.check_conditional_writes()
-        info = _describe(source, loaded, settings, run_id, started_at)
-        begun = read_manifest(target, info.run_id) if run_id else None
-        if begun is None:
-            if run_id and target.head(f"{info.folder}run.json") is not None:
-                raise UsageError(f"run {run_id}: it was finished and its rows were deleted; use another run id")
-            begun = plan_run(source, target, info, settings, limit, inventory, progress)
-        check_same_run(begun, info)
-        yield Run(source, target, loaded, adapter, settings, begun, started_at)
-
-
-@contextmanager
-def join_run(images: str, adapter: str, output: str, settings: RunSettings, run_id: str) -> Iterator[Run]:
-    """The run that another process began, to answer some of its shards. Yields it as `open_run` does.
-
-    Raises:
-        UsageError: it is not to be seen from here, or would be answered otherwise here.
-    """
-    started_at = datetime.now(UTC)
-    source = open_store(images, must_exist=True, s3=settings.s3)
-    target = open_store(output, must_exist=True, s3=settings.s3)
-    with local_tree(adapter) as directory:
-        loaded = read_adapter(directory)
-        check_base(loaded, find_base(loaded.base, loaded.revision))
-        begun = read_manifest(target, run_id)
-        if begun is None:
-            raise UsageError(f"output {target.uri}: run {run_id} is not there; name a place that all machines share")
-        check_same_run(begun, _describe(source, loaded, settings, run_id, started_at))
-        yield Run(source, target, loaded, adapter, settings, begun, started_at)
-
-
-def foresee_run(
-    images: str,
-    adapter: str,
-    output: str,
-    settings: RunSettings,
-    *,
-    limit: int | None = None,
-    inventory: str | None = None,
-    progress: Progress = silent,
-) -> Forecast:
-    """What `run_enrichment` would do, and how long it may take, going by the last run. Nothing is written."""
-    source = open_store(images, must_exist=True, s3=settings.s3)
-    _refuse_overlap(source.uri, output)
-    with local_tree(adapter) as directory:
-        info = _describe(source, read_adapter(directory), settings, None, datetime.now(UTC))
-    target = open_store(output, s3=settings.s3)
-    return forecast(source, target, info, settings, limit, inventory, progress)
-
-
-def _describe(
-    source: Store, adapter: Adapter, settings: RunSettings, run_id: str | None, started_at: datetime
-) -> RunInfo:
-    return RunInfo(
-        run_id=run_id or new_run_id(started_at),
-        created_at=started_at,
-        images_uri=source.uri,
-        fingerprint=fingerprint(adapter, settings),
-        model=adapter.base,
-        adapter=adapter.id,
-        prompt_version=adapter.prompt.version,
-        shard_size=settings.shard_size,
-    )
-
-
-def fingerprint(adapter: Adapter, settings: RunSettings) -> str:
-    """Hash of what would change an answer: model, revision, adapter, prompt, crops, schema version, and the precision
-    where vLLM serves in a lower one; 16 hex digits."""
-    parts: list[object] = [
-        adapter.base, adapter.revision, adapter.id, adapter.prompt.model_dump(mode="json"),
-        asdict(adapter.preparation), SCHEMA_VERSION,
-    ]  # fmt: skip
-    precision = [settings.quantization, settings.kv_cache_dtype]
-    if precision != ["none", "auto"] and choose_engine(settings.engine, settings.device) == "vllm":
-        parts.append(precision)
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def finish_run(run: Run, *, partly: bool = False) -> RunRecord:
@@ -261,10 +137,3 @@ def cost(settings: RunSettings, seconds: float, photos: int) -> Cost | None:
         return None
     price = settings.machine_price_per_hour
     return Cost(price, price * seconds / 3600 / photos * 1000, settings.machine_currency)
-
-
-def _refuse_overlap(images: str, output: str) -> None:
-    """An output below the images would be enriched the next night; images below the output could be overwritten."""
-    here, there = (f"{uri if '://' in uri else Path(uri).absolute()}/" for uri in (images, output.rstrip("/")))
-    if here.startswith(there) or there.startswith(here):
-        raise UsageError(f"output {output} and images {images} overlap; keep them apart")

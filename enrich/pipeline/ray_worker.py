@@ -14,7 +14,7 @@ import ray.util
 
 from enrich.errors import EnrichError
 from enrich.pipeline.deadline import Deadline
-from enrich.pipeline.enrichment import join_run
+from enrich.pipeline.opening import join_run
 from enrich.pipeline.session import answer_shards, open_session
 from enrich.settings import RunSettings
 from enrich.stages import choose_workers

@@ -1,17 +1,14 @@
 """Who answers the shards of a run: this process, or the workers of a Ray cluster."""
 
-import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from enrich.errors import UsageError
 from enrich.pipeline.deadline import Deadline
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.run import Run
 from enrich.pipeline.session import answer_shards, open_session
-from enrich.settings import RunSettings
 
 
 @dataclass(frozen=True)
@@ -43,9 +40,3 @@ def open_runner(
         return
     with open_session(run, progress, announce) as session:
         yield Runner(session.engine_name, partial(answer_shards, session))
-
-
-def check_runner(settings: RunSettings) -> None:
-    """UsageError if the runner that `settings` name is not installed."""
-    if settings.runner == "ray" and importlib.util.find_spec("ray") is None:
-        raise UsageError("runner ray: Ray is not installed; pip install 'enrich[ray]', or use the runner inline")

@@ -18,7 +18,7 @@ from infer.fake_engine import write_completion
 from enrich import history, write
 from enrich.infer.engine import Completion, EngineClock, Request
 from enrich.phi3_vision.checkpoint import load_processor
-from enrich.pipeline import enrichment, session
+from enrich.pipeline import enrichment, opening, session
 from enrich.settings import TINY_MODEL_PATH, GateSettings, RunSettings, S3Settings
 from enrich.storage import lock, s3
 
@@ -96,7 +96,7 @@ def work(
 def watch(stage: c_int) -> None:
     """Has the steps of a run tell when they are under way."""
     for module, function, name in (
-        (enrichment, "plan_run", "plan"),
+        (opening, "plan_run", "plan"),
         (session, "commit_shard", "writer"),
         (enrichment, "publish", "publisher"),
         (enrichment, "write_report", "report"),

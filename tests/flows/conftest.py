@@ -26,7 +26,7 @@ from enrich.infer.answer import Image
 from enrich.infer.engine import EngineClock
 from enrich.infer.judge import Outcome
 from enrich.parse import Answer
-from enrich.pipeline import enrichment, runner
+from enrich.pipeline import opening, runner
 from enrich.pipeline.run import Run
 from enrich.pipeline.session import Session
 from enrich.price import Calibration
@@ -101,9 +101,9 @@ def world(prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for name in ("images", "adapter"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(runner, "open_session", fake.open_session)
-    monkeypatch.setattr(enrichment, "read_adapter", _adapter)
-    monkeypatch.setattr(enrichment, "check_base", lambda adapter, base: None)
-    monkeypatch.setattr(enrichment, "find_base", lambda model, revision: tmp_path)
+    monkeypatch.setattr(opening, "read_adapter", _adapter)
+    monkeypatch.setattr(opening, "check_base", lambda adapter, base: None)
+    monkeypatch.setattr(opening, "find_base", lambda model, revision: tmp_path)
     for task in (tasks.find_adapter, tasks.train, tasks.plan, tasks.answer, tasks.publish):
         monkeypatch.setattr(task, "retry_delay_seconds", [0, 0, 0])
     return fake

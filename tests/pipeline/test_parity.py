@@ -14,7 +14,7 @@ import torch
 from enrich.errors import ParityFailed
 from enrich.infer.adapter import Adapter, read_adapter
 from enrich.infer.transformers_engine import TransformersEngine, find_base, load_base_engine, load_engine
-from enrich.pipeline import enrichment, parity
+from enrich.pipeline import opening, parity
 from enrich.pipeline.catalogs import make_sample
 from enrich.pipeline.drawn import draw_photo
 from enrich.pipeline.enrichment import run_enrichment
@@ -82,7 +82,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
     fake = FakeVllm()
     monkeypatch.setattr(parity, "start_engine", fake.start)
     monkeypatch.setattr(parity, "load_engine", fake.reference)
-    for module in (parity, enrichment):
+    for module in (parity, opening):
         monkeypatch.setattr(module, "choose_engine", lambda name, device="auto": "vllm")
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__="1.2"))
     return fake

@@ -14,8 +14,9 @@ import pytest
 from enrich import cli
 from enrich.errors import UsageError
 from enrich.infer.adapter import read_adapter
-from enrich.pipeline import deadline, enrichment
-from enrich.pipeline.enrichment import fingerprint, foresee_run, run_enrichment
+from enrich.pipeline import deadline, opening
+from enrich.pipeline.enrichment import run_enrichment
+from enrich.pipeline.opening import fingerprint, foresee_run
 from enrich.pipeline.records import roll_back
 from enrich.settings import GateSettings, RunSettings
 from enrich.storage import open_store
@@ -125,6 +126,6 @@ def test_the_precision_that_vllm_serves_in_is_part_of_the_fingerprint(
     settings = [RunSettings(), RunSettings(quantization="fp8"), RunSettings(kv_cache_dtype="fp8")]
     assert len({fingerprint(adapter, one) for one in settings}) == 1  # transformers knows no such thing
     plain = fingerprint(adapter, settings[0])
-    monkeypatch.setattr(enrichment, "choose_engine", lambda *_: "vllm")
+    monkeypatch.setattr(opening, "choose_engine", lambda *_: "vllm")
     assert len({fingerprint(adapter, one) for one in settings}) == 3
     assert fingerprint(adapter, settings[0]) == plain

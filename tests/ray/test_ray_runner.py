@@ -18,7 +18,8 @@ from polars.testing import assert_frame_equal
 
 from enrich.errors import RunFailed, UsageError
 from enrich.pipeline.catalogs import make_sample
-from enrich.pipeline.enrichment import join_run, open_run, run_enrichment
+from enrich.pipeline.enrichment import run_enrichment
+from enrich.pipeline.opening import join_run, open_run
 from enrich.settings import TINY_MODEL_PATH, GateSettings, RaySettings, RunSettings, SampleSettings
 from tests.random_adapter import write_random_adapter
 
