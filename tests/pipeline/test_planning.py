@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,13 +59,6 @@ def test_a_deadline_publishes_what_is_done_and_the_run_goes_on(
     rest = run_enrichment(*places, SETTINGS, run_id="night")
     assert (rest.missing_shards, rest.counts["rows"]) == (0, len(keys_in(tmp_path)))
     assert run_enrichment(*places, SETTINGS).state == "nothing_to_do"
-
-
-def test_no_shard_is_begun_that_takes_longer_than_there_is_time() -> None:
-    assert not deadline.Deadline.after(60.0).passed()
-    assert replace(deadline.Deadline.after(60.0), last=61.0).passed()
-    assert deadline.Deadline.after(0.0).passed()
-    assert not replace(deadline.Deadline.after(None), last=1e9).passed()
 
 
 def test_an_inventory_takes_the_place_of_the_listing(story: Any, tmp_path: Path) -> None:
