@@ -120,7 +120,7 @@ def test_a_group_that_is_tried_again_does_its_missing_shards_only(
 ) -> None:
     world.add_photos("a.jpg", "b.jpg", "c.jpg")
     world.faults = [None, RunFailed("the endpoint was away")]
-    monkeypatch.setattr(flows.enrich_catalog, "shard_groups", lambda shards: [list(shards)])
+    monkeypatch.setattr(flows.enrich_catalog, "MOST_GROUPS", 1)
 
     state = enrich_catalog(**world.places, settings=RunSettings(shard_size=1), return_state=True)
 
@@ -222,7 +222,7 @@ def test_task_runs_are_named_after_their_shards(
     world: FakeWorld, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.add_photos(*(f"{number}.jpg" for number in range(5)))
-    monkeypatch.setattr(flows.enrich_catalog, "shard_groups", lambda shards: shard_groups(shards, 3))
+    monkeypatch.setattr(flows.enrich_catalog, "MOST_GROUPS", 3)
 
     enrich_catalog(**world.places, settings=RunSettings(shard_size=1))
 
