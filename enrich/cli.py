@@ -441,8 +441,9 @@ def progress_bars() -> "Iterator[Callback]":
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
         TimeRemainingColumn(),
     )  # fmt: skip
-    # Of several processes under `accelerate launch` the first one shows them.
-    with Progress(*columns, console=errors, transient=True, disable=os.environ.get("RANK", "0") != "0") as bars:
+    # Of several processes under `accelerate launch` the first one shows them; into a file go blank lines at best.
+    seen = errors.is_terminal and os.environ.get("RANK", "0") == "0"
+    with Progress(*columns, console=errors, transient=True, disable=not seen) as bars:
         tasks: dict[str, Any] = {}
 
         def update(what: str, done: int, total: int) -> None:

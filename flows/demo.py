@@ -1,6 +1,7 @@
 """The whole story in one folder, with the tiny base and no GPU, network or Prefect server: `python -m flows.demo`."""
 
 import importlib
+import logging
 import os
 import shutil
 import sys
@@ -54,6 +55,8 @@ def demo(folder: str = "demo") -> tuple[Finetuned, dict[str, Any], RunRecord]:
 
 def main(folder: str = "demo") -> int:
     """Run the demo and print its scores and where things lie. The exit codes are those of `enrich`."""
+    # Of photos that fail, as the hostile ones do, the record tells by kind at the end, and the report by name.
+    logging.getLogger("enrich.pipeline.session").setLevel(logging.ERROR)
     try:
         make_room(Path(folder))
         console.print(f"catalog, bucket, adapter and output go to {folder}/; this takes some minutes")

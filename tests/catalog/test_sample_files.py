@@ -3,6 +3,8 @@
 import csv
 import errno
 import json
+import os
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -139,15 +141,47 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(
 def test_a_table_that_cannot_be_finished_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
-    def broken(values):
-        if "name" not in next(iter(values := list(values))):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return b"header\n"
+    def broken(*_):
+        yield b"the first line\n"
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(generate, "_csv_row", broken)
-    with pytest.raises(RunFailed, match=r"catalog\.csv: No space left on device"):
-        write_sample(tmp_path / "catalog", products=5, holdout=0)
-    assert not {"catalog.csv", ".catalog.csv.part", "truth.json"} & set(_files(tmp_path / "catalog"))
+    for maker, name in (("_table", "holdout/catalog.csv"), ("_json", "truth.json"), ("_table", "catalog.csv")):
+        with monkeypatch.context() as patch:
+            patch.setattr(generate, maker, broken)
+            with pytest.raises(RunFailed, match=f"{name}: No space left on device; mend that and run again"):
+                write_sample(tmp_path / name, products=5, holdout=2 if name.startswith("holdout") else 0)
+        left = set(_files(tmp_path / name))
+        assert name not in left
+        assert "catalog.csv" not in left  # so nothing takes it for a catalog
+        assert not [path for path in left if path.endswith(".part")]
+        assert write_sample(tmp_path / name, products=5, holdout=2 if name.startswith("holdout") else 0).products == 5
+
+
+def test_a_disk_that_takes_no_more_ends_the_command_in_one_line(tmp_path: Path) -> None:
+    """In processes of their own, by the system's own limit on what a file may hold: 20 kB, less than most photos."""
+    command = f"ulimit -f 20; exec {sys.executable} -m enrich.cli catalog sample --out {tmp_path}/out --products 130"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"error: sample file .*\.(jpg|png|webp): File too large; mend that and run again", done.stderr.strip()
+    )
+    left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not [path for path in left if path.suffix in (".csv", ".part")]
+    for path in left:
+        if path.parent.name == "images":
+            Image.open(path).convert("RGB")
+
+
+def test_a_process_that_dies_while_drawing_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photos.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(photos, "_draw", _die)
+    with pytest.raises(RunFailed, match="a process that draws photos died, perhaps for want of memory"):
+        write_sample(tmp_path / "catalog", products=130, holdout=0)
+    assert "catalog.csv" not in _files(tmp_path / "catalog")
+
+
+def _die(task: object, seed: int) -> int:
+    os._exit(9)
 
 
 def test_memory_does_not_grow_with_the_number_of_products(
@@ -326,6 +360,7 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="sample of 1 products, -1 held out"):
         write_sample(tmp_path, products=1, holdout=-1)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError) as caught:
-        write_sample(tmp_path / "file", products=1)
-    assert str(caught.value) == f"sample directory {tmp_path}/file: File exists; choose another directory"
+    for out, why in (("file", "File exists"), ("file/below", "Not a directory")):
+        with pytest.raises(UsageError) as caught:
+            write_sample(tmp_path / out, products=1)
+        assert str(caught.value) == f"sample directory {tmp_path}/{out}: {why}; choose another directory"

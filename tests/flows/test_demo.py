@@ -1,15 +1,18 @@
 """The demo's flow on a fake engine; what it is worth shows when `make demo` runs."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import flows.demo
+from enrich.catalog.sample import generate
 from enrich.errors import RunFailed, UsageError
 from enrich.pipeline.finetuning import Finetuned
 from enrich.pipeline.progress import Progress
+from enrich.schema import ErrorKind
 from enrich.settings import RunSettings, SampleSettings, TrainSettings
 from flows import tasks
 from flows.demo import main, make_room
@@ -18,7 +21,7 @@ from tests.flows.test_nightly import METRICS, SCORES
 
 
 @pytest.fixture
-def small(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> FakeWorld:
+def small(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWorld]:
     """A demo of a few photos that trains nothing."""
 
     def finetune(
@@ -37,7 +40,10 @@ def small(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> FakeWorld:
     monkeypatch.setattr(tasks, "write_sheet", lambda adapter, catalog, sheet: Path(sheet).touch())
     monkeypatch.setattr(flows.demo, "SAMPLE", SampleSettings(products=12, bucket=6))
     monkeypatch.chdir(world.root)
-    return world
+    log = logging.getLogger("enrich.pipeline.session")
+    level = log.level
+    yield world
+    log.setLevel(level)  # the demo's own
 
 
 def test_it_leaves_its_folders_and_prints_scores_and_places(
@@ -56,6 +62,21 @@ def test_it_leaves_its_folders_and_prints_scores_and_places(
     assert "of colour, fabric and kind (3 products)" in said
     assert "contact sheet: demo/contact_sheet.jpg" in said
     assert "products: demo/output/products.parquet" in said
+
+
+def test_hostile_files_are_counted_and_not_warned_of(
+    small: FakeWorld,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hostile = {"sku-bad.jpg": (b"<html>", ErrorKind.NOT_AN_IMAGE)}  # by its name no photo to the fake engine
+    monkeypatch.setattr(generate, "hostile_files", lambda photo: hostile)
+
+    assert main() == 0
+
+    assert "1 not_an_image" in capsys.readouterr().out
+    assert not [record for record in caplog.records if record.name.startswith("enrich")]
 
 
 def test_it_can_be_run_again(small: FakeWorld) -> None:

@@ -2,7 +2,7 @@
 files among them.
 
 The same arguments give the same bytes. A run that was cut short continues where it stopped: every file is written under
-another name and renamed, and the tables and truth.json come last.
+another name and renamed; the hold-out's table, truth.json and catalog.csv come last, in this order.
 """
 
 import csv
@@ -117,9 +117,11 @@ def write_sample(
         )
     if holdout:
         write(out / HOLDOUT / CATALOG, _table(held_out(), seed, dialect, set()))
-    categories: set[str] = set()
-    write(out / CATALOG, _table(labelled(), seed, dialect, categories))
     write(out / TRUTH, _json(settings, _optimum(seed, products, dialect), truth))
+    categories: set[str] = set()
+    write(
+        out / CATALOG, _table(labelled(), seed, dialect, categories)
+    )  # last: without it nobody takes this for a catalog
     finish(out)
     return SampleSummary(products, len(categories), holdout, in_bucket + len(extras))
 

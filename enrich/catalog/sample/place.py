@@ -18,7 +18,7 @@ _OURS = frozenset({CATALOG, TRUTH, IMAGES, HOLDOUT, _STARTED})
 def claim(out: Path, bucket: Path | None, settings: Mapping[str, Any], *, overwrite: bool) -> None:
     """Make `out` the directory of the sample with these settings: an empty one, or one where it was begun.
 
-    With `overwrite` another sample, or files that look like one, make room.
+    With `overwrite` another sample, or what is left of one, makes room.
 
     Raises:
         UsageError: it cannot be written, or something else lies there.
@@ -27,6 +27,8 @@ def claim(out: Path, bucket: Path | None, settings: Mapping[str, Any], *, overwr
         for folder in filter(None, (out, bucket)):
             folder.mkdir(parents=True, exist_ok=True)
         if overwrite:
+            if (out / CATALOG).exists() and not any((out / name).exists() for name in (TRUTH, _STARTED)):
+                raise UsageError(f"{out}/{CATALOG} is of no sample; move it elsewhere, or choose another directory")
             _clear(out, _OURS)
             if bucket:
                 _clear(bucket, {BUCKET_YEAR})
@@ -72,11 +74,11 @@ def _settings_of(out: Path) -> dict[str, Any] | None:
 
 
 def _clear(folder: Path, ours: Iterable[str]) -> None:
-    """Remove a sample's files, those that say it is whole first."""
+    """Remove a sample's files, first those that say it is whole."""
     foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in ours)
     if foreign:
         raise UsageError(f"{folder}/{foreign[0]} is not of a sample; move it elsewhere, or choose another directory")
-    for name in sorted(ours, key=lambda name: name not in (CATALOG, TRUTH)):
+    for name in sorted(ours, key=lambda name: (name != CATALOG, name != TRUTH)):
         path = folder / name
         if path.is_dir():
             shutil.rmtree(path)
