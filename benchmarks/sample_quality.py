@@ -11,7 +11,6 @@ import argparse
 import json
 import platform
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,8 @@ from PIL import Image
 from enrich.catalog.read import read_catalog
 from enrich.catalog.sample.generate import write_sample
 from enrich.phi3_vision.checkpoint import load_processor
-from enrich.pipeline.finetuning import finetune, score_adapter
+from enrich.pipeline.finetuning import finetune
+from enrich.pipeline.scoring import score_adapter
 from enrich.settings import TINY_MODEL, RunSettings, TrainSettings
 from enrich.train.recipe import resolve_model
 
@@ -104,13 +104,13 @@ def measure(arguments: argparse.Namespace, catalog: Path, name: str, changes: di
     done = finetune(str(catalog), str(adapter), settings)
     clock = Clock()
     run = RunSettings(engine="transformers", device=arguments.device, batch_size=settings.batch_size)
-    _, holdout = score_adapter(str(adapter), str(catalog / "holdout"), run, progress=clock)
+    holdout = score_adapter(str(adapter), str(catalog / "holdout"), run, progress=clock)[0].metrics["test"]
     record = json.loads((adapter / "train.json").read_text("utf-8"))
     return {
         "test": done.metrics["test"],
         "base": done.metrics["base"],
         "intervals": done.metrics["intervals"],
-        "holdout": holdout["test"],
+        "holdout": holdout,
         "image_tokens": image_tokens(arguments.base, catalog, settings.num_crops),
         "trained_per_second": record["images_per_second"],
         "answered_per_second": clock.rate,
@@ -164,4 +164,4 @@ def row(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
