@@ -36,13 +36,16 @@ class Verdict(TypedDict):
     text: str
 
 
-def assess(table: pl.DataFrame, *, sigma: float | None = None, ideal_width: float | None = None) -> dict[str, Any]:
+def assess(
+    table: pl.DataFrame, *, sigma: float | None = None, ideal_width: float | None = None, calibrated_on: int = 0
+) -> dict[str, Any]:
     """Every metric of a scored table, ready for metrics.json.
 
     Args:
         table: SCORE_SCHEMA, at least one row.
         sigma: spread of the log price around what is visible, where it is known (sample catalogs).
         ideal_width: log(high / low) of the narrowest honest 90 % interval, where it is known better than from sigma.
+        calibrated_on: rows that the intervals were fitted on; 0 takes their coverage for exact.
 
     The bootstrap draws designs, not rows: photos of one design err alike. A metric without rows is left out.
     """
@@ -56,7 +59,7 @@ def assess(table: pl.DataFrame, *, sigma: float | None = None, ideal_width: floa
         "review": _review(table),
         "ideal": _ideal(table, sigma, ideal_width),
     }
-    return {**found, "verdicts": _verdicts(found, table)}
+    return {**found, "verdicts": _verdicts(found, table, calibrated_on)}
 
 
 def _columns(table: pl.DataFrame) -> dict[str, np.ndarray]:
@@ -223,13 +226,20 @@ def _ideal(table: pl.DataFrame, sigma: float | None, width: float | None) -> dic
     }
 
 
-def _verdicts(found: Mapping[str, Any], table: pl.DataFrame) -> list[Verdict]:
+def _give(coverage: Estimate, level: float, calibrated_on: int) -> float:
+    """How far a coverage may fall short by chance, 19 times of 20: that of the rows, and of those calibrated on, whose
+    quantile covers more or less than `level` by sqrt(level (1 - level) / n)."""
+    calibration = level * (1 - level) / calibrated_on if calibrated_on else 0.0
+    return math.sqrt((coverage["value"] - coverage["low"]) ** 2 + 1.96**2 * calibration)
+
+
+def _verdicts(found: Mapping[str, Any], table: pl.DataFrame, calibrated_on: int) -> list[Verdict]:
     estimates, verdicts = found["estimates"], list[Verdict]()
     for level in INTERVAL_COLUMNS:
         if coverage := estimates.get(f"price_coverage_{level:.0%}"):
             share = f"{coverage['value']:.1%} of the true prices lie in their {level:.0%} intervals"
             between = f"95 % sure between {coverage['low']:.1%} and {coverage['high']:.1%}"
-            if broke := coverage["high"] < level:
+            if broke := coverage["value"] + _give(coverage, level, calibrated_on) < level:
                 share = f"Coverage broke: {share}"
                 between += "; these products are not like those it was calibrated on: do not rely on them"
             verdicts.append(Verdict(ok=not broke, text=f"{share} ({between})"))

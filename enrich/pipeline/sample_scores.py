@@ -48,9 +48,9 @@ def score_holdout(adapter: str, catalog: str, settings: RunSettings, progress: P
 
 
 def write_sheet(adapter: str, catalog: str, sheet: str) -> None:
-    """Draw unseen products of the sample, one photo a design, with what the adapter said of them when it was scored."""
+    """Draw unseen products of the sample, each of another category, with what the adapter said of them when scored."""
     loaded = read_adapter(Path(adapter))
     photos = {product.product_code: Path(product.image_path) for product in read_catalog(catalog).products}
-    table = pl.read_parquet(loaded.path / SCORES_FILE).unique("title", keep="first", maintain_order=True)
+    table = pl.read_parquet(loaded.path / SCORES_FILE).unique("category", keep="first", maintain_order=True)
     shown = table.gather_every(max(1, table.height // SHEET_ROWS)).head(SHEET_ROWS).to_dicts()
     draw_sheet([(photos[row["product_code"]], row) for row in shown], loaded.prompt.currency).save(sheet)

@@ -132,7 +132,12 @@ def measure(
         for product, outcome in zip(products, outcomes, strict=True)
     ]
     table = parquet.from_records(rows, SCORE_SCHEMA)
-    found = assess(table, sigma=truth.sigma if truth else None, ideal_width=truth.ideal_width if truth else None)
+    found = assess(
+        table,
+        sigma=truth.sigma if truth else None,
+        ideal_width=truth.ideal_width if truth else None,
+        calibrated_on=calibration.price.rows if calibration.price else 0,
+    )
     estimates = found["estimates"]
     coverage = found["coverage_by_category"][f"{LEVEL:.0%}"]
     return table, {

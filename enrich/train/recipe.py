@@ -13,7 +13,7 @@ TINY_RECIPE: dict[str, object] = {
     "price_weight": 4,
     "lora_r": 16,
     "lora_alpha": 64,
-    "evaluations": 3,
+    "evaluations": 2,
 }
 TINY_BATCH = 8  # photos in an optimiser step, or the next multiple of a batch_size asked for
 TINY_PHOTOS = 10_000  # shown in all, 1,250 steps: a small catalog is shown more often

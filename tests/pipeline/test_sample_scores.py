@@ -37,19 +37,19 @@ def test_a_catalog_without_a_hold_out_is_refused(story: Any, tmp_path: Path) -> 
         score_holdout(str(story.adapter), str(tmp_path), RunSettings())
 
 
-def test_the_sheet_shows_unseen_designs(story: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sheet_shows_unseen_products_of_as_many_categories(story: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
     draw = sample_scores.draw_sheet
 
     def drawn(rows: Any, currency: str | None) -> Image.Image:
-        shown.extend(row["title"] for _, row in rows)
+        shown.extend(row["category"] for _, row in rows)
         assert currency == "EUR"
         return draw(rows, currency)
 
     monkeypatch.setattr(sample_scores, "draw_sheet", drawn)
     write_sheet(str(story.adapter), str(story.catalog), str(tmp_path / "sheet.jpg"))
 
-    unseen = pl.read_parquet(story.adapter / "scores.parquet")["title"]
+    unseen = pl.read_parquet(story.adapter / "scores.parquet")["category"]
     assert len(shown) == len(set(shown)) == min(SHEET_ROWS, unseen.n_unique())
     assert set(shown) <= set(unseen)
     with Image.open(tmp_path / "sheet.jpg") as sheet:
