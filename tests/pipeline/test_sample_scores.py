@@ -37,7 +37,9 @@ def test_a_catalog_without_a_hold_out_is_refused(story: Any, tmp_path: Path) -> 
         score_holdout(str(story.adapter), str(tmp_path), RunSettings())
 
 
-def test_the_sheet_shows_unseen_products_of_as_many_categories(story: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sheet_shows_unseen_products_of_as_many_categories(
+    story: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shown: list[str] = []
     draw = sample_scores.draw_sheet
 
