@@ -13,7 +13,7 @@ from typing import Any
 from flows.home import own_server
 
 if __name__ == "__main__":  # above the imports below: Prefect and others read the environment while they are imported
-    from enrich.cli import quiet_libraries
+    from enrich.console import quiet_libraries
 
     quiet_libraries()
     _home = TemporaryDirectory(prefix="enrich-demo-", ignore_cleanup_errors=True)
@@ -27,7 +27,7 @@ if __name__ == "__main__":  # above the imports below: Prefect and others read t
 
 from prefect import flow
 
-from enrich.cli import console, print_record, print_scores, progress_bars, say_error
+from enrich.console import console, print_record, print_scores, progress_bars, say_error
 from enrich.errors import EnrichError, UsageError
 from enrich.pipeline.finetuning import Finetuned
 from enrich.pipeline.records import held_back

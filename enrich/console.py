@@ -1,0 +1,131 @@
+"""What people see at a terminal: progress bars, tables of scores, what came of a run, errors in one line."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
+from rich.text import Text
+
+from enrich.errors import EnrichError
+
+if TYPE_CHECKING:
+    from enrich.pipeline.progress import Progress as Callback
+    from enrich.schema import RunRecord
+
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def quiet_libraries() -> None:
+    """Progress and results are ours to print; libraries speak up only when something is wrong."""
+    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", category=UserWarning, module="peft")  # of the base's name, which is right
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a package at each import
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+
+
+def print_scores(metrics: dict[str, Any]) -> None:
+    from enrich.report import score_table
+
+    rows = score_table(metrics)
+    columns = [Column(name, min_width=max(map(len, name.split()))) for name in rows[0][1]]  # 80 characters in all
+    table = Table(Column("", no_wrap=True), *columns, box=None, pad_edge=False)
+    for name, scores in rows:
+        table.add_row(name, *scores.values())
+    console.print(table)
+    if intervals := metrics["intervals"]:
+        console.print(
+            f"price intervals at {intervals['level']:.0%}: {intervals['coverage']:.1%} of the true prices inside, "
+            f"mean width a factor of {intervals['mean_ratio']:.2f}"
+        )
+    for verdict in metrics.get("verdicts", ()):
+        if not verdict["ok"]:
+            console.print(Text(verdict["text"], style="red"))
+
+
+def print_estimates(metrics: dict[str, Any]) -> None:
+    """Every metric with its error bar, and what nobody could beat where that is known."""
+    table = Table("", "value", "95 % between", "best possible", box=None, pad_edge=False)
+    for name, one in metrics["estimates"].items():
+        ideal = (metrics["ideal"] or {}).get(name)
+        between = f"{one['low']:.3f} and {one['high']:.3f}"
+        table.add_row(name.replace("_", " "), f"{one['value']:.3f}", between, "" if ideal is None else f"{ideal:.3f}")
+    for level, accuracy in metrics.get("category_accuracy_by_level", {}).items():
+        table.add_row(f"category accuracy by {level}", f"{accuracy:.3f}", "", "")
+    console.print(table)
+    for verdict in metrics["verdicts"]:
+        if verdict["ok"]:
+            console.print(Text(verdict["text"]))
+
+
+def print_record(record: "RunRecord", output: str) -> None:
+    counts = record.counts
+    if record.state == "nothing_to_do":
+        console.print(f"nothing to do: every photo of {record.run.images_uri} has its answer")
+    else:
+        why = ", ".join(f"{count} {reason}" for reason, count in record.by_reason.items()) or "none new"
+        console.print(f"{counts['rows']} photos ({why}): {counts['ok']} ok, {counts['failed']} failed")
+    for kind, count in record.by_error_kind.items():
+        console.print(f"  {count} {kind}")
+    if record.stages:
+        from enrich.stages import describe_stages
+
+        console.print(describe_stages(record.stages))
+    if record.missing_shards:
+        console.print(
+            f"{record.missing_shards} of {record.shards} shards are left: --run-id {record.run.run_id} goes on"
+        )
+    if record.state == "published":
+        console.print(f"products: {output}/products.parquet")
+    console.print(f"report: {output}/{record.run.folder}report.html")
+
+
+class _Rate(ProgressColumn):
+    """Items a second, once there is something to divide."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "", style="cyan")
+
+
+@contextmanager
+def progress_bars() -> "Iterator[Callback]":
+    """A bar for each kind of work, with a rate and an estimate of the time left."""
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    # Of several processes under `accelerate launch` the first one shows them; into a file go blank lines at best.
+    seen = errors.is_terminal and os.environ.get("RANK", "0") == "0"
+    with Progress(*columns, console=errors, transient=True, disable=not seen) as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            kind = what.partition(",")[0]
+            if kind not in tasks:
+                tasks[kind] = bars.add_task(what, total=total or None)
+            bars.update(tasks[kind], description=what, completed=done, total=total or None)
+
+        yield update
+
+
+def say_error(error: EnrichError) -> None:
+    errors.print(Text.assemble(("error: ", "red"), " ".join(str(error).split())))
