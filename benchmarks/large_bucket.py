@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -74,7 +73,7 @@ def measure(step: str, objects: int, folder: Path) -> None:
         make_shards(folder / "output", run, objects)
     most, stop = [0], threading.Event()
     threading.Thread(target=watch_files, args=(most, stop), daemon=True).start()
-    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started, before = time.perf_counter(), peak_memory()
     if step in ("inventory", "join"):
         with scratch() as work:
             opened = open_inventory(str(folder / f"inventory-{night}" / "manifest.json"), run.images_uri)
@@ -88,10 +87,16 @@ def measure(step: str, objects: int, folder: Path) -> None:
         done = publish(output, run)
         size = (folder / "output" / "products.parquet").stat().st_size
         result = f"{done.rows:,} rows in products.parquet, {size / 1e6:.0f} MB"
-    seconds, peak = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds, peak = time.perf_counter() - started, peak_memory()
     stop.set()
     note = f" (shards made: {before / 1e3:.0f} MB)" if step in ("fold", "refold") else ""
     print(f"{objects:12,} {step:10} {seconds:8.1f} {peak / 1e3:8.0f} {most[0]:10}  {result}{note}")
+
+
+def peak_memory() -> int:
+    """Of this process so far, kB. Its ru_maxrss would start with what the process had that started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def watch_files(most: list[int], stop: threading.Event) -> None:

@@ -148,7 +148,8 @@ def write_plan(
         done = 0
         for number in range(len(known)):
             piece = pl.scan_parquet(source).slice(number * every, every).collect()
-            todo = _todo(piece, known.read(number), products.runs, run.fingerprint, settings)
+            # Few rows of each piece wait for others, until they make up a row group.
+            todo = detached(_todo(piece, known.read(number), products.runs, run.fingerprint, settings))
             todo = todo if limit is None else todo.head(max(0, limit - done))
             yield _numbered(todo, done, run.shard_size)
             done += todo.height

@@ -133,8 +133,8 @@ def in_order(frames: Iterable[pl.DataFrame], cuts: pl.DataFrame, folder: Path) -
 
 
 def detached(rows: pl.DataFrame) -> pl.DataFrame:
-    """A copy of a few rows; a selection itself would keep all strings of the frame it is from in memory."""
-    return pl.DataFrame(rows.to_dict(as_series=False), schema=rows.schema)
+    """A copy of some rows; a selection itself would keep all strings of the frame it is from in memory."""
+    return pl.DataFrame(rows.to_arrow(compat_level=pl.CompatLevel.oldest()), schema=rows.schema)
 
 
 def sampled(frames: Iterable[pl.DataFrame], columns: Sequence[str]) -> pl.DataFrame:
