@@ -118,13 +118,15 @@ def test_a_worker_that_is_killed_costs_nothing(shop: Shop, tmp_path: Path, caplo
 
 def test_a_shard_that_kills_its_worker_twice_ends_the_run_and_the_run_goes_on(shop: Shop, tmp_path: Path) -> None:
     progress, killed = killing(2)
-    one = RAY.model_copy(update={"ray": RaySettings(workers=1)})
+    whole = {"shard_size": 100}  # one shard, which takes so long that both kills meet it
+    one = RAY.model_copy(update={"ray": RaySettings(workers=1), **whole})
 
     with pytest.raises(RunFailed, match=r"run night: 2 workers died over shard 0; node .* the same run id goes on"):
         shop.run(tmp_path, one, progress=progress, run_id="night")
 
     assert len(killed) == 2
-    are_the_same(shop.run(tmp_path, INLINE, run_id="night"), shop.answered)
+    found = shop.run(tmp_path, INLINE.model_copy(update=whole), run_id="night")
+    are_the_same(found.drop("shard"), shop.answered.drop("shard"))
 
 
 def test_workers_end_with_the_process_that_leads_them(shop: Shop, tmp_path: Path) -> None:
@@ -143,7 +145,7 @@ def test_workers_end_with_the_process_that_leads_them(shop: Shop, tmp_path: Path
     leading.kill()
 
     leading.wait()
-    _, alive = psutil.wait_procs(led, timeout=45)
+    _, alive = psutil.wait_procs(led, timeout=180)  # workers at once, Ray's own agents after a minute
     assert alive == []
     are_the_same(shop.run(tmp_path / "output", INLINE, run_id="night"), shop.answered)
 
