@@ -5,8 +5,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,20 +71,35 @@ def are_the_same(found: pl.DataFrame, expected: pl.DataFrame) -> None:
 
 def answering() -> list[psutil.Process]:
     """Workers that have a shard."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "".join(child.cmdline()[:1]).startswith("ray::Worker.answer")]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            if "".join(child.cmdline()[:1]).startswith("ray::Worker.answer"):
+                found.append(child)
+    return found
 
 
-def killing(times: int) -> tuple[Callable[[str, int, int], None], list[int]]:
-    """A `Progress` that kills a worker in the middle of a shard, and the ids of those it has killed."""
+@contextmanager
+def killing(times: int) -> Iterator[list[int]]:
+    """Kills workers as soon as they have a shard, so many in all; yields the ids of those it has killed."""
     killed: list[int] = []
+    over = threading.Event()
 
-    def tell(what: str, done: int, total: int) -> None:
-        if what == "photos" and len(killed) < times and (found := answering()):
-            killed.append(found[0].pid)
-            os.kill(found[0].pid, signal.SIGKILL)
+    def watch() -> None:
+        while len(killed) < times and not over.wait(0.01):
+            for worker in answering():
+                if worker.pid not in killed:
+                    killed.append(worker.pid)
+                    os.kill(worker.pid, signal.SIGKILL)
+                    break
 
-    return tell, killed
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        over.set()
+        thread.join()
 
 
 def sessions(output: Path) -> int:
@@ -107,9 +124,8 @@ def test_two_workers_make_the_rows_that_one_process_makes(shop: Shop, tmp_path: 
 
 
 def test_a_worker_that_is_killed_costs_nothing(shop: Shop, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    progress, killed = killing(1)
-
-    found = shop.run(tmp_path, RAY.model_copy(update={"ray": RaySettings(workers=2)}), progress=progress)
+    with killing(1) as killed:
+        found = shop.run(tmp_path, RAY.model_copy(update={"ray": RaySettings(workers=2)}))
 
     assert len(killed) == 1
     are_the_same(found, shop.answered)
@@ -117,16 +133,16 @@ def test_a_worker_that_is_killed_costs_nothing(shop: Shop, tmp_path: Path, caplo
 
 
 def test_a_shard_that_kills_its_worker_twice_ends_the_run_and_the_run_goes_on(shop: Shop, tmp_path: Path) -> None:
-    progress, killed = killing(2)
-    whole = {"shard_size": 100}  # one shard, which takes so long that both kills meet it
-    one = RAY.model_copy(update={"ray": RaySettings(workers=1), **whole})
+    one = RAY.model_copy(update={"ray": RaySettings(workers=1)})
 
-    with pytest.raises(RunFailed, match=r"run night: 2 workers died over shard 0; node .* the same run id goes on"):
-        shop.run(tmp_path, one, progress=progress, run_id="night")
+    with (
+        killing(2) as killed,
+        pytest.raises(RunFailed, match=r"run night: 2 workers died over shard 0; node .* the same run id goes on"),
+    ):
+        shop.run(tmp_path, one, run_id="night")
 
     assert len(killed) == 2
-    found = shop.run(tmp_path, INLINE.model_copy(update=whole), run_id="night")
-    are_the_same(found.drop("shard"), shop.answered.drop("shard"))
+    are_the_same(shop.run(tmp_path, INLINE, run_id="night"), shop.answered)
 
 
 def test_workers_end_with_the_process_that_leads_them(shop: Shop, tmp_path: Path) -> None:
