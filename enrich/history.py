@@ -96,7 +96,3 @@ def read_shards(output: Store, run: RunInfo) -> pl.DataFrame:
 def fetch_rows(output: Store, run: RunInfo, path: Path) -> int:
     """Copies every committed row of a run to one local file, and returns how many there are."""
     return parquet.write(path, read_frames(output, run), ROW_SCHEMA, {parquet.RUN_ID_KEY: run.run_id})
-
-
-def _foreign(output: Store, key: str, run: RunInfo) -> RunFailed:
-    return RunFailed(f"{output.uri_of(key)} is no shard of run {run.run_id}; move it away and publish again")

@@ -13,11 +13,11 @@ from enrich.catalog.read import read_catalog
 from enrich.catalog.split import Splits, split_catalog
 from enrich.infer.adapter import METRICS_FILE, RECORD_FILE, adapter_id, read_adapter
 from enrich.infer.start import start_engine
-from enrich.infer.transformers_engine import find_base, load_base_engine
-from enrich.metrics import baselines, score
+from enrich.infer.transformers_engine import find_base
+from enrich.metrics import baselines
 from enrich.pipeline.catalogs import local_tree, work_directory
 from enrich.pipeline.progress import Progress, silent
-from enrich.pipeline.scoring import encode_scores, fit, measure, predict, read_truth
+from enrich.pipeline.scoring import encode_scores, fit, measure, predict, read_truth, score_base
 from enrich.price import CALIBRATION_FILE, Calibration
 from enrich.prompt import Prompt, make_prompt
 from enrich.report import render_card
@@ -78,7 +78,7 @@ def finetune(
         if not leads():
             raise SystemExit(0)
         directory = work / "adapter"
-        metrics = _calibrate_and_score(directory, folder, base, splits, settings, prompt, progress)
+        metrics = _calibrate_and_score(directory, folder, splits, settings, prompt, progress)
     record = json.loads((directory / RECORD_FILE).read_text())
     (directory / "README.md").write_text(render_card(record, metrics, prompt))
     write_tree(directory, out, last=RECORD_FILE)
@@ -109,7 +109,6 @@ def overfit(catalog: str, settings: TrainSettings, progress: Progress = silent) 
 def _calibrate_and_score(
     directory: Path,
     folder: Path,
-    base: Path,
     splits: Splits,
     settings: TrainSettings,
     prompt: Prompt,
@@ -128,14 +127,12 @@ def _calibrate_and_score(
     calibrated = replace(adapter, calibration=calibration)
     outcomes = predict(engine, calibrated, splits.test, settings.limits, "scoring", progress)
     engine.close()
-    plain = load_base_engine(base, adapter, run_settings)
-    # Without the grammar pass: what the base says by itself to the same prompt.
-    without = predict(plain, adapter, splits.test, settings.limits, "scoring the base", progress, second_pass=False)
+    by_base = score_base(adapter, splits.test, run_settings, "scoring the base", progress)
     scored, metrics = measure(splits.test, outcomes, calibration, read_truth(folder))
     (directory / SCORES_FILE).write_bytes(encode_scores(scored, metrics))
     metrics = {
         **metrics,
-        "base": score(splits.test, [outcome.said for outcome in without]),
+        "base": by_base,
         "baselines": baselines(splits.train, splits.test),
         "rows": {name: len(getattr(splits, name)) for name in ("train", "validation", "calibration", "test")},
     }

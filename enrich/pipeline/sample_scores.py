@@ -11,10 +11,9 @@ from enrich.catalog.sample.sheet import draw_sheet
 from enrich.errors import UsageError
 from enrich.infer.adapter import read_adapter
 from enrich.infer.start import start_engine
-from enrich.infer.transformers_engine import find_base, load_base_engine
-from enrich.metrics import baselines, score
+from enrich.metrics import baselines
 from enrich.pipeline.progress import Progress, silent
-from enrich.pipeline.scoring import measure, predict, products_to_score, read_truth
+from enrich.pipeline.scoring import measure, predict, products_to_score, read_truth, score_base
 from enrich.scores import SCORES_FILE
 from enrich.settings import RunSettings
 
@@ -35,14 +34,11 @@ def score_holdout(adapter: str, catalog: str, settings: RunSettings, progress: P
     engine = start_engine(loaded, settings)
     outcomes = predict(engine, loaded, products, settings.limits, "scoring the hold-out", progress)
     engine.close()
-    plain = load_base_engine(find_base(loaded.base, loaded.revision), loaded, settings)
-    without = predict(plain, loaded, products, settings.limits, "scoring the base on it", progress, second_pass=False)
-    plain.close()
     _, splits = products_to_score(loaded, Path(catalog))
     _, metrics = measure(products, outcomes, loaded.calibration, read_truth(folder))
     return {
         **metrics,
-        "base": score(products, [outcome.said for outcome in without]),
+        "base": score_base(loaded, products, settings, "scoring the base on it", progress),
         "baselines": baselines(splits.train, products) if splits else {},
     }
 

@@ -22,7 +22,8 @@ from enrich.infer.engine import Engine
 from enrich.infer.evidence import AnswerTokens
 from enrich.infer.judge import Outcome
 from enrich.infer.start import start_engine
-from enrich.metrics import baselines, score
+from enrich.infer.transformers_engine import find_base, load_base_engine
+from enrich.metrics import Scores, baselines, score
 from enrich.phi3_vision.checkpoint import load_processor
 from enrich.pipeline.catalogs import local_tree
 from enrich.pipeline.progress import Progress, silent
@@ -255,6 +256,16 @@ def predict(
         outcomes[code] = outcome
         progress(what, done, len(products))
     return [outcomes[product.product_code] for product in products]
+
+
+def score_base(
+    adapter: Adapter, products: Sequence[Product], settings: RunSettings, what: str, progress: Progress
+) -> Scores:
+    """Scores of what the adapter's base says by itself to the same prompt: without the grammar pass."""
+    engine = load_base_engine(find_base(adapter.base, adapter.revision), adapter, settings)
+    outcomes = predict(engine, adapter, products, settings.limits, what, progress, second_pass=False)
+    engine.close()
+    return score(products, [outcome.said for outcome in outcomes])
 
 
 def photos_of(products: Sequence[Product], limits: PhotoLimits, how: Preparation) -> Iterator[Image]:

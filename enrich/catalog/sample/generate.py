@@ -119,9 +119,8 @@ def write_sample(
         write(out / HOLDOUT / CATALOG, _table(held_out(), seed, dialect, set()))
     write(out / TRUTH, _json(settings, _optimum(seed, products, dialect), truth))
     categories: set[str] = set()
-    write(
-        out / CATALOG, _table(labelled(), seed, dialect, categories)
-    )  # last: without it nobody takes this for a catalog
+    # Last: without it nobody takes this for a catalog.
+    write(out / CATALOG, _table(labelled(), seed, dialect, categories))
     finish(out)
     return SampleSummary(products, len(categories), holdout, in_bucket + len(extras))
 
