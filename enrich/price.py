@@ -2,7 +2,8 @@
 
 Interval: split-conformal (Papadopoulos et al. 2002; Lei et al. 2018) on absolute log residuals, normalised by the
 spread that the digit log-probabilities show; by category (Vovk 2012) where the calibration split has enough of it.
-Probability: Platt scaling (Platt 1999) of the tokens' probability, or isotonic regression where that says more.
+Probability: Platt scaling (Platt 1999) of the tokens' probability with an intercept for each label that is said, or
+isotonic regression where that says more.
 """
 
 import math
@@ -26,6 +27,7 @@ DISTRIBUTION = 49  # quantiles kept of the signed residuals: enough for a CRPS t
 MISSED = 0.9  # share of the wrong labels that review should get ...
 REVIEWED = 0.18  # ... in no more than this share of the rows; other reasons add to it
 ISOTONIC_ROWS = 200  # below, steps say more about the sample than about the model
+CATEGORY_SPREAD = 1.0  # log odds, one standard deviation: how much surer one label is thought to be than another
 Point = Literal["greedy", "expectation", "median"]
 Floats = Sequence[float] | np.ndarray
 Bools = Sequence[bool] | np.ndarray
@@ -48,7 +50,7 @@ class PriceCalibration(BaseModel):
 
 
 class CategoryCalibration(BaseModel):
-    """P(label right) = sigmoid(slope * logit(p) + intercept), p the probability of the tokens of title and label.
+    """P(label right) = sigmoid(slope * logit(p) + intercept + by_category[label]), p that of title and label's tokens.
 
     With `steps`, pairs (p, probability) ascending, it is the line through them instead.
     """
@@ -57,6 +59,7 @@ class CategoryCalibration(BaseModel):
 
     slope: float
     intercept: float
+    by_category: dict[str, float] = {}  # log odds that a label which was said is right more often than others are
     steps: tuple[tuple[float, float], ...] = ()
     review_below: float = 0.6  # confidence under which a person should look
     rows: int
@@ -176,19 +179,20 @@ def is_outlier(calibration: PriceCalibration, price: float) -> bool:
     return not calibration.lowest <= price <= calibration.highest
 
 
-def fit_category(probabilities: Floats, right: Bools) -> CategoryCalibration:
+def fit_category(probabilities: Floats, right: Bools, categories: Sequence[str]) -> CategoryCalibration:
     """Platt scaling or isotonic regression, whichever has the smaller log loss on rows it was not fitted on (5 folds).
 
-    The confidence below which a person should look is chosen on the same rows: as high as needed to get MISSED of the
-    wrong labels, as low as needed to ask about no more than REVIEWED of the rows.
+    `categories` are those that the model said. The confidence below which a person should look is chosen on the same
+    rows: as high as needed to get MISSED of the wrong labels, as low as needed to ask about no more than REVIEWED of
+    the rows.
     """
-    p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(right, dtype=bool)
-    fitted = fit_platt(probabilities, right)
-    if len(p) >= ISOTONIC_ROWS and _held_out_loss(fit_isotonic, p, y) < _held_out_loss(fit_platt, p, y):
-        fitted = fit_isotonic(p, y)
+    p, y, said = np.asarray(probabilities, dtype=np.float64), np.asarray(right, dtype=bool), np.asarray(categories)
+    fitted = fit_platt(p, y, said)
+    if len(p) >= ISOTONIC_ROWS and _held_out_loss(fit_isotonic, p, y, said) < _held_out_loss(fit_platt, p, y, said):
+        fitted = fit_isotonic(p, y, said)
     if not len(p):
         return fitted
-    confidence = np.array([category_confidence(fitted, one) for one in p])
+    confidence = np.array([category_confidence(fitted, *one) for one in zip(p, said, strict=True)])
     return fitted.model_copy(update={"review_below": _review_below(confidence, y)})
 
 
@@ -200,20 +204,28 @@ def _review_below(confidence: np.ndarray, right: np.ndarray) -> float:
     return float(confidence[order[rows]]) if rows < len(right) else 1.0
 
 
-def _held_out_loss(fit: Callable[[Floats, Bools], CategoryCalibration], p: np.ndarray, right: np.ndarray) -> float:
+def _held_out_loss(
+    fit: Callable[[Floats, Bools, Sequence[str] | np.ndarray], CategoryCalibration],
+    p: np.ndarray,
+    right: np.ndarray,
+    categories: np.ndarray,
+) -> float:
     folds = np.random.default_rng(0).permutation(len(p)) % 5
     said = np.empty(len(p))
     for fold in range(5):
-        calibration = fit(p[folds != fold], right[folds != fold])
-        said[folds == fold] = [category_confidence(calibration, one) for one in p[folds == fold]]
+        others, own = folds != fold, folds == fold
+        calibration = fit(p[others], right[others], categories[others])
+        said[own] = [category_confidence(calibration, *one) for one in zip(p[own], categories[own], strict=True)]
     said = np.clip(said, 1e-4, 1 - 1e-4)
     return float(-np.mean(np.log(np.where(right, said, 1 - said))))
 
 
-def fit_isotonic(probabilities: Floats, right: Bools) -> CategoryCalibration:
+def fit_isotonic(
+    probabilities: Floats, right: Bools, categories: Sequence[str] | np.ndarray = ()
+) -> CategoryCalibration:
     """The best ascending steps (pool adjacent violators, Ayer et al. 1955), joined by lines so that order is kept.
 
-    Each step stands for its rows and one more of even odds, so that none is certain.
+    Each step stands for its rows and one more of even odds, so that none is certain. `categories` change nothing.
     """
     order = np.argsort(probabilities, kind="stable")
     p, y = np.asarray(probabilities, dtype=np.float64)[order], np.asarray(right, dtype=np.float64)[order]
@@ -231,43 +243,67 @@ def fit_isotonic(probabilities: Floats, right: Bools) -> CategoryCalibration:
     )
 
 
-def fit_platt(probabilities: Floats, right: Bools) -> CategoryCalibration:
+def fit_platt(probabilities: Floats, right: Bools, categories: Sequence[str] | np.ndarray = ()) -> CategoryCalibration:
     """Platt scaling, with a Gaussian prior around the identity that stands for about one row.
+
+    Each of `categories`, where they are given, has an intercept of its own under a prior of CATEGORY_SPREAD: a label
+    that is often wrongly said is doubted more, and one with few rows as much as the others.
 
     Newton's method with step halving: sure and wrong answers have hardly any curvature, so a full step overshoots.
     """
     x = _logit(np.asarray(probabilities, dtype=np.float64))
     y = np.asarray(right, dtype=np.float64)
+    names, group = np.unique(np.asarray(categories, dtype=str), return_inverse=True)
+    if len(names) < 2:  # nothing to tell apart
+        names, group = names[:0], np.zeros(len(x), dtype=int)
     design = np.stack([x, np.ones_like(x)], axis=1)
     prior = np.array([1.0, 0.0])
+    precision = CATEGORY_SPREAD**-2
 
-    def loss(weights: np.ndarray) -> float:
-        scores = design @ weights
-        return float(np.logaddexp(0, scores).sum() - y @ scores + ((weights - prior) ** 2).sum() / 2)
+    def scores(weights: np.ndarray, own: np.ndarray) -> np.ndarray:
+        return design @ weights + (own[group] if len(names) else 0.0)
 
-    weights = prior.copy()
+    def loss(weights: np.ndarray, own: np.ndarray) -> float:
+        odds = scores(weights, own)
+        penalty = ((weights - prior) ** 2).sum() + precision * (own**2).sum()
+        return float(np.logaddexp(0, odds).sum() - y @ odds + penalty / 2)
+
+    weights, own = prior.copy(), np.zeros(len(names))
     for _ in range(50):
-        p = np.exp(-np.logaddexp(0, -design @ weights))
+        p = np.exp(-np.logaddexp(0, -scores(weights, own)))
+        curvature = p * (1 - p)
         gradient = design.T @ (p - y) + (weights - prior)
-        hessian = design.T @ (design * (p * (1 - p))[:, None]) + np.eye(2)
-        step = np.linalg.solve(hessian, gradient)
-        while loss(weights - step) > loss(weights) and float(np.abs(step).max()) >= 1e-9:
-            step = step / 2
-        weights = weights - step
-        if float(np.abs(step).max()) < 1e-9:
+        hessian = design.T @ (design * curvature[:, None]) + np.eye(2)
+        # The categories' part of the Hessian is diagonal, so they are eliminated, however many there are (Schur).
+        gradient_own = np.bincount(group, p - y, len(names))[: len(names)] + precision * own
+        diagonal = np.bincount(group, curvature, len(names))[: len(names)] + precision
+        mixed = np.stack([np.bincount(group, curvature * c, len(names))[: len(names)] for c in design.T])
+        step = np.linalg.solve(hessian - (mixed / diagonal) @ mixed.T, gradient - mixed @ (gradient_own / diagonal))
+        step_own = (gradient_own - step @ mixed) / diagonal
+        largest = float(np.abs(np.concatenate([step, step_own])).max())
+        while loss(weights - step, own - step_own) > loss(weights, own) and largest >= 1e-9:
+            step, step_own, largest = step / 2, step_own / 2, largest / 2
+        weights, own = weights - step, own - step_own
+        if largest < 1e-9:
             break
     if weights[0] > 0:
-        return CategoryCalibration(slope=float(weights[0]), intercept=float(weights[1]), rows=len(x))
+        return CategoryCalibration(
+            slope=float(weights[0]),
+            intercept=float(weights[1]),
+            by_category={str(name): round(float(odds), 6) for name, odds in zip(names, own, strict=True)},
+            rows=len(x),
+        )
     # A negative slope would rank sure answers last: only the base rate is known, with one row more of even odds.
     return CategoryCalibration(slope=0.0, intercept=float(_logit((y.sum() + 0.5) / (len(y) + 1))), rows=len(x))
 
 
-def category_confidence(calibration: CategoryCalibration, probability: float) -> float:
-    """Calibrated probability, 0..1, that the label is right."""
+def category_confidence(calibration: CategoryCalibration, probability: float, category: str = "") -> float:
+    """Calibrated probability, 0..1, that the label `category`, said with `probability`, is right."""
     if calibration.steps:
         places, values = zip(*calibration.steps, strict=True)
         return float(np.interp(probability, places, values))
     score = calibration.slope * float(_logit(np.asarray(probability))) + calibration.intercept
+    score += calibration.by_category.get(category, 0.0)
     return 1 / (1 + math.exp(-max(min(score, 50.0), -50.0)))
 
 

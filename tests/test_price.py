@@ -110,7 +110,7 @@ def test_platt_scaling_recovers_what_made_the_data(slope: float, intercept: floa
 
 
 def test_without_rows_probabilities_stay_as_they_are() -> None:
-    fitted = fit_category([], [])
+    fitted = fit_category([], [], [])
 
     assert fitted == CategoryCalibration(slope=1.0, intercept=0.0, rows=0)
     assert category_confidence(fitted, 0.3) == pytest.approx(0.3)
@@ -121,16 +121,47 @@ def test_without_rows_probabilities_stay_as_they_are() -> None:
     ("right", "rows"), [(0, 50), (20, 50), (45, 50), (50, 50), (0, 1), (1, 1), (3000, 5000), (0, 5000)]
 )
 def test_sure_answers_are_worth_how_often_they_are_right(right: int, rows: int) -> None:
-    fitted = fit_category([0.9999] * rows, [i < right for i in range(rows)])
+    fitted = fit_category([0.9999] * rows, [i < right for i in range(rows)], ["A"] * rows)
 
     # One row's worth of prior pulls towards the probability as it came, or towards even odds.
     assert right / (rows + 1.1) <= category_confidence(fitted, 0.9999) <= (right + 1.1) / (rows + 1.1)
 
 
+def test_a_label_that_is_often_wrongly_said_is_doubted_more() -> None:
+    rng = np.random.default_rng(5)
+    labels = [*["Shirts", "Polos", "Coats"] * 1000, "Rare"]
+    odds = {"Shirts": 3.0, "Polos": 1.5, "Coats": 3.0, "Rare": 2.5}
+    right = [*(rng.random() < 1 / (1 + math.exp(-odds[label])) for label in labels[:-1]), True]
+    fitted = fit_category([0.95] * len(labels), right, labels)
+
+    for label in ("Shirts", "Polos", "Coats"):
+        share = np.mean([hit for hit, said in zip(right, labels, strict=True) if said == label])
+        assert category_confidence(fitted, 0.95, label) == pytest.approx(share, abs=0.01)
+    # One row says little: near what is true of all labels, as is one that was never seen.
+    assert abs(fitted.by_category["Rare"]) < 0.3
+    between = category_confidence(fitted, 0.95, "Polos"), category_confidence(fitted, 0.95, "Coats")
+    assert min(between) < category_confidence(fitted, 0.95, "never seen") < max(between)
+
+
+def test_intercepts_of_labels_are_where_the_penalised_loss_is_least() -> None:
+    rng = np.random.default_rng(6)
+    p, labels = rng.uniform(0.3, 0.999, 400), rng.integers(0, 30, 400).astype(str)
+    right = rng.random(400) < p
+    fitted = fit_platt(p, right, labels)
+
+    x = np.log(p / (1 - p))
+    names = sorted(set(labels))
+    design = np.stack([x, np.ones(400), *((labels == name).astype(float) for name in names)], axis=1)
+    at = np.array([fitted.slope, fitted.intercept, *(fitted.by_category[name] for name in names)])
+    penalty = at - np.array([1.0, *np.zeros(31)])
+    gradient = design.T @ (1 / (1 + np.exp(-design @ at)) - right) + penalty
+    assert np.abs(gradient).max() < 1e-4
+
+
 def test_answers_that_are_worse_the_surer_they_are_get_the_base_rate() -> None:
     probabilities, right = [0.2] * 50 + [0.9] * 50, [True] * 40 + [False] * 10 + [False] * 40 + [True] * 10
 
-    fitted = fit_category(probabilities, right)
+    fitted = fit_category(probabilities, right, ["A"] * len(right))
 
     assert (fitted.slope, fitted.intercept) == (0.0, pytest.approx(0.0))
     assert category_confidence(fitted, 0.99) == pytest.approx(0.5)
@@ -139,7 +170,7 @@ def test_answers_that_are_worse_the_surer_they_are_get_the_base_rate() -> None:
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), max_size=40), st.lists(st.floats(0, 1), min_size=2))
 def test_confidence_is_a_probability_and_keeps_the_order(rows: list[tuple[float, bool]], asked: list[float]) -> None:
-    fitted = fit_category([probability for probability, _ in rows], [right for _, right in rows])
+    fitted = fit_category([probability for probability, _ in rows], [right for _, right in rows], ["A"] * len(rows))
 
     confidences = [category_confidence(fitted, probability) for probability in sorted(asked)]
 
@@ -201,12 +232,12 @@ def test_steps_are_taken_where_a_line_does_not_fit() -> None:
     jump = rng.random(4000) < np.where(p > 0.5, 0.9, 0.2)
     smooth = rng.random(4000) < p
 
-    assert fit_category(p, jump).steps
-    assert not fit_category(p[: ISOTONIC_ROWS - 1], jump[: ISOTONIC_ROWS - 1]).steps
+    assert fit_category(p, jump, ["A"] * len(p)).steps
+    assert not fit_category(p[: ISOTONIC_ROWS - 1], jump[: ISOTONIC_ROWS - 1], ["A"] * (ISOTONIC_ROWS - 1)).steps
     steps = fit_isotonic(p, jump)
     assert category_confidence(steps, 0.3) == pytest.approx(0.2, abs=0.06)
     assert category_confidence(steps, 0.8) == pytest.approx(0.9, abs=0.04)
-    said = [category_confidence(fit_category(p, smooth), one) for one in (0.1, 0.5, 0.9)]
+    said = [category_confidence(fit_category(p, smooth, ["A"] * len(p)), one) for one in (0.1, 0.5, 0.9)]
     assert said == pytest.approx([0.1, 0.5, 0.9], abs=0.05)
 
 
@@ -214,12 +245,12 @@ def test_review_gets_most_mistakes_in_few_rows() -> None:
     rng = np.random.default_rng(4)
     p = rng.beta(8, 1, 2000)
     right = rng.random(2000) < p
-    fitted = fit_category(p, right)
+    fitted = fit_category(p, right, ["A"] * len(p))
     confidence = np.array([category_confidence(fitted, one) for one in p])
 
     asked = confidence < fitted.review_below
 
     assert 0.1 <= asked.mean() <= 0.19
     assert (~right)[asked].sum() >= 0.4 * (~right).sum()  # as many as these probabilities can tell
-    sure = fit_category(np.full(100, 0.99), np.ones(100, dtype=bool))
+    sure = fit_category(np.full(100, 0.99), np.ones(100, dtype=bool), ["A"] * 100)
     assert category_confidence(sure, 0.99) >= sure.review_below  # nothing to find, nobody asked

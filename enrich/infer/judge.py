@@ -84,7 +84,7 @@ def judge(
         return failed(ErrorKind.PRICE_OUT_OF_RANGE, f"{answer.price} is far outside the catalog's prices", answer)
 
     probability, of_label = answer_probability(completion, tokens), label_probability(completion, tokens)
-    confidence = category_confidence(calibration.category, probability)
+    confidence = category_confidence(calibration.category, probability, answer.category)
     others = alternatives(completion, tokens)
     others.pop(answer.category, None)  # the label itself, where it was written in other tokens than the usual ones
     evidence = price_evidence(completion, tokens)

@@ -100,7 +100,11 @@ def _score(
 def fit(splits: Splits, outcomes: Sequence[Outcome]) -> Calibration:
     """Calibration from the calibration split's uncalibrated outcomes; rows without an answer teach nothing."""
     rows = [(product, outcome, outcome.answer) for product, outcome in zip(splits.calibration, outcomes, strict=True)]
-    labels = [(outcome.probability, answer.category == product.category) for product, outcome, answer in rows if answer]
+    labels = [
+        (outcome.probability, answer.category == product.category, answer.category)
+        for product, outcome, answer in rows
+        if answer
+    ]
     priced = [
         (product.price, outcome.evidence, answer.category)
         for product, outcome, answer in rows
@@ -119,7 +123,7 @@ def fit(splits: Splits, outcomes: Sequence[Outcome]) -> Calibration:
             [p.price for p in splits.train if p.price],
             [category for _, _, category in priced],
         ),
-        category=fit_category([probability for probability, _ in labels], [right for _, right in labels]),
+        category=fit_category(*map(list, zip(*labels, strict=True))) if labels else fit_category([], [], []),
     )
 
 
