@@ -187,9 +187,16 @@ def fit_category(probabilities: Floats, right: Bools, categories: Sequence[str])
     the rows.
     """
     p, y, said = np.asarray(probabilities, dtype=np.float64), np.asarray(right, dtype=bool), np.asarray(categories)
+
+    def platt(rows: np.ndarray) -> CategoryCalibration:
+        return fit_platt(p[rows], y[rows], said[rows])
+
+    def isotonic(rows: np.ndarray) -> CategoryCalibration:
+        return fit_isotonic(p[rows], y[rows])
+
     fitted = fit_platt(p, y, said)
-    if len(p) >= ISOTONIC_ROWS and _held_out_loss(fit_isotonic, p, y, said) < _held_out_loss(fit_platt, p, y, said):
-        fitted = fit_isotonic(p, y, said)
+    if len(p) >= ISOTONIC_ROWS and _held_out_loss(isotonic, p, y, said) < _held_out_loss(platt, p, y, said):
+        fitted = fit_isotonic(p, y)
     if not len(p):
         return fitted
     confidence = np.array([category_confidence(fitted, *one) for one in zip(p, said, strict=True)])
@@ -205,27 +212,22 @@ def _review_below(confidence: np.ndarray, right: np.ndarray) -> float:
 
 
 def _held_out_loss(
-    fit: Callable[[Floats, Bools, Sequence[str] | np.ndarray], CategoryCalibration],
-    p: np.ndarray,
-    right: np.ndarray,
-    categories: np.ndarray,
+    fit: Callable[[np.ndarray], CategoryCalibration], p: np.ndarray, right: np.ndarray, categories: np.ndarray
 ) -> float:
+    """Log loss of each fifth of the rows under what `fit` makes of the others, which it is told as a mask."""
     folds = np.random.default_rng(0).permutation(len(p)) % 5
     said = np.empty(len(p))
     for fold in range(5):
-        others, own = folds != fold, folds == fold
-        calibration = fit(p[others], right[others], categories[others])
+        calibration, own = fit(folds != fold), folds == fold
         said[own] = [category_confidence(calibration, *one) for one in zip(p[own], categories[own], strict=True)]
     said = np.clip(said, 1e-4, 1 - 1e-4)
     return float(-np.mean(np.log(np.where(right, said, 1 - said))))
 
 
-def fit_isotonic(
-    probabilities: Floats, right: Bools, categories: Sequence[str] | np.ndarray = ()
-) -> CategoryCalibration:
+def fit_isotonic(probabilities: Floats, right: Bools) -> CategoryCalibration:
     """The best ascending steps (pool adjacent violators, Ayer et al. 1955), joined by lines so that order is kept.
 
-    Each step stands for its rows and one more of even odds, so that none is certain. `categories` change nothing.
+    Each step stands for its rows and one more of even odds, so that none is certain.
     """
     order = np.argsort(probabilities, kind="stable")
     p, y = np.asarray(probabilities, dtype=np.float64)[order], np.asarray(right, dtype=np.float64)[order]
@@ -260,6 +262,9 @@ def fit_platt(probabilities: Floats, right: Bools, categories: Sequence[str] | n
     prior = np.array([1.0, 0.0])
     precision = CATEGORY_SPREAD**-2
 
+    def by_name(values: np.ndarray) -> np.ndarray:
+        return np.bincount(group, values, len(names))[: len(names)]
+
     def scores(weights: np.ndarray, own: np.ndarray) -> np.ndarray:
         return design @ weights + (own[group] if len(names) else 0.0)
 
@@ -275,9 +280,9 @@ def fit_platt(probabilities: Floats, right: Bools, categories: Sequence[str] | n
         gradient = design.T @ (p - y) + (weights - prior)
         hessian = design.T @ (design * curvature[:, None]) + np.eye(2)
         # The categories' part of the Hessian is diagonal, so they are eliminated, however many there are (Schur).
-        gradient_own = np.bincount(group, p - y, len(names))[: len(names)] + precision * own
-        diagonal = np.bincount(group, curvature, len(names))[: len(names)] + precision
-        mixed = np.stack([np.bincount(group, curvature * c, len(names))[: len(names)] for c in design.T])
+        gradient_own = by_name(p - y) + precision * own
+        diagonal = by_name(curvature) + precision
+        mixed = np.stack([by_name(curvature * c) for c in design.T])
         step = np.linalg.solve(hessian - (mixed / diagonal) @ mixed.T, gradient - mixed @ (gradient_own / diagonal))
         step_own = (gradient_own - step @ mixed) / diagonal
         largest = float(np.abs(np.concatenate([step, step_own])).max())

@@ -123,7 +123,11 @@ def fit(splits: Splits, outcomes: Sequence[Outcome]) -> Calibration:
             [p.price for p in splits.train if p.price],
             [category for _, _, category in priced],
         ),
-        category=fit_category(*map(list, zip(*labels, strict=True))) if labels else fit_category([], [], []),
+        category=fit_category(
+            [probability for probability, _, _ in labels],
+            [right for _, right, _ in labels],
+            [category for _, _, category in labels],
+        ),
     )
 
 
