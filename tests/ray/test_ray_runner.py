@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,26 +80,65 @@ def answering() -> list[psutil.Process]:
 
 
 @contextmanager
-def killing(times: int) -> Iterator[list[int]]:
-    """Kills workers as soon as they have a shard, so many in all; yields the ids of those it has killed."""
-    killed: list[int] = []
+def watching(look: Callable[[], bool]) -> Iterator[None]:
+    """`look` is called every 10 ms, until it says that it is done or the block ends."""
     over = threading.Event()
 
     def watch() -> None:
-        while len(killed) < times and not over.wait(0.01):
-            for worker in answering():
-                if worker.pid not in killed:
-                    killed.append(worker.pid)
-                    os.kill(worker.pid, signal.SIGKILL)
-                    break
+        while not over.wait(0.01) and not look():
+            pass
 
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        yield killed
+        yield
     finally:
         over.set()
         thread.join()
+
+
+@contextmanager
+def killing(times: int) -> Iterator[list[int]]:
+    """Kills workers as soon as they have a shard, so many in all; yields the ids of those it has killed."""
+    killed: list[int] = []
+
+    def look() -> bool:
+        for worker in answering():
+            if worker.pid not in killed:
+                killed.append(worker.pid)
+                os.kill(worker.pid, signal.SIGKILL)
+                break
+        return len(killed) == times
+
+    with watching(look):
+        yield killed
+
+
+@contextmanager
+def losing(raylet: int, remove: Callable[[], object]) -> Iterator[list[int]]:
+    """Removes a node as soon as its worker has a shard; yields the ids of workers lost so, one at most.
+
+    The worker is stopped first: it can neither end its shard nor take another while its node goes.
+    """
+    lost: list[int] = []
+
+    def look() -> bool:
+        for worker in answering():
+            with suppress(psutil.Error):
+                if worker.ppid() != raylet:
+                    continue
+                worker.suspend()
+                if worker.pid not in [still.pid for still in answering()]:  # it has ended its shard meanwhile
+                    worker.resume()
+                    continue
+                lost.append(worker.pid)
+                remove()
+                worker.kill()
+                return True
+        return False
+
+    with watching(look):
+        yield lost
 
 
 def sessions(output: Path) -> int:
@@ -184,15 +223,12 @@ def two_nodes() -> Iterator[Any]:
 def test_the_shards_of_a_lost_node_are_done_elsewhere(
     shop: Shop, tmp_path: Path, two_nodes: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lost: list[bool] = []
+    raylet = next(info.process.pid for info in two_nodes.lost.all_processes["raylet"])
+    with losing(raylet, lambda: two_nodes.remove_node(two_nodes.lost, allow_graceful=False)) as lost:
+        found = shop.run(tmp_path, RAY)
 
-    def lose(what: str, done: int, total: int) -> None:
-        if what == "photos" and not lost and len(list(tmp_path.glob("runs/*/sessions/*.json"))) == 2:
-            lost.append(True)
-            two_nodes.remove_node(two_nodes.lost, allow_graceful=False)
-
-    are_the_same(shop.run(tmp_path, RAY, progress=lose), shop.answered)
-    assert lost
+    assert len(lost) == 1
+    are_the_same(found, shop.answered)
     assert "lost its worker: node" in caplog.text
 
 
