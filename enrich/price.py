@@ -182,9 +182,9 @@ def is_outlier(calibration: PriceCalibration, price: float) -> bool:
 def fit_category(probabilities: Floats, right: Bools, categories: Sequence[str]) -> CategoryCalibration:
     """Platt scaling or isotonic regression, whichever has the smaller log loss on rows it was not fitted on (5 folds).
 
-    `categories` are those that the model said. The confidence below which a person should look is chosen on the same
-    rows: as high as needed to get MISSED of the wrong labels, as low as needed to ask about no more than REVIEWED of
-    the rows.
+    `categories` are those that the model said. The confidence below which a person should look is chosen on what the
+    folds said of rows they were not fitted on: as high as needed to get MISSED of the wrong labels, as low as needed to
+    ask about no more than REVIEWED of the rows.
     """
     p, y, said = np.asarray(probabilities, dtype=np.float64), np.asarray(right, dtype=bool), np.asarray(categories)
 
@@ -194,13 +194,11 @@ def fit_category(probabilities: Floats, right: Bools, categories: Sequence[str])
     def isotonic(rows: np.ndarray) -> CategoryCalibration:
         return fit_isotonic(p[rows], y[rows])
 
-    fitted = fit_platt(p, y, said)
-    if len(p) >= ISOTONIC_ROWS and _held_out_loss(isotonic, p, y, said) < _held_out_loss(platt, p, y, said):
-        fitted = fit_isotonic(p, y)
-    if not len(p):
-        return fitted
-    confidence = np.array([category_confidence(fitted, *one) for one in zip(p, said, strict=True)])
-    return fitted.model_copy(update={"review_below": _review_below(confidence, y)})
+    everything = np.ones(len(p), dtype=bool)
+    fitted, held_out = platt(everything), _held_out(platt, p, said)
+    if len(p) >= ISOTONIC_ROWS and _log_loss(steps := _held_out(isotonic, p, said), y) < _log_loss(held_out, y):
+        fitted, held_out = isotonic(everything), steps
+    return fitted.model_copy(update={"review_below": _review_below(held_out, y)}) if len(p) else fitted
 
 
 def _review_below(confidence: np.ndarray, right: np.ndarray) -> float:
@@ -211,17 +209,19 @@ def _review_below(confidence: np.ndarray, right: np.ndarray) -> float:
     return float(confidence[order[rows]]) if rows < len(right) else 1.0
 
 
-def _held_out_loss(
-    fit: Callable[[np.ndarray], CategoryCalibration], p: np.ndarray, right: np.ndarray, categories: np.ndarray
-) -> float:
-    """Log loss of each fifth of the rows under what `fit` makes of the others, which it is told as a mask."""
+def _held_out(fit: Callable[[np.ndarray], CategoryCalibration], p: np.ndarray, categories: np.ndarray) -> np.ndarray:
+    """Confidence of each fifth of the rows under what `fit` makes of the others, which it is told as a mask."""
     folds = np.random.default_rng(0).permutation(len(p)) % 5
-    said = np.empty(len(p))
+    confidence = np.empty(len(p))
     for fold in range(5):
         calibration, own = fit(folds != fold), folds == fold
-        said[own] = [category_confidence(calibration, *one) for one in zip(p[own], categories[own], strict=True)]
-    said = np.clip(said, 1e-4, 1 - 1e-4)
-    return float(-np.mean(np.log(np.where(right, said, 1 - said))))
+        confidence[own] = [category_confidence(calibration, *one) for one in zip(p[own], categories[own], strict=True)]
+    return confidence
+
+
+def _log_loss(confidence: np.ndarray, right: np.ndarray) -> float:
+    sure = np.clip(confidence, 1e-4, 1 - 1e-4)
+    return float(-np.mean(np.log(np.where(right, sure, 1 - sure))))
 
 
 def fit_isotonic(probabilities: Floats, right: Bools) -> CategoryCalibration:
