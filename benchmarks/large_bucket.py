@@ -31,7 +31,8 @@ from enrich.inventory import open_inventory
 from enrich.manifest import create_manifest, write_inventory, write_plan
 from enrich.products import fetch_products
 from enrich.publish import publish
-from enrich.schema import ROW_ORDER, ROW_SCHEMA, RunInfo
+from enrich.run_record import RunInfo
+from enrich.schema import ROW_ORDER, ROW_SCHEMA
 from enrich.settings import RunSettings
 from enrich.spill import scratch
 from enrich.storage import open_store

@@ -151,7 +151,7 @@ def begin_run(source: Any, target: Any, model: Path, settings: Any) -> Any:
     from enrich.pipeline.planning import plan_run
     from enrich.pipeline.run import Run
     from enrich.price import Calibration
-    from enrich.schema import RunInfo
+    from enrich.run_record import RunInfo
 
     images = load_processor(model).image_processor
     how = Preparation(num_crops=images.num_crops, image_size=images.image_size)

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from enrich.schema import Change, Changes
+from enrich.run_record import Change, Changes
 
 PRICE_MOVED = 0.2  # share of the price before
 EXAMPLES = 12  # kept in run.json

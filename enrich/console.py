@@ -25,7 +25,7 @@ from enrich.errors import EnrichError
 
 if TYPE_CHECKING:
     from enrich.pipeline.progress import Progress as Callback
-    from enrich.schema import RunRecord
+    from enrich.run_record import RunRecord
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)

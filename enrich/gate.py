@@ -4,7 +4,8 @@ import math
 
 import polars as pl
 
-from enrich.schema import ErrorKind, Finding, ReviewReason, RunStats
+from enrich.run_record import Finding, RunStats
+from enrich.schema import ErrorKind, ReviewReason
 from enrich.settings import GateSettings
 
 

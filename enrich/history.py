@@ -15,7 +15,8 @@ import polars as pl
 
 from enrich import parquet
 from enrich.errors import RunFailed
-from enrich.schema import ROW_SCHEMA, RunInfo
+from enrich.run_record import RunInfo
+from enrich.schema import ROW_SCHEMA
 from enrich.storage import Store
 
 _NAME = re.compile(r"shard-(\d{5,})\.parquet|shards-(\d{5,})-(\d{5,})\.parquet")

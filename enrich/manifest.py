@@ -17,15 +17,8 @@ from pydantic import ValidationError
 from enrich import parquet
 from enrich.errors import RunFailed, UsageError
 from enrich.products import StoredProducts
-from enrich.schema import (
-    MANIFEST_SCHEMA,
-    SOURCE_SCHEMA,
-    TRANSIENT,
-    ManifestItem,
-    PublishedRun,
-    Reason,
-    RunInfo,
-)
+from enrich.run_record import PublishedRun, RunInfo
+from enrich.schema import MANIFEST_SCHEMA, SOURCE_SCHEMA, TRANSIENT, ManifestItem, Reason
 from enrich.settings import RunSettings
 from enrich.spill import MOST_PIECES, PIECE_ROWS, Pieces, cut, detached, in_order, sampled
 from enrich.storage import ObjectInfo, Store

@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from enrich import parquet
 from enrich.errors import RunFailed
-from enrich.schema import PRODUCTS_SCHEMA, ROW_ORDER, ROW_SCHEMA, PublishedRun, RunInfo, RunStats
+from enrich.run_record import PublishedRun, RunInfo, RunStats
+from enrich.schema import PRODUCTS_SCHEMA, ROW_ORDER, ROW_SCHEMA
 from enrich.spill import scratch
 from enrich.storage import Store
 

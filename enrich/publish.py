@@ -29,16 +29,8 @@ from enrich.products import (
     write_products,
 )
 from enrich.reviews import lay_over, read_reviews
-from enrich.schema import (
-    PRODUCTS_SCHEMA,
-    ROW_ORDER,
-    ROW_SCHEMA,
-    SOURCE_SCHEMA,
-    PublishedRun,
-    RunInfo,
-    RunRecord,
-    RunStats,
-)
+from enrich.run_record import PublishedRun, RunInfo, RunRecord, RunStats
+from enrich.schema import PRODUCTS_SCHEMA, ROW_ORDER, ROW_SCHEMA, SOURCE_SCHEMA
 from enrich.settings import GateSettings
 from enrich.spill import Pieces, cut, in_order, sampled, scratch
 from enrich.storage import Store

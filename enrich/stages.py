@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from enrich.schema import Stages, StageUse
+from enrich.run_record import Stages, StageUse
 from enrich.settings import RunSettings
 
 # Of a session's time. Less than this the stream waits for photos when it starts to fill an engine, and shard by shard.

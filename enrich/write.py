@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from enrich import parquet
 from enrich.errors import RunFailed
 from enrich.history import shard_key
-from enrich.schema import ROW_ORDER, ROW_SCHEMA, Row, RunInfo
+from enrich.run_record import RunInfo
+from enrich.schema import ROW_ORDER, ROW_SCHEMA, Row
 from enrich.storage import Store
 
 

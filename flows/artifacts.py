@@ -22,7 +22,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from enrich.pipeline.progress import Progress
 from enrich.pipeline.records import contact_sheet
 from enrich.report import render_summary, score_table
-from enrich.schema import RunRecord
+from enrich.run_record import RunRecord
 from enrich.settings import RunSettings
 from enrich.storage import is_s3
 

@@ -31,7 +31,7 @@ from enrich.console import console, print_record, print_scores, progress_bars, s
 from enrich.errors import EnrichError, UsageError
 from enrich.pipeline.finetuning import Finetuned
 from enrich.pipeline.records import held_back
-from enrich.schema import RunRecord
+from enrich.run_record import RunRecord
 from enrich.settings import TINY_MODEL
 from flows import tasks
 from flows.enrich_catalog import enrich

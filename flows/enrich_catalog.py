@@ -14,7 +14,7 @@ from enrich.pipeline.deadline import Deadline
 from enrich.pipeline.progress import Progress
 from enrich.pipeline.records import held_back
 from enrich.pipeline.run import Run
-from enrich.schema import RunRecord
+from enrich.run_record import RunRecord
 from enrich.settings import RunSettings
 from flows import tasks
 from flows.parameters import RUN, Adapter, HoursAtMost, Inventory, Limit, Output, Photos, RunForm, RunId

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from enrich.pipeline.records import held_back
 from enrich.report import render_summary
-from enrich.schema import RunRecord
+from enrich.run_record import RunRecord
 from enrich.settings import RunSettings
 from flows import tasks
 from flows.parameters import Hours, Output, RunId

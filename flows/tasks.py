@@ -36,7 +36,7 @@ from enrich.pipeline.run import Run
 from enrich.pipeline.runner import Runner, open_runner
 from enrich.pipeline.sample_scores import score_holdout, write_sheet
 from enrich.pipeline.standing import StandingAdapter, find_standing, read_metrics
-from enrich.schema import RunRecord
+from enrich.run_record import RunRecord
 from enrich.settings import RunSettings, SampleSettings, TrainSettings
 from enrich.stages import describe_stages
 from enrich.storage import open_store

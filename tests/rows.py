@@ -11,15 +11,8 @@ import polars as pl
 
 from enrich import history, manifest, parquet, publish, spill, write
 from enrich.products import StoredProducts, read_products
-from enrich.schema import (
-    MANIFEST_SCHEMA,
-    PRODUCTS_SCHEMA,
-    SOURCE_SCHEMA,
-    ErrorKind,
-    ManifestItem,
-    Row,
-    RunInfo,
-)
+from enrich.run_record import RunInfo
+from enrich.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, SOURCE_SCHEMA, ErrorKind, ManifestItem, Row
 from enrich.settings import RunSettings
 from enrich.storage import Body, ObjectInfo, Store
 

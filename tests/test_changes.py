@@ -10,7 +10,8 @@ from rows import make_row, make_run
 from enrich.changes import compare
 from enrich.parquet import from_records
 from enrich.pipeline.enrichment import cost
-from enrich.schema import PRODUCTS_SCHEMA, ROW_SCHEMA, Change, ErrorKind, Row
+from enrich.run_record import Change
+from enrich.schema import PRODUCTS_SCHEMA, ROW_SCHEMA, ErrorKind, Row
 from enrich.settings import RunSettings
 
 OLD, NEW = make_run("night-1"), make_run("night-2", 100)

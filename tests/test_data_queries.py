@@ -12,7 +12,8 @@ from rows import at, enrich_night, listing, make_row, make_run
 
 from enrich import dictionary, publish
 from enrich.reviews import Decision, DecisionFile, write_reviews
-from enrich.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, ROW_SCHEMA, Alternative, ErrorKind, ManifestItem, Row, RunInfo
+from enrich.run_record import RunInfo
+from enrich.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, ROW_SCHEMA, Alternative, ErrorKind, ManifestItem, Row
 from enrich.storage import open_store
 
 TEXT = (Path(__file__).parents[1] / "DATA.md").read_text("utf-8")

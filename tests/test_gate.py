@@ -5,7 +5,8 @@ from rows import make_row, make_run
 
 from enrich import parquet
 from enrich.gate import judge_run, run_stats
-from enrich.schema import ROW_SCHEMA, ErrorKind, RunStats
+from enrich.run_record import RunStats
+from enrich.schema import ROW_SCHEMA, ErrorKind
 from enrich.settings import GateSettings
 
 RUN = make_run()

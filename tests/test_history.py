@@ -16,7 +16,8 @@ from enrich import cli, history, parquet, publish
 from enrich.errors import UsageError
 from enrich.pipeline import records, tidying
 from enrich.products import read_products
-from enrich.schema import ROW_SCHEMA, RunInfo, RunRecord
+from enrich.run_record import RunInfo, RunRecord
+from enrich.schema import ROW_SCHEMA
 from enrich.settings import RunSettings
 from enrich.storage import Store, open_store
 

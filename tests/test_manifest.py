@@ -13,17 +13,8 @@ from rows import Wrapped, at, begin, listing, make_row, make_run
 from enrich import manifest, parquet
 from enrich.errors import RunFailed, UsageError
 from enrich.products import Products, fold
-from enrich.schema import (
-    MANIFEST_SCHEMA,
-    ROW_SCHEMA,
-    SOURCE_SCHEMA,
-    TRANSIENT,
-    ErrorKind,
-    ManifestItem,
-    Reason,
-    Row,
-    RunInfo,
-)
+from enrich.run_record import RunInfo
+from enrich.schema import MANIFEST_SCHEMA, ROW_SCHEMA, SOURCE_SCHEMA, TRANSIENT, ErrorKind, ManifestItem, Reason, Row
 from enrich.storage import ObjectInfo, Store, open_store
 
 

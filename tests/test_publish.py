@@ -19,19 +19,8 @@ from enrich import history, manifest, parquet, publish, write
 from enrich.errors import RunFailed
 from enrich.gate import run_stats
 from enrich.products import Products, RunMark, fold, read_products
-from enrich.schema import (
-    PRODUCTS_SCHEMA,
-    ROW_SCHEMA,
-    ErrorKind,
-    Finding,
-    ManifestItem,
-    PublishedRun,
-    Row,
-    RunInfo,
-    RunRecord,
-    Stages,
-    StageUse,
-)
+from enrich.run_record import Finding, PublishedRun, RunInfo, RunRecord, Stages, StageUse
+from enrich.schema import PRODUCTS_SCHEMA, ROW_SCHEMA, ErrorKind, ManifestItem, Row
 from enrich.settings import GateSettings
 from enrich.storage import Store, open_store
 

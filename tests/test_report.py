@@ -18,7 +18,8 @@ from enrich.parquet import from_records
 from enrich.parse import Answer
 from enrich.prompt import make_prompt
 from enrich.report import SHEET, THUMBNAIL, render_card, render_report, score_table
-from enrich.schema import ROW_SCHEMA, ErrorKind, Product, Row, RunRecord, Stages, StageUse
+from enrich.run_record import RunRecord, Stages, StageUse
+from enrich.schema import ROW_SCHEMA, ErrorKind, Product, Row
 from enrich.settings import PhotoLimits
 from enrich.storage import Store, open_store
 

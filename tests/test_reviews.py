@@ -16,7 +16,8 @@ from enrich.parquet import from_records
 from enrich.products import read_products
 from enrich.publish import publish_reviews
 from enrich.reviews import Decision, DecisionFile, lay_over, outdated, read_decisions, read_reviews, write_reviews
-from enrich.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, Alternative, ErrorKind, ManifestItem, Row, RunInfo
+from enrich.run_record import RunInfo
+from enrich.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, Alternative, ErrorKind, ManifestItem, Row
 from enrich.storage import Store, open_store
 
 

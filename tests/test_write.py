@@ -14,7 +14,8 @@ from rows import Wrapped, make_row, make_run
 from enrich import history, parquet
 from enrich.errors import RunFailed
 from enrich.history import committed_shards, shard_key
-from enrich.schema import ROW_SCHEMA, SOURCE_SCHEMA, Alternative, ErrorKind, Row, RunInfo
+from enrich.run_record import RunInfo
+from enrich.schema import ROW_SCHEMA, SOURCE_SCHEMA, Alternative, ErrorKind, Row
 from enrich.storage import Store, open_store
 from enrich.write import Commit, commit_shard
 

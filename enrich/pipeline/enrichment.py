@@ -19,7 +19,7 @@ from enrich.pipeline.run import Run
 from enrich.pipeline.runner import open_runner
 from enrich.products import fetch_products
 from enrich.publish import fetch_listing, publish, read_run_record, write_run_record
-from enrich.schema import Cost, RunRecord
+from enrich.run_record import Cost, RunRecord
 from enrich.scores import SCORES_FILE
 from enrich.settings import RunSettings
 from enrich.spill import scratch

@@ -23,7 +23,8 @@ from enrich.pipeline.catalogs import local_tree
 from enrich.pipeline.planning import Forecast, forecast, plan_run
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.run import Run
-from enrich.schema import SCHEMA_VERSION, RunInfo
+from enrich.run_record import RunInfo
+from enrich.schema import SCHEMA_VERSION
 from enrich.settings import RunSettings
 from enrich.storage import Store, open_store
 

@@ -13,7 +13,7 @@ from enrich.manifest import Manifest, create_manifest, write_inventory, write_li
 from enrich.pipeline.progress import Progress
 from enrich.products import StoredProducts, fetch_products
 from enrich.publish import find_record
-from enrich.schema import RunInfo, RunRecord
+from enrich.run_record import RunInfo, RunRecord
 from enrich.settings import RunSettings
 from enrich.spill import scratch
 from enrich.storage import ObjectInfo, Store

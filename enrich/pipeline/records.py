@@ -12,7 +12,8 @@ from enrich.infer.parity import ParityRecord
 from enrich.manifest import read_manifest
 from enrich.publish import find_record, publish, read_records, read_run_record, rollback, write_run_record
 from enrich.report import render_report, render_sheet
-from enrich.schema import ROW_SCHEMA, SCORE_SCHEMA, Finding, RunInfo, RunRecord
+from enrich.run_record import Finding, RunInfo, RunRecord
+from enrich.schema import ROW_SCHEMA, SCORE_SCHEMA
 from enrich.scores import SCORES_FILE, VERDICTS_KEY
 from enrich.settings import RunSettings
 from enrich.spill import scratch

@@ -6,7 +6,7 @@ from datetime import datetime
 from enrich.history import committed_shards
 from enrich.infer.adapter import Adapter
 from enrich.manifest import Manifest
-from enrich.schema import RunInfo
+from enrich.run_record import RunInfo
 from enrich.settings import RunSettings
 from enrich.storage import Store
 

@@ -12,7 +12,8 @@ from enrich.errors import RunFailed
 from enrich.history import HistoryFile, all_files, files_in_force, pack_key
 from enrich.products import StoredProducts, fetch_products
 from enrich.publish import read_records, write_run_record
-from enrich.schema import ROW_ORDER, ROW_SCHEMA, RunRecord
+from enrich.run_record import RunRecord
+from enrich.schema import ROW_ORDER, ROW_SCHEMA
 from enrich.settings import RunSettings
 from enrich.spill import cut, in_order, sampled, scratch
 from enrich.storage import Store, open_store

@@ -19,7 +19,7 @@ from enrich.pipeline.catalogs import make_sample
 from enrich.pipeline.drawn import draw_photo
 from enrich.pipeline.enrichment import run_enrichment
 from enrich.pipeline.parity import precision
-from enrich.schema import RunRecord
+from enrich.run_record import RunRecord
 from enrich.settings import TINY_MODEL_PATH, GateSettings, RunSettings, SampleSettings
 from flows.tasks import worth_retrying
 from tests.pipeline.test_cli import enrich

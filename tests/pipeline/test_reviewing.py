@@ -15,7 +15,8 @@ from rows import at, enrich_night, listing, make_row, make_run
 from enrich.catalog.read import read_catalog
 from enrich.errors import UsageError
 from enrich.pipeline.reviewing import apply_decisions, write_queue
-from enrich.schema import Alternative, ManifestItem, Row, RunInfo
+from enrich.run_record import RunInfo
+from enrich.schema import Alternative, ManifestItem, Row
 from enrich.storage import open_store
 
 EVIL = "</script><script>alert(1)</script>"

@@ -22,7 +22,8 @@ from enrich.pipeline.records import write_report
 from enrich.pipeline.scoring import encode_scores
 from enrich.products import read_products
 from enrich.report import render_scores
-from enrich.schema import PRODUCTS_SCHEMA, Cost, ErrorKind, ManifestItem, Product, Row, RunInfo, RunRecord
+from enrich.run_record import Cost, RunInfo, RunRecord
+from enrich.schema import PRODUCTS_SCHEMA, ErrorKind, ManifestItem, Product, Row
 from enrich.scores import SCORES_FILE, assess
 from enrich.settings import RunSettings
 from enrich.storage import open_store

@@ -1,0 +1,155 @@
+"""What a run says of itself: in the metadata of every file that it writes, and in runs/ID/run.json."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """One pass over a bucket: what it read, and what would change its answers. Every file it writes says so."""
+
+    run_id: str
+    created_at: datetime  # UTC, microseconds: runs are ordered by (created_at, run_id)
+    images_uri: str
+    fingerprint: str
+    model: str
+    adapter: str  # the adapter's id, a hash of its content
+    prompt_version: str
+    shard_size: int  # images
+
+    @property
+    def folder(self) -> str:
+        """Where the run's manifest, listing and record lie, below the output."""
+        return f"runs/{self.run_id}/"
+
+    @property
+    def history(self) -> str:
+        """Where the run's shards lie. The date is the run's, so a restart on another day finds what is done."""
+        return f"history/run_date={self.created_at.astimezone(UTC):%Y-%m-%d}/run_id={self.run_id}/"
+
+    def to_json(self) -> str:
+        return TypeAdapter(RunInfo).dump_json(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Raises pydantic.ValidationError if `text` is not one of ours."""
+        return TypeAdapter(cls).validate_json(text)
+
+
+@dataclass(frozen=True)
+class PublishedRun:
+    """What products.parquet remembers of a run that it refers to."""
+
+    created_at: datetime
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class RunStats:
+    """What the publish gate compares between runs. Shares are 0..1."""
+
+    rows: int
+    ok: int
+    failed: int
+    failed_by_kind: dict[str, int]
+    unknown_category: int  # rows whose answer named no category of the taxonomy, failed or flagged
+    review: int  # rows with needs_review
+    category_mix: dict[str, float]  # category -> share of the ok rows
+    price_median: float | None  # of the ok rows that have a price
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A limit of the publish gate that a run passed."""
+
+    limit: str  # the setting's name in GateSettings
+    value: float
+    allowed: float
+    message: str  # one line
+
+
+@dataclass(frozen=True)
+class StageUse:
+    """What one stage of a run took, and the share of its workers' time in which they worked."""
+
+    stage: str
+    seconds: float  # an image, in one worker
+    workers: int | None  # None: photos wait there, nobody works
+    busy: float | None
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Where a run's time went, which stage held up the others, and the setting that moves it."""
+
+    photos: int
+    photos_per_second: float  # without the time to start the engine
+    uses: tuple[StageUse, ...]
+    starved: float  # share of the time in which the engine had nothing to do, for no photo was ready
+    bottleneck: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """A photo that was answered otherwise than before."""
+
+    image_key: str
+    reason: str | None  # why it was done again
+    before: str  # title, category and price in one line
+    after: str
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a run says of photos that had a good answer before it."""
+
+    compared: int
+    title: int  # photos whose title is another one
+    category: int
+    price: int  # more than 20 % up or down
+    by_reason: dict[str, int]  # reason -> photos with any of these
+    now_failing: int  # the good answer before stays
+    mended: int  # photos that had failed only
+    gone: int  # photos that were there at the last run
+    examples: tuple[Change, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the machine cost, by its price an hour and the whole time of the run."""
+
+    per_hour: float
+    per_1000_photos: float
+    currency: str
+
+
+class RunRecord(BaseModel):
+    """runs/ID/run.json, written last: how a run ended and where its time went."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: RunInfo
+    state: Literal["published", "held", "nothing_to_do"]
+    counts: dict[Literal["rows", "ok", "failed"], int]
+    by_reason: dict[str, int] = {}
+    by_error_kind: dict[str, int] = {}
+    findings: tuple[Finding, ...] = ()
+    stats: RunStats | None = None
+    shards: int = 0
+    missing_shards: int = 0  # left undone by a run that stopped at its deadline; its run id goes on with them
+    retired: bool = False  # its rows, listing and manifest were deleted (`enrich tidy`)
+    started_at: datetime
+    finished_at: datetime
+    seconds: float
+    images_per_second: float
+    engine: str
+    host: str
+    stages: Stages | None = None  # None: no photo was answered
+    changes: Changes | None = None  # None: nothing was published before
+    previous: RunStats | None = None  # of the last published run that was large enough to compare with
+    cost: Cost | None = None  # None: no price was set
+    versions: dict[str, str] = {}
