@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import mkdtemp
@@ -15,6 +16,9 @@ from typing import Any
 from enrich.errors import RunFailed, UsageError
 
 log = logging.getLogger(__name__)
+
+HANG_SECONDS = 600.0  # a step takes 0.1 s on a GPU; 4,096 tokens of the full-size model on a few cores take 2 minutes
+_LOOK_SECONDS = 5.0  # between two looks at whether the engine hangs
 
 _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -41,6 +45,8 @@ class EngineDied(Exception):
 
 class EngineProcess:
     """One vLLM engine. Everything that waits for it raises `EngineDied` within a second of its end.
+
+    An engine that makes no step for HANG_SECONDS, though it has something to do, is ended.
 
     Args:
         arguments: of vLLM's EngineArgs.
@@ -75,11 +81,9 @@ class EngineProcess:
         core: Any = self._engine.engine_core
         self._outputs = core.outputs_queue
         self._processes = list(core.resources.engine_manager.processes)
-        # vLLM marks itself dead when its process is killed, but whoever waits for an output waits on. This wakes it.
-        threading.Thread(
-            target=_watch, args=([p.sentinel for p in self._processes], self._outputs, EngineDeadError), daemon=True,
-            name="enrich-vllm-watch",
-        ).start()  # fmt: skip
+        self._waiting_since: float | None = None  # time.monotonic, of who waits for a step
+        self._hung = False
+        threading.Thread(target=self._watch, daemon=True, name="enrich-vllm-watch").start()
 
     @property
     def pids(self) -> list[int]:
@@ -109,11 +113,15 @@ class EngineProcess:
         return count, max((batch.timestamp for batch in waiting), default=0.0)
 
     def outputs(self) -> list[Any]:
-        """Wait for a step of the engine; the requests that it finished. EngineDied: it is gone."""
+        """Wait for a step of the engine, which has something to do; the requests that it finished. EngineDied: it is
+        gone."""
+        self._waiting_since = time.monotonic()
         try:
             return self._engine.step()
         except self._dead as error:
             raise EngineDied(self.reason()) from error
+        finally:
+            self._waiting_since = None
 
     def abort(self, ids: Sequence[str]) -> None:
         """Forget requests, answered or not."""
@@ -126,6 +134,8 @@ class EngineProcess:
 
     def reason(self) -> str:
         """The last error in the engine's log, or how its process ended."""
+        if self._hung:
+            return f"it made no step for {HANG_SECONDS:.0f} s"
         for process in self._processes:
             process.join(1.0)  # the pipe ends a moment before the process, which is to tell how it ended
         if self._log.is_file() and (told := last_error(self._log.read_text(errors="replace"))):
@@ -142,6 +152,18 @@ class EngineProcess:
                 process.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def _watch(self) -> None:
+        """Wakes who waits for an output when the processes end, for vLLM only marks itself dead; ends them if they
+        hang."""
+        sentinels = [process.sentinel for process in self._processes]
+        while not multiprocessing.connection.wait(sentinels, timeout=_LOOK_SECONDS):
+            since = self._waiting_since
+            if since is not None and time.monotonic() - since > HANG_SECONDS:
+                self._hung = True
+                for process in self._processes:
+                    process.kill()
+        self._outputs.put(self._dead())
+
 
 def start_failure(error: Exception, text: str, arguments: dict[str, Any], file: Path) -> UsageError | RunFailed:
     """What to tell of an engine that did not start: `error` was raised here, `text` is its log in `file`."""
@@ -157,11 +179,6 @@ def start_failure(error: Exception, text: str, arguments: dict[str, Any], file: 
     if isinstance(error, ValueError):
         return UsageError(f"engine vllm: {reason}; change that setting")
     return RunFailed(f"engine vllm: it does not start: {reason}; its log is {file}")
-
-
-def _watch(sentinels: list[int], outputs: Any, dead: type[Exception]) -> None:
-    multiprocessing.connection.wait(sentinels)
-    outputs.put(dead())
 
 
 def _logging_config(folder: Path, file: Path) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from enrich.infer import vllm_process
 from enrich.infer.adapter import Adapter, read_adapter
 from enrich.infer.engine import Completion, Request
 from enrich.infer.merged import merged_checkpoint
@@ -162,6 +163,22 @@ def test_a_killed_engine_is_started_again(engine: VllmEngine, expected: list[Com
 
     assert engine.restarts == 1
     check_same(answered, expected)  # every photo once, and none with an error
+
+
+def test_an_engine_that_hangs_is_started_again(
+    engine: VllmEngine, expected: list[Completion], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(vllm_process, "HANG_SECONDS", 10.0)  # a step of the tiny base takes a tenth of one
+    before = engine.restarts
+    answered = []
+    for answer in engine.complete(map(request, range(8))):
+        answered.append(answer)
+        if len(answered) == 1:
+            os.kill(engine.process.pids[0], signal.SIGSTOP)
+
+    assert engine.restarts == before + 1
+    assert "vLLM died (it made no step for" in caplog.text
+    check_same(answered, expected[:8])
 
 
 def test_an_engine_killed_between_streams(engine: VllmEngine, expected: list[Completion]) -> None:
