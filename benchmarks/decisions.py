@@ -33,7 +33,7 @@ from enrich.phi3_vision.checkpoint import load_processor, stop_ids
 from enrich.pipeline.scoring import HOLDOUT, Truth, fit, measure, photos_of, read_truth
 from enrich.price import Calibration, fit_price, price_crps, price_interval
 from enrich.prompt import render_prompt
-from enrich.schema import Product
+from enrich.schema import Product, same_design
 from enrich.settings import ReviewSettings, RunSettings, TrainSettings
 
 Answered = list[tuple[Product, Completion | None, float | None]]  # with the median of the samples
@@ -148,7 +148,7 @@ def compare_points(answered: dict[str, Answered], tokens: AnswerTokens, splits: 
         if not rows["calibration"]:
             continue
         fitted = fit_price(*columns(rows["calibration"], "true", name, "spread"), train,
-                           [row["category"] for row in rows["calibration"]])  # fmt: skip
+                           *columns(rows["calibration"], "category", "design"))  # fmt: skip
         assert fitted is not None
         tested = list(zip(*columns(rows["test"], "true", name, "spread", "category"), strict=True))
         crps = np.mean([price_crps(fitted, true, point, spread) for true, point, spread, _ in tested])
@@ -168,7 +168,8 @@ def priced(rows: Answered, tokens: AnswerTokens) -> Iterator[dict[str, Any]]:
         if completion and outcome.answer and outcome.answer.price and product.price:
             evidence = price_evidence(completion, tokens)
             extra = {"median of samples": sampled} if sampled else {}
-            yield {"true": product.price, "category": outcome.answer.category, **asdict(evidence), **extra}
+            told = {"category": outcome.answer.category, "design": same_design(product.title)}
+            yield {"true": product.price, **told, **asdict(evidence), **extra}
 
 
 def columns(rows: list[dict[str, Any]], *names: str) -> list[list[Any]]:

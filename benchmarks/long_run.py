@@ -1,10 +1,11 @@
-"""A long run on a CPU: memory from the first thousand photos to the last, and what a killed engine costs.
+"""A long run: memory from the first thousand photos to the last, and what a killed engine costs.
 
     python benchmarks/long_run.py --photos 100000            # memory of every process, as the run goes on
+    python benchmarks/long_run.py --photos 100000 --device cuda --max-num-seqs 256 --decoders 12    # the same on a GPU
     python benchmarks/long_run.py --photos 2000 --kills 3     # the engine is killed three times; then rows are counted
 
-The whole job runs, from a folder of JPEGs to Parquet, with the real vLLM (its CPU build) and the smallest model that
-answers: what is measured is everything but the model. Memory is the proportional set size, which counts shared pages
+The whole job runs, from a folder of JPEGs to Parquet, with the real vLLM and the smallest model that answers: what is
+measured is everything but the model. Memory is the proportional set size, which counts shared pages
 once. Results of a run: long_run.md beside this file.
 """
 
@@ -30,6 +31,8 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=2000)
     parser.add_argument("--kills", type=int, default=0, help="of the engine, evenly over the run")
     parser.add_argument("--max-num-seqs", type=int, default=64)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--decoders", type=int, default=2, help="decoding processes")
     options = parser.parse_args()
     os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_CPU_KVCACHE_SPACE": "1"}
     with tempfile.TemporaryDirectory() as folder:
@@ -62,10 +65,13 @@ def run_job(folder: Path, options: argparse.Namespace) -> None:
     from enrich.settings import RunSettings
     from enrich.storage import open_store
 
-    settings = RunSettings(engine="vllm", device="cpu", max_num_seqs=options.max_num_seqs, decode_processes=2)
-    arguments = {**engine_arguments(settings, *device_and_dtype("cpu")), "model": str(folder / "model")}
+    settings = RunSettings(
+        engine="vllm", device=options.device, max_num_seqs=options.max_num_seqs, decode_processes=options.decoders,
+        gpu_memory_utilization=0.2,
+    )  # fmt: skip
+    arguments = {**engine_arguments(settings, *device_and_dtype(options.device)), "model": str(folder / "model")}
     processor = load_processor(folder / "model")
-    start = partial(EngineProcess, arguments, cpu=True)
+    start = partial(EngineProcess, arguments, cpu=options.device == "cpu")
     engine = VllmEngine(start, processor, prompt(), in_flight=options.max_num_seqs * 5 // 4)
     source, target = open_store(str(folder / "photos")), open_store(str(folder / "output"), create=True)
     run = begin_run(source, target, folder / "model", settings)

@@ -77,7 +77,7 @@ def pages(adapter: Adapter, count: int) -> Iterator[Request]:
 
 
 def answer(adapter: Adapter, way: dict[str, Any], requests: list[Request]) -> dict[str, Completion]:
-    engine = start_engine(adapter, RunSettings(max_num_seqs=16, **way))
+    engine = start_engine(adapter, RunSettings(max_num_seqs=16, gpu_memory_utilization=0.5, **way))
     started = time.perf_counter()
     found = {completion.id: completion for completion in engine.complete(requests)}
     print(f"{way}: {len(found) / (time.perf_counter() - started):.1f} photos/s", flush=True)

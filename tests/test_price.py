@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrich.price import (
+    CATEGORY_DESIGNS,
     CATEGORY_ROWS,
     ISOTONIC_ROWS,
     Calibration,
@@ -207,6 +208,26 @@ def test_a_category_with_enough_rows_has_quantiles_of_its_own() -> None:
         ]
         assert least <= np.mean(inside) <= most
     assert price_interval(fitted, 100.0, 0.0, category="Rare") == price_interval(fitted, 100.0, 0.0)
+
+
+def test_a_category_is_told_narrower_only_as_far_as_its_designs_vouch_for_it() -> None:
+    labels = ["Easy"] * CATEGORY_ROWS + ["Hard"] * CATEGORY_ROWS
+    true = np.full(len(labels), 100.0)
+    misses = np.concatenate([np.linspace(0.01, 0.1, CATEGORY_ROWS), np.linspace(0.01, 1.0, CATEGORY_ROWS)])
+
+    def quantiles(designs: int) -> tuple[float, float, float]:
+        rows = [f"{label} {row % designs}" for row, label in enumerate(labels)]
+        fitted = fit_price(true, true * np.exp(misses), np.zeros(len(labels)), true, labels, rows)
+        assert fitted is not None
+        return fitted.by_category["Easy"]["0.9"], fitted.by_category["Hard"]["0.9"], fitted.quantiles["0.9"]
+
+    few, hard, everyones = quantiles(CATEGORY_DESIGNS)
+    many, hard_too, _ = quantiles(CATEGORY_ROWS)
+
+    own = many - (everyones - many) * CATEGORY_DESIGNS / CATEGORY_ROWS
+    assert few == pytest.approx((own + everyones) / 2)
+    assert 0 < own < few < everyones < hard
+    assert hard == hard_too  # what is wider is believed at once
 
 
 def test_the_estimate_with_the_smallest_crps_is_the_price() -> None:

@@ -163,7 +163,9 @@ def test_the_model_brings_its_recipe(asked: dict[str, Any], gpu: bool, expected:
     assert {name: getattr(resolved, name) for name in expected} == expected
 
 
-@pytest.mark.parametrize(("rows", "epochs"), [(10, 12.0), (300, 12.0), (500, 12.0), (1000, 10.0), (50_000, 3.0)])
+@pytest.mark.parametrize(
+    ("rows", "epochs"), [(10, 12.0), (300, 12.0), (500, 12.0), (1000, 10.0), (8000, 1.25), (50_000, 1.0)]
+)
 def test_a_small_catalog_is_shown_more_often_to_the_tiny_base(rows: int, epochs: float) -> None:
     assert resolve_model(TrainSettings(), gpu=False, rows=rows).epochs == epochs
     assert resolve_model(TrainSettings(), gpu=True, rows=rows).epochs == TrainSettings().epochs

@@ -29,7 +29,7 @@ from enrich.pipeline.catalogs import local_tree
 from enrich.pipeline.progress import Progress, silent
 from enrich.price import LEVEL, Calibration, Point, choose_price, fit_category, price_crps, price_interval
 from enrich.report import render_scores
-from enrich.schema import SCORE_SCHEMA, Product
+from enrich.schema import SCORE_SCHEMA, Product, same_design
 from enrich.scores import SCORES_FILE, VERDICTS_KEY, assess
 from enrich.settings import Columns, PhotoLimits, RunSettings, TrainSettings
 from enrich.storage import open_store
@@ -106,22 +106,23 @@ def fit(splits: Splits, outcomes: Sequence[Outcome]) -> Calibration:
         if answer
     ]
     priced = [
-        (product.price, outcome.evidence, answer.category)
+        (product.price, outcome.evidence, answer.category, same_design(product.title))
         for product, outcome, answer in rows
         if product.price and answer and answer.price
     ]
     points: dict[Point, list[float]] = {
-        "greedy": [evidence.greedy for _, evidence, _ in priced],
-        "expectation": [evidence.expectation for _, evidence, _ in priced],
-        "median": [evidence.median for _, evidence, _ in priced],
+        "greedy": [evidence.greedy for _, evidence, *_ in priced],
+        "expectation": [evidence.expectation for _, evidence, *_ in priced],
+        "median": [evidence.median for _, evidence, *_ in priced],
     }
     return Calibration(
         price=choose_price(
-            [price for price, _, _ in priced],
+            [price for price, *_ in priced],
             points,
-            [evidence.spread for _, evidence, _ in priced],
+            [evidence.spread for _, evidence, *_ in priced],
             [p.price for p in splits.train if p.price],
-            [category for _, _, category in priced],
+            [category for *_, category, _ in priced],
+            [design for *_, design in priced],
         ),
         category=fit_category(
             [probability for probability, _, _ in labels],
