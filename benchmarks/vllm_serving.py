@@ -9,8 +9,7 @@
            1 / (1 / text + 1 / encoder); then this engine from the bytes of JPEG files; levers; num_crops 1 and 16
     fp8    the same with fp8 weights and fp8 keys and values
     job    the whole job, from S3 (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...) to Parquet, beside this engine alone;
-           once more with 1 % of the photos cut short. Every photo lies there under three keys: starting the decoding
-           processes takes two seconds, however long the job is
+           once more with 1 % of the photos cut short
     NAME=VALUE,...   this engine in bf16 with other settings, or vLLM's own as vllm.NAME, twice over the photos, such as
                      max_num_batched_tokens=8192 or vllm.block_size=144
 
@@ -34,7 +33,6 @@ from measured_engine import Bench, clock, photo_bytes, run_tower_compiled, run_t
 ROOT = Path(__file__).parents[1]
 # What a part's processes load as vLLM's plugin. The stock part gets the configuration and the processor only.
 STOCK, PLUGIN = "enrich.phi3_vision.auto:register", "enrich.phi3_vision.vllm_plugin:register"
-COPIES = 3  # of each photo in the job's buckets
 FP8 = {"quantization": "fp8", "kv_cache_dtype": "fp8"}
 Row = tuple[str, dict[str, float]]
 
@@ -172,7 +170,7 @@ def measure_job(options: argparse.Namespace) -> Iterator[Row]:
     photos = photo_bytes(options, 0, options.photos)
     for bucket in ("whole", "faulty"):
         s3.create_bucket(Bucket=bucket)
-        for index, data in enumerate(photos * COPIES):
+        for index, data in enumerate(photos):
             cut = bucket == "faulty" and index % 100 == 50
             s3.put_object(Bucket=bucket, Key=f"{index}.jpg", Body=data[: len(data) // 2] if cut else data)
     with Bench({"shard_size": "512"}, options) as bench, tempfile.TemporaryDirectory() as output:
@@ -183,9 +181,11 @@ def measure_job(options: argparse.Namespace) -> Iterator[Row]:
 
 
 def whole_job(bench: Bench, bucket: str, output: str) -> dict[str, float]:
-    """List, plan, download, decode, answer, judge and commit; all but starting the engine, the gate and the report."""
+    """List, plan, download, decode, answer, judge and commit; all but starting engine and decoders, the gate and the
+    report."""
     from enrich.fetch import fetcher
     from enrich.history import read_shards
+    from enrich.images import Preparation
     from enrich.infer.answer import Answerer
     from enrich.infer.vllm_render import sampling
     from enrich.phi3_vision.checkpoint import stop_ids
@@ -194,11 +194,14 @@ def whole_job(bench: Bench, bucket: str, output: str) -> dict[str, float]:
     from enrich.storage import open_store
 
     bench.engine._free = sampling(stop_ids(bench.processor), 64)
-    with clock(bench.options.photos * COPIES) as result:
-        source, target = open_store(f"s3://{bucket}", must_exist=True), open_store(output, create=True)
-        run = begin_run(source, target, bench.options.folder / "model", bench.settings)
-        answerer = Answerer(bench.engine, bench.engine.tokens, run.adapter.calibration, bench.settings.review)
-        with fetcher(source, bench.settings, run.adapter.preparation) as fetch:
+    source, target = open_store(f"s3://{bucket}", must_exist=True), open_store(output, create=True)
+    images = bench.processor.image_processor
+    how = Preparation(num_crops=1 if bench.options.tiny else 4, image_size=images.image_size)
+    with fetcher(source, bench.settings, how) as fetch:
+        time.sleep(10)  # the decoding processes start beside the engine, which takes a minute (see `open_session`)
+        with clock(bench.options.photos) as result:
+            run = begin_run(source, target, bench.options.folder / "model", bench.settings)
+            answerer = Answerer(bench.engine, bench.engine.tokens, run.adapter.calibration, bench.settings.review)
             session = Session(run, "vllm", answerer, fetch, bench.engine.clock, "benchmark")
             for _ in answer_shards(session, run.manifest.shards, Deadline()):
                 pass
