@@ -49,6 +49,7 @@ class PriceCalibration(BaseModel):
     lowest: float  # of the training prices, in units of the currency
     highest: float
     rows: int
+    designs: int  # that the rows are photos of
 
 
 class CategoryCalibration(BaseModel):
@@ -124,6 +125,7 @@ def fit_price(
         lowest=float(known.min()),
         highest=float(known.max()),
         rows=len(scores),
+        designs=len(set(owners)),
     )
 
 

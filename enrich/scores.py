@@ -45,12 +45,13 @@ def assess(
         table: SCORE_SCHEMA, at least one row.
         sigma: spread of the log price around what is visible, where it is known (sample catalogs).
         ideal_width: log(high / low) of the narrowest honest 90 % interval, where it is known better than from sigma.
-        calibrated_on: rows that the intervals were fitted on; 0 takes their coverage for exact.
+        calibrated_on: designs that the intervals were fitted on; 0 takes their coverage for exact.
 
     The bootstrap draws designs, not rows: photos of one design err alike. A metric without rows is left out.
     """
     columns = _columns(table)
-    estimates = _estimates(columns, _designs(table))
+    designs = _designs(table)
+    estimates = _estimates(columns, designs)
     intervals = {f"{level:.0%}": _intervals(table, level) for level in INTERVAL_COLUMNS}
     found: dict[str, Any] = {
         "estimates": estimates,
@@ -59,7 +60,8 @@ def assess(
         "review": _review(table),
         "ideal": _ideal(table, sigma, ideal_width),
     }
-    return {**found, "verdicts": _verdicts(found, table, calibrated_on)}
+    chance = math.sqrt(1 + len(designs) / calibrated_on) if calibrated_on else 1.0
+    return {**found, "verdicts": _verdicts(found, table, chance)}
 
 
 def _columns(table: pl.DataFrame) -> dict[str, np.ndarray]:
@@ -226,20 +228,15 @@ def _ideal(table: pl.DataFrame, sigma: float | None, width: float | None) -> dic
     }
 
 
-def _give(coverage: Estimate, level: float, calibrated_on: int) -> float:
-    """How far a coverage may fall short by chance, 19 times of 20: that of the rows, and of those calibrated on, whose
-    quantile covers more or less than `level` by sqrt(level (1 - level) / n)."""
-    calibration = level * (1 - level) / calibrated_on if calibrated_on else 0.0
-    return math.sqrt((coverage["value"] - coverage["low"]) ** 2 + 1.96**2 * calibration)
-
-
-def _verdicts(found: Mapping[str, Any], table: pl.DataFrame, calibrated_on: int) -> list[Verdict]:
+def _verdicts(found: Mapping[str, Any], table: pl.DataFrame, chance: float) -> list[Verdict]:
+    """What holds and what does not. Coverage may fall short of its level by `chance` times what its own designs leave
+    open: those that the quantiles come from were drawn as well, and leave as much open as that many of these would."""
     estimates, verdicts = found["estimates"], list[Verdict]()
     for level in INTERVAL_COLUMNS:
         if coverage := estimates.get(f"price_coverage_{level:.0%}"):
             share = f"{coverage['value']:.1%} of the true prices lie in their {level:.0%} intervals"
             between = f"95 % sure between {coverage['low']:.1%} and {coverage['high']:.1%}"
-            if broke := coverage["value"] + _give(coverage, level, calibrated_on) < level:
+            if broke := coverage["value"] + chance * (coverage["value"] - coverage["low"]) < level:
                 share = f"Coverage broke: {share}"
                 between += "; these products are not like those it was calibrated on: do not rely on them"
             verdicts.append(Verdict(ok=not broke, text=f"{share} ({between})"))

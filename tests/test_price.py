@@ -25,7 +25,9 @@ from enrich.price import (
     price_interval,
 )
 
-KNOWN = PriceCalibration(quantiles={"0.8": 1.0, "0.9": 2.0}, floor=0.1, lowest=10.0, highest=1000.0, rows=50)
+KNOWN = PriceCalibration(
+    quantiles={"0.8": 1.0, "0.9": 2.0}, floor=0.1, lowest=10.0, highest=1000.0, rows=50, designs=20
+)
 
 
 def draw(rng: np.random.Generator, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

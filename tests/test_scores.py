@@ -96,7 +96,7 @@ def test_a_shift_is_said_and_not_hidden() -> None:
     assert "do not rely on them" in first["text"]
 
 
-def test_a_calibration_on_few_rows_may_cover_less_by_chance() -> None:
+def test_a_calibration_on_few_designs_may_cover_less_by_chance() -> None:
     table = scored(300, error=0.18)
     assert not assess(table)["verdicts"][0]["ok"]
     assert assess(table, calibrated_on=40)["verdicts"][0]["ok"]

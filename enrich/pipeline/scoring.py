@@ -146,7 +146,7 @@ def measure(
         table,
         sigma=truth.sigma if truth else None,
         ideal_width=truth.ideal_width if truth else None,
-        calibrated_on=calibration.price.rows if calibration.price else 0,
+        calibrated_on=calibration.price.designs if calibration.price else 0,
     )
     estimates = found["estimates"]
     coverage = found["coverage_by_category"][f"{LEVEL:.0%}"]

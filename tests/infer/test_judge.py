@@ -17,7 +17,9 @@ from enrich.settings import ReviewSettings
 from tests.infer.fake_engine import write_completion
 
 CALIBRATION = Calibration(
-    price=PriceCalibration(quantiles={"0.8": 1.0, "0.9": 2.0}, floor=0.1, lowest=10.0, highest=1000.0, rows=50),
+    price=PriceCalibration(
+        quantiles={"0.8": 1.0, "0.9": 2.0}, floor=0.1, lowest=10.0, highest=1000.0, rows=50, designs=20
+    ),
     category=CategoryCalibration(slope=1.0, intercept=0.0, rows=50),
 )
 REVIEW = ReviewSettings(min_confidence=0.6, max_price_ratio=6.0)
