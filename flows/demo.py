@@ -32,14 +32,13 @@ from enrich.errors import EnrichError, UsageError
 from enrich.pipeline.finetuning import Finetuned
 from enrich.pipeline.records import held_back
 from enrich.run_record import RunRecord
-from enrich.settings import TINY_MODEL, SampleSettings
+from enrich.settings import TINY_MODEL
 from flows import tasks
 from flows.enrich_catalog import enrich
-from flows.parameters import RUN, TRAINING
+from flows.parameters import RUN, SAMPLE, TRAINING
 
 PARTS = ("catalog", "bucket", "adapter", "output")
 SHEET = "contact_sheet.jpg"
-SAMPLE = SampleSettings(products=10_000, holdout=300)  # of fewer titles it learns less: benchmarks/tiny_recipe.md
 
 
 @flow(name="demo", flow_run_name="demo in {folder}")
