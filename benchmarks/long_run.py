@@ -5,8 +5,8 @@
     python benchmarks/long_run.py --photos 2000 --kills 3     # the engine is killed three times; then rows are counted
 
 The whole job runs, from a folder of JPEGs to Parquet, with the real vLLM and the smallest model that answers: what is
-measured is everything but the model. Memory is the proportional set size, which counts shared pages
-once. Results of a run: long_run.md beside this file.
+measured is everything but the model. Memory is the proportional set size, which counts shared pages once. Results of a
+run: long_run.md beside this file.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def run_job(folder: Path, options: argparse.Namespace) -> None:
 
     settings = RunSettings(
         engine="vllm", device=options.device, max_num_seqs=options.max_num_seqs, decode_processes=options.decoders,
-        gpu_memory_utilization=0.2,
+        gpu_memory_utilization=0.2,  # the model is tiny, and something else may run there
     )  # fmt: skip
     arguments = {**engine_arguments(settings, *device_and_dtype(options.device)), "model": str(folder / "model")}
     processor = load_processor(folder / "model")

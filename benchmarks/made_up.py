@@ -141,21 +141,27 @@ def _prompt_ids(processor: Any) -> list[int]:
     return processor.token_ids(render_prompt(prompt()), [1])
 
 
+def preparation(model: Path) -> Any:
+    """How photos are made ready for the checkpoint in `model`."""
+    from enrich.images import Preparation
+    from enrich.phi3_vision.checkpoint import load_processor
+
+    images = load_processor(model).image_processor
+    return Preparation(num_crops=images.num_crops, image_size=images.image_size)
+
+
 def begin_run(source: Any, target: Any, model: Path, settings: Any) -> Any:
     """A run over the photos of one store that commits to another, with the checkpoint in the place of an adapter."""
     from datetime import UTC, datetime
 
-    from enrich.images import Preparation
     from enrich.infer.adapter import Adapter
-    from enrich.phi3_vision.checkpoint import load_processor
     from enrich.pipeline.planning import plan_run
     from enrich.pipeline.run import Run
     from enrich.price import Calibration
     from enrich.run_record import RunInfo
 
-    images = load_processor(model).image_processor
-    how = Preparation(num_crops=images.num_crops, image_size=images.image_size)
-    adapter = Adapter(model, "0" * 16, str(model), None, how, (), prompt(), Calibration.uncalibrated())
+    how, calibration = preparation(model), Calibration.uncalibrated()
+    adapter = Adapter(model, "0" * 16, str(model), None, how, (), prompt(), calibration)
     now = datetime.now(UTC)
     info = RunInfo("benchmark", now, source.uri, "0" * 16, adapter.base, adapter.id, "1", settings.shard_size)
     manifest = plan_run(source, target, info, settings, None, None, lambda *told: None)

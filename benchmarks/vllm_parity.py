@@ -56,8 +56,9 @@ def main() -> None:
         print(f"| compared | photos | {' | '.join(MEASURES)} |\n|{' --- |' * (len(MEASURES) + 2)}")
         for what, way in ways.items():
             answers[what] = answer(adapter, way, requests[: options.lora_photos] if "LoRA" in what else requests)
-            if what != "transformers, merged":
-                compare(what, "transformers, merged" if what == "vLLM, merged" else "vLLM, merged", answers)
+            other = "transformers, merged" if what == "vLLM, merged" else "vLLM, merged"
+            if other in answers:
+                compare(what, other, answers)
 
 
 def make_adapter(folder: Path) -> Path:

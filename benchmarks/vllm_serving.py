@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from made_up import FULL, TINY, begin_run, make_checkpoint, make_photos, prompt
+from made_up import FULL, TINY, begin_run, make_checkpoint, make_photos, preparation, prompt
 from measured_engine import Bench, clock, photo_bytes, run_tower_compiled, run_tower_eagerly, warm_up
 
 ROOT = Path(__file__).parents[1]
@@ -185,7 +185,6 @@ def whole_job(bench: Bench, bucket: str, output: str) -> dict[str, float]:
     report."""
     from enrich.fetch import fetcher
     from enrich.history import read_shards
-    from enrich.images import Preparation
     from enrich.infer.answer import Answerer
     from enrich.infer.vllm_render import sampling
     from enrich.phi3_vision.checkpoint import stop_ids
@@ -195,12 +194,11 @@ def whole_job(bench: Bench, bucket: str, output: str) -> dict[str, float]:
 
     bench.engine._free = sampling(stop_ids(bench.processor), 64)
     source, target = open_store(f"s3://{bucket}", must_exist=True), open_store(output, create=True)
-    images = bench.processor.image_processor
-    how = Preparation(num_crops=1 if bench.options.tiny else 4, image_size=images.image_size)
-    with fetcher(source, bench.settings, how) as fetch:
+    model = bench.options.folder / "model"
+    with fetcher(source, bench.settings, preparation(model)) as fetch:
         time.sleep(10)  # the decoding processes start beside the engine, which takes a minute (see `open_session`)
         with clock(bench.options.photos) as result:
-            run = begin_run(source, target, bench.options.folder / "model", bench.settings)
+            run = begin_run(source, target, model, bench.settings)
             answerer = Answerer(bench.engine, bench.engine.tokens, run.adapter.calibration, bench.settings.review)
             session = Session(run, "vllm", answerer, fetch, bench.engine.clock, "benchmark")
             for _ in answer_shards(session, run.manifest.shards, Deadline()):
