@@ -78,24 +78,13 @@ class Bench:
 
     def text(self) -> dict[str, float]:
         """Prompts of as many tokens as those with a photo, as many answers: what the language model alone can do."""
-        import numpy as np
-        from vllm.inputs import TokensPrompt
-
         from enrich.infer.vllm_render import sampling
-        from enrich.prompt import render_prompt
 
-        image = self.processor.image_processor.num_image_tokens(1000, 1333) if self.options.tiny else 757
-        length = len(self.processor.token_ids(render_prompt(prompt()), [image]))
-        count = self.options.photos
-        ids = np.random.default_rng(0).integers(300, 1400, (count, length)).tolist()
-        params = sampling([], FULL.answer_tokens)
-        with clock(count) as result:
-            for index, row in enumerate(ids):
-                self.engine.process.add(
-                    f"text-{time.monotonic_ns()}-{index}", TokensPrompt(prompt_token_ids=row), params
-                )
-            done = 0
-            while done < count:
+        prompts, done = text_prompts(self.processor, self.options), 0
+        with clock(len(prompts)) as result:
+            for index, text in enumerate(prompts):
+                self.engine.process.add(f"text-{time.monotonic_ns()}-{index}", text, sampling([], FULL.answer_tokens))
+            while done < len(prompts):
                 done += len(self.engine.process.outputs())
         return result
 
@@ -158,16 +147,28 @@ class Bench:
         return f"wall {wall:.2f} s\n{self.run_in_engine(stop)}"
 
 
-def run_tower_eagerly(model: Any, *, attention: bool) -> None:
-    """Take the tower's compiled code away, and where `attention` FlashAttention for PyTorch's own."""
+def text_prompts(processor: Any, options: argparse.Namespace) -> list[Any]:
+    """Prompts of any tokens, as many as a prompt with a photo has; one for each photo."""
+    import numpy as np
+    from vllm.inputs import TokensPrompt
+
+    from enrich.prompt import render_prompt
+
+    image = processor.image_processor.num_image_tokens(1000, 1333) if options.tiny else 757
+    length = len(processor.token_ids(render_prompt(prompt()), [image]))
+    ids = np.random.default_rng(0).integers(300, 1400, (options.photos, length)).tolist()
+    return [TokensPrompt(prompt_token_ids=row) for row in ids]
+
+
+def run_tower_as_vllm(model: Any) -> None:
+    """Operation by operation, attention through PyTorch's own."""
     for layer in model.vision_embed_tokens.img_processor.vision_model.encoder.layers:
         layer._compiled_call_impl = None
-        attend = layer.self_attn.attn
-        attend._forward_method = attend.forward_native if attention else attend.forward_cuda
+        layer.self_attn.attn._forward_method = layer.self_attn.attn.forward_native
 
 
 def run_tower_compiled(model: Any) -> None:
-    """Undo `run_tower_eagerly`."""
+    """As this project runs it: undo `run_tower_as_vllm`."""
     for layer in model.vision_embed_tokens.img_processor.vision_model.encoder.layers:
         layer.self_attn.attn._forward_method = layer.self_attn.attn.forward_cuda
     model.vision_embed_tokens.compile_layers()

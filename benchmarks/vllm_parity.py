@@ -48,8 +48,8 @@ def main() -> None:
         merged = {"engine": "vllm", "merged_cache": cache}
         ways = {"transformers, merged": {"engine": "transformers"}, "vLLM, merged": merged}
         if options.fp8:
-            ways["vLLM, fp8 weights"] = {**merged, "quantization": "fp8"}
             ways["vLLM, fp8 weights and cache"] = {**merged, "quantization": "fp8", "kv_cache_dtype": "fp8"}
+            ways["vLLM, fp8 weights"] = {**merged, "quantization": "fp8"}
         else:
             ways["vLLM, LoRA"] = {"engine": "vllm", "served": "lora"}
         answers: dict[str, dict[str, Completion]] = {}

@@ -4,12 +4,13 @@
     python benchmarks/vllm_serving.py fp8 --photos 2048       # some of them
     python benchmarks/vllm_serving.py --tiny                  # a small model on a CPU, to try the script
 
-    stock  vLLM as it comes: LLM.generate with its own class, PIL images in memory, decoded beforehand
-    bf16   in one engine: prompts of the same length without a photo, the encoder alone, and of both the ceiling
-           1 / (1 / text + 1 / encoder); then this engine from the bytes of JPEG files; levers; num_crops 1 and 16
+    stock  vLLM as it comes: LLM.generate with its own class, PIL images in memory, decoded beforehand; and prompts
+           of the same length without a photo
+    bf16   in one engine: prompts of the same length without a photo, the encoder alone, as vLLM runs it and as it is
+           here, and of both the ceiling 1 / (1 / text + 1 / encoder); then this engine from the bytes of JPEG files;
+           where AWS_ENDPOINT_URL is set, the whole job from S3 (AWS_ACCESS_KEY_ID, ...) to Parquet, once more with 1 %
+           of the photos cut short; answers of 16 tokens; num_crops 1 and 16
     fp8    the same with fp8 weights and fp8 keys and values
-    job    the whole job, from S3 (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...) to Parquet, beside this engine alone;
-           once more with 1 % of the photos cut short
     NAME=VALUE,...   this engine in bf16 with other settings, or vLLM's own as vllm.NAME, twice over the photos, such as
                      max_num_batched_tokens=8192 or vllm.block_size=144
 
@@ -28,7 +29,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from made_up import FULL, TINY, begin_run, make_checkpoint, make_photos, preparation, prompt
-from measured_engine import Bench, clock, photo_bytes, run_tower_compiled, run_tower_eagerly, warm_up
+from measured_engine import Bench, clock, photo_bytes, run_tower_as_vllm, run_tower_compiled, text_prompts, warm_up
 
 ROOT = Path(__file__).parents[1]
 # What a part's processes load as vLLM's plugin. The stock part gets the configuration and the processor only.
@@ -102,9 +103,7 @@ def run_alone(part: str, options: argparse.Namespace) -> None:
 def measure(part: str, options: argparse.Namespace) -> Iterator[Row]:
     """The rows of one part: what was measured, and its figures."""
     if part == "stock":
-        yield "stock: LLM.generate, PIL images in memory", measure_stock(options)
-    elif part == "job":
-        yield from measure_job(options)
+        yield from measure_stock(options)
     elif part in ("bf16", "fp8"):
         yield from measure_engine(part, FP8 if part == "fp8" and not options.tiny else {}, options)
     else:
@@ -114,18 +113,19 @@ def measure(part: str, options: argparse.Namespace) -> Iterator[Row]:
                 yield f"this engine, {part}", bench.from_jpeg()
 
 
-def measure_stock(options: argparse.Namespace) -> dict[str, float]:
+def measure_stock(options: argparse.Namespace) -> Iterator[Row]:
     from io import BytesIO
 
     from PIL import Image
     from vllm import LLM, SamplingParams
 
+    from enrich.phi3_vision.checkpoint import load_processor
     from enrich.prompt import render_prompt
 
     started = time.perf_counter()
     plain = {"enforce_eager": True, "max_num_seqs": 8} if options.tiny else {}
-    model = str(options.folder / "model")
-    llm = LLM(model, max_model_len=4096, limit_mm_per_prompt={"image": 1}, disable_log_stats=True, **plain)
+    model = options.folder / "model"
+    llm = LLM(str(model), max_model_len=4096, limit_mm_per_prompt={"image": 1}, disable_log_stats=True, **plain)
     count = warm_up(options)
     images = [Image.open(BytesIO(data)).convert("RGB") for data in photo_bytes(options, 0, options.photos + count)]
     prompts = [{"prompt": render_prompt(prompt()), "multi_modal_data": {"image": image}} for image in images]
@@ -134,27 +134,24 @@ def measure_stock(options: argparse.Namespace) -> dict[str, float]:
     ready = time.perf_counter() - started
     with clock(options.photos) as result:
         llm.generate(prompts[: options.photos], greedy, use_tqdm=False)
-    return {**result, "ready after s": ready}
+    yield "stock: LLM.generate, PIL images in memory", {**result, "ready after s": ready}
+    with clock(options.photos) as result:
+        llm.generate(text_prompts(load_processor(model), options), greedy, use_tqdm=False)
+    yield "stock, text alone", result
 
 
 def measure_engine(name: str, settings: dict[str, str], options: argparse.Namespace) -> Iterator[Row]:
-    with Bench(settings, options) as bench:
+    with Bench({**settings, "shard_size": "512"}, options) as bench:
         yield f"{name}, text alone", (text := bench.text())
-        if name == "bf16":
-            bench.run_in_engine(run_tower_eagerly, attention=True)
-            yield "bf16, encoder alone as vLLM runs it: eager, PyTorch's attention", bench.encoder()
-            bench.run_in_engine(run_tower_eagerly, attention=False)
-            yield "bf16, encoder alone, eager, FlashAttention 3", bench.encoder()
-            bench.run_in_engine(run_tower_compiled)
-        yield f"{name}, encoder alone, compiled, FlashAttention 3", (encoder := bench.encoder())
-        yield f"{name}, ceiling", {"images/s": 1 / (1 / text["images/s"] + 1 / encoder["images/s"])}
+        for how, run in (("as vLLM runs it", run_tower_as_vllm), ("compiled, FlashAttention 3", run_tower_compiled)):
+            bench.run_in_engine(run)
+            yield f"{name}, encoder alone, {how}", (encoder := bench.encoder())
+            yield f"{name}, ceiling with it", {"images/s": 1 / (1 / text["images/s"] + 1 / encoder["images/s"])}
         yield f"{name}, this engine from JPEG bytes", bench.from_jpeg()
         if options.profile:
             print(bench.profile(), flush=True)
-        if name == "bf16":
-            bench.run_in_engine(run_tower_eagerly, attention=False)
-            yield "bf16, this engine, tower eager", bench.from_jpeg()
-            bench.run_in_engine(run_tower_compiled)
+        if name == "bf16" and os.environ.get("AWS_ENDPOINT_URL"):
+            yield from measure_job(name, bench)
         yield f"{name}, this engine, answers of 16 tokens", bench.from_jpeg(tokens=16)
         yield f"{name}, this engine, num_crops 1", bench.from_jpeg(num_crops=1)
         if not options.tiny:
@@ -162,22 +159,21 @@ def measure_engine(name: str, settings: dict[str, str], options: argparse.Namesp
         yield f"{name}, this engine once more", bench.from_jpeg()
 
 
-def measure_job(options: argparse.Namespace) -> Iterator[Row]:
-    """This engine alone, then in the whole job on the same photos, then with 1 % of them cut short."""
+def measure_job(name: str, bench: Bench) -> Iterator[Row]:
+    """The whole job on the same photos, on them with 1 % cut short, and the engine alone between them."""
     import boto3
 
     s3 = boto3.session.Session().client("s3")
-    photos = photo_bytes(options, 0, options.photos)
     for bucket in ("whole", "faulty"):
         s3.create_bucket(Bucket=bucket)
-        for index, data in enumerate(photos):
+        for index, data in enumerate(photo_bytes(bench.options, 0, bench.options.photos)):
             cut = bucket == "faulty" and index % 100 == 50
             s3.put_object(Bucket=bucket, Key=f"{index}.jpg", Body=data[: len(data) // 2] if cut else data)
-    with Bench({"shard_size": "512"}, options) as bench, tempfile.TemporaryDirectory() as output:
-        yield "this engine from JPEG bytes", bench.from_jpeg()
-        for what, bucket in (("S3 to Parquet", "whole"), ("S3 to Parquet, 1 % of the photos cut short", "faulty")) * 2:
-            yield what, whole_job(bench, bucket, f"{output}/{bucket}-{time.monotonic_ns()}")
-        yield "this engine from JPEG bytes, once more", bench.from_jpeg()
+    with tempfile.TemporaryDirectory() as output:
+        yield f"{name}, job: S3 to Parquet", whole_job(bench, "whole", f"{output}/1")
+        yield f"{name}, this engine from JPEG bytes", bench.from_jpeg()
+        yield f"{name}, job, 1 % of the photos cut short", whole_job(bench, "faulty", f"{output}/2")
+        yield f"{name}, job: S3 to Parquet", whole_job(bench, "whole", f"{output}/3")
 
 
 def whole_job(bench: Bench, bucket: str, output: str) -> dict[str, float]:

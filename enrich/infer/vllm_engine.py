@@ -234,6 +234,7 @@ def load_vllm_engine(adapter: Adapter, settings: RunSettings) -> VllmEngine:
 def engine_arguments(settings: RunSettings, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """vLLM's arguments for a stream of photos that are all different."""
     tokens, sequences = _sizes(device)
+    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
     return {
         "dtype": str(dtype).removeprefix("torch."),
         "max_model_len": 4096,  # beyond it LongRoPE takes other factors, for every request
@@ -243,6 +244,7 @@ def engine_arguments(settings: RunSettings, device: torch.device, dtype: torch.d
         "gpu_memory_utilization": settings.gpu_memory_utilization,
         "quantization": None if settings.quantization == "none" else settings.quantization,
         "kv_cache_dtype": settings.kv_cache_dtype,
+        "attention_backend": "CUSTOM" if hopper and dtype != torch.float32 else None,  # vllm_attention.py
         "limit_mm_per_prompt": {"image": 1},
         # Prompts differ from their fifth token on, where the photo begins: no block of 16 is ever shared, and hashing
         # 50 of them a photo is wasted. Nor does a photo come twice, so keeping its crops would only cost memory.
