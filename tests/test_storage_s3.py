@@ -23,9 +23,12 @@ def store(s3_bucket: str) -> S3Store:
     return found
 
 
+PAGE = 3
+
+
 def small_pages(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    """At most 3 keys a page, so that a listing is cut into pieces."""
-    return app({**environ, "QUERY_STRING": f"{environ['QUERY_STRING']}&max-keys=3"}, start_response)
+    """At most PAGE keys a page, so that a listing is cut into pieces."""
+    return app({**environ, "QUERY_STRING": f"{environ['QUERY_STRING']}&max-keys={PAGE}"}, start_response)
 
 
 LAYOUTS = {
@@ -47,11 +50,13 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.parametrize("first_pages", [1, 2])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_listing_in_pieces_has_every_key_once_and_in_byte_order(
-    store: S3Store, s3_server: Any, layout: str, monkeypatch: pytest.MonkeyPatch
+    store: S3Store, s3_server: Any, layout: str, first_pages: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pieces: list[int] = []
+    monkeypatch.setattr(listing, "_FIRST_PAGES", first_pages)
     monkeypatch.setattr(
         listing, "_in_order", lambda cut, inner=listing._in_order: pieces.append(len(cut)) or inner(cut)
     )
@@ -60,19 +65,40 @@ def test_a_listing_in_pieces_has_every_key_once_and_in_byte_order(
         store.put(key, b"x")
     s3_server.fault = small_pages
     assert [info.key for info in store.list()] == sorted(keys, key=str.encode)
-    assert pieces[0] > 1
+    assert pieces[0] > 1 or first_pages > 1
 
 
-def test_a_listing_that_is_given_up_ends_its_threads(store: S3Store, s3_server: Any) -> None:
+def test_a_short_listing_costs_a_request_a_page(store: S3Store, s3_server: Any) -> None:
+    keys = [f"{number:02}" for number in range(listing._FIRST_PAGES * PAGE)]
+    for key in keys:
+        store.put(key, b"x")
+    requests = []
+
+    def counted(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        requests.append(environ["QUERY_STRING"])
+        return small_pages(app, environ, start_response)
+
+    s3_server.fault = counted
+    assert [info.key for info in store.list()] == keys
+    assert len(requests) == listing._FIRST_PAGES
+
+
+def test_a_listing_that_is_given_up_ends_its_threads(
+    store: S3Store, s3_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "_FIRST_PAGES", 1)
     for number in range(40):
         store.put(f"{number:02}", b"x")
     s3_server.fault = small_pages
     found = store.list()
-    assert next(found).key == "00"
+    assert [next(found).key for _ in range(PAGE + 1)][-1] == f"{PAGE:02}"
     found.close()  # type: ignore[attr-defined]  # waits for its threads; pytest's time limit would tell
 
 
-def test_an_error_within_a_listing_is_raised_where_it_is_read(store: S3Store, s3_server: Any) -> None:
+def test_an_error_within_a_listing_is_raised_where_it_is_read(
+    store: S3Store, s3_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "_FIRST_PAGES", 1)
     for number in range(40):
         store.put(f"{number:02}", b"x")
 
