@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -43,6 +44,7 @@ app = typer.Typer(
 catalog_app = typer.Typer(no_args_is_help=True, help="Make or fetch a labelled catalog.")
 app.add_typer(catalog_app, name="catalog")
 
+_INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")]
 Engine = Annotated[str | None, typer.Option(help="auto, vllm or transformers.")]
 
@@ -50,19 +52,18 @@ Engine = Annotated[str | None, typer.Option(help="auto, vllm or transformers.")]
 def main() -> None:
     """Entry point of the `enrich` script."""
     quiet_libraries()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: else processes that it started outlive it
     try:
         code = app(standalone_mode=False)
-    except typer.Exit as stop:
-        code = stop.exit_code
+        if code == _INTERRUPTED:
+            errors.print("[red]stopped[/]; what was committed stays")
+            code = 1
     except EnrichError as error:
         say_error(error)
         code = error.exit_code
     except TyperException as error:
         say_error(UsageError(f"{error.format_message().rstrip('.')}; `enrich --help` shows what there is"))
         code = error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        errors.print("[red]stopped[/]; what was committed stays")
-        code = 1
     except Exception as error:  # the last boundary: nobody but us can act on a traceback
         code = _unexpected(error)
     sys.exit(code or 0)

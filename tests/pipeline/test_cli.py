@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from enrich import cli
@@ -223,3 +226,28 @@ def test_one_batch_is_learned_by_heart_or_not(
         assert out.startswith("loss of steps ")
         assert f"one batch of {story.catalog} was learned by heart; no adapter was written" in out
     assert [path.name for path in tmp_path.iterdir()] == ["rate.yaml"]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_command_that_is_stopped_says_so_and_takes_its_processes_along(tmp_path: Path, stop: signal.Signals) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "enrich.cli",
+        "catalog",
+        "sample",
+        "--products",
+        "3000",
+        "--out",
+        str(tmp_path / "c"),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while not any((tmp_path / "c").rglob("*.jpg")):  # the processes that draw are at work
+            assert process.poll() is None
+            time.sleep(0.1)
+        drawing = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(stop)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "what was committed stays" in output
+    assert psutil.wait_procs(drawing, timeout=10)[1] == []

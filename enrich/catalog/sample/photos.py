@@ -1,6 +1,7 @@
 """Which photos a sample has, and drawing them in as many processes as there are cores."""
 
 import multiprocessing
+import signal
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -98,8 +99,9 @@ def draw_photos(photos: Iterable[Photo], total: int, seed: int, progress: Callab
 
 def _ahead(draw: Callable[[list[Photo]], int], tasks: Iterator[list[Photo]], workers: int) -> Iterator[int]:
     """Results in the order of the tasks, a few tasks a process under way."""
-    # Spawned, not forked: the caller may have threads.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    # Spawned, not forked: the caller may have threads. Ctrl-C reaches the whole process group; the caller ends these.
+    spawn, deaf = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
+    pool = ProcessPoolExecutor(workers, spawn, signal.signal, deaf)
     try:
         under_way: deque[Future[int]] = deque()
         for task in tasks:
