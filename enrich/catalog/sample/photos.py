@@ -1,8 +1,8 @@
 """Which photos a sample has, and drawing them in as many processes as there are cores."""
 
 import multiprocessing
-import signal
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
