@@ -1,8 +1,9 @@
 """Price intervals with known coverage, and category probabilities that mean what they say.
 
 Interval: split-conformal (Papadopoulos et al. 2002; Lei et al. 2018) on absolute log residuals, normalised by the
-spread that the digit log-probabilities show; by category (Vovk 2012) where the calibration split has enough of it, and
-narrower than elsewhere only as far as its designs vouch for that: photos of one design share what is wrong of it.
+spread that the digit log-probabilities show. Photos of one design share what is wrong of it, so a design counts as one
+(Dunn et al. 2018; Lee et al. 2023). By category (Vovk 2012) where the calibration split has enough of it, and narrower
+than elsewhere only as far as its designs vouch for that.
 Probability: Platt scaling (Platt 1999) of the tokens' probability with an intercept for each label that is said, or
 isotonic regression where that says more.
 """
@@ -97,7 +98,7 @@ def fit_price(
     where given, are those that the model said, for later it knows no others; `designs` tell which of the rows are
     photos of one design (see `same_design`), and without them each is its own. The floor under the spreads is the one
     that makes intervals narrowest on average, where there are FLOOR_ROWS to choose it on, else the median spread.
-    With too few rows for a level, (n + 1) * level > n, the largest score stands in and coverage falls short.
+    With too few designs for a level, (n + 1) * level > n, the largest score stands in and coverage falls short.
     None without rows.
     """
     if not len(prices):
@@ -106,9 +107,10 @@ def fit_price(
     residuals = np.log(np.asarray(prices, dtype=np.float64)) - np.log(np.asarray(predicted, dtype=np.float64))
     unit = max(float(np.median(spread)), 0.01)
     floors = [unit * times for times in FLOORS] if len(prices) >= FLOOR_ROWS else [unit]
-    floor = min(floors, key=lambda floor: _mean_width(residuals, spread, floor))
+    owners = np.unique(designs, return_inverse=True)[1] if len(designs) else np.arange(len(prices))
+    floor = min(floors, key=lambda floor: _mean_width(residuals, spread, floor, owners))
     scores = residuals / (spread + floor)
-    quantiles, owners = _quantiles(scores), designs or range(len(scores))
+    quantiles = _quantiles(scores, owners)
     groups: dict[str, list[int]] = defaultdict(list)
     for row, category in enumerate(categories):
         groups[category].append(row)
@@ -116,7 +118,7 @@ def fit_price(
     return PriceCalibration(
         quantiles=quantiles,
         by_category={
-            name: _vouched(_quantiles(scores[rows]), quantiles, len({owners[row] for row in rows}))
+            name: _vouched(_quantiles(scores[rows], np.arange(len(rows))), quantiles, len(set(owners[rows])))
             for name, rows in sorted(groups.items())
             if len(rows) >= CATEGORY_ROWS
         },
@@ -125,7 +127,7 @@ def fit_price(
         lowest=float(known.min()),
         highest=float(known.max()),
         rows=len(scores),
-        designs=len(set(owners)),
+        designs=int(owners.max()) + 1,
     )
 
 
@@ -167,10 +169,13 @@ def price_crps(calibration: PriceCalibration, true: float, price: float, spread:
     return quantile_crps(math.log(true / price), [residual * scale for residual in calibration.residuals])
 
 
-def _quantiles(scores: np.ndarray) -> dict[str, float]:
-    ordered = np.sort(np.abs(scores))
-    ranks = {level: min(math.ceil((len(ordered) + 1) * level), len(ordered)) for level in LEVELS}
-    return {str(level): float(ordered[rank - 1]) for level, rank in ranks.items()}
+def _quantiles(scores: np.ndarray, owners: np.ndarray) -> dict[str, float]:
+    """Of the absolute scores, each of the owners 0 .. n - 1 with 1 / (n + 1) of the mass, which its rows share; the
+    last share lies at infinity, and stands for the design that is to come."""
+    order = np.argsort(np.abs(scores), kind="stable")
+    mass = np.cumsum(1 / np.bincount(owners)[owners[order]]) / (owners.max() + 2)
+    places = {level: min(int(np.searchsorted(mass, level - 1e-9)), len(order) - 1) for level in LEVELS}
+    return {str(level): float(abs(scores[order[place]])) for level, place in places.items()}
 
 
 def _vouched(own: dict[str, float], everyones: dict[str, float], designs: int) -> dict[str, float]:
@@ -180,10 +185,10 @@ def _vouched(own: dict[str, float], everyones: dict[str, float], designs: int) -
     return {level: max(one, share * one + (1 - share) * everyones[level]) for level, one in own.items()}
 
 
-def _mean_width(residuals: np.ndarray, spread: np.ndarray, floor: float) -> float:
+def _mean_width(residuals: np.ndarray, spread: np.ndarray, floor: float, owners: np.ndarray) -> float:
     """Mean half width of the intervals at LEVEL in log units, to a tenth of a percent: ties go to the first floor."""
     scale = spread + floor
-    return float(f"{_quantiles(residuals / scale)[str(LEVEL)] * scale.mean():.3g}")
+    return float(f"{_quantiles(residuals / scale, owners)[str(LEVEL)] * scale.mean():.3g}")
 
 
 def is_out_of_range(calibration: PriceCalibration, price: float) -> bool:
