@@ -139,7 +139,7 @@ def one_token_attention(
         scale: of the scores.
     """
     requests, heads, size = query.shape
-    low = 1 << (size - 1).bit_length() - 1
+    low = 1 << (size - 1).bit_length() - 1  # the largest power of two below it
     tile, warps = _TILES.get(keys.element_size(), (32, 2))
     _one_token_kernel[(heads, requests)](
         out, query, keys, values, pages, lengths, *scales, scale, *out.stride()[:2], *query.stride()[:2],
