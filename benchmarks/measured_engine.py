@@ -80,10 +80,10 @@ class Bench:
         """Prompts of as many tokens as those with a photo, as many answers: what the language model alone can do."""
         from enrich.infer.vllm_render import sampling
 
-        prompts, done = text_prompts(self.processor, self.options), 0
+        prompts, params, done = text_prompts(self.processor, self.options), sampling([], FULL.answer_tokens), 0
         with clock(len(prompts)) as result:
             for index, text in enumerate(prompts):
-                self.engine.process.add(f"text-{time.monotonic_ns()}-{index}", text, sampling([], FULL.answer_tokens))
+                self.engine.process.add(f"text-{time.monotonic_ns()}-{index}", text, params)
             while done < len(prompts):
                 done += len(self.engine.process.outputs())
         return result

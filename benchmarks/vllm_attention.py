@@ -63,14 +63,12 @@ def measure(dtype: torch.dtype, by_head: bool, heads: int, answers: int, photos:
     report("FlashAttention 3, answers", flash_attention(*step, 0, answers), read)
     wanted = out[:answers].float()
     part = (out[:answers], query[:answers], keys, values, pages, lengths)
-    chosen = dict(vllm_attention._TILES)
     for tile, warps in TILES:
         vllm_attention._TILES[cache.element_size()] = (tile, warps)
         report(f"ours, tile {tile}, {warps} warps", lambda: one_token_attention(*part, (one, one, one), SCALE), read)
         difference = float((out[:answers].float() - wanted).abs().max())
         if device == "cuda" and difference > 0.03:
             print(f"| | differs from FlashAttention 3 by {difference:.3f} | | |")
-    vllm_attention._TILES.update(chosen)
 
 
 def clock(call: Callable[[], Any], device: str) -> float:

@@ -135,8 +135,9 @@ def measure_stock(options: argparse.Namespace) -> Iterator[Row]:
     with clock(options.photos) as result:
         llm.generate(prompts[: options.photos], greedy, use_tqdm=False)
     yield "stock: LLM.generate, PIL images in memory", {**result, "ready after s": ready}
+    texts = text_prompts(load_processor(model), options)
     with clock(options.photos) as result:
-        llm.generate(text_prompts(load_processor(model), options), greedy, use_tqdm=False)
+        llm.generate(texts, greedy, use_tqdm=False)
     yield "stock, text alone", result
 
 

@@ -206,6 +206,21 @@ def test_arguments_follow_the_settings() -> None:
     assert plain["max_model_len"] == 4096
 
 
+@pytest.mark.parametrize(
+    ("major", "dtype", "backend"),
+    [(9, "bfloat16", "CUSTOM"), (9, "float32", None), (8, "bfloat16", None), (10, "bfloat16", None)],
+)
+def test_answers_have_a_kernel_of_their_own_on_hopper(
+    major: int, dtype: str, backend: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80 << 30))
+    arguments = engine_arguments(RunSettings(), torch.device("cuda"), getattr(torch, dtype))
+    assert arguments["attention_backend"] == backend
+
+
 def test_an_adapter_gets_room_for_its_rank(tmp_path: Path) -> None:
     from peft import LoraConfig
 
