@@ -161,16 +161,13 @@ def text_prompts(processor: Any, options: argparse.Namespace) -> list[Any]:
 
 
 def run_tower_as_vllm(model: Any) -> None:
-    """Operation by operation, attention through PyTorch's own."""
+    """Operation by operation."""
     for layer in model.vision_embed_tokens.img_processor.vision_model.encoder.layers:
         layer._compiled_call_impl = None
-        layer.self_attn.attn._forward_method = layer.self_attn.attn.forward_native
 
 
 def run_tower_compiled(model: Any) -> None:
     """As this project runs it: undo `run_tower_as_vllm`."""
-    for layer in model.vision_embed_tokens.img_processor.vision_model.encoder.layers:
-        layer.self_attn.attn._forward_method = layer.self_attn.attn.forward_cuda
     model.vision_embed_tokens.compile_layers()
 
 

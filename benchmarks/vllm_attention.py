@@ -1,10 +1,11 @@
-"""Attention of a step that reads 20 photos while 190 are answered, by kernel: FlashAttention 3, vLLM's Triton, ours.
+"""Attention of a step that reads 20 photos while 190 are answered, by kernel: others', and ours.
 
     python benchmarks/vllm_attention.py                      # on a GPU with compute capability 9
     TRITON_INTERPRET=1 python benchmarks/vllm_attention.py --tiny   # to try the script on a CPU: ours only
 
 Shapes are those of Phi-3-vision's 32 layers: 32 heads of 96 numbers, 792 tokens a photo, 1 to 31 more of its answer;
-pages of 16 tokens, scattered. Milliseconds a layer, and of answers the rate at which keys and values are read.
+pages of 16 tokens, scattered. Milliseconds a layer, and of answers the rate at which keys and values are read. Then one
+of the vision tower's 23 layers over the photos' 100 crops: 16 heads of 64 numbers, 577 tokens.
 """
 
 import argparse
@@ -13,12 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
-from enrich.phi3_vision import vllm_attention
 from enrich.phi3_vision.vllm_attention import one_token_attention
+from enrich.phi3_vision.vllm_tower_attention import tower_attention
 
 SIZE, PAGE, SCALE = 96, 16, 96**-0.5
-TILES = ((8, 1), (8, 2), (16, 2), (16, 4), (32, 2), (32, 4), (64, 4))  # tokens, warps
 
 
 def main() -> None:
@@ -27,10 +29,11 @@ def main() -> None:
     tiny = parser.parse_args().tiny
     for dtype in (torch.bfloat16, torch.float8_e4m3fn):
         for by_head in (True, False):
-            measure(dtype, by_head, *((2, 3, 1, 40) if tiny else (32, 190, 20, 792)))
+            measure_step(dtype, by_head, *((2, 3, 1, 40) if tiny else (32, 190, 20, 792)))
+    measure_tower(*((2, 2, 65) if tiny else (100, 16, 577)))
 
 
-def measure(dtype: torch.dtype, by_head: bool, heads: int, answers: int, photos: int, tokens: int) -> None:
+def measure_step(dtype: torch.dtype, by_head: bool, heads: int, answers: int, photos: int, tokens: int) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     lengths = torch.cat([torch.randint(tokens + 1, tokens + 32, (answers,)), torch.full((photos,), tokens)]).int()
@@ -46,35 +49,67 @@ def measure(dtype: torch.dtype, by_head: bool, heads: int, answers: int, photos:
     lengths, one = lengths.to(device), torch.ones((), device=device)
     read = int(lengths[:answers].sum()) * heads * 2 * SIZE * cache.element_size()
     name = f"{'bf16' if dtype == torch.bfloat16 else 'fp8'}, {'head by head' if by_head else 'token by token'}"
-
-    def report(what: str, call: Callable[[], Any], read: int = 0) -> None:
-        try:
-            seconds = clock(call, device)
-        except (ImportError, AttributeError, RuntimeError) as error:
-            print(f"| {name} | {what} | {type(error).__name__}: {str(error)[:80]} | |", flush=True)
-        else:
-            rate = f"{read / seconds / 1e12:.2f}" if read else ""
-            print(f"| {name} | {what} | {1e3 * seconds:.3f} | {rate} |", flush=True)
-
     step = (query, keys, values, out, pages, starts, lengths)
-    report("FlashAttention 3, photos", flash_attention(*step, answers, len(new)))
-    report("FlashAttention 3, both", flash_attention(*step, 0, len(new)))
-    report("vLLM's Triton kernel, answers", triton_attention(*step, answers), read)
-    report("FlashAttention 3, answers", flash_attention(*step, 0, answers), read)
+    report(name, "FlashAttention 3, photos", flash_attention(*step, answers, len(new)))
+    report(name, "FlashAttention 3, both", flash_attention(*step, 0, len(new)))
+    report(name, "vLLM's Triton kernel, answers", triton_attention(*step, answers), read=read)
+    report(name, "FlashAttention 3, answers", flash_attention(*step, 0, answers), read=read)
     wanted = out[:answers].float()
     part = (out[:answers], query[:answers], keys, values, pages, lengths)
-    for tile, warps in TILES:
-        vllm_attention._TILES[cache.element_size()] = (tile, warps)
-        report(f"ours, tile {tile}, {warps} warps", lambda: one_token_attention(*part, (one, one, one), SCALE), read)
-        difference = float((out[:answers].float() - wanted).abs().max())
-        if device == "cuda" and difference > 0.03:
-            print(f"| | differs from FlashAttention 3 by {difference:.3f} | | |")
+    report(name, "ours, answers", lambda: one_token_attention(*part, (one, one, one), SCALE), read=read)
+    agree(out[:answers], wanted)
 
 
-def clock(call: Callable[[], Any], device: str) -> float:
+def measure_tower(crops: int, heads: int, tokens: int, size: int = 64) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    query, key, value = torch.randn(crops, tokens, 3 * heads * size, device=device, dtype=dtype).chunk(3, dim=-1)
+    by_head = [part.unflatten(-1, (heads, size)).transpose(1, 2) for part in (query, key, value)]
+
+    def pytorch(backend: SDPBackend) -> torch.Tensor:
+        with sdpa_kernel(backend):
+            return scaled_dot_product_attention(*by_head).transpose(1, 2).flatten(2)
+
+    def flash() -> torch.Tensor:
+        from vllm.vllm_flash_attn import flash_attn_varlen_func
+
+        rows = [part.flatten(0, 1).unflatten(-1, (heads, size)) for part in (query, key, value)]
+        starts = torch.arange(0, (crops + 1) * tokens, tokens, dtype=torch.int32, device=device)
+        return flash_attn_varlen_func(
+            *rows, max_seqlen_q=tokens, cu_seqlens_q=starts, max_seqlen_k=tokens, cu_seqlens_k=starts, fa_version=3
+        )
+
+    work = 4 * crops * heads * tokens**2 * size
+    report("tower", "FlashAttention 3", flash, work=work)
+    report("tower", "PyTorch's FlashAttention 2", lambda: pytorch(SDPBackend.FLASH_ATTENTION), work=work)
+    report("tower", "PyTorch's cuDNN", lambda: pytorch(SDPBackend.CUDNN_ATTENTION), work=work)
+    report("tower", "ours", lambda: tower_attention(query, key, value, heads), work=work)
+    agree(tower_attention(query, key, value, heads), pytorch(SDPBackend.FLASH_ATTENTION).float())
+
+
+def report(name: str, what: str, call: Callable[[], Any], *, read: int = 0, work: int = 0) -> None:
+    """Print a row: milliseconds a call, and TB/s of `read` bytes or TFLOP/s of `work`."""
+    try:
+        seconds = clock(call)
+    except (ImportError, AttributeError, RuntimeError) as error:
+        print(f"| {name} | {what} | {type(error).__name__}: {str(error)[:80]} | |", flush=True)
+    else:
+        rate = f"{read / seconds / 1e12:.2f} TB/s" if read else f"{work / seconds / 1e12:.0f} TFLOP/s" if work else ""
+        print(f"| {name} | {what} | {1e3 * seconds:.3f} | {rate} |", flush=True)
+
+
+def agree(out: torch.Tensor, wanted: torch.Tensor) -> None:
+    """Say where another kernel's result is another."""
+    difference = float((out.float() - wanted).abs().max())
+    if torch.cuda.is_available() and difference > 0.03:
+        print(f"| | differs by {difference:.3f} | | |")
+
+
+def clock(call: Callable[[], Any]) -> float:
     """Seconds a call."""
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    repeats = 10 if device == "cuda" else 1
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    repeats = 20 if torch.cuda.is_available() else 1
     call()
     wait()
     start = time.perf_counter()

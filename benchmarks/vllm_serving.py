@@ -144,7 +144,7 @@ def measure_stock(options: argparse.Namespace) -> Iterator[Row]:
 def measure_engine(name: str, settings: dict[str, str], options: argparse.Namespace) -> Iterator[Row]:
     with Bench({**settings, "shard_size": "512"}, options) as bench:
         yield f"{name}, text alone", (text := bench.text())
-        for how, run in (("as vLLM runs it", run_tower_as_vllm), ("compiled, FlashAttention 3", run_tower_compiled)):
+        for how, run in (("as vLLM runs it", run_tower_as_vllm), ("compiled", run_tower_compiled)):
             bench.run_in_engine(run)
             yield f"{name}, encoder alone, {how}", (encoder := bench.encoder())
             yield f"{name}, ceiling with it", {"images/s": 1 / (1 / text["images/s"] + 1 / encoder["images/s"])}

@@ -25,8 +25,7 @@ from vllm.v1.attention.backends.utils import split_decodes_and_prefills
 from vllm.v1.kv_cache_layout import KVCacheLayout
 from vllm.v1.worker.ubatch_utils import UBatchSlice, split_attn_metadata
 
-# Bytes of a number in the cache -> tokens of a tile, warps: the fastest of seven on an H200.
-_TILES = {2: (32, 2), 1: (8, 1)}
+_TILE = 16  # tokens of a step of the kernel: no more than a page has, so that a step has one page to look up
 
 
 class StreamAttentionBackend(FlashAttentionBackend):
@@ -132,7 +131,8 @@ def one_token_attention(
 
     Args:
         out, query: (requests, heads, size), size a sum of two powers of two, 16 or more each.
-        keys, values: (pages, tokens of a page, heads, size), numbers of a head and token side by side.
+        keys, values: (pages, tokens of a page, heads, size), tokens of a page a multiple of 16, numbers of a head and
+            token side by side.
         pages: (requests or more, any), int32: the pages of each request, in order.
         lengths: (requests or more,), int32: tokens of each, the newest among them; where it is 0, `out` is 0.
         scales: what query, keys and values are to be multiplied with, one float32 on the device each.
@@ -140,11 +140,10 @@ def one_token_attention(
     """
     requests, heads, size = query.shape
     low = 1 << (size - 1).bit_length() - 1  # the largest power of two below it
-    tile, warps = _TILES.get(keys.element_size(), (32, 2))
     _one_token_kernel[(heads, requests)](
         out, query, keys, values, pages, lengths, *scales, scale, *out.stride()[:2], *query.stride()[:2],
-        *keys.stride()[:3], *values.stride()[:3], pages.stride(0), PAGE=keys.shape[1], TILE=tile, LOW=low,
-        HIGH=size - low, num_warps=warps,
+        *keys.stride()[:3], *values.stride()[:3], pages.stride(0), PAGE=keys.shape[1], TILE=_TILE, LOW=low,
+        HIGH=size - low, num_warps=1,
     )  # fmt: skip
 
 
@@ -160,16 +159,17 @@ def _one_token_kernel(  # type: ignore[no-untyped-def]
     length = tl.load(lengths + request)
     low, high = tl.arange(0, LOW), LOW + tl.arange(0, HIGH)
     query += request * query_token + head * query_head
+    keys += head * key_head
+    values += head * value_head
     factor = scale * tl.load(query_scale) * tl.load(key_scale) * 1.4426950408889634  # exp(x) = exp2(x log2(e))
     q_low, q_high = tl.load(query + low).to(tl.float32) * factor, tl.load(query + high).to(tl.float32) * factor
     largest, total = tl.full([TILE], -1e30, tl.float32), tl.zeros([TILE], tl.float32)
     sum_low, sum_high = tl.zeros([TILE, LOW], tl.float32), tl.zeros([TILE, HIGH], tl.float32)
-    for start in range(0, length, TILE):
-        token = start + tl.arange(0, TILE)
-        there = token < length
-        page = tl.load(pages + request * pages_row + token // PAGE, mask=there, other=0).to(tl.int64)
-        key = keys + page * key_page + (token % PAGE) * key_slot + head * key_head
-        value = values + page * value_page + (token % PAGE) * value_slot + head * value_head
+    for start in tl.range(0, length, TILE, num_stages=3):  # two tiles are on their way while one is computed
+        page = tl.load(pages + request * pages_row + start // PAGE).to(tl.int64)
+        slot = start % PAGE + tl.arange(0, TILE)
+        there = start + tl.arange(0, TILE) < length
+        key, value = keys + page * key_page + slot * key_slot, values + page * value_page + slot * value_slot
         k_low, k_high = _rows(key, low, there), _rows(key, high, there)
         v_low, v_high = _rows(value, low, there), _rows(value, high, there)
         score = tl.where(there, tl.sum(k_low * q_low[None, :], 1) + tl.sum(k_high * q_high[None, :], 1), -1e30)
