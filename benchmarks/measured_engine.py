@@ -119,6 +119,21 @@ class Bench:
 
         return self.engine.process._engine.collective_rpc(call)[0]
 
+    def set_step_tokens(self, tokens: int) -> None:
+        """As `max_num_batched_tokens` would, but without another engine's start; no more than that was at the start."""
+
+        def change(model: Any) -> None:
+            import inspect
+
+            for frame in inspect.stack():  # the engine, whose loop calls this
+                engine = frame.frame.f_locals.get("self")
+                if hasattr(engine, "scheduler"):
+                    engine.scheduler.max_num_scheduled_tokens = tokens
+                    return
+            raise RuntimeError("the model runs in another process than the engine's scheduler")
+
+        self.run_in_engine(change)
+
     def profile(self) -> str:
         """The GPU's time by kernel, over the photos of one more measurement."""
 
@@ -161,13 +176,23 @@ def text_prompts(processor: Any, options: argparse.Namespace) -> list[Any]:
 
 
 def run_tower_as_vllm(model: Any) -> None:
-    """Operation by operation."""
+    """Operation by operation, attention by PyTorch's kernels that vLLM allows."""
+    from torch.nn.functional import scaled_dot_product_attention
+
     for layer in model.vision_embed_tokens.img_processor.vision_model.encoder.layers:
-        layer._compiled_call_impl = None
+        layer._compiled_call_impl, heads = None, layer.self_attn.num_heads_per_partition
+
+        def attend(query: Any, key: Any, value: Any, heads: int = heads) -> Any:
+            by_head = [part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value)]
+            return scaled_dot_product_attention(*by_head).transpose(1, 2).flatten(2)
+
+        layer.self_attn.attn.forward = attend
 
 
 def run_tower_compiled(model: Any) -> None:
     """As this project runs it: undo `run_tower_as_vllm`."""
+    for layer in model.vision_embed_tokens.img_processor.vision_model.encoder.layers:
+        del layer.self_attn.attn.forward
     model.vision_embed_tokens.compile_layers()
 
 

@@ -9,7 +9,7 @@
     bf16   in one engine: prompts of the same length without a photo, the encoder alone, as vLLM runs it and as it is
            here, and of both the ceiling 1 / (1 / text + 1 / encoder); then this engine from the bytes of JPEG files;
            where AWS_ENDPOINT_URL is set, the whole job from S3 (AWS_ACCESS_KEY_ID, ...) to Parquet, once more with 1 %
-           of the photos cut short; answers of 16 tokens; num_crops 1 and 16
+           of the photos cut short; answers of 16 tokens; num_crops 1 and 16; smaller steps
     fp8    the same with fp8 weights and fp8 keys and values
     NAME=VALUE,...   this engine in bf16 with other settings, or vLLM's own as vllm.NAME, twice over the photos, such as
                      max_num_batched_tokens=8192 or vllm.block_size=144
@@ -158,6 +158,11 @@ def measure_engine(name: str, settings: dict[str, str], options: argparse.Namesp
         if not options.tiny:
             yield f"{name}, this engine, num_crops 16", bench.from_jpeg(num_crops=16, count=options.photos // 4)
         yield f"{name}, this engine once more", bench.from_jpeg()
+        if not options.tiny:  # on a CPU the scheduler is out of reach
+            most = bench.arguments["max_num_batched_tokens"]
+            for tokens in (most // 2, most // 4 * 3):
+                bench.set_step_tokens(tokens)
+                yield f"{name}, this engine, {tokens} tokens a step", bench.from_jpeg()
 
 
 def measure_job(name: str, bench: Bench) -> Iterator[Row]:

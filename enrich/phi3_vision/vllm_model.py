@@ -21,7 +21,6 @@ from vllm.model_executor.models.module_mapping import MultiModelKeys
 from vllm.model_executor.models.utils import init_vllm_registered_model, maybe_prefix
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.processing.processor import PlaceholderFeaturesInfo, PromptReplacement, PromptUpdate
-from vllm.platforms import current_platform
 
 from .configuration import Phi3VConfig
 from .image_processing import CLIP_MEAN, CLIP_STD, normalize_crops
@@ -86,11 +85,9 @@ class Phi3VVisionEmbedding(Phi3VImageEmbedding):
             prefix=f"{prefix}.img_processor",
         )
         super().__init__(config, tower)
-        size = vision.hidden_size // vision.num_attention_heads
-        if current_platform.is_device_capability(90) and torch.get_default_dtype() in (torch.bfloat16, torch.float16):
-            if size in (16, 32, 64, 128):
-                for layer in tower.vision_model.encoder.layers:
-                    layer.self_attn.attn = TowerAttention(layer.self_attn.num_heads_per_partition)
+        if TowerAttention.fits(vision.hidden_size // vision.num_attention_heads, torch.get_default_dtype()):
+            for layer in tower.vision_model.encoder.layers:
+                layer.self_attn.attn = TowerAttention(layer.self_attn.num_heads_per_partition)
 
     def compile_layers(self) -> None:
         """Compile the tower's layers for any number of crops: one compilation, since they are all alike."""

@@ -1,8 +1,8 @@
 """Attention of the vision tower: the tokens of a crop see each other, and no other crop's.
 
-A crop has 577 tokens of which one, the class token, is not a patch. FlashAttention 3 takes 192 x 192 of them at a time
-where heads have 64 dimensions, so it computes 768 x 768. Here the class token's key opens the sum, the 576 patches' keys
-fill tiles of 64, and 640 queries are computed for 577: 0.43 for 0.63 ms on an H200 (benchmarks/vllm_attention.md).
+A crop has 577 tokens, of which one, the class token, is not a patch. FlashAttention 3 takes 192 x 192 of them at a time
+where heads have 64 dimensions, so it computes 768 x 768. Here the class token's key opens the sum and the 576 patches'
+keys fill tiles of 64, so 640 x 577 are computed, in two thirds of the time (benchmarks/vllm_attention.md).
 """
 
 from typing import Any
@@ -12,20 +12,23 @@ import triton
 import triton.language as tl
 from torch import nn
 from triton.tools.tensor_descriptor import TensorDescriptor
+from vllm.platforms import current_platform
 
 _TILE = 64  # queries, and keys, of a step: the fastest of seven on an H200
 
 
 class TowerAttention(nn.Module):
-    """In the place of vLLM's `MMEncoderAttention`, where the GPU loads tiles by itself (compute capability 9).
-
-    Args:
-        heads: of 16, 32, 64 or 128 dimensions each.
-    """
+    """In the place of vLLM's `MMEncoderAttention`, where `fits`."""
 
     def __init__(self, heads: int) -> None:
         super().__init__()
         self.heads = heads
+
+    @staticmethod
+    def fits(size: int, dtype: torch.dtype) -> bool:
+        """Whether heads have a `size` that fills tiles, and the GPU loads these by itself (compute capability 9)."""
+        fast = dtype in (torch.bfloat16, torch.float16) and current_platform.is_device_capability(90)
+        return fast and size in (16, 32, 64, 128)
 
     def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """See `tower_attention`."""
@@ -77,11 +80,11 @@ def _tower_kernel(  # type: ignore[no-untyped-def]
     largest = tl.sum(q.to(tl.float32) * class_key[None, :], 1) * scale
     total, result = tl.full([TILE], 1.0, tl.float32), tl.zeros([TILE, SIZE], tl.float32) + class_value[None, :]
     for start in tl.range(1, tokens, TILE, num_stages=3):  # two tiles are on their way while one is computed
-        score = tl.dot(q, keys.load([first + start, column]).T) * scale
+        score = tl.dot(q, keys.load([first + start, column]).T)
         if not WHOLE:
             score = tl.where((start + lane < tokens)[None, :], score, -1e30)
-        larger = tl.maximum(largest, tl.max(score, 1))
-        kept, weight = tl.exp2(largest - larger), tl.exp2(score - larger[:, None])
+        larger = tl.maximum(largest, tl.max(score, 1) * scale)
+        kept, weight = tl.exp2(largest - larger), tl.exp2(score * scale - larger[:, None])
         total = total * kept + tl.sum(weight, 1)
         patches = values.load([first + start, column])
         result = tl.dot(weight.to(patches.dtype), patches, result * kept[:, None])
