@@ -2,7 +2,7 @@
 
     python benchmarks/vllm_parity.py                       # fine-tunes the tiny base for a minute first
     python benchmarks/vllm_parity.py --adapter DIRECTORY   # any adapter
-    python benchmarks/vllm_parity.py --fp8                  # on a GPU: bf16, and fp8 beside it
+    python benchmarks/vllm_parity.py --fp8                  # fp8 in its place; on a CPU of keys and values only
 
 In float32 on a CPU, on photos of the sample generator that the adapter was not trained on, greedy answers are compared
 token for token, and their log-probabilities. Where tokens differ, the gap between the best two says whether rounding
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from enrich.catalog.sample.dialects import DEMO
 from enrich.catalog.sample.draw import render
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--adapter", type=Path, help="by default one is made")
     parser.add_argument("--photos", type=int, default=500)
     parser.add_argument("--lora-photos", type=int, default=200, help="of them, how many are served unmerged too")
-    parser.add_argument("--fp8", action="store_true", help="compare fp8 with bf16, in place of LoRA with merged")
+    parser.add_argument("--fp8", action="store_true", help="compare fp8 with merged, in place of LoRA")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         cache = str(Path(folder) / "merged")
@@ -48,8 +49,10 @@ def main() -> None:
         merged = {"engine": "vllm", "merged_cache": cache}
         ways = {"transformers, merged": {"engine": "transformers"}, "vLLM, merged": merged}
         if options.fp8:
-            ways["vLLM, fp8 weights and cache"] = {**merged, "quantization": "fp8", "kv_cache_dtype": "fp8"}
-            ways["vLLM, fp8 weights"] = {**merged, "quantization": "fp8"}
+            ways["vLLM, fp8 cache"] = {**merged, "kv_cache_dtype": "fp8"}
+            if torch.cuda.is_available():
+                ways["vLLM, fp8 weights and cache"] = {**ways["vLLM, fp8 cache"], "quantization": "fp8"}
+                ways["vLLM, fp8 weights"] = {**merged, "quantization": "fp8"}
         else:
             ways["vLLM, LoRA"] = {"engine": "vllm", "served": "lora"}
         answers: dict[str, dict[str, Completion]] = {}

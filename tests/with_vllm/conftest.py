@@ -5,7 +5,9 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,22 @@ _ENVIRONMENT = {
     # Unset, vLLM takes one thread, and three times as long on 2 cores.
     "OMP_NUM_THREADS": str(os.cpu_count()),
 }
+
+
+@pytest.fixture(scope="module")
+def interpreter() -> Iterator[ProcessPoolExecutor]:
+    """A process in which Triton's kernels run as Python: it decides that when it is imported."""
+    with pytest.MonkeyPatch.context() as patch, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        patch.setenv("TRITON_INTERPRET", "1")
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def compiler() -> Iterator[ProcessPoolExecutor]:
+    """A process in which Triton compiles."""
+    with pytest.MonkeyPatch.context() as patch, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        patch.delenv("TRITON_INTERPRET", raising=False)
+        yield pool
 
 
 @pytest.fixture(scope="session")

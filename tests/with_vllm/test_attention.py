@@ -1,26 +1,18 @@
 """Answers' attention against its definition, in Triton's interpreter, and what is left to FlashAttention."""
 
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import pairwise
-from multiprocessing import get_context
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from tests.with_vllm.hopper import ptx
+
 pytestmark = pytest.mark.vllm
 
 HEADS, PAGE = 3, 16
-
-
-@pytest.fixture(scope="module")
-def interpreter() -> Iterator[ProcessPoolExecutor]:
-    """A process in which Triton's kernels run as Python: it decides that when it is imported."""
-    with pytest.MonkeyPatch.context() as patch, ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        patch.setenv("TRITON_INTERPRET", "1")
-        yield pool
 
 
 @pytest.mark.parametrize("size", [32, 64, 80, 96])
@@ -71,28 +63,20 @@ def definition(
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp8e4nv"])
-def test_the_kernel_compiles_for_hopper(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_compiles_for_hopper(dtype: str, compiler: ProcessPoolExecutor) -> None:
     """The interpreter takes more than the compiler does; this needs no GPU."""
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        assert "st.global" in pool.submit(compile_for_hopper, dtype).result()
+    assert "st.global" in compiler.submit(compile_for_hopper, dtype).result()
 
 
 def compile_for_hopper(dtype: str) -> str:
     """PTX of the kernel for a cache of `dtype`."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     from enrich.phi3_vision.vllm_attention import _TILE, _one_token_kernel
 
     sizes = {"PAGE": PAGE, "TILE": _TILE, "LOW": 64, "HIGH": 32}
     pointers = {"out": "*bf16", "pages": "*i32", "lengths": "*i32"}
     pointers |= dict.fromkeys(("query", "keys", "values"), f"*{dtype}")
     pointers |= dict.fromkeys(("query_scale", "key_scale", "value_scale"), "*fp32")
-    kinds = {**pointers, "scale": "fp32", **dict.fromkeys(sizes, "constexpr")}
-    source = ASTSource(_one_token_kernel, {name: kinds.get(name, "i32") for name in _one_token_kernel.arg_names}, sizes)
-    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1}).asm["ptx"]
+    return ptx(_one_token_kernel, sizes, {**pointers, "scale": "fp32"}, num_warps=1)
 
 
 @pytest.mark.parametrize("new", [[1, 1, 1], [1, 1, 4, 20], [7, 30]], ids=["answers", "both", "photos"])
