@@ -253,6 +253,7 @@ def engine_arguments(settings: RunSettings, device: torch.device, dtype: torch.d
         "generation_config": "vllm",  # nothing of the checkpoint's: the engine names its own stop tokens
         "max_logprobs": TOP_K,
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,  # progress is ours to print
         "enforce_eager": device.type == "cpu",  # compiling takes a minute there and gains nothing
     }
 

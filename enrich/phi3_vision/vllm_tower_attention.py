@@ -69,8 +69,8 @@ def _tower_kernel(  # type: ignore[no-untyped-def]
     queries, keys, values, key, value, key_crop, value_crop, out, tokens, scale, WIDTH: tl.constexpr,
     SIZE: tl.constexpr, TILE: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """A tile of queries of one head of one crop. Tiles may reach into the next crop: those keys are masked unless the
-    tokens but one are `WHOLE` tiles, those queries computed and not stored."""
+    """A tile of queries of one head of one crop. Tiles may reach into the next crop: its keys and values are masked,
+    unless the tokens but one are `WHOLE` tiles, and its queries computed and not stored."""
     row, column, crop = tl.program_id(0) * TILE, tl.program_id(1) * SIZE, tl.program_id(2)
     first, lane, number = crop * tokens, tl.arange(0, TILE), tl.arange(0, SIZE)
     scale *= 1.4426950408889634  # exp(x) = exp2(x log2(e))
@@ -87,6 +87,8 @@ def _tower_kernel(  # type: ignore[no-untyped-def]
         kept, weight = tl.exp2(largest - larger), tl.exp2(score * scale - larger[:, None])
         total = total * kept + tl.sum(weight, 1)
         patches = values.load([first + start, column])
+        if not WHOLE:
+            patches = tl.where((start + lane < tokens)[:, None], patches, 0.0)
         result = tl.dot(weight.to(patches.dtype), patches, result * kept[:, None])
         largest = larger
     there = (row + lane < tokens)[:, None]

@@ -23,12 +23,24 @@ def test_the_tokens_of_a_crop_see_each_other(
     torch.testing.assert_close(out, wanted, atol=2e-6, rtol=1e-5)
 
 
-def attend(crops: int, tokens: int, heads: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def test_a_crop_that_overflowed_spoils_no_other(interpreter: ProcessPoolExecutor) -> None:
+    """Where tiles reach into the next crop."""
+    out, wanted = interpreter.submit(attend, 2, 100, 1, 16, overflowed=1).result()
+    torch.testing.assert_close(out[0], wanted[0], atol=2e-6, rtol=1e-5)
+    assert out[1].isnan().all()
+
+
+def attend(
+    crops: int, tokens: int, heads: int, size: int, overflowed: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The kernel's answer and PyTorch's."""
     from enrich.phi3_vision.vllm_tower_attention import TowerAttention
 
     torch.manual_seed(0)
-    parts = torch.randn(crops, tokens, 3 * heads * size).chunk(3, dim=-1)
+    states = torch.randn(crops, tokens, 3 * heads * size)
+    if overflowed is not None:
+        states[overflowed] = torch.nan
+    parts = states.chunk(3, dim=-1)
     query, key, value = (part.unflatten(-1, (heads, size)).transpose(1, 2) for part in parts)
     wanted = scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
     return TowerAttention(heads)(*parts), wanted
