@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import numpy as np
@@ -59,7 +60,8 @@ class Live:
 
     @property
     def api(self) -> PrefectHttpxSyncClient:
-        """One that asks again where the answer is 503: the server's way to say that its SQLite file was locked."""
+        """One that asks again where no answer comes in a minute, or 503: the server's way to say that its SQLite file
+        was locked."""
         return PrefectHttpxSyncClient(
             base_url=f"http://127.0.0.1:{self.port}/api",
             auth=tuple(PASSWORD.split(":")),  # type: ignore[arg-type]
@@ -111,9 +113,9 @@ class Live:
                 os.killpg(process.pid, signal.SIGKILL)
 
     def run(self, deployment: str, **parameters: Any) -> str:
-        """Start a deployment as its form does; the flow run's id."""
+        """Start a deployment as its form does; the flow run's id. Asked again by `api`, the server starts no second."""
         found = self.call("GET", f"/deployments/name/{deployment}")
-        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "idempotency_key": uuid4().hex}
         return str(self.call("POST", f"/deployments/{found['id']}/create_flow_run", body)["id"])
 
     def state(self, run: str) -> Json:
