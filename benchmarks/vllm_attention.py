@@ -21,6 +21,7 @@ from enrich.phi3_vision.vllm_attention import one_token_attention
 from enrich.phi3_vision.vllm_tower_attention import tower_attention
 
 SIZE, PAGE, SCALE = 96, 16, 96**-0.5
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def main() -> None:
@@ -34,19 +35,18 @@ def main() -> None:
 
 
 def measure_step(dtype: torch.dtype, by_head: bool, heads: int, answers: int, photos: int, tokens: int) -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     lengths = torch.cat([torch.randint(tokens + 1, tokens + 32, (answers,)), torch.full((photos,), tokens)]).int()
     width = -(-int(lengths.max()) // PAGE)
-    pages = torch.randperm(len(lengths) * width).reshape(len(lengths), width).int().to(device)
+    pages = torch.randperm(len(lengths) * width).reshape(len(lengths), width).int().to(DEVICE)
     shape = (pages.numel(), heads, PAGE, 2 * SIZE) if by_head else (pages.numel(), PAGE, heads, 2 * SIZE)
-    cache = torch.randn(shape, device=device).to(dtype)
+    cache = torch.randn(shape, device=DEVICE).to(dtype)
     keys, values = (cache.transpose(1, 2) if by_head else cache).split(SIZE, dim=-1)
     new = torch.tensor([1] * answers + [tokens] * photos)
-    starts = torch.cat([torch.zeros(1), new.cumsum(0)]).int().to(device)
-    query = torch.randn(int(new.sum()), heads, SIZE, device=device).to(dtype)
-    out = torch.zeros(query.shape, dtype=torch.bfloat16, device=device)
-    lengths, one = lengths.to(device), torch.ones((), device=device)
+    starts = torch.cat([torch.zeros(1), new.cumsum(0)]).int().to(DEVICE)
+    query = torch.randn(int(new.sum()), heads, SIZE, device=DEVICE).to(dtype)
+    out = torch.zeros(query.shape, dtype=torch.bfloat16, device=DEVICE)
+    lengths, one = lengths.to(DEVICE), torch.ones((), device=DEVICE)
     read = int(lengths[:answers].sum()) * heads * 2 * SIZE * cache.element_size()
     name = f"{'bf16' if dtype == torch.bfloat16 else 'fp8'}, {'head by head' if by_head else 'token by token'}"
     step = (query, keys, values, out, pages, starts, lengths)
@@ -61,10 +61,9 @@ def measure_step(dtype: torch.dtype, by_head: bool, heads: int, answers: int, ph
 
 
 def measure_tower(crops: int, heads: int, tokens: int, size: int = 64) -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    query, key, value = torch.randn(crops, tokens, 3 * heads * size, device=device, dtype=dtype).chunk(3, dim=-1)
+    dtype = torch.bfloat16 if DEVICE == "cuda" else torch.float32
+    query, key, value = torch.randn(crops, tokens, 3 * heads * size, device=DEVICE, dtype=dtype).chunk(3, dim=-1)
     by_head = [part.unflatten(-1, (heads, size)).transpose(1, 2) for part in (query, key, value)]
 
     def pytorch(backend: SDPBackend) -> torch.Tensor:
@@ -75,7 +74,7 @@ def measure_tower(crops: int, heads: int, tokens: int, size: int = 64) -> None:
         from vllm.vllm_flash_attn import flash_attn_varlen_func
 
         rows = [part.flatten(0, 1).unflatten(-1, (heads, size)) for part in (query, key, value)]
-        starts = torch.arange(0, (crops + 1) * tokens, tokens, dtype=torch.int32, device=device)
+        starts = torch.arange(0, (crops + 1) * tokens, tokens, dtype=torch.int32, device=DEVICE)
         return flash_attn_varlen_func(
             *rows, max_seqlen_q=tokens, cu_seqlens_q=starts, max_seqlen_k=tokens, cu_seqlens_k=starts, fa_version=3
         )
@@ -102,14 +101,13 @@ def report(name: str, what: str, call: Callable[[], Any], *, read: int = 0, work
 def agree(out: torch.Tensor, wanted: torch.Tensor) -> None:
     """Say where another kernel's result is another."""
     difference = float((out.float() - wanted).abs().max())
-    if torch.cuda.is_available() and difference > 0.03:
+    if DEVICE == "cuda" and difference > 0.03:
         print(f"| | differs by {difference:.3f} | | |")
 
 
 def clock(call: Callable[[], Any]) -> float:
     """Seconds a call."""
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    repeats = 20 if torch.cuda.is_available() else 1
+    wait, repeats = (torch.cuda.synchronize, 20) if DEVICE == "cuda" else (lambda: None, 1)
     call()
     wait()
     start = time.perf_counter()

@@ -2,7 +2,7 @@
 
     python benchmarks/vllm_parity.py                       # fine-tunes the tiny base for a minute first
     python benchmarks/vllm_parity.py --adapter DIRECTORY   # any adapter
-    python benchmarks/vllm_parity.py --fp8                  # fp8 in its place; on a CPU of keys and values only
+    python benchmarks/vllm_parity.py --fp8                  # fp8 in LoRA's place; on a CPU keys and values only
 
 In float32 on a CPU, on photos of the sample generator that the adapter was not trained on, greedy answers are compared
 token for token, and their log-probabilities. Where tokens differ, the gap between the best two says whether rounding

@@ -85,6 +85,5 @@ def test_a_layer_compiles_around_it_in_one_piece() -> None:
     layer = torch.compile(lambda states: attention(*states.chunk(3, dim=-1)), backend=graphs, dynamic=True)
     with torch.device("meta"):
         assert layer(torch.empty(3, 65, 96)).shape == (3, 65, 32)
-    [graph] = graphs.graphs
     assert len(graphs.graphs) == 1
-    assert "tower_attention" in graph.code
+    assert "tower_attention" in graphs.graphs[0].code
