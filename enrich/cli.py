@@ -102,6 +102,8 @@ def catalog_fetch(
     with progress_bars() as progress:
         summary = fetch_photos(source, out, load_settings(FetchSettings, config), progress=progress)
     console.print(f"{summary.photos} photos, {summary.failed} failed: {out}/catalog.csv")
+    if summary.several:
+        console.print(f"rows that name several URLs: {summary.several}; the photo of the first one was taken")
     if summary.failed:
         console.print(f"why they failed: {out}/failures.csv")
 

@@ -1,34 +1,30 @@
 """One photo from one URL of unknown manners: time-outs, retries, size caps, redirects, no private addresses."""
 
-import ipaddress
+import base64
 import random
-import socket
+import re
+import ssl
 import threading
 import time
-import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+import httpcore
 import httpx
 from PIL import Image, UnidentifiedImageError
 
+from enrich.catalog.connect import Budget, Connector, Refused, check_public, is_address
 from enrich.settings import FetchSettings
 
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that may pass
 _MOVED = frozenset({301, 302, 303, 307, 308})
-
-
-class Refused(Exception):
-    """This try brought no photo. `again`: another may; `wait`: seconds that the server asks for."""
-
-    def __init__(self, reason: str, again: bool = False, wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.reason, self.again, self.wait = reason, again, wait
+_OVERHEAD_BYTES = 1 << 18  # of an answer beyond twice the photo's bytes: headers (100 kB at most), TLS, chunk sizes
 
 
 @dataclass(frozen=True)
@@ -46,26 +42,29 @@ class Downloader:
     def __init__(self, directory: Path, settings: FetchSettings) -> None:
         self._directory = directory
         self._settings = settings
-        # Through a proxy this machine may not resolve hosts and does not see their addresses: the proxy has to.
-        self._directory = directory
-        self._settings = settings
-        # Through a proxy this machine neither resolves hosts nor sees their addresses: that is the proxy's to police.
-        self._direct = not {"http", "https", "all"} & urllib.request.getproxies().keys()
         self._slots: dict[str, threading.Semaphore] = defaultdict(lambda: threading.Semaphore(settings.per_host))
         self._lock = threading.Lock()
-        self._client = httpx.Client(
-            timeout=httpx.Timeout(settings.read_seconds, connect=settings.connect_seconds, pool=None),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=settings.threads),
-            # No compression on the way: the bytes are kept as they come, and Content-Length counts them.
-            headers={"User-Agent": settings.user_agent, "Accept": "image/*", "Accept-Encoding": "identity"},
-            follow_redirects=False,
+        self._resolver = ThreadPoolExecutor(settings.threads, thread_name_prefix="resolve")
+        # Through a proxy this machine neither resolves hosts nor sees their addresses: that is the proxy's to police.
+        self._connector = Connector(self._resolver, any_address=settings.allow_private or settings.proxy is not None)
+        # httpcore alone, below httpx: it knows no cookies, no proxies of the environment and no content codings.
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=httpx.create_ssl_context(),
+            proxy=None if settings.proxy is None else _proxy(httpx.URL(settings.proxy)),
+            max_connections=None,
+            max_keepalive_connections=settings.threads,
+            network_backend=self._connector,
         )
 
     def close(self) -> None:
-        self._client.close()
+        self._pool.close()
+        self._resolver.shutdown(wait=False, cancel_futures=True)
 
     def fetch(self, url: str, stem: str) -> Outcome:
-        """The photo at `url` as `stem` plus the extension of what it is, whole or not at all."""
+        """The photo at `url` as `stem` plus the extension of what it is, whole or not at all.
+
+        A URL that leaves its scheme out is asked for by https, and by http where nobody speaks https.
+        """
         part = self._directory / f"{stem}.part"
         for attempt in range(1, self._settings.attempts + 1):
             try:
@@ -84,42 +83,76 @@ class Downloader:
         return min((asked or 0.0) + jitter, self._settings.max_wait_seconds)
 
     def _download(self, url: str, part: Path) -> None:
-        deadline = time.monotonic() + self._settings.total_seconds
+        """One try: everything from the first look-up to the last byte, redirects included, within total_seconds."""
+        budget = Budget(self._settings.total_seconds, 2 * self._settings.limits.max_bytes + _OVERHEAD_BYTES)
+        self._connector.begin(budget)
         try:
-            target = httpx.URL(url)
-            for _ in range(self._settings.max_redirects + 1):
-                self._check_address(target)
-                with self._slot(target.host), self._client.stream("GET", target) as response:
-                    self._check_peer(response)
-                    if response.status_code not in _MOVED or "location" not in response.headers:
-                        self._save(response, part, deadline)
-                        return
-                    target = target.join(response.headers["location"])
-        except httpx.TimeoutException as error:
+            if not url.startswith("//"):
+                self._follow(httpx.URL(url), part, budget)
+                return
+            try:
+                self._follow(httpx.URL(f"https:{url}"), part, budget)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                if isinstance(error.args[0], ssl.SSLCertVerificationError):
+                    raise  # a server that speaks https, and may not be the one that is named
+                self._follow(httpx.URL(f"http:{url}"), part, budget)
+        except httpcore.TimeoutException as error:
+            budget.left()  # says so where it is the try's whole time that is up
             raise Refused(f"no answer in time ({_words(error)})", again=True) from error
-        except httpx.RequestError as error:
+        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError) as error:
             raise Refused(f"connection failed ({_words(error)})", again=True) from error
         except (httpx.InvalidURL, UnicodeError, ValueError) as error:
             raise Refused("not a valid URL") from error
+
+    def _follow(self, url: httpx.URL, part: Path, budget: Budget) -> None:
+        target = url
+        for _ in range(self._settings.max_redirects + 1):
+            self._check(target)
+            # A password in the table's URL is for that very server: where it sends us, nobody gets it.
+            mine = (target.scheme, target.host, target.port) == (url.scheme, url.host, url.port)
+            with self._slot(target.host, budget), self._ask(target, url.userinfo if mine else b"") as response:
+                headers = httpx.Headers(response.headers)
+                if response.status not in _MOVED or "location" not in headers:
+                    self._save(response, headers, part)
+                    return
+                target = target.join(headers["location"])
         raise Refused(f"more than {self._settings.max_redirects} redirects")
 
-    def _save(self, response: httpx.Response, part: Path, deadline: float) -> None:
-        if response.status_code != 200:
-            reason = f"HTTP {response.status_code} {httpx.codes.get_reason_phrase(response.status_code)}".rstrip()
-            raise Refused(reason, response.status_code in _BUSY, _retry_after(response.headers.get("retry-after")))
+    @contextmanager
+    def _ask(self, url: httpx.URL, userinfo: bytes) -> Iterator[httpcore.Response]:
+        headers = {
+            "Host": url.netloc.decode("ascii"),
+            "User-Agent": self._settings.user_agent,
+            "Accept": "image/*",
+            "Accept-Encoding": "identity",  # the bytes are kept as they come, and Content-Length counts them
+        }
+        if userinfo:
+            login = f"{url.username}:{url.password}".encode()
+            headers["Authorization"] = f"Basic {base64.b64encode(login).decode('ascii')}"
+        settings = self._settings
+        times = {"connect": settings.connect_seconds, "read": settings.read_seconds, "write": settings.read_seconds}
+        target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+        with self._pool.stream("GET", target, headers=list(headers.items()), extensions={"timeout": times}) as response:
+            yield response
+
+    def _save(self, response: httpcore.Response, headers: httpx.Headers, part: Path) -> None:
+        if response.status != 200:
+            reason = f"HTTP {response.status} {httpx.codes.get_reason_phrase(response.status)}".rstrip()
+            raise Refused(reason, response.status in _BUSY, _retry_after(headers.get("retry-after")))
+        coding = headers.get("content-encoding", "").strip()
+        if coding.lower() not in ("", "identity"):
+            raise Refused(f"content-encoding {coding[:40]!r}, which was not asked for")
         limit = self._settings.limits.max_bytes
-        length = response.headers.get("content-length", "")
+        length = headers.get("content-length", "")
         stated = int(length) if length.isascii() and length.isdigit() else None
         if stated is not None and stated > limit:
             raise Refused(f"{stated:,} bytes, more than the limit of {limit:,}")
         size = 0
         with part.open("wb") as file:
-            for chunk in response.iter_bytes():  # as they arrive; a body shorter than Content-Length raises
+            for chunk in response.iter_stream():  # as they arrive; a body shorter than Content-Length raises
                 size += len(chunk)
                 if size > limit:
                     raise Refused(f"more than the limit of {limit:,} bytes")
-                if time.monotonic() > deadline:
-                    raise Refused(f"not done in {self._settings.total_seconds:g} seconds", again=True)
                 file.write(chunk)
 
     def _finish(self, part: Path, stem: str) -> str:
@@ -141,59 +174,51 @@ class Downloader:
         return name
 
     @contextmanager
-    def _slot(self, host: str) -> Iterator[None]:
+    def _slot(self, host: str, budget: Budget) -> Iterator[None]:
+        """Waits until fewer than per_host requests are under way to a host; this wait is not the server's."""
         with self._lock:
             slot = self._slots[host]
+        started = time.monotonic()
         with slot:
+            budget.extend(time.monotonic() - started)
             yield
 
-    def _check_address(self, url: httpx.URL) -> None:
-        """Refuses what is not the public web before anything is sent."""
+    def _check(self, url: httpx.URL) -> None:
+        """Refuses what is not the web, and what a proxy would have to refuse, before anything is sent."""
         if url.scheme not in ("http", "https") or not url.host:
             raise Refused(f"not an http or https URL ({url.scheme[:20] or 'no scheme'})")
-        if self._settings.allow_private:
-            return
-        host = url.host.strip("[]")
-        try:
-            addresses = {host} if _is_address(host) else _resolve(host)
-        except OSError as error:
-            if self._direct:
-                raise Refused(f"host {host[:100]} not found", again=True) from error
-            return
-        for address in addresses:
-            _check_public(address)
-
-    def _check_peer(self, response: httpx.Response) -> None:
-        """Again on the open connection: a name may resolve to another address the second time."""
-        if self._settings.allow_private or not self._direct:
-            return
-        stream = response.extensions.get("network_stream")
-        peer = stream.get_extra_info("server_addr") if stream is not None else None
-        if peer is not None:
-            _check_public(str(peer[0]))
+        if self._settings.proxy is not None and not self._settings.allow_private and is_address(url.host):
+            check_public(url.host)
 
 
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "AVIF": "avif"}
+# Between the URLs of a cell: a separator before the next one's start, or one with blanks, which no URL holds. Commas
+# alone stand within URLs ("w_300,h_200").
+_NEXT_URL = re.compile(r"""["'\s,;|]+(?=(?:https?:)?//)|["']?\s*[,;|]\s+|\s*[\r\n]+|["']\s*,""", re.IGNORECASE)
+_BARE_HOST = re.compile(r"(?:[^\s/:@.]+\.)+(?:[^\W\d_][\w-]+|\d{1,3})\.?(?::\d+)?/|localhost(?::\d+)?/")
 
 
-def _resolve(host: str) -> set[str]:
-    return {str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+def urls_of(cell: str) -> list[str]:
+    """The URLs that a cell holds, which may separate them by commas, semicolons, bars, blanks or lines, or as a list.
+
+    One without its scheme, `//host/photo` or `host.example/photo`, begins with // here.
+    """
+    text = cell.strip()
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+    parts = (part.strip(" \t\"'<>,;|") for part in _NEXT_URL.split(text))
+    return [f"//{part}" if _BARE_HOST.match(part) else part for part in parts if part]
 
 
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+def without_login(url: str) -> str:
+    """A URL, or a text that holds URLs, without the user names and passwords in them."""
+    return re.sub(r"//[^/?#\s]*@", "//***@", url)
 
 
-def _check_public(address: str) -> None:
-    """Refuses loopback, private, link-local, multicast and reserved addresses."""
-    parsed = ipaddress.ip_address(address.split("%")[0])  # without an IPv6 zone
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    if not (mapped or parsed).is_global or parsed.is_multicast:
-        raise Refused(f"{parsed} is not a public address; allow_private permits it")
+def _proxy(url: httpx.URL) -> httpcore.Proxy:
+    login = (url.username.encode(), url.password.encode()) if url.userinfo else None
+    address = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+    return httpcore.Proxy(address, auth=login)
 
 
 def _retry_after(value: str | None) -> float | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from enrich.catalog.download import EXTENSIONS, Downloader, Outcome
+from enrich.catalog.download import EXTENSIONS, Downloader, Outcome, urls_of, without_login
 from enrich.catalog.table import FORMATS, read_table
 from enrich.errors import RunFailed, UsageError
 from enrich.settings import FetchSettings
@@ -25,11 +25,15 @@ _NOWHERE = ("", "N.A.")
 
 @dataclass(frozen=True)
 class FetchSummary:
-    """Rows with a photo and rows without; `resumed` of the first had theirs already."""
+    """Rows with a photo and rows without; `resumed` of the first had theirs already.
+
+    `several` rows name more than one URL: the first one's photo is fetched.
+    """
 
     photos: int
     failed: int
     resumed: int
+    several: int = 0
 
 
 def _silent(done: int, total: int) -> None:
@@ -44,8 +48,9 @@ def fetch_catalog(
 ) -> FetchSummary:
     """Writes `out/images/`, `out/failures.csv` and, last, `out/catalog.csv`: the source's columns and local_image_path.
 
-    `source` is a file or a data set id. Rows without a photo are in failures.csv (product_code, url, reason, attempts)
-    and not in the catalog. Columns without a text form are left out. `progress` is told (rows done, rows in all).
+    `source` is a file or a data set id. Of several URLs in a cell the first is taken. Rows without a photo are in
+    failures.csv (product_code, url, reason, attempts) and not in the catalog. Columns without a text form are left out.
+    `progress` is told (rows done, rows in all).
 
     Raises:
         UsageError: no such table or data set, a missing column, or no rows; nothing was written.
@@ -67,7 +72,7 @@ def fetch_catalog(
     except OSError as error:
         raise UsageError(f"out {out}: {error.strerror or error}; name a directory that can be written") from error
     pairs = table.select(code=settings.product_code, url=settings.image_url).iter_rows()
-    rows = [_Row(code, url.strip()) for code, url in pairs]
+    rows = [_row(code, cell) for code, cell in pairs]
     try:
         outcomes = _download_all({row.stem: row.url for row in rows}, images, settings, progress)
         results = [outcomes[row.stem] for row in rows]
@@ -77,15 +82,17 @@ def fetch_catalog(
         paths = pl.Series(IMAGE_PATH, [f"images/{result.file}" if result.file else None for result in results])
         _write_csv(table.with_columns(paths).filter(pl.col(IMAGE_PATH).is_not_null()), out / "catalog.csv")
     except OSError as error:
-        raise RunFailed(f"{error.filename or out}: {error.strerror or error}; mend that and run again") from error
+        raise RunFailed(f"{error.filename or out}: {error.strerror or error}; fix that and run again") from error
     photos = [result for result in results if result.file is not None]
-    return FetchSummary(len(photos), len(rows) - len(photos), sum(result.attempts == 0 for result in photos))
+    resumed = sum(result.attempts == 0 for result in photos)
+    return FetchSummary(len(photos), len(rows) - len(photos), resumed, sum(row.several for row in rows))
 
 
 @dataclass(frozen=True)
 class _Row:
     code: str
     url: str
+    several: bool  # its cell names more URLs than this one
 
     @property
     def stem(self) -> str:
@@ -95,6 +102,11 @@ class _Row:
         return f"{safe or 'photo'}-{digest}"
 
 
+def _row(code: str, cell: str) -> _Row:
+    urls = [] if cell.strip() in _NOWHERE else urls_of(cell)
+    return _Row(code, urls[0] if urls else "", len(urls) > 1)
+
+
 def _download_all(
     urls: dict[str, str], images: Path, settings: FetchSettings, progress: Callable[[int, int], None]
 ) -> dict[str, Outcome]:
@@ -102,7 +114,7 @@ def _download_all(
     extensions = tuple(EXTENSIONS.values())
     there = {path.stem: path.name for path in images.iterdir() if path.suffix[1:] in extensions}
     outcomes = {stem: Outcome(there[stem], "", 0) for stem in urls if stem in there}
-    outcomes |= {stem: Outcome(None, "no URL", 0) for stem, url in urls.items() if url in _NOWHERE}
+    outcomes |= {stem: Outcome(None, "no URL", 0) for stem, url in urls.items() if not url}
     missing = [stem for stem in urls if stem not in outcomes]
     progress(len(outcomes), len(urls))
     downloader = Downloader(images, settings)
@@ -122,7 +134,7 @@ def _write_failures(rows: list[_Row], results: list[Outcome], out: Path) -> None
     failed = [(row, result) for row, result in zip(rows, results, strict=True) if result.file is None]
     table = {
         "product_code": [row.code for row, _ in failed],
-        "url": [row.url for row, _ in failed],
+        "url": [without_login(row.url) for row, _ in failed],
         "reason": [result.reason for _, result in failed],
         "attempts": [result.attempts for _, result in failed],
     }

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import polars as pl
 import pytest
@@ -139,7 +140,7 @@ BAD: list[tuple[str, Callable[[Request, int], None], str, int]] = [
     ("stated too large", lambda r, _: send(r, 200, bytes(9000)), "9,000 bytes, more than the limit of 4,000", 1),
     ("found too large", _endless, "more than the limit of 4,000 bytes", 1),
     ("many pixels", lambda r, _: send(r, 200, _bytes("PNG", 99)), "99 x 99 pixels, more than the limit of 9,000", 1),
-    ("not really gzip", lambda r, _: send(r, 200, JPEG, Content_Encoding="gzip"), "connection failed (.*", 3),
+    ("not really gzip", lambda r, _: send(r, 200, JPEG, Content_Encoding="gzip"), "content-encoding 'gzip', .*", 1),
     ("redirect to itself", lambda r, _: send(r, 302, Location=r.path), "more than 5 redirects", 1),
     ("redirect to a file", lambda r, _: send(r, 302, Location="file:///a"), "not an http or https URL (file)", 1),
 ]  # fmt: skip
@@ -230,20 +231,11 @@ def test_private_addresses_are_refused(web: Web, tmp_path: Path, host: str) -> N
     assert not web.hits
 
 
-def test_a_name_that_changes_its_address_is_refused(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    web.answers["/a"] = _photo
-    monkeypatch.setattr(download, "_resolve", lambda host: {"93.184.215.14"})  # what the first look finds
-    source = _source(tmp_path, {"1": web.url.replace("127.0.0.1", "localhost") + "/a"})
-    with pytest.raises(RunFailed, match=r"\(127.0.0.1 is not a public address"):
-        fetch_catalog(source, tmp_path / "out", _settings(allow_private=False))
-    assert not list((tmp_path / "out/images").iterdir())
-
-
 def test_an_unknown_host_is_a_failure(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(host: str) -> set[str]:
+    def unknown(*_: Any, **__: Any) -> NoReturn:
         raise OSError(-2, "Name or service not known")
 
-    monkeypatch.setattr(download, "_resolve", unknown)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(
         RunFailed, match=r"none of 1 photos could be had \(host shop.invalid not found\); see .*failures"
     ):
@@ -277,7 +269,7 @@ def test_another_url_for_a_product_is_another_photo(web: Web, tmp_path: Path) ->
 def test_a_catalog_that_cannot_be_written_is_a_failed_run(web: Web, tmp_path: Path) -> None:
     web.answers["/p"] = _photo
     (tmp_path / "out/catalog.csv").mkdir(parents=True)
-    with pytest.raises(RunFailed, match=r"catalog.csv.*: Is a directory; mend that and run again"):
+    with pytest.raises(RunFailed, match=r"catalog.csv.*: Is a directory; fix that and run again"):
         fetch_catalog(_source(tmp_path, {"1": f"{web.url}/p"}), tmp_path / "out", _settings())
 
 
