@@ -90,13 +90,25 @@ def read_adapter(path: Path) -> Adapter:
 
 def check_base(adapter: Adapter, base: Path) -> None:
     """UsageError if the model in `base` is not the one the adapter was made from, as far as its configuration tells."""
-    mine, theirs = _read_json(adapter.path / "config.json"), _read_json(base / "config.json")
+    mine, theirs = (_with_positions(_read_json(path / "config.json")) for path in (adapter.path, base))
     odd = [key for key in sorted({*mine, *theirs} - _WRITTEN_ANEW) if mine.get(key) != theirs.get(key)]
     if odd:
         raise UsageError(
             f"adapter {adapter.path}: it does not fit its base {adapter.base}: {odd[0]} differs; "
             "fine-tune on this base, or name the base it was made from"
         )
+
+
+def _with_positions(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` with its rotary positions in one form: files have the original's, transformers 5's, or both."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        return config
+    theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
+    others = {
+        key: value for key, value in config.items() if key not in ("rope_parameters", "rope_scaling", "rope_theta")
+    }
+    return {**others, "rope_parameters": (theta, rope.get("short_factor"), rope.get("long_factor"))}
 
 
 def adapter_id(path: Path) -> str:

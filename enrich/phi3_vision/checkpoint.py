@@ -166,21 +166,24 @@ def save_merged(
 ) -> None:
     """Write what `load_merged` made of an adapter to a new `directory`, as a checkpoint that needs no adapter.
 
-    Weights are sharded safetensors under the original's names; tokenizer and image processor (with the `num_crops`
-    trained with) are the adapter's, byte for byte; generation_config.json ends an answer at its real end.
+    Weights are sharded safetensors under the original's names; the tokenizer is the adapter's, byte for byte, and so
+    are the image processor's settings (the `num_crops` trained with); config.json and preprocessor_config.json say
+    everything in the original's form too; generation_config.json ends an answer at its real end.
 
     Raises:
         FileExistsError: the directory exists. FileNotFoundError: the adapter has no tokenizer or image processor.
         ValueError: the tokenizer does not know the stop tokens.
     """
     adapter, target = Path(adapter_dir), Path(directory)
-    ends = _known_stop_ids(adapter)
+    processor = load_processor(adapter)
+    ends = _known_stop_ids(adapter, processor)
     target.mkdir(parents=True)
     model.generation_config = GenerationConfig(
         bos_token_id=model.config.bos_token_id, eos_token_id=ends, pad_token_id=model.config.pad_token_id
     )
     model.save_pretrained(target, max_shard_size=max_shard_size)
-    for name in (*TOKENIZER_FILES, *_IMAGE_PROCESSOR_FILES):
+    processor.image_processor.save_pretrained(target)
+    for name in TOKENIZER_FILES:
         if (adapter / name).is_file():
             shutil.copyfile(adapter / name, target / name)
 
@@ -190,8 +193,7 @@ def stop_ids(processor: Phi3VProcessor) -> list[int]:
     return processor.tokenizer.convert_tokens_to_ids(list(STOP_TOKENS))
 
 
-def _known_stop_ids(adapter: Path) -> list[int]:
-    processor = load_processor(adapter)
+def _known_stop_ids(adapter: Path, processor: Phi3VProcessor) -> list[int]:
     known = processor.tokenizer.get_vocab()
     unknown = [token for token in STOP_TOKENS if token not in known]
     if unknown:

@@ -28,6 +28,7 @@ _EMBD_LAYER: dict[str, Any] = {
     "use_hd_transform": True,
     "with_learnable_separator": True,
 }
+_ROPE_FACTORS = ("short_factor", "long_factor")  # with its type all that the original's rope_scaling may hold
 
 
 class Phi3VConfig(Phi3Config):
@@ -64,14 +65,32 @@ class Phi3VConfig(Phi3Config):
         super().__post_init__(**kwargs)
 
     def convert_rope_params_to_dict(self, **kwargs: Any) -> dict[str, Any]:
-        """Rename the original's rope type `su` to `longrope` before the stock code standardises and validates it."""
-        scaling = kwargs.pop("rope_scaling", None) or self.rope_parameters
+        """Rename the original's rope type `su` to `longrope` before the stock code standardises and validates it.
+
+        A file written here holds both forms: `rope_parameters` counts, and `rope_scaling` must say the same.
+        """
+        original, scaling = kwargs.pop("rope_scaling", None), self.rope_parameters
+        if original and scaling:
+            for key in _ROPE_FACTORS:
+                if original.get(key) != scaling.get(key):
+                    raise ValueError(f"{key} of rope_scaling and of rope_parameters differ; drop the wrong one")
+        scaling = scaling or original
         if scaling and scaling.get("rope_type", scaling.get("type")) == "su":
             scaling = {key: value for key, value in scaling.items() if key not in ("type", "rope_type")}
             scaling["rope_type"] = "longrope"
             # What stock code derives too (32), but not without a warning.
             scaling.setdefault("factor", self.max_position_embeddings / self.original_max_position_embeddings)
         return super().convert_rope_params_to_dict(rope_scaling=scaling, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Stock, with the positions in the original's form too: code that does not know transformers 5's
+        `rope_parameters` would take plain rotary positions without a word."""
+        written = super().to_dict()
+        rope = self.rope_parameters or {}
+        original = {"type": "su", **{key: rope[key] for key in _ROPE_FACTORS if key in rope}}
+        written["rope_scaling"] = original if rope.get("rope_type") == "longrope" else None
+        written["rope_theta"] = rope.get("rope_theta")
+        return written
 
     @property
     def vision_config(self) -> CLIPVisionConfig:

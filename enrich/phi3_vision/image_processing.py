@@ -105,6 +105,8 @@ class Phi3VImageProcessor(BaseImageProcessor):
         fast_decode: whether large JPEGs are decoded at a reduced scale before they get here. Nothing here depends on
             it; like num_crops it must be the same in training and serving, and so it is kept in the same file.
         kwargs: other keys of the original's preprocessor_config.json (auto_map, num_img_tokens, ...), ignored.
+
+    The attribute `num_img_tokens`, a crop's own tokens, is there to be written: the original's code reads it.
     """
 
     model_input_names = ["pixel_values", "image_sizes"]  # noqa: RUF012 (as the base class declares it)
@@ -131,6 +133,7 @@ class Phi3VImageProcessor(BaseImageProcessor):
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
         self.fast_decode = fast_decode
+        self.num_img_tokens = (image_size // patch_size // 2) ** 2
 
     def num_image_tokens(self, width: int, height: int) -> int:
         """Tokens that an image of this size takes in the prompt: its crops, the global view and the separators."""

@@ -3,7 +3,7 @@
 Parameter names are the original checkpoint's, in memory as on disk, so that adapters fit it too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from transformers import Cache, CLIPVisionModel, Phi3ForCausalLM, Phi3Model
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 from transformers.utils.generic import can_return_tuple
 
 from .configuration import Phi3VConfig
@@ -119,6 +120,20 @@ class Phi3VImageEmbedding(nn.Module):
         return torch.cat([pages, ends], dim=2).flatten(1, 2)
 
 
+class Phi3VRotaryEmbedding(Phi3RotaryEmbedding):
+    """Stock, with tables that stay float32 whatever the model is cast to, as those of a checkpoint that is read are.
+
+    In bf16 a frequency is off by up to 0.4 %: at position 757 that turns a cosine by up to 0.7.
+    """
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Phi3VRotaryEmbedding":
+        def move(table: torch.Tensor) -> torch.Tensor:
+            moved = fn(table)
+            return moved if moved.dtype == table.dtype else table.to(moved.device)
+
+        return super()._apply(move, recurse)
+
+
 class Phi3VModel(Phi3Model):
     """Stock Phi3Model that puts image features where `input_ids` is negative."""
 
@@ -127,6 +142,7 @@ class Phi3VModel(Phi3Model):
 
     def __init__(self, config: Phi3VConfig) -> None:
         super().__init__(config)
+        self.rotary_emb = Phi3VRotaryEmbedding(config)
         self.vision_embed_tokens = Phi3VImageEmbedding(config)
         self.post_init()
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from itertools import chain
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,12 @@ class Phi3VProcessor(ProcessorMixin):
     ) -> None:
         template = chat_template or getattr(tokenizer, "chat_template", None) or CHAT_TEMPLATE
         super().__init__(image_processor, tokenizer, chat_template=template)
+
+    def save_pretrained(self, save_directory: str | PathLike[str], *args: Any, **kwargs: Any) -> list[str]:
+        """Stock, which puts the image processor into processor_config.json, and where the original's code looks for it,
+        preprocessor_config.json, too."""
+        written = super().save_pretrained(save_directory, *args, **kwargs)
+        return [*written, *self.image_processor.save_pretrained(save_directory)]
 
     @classmethod
     def _load_tokenizer_from_pretrained(

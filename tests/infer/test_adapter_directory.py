@@ -9,7 +9,7 @@ import pytest
 
 from enrich.errors import UsageError
 from enrich.images import Preparation
-from enrich.infer.adapter import adapter_id, base_source, read_adapter
+from enrich.infer.adapter import adapter_id, base_source, check_base, read_adapter
 from enrich.price import Calibration
 from enrich.prompt import make_prompt
 from enrich.settings import TINY_MODEL, TINY_MODEL_PATH
@@ -180,3 +180,36 @@ def test_the_id_is_the_same_elsewhere(adapter: Path) -> None:
 )
 def test_the_tiny_base_lies_in_the_package(model: str, source: str) -> None:
     assert base_source(model) == source
+
+
+ROPE = {"short_factor": [1.0, 1.1], "long_factor": [1.0, 4.0]}
+ORIGINAL_FORM: dict[str, Any] = {"rope_scaling": {"type": "su", **ROPE}, "rope_theta": 10000.0}
+NEWER_FORM: dict[str, Any] = {
+    "rope_parameters": {"rope_type": "longrope", "rope_theta": 10000.0, "factor": 32.0, **ROPE}
+}
+
+
+@pytest.mark.parametrize("mine", [ORIGINAL_FORM, NEWER_FORM, ORIGINAL_FORM | NEWER_FORM])
+@pytest.mark.parametrize("theirs", [ORIGINAL_FORM, NEWER_FORM, ORIGINAL_FORM | NEWER_FORM])
+def test_a_base_written_anew_with_the_other_form_of_its_positions_still_fits(
+    adapter: Path, tmp_path: Path, mine: dict[str, Any], theirs: dict[str, Any]
+) -> None:
+    (adapter / "config.json").write_text(json.dumps({"model_type": "phi3_v", **mine}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "phi3_v", **theirs}))
+    check_base(read_adapter(adapter), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {**ORIGINAL_FORM, "rope_theta": 500.0},
+        {**ORIGINAL_FORM, "rope_scaling": {**ORIGINAL_FORM["rope_scaling"], "long_factor": [1.0, 5.0]}},
+        {},
+        {"rope_scaling": "su"},
+    ],
+)
+def test_a_base_with_other_positions_does_not_fit(adapter: Path, tmp_path: Path, theirs: dict[str, Any]) -> None:
+    (adapter / "config.json").write_text(json.dumps({"model_type": "phi3_v", **NEWER_FORM}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "phi3_v", **theirs}))
+    with pytest.raises(UsageError, match=r"does not fit its base base/model: rope_parameters differs; "):
+        check_base(read_adapter(adapter), tmp_path)

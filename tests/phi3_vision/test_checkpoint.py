@@ -135,7 +135,8 @@ def test_another_kind_of_model_is_refused(tiny: Tiny) -> None:
 
 
 def test_a_processor_needs_its_files(tiny: Tiny) -> None:
-    (tiny.path / "processor_config.json").unlink()
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        (tiny.path / name).unlink()
     with pytest.raises(FileNotFoundError, match=r"no preprocessor_config.json"):
         load_processor(tiny.path)
     (tiny.path / "tokenizer.json").unlink()
@@ -187,7 +188,7 @@ def complete(adapter: Path, tiny: Tiny, num_crops: int) -> Path:
     """Give an adapter the files that training puts beside it."""
     for file in tiny.path.glob("*.json"):
         shutil.copyfile(file, adapter / file.name)
-    (adapter / "processor_config.json").unlink()
+    (adapter / "processor_config.json").unlink()  # fine-tuning writes none
     Phi3VImageProcessor(num_crops=num_crops, image_size=28, patch_size=7).save_pretrained(adapter)
     return adapter
 
@@ -225,6 +226,56 @@ def test_merging_casts_once(tiny: Tiny, adapter: Path) -> None:
     cast = load_merged(tiny.path, adapter, dtype=torch.bfloat16, device="cpu").state_dict()
     for name, tensor in exact.items():
         assert torch.equal(cast[name], tensor.bfloat16())
+
+
+def sharp_base(path: Path) -> Tiny:
+    """A base with heads of 64, whose queries and keys are so large that attention tells each position from the next."""
+    made = tiny_phi3v(path)
+    rope = {"type": "su", "short_factor": [1 + n / 32 for n in range(32)], "long_factor": [1 + n for n in range(32)]}
+    config = tiny_config(len(made.processor.tokenizer), hidden_size=128, num_attention_heads=2, rope_scaling=rope)
+    model = random_model(config)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.qkv_proj.weight[: 2 * 128] *= 2
+    model.save_pretrained(made.path)
+    return Tiny(made.path, model, made.processor)
+
+
+@pytest.mark.parametrize("length", [800, 3500])
+def test_a_merged_model_in_bf16_says_what_its_checkpoint_says_when_read_from_disk(length: int, tmp_path: Path) -> None:
+    """Rotary tables cast with the weights turned far positions elsewhere: the logits were off by their own size."""
+    tiny, adapter = sharp_base(tmp_path), tmp_path / "adapter"
+    torch.manual_seed(2)
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS, init_lora_weights=False)
+    get_peft_model(random_model(tiny.model.config), lora).save_pretrained(adapter, save_embedding_layers=False)
+    complete(adapter, tiny, num_crops=1)
+    bf16: dict[str, Any] = {"dtype": torch.bfloat16, "device": "cpu"}
+    merged = load_merged(tiny.path, adapter, **bf16)
+    save_merged(merged, adapter, tmp_path / "merged")
+    read = load_model(tmp_path / "merged", **bf16)
+    written = dict(read.named_buffers())
+    assert written["model.rotary_emb.inv_freq"].dtype == torch.float32
+    for name, table in merged.named_buffers():
+        assert (table.dtype, table.tolist()) == (written[name].dtype, written[name].tolist())
+    ids = torch.randint(4, 200, (1, length), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(merged(input_ids=ids).logits, read(input_ids=ids).logits)
+
+
+def test_a_merged_checkpoint_says_everything_in_the_originals_form_too(tiny: Tiny, tmp_path: Path) -> None:
+    """Of an adapter made before its files did, too."""
+    adapter = complete(write_adapter(tmp_path / "adapter", TARGETS), tiny, num_crops=1)
+    old = json.loads((adapter / "preprocessor_config.json").read_text())
+    del old["num_img_tokens"]
+    (adapter / "preprocessor_config.json").write_text(json.dumps(old))
+    save_merged(load_merged(tiny.path, adapter, **CPU), adapter, tmp_path / "merged")
+    config = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert config["rope_scaling"] == {
+        "type": "su", "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 2.0, 4.0, 8.0]
+    }  # fmt: skip
+    assert (config["rope_theta"], config["rope_parameters"]["rope_type"]) == (10000.0, "longrope")
+    processor = json.loads((tmp_path / "merged" / "preprocessor_config.json").read_text())
+    assert (processor["num_img_tokens"], processor["num_crops"]) == (4, 1)
 
 
 LAYER = "base_model.model.model.layers.0.self_attn.o_proj"

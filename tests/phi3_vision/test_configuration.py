@@ -105,12 +105,40 @@ def test_a_saved_configuration_loads_alone_and_names_no_code(tmp_path: Path) -> 
     assert written["model_type"] == "phi3_v"
     assert written["img_processor"] == ORIGINAL_FILE["img_processor"]
     assert written["embd_layer"] == ORIGINAL_FILE["embd_layer"]
+    for name in ("rope_scaling", "rope_theta", "original_max_position_embeddings", "max_position_embeddings"):
+        assert written[name] == ORIGINAL_FILE[name]  # code that knows no rope_parameters would take plain positions
+    assert written["rope_parameters"] == config.rope_parameters
     assert "auto_map" not in written
     assert "_attn_implementation" not in written
     again = AutoConfig.from_pretrained(saved)
     assert again.to_diff_dict() == config.to_diff_dict()
+    assert again.rope_parameters == config.rope_parameters
+    assert "rope_theta" not in vars(again)
     again.save_pretrained(tmp_path / "again")
     assert json.loads((tmp_path / "again" / "config.json").read_text()) == written
+
+
+def test_a_saved_file_loses_nothing_that_only_the_newer_form_can_say(tmp_path: Path) -> None:
+    rope = {**tiny_config().rope_parameters, "attention_factor": 1.5, "rope_theta": 5000.0}
+    tiny_config(rope_scaling=None, rope_parameters=rope).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["rope_theta"] == 5000.0
+    assert AutoConfig.from_pretrained(tmp_path).rope_parameters == rope
+
+
+def test_plain_positions_are_written_as_such(tmp_path: Path) -> None:
+    tiny_config(rope_scaling=None).save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert (written["rope_scaling"], written["rope_parameters"]["rope_type"]) == (None, "default")
+    assert AutoConfig.from_pretrained(tmp_path).rope_parameters["rope_type"] == "default"
+
+
+def test_a_file_whose_two_forms_of_the_positions_differ_is_refused(tmp_path: Path) -> None:
+    tiny_config().save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    written["rope_scaling"]["long_factor"][1] = 3.0
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    with pytest.raises(ValueError, match=r"^long_factor of rope_scaling and of rope_parameters differ; drop"):
+        AutoConfig.from_pretrained(tmp_path)
 
 
 def test_sizes_of_the_vision_tower_come_from_the_file() -> None:

@@ -260,8 +260,10 @@ def test_save_and_load(tmp_path: Path) -> None:
         "image_size": 28,
         "image_std": list(CLIP_STD),
         "num_crops": 9,
+        "num_img_tokens": 4,  # a crop's; the original's code reads it
         "patch_size": 7,
     }
     assert Phi3VImageProcessor.from_pretrained(tmp_path).to_dict() == processor.to_dict()
     changed = Phi3VImageProcessor.from_pretrained(tmp_path, num_crops=4)
     assert (changed.num_crops, changed.image_size) == (4, 28)
+    assert Phi3VImageProcessor.from_pretrained(tmp_path, image_size=336, patch_size=14).num_img_tokens == 144

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,35 @@ def test_new_weights_are_initialised() -> None:
     assert not fresh.model.vision_embed_tokens.glb_GN.any()
     assert not fresh.model.vision_embed_tokens.sub_GN.any()
     assert fresh.lm_head.weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "cast",
+    [
+        lambda model: model.to(torch.bfloat16),
+        lambda model: model.to("cpu", torch.float16),
+        lambda model: model.half(),
+        lambda model: model.bfloat16(),
+        lambda model: get_peft_model(model, LoraConfig(r=2, target_modules=LM_TARGETS)).to(torch.bfloat16),
+    ],
+)
+def test_a_cast_leaves_the_rotary_tables_in_float32(cast: Callable[[Any], Any]) -> None:
+    model = random_model(tiny_config())
+    before = {name: table.clone() for name, table in model.named_buffers()}
+    assert cast(model).dtype in (torch.bfloat16, torch.float16)
+    assert model.lm_head.weight.dtype == model.model.vision_embed_tokens.glb_GN.dtype != torch.float32
+    for name, table in model.named_buffers():
+        assert table.dtype == before[name].dtype
+        assert torch.equal(table, before[name])
+    tables = {"model.rotary_emb.inv_freq", "model.rotary_emb.original_inv_freq"}
+    assert {name for name, table in before.items() if table.dtype == torch.float32} == tables
+
+
+def test_rotary_tables_move_with_the_model() -> None:
+    model = random_model(tiny_config()).to("meta", torch.bfloat16)
+    assert {table.device.type for _, table in model.named_buffers()} == {"meta"}
+    assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert model.to_empty(device="cpu").model.rotary_emb.inv_freq.device.type == "cpu"
 
 
 def test_image_features_follow_the_published_arrangement(model: Phi3VForCausalLM) -> None:

@@ -215,6 +215,8 @@ def test_save_and_load(tiny: Tiny, tmp_path: Path) -> None:
     one_crop.save_pretrained(tmp_path / "saved")
     written = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())
     assert "num_crops" not in written
+    # Where the original's code looks for it.
+    assert json.loads((tmp_path / "saved" / "preprocessor_config.json").read_text())["num_crops"] == 1
     assert load_processor(tmp_path / "saved").image_processor.num_crops == 1
 
 
