@@ -24,6 +24,7 @@ from enrich.spill import MOST_PIECES, PIECE_ROWS, Pieces, cut, detached, in_orde
 from enrich.storage import ObjectInfo, Store
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+SEQUENCES = "runs/.sequence"  # no run id begins with a dot
 _LISTING_CHUNK = 100_000  # objects, some 50 MB while they become columns
 
 
@@ -72,6 +73,18 @@ def check_run_id(run_id: str) -> str:
             "a letter or digit first"
         )
     return run_id
+
+
+def claim_sequence(output: Store, run_id: str, above: int) -> int:
+    """The sequence number of a new run: higher than `above` and than any that was claimed before, by whichever clock.
+
+    Each is an object that is created once. A number whose run never came to be stays unused.
+    """
+    claimed = [int(name) for info in output.list(SEQUENCES) if (name := info.key.rpartition("/")[2]).isdecimal()]
+    sequence = max(above, *claimed, 0) + 1
+    while not output.create(f"{SEQUENCES}/{sequence:08d}", run_id.encode()):
+        sequence += 1
+    return sequence
 
 
 def write_listing(path: Path, objects: Iterable[ObjectInfo], run: RunInfo) -> int:
@@ -205,8 +218,8 @@ _KNOWN = (
 def _reason(fingerprint: str, max_attempts: int) -> pl.Expr:
     """Why an image is to be done, or null. `fingerprint` is this run's; last_fingerprint is the newest outcome's.
 
-    The newest outcome decides. Where it is good, the row shown must be of the same bytes and fingerprint too: a run
-    that was resumed after a newer one may have processed an image later but with older bytes or an older adapter.
+    The newest outcome decides. Where it is good, the row shown must be of the same bytes and fingerprint too: tables
+    from before there were sequences show what was processed last, be it with older bytes or an older adapter.
     """
     answered = pl.col("last_status") == "ok"
     other_bytes = (pl.col("last_etag") != pl.col("etag")) | (answered & (pl.col("image_etag") != pl.col("etag")))

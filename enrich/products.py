@@ -3,28 +3,20 @@
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
 from enrich import parquet
 from enrich.errors import RunFailed
-from enrich.run_record import PublishedRun, RunInfo, RunStats
+from enrich.run_record import PublishedRun, RunInfo, RunMark, RunStats
 from enrich.schema import PRODUCTS_SCHEMA, ROW_ORDER, ROW_SCHEMA
 from enrich.spill import scratch
 from enrich.storage import Store
 
 PRODUCTS_KEY = "products.parquet"
-
-
-@dataclass(frozen=True, order=True)
-class RunMark:
-    """A run's place in the order of runs, whenever they are published."""
-
-    created_at: datetime
-    run_id: str
 
 
 @dataclass(frozen=True)
@@ -41,7 +33,7 @@ class Products:
     """products.parquet in memory, or a piece of it. The defaults are an output that has none yet."""
 
     table: pl.DataFrame = field(default_factory=lambda: parquet.empty(PRODUCTS_SCHEMA))  # by ROW_ORDER
-    runs: Mapping[str, PublishedRun] = field(default_factory=dict)  # every run that last_run_id names
+    runs: Mapping[str, PublishedRun] = field(default_factory=dict)  # every run that run_id or last_run_id names
     last: LastRuns = LastRuns()
     writer_id: str | None = None
     etag: str | None = None
@@ -68,6 +60,12 @@ class StoredProducts:
         """No table yet."""
         return StoredProducts(None, 0, {}, LastRuns(), None, None)
 
+    @property
+    def highest_sequence(self) -> int:
+        """Of the runs that it knows; 0 if none has a sequence."""
+        marks = [mark.sequence for mark in (self.last.source, self.last.compared) if mark]
+        return max([*(run.sequence for run in self.runs.values()), *marks], default=0)
+
     def frames(self, columns: Sequence[str] | None = None) -> Iterable[pl.DataFrame]:
         """Its rows, some at a time."""
         return () if self.path is None else parquet.frames(self.path, PRODUCTS_SCHEMA, columns)
@@ -84,32 +82,24 @@ _LAST_COLUMNS = {  # where a newest outcome comes from
 }
 
 
-def fold(
-    products: Products, run: RunInfo, rows: pl.DataFrame, present: pl.Series, stats: RunStats | None = None
-) -> Products:
-    """`products` with one run's rows taken in. Pure; neither the order of the runs nor a repetition makes a difference.
+def fold(products: Products, runs: Sequence[RunInfo], rows: pl.DataFrame, present: pl.Series) -> Products:
+    """`products` with what runs committed taken in. Pure; neither their order nor a repetition makes a difference.
 
-    The row shown is the newest ok row by (processed_at, run_id), else the newest failed one; what people decided is
-    laid over it afterwards. last_* is the outcome of the run created last, by (created_at, run_id). Both are the
-    greatest of a total order: folding is taking a maximum.
+    The row shown is the good one of the run created last, else the failed one of the run created last; what people
+    decided is laid over it afterwards. last_* is the outcome of the run created last, good or not. Runs are ordered by
+    their marks, so both are the greatest of a total order: folding is taking a maximum. `last` stays as it is.
 
     Args:
-        rows: what the run committed (ROW_SCHEMA).
+        runs: in any order.
+        rows: what they committed (ROW_SCHEMA).
         present: the keys that the run created last saw (`listed_keys`).
-        stats: the run's statistics, kept for the gate if no later run's are there.
     """
-    runs = {**products.runs, run.run_id: PublishedRun(run.created_at, run.fingerprint)}
+    known = {**products.runs, **{run.run_id: PublishedRun.of(run) for run in runs}}
     touched = products.table.join(rows, on="image_key", how="semi")
     untouched = products.table.join(rows, on="image_key", how="anti")
     outcomes = pl.concat([touched, _as_products(rows)])
-    shown = _greatest(outcomes, pl.col("status") == "ok", pl.col("processed_at"), pl.col("run_id"))
-    created_at = pl.col("last_run_id").replace_strict(
-        list(runs),
-        [published.created_at for published in runs.values()],
-        default=None,
-        return_dtype=pl.Datetime("us", "UTC"),
-    )
-    last = _greatest(outcomes, created_at, pl.col("last_run_id"))
+    shown = _greatest(outcomes, pl.col("status") == "ok", *_order("run_id", known))
+    last = _greatest(outcomes, *_order("last_run_id", known))
     current = shown.select(ROW_SCHEMA.names).join(last.select("image_key", *_LAST_COLUMNS), on="image_key", how="left")
     table = (
         pl.concat([untouched.drop("in_source"), current], how="diagonal")
@@ -117,9 +107,24 @@ def fold(
         .select(PRODUCTS_SCHEMA.names)
         .sort(ROW_ORDER, nulls_last=True)
     )
-    named = table["last_run_id"].unique().sort()
-    return replace(
-        products, table=table, runs={name: runs[name] for name in named}, last=last_runs(products.last, run, stats)
+    named = pl.concat([table["run_id"], table["last_run_id"]]).unique().sort()
+    return replace(products, table=table, runs={name: known[name] for name in named if name in known})
+
+
+def _order(column: str, runs: Mapping[str, PublishedRun]) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
+    """The mark of the run that `column` names.
+
+    A table from before there were sequences does not remember all of its runs; the time of the row stands for theirs.
+    """
+    named = list(runs)
+
+    def of_run(values: list[Any], default: pl.Expr, kind: pl.DataType) -> pl.Expr:
+        return pl.col(column).replace_strict(named, values, default=default, return_dtype=kind)
+
+    return (
+        of_run([run.sequence for run in runs.values()], pl.lit(0), pl.Int64()),
+        of_run([run.created_at for run in runs.values()], pl.col("processed_at"), pl.Datetime("us", "UTC")),
+        pl.col(column),
     )
 
 
@@ -137,11 +142,10 @@ def _greatest(outcomes: pl.DataFrame, *order: pl.Expr) -> pl.DataFrame:
 
 
 def last_runs(last: LastRuns, run: RunInfo, stats: RunStats | None) -> LastRuns:
-    """`last` with a run taken in."""
-    mark = RunMark(run.created_at, run.run_id)
-    if stats is not None and (last.compared is None or mark >= last.compared):
-        last = replace(last, compared=mark, stats=stats)
-    return replace(last, source=max(last.source or mark, mark))
+    """`last` with a run taken in, whose statistics are None if it is too small to be compared with."""
+    if stats is not None and (last.compared is None or run.mark >= last.compared):
+        last = replace(last, compared=run.mark, stats=stats)
+    return replace(last, source=max(last.source or run.mark, run.mark))
 
 
 def read_products(output: Store) -> Products:

@@ -153,12 +153,13 @@ def _swap(output: Store, folder: Path, make: Callable[[StoredProducts, Path, str
 
 
 def fold_runs(output: Store, products: StoredProducts, runs: Sequence[RunRows], folder: Path, writer_id: str) -> Folded:
-    """`products` with the rows of `runs` taken in, in this order, as a new file in `folder`.
+    """`products` with the rows of `runs` taken in, as a new file in `folder`.
 
     What people decided is laid over each piece of it: a row folded in has lost that.
     """
     reviews = read_reviews(output)
     last, named, changed = products.last, dict[str, PublishedRun](), False
+    taken = [rows.run for rows in runs]
     for rows in runs:
         last = last_runs(last, rows.run, rows.stats)
     # Of the run created last, of those published and those being published: it decides in_source.
@@ -171,15 +172,15 @@ def fold_runs(output: Store, products: StoredProducts, runs: Sequence[RunRows], 
     def folded() -> Iterator[pl.DataFrame]:
         nonlocal changed
         before = _spread(products.frames(), by_key, folder / "before")
-        news = [_spread(rows.frames(), by_key, folder / f"news-{number}") for number, rows in enumerate(runs)]
+        news = _spread(itertools.chain.from_iterable(rows.frames() for rows in runs), by_key, folder / "news")
         for number in range(len(before)):
             table = before.read(number)
             piece = Products(parquet.empty(PRODUCTS_SCHEMA) if table is None else table, products.runs, products.last)
-            after = piece
             present = pl.Series(dtype=pl.String) if source is None else _present(source, by_key, number)
-            for pieces, rows in zip(news, runs, strict=True):
-                new = pieces.read(number)
-                after = fold(after, rows.run, parquet.empty(ROW_SCHEMA) if new is None else new, present, rows.stats)
+            new = news.read(number)
+            after = piece
+            if runs:
+                after = fold(piece, taken, parquet.empty(ROW_SCHEMA) if new is None else new, present)
             shown = lay_over(after.table, reviews).sort(ROW_ORDER, nulls_last=True)
             changed = changed or not shown.equals(piece.table)
             named.update(after.runs)
@@ -237,7 +238,7 @@ def read_records(output: Store) -> Iterator[RunRecord]:
     """The records of all finished runs, those created last first."""
     finished = [info.key for info in output.list("runs") if info.key.endswith("/run.json")]
     records = [RunRecord.model_validate_json(output.get(key)[0]) for key in finished]
-    yield from sorted(records, key=lambda record: (record.run.created_at, record.run.run_id), reverse=True)
+    yield from sorted(records, key=lambda record: record.run.mark, reverse=True)
 
 
 def find_record(output: Store, wanted: Callable[[RunRecord], bool]) -> RunRecord | None:

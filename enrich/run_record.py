@@ -7,18 +7,36 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 
+@dataclass(frozen=True, order=True, kw_only=True)
+class RunMark:
+    """A run's place in the order of runs, whenever they are published.
+
+    Clocks may be wrong, so the sequence comes first; runs from before there were sequences have 0.
+    """
+
+    sequence: int = 0
+    created_at: datetime
+    run_id: str
+
+
 @dataclass(frozen=True)
 class RunInfo:
     """One pass over a bucket: what it read, and what would change its answers. Every file it writes says so."""
 
     run_id: str
-    created_at: datetime  # UTC, microseconds: runs are ordered by (created_at, run_id)
+    created_at: datetime  # UTC, microseconds
     images_uri: str
     fingerprint: str
     model: str
     adapter: str  # the adapter's id, a hash of its content
     prompt_version: str
     shard_size: int  # images
+    sequence: int = 0  # higher than that of every run created in this output before
+
+    @property
+    def mark(self) -> RunMark:
+        """The run's place in the order of runs."""
+        return RunMark(sequence=self.sequence, created_at=self.created_at, run_id=self.run_id)
 
     @property
     def folder(self) -> str:
@@ -45,6 +63,12 @@ class PublishedRun:
 
     created_at: datetime
     fingerprint: str
+    sequence: int = 0
+
+    @classmethod
+    def of(cls, run: RunInfo) -> Self:
+        """What is remembered of `run`."""
+        return cls(created_at=run.created_at, fingerprint=run.fingerprint, sequence=run.sequence)
 
 
 @dataclass(frozen=True)

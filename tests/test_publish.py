@@ -3,7 +3,7 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rows import START, Wrapped, answer, at, begin, enrich_night, listing, make_
 from enrich import history, manifest, parquet, publish, write
 from enrich.errors import RunFailed
 from enrich.gate import run_stats
-from enrich.products import Products, RunMark, fold, read_products
+from enrich.products import Products, fold, last_runs, read_products
 from enrich.run_record import Finding, PublishedRun, RunInfo, RunRecord, Stages, StageUse
 from enrich.schema import PRODUCTS_SCHEMA, ROW_SCHEMA, ErrorKind, ManifestItem, Row
 from enrich.settings import GateSettings
@@ -54,14 +54,18 @@ class Night:
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Night]:
-    """Up to five runs over six photos. Few distinct times, so that runs overlap, tie and finish out of order."""
+    """Up to five runs over six photos. Few distinct times and sequences, so that runs overlap, tie and finish out of
+    order, and clocks contradict the sequences."""
     keys = st.sampled_from("abcdef")
     outcomes = st.tuples(
         st.sampled_from([None, None, "empty", "engine_failed"]), st.sampled_from("xy"), st.integers(0, 4)
     )
     nights = []
     for number in range(draw(st.integers(1, 5))):
-        run = make_run(f"r{number}", draw(st.integers(0, 3)), fingerprint=draw(st.sampled_from(["f1", "f2"])))
+        run = make_run(
+            f"r{number}", draw(st.integers(0, 3)), fingerprint=draw(st.sampled_from(["f1", "f2"])),
+            sequence=draw(st.integers(0, 3)),
+        )  # fmt: skip
         rows = tuple(
             make_row(run, key, minutes, image_etag=etag, **({"error_kind": kind} if kind else {}))
             for key, (kind, etag, minutes) in draw(st.dictionaries(keys, outcomes)).items()
@@ -70,8 +74,8 @@ def histories(draw: st.DrawFn) -> list[Night]:
     return nights
 
 
-def order(night: Night) -> tuple[Any, str]:
-    return night.run.created_at, night.run.run_id
+def order(night: Night) -> tuple[int, Any, str]:
+    return night.run.sequence, night.run.created_at, night.run.run_id
 
 
 def folded(nights: list[Night]) -> Products:
@@ -80,7 +84,8 @@ def folded(nights: list[Night]) -> Products:
         seen.append(night)
         rows = table_of(*night.rows)
         stats = run_stats(rows) if len(night.rows) >= 3 else None
-        products = fold(products, night.run, rows, pl.Series(max(seen, key=order).present, dtype=pl.String), stats)
+        products = fold(products, [night.run], rows, pl.Series(max(seen, key=order).present, dtype=pl.String))
+        products = replace(products, last=last_runs(products.last, night.run, stats))
     return products
 
 
@@ -90,7 +95,7 @@ def recomputed(nights: list[Night]) -> dict[str, dict[str, Any]]:
     expected = {}
     for key in {row.image_key for night in nights for row in night.rows}:
         outcomes = [(order(night), row) for night in nights for row in night.rows if row.image_key == key]
-        shown = max((row for _, row in outcomes), key=lambda row: (row.status == "ok", row.processed_at, row.run_id))
+        shown = max(outcomes, key=lambda outcome: (outcome[1].status == "ok", outcome[0]))[1]
         last = max(outcomes, key=lambda outcome: outcome[0])[1]
         expected[key] = {
             **asdict(shown),
@@ -119,7 +124,15 @@ def test_the_fold_is_a_recomputation_of_history_in_any_order_and_with_repetition
     in_order = folded(sorted(nights, key=order))
     assert products.table.equals(in_order.table)
     assert (products.runs, products.last) == (in_order.runs, in_order.last)
-    assert set(products.runs) == {row["last_run_id"] for row in products.table.to_dicts()}
+    assert set(products.runs) == {row[name] for row in products.table.to_dicts() for name in ("run_id", "last_run_id")}
+    together = fold(
+        Products(),
+        [night.run for night in nights],
+        pl.concat([table_of(), *(table_of(*night.rows) for night in nights)]),
+        pl.Series(max(nights, key=order).present, dtype=pl.String),
+    )
+    assert together.table.equals(products.table)
+    assert together.runs == products.runs
     large = [night for night in nights if len(night.rows) >= 3]
     assert products.last.stats == (run_stats(table_of(*max(large, key=order).rows)) if large else None)
 
@@ -131,7 +144,7 @@ def shown_after(*rows: Row) -> dict[str, Any]:
     products = Products()
     for row in rows:
         run = {"r1": RUN_1, "r2": RUN_2}[row.run_id]
-        products = fold(products, run, table_of(row), pl.Series(["a.jpg"]))
+        products = fold(products, [run], table_of(row), pl.Series(["a.jpg"]))
     (shown,) = products.table.to_dicts()
     return shown
 
@@ -172,8 +185,8 @@ def test_products_is_a_table_that_analysts_can_read(output: Store, tmp_path: Pat
     assert file.schema_arrow.equals(PRODUCTS_SCHEMA)
     assert file.metadata.row_group(0).column(0).compression == "ZSTD"
     pairs = {key.decode(): value.decode() for key, value in file.metadata.metadata.items()}
-    published = {"created_at": "2026-11-22T02:00:00.123456Z", "fingerprint": run.fingerprint}
-    assert json.loads(pairs["enrich.runs"]) == {"night-1": published}
+    published = json.loads(pairs["enrich.runs"])["night-1"]
+    assert published.items() >= {"created_at": "2026-11-22T02:00:00.123456Z", "fingerprint": run.fingerprint}.items()
     assert pairs["enrich.schema_version"] == "2"
     assert len(pairs["enrich.writer_id"]) == 32
 
@@ -263,10 +276,10 @@ def test_held_runs_may_be_released_in_any_order(tmp_path: Path, sequence: str) -
         tables.append(read_products(output))
     assert tables[0].table.equals(tables[1].table)
     assert (tables[0].runs, tables[0].last) == (tables[1].runs, tables[1].last)
-    assert tables[1].last.source == RunMark(runs[2].created_at, "n2")
+    assert tables[1].last.source == runs[2].mark
     rows = {row["image_key"]: row for row in tables[1].table.to_dicts()}
     assert {key for key, row in rows.items() if row["in_source"]} == {"a.jpg", "b.jpg", "bad.jpg"}
-    assert (rows["b.jpg"]["run_id"], rows["b.jpg"]["last_run_id"], rows["b.jpg"]["last_etag"]) == ("n1", "n2", "e3")
+    assert (rows["b.jpg"]["run_id"], rows["b.jpg"]["last_run_id"], rows["b.jpg"]["last_etag"]) == ("n2", "n2", "e3")
 
 
 def test_only_runs_that_a_row_names_are_remembered(local: Store) -> None:
@@ -274,7 +287,7 @@ def test_only_runs_that_a_row_names_are_remembered(local: Store) -> None:
     enrich_night(local, make_run("n2", 10), listing("b.jpg", a="e2"))
     assert set(read_products(local).runs) == {"n1", "n2"}
     last = enrich_night(local, make_run("n3", 20), listing(a="e3", b="e3"))
-    assert read_products(local).runs == {"n3": PublishedRun(last.created_at, "f1")}
+    assert read_products(local).runs == {"n3": PublishedRun.of(last)}
 
 
 def test_only_a_run_large_enough_is_remembered_for_the_gate(local: Store) -> None:

@@ -1,7 +1,7 @@
 """What a run has to do: the listing or the inventory, against products.parquet, on the local disk."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import polars as pl
 
 from enrich.errors import UsageError
 from enrich.inventory import open_inventory
-from enrich.manifest import Manifest, create_manifest, write_inventory, write_listing, write_plan
+from enrich.manifest import Manifest, claim_sequence, create_manifest, write_inventory, write_listing, write_plan
 from enrich.pipeline.progress import Progress
 from enrich.products import StoredProducts, fetch_products
 from enrich.publish import find_record
@@ -65,6 +65,7 @@ def plan_run(
     """List, compare, and write the manifest of a new run. UsageError if there are no photos."""
     with scratch() as folder:
         products = fetch_products(output, folder)
+        run = replace(run, sequence=claim_sequence(output, run.run_id, products.highest_sequence))
         listing, plan = _plan(source, products, run, settings, limit, inventory, progress, folder)
         return create_manifest(output, run, listing, plan)
 

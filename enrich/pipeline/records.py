@@ -56,14 +56,13 @@ def roll_back(output: str, run_id: str, settings: RunSettings = _SETTINGS) -> li
     record = read_record(target, run_id)
     if record.state == "held":
         raise UsageError(f"run {run_id}: it was not published, so there is no state to go back to")
-    mark = (record.run.created_at, run_id)
     published = [found for found in read_records(target) if found.state != "held"]
-    kept = [found for found in reversed(published) if (found.run.created_at, found.run.run_id) <= mark]
+    kept = [found for found in reversed(published) if found.run.mark <= record.run.mark]
     for found in kept:
         _refuse_retired(found)
     rollback(target, [found.run for found in kept], settings.gate)
     message = f"rolled back to run {run_id}"
-    later = [found for found in published if (found.run.created_at, found.run.run_id) > mark]
+    later = [found for found in published if found.run.mark > record.run.mark]
     held = [
         found.model_copy(
             update={"state": "held", "findings": (*found.findings, Finding(ROLLED_BACK, 1.0, 0.0, message))}
