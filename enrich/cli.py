@@ -23,7 +23,7 @@ from enrich.console import (
     quiet_libraries,
     say_error,
 )
-from enrich.errors import EnrichError, RunFailed, UsageError
+from enrich.errors import EnrichError, HeldBack, RunFailed, UsageError
 from enrich.settings import (
     Columns,
     FetchSettings,
@@ -131,6 +131,8 @@ def finetune(
         done = run(catalog, out, settings, progress, announce=lambda line: console.print(Text(line)))
     print_scores(done.metrics)
     console.print(f"adapter {done.adapter}: {done.uri}")
+    if done.warning:
+        raise HeldBack(done.warning)
 
 
 @app.command()

@@ -26,7 +26,8 @@ class ParityFailed(RunFailed):
 
 
 class HeldBack(EnrichError):
-    """The run finished, but the publish gate kept products.parquet as it was."""
+    """The work is done, but its result is not good enough to use without a person's word: the publish gate kept
+    products.parquet as it was, or a fine-tuned adapter is no better than guessing."""
 
     exit_code = 3
 

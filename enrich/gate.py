@@ -1,4 +1,4 @@
-"""Whether a run may be published: its statistics beside the limits and beside the last published run's."""
+"""Whether a run may be published: its adapter, and its statistics beside the limits and the last published run's."""
 
 import math
 
@@ -7,6 +7,9 @@ import polars as pl
 from enrich.run_record import Finding, RunStats
 from enrich.schema import ErrorKind, ReviewReason
 from enrich.settings import GateSettings
+from enrich.worth import Worth
+
+FEW = 10  # rows from which "every single one of them" is no accident, also in a run that is too small for shares
 
 
 def run_stats(rows: pl.DataFrame | pl.LazyFrame) -> RunStats:
@@ -22,6 +25,10 @@ def run_stats(rows: pl.DataFrame | pl.LazyFrame) -> RunStats:
         failed=failed.sum(),
         unknown=(failed_unknown | flagged_unknown).sum(),
         review=pl.col("needs_review").sum(),
+        # The ends of the order instead of a count: titles are as many as rows.
+        first_title=pl.col("title").filter(ok).min(),
+        last_title=pl.col("title").filter(ok).max(),
+        products=(pl.col("product_id").filter(ok).min() != pl.col("product_id").filter(ok).max()),
     )
     prices = scan.filter(ok).drop_nulls("price").group_by("price").len().sort("price")  # fewer than rows by far
     counts, by_kind, by_category, by_price = pl.collect_all([counted, kinds, mix, prices], engine="streaming")
@@ -35,6 +42,7 @@ def run_stats(rows: pl.DataFrame | pl.LazyFrame) -> RunStats:
         review=count["review"],
         category_mix={category: number / count["ok"] for category, number in by_category.iter_rows()},
         price_median=_median(by_price),
+        same_title=count["first_title"] if count["products"] and count["first_title"] == count["last_title"] else None,
     )
 
 
@@ -47,19 +55,47 @@ def _median(counted: pl.DataFrame) -> float | None:
     return float((lower + upper) / 2)
 
 
-def judge_run(stats: RunStats, previous: RunStats | None, gate: GateSettings) -> tuple[Finding, ...]:
+def judge_run(
+    stats: RunStats, previous: RunStats | None, gate: GateSettings, worth: Worth | None = None
+) -> tuple[Finding, ...]:
     """The limits of `gate` that a run passed; none if it may be published.
 
-    `previous` are the statistics of the last published run of at least gate.min_rows images (Products.last_stats);
-    without them only the absolute limits hold. Shares are of the run's rows.
+    A weak adapter and one title for everything count in a run of any size. Shares count from gate.min_rows images on,
+    and below that, from FEW on, where no image is left: all failed, none has a category.
+
+    Args:
+        previous: the statistics of the last published run of at least gate.min_rows images (Products.last_stats);
+            without them only the absolute limits hold. Shares are of the run's rows.
+        worth: of the adapter; left out, it is not judged.
     """
-    if not gate.enabled or stats.rows < gate.min_rows:
+    if not gate.enabled or not stats.rows:
         return ()
-    checks = _absolute(stats, gate)
-    if previous is not None:
-        checks += _review_rise(stats, previous, gate)
-        checks += _category_shift(stats, previous, gate) + _price_shift(stats, previous, gate)
+    checks = [*_weak_adapter(worth, gate), *_same_title(stats, gate)]
+    if stats.rows >= gate.min_rows:
+        checks += _absolute(stats, gate)
+        if previous is not None:
+            checks += _review_rise(stats, previous, gate)
+            checks += _category_shift(stats, previous, gate) + _price_shift(stats, previous, gate)
+    elif stats.rows >= FEW:
+        checks += [finding for finding in _absolute(stats, gate) if finding.value == 1.0]
     return tuple(finding for finding in checks if finding.value > finding.allowed)
+
+
+def _weak_adapter(worth: Worth | None, gate: GateSettings) -> list[Finding]:
+    if worth is None or worth.state != "weak":
+        return []
+    message = f"{worth.text}; use a better adapter, or set gate.allow_weak_adapter if this is right"
+    return [Finding("allow_weak_adapter", 1.0, float(gate.allow_weak_adapter), message)]
+
+
+def _same_title(stats: RunStats, gate: GateSettings) -> list[Finding]:
+    if stats.same_title is None or stats.ok < FEW:
+        return []
+    message = (
+        f"all {stats.ok:,} images with an answer got the title {stats.same_title!r}; "
+        "fine-tune again, or set gate.allow_same_title if this is right"
+    )
+    return [Finding("allow_same_title", 1.0, float(gate.allow_same_title), message)]
 
 
 def _absolute(stats: RunStats, gate: GateSettings) -> list[Finding]:

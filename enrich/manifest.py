@@ -1,5 +1,6 @@
 """What one run has to do: the listing of the bucket minus what products.parquet already has."""
 
+import json
 import re
 import secrets
 import shutil
@@ -12,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 import polars as pl
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from enrich import parquet
 from enrich.errors import RunFailed, UsageError
@@ -25,6 +26,7 @@ from enrich.storage import ObjectInfo, Store
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 SEQUENCES = "runs/.sequence"  # no run id begins with a dot
+_LINES = TypeAdapter(tuple[str, ...])
 _LISTING_CHUNK = 100_000  # objects, some 50 MB while they become columns
 
 
@@ -38,6 +40,7 @@ class Manifest:
     run: RunInfo
     path: Path
     rows: int
+    warnings: tuple[str, ...] = ()  # one line each: what planning found that a person should know
 
     @property
     def shards(self) -> range:
@@ -132,6 +135,7 @@ def write_plan(
     settings: RunSettings,
     folder: Path,
     limit: int | None = None,
+    warnings: Sequence[str] = (),
 ) -> int:
     """Write the images that a run has to do (MANIFEST_SCHEMA, by key); returns how many.
 
@@ -140,6 +144,7 @@ def write_plan(
     Args:
         source: the listing now (SOURCE_SCHEMA, by key).
         limit: only the first so many.
+        warnings: kept with the manifest, see `Manifest`.
     """
     keys = pl.scan_parquet(source).select("key")
     rows = keys.select(pl.len()).collect().item()
@@ -160,7 +165,8 @@ def write_plan(
             yield _numbered(todo, done, run.shard_size)
             done += todo.height
 
-    return parquet.write(path, pieces(), MANIFEST_SCHEMA, {parquet.RUN_KEY: run.to_json()}, sorted_by=["key"])
+    metadata = {parquet.RUN_KEY: run.to_json(), parquet.WARNINGS_KEY: json.dumps(warnings)}
+    return parquet.write(path, pieces(), MANIFEST_SCHEMA, metadata, sorted_by=["key"])
 
 
 def _todo(
@@ -266,7 +272,8 @@ def read_manifest(output: Store, run_id: str) -> Manifest | None:
         if file is None:
             shutil.rmtree(folder)
             return None
-        manifest = Manifest(RunInfo.from_json(file.metadata.get(parquet.RUN_KEY, "")), file.path, file.rows)
+        warnings = _LINES.validate_json(file.metadata.get(parquet.WARNINGS_KEY, "[]"))
+        manifest = Manifest(RunInfo.from_json(file.metadata.get(parquet.RUN_KEY, "")), file.path, file.rows, warnings)
     except ValidationError as error:
         shutil.rmtree(folder)
         raise RunFailed(f"{output.uri_of(key)} does not say which run it belongs to; use another run id") from error

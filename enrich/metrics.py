@@ -34,6 +34,7 @@ class Scores(TypedDict):
     category_macro_f1: float
     title_exact: float
     title_token_f1: float
+    title_chrf: float
     price: PriceScores | None
 
 
@@ -49,6 +50,7 @@ def score(products: Sequence[Product], answers: Sequence[Answer | None]) -> Scor
         category_macro_f1=macro_f1([p.category for p, _ in pairs], [a.category if a else None for _, a in pairs]),
         title_exact=_mean([a is not None and _words(a.title) == _words(p.title) for p, a in pairs]),
         title_token_f1=_mean([token_f1(p.title, a.title) if a else 0.0 for p, a in pairs]),
+        title_chrf=_mean([chrf(p.title, a.title) if a else 0.0 for p, a in pairs]),
         price=score_prices(
             [p.price for p, _ in pairs if p.price],
             [float(a.price) if a and a.price else None for p, a in pairs if p.price],

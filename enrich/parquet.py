@@ -21,6 +21,7 @@ ROW_GROUP_ROWS = 65_536
 SCHEMA_VERSION_KEY = "enrich.schema_version"
 RUN_KEY = "enrich.run"  # RunInfo as JSON
 RUN_ID_KEY = "enrich.run_id"
+WARNINGS_KEY = "enrich.warnings"  # of a manifest: what planning found that a person should know, a JSON list of lines
 WRITER_KEY = "enrich.writer_id"  # tells a writer whose response was lost that the file is its own
 
 

@@ -83,6 +83,7 @@ class RunStats:
     review: int  # rows with needs_review
     category_mix: dict[str, float]  # category -> share of the ok rows
     price_median: float | None  # of the ok rows that have a price
+    same_title: str | None = None  # of all ok rows, where they are of several products
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,7 @@ class RunRecord(BaseModel):
     by_reason: dict[str, int] = {}
     by_error_kind: dict[str, int] = {}
     findings: tuple[Finding, ...] = ()
+    warnings: tuple[str, ...] = ()  # what a person should know, though it held nothing back
     stats: RunStats | None = None
     shards: int = 0
     missing_shards: int = 0  # left undone by a run that stopped at its deadline; its run id goes on with them

@@ -263,7 +263,13 @@ class GateSettings(Settings):
     """Limits past which products.parquet is held back. Shares are 0..1."""
 
     enabled: bool = True
-    min_rows: int = Field(default=50, ge=1, description="A smaller run is not judged by shares")
+    min_rows: int = Field(default=50, ge=1, description="A smaller run is not judged by shares, unless they are 1")
+    allow_weak_adapter: bool = Field(
+        default=False, description="Publish runs of an adapter that is no better than guessing without a photo"
+    )
+    allow_same_title: bool = Field(
+        default=False, description="Publish a run of 10 or more answers that all have the same title"
+    )
     max_failed: float = Field(default=0.20, ge=0, le=1)
     max_unknown_category: float = Field(default=0.10, ge=0, le=1)
     max_review_rise: float = Field(default=0.30, ge=0, le=1, description="Rise of the share that needs review")

@@ -1,6 +1,10 @@
 """Teach the base model a catalog."""
 
+from typing import Any
+
 from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from flows import tasks
 from flows.parameters import TRAINING, Adapter, BaseModelName, Catalog, TrainingForm
@@ -12,8 +16,10 @@ def finetune_adapter(
     adapter: Adapter = "demo/adapter",
     model: BaseModelName = "auto",
     training: TrainingForm = TRAINING,
-) -> None:
+) -> State[Any]:
     """Photo to title, category and full price, as a LoRA adapter that states its own errors.
+
+    Ends as Held, not Completed, where the adapter is no better than guessing without a photo.
 
     Args:
         catalog: Labelled products with photos: a directory or s3://bucket/prefix.
@@ -23,3 +29,6 @@ def finetune_adapter(
     """
     done = tasks.train(catalog, adapter, training.settings(model))
     tasks.made(adapter, [catalog], adapter=done.adapter)
+    if done.warning:
+        return Completed(name="Held", message=done.warning)
+    return Completed(message=f"adapter {done.adapter}: {done.uri}")

@@ -133,6 +133,8 @@ def plan(
         progress=progress or _to_log(),
     )  # fmt: skip
     run = stack.enter_context(opened)
+    for line in run.warnings:
+        get_run_logger().warning(line)
     get_run_logger().info("run=%s photos=%d shards=%d", run.info.run_id, run.manifest.rows, len(run.manifest.shards))
     return run
 

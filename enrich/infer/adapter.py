@@ -88,6 +88,15 @@ def read_adapter(path: Path) -> Adapter:
     )
 
 
+def read_metrics(path: Path) -> dict[str, Any] | None:
+    """The scores of an adapter directory (metrics.json); None where it has none that can be read: no run needs them."""
+    try:
+        loaded = json.loads((path / METRICS_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return loaded if isinstance(loaded, dict) else None
+
+
 def check_base(adapter: Adapter, base: Path) -> None:
     """UsageError if the model in `base` is not the one the adapter was made from, as far as its configuration tells."""
     mine, theirs = (_with_positions(_read_json(path / "config.json")) for path in (adapter.path, base))

@@ -55,6 +55,8 @@ def run_enrichment(
     with open_run(
         images, adapter, output, settings, run_id=run_id, limit=limit, inventory=inventory, progress=progress
     ) as run:
+        for line in run.warnings:
+            announce(f"warning: {line}")
         shards = run.missing_shards()
         if shards:
             with open_runner(run, progress, announce) as runner:
@@ -89,7 +91,8 @@ def finish_run(run: Run, *, partly: bool = False) -> RunRecord:
             listing = fetch_listing(run.output, run.info.run_id, folder)
             tables = (pl.scan_parquet(table) for table in (before.path, run.manifest.path, listing))
             changes = compare(rows, *tables)
-    findings = judge_run(stats, before.last.stats, run.settings.gate)
+    worth = run.worth
+    findings = judge_run(stats, before.last.stats, run.settings.gate, worth)
     changed = False if findings else publish(run.output, run.info, run.settings.gate).changed
     finished_at = datetime.now(UTC)
     seconds = (finished_at - run.started_at).total_seconds()
@@ -101,6 +104,7 @@ def finish_run(run: Run, *, partly: bool = False) -> RunRecord:
         by_reason=run.manifest.by_reason(),
         by_error_kind=stats.failed_by_kind,
         findings=findings,
+        warnings=run.manifest.warnings if findings or worth.state == "beats" else (*run.manifest.warnings, worth.text),
         stats=stats,
         shards=len(run.manifest.shards),
         missing_shards=len(missing),

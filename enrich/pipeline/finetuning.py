@@ -29,6 +29,7 @@ from enrich.train.overfit import overfit_one_batch
 from enrich.train.preflight import refuse_leaks
 from enrich.train.recipe import resolve_model
 from enrich.train.run import train
+from enrich.worth import Worth, judge_worth, tell
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,21 @@ class Finetuned:
     uri: str
     adapter: str  # its id
     metrics: dict[str, Any]
+
+    @property
+    def worth(self) -> Worth:
+        """Whether it beats what can be guessed without a photo."""
+        return judge_worth(self.metrics)
+
+    @property
+    def warning(self) -> str | None:
+        """One line about an adapter that is not worth using, None of any other."""
+        if self.worth.state != "weak":
+            return None
+        return (
+            f"adapter {self.adapter} ({self.uri}): {self.worth.text}; it was written, but runs with it are held back: "
+            "train longer or on more products, or set gate.allow_weak_adapter if this is right"
+        )
 
 
 def finetune(
@@ -129,12 +145,14 @@ def _calibrate_and_score(
     engine.close()
     by_base = score_base(adapter, splits.test, run_settings, "scoring the base", progress)
     scored, metrics = measure(splits.test, outcomes, calibration, read_truth(folder))
+    metrics = tell(
+        {
+            **metrics,
+            "base": by_base,
+            "baselines": baselines(splits.train, splits.test),
+            "rows": {name: len(getattr(splits, name)) for name in ("train", "validation", "calibration", "test")},
+        }
+    )
     (directory / SCORES_FILE).write_bytes(encode_scores(scored, metrics))
-    metrics = {
-        **metrics,
-        "base": by_base,
-        "baselines": baselines(splits.train, splits.test),
-        "rows": {name: len(getattr(splits, name)) for name in ("train", "validation", "calibration", "test")},
-    }
     (directory / METRICS_FILE).write_text(json.dumps(metrics, indent=1) + "\n")
     return metrics

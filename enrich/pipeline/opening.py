@@ -5,12 +5,12 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from enrich.errors import UsageError
-from enrich.infer.adapter import Adapter, check_base, read_adapter
+from enrich.infer.adapter import Adapter, check_base, read_adapter, read_metrics
 from enrich.infer.start import choose_engine
 from enrich.infer.transformers_engine import find_base
 from enrich.manifest import (
@@ -22,11 +22,12 @@ from enrich.manifest import (
 from enrich.pipeline.catalogs import local_tree
 from enrich.pipeline.planning import Forecast, forecast, plan_run
 from enrich.pipeline.progress import Progress, silent
-from enrich.pipeline.run import Run
+from enrich.pipeline.run import Run, adapter_warnings
 from enrich.run_record import RunInfo
 from enrich.schema import SCHEMA_VERSION
 from enrich.settings import RunSettings
 from enrich.storage import Store, open_store
+from enrich.worth import judge_worth
 
 
 @contextmanager
@@ -104,9 +105,12 @@ def foresee_run(
     source = open_store(images, must_exist=True, s3=settings.s3)
     _refuse_overlap(source.uri, output)
     with local_tree(adapter) as directory:
-        info = _describe(source, read_adapter(directory), settings, None, datetime.now(UTC))
+        loaded = read_adapter(directory)
+        info = _describe(source, loaded, settings, None, datetime.now(UTC))
+        about_adapter = adapter_warnings(judge_worth(read_metrics(directory)), settings.gate)
     target = open_store(output, s3=settings.s3)
-    return forecast(source, target, info, settings, limit, inventory, progress)
+    foreseen = forecast(source, target, info, settings, limit, inventory, progress)
+    return replace(foreseen, warnings=(*foreseen.warnings, *about_adapter))
 
 
 def _describe(

@@ -11,6 +11,7 @@ from enrich.errors import UsageError
 from enrich.inventory import open_inventory
 from enrich.manifest import Manifest, claim_sequence, create_manifest, write_inventory, write_listing, write_plan
 from enrich.pipeline.progress import Progress
+from enrich.product_ids import find_shared
 from enrich.products import StoredProducts, fetch_products
 from enrich.publish import find_record
 from enrich.run_record import RunInfo, RunRecord
@@ -32,6 +33,7 @@ class Forecast:
     last_run: str | None
     price_per_hour: float | None  # of the machine
     currency: str
+    warnings: tuple[str, ...]  # one line each
 
     @property
     def seconds(self) -> float | None:
@@ -42,7 +44,7 @@ class Forecast:
         """As text: counts, reasons, time and cost."""
         why = ", ".join(f"{count:,} {reason}" for reason, count in self.by_reason.items()) or "none"
         size = f"{self.bytes / 1e9:.2f} GB, {self.shards:,} shards"
-        lines = [f"{self.todo:,} of {self.listed:,} photos to do ({why}), {size}"]
+        lines = [*self.warnings, f"{self.todo:,} of {self.listed:,} photos to do ({why}), {size}"]
         if self.seconds is None:
             return [*lines, "expected time: unknown, for no run has finished there yet"]
         length = timedelta(seconds=round(self.seconds))
@@ -66,7 +68,7 @@ def plan_run(
     with scratch() as folder:
         products = fetch_products(output, folder)
         run = replace(run, sequence=claim_sequence(output, run.run_id, products.highest_sequence))
-        listing, plan = _plan(source, products, run, settings, limit, inventory, progress, folder)
+        listing, plan, _ = _plan(source, products, run, settings, limit, inventory, progress, folder)
         return create_manifest(output, run, listing, plan)
 
 
@@ -82,7 +84,7 @@ def forecast(
     """What `plan_run` would find. Writes nothing; `output` is None where there is none yet."""
     with scratch() as folder:
         products = fetch_products(output, folder) if output else StoredProducts.none()
-        listing, plan = _plan(source, products, run, settings, limit, inventory, progress, folder)
+        listing, plan, warnings = _plan(source, products, run, settings, limit, inventory, progress, folder)
         todo = pl.scan_parquet(plan)
         reasons = todo.group_by("reason").len().sort("reason").collect(engine="streaming")
         count, size = todo.select(pl.len(), pl.col("size").sum()).collect(engine="streaming").row(0)
@@ -97,6 +99,7 @@ def forecast(
             last_run=last.run.run_id if last else None,
             price_per_hour=settings.machine_price_per_hour,
             currency=settings.machine_currency,
+            warnings=warnings,
         )
 
 
@@ -109,8 +112,8 @@ def _plan(
     inventory: str | None,
     progress: Progress,
     folder: Path,
-) -> tuple[Path, Path]:
-    """The files of the listing and of what is to be done."""
+) -> tuple[Path, Path, tuple[str, ...]]:
+    """The files of the listing and of what is to be done, and what a person should know of them."""
     listing, plan = folder / "source.parquet", folder / "manifest.parquet"
     if inventory:
         opened = open_inventory(inventory, run.images_uri, settings.s3)
@@ -119,8 +122,10 @@ def _plan(
         count = write_listing(listing, _watched(source.list, progress), run)
     if not count:
         raise UsageError(f"images {run.images_uri}: no photos there; check the bucket and the prefix")
-    write_plan(plan, listing, products, run, settings, folder, limit)
-    return listing, plan
+    shared = find_shared(listing, settings.product_id_pattern, folder)
+    warnings = (shared.warning,) if shared else ()
+    write_plan(plan, listing, products, run, settings, folder, limit, warnings)
+    return listing, plan, warnings
 
 
 def _watched(objects: Callable[[], Iterator[ObjectInfo]], progress: Progress) -> Iterator[ObjectInfo]:

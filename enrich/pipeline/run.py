@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from enrich.history import committed_shards
-from enrich.infer.adapter import Adapter
+from enrich.infer.adapter import Adapter, read_metrics
 from enrich.manifest import Manifest
 from enrich.run_record import RunInfo
-from enrich.settings import RunSettings
+from enrich.settings import GateSettings, RunSettings
 from enrich.storage import Store
+from enrich.worth import Worth, judge_worth
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,25 @@ class Run:
     def info(self) -> RunInfo:
         return self.manifest.run
 
+    @property
+    def worth(self) -> Worth:
+        """Whether the adapter beats what can be guessed without a photo."""
+        return judge_worth(read_metrics(self.adapter.path))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know before the first photo is answered, one line each."""
+        return (*self.manifest.warnings, *adapter_warnings(self.worth, self.settings.gate))
+
     def missing_shards(self) -> list[int]:
         """Shards not committed yet, ascending: all of them at first, the rest after a restart."""
         done = committed_shards(self.output, self.info) if self.manifest.shards else set()
         return [shard for shard in self.manifest.shards if shard not in done]
+
+
+def adapter_warnings(worth: Worth, gate: GateSettings) -> tuple[str, ...]:
+    """What to tell of a run's adapter, and what will come of it; nothing of one that beats its baselines."""
+    if worth.state == "beats":
+        return ()
+    held = worth.state == "weak" and gate.enabled and not gate.allow_weak_adapter
+    return (f"{worth.text}{'; the run will be held back, see gate.allow_weak_adapter' if held else ''}",)

@@ -33,6 +33,7 @@ from enrich.schema import SCORE_SCHEMA, Product, same_design
 from enrich.scores import SCORES_FILE, VERDICTS_KEY, assess
 from enrich.settings import Columns, PhotoLimits, RunSettings, TrainSettings
 from enrich.storage import open_store
+from enrich.worth import tell
 
 SCORES_PAGE = "scores.html"
 
@@ -91,7 +92,7 @@ def _score(
     products, splits = products_to_score(adapter, folder, columns)
     outcomes = predict(engine, adapter, products, settings.limits, "scoring", progress)
     table, metrics = measure(products, outcomes, adapter.calibration, read_truth(folder))
-    metrics["baselines"] = baselines(splits.train if splits else products, products)
+    metrics = tell({**metrics, "baselines": baselines(splits.train if splits else products, products)})
     metrics["category_accuracy_by_level"] = _accuracy_by_level(table, folder, columns or Columns())
     what = f"{len(products)} products of the test split" if splits else f"all {len(products)} products"
     return Scored(what, table, metrics)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +23,7 @@ from enrich.pipeline.parity import start_verified_engine
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.records import write_measured
 from enrich.pipeline.run import Run
+from enrich.product_ids import product_id
 from enrich.schema import ManifestItem, Row
 from enrich.stages import Measured, add, choose_workers, describe_workers
 from enrich.write import commit_shard
@@ -232,9 +232,3 @@ def _row(session: Session, fetched: Fetched, outcome: Outcome | None = None) -> 
         output_tokens=outcome.output_tokens if outcome else None,
         processed_at=datetime.now(UTC),
     )
-
-
-def product_id(pattern: str, key: str) -> str:
-    """The product a key belongs to: the pattern's group product_id, or the whole key where it does not match."""
-    match = re.fullmatch(pattern, key)
-    return match["product_id"] if match else key
