@@ -1,13 +1,15 @@
 from dataclasses import asdict, replace
 
+import polars as pl
 import pytest
 from rows import make_row, make_run
 
 from enrich import parquet
-from enrich.gate import judge_run, run_stats
+from enrich.gate import FEW, judge_run, run_stats
 from enrich.run_record import RunStats
 from enrich.schema import ROW_SCHEMA, ErrorKind
 from enrich.settings import GateSettings
+from enrich.worth import Worth
 
 RUN = make_run()
 GOOD = RunStats(
@@ -129,9 +131,52 @@ def test_without_a_run_to_compare_with_only_absolute_limits_hold() -> None:
     ]
 
 
-def test_a_small_run_and_a_gate_that_is_off_let_everything_pass() -> None:
-    awful = RunStats(49, 0, 49, {"engine_failed": 49}, 49, 49, {"Hats": 1.0}, 1.0)
+def test_a_run_that_is_too_small_for_shares_is_not_judged_by_them() -> None:
+    awful = RunStats(49, 1, 48, {"engine_failed": 48}, 48, 49, {"Hats": 1.0}, 1.0)
     assert judge_run(awful, GOOD, GateSettings()) == ()
-    large = replace(awful, rows=50)
-    assert len(judge_run(large, GOOD, GateSettings())) == 5
-    assert judge_run(large, GOOD, GateSettings(enabled=False)) == ()
+    assert len(judge_run(replace(awful, rows=50), GOOD, GateSettings())) == 5
+
+
+def test_a_small_run_of_which_nothing_came_is_held() -> None:
+    nothing = RunStats(FEW, 0, FEW, {"engine_failed": FEW}, 0, 0, {}, None)
+    assert [finding.limit for finding in judge_run(nothing, None, GateSettings())] == ["max_failed"]
+    assert judge_run(nothing, None, GateSettings(max_failed=1.0)) == ()
+    assert judge_run(replace(nothing, rows=FEW - 1, failed=FEW - 1), None, GateSettings()) == ()
+
+
+def test_a_small_run_whose_answers_all_have_one_title_is_held_unless_told_otherwise() -> None:
+    same = RunStats(20, 20, 0, {}, 0, 0, {"Coats": 1.0}, 10.0, same_title="Price")
+    (finding,) = judge_run(same, None, GateSettings())
+    assert finding.limit == "allow_same_title"
+    assert finding.message.startswith("all 20 images with an answer got the title 'Price'; ")
+    assert judge_run(same, None, GateSettings(allow_same_title=True)) == ()
+    assert judge_run(replace(same, rows=FEW - 1, ok=FEW - 1), None, GateSettings()) == ()
+
+
+def test_one_title_for_photos_of_one_product_is_no_matter() -> None:
+    rows = [make_row(RUN, f"{n}.jpg", title="Wool coat", product_id=product) for n, product in enumerate("aaab")]
+    table = parquet.from_records([asdict(row) for row in rows], ROW_SCHEMA)
+    assert run_stats(table).same_title == "Wool coat"
+    assert run_stats(table.head(3)).same_title is None
+    assert run_stats(table.with_columns(title=pl.Series(["Wool coat", "Hat"] * 2))).same_title is None
+
+
+@pytest.mark.parametrize("rows", [1, 20, 5000])
+def test_a_run_of_a_weak_adapter_is_held_whatever_its_size_unless_told_otherwise(rows: int) -> None:
+    stats = replace(GOOD, rows=rows, ok=rows, failed=0, unknown_category=0, review=0)
+    weak = Worth("weak", ("0.0% of the categories are right",))
+    (finding,) = judge_run(stats, None, GateSettings(), weak)
+    assert finding.limit == "allow_weak_adapter"
+    assert finding.message == (
+        "The adapter is no better than guessing without a photo: 0.0% of the categories are right; "
+        "use a better adapter, or set gate.allow_weak_adapter if this is right"
+    )
+    assert judge_run(stats, None, GateSettings(allow_weak_adapter=True), weak) == ()
+    assert judge_run(stats, None, GateSettings(enabled=False), weak) == ()
+    assert judge_run(stats, None, GateSettings(), Worth("unknown")) == ()
+    assert judge_run(replace(stats, rows=0, ok=0), None, GateSettings(), weak) == ()
+
+
+def test_a_gate_that_is_off_lets_everything_pass() -> None:
+    awful = RunStats(50, 0, 50, {"engine_failed": 50}, 50, 50, {"Hats": 1.0}, 1.0)
+    assert judge_run(awful, GOOD, GateSettings(enabled=False)) == ()

@@ -41,18 +41,19 @@ class Forecast:
         return None if self.rate is None else self.todo / self.rate
 
     def lines(self) -> list[str]:
-        """As text: counts, reasons, time and cost."""
+        """As text: counts, reasons, time, cost and warnings."""
         why = ", ".join(f"{count:,} {reason}" for reason, count in self.by_reason.items()) or "none"
         size = f"{self.bytes / 1e9:.2f} GB, {self.shards:,} shards"
-        lines = [*self.warnings, f"{self.todo:,} of {self.listed:,} photos to do ({why}), {size}"]
+        lines = [f"{self.todo:,} of {self.listed:,} photos to do ({why}), {size}"]
+        warnings = [f"warning: {warning}" for warning in self.warnings]
         if self.seconds is None:
-            return [*lines, "expected time: unknown, for no run has finished there yet"]
+            return [*lines, "expected time: unknown, for no run has finished there yet", *warnings]
         length = timedelta(seconds=round(self.seconds))
         lines.append(f"expected time: {length}, at the {self.rate:.1f} photos a second of run {self.last_run}")
         if self.price_per_hour is not None:
             cost = self.seconds / 3600 * self.price_per_hour
             lines.append(f"expected cost: {cost:.2f} {self.currency}, at {self.price_per_hour:g} an hour")
-        return lines
+        return [*lines, *warnings]
 
 
 def plan_run(

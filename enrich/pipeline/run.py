@@ -45,8 +45,8 @@ class Run:
 
 
 def adapter_warnings(worth: Worth, gate: GateSettings) -> tuple[str, ...]:
-    """What to tell of a run's adapter, and what will come of it; nothing of one that beats its baselines."""
-    if worth.state == "beats":
+    """What to tell of a run's adapter, and what will come of it; nothing of one that is good or allowed."""
+    if worth.state == "beats" or gate.allow_weak_adapter:
         return ()
-    held = worth.state == "weak" and gate.enabled and not gate.allow_weak_adapter
+    held = worth.state == "weak" and gate.enabled
     return (f"{worth.text}{'; the run will be held back, see gate.allow_weak_adapter' if held else ''}",)
