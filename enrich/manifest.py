@@ -160,7 +160,7 @@ def write_plan(
         for number in range(len(known)):
             piece = pl.scan_parquet(source).slice(number * every, every).collect()
             # Few rows of each piece wait for others, until they make up a row group.
-            todo = detached(_todo(piece, known.read(number), products.runs, run.fingerprint, settings))
+            todo = detached(_todo(piece, known.read(number), products.runs, run, settings))
             todo = todo if limit is None else todo.head(max(0, limit - done))
             yield _numbered(todo, done, run.shard_size)
             done += todo.height
@@ -173,12 +173,12 @@ def _todo(
     source: pl.DataFrame,
     products: pl.DataFrame | None,
     runs: Mapping[str, PublishedRun],
-    fingerprint: str,
+    run: RunInfo,
     settings: RunSettings,
 ) -> pl.DataFrame:
     """The images of a listing that a run has to do, with reason and attempt, by key in UTF-8 order.
 
-    A failure that is not TRANSIENT is not tried again: the same bytes and fingerprint would only fail again.
+    A failure that is not TRANSIENT is not tried again under the same circumstances: it would only fail again.
 
     Args:
         source: the listing now (SOURCE_SCHEMA).
@@ -187,15 +187,20 @@ def _todo(
     """
     if products is None:
         products = pl.DataFrame(schema=dict.fromkeys(_KNOWN, pl.String)).cast({"last_attempt": pl.Int16})
-    fingerprints = pl.DataFrame(
-        {"last_run_id": list(runs), "last_fingerprint": [run.fingerprint for run in runs.values()]},
-        schema={"last_run_id": pl.String, "last_fingerprint": pl.String},
+    of_runs = pl.DataFrame(
+        {
+            "last_run_id": list(runs),
+            "last_fingerprint": [published.fingerprint for published in runs.values()],
+            "same_circumstances": [published.circumstances == run.circumstances for published in runs.values()],
+        },
+        schema={"last_run_id": pl.String, "last_fingerprint": pl.String, "same_circumstances": pl.Boolean},
     )
-    known = products.select(_KNOWN).join(fingerprints, on="last_run_id", how="left")
+    known = products.select(_KNOWN).join(of_runs, on="last_run_id", how="left")
     images = source.join(known, left_on="key", right_on="image_key", how="left")
-    again = pl.when(pl.col("reason") == Reason.RETRY).then(pl.col("last_attempt") + 1).otherwise(1)
+    counts_on = (pl.col("reason") == Reason.RETRY) & pl.col("same_circumstances")
+    again = pl.when(counts_on).then(pl.col("last_attempt") + 1).otherwise(1)
     return (
-        images.with_columns(reason=_reason(fingerprint, settings.max_attempts))
+        images.with_columns(reason=_reason(run.fingerprint, settings.max_attempts))
         .filter(pl.col("reason").is_not_null())
         .sort("key")
         .select("key", "size", "etag", "reason", again.cast(pl.Int16).alias("attempt"))
@@ -232,11 +237,8 @@ def _reason(fingerprint: str, max_attempts: int) -> pl.Expr:
     other_model = pl.col("last_fingerprint").ne_missing(fingerprint) | (
         answered & (pl.col("fingerprint") != fingerprint)
     )
-    may_pass = (
-        (pl.col("last_status") == "failed")
-        & pl.col("last_error_kind").is_in(sorted(TRANSIENT))
-        & (pl.col("last_attempt") < max_attempts)
-    )
+    attempts_left = pl.col("last_error_kind").is_in(sorted(TRANSIENT)) & (pl.col("last_attempt") < max_attempts)
+    may_pass = (pl.col("last_status") == "failed") & (attempts_left | ~pl.col("same_circumstances"))
     return (
         pl.when(pl.col("last_run_id").is_null())
         .then(pl.lit(Reason.NEW))
@@ -285,7 +287,7 @@ def read_manifest(output: Store, run_id: str) -> Manifest | None:
 
 
 def check_same_run(manifest: Manifest, run: RunInfo) -> None:
-    """UsageError if `run` would go on with a run id that was begun on other images or with another fingerprint."""
+    """UsageError if `run` would go on with a run id that was begun on other images or would be answered otherwise."""
     begun = manifest.run
     if begun.images_uri != run.images_uri:
         raise UsageError(
@@ -295,6 +297,11 @@ def check_same_run(manifest: Manifest, run: RunInfo) -> None:
         raise UsageError(
             f"run {run.run_id} was begun with fingerprint {begun.fingerprint} (adapter {begun.adapter}), not "
             f"{run.fingerprint} (adapter {run.adapter}); use another run id"
+        )
+    if begun.circumstances and begun.circumstances != run.circumstances:
+        raise UsageError(
+            f"run {run.run_id} was begun with other limits on photos or answers, another engine or version of Pillow; "
+            "set them as they were, or use another run id"
         )
 
 

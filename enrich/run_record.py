@@ -32,6 +32,7 @@ class RunInfo:
     prompt_version: str
     shard_size: int  # images
     sequence: int = 0  # higher than that of every run created in this output before
+    circumstances: str = ""  # hash of what a failure may depend on beside bytes and fingerprint; none in older runs
 
     @property
     def mark(self) -> RunMark:
@@ -64,11 +65,12 @@ class PublishedRun:
     created_at: datetime
     fingerprint: str
     sequence: int = 0
+    circumstances: str = ""
 
     @classmethod
     def of(cls, run: RunInfo) -> Self:
         """What is remembered of `run`."""
-        return cls(created_at=run.created_at, fingerprint=run.fingerprint, sequence=run.sequence)
+        return cls(run.created_at, run.fingerprint, run.sequence, run.circumstances)
 
 
 @dataclass(frozen=True)

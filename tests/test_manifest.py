@@ -145,6 +145,35 @@ def test_only_failures_that_may_pass_are_tried_again(kind: ErrorKind) -> None:
     assert len(plan(listing("a.jpg"), products)) == (kind in TRANSIENT)
 
 
+@pytest.mark.parametrize("kind", list(ErrorKind))
+def test_a_failure_is_tried_anew_when_its_circumstances_changed_and_a_good_answer_is_not(kind: ErrorKind) -> None:
+    then = make_run("r1", circumstances="small limits")
+    failed = (then, make_row(then, error_kind=kind, attempt=3))
+    products = products_of(failed, (then, make_row(then, "good.jpg")))
+    source = listing("a.jpg", "good.jpg")
+    raised, same = (make_run(circumstances=name) for name in ("large limits", "small limits"))
+    table = rows.plan(source, products, raised)
+    assert table.select("key", "reason", "attempt").rows() == [("a.jpg", "retry", 1)]
+    assert rows.plan(source, products, same).is_empty()
+    now = make_run("r2", 10, circumstances="large limits")
+    again = products_of(failed, (now, make_row(now, minutes=11, error_kind=kind, attempt=3)))
+    assert rows.plan(listing("a.jpg"), again, raised).is_empty()  # once, and not every night
+
+
+def test_a_failure_of_new_bytes_is_tried_anew_behind_a_good_answer_when_circumstances_changed() -> None:
+    first, second = make_run("r1", circumstances="c1"), make_run("r2", 10, circumstances="c1")
+    refused = make_row(second, minutes=11, image_etag="e2", error_kind=ErrorKind.TOO_LARGE)
+    products = products_of((first, make_row(first)), (second, refused))
+    table = rows.plan(listing(a="e2"), products, make_run(circumstances="c2"))
+    assert table.select("reason", "attempt").rows() == [("retry", 1)]
+    assert rows.plan(listing(a="e2"), products, make_run(circumstances="c1")).is_empty()
+
+
+def test_failures_of_a_run_that_did_not_note_its_circumstances_are_tried_once_more() -> None:
+    products = products_of(NOT_AN_IMAGE)
+    assert rows.plan(listing("a.jpg"), products, make_run(circumstances="c1"))["attempt"].to_list() == [1]
+
+
 def test_a_run_that_products_forgot_counts_as_another_fingerprint() -> None:
     table = plan(listing("a.jpg"), replace(products_of(OK), runs={}))
     assert table["reason"].to_list() == ["model"]
@@ -297,6 +326,14 @@ def test_a_run_id_goes_on_with_what_it_was_begun_with() -> None:
     assert str(error.value) == (
         "run night-1 was begun with fingerprint f1 (adapter a1), not f2 (adapter a2); use another run id"
     )
+
+
+def test_a_run_id_does_not_go_on_under_other_limits() -> None:
+    begun = manifest.Manifest(make_run(circumstances="c1"), Path("nowhere"), 0)
+    with pytest.raises(UsageError, match="run night-1 was begun with other limits on photos or answers"):
+        manifest.check_same_run(begun, make_run(circumstances="c2"))
+    before = manifest.Manifest(make_run(), Path("nowhere"), 0)
+    manifest.check_same_run(before, make_run(circumstances="c2"))  # it did not note them
 
 
 def test_a_restart_on_another_day_writes_to_the_same_place() -> None:

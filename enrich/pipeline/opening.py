@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 from enrich.errors import UsageError
@@ -125,6 +126,7 @@ def _describe(
         adapter=adapter.id,
         prompt_version=adapter.prompt.version,
         shard_size=settings.shard_size,
+        circumstances=circumstances(source.uri, settings),
     )
 
 
@@ -138,6 +140,16 @@ def fingerprint(adapter: Adapter, settings: RunSettings) -> str:
     precision = [settings.quantization, settings.kv_cache_dtype]
     if precision != ["none", "auto"] and choose_engine(settings.engine, settings.device) == "vllm":
         parts.append(precision)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def circumstances(images: str, settings: RunSettings) -> str:
+    """Hash of what may make a photo fail beside its bytes and the fingerprint: place, limits, decoder, length of an
+    answer, engine; 16 hex digits. Failures are tried again when it changes, good answers are not."""
+    parts = [
+        images, settings.s3.requester_pays, settings.limits.model_dump(mode="json"), version("pillow"),
+        settings.max_new_tokens, settings.engine,
+    ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -15,9 +15,9 @@ from enrich.errors import UsageError
 from enrich.infer.adapter import read_adapter
 from enrich.pipeline import deadline, opening
 from enrich.pipeline.enrichment import run_enrichment
-from enrich.pipeline.opening import fingerprint, foresee_run
+from enrich.pipeline.opening import circumstances, fingerprint, foresee_run
 from enrich.pipeline.records import roll_back
-from enrich.settings import GateSettings, RunSettings
+from enrich.settings import GateSettings, PhotoLimits, RunSettings, S3Settings
 from enrich.storage import open_store
 
 SETTINGS = RunSettings(shard_size=4, gate=GateSettings(enabled=False), machine_price_per_hour=3.6)
@@ -109,6 +109,39 @@ def test_lengths_of_time(text: str, seconds: int) -> None:
 def test_what_is_no_length_of_time(text: str) -> None:
     with pytest.raises(UsageError, match=f"{re.escape(repr(text))} is no length of time; write 90d, 6h, 2h30m or 45s"):
         cli.parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"limits": PhotoLimits(max_bytes=1)}, {"limits": PhotoLimits(max_pixels=1)},
+        {"limits": PhotoLimits(formats=("PNG",))}, {"limits": PhotoLimits(decode_seconds=1)},
+        {"max_new_tokens": 9}, {"engine": "transformers"}, {"s3": S3Settings(requester_pays=True)},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)  # fmt: skip
+def test_what_a_failure_may_depend_on_is_part_of_the_circumstances(changed: dict[str, Any]) -> None:
+    assert circumstances("photos", RunSettings(**changed)) != circumstances("photos", RunSettings())
+
+
+def test_what_makes_no_failure_is_no_part_of_the_circumstances(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = circumstances("photos", RunSettings())
+    assert circumstances("photos", RunSettings(batch_size=1, decode_processes=1, max_attempts=9)) == plain
+    assert circumstances("elsewhere", RunSettings()) != plain
+    monkeypatch.setattr(opening, "version", lambda name: "another")
+    assert circumstances("photos", RunSettings()) != plain
+
+
+def test_photos_refused_under_a_limit_are_answered_once_it_is_raised(story: Any, tmp_path: Path) -> None:
+    places = str(story.bucket), str(story.adapter), str(tmp_path)
+    small = SETTINGS.model_copy(update={"limits": PhotoLimits(max_bytes=500)})
+    first = run_enrichment(*places, small, limit=4)
+    assert first.by_error_kind == {"too_large": first.counts["failed"]}
+    assert first.counts["failed"] > 0
+    assert run_enrichment(*places, small, limit=4).by_reason == {"new": 4}
+    second = run_enrichment(*places, SETTINGS, limit=first.counts["failed"])
+    assert second.by_reason == {"retry": first.counts["failed"]}
+    assert second.by_error_kind.get("too_large") is None
 
 
 def test_the_precision_that_vllm_serves_in_is_part_of_the_fingerprint(
