@@ -212,6 +212,9 @@ def run(
     rollback: Annotated[
         str | None, typer.Option(metavar="ID", help="Make products.parquet what it was after this run.")
     ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Make products.parquet anew from history, whatever became of it.")
+    ] = False,
     config: Config = None,
 ) -> None:
     """Enrich what is new or changed in a bucket, and publish products.parquet."""
@@ -227,8 +230,14 @@ def run(
         held = ", ".join(record.run.run_id for record in roll_back(output, rollback, settings)) or "none"
         console.print(f"products: {output}/products.parquet as of run {rollback}; held back since: {held}")
         return
+    if rebuild:
+        from enrich.pipeline.records import rebuild as make_anew
+
+        rows, runs = make_anew(output, settings)
+        console.print(f"products: {output}/products.parquet, {rows:,} rows of {runs:,} runs")
+        return
     if images is None or adapter is None:
-        raise typer.BadParameter("a run needs --images and --adapter (or --publish ID, or --rollback ID)")
+        raise typer.BadParameter("a run needs --images and --adapter (or --publish ID, --rollback ID or --rebuild)")
     from enrich.pipeline.enrichment import run_enrichment
     from enrich.pipeline.opening import foresee_run
     from enrich.pipeline.records import held_back

@@ -20,6 +20,7 @@ from enrich.schema import ROW_SCHEMA
 from enrich.storage import Store
 
 _NAME = re.compile(r"shard-(\d{5,})\.parquet|shards-(\d{5,})-(\d{5,})\.parquet")
+_OF_RUN = re.compile(r"history/run_date=[^/]+/run_id=([^/]+)/([^/]+)")
 _READERS = 8  # files read at once: about 30 ms each on S3, and a first run has thousands
 
 
@@ -41,6 +42,11 @@ def shard_key(run: RunInfo, shard: int) -> str:
 def pack_key(run: RunInfo, first: int, last: int) -> str:
     """Where the shards `first` to `last` lie together."""
     return f"{run.history}shards-{first:05d}-{last:05d}.parquet"
+
+
+def answer_again(run: RunInfo) -> str:
+    """What to do about rows of a run that are lost."""
+    return f"answer its photos again: `enrich run --run-id {run.run_id}` with the photos and the adapter of that run"
 
 
 def committed_shards(output: Store, run: RunInfo) -> set[int]:
@@ -76,7 +82,7 @@ def read_frames(output: Store, run: RunInfo) -> Iterator[pl.DataFrame]:
     """Every committed row of a run (ROW_SCHEMA), a file at a time; RunFailed if one is not the run's own."""
 
     def rows_of(file: HistoryFile) -> pl.DataFrame:
-        found = parquet.read(output, file.key, ROW_SCHEMA)
+        found = parquet.read(output, file.key, ROW_SCHEMA, f"move it away, and {answer_again(run)}")
         if found is None or found.metadata.get(parquet.RUN_ID_KEY) != run.run_id:
             raise RunFailed(
                 f"{output.uri_of(file.key)} is no shard of run {run.run_id}; move it away and publish again"
@@ -87,6 +93,17 @@ def read_frames(output: Store, run: RunInfo) -> Iterator[pl.DataFrame]:
     with ThreadPoolExecutor(_READERS) as pool:
         while some := list(islice(files, 2 * _READERS)):  # no more in memory than these
             yield from pool.map(rows_of, some)
+
+
+def runs_with_rows(output: Store) -> Iterator[tuple[str, HistoryFile]]:
+    """Every run that history has rows of, by its id, with one of its files."""
+    last = ""
+    for info in output.list("history"):
+        match = _OF_RUN.fullmatch(info.key)
+        if match and match[1] != last and (name := _NAME.fullmatch(match[2])):
+            last = match[1]
+            first, end = (name[1], name[1]) if name[1] else (name[2], name[3])
+            yield match[1], HistoryFile(info.key, int(first), int(end), info.size)
 
 
 def read_shards(output: Store, run: RunInfo) -> pl.DataFrame:

@@ -270,7 +270,7 @@ def read_manifest(output: Store, run_id: str) -> Manifest | None:
     """The manifest of a run that was begun, copied to the local disk, else None; RunFailed if the file is not one."""
     key, folder = f"runs/{check_run_id(run_id)}/manifest.parquet", Path(tempfile.mkdtemp(prefix="enrich-"))
     try:
-        file = parquet.fetch(output, key, MANIFEST_SCHEMA, folder / "manifest.parquet")
+        file = parquet.fetch(output, key, MANIFEST_SCHEMA, folder / "manifest.parquet", "use another run id")
         if file is None:
             shutil.rmtree(folder)
             return None

@@ -109,35 +109,42 @@ def _groups(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
         yield pl.concat(held)
 
 
-def decode(data: bytes, schema: pa.Schema, where: str) -> tuple[pl.DataFrame, dict[str, str]]:
-    """The rows and the key-value metadata of a file; RunFailed, naming `where`, if it is not one that `write` made."""
-    with _readable(where):
+AGAIN = "move it away and start the run again"
+
+
+def decode(data: bytes, schema: pa.Schema, where: str, then: str = AGAIN) -> tuple[pl.DataFrame, dict[str, str]]:
+    """The rows and the key-value metadata of a file.
+
+    Raises:
+        RunFailed: it is not one that `write` made; the message names `where` and says what to do `then`.
+    """
+    with _readable(where, then):
         file = pq.ParquetFile(io.BytesIO(data))
-        pairs = _check(file, schema, where)
+        pairs = _check(file, schema, where, then)
         return _to_polars(_upgrade(file.read(), schema)), pairs
 
 
-def read(store: Store, key: str, schema: pa.Schema) -> ParquetFile | None:
-    """The file at `key`, or None if there is none; RunFailed if it is not one that `write` made."""
+def read(store: Store, key: str, schema: pa.Schema, then: str = AGAIN) -> ParquetFile | None:
+    """The file at `key`, or None if there is none; RunFailed as `decode`."""
     if store.head(key) is None:
         return None
     data, etag = store.get(key)
-    return ParquetFile(*decode(data, schema, store.uri_of(key)), etag, len(data))
+    return ParquetFile(*decode(data, schema, store.uri_of(key), then), etag, len(data))
 
 
-def fetch(store: Store, key: str, schema: pa.Schema, path: Path) -> LocalFile | None:
+def fetch(store: Store, key: str, schema: pa.Schema, path: Path, then: str = AGAIN) -> LocalFile | None:
     """The file at `key` copied to `path`, its rows unread, or None if there is none.
 
     One of an earlier schema version is written anew with the columns of this one.
 
     Raises:
-        RunFailed: it is not one that `write` made.
+        RunFailed: as `decode`.
     """
     if store.head(key) is None:
         return None
     where, etag = store.uri_of(key), store.download(key, path).etag
-    with _readable(where), pq.ParquetFile(path) as file:
-        pairs, rows = _check(file, schema, where), file.metadata.num_rows
+    with _readable(where, then), pq.ParquetFile(path) as file:
+        pairs, rows = _check(file, schema, where, then), file.metadata.num_rows
         current = file.schema_arrow.equals(schema)
     if not current:
         older = path.rename(path.with_name(f"{path.name}.older"))
@@ -158,15 +165,15 @@ def frames(
 
 
 @contextmanager
-def _readable(where: str) -> Iterator[None]:
+def _readable(where: str, then: str) -> Iterator[None]:
     """Turns what pyarrow says of a broken file into RunFailed."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise RunFailed(f"{where} is not a readable Parquet file; move it away and start the run again") from error
+        raise RunFailed(f"{where} is not a readable Parquet file; {then}") from error
 
 
-def _check(file: pq.ParquetFile, schema: pa.Schema, where: str) -> dict[str, str]:
+def _check(file: pq.ParquetFile, schema: pa.Schema, where: str, then: str) -> dict[str, str]:
     """The metadata of a file whose columns are those of `schema`, or of an earlier version of it."""
     found = file.schema_arrow
     pairs = {
@@ -176,7 +183,7 @@ def _check(file: pq.ParquetFile, schema: pa.Schema, where: str) -> dict[str, str
         return pairs
     version = pairs.get(SCHEMA_VERSION_KEY)
     if version in (None, str(SCHEMA_VERSION)):
-        raise RunFailed(f"{where} has other columns than it should; move it away and start the run again")
+        raise RunFailed(f"{where} has other columns than it should; {then}")
     if version.isdecimal() and int(version) < SCHEMA_VERSION and set(found.names) <= set(schema.names):
         return pairs
     raise RunFailed(

@@ -82,7 +82,7 @@ _LAST_COLUMNS = {  # where a newest outcome comes from
 }
 
 
-def fold(products: Products, runs: Sequence[RunInfo], rows: pl.DataFrame, present: pl.Series) -> Products:
+def fold(products: Products, runs: Sequence[RunInfo], rows: pl.DataFrame, present: pl.Series | None) -> Products:
     """`products` with what runs committed taken in. Pure; neither their order nor a repetition makes a difference.
 
     The row shown is the good one of the run created last, else the failed one of the run created last; what people
@@ -92,7 +92,7 @@ def fold(products: Products, runs: Sequence[RunInfo], rows: pl.DataFrame, presen
     Args:
         runs: in any order.
         rows: what they committed (ROW_SCHEMA).
-        present: the keys that the run created last saw (`listed_keys`).
+        present: the keys that the run created last saw; None: all of them.
     """
     known = {**products.runs, **{run.run_id: PublishedRun.of(run) for run in runs}}
     touched = products.table.join(rows, on="image_key", how="semi")
@@ -103,7 +103,7 @@ def fold(products: Products, runs: Sequence[RunInfo], rows: pl.DataFrame, presen
     current = shown.select(ROW_SCHEMA.names).join(last.select("image_key", *_LAST_COLUMNS), on="image_key", how="left")
     table = (
         pl.concat([untouched.drop("in_source"), current], how="diagonal")
-        .with_columns(in_source=pl.col("image_key").is_in(present.implode()))
+        .with_columns(in_source=pl.lit(True) if present is None else pl.col("image_key").is_in(present.implode()))
         .select(PRODUCTS_SCHEMA.names)
         .sort(ROW_ORDER, nulls_last=True)
     )
@@ -150,7 +150,7 @@ def last_runs(last: LastRuns, run: RunInfo, stats: RunStats | None) -> LastRuns:
 
 def read_products(output: Store) -> Products:
     """The current table in memory, empty where there is none yet; RunFailed if the file is not one of ours."""
-    file = parquet.read(output, PRODUCTS_KEY, PRODUCTS_SCHEMA)
+    file = parquet.read(output, PRODUCTS_KEY, PRODUCTS_SCHEMA, _rebuild(output))
     if file is None:
         return Products()
     return Products(file.table, *_header(file.metadata, output), file.etag)
@@ -164,7 +164,8 @@ def read_last_runs(output: Store) -> LastRuns:
 
 def fetch_products(output: Store, folder: Path) -> StoredProducts:
     """The current table copied to a file of its own in `folder`; RunFailed if it is not one of ours."""
-    file = parquet.fetch(output, PRODUCTS_KEY, PRODUCTS_SCHEMA, folder / f"products-{uuid.uuid4().hex}.parquet")
+    path = folder / f"products-{uuid.uuid4().hex}.parquet"
+    file = parquet.fetch(output, PRODUCTS_KEY, PRODUCTS_SCHEMA, path, _rebuild(output))
     if file is None:
         return StoredProducts.none()
     return StoredProducts(file.path, file.rows, *_header(file.metadata, output), file.etag)
@@ -176,9 +177,11 @@ def _header(metadata: Mapping[str, str], output: Store) -> tuple[Mapping[str, Pu
         last = _LAST_RUNS.validate_json(metadata["enrich.last_run"])
         return runs, last, metadata[parquet.WRITER_KEY]
     except (KeyError, ValidationError) as error:
-        raise RunFailed(
-            f"{output.uri_of(PRODUCTS_KEY)} was not written by enrich; move it away, then publish the runs again"
-        ) from error
+        raise RunFailed(f"{output.uri_of(PRODUCTS_KEY)} was not written by enrich; {_rebuild(output)}") from error
+
+
+def _rebuild(output: Store) -> str:
+    return f"make it anew from history with `enrich run --output {output.uri} --rebuild`"
 
 
 def write_products(

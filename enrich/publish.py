@@ -4,12 +4,14 @@ Rows go by pieces of PIECE_ROWS (`enrich.spill`): the fold of each piece is in m
 """
 
 import itertools
+import logging
 import random
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -18,9 +20,10 @@ from pydantic import ValidationError
 from enrich import parquet
 from enrich.errors import RunFailed
 from enrich.gate import run_stats
-from enrich.history import fetch_rows
+from enrich.history import answer_again, committed_shards, fetch_rows, runs_with_rows, shard_key
 from enrich.products import (
     PRODUCTS_KEY,
+    LastRuns,
     Products,
     StoredProducts,
     fetch_products,
@@ -29,12 +32,15 @@ from enrich.products import (
     write_products,
 )
 from enrich.reviews import lay_over, read_reviews
-from enrich.run_record import PublishedRun, RunInfo, RunRecord, RunStats
-from enrich.schema import PRODUCTS_SCHEMA, ROW_ORDER, ROW_SCHEMA, SOURCE_SCHEMA
+from enrich.run_record import PublishedRun, RunInfo, RunMark, RunRecord, RunStats
+from enrich.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, ROW_ORDER, ROW_SCHEMA, SOURCE_SCHEMA
 from enrich.settings import GateSettings
 from enrich.spill import Pieces, cut, in_order, sampled, scratch
 from enrich.storage import Store
 
+logger = logging.getLogger(__name__)
+
+_BEFORE_ALL = RunMark(sequence=-1, created_at=datetime.min.replace(tzinfo=UTC), run_id="")
 ATTEMPTS = 20  # every lost swap means that another publisher got through, so 20 publishers at once may pass
 BACKOFF_SECONDS, BACKOFF_LIMIT_SECONDS = 0.05, 5.0
 
@@ -68,6 +74,8 @@ class Folded:
 
     path: Path
     rows: int
+    runs: Mapping[str, PublishedRun]
+    last: LastRuns
     changed: bool
 
 
@@ -83,11 +91,13 @@ def publish(output: Store, run: RunInfo, gate: GateSettings | None = None) -> Pu
     Raises:
         RunFailed: other publishers were faster ATTEMPTS times, or a file is missing or not ours.
     """
+    limits = gate or GateSettings()
     with scratch() as folder:
-        rows = fetch_run(output, run, folder, gate or GateSettings())
+        rows = fetch_run(output, run, folder, limits)
 
         def make(products: StoredProducts, work: Path, writer_id: str) -> Folded:
-            return fold_runs(output, products, [rows], work, writer_id)
+            lost = [] if products.etag else _lost_runs(output, work, limits, but=run.run_id)
+            return fold_runs(output, products, [*lost, rows], work, writer_id)
 
         return _swap(output, folder, make, _again(f"enrich run --publish {run.run_id}"))
 
@@ -102,41 +112,138 @@ def publish_reviews(output: Store) -> Published:
         return _swap(output, folder, make, "reviews/ has the decisions: apply the file again")
 
 
-def rollback(output: Store, runs: Sequence[RunInfo], gate: GateSettings | None = None) -> Published:
-    """Replace products.parquet by the fold of `runs` alone: those published up to some run, all that they committed.
+def refold(output: Store, runs: Sequence[RunInfo], gate: GateSettings | None = None, *, again: str) -> Published:
+    """Replace products.parquet, damaged or not, by the fold of `runs` alone, all that they committed.
+
+    Args:
+        again: the command that does the same.
 
     Raises:
-        RunFailed: as `publish`.
+        RunFailed: as `publish`, or rows that a finished run had are missing.
     """
     with scratch() as folder:
         rows = [fetch_run(output, run, folder, gate or GateSettings()) for run in runs]
 
         def make(products: StoredProducts, work: Path, writer_id: str) -> Folded:
-            folded = fold_runs(output, StoredProducts.none(), rows, work, writer_id)
-            return Folded(folded.path, folded.rows, changed=True)
+            return replace(fold_runs(output, StoredProducts.none(), rows, work, writer_id), changed=True)
 
-        return _swap(output, folder, make, _again(f"enrich run --rollback {runs[-1].run_id}"))
+        return _swap(output, folder, make, _again(again), anew=True)
 
 
 def _again(command: str) -> str:
     return f"history has the run's rows: repeat with `{command}`"
 
 
+def current_products(output: Store, folder: Path, gate: GateSettings | None = None) -> StoredProducts:
+    """The current table, copied to `folder`. One that was lost is folded anew there, and not written.
+
+    Raises:
+        RunFailed: it is damaged or another output's, or lost like rows that it had.
+    """
+    products = fetch_products(output, folder)
+    if products.etag is not None:
+        _check_own(output, products)
+        return products
+    lost = _lost_runs(output, folder, gate or GateSettings())
+    if not lost:
+        return products
+    work = folder / "refolded"
+    work.mkdir()
+    folded = fold_runs(output, products, lost, work, uuid.uuid4().hex, listed=False)
+    return StoredProducts(folded.path, folded.rows, folded.runs, folded.last, None, None)
+
+
+def _check_own(output: Store, products: StoredProducts) -> None:
+    newest = products.last.source
+    names = ("manifest.parquet", "run.json")
+    if newest and all(output.head(f"runs/{newest.run_id}/{name}") is None for name in names):
+        raise RunFailed(
+            f"{output.uri_of(PRODUCTS_KEY)} is the table of another output, for run {newest.run_id} is not in runs/; "
+            f"make it anew from history with `enrich run --output {output.uri} --rebuild`"
+        )
+
+
+def _lost_runs(output: Store, folder: Path, gate: GateSettings, but: str | None = None) -> list[RunRows]:
+    """The rows of all runs that were published, where products.parquet is missing; none if none ever was."""
+    if find_record(output, lambda record: record.state != "held") is None:
+        return []
+    runs = published_runs(output)
+    logger.warning("%s is missing: made anew from %d runs of history", output.uri_of(PRODUCTS_KEY), len(runs))
+    return [fetch_run(output, run, folder, gate) for run in runs if run.run_id != but]
+
+
+def published_runs(output: Store) -> list[RunInfo]:
+    """The runs whose rows belong into products.parquet, the one created last at the end.
+
+    A run that was held back or retired has a record that says so. A lost record must not cost rows: a run without one
+    counts as published if history has all of its rows and a run created later was finished. Else it was interrupted,
+    maybe before it was judged, and its run id goes on with it.
+    """
+    records = {record.run.run_id: record for record in read_records(output)}
+    newest = max((record.run.mark for record in records.values()), default=_BEFORE_ALL)
+    found = [record.run for record in records.values() if record.state != "held" and not record.retired]
+    for run_id, file in runs_with_rows(output):
+        if run_id in records:
+            continue
+        manifest = parquet.read(output, f"runs/{run_id}/manifest.parquet", MANIFEST_SCHEMA)
+        described = manifest or parquet.read(output, file.key, ROW_SCHEMA)
+        if described is None:
+            raise RunFailed(f"{output.uri_of(file.key)} was there a moment ago; start again")
+        run = RunInfo.from_json(described.metadata[parquet.RUN_KEY])
+        whole = manifest is None or set(manifest.table["shard"]) <= committed_shards(output, run)
+        if whole and (manifest is None or run.mark < newest):
+            found.append(run)
+            logger.warning("run=%s has no run.json; history has its rows, which count as published", run_id)
+        else:
+            logger.warning(
+                "run=%s was not finished, and is left out: go on with enrich run --run-id %s", run_id, run_id
+            )
+    return sorted(found, key=lambda run: run.mark)
+
+
 def fetch_run(output: Store, run: RunInfo, folder: Path, gate: GateSettings) -> RunRows:
-    """What a run committed, copied to `folder`."""
+    """What a run committed, copied to `folder`; RunFailed if a finished run has fewer rows than it had."""
     path = folder / f"rows-{run.run_id}.parquet"
+    record = read_run_record(output, run)
+    whole = record is not None and not record.missing_shards
+    if record is not None and whole:
+        lost = sorted(set(range(record.shards)) - committed_shards(output, run))
+        if lost:
+            others = f", like {len(lost) - 1} others" if len(lost) > 1 else ""
+            raise RunFailed(
+                f"{output.uri_of(shard_key(run, lost[0]))} is missing{others}: run {run.run_id} has {record.shards} "
+                f"shards; restore it, or {answer_again(run)}"
+            )
     count = fetch_rows(output, run, path)
+    if record is not None and (count < record.counts["rows"] or (count != record.counts["rows"] and whole)):
+        raise RunFailed(
+            f"{output.uri_of(run.history)}: {count:,} rows where run.json says {record.counts['rows']:,}; restore "
+            "the files of that run"
+        )
     stats = run_stats(pl.scan_parquet(path)) if count >= gate.min_rows else None
     return RunRows(run, path, count, stats)
 
 
-def _swap(output: Store, folder: Path, make: Callable[[StoredProducts, Path, str], Folded], then: str) -> Published:
-    """Replace products.parquet by what `make` makes of it, again and again until nobody was faster."""
+def _swap(
+    output: Store,
+    folder: Path,
+    make: Callable[[StoredProducts, Path, str], Folded],
+    then: str,
+    *,
+    anew: bool = False,
+) -> Published:
+    """Replace products.parquet by what `make` makes of it, again and again until nobody was faster.
+
+    Args:
+        anew: `make` does not look at the table, which may be damaged or another output's.
+    """
     writer_id = uuid.uuid4().hex
     for attempt in range(1, ATTEMPTS + 1):
         work = folder / f"attempt-{attempt}"
         work.mkdir()
-        products = fetch_products(output, work)
+        products = _to_be_replaced(output, work) if anew else fetch_products(output, work)
+        if not anew and products.etag is not None:
+            _check_own(output, products)
         if products.writer_id == writer_id:  # the last swap went through and its response was lost
             return Published(products.rows, changed=True, attempts=attempt - 1)
         folded = make(products, work, writer_id)
@@ -152,10 +259,29 @@ def _swap(output: Store, folder: Path, make: Callable[[StoredProducts, Path, str
     )
 
 
-def fold_runs(output: Store, products: StoredProducts, runs: Sequence[RunRows], folder: Path, writer_id: str) -> Folded:
+def _to_be_replaced(output: Store, folder: Path) -> StoredProducts:
+    found = output.head(PRODUCTS_KEY)
+    try:
+        return fetch_products(output, folder)
+    except RunFailed:
+        return replace(StoredProducts.none(), etag=found.etag if found else None)
+
+
+def fold_runs(
+    output: Store,
+    products: StoredProducts,
+    runs: Sequence[RunRows],
+    folder: Path,
+    writer_id: str,
+    *,
+    listed: bool = True,
+) -> Folded:
     """`products` with the rows of `runs` taken in, as a new file in `folder`.
 
     What people decided is laid over each piece of it: a row folded in has lost that.
+
+    Args:
+        listed: False where it matters little which photos are still there: without a listing all are.
     """
     reviews = read_reviews(output)
     last, named, changed = products.last, dict[str, PublishedRun](), False
@@ -163,7 +289,13 @@ def fold_runs(output: Store, products: StoredProducts, runs: Sequence[RunRows], 
     for rows in runs:
         last = last_runs(last, rows.run, rows.stats)
     # Of the run created last, of those published and those being published: it decides in_source.
-    source = fetch_listing(output, last.source.run_id, folder) if runs and last.source else None
+    source = None
+    if runs and last.source:
+        try:
+            source = fetch_listing(output, last.source.run_id, folder)
+        except RunFailed:
+            if listed:
+                raise
     total = products.rows + sum(rows.count for rows in runs)
     tables = (products.frames(ROW_ORDER), *(rows.frames(ROW_ORDER) for rows in runs))
     sample = sampled(itertools.chain.from_iterable(tables), ROW_ORDER)
@@ -176,7 +308,7 @@ def fold_runs(output: Store, products: StoredProducts, runs: Sequence[RunRows], 
         for number in range(len(before)):
             table = before.read(number)
             piece = Products(parquet.empty(PRODUCTS_SCHEMA) if table is None else table, products.runs, products.last)
-            present = pl.Series(dtype=pl.String) if source is None else _present(source, by_key, number)
+            present = None if source is None else _present(source, by_key, number)
             new = news.read(number)
             after = piece
             if runs:
@@ -189,7 +321,7 @@ def fold_runs(output: Store, products: StoredProducts, runs: Sequence[RunRows], 
     path = folder / "next.parquet"
     ordered = in_order(folded(), cut(sample, ROW_ORDER, total), folder / "folded")
     count = write_products(path, ordered, lambda: (dict(sorted(named.items())), last), writer_id)
-    return Folded(path, count, changed)
+    return Folded(path, count, named, last, changed)
 
 
 def _spread(frames: Iterable[pl.DataFrame], cuts: pl.DataFrame, folder: Path) -> Pieces:
@@ -202,7 +334,7 @@ def _spread(frames: Iterable[pl.DataFrame], cuts: pl.DataFrame, folder: Path) ->
 def fetch_listing(output: Store, run_id: str, folder: Path) -> Path:
     """A copy of what a run saw in the source (SOURCE_SCHEMA); RunFailed if it is missing."""
     key = f"runs/{run_id}/source.parquet"
-    file = parquet.fetch(output, key, SOURCE_SCHEMA, folder / "source.parquet")
+    file = parquet.fetch(output, key, SOURCE_SCHEMA, folder / "source.parquet", "start a new run")
     if file is None:
         raise RunFailed(f"{output.uri_of(key)} is missing: which photos are still there is unknown; start a new run")
     return file.path

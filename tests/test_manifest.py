@@ -302,12 +302,12 @@ def test_a_file_that_is_no_manifest_is_named(output: Store) -> None:
     output.put(key, b"not Parquet")
     with pytest.raises(RunFailed) as error:
         manifest.read_manifest(output, "night-1")
-    assert str(error.value) == f"{uri} is not a readable Parquet file; move it away and start the run again"
+    assert str(error.value) == f"{uri} is not a readable Parquet file; use another run id"
 
     output.put(key, parquet.encode(parquet.empty(SOURCE_SCHEMA), SOURCE_SCHEMA, {}))
     with pytest.raises(RunFailed) as error:
         manifest.read_manifest(output, "night-1")
-    assert str(error.value) == f"{uri} has other columns than it should; move it away and start the run again"
+    assert str(error.value) == f"{uri} has other columns than it should; use another run id"
 
     output.put(key, parquet.encode(parquet.empty(MANIFEST_SCHEMA), MANIFEST_SCHEMA, {parquet.RUN_KEY: "{}"}))
     with pytest.raises(RunFailed) as error:

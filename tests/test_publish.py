@@ -432,19 +432,20 @@ def test_a_publisher_that_is_always_late_gives_up_and_says_what_to_do(local: Sto
 def test_a_products_file_of_others_is_named_and_kept(local: Store) -> None:
     held(local, make_run(), listing("a.jpg"), minutes=1)
     uri = local.uri_of("products.parquet")
+    rebuild = f"make it anew from history with `enrich run --output {local.uri} --rebuild`"
     for data, message in [
-        (b"mine", f"{uri} is not a readable Parquet file; move it away and start the run again"),
+        (b"mine", f"{uri} is not a readable Parquet file; {rebuild}"),
         (
             parquet.encode(parquet.empty(ROW_SCHEMA), ROW_SCHEMA, {}),
-            f"{uri} has other columns than it should; move it away and start the run again",
+            f"{uri} has other columns than it should; {rebuild}",
         ),
         (
             parquet.encode(parquet.empty(PRODUCTS_SCHEMA), PRODUCTS_SCHEMA, {"enrich.runs": "{}"}),
-            f"{uri} was not written by enrich; move it away, then publish the runs again",
+            f"{uri} was not written by enrich; {rebuild}",
         ),
         (
             parquet.encode(parquet.empty(PRODUCTS_SCHEMA), PRODUCTS_SCHEMA, {"enrich.runs": "[1"}),
-            f"{uri} was not written by enrich; move it away, then publish the runs again",
+            f"{uri} was not written by enrich; {rebuild}",
         ),
     ]:
         local.put("products.parquet", data)

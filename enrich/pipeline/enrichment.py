@@ -17,8 +17,7 @@ from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.records import REPORT_ROWS, ROLLED_BACK, read_measured, write_report
 from enrich.pipeline.run import Run
 from enrich.pipeline.runner import open_runner
-from enrich.products import fetch_products
-from enrich.publish import fetch_listing, publish, read_run_record, write_run_record
+from enrich.publish import current_products, fetch_listing, publish, read_run_record, write_run_record
 from enrich.run_record import Cost, RunRecord
 from enrich.scores import SCORES_FILE
 from enrich.settings import RunSettings
@@ -86,7 +85,12 @@ def finish_run(run: Run, *, partly: bool = False) -> RunRecord:
         count = fetch_rows(run.output, run.info, path)
         stats = run_stats(pl.scan_parquet(path))
         rows = pl.read_parquet(path, n_rows=REPORT_ROWS)
-        before, changes = fetch_products(run.output, folder), None
+        if not missing and count != run.manifest.rows:
+            raise RunFailed(
+                f"{run.output.uri_of(run.info.history)}: {count:,} rows where the manifest has {run.manifest.rows:,} "
+                "photos; move the shard that is not whole away and start the run again"
+            )
+        before, changes = current_products(run.output, folder, run.settings.gate), None
         if before.path is not None:
             listing = fetch_listing(run.output, run.info.run_id, folder)
             tables = (pl.scan_parquet(table) for table in (before.path, run.manifest.path, listing))

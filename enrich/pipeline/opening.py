@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from enrich.errors import UsageError
+from enrich.history import committed_shards
 from enrich.infer.adapter import Adapter, check_base, read_adapter, read_metrics
 from enrich.infer.start import choose_engine
 from enrich.infer.transformers_engine import find_base
@@ -67,6 +68,8 @@ def open_run(
         if begun is None:
             if run_id and target.head(f"{info.folder}run.json") is not None:
                 raise UsageError(f"run {run_id}: it was finished and its rows were deleted; use another run id")
+            if run_id and (next(target.list(f"{info.folder}sessions"), None) or committed_shards(target, info)):
+                raise UsageError(f"run {run_id}: it had answered photos and its manifest is gone; use another run id")
             begun = plan_run(source, target, info, settings, limit, inventory, progress)
         check_same_run(begun, info)
         yield Run(source, target, loaded, adapter, settings, begun, started_at)

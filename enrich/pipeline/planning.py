@@ -12,8 +12,8 @@ from enrich.inventory import open_inventory
 from enrich.manifest import Manifest, claim_sequence, create_manifest, write_inventory, write_listing, write_plan
 from enrich.pipeline.progress import Progress
 from enrich.product_ids import find_shared
-from enrich.products import StoredProducts, fetch_products
-from enrich.publish import find_record
+from enrich.products import StoredProducts
+from enrich.publish import current_products, find_record
 from enrich.run_record import RunInfo, RunRecord
 from enrich.settings import RunSettings
 from enrich.spill import scratch
@@ -67,7 +67,7 @@ def plan_run(
 ) -> Manifest:
     """List, compare, and write the manifest of a new run. UsageError if there are no photos."""
     with scratch() as folder:
-        products = fetch_products(output, folder)
+        products = current_products(output, folder, settings.gate)
         run = replace(run, sequence=claim_sequence(output, run.run_id, products.highest_sequence))
         listing, plan, _ = _plan(source, products, run, settings, limit, inventory, progress, folder)
         return create_manifest(output, run, listing, plan)
@@ -84,7 +84,7 @@ def forecast(
 ) -> Forecast:
     """What `plan_run` would find. Writes nothing; `output` is None where there is none yet."""
     with scratch() as folder:
-        products = fetch_products(output, folder) if output else StoredProducts.none()
+        products = current_products(output, folder, settings.gate) if output else StoredProducts.none()
         listing, plan, warnings = _plan(source, products, run, settings, limit, inventory, progress, folder)
         todo = pl.scan_parquet(plan)
         reasons = todo.group_by("reason").len().sort("reason").collect(engine="streaming")

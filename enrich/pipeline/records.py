@@ -10,7 +10,7 @@ from enrich.errors import HeldBack, RunFailed, UsageError
 from enrich.history import fetch_rows, read_frames
 from enrich.infer.parity import ParityRecord
 from enrich.manifest import read_manifest
-from enrich.publish import find_record, publish, read_records, read_run_record, rollback, write_run_record
+from enrich.publish import find_record, publish, published_runs, read_records, read_run_record, refold, write_run_record
 from enrich.report import render_report, render_sheet
 from enrich.run_record import Finding, RunInfo, RunRecord
 from enrich.schema import ROW_SCHEMA, SCORE_SCHEMA
@@ -60,7 +60,8 @@ def roll_back(output: str, run_id: str, settings: RunSettings = _SETTINGS) -> li
     kept = [found for found in reversed(published) if found.run.mark <= record.run.mark]
     for found in kept:
         _refuse_retired(found)
-    rollback(target, [found.run for found in kept], settings.gate)
+    command = f"enrich run --output {target.uri} --rollback {run_id}"
+    refold(target, [found.run for found in kept], settings.gate, again=command)
     message = f"rolled back to run {run_id}"
     later = [found for found in published if found.run.mark > record.run.mark]
     held = [
@@ -72,6 +73,21 @@ def roll_back(output: str, run_id: str, settings: RunSettings = _SETTINGS) -> li
     for found in held:
         write_run_record(target, found)
     return held
+
+
+def rebuild(output: str, settings: RunSettings = _SETTINGS) -> tuple[int, int]:
+    """Make products.parquet anew from history, whatever became of it. Returns how many rows it has, of how many runs.
+
+    Raises:
+        UsageError: nothing was published there. RunFailed: history lacks rows that a published run had.
+    """
+    target = open_store(output, must_exist=True, s3=settings.s3)
+    target.check_conditional_writes()
+    runs = published_runs(target)
+    if not runs:
+        raise UsageError(f"output {target.uri}: no published run there to make products.parquet from")
+    done = refold(target, runs, settings.gate, again=f"enrich run --output {target.uri} --rebuild")
+    return done.rows, len(runs)
 
 
 def _refuse_retired(record: RunRecord) -> None:
