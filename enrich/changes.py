@@ -18,7 +18,10 @@ def compare(rows: pl.DataFrame, before: pl.LazyFrame, manifest: pl.LazyFrame, li
         manifest: the run's manifest, of which columns key and reason are read.
         listing: what it saw in the source, column key.
     """
-    gone = before.filter("in_source").join(listing, left_on="image_key", right_on="key", how="anti").select(pl.len())
+    answered = (pl.col("status") == "ok").sum()
+    there = before.filter("in_source")
+    gone = there.join(listing, left_on="image_key", right_on="key", how="anti").select(pl.len(), answered)
+    all_gone, gone_answered = gone.collect(engine="streaming").row(0)
     keys = rows.lazy().select("image_key")
     known = before.join(keys, on="image_key", how="semi").collect(engine="streaming")
     reasons = (
@@ -46,12 +49,27 @@ def compare(rows: pl.DataFrame, before: pl.LazyFrame, manifest: pl.LazyFrame, li
         by_reason=dict(changed["reason"].value_counts().sort("reason").iter_rows()),
         now_failing=pairs.filter(was_good, ~is_good).height,
         mended=pairs.filter(~was_good, is_good).height,
-        gone=int(gone.collect(engine="streaming").item()),
+        gone=all_gone,
+        gone_answered=gone_answered,
+        answered=there.select(answered).collect(engine="streaming").item(),
         examples=tuple(
             Change(row["image_key"], row["reason"], _line(row, "_before"), _line(row, ""))
             for row in first.iter_rows(named=True)
         ),
     )
+
+
+def newest_outcomes(products: pl.LazyFrame) -> tuple[int, dict[str, int]]:
+    """Of products.parquet, for the photos that are there: how many were answered, and the failures by kind."""
+    counted = (
+        products.filter("in_source")
+        .group_by("last_status", "last_error_kind")
+        .len()
+        .collect(engine="streaming")
+        .sort("last_error_kind")
+    )
+    failed = {kind: count for status, kind, count in counted.iter_rows() if status != "ok"}
+    return counted["len"].sum() - sum(failed.values()), failed
 
 
 def _line(row: dict[str, object], suffix: str) -> str:

@@ -22,6 +22,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from enrich.errors import EnrichError
+from enrich.schema import TRANSIENT, ErrorKind
 
 if TYPE_CHECKING:
     from enrich.pipeline.progress import Progress as Callback
@@ -80,10 +81,13 @@ def print_estimates(metrics: dict[str, Any]) -> None:
 def print_record(record: "RunRecord", output: str) -> None:
     counts = record.counts
     if record.state == "nothing_to_do":
-        console.print(f"nothing to do: every photo of {record.run.images_uri} has its answer")
+        console.print(Text(describe_nothing(record)))
     else:
         why = ", ".join(f"{count} {reason}" for reason, count in record.by_reason.items()) or "none new"
         console.print(f"{counts['rows']} photos ({why}): {counts['ok']} ok, {counts['failed']} failed")
+    if record.changes and record.changes.gone:
+        gone = f"{record.changes.gone:,} photos that were there before are gone from {record.run.images_uri}"
+        console.print(Text(gone, style="yellow"))
     for kind, count in record.by_error_kind.items():
         console.print(f"  {count} {kind}")
     if record.stages:
@@ -97,6 +101,30 @@ def print_record(record: "RunRecord", output: str) -> None:
     if record.state == "published":
         console.print(f"products: {output}/products.parquet")
     console.print(f"report: {output}/{record.run.folder}report.html")
+
+
+_TRIED_AGAIN = {  # what makes a failure of a kind eligible again, where it is not a better photo or adapter
+    ErrorKind.TOO_LARGE: "limits.max_bytes",
+    ErrorKind.TOO_MANY_PIXELS: "limits.max_pixels",
+    ErrorKind.NOT_AN_IMAGE: "limits",
+    ErrorKind.ANSWER_TRUNCATED: "max_new_tokens",
+    **dict.fromkeys(TRANSIENT, "max_attempts"),
+}
+
+
+def describe_nothing(record: "RunRecord") -> str:
+    """What there is of answers where a run had nothing to do, in one line."""
+    failed = record.failed_before
+    if not failed:
+        return f"nothing to do: every photo of {record.run.images_uri} has its answer"
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in failed.items())
+    settings = sorted({_TRIED_AGAIN[kind] for kind in map(ErrorKind, failed) if kind in _TRIED_AGAIN})
+    raised = f" or other settings ({', '.join(settings)})" if settings else ""
+    return (
+        f"nothing to do: {record.answered_before or 0:,} photos of {record.run.images_uri} have their answer, "
+        f"{sum(failed.values()):,} failed ({kinds}) and are not tried again without other bytes, another adapter"
+        f"{raised}"
+    )
 
 
 class _Rate(ProgressColumn):

@@ -4,7 +4,7 @@ import math
 
 import polars as pl
 
-from enrich.run_record import Finding, RunStats
+from enrich.run_record import Changes, Finding, RunStats
 from enrich.schema import ErrorKind, ReviewReason
 from enrich.settings import GateSettings
 from enrich.worth import Worth
@@ -79,6 +79,20 @@ def judge_run(
     elif stats.rows >= FEW:
         checks += [finding for finding in _absolute(stats, gate) if finding.value == 1.0]
     return tuple(finding for finding in checks if finding.value > finding.allowed)
+
+
+def judge_gone(changes: Changes, gate: GateSettings) -> tuple[Finding, ...]:
+    """The limit of `gate` that photos gone from the source pass, if they do: the listing may not be whole.
+
+    Photos without an answer do not count: nothing is lost with them.
+    """
+    if not gate.enabled or not changes.answered:
+        return ()
+    small = changes.answered < gate.min_rows
+    what = f"{changes.gone_answered:,} of {changes.answered:,} answered photos are gone from the source"
+    allowed = max(gate.max_gone, 0.5) if small else gate.max_gone
+    finding = _finding("max_gone", changes.gone_answered / changes.answered, allowed, what)
+    return (finding,) if finding.value > finding.allowed else ()
 
 
 def _weak_adapter(worth: Worth | None, gate: GateSettings) -> list[Finding]:

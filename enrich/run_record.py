@@ -143,6 +143,8 @@ class Changes:
     mended: int  # photos that had failed only
     gone: int  # photos that were there at the last run
     examples: tuple[Change, ...]
+    gone_answered: int = 0  # those of the gone that have an answer
+    answered: int = 0  # photos with an answer that were there at the last run
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,8 @@ class RunRecord(BaseModel):
     counts: dict[Literal["rows", "ok", "failed"], int]
     by_reason: dict[str, int] = {}
     by_error_kind: dict[str, int] = {}
+    answered_before: int | None = None  # photos whose answer stands; counted only where there was nothing to do
+    failed_before: dict[str, int] = {}  # error kind -> photos that are not tried again; counted as answered_before
     findings: tuple[Finding, ...] = ()
     warnings: tuple[str, ...] = ()  # what a person should know, though it held nothing back
     stats: RunStats | None = None

@@ -270,6 +270,12 @@ class GateSettings(Settings):
     allow_same_title: bool = Field(
         default=False, description="Publish a run of 10 or more answers that all have the same title"
     )
+    max_gone: float = Field(
+        default=0.20,
+        ge=0,
+        le=1,
+        description="Answered photos that are gone from the source; of fewer than min_rows, half may be",
+    )
     max_failed: float = Field(default=0.20, ge=0, le=1)
     max_unknown_category: float = Field(default=0.10, ge=0, le=1)
     max_review_rise: float = Field(default=0.30, ge=0, le=1, description="Rise of the share that needs review")

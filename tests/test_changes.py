@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from rows import make_row, make_run
 
-from enrich.changes import compare
+from enrich.changes import compare, newest_outcomes
 from enrich.parquet import from_records
 from enrich.pipeline.enrichment import cost
 from enrich.run_record import Change
@@ -51,6 +51,7 @@ def test_changes_are_counted_with_their_reason() -> None:
     assert (found.compared, found.title, found.category, found.price) == (4, 1, 1, 2)
     assert found.by_reason == {"changed": 2, "model": 1}
     assert (found.now_failing, found.mended, found.gone) == (1, 1, 1)
+    assert (found.gone_answered, found.answered) == (1, 6)
     assert found.examples[0] == Change("category.jpg", "model", "Coat, Coats, 100", "Hat, Hats, 100")
     assert found.examples[2].before == "Coat, Coats, no price"
 
@@ -69,3 +70,16 @@ def test_cost_of_a_thousand_photos() -> None:
     assert (found.per_1000_photos, found.currency) == (pytest.approx(0.25), "EUR")
     assert cost(RunSettings(), 500, 2000) is None
     assert cost(RunSettings(machine_price_per_hour=3.6), 500, 0) is None
+
+
+def test_newest_outcomes_are_of_the_photos_that_are_there() -> None:
+    good = make_row(OLD, "good.jpg")
+    table = pl.concat(
+        [
+            before(good, make_row(OLD, "newer bytes failed.jpg"), last_status="ok"),
+            before(make_row(OLD, "gone.jpg"), last_status="failed", last_error_kind="empty", in_source=False),
+            before(make_row(OLD, "large.jpg"), last_status="failed", last_error_kind="too_large"),
+            before(make_row(OLD, "huge.jpg"), last_status="failed", last_error_kind="too_large"),
+        ]
+    )
+    assert newest_outcomes(table.lazy()) == (2, {"too_large": 2})

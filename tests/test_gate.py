@@ -5,8 +5,8 @@ import pytest
 from rows import make_row, make_run
 
 from enrich import parquet
-from enrich.gate import FEW, judge_run, run_stats
-from enrich.run_record import RunStats
+from enrich.gate import FEW, judge_gone, judge_run, run_stats
+from enrich.run_record import Changes, RunStats
 from enrich.schema import ROW_SCHEMA, ErrorKind
 from enrich.settings import GateSettings
 from enrich.worth import Worth
@@ -180,3 +180,27 @@ def test_a_run_of_a_weak_adapter_is_held_whatever_its_size_unless_told_otherwise
 def test_a_gate_that_is_off_lets_everything_pass() -> None:
     awful = RunStats(50, 0, 50, {"engine_failed": 50}, 50, 50, {"Hats": 1.0}, 1.0)
     assert judge_run(awful, GOOD, GateSettings(enabled=False)) == ()
+
+
+def gone(count: int, answered: int) -> Changes:
+    return Changes(0, 0, 0, 0, {}, 0, 0, gone=count + 3, gone_answered=count, answered=answered, examples=())
+
+
+@pytest.mark.parametrize(
+    ("count", "answered", "held"),
+    [(93, 96, True), (20, 100, False), (21, 100, True), (5, 6, True), (3, 6, False), (0, 0, False), (1, 1, True)],
+)
+def test_a_run_is_held_where_many_photos_left_the_source(count: int, answered: int, held: bool) -> None:
+    findings = judge_gone(gone(count, answered), GateSettings())
+    assert [finding.limit for finding in findings] == ["max_gone"] * held
+
+
+def test_how_many_photos_may_leave_the_source_is_a_setting() -> None:
+    assert judge_gone(gone(93, 96), GateSettings(max_gone=1.0)) == ()
+    assert judge_gone(gone(5, 6), GateSettings(max_gone=0.9)) == ()
+    assert judge_gone(gone(93, 96), GateSettings(enabled=False)) == ()
+    [finding] = judge_gone(gone(93, 96), GateSettings())
+    assert finding.message == (
+        "93 of 96 answered photos are gone from the source: 0.97 is above 0.2; "
+        "mend the cause, or raise gate.max_gone if this is right"
+    )

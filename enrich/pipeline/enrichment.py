@@ -7,9 +7,9 @@ from importlib.metadata import version
 
 import polars as pl
 
-from enrich.changes import compare
+from enrich.changes import compare, newest_outcomes
 from enrich.errors import RunFailed
-from enrich.gate import judge_run, run_stats
+from enrich.gate import judge_gone, judge_run, run_stats
 from enrich.history import fetch_rows
 from enrich.pipeline.deadline import Deadline
 from enrich.pipeline.opening import open_run
@@ -91,12 +91,17 @@ def finish_run(run: Run, *, partly: bool = False) -> RunRecord:
                 "photos; move the shard that is not whole away and start the run again"
             )
         before, changes = current_products(run.output, folder, run.settings.gate), None
+        answered, failed = None, dict[str, int]()
         if before.path is not None:
             listing = fetch_listing(run.output, run.info.run_id, folder)
             tables = (pl.scan_parquet(table) for table in (before.path, run.manifest.path, listing))
             changes = compare(rows, *tables)
+            if not run.manifest.rows:
+                answered, failed = newest_outcomes(pl.scan_parquet(before.path))
     worth = run.worth
     findings = judge_run(stats, before.last.stats, run.settings.gate, worth)
+    if changes is not None:
+        findings += judge_gone(changes, run.settings.gate)
     changed = False if findings else publish(run.output, run.info, run.settings.gate).changed
     finished_at = datetime.now(UTC)
     seconds = (finished_at - run.started_at).total_seconds()
@@ -107,6 +112,8 @@ def finish_run(run: Run, *, partly: bool = False) -> RunRecord:
         counts={"rows": stats.rows, "ok": stats.ok, "failed": stats.failed},
         by_reason=run.manifest.by_reason(),
         by_error_kind=stats.failed_by_kind,
+        answered_before=answered,
+        failed_before=failed,
         findings=findings,
         warnings=run.manifest.warnings if findings or worth.state == "beats" else (*run.manifest.warnings, worth.text),
         stats=stats,

@@ -1,0 +1,44 @@
+"""What `enrich run` says at its end."""
+
+from typing import Any
+
+import pytest
+from rows import at, make_run
+
+from enrich.console import print_record
+from enrich.run_record import Changes, RunRecord
+
+
+def record(**changes: Any) -> RunRecord:
+    values: dict[str, Any] = {
+        "run": make_run(), "state": "nothing_to_do", "counts": {"rows": 0, "ok": 0, "failed": 0}, "started_at": at(0),
+        "finished_at": at(1), "seconds": 60, "images_per_second": 0, "engine": "fake", "host": "h",
+    }  # fmt: skip
+    return RunRecord(**(values | changes))
+
+
+def said(capsys: pytest.CaptureFixture[str], **changes: Any) -> list[str]:
+    print_record(record(**changes), "out")
+    return capsys.readouterr().out.splitlines()
+
+
+def test_nothing_to_do_says_which_photos_failed_and_what_would_try_them_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first = said(capsys, answered_before=94, failed_before={"not_found": 1, "too_large": 4, "truncated": 1})[0]
+    assert first == (
+        "nothing to do: 94 photos of s3://photos have their answer, 6 failed (1 not_found, 4 too_large, 1 truncated) "
+        "and are not tried again without other bytes, another adapter or other settings (limits.max_bytes, max_attempts)"
+    )
+    first = said(capsys, answered_before=1, failed_before={"truncated": 1})[0]
+    assert first.endswith("1 failed (1 truncated) and are not tried again without other bytes, another adapter")
+
+
+def test_every_photo_has_its_answer_only_where_that_is_true(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, answered_before=94)[0] == "nothing to do: every photo of s3://photos has its answer"
+
+
+@pytest.mark.parametrize("state", ["published", "held", "nothing_to_do"])
+def test_photos_that_left_the_source_are_always_told(capsys: pytest.CaptureFixture[str], state: str) -> None:
+    changes = Changes(0, 0, 0, 0, {}, 0, 0, gone=5, examples=())
+    assert "5 photos that were there before are gone from s3://photos" in said(capsys, state=state, changes=changes)
