@@ -298,7 +298,9 @@ class RunSettings(Settings):
     served: Literal["merged", "lora"] = Field(
         default="merged", description="vLLM: the adapter added into its base's weights, which is faster, or beside them"
     )
-    merged_cache: str | None = Field(default=None, description="Where merged weights are kept; ~/.cache/enrich/merged")
+    merged_cache: str | None = Field(
+        default=None, description="Where merged weights are kept; left out: merged/ in ENRICH_CACHE, or ~/.cache/enrich"
+    )
     quantization: Literal["none", "fp8"] = Field(default="none", description="vLLM: the weights' precision")
     kv_cache_dtype: Literal["auto", "fp8"] = Field(
         default="auto", description="vLLM: of keys and values, 0.39 MB a token of the full-size model in bf16"

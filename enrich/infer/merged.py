@@ -8,14 +8,15 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import torch
+from safetensors import SafetensorError
 
 from enrich.infer.adapter import Adapter
 from enrich.infer.transformers_engine import merged_model
 from enrich.phi3_vision.checkpoint import save_merged
+from enrich.places import disk_errors
 
 KEPT_SECONDS = 7 * 24 * 3600.0
 _OURS = re.compile(r"[0-9a-f]{16}-(float32|bfloat16)")  # the names given below; nothing else is ever removed
-CACHE = Path.home() / ".cache" / "enrich" / "merged"
 
 
 def merged_checkpoint(adapter: Adapter, dtype: torch.dtype, cache: Path) -> Path:
@@ -27,15 +28,26 @@ def merged_checkpoint(adapter: Adapter, dtype: torch.dtype, cache: Path) -> Path
 
     Raises:
         UsageError: no such base, or the adapter does not fit it.
+        RunFailed: the disk of `cache` is full or refuses files.
     """
     target = cache / f"{adapter.id}-{str(dtype).removeprefix('torch.')}"
     if target.is_dir():
         os.utime(target)  # used now
         return target
+    with disk_errors(cache):
+        _write(adapter, dtype, cache, target)
+    return target
+
+
+def _write(adapter: Adapter, dtype: torch.dtype, cache: Path, target: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     scratch = Path(mkdtemp(prefix=".merging-", dir=cache))
     try:
-        save_merged(merged_model(adapter, dtype, torch.device("cpu")), adapter.path, scratch / "whole")
+        model = merged_model(adapter, dtype, torch.device("cpu"))
+        try:
+            save_merged(model, adapter.path, scratch / "whole")
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(None, " ".join(str(error).split())[:200], str(cache)) from error
         try:
             (scratch / "whole").rename(target)
         except OSError:
@@ -48,4 +60,3 @@ def merged_checkpoint(adapter: Adapter, dtype: torch.dtype, cache: Path) -> Path
                 shutil.rmtree(other, ignore_errors=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return target

@@ -16,12 +16,13 @@ from enrich.infer.adapter import Adapter
 from enrich.infer.engine import TOP_K, Completion, EngineClock, Request
 from enrich.infer.evidence import AnswerTokens
 from enrich.infer.grammar import answer_structure
-from enrich.infer.merged import CACHE, merged_checkpoint
+from enrich.infer.merged import merged_checkpoint
 from enrich.infer.transformers_engine import device_and_dtype, find_base
 from enrich.infer.vllm_process import EngineDied, EngineProcess
 from enrich.infer.vllm_render import completion, renderer, sampling
 from enrich.phi3_vision import Phi3VProcessor
 from enrich.phi3_vision.checkpoint import load_processor, stop_ids
+from enrich.places import cache_directory
 from enrich.prompt import Prompt, render_prompt
 from enrich.settings import RunSettings
 
@@ -215,7 +216,8 @@ def load_vllm_engine(adapter: Adapter, settings: RunSettings) -> VllmEngine:
     if lora:
         model = find_base(adapter.base, adapter.revision)
     else:
-        model = merged_checkpoint(adapter, dtype, Path(settings.merged_cache) if settings.merged_cache else CACHE)
+        cache = Path(settings.merged_cache) if settings.merged_cache else cache_directory() / "merged"
+        model = merged_checkpoint(adapter, dtype, cache)
     arguments = engine_arguments(settings, device, dtype)
     arguments["model"] = str(model)
     if lora:  # the base's own number of crops may be another

@@ -12,6 +12,7 @@ from enrich.catalog.fetch import FetchSummary, fetch_catalog
 from enrich.catalog.sample.generate import SampleSummary, write_sample
 from enrich.errors import UsageError
 from enrich.pipeline.progress import Progress, silent
+from enrich.places import cache_directory, disk_errors
 from enrich.settings import FetchSettings, SampleSettings
 from enrich.storage import is_s3, open_store, read_tree, write_tree
 
@@ -60,9 +61,13 @@ def local_tree(uri: str) -> Iterator[Path]:
 
 
 def work_directory(uri: str, purpose: str) -> Path:
-    """Where unfinished work for `uri` keeps its state, the same at every try: beside it, or for S3 in the cache."""
+    """Where unfinished work for `uri` keeps its state, the same at every try: beside it, or for S3 in the cache.
+
+    Raises:
+        UsageError: `uri` is a file, or there is no place for a cache.
+    """
     if is_s3(uri):
-        return Path.home() / ".cache" / "enrich" / f"{purpose}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}"
+        return cache_directory() / f"{purpose}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}"
     target = Path(uri).absolute()
     if target.is_file():
         raise UsageError(f"out {uri}: is a file; name a directory")
@@ -73,11 +78,13 @@ def work_directory(uri: str, purpose: str) -> Path:
 def _written_to(uri: str) -> Iterator[Path]:
     """A directory to write a catalog into; one for S3 is kept until it is uploaded, so that a second try goes on."""
     if not is_s3(uri):
-        yield Path(uri)
+        with disk_errors(Path(uri)):
+            yield Path(uri)
         return
     open_store(uri)  # a bucket that is not there must not cost the work first
     folder = work_directory(uri, "catalog")
-    folder.mkdir(parents=True, exist_ok=True)
-    yield folder
-    write_tree(folder, uri, last=CATALOG_FILE)
-    shutil.rmtree(folder)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        write_tree(folder, uri, last=CATALOG_FILE)
+        shutil.rmtree(folder)

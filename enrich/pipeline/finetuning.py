@@ -18,6 +18,7 @@ from enrich.metrics import baselines
 from enrich.pipeline.catalogs import local_tree, work_directory
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.scoring import encode_scores, fit, measure, predict, read_truth, score_base
+from enrich.places import disk_errors
 from enrich.price import CALIBRATION_FILE, Calibration
 from enrich.prompt import Prompt, make_prompt
 from enrich.report import render_card
@@ -80,17 +81,18 @@ def finetune(
         prompt = make_prompt(labelled.categories, labelled.currency)
         base = find_base(settings.model, settings.revision)
         work = work_directory(out, "training")
-        train(
-            splits.train,
-            splits.validation,
-            prompt,
-            settings,
-            base,
-            work,
-            data_fingerprint=labelled.fingerprint,
-            progress=lambda state: progress(state.what, state.step, state.steps),
-            announce=lambda plan: [announce(line) for line in plan.lines],
-        )
+        with disk_errors(work):
+            train(
+                splits.train,
+                splits.validation,
+                prompt,
+                settings,
+                base,
+                work,
+                data_fingerprint=labelled.fingerprint,
+                progress=lambda state: progress(state.what, state.step, state.steps),
+                announce=lambda plan: [announce(line) for line in plan.lines],
+            )
         if not leads():
             raise SystemExit(0)
         directory = work / "adapter"

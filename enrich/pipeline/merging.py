@@ -19,6 +19,7 @@ from enrich.phi3_vision.generation import generate_answers
 from enrich.pipeline.catalogs import local_tree, work_directory
 from enrich.pipeline.drawn import SIZES, draw_photo
 from enrich.pipeline.progress import Progress, silent
+from enrich.places import disk_errors
 from enrich.prompt import PROMPT_FILE, render_prompt
 from enrich.settings import MergeSettings
 from enrich.storage import is_s3, open_store, write_tree
@@ -57,7 +58,7 @@ def merge(
     if is_s3(out):
         open_store(out)  # a bucket that is not there must not cost the work first
     work = work_directory(out, "merging")
-    with local_tree(adapter) as directory:
+    with local_tree(adapter) as directory, disk_errors(work):
         loaded = read_adapter(directory)
         if base:
             loaded = replace(loaded, base=base, revision=None)

@@ -70,7 +70,7 @@ def test_an_older_merge_is_replaced_and_nothing_else(adapter: Path, tmp_path: Pa
 
 
 def test_to_and_from_s3(adapter: Path, s3_bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("ENRICH_CACHE", str(tmp_path))
     for file in adapter.iterdir():
         open_store(f"{s3_bucket}/adapter").put(file.name, file.read_bytes())
     merge(f"{s3_bucket}/adapter", f"{s3_bucket}/merged", FLOAT32)

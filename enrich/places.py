@@ -1,0 +1,91 @@
+"""Where this machine keeps what outlives a call: unfinished work towards S3, and merged weights."""
+
+import logging
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+from enrich.errors import RunFailed, UsageError
+
+logger = logging.getLogger(__name__)
+
+VARIABLE = "ENRICH_CACHE"
+
+
+def cache_directory() -> Path:
+    """The folder $ENRICH_CACHE, else $XDG_CACHE_HOME/enrich, else ~/.cache/enrich, made and found to be writable.
+
+    In a container with another user's id, or none, the home may not be writable: a folder of TMPDIR that only this
+    user can enter then takes its place, and a line of the log says so once.
+
+    Raises:
+        UsageError: the folder that ENRICH_CACHE names cannot be written to, or none of them can.
+    """
+    return _found(os.environ.get(VARIABLE), os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME"))
+
+
+@cache
+def _found(named: str | None, xdg: str | None, home: str | None) -> Path:
+    """`cache_directory` for what the environment says."""
+    if named:
+        folder = Path(named).expanduser().absolute()
+        try:
+            return _writable(folder)
+        except OSError as error:
+            raise UsageError(
+                f"{VARIABLE} {folder}: {error.strerror or error}; set it to a folder that can be written to"
+            ) from error
+    usual = [Path(xdg) / "enrich"] if xdg and os.path.isabs(xdg) else []
+    with suppress(RuntimeError):  # no HOME, and no such user
+        usual.append(Path.home() / ".cache" / "enrich")
+    for folder in usual:
+        with suppress(OSError):
+            return _writable(folder)
+    folder = Path(tempfile.gettempdir()) / f"cache-of-enrich-{os.getuid()}"
+    try:
+        _own(folder)
+        _writable(folder)
+    except OSError as error:
+        tried = ", ".join(str(place) for place in [*usual, folder])
+        raise UsageError(
+            f"no folder for unfinished work: {tried} cannot be written to ({error.strerror or error}); "
+            f"set {VARIABLE} to one that can"
+        ) from error
+    where = usual[-1] if usual else "~/.cache/enrich"
+    logger.warning("%s cannot be written to: %s is used; set %s to a folder that lasts", where, folder, VARIABLE)
+    return folder
+
+
+def _writable(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        return folder
+
+
+def _own(folder: Path) -> None:
+    """Makes a folder in a place where others may write, or finds that the one there is this user's alone.
+
+    Others can guess its name: what they put there, a link above all, is refused with PermissionError.
+    """
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise PermissionError(1, "it belongs to somebody else, or others may enter it", str(folder))
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turns what the operating system says about work in `folder` into RunFailed, with what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename if isinstance(error.filename, str) else folder
+        raise RunFailed(
+            f"{where}: {error.strerror or error}; make room there, or name another place: the output, {VARIABLE} for "
+            "unfinished work and merged weights, or TMPDIR for what ends with the command"
+        ) from error

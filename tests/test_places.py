@@ -1,0 +1,125 @@
+"""Where unfinished work and merged weights go, on machines whose home cannot be written to as well."""
+
+import errno
+import logging
+import os
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from enrich import places
+from enrich.errors import RunFailed, UsageError
+from enrich.pipeline.catalogs import fetch_photos, work_directory
+from enrich.places import cache_directory, disk_errors
+from enrich.settings import FetchSettings
+from enrich.storage import open_store
+from tests.catalog.badweb import send, serve
+
+
+@pytest.fixture(autouse=True)
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An environment that names no place but a TMPDIR, and a home that cannot exist."""
+    for name in ("ENRICH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/proc/none")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(places.tempfile, "tempdir", str(tmp_path / "tmp"))
+    places._found.cache_clear()
+    yield
+    places._found.cache_clear()
+
+
+def test_a_home_that_can_be_written_to_keeps_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_directory() == tmp_path / "home/.cache/enrich"
+    assert cache_directory().is_dir()
+
+
+def test_the_environment_names_another_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_directory() == tmp_path / "xdg/enrich"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be left out, says its specification
+    assert cache_directory().parent == tmp_path / "tmp"
+    monkeypatch.setenv("ENRICH_CACHE", str(tmp_path / "named"))
+    assert cache_directory() == tmp_path / "named"
+
+
+def test_work_towards_s3_needs_no_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        folder = cache_directory()
+        assert cache_directory() == folder  # the next call goes on there
+    assert folder.parent == tmp_path / "tmp"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (line,) = caplog.messages
+    assert line == (
+        f"/proc/none/.cache/enrich cannot be written to: {folder} is used; set ENRICH_CACHE to a folder that lasts"
+    )
+    assert work_directory("s3://bucket/adapter", "training").parent == folder
+
+
+def test_a_user_without_a_home_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(Path, "home", _no_home)
+    assert cache_directory().parent == tmp_path / "tmp"
+
+
+def _no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_a_catalog_is_fetched_to_s3_where_the_home_cannot_be_written_to(s3_bucket: str, tmp_path: Path) -> None:
+    buffer = BytesIO()
+    Image.new("RGB", (20, 20), "teal").save(buffer, "PNG")
+    with serve() as web:
+        web.answers["/a.png"] = lambda request, _: send(request, 200, buffer.getvalue())
+        (tmp_path / "source.csv").write_text(f"product_code,imageurl\n1,{web.url}/a.png\n")
+        settings = FetchSettings(allow_private=True)
+        assert fetch_photos(str(tmp_path / "source.csv"), f"{s3_bucket}/catalog", settings).photos == 1
+    assert open_store(f"{s3_bucket}/catalog").head("catalog.csv") is not None
+    assert not [path for path in (tmp_path / "tmp").rglob("*") if path.is_file()]  # kept until it was uploaded
+
+
+@pytest.mark.parametrize("trap", ["link", "open to others", "file"])
+def test_what_others_put_in_tmp_is_not_used(tmp_path: Path, trap: str) -> None:
+    place = tmp_path / "tmp" / f"cache-of-enrich-{os.getuid()}"
+    if trap == "link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        place.symlink_to(tmp_path / "elsewhere")
+    elif trap == "file":
+        place.touch(mode=0o600)
+    else:
+        place.mkdir()
+        place.chmod(0o777)
+    with pytest.raises(UsageError, match=r"belongs to somebody else.*; set ENRICH_CACHE to one that can$"):
+        cache_directory()
+
+
+def test_a_named_place_that_refuses_files_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENRICH_CACHE", "/proc/none")
+    with pytest.raises(UsageError, match=r"^ENRICH_CACHE /proc/none: .*; set it to a folder that can be written to$"):
+        cache_directory()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ENRICH_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UsageError, match=r"^ENRICH_CACHE .*/file: "):
+        cache_directory()
+
+
+def test_no_place_anywhere_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places.tempfile, "tempdir", "/proc/none/tmp")
+    with pytest.raises(
+        UsageError, match=r"^no folder for unfinished work: /proc/none/.cache/enrich, /proc/none/tmp/.*"
+    ):
+        cache_directory()
+
+
+def test_a_full_disk_is_one_line_that_says_what_to_set(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed) as caught, disk_errors(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "photo"))
+    assert str(caught.value).startswith(f"{tmp_path}/photo: No space left on device; make room there")
+    assert "ENRICH_CACHE" in str(caught.value)
+    assert "\n" not in str(caught.value)
