@@ -90,6 +90,15 @@ def claim_sequence(output: Store, run_id: str, above: int) -> int:
     return sequence
 
 
+def check_new_run_id(run_id: str) -> None:
+    """UsageError for a run id of digits only: readers of history would take the folder run_id=42 for a number."""
+    if run_id.isdecimal():
+        raise UsageError(
+            f"run id {run_id}: pandas and others would read the folder run_id={run_id} as a number; add a letter, "
+            f"such as run-{run_id}"
+        )
+
+
 def write_listing(path: Path, objects: Iterable[ObjectInfo], run: RunInfo) -> int:
     """Write a listing, which comes by key, as a file of SOURCE_SCHEMA; returns how many objects there are.
 

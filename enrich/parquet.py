@@ -145,7 +145,7 @@ def fetch(store: Store, key: str, schema: pa.Schema, path: Path, then: str = AGA
     where, etag = store.uri_of(key), store.download(key, path).etag
     with _readable(where, then), pq.ParquetFile(path) as file:
         pairs, rows = _check(file, schema, where, then), file.metadata.num_rows
-        current = file.schema_arrow.equals(schema)
+        current = plain(file.schema_arrow).equals(plain(schema))
     if not current:
         older = path.rename(path.with_name(f"{path.name}.older"))
         write(path, frames(older, schema), schema, pairs)
@@ -175,7 +175,7 @@ def _readable(where: str, then: str) -> Iterator[None]:
 
 def _check(file: pq.ParquetFile, schema: pa.Schema, where: str, then: str) -> dict[str, str]:
     """The metadata of a file whose columns are those of `schema`, or of an earlier version of it."""
-    found = file.schema_arrow
+    found, schema = plain(file.schema_arrow), plain(schema)
     pairs = {
         key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items() if key != b"ARROW:schema"
     }
@@ -192,9 +192,17 @@ def _check(file: pq.ParquetFile, schema: pa.Schema, where: str, then: str) -> di
     )
 
 
+def plain(schema: pa.Schema) -> pa.Schema:
+    """A schema with dictionaries taken for what they hold: how a column is stored makes no other column of it."""
+    return pa.schema(
+        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field for field in schema
+    )
+
+
 def _upgrade(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """A table of an earlier version with the columns of this one. Versions only add columns, which earlier rows lack,
     and widen types."""
+    schema = plain(schema)
     if table.schema.equals(schema):
         return table
     columns = [

@@ -171,6 +171,12 @@ ROW_SCHEMA = pa.schema(
     ]
 )
 
+# Files of history. Their folder repeats run_id, of which pandas.read_parquet and pyarrow.parquet.read_table make a
+# dictionary: a plain string in the file would be refused as another type.
+HISTORY_SCHEMA = pa.schema(
+    field.with_type(pa.dictionary(pa.int32(), pa.string())) if field.name == "run_id" else field for field in ROW_SCHEMA
+)
+
 # products.parquet: the row shown, whether its photo is still there, and the newest outcome where that is another.
 PRODUCTS_SCHEMA = pa.schema(
     [

@@ -9,7 +9,7 @@ from enrich import parquet
 from enrich.errors import RunFailed
 from enrich.history import shard_key
 from enrich.run_record import RunInfo
-from enrich.schema import ROW_ORDER, ROW_SCHEMA, Row
+from enrich.schema import HISTORY_SCHEMA, ROW_ORDER, ROW_SCHEMA, Row
 from enrich.storage import Store
 
 
@@ -43,7 +43,7 @@ def commit_shard(
         "enrich.shard": str(shard),
         "enrich.created_at": datetime.now(UTC).isoformat(),
     }
-    data = parquet.encode(table, ROW_SCHEMA, metadata, sorted_by=ROW_ORDER)
+    data = parquet.encode(table, HISTORY_SCHEMA, metadata, sorted_by=ROW_ORDER)
     if output.create(key, data):
         return Commit(key, len(rows), len(data), ours=True)
     return _standing(output, key, run, shard, expected_keys, writer_id)

@@ -339,3 +339,9 @@ def test_a_run_id_does_not_go_on_under_other_limits() -> None:
 def test_a_restart_on_another_day_writes_to_the_same_place() -> None:
     assert make_run().history == "history/run_date=2026-11-22/run_id=night-1/"
     assert RunInfo.from_json(make_run().to_json()) == make_run()
+
+
+def test_a_new_run_id_is_not_a_number_to_readers_of_history() -> None:
+    with pytest.raises(UsageError, match=r"^run id 42: .* add a letter, such as run-42$"):
+        manifest.check_new_run_id("42")
+    manifest.check_new_run_id("run-42")

@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 from rows import enrich_night, listing, make_run
 from test_history import finish
@@ -45,8 +49,8 @@ def run_query(language: str, text: str, output: Path) -> Any:
 
 
 def test_there_are_queries_of_each_kind() -> None:
-    assert [language for language, _ in QUERIES].count("python") == 4
-    assert len(QUERIES) == 8
+    assert [language for language, _ in QUERIES].count("python") == 5
+    assert len(QUERIES) == 9
 
 
 @pytest.mark.parametrize("number", range(len(QUERIES)))
@@ -63,12 +67,48 @@ def test_a_copied_query_runs_and_finds_what_is_there(output: Path, number: int) 
         assert [row[1:] for row in found] == [("not_an_image", 1)] * 2
     elif "history.unique" in text:
         assert sorted((row["rows"], row["ok"]) for row in found) == [(5, 4), (5, 4)]
+    elif "observed" in text:
+        assert found == {f"2026112{n}T020000Z-00000{n}": 5 for n in range(2)}
     elif "drop_duplicates" in text:
         assert len(found["image_key"]) == 8
     elif "median_price" in text:
         assert found == [{"category": "Coats", "photos": 4, "median_price": 100.0}]
     elif "run.json" in text:
         assert [row[1] for row in found] == ["published"] * 2
+
+
+def test_usual_readers_take_the_folder_of_history_as_one_table(output: Path) -> None:
+    folder = str(output / "history")
+    rows = sum(pq.ParquetFile(file).metadata.num_rows for file in Path(folder).rglob("*.parquet"))
+    discovered = ds.HivePartitioning.discover(infer_dictionary=True)
+    tables = [
+        pd.read_parquet(folder),
+        pd.read_parquet(folder, filters=[("run_id", "in", ["20261120T020000Z-000000", "20261121T020000Z-000001"])]),
+        pq.read_table(folder).to_pandas(),
+        ds.dataset(folder).to_table().to_pandas(),
+        ds.dataset(folder, partitioning=discovered).to_table().to_pandas(),
+        pl.read_parquet(folder).to_pandas(),
+        pl.scan_parquet(f"{folder}/**/*.parquet", hive_partitioning=True).collect().to_pandas(),
+        duckdb.sql(f"from read_parquet('{folder}/**/*.parquet', hive_partitioning = true)").df(),
+        duckdb.sql(f"from read_parquet('{folder}/**/*.parquet', hive_partitioning = false)").df(),
+    ]
+    for table in tables:
+        assert len(table) == rows
+        assert set(table["run_id"]) == {"20261120T020000Z-000000", "20261121T020000Z-000001"}
+
+
+def test_a_history_with_files_of_before_is_read_as_the_page_says(output: Path, tmp_path: Path) -> None:
+    mixed = tmp_path / "history"
+    shutil.copytree(output / "history", mixed)
+    first = min(mixed.rglob("*.parquet"))
+    table = pq.ParquetFile(first).read()
+    pq.write_table(
+        table.set_column(table.schema.get_field_index("run_id"), "run_id", table["run_id"].cast("string")), first
+    )
+    options = pl.ScanCastOptions(categorical_to_string="allow")
+    found = pl.scan_parquet(f"{mixed}/**/*.parquet", hive_partitioning=False, cast_options=options).collect()
+    assert found.schema["run_id"] == pl.String
+    assert found["run_id"].n_unique() == 2
 
 
 def test_what_a_query_says_of_packing_is_true(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from enrich import history, parquet
 from enrich.errors import RunFailed
 from enrich.history import committed_shards, shard_key
 from enrich.run_record import RunInfo
-from enrich.schema import ROW_SCHEMA, SOURCE_SCHEMA, Alternative, ErrorKind, Row
+from enrich.schema import HISTORY_SCHEMA, ROW_SCHEMA, SOURCE_SCHEMA, Alternative, ErrorKind, Row
 from enrich.storage import Store, open_store
 from enrich.write import Commit, commit_shard
 
@@ -61,7 +61,7 @@ def test_a_shard_holds_its_rows_with_the_declared_types(local: Store) -> None:
     done = commit(local, rows)
     data, _ = local.get(KEY)
     assert done == Commit(KEY, rows=2, bytes=len(data), ours=True)
-    assert pq.read_schema(io.BytesIO(data)).equals(ROW_SCHEMA)
+    assert pq.read_schema(io.BytesIO(data)).equals(HISTORY_SCHEMA)
     table, _ = parquet.decode(data, ROW_SCHEMA, KEY)
     expected = [asdict(row) for row in rows]
     for row in expected:

@@ -16,6 +16,7 @@ from enrich.infer.adapter import Adapter, check_base, read_adapter, read_metrics
 from enrich.infer.start import choose_engine
 from enrich.infer.transformers_engine import find_base
 from enrich.manifest import (
+    check_new_run_id,
     check_run_id,
     check_same_run,
     new_run_id,
@@ -66,6 +67,7 @@ def open_run(
         info = _describe(source, loaded, settings, run_id, started_at)
         begun = read_manifest(target, info.run_id) if run_id else None
         if begun is None:
+            check_new_run_id(info.run_id)
             if run_id and target.head(f"{info.folder}run.json") is not None:
                 raise UsageError(f"run {run_id}: it was finished and its rows were deleted; use another run id")
             if run_id and (next(target.list(f"{info.folder}sessions"), None) or committed_shards(target, info)):

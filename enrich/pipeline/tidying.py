@@ -13,7 +13,7 @@ from enrich.history import HistoryFile, all_files, files_in_force, pack_key
 from enrich.products import StoredProducts, fetch_products
 from enrich.publish import read_records, write_run_record
 from enrich.run_record import RunRecord
-from enrich.schema import ROW_ORDER, ROW_SCHEMA
+from enrich.schema import HISTORY_SCHEMA, ROW_ORDER, ROW_SCHEMA
 from enrich.settings import RunSettings
 from enrich.spill import cut, in_order, sampled, scratch
 from enrich.storage import Store, open_store
@@ -105,7 +105,7 @@ def _pack(output: Store, record: RunRecord, group: list[HistoryFile]) -> None:
             _CREATED_KEY: datetime.now(UTC).isoformat(),
         }
         whole = folder / "whole.parquet"
-        parquet.write(whole, in_order(frames(), cuts, folder / "order"), ROW_SCHEMA, metadata, sorted_by=ROW_ORDER)
+        parquet.write(whole, in_order(frames(), cuts, folder / "order"), HISTORY_SCHEMA, metadata, sorted_by=ROW_ORDER)
         output.create(key, whole)  # one that is there already holds the same rows
         _check_pack(output, key, count, folder / "back.parquet")
 
