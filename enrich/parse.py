@@ -4,11 +4,13 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from enrich.prompt import UNKNOWN_PRICE
+from enrich.prompt import UNKNOWN_PRICE, spells_control_token
 
 MAX_TITLE = 200  # characters; the longest title seen in the tutorial's data set has 71
 # Control, format, surrogate and private characters, line and paragraph separators: a field is one visible line.
 _CONTROL = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+# Joiners between letters beyond ASCII belong to the word (Persian, Hindi, emoji); elsewhere they only hide.
+_JOINER = re.compile("(?<=[^\\x00-\\x7f\\s\u200c\u200d])[\u200c\u200d](?=[^\\x00-\\x7f\\s\u200c\u200d])")
 _ANSWER = re.compile(
     r"Product:[ ]?(?P<title>[^\n]+)\n"
     r"Category:[ ]?(?P<category>[^\n]+)\n"
@@ -33,7 +35,8 @@ def parse_answer(text: str) -> Answer:
     """The answer in `text` (without the closing `<|end|>`).
 
     Raises:
-        AnswerMalformed: the three lines are not there, or a field is empty, too long, or holds control characters.
+        AnswerMalformed: the three lines are not there, or a field is empty, too long, or holds control characters
+            or a control token of the model.
     """
     match = _ANSWER.fullmatch(text.strip())
     if match is None:
@@ -45,13 +48,15 @@ def parse_answer(text: str) -> Answer:
         raise AnswerMalformed(f"title has {len(title)} characters, more than {MAX_TITLE}")
     if holds_control_characters(title + category):
         raise AnswerMalformed(f"title or category holds control characters in {excerpt(text)!r}")
+    if spells_control_token(title) or spells_control_token(category):
+        raise AnswerMalformed(f"title or category spells a control token of the model in {excerpt(text)!r}")
     price = None if match["price"] == UNKNOWN_PRICE else int(match["price"])
     return Answer(title, category, price)
 
 
 def holds_control_characters(text: str) -> bool:
-    """Whether `text` holds what no title or category may hold."""
-    return any(unicodedata.category(character) in _CONTROL for character in text)
+    """Whether `text` holds what no title or category may hold: control and format characters, but joiners in words."""
+    return any(unicodedata.category(character) in _CONTROL for character in _JOINER.sub("", text))
 
 
 def excerpt(text: str, length: int = 80) -> str:

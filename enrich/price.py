@@ -22,6 +22,8 @@ CALIBRATION_FILE = "calibration.json"
 LEVEL = 0.9  # of price_low..price_high
 LEVELS = (0.8, 0.9)
 OUT_OF_RANGE = 10.0  # a price this many times beyond the catalog's range is no price
+FAR = 100.0  # a price at least this many times from the median counts only where others are as far ...
+FEW = 0.01  # ... and more than this share of them: one mistyped price sets no range
 CATEGORY_ROWS = 100  # a category with as many has quantiles of its own: coverage then varies by 3 points
 CATEGORY_DESIGNS = 8  # with as many, half of what its quantiles are below everyone's is believed
 FLOOR_ROWS = 200  # with 30, choosing among six floors costs two points of coverage; with 200, none to be measured
@@ -47,7 +49,7 @@ class PriceCalibration(BaseModel):
     floor: float  # log units; keeps a confident model's interval from closing
     residuals: tuple[float, ...] = ()  # quantiles k / (n + 1) of log residual / (spread + floor), signed
     crps: dict[str, float] = {}  # point -> on the calibration split, log units: why it is `point`
-    lowest: float  # of the training prices, in units of the currency
+    lowest: float  # of the training prices but for a few far ones (`price_range`), in units of the currency
     highest: float
     rows: int
     designs: int  # that the rows are photos of
@@ -114,7 +116,7 @@ def fit_price(
     groups: dict[str, list[int]] = defaultdict(list)
     for row, category in enumerate(categories):
         groups[category].append(row)
-    known = np.asarray(catalog_prices if len(catalog_prices) else prices, dtype=np.float64)
+    lowest, highest = price_range(catalog_prices if len(catalog_prices) else prices)
     return PriceCalibration(
         quantiles=quantiles,
         by_category={
@@ -124,8 +126,8 @@ def fit_price(
         },
         floor=floor,
         residuals=tuple(np.quantile(scores, np.arange(1, DISTRIBUTION + 1) / (DISTRIBUTION + 1)).tolist()),
-        lowest=float(known.min()),
-        highest=float(known.max()),
+        lowest=lowest,
+        highest=highest,
         rows=len(scores),
         designs=int(owners.max()) + 1,
     )
@@ -189,6 +191,32 @@ def _mean_width(residuals: np.ndarray, spread: np.ndarray, floor: float, owners:
     """Mean half width of the intervals at LEVEL in log units, to a tenth of a percent: ties go to the first floor."""
     scale = spread + floor
     return float(f"{_quantiles(residuals / scale, owners)[str(LEVEL)] * scale.mean():.3g}")
+
+
+def price_range(prices: Floats) -> tuple[float, float]:
+    """The lowest and the highest of positive prices, a few far ones left out.
+
+    Far is five standard deviations from the median of their logs, by the median absolute deviation, and FAR times. Far
+    prices of one end count where they are more than FEW of all, or more than two (of fewer than 10: more than a fifth).
+    """
+    logs = np.log(np.asarray(prices, dtype=np.float64))
+    middle = np.median(logs)
+    reach = max(5 * 1.4826 * float(np.median(np.abs(logs - middle))), math.log(FAR))
+    few = max(int(FEW * len(logs)), min(2, len(logs) // 5))
+    kept = np.ones(len(logs), dtype=bool)
+    for far in (logs < middle - reach, logs > middle + reach):
+        if far.sum() <= few:
+            kept &= ~far
+    known = np.asarray(prices, dtype=np.float64)[kept]
+    return float(known.min()), float(known.max())
+
+
+def beyond(prices: Sequence[float]) -> frozenset[float]:
+    """Those of a catalog's positive prices that are OUT_OF_RANGE times beyond the others' range, and so mistakes."""
+    if not prices:
+        return frozenset()
+    lowest, highest = price_range(prices)
+    return frozenset(one for one in prices if not lowest / OUT_OF_RANGE <= one <= highest * OUT_OF_RANGE)
 
 
 def is_out_of_range(calibration: PriceCalibration, price: float) -> bool:

@@ -1,10 +1,13 @@
 """The one place where prompt and answer are worded. Training and serving render them here, so they cannot differ."""
 
+import re
+import unicodedata
 from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from enrich.amount import is_currency
 from enrich.errors import UsageError
 
 PROMPT_VERSION = "1"
@@ -12,6 +15,8 @@ PROMPT_FILE = "prompt.json"
 END = "<|end|>"  # the turn's real end; config.json's eos (2) never occurs in a chat
 UNKNOWN_PRICE = "unknown"
 ANSWER_TEMPLATE = "Product: {title}\nCategory: {category}\nFull Price: {price}"
+# How chat models write their control tokens: <|end|>, <|image_1|>, <s>, </s>, <unk>.
+_CONTROL_TOKEN = re.compile(r"<\s*\|[^<>\n]{0,60}\|\s*>|<\s*/?\s*(?:s|unk|pad|bos|eos|mask|cls|sep)\s*>", re.IGNORECASE)
 
 
 class Prompt(BaseModel):
@@ -32,6 +37,21 @@ class Prompt(BaseModel):
             raise ValueError(f"prompt version {PROMPT_VERSION} answers as {ANSWER_TEMPLATE!r}")
         return template
 
+    @field_validator("currency")
+    @classmethod
+    def _currency_is_a_code(cls, currency: str | None) -> str | None:
+        if currency is not None and not is_currency(currency):
+            raise ValueError(f"{currency[:40]!r} is no currency of three capital letters")
+        return currency
+
+    @field_validator("instruction", "categories")
+    @classmethod
+    def _text_is_only_text(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for text in (value,) if isinstance(value, str) else value:
+            if spells_control_token(text):
+                raise ValueError(f"{text[:40]!r} spells a control token of the model")
+        return value
+
     @classmethod
     def read(cls, path: Path) -> Self:
         """The prompt stored at `path`; UsageError if it is missing or not one of ours."""
@@ -43,6 +63,12 @@ class Prompt(BaseModel):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "prompt"
             raise UsageError(f"{path}: {where}: {first['msg']}; fine-tune again with this version") from error
+
+
+def spells_control_token(text: str) -> bool:
+    """Whether `text` holds what a chat model reads as a token of its own, also in full-width characters."""
+    visible = "".join(one for one in unicodedata.normalize("NFKC", text) if unicodedata.category(one) != "Cf")
+    return _CONTROL_TOKEN.search(visible) is not None
 
 
 def make_prompt(categories: tuple[str, ...], currency: str | None) -> Prompt:

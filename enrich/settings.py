@@ -52,6 +52,9 @@ class Columns(Settings):
     )
     price: str = "full_price"
     currency: str = "currency_code"
+    decimal: Literal[".", ","] | None = Field(
+        default=None, description="Decimal mark of ambiguous prices such as 1.299; left out: as the other prices show"
+    )
     image_path: str = "local_image_path"
 
 
@@ -129,6 +132,7 @@ class TrainSettings(Settings):
         default=False, description="Decode large JPEGs at a reduced scale, in training and serving: 1.5 times the rate"
     )
     columns: Columns = Columns()
+    allow_dropped: bool = Field(default=False, description="Train even if more than a tenth of the rows is left out")
     split: SplitSettings = SplitSettings()
     limits: PhotoLimits = PhotoLimits()
 

@@ -1,29 +1,27 @@
-"""A labelled catalog from its table: columns mapped, N.A. resolved, photos found; every dropped row has a reason."""
+"""A labelled catalog from its table: columns mapped, prices read, photos found; every dropped row has a reason."""
 
 import hashlib
 import json
-import math
 import os
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
 
+from enrich.catalog.cells import clean, first_value, value
+from enrich.catalog.dropped import Dropped, describe
+from enrich.catalog.photos import find_photo
+from enrich.catalog.prices import Cell, read_prices
 from enrich.catalog.table import FORMATS, read_table
 from enrich.errors import UsageError
-from enrich.schema import Product
+from enrich.prompt import spells_control_token
+from enrich.schema import Product, same_design
 from enrich.settings import Columns
 
 MAX_TITLE = 200  # characters; a longer one is cut
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A row that cannot be used. `row` counts from 1, the first below the header."""
-
-    row: int
-    reason: str
+UNPRICED = "price cannot be used, taught without it"
 
 
 @dataclass(frozen=True)
@@ -35,41 +33,64 @@ class Catalog:
     currency: str | None
     dropped: tuple[Dropped, ...]
     fingerprint: str  # of the usable rows; neither their order nor the catalog's place changes it
+    unread: tuple[Dropped, ...] = ()  # usable rows whose price cannot be used
+    rows: int = 0  # of the table
+    notes: tuple[str, ...] = ()  # what else a person should know, a line each
+    row_of: Mapping[str, int] = field(default_factory=dict)  # product code -> row
 
     @property
     def unpriced(self) -> int:
-        """How many products have no price, or none that is positive and finite."""
+        """How many products have no price."""
         return sum(product.price is None for product in self.products)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What a person should know of the table, a line each."""
+        told = (("left out", self.dropped), ("without price", self.unread))
+        counted = (f"{what}: {len(rows):,} of {self.rows:,} rows: {describe(rows)}" for what, rows in told if rows)
+        return (*counted, *self.notes)
 
 
 def read_catalog(path: str | Path, columns: Columns | None = None) -> Catalog:
     """The catalog in a local directory (its catalog.csv or catalog.parquet), or the one in a table file.
 
-    Photo paths are relative to the table's directory and must stay inside it.
+    Photo paths are relative to the table's directory and must stay inside it. Categories that differ in case or spacing
+    only are one, in their most frequent spelling.
 
     Raises:
-        UsageError: no table, an unreadable one, a missing column, several currencies, or no usable row.
+        UsageError: no table, an unreadable one, a missing column, several currencies, prices that could be either of
+            two amounts, or no usable row.
     """
     columns = columns or Columns()
     table_path = _find_table(Path(path))
     table = read_table(table_path)
     rows = _map_columns(table, table_path, columns)
-    products, dropped = _select(rows, table_path.parent.absolute())
-    if not products:
-        raise UsageError(f"catalog {table_path}: {_why_empty(dropped)}; give each product a title, category and photo")
-    kept = {product.product_code for product in products}
-    currencies = sorted({str(row["currency"]) for row in rows if row["product_code"] in kept and row["currency"]})
-    if len(currencies) > 1:
-        listed = ", ".join(currencies[:5])
-        raise UsageError(
-            f"catalog {table_path}: prices in several currencies ({listed}); keep the rows of one currency"
-        )
+    kept, dropped = _select(rows, table_path.parent.absolute())
+    where = f"catalog {table_path}"
+    if not kept:
+        raise UsageError(f"{where}: {_why_empty(dropped)}; give each product a title, category and photo")
+    cells = [Cell(number, rows[number - 1]["price"], rows[number - 1]["currency"]) for number in kept]
+    prices, currency = read_prices(cells, columns.decimal, where)
+    labels, joined = _one_spelling([product.category for product in kept.values()])
+    products = [
+        replace(product, category=labels[product.category], price=price.value)
+        for product, price in zip(kept.values(), prices, strict=True)
+    ]
+    row_of = {product.product_code: number for number, product in kept.items()}
     return Catalog(
         products=tuple(products),
         categories=tuple(sorted({product.category for product in products})),
-        currency=currencies[0] if currencies else None,
+        currency=currency,
         dropped=tuple(dropped),
         fingerprint=_fingerprint(products, table_path.parent.absolute()),
+        unread=tuple(
+            Dropped(number, product.product_code, UNPRICED, price.problem)
+            for (number, product), price in zip(kept.items(), prices, strict=True)
+            if price.problem
+        ),
+        rows=len(rows),
+        notes=(*joined, *_long_titles(rows, kept), *_small_prices(products, row_of)),
+        row_of=row_of,
     )
 
 
@@ -110,65 +131,84 @@ def _map_columns(table: pl.DataFrame, path: Path, columns: Columns) -> list[dict
         if name not in table.columns:
             raise UsageError(f"catalog {path}: no column {name!r} (category); take it out of columns.category")
     return table.select(
-        _clean(columns.product_code).alias("product_code"),
-        _clean(columns.title).str.slice(0, MAX_TITLE).str.strip_chars().alias("title"),
-        _coalesce(categories).alias("category"),
-        (_clean(wanted["price"]) if "price" in wanted else pl.lit("")).alias("price"),
-        (_coalesce([wanted["currency"]]) if "currency" in wanted else pl.lit("")).alias("currency"),
+        clean(columns.product_code).alias("product_code"),
+        value(columns.title).alias("title"),
+        first_value(categories).alias("category"),
+        (value(wanted["price"]) if "price" in wanted else pl.lit("")).alias("price"),
+        (value(wanted["currency"]) if "currency" in wanted else pl.lit("")).alias("currency"),
         pl.col(columns.image_path).str.strip_chars().alias("image_path"),
     ).to_dicts()
 
 
-def _clean(name: str) -> pl.Expr:
-    """One line of NFC text: runs of white space and control characters become one space."""
-    return pl.col(name).str.normalize("NFC").str.replace_all(r"[\s\p{Cc}]+", " ").str.strip_chars()
-
-
-def _coalesce(names: list[str]) -> pl.Expr:
-    """The first value that is neither empty nor N.A., else ""."""
-    values = [_clean(name) for name in names]
-    return pl.coalesce(
-        *(pl.when(value.is_in(["", "N.A.", "n.a."])).then(None).otherwise(value) for value in values), pl.lit("")
-    )
-
-
-def _select(rows: list[dict[str, str]], directory: Path) -> tuple[list[Product], list[Dropped]]:
-    products: dict[str, Product] = {}
+def _select(rows: list[dict[str, str]], directory: Path) -> tuple[dict[int, Product], list[Dropped]]:
+    """Products without their prices by row number, and the other rows."""
+    kept: dict[int, Product] = {}
+    first: dict[str, int] = {}  # product code -> row
     dropped = []
     for number, row in enumerate(rows, start=1):
-        image = os.path.normpath(directory / row["image_path"])
-        reason = _reason_to_drop(row, image, directory, products)
+        image, trouble = find_photo(row["image_path"], directory) if row["image_path"] else ("", "no image_path")
+        reason, detail = _reason_to_drop(row, trouble, first)
         if reason:
-            dropped.append(Dropped(number, reason))
+            dropped.append(Dropped(number, row["product_code"], reason, detail))
             continue
-        price = _price(row["price"])
-        products[row["product_code"]] = Product(row["product_code"], row["title"], row["category"], price, image)
-    return list(products.values()), dropped
+        title = row["title"][:MAX_TITLE].strip()
+        first[row["product_code"]] = number
+        kept[number] = Product(row["product_code"], title, row["category"], None, image)
+    return kept, dropped
 
 
-def _reason_to_drop(row: dict[str, str], image: str, directory: Path, seen: dict[str, Product]) -> str | None:
+def _reason_to_drop(row: dict[str, str], trouble: str, first: dict[str, int]) -> tuple[str, str]:
+    """Reason and detail; "" where the row can be used."""
+    further = (
+        f"a further photo of the product in row {first[row['product_code']]}" if row["product_code"] in first else ""
+    )
     for name in ("product_code", "title", "category", "image_path"):
         if not row[name]:
-            return f"no {name}"
-    if row["product_code"] in seen:
-        return "product_code is in an earlier row"
-    if not image.startswith(str(directory) + os.sep):
-        return "photo lies outside the catalog's directory"
-    try:
-        size = os.stat(image).st_size if os.path.isfile(image) else None
-    except (OSError, ValueError):  # a name too long, or with a zero byte
-        size = None
-    if size is None:
-        return "photo not found"
-    return None if size else "photo is an empty file"
+            photo_only = not (row["title"] or row["category"] or trouble)
+            return f"no {name}", further or ("only a photo, as of a product in another row" if photo_only else "")
+    if further:
+        return "product_code is in an earlier row", further
+    for text in (row["title"], row["category"]):
+        if spells_control_token(text):
+            return "title or category spells a control token of the model", text
+    return trouble, row["image_path"] if trouble else ""
 
 
-def _price(text: str) -> float | None:
-    try:
-        price = float(text)
-    except ValueError:
-        return None
-    return price if math.isfinite(price) and price > 0 else None
+def _one_spelling(categories: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """For each category the spelling that stands for it, and a line that names those that were joined."""
+    groups: dict[str, Counter[str]] = defaultdict(Counter)
+    for category in categories:
+        groups[same_design(category)][category] += 1
+    labels: dict[str, str] = {}
+    joined: list[str] = []
+    for spellings in groups.values():
+        # Of equally frequent ones, neither SHIRTS nor shirts but Shirts.
+        chosen = max(spellings, key=lambda one: (spellings[one], not (one.isupper() or one.islower()), one))
+        labels |= dict.fromkeys(spellings, chosen)
+        others = sorted(set(spellings) - {chosen})
+        joined += [f"{', '.join(others)} as {chosen}"] if others else []
+    if not joined:
+        return labels, []
+    more = f" and {len(joined) - 5} more" if len(joined) > 5 else ""
+    return labels, [f"categories that differ in case only are one: {'; '.join(joined[:5])}{more}"]
+
+
+def _long_titles(rows: list[dict[str, str]], kept: Mapping[int, Product]) -> list[str]:
+    cut = [number for number in kept if len(rows[number - 1]["title"]) > MAX_TITLE]
+    return [f"titles cut to {MAX_TITLE} characters: {len(cut):,} (the first in row {cut[0]})"] if cut else []
+
+
+def _small_prices(products: Sequence[Product], row_of: Mapping[str, int]) -> list[str]:
+    small = [
+        (product.price, row_of[product.product_code]) for product in products if product.price and product.price < 2
+    ]
+    if not small:
+        return []
+    price, row = small[0]
+    return [
+        f"prices are learned in whole units: {len(small):,} are below 2 (the first, {price:g} in row {row}, as "
+        f"{max(1, round(price))}), so cents make no difference"
+    ]
 
 
 def _why_empty(dropped: list[Dropped]) -> str:

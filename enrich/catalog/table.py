@@ -12,7 +12,8 @@ FORMATS = (".csv", ".parquet")
 def read_table(path: Path) -> pl.DataFrame:
     """All rows and columns as strings, "" for null. Codes keep their leading zeros, whole floats lose their ".0".
 
-    Columns that have no text form (nested or binary ones, such as photos inside the table) are left out.
+    Numbers with three decimals get a fourth, so that the point is seen to be the decimal mark. Columns that have no
+    text form (nested or binary ones, such as photos inside the table) are left out.
 
     Raises:
         UsageError: no such file, neither CSV nor Parquet, or not readable as what its name says.
@@ -38,8 +39,9 @@ def as_text(table: pl.DataFrame) -> pl.DataFrame:
         if kind.is_nested() or kind in (pl.Binary, pl.Object):
             continue
         text = column.cast(pl.String)
-        if kind.is_float():  # integers that once had a gap among them
-            text = text.str.strip_suffix(".0")
+        if kind.is_float() or kind.is_decimal():
+            # Integers that once had a gap among them; and 1.299 that as text could be 1,299.
+            text = text.str.strip_suffix(".0").str.replace(r"(\.[0-9]{3})$", "${1}0")
         columns.append(text.fill_null(""))
     return table.select(columns)
 

@@ -29,7 +29,11 @@ _Made = TypeVar("_Made")
 
 
 class Unusable(ValueError):
-    """A row that cannot be learned from; the message says why."""
+    """A row that cannot be learned from; the message says why, `kind` without what differs from row to row."""
+
+    def __init__(self, message: str, kind: str = "photo cannot be read") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -75,17 +79,9 @@ def make_example(
         Unusable: the answer could not be read back, or would not fit into max_new_tokens.
         UsageError: the whole is longer than max_length; cutting would lose image tokens or the end.
     """
-    text = render_answer(prompt, product.title, product.category, product.price)
-    _check_readable(text, product)
-    tokenizer = processor.tokenizer
+    text, answer_ids = _answer(product, processor, prompt, settings)
     image_tokens = processor.image_processor.num_image_tokens(width, height)
     prompt_ids = processor.token_ids(render_prompt(prompt), [image_tokens])
-    answer_ids = tokenizer(text, add_special_tokens=False).input_ids
-    if not tokenizer.added_tokens_decoder.keys().isdisjoint(answer_ids):
-        raise Unusable("title or category spells one of the model's control tokens")
-    answer_ids = [*answer_ids, tokenizer.convert_tokens_to_ids(END)]
-    if len(answer_ids) > settings.max_new_tokens:
-        raise Unusable(f"answer of {len(answer_ids)} tokens, more than max_new_tokens {settings.max_new_tokens}")
     length = len(prompt_ids) + len(answer_ids)
     if length > settings.max_length:
         raise UsageError(
@@ -94,6 +90,19 @@ def make_example(
         )
     digits = len(text) - len(text.rstrip("0123456789"))  # each is a token of its own
     return Example(product, tuple(prompt_ids), tuple(answer_ids), digits)
+
+
+def check_answers(
+    products: Sequence[Product], processor: Phi3VProcessor, prompt: Prompt, settings: TrainSettings
+) -> list[Dropped]:
+    """The products whose answers cannot be learned, with reasons; photos are not looked at."""
+    dropped = []
+    for product in products:
+        try:
+            _answer(product, processor, prompt, settings)
+        except Unusable as reason:
+            dropped.append(_dropped(product, reason))
+    return dropped
 
 
 def read_photo(path: str, limits: PhotoLimits) -> Image.Image:
@@ -148,7 +157,7 @@ def build_examples(
                 width, height = found
                 examples.append(make_example(product, width, height, processor, prompt, settings))
             except Unusable as reason:
-                dropped.append(Dropped(product_code=product.product_code, reason=str(reason)))
+                dropped.append(_dropped(product, reason))
             progress(done)
     _check_enough(examples, dropped)
     return examples, dropped
@@ -167,13 +176,39 @@ def _size(product: Product, limits: PhotoLimits) -> tuple[int, int] | str:
         return str(reason)
 
 
+def _answer(
+    product: Product, processor: Phi3VProcessor, prompt: Prompt, settings: TrainSettings
+) -> tuple[str, list[int]]:
+    """What is learned of a product, and its ids with the closing <|end|>. Raises Unusable."""
+    text = render_answer(prompt, product.title, product.category, product.price)
+    tokenizer = processor.tokenizer
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    if not tokenizer.added_tokens_decoder.keys().isdisjoint(ids):  # those of this model, whatever they look like
+        raise Unusable(
+            "title or category spells one of the model's control tokens",
+            "title or category spells a control token of the model",
+        )
+    _check_readable(text, product)
+    ids = [*ids, tokenizer.convert_tokens_to_ids(END)]
+    if len(ids) > settings.max_new_tokens:
+        raise Unusable(
+            f"answer of {len(ids)} tokens, more than max_new_tokens {settings.max_new_tokens}",
+            f"answer longer than max_new_tokens {settings.max_new_tokens}, raise it",
+        )
+    return text, ids
+
+
+def _dropped(product: Product, reason: Unusable) -> Dropped:
+    return Dropped(product_code=product.product_code, reason=str(reason), kind=reason.kind)
+
+
 def _check_readable(text: str, product: Product) -> None:
     try:
         answer = parse_answer(text)
     except AnswerMalformed as error:
-        raise Unusable(str(error)) from error
+        raise Unusable(str(error), "title or category cannot be read back") from error
     if (answer.title, answer.category) != (product.title, product.category):
-        raise Unusable("title or category holds line breaks or outer spaces")
+        raise Unusable("title or category holds line breaks or outer spaces", "title or category cannot be read back")
 
 
 def _check_enough(examples: list[Example], dropped: list[Dropped]) -> None:

@@ -137,6 +137,7 @@ class Dropped(_Record):
 
     product_code: str
     reason: str
+    kind: str = ""  # the reason without what differs from row to row
 
 
 class Rows(_Record):

@@ -5,7 +5,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from enrich.catalog.read import Dropped, read_catalog
+from enrich.catalog.dropped import Dropped
+from enrich.catalog.read import read_catalog
 from enrich.errors import UsageError
 from enrich.settings import Columns
 
@@ -106,7 +107,7 @@ def test_every_dropped_row_has_a_reason(tmp_path: Path, row: str, reason: str) -
     _catalog(directory, "1,Scarf,,,A,1,USD,images/a.jpg", row, "3,Hat,,,B,1,USD,images/c.jpg")
     (directory / "images/empty.jpg").write_bytes(b"")
     catalog = read_catalog(directory)
-    assert catalog.dropped == (Dropped(2, reason),)
+    assert [(one.row, one.reason) for one in catalog.dropped] == [(2, reason)]
     assert [product.product_code for product in catalog.products] == ["1", "3"]
 
 
@@ -139,7 +140,7 @@ def test_parquet_with_numbers_reads_as_the_tutorial_has_it(tmp_path: Path) -> No
     catalog = read_catalog(tmp_path)
     told = [(p.product_code, p.category, p.price) for p in catalog.products]
     assert told == [("80795561", "CASHMERE SCARVES", 2150.0), ("80740821", "QUILTED JACKETS", None)]
-    assert catalog.dropped == (Dropped(2, "no product_code"),)
+    assert catalog.dropped == (Dropped(2, "", "no product_code"),)
     frame.with_columns(pl.col("product_code").cast(pl.Float64)).write_parquet(tmp_path / "catalog.parquet")
     assert read_catalog(tmp_path).products == catalog.products
 
