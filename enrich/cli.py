@@ -116,12 +116,15 @@ def finetune(
     overfit_one_batch: Annotated[
         bool, typer.Option("--overfit-one-batch", help="Only test that one batch can be learned by heart.")
     ] = False,
+    allow_dropped: Annotated[
+        bool, typer.Option("--allow-dropped", help="Train even if more than a tenth of the rows cannot be used.")
+    ] = False,
     config: Config = None,
 ) -> None:
     """Teach Phi-3-vision a catalog: photo to title, category and full price, as a LoRA adapter with known errors."""
     from enrich.pipeline.finetuning import finetune as run
 
-    settings = load_settings(TrainSettings, config, model=model)
+    settings = load_settings(TrainSettings, config, model=model, allow_dropped=allow_dropped or None)
     if overfit_one_batch:
         print_overfitting(catalog, settings)
         return
@@ -159,7 +162,10 @@ def score(
     from enrich.pipeline.scoring import score_adapter
 
     with progress_bars() as progress:
-        found = score_adapter(adapter, catalog, settings, out=None if out is None else str(out), progress=progress)
+        found = score_adapter(
+            adapter, catalog, settings, out=None if out is None else str(out), progress=progress,
+            announce=lambda line: console.print(Text(line)),
+        )  # fmt: skip
     for name, scored in zip(("", "/holdout"), found, strict=False):
         console.print(f"{scored.what} of {catalog}{name}")
         print_scores(scored.metrics)
@@ -359,7 +365,7 @@ def print_overfitting(catalog: str, settings: TrainSettings) -> None:
     from enrich.train.overfit import describe_losses
 
     with progress_bars() as progress:
-        losses = overfit(catalog, settings, progress)
+        losses = overfit(catalog, settings, progress, announce=lambda line: console.print(Text(line)))
     console.print(describe_losses(losses))
     console.print(f"one batch of {catalog} was learned by heart; no adapter was written")
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import pyarrow as pa
 
-DROPPED_FILE = "dropped.csv"  # beside an adapter: the rows of its catalog that it was not taught, and why
+DROPPED_FILE = "dropped.csv"  # in an adapter: the rows of its catalog that it was not taught, and why
 SCHEMA_VERSION = 2  # 2: products.parquet has reviewed_by and reviewed_at
 DIGITAL_SOURCE_TYPE = "trained_algorithmic_media"  # what Google Merchant Center asks of generated titles
 
@@ -129,8 +129,7 @@ class Row:
     output_tokens: int | None = None
     processed_at: datetime
     digital_source_type: str = DIGITAL_SOURCE_TYPE
-    schema_version: int = DROPPED_FILE = "dropped.csv"  # beside an adapter: the rows of its catalog that it was not taught, and why
-SCHEMA_VERSION
+    schema_version: int = SCHEMA_VERSION
 
 
 _ALTERNATIVE = pa.struct([("category", pa.string()), ("confidence", pa.float32())])

@@ -64,6 +64,11 @@ class Training(BaseModel):
     run_name: str | None = Field(
         default=None, min_length=1, title="Name at the tracker", description="Left empty, the time"
     )
+    allow_dropped: bool = Field(
+        default=False,
+        title="Allow dropped rows",
+        description="Train even if more than a tenth of the catalog's rows cannot be used",
+    )
     columns: Columns = Field(default=Columns(), title="Columns", description="Which column of the table holds what")
 
     def settings(self, model: str) -> TrainSettings:

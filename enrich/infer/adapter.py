@@ -12,6 +12,7 @@ from enrich.errors import UsageError
 from enrich.images import Preparation
 from enrich.price import CALIBRATION_FILE, Calibration
 from enrich.prompt import PROMPT_FILE, Prompt
+from enrich.schema import DROPPED_FILE
 from enrich.scores import SCORES_FILE
 from enrich.settings import TINY_MODEL, TINY_MODEL_PATH
 
@@ -23,7 +24,7 @@ REQUIRED = (CONFIG_FILE, WEIGHTS_FILE, "config.json", "preprocessor_config.json"
 _WRITTEN_ANEW = {"transformers_version", "dtype", "torch_dtype", "auto_map", "_name_or_path"}
 METRICS_FILE = "metrics.json"
 # What changes no answer and so does not enter the id.
-RECORDS = ("README.md", METRICS_FILE, SCORES_FILE, RECORD_FILE)
+RECORDS = ("README.md", METRICS_FILE, SCORES_FILE, DROPPED_FILE, RECORD_FILE)
 
 
 @dataclass(frozen=True)

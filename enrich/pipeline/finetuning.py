@@ -2,34 +2,41 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from enrich.catalog.read import read_catalog
+from enrich.catalog.dropped import encode
+from enrich.catalog.read import Catalog, read_catalog
 from enrich.catalog.split import Splits, split_catalog
 from enrich.infer.adapter import METRICS_FILE, RECORD_FILE, adapter_id, read_adapter
+from enrich.infer.judge import Outcome
 from enrich.infer.start import start_engine
 from enrich.infer.transformers_engine import find_base
 from enrich.metrics import baselines
+from enrich.phi3_vision.checkpoint import load_processor
 from enrich.pipeline.catalogs import local_tree, work_directory
+from enrich.pipeline.dropping import all_dropped, describe_unlearnable, forget_refusal, refuse_losses
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.scoring import encode_scores, fit, measure, predict, read_truth, score_base
 from enrich.places import disk_errors
 from enrich.price import CALIBRATION_FILE, Calibration
 from enrich.prompt import Prompt, make_prompt
 from enrich.report import render_card
+from enrich.schema import DROPPED_FILE, Product
 from enrich.scores import SCORES_FILE
 from enrich.settings import RunSettings, TrainSettings
 from enrich.storage import write_tree
 from enrich.train.device import leads
+from enrich.train.examples import check_answers
 from enrich.train.overfit import overfit_one_batch
 from enrich.train.preflight import refuse_leaks
 from enrich.train.recipe import resolve_model
-from enrich.train.run import train
+from enrich.train.record import Dropped
+from enrich.train.run import model_errors, train
 from enrich.worth import Worth, judge_worth, tell
 
 
@@ -66,23 +73,33 @@ def finetune(
 ) -> Finetuned:
     """Teach the base a catalog and write the adapter directory to `out`, whole or not at all.
 
-    A killed call that is made again goes on where it was. `announce` gets lines that say, before the base is loaded,
-    what will be trained, on what, and about how much memory and time that takes. Under `accelerate launch` every
-    process trains; then all but the first one end (SystemExit), and that one announces, measures and writes.
+    A killed call that is made again goes on where it was. `announce` gets lines that say which rows are left out and
+    why and, before the base is loaded, what will be trained, on what, and about how much memory and time that takes.
+    The adapter's dropped.csv lists every row that was left out. Under `accelerate launch` every process trains; then all
+    but the first one end (SystemExit), and that one announces, measures and writes.
 
     Raises:
-        UsageError: catalog, model or settings are no good; nothing was written. RunFailed: training broke off.
+        UsageError: catalog, model or settings are no good, or more than a tenth of the rows cannot be used, which a
+            file beside `out` then lists; nothing else was written. RunFailed: training broke off.
     """
     with local_tree(catalog) as folder:
         labelled = read_catalog(folder, settings.columns)
+        refuse_losses(catalog, labelled, (), settings, out)
         splits = split_catalog(labelled.products, settings.split)
         refuse_leaks(vars(splits))
         settings = resolve_model(settings, gpu=torch.cuda.is_available(), rows=len(splits.train))
-        prompt = make_prompt(labelled.categories, labelled.currency)
         base = find_base(settings.model, settings.revision)
         work = work_directory(out, "training")
+        prompt, unlearnable = _ask(catalog, labelled, settings, base, out, announce)
+
+        def check_photos(dropped: Sequence[Dropped]) -> None:
+            refuse_losses(catalog, labelled, (*unlearnable, *dropped), settings, out)
+            known = {one.product_code for one in unlearnable}
+            fresh = [one for one in dropped if one.product_code not in known]
+            _announce(describe_unlearnable(labelled, fresh), announce)
+
         with disk_errors(work):
-            train(
+            report = train(
                 splits.train,
                 splits.validation,
                 prompt,
@@ -92,36 +109,77 @@ def finetune(
                 data_fingerprint=labelled.fingerprint,
                 progress=lambda state: progress(state.what, state.step, state.steps),
                 announce=lambda plan: [announce(line) for line in plan.lines],
+                check_dropped=check_photos,
             )
         if not leads():
             raise SystemExit(0)
         directory = work / "adapter"
-        metrics = _calibrate_and_score(directory, folder, splits, settings, prompt, progress)
+        metrics, unread = _calibrate_and_score(directory, folder, splits, settings, prompt, progress)
+        _announce(describe_unlearnable(labelled, unread), announce)
+    dropped = all_dropped(labelled, (*unlearnable, *report.rows.dropped, *unread))
+    (directory / DROPPED_FILE).write_bytes(encode(dropped))
     record = json.loads((directory / RECORD_FILE).read_text())
     (directory / "README.md").write_text(render_card(record, metrics, prompt))
     write_tree(directory, out, last=RECORD_FILE)
     identity = adapter_id(directory)
     shutil.rmtree(work)
+    forget_refusal(out)
     return Finetuned(out, identity, metrics)
 
 
-def overfit(catalog: str, settings: TrainSettings, progress: Progress = silent) -> tuple[float, ...]:
+def overfit(
+    catalog: str,
+    settings: TrainSettings,
+    progress: Progress = silent,
+    announce: Callable[[str], object] = lambda line: None,
+) -> tuple[float, ...]:
     """Learn one batch of the training split by heart, and keep nothing but the loss of each step.
+
+    `announce` gets lines that say which rows of the catalog are left out and why.
 
     Raises:
         UsageError: catalog, model or settings are no good. RunFailed: the batch was not learned.
     """
     with local_tree(catalog) as folder:
         labelled = read_catalog(folder, settings.columns)
+        refuse_losses(catalog, labelled, (), settings, None)
         splits = split_catalog(labelled.products, settings.split)
         settings = resolve_model(settings, gpu=torch.cuda.is_available(), rows=len(splits.train))
+        base = find_base(settings.model, settings.revision)
+        prompt, _ = _ask(catalog, labelled, settings, base, None, announce)
         return overfit_one_batch(
             splits.train,
-            make_prompt(labelled.categories, labelled.currency),
+            prompt,
             settings,
-            find_base(settings.model, settings.revision),
+            base,
             progress=lambda state: progress(state.what, state.step, state.steps),
         )
+
+
+def _ask(
+    catalog: str,
+    labelled: Catalog,
+    settings: TrainSettings,
+    base: Path,
+    out: str | None,
+    announce: Callable[[str], object],
+) -> tuple[Prompt, list[Dropped]]:
+    """The prompt, and the rows whose answers cannot be learned, told with what was left out of the table before."""
+    with model_errors(settings):
+        processor = load_processor(base, num_crops=settings.num_crops, fast_decode=settings.fast_decode)
+    unlearnable = check_answers(labelled.products, processor, make_prompt((), labelled.currency), settings)
+    refuse_losses(catalog, labelled, unlearnable, settings, out)
+    _announce([*labelled.lines, *describe_unlearnable(labelled, unlearnable)], announce)
+    never = {one.product_code for one in unlearnable}
+    taught = {product.category for product in labelled.products if product.product_code not in never}
+    return make_prompt(tuple(taught), labelled.currency), unlearnable
+
+
+def _announce(lines: Sequence[str], announce: Callable[[str], object]) -> None:
+    """Once, however many processes train."""
+    if leads():
+        for line in lines:
+            announce(line)
 
 
 def _calibrate_and_score(
@@ -131,8 +189,12 @@ def _calibrate_and_score(
     settings: TrainSettings,
     prompt: Prompt,
     progress: Progress,
-) -> dict[str, Any]:
-    """Measure the adapter the way it is served, and write calibration.json and metrics.json."""
+) -> tuple[dict[str, Any], list[Dropped]]:
+    """Measure the adapter the way it is served, and write calibration.json and metrics.json.
+
+    Returns:
+        The metrics, and the rows whose photos could not be read.
+    """
     (directory / CALIBRATION_FILE).write_text(Calibration.uncalibrated().model_dump_json(indent=1))
     run_settings = RunSettings(
         engine="transformers", device=settings.device, batch_size=settings.batch_size,
@@ -140,10 +202,13 @@ def _calibrate_and_score(
     )  # fmt: skip
     adapter = read_adapter(directory)
     engine = start_engine(adapter, run_settings)
-    calibration = fit(splits, predict(engine, adapter, splits.calibration, settings.limits, "calibrating", progress))
+    answers = predict(engine, adapter, splits.calibration, settings.limits, "calibrating", progress)
+    unread = _without_photo(splits.calibration, answers)
+    calibration = fit(splits, answers)
     (directory / CALIBRATION_FILE).write_text(calibration.model_dump_json(indent=1) + "\n")
     calibrated = replace(adapter, calibration=calibration)
     outcomes = predict(engine, calibrated, splits.test, settings.limits, "scoring", progress)
+    unread += _without_photo(splits.test, outcomes)
     engine.close()
     by_base = score_base(adapter, splits.test, run_settings, "scoring the base", progress)
     scored, metrics = measure(splits.test, outcomes, calibration, read_truth(folder))
@@ -157,4 +222,12 @@ def _calibrate_and_score(
     )
     (directory / SCORES_FILE).write_bytes(encode_scores(scored, metrics))
     (directory / METRICS_FILE).write_text(json.dumps(metrics, indent=1) + "\n")
-    return metrics
+    return metrics, unread
+
+
+def _without_photo(products: Sequence[Product], outcomes: Sequence[Outcome]) -> list[Dropped]:
+    return [
+        Dropped(product_code=product.product_code, reason=f"photo {product.image_path}", kind="photo cannot be read")
+        for product, outcome in zip(products, outcomes, strict=True)
+        if outcome == Outcome()
+    ]

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,18 +63,20 @@ def score_adapter(
     columns: Columns | None = None,
     out: str | None = None,
     progress: Progress = silent,
+    announce: Callable[[str], object] = lambda line: None,
 ) -> list[Scored]:
     """Scores of an adapter on a catalog: the test split of the one it was made from, every row of any other.
 
-    A sample catalog's hold-out is scored after it. With `out`, metrics.json, scores.parquet and a page of plots are
-    written there, the hold-out's below holdout/.
+    A sample catalog's hold-out is scored after it. `announce` gets lines that say which rows of the catalog are left
+    out and why. With `out`, metrics.json, scores.parquet and a page of plots are written there, the hold-out's below
+    holdout/.
     """
     with local_tree(adapter) as directory, local_tree(catalog) as folder:
         loaded = read_adapter(directory)
         engine = start_engine(loaded, settings)
-        found = [_score(engine, loaded, folder, settings, columns, progress)]
+        found = [_score(engine, loaded, folder, settings, columns, progress, announce)]
         if (folder / HOLDOUT).is_dir():
-            found.append(_score(engine, loaded, folder / HOLDOUT, settings, columns, progress))
+            found.append(_score(engine, loaded, folder / HOLDOUT, settings, columns, progress, announce))
         engine.close()
     if out is not None:
         store = open_store(out, create=True)
@@ -87,13 +89,20 @@ def score_adapter(
 
 
 def _score(
-    engine: Engine, adapter: Adapter, folder: Path, settings: RunSettings, columns: Columns | None, progress: Progress
+    engine: Engine,
+    adapter: Adapter,
+    folder: Path,
+    settings: RunSettings,
+    columns: Columns | None,
+    progress: Progress,
+    announce: Callable[[str], object],
 ) -> Scored:
-    products, splits = products_to_score(adapter, folder, columns)
+    columns = columns or trained_with(adapter).columns
+    products, splits = products_to_score(adapter, folder, columns, announce)
     outcomes = predict(engine, adapter, products, settings.limits, "scoring", progress)
     table, metrics = measure(products, outcomes, adapter.calibration, read_truth(folder))
     metrics = tell({**metrics, "baselines": baselines(splits.train if splits else products, products)})
-    metrics["category_accuracy_by_level"] = _accuracy_by_level(table, folder, columns or Columns())
+    metrics["category_accuracy_by_level"] = _accuracy_by_level(table, folder, columns)
     what = f"{len(products)} products of the test split" if splits else f"all {len(products)} products"
     return Scored(what, table, metrics)
 
@@ -236,16 +245,28 @@ def read_truth(folder: Path) -> Truth | None:
 
 
 def products_to_score(
-    adapter: Adapter, catalog: Path, columns: Columns | None = None
+    adapter: Adapter,
+    catalog: Path,
+    columns: Columns | None = None,
+    announce: Callable[[str], object] = lambda line: None,
 ) -> tuple[Sequence[Product], Splits | None]:
-    """What of a catalog the adapter has not seen: the test split of its own one, with its splits; all of any other."""
-    record = json.loads((adapter.path / RECORD_FILE).read_text())
-    trained_with = TrainSettings.model_validate(record["settings"])
-    labelled = read_catalog(catalog, columns or trained_with.columns)
-    if labelled.fingerprint != record["data_fingerprint"]:
+    """What of a catalog the adapter has not seen: the test split of its own one, with its splits; all of any other.
+
+    `announce` gets lines that say which rows of the catalog are left out and why.
+    """
+    settings = trained_with(adapter)
+    labelled = read_catalog(catalog, columns or settings.columns)
+    for line in labelled.lines:
+        announce(line)
+    if labelled.fingerprint != json.loads((adapter.path / RECORD_FILE).read_text())["data_fingerprint"]:
         return labelled.products, None
-    splits = split_catalog(labelled.products, trained_with.split)
+    splits = split_catalog(labelled.products, settings.split)
     return splits.test, splits
+
+
+def trained_with(adapter: Adapter) -> TrainSettings:
+    """The settings that the adapter was made with."""
+    return TrainSettings.model_validate(json.loads((adapter.path / RECORD_FILE).read_text())["settings"])
 
 
 def predict(

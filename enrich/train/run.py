@@ -44,6 +44,7 @@ class _Job:
     dtype: torch.dtype
     tell: Callable[[TrainProgress], None]
     announce: Callable[[Preflight], object]
+    check_dropped: Callable[[Sequence[Dropped]], object]
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,15 @@ def train(
     data_fingerprint: str,
     progress: Callable[[TrainProgress], None] | None = None,
     announce: Callable[[Preflight], object] | None = None,
+    check_dropped: Callable[[Sequence[Dropped]], object] | None = None,
 ) -> TrainReport:
     """Teach the model in `base` the training products and write the best adapter to `workdir`/adapter.
 
     Best is by what it writes on the validation products (`evaluate.composite`). The directory appears whole or not at
     all, after its merge into the base has been checked; the report is its train.json. The same call after a kill goes
     on from the last checkpoint; another call in that directory (other settings, prompt, data or base) starts anew.
-    `announce` is told what training will do and need before the base is loaded. Under `accelerate launch` every process
+    `check_dropped` gets the rows that cannot be learned from, and may raise; `announce` is told what training will do
+    and need before the base is loaded. Under `accelerate launch` every process
     makes the same call and gets the same report; the first one writes.
 
     Raises:
@@ -86,7 +89,17 @@ def train(
     device, dtype = device_and_dtype(settings.device)
     check_4bit(settings)
     require_trackers(settings)
-    job = _Job(prompt, settings, base, workdir, device, dtype, progress or _ignore, announce or _ignore)
+    job = _Job(
+        prompt,
+        settings,
+        base,
+        workdir,
+        device,
+        dtype,
+        progress or _ignore,
+        announce or _ignore,
+        check_dropped or _ignore,
+    )
     with model_errors(settings):
         identity = identify(settings, prompt, base, workdir, data_fingerprint)
     with own_workdir(workdir, identity) if leads() else nullcontext(), _lost_photos():
@@ -143,6 +156,7 @@ def _prepare(
     with model_errors(job.settings):
         processor = load_processor(job.base, num_crops=job.settings.num_crops, fast_decode=job.settings.fast_decode)
     examples, unseen, rows = _read(job, train_products, validation_products, processor)
+    job.check_dropped(rows.dropped)
     with model_errors(job.settings):
         plan = preflight(
             examples, unseen, processor, job.prompt, job.settings, job.base, device=job.device, dtype=job.dtype
@@ -212,5 +226,5 @@ def _lost_photos() -> Iterator[None]:
         ) from error
 
 
-def _ignore(told: TrainProgress | Preflight) -> None:
+def _ignore(told: TrainProgress | Preflight | Sequence[Dropped]) -> None:
     """For a caller that does not want to know."""

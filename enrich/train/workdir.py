@@ -17,7 +17,7 @@ _MARKER = "finetune.json"
 # What changes how a run is done, but not what comes of it: a run that ran out of memory goes on with a smaller batch.
 _CIRCUMSTANCES = {
     "max_minutes", "device", "batch_size", "gradient_checkpointing", "cache_vision_features", "compile", "attention",
-    "report_to", "run_name",
+    "report_to", "run_name", "allow_dropped",
 }  # fmt: skip
 
 

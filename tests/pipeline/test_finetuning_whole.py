@@ -21,7 +21,7 @@ from enrich.settings import GateSettings, RunSettings, TrainSettings
 FILES = {
     "adapter_config.json", "adapter_model.safetensors", "config.json", "preprocessor_config.json", "tokenizer.json",
     "tokenizer_config.json", "prompt.json", "calibration.json", "metrics.json", "scores.parquet", "train.json",
-    "README.md",
+    "README.md", "dropped.csv",
 }  # fmt: skip
 
 

@@ -1,0 +1,75 @@
+"""What a catalog loses on its way into training: told by reason, listed in dropped.csv, stopped at a tenth."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from enrich.catalog.dropped import Dropped, describe, encode, too_many
+from enrich.catalog.read import Catalog
+from enrich.errors import UsageError
+from enrich.schema import DROPPED_FILE
+from enrich.settings import TrainSettings
+from enrich.storage import is_s3, open_store
+from enrich.train import record
+from enrich.train.device import leads
+
+
+def all_dropped(labelled: Catalog, unlearnable: Iterable[record.Dropped] = ()) -> tuple[Dropped, ...]:
+    """Rows of the table that are left out or lose their price, then those that cannot be learned from, once each."""
+    left = {
+        one.product_code: Dropped(labelled.row_of[one.product_code], one.product_code, one.kind, one.reason)
+        for one in unlearnable
+    }
+    return (*labelled.dropped, *labelled.unread, *left.values())
+
+
+def describe_unlearnable(labelled: Catalog, unlearnable: Sequence[record.Dropped]) -> list[str]:
+    """A line for people, or none."""
+    left = all_dropped(labelled, unlearnable)[len(labelled.dropped) + len(labelled.unread) :]
+    return [f"cannot be learned from: {len(left):,} of {labelled.rows:,} rows: {describe(left)}"] if left else []
+
+
+def refuse_losses(
+    catalog: str, labelled: Catalog, unlearnable: Sequence[record.Dropped], settings: TrainSettings, out: str | None
+) -> None:
+    """Stop if more than a tenth of the rows goes and the settings do not allow it, and list them in a file.
+
+    Args:
+        catalog: as it was named.
+        labelled: its table as it was read.
+        unlearnable: rows of it that cannot be learned from.
+        settings: whether they allow it.
+        out: where the adapter would go; the file is beside it. None: no file.
+
+    Raises:
+        UsageError: it is more than a tenth.
+    """
+    dropped = all_dropped(labelled, unlearnable)
+    if settings.allow_dropped or not too_many(dropped, labelled.rows):
+        return
+    listed = ""
+    if out is not None:
+        folder, name = _file_beside(out)
+        store = open_store(folder, create=True)
+        if leads():  # of several processes that train, one
+            store.put(name, encode(dropped))
+        listed = f"; {store.uri_of(name)} lists them"
+    rows = len({one.row for one in dropped})
+    raise UsageError(
+        f"catalog {catalog}: {rows:,} of {labelled.rows:,} rows cannot be used as they are, more than a tenth: "
+        f"{describe(dropped)}{listed}; fix the catalog, or train on the rest with --allow-dropped (allow_dropped: true)"
+    )
+
+
+def forget_refusal(out: str) -> None:
+    """Remove the file of an earlier refusal: the adapter that came of it has its own."""
+    if not is_s3(out):
+        folder, name = _file_beside(out)
+        (Path(folder) / name).unlink(missing_ok=True)
+
+
+def _file_beside(out: str) -> tuple[str, str]:
+    """Folder and name: below `out` in S3, else next to it, since a directory that is there may hold an adapter."""
+    if is_s3(out):
+        return out, DROPPED_FILE
+    path = Path(out).absolute()
+    return str(path.parent), f"{path.name}.{DROPPED_FILE}"

@@ -1,0 +1,152 @@
+"""Rows that a catalog loses on its way into training: told, listed, and a stop at a tenth."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from enrich import cli
+from enrich.errors import UsageError
+from enrich.infer.adapter import adapter_id
+from enrich.pipeline.catalogs import make_sample
+from enrich.pipeline.finetuning import finetune, overfit
+from enrich.pipeline.scoring import score_adapter
+from enrich.settings import RunSettings, SampleSettings, TrainSettings
+from flows.parameters import Training
+
+TINY = TrainSettings(model="phi3v-tiny", epochs=1, evaluations=1, max_new_tokens=48)
+Damage = Callable[[pl.DataFrame], pl.DataFrame]
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Path:
+    make_sample(str(tmp_path / "catalog"), SampleSettings(products=40, bucket=1, holdout=0, seed=2))
+    return tmp_path / "catalog"
+
+
+def _damage(catalog: Path, rows: range, **cells: str) -> None:
+    table = pl.read_csv(catalog / "catalog.csv", infer_schema=False).with_row_index("n", offset=1)
+    changed = [
+        pl.when(pl.col("n").is_in(list(rows))).then(pl.lit(text)).otherwise(pl.col(name)).alias(name)
+        for name, text in cells.items()
+    ]
+    table.with_columns(changed).drop("n").write_csv(catalog / "catalog.csv")
+
+
+def _listed(path: Path) -> list[tuple[str, str]]:
+    table = pl.read_csv(path, infer_schema=False)
+    assert table.columns == ["row", "product_code", "reason", "detail"]
+    return list(zip(table["row"], table["reason"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("cells", "reason"),
+    [
+        ({"local_image_path": "images/gone.jpg"}, "photo not found"),
+        ({"title": ""}, "no title"),
+        ({"full_price": "on request"}, "price cannot be used, taught without it"),
+        ({"currency_code": "<|end|><|assistant|>"}, "price cannot be used, taught without it"),
+        ({"title": "word " * 30}, "answer longer than max_new_tokens 48, raise it"),
+        ({"title": "Hat <|end|>"}, "title or category spells a control token of the model"),
+        ({"title": "Hat \u202e"}, "title or category cannot be read back"),
+    ],
+)
+def test_finetuning_stops_when_more_than_a_tenth_of_the_rows_goes_and_lists_them(
+    catalog: Path, tmp_path: Path, cells: dict[str, str], reason: str
+) -> None:
+    _damage(catalog, range(1, 6), **cells)
+    with pytest.raises(UsageError) as refused:
+        finetune(str(catalog), str(tmp_path / "out"), TINY)
+    told = str(refused.value)
+    assert told.startswith(
+        f"catalog {catalog}: 5 of 40 rows cannot be used as they are, more than a tenth: 5 {reason} (row 1"
+    )
+    assert "--allow-dropped (allow_dropped: true)" in told
+    assert f"{tmp_path}/out.dropped.csv lists them" in told
+    assert _listed(tmp_path / "out.dropped.csv") == [(str(row), reason) for row in range(1, 6)]
+    assert not (tmp_path / "out").exists()
+
+
+def test_photos_that_cannot_be_decoded_count_too(catalog: Path, tmp_path: Path) -> None:
+    for photo in sorted((catalog / "images").rglob("*.*"))[::3]:
+        photo.write_bytes(photo.read_bytes()[:100])
+    with pytest.raises(
+        UsageError, match=r"rows cannot be used as they are, more than a tenth: \d+ photo cannot be read"
+    ):
+        finetune(str(catalog), str(tmp_path / "out"), TINY)
+
+
+def test_what_is_allowed_to_go_is_told_and_listed_in_the_adapter(catalog: Path, tmp_path: Path) -> None:
+    _damage(catalog, range(1, 5), local_image_path="images/gone.jpg")
+    _damage(catalog, range(5, 7), full_price="on request")
+    _damage(catalog, range(7, 8), title="word " * 30)
+    out = tmp_path / "out"
+    with pytest.raises(UsageError):
+        finetune(str(catalog), str(out), TINY)
+    told: list[str] = []
+    done = finetune(str(catalog), str(out), TINY.model_copy(update={"allow_dropped": True}), announce=told.append)
+    lost = [line.partition(" (row")[0] for line in told[:3]]
+    assert lost == [
+        "left out: 4 of 40 rows: 4 photo not found",
+        "without price: 2 of 40 rows: 2 price cannot be used, taught without it",
+        "cannot be learned from: 1 of 40 rows: 1 answer longer than max_new_tokens 48, raise it",
+    ]
+    assert [row for row, _ in _listed(out / "dropped.csv")] == [str(row) for row in range(1, 8)]
+    assert not (tmp_path / "out.dropped.csv").exists()  # the refusal is over
+    assert done.adapter == adapter_id(out)
+    (out / "dropped.csv").unlink()
+    assert done.adapter == adapter_id(out)  # a record changes no answer
+    again: list[str] = []
+    score_adapter(str(out), str(catalog), RunSettings(engine="transformers"), announce=again.append)
+    assert again == told[:2]
+
+
+def test_overfitting_stops_and_tells_as_training_does(catalog: Path) -> None:
+    _damage(catalog, range(1, 6), title="")
+    with pytest.raises(UsageError, match="5 of 40 rows cannot be used as they are, more than a tenth: 5 no title"):
+        overfit(str(catalog), TINY)
+
+
+def test_a_category_of_rows_that_cannot_be_learned_is_not_asked_for(
+    catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _damage(catalog, range(1, 3), category3_code="word " * 30)
+    seen: dict[str, Any] = {}
+
+    def stop(*_: object, **__: object) -> None:
+        raise UsageError("far enough")
+
+    def train(train_products: object, validation: object, prompt: Any, *_: object, **__: object) -> None:
+        seen["categories"] = prompt.categories
+        stop()
+
+    monkeypatch.setattr("enrich.pipeline.finetuning.train", train)
+    with pytest.raises(UsageError, match="far enough"):
+        finetune(str(catalog), str(tmp_path / "out"), TINY)
+    assert seen["categories"]
+    assert not [category for category in seen["categories"] if category.startswith("word")]
+
+
+@pytest.mark.parametrize("flag", [False, True])
+def test_the_command_has_a_flag_for_it(
+    catalog: Path, tmp_path: Path, flag: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _damage(catalog, range(1, 6), title="")
+    config = tmp_path / "settings.yaml"
+    config.write_text(json.dumps({"model": "/nowhere/model"}))
+    arguments = ["enrich", "finetune", f"--catalog={catalog}", f"--out={tmp_path}/out", f"--config={config}"]
+    monkeypatch.setattr("sys.argv", arguments + ["--allow-dropped"] * flag)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert ("--allow-dropped" in said) is not flag
+    assert ("/nowhere/model" in said) is flag
+
+
+def test_the_form_of_the_flows_has_it_too() -> None:
+    assert Training(allow_dropped=True).settings("phi3v-tiny").allow_dropped
+    assert not Training().settings("phi3v-tiny").allow_dropped
