@@ -50,6 +50,8 @@ class Prompt(BaseModel):
         for text in (value,) if isinstance(value, str) else value:
             if spells_control_token(text):
                 raise ValueError(f"{text[:40]!r} spells a control token of the model")
+            if text.splitlines() != [text] or text != text.strip():
+                raise ValueError(f"{text[:40]!r} is not one line of text")
         return value
 
     @classmethod

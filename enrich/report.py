@@ -124,7 +124,7 @@ def _beside(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> 
 
 
 def render_card(train: Mapping[str, Any], metrics: Mapping[str, Any], prompt: Prompt) -> str:
-    """An adapter's model card in Markdown, from its train.json and metrics.json."""
+    """An adapter's model card in Markdown, from its train.json and metrics.json. Every text in it is escaped."""
     return _template("card.md.jinja", escape=False).render(
         train=train, metrics=metrics, prompt=prompt, table=score_table(metrics)
     )
@@ -205,5 +205,5 @@ def _template(name: str, *, escape: bool, finalize: Callable[[object], str] | No
         loader=PackageLoader("enrich", "templates"), autoescape=escape, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, finalize=finalize,
     )  # fmt: skip
-    environment.filters["duration"] = duration
+    environment.filters |= {"duration": duration, "plain": _markdown_text}
     return environment.get_template(name)

@@ -103,3 +103,17 @@ def test_whatever_is_accepted_is_one_visible_line_a_field(title: str, category: 
 )
 def test_an_excerpt_says_that_it_was_cut(text: str, length: int, expected: str) -> None:
     assert excerpt(text, length) == expected
+
+
+@pytest.mark.parametrize("token", ["<|end|>", "<|assistant|>", "<|image_1|>", "</s>", "\uff1c|end|\uff1e"])
+def test_an_answer_that_spells_a_control_token_is_malformed(token: str) -> None:
+    for title, category in ((f"Red {token}", "HATS"), ("Red Hat", f"HATS{token}")):
+        with pytest.raises(AnswerMalformed, match="spells a control token of the model"):
+            parse_answer(f"Product: {title}\nCategory: {category}\nFull Price: 12")
+
+
+def test_joiners_belong_to_words_of_other_scripts_and_hide_in_no_others() -> None:
+    persian, family = "\u0645\u06cc\u200c\u062f\u0648\u0632\u06cc\u0645", "\U0001f468\u200d\U0001f467"
+    assert parse_answer(f"Product: {persian} {family}\nCategory: HATS\nFull Price: 12").title == f"{persian} {family}"
+    for hidden in ("s\u200chirt", "\u200c\u0645", "\u0645\u200d", "\u0645\u200c\u200d\u0645", "\u0645\u200b\u0645"):
+        assert holds_control_characters(hidden)

@@ -14,6 +14,7 @@ from enrich.price import (
     Calibration,
     CategoryCalibration,
     PriceCalibration,
+    beyond,
     category_confidence,
     choose_price,
     fit_category,
@@ -23,6 +24,7 @@ from enrich.price import (
     is_out_of_range,
     is_outlier,
     price_interval,
+    price_range,
 )
 
 KNOWN = PriceCalibration(
@@ -305,3 +307,37 @@ def test_review_gets_most_mistakes_in_few_rows() -> None:
     assert (~right)[asked].sum() >= 0.4 * (~right).sum()  # as many as these probabilities can tell
     sure = fit_category(np.full(100, 0.99), np.ones(100, dtype=bool), ["A"] * 100)
     assert category_confidence(sure, 0.99) >= sure.review_below  # nothing to find, nobody asked
+
+
+def _usual(rows: int) -> list[float]:
+    return [float(price) for price in np.exp(np.random.default_rng(5).normal(4.0, 0.8, rows)).round(2)]
+
+
+@pytest.mark.parametrize("rows", [8, 12, 40, 300, 3000])
+@pytest.mark.parametrize("odd", [[1e300], [1e-300], [1e300, 1e-300], [999_999_999.0, 0.01]])
+def test_one_price_does_not_set_the_plausible_range(rows: int, odd: list[float]) -> None:
+    usual = _usual(rows)
+    assert price_range([*usual, *odd]) == (min(usual), max(usual))
+    calibration = fit_price(usual, usual, [0.1] * rows, [*usual, *odd])
+    assert calibration is not None
+    assert is_out_of_range(calibration, 1e6)
+    assert is_out_of_range(calibration, 0.001)
+    assert not any(is_out_of_range(calibration, price) or is_outlier(calibration, price) for price in usual)
+
+
+def test_a_tenth_of_a_percent_of_wrong_prices_does_not_either() -> None:
+    usual = _usual(3000)
+    assert price_range([*usual, *[5e8] * 3]) == (min(usual), max(usual))
+
+
+def test_dear_products_that_are_not_alone_belong_to_the_range() -> None:
+    assert price_range([10.0] * 90 + [5000.0] * 10) == (10.0, 5000.0)
+    assert price_range([*_usual(100), 5000.0])[1] == 5000.0  # ninety times the median is still a price
+    assert price_range([1.0, 1000.0]) == (1.0, 1000.0)  # of two, neither can be told
+
+
+def test_a_catalogs_prices_far_beyond_the_others_are_named() -> None:
+    usual = _usual(40)
+    assert beyond([*usual, 9e8, 0.01]) == {9e8, 0.01}
+    assert beyond(usual) == frozenset()
+    assert beyond([]) == frozenset()

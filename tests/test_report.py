@@ -1,7 +1,9 @@
 """What people read: the page about a run and the card of an adapter. What the model wrote stays text."""
 
 import base64
+import html
 import io
+import re
 from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
@@ -249,7 +251,7 @@ def test_a_card_states_scores_beside_the_baselines() -> None:
     _, front, body = card.split("---\n", 2)
     assert yaml.safe_load(front)["base_model"] == "owner/base"
     assert "from 480 labelled photos\nof 2 categories, prices in EUR." in body
-    assert "<|image_1|>\nWhat product is this? Give its title, category and full price in EUR.<|end|>" in body
+    assert "    <|image_1|>\n    What product is this? Give its title, category and full price in EUR.<|end|>" in body
     table = [line for line in body.splitlines() if line.startswith("|")]
     assert table == [
         "| | parsed | category accuracy | macro F1 | title exact | title token F1 | price MdAPE | price within 20 % |",
@@ -260,6 +262,22 @@ def test_a_card_states_scores_beside_the_baselines() -> None:
     ]
     assert "Price intervals at 90 %: 91.0% of the true prices lie inside, mean width a factor of 2.50" in body
     assert "expected calibration error 0.042." in body
+
+
+@pytest.mark.parametrize(
+    "model", ["a`b`c", "x\n---\n# Mine", "![i](http://x/y)", "<script>alert(1)</script>", "a: b # c", "| x |"]
+)
+def test_a_card_shows_names_as_they_are(model: str) -> None:
+    train = {**TRAIN, "settings": {"model": model, "num_crops": 4}}
+    card = render_card(train, card_metrics(), make_prompt(("HATS",), "EUR"))
+
+    _, front, body = card.split("---\n", 2)
+    assert yaml.safe_load(front)["base_model"] == model
+    line = next(line for line in body.splitlines() if line.startswith("A LoRA adapter on "))
+    shown = html.unescape(re.sub(r"\\(.)", r"\1", line))
+    assert shown.startswith(f"A LoRA adapter on {' '.join(model.split())}, made by")
+    assert "<script>" not in body
+    assert "![i]" not in body
 
 
 def test_a_table_stands_whole_in_markdown() -> None:

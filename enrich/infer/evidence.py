@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from enrich.errors import UsageError
 from enrich.infer.engine import Completion
 from enrich.prompt import END, UNKNOWN_PRICE
 from enrich.title import noun_of, word_probabilities
@@ -59,6 +60,13 @@ class AnswerTokens:
         # ... -> the tokens that may come next: a taxonomy of thousands is looked up, not searched.
         self.after_label = {beginning: sorted(found) for beginning, found in after.items()}
         self.categories = frozenset(categories)
+        added = tokenizer.added_tokens_decoder.keys()
+        for tokens, category in self.labels.items():
+            if not added.isdisjoint(tokens):  # forced by the grammar, it would end or redirect the answer
+                raise UsageError(
+                    f"adapter: category {category[:40]!r} spells a control token of the model; take it out of the "
+                    "catalog and fine-tune again"
+                )
 
     def split(self, tokens: Sequence[int]) -> list[Line]:
         """Token lines, newlines left out."""

@@ -231,3 +231,20 @@ def test_more_than_a_tenth_is_too_many_and_a_row_counts_once() -> None:
     assert not too_many([*rows, Dropped(3, "x", "photo not found")], 100)
     assert too_many([*rows, Dropped(11, "x", "photo not found")], 100)
     assert describe(rows) == "10 no title (row 1, product x)"
+
+
+@pytest.mark.parametrize(
+    ("cost", "detail"),
+    [
+        ("1e300", "'1e300' is not a price from 0.01 to 999,999,999"),
+        ("1e-300", "'1e-300' is not a price from 0.01 to 999,999,999"),
+        ("inf", "'inf' is not one amount of money"),
+        ("9e8", "900,000,000 is far beyond the other prices"),
+        ("0.01", "0.01 is far beyond the other prices"),
+    ],
+)
+def test_an_absurd_price_is_told_and_not_taught(tmp_path: Path, cost: str, detail: str) -> None:
+    usual = [{"cost": f"{20 + 7 * number}"} for number in range(11)]
+    catalog = _read(tmp_path, *usual, {"cost": cost})
+    assert [one.detail for one in catalog.unread] == [detail]
+    assert [product.price for product in catalog.products][10:] == [90, None]

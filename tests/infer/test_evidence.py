@@ -6,6 +6,7 @@ import time
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from enrich.errors import UsageError
 from enrich.infer.evidence import (
     AnswerTokens,
     PriceEvidence,
@@ -249,3 +250,11 @@ def test_a_taxonomy_of_thousands_is_looked_up(tokenizer: PreTrainedTokenizerBase
     assert len(others) == 1000  # every blue hat, alike
     assert sum(others.values()) == pytest.approx(0.2)
     assert seconds < 0.05  # searched, it would be ten times as much
+
+
+def test_a_category_that_spells_a_control_token_is_refused_before_anything_is_answered(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    for text in ("<|end|>", "HATS<|user|>", "<|placeholder7|>"):
+        with pytest.raises(UsageError, match="spells a control token of the model; take it out of the catalog"):
+            AnswerTokens(tokenizer, ("HATS", text))

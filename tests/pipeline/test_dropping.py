@@ -1,24 +1,27 @@
 """Rows that a catalog loses on its way into training: told, listed, and a stop at a tenth."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
 import pytest
 
 from enrich import cli
+from enrich.catalog.read import read_catalog
 from enrich.errors import UsageError
-from enrich.infer.adapter import adapter_id
+from enrich.infer.adapter import adapter_id, read_adapter
+from enrich.pipeline import finetuning
 from enrich.pipeline.catalogs import make_sample
 from enrich.pipeline.finetuning import finetune, overfit
-from enrich.pipeline.scoring import score_adapter
-from enrich.settings import RunSettings, SampleSettings, TrainSettings
+from enrich.pipeline.scoring import products_to_score
+from enrich.prompt import Prompt
+from enrich.settings import SampleSettings, TrainSettings
+from enrich.train.record import Dropped
 from flows.parameters import Training
 
 TINY = TrainSettings(model="phi3v-tiny", epochs=1, evaluations=1, max_new_tokens=48)
-Damage = Callable[[pl.DataFrame], pl.DataFrame]
 
 
 @pytest.fixture
@@ -70,38 +73,69 @@ def test_finetuning_stops_when_more_than_a_tenth_of_the_rows_goes_and_lists_them
     assert not (tmp_path / "out").exists()
 
 
-def test_photos_that_cannot_be_decoded_count_too(catalog: Path, tmp_path: Path) -> None:
-    for photo in sorted((catalog / "images").rglob("*.*"))[::3]:
-        photo.write_bytes(photo.read_bytes()[:100])
-    with pytest.raises(
-        UsageError, match=r"rows cannot be used as they are, more than a tenth: \d+ photo cannot be read"
-    ):
-        finetune(str(catalog), str(tmp_path / "out"), TINY)
+def _without_training(monkeypatch: pytest.MonkeyPatch, *unlearnable: Dropped) -> list[Prompt]:
+    """Fine-tuning without a model: what it decides, tells and writes around the training. Returns its prompts."""
+    prompts: list[Prompt] = []
+
+    def train(rows: object, unseen: object, prompt: Prompt, _: object, base: Path, work: Path, **more: Any) -> Any:
+        prompts.append(prompt)
+        more["check_dropped"](unlearnable)
+        (work / "adapter").mkdir(parents=True)
+        (work / "adapter/train.json").write_text("{}")
+        return SimpleNamespace(rows=SimpleNamespace(dropped=unlearnable))
+
+    monkeypatch.setattr(finetuning, "train", train)
+    monkeypatch.setattr(finetuning, "_calibrate_and_score", lambda *_: ({}, []))
+    monkeypatch.setattr(finetuning, "render_card", lambda *_: "")
+    return prompts
 
 
-def test_what_is_allowed_to_go_is_told_and_listed_in_the_adapter(catalog: Path, tmp_path: Path) -> None:
+def test_what_is_allowed_to_go_is_told_and_listed_in_the_adapter(
+    catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _damage(catalog, range(1, 5), local_image_path="images/gone.jpg")
     _damage(catalog, range(5, 7), full_price="on request")
     _damage(catalog, range(7, 8), title="word " * 30)
     out = tmp_path / "out"
     with pytest.raises(UsageError):
         finetune(str(catalog), str(out), TINY)
+    assert (tmp_path / "out.dropped.csv").exists()
+    code = read_catalog(catalog).products[-1].product_code
+    _without_training(monkeypatch, Dropped(product_code=code, reason="photo x: cut", kind="photo cannot be read"))
     told: list[str] = []
     done = finetune(str(catalog), str(out), TINY.model_copy(update={"allow_dropped": True}), announce=told.append)
-    lost = [line.partition(" (row")[0] for line in told[:3]]
-    assert lost == [
+    assert [line.partition(" (row")[0] for line in told] == [
         "left out: 4 of 40 rows: 4 photo not found",
         "without price: 2 of 40 rows: 2 price cannot be used, taught without it",
         "cannot be learned from: 1 of 40 rows: 1 answer longer than max_new_tokens 48, raise it",
+        "cannot be learned from: 1 of 40 rows: 1 photo cannot be read",
     ]
-    assert [row for row, _ in _listed(out / "dropped.csv")] == [str(row) for row in range(1, 8)]
+    assert [row for row, _ in _listed(out / "dropped.csv")] == [*map(str, range(1, 8)), "40"]
     assert not (tmp_path / "out.dropped.csv").exists()  # the refusal is over
-    assert done.adapter == adapter_id(out)
     (out / "dropped.csv").unlink()
     assert done.adapter == adapter_id(out)  # a record changes no answer
-    again: list[str] = []
-    score_adapter(str(out), str(catalog), RunSettings(engine="transformers"), announce=again.append)
-    assert again == told[:2]
+
+
+def test_photos_that_cannot_be_decoded_count_too(
+    catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    products = read_catalog(catalog).products[:5]
+    _without_training(
+        monkeypatch, *(Dropped(product_code=p.product_code, reason="x", kind="photo cannot be read") for p in products)
+    )
+    with pytest.raises(
+        UsageError, match="5 of 40 rows cannot be used as they are, more than a tenth: 5 photo cannot be"
+    ):
+        finetune(str(catalog), str(tmp_path / "out"), TINY)
+    assert len(_listed(tmp_path / "out.dropped.csv")) == 5
+
+
+def test_scoring_tells_what_is_left_out_of_a_catalog(story: Any, catalog: Path) -> None:
+    _damage(catalog, range(1, 5), local_image_path="images/gone.jpg")
+    told: list[str] = []
+    products, _ = products_to_score(read_adapter(story.adapter), catalog, announce=told.append)
+    assert len(products) == 36
+    assert [line.partition(" (row")[0] for line in told] == ["left out: 4 of 40 rows: 4 photo not found"]
 
 
 def test_overfitting_stops_and_tells_as_training_does(catalog: Path) -> None:
@@ -114,20 +148,10 @@ def test_a_category_of_rows_that_cannot_be_learned_is_not_asked_for(
     catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _damage(catalog, range(1, 3), category3_code="word " * 30)
-    seen: dict[str, Any] = {}
-
-    def stop(*_: object, **__: object) -> None:
-        raise UsageError("far enough")
-
-    def train(train_products: object, validation: object, prompt: Any, *_: object, **__: object) -> None:
-        seen["categories"] = prompt.categories
-        stop()
-
-    monkeypatch.setattr("enrich.pipeline.finetuning.train", train)
-    with pytest.raises(UsageError, match="far enough"):
-        finetune(str(catalog), str(tmp_path / "out"), TINY)
-    assert seen["categories"]
-    assert not [category for category in seen["categories"] if category.startswith("word")]
+    prompts = _without_training(monkeypatch)
+    finetune(str(catalog), str(tmp_path / "out"), TINY)
+    assert [category for category in prompts[0].categories if not category.startswith("word")]
+    assert not [category for category in prompts[0].categories if category.startswith("word")]
 
 
 @pytest.mark.parametrize("flag", [False, True])

@@ -12,7 +12,7 @@ from enrich.prompt import END, Prompt, render_answer, render_prompt
 from enrich.schema import Product
 from enrich.settings import TrainSettings
 from enrich.train.collate import Photos
-from enrich.train.examples import IGNORED, Example, build_examples
+from enrich.train.examples import IGNORED, Example, build_examples, check_answers
 from enrich.train.features import embed_images
 from tests.phi3_vision.tiny import Tiny
 
@@ -152,3 +152,41 @@ def test_many_photos_are_read_in_order(
     assert [example.product for example in examples] == many
     assert not dropped
     assert seen == list(range(1, 301))
+
+
+def test_no_title_or_category_makes_one_of_the_tokenizers_own_tokens(
+    products: list[Product], tiny: Tiny, prompt: Prompt, make_settings: Make
+) -> None:
+    tokenizer = tiny.processor.tokenizer
+    added = tokenizer.added_tokens_decoder
+    assert len(added) > 40
+    settings = make_settings(max_new_tokens=200)
+    for number, token in added.items():
+        for changes in ({"title": f"Red {token.content} Hat"}, {"category": f"H{token.content}"}):
+            bad = replace(products[0], product_code="bad", **changes)
+            (dropped,) = check_answers([bad, products[1]], tiny.processor, prompt, settings)
+            assert dropped.product_code == "bad", number
+            assert dropped.kind == "title or category spells a control token of the model"
+
+
+def test_nothing_changes_a_text_into_a_control_token_after_it_was_checked(
+    products: list[Product], tiny: Tiny, prompt: Prompt, make_settings: Make
+) -> None:
+    settings = make_settings(max_new_tokens=200)
+    added = set(tiny.processor.tokenizer.added_tokens_decoder)
+    for text in (
+        "<|\u200bend|>",
+        "\uff1c|end|\uff1e",
+        "<\uff5cend\uff5c>",
+        "<| end |>",
+        "<|END|>",
+        "&lt;|end|&gt;",
+        "<0x0A>",
+    ):
+        assert added.isdisjoint(tiny.processor.tokenizer(text, add_special_tokens=False).input_ids)
+        row = replace(products[0], title=text)
+        assert [one.kind for one in check_answers([row], tiny.processor, prompt, settings)] in ([], [CONTROL], [UNREAD])
+
+
+CONTROL = "title or category spells a control token of the model"
+UNREAD = "title or category cannot be read back"
