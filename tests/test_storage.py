@@ -403,7 +403,8 @@ def test_s3_without_credentials(s3_bucket: str, monkeypatch: pytest.MonkeyPatch)
         ({"AWS_ENDPOINT_URL": "user:hidden@host"}, "AWS_ENDPOINT_URL is no URL; write https://host"),
         (
             {"AWS_PROFILE": "absent"},
-            "S3 is not set up: The config profile (absent) could not be found; check the AWS_* variables",
+            "S3 is not set up: The config profile (absent) could not be found; there is no such profile; "
+            "check AWS_PROFILE, AWS_CONFIG_FILE and ~/.aws/config",
         ),
     ],
 )

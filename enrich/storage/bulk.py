@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import boto3.session
+from botocore.exceptions import BotoCoreError
 
 from enrich.settings import S3Settings
 from enrich.storage.store import check_size, is_relative
@@ -50,7 +51,7 @@ class BulkReader:
                 return None
             check_size(uri, found.meta["size"], max_bytes)
             data = bytes(found.bytes())
-        except (BaseError, FileNotFoundError, PermissionError, ValueError, OSError):
+        except (BaseError, BotoCoreError, FileNotFoundError, PermissionError, ValueError, OSError):
             return None  # boto3 finds out what is wrong, and says so
         return (data, etag) if agrees(data, etag) else None
 

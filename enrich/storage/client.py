@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 import boto3.session
@@ -15,21 +15,18 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    CredentialRetrievalError,
     FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
-    PartialCredentialsError,
     ReadTimeoutError,
     ResponseStreamingError,
-    SSOError,
-    TokenRetrievalError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from enrich.errors import UsageError
 from enrich.schema import ErrorKind
+from enrich.storage.advice import HOW_TO_SIGN_IN, advice_on
 from enrich.storage.store import StorageError
 
 if TYPE_CHECKING:
@@ -47,8 +44,6 @@ CONFIG = Config(
     max_pool_connections=64,
 )
 BROKEN_BODY = (ResponseStreamingError, IncompleteReadError, ReadTimeoutError, FlexibleChecksumError)
-_NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, TokenRetrievalError, SSOError)
-_HOW_TO_SIGN_IN = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run where a role is attached"
 
 
 class RetryBudget:
@@ -82,7 +77,8 @@ def make_client(uri: str) -> tuple[boto3.session.Session, "S3Client"]:
     except ValueError as error:  # whose text repeats the endpoint, and a password in it
         raise UsageError(f"{uri}: AWS_ENDPOINT_URL is no URL; write https://host") from error
     except BotoCoreError as error:  # an unknown profile, a broken configuration file
-        raise UsageError(f"{uri}: S3 is not set up: {_one_line(error)}; check the AWS_* variables") from error
+        _, advice = advice_on(error) or (None, "check the AWS_* variables")
+        raise UsageError(f"{uri}: S3 is not set up: {_one_line(error)}; {advice}") from error
 
 
 def one_shot_client(session: boto3.session.Session, seconds: float) -> "S3Client":
@@ -96,20 +92,29 @@ def opening(uri: str, bucket: str, client: "S3Client") -> Iterator[None]:
     """Turns what the first request to a bucket raises into UsageError, with what to do about it."""
     try:
         yield
-    except _NO_CREDENTIALS as error:
-        raise UsageError(f"{uri}: no S3 credentials found ({type(error).__name__}); {_HOW_TO_SIGN_IN}") from error
-    except (HTTPClientError, BotoConnectionError) as error:
+    except NoCredentialsError as error:
+        raise UsageError(f"{uri}: no S3 credentials found (NoCredentialsError); {HOW_TO_SIGN_IN}") from error
+    except (BotoCoreError, ClientError) as error:
+        _refuse(uri, bucket, client, error)
+
+
+def _refuse(uri: str, bucket: str, client: "S3Client", error: BotoCoreError | ClientError) -> NoReturn:
+    """Raises the UsageError for what the first request to a bucket raised."""
+    known = advice_on(error)
+    if isinstance(error, ClientError) and code_of(error) == "NoSuchBucket":
+        raise UsageError(f"{uri}: there is no bucket {bucket}; create it or check the name") from error
+    if known:
+        reason = code_of(error) or status_of(error) if isinstance(error, ClientError) else type(error).__name__
+        raise UsageError(f"{uri}: {known[1]} ({reason})") from error
+    if isinstance(error, HTTPClientError | BotoConnectionError):
         where = endpoint_of(client)
         raise UsageError(f"{uri}: {where} cannot be reached; check AWS_ENDPOINT_URL and the network") from error
-    except ClientError as error:
-        if code_of(error) == "NoSuchBucket":
-            raise UsageError(f"{uri}: there is no bucket {bucket}; create it or check the name") from error
-        if status_of(error) in (401, 403):
-            reason = code_of(error)
-            raise UsageError(f"{uri}: access denied ({reason}); grant s3:ListBucket or {_HOW_TO_SIGN_IN}") from error
-        raise UsageError(f"{uri}: {_one_line(error)}; check the bucket and AWS_ENDPOINT_URL") from error
-    except BotoCoreError as error:
+    if not isinstance(error, ClientError):
         raise UsageError(f"{uri}: {_one_line(error)}; check the AWS_* variables") from error
+    if status_of(error) in (401, 403):
+        reason = code_of(error)
+        raise UsageError(f"{uri}: access denied ({reason}); grant s3:ListBucket or {HOW_TO_SIGN_IN}") from error
+    raise UsageError(f"{uri}: {_one_line(error)}; check the bucket and AWS_ENDPOINT_URL") from error
 
 
 @contextmanager
@@ -118,19 +123,18 @@ def s3_errors(uri: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        if code_of(error) in ("NoSuchKey", "NoSuchBucket") or status_of(error) == 404:
+        if known := advice_on(error):
+            kind, advice = known
+        elif code_of(error) == "NoSuchKey" or status_of(error) == 404:
             kind, advice = ErrorKind.NOT_FOUND, "check that it is still there"
         elif status_of(error) in (401, 403):
             kind, advice = ErrorKind.ACCESS_DENIED, "check the credentials and the bucket's policy"
         else:
             kind, advice = ErrorKind.DOWNLOAD_FAILED, "run again"
         raise StorageError(kind, f"{uri}: {_one_line(error)}; {advice}") from error
-    except _NO_CREDENTIALS as error:
-        message = f"{uri}: no S3 credentials ({type(error).__name__}); {_HOW_TO_SIGN_IN}"
-        raise StorageError(ErrorKind.ACCESS_DENIED, message) from error
     except (BotoCoreError, Boto3Error) as error:
-        message = f"{uri}: {type(error).__name__}; check the network and run again"
-        raise StorageError(ErrorKind.DOWNLOAD_FAILED, message) from error
+        kind, advice = advice_on(error) or (ErrorKind.DOWNLOAD_FAILED, "check the network and run again")
+        raise StorageError(kind, f"{uri}: {type(error).__name__}; {advice}") from error
 
 
 def pause(attempt: int, uri: str, error: Exception) -> None:
