@@ -1,12 +1,14 @@
 """More labelled products for a catalog: what people decided about photos, for the next fine-tuning."""
 
-import io
+import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import polars as pl
 
+from enrich.catalog.edit import Cell, Edit, edited, hidden_columns, holds_numbers, read_bytes
 from enrich.errors import RunFailed, UsageError
 from enrich.settings import Columns
 from enrich.storage import Store
@@ -18,82 +20,156 @@ _ATTEMPTS = 5  # every lost swap means that another writer got through
 
 @dataclass(frozen=True)
 class Labelled:
-    """A photo and what a person says it shows."""
+    """A photo and what a person says it shows; `label` is None where nothing that was said of it is right."""
 
-    product_code: str
-    title: str
-    category: str
-    price: float | None
-    currency: str | None
+    product_id: str
     image_key: str  # names the photo's format
     sha256: str
+    label: "Label | None"
+
+
+@dataclass(frozen=True)
+class Label:
+    """Title, category and price of a photo."""
+
+    title: str
+    category: str
+    priced: bool  # False: nobody confirmed a price
+    price: float | None
+    currency: str | None
+
+
+@dataclass(frozen=True)
+class Added:
+    """What became of labelled photos."""
+
+    new: int  # rows that the catalog did not have
+    withdrawn: int  # rows that an earlier decision had added, and a rejection took out
+    missed: tuple[str, ...]  # keys of photos whose reviewed bytes could not be had: not added
+
+
+def check_addition(catalog: Store, columns: Columns, products: Sequence[Labelled]) -> None:
+    """UsageError if `products` could not be added to the catalog. Writes nothing."""
+    name, data, _ = _table(catalog)
+    _edited(data, name, columns, products, catalog)
 
 
 def add_products(
-    catalog: Store, columns: Columns, products: Sequence[Labelled], photo: Callable[[Labelled], bytes]
-) -> int:
+    catalog: Store, columns: Columns, products: Sequence[Labelled], photo: Callable[[Labelled], bytes | None]
+) -> Added:
     """Put photos below images/reviewed/ and rows into the catalog's table, replaced by compare-and-swap.
 
-    A photo that was added before gets its newer labels. Returns how many rows are new.
+    A photo that was added before gets its newer labels, or is taken out where they were rejected.
+
+    Args:
+        photo: the bytes that were reviewed, or None where they cannot be had; such a photo is not added.
 
     Raises:
-        UsageError: there is no table, or it lacks a column. RunFailed: others replaced it again and again.
+        UsageError: there is no table, or the rows do not fit it. RunFailed: others replaced it again and again.
     """
-    if not products:
-        return 0
-    name = next((name for name in _TABLES if catalog.head(name) is not None), None)
-    if name is None:
-        raise UsageError(f"catalog {catalog.uri}: holds neither catalog.csv nor catalog.parquet; name a catalog")
     for _ in range(_ATTEMPTS):
-        data, etag = catalog.get(name)
-        table = _read(data, name)
-        added = _rows(products, columns, table, f"catalog {catalog.uri}")
-        for product in products:
-            if catalog.head(_photo_key(product)) is None:
-                catalog.put(_photo_key(product), photo(product))
-        standing = table.join(added, on=columns.image_path, how="semi").height
-        kept = table.join(added, on=columns.image_path, how="anti", maintain_order="left")
-        if catalog.replace(name, _write(pl.concat([kept, added], how="diagonal"), name), etag):
-            return len(products) - standing
+        name, data, etag = _table(catalog)
+        missed = [product for product in products if not _has_photo(catalog, product, photo)]
+        had = [product for product in products if product not in missed]
+        after, new, withdrawn = _edited(data, name, columns, had, catalog)
+        if after == data or catalog.replace(name, after, etag):
+            return Added(new, withdrawn, tuple(product.image_key for product in missed))
     raise RunFailed(f"{catalog.uri_of(name)} was replaced by others {_ATTEMPTS} times in a row; apply the file again")
 
 
-def _rows(products: Sequence[Labelled], columns: Columns, table: pl.DataFrame, where: str) -> pl.DataFrame:
+def _has_photo(catalog: Store, product: Labelled, photo: Callable[[Labelled], bytes | None]) -> bool:
+    """Whether the catalog holds the photo by now, or needs none."""
+    if product.label is None or catalog.head(_photo_key(product)) is not None:
+        return True
+    data = photo(product)
+    if data is not None:
+        catalog.put(_photo_key(product), data)
+    return data is not None
+
+
+def _table(catalog: Store) -> tuple[str, bytes, str]:
+    names = [name for name in _TABLES if catalog.head(name) is not None]
+    if not names:
+        raise UsageError(f"catalog {catalog.uri}: holds neither catalog.csv nor catalog.parquet; name a catalog")
+    if len(names) > 1:
+        raise UsageError(f"catalog {catalog.uri}: holds both catalog.csv and catalog.parquet; delete one")
+    return names[0], *catalog.get(names[0])
+
+
+def _edited(
+    data: bytes, name: str, columns: Columns, products: Sequence[Labelled], catalog: Store
+) -> tuple[bytes, int, int]:
+    """The table with `products` in it, how many rows are new, and how many were taken out."""
+    where = f"catalog {catalog.uri_of(name)}"
+    table = read_bytes(data, name, where)
+    category = _check_columns(columns, table, where)
+    if unread := hidden_columns(data, name, table) & {columns.price, columns.currency}:
+        raise UsageError(
+            f"{where}: column {min(unread)!r} holds lists or records, not texts or numbers; change its type"
+        )
+    _check_currency(columns, table, products, where)
+    standing = {_digest(path): path for path in table[columns.image_path] if path.startswith(f"{FOLDER}/")}
+    codes, numbered = set(table[columns.product_code]), holds_numbers(data, name, columns.product_code)
+    changed, added, removed = {}, [], set()
+    for product in products:
+        path, label = standing.get(product.sha256), product.label
+        if label is None:
+            removed |= {path} if path else set()
+            continue
+        cells: dict[str, Cell] = {columns.title: label.title, category: label.category}
+        if label.priced:
+            cells |= {columns.price: label.price, columns.currency: label.currency if label.price else None}
+        cells = {column: cell for column, cell in cells.items() if column in table.columns}
+        if path is not None:
+            changed[path] = cells
+            continue
+        code = _unused_code(product, codes, numbered)
+        codes.add(code)
+        added.append({columns.product_code: code, **cells, columns.image_path: _photo_key(product)})
+    edit = Edit(columns.image_path, changed, added, frozenset(removed))
+    return edited(data, name, edit, where), len(added), len(removed)
+
+
+def _check_columns(columns: Columns, table: pl.DataFrame, where: str) -> str:
+    """The column of categories; UsageError if one is missing that each product needs."""
     category = next((name for name in columns.category if name in table.columns), None)
     for role, column in (("product_code", columns.product_code), ("title", columns.title), ("category", category),
                          ("image_path", columns.image_path)):  # fmt: skip
         if column is None or column not in table.columns:
             raise UsageError(f"{where}: no column for {role}; name it in the settings under columns.{role}")
     assert category is not None
-    values = {
-        columns.product_code: [f"{one.product_code}-{one.sha256[:8]}" for one in products],
-        columns.title: [one.title for one in products],
-        category: [one.category for one in products],
-        columns.price: ["" if one.price is None else f"{one.price:g}" for one in products],
-        columns.currency: [one.currency or "" for one in products],
-        columns.image_path: [_photo_key(one) for one in products],
-    }
-    added = pl.DataFrame({name: column for name, column in values.items() if name in table.columns})
-    empty = [pl.lit("").alias(name) for name, kind in table.schema.items() if name not in values and kind == pl.String]
-    return added.with_columns(empty).with_columns(
-        pl.when(pl.col(name) == "").then(None).otherwise(pl.col(name)).cast(table.schema[name]).alias(name)
-        for name in added.columns
-        if table.schema[name] != pl.String
-    )
+    return category
+
+
+def _check_currency(columns: Columns, table: pl.DataFrame, products: Sequence[Labelled], where: str) -> None:
+    """UsageError if prices in another currency would join the catalog's, which could then not be read any more."""
+    if columns.currency not in table.columns:
+        return
+    known = {text.strip().upper() for text in table[columns.currency]} - {"", "N.A."}
+    others = {one.label.currency for one in products if one.label and one.label.priced and one.label.currency} - known
+    if known and others:
+        raise UsageError(
+            f"{where}: its prices are in {min(known)}, the decisions' in {min(others)}; name this output's catalog"
+        )
+
+
+def _unused_code(product: Labelled, codes: set[str], numbered: bool) -> str:
+    """A product code that no row has: after the photo's product, or the next number where codes are numbers."""
+    if numbered:
+        return str(1 + max((int(float(code)) for code in codes if code), default=0))
+    text = unicodedata.normalize("NFC", product.product_id)
+    plain = re.sub(r"[^\w.\- ]", "_", text)[:100]  # of file names: may hold anything, formulas and line breaks too
+    stem = " ".join(plain.split()).lstrip("-. ") or "photo"
+    lengths = (8, 16, len(product.sha256))
+    return next((code for size in lengths if (code := f"{stem}-{product.sha256[:size]}") not in codes), "")
 
 
 def _photo_key(product: Labelled) -> str:
-    return f"{FOLDER}/{product.sha256}{PurePosixPath(product.image_key).suffix.lower()}"
+    suffix = PurePosixPath(product.image_key).suffix.lower()
+    return f"{FOLDER}/{product.sha256}{suffix if re.fullmatch(r'[.][a-z0-9]{1,5}', suffix) else ''}"
 
 
-def _read(data: bytes, name: str) -> pl.DataFrame:
-    return pl.read_csv(data, infer_schema=False) if name.endswith(".csv") else pl.read_parquet(data)
-
-
-def _write(table: pl.DataFrame, name: str) -> bytes:
-    sink = io.BytesIO()
-    if name.endswith(".csv"):
-        table.write_csv(sink)
-    else:
-        table.write_parquet(sink)
-    return sink.getvalue()
+def _digest(path: str) -> str:
+    """The part of `_photo_key` that names the bytes."""
+    name = path.removeprefix(f"{FOLDER}/")
+    return re.sub(r"[.][a-z0-9]{1,5}$", "", name)
