@@ -328,8 +328,14 @@ def review(
     console.print(", ".join(f"{count} {decision}" for decision, count in done.counts.items()))
     if done.outdated:
         console.print(f"{done.outdated} of them are about photos that have changed since, and have no effect")
-    if done.learned is not None:
-        console.print(f"{done.learned} new products for the next fine-tuning: {catalog}")
+    if done.added is not None:
+        console.print(f"{done.added.new} new products for the next fine-tuning: {catalog}")
+        if done.added.withdrawn:
+            console.print(f"{done.added.withdrawn} taken out of the catalog again: they were rejected")
+        if missed := done.added.missed:
+            console.print(
+                Text(f"{len(missed)} not added, {missed[0]!r} among them: the photo reviewed is gone or another by now")
+            )
     console.print(f"products: {done.uri}")
 
 

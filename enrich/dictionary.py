@@ -48,11 +48,13 @@ MEANINGS = {
     "last_attempt": "Of the newest outcome",
     "last_run_id": "Of the newest outcome",
     "reviewed_by": "Who decided. Null where nobody did, or the photo has changed since",
-    "reviewed_at": "When they decided (UTC)",
+    "reviewed_at": "When the decision was applied (UTC)",
     "decision": "`accepted`, `edited` or `rejected`",
     "suggested_title": "What the model had said",
     "suggested_category": "What the model had said",
     "suggested_price": "What the model had said",
+    "confirmed": "The fields that the person stands for; a price that is not among them is still an estimate",
+    "sequence": "Orders decisions: the greatest about a photo was applied last",
 }
 
 _TABLES = (

@@ -1,7 +1,7 @@
 """Tables to Parquet and back, with exactly the declared columns and types, a row group at a time."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,24 +112,29 @@ def _groups(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
 AGAIN = "move it away and start the run again"
 
 
-def decode(data: bytes, schema: pa.Schema, where: str, then: str = AGAIN) -> tuple[pl.DataFrame, dict[str, str]]:
-    """The rows and the key-value metadata of a file.
+def decode(
+    data: bytes, schema: pa.Schema, where: str, then: str = AGAIN, optional: Collection[str] = ()
+) -> tuple[pl.DataFrame, dict[str, str]]:
+    """The rows and the key-value metadata of a file. Columns in `optional` are null where the file lacks all of them.
 
     Raises:
         RunFailed: it is not one that `write` made; the message names `where` and says what to do `then`.
     """
     with _readable(where, then):
         file = pq.ParquetFile(io.BytesIO(data))
-        pairs = _check(file, schema, where, then)
+        earlier = pa.schema([field for field in schema if field.name not in optional])
+        pairs = _check(file, earlier if file.schema_arrow.equals(earlier) else schema, where, then)
         return _to_polars(_upgrade(file.read(), schema)), pairs
 
 
-def read(store: Store, key: str, schema: pa.Schema, then: str = AGAIN) -> ParquetFile | None:
-    """The file at `key`, or None if there is none; RunFailed as `decode`."""
+def read(
+    store: Store, key: str, schema: pa.Schema, then: str = AGAIN, optional: Collection[str] = ()
+) -> ParquetFile | None:
+    """The file at `key`, or None if there is none; see `decode`."""
     if store.head(key) is None:
         return None
     data, etag = store.get(key)
-    return ParquetFile(*decode(data, schema, store.uri_of(key), then), etag, len(data))
+    return ParquetFile(*decode(data, schema, store.uri_of(key), then, optional), etag, len(data))
 
 
 def fetch(store: Store, key: str, schema: pa.Schema, path: Path, then: str = AGAIN) -> LocalFile | None:

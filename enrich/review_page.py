@@ -2,18 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from enrich.reviews import FILE_FORMAT
+from enrich.amount import CURRENCIES, LARGEST, LONGEST, SIGNS, SMALLEST, WHOLE_UNITS
+from enrich.decisions import FILE_FORMAT, FORMULA, INVISIBLE, SPECIAL_TOKEN
+from enrich.parse import MAX_TITLE
 from enrich.settings import PhotoLimits
 from enrich.storage import Store
 from enrich.thumbnail import thumbnails
 
+FORMAT_OF_MEMORY = 2  # of what the browser remembers; pages of other formats do not see it
 SIDE = 256  # pixels of a photo's longer side; about 8 kB each as JPEG
 _KEPT = (
     "image_key", "image_etag", "image_sha256", "run_id", "product_id", "title", "category", "category_confidence",
@@ -39,7 +42,15 @@ def review_queue(products: pl.DataFrame, limit: int) -> pl.DataFrame:
 
 
 def render_queue(
-    queue: pl.DataFrame, categories: Sequence[str], images: Store, limits: PhotoLimits, *, output: str, waiting: int
+    queue: pl.DataFrame,
+    categories: Sequence[str],
+    images: Store,
+    limits: PhotoLimits,
+    *,
+    output: str,
+    waiting: int,
+    runs: Mapping[str, str],
+    currency: str | None,
 ) -> str:
     """A self-contained page about the rows of `review_queue`.
 
@@ -48,18 +59,31 @@ def render_queue(
         images: where the photos are read from; a row whose photo cannot be read is shown without it.
         output: named in the file of decisions.
         waiting: rows that need review in all.
+        runs: the mark of each run that answered one of them (`run_mark`); named in the file of decisions.
+        currency: what prices are in where a row does not say.
     """
     rows: list[dict[str, Any]] = queue.select(_KEPT).to_dicts()
     for row, photo in zip(rows, thumbnails(images, queue["image_key"], limits, SIDE), strict=True):
         row["photo"] = photo
+        row["currency"] = row["currency"] or currency
     identity = [[row["image_key"], row["image_etag"], row["run_id"]] for row in rows]
     data = {
         "format": FILE_FORMAT,
         "output": output,
+        "runs": dict(runs),
         # Names what the browser remembers of unfinished work.
-        "queue": hashlib.sha256(json.dumps([output, identity]).encode()).hexdigest()[:12],
+        "queue": hashlib.sha256(json.dumps([FORMAT_OF_MEMORY, output, identity, dict(runs)]).encode()).hexdigest()[:12],
         "categories": list(categories),
         "rows": rows,
+        "texts": {"longest": MAX_TITLE, "invisible": INVISIBLE, "formula": FORMULA, "token": SPECIAL_TOKEN},
+        "amounts": {
+            "signs": SIGNS,
+            "codes": sorted(CURRENCIES),
+            "whole_units": sorted(WHOLE_UNITS),
+            "smallest": SMALLEST,
+            "largest": LARGEST,
+            "longest": LONGEST,
+        },
     }
     environment = Environment(
         loader=PackageLoader("enrich", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True

@@ -1,173 +1,124 @@
 """What people decided about rows: a history of its own, laid over products.parquet at every publish.
 
 Decisions are append-only like rows: a file under reviews/ is created once, named by its content. Whatever run answers a
-photo later, and under whatever key, the newest decision about its bytes stands; new bytes are the model's again.
+photo later, and under whatever key, the newest decision about its bytes stands; new bytes are the model's again. Newest
+is what was applied last: files carry a sequence number, since neither browsers nor machines agree on the time.
 """
 
-import hashlib
-import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Literal
+from datetime import datetime
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from enrich import parquet
-from enrich.errors import RunFailed, UsageError
-from enrich.parse import MAX_TITLE, holds_control_characters
+from enrich.decisions import REJECTED, Decision
+from enrich.errors import RunFailed
 from enrich.schema import REVIEW_SCHEMA
 from enrich.storage import Store
 
 REVIEWS = "reviews"
-FILE_FORMAT = "enrich-review-1"
-REJECTED = "rejected"  # in review_reasons of a row that has no title, category and price any more
+_LATER_COLUMNS = ("confirmed", "sequence")  # which files of the first version lack
+_OUTCOME = ("title", "category", "price", "currency")
+_WHO = ("reviewed_by", "reviewed_at")
 
 
-class Decision(BaseModel):
-    """What a person made of one suggestion. Title, category and price are the outcome."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    image_key: str
-    image_etag: str
-    image_sha256: str | None = None
-    run_id: str
-    decision: Literal["accepted", "edited", "rejected"]
-    title: str | None = None
-    category: str | None = None
-    price: float | None = Field(default=None, gt=0)
-    currency: str | None = None
-    suggested_title: str | None = None
-    suggested_category: str | None = None
-    suggested_price: float | None = None
-    reviewed_at: datetime
-
-    @field_validator("title", "category")
-    @classmethod
-    def _one_visible_line(cls, text: str | None) -> str | None:
-        if text is not None and (not text.strip() or len(text) > MAX_TITLE or holds_control_characters(text)):
-            raise ValueError(f"one line of 1 to {MAX_TITLE} characters is wanted")
-        return text.strip() if text else text
-
-    @field_validator("price")
-    @classmethod
-    def _finite(cls, price: float | None) -> float | None:
-        if price is not None and not math.isfinite(price):
-            raise ValueError("a price is a number")
-        return price
-
-    @field_validator("reviewed_at")
-    @classmethod
-    def _in_utc(cls, moment: datetime) -> datetime:
-        if moment.tzinfo is None:
-            raise ValueError("a time needs its zone")
-        return moment.astimezone(UTC)
-
-    @model_validator(mode="after")
-    def _says_what_is_right(self) -> "Decision":
-        if self.decision == REJECTED:
-            if self.title or self.category or self.price:
-                raise ValueError("a rejected row has no title, category or price")
-        elif not self.title or not self.category:
-            raise ValueError("an accepted or edited row needs a title and a category")
-        return self
-
-
-class DecisionFile(BaseModel):
-    """What the review page saves."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: Literal["enrich-review-1"]
-    output: str
-    reviewed_by: str = Field(min_length=1, max_length=200)
-    decisions: tuple[Decision, ...] = Field(min_length=1)
-
-
-def read_decisions(path: Path) -> DecisionFile:
-    """The file that a review page saved; UsageError if it cannot be read or is none."""
-    try:
-        return DecisionFile.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; name the file that the review page saved") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "file"
-        raise UsageError(f"{path}: {where}: {first['msg']}; save it again from the review page") from error
-
-
-def write_reviews(output: Store, decided: DecisionFile) -> str:
-    """Add decisions to history, once however often it is called. Returns the key of their file."""
-    rows = [{**one.model_dump(), "reviewed_by": decided.reviewed_by} for one in decided.decisions]
-    digest = hashlib.sha256(decided.model_dump_json().encode()).hexdigest()
-    first = min(one.reviewed_at for one in decided.decisions)
-    key = f"{REVIEWS}/{first:%Y%m%dT%H%M%SZ}-{digest[:16]}.parquet"
-    output.create(key, parquet.encode(parquet.from_records(rows, REVIEW_SCHEMA), REVIEW_SCHEMA, {}))
-    return key
+def review_key(digest: str) -> str:
+    """Where the decisions of a file are kept: a function of its content, so that it counts once."""
+    return f"{REVIEWS}/{digest[:32]}.parquet"
 
 
 def read_reviews(output: Store) -> pl.DataFrame:
     """Every decision ever made (REVIEW_SCHEMA)."""
     tables = [parquet.empty(REVIEW_SCHEMA)]
     for info in output.list(REVIEWS):
-        file = parquet.read(output, info.key, REVIEW_SCHEMA)
+        file = parquet.read(output, info.key, REVIEW_SCHEMA, optional=_LATER_COLUMNS)
         if file is None:
             raise RunFailed(f"{output.uri_of(info.key)} was there a moment ago; start again")
         tables.append(file.table)
-    return pl.concat(tables)
+    both = ["title", "category"]
+    own_price = pl.col("price").ne_missing(pl.col("suggested_price"))
+    confirmed = (
+        pl.when(pl.col("decision") == REJECTED).then(pl.lit([], pl.List(pl.String)))
+        .when(own_price).then(pl.lit([*both, "price"], pl.List(pl.String))).otherwise(pl.lit(both, pl.List(pl.String)))
+    )  # fmt: skip
+    return pl.concat(tables).with_columns(
+        confirmed=pl.coalesce("confirmed", confirmed), sequence=pl.col("sequence").fill_null(0)
+    )
+
+
+def next_reviews(
+    reviews: pl.DataFrame, decisions: Sequence[Decision], reviewed_by: str, reviewed_at: datetime
+) -> pl.DataFrame:
+    """Decisions as rows that come after all of `reviews` (both REVIEW_SCHEMA)."""
+    sequence = 1 + (reviews["sequence"].max() or 0)  # type: ignore[operator]  # of an int column
+    who = {"reviewed_by": reviewed_by, "reviewed_at": reviewed_at, "sequence": sequence}
+    return parquet.from_records([{**one.model_dump(), **who} for one in decisions], REVIEW_SCHEMA)
+
+
+def write_reviews(output: Store, digest: str, rows: pl.DataFrame) -> bool:
+    """Add the decisions of a file to history, once however often it is called. False if they were there already."""
+    return output.create(review_key(digest), parquet.encode(rows, REVIEW_SCHEMA, {}))
+
+
+def standing(reviews: pl.DataFrame) -> pl.DataFrame:
+    """What people say about each photo in all: columns photo, decision, title, category, price, currency, priced,
+    reviewed_by, reviewed_at.
+
+    Each field is from the newest decision that settles it. A rejection settles all of them; a price that nobody
+    confirmed is not settled (`priced` is False) and is still the model's to say.
+    """
+    ordered = reviews.with_columns(photo=photo()).sort(
+        "sequence", "reviewed_at", "reviewed_by", "decision", "title", "category", "price"
+    )
+    settled = (pl.col("decision") == REJECTED) | pl.col("confirmed").list.contains("price")
+    prices = ordered.filter(settled).unique("photo", keep="last").select("photo", "price", "currency", priced=True)
+    return (
+        ordered.unique("photo", keep="last")
+        .select("photo", "decision", "title", "category", *_WHO)
+        .join(prices, on="photo", how="left")
+        .with_columns(pl.col("priced").fill_null(False))
+    )
 
 
 def lay_over(products: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
-    """`products` (PRODUCTS_SCHEMA) with the newest decision about a photo's bytes in place of the model's answer.
+    """`products` (PRODUCTS_SCHEMA) with what people decided about a photo's bytes in place of the model's answer.
 
-    The same table whatever the order of decisions and runs. An accepted or edited row is certain and needs no review;
-    a rejected one loses title, category and price, so that nobody uses them.
+    The same table whatever the order of decisions and runs. An accepted or edited row is certain and needs no review,
+    but for a price that nobody confirmed: that is still an estimate, with its interval. A rejected row loses title,
+    category and price, so that nobody uses them.
     """
     if not reviews.height:
         return products
-    newest = (
-        reviews.select(
-            _photo(),
-            *(pl.col(name).alias(f"_{name}") for name in ("decision", *_OUTCOME, *_WHO)),
-        )
-        .sort("_reviewed_at", "_reviewed_by", "_decision", "_title", "_category", "_price")
-        .unique("_photo", keep="last")
-    )
+    said = standing(reviews).rename(lambda name: name if name == "photo" else f"_{name}")
     answered = pl.col("_decision").is_not_null() & (pl.col("status") == "ok")
     rejected = pl.col("_decision") == REJECTED
     reasons = pl.when(rejected).then(pl.lit([REJECTED])).otherwise(pl.lit([], pl.List(pl.String)))
-    said: dict[str, pl.Expr] = {
-        **{name: pl.col(f"_{name}") for name in (*_OUTCOME, *_WHO)},
-        # What a person stands for is no estimate: it is certain, and has no interval.
-        "price_low": pl.lit(None, pl.Float64),
-        "price_high": pl.lit(None, pl.Float64),
+    certain: dict[str, pl.Expr] = {
+        **{name: pl.col(f"_{name}") for name in ("title", "category", *_WHO)},
         "category_confidence": pl.when(rejected).then(None).otherwise(pl.lit(1.0, pl.Float32)),
         "category_alternatives": pl.col("category_alternatives").list.head(0),
         "needs_review": pl.lit(False),
         "review_reasons": reasons,
     }
-    joined = products.with_columns(_photo()).join(newest, on="_photo", how="left", maintain_order="left")
+    priced: dict[str, pl.Expr] = {  # what a person stands for is no estimate: it has no interval
+        **{name: pl.col(f"_{name}") for name in ("price", "currency")},
+        **{name: pl.lit(None, pl.Float64) for name in ("price_low", "price_high")},
+    }
+    joined = products.with_columns(photo=photo()).join(said, on="photo", how="left", maintain_order="left")
     return joined.with_columns(
-        pl.when(answered).then(value).otherwise(pl.col(name)).alias(name) for name, value in said.items()
+        *(pl.when(answered).then(value).otherwise(pl.col(name)).alias(name) for name, value in certain.items()),
+        *(
+            pl.when(answered & pl.col("_priced")).then(value).otherwise(pl.col(name)).alias(name)
+            for name, value in priced.items()
+        ),
     ).select(products.columns)
 
 
-_OUTCOME = ("title", "category", "price", "currency")
-_WHO = ("reviewed_by", "reviewed_at")
-
-
-def _photo() -> pl.Expr:
+def photo() -> pl.Expr:
     """What makes a photo the same: its bytes, under whatever key; where they were never hashed, key and version."""
-    return pl.coalesce("image_sha256", pl.concat_str("image_key", "image_etag", separator="\0")).alias("_photo")
+    return pl.coalesce("image_sha256", pl.concat_str("image_key", "image_etag", separator="\0"))
 
 
-def outdated(products: pl.DataFrame, decisions: Sequence[Decision]) -> list[Decision]:
-    """Decisions about bytes that are no longer the ones shown; they wait in history."""
-    shown = dict(products.select("image_key", _photo()).iter_rows())
-    return [one for one in decisions if shown.get(one.image_key) != _bytes_of(one)]
-
-
-def _bytes_of(decision: Decision) -> str:
+def photo_of(decision: Decision) -> str:
+    """`photo` of what was decided on."""
     return decision.image_sha256 or f"{decision.image_key}\0{decision.image_etag}"

@@ -194,6 +194,7 @@ PRODUCTS_SCHEMA = pa.schema(
 )
 
 # reviews/ID.parquet: what people decided, append-only. Title, category and price are the outcome, null where rejected.
+# The last two columns are missing from files of the first version; reviews.read_reviews fills them in.
 REVIEW_SCHEMA = pa.schema(
     [
         ("image_key", pa.string()),
@@ -210,6 +211,8 @@ REVIEW_SCHEMA = pa.schema(
         ("suggested_price", pa.float64()),
         ("reviewed_by", pa.string()),
         ("reviewed_at", pa.timestamp("us", tz="UTC")),
+        ("confirmed", pa.list_(pa.string())),
+        ("sequence", pa.int64()),  # orders decisions about a photo, whatever clocks say
     ]
 )
 

@@ -2,20 +2,23 @@
 
 import itertools
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from rows import at, enrich_night, listing, make_row, make_run
 
 from enrich import publish
+from enrich.decisions import Decision, DecisionFile, read_decisions
 from enrich.errors import UsageError
-from enrich.parquet import from_records
+from enrich.parquet import encode, from_records
 from enrich.products import read_products
 from enrich.publish import publish_reviews
-from enrich.reviews import Decision, DecisionFile, lay_over, outdated, read_decisions, read_reviews, write_reviews
+from enrich.reviews import lay_over, next_reviews, read_reviews, write_reviews
 from enrich.run_record import RunInfo
 from enrich.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, Alternative, ErrorKind, ManifestItem, Row
 from enrich.storage import Store, open_store
@@ -24,11 +27,12 @@ from enrich.storage import Store, open_store
 def decision(key: str = "a.jpg", minutes: float = 50, **changes: Any) -> Decision:
     values: dict[str, Any] = {
         "image_key": key, "image_etag": "e1", "image_sha256": f"bytes of {key}", "run_id": "night-1",
-        "decision": "edited", "title": "Felt Hat", "category": "Hats", "price": 80.0, "currency": "EUR",
+        "decision": "edited", "confirmed": ("title", "category", "price"), "title": "Felt Hat", "category": "Hats",
+        "price": 80.0, "currency": "EUR",
         "reviewed_at": at(minutes),
     }  # fmt: skip
     if changes.get("decision") == "rejected":
-        values |= dict.fromkeys(("title", "category", "price", "currency"))
+        values |= dict.fromkeys(("title", "category", "price", "currency")) | {"confirmed": ()}
     return Decision(**(values | changes))
 
 
@@ -36,8 +40,14 @@ def file_of(*decisions: Decision, by: str = "Ann") -> DecisionFile:
     return DecisionFile(format="enrich-review-1", output="here", reviewed_by=by, decisions=decisions)
 
 
-def table_of(*decisions: Decision) -> pl.DataFrame:
-    return from_records([{**one.model_dump(), "reviewed_by": "Ann"} for one in decisions], REVIEW_SCHEMA)
+def table_of(*decisions: Decision, sequence: int = 1) -> pl.DataFrame:
+    rows = [{**one.model_dump(), "reviewed_by": "Ann", "sequence": sequence} for one in decisions]
+    return from_records(rows, REVIEW_SCHEMA)
+
+
+def add(output: Store, decided: DecisionFile, minutes: float = 50) -> None:
+    news = next_reviews(read_reviews(output), decided.decisions, decided.reviewed_by, at(minutes))
+    write_reviews(output, decided.digest, news)
 
 
 def products(*keys: str, **changes: Any) -> pl.DataFrame:
@@ -134,7 +144,7 @@ def test_a_failed_photo_has_no_suggestion_to_decide_on() -> None:
 
 def test_a_decision_outlives_another_model_and_a_failure(output: Store) -> None:
     enrich_night(output, make_run("night-1"), listing("a.jpg", "b.jpg"), answer)
-    write_reviews(output, file_of(night_decision("a.jpg")))
+    add(output, file_of(night_decision("a.jpg")))
     publish_reviews(output)
     assert shown(output)["a.jpg"]["title"] == "Felt Hat"
 
@@ -155,15 +165,12 @@ def test_a_decision_outlives_another_model_and_a_failure(output: Store) -> None:
 
 def test_a_new_photo_is_the_models_again_and_the_old_one_comes_back_decided(output: Store) -> None:
     enrich_night(output, make_run("night-1"), listing(a="e1"), answer)
-    write_reviews(output, file_of(night_decision("a.jpg")))
+    add(output, file_of(night_decision("a.jpg")))
     publish_reviews(output)
 
     enrich_night(output, make_run("night-2", 100), listing(a="e2"), answer)
     row = shown(output)["a.jpg"]
     assert (row["title"], row["reviewed_by"], row["needs_review"]) == ("a.jpg by night-2", None, True)
-    assert outdated(read_products(output).table, [night_decision("a.jpg"), night_decision("a.jpg", "e2")]) == [
-        night_decision("a.jpg")
-    ]
 
     enrich_night(output, make_run("night-3", 200), listing(a="e1"), answer)
     assert shown(output)["a.jpg"]["title"] == "Felt Hat"
@@ -173,7 +180,7 @@ def test_runs_published_again_in_any_order_leave_the_same_table(output: Store) -
     first, second = make_run("night-1"), make_run("night-2", 100, fingerprint="f2")
     enrich_night(output, first, listing("a.jpg", "b.jpg"), answer)
     enrich_night(output, second, listing("a.jpg", "b.jpg"), answer)
-    write_reviews(output, file_of(night_decision("a.jpg"), night_decision("b.jpg", decision="rejected")))
+    add(output, file_of(night_decision("a.jpg"), night_decision("b.jpg", decision="rejected")))
     publish_reviews(output)
     expected = read_products(output).table
 
@@ -188,11 +195,53 @@ def test_runs_published_again_in_any_order_leave_the_same_table(output: Store) -
 
 def test_a_file_is_added_once(output: Store) -> None:
     decided = file_of(decision())
+    add(output, decided)
+    add(output, decided, minutes=70)
+    [row] = read_reviews(output).to_dicts()
+    assert (row["reviewed_at"], row["sequence"]) == (at(50), 1)
 
-    assert write_reviews(output, decided) == write_reviews(output, decided)
-    assert read_reviews(output).height == 1
-    write_reviews(output, file_of(decision(), by="Bob"))
-    assert read_reviews(output)["reviewed_by"].sort().to_list() == ["Ann", "Bob"]
+    add(output, file_of(decision(), by="Bob"))
+    assert read_reviews(output).sort("sequence")["reviewed_by"].to_list() == ["Ann", "Bob"]
+
+
+def test_what_was_applied_last_stands_whatever_the_clocks_say(output: Store) -> None:
+    enrich_night(output, make_run("night-1"), listing("a.jpg"), answer)
+    add(output, file_of(night_decision("a.jpg", title="First", minutes=999_999)), minutes=999_999)
+    add(output, file_of(night_decision("a.jpg", title="Last", minutes=1)), minutes=1)
+    publish_reviews(output)
+
+    assert (shown(output)["a.jpg"]["title"], shown(output)["a.jpg"]["reviewed_at"]) == ("Last", at(1))
+
+
+def test_a_price_that_nobody_confirmed_stays_an_estimate_with_its_interval() -> None:
+    accepted = decision(decision="accepted", confirmed=("title", "category"), price=100.0)
+    [row] = lay_over(products("a.jpg"), table_of(accepted)).to_dicts()
+
+    assert (row["title"], row["category_confidence"], row["needs_review"]) == ("Felt Hat", 1.0, False)
+    assert (row["price"], row["price_low"], row["price_high"], row["currency"]) == (100.0, 60.0, 200.0, "EUR")
+
+
+def test_a_price_that_was_set_outlives_a_later_decision_about_the_title() -> None:
+    priced = table_of(decision(price=80.0), sequence=1)
+    renamed = table_of(decision(title="Cap", confirmed=("title", "category"), price=100.0), sequence=2)
+    for before in (products("a.jpg"), lay_over(products("a.jpg"), renamed), lay_over(products("a.jpg"), priced)):
+        [row] = lay_over(before, pl.concat([renamed, priced])).to_dicts()
+        assert (row["title"], row["price"], row["price_low"]) == ("Cap", 80.0, None)
+
+
+def test_review_files_of_the_first_version_are_still_read(output: Store) -> None:
+    enrich_night(output, make_run("night-1"), listing("a.jpg", "b.jpg"), answer)
+    older = pa.schema([field for field in REVIEW_SCHEMA if field.name not in ("confirmed", "sequence")])
+    rows = [
+        {**night_decision("a.jpg", price=100.0).model_dump(), "suggested_price": 100.0, "reviewed_by": "Ann"},
+        {**night_decision("b.jpg", price=75.0).model_dump(), "suggested_price": 100.0, "reviewed_by": "Ann"},
+    ]
+    output.put("reviews/20261122T020000Z-1.parquet", encode(from_records(rows, older), older, {}))
+    add(output, file_of(night_decision("b.jpg", title="Newer", confirmed=("title", "category"), price=75.0)))
+    publish_reviews(output)
+
+    kept = {key: (row["title"], row["price"], row["price_low"]) for key, row in shown(output).items()}
+    assert kept == {"a.jpg": ("Felt Hat", 100.0, 60.0), "b.jpg": ("Newer", 75.0, None)}
 
 
 @pytest.mark.parametrize(
@@ -203,7 +252,25 @@ def test_a_file_is_added_once(output: Store) -> None:
         ({"title": " "}, "one line of 1 to 200 characters is wanted"),
         ({"title": None}, "an accepted or edited row needs a title and a category"),
         ({"category": None}, "an accepted or edited row needs a title and a category"),
-        ({"price": -1}, "greater than 0"),
+        ({"price": -1}, "greater than or equal to 0.01"),
+        ({"price": 1e300}, "less than or equal to"),
+        ({"price": "12"}, "decisions.0.price"),
+        ({"title": "Felt\u202e Hat"}, "without control or invisible characters"),
+        ({"title": "Felt\u200b Hat"}, "without control or invisible characters"),
+        ({"title": "Felt\u3164 Hat"}, "without control or invisible characters"),
+        ({"title": "Felt<|end|> Hat"}, "special token"),
+        ({"title": "Felt</s> Hat"}, "special token"),
+        ({"category": "Hats<|image_1|>"}, "special token"),
+        ({"title": '=HYPERLINK("http://x")'}, "spreadsheets run"),
+        ({"title": " @SUM(1)"}, "spreadsheets run"),
+        ({"title": "+1"}, "spreadsheets run"),
+        ({"title": "-1"}, "spreadsheets run"),
+        ({"title": "\uff1d1"}, "spreadsheets run"),
+        ({"currency": "eur"}, "decisions.0.currency"),
+        ({"currency": "E<|end|>"}, "decisions.0.currency"),
+        ({"price": None}, "a currency without a price"),
+        ({"confirmed": ["price"]}, "confirms its title and category"),
+        ({"confirmed": ["colour"]}, "decisions.0.confirmed"),
         ({"price": "NaN"}, "decisions.0.price"),
         ({"decision": "rejected"}, "a rejected row has no title, category or price"),
         ({"decision": "maybe"}, "decisions.0.decision"),
@@ -225,3 +292,27 @@ def test_a_damaged_file_is_refused(tmp_path: Path, changes: dict[str, Any], mess
 def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="name the file that the review page saved"):
         read_decisions(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("name", ["Ann\u202eb", "=cmd()", "x" * 201, "\n", "A<|end|>"])
+def test_a_name_is_validated_as_a_title_is(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "decisions.json"
+    path.write_text(json.dumps(file_of(decision()).model_dump(mode="json") | {"reviewed_by": name}))
+    with pytest.raises(UsageError, match="reviewed_by"):
+        read_decisions(path)
+
+
+def test_two_decisions_about_one_photo_and_files_without_end_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "decisions.json"
+    saved = file_of(decision()).model_dump(mode="json")
+    path.write_text(json.dumps(saved | {"decisions": saved["decisions"] * 2}))
+    with pytest.raises(UsageError, match=r"2 decisions about 'a\.jpg'"):
+        read_decisions(path)
+    monkeypatch.setattr("enrich.decisions.MAX_FILE_BYTES", 100)
+    with pytest.raises(UsageError, match="decide fewer rows a file"):
+        read_decisions(path)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UsageError, match="name the file that the review page saved"):
+        read_decisions(tmp_path / "fifo")

@@ -1,20 +1,24 @@
 """What needs a person: asked for in a page, taken back from a file, published and taught."""
 
+import hashlib
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 
-from enrich.catalog.add import Labelled, add_products
+from enrich.catalog.add import Added, Label, Labelled, add_products, check_addition
+from enrich.decisions import REJECTED, Decision, read_decisions, run_mark
 from enrich.errors import UsageError
-from enrich.manifest import read_manifest
+from enrich.pipeline.decided import categories, check_and_complete, find_run, usual_currency
 from enrich.products import PRODUCTS_KEY, read_products
 from enrich.publish import publish_reviews
 from enrich.review_page import render_queue, review_queue
-from enrich.reviews import REJECTED, Decision, outdated, read_decisions, write_reviews
+from enrich.reviews import next_reviews, photo, photo_of, read_reviews, review_key, standing, write_reviews
 from enrich.settings import Columns, RunSettings
-from enrich.storage import Store, open_store
+from enrich.storage import StorageError, Store, open_store
 
 PAGE_KEY = "review.html"
 
@@ -34,8 +38,8 @@ class Applied:
 
     uri: str  # of products.parquet
     counts: dict[str, int]  # accepted, edited, rejected
-    outdated: int  # about bytes that are no longer there: kept, and without effect
-    learned: int | None  # new rows of the catalog, None where none was named
+    outdated: int  # about bytes that no photo has any more: kept, and without effect
+    added: Added | None  # None where no catalog was named
 
 
 def write_queue(output: str, limit: int = 1000) -> Queue:
@@ -48,9 +52,11 @@ def write_queue(output: str, limit: int = 1000) -> Queue:
     table = _published(target)
     queue = review_queue(table, table.height)
     shown = queue.unique("image_sha256", keep="first", maintain_order=True).head(limit)
-    images = _images(target, table)
+    runs = {run_id: find_run(target, run_id) for run_id in shown["run_id"].unique()}
     page = render_queue(
-        shown, _categories(table), images, RunSettings().limits, output=target.uri, waiting=queue.height
+        shown, categories(table), _images(target, table), RunSettings().limits, output=target.uri,
+        waiting=queue.height, runs={run_id: run_mark(run) for run_id, run in runs.items() if run},
+        currency=usual_currency(table),
     )  # fmt: skip
     target.put(PAGE_KEY, page.encode())
     return Queue(target.uri_of(PAGE_KEY), shown.height, queue.height)
@@ -58,25 +64,32 @@ def write_queue(output: str, limit: int = 1000) -> Queue:
 
 def apply_decisions(output: str, file: Path, catalog: str | None = None, columns: Columns | None = None) -> Applied:
     """Add the decisions in `file` to the output's history, lay them over products.parquet, and, where a catalog is
-    named, put what was accepted or edited into it for the next fine-tuning. The same file again changes nothing.
+    named, put what people confirmed into it for the next fine-tuning. The same file again changes nothing.
 
     Raises:
-        UsageError: the file, or a decision in it, does not fit the output; nothing was written.
+        UsageError: the file is of another output, a decision in it does not fit its row, or the catalog cannot take
+            what was decided; nothing was written.
     """
     decided = read_decisions(file)
     target = open_store(output, must_exist=True)
     table = _published(target)
-    _check(decided.decisions, table, file)
+    decisions = check_and_complete(target, table, decided, file)
+    reviews = read_reviews(target)
+    news = next_reviews(reviews, decisions, decided.reviewed_by, datetime.now(UTC))
+    known = target.head(review_key(decided.digest)) is not None
+    shown = dict(table.filter(pl.col("status") == "ok").select(photo(), "image_key").iter_rows())
+    lessons = _lessons(decisions, reviews if known else pl.concat([reviews, news]), table, shown)
     shop = None if catalog is None else open_store(catalog, must_exist=True)
-    write_reviews(target, decided)
-    publish_reviews(target)
-    late = outdated(table, decided.decisions)
-    learned = None
     if shop is not None:
-        current = [one for one in decided.decisions if one not in late]
-        learned = _teach(shop, columns or Columns(), target, table, current)
-    counts = Counter(one.decision for one in decided.decisions)
-    return Applied(target.uri_of(PRODUCTS_KEY), dict(sorted(counts.items())), len(late), learned)
+        check_addition(shop, columns or Columns(), lessons)
+    write_reviews(target, decided.digest, news)
+    publish_reviews(target)
+    added = None
+    if shop is not None:
+        added = add_products(shop, columns or Columns(), lessons, _reviewed_bytes(_images(target, table)))
+    counts = Counter(one.decision for one in decisions)
+    late = sum(photo_of(one) not in shown for one in decisions)
+    return Applied(target.uri_of(PRODUCTS_KEY), dict(sorted(counts.items())), late, added)
 
 
 def _published(output: Store) -> pl.DataFrame:
@@ -87,39 +100,43 @@ def _published(output: Store) -> pl.DataFrame:
 
 
 def _images(output: Store, table: pl.DataFrame) -> Store:
-    """Where the photos lie. The run shown last says it; all runs of an output read the same images."""
+    """Where the photos are. The run shown last says it; all runs of an output read the same images."""
     last = table.sort("processed_at")["run_id"]
-    begun = read_manifest(output, last[-1]) if len(last) else None
-    if begun is None:
+    run = find_run(output, last[-1]) if len(last) else None
+    if run is None:
         raise UsageError(f"output {output.uri}: the manifest of its last run is gone; start a run first")
-    return open_store(begun.run.images_uri)
+    return open_store(run.images_uri)
 
 
-def _categories(table: pl.DataFrame) -> list[str]:
-    """Every label that the output has seen, chosen or as an alternative."""
-    others = table["category_alternatives"].explode().struct.field("category")
-    return sorted(set(table["category"].drop_nulls()) | set(others.drop_nulls()))
-
-
-def _check(decisions: tuple[Decision, ...], table: pl.DataFrame, file: Path) -> None:
-    keys, categories = set(table["image_key"]), set(_categories(table))
+def _lessons(
+    decisions: Sequence[Decision], reviews: pl.DataFrame, table: pl.DataFrame, shown: dict[str, str]
+) -> list[Labelled]:
+    """What the photos that were decided on teach by now, each photo once; those that nothing shows any more do not."""
+    said = {row["photo"]: row for row in standing(reviews).iter_rows(named=True)}
+    ids = dict(table.select("image_key", "product_id").iter_rows())
+    own = dict(table.select("image_key", photo()).iter_rows())
+    lessons = {}
     for one in decisions:
-        if one.image_key not in keys:
-            raise UsageError(f"{file}: {one.image_key!r} is not in this output; name the output that the page is of")
-        if one.category is not None and one.category not in categories:
-            raise UsageError(
-                f"{file}: {one.image_key!r}: {one.category!r} is no category of this output; correct it in the page"
-            )
+        digest = one.image_sha256
+        if digest is None or digest not in shown:
+            continue
+        key = one.image_key if own.get(one.image_key) == digest else shown[digest]
+        row, label = said[digest], None
+        if row["decision"] != REJECTED:
+            label = Label(row["title"], row["category"], row["priced"], row["price"], row["currency"])
+        lessons[digest] = Labelled(ids[key], key, digest, label)
+    return list(lessons.values())
 
 
-def _teach(catalog: Store, columns: Columns, output: Store, table: pl.DataFrame, decisions: list[Decision]) -> int:
-    images = _images(output, table)
-    codes = dict(table.select("image_key", "product_id").iter_rows())
-    labelled = {
-        one.image_sha256: Labelled(
-            codes[one.image_key], one.title, one.category, one.price, one.currency, one.image_key, one.image_sha256
-        )
-        for one in decisions
-        if one.decision != REJECTED and one.title and one.category and one.image_sha256
-    }
-    return add_products(catalog, columns, list(labelled.values()), lambda product: images.get(product.image_key)[0])
+def _reviewed_bytes(images: Store) -> Callable[[Labelled], bytes | None]:
+    """Reads the bytes that were reviewed; None where they are gone or others by now."""
+    limits = RunSettings().limits
+
+    def read(product: Labelled) -> bytes | None:
+        try:
+            data = images.get(product.image_key, limits.max_bytes)[0]
+        except StorageError:
+            return None
+        return data if hashlib.sha256(data).hexdigest() == product.sha256 else None
+
+    return read

@@ -1,7 +1,9 @@
 """From rows that need a person to published decisions and a larger catalog."""
 
+import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 from rows import at, enrich_night, listing, make_row, make_run
 
+from enrich.catalog.add import Added
 from enrich.catalog.read import read_catalog
 from enrich.errors import UsageError
 from enrich.pipeline.reviewing import apply_decisions, write_queue
@@ -24,7 +27,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "sure.png": {"category_confidence": 0.99},
     "cheap.png": {"category_confidence": 0.4, "price": 10.0, "needs_review": True},
     "dear.png": {"category_confidence": 0.4, "price": 1000.0, "needs_review": True, "title": EVIL},
-    "copy.png": {"category_confidence": 0.4, "price": 1000.0, "needs_review": True, "image_sha256": "dear.png"},
+    "copy.png": {"category_confidence": 0.4, "price": 1000.0, "needs_review": True, "same_as": "dear.png"},
     "wide.png": {"category_confidence": 0.9, "price": 100.0, "price_low": 10.0, "price_high": 900.0,
                  "needs_review": True, "review_reasons": ("wide_price",)},
     "lost.png": {"category_confidence": 0.1, "price": 500.0, "needs_review": True},
@@ -47,19 +50,23 @@ def place(tmp_path: Path) -> Place:
     for number, key in enumerate(ROWS):
         if key != "lost.png":
             Image.new("RGB", (400, 300), (40 * number, 90, 60)).save(photos / key)
+    (photos / "copy.png").write_bytes((photos / "dear.png").read_bytes())
     Image.new("RGB", (8, 8)).save(catalog / "images" / "1.png")
     header = "product_code,title,category3_code,full_price,currency_code,local_image_path\n"
     (catalog / "catalog.csv").write_text(f"{header}001,Wool Coat,Coats,900,EUR,images/1.png\n")
 
     def answer(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
-        return make_row(
-            run, item.key, minutes, shard=item.shard,
-            **({"image_sha256": item.key, "category_alternatives": (Alternative("Hats", 0.2),)} | ROWS[item.key]),
-        )  # fmt: skip
+        values = {name: value for name, value in ROWS[item.key].items() if name != "same_as"}
+        values |= {"image_sha256": sha256(photos / item.key), "category_alternatives": (Alternative("Hats", 0.2),)}
+        return make_row(run, item.key, minutes, shard=item.shard, **values)
 
     store = open_store(str(output), create=True)
     enrich_night(store, make_run(images_uri=str(photos)), listing(*ROWS), answer)
     return Place(output, photos, catalog)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes() if path.exists() else b"").hexdigest()
 
 
 def page_data(place: Place) -> dict[str, Any]:
@@ -68,9 +75,11 @@ def page_data(place: Place) -> dict[str, Any]:
     return json.loads(data)
 
 
-def save(place: Place, *decisions: dict[str, Any], by: str = "Ann") -> Path:
-    path = place.output.parent / "decisions.json"
-    path.write_text(json.dumps({"format": "enrich-review-1", "output": "x", "reviewed_by": by, "decisions": decisions}))
+def save(place: Place, *decisions: dict[str, Any], **changes: Any) -> Path:
+    """A file of decisions as the page saves it."""
+    path, page = place.output.parent / "decisions.json", page_data(place)
+    saved = {name: page[name] for name in ("format", "output", "runs")} | {"reviewed_by": "Ann", "decisions": decisions}
+    path.write_text(json.dumps(saved | changes))
     return path
 
 
@@ -78,12 +87,13 @@ def decided(place: Place, key: str, **changes: Any) -> dict[str, Any]:
     row = next(row for row in page_data(place)["rows"] if row["image_key"] == key)
     values = {
         **{name: row[name] for name in ("image_key", "image_etag", "image_sha256", "run_id")},
-        "decision": "edited", "title": "Felt Hat", "category": "Hats", "price": 120.0, "currency": "EUR",
+        "decision": "edited", "confirmed": ["title", "category", "price"],
+        "title": "Felt Hat", "category": "Hats", "price": 120.0, "currency": "EUR",
         "suggested_title": row["title"], "suggested_category": row["category"], "suggested_price": row["price"],
         "reviewed_at": at(60).isoformat(),
     }  # fmt: skip
     if changes.get("decision") == "rejected":
-        values |= dict.fromkeys(("title", "category", "price", "currency"))
+        values |= dict.fromkeys(("title", "category", "price", "currency")) | {"confirmed": []}
     return values | changes
 
 
@@ -116,7 +126,7 @@ def test_what_the_model_wrote_stays_text(place: Place) -> None:
     write_queue(str(place.output))
 
     page = (place.output / "review.html").read_text()
-    assert page.count("<script") == page.count("</script>") == 2
+    assert page.count("<script") == page.count("</script>") == 3
     assert "alert" not in page.replace("alert(1)\\u003c", "")
     assert "http" not in re.sub(r"xmlns='http://www.w3.org/2000/svg'|http-equiv", "", page)
 
@@ -127,7 +137,7 @@ def test_decisions_are_published_and_taught(place: Place) -> None:
 
     done = apply_decisions(str(place.output), path, str(place.catalog))
 
-    assert (done.counts, done.outdated, done.learned) == ({"edited": 1, "rejected": 1}, 0, 1)
+    assert (done.counts, done.outdated, done.added) == ({"edited": 1, "rejected": 1}, 0, Added(1, 0, ()))
     rows = shown(place)
     assert rows["copy.png"]["title"] == rows["dear.png"]["title"] == "Felt Hat"
     assert (rows["wide.png"]["title"], rows["wide.png"]["reviewed_by"]) == (None, "Ann")
@@ -135,7 +145,7 @@ def test_decisions_are_published_and_taught(place: Place) -> None:
     catalog = read_catalog(place.catalog)
     assert [(one.product_code, one.title, one.category, one.price) for one in catalog.products] == [
         ("001", "Wool Coat", "Coats", 900.0),
-        ("copy-dear.png", "Felt Hat", "Hats", 120.0),
+        (f"copy-{sha256(place.photos / 'copy.png')[:8]}", "Felt Hat", "Hats", 120.0),
     ]
     assert Path(catalog.products[1].image_path).read_bytes() == (place.photos / "copy.png").read_bytes()
 
@@ -146,7 +156,7 @@ def test_the_same_file_again_changes_nothing(place: Place) -> None:
     apply_decisions(str(place.output), path, str(place.catalog))
     before = (place.output / "products.parquet").read_bytes(), (place.catalog / "catalog.csv").read_bytes()
 
-    assert apply_decisions(str(place.output), path, str(place.catalog)).learned == 0
+    assert apply_decisions(str(place.output), path, str(place.catalog)).added == Added(0, 0, ())
 
     assert before == ((place.output / "products.parquet").read_bytes(), (place.catalog / "catalog.csv").read_bytes())
 
@@ -156,7 +166,7 @@ def test_a_newer_decision_relabels_the_catalogs_row(place: Place) -> None:
     first, second = decided(place, "copy.png"), decided(place, "copy.png", title="Cap", reviewed_at=at(90).isoformat())
     apply_decisions(str(place.output), save(place, first), str(place.catalog))
 
-    assert apply_decisions(str(place.output), save(place, second), str(place.catalog)).learned == 0
+    assert apply_decisions(str(place.output), save(place, second), str(place.catalog)).added == Added(0, 0, ())
 
     assert [one.title for one in read_catalog(place.catalog).products] == ["Wool Coat", "Cap"]
 
@@ -167,31 +177,50 @@ def test_a_parquet_catalog_keeps_its_types(place: Place) -> None:
     (place.catalog / "catalog.csv").unlink()
     write_queue(str(place.output))
 
-    apply_decisions(str(place.output), save(place, decided(place, "copy.png", price=None)), str(place.catalog))
+    apply_decisions(
+        str(place.output), save(place, decided(place, "copy.png", price=None, currency=None)), str(place.catalog)
+    )
 
     after = pl.read_parquet(place.catalog / "catalog.parquet")
     assert after["full_price"].to_list() == [900.0, None]
     assert read_catalog(place.catalog).products[1].price is None
 
 
+def refused(place: Place, path: Path, message: str, catalog: bool = False) -> None:
+    """Applying is refused with one line, and nothing was written."""
+    shop = str(place.catalog) if catalog else None
+    before = {file: file.read_bytes() for root in (place.output, place.catalog) for file in root.rglob("*.*")}
+    with pytest.raises(UsageError, match=message) as error:
+        apply_decisions(str(place.output), path, shop)
+    assert "\n" not in str(error.value)
+    assert before == {file: file.read_bytes() for root in (place.output, place.catalog) for file in root.rglob("*.*")}
+    assert not (place.output / "reviews").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda one: {**one, "image_key": "other.png"}, "'other.png' is not in this output"),
-        (lambda one: {**one, "category": "Dragons"}, "'Dragons' is no category of this output"),
+        (
+            lambda one: {**one, "image_key": "other.png"},
+            "'other.png': these are not the bytes that run night-1 answered",
+        ),
+        (lambda one: {**one, "image_etag": "e9"}, "'wide.png': these are not the bytes"),
+        (lambda one: {**one, "image_sha256": "0" * 64}, "'wide.png': these are not the bytes"),
+        (lambda one: {**one, "image_sha256": None}, "'wide.png': these are not the bytes"),
+        (lambda one: {**one, "run_id": "night-9"}, "run night-9 of output .* is not a run of"),
+        (lambda one: {**one, "run_id": "../night-1"}, "run id '../night-1' is not valid"),
+        (lambda one: {**one, "currency": "USD"}, "its prices are in EUR, not USD"),
+        (lambda one: {**one, "price": 5_000_000.0}, "far from all prices of this output"),
+        (lambda one: {**one, "confirmed": ["title", "category"]}, "neither the estimate nor confirmed"),
+        (lambda one: {**one, "title": "=HYPERLINK(1)"}, "spreadsheets run"),
+        (lambda one: {**one, "category": "Dragons"}, "'Dragons' is not a category of this output"),
     ],
 )
 def test_decisions_that_do_not_fit_are_refused_whole(
     place: Place, change: Callable[[dict[str, Any]], dict[str, Any]], message: str
 ) -> None:
     write_queue(str(place.output))
-    before = (place.output / "products.parquet").read_bytes()
-
-    with pytest.raises(UsageError, match=message):
-        apply_decisions(str(place.output), save(place, decided(place, "copy.png"), change(decided(place, "wide.png"))))
-
-    assert (place.output / "products.parquet").read_bytes() == before
-    assert not (place.output / "reviews").exists()
+    refused(place, save(place, decided(place, "copy.png"), change(decided(place, "wide.png"))), message)
 
 
 def test_an_output_without_products_is_a_usage_error(tmp_path: Path) -> None:
@@ -204,3 +233,138 @@ def test_a_folder_without_a_catalog_is_a_usage_error(place: Place, tmp_path: Pat
     write_queue(str(place.output))
     with pytest.raises(UsageError, match=r"holds neither catalog\.csv nor catalog\.parquet"):
         apply_decisions(str(place.output), save(place, decided(place, "copy.png")), str(place.photos))
+
+
+def test_a_photo_named_with_the_bytes_of_another_is_refused(place: Place) -> None:
+    write_queue(str(place.output))
+    other = decided(place, "cheap.png")
+    swapped = decided(place, "wide.png", image_sha256=other["image_sha256"])
+    refused(place, save(place, swapped), "'wide.png': these are not the bytes that run night-1 answered")
+
+
+def doubtful(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
+    return make_row(run, item.key, minutes, shard=item.shard, needs_review=True)
+
+
+def test_decisions_of_another_output_are_refused_even_where_its_runs_have_the_same_names(
+    place: Place, tmp_path: Path
+) -> None:
+    write_queue(str(place.output))
+    other = tmp_path / "other"
+    run = make_run(images_uri=str(place.photos), minutes=7)
+    enrich_night(open_store(str(other), create=True), run, listing("a"), doubtful)
+    page_runs = page_data(place)["runs"]
+    write_queue(str(other))
+    [foreign] = re.findall(r'"runs": (\{.*?\})', (other / "review.html").read_text())
+    assert json.loads(foreign).keys() == page_runs.keys()
+
+    refused(place, save(place, decided(place, "wide.png"), runs=json.loads(foreign)), "name the output that the page")
+    first_version = {**decided(place, "wide.png")}
+    del first_version["confirmed"]
+    path = save(place, first_version, output=str(other))
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "runs"}))
+    refused(place, path, "is of output .*other, not")
+
+
+def test_an_output_that_was_moved_still_takes_its_decisions(place: Place, tmp_path: Path) -> None:
+    write_queue(str(place.output))
+    path = save(place, decided(place, "wide.png"))
+    shutil.move(place.output, tmp_path / "moved")
+
+    assert apply_decisions(str(tmp_path / "moved"), path).counts == {"edited": 1}
+
+
+def test_a_file_of_the_first_version_is_applied(place: Place) -> None:
+    write_queue(str(place.output))
+    one = decided(place, "wide.png")
+    two = decided(place, "cheap.png", price=10.0, title="Cap")
+    for decision in (one, two):
+        del decision["confirmed"]
+    path = save(place, one, two)
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "runs"}))
+
+    apply_decisions(str(place.output), path, str(place.catalog))
+
+    rows = shown(place)
+    assert (rows["wide.png"]["price"], rows["wide.png"]["price_low"]) == (120.0, None)
+    assert {one.title: one.price for one in read_catalog(place.catalog).products} == {
+        "Wool Coat": 900.0, "Felt Hat": 120.0, "Cap": None,
+    }  # fmt: skip
+
+
+def test_an_estimate_that_nobody_confirmed_is_published_as_one_and_not_taught(place: Place) -> None:
+    write_queue(str(place.output))
+    accepted = {"decision": "accepted", "category": "Coats", "price": 100.0, "confirmed": ["title", "category"]}
+    apply_decisions(str(place.output), save(place, decided(place, "wide.png", **accepted)), str(place.catalog))
+
+    row = shown(place)["wide.png"]
+    assert (row["price"], row["price_low"], row["price_high"], row["needs_review"]) == (100.0, 10.0, 900.0, False)
+    assert row["category_confidence"] == 1.0
+    assert [one.price for one in read_catalog(place.catalog).products] == [900.0, None]
+
+
+def test_a_rejection_takes_back_what_was_taught(place: Place) -> None:
+    write_queue(str(place.output))
+    apply_decisions(str(place.output), save(place, decided(place, "wide.png")), str(place.catalog))
+
+    rejected = save(place, decided(place, "wide.png", decision="rejected"))
+    assert apply_decisions(str(place.output), rejected, str(place.catalog)).added == Added(0, 1, ())
+    assert [one.title for one in read_catalog(place.catalog).products] == ["Wool Coat"]
+
+
+def test_an_older_file_applied_again_does_not_undo_a_newer_one(place: Place) -> None:
+    write_queue(str(place.output))
+    older, newer = decided(place, "wide.png", title="Older"), decided(place, "wide.png", title="Newer")
+    for one in (older, newer, older):
+        apply_decisions(str(place.output), save(place, one), str(place.catalog))
+
+    assert shown(place)["wide.png"]["title"] == "Newer"
+    assert [one.title for one in read_catalog(place.catalog).products] == ["Wool Coat", "Newer"]
+
+
+@pytest.mark.parametrize("change", ["replaced", "deleted"])
+def test_a_photo_that_changed_since_its_review_is_not_taught(place: Place, change: str) -> None:
+    write_queue(str(place.output))
+    path = save(place, decided(place, "wide.png"), decided(place, "cheap.png"))
+    if change == "replaced":
+        Image.new("RGB", (9, 9)).save(place.photos / "wide.png")
+    else:
+        (place.photos / "wide.png").unlink()
+
+    done = apply_decisions(str(place.output), path, str(place.catalog))
+
+    assert done.added == Added(1, 0, ("wide.png",))
+    photos = list((place.catalog / "images" / "reviewed").iterdir())
+    assert [photo.read_bytes() for photo in photos] == [(place.photos / "cheap.png").read_bytes()]
+
+
+def test_a_decision_about_an_earlier_runs_row_is_taken(place: Place) -> None:
+    write_queue(str(place.output))
+    path = save(place, decided(place, "wide.png"))
+
+    def later(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
+        return make_row(run, item.key, minutes, shard=item.shard, image_sha256=sha256(place.photos / item.key),
+                        category_alternatives=(Alternative("Hats", 0.2),))  # fmt: skip
+
+    run = make_run("night-2", 100, images_uri=str(place.photos), fingerprint="f2")
+    enrich_night(open_store(str(place.output)), run, listing(*ROWS), later)
+
+    assert apply_decisions(str(place.output), path).outdated == 0
+    assert (shown(place)["wide.png"]["title"], shown(place)["wide.png"]["run_id"]) == ("Felt Hat", "night-2")
+
+
+def test_a_catalog_that_cannot_take_the_decisions_is_refused_before_they_are_published(place: Place) -> None:
+    write_queue(str(place.output))
+    path = save(place, decided(place, "wide.png"))
+    catalog = (place.catalog / "catalog.csv").read_text()
+    for text, message in (
+        (catalog.replace("EUR", "USD"), "its prices are in USD, the decisions' in EUR"),
+        (catalog.replace(",", ";"), "no column for product_code"),
+        (catalog.replace("title", "name"), "no column for title"),
+    ):
+        (place.catalog / "catalog.csv").write_text(text)
+        refused(place, path, message, catalog=True)
+    (place.catalog / "catalog.csv").write_bytes(catalog.replace("Wool", "W\u00f6ll").encode("cp1252"))
+    refused(place, path, "catalog.csv", catalog=True)
+    (place.catalog / "catalog.parquet").write_bytes(b"")
+    refused(place, path, "holds both", catalog=True)

@@ -1,0 +1,155 @@
+"""Decisions beside the output that they are about: whether they are its own, and whether each fits its row."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pydantic import ValidationError
+
+from enrich.amount import WHOLE_UNITS, is_currency
+from enrich.decisions import REJECTED, Decision, DecisionFile, run_mark
+from enrich.errors import RunFailed, UsageError
+from enrich.history import read_frames
+from enrich.manifest import check_run_id, read_manifest
+from enrich.parse import excerpt
+from enrich.run_record import RunInfo, RunRecord
+from enrich.storage import Store, is_s3
+
+MOST_TIMES = 1000.0  # a price so many times above the dearest or below the cheapest of an output is a slip
+Row = dict[str, Any]
+
+
+def find_run(output: Store, run_id: str) -> RunInfo | None:
+    """A run that was started in this output, also where its rows were deleted since; None if there is none."""
+    key = f"runs/{check_run_id(run_id)}/run.json"
+    if output.head(key) is not None:
+        try:
+            return RunRecord.model_validate_json(output.get(key)[0]).run
+        except ValidationError as error:
+            raise RunFailed(f"{output.uri_of(key)} is not a run's record; move it away and try again") from error
+    started = read_manifest(output, run_id)
+    return None if started is None else started.run
+
+
+def categories(table: pl.DataFrame) -> list[str]:
+    """Every label that the output has seen, chosen or as an alternative."""
+    others = table["category_alternatives"].explode().struct.field("category")
+    return sorted(set(table["category"].drop_nulls()) | set(others.drop_nulls()))
+
+
+def check_and_complete(output: Store, table: pl.DataFrame, decided: DecisionFile, file: Path) -> list[Decision]:
+    """The decisions of a file with what their rows say: the model's suggestion, the currency, what was confirmed.
+
+    Args:
+        table: products.parquet of the output.
+
+    Raises:
+        UsageError: the file is another output's; a photo, its bytes and the run that answered it do not belong
+            together; or a value is none that the row could have.
+    """
+    runs = _own_runs(output, decided, file)
+    rows = _rows_decided_on(output, table, decided.decisions, runs)
+    labels, currency, prices = set(categories(table)), usual_currency(table), table["price"].drop_nulls()
+    bounds = (prices.min(), prices.max()) if len(prices) else (None, None)
+    completed = []
+    for one, row in zip(decided.decisions, rows, strict=True):
+        try:
+            if row is None:
+                raise ValueError(f"these are not the bytes that run {one.run_id} answered; write the page again")
+            completed.append(_completed(one, row, labels, row["currency"] or currency, bounds))
+        except ValueError as error:
+            raise UsageError(f"{file}: {excerpt(repr(one.image_key))}: {error}; nothing was applied") from error
+    return completed
+
+
+def _own_runs(output: Store, decided: DecisionFile, file: Path) -> dict[str, RunInfo]:
+    """The runs whose rows were decided on; UsageError unless all of them are this output's."""
+    if decided.runs is None and _place(decided.output) != _place(output.uri):
+        raise UsageError(f"{file}: is of output {excerpt(decided.output, 200)}, not {output.uri}; name its own output")
+    runs = {}
+    for run_id in sorted({one.run_id for one in decided.decisions}):
+        run = find_run(output, run_id)
+        if run is None or (decided.runs is not None and decided.runs.get(run_id) != run_mark(run)):
+            raise UsageError(
+                f"{file}: run {run_id} of output {excerpt(decided.output, 200)} is not a run of {output.uri}; "
+                "name the output that the page is of"
+            )
+        runs[run_id] = run
+    return runs
+
+
+def _place(uri: str) -> str:
+    return uri.rstrip("/") if is_s3(uri) else os.path.realpath(uri)
+
+
+def _rows_decided_on(
+    output: Store, table: pl.DataFrame, decisions: Sequence[Decision], runs: dict[str, RunInfo]
+) -> Iterator[Row | None]:
+    """For each decision the ok row of its run that is about the same key and bytes, as the model answered it.
+
+    Where history no longer has a run's rows, the row that is shown stands for the same bytes under the same key.
+    """
+    wanted = ["image_key", "image_etag", "image_sha256", "run_id", "title", "category", "price", "currency"]
+    keys = pl.Series([one.image_key for one in decisions]).implode()
+    ok = table.filter(pl.col("status") == "ok", pl.col("image_key").is_in(keys))
+    found: dict[tuple[str | None, ...], Row] = {}
+
+    def take(rows: pl.DataFrame) -> None:
+        for row in rows.select(wanted).iter_rows(named=True):
+            found[row["image_key"], row["image_etag"], row["image_sha256"], row["run_id"]] = row
+
+    take(ok.filter(pl.col("reviewed_at").is_null()))
+    gone = set()
+    for run_id in sorted({one.run_id for one in decisions if _identity(one) not in found}):
+        count = 0
+        for frame in read_frames(output, runs[run_id]):
+            take(frame.filter(pl.col("status") == "ok", pl.col("image_key").is_in(keys)))
+            count += frame.height
+        gone |= set() if count else {run_id}
+    same_bytes = {(row["image_key"], row["image_sha256"]): row for row in ok.select(wanted).iter_rows(named=True)}
+    for one in decisions:
+        shown = same_bytes.get((one.image_key, one.image_sha256)) if one.image_sha256 and one.run_id in gone else None
+        yield found.get(_identity(one)) or shown
+
+
+def _identity(one: Decision) -> tuple[str | None, ...]:
+    return one.image_key, one.image_etag, one.image_sha256, one.run_id
+
+
+def usual_currency(table: pl.DataFrame) -> str | None:
+    """The currency of an output's prices: adapters know one."""
+    named = table["currency"].drop_nulls()
+    return None if named.is_empty() else str(named.mode().sort()[0])
+
+
+def _completed(
+    one: Decision, row: Row, labels: set[str], currency: str | None, bounds: tuple[Any, Any]
+) -> Decision:  # fmt: skip
+    """`one` with what its row says; ValueError if it does not fit."""
+    suggested = {f"suggested_{name}": row[name] for name in ("title", "category", "price")}
+    if one.decision == REJECTED:
+        return one.model_copy(update={**suggested, "confirmed": (), "currency": None})
+    if one.category not in labels:
+        raise ValueError(f"{one.category!r} is not a category of this output; correct it in the page")
+    if one.currency not in (None, currency):
+        raise ValueError(f"its prices are in {currency or 'no currency'}, not {one.currency}; correct it in the page")
+    own_price = one.price != row["price"]
+    confirmed = one.confirmed
+    if confirmed is None:
+        confirmed = ("title", "category", "price") if own_price else ("title", "category")
+    elif own_price and "price" not in confirmed:
+        raise ValueError(f"{one.price} is neither the estimate nor confirmed; decide it again in the page")
+    if own_price and one.price is not None:
+        _check_price(one.price, currency, bounds)
+    named = currency if one.price is not None and currency and is_currency(currency) else None
+    return one.model_copy(update={**suggested, "confirmed": confirmed, "currency": named})
+
+
+def _check_price(price: float, currency: str | None, bounds: tuple[Any, Any]) -> None:
+    if currency in WHOLE_UNITS and price != int(price):
+        raise ValueError(f"{price} has decimals, which {currency} does not; correct it in the page")
+    low, high = bounds
+    if high is not None and not low / MOST_TIMES <= price <= high * MOST_TIMES:
+        raise ValueError(f"{price} is far from all prices of this output ({low:g} to {high:g}); correct it in the page")
