@@ -11,7 +11,8 @@ import sqlglot
 from rows import at, enrich_night, listing, make_row, make_run
 
 from enrich import dictionary, publish
-from enrich.reviews import Decision, DecisionFile, write_reviews
+from enrich.decisions import Decision
+from enrich.reviews import next_reviews, read_reviews, write_reviews
 from enrich.run_record import RunInfo
 from enrich.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, ROW_SCHEMA, Alternative, ErrorKind, ManifestItem, Row
 from enrich.storage import open_store
@@ -53,7 +54,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
                  currency="EUR", reviewed_at=at(100))
         for number, category in ((0, "Hats"), (1, "Hats"), (4, "Hats"))
     ]  # fmt: skip
-    write_reviews(store, DecisionFile(format="enrich-review-1", output="o", reviewed_by="Ann", decisions=decisions))
+    write_reviews(store, "digest", next_reviews(read_reviews(store), decisions, "Ann", at(100)))
     publish.publish_reviews(store)
     return folder
 
