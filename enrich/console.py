@@ -85,6 +85,10 @@ def print_record(record: "RunRecord", output: str) -> None:
     else:
         why = ", ".join(f"{count} {reason}" for reason, count in record.by_reason.items()) or "none new"
         console.print(f"{counts['rows']} photos ({why}): {counts['ok']} ok, {counts['failed']} failed")
+    if record.same_bytes:
+        console.print(
+            f"{record.same_bytes:,} of them have the bytes of before under another etag, and keep their answer"
+        )
     if record.changes and record.changes.gone:
         gone = f"{record.changes.gone:,} photos that were there before are gone from {record.run.images_uri}"
         console.print(Text(gone, style="yellow"))

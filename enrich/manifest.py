@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from pydantic import TypeAdapter, ValidationError
@@ -18,8 +19,9 @@ from pydantic import TypeAdapter, ValidationError
 from enrich import parquet
 from enrich.errors import RunFailed, UsageError
 from enrich.products import StoredProducts
+from enrich.rules import RULES_KEY, Rules
 from enrich.run_record import PublishedRun, RunInfo
-from enrich.schema import MANIFEST_SCHEMA, SOURCE_SCHEMA, TRANSIENT, ManifestItem, Reason
+from enrich.schema import MANIFEST_SCHEMA, ROW_SCHEMA, SOURCE_SCHEMA, TRANSIENT, ManifestItem, Reason
 from enrich.settings import RunSettings
 from enrich.spill import MOST_PIECES, PIECE_ROWS, Pieces, cut, detached, in_order, sampled
 from enrich.storage import ObjectInfo, Store
@@ -99,8 +101,11 @@ def check_new_run_id(run_id: str) -> None:
         )
 
 
-def write_listing(path: Path, objects: Iterable[ObjectInfo], run: RunInfo) -> int:
+def write_listing(path: Path, objects: Iterable[ObjectInfo], run: RunInfo, rules: Rules | None = None) -> int:
     """Write a listing, which comes by key, as a file of SOURCE_SCHEMA; returns how many objects there are.
+
+    Args:
+        rules: what the table is to be stated under while this listing is the newest.
 
     Raises:
         RunFailed: it does not come in order, as from S3 Express buckets.
@@ -115,10 +120,16 @@ def write_listing(path: Path, objects: Iterable[ObjectInfo], run: RunInfo) -> in
             last = table["key"][-1]
             yield table
 
-    return parquet.write(path, chunks(), SOURCE_SCHEMA, {parquet.RUN_KEY: run.to_json()}, sorted_by=["key"])
+    return parquet.write(path, chunks(), SOURCE_SCHEMA, _described(run, rules), sorted_by=["key"])
 
 
-def write_inventory(path: Path, frames: Callable[[], Iterable[pl.DataFrame]], run: RunInfo, folder: Path) -> int:
+def write_inventory(
+    path: Path,
+    frames: Callable[[], Iterable[pl.DataFrame]],
+    run: RunInfo,
+    folder: Path,
+    rules: Rules | None = None,
+) -> int:
     """Write an inventory, which comes in any order, as `write_listing` does. A key that comes twice counts once.
 
     Args:
@@ -133,7 +144,11 @@ def write_inventory(path: Path, frames: Callable[[], Iterable[pl.DataFrame]], ru
     ordered = (
         piece.unique("key", keep="first", maintain_order=True) for piece in in_order(frames(), cuts, folder / "listing")
     )
-    return parquet.write(path, ordered, SOURCE_SCHEMA, {parquet.RUN_KEY: run.to_json()}, sorted_by=["key"])
+    return parquet.write(path, ordered, SOURCE_SCHEMA, _described(run, rules), sorted_by=["key"])
+
+
+def _described(run: RunInfo, rules: Rules | None) -> dict[str, str]:
+    return {parquet.RUN_KEY: run.to_json()} | ({RULES_KEY: rules.model_dump_json()} if rules else {})
 
 
 def write_plan(
@@ -155,12 +170,8 @@ def write_plan(
         limit: only the first so many.
         warnings: kept with the manifest, see `Manifest`.
     """
-    keys = pl.scan_parquet(source).select("key")
-    rows = keys.select(pl.len()).collect().item()
-    every = max(PIECE_ROWS, -(-rows // MOST_PIECES))
-    at = list(range(every, rows, every))
-    cuts = pl.concat([detached(keys.slice(place, 1).collect()) for place in at]) if at else keys.limit(0).collect()
-    known = Pieces(folder / "known", cuts.rename({"key": "image_key"}))
+    every, cuts = _cut_by_key(pl.scan_parquet(source).select("key"))
+    known = Pieces(folder / "known", cuts)
     known.add(products.frames(_KNOWN))
     known.close()
 
@@ -176,6 +187,65 @@ def write_plan(
 
     metadata = {parquet.RUN_KEY: run.to_json(), parquet.WARNINGS_KEY: json.dumps(warnings)}
     return parquet.write(path, pieces(), MANIFEST_SCHEMA, metadata, sorted_by=["key"])
+
+
+def _cut_by_key(keys: pl.LazyFrame) -> tuple[int, pl.DataFrame]:
+    """How many of some ordered keys make up a piece, and the keys that begin the pieces after the first."""
+    rows = keys.select(pl.len()).collect().item()
+    every = max(PIECE_ROWS, -(-rows // MOST_PIECES))
+    at = list(range(every, rows, every))
+    cuts = pl.concat([detached(keys.slice(place, 1).collect()) for place in at]) if at else keys.limit(0).collect()
+    return every, cuts.rename({"key": "image_key"})
+
+
+def write_answers(path: Path, plan: Path, products: StoredProducts, run: RunInfo, folder: Path) -> int:
+    """Write the answers (ROW_SCHEMA, by key) that images of a plan keep if they turn out to have the bytes that were
+    answered: another etag does not say that they changed. Returns how many. What a person decided is not among them.
+
+    Args:
+        plan: what `write_plan` wrote.
+    """
+    keys = pl.scan_parquet(plan).filter(pl.col("reason") != Reason.NEW).select("key")
+    every, cuts = _cut_by_key(keys)
+    first = keys.slice(0, every).collect()
+    may_stay = (
+        (pl.col("status") == "ok")
+        & (pl.col("fingerprint") == run.fingerprint)
+        & pl.col("image_sha256").is_not_null()
+        & pl.col("reviewed_by").is_null()
+    )
+    known = Pieces(folder / "kept", cuts)
+    if first.height:
+        frames = (frame.filter(may_stay) for frame in products.frames())
+        if not cuts.height:
+            frames = (frame.join(first, left_on="image_key", right_on="key", how="semi") for frame in frames)
+        known.add(frames)
+    known.close()
+
+    def pieces() -> Iterator[pl.DataFrame]:
+        for number in range(len(known)):
+            piece = known.read(number)
+            if piece is not None:
+                wanted = keys.slice(number * every, every).collect()
+                kept = piece.join(wanted, left_on="image_key", right_on="key", how="semi")
+                yield detached(kept.select(ROW_SCHEMA.names).sort("image_key"))
+
+    return parquet.write(path, pieces(), ROW_SCHEMA, {parquet.RUN_KEY: run.to_json()}, sorted_by=["image_key"])
+
+
+def fetch_answers(output: Store, run: RunInfo, folder: Path) -> Path | None:
+    """A copy of what `write_answers` wrote for a run, None if it has none."""
+    file = parquet.fetch(output, run.answers, ROW_SCHEMA, folder / "answers.parquet", "use another run id")
+    return file.path if file else None
+
+
+def known_answers(answers: Path, items: Sequence[ManifestItem]) -> dict[str, dict[str, Any]]:
+    """Of such a file the rows of some images that follow each other in the manifest, by key."""
+    if not items:
+        return {}
+    between = pl.col("image_key").is_between(pl.lit(items[0].key), pl.lit(items[-1].key))
+    rows = pl.scan_parquet(answers).filter(between).collect()
+    return {row["image_key"]: row for row in rows.iter_rows(named=True)}
 
 
 def _todo(
@@ -260,13 +330,16 @@ def _reason(fingerprint: str, max_attempts: int) -> pl.Expr:
     )
 
 
-def create_manifest(output: Store, run: RunInfo, source: Path, manifest: Path) -> Manifest:
-    """Write the listing, then the manifest, which makes the run exist. Returns the manifest that stands.
+def create_manifest(output: Store, run: RunInfo, source: Path, manifest: Path, answers: Path | None = None) -> Manifest:
+    """Write the listing and the answers that may stay, then the manifest, which makes the run exist. Returns the
+    manifest that stands.
 
-    Where another process began the same run first, its manifest stands and this one's is dropped. The listing is
+    Where another process began the same run first, its manifest stands and this one's is dropped. The others are
     written without a condition: one left by a process that died before its manifest is older than this one.
     """
     output.put(f"{run.folder}source.parquet", source)
+    if answers is not None:
+        output.put(run.answers, answers)
     output.create(f"{run.folder}manifest.parquet", manifest)
     standing = read_manifest(output, run.run_id)
     if standing is None:

@@ -26,6 +26,7 @@ class LastRuns:
     source: RunMark | None = None  # the one created last: its listing decides in_source
     compared: RunMark | None = None  # the one created last that was large enough for the gate to compare with
     stats: RunStats | None = None  # of `compared`
+    rules: str | None = None  # digest of those that the rows are stated under, the rules of `source`
 
 
 @dataclass(frozen=True)

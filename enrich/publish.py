@@ -32,6 +32,7 @@ from enrich.products import (
     write_products,
 )
 from enrich.reviews import lay_over, read_reviews
+from enrich.rules import RULES_KEY, Rules, restated, with_ids, with_uris
 from enrich.run_record import PublishedRun, RunInfo, RunMark, RunRecord, RunStats
 from enrich.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, ROW_ORDER, ROW_SCHEMA, SOURCE_SCHEMA
 from enrich.settings import GateSettings
@@ -296,9 +297,17 @@ def fold_runs(
         except RunFailed:
             if listed:
                 raise
+    rules = Rules.model_validate_json(source.metadata[RULES_KEY]) if source and RULES_KEY in source.metadata else None
+    if source is not None:
+        images_uri = RunInfo.from_json(source.metadata[parquet.RUN_KEY]).images_uri
+        last = replace(last, rules=rules.digest if rules else None)
+    # Rows of the table are under the rules that it names; those of a run may be under any.
+    only = [run.run_id for run in taken] if rules and rules.digest == products.last.rules else None
     total = products.rows + sum(rows.count for rows in runs)
     tables = (products.frames(ROW_ORDER), *(rows.frames(ROW_ORDER) for rows in runs))
     sample = sampled(itertools.chain.from_iterable(tables), ROW_ORDER)
+    if rules:
+        sample = with_ids(sample, rules)
     by_key = cut(sample, ["image_key"], total)
 
     def folded() -> Iterator[pl.DataFrame]:
@@ -308,12 +317,17 @@ def fold_runs(
         for number in range(len(before)):
             table = before.read(number)
             piece = Products(parquet.empty(PRODUCTS_SCHEMA) if table is None else table, products.runs, products.last)
-            present = None if source is None else _present(source, by_key, number)
+            present = None if source is None else _present(source.path, by_key, number)
             new = news.read(number)
             after = piece
             if runs:
                 after = fold(piece, taken, parquet.empty(ROW_SCHEMA) if new is None else new, present)
-            shown = lay_over(after.table, reviews).sort(ROW_ORDER, nulls_last=True)
+            shown = after.table
+            if rules:
+                shown = restated(shown, rules, after.runs, only)
+            if source is not None:
+                shown = with_uris(shown, after.runs, images_uri)
+            shown = lay_over(shown, reviews).sort(ROW_ORDER, nulls_last=True)
             changed = changed or not shown.equals(piece.table)
             named.update(after.runs)
             yield shown
@@ -331,13 +345,13 @@ def _spread(frames: Iterable[pl.DataFrame], cuts: pl.DataFrame, folder: Path) ->
     return pieces
 
 
-def fetch_listing(output: Store, run_id: str, folder: Path) -> Path:
-    """A copy of what a run saw in the source (SOURCE_SCHEMA); RunFailed if it is missing."""
+def fetch_listing(output: Store, run_id: str, folder: Path) -> parquet.LocalFile:
+    """A copy of what a run saw in the source (SOURCE_SCHEMA, RULES_KEY); RunFailed if it is missing."""
     key = f"runs/{run_id}/source.parquet"
     file = parquet.fetch(output, key, SOURCE_SCHEMA, folder / "source.parquet", "start a new run")
     if file is None:
         raise RunFailed(f"{output.uri_of(key)} is missing: which photos are still there is unknown; start a new run")
-    return file.path
+    return file
 
 
 def _present(source: Path, cuts: pl.DataFrame, number: int) -> pl.Series:

@@ -33,6 +33,7 @@ class RunInfo:
     shard_size: int  # images
     sequence: int = 0  # higher than that of every run created in this output before
     circumstances: str = ""  # hash of what a failure may depend on beside bytes and fingerprint; none in older runs
+    review_below: float | None = None  # confidence, by the adapter's calibration; not known of older runs
 
     @property
     def mark(self) -> RunMark:
@@ -43,6 +44,11 @@ class RunInfo:
     def folder(self) -> str:
         """Where the run's manifest, listing and record lie, below the output."""
         return f"runs/{self.run_id}/"
+
+    @property
+    def answers(self) -> str:
+        """Where the answers lie that photos keep if only their etag changed."""
+        return f"{self.folder}answers.parquet"
 
     @property
     def history(self) -> str:
@@ -66,11 +72,13 @@ class PublishedRun:
     fingerprint: str
     sequence: int = 0
     circumstances: str = ""
+    images_uri: str = ""
+    review_below: float | None = None
 
     @classmethod
     def of(cls, run: RunInfo) -> Self:
         """What is remembered of `run`."""
-        return cls(run.created_at, run.fingerprint, run.sequence, run.circumstances)
+        return cls(run.created_at, run.fingerprint, run.sequence, run.circumstances, run.images_uri, run.review_below)
 
 
 @dataclass(frozen=True)
@@ -166,6 +174,7 @@ class RunRecord(BaseModel):
     counts: dict[Literal["rows", "ok", "failed"], int]
     by_reason: dict[str, int] = {}
     by_error_kind: dict[str, int] = {}
+    same_bytes: int = 0  # photos of another etag and the bytes of before, which kept their answer
     answered_before: int | None = None  # photos whose answer stands; counted only where there was nothing to do
     failed_before: dict[str, int] = {}  # error kind -> photos that are not tried again; counted as answered_before
     findings: tuple[Finding, ...] = ()

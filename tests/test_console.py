@@ -27,8 +27,9 @@ def test_nothing_to_do_says_which_photos_failed_and_what_would_try_them_again(
 ) -> None:
     first = said(capsys, answered_before=94, failed_before={"not_found": 1, "too_large": 4, "truncated": 1})[0]
     assert first == (
-        "nothing to do: 94 photos of s3://photos have their answer, 6 failed (1 not_found, 4 too_large, 1 "
-        "truncated) and are not tried again without other bytes, another adapter or other settings (limits.max_bytes, max_attempts)"
+        "nothing to do: 94 photos of s3://photos have their answer, 6 failed "
+        "(1 not_found, 4 too_large, 1 truncated) and are not tried again without other bytes, another adapter "
+        "or other settings (limits.max_bytes, max_attempts)"
     )
     first = said(capsys, answered_before=1, failed_before={"truncated": 1})[0]
     assert first.endswith("1 failed (1 truncated) and are not tried again without other bytes, another adapter")

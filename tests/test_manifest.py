@@ -1,6 +1,7 @@
 import io
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow.parquet as pq
@@ -12,9 +13,19 @@ from rows import Wrapped, at, begin, listing, make_row, make_run
 
 from enrich import manifest, parquet
 from enrich.errors import RunFailed, UsageError
-from enrich.products import Products, fold
+from enrich.products import Products, StoredProducts, fold
 from enrich.run_record import RunInfo
-from enrich.schema import MANIFEST_SCHEMA, ROW_SCHEMA, SOURCE_SCHEMA, TRANSIENT, ErrorKind, ManifestItem, Reason, Row
+from enrich.schema import (
+    MANIFEST_SCHEMA,
+    PRODUCTS_SCHEMA,
+    ROW_SCHEMA,
+    SOURCE_SCHEMA,
+    TRANSIENT,
+    ErrorKind,
+    ManifestItem,
+    Reason,
+    Row,
+)
 from enrich.storage import ObjectInfo, Store, open_store
 
 
@@ -326,6 +337,60 @@ def test_a_run_id_goes_on_with_what_it_was_begun_with() -> None:
     assert str(error.value) == (
         "run night-1 was begun with fingerprint f1 (adapter a1), not f2 (adapter a2); use another run id"
     )
+
+
+KEPT = make_row(RUN_1, "a.jpg", image_sha256="bytes", fingerprint="f1")
+
+
+@pytest.mark.parametrize(
+    ("row", "etag", "kept"),
+    [
+        pytest.param(KEPT, "e2", True, id="another etag"),
+        pytest.param(KEPT, "e1", False, id="not to be done"),
+        pytest.param(replace(KEPT, image_sha256=None), "e2", False, id="bytes unknown"),
+        pytest.param(replace(KEPT, fingerprint="f0"), "e2", False, id="answered by another model"),
+        pytest.param(
+            make_row(RUN_1, "a.jpg", image_sha256="bytes", error_kind=ErrorKind.EMPTY), "e2", False, id="no answer"
+        ),
+    ],
+)
+def test_answers_that_may_stay_are_those_of_this_model_about_known_bytes(
+    tmp_path: Path, row: Row, etag: str, kept: bool
+) -> None:
+    found = answers_of(tmp_path, products_of((RUN_1, row)), listing("new.jpg", a=etag))
+    assert list(found) == (["a.jpg"] if kept else [])
+    if kept:
+        assert found["a.jpg"]["title"] == row.title
+
+
+def test_what_a_person_decided_does_not_stay_as_if_the_model_had_said_it(tmp_path: Path) -> None:
+    products = products_of((RUN_1, KEPT))
+    decided = replace(products, table=products.table.with_columns(reviewed_by=pl.lit("Ann")))
+    assert answers_of(tmp_path, decided, listing(a="e2")) == {}
+
+
+def test_answers_that_may_stay_come_by_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [f"{number:02}.jpg" for number in range(40)]
+    rows = [(RUN_1, replace(KEPT, image_key=key, product_id=key)) for key in keys]
+    source = listing(**{key.removesuffix(".jpg"): "e2" for key in keys[3:]})
+    for piece in (100, 7):
+        monkeypatch.setattr(manifest, "PIECE_ROWS", piece)
+        folder = tmp_path / str(piece)
+        folder.mkdir()
+        assert list(answers_of(folder, products_of(*rows), source)) == keys[3:]
+
+
+def answers_of(folder: Path, products: Products, source: pl.DataFrame) -> dict[str, dict[str, Any]]:
+    run = make_run()
+    parquet.write(folder / "plan", [plan(source, products)], MANIFEST_SCHEMA, {})
+    parquet.write(folder / "products", [products.table], PRODUCTS_SCHEMA, {})
+    stored = StoredProducts(folder / "products", 0, products.runs, products.last, None, None)
+    manifest.write_answers(folder / "answers", folder / "plan", stored, run, folder)
+    items = [
+        ManifestItem(**{**row, "reason": Reason(row["reason"])})
+        for row in pl.read_parquet(folder / "plan").iter_rows(named=True)
+    ]
+    return manifest.known_answers(folder / "answers", items)
 
 
 def test_a_run_id_does_not_go_on_under_other_limits() -> None:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from enrich.infer.engine import Completion
 from enrich.infer.evidence import (
     NO_PRICE,
@@ -84,7 +86,8 @@ def judge(
         return failed(ErrorKind.PRICE_OUT_OF_RANGE, f"{answer.price} is far outside the catalog's prices", answer)
 
     probability, of_label = answer_probability(completion, tokens), label_probability(completion, tokens)
-    confidence = category_confidence(calibration.category, probability, answer.category)
+    # As precise as its column, so that the row can be judged again.
+    confidence = float(np.float32(category_confidence(calibration.category, probability, answer.category)))
     others = alternatives(completion, tokens)
     others.pop(answer.category, None)  # the label itself, where it was written in other tokens than the usual ones
     evidence = price_evidence(completion, tokens)

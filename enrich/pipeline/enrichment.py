@@ -4,6 +4,7 @@ import platform
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 
 import polars as pl
 
@@ -11,6 +12,7 @@ from enrich.changes import compare, newest_outcomes
 from enrich.errors import RunFailed
 from enrich.gate import judge_gone, judge_run, run_stats
 from enrich.history import fetch_rows
+from enrich.manifest import fetch_answers
 from enrich.pipeline.deadline import Deadline
 from enrich.pipeline.opening import open_run
 from enrich.pipeline.progress import Progress, silent
@@ -83,6 +85,7 @@ def finish_run(run: Run, *, partly: bool = False) -> RunRecord:
     with scratch() as folder:
         path = folder / "rows.parquet"
         count = fetch_rows(run.output, run.info, path)
+        same = _same_bytes(run, path, folder)
         stats = run_stats(pl.scan_parquet(path))
         rows = pl.read_parquet(path, n_rows=REPORT_ROWS)
         if not missing and count != run.manifest.rows:
@@ -93,7 +96,7 @@ def finish_run(run: Run, *, partly: bool = False) -> RunRecord:
         before, changes = current_products(run.output, folder, run.settings.gate), None
         answered, failed = None, dict[str, int]()
         if before.path is not None:
-            listing = fetch_listing(run.output, run.info.run_id, folder)
+            listing = fetch_listing(run.output, run.info.run_id, folder).path
             tables = (pl.scan_parquet(table) for table in (before.path, run.manifest.path, listing))
             changes = compare(rows, *tables)
             if not run.manifest.rows:
@@ -112,6 +115,7 @@ def finish_run(run: Run, *, partly: bool = False) -> RunRecord:
         counts={"rows": stats.rows, "ok": stats.ok, "failed": stats.failed},
         by_reason=run.manifest.by_reason(),
         by_error_kind=stats.failed_by_kind,
+        same_bytes=same,
         answered_before=answered,
         failed_before=failed,
         findings=findings,
@@ -122,7 +126,7 @@ def finish_run(run: Run, *, partly: bool = False) -> RunRecord:
         started_at=run.started_at,
         finished_at=finished_at,
         seconds=seconds,
-        images_per_second=count / seconds,
+        images_per_second=(count - same) / seconds,
         engine=engine,
         host=platform.node(),
         stages=judge_stages(read_measured(run.output, run.info), run.settings, engine),
@@ -137,6 +141,17 @@ def finish_run(run: Run, *, partly: bool = False) -> RunRecord:
     write_report(run.output, run.images, record, rows, run.settings)
     write_run_record(run.output, record)
     return record
+
+
+def _same_bytes(run: Run, rows: Path, folder: Path) -> int:
+    """How many rows of a run kept the answer of before."""
+    answers = fetch_answers(run.output, run.info, folder)
+    if answers is None:
+        return 0
+    photo = ["image_key", "image_sha256"]
+    good = pl.scan_parquet(rows).filter(pl.col("status") == "ok").select(photo)
+    kept = good.join(pl.scan_parquet(answers).select(photo), on=photo, how="semi").select(pl.len())
+    return int(kept.collect(engine="streaming").item())
 
 
 def _goes_on(record: RunRecord) -> bool:

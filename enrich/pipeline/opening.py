@@ -132,6 +132,7 @@ def _describe(
         prompt_version=adapter.prompt.version,
         shard_size=settings.shard_size,
         circumstances=circumstances(source.uri, settings),
+        review_below=adapter.calibration.category.review_below,
     )
 
 

@@ -9,12 +9,22 @@ import polars as pl
 
 from enrich.errors import UsageError
 from enrich.inventory import open_inventory
-from enrich.manifest import Manifest, claim_sequence, create_manifest, write_inventory, write_listing, write_plan
+from enrich.manifest import (
+    Manifest,
+    claim_sequence,
+    create_manifest,
+    write_answers,
+    write_inventory,
+    write_listing,
+    write_plan,
+)
 from enrich.pipeline.progress import Progress
 from enrich.product_ids import find_shared
 from enrich.products import StoredProducts
 from enrich.publish import current_products, find_record
+from enrich.rules import Rules
 from enrich.run_record import RunInfo, RunRecord
+from enrich.schema import Reason
 from enrich.settings import RunSettings
 from enrich.spill import scratch
 from enrich.storage import ObjectInfo, Store
@@ -44,7 +54,8 @@ class Forecast:
         """As text: counts, reasons, time, cost and warnings."""
         why = ", ".join(f"{count:,} {reason}" for reason, count in self.by_reason.items()) or "none"
         size = f"{self.bytes / 1e9:.2f} GB, {self.shards:,} shards"
-        lines = [f"{self.todo:,} of {self.listed:,} photos to do ({why}), {size}"]
+        most = "at most " if self.by_reason.get(Reason.CHANGED) else ""  # the bytes may turn out to be the same
+        lines = [f"{most}{self.todo:,} of {self.listed:,} photos to do ({why}), {size}"]
         warnings = [f"warning: {warning}" for warning in self.warnings]
         if self.seconds is None:
             return [*lines, "expected time: unknown, for no run has finished there yet", *warnings]
@@ -70,7 +81,9 @@ def plan_run(
         products = current_products(output, folder, settings.gate)
         run = replace(run, sequence=claim_sequence(output, run.run_id, products.highest_sequence))
         listing, plan, _ = _plan(source, products, run, settings, limit, inventory, progress, folder)
-        return create_manifest(output, run, listing, plan)
+        answers = folder / "answers.parquet"
+        kept = write_answers(answers, plan, products, run, folder)
+        return create_manifest(output, run, listing, plan, answers if kept else None)
 
 
 def forecast(
@@ -115,12 +128,12 @@ def _plan(
     folder: Path,
 ) -> tuple[Path, Path, tuple[str, ...]]:
     """The files of the listing and of what is to be done, and what a person should know of them."""
-    listing, plan = folder / "source.parquet", folder / "manifest.parquet"
+    listing, plan, rules = folder / "source.parquet", folder / "manifest.parquet", Rules.of(settings)
     if inventory:
         opened = open_inventory(inventory, run.images_uri, settings.s3)
-        count = write_inventory(listing, lambda: opened.frames(folder), run, folder)
+        count = write_inventory(listing, lambda: opened.frames(folder), run, folder, rules)
     else:
-        count = write_listing(listing, _watched(source.list, progress), run)
+        count = write_listing(listing, _watched(source.list, progress), run, rules)
     if not count:
         raise UsageError(f"images {run.images_uri}: no photos there; check the bucket and the prefix")
     shared = find_shared(listing, settings.product_id_pattern, folder)

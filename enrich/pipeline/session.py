@@ -3,10 +3,12 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -16,7 +18,7 @@ from enrich.infer.answer import Answerer, Image
 from enrich.infer.engine import EngineClock
 from enrich.infer.evidence import AnswerTokens
 from enrich.infer.judge import Outcome
-from enrich.manifest import items
+from enrich.manifest import fetch_answers, items, known_answers
 from enrich.phi3_vision.checkpoint import load_processor
 from enrich.pipeline.deadline import Deadline
 from enrich.pipeline.parity import start_verified_engine
@@ -24,7 +26,8 @@ from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.records import write_measured
 from enrich.pipeline.run import Run
 from enrich.product_ids import product_id
-from enrich.schema import ManifestItem, Row
+from enrich.schema import Alternative, ManifestItem, Row
+from enrich.spill import scratch
 from enrich.stages import Measured, add, choose_workers, describe_workers
 from enrich.write import commit_shard
 
@@ -45,6 +48,7 @@ class Session:
     clock: EngineClock  # the engine's
     id: str
     measured: Measured | None = None  # over the shards committed
+    answers: Path | None = None  # that photos keep if only their etag changed
 
 
 @contextmanager
@@ -63,7 +67,8 @@ def open_session(
         stack.callback(engine.close)
         tokens = AnswerTokens(load_processor(run.adapter.path).tokenizer, run.adapter.prompt.categories)
         answerer = Answerer(engine, tokens, run.adapter.calibration, run.settings.review)
-        yield Session(run, engine.name, answerer, fetch, engine.clock, uuid4().hex)
+        answers = fetch_answers(run.output, run.info, stack.enter_context(scratch()))
+        yield Session(run, engine.name, answerer, fetch, engine.clock, uuid4().hex, answers=answers)
 
 
 class _Watch:
@@ -107,6 +112,7 @@ class _Shard:
     number: int
     keys: frozenset[str]
     begun: float
+    known: Mapping[str, Mapping[str, Any]]  # answers that stay if the bytes are the same, by key
     rows: list[Row] = field(default_factory=list)
 
     @property
@@ -134,7 +140,8 @@ def answer_shards(session: Session, shards: Iterable[int], deadline: Deadline) -
             if deadline.passed():
                 return
             found = items(run.manifest, number)
-            begun[number] = _Shard(number, frozenset(item.key for item in found), start)
+            known = known_answers(session.answers, found) if session.answers else {}
+            begun[number] = _Shard(number, frozenset(item.key for item in found), start, known)
             asked_at += time.monotonic() - start  # no photo is to blame for it
             yield from found
 
@@ -147,9 +154,13 @@ def answer_shards(session: Session, shards: Iterable[int], deadline: Deadline) -
             if fetched is None:
                 return
             watch.seen(fetched, asked_at)
-            if fetched.photo is None:
-                begun[fetched.item.shard].rows.append(_row(session, fetched))
+            shard = begun[fetched.item.shard]
+            known = shard.known.get(fetched.item.key)
+            same = known if known and known["image_sha256"] == fetched.sha256 else None
+            if same or fetched.photo is None:
+                shard.rows.append(_kept(session, fetched, same) if same else _row(session, fetched))
                 done += 1
+                commit_whole()  # all of its photos may be such
                 continue
             page, photo = fetched.photo.page, replace(fetched.photo, page=_NO_PAGE)  # memory must not keep the pixels
             pending[fetched.item.key] = replace(fetched, photo=photo)
@@ -167,7 +178,7 @@ def answer_shards(session: Session, shards: Iterable[int], deadline: Deadline) -
         done += 1
         commit_whole()
         yield done
-    commit_whole()  # whose last photos were no photos
+    commit_whole()
     yield done
 
 
@@ -191,6 +202,26 @@ def _log(run: Run, shard: int, rows: Sequence[Row], seconds: float) -> None:
     logger.info(
         "run=%s shard=%d photos=%d failed=%d seconds=%.1f", run.info.run_id, shard, len(rows), len(failed), seconds
     )
+
+
+def _kept(session: Session, fetched: Fetched, known: Mapping[str, Any]) -> Row:
+    """The row of an image whose bytes, and so whose answer, are those of before under another etag."""
+    run, item = session.run, fetched.item
+    kept = {
+        **known,
+        "product_id": product_id(run.settings.product_id_pattern, item.key),
+        "image_uri": run.images.uri_of(item.key),
+        "image_etag": fetched.etag,
+        "category_alternatives": tuple(Alternative(**other) for other in known["category_alternatives"]),
+        "review_reasons": tuple(known["review_reasons"]),
+        "attempt": item.attempt,
+        "run_id": run.info.run_id,
+        "shard": item.shard,
+        "prompt_tokens": None,  # the model was not asked
+        "output_tokens": None,
+        "processed_at": datetime.now(UTC),
+    }
+    return Row(**kept)
 
 
 def _row(session: Session, fetched: Fetched, outcome: Outcome | None = None) -> Row:

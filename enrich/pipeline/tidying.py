@@ -141,5 +141,5 @@ def _retire(output: Store, record: RunRecord) -> None:
     write_run_record(output, record.model_copy(update={"retired": True}))
     for file in all_files(output, record.run):
         output.delete(file.key)
-    for name in ("manifest.parquet", "source.parquet"):
+    for name in ("manifest.parquet", "source.parquet", "answers.parquet"):
         output.delete(f"{record.run.folder}{name}")
