@@ -3,11 +3,14 @@
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import polars as pl
 
+from enrich.amount import AmountError, parse_currency
+from enrich.catalog.cells import value
 from enrich.catalog.edit import Cell, Edit, edited, hidden_columns, holds_numbers, read_bytes
 from enrich.errors import RunFailed, UsageError
 from enrich.settings import Columns
@@ -145,7 +148,10 @@ def _check_currency(columns: Columns, table: pl.DataFrame, products: Sequence[La
     """UsageError if prices in another currency would join the catalog's, which could then not be read any more."""
     if columns.currency not in table.columns:
         return
-    known = {text.strip().upper() for text in table[columns.currency]} - {"", "N.A."}
+    known: set[str] = set()
+    for text in table.select(value(columns.currency).unique()).to_series():
+        with suppress(AmountError):  # read_catalog tells of cells that name no currency
+            known |= {parse_currency(text)} if text else set()
     others = {one.label.currency for one in products if one.label and one.label.priced and one.label.currency} - known
     if known and others:
         raise UsageError(

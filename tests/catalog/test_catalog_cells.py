@@ -1,15 +1,18 @@
 """What the cells of real catalogs hold: prices of both conventions, placeholders, invisible characters, odd paths."""
 
 import unicodedata
+from contextlib import nullcontext
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from enrich.catalog.add import Label, Labelled, add_products
 from enrich.catalog.dropped import Dropped, describe, encode, too_many
 from enrich.catalog.read import Catalog, read_catalog
 from enrich.errors import UsageError
 from enrich.settings import Columns
+from enrich.storage import open_store
 
 COLUMNS = {"sku": "", "name": "", "kind": "Hats", "cost": "10", "money": "EUR", "photo": "images/a.jpg"}
 
@@ -248,3 +251,17 @@ def test_an_absurd_price_is_told_and_not_taught(tmp_path: Path, cost: str, detai
     catalog = _read(tmp_path, *usual, {"cost": cost})
     assert [one.detail for one in catalog.unread] == [detail]
     assert [product.price for product in catalog.products][10:] == [90, None]
+
+
+@pytest.mark.parametrize(
+    ("money", "decided", "fits"), [("€", "EUR", True), ("N/A", "EUR", True), ("usd", "EUR", False)]
+)
+def test_what_people_decided_joins_a_catalog_however_it_spells_its_currency(
+    tmp_path: Path, money: str, decided: str, fits: bool
+) -> None:
+    _read(tmp_path, {"money": money})
+    label = Label(title="Felt Hat", category="Hats", priced=True, price=12.0, currency=decided)
+    product = Labelled(product_id="9", image_key="9.jpg", sha256="ab" * 32, label=label)
+    with nullcontext() if fits else pytest.raises(UsageError, match="its prices are in USD, the decisions' in EUR"):
+        add_products(open_store(str(tmp_path)), _columns(), [product], lambda _: b"photo")
+    assert len(read_catalog(tmp_path, _columns()).products) == (2 if fits else 1)
