@@ -129,13 +129,15 @@ def load_adapted(
         FileNotFoundError: no adapter_config.json or no adapter_model.safetensors.
         ValueError: no plain LoRA adapter, or tensors that the base does not have, lacks, or has in another shape.
     """
-    adapter = Path(adapter_dir)
-    _need(adapter, "adapter_config.json", adapter / "adapter_config.json")
-    _need(adapter, _ADAPTER_WEIGHTS, adapter / _ADAPTER_WEIGHTS)
-    peft_config, weights = _read_adapter(adapter)
-    base = load_model(base_path, dtype=dtype, device=device)
+    read = _read_adapter(Path(adapter_dir))  # before the base, which takes minutes
+    return _adapt(load_model(base_path, dtype=dtype, device=device), *read, f"{adapter_dir}", f"{base_path}")
+
+
+def _adapt(
+    base: Phi3VForCausalLM, config: LoraConfig, weights: dict[str, torch.Tensor], adapter: str, base_path: str
+) -> PeftModel:
     try:
-        wrapped = get_peft_model(base, peft_config)
+        wrapped = get_peft_model(base, config)
     except ValueError as error:  # no module of the base has a target's name
         raise ValueError(f"adapter {adapter} does not fit base {base_path}: {error}") from error
     expected = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
@@ -151,13 +153,28 @@ def load_adapted(
 
 
 def load_merged(
-    base_path: str | Path, adapter_dir: str | Path, *, dtype: torch.dtype, device: str | torch.device
+    base_path: str | Path,
+    adapter_dir: str | Path,
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    quantize_on: torch.device | None = None,
 ) -> Phi3VForCausalLM:
     """Load a base, add a LoRA adapter into its weights in float32, and cast the sum once. Raises as `load_adapted`.
 
     Merging in bfloat16 would round each weight twice: the update of a small adapter falls below its 8 bits of mantissa.
+
+    Args:
+        quantize_on: the device of a training with `load_in_4bit`. The base's weights then go to NF4 there and back
+            first, so that they are those that this training saw.
     """
-    adapted = load_adapted(base_path, adapter_dir, dtype=torch.float32, device=device)
+    if quantize_on is None:
+        return (
+            load_adapted(base_path, adapter_dir, dtype=torch.float32, device=device).merge_and_unload().to(dtype).eval()
+        )
+    read = _read_adapter(Path(adapter_dir))
+    base = load_model(base_path, dtype=dtype, device=quantize_on, load_in_4bit=True).dequantize()
+    adapted = _adapt(base.to(device).float(), *read, f"{adapter_dir}", f"{base_path}")
     return adapted.merge_and_unload().to(dtype).eval()
 
 
@@ -202,6 +219,8 @@ def _known_stop_ids(adapter: Path, processor: Phi3VProcessor) -> list[int]:
 
 
 def _read_adapter(adapter: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
+    _need(adapter, "adapter_config.json", adapter / "adapter_config.json")
+    _need(adapter, _ADAPTER_WEIGHTS, adapter / _ADAPTER_WEIGHTS)
     try:
         config = PeftConfig.from_pretrained(str(adapter))
         weights = load_file(adapter / _ADAPTER_WEIGHTS)

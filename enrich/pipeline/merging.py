@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from enrich.errors import UsageError
+from enrich.errors import RunFailed, UsageError
 from enrich.infer.adapter import Adapter, check_base, read_adapter
 from enrich.infer.transformers_engine import device_and_dtype, find_base
 from enrich.phi3_vision import Phi3VProcessor
@@ -95,12 +95,17 @@ def _write_checkpoint(
     progress("merging, asking the unmerged model", 0, 3)
     with _adapter_errors(adapter):
         unmerged = load_adapted(base, adapter.path, dtype=dtype, device=device)
-    expected = _outputs(unmerged, rows, processor, settings)
+    expected = _outputs(unmerged, rows, processor, settings, reorder=True)
     del unmerged  # a small GPU has no room for the model twice
     free_memory()
     progress("merging, asking the merged model", 1, 3)
     merged = merge_check.merged_model(base, adapter.path, dtype=dtype, device=device)
     check = merge_check.compare(expected, _outputs(merged, rows, processor, settings, expected.answers), dtype)
+    if not check.ok:
+        raise RunFailed(
+            f"{merge_check.describe_failure(check)}; nothing was written; "
+            f"the adapter is where it was: {merge_check.unmerged_advice(adapter.merge_only)}"
+        )
     progress("merging, writing the checkpoint", 2, 3)
     with _adapter_errors(adapter):
         save_merged(merged, adapter.path, target)

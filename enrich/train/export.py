@@ -9,6 +9,7 @@ from peft import PeftModel
 
 from enrich.phi3_vision import Phi3VProcessor
 from enrich.phi3_vision.checkpoint import TOKENIZER_FILES
+from enrich.price import CALIBRATION_FILE, Calibration
 from enrich.prompt import PROMPT_FILE, Prompt
 from enrich.train.record import TrainReport
 
@@ -39,6 +40,12 @@ def finish_adapter(directory: Path, target: Path, report: TrainReport) -> None:
     if target.exists():
         shutil.rmtree(target)
     directory.rename(target)
+
+
+def keep_unverified(directory: Path, report: TrainReport) -> None:
+    """Make the directory of an adapter whose merge check failed one that can be served unmerged, without error bars."""
+    (directory / RECORD_FILE).write_text(report.model_dump_json(indent=1) + "\n", "utf-8")
+    (directory / CALIBRATION_FILE).write_text(Calibration.uncalibrated().model_dump_json(indent=1) + "\n", "utf-8")
 
 
 def versions() -> dict[str, str]:

@@ -148,13 +148,23 @@ class Rows(_Record):
     dropped: tuple[Dropped, ...]
 
 
-class MergeCheck(_Record):
-    """The merged model beside the unmerged one, on `rows` validation rows."""
+class Difference(_Record):
+    """The logits and answers of one model beside those of another, on the same rows."""
 
-    rows: int
     max_logit_difference: float
     relative_difference: float  # root mean square, to that of the logits
     same_answers: int  # rows whose greedy answers agree token by token
+
+
+class MergeCheck(Difference):
+    """The merged model beside the unmerged one, on `rows` rows and on the same base weights."""
+
+    rows: int
+    noise: float  # relative difference of the unmerged model to itself, its sums in another order
+    limit: float  # of relative_difference
+    ok: bool
+    # After training on a 4-bit base: the model that is served, on the base in full precision, beside the one trained.
+    served: Difference | None = None
 
 
 class Skipped(_Record):

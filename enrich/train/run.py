@@ -12,7 +12,7 @@ from accelerate import PartialState
 
 from enrich.errors import RunFailed, UsageError
 from enrich.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
-from enrich.phi3_vision.checkpoint import load_adapted, load_processor
+from enrich.phi3_vision.checkpoint import load_processor
 from enrich.prompt import Prompt
 from enrich.schema import Product
 from enrich.settings import TrainSettings
@@ -20,12 +20,12 @@ from enrich.train import evaluate, merge_check
 from enrich.train.collate import Photos
 from enrich.train.device import device_and_dtype, device_name, free_memory, leads, peak_memory_bytes
 from enrich.train.examples import Example, Unusable, build_examples
-from enrich.train.export import commit, finish_adapter, versions, write_adapter
+from enrich.train.export import commit, finish_adapter, keep_unverified, versions, write_adapter
 from enrich.train.features import FeatureCache
 from enrich.train.fit import fit
 from enrich.train.kernels import check_4bit, load_base
 from enrich.train.preflight import preflight
-from enrich.train.record import Dropped, Preflight, Rows, Training, TrainProgress, TrainReport
+from enrich.train.record import Dropped, MergeCheck, Preflight, Rows, Training, TrainProgress, TrainReport
 from enrich.train.tracking import UNTRACKED, require_trackers, tracked
 from enrich.train.workdir import identify, own_workdir
 
@@ -83,7 +83,7 @@ def train(
     Raises:
         UsageError: products, settings, base or work directory are no good.
         RunFailed: gradients stayed non-finite, GPU memory ran out, a photo was lost on the way, or the merged model is
-            not the adapter.
+            not the adapter, which then stays in `workdir`/unverified, fit to be served unmerged.
     """
     started = time.monotonic()
     device, dtype = device_and_dtype(settings.device)
@@ -105,9 +105,8 @@ def train(
     with own_workdir(workdir, identity) if leads() else nullcontext(), _lost_photos():
         PartialState().wait_for_everyone()
         taught = _teach(job, train_products, validation_products, started + 60 * (settings.max_minutes or math.inf))
-        free_memory()  # a small GPU has no room for the model twice
         unverified = workdir / UNVERIFIED
-        merged = merge_check.merged_model(base, unverified, dtype=dtype, device=device)
+        check = _check_merge(job, taught)
         report = TrainReport(
             **dict(taught.training),
             settings=settings,
@@ -117,13 +116,41 @@ def train(
             device=device_name(device),
             rows=taught.rows,
             preflight=taught.plan,
-            merge_check=merge_check.compare(taught.unmerged, merge_check.outputs(merged, taught.few, settings), dtype),
+            merge_check=check,
             seconds=time.monotonic() - started,
             peak_memory_bytes=peak_memory_bytes(device),
         )
-        if leads():
+        if leads() and check.ok:
             finish_adapter(unverified, workdir / ADAPTER, report)
+        elif leads():
+            keep_unverified(unverified, report)
+    if not check.ok:
+        raise RunFailed(
+            f"{merge_check.describe_failure(check)}; the adapter is kept in {unverified}: "
+            f"{merge_check.unmerged_advice(taught.plan.merge_only)}"
+        )
     return report
+
+
+def _check_merge(job: _Job, taught: _Taught) -> MergeCheck:
+    """The adapter merged beside the adapter as it was trained.
+
+    After a 4-bit training it is merged into the base that was trained on, brought back from 4 bits: on the base in full
+    precision, which is what is served, even a perfect merge answers otherwise. How much otherwise is reported.
+    """
+
+    def merged(*, quantized: bool) -> merge_check.Outputs:
+        free_memory()  # a small GPU has no room for the model twice
+        model = merge_check.merged_model(
+            job.base, job.workdir / UNVERIFIED, dtype=job.dtype, device=job.device, quantized=quantized
+        )
+        return merge_check.outputs(model, taught.few, job.settings)
+
+    four_bit = job.settings.load_in_4bit
+    check = merge_check.compare(taught.unmerged, merged(quantized=four_bit), job.dtype)
+    if not four_bit:
+        return check
+    return check.model_copy(update={"served": merge_check.difference(taught.unmerged, merged(quantized=False))})
 
 
 def _teach(
@@ -141,12 +168,8 @@ def _teach(
     if leads():
         write_adapter(unverified, adapted, photos.processor, job.prompt, job.base)
     PartialState().wait_for_everyone()
-    if settings.load_in_4bit:  # what is merged and served is the base as it was
-        del model, adapted
-        free_memory()
-        adapted = load_adapted(job.base, unverified, dtype=job.dtype, device=job.device)
     few = unseen.first(merge_check.MAX_ROWS)
-    return _Taught(training, rows, plan, few, merge_check.outputs(adapted, few, settings))
+    return _Taught(training, rows, plan, few, merge_check.outputs(adapted, few, settings, reorder=True))
 
 
 def _prepare(
