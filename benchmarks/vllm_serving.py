@@ -81,7 +81,7 @@ def run_alone(part: str, options: argparse.Namespace) -> None:
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "VLLM_PLUGINS": "enrich_benchmark",  # and not the installed package's, in whose place it is
-        "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
         "VLLM_NO_USAGE_STATS": "1",

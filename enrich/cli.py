@@ -22,6 +22,7 @@ from enrich.console import (
     progress_bars,
     quiet_libraries,
     say_error,
+    speaks,
 )
 from enrich.errors import EnrichError, HeldBack, RunFailed, UsageError
 from enrich.settings import (
@@ -59,10 +60,13 @@ def main() -> None:
             errors.print("[red]stopped[/]; what was committed stays")
             code = 1
     except EnrichError as error:
-        say_error(error)
+        # Of processes that train together each meets the same wrong usage; any other error may be of one alone.
+        if speaks() or not isinstance(error, UsageError):
+            say_error(error)
         code = error.exit_code
     except TyperException as error:
-        say_error(UsageError(f"{error.format_message().rstrip('.')}; `enrich --help` shows what there is"))
+        if speaks():
+            say_error(UsageError(f"{error.format_message().rstrip('.')}; `enrich --help` shows what there is"))
         code = error.exit_code
     except Exception as error:  # the last boundary: nobody but us can act on a traceback
         code = _unexpected(error)
@@ -119,6 +123,7 @@ def finetune(
     allow_dropped: Annotated[
         bool, typer.Option("--allow-dropped", help="Train even if more than a tenth of the rows cannot be used.")
     ] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Train in so many processes, one for each GPU here.")] = 1,
     config: Config = None,
 ) -> None:
     """Teach Phi-3-vision a catalog: photo to title, category and full price, as a LoRA adapter with known errors."""
@@ -130,6 +135,13 @@ def finetune(
         return
     if out is None:
         raise typer.BadParameter("fine-tuning needs --out (or --overfit-one-batch)")
+    if processes > 1 and "RANK" not in os.environ:
+        from enrich.pipeline.processes import run_together
+
+        code, told = run_together([sys.executable, "-m", "enrich.cli", *sys.argv[1:]], processes)
+        if told:
+            errors.print(Text.assemble(("error: ", "red"), told))
+        raise typer.Exit(code)
     with progress_bars() as progress:
         done = run(catalog, out, settings, progress, announce=lambda line: console.print(Text(line)))
     print_scores(done.metrics)

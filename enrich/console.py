@@ -145,8 +145,7 @@ def progress_bars() -> "Iterator[Callback]":
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
         TimeRemainingColumn(),
     )  # fmt: skip
-    # Of several processes under `accelerate launch` the first one shows them; into a file go blank lines at best.
-    seen = errors.is_terminal and os.environ.get("RANK", "0") == "0"
+    seen = errors.is_terminal and speaks()  # into a file go blank lines at best
     with Progress(*columns, console=errors, transient=True, disable=not seen) as bars:
         tasks: dict[str, Any] = {}
 
@@ -157,6 +156,11 @@ def progress_bars() -> "Iterator[Callback]":
             bars.update(tasks[kind], description=what, completed=done, total=total or None)
 
         yield update
+
+
+def speaks() -> bool:
+    """Whether this is the process that tells what all know: of several that train together the first."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def say_error(error: EnrichError) -> None:

@@ -23,7 +23,7 @@ _LOOK_SECONDS = 5.0  # between two looks at whether the engine hangs
 _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     # A fork would copy the locks of this process's threads as they happen to be, and its pipes to the decoders.
-    "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     # Greedy decoding needs no sampler, and this one is compiled at start.
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
     "TOKENIZERS_PARALLELISM": "false",

@@ -75,8 +75,8 @@ def finetune(
 
     A killed call that is made again goes on where it was. `announce` gets lines that say which rows are left out and
     why and, before the base is loaded, what will be trained, on what, and about how much memory and time that takes.
-    The adapter's dropped.csv lists every row that was left out. Under `accelerate launch` every process trains; then
-    all but the first one end (SystemExit), and that one announces, measures and writes.
+    The adapter's dropped.csv lists every row that was left out. Of several processes every one trains; then all
+    but the first one end (SystemExit), and that one announces, measures and writes.
 
     Raises:
         UsageError: catalog, model or settings are no good, or more than a tenth of the rows cannot be used, which a

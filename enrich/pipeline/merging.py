@@ -136,15 +136,21 @@ def _outputs(
     processor: Phi3VProcessor,
     settings: MergeSettings,
     forced: Sequence[tuple[int, ...]] | None = None,
+    *,
+    reorder: bool = False,
 ) -> merge_check.Outputs:
     """Greedy answers, and logits on the `forced` ones (by default its own); one row at a time, to spare memory."""
     budget, ends = settings.max_new_tokens, stop_ids(processor)
     answers = [generate_answers(model, row, max_new_tokens=budget, stop_ids=ends, top_k=1)[0].token_ids for row in rows]
-    logits = []
-    for row, answer in zip(rows, forced or answers, strict=True):
-        ids = torch.cat([row["input_ids"], torch.tensor([answer], dtype=torch.int64)], dim=1)
-        inputs = {**row, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        moved = {name: value.to(model.device) for name, value in inputs.items()}
-        with torch.inference_mode():
-            logits.append(model(**moved, logits_to_keep=len(answer) + 1, use_cache=False).logits.float().cpu())
-    return merge_check.Outputs(torch.cat(logits, dim=1), answers)
+
+    def logits() -> torch.Tensor:
+        each = []
+        for row, answer in zip(rows, forced or answers, strict=True):
+            ids = torch.cat([row["input_ids"], torch.tensor([answer], dtype=torch.int64)], dim=1)
+            inputs = {**row, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            moved = {name: value.to(model.device) for name, value in inputs.items()}
+            with torch.inference_mode():
+                each.append(model(**moved, logits_to_keep=len(answer) + 1, use_cache=False).logits.float().cpu())
+        return torch.cat(each, dim=1)
+
+    return merge_check.Outputs(logits(), answers, merge_check.reordered(model, logits) if reorder else None)

@@ -15,6 +15,7 @@ from enrich.train.record import Evaluation, Skipped, TrainProgress
 
 logger = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = 300.0  # at most so much work is lost with a killed run; a checkpoint takes about a second
+WARM_UP_STEPS = 3  # that no rate counts: layers are compiled in them, kernels chosen, memory asked for
 MAX_SKIPPED_IN_A_ROW = 5  # one bad batch passes, a model that has diverged does not
 
 
@@ -97,13 +98,13 @@ class Reporter(TrainerCallback):
         self._progress = progress
         self._evaluation: Evaluation | None = None
         self._began = 0.0
-        self._seconds = 0.0
-        self._steps = 0
+        self._seconds: list[float] = []  # of each step
 
     def images_per_second(self, args: TrainingArguments) -> float:
-        """Photos trained a second, without evaluation and saving."""
-        images = self._steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        return images / self._seconds if self._seconds else 0.0
+        """Photos trained a second, without evaluation and saving, and without the first `WARM_UP_STEPS`."""
+        counted = self._seconds[WARM_UP_STEPS:] or self._seconds[-1:]
+        images = len(counted) * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return images / sum(counted) if counted else 0.0
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._began = time.perf_counter()
@@ -119,8 +120,7 @@ class Reporter(TrainerCallback):
         if logs is None or "loss" not in logs:
             return
         # Here, not at the step's end: the loss has been read, so the GPU has done the step.
-        self._seconds += time.perf_counter() - self._began
-        self._steps += 1
+        self._seconds.append(time.perf_counter() - self._began)
         self._progress(
             TrainProgress(
                 stage="training",

@@ -14,7 +14,7 @@ from enrich.errors import UsageError
 def device_and_dtype(device: str) -> tuple[torch.device, torch.dtype]:
     """`auto` takes the GPU where there is one: bf16 there, float32 on a CPU.
 
-    Under `accelerate launch` each process joins the others here and gets a GPU of its own.
+    Of several processes (RANK, WORLD_SIZE) each joins the others here and gets a GPU of its own.
 
     Raises:
         UsageError: a GPU is asked for in vain.

@@ -1,7 +1,6 @@
 """Proof that the merged model, which is served, is the adapter that was trained."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from enrich.train.evaluate import embed, generate
 from enrich.train.record import Difference, MergeCheck
 
 MAX_ROWS = 8
-# How often a model's own rounding noise (`other_order`) a merge may differ by. Random bf16 models of 2 to 24 layers,
+# How often a model's own rounding noise (`reordered`) a merge may differ by. Random bf16 models of 2 to 24 layers,
 # merged right, came to 1.02 to 1.10 times; with every other layer's adapter lost to 3.2 times where the adapter moved
 # the logits by 14 %, and to 10 to 46 times where it moved them by 37 % and more.
 NOISE_FACTOR = 2.0
@@ -33,7 +32,7 @@ class Outputs:
 
     logits: torch.Tensor  # float32 (answer tokens, vocabulary), teacher-forced, on the CPU
     answers: list[tuple[int, ...]]  # generated greedily
-    reordered: torch.Tensor | None = None  # the logits once more, with sums in `other_order`
+    reordered: torch.Tensor | None = None  # the logits once more, with sums in another order
 
 
 def outputs(
@@ -53,23 +52,20 @@ def outputs(
         with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
             return model(**moved, use_cache=False).logits.float().cpu()
 
-    plain, reordered = logits(), None
-    if reorder:
-        with other_order(model):
-            reordered = logits()
-    return Outputs(plain, [answer.token_ids for answer in generated], reordered)
+    answers = [answer.token_ids for answer in generated]
+    return Outputs(logits(), answers, reordered(model, logits) if reorder else None)
 
 
-@contextmanager
-def other_order(model: nn.Module) -> Iterator[None]:
-    """Every linear layer adds up the two halves of its inputs apart, each sum rounded: as right, and not the same.
+def reordered(model: nn.Module, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """What `compute` gives while every linear layer of `model` adds up the two halves of its inputs apart, each sum
+    rounded: as right, and not the same.
 
     How far that takes the logits is how far rounding alone can take them. (Another batch size or attention kernel
-    says less: a GPU adds up in float32, so that few results are rounded otherwise, on a CPU none.)
+    says less: sums within a layer are kept in float32, so that few results or none are rounded otherwise.)
     """
     hooks = [module.register_forward_hook(_halves) for module in model.modules() if isinstance(module, nn.Linear)]
     try:
-        yield
+        return compute()
     finally:
         for hook in hooks:
             hook.remove()

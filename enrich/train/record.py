@@ -34,7 +34,7 @@ class TrainProgress(_Record):
     steps: int
     epoch: float = 0.0
     loss: float | None = None  # mean over the answer tokens of the last step
-    images_per_second: float | None = None  # of training proper, evaluations left out
+    images_per_second: float | None = None  # of training proper: without evaluations and the first steps
     evaluation: Evaluation | None = None  # the last one
 
     @property
@@ -193,7 +193,7 @@ class Training(_Record):
     stopped: Stopped
     evaluations: tuple[Evaluation, ...]
     best: Evaluation  # of the weights kept
-    images_per_second: float
+    images_per_second: float  # without evaluations and the first steps, in which code is compiled
 
 
 class TrainReport(Training):

@@ -77,8 +77,8 @@ def train(
     all, after its merge into the base has been checked; the report is its train.json. The same call after a kill goes
     on from the last checkpoint; another call in that directory (other settings, prompt, data or base) starts anew.
     `check_dropped` gets the rows that cannot be learned from, and may raise; `announce` is told what training will do
-    and need before the base is loaded. Under `accelerate launch` every process
-    makes the same call and gets the same report; the first one writes.
+    and need before the base is loaded. Of several processes (RANK, WORLD_SIZE) each makes
+    the same call and gets the same report; the first one writes.
 
     Raises:
         UsageError: products, settings, base or work directory are no good.

@@ -16,6 +16,7 @@ from enrich.pipeline import merging
 from enrich.pipeline.merging import merge
 from enrich.settings import TINY_MODEL_PATH, MergeSettings
 from enrich.storage import open_store
+from enrich.train import merge_check
 from tests.phi3_vision.tiny import tiny_phi3v
 from tests.pipeline.test_cli import enrich
 from tests.random_adapter import write_random_adapter
@@ -48,6 +49,7 @@ def test_a_checkpoint_is_written_and_says_what_it_is(adapter: Path, base: Path, 
     assert done.check.relative_difference < 1e-5
     record = json.loads((tmp_path / "out" / "merge.json").read_text())
     assert record["check"] == done.check.model_dump()
+    assert done.check.ok
     assert (record["adapter"], record["base"], record["num_crops"]) == (done.adapter, str(base), 2)
     assert [step for _, step, _ in told] == [0, 1, 2, 3]
     checkpoint = resolve(str(tmp_path / "out"))
@@ -82,12 +84,24 @@ def test_a_merge_that_is_not_the_adapter_is_refused(
     adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lost(base: Path, adapter: Path, **options: Any) -> torch.nn.Module:
-        return load_model(base, **options)
+        merged, plain = load_merged(base, adapter, **options), load_model(base, **options).state_dict()
+        half = {name: plain[name] for name in plain if name.startswith("model.layers.1.")}
+        merged.load_state_dict(half, strict=False)
+        return merged
 
     monkeypatch.setattr(merging.merge_check, "merged_model", lost)
-    with pytest.raises(RunFailed, match=r"^the merged model is not the adapter: logits differ by "):
+    with pytest.raises(RunFailed) as caught:
         merge(str(adapter), str(tmp_path / "out"), MergeSettings(max_new_tokens=8))
+    message = str(caught.value)
+    assert message.startswith("the merged model is not the adapter: logits differ by ")
+    assert "; nothing was written; the adapter is where it was: serve it beside its base, unmerged (engine" in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_limit_of_a_bf16_merge_follows_the_models_own_noise(adapter: Path, tmp_path: Path) -> None:
+    check = merge(str(adapter), str(tmp_path / "out"), MergeSettings(max_new_tokens=8)).check
+    assert 0 < check.noise < check.limit == merge_check.NOISE_FACTOR * check.noise
+    assert 0.3 * check.noise < check.relative_difference < check.limit
 
 
 def test_an_adapter_whose_tensors_do_not_fit_is_refused(adapter: Path, base: Path, tmp_path: Path) -> None:

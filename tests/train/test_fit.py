@@ -5,16 +5,18 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from enrich.errors import RunFailed
 from enrich.prompt import Prompt
 from enrich.schema import Product
 from enrich.settings import TrainSettings
+from enrich.train import callbacks
 from enrich.train import fit as fit_module
 from enrich.train.callbacks import FiniteGuard
 from enrich.train.collate import Collator, Photos
@@ -262,6 +264,22 @@ def test_gradient_checkpointing_gives_the_same_losses(
         _, _, told = _fit(photos, tiny, settings, tmp_path / str(switch))
         losses.append([progress.loss for progress in told])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_the_rate_leaves_out_the_first_steps_in_which_code_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds, told, now = [60.0, 9.0, 5.0, 1.0, 3.0], [], [0.0]
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: now[0])
+    reporter = callbacks.Reporter(told.append)
+    arguments: Any = SimpleNamespace(train_batch_size=2, gradient_accumulation_steps=3, world_size=4)
+    for step in seconds:
+        now[0] += 100.0  # an evaluation in between
+        reporter.on_step_begin(arguments, TrainerState(), TrainerControl())
+        now[0] += step
+        reporter.on_log(arguments, TrainerState(), TrainerControl(), {"loss": 1.0})
+    photos = 2 * 3 * 4
+    assert reporter.images_per_second(arguments) == pytest.approx(2 * photos / (1.0 + 3.0))
+    rates = [progress.images_per_second for progress in told]
+    assert rates == pytest.approx([photos / 60, photos / 9, photos / 5, photos / 1, photos / 2])
 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,16 +157,64 @@ def test_the_merged_model_is_the_adapter(
     assert check.relative_difference < 1e-4
 
 
-def test_a_merge_that_loses_the_adapter_is_found(
-    run: Run, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def forgets(base: Path, adapter: Path, **where: object) -> torch.nn.Module:
-        return load_model(base, **where)
+def _with_lost(lost: Callable[[str], bool]) -> Callable[..., torch.nn.Module]:
+    """A `load_merged` that loses the adapter of every module that `lost` says."""
 
-    monkeypatch.setattr(merge_check, "load_merged", forgets)
-    with pytest.raises(RunFailed, match=r"^the merged model is not the adapter: .*, 0 of 5 answers agree; lower"):
+    def forgets(base: Path, adapter: Path, *, quantize_on: object = None, **where: Any) -> torch.nn.Module:
+        merged, plain = load_merged(base, adapter, **where), load_model(base, **where).state_dict()
+        merged.load_state_dict({name: plain[name] for name in plain if lost(name)}, strict=False)
+        return merged
+
+    return forgets
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "lost", [lambda name: True, lambda name: name.startswith("model.layers.1.")], ids=["all", "half of the layers"]
+)
+def test_a_merge_that_loses_the_adapter_fails_and_the_adapter_is_kept_fit_to_be_served_unmerged(
+    lost: Callable[[str], bool], dtype: torch.dtype, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "device_and_dtype", lambda _: (torch.device("cpu"), dtype))
+    monkeypatch.setattr(merge_check, "load_merged", _with_lost(lost))
+    with pytest.raises(RunFailed) as caught:
         run(tmp_path, epochs=20, evaluations=1)
+    kept = tmp_path / "unverified"
+    message = str(caught.value)
+    assert message.startswith("the merged model is not the adapter: logits differ by ")
+    assert message.endswith(
+        f" of 5 answers agree; the adapter is kept in {kept}: serve it beside its base, unmerged (engine: vllm, "
+        "served: lora), or check the versions of peft and transformers against constraints.txt and try again"
+    )
     assert not (tmp_path / "adapter").exists()
+    assert read_adapter(kept).merge_only == ()
+    check = TrainReport.model_validate_json((kept / "train.json").read_bytes()).merge_check
+    assert not check.ok
+    assert check.relative_difference > check.limit
+
+
+def test_the_limit_of_a_bf16_merge_follows_the_models_own_noise(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "device_and_dtype", lambda _: (torch.device("cpu"), torch.bfloat16))
+    report, _ = run(tmp_path, epochs=20, evaluations=1)
+    check = report.merge_check
+    assert check.ok
+    assert check.limit == max(merge_check.LEAST_LIMIT, merge_check.NOISE_FACTOR * check.noise)
+    assert 0.3 * check.noise < check.relative_difference < merge_check.NOISE_FACTOR * check.noise
+    assert check.served is None
+
+
+def test_sums_in_another_order_are_right_and_not_the_same() -> None:
+    layer = torch.nn.Linear(33, 5).to(torch.bfloat16)
+    given = torch.randn(7, 33, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    exact = layer.float()(given.float())
+    layer = layer.to(torch.bfloat16)
+    plain = layer(given)
+    reordered = merge_check.reordered(torch.nn.Sequential(layer), lambda: layer(given))
+    assert not torch.equal(plain, reordered)
+    torch.testing.assert_close(reordered.float(), exact, rtol=0.02, atol=0.02)
+    assert torch.equal(layer(given), plain)  # and all is as it was
 
 
 def test_a_bf16_base_trains_with_a_float32_adapter(
@@ -179,6 +228,7 @@ def test_a_bf16_base_trains_with_a_float32_adapter(
     assert report.best.score == 1.0
     assert {weight.dtype for weight in _weights(tmp_path).values()} == {torch.float32}
     assert 1e-5 < report.merge_check.relative_difference < 0.05  # rounding to 8 bits, and no more
+    assert report.merge_check.ok
     assert (tmp_path / "train.features").stat().st_size == (3 * 27 + 21 + 25) * 32 * 2
 
 
