@@ -27,7 +27,7 @@ from enrich.infer.transformers_engine import (
     load_engine,
 )
 from enrich.parse import parse_answer
-from enrich.phi3_vision.checkpoint import load_model, load_processor
+from enrich.phi3_vision.checkpoint import load_adapted, load_model, load_processor
 from enrich.price import Calibration
 from enrich.prompt import make_prompt, render_answer, render_prompt
 from enrich.settings import TINY_MODEL, TINY_MODEL_PATH, ReviewSettings, RunSettings
@@ -192,6 +192,10 @@ def test_an_adapter_is_served_merged(adapter: Adapter, random_base: Tiny) -> Non
     assert with_adapter.error is without.error is None
     assert with_adapter.prompt_tokens == without.prompt_tokens
     assert not np.array_equal(with_adapter.logprobs[:1], without.logprobs[:1])
+    beside: Any = load_adapted(random_base.path, adapter.path, dtype=torch.float32, device="cpu")
+    [unmerged] = TransformersEngine(beside, served.processor, PROMPT, max_new_tokens=80).complete([photo])
+    assert with_adapter.token_ids == unmerged.token_ids
+    assert with_adapter.logprobs == pytest.approx(unmerged.logprobs, abs=1e-4)
     served.close()
     assert not hasattr(served, "model")
 

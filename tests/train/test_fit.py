@@ -258,12 +258,16 @@ def test_a_run_out_of_time_evaluates_and_stops(photos: Photos, tiny: Tiny, make_
 def test_gradient_checkpointing_gives_the_same_losses(
     photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path
 ) -> None:
-    losses = []
+    losses, forwards = [], []
     for switch in (False, True):
         settings = make_settings(epochs=4, evaluations=1, gradient_checkpointing=switch)
-        _, _, told = _fit(photos, tiny, settings, tmp_path / str(switch))
+        model, calls = copy.deepcopy(tiny.model), []
+        model.model.layers[0].mlp.register_forward_hook(lambda layer, *_, calls=calls: calls.append(layer.training))
+        _, _, told = _fit(photos, tiny, settings, tmp_path / str(switch), model=model)
         losses.append([progress.loss for progress in told])
+        forwards.append(sum(calls))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert forwards == [4, 8]  # each step computes its layers once more
 
 
 def test_the_rate_leaves_out_the_first_steps_in_which_code_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

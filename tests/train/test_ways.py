@@ -54,6 +54,8 @@ def test_each_way_learns_and_merges(
     adapter = tmp_path / "adapter"
     assert json.loads((adapter / "adapter_config.json").read_text()).get(way, True) is True
     assert (tmp_path / "train.features").exists() == (way != "adapt_vision")
+    learned = {name for name, weight in load_file(adapter / "adapter_model.safetensors").items() if weight.any()}
+    assert any("img_processor" in name and ".lora_B." in name for name in learned) == (way == "adapt_vision")
     inputs = load_processor(adapter)(render_prompt(prompt), Image.open(products[0].image_path))
     merged = load_merged(tiny.path, adapter, dtype=torch.float32, device="cpu")
     beside = PeftModel.from_pretrained(load_model(tiny.path, dtype=torch.float32, device="cpu"), str(adapter))
@@ -109,13 +111,17 @@ def test_a_4bit_base_learns_and_its_merge_is_compared_with_what_was_trained_on(
 
 def test_compiled_layers_learn_the_same(run: Run, tmp_path: Path) -> None:
     changes = {"epochs": 2, "evaluations": 1, "batch_size": 2, "effective_batch_size": 4}
-    losses, names = [], []
+    losses, names, graphs = [], [], []
     for compiled in (False, True):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
         _, told = run(tmp_path / str(compiled), compile=compiled, **changes)
         losses.append([progress.loss for progress in told if progress.stage == "training"])
         names.append(load_file(tmp_path / str(compiled) / "adapter" / "adapter_model.safetensors").keys())
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert names[0] == names[1]
+    assert graphs[0] == 0 < graphs[1]
 
 
 _ONE_OF_TWO = """
