@@ -127,8 +127,6 @@ def finetune(
     config: Config = None,
 ) -> None:
     """Teach Phi-3-vision a catalog: photo to title, category and full price, as a LoRA adapter with known errors."""
-    from enrich.pipeline.finetuning import finetune as run
-
     settings = load_settings(TrainSettings, config, model=model, allow_dropped=allow_dropped or None)
     if overfit_one_batch:
         print_overfitting(catalog, settings)
@@ -142,6 +140,8 @@ def finetune(
         if told:
             errors.print(Text.assemble(("error: ", "red"), told))
         raise typer.Exit(code)
+    from enrich.pipeline.finetuning import finetune as run
+
     with progress_bars() as progress:
         done = run(catalog, out, settings, progress, announce=lambda line: console.print(Text(line)))
     print_scores(done.metrics)

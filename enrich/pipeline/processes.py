@@ -26,7 +26,9 @@ def run_together(command: Sequence[str], count: int) -> tuple[int, str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    group = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    group = {
+        "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
     with ExitStack() as files:
         said = [files.enter_context(TemporaryFile()) for _ in range(count)]
         processes: list[subprocess.Popen[bytes]] = []

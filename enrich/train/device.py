@@ -1,6 +1,7 @@
 """Which device and precision a run gets, and how much memory it took."""
 
 import gc
+import os
 import resource
 import sys
 
@@ -17,13 +18,16 @@ def device_and_dtype(device: str) -> tuple[torch.device, torch.dtype]:
     Of several processes (RANK, WORLD_SIZE) each joins the others here and gets a GPU of its own.
 
     Raises:
-        UsageError: a GPU is asked for in vain.
+        UsageError: a GPU is asked for in vain, or there are fewer than processes.
     """
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise UsageError("device cuda: no CUDA GPU is visible here; use device auto or cpu")
     if device == "cpu" or not available:
         return PartialState(cpu=True).device, torch.float32
+    processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+    if processes > gpus:
+        raise UsageError(f"{processes} processes: only {gpus} GPUs are visible here; start one for each GPU")
     return PartialState().device, torch.bfloat16
 
 

@@ -418,6 +418,16 @@ def test_a_gpu_that_is_not_there_is_named(run: Run, tmp_path: Path, monkeypatch:
     assert not (tmp_path / "work").exists()
 
 
+def test_more_processes_than_gpus_are_refused(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(UsageError) as raised:
+        run(tmp_path / "work", device="auto")
+    assert str(raised.value) == "4 processes: only 2 GPUs are visible here; start one for each GPU"
+    assert not (tmp_path / "work").exists()
+
+
 def test_a_base_without_weights_is_named(
     products: list[Product], prompt: Prompt, make_settings: Make, tiny: Tiny, tmp_path: Path
 ) -> None:
