@@ -262,7 +262,8 @@ def test_gradient_checkpointing_gives_the_same_losses(
     for switch in (False, True):
         settings = make_settings(epochs=4, evaluations=1, gradient_checkpointing=switch)
         model, calls = copy.deepcopy(tiny.model), []
-        model.model.layers[0].mlp.register_forward_hook(lambda layer, *_, calls=calls: calls.append(layer.training))
+        attention = model.model.layers[0].self_attn
+        attention.register_forward_pre_hook(lambda layer, _, calls=calls: calls.append(layer.training))
         _, _, told = _fit(photos, tiny, settings, tmp_path / str(switch), model=model)
         losses.append([progress.loss for progress in told])
         forwards.append(sum(calls))
