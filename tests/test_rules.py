@@ -8,6 +8,7 @@ import pytest
 from rows import answer, make_row, make_run, plan, source_table
 
 from enrich import manifest, parquet, publish, write
+from enrich.pipeline import reviewing
 from enrich.products import read_products
 from enrich.rules import Rules, judged_again, restated
 from enrich.run_record import PublishedRun, RunInfo
@@ -149,3 +150,10 @@ def test_the_rules_of_the_run_created_last_hold_in_whatever_order_runs_are_publi
     assert found.equals(expected)
     assert set(found["product_id"]) == {"00101", "00103", "00105", "00107"}
     assert found["needs_review"].all()
+
+
+def test_photos_are_shown_from_where_the_last_run_saw_them(tmp_path: Path) -> None:
+    output = open_store(str(tmp_path / "output"), create=True)
+    night(output, "n1", 0, "101", RunSettings(), images_uri=str(tmp_path / "before"))
+    night(output, "n2", 10, "101", RunSettings(), images_uri=str(tmp_path / "moved"))
+    assert reviewing._images(output).uri == str(tmp_path / "moved")

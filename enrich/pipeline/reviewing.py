@@ -13,7 +13,7 @@ from enrich.catalog.add import Added, Label, Labelled, add_products, check_addit
 from enrich.decisions import REJECTED, Decision, read_decisions, run_mark
 from enrich.errors import UsageError
 from enrich.pipeline.decided import categories, check_and_complete, find_run, usual_currency
-from enrich.products import PRODUCTS_KEY, read_products
+from enrich.products import PRODUCTS_KEY, read_last_runs, read_products
 from enrich.publish import publish_reviews
 from enrich.review_page import render_queue, review_queue
 from enrich.reviews import next_reviews, photo, photo_of, read_reviews, review_key, standing, write_reviews
@@ -54,7 +54,7 @@ def write_queue(output: str, limit: int = 1000) -> Queue:
     shown = queue.unique("image_sha256", keep="first", maintain_order=True).head(limit)
     runs = {run_id: find_run(target, run_id) for run_id in shown["run_id"].unique()}
     page = render_queue(
-        shown, categories(table), _images(target, table), RunSettings().limits, output=target.uri,
+        shown, categories(table), _images(target), RunSettings().limits, output=target.uri,
         waiting=queue.height, runs={run_id: run_mark(run) for run_id, run in runs.items() if run},
         currency=usual_currency(table),
     )  # fmt: skip
@@ -86,7 +86,7 @@ def apply_decisions(output: str, file: Path, catalog: str | None = None, columns
     publish_reviews(target)
     added = None
     if shop is not None:
-        added = add_products(shop, columns or Columns(), lessons, _reviewed_bytes(_images(target, table)))
+        added = add_products(shop, columns or Columns(), lessons, _reviewed_bytes(_images(target)))
     counts = Counter(one.decision for one in decisions)
     late = sum(photo_of(one) not in shown for one in decisions)
     return Applied(target.uri_of(PRODUCTS_KEY), dict(sorted(counts.items())), late, added)
@@ -99,10 +99,10 @@ def _published(output: Store) -> pl.DataFrame:
     return products.table
 
 
-def _images(output: Store, table: pl.DataFrame) -> Store:
-    """Where the photos are. The run shown last says it; all runs of an output read the same images."""
-    last = table.sort("processed_at")["run_id"]
-    run = find_run(output, last[-1]) if len(last) else None
+def _images(output: Store) -> Store:
+    """Where the photos are: where the run created last, of those published, saw them."""
+    last = read_last_runs(output).source
+    run = find_run(output, last.run_id) if last else None
     if run is None:
         raise UsageError(f"output {output.uri}: the manifest of its last run is gone; start a run first")
     return open_store(run.images_uri)
