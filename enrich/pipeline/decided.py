@@ -98,7 +98,7 @@ def _rows_decided_on(
 
     def take(rows: pl.DataFrame) -> None:
         for row in rows.select(wanted).iter_rows(named=True):
-            found[row["image_key"], row["image_etag"], row["image_sha256"], row["run_id"]] = row
+            found.setdefault((row["image_key"], row["image_etag"], row["image_sha256"], row["run_id"]), row)
 
     take(ok.filter(pl.col("reviewed_at").is_null()))
     gone = set()
@@ -108,6 +108,7 @@ def _rows_decided_on(
             take(frame.filter(pl.col("status") == "ok", pl.col("image_key").is_in(keys)))
             count += frame.height
         gone |= set() if count else {run_id}
+    take(ok)  # a photo whose etag is another one since: history still has the first
     same_bytes = {(row["image_key"], row["image_sha256"]): row for row in ok.select(wanted).iter_rows(named=True)}
     for one in decisions:
         shown = same_bytes.get((one.image_key, one.image_sha256)) if one.image_sha256 and one.run_id in gone else None

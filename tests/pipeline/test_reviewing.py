@@ -14,12 +14,13 @@ import pytest
 from PIL import Image
 from rows import at, enrich_night, listing, make_row, make_run
 
+from enrich import parquet
 from enrich.catalog.add import Added
 from enrich.catalog.read import read_catalog
 from enrich.errors import UsageError
 from enrich.pipeline.reviewing import apply_decisions, write_queue
 from enrich.run_record import RunInfo
-from enrich.schema import Alternative, ManifestItem, Row
+from enrich.schema import PRODUCTS_SCHEMA, Alternative, ManifestItem, Row
 from enrich.storage import open_store
 
 EVIL = "</script><script>alert(1)</script>"
@@ -351,6 +352,22 @@ def test_a_decision_about_an_earlier_runs_row_is_taken(place: Place) -> None:
 
     assert apply_decisions(str(place.output), path).outdated == 0
     assert (shown(place)["wide.png"]["title"], shown(place)["wide.png"]["run_id"]) == ("Felt Hat", "night-2")
+
+
+def test_a_reviewed_photo_is_decided_again_under_the_etag_that_it_has_now(place: Place) -> None:
+    write_queue(str(place.output))
+    path = save(place, decided(place, "wide.png"))
+    again = save(place, decided(place, "wide.png", title="Cap", image_etag="e2")).read_text()
+    path = save(place, decided(place, "wide.png"))
+    apply_decisions(str(place.output), path)
+    file = parquet.read(open_store(str(place.output)), "products.parquet", PRODUCTS_SCHEMA)
+    assert file is not None
+    touched = file.table.with_columns(image_etag=pl.lit("e2"))
+    (place.output / "products.parquet").write_bytes(parquet.encode(touched, PRODUCTS_SCHEMA, file.metadata))
+    path.write_text(again)
+
+    apply_decisions(str(place.output), path)
+    assert shown(place)["wide.png"]["title"] == "Cap"
 
 
 def test_a_catalog_that_cannot_take_the_decisions_is_refused_before_they_are_published(place: Place) -> None:
