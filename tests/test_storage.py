@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from enrich.errors import UsageError
 from enrich.schema import ErrorKind
-from enrich.storage import StorageError, Store, is_s3, open_store, read_tree, write_tree
+from enrich.storage import StorageError, Store, contains, is_s3, open_store, overlap, read_tree, write_tree
 from enrich.storage.local import LocalStore
 
 ODD_KEYS = [
@@ -287,11 +288,142 @@ def test_local_listing_follows_links_inside_the_folder_only(tmp_path: Path, capl
     store = LocalStore(root)
     assert [(info.key, info.size) for info in store.list()] == [("inside.jpg", 2), ("real/a.jpg", 2)]
     assert caplog.messages == [
+        f"'{root}/dangling.jpg' left out: a link to nothing",
+        f"'{root}/fifo' left out: no regular file",
         f"'{root}/latin-\\udce9.jpg' left out: its name is not UTF-8",
+        f"'{root}/loop' left out: a link to a directory",
         f"'{root}/outside.jpg' left out: a link that leads out of the folder",
     ]
     assert kind_of(lambda: store.get("fifo")) == (ErrorKind.NOT_FOUND, f"{root}/fifo: no regular file")
     assert kind_of(lambda: store.get("outside.jpg"))[0] is ErrorKind.ACCESS_DENIED
+
+
+def test_an_unreadable_entry_is_left_out_and_told_and_the_listing_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.jpg", "closed/b.jpg", "line\nbreak.jpg", "z.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"1")
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    (tmp_path / "self").symlink_to("self")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "up").symlink_to("../deep/up/up")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listener:
+        monkeypatch.chdir(tmp_path)  # the path of a socket may have 108 bytes
+        listener.bind("socket")
+    scan = os.scandir
+
+    def deny(path: str) -> Any:
+        if path.endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", deny)  # the tests may run as root, whom no mode bits stop
+    store = LocalStore(tmp_path)
+    assert [info.key for info in store.list()] == ["a.jpg", "line\nbreak.jpg", "z.jpg"]
+    assert sorted(caplog.messages) == [
+        f"'{tmp_path}/{name}' left out: {reason}"
+        for name, reason in [
+            ("closed", "Permission denied"),
+            ("deep/up", "a loop of links"),
+            ("device", "a link that leads out of the folder"),
+            ("one", "a loop of links"),
+            ("self", "a loop of links"),
+            ("socket", "no regular file"),
+            ("two", "a loop of links"),
+        ]
+    ]
+    assert kind_of(lambda: store.get("one"))[0] is ErrorKind.NOT_FOUND
+
+
+def test_of_many_entries_left_out_the_first_are_named_and_all_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(300):
+        (tmp_path / f"{number}.jpg").symlink_to("nowhere")
+    assert list(LocalStore(tmp_path).list()) == []
+    assert len(caplog.messages) == 21
+    assert caplog.messages[-1] == "300 entries left out in all: a link to nothing (300)"
+
+
+def test_a_directory_that_fails_ends_a_listing_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "good").mkdir()
+    (tmp_path / "broken").mkdir()
+    scan = os.scandir
+
+    def fail(path: str) -> Any:
+        if path.endswith("broken"):
+            raise OSError(errno.EIO, "Input/output error", path)
+        return scan(path)
+
+    monkeypatch.setattr("os.scandir", fail)
+    assert kind_of(lambda: list(LocalStore(tmp_path).list())) == (
+        ErrorKind.DOWNLOAD_FAILED,
+        f"{tmp_path}/broken: Input/output error; check the disk",
+    )
+
+
+INSIDE = [  # outer, inner
+    ("s3://b", "s3://b/"),
+    ("s3://b/", "s3://b"),
+    ("s3://b/photos", "s3://b/photos/out"),
+    ("s3://b/photos/", "s3://b//photos//out"),
+    ("s3://b/photos", "s3://b/x/../photos/out"),
+    ("s3://b/photos", "s3://b/photos/../photos"),
+    ("s3://b/photos", "s3://b/photos/../out"),  # where the endpoint takes it as it is written
+    ("s3://b/photos", "s3://b/./photos"),
+    ("{tmp}/photos", "{tmp}/photos"),
+    ("{tmp}/photos/", "{tmp}/photos/."),
+    ("{tmp}/photos", "{tmp}/other/../photos/out"),
+    ("{tmp}/photos", "{tmp}/link/out"),
+    ("{tmp}/link", "{tmp}/photos/out"),
+    ("{tmp}/photos", "{tmp}/links/deep/out/new"),
+    ("{tmp}/photos", "{tmp}//photos///out"),
+    ("/", "{tmp}/photos"),
+]
+APART = [
+    ("s3://b/photos", "s3://b/photos2"),
+    ("s3://b/photos", "s3://b/phot"),
+    ("s3://b/photos", "s3://c/photos/out"),
+    ("s3://b/photos", "{tmp}/photos"),
+    ("{tmp}/photos", "{tmp}/photos2"),
+    ("{tmp}/photos", "{tmp}/photos/../out"),
+    ("{tmp}/photos", "{tmp}/out"),
+    ("{tmp}/photos", "{tmp}/photos."),
+    ("{tmp}/loop", "{tmp}/photos"),
+]
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "inside"), [(*pair, True) for pair in INSIDE] + [(*p, False) for p in APART]
+)
+def test_a_place_inside_another_is_seen_however_it_is_written(
+    tmp_path: Path, outer: str, inner: str, inside: bool
+) -> None:
+    for name in ("photos/deep", "other", "links"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to("photos")
+    (tmp_path / "links" / "deep").symlink_to(tmp_path / "photos" / "deep")
+    (tmp_path / "loop").symlink_to("loop")
+    outer, inner = outer.format(tmp=tmp_path), inner.format(tmp=tmp_path)
+    assert contains(outer, inner) is inside
+    assert overlap(inner, outer) is inside
+
+
+def test_a_place_under_two_names_of_one_file_system_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a folder is mounted twice, or names differ in case only."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "PHOTOS").mkdir()
+    same = os.path.samestat
+
+    def one_folder(one: os.stat_result, other: os.stat_result) -> bool:
+        inodes = {(tmp_path / name).stat().st_ino for name in ("photos", "PHOTOS")}
+        return same(one, other) or {one.st_ino, other.st_ino} == inodes
+
+    monkeypatch.setattr("os.path.samestat", one_folder)
+    assert contains(str(tmp_path / "photos"), str(tmp_path / "PHOTOS" / "out"))
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,7 +452,7 @@ def test_denied_files_are_access_denied(tmp_path: Path, monkeypatch: pytest.Monk
     assert kind_of(lambda: store.get("a")) == (ErrorKind.ACCESS_DENIED, message)
 
 
-def test_a_listing_says_which_directory_is_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listing_of_a_denied_directory_itself_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LocalStore(tmp_path)
     store.put("a", b"")
     store.put("closed/b", b"")
@@ -333,7 +465,7 @@ def test_a_listing_says_which_directory_is_denied(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr("os.scandir", deny)
     message = f"{tmp_path}/closed: Permission denied; check the permissions"
-    assert kind_of(lambda: keys(store)) == (ErrorKind.ACCESS_DENIED, message)
+    assert kind_of(lambda: list(store.list("closed"))) == (ErrorKind.ACCESS_DENIED, message)
 
 
 # ---- opening
@@ -343,6 +475,8 @@ def test_a_listing_says_which_directory_is_denied(tmp_path: Path, monkeypatch: p
     ("uri", "message"),
     [
         ("", "the URI is empty; give s3://bucket/prefix or a local path"),
+        ("s3://bucket/x/../y", "s3://bucket/x/../y: endpoints differ in what `..` means; write the path without it"),
+        ("s3://bucket/./y", "s3://bucket/./y: endpoints differ in what `.` means; write the path without it"),
         ("gs://bucket/x", "gs://bucket/x: unknown scheme; use s3://bucket/prefix or a local path"),
         ("file:///tmp", "file:///tmp: unknown scheme; use s3://bucket/prefix or a local path"),
         ("s3:/bucket", "s3:/bucket: unknown scheme; use s3://bucket/prefix or a local path"),

@@ -14,7 +14,7 @@ from enrich.errors import UsageError
 from enrich.pipeline.progress import Progress, silent
 from enrich.places import cache_directory, disk_errors
 from enrich.settings import FetchSettings, SampleSettings
-from enrich.storage import is_s3, open_store, read_tree, write_tree
+from enrich.storage import is_s3, open_store, overlap, read_tree, write_tree
 
 CATALOG_FILE = "catalog.csv"  # written last: a catalog without it is not whole
 
@@ -28,6 +28,8 @@ def make_sample(
     progress: Progress = silent,
 ) -> SampleSummary:
     """Generate a catalog at `out` and, where given, unlabelled photos at `bucket`. Raises as `write_sample`."""
+    if bucket is not None and overlap(out, bucket):
+        raise UsageError(f"bucket {bucket} and out {out} overlap; keep them apart")
     with _written_to(out) as folder, TemporaryDirectory(prefix="enrich-") as scratch:
         photos = None if bucket is None else Path(scratch) if is_s3(bucket) else Path(bucket)
         summary = write_sample(

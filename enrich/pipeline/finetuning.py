@@ -20,6 +20,7 @@ from enrich.metrics import baselines
 from enrich.phi3_vision.checkpoint import load_processor
 from enrich.pipeline.catalogs import local_tree, work_directory
 from enrich.pipeline.dropping import all_dropped, describe_unlearnable, forget_refusal, refuse_losses
+from enrich.pipeline.places import check_outside, check_replaced
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.scoring import encode_scores, fit, measure, predict, read_truth, score_base
 from enrich.places import disk_errors
@@ -82,6 +83,8 @@ def finetune(
         UsageError: catalog, model or settings are no good, or more than a tenth of the rows cannot be used, which a
             file beside `out` then lists; nothing else was written. RunFailed: training broke off.
     """
+    check_replaced(out, catalog, "catalog")
+    check_outside(out, f"{catalog}/images")
     with local_tree(catalog) as folder:
         labelled = read_catalog(folder, settings.columns)
         refuse_losses(catalog, labelled, (), settings, out)

@@ -18,6 +18,7 @@ from enrich.phi3_vision.checkpoint import load_adapted, load_processor, save_mer
 from enrich.phi3_vision.generation import generate_answers
 from enrich.pipeline.catalogs import local_tree, work_directory
 from enrich.pipeline.drawn import SIZES, draw_photo
+from enrich.pipeline.places import check_replaced
 from enrich.pipeline.progress import Progress, silent
 from enrich.places import disk_errors
 from enrich.prompt import PROMPT_FILE, render_prompt
@@ -55,6 +56,7 @@ def merge(
         UsageError: adapter, base or `out` are no good; nothing was written.
         RunFailed: the merged model is not the adapter; nothing was written.
     """
+    check_replaced(out, adapter, "adapter")
     if is_s3(out):
         open_store(out)  # a bucket that is not there must not cost the work first
     work = work_directory(out, "merging")

@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 
 from enrich.errors import UsageError
 from enrich.history import committed_shards
@@ -23,6 +22,7 @@ from enrich.manifest import (
     read_manifest,
 )
 from enrich.pipeline.catalogs import local_tree
+from enrich.pipeline.places import check_places
 from enrich.pipeline.planning import Forecast, forecast, plan_run
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.run import Run, adapter_warnings
@@ -58,7 +58,7 @@ def open_run(
     choose_engine(settings.engine, settings.device)
     _check_runner(settings)
     source = open_store(images, must_exist=True, s3=settings.s3)
-    _refuse_overlap(source.uri, output)
+    check_places(images, adapter, output)
     with ExitStack() as stack:
         loaded = read_adapter(stack.enter_context(local_tree(adapter)))
         check_base(loaded, find_base(loaded.base, loaded.revision))
@@ -109,7 +109,7 @@ def foresee_run(
 ) -> Forecast:
     """What `run_enrichment` would do, and how long it may take, going by the last run. Nothing is written."""
     source = open_store(images, must_exist=True, s3=settings.s3)
-    _refuse_overlap(source.uri, output)
+    check_places(images, adapter, output)
     with local_tree(adapter) as directory:
         loaded = read_adapter(directory)
         info = _describe(source, loaded, settings, None, datetime.now(UTC))
@@ -163,10 +163,3 @@ def _check_runner(settings: RunSettings) -> None:
     """UsageError if the runner that `settings` name is not installed."""
     if settings.runner == "ray" and importlib.util.find_spec("ray") is None:
         raise UsageError("runner ray: Ray is not installed; pip install 'enrich[ray]', or use the runner inline")
-
-
-def _refuse_overlap(images: str, output: str) -> None:
-    """An output below the images would be enriched the next night; images below the output could be overwritten."""
-    here, there = (f"{uri if '://' in uri else Path(uri).absolute()}/" for uri in (images, output.rstrip("/")))
-    if here.startswith(there) or there.startswith(here):
-        raise UsageError(f"output {output} and images {images} overlap; keep them apart")

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import polars as pl
 
-from enrich.catalog.add import Added, Label, Labelled, add_products, check_addition
+from enrich.catalog.add import FOLDER, Added, Label, Labelled, add_products, check_addition
 from enrich.decisions import REJECTED, Decision, read_decisions, run_mark
 from enrich.errors import UsageError
 from enrich.pipeline.decided import categories, check_and_complete, find_run, usual_currency
+from enrich.pipeline.places import check_taught
 from enrich.products import PRODUCTS_KEY, read_last_runs, read_products
 from enrich.publish import publish_reviews
 from enrich.review_page import render_queue, review_queue
@@ -80,6 +81,8 @@ def apply_decisions(output: str, file: Path, catalog: str | None = None, columns
     shown = dict(table.filter(pl.col("status") == "ok").select(photo(), "image_key").iter_rows())
     lessons = _lessons(decisions, reviews if known else pl.concat([reviews, news]), table, shown)
     shop = None if catalog is None else open_store(catalog, must_exist=True)
+    if shop is not None:
+        check_taught(_images(target, table).uri, shop.uri_of(FOLDER), shop.uri)
     if shop is not None:
         check_addition(shop, columns or Columns(), lessons)
     write_reviews(target, decided.digest, news)

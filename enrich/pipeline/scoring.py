@@ -15,6 +15,7 @@ from enrich.catalog.read import read_catalog
 from enrich.catalog.sample.place import HOLDOUT
 from enrich.catalog.split import Splits, split_catalog
 from enrich.catalog.table import read_table
+from enrich.errors import UsageError
 from enrich.images import ImageRefused, Preparation, prepare
 from enrich.infer.adapter import METRICS_FILE, RECORD_FILE, Adapter, read_adapter
 from enrich.infer.answer import Answerer, Image
@@ -32,7 +33,7 @@ from enrich.report import render_scores
 from enrich.schema import SCORE_SCHEMA, Product, same_design
 from enrich.scores import SCORES_FILE, VERDICTS_KEY, assess
 from enrich.settings import Columns, PhotoLimits, RunSettings, TrainSettings
-from enrich.storage import open_store
+from enrich.storage import contains, open_store
 from enrich.worth import tell
 
 SCORES_PAGE = "scores.html"
@@ -71,6 +72,8 @@ def score_adapter(
     out and why. With `out`, metrics.json, scores.parquet and a page of plots are written there, the hold-out's below
     holdout/.
     """
+    if out is not None and contains(adapter, out) and contains(out, adapter):
+        raise UsageError(f"out {out}: is the adapter itself, whose own scores would be lost; name another folder")
     with local_tree(adapter) as directory, local_tree(catalog) as folder:
         loaded = read_adapter(directory)
         engine = start_engine(loaded, settings)

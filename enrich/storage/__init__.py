@@ -10,10 +10,14 @@ import re
 from enrich.errors import UsageError
 from enrich.settings import PLAIN_S3, S3Settings
 from enrich.storage.local import open_local
+from enrich.storage.overlap import contains, overlap
 from enrich.storage.store import Body, ObjectInfo, StorageError, Store, is_s3
 from enrich.storage.tree import read_tree, write_tree
 
-__all__ = ["Body", "ObjectInfo", "StorageError", "Store", "is_s3", "open_store", "read_tree", "write_tree"]
+__all__ = [
+    "Body", "ObjectInfo", "StorageError", "Store", "contains", "is_s3", "open_store", "overlap", "read_tree",
+    "write_tree",
+]  # fmt: skip
 
 
 def open_store(uri: str, *, must_exist: bool = False, create: bool = False, s3: S3Settings = PLAIN_S3) -> Store:

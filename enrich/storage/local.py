@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,8 +26,9 @@ _PIECE = 1 << 20  # bytes copied at a time
 class LocalStore:
     """Objects are files. Nothing outside the folder is read or written, whatever keys and links say.
 
-    Links to files inside the folder are followed; links to directories, links that lead out, and special files are
-    left out of listings. An etag is made of mtime (ns), size and inode.
+    Links to files inside the folder are followed. Listings leave out, and log, what is no readable file: links to
+    directories, to nothing, in a loop or out of the folder, special files, directories that may not be read. An etag
+    is made of mtime (ns), size and inode.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -39,20 +41,31 @@ class LocalStore:
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         folder = prefix.strip("/")
         start = self._path(folder) if folder else self._root
+        left_out = _LeftOut()
         with os_errors(start):
-            stack = [self._scan(start, f"{folder}/" if folder else "")]
+            stack = [self._scan(start, f"{folder}/" if folder else "", left_out)]
             while stack:
                 key, entry = next(stack[-1], ("", None))
                 if entry is None:
                     stack.pop()
                 elif entry.is_dir(follow_symlinks=False):
-                    stack.append(self._scan(entry.path, f"{key}/"))
+                    try:
+                        stack.append(self._scan(entry.path, f"{key}/", left_out))
+                    except OSError as error:
+                        if error.errno not in _OF_THE_ENTRY:
+                            with os_errors(entry.path):
+                                raise
+                        left_out.add(entry.path, error.strerror)
                 else:
                     try:
                         found = entry.stat()
                     except FileNotFoundError:  # gone since its directory was read
                         continue
+                    except PermissionError as error:  # a directory that may be read and not searched
+                        left_out.add(entry.path, error.strerror)
+                        continue
                     yield _info(key, found)
+        left_out.close()
 
     def head(self, key: str) -> ObjectInfo | None:
         with os_errors(self.uri_of(key)):
@@ -141,24 +154,72 @@ class LocalStore:
     def _holds(self, path: str) -> bool:
         return os.path.commonpath([self._root, os.path.realpath(path)]) == self._root
 
-    def _scan(self, directory: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    def _scan(self, directory: str, prefix: str, left_out: "_LeftOut") -> Iterator[tuple[str, os.DirEntry[str]]]:
         """One directory's keys and entries. A directory sorts as its name with "/": that is the order of whole keys."""
-        with os_errors(directory):
-            try:
-                with os.scandir(directory) as entries:
-                    found = {e.name + "/" * e.is_dir(follow_symlinks=False): e for e in entries}
-            except (FileNotFoundError, NotADirectoryError):
-                return
+        try:
+            with os.scandir(directory) as entries:
+                found = {e.name + "/" * e.is_dir(follow_symlinks=False): e for e in entries}
+        except (FileNotFoundError, NotADirectoryError):  # gone since its parent was read
+            found = {}
+        return self._keys(found, prefix, left_out)
+
+    def _keys(
+        self, found: dict[str, os.DirEntry[str]], prefix: str, left_out: "_LeftOut"
+    ) -> Iterator[tuple[str, os.DirEntry[str]]]:
         for name in sorted(found, key=os.fsencode):
             entry = found[name]
             if name.startswith(OWN_PREFIX):
                 continue
-            if os.fsencode(name) != name.encode("utf-8", "replace"):
-                logger.warning("%r left out: its name is not UTF-8", entry.path)
-            elif entry.is_symlink() and not self._holds(entry.path):
-                logger.warning("%r left out: a link that leads out of the folder", entry.path)
-            elif name.endswith("/") or entry.is_file():
+            reason = self._why_not(entry)
+            if reason:
+                left_out.add(entry.path, reason)
+            else:
                 yield prefix + entry.name, entry
+
+    def _why_not(self, entry: os.DirEntry[str]) -> str | None:
+        """Why an entry is no object; None for a directory and for a file, which may turn out to be unreadable."""
+        if os.fsencode(entry.name) != entry.name.encode("utf-8", "replace"):
+            return "its name is not UTF-8"
+        if entry.is_dir(follow_symlinks=False):
+            return None
+        try:
+            mode = entry.stat().st_mode
+        except PermissionError:
+            return None
+        except FileNotFoundError:
+            return "a link to nothing" if entry.is_symlink() else None
+        except OSError as error:
+            if error.errno not in _OF_THE_ENTRY:
+                raise
+            return "a loop of links" if error.errno == errno.ELOOP else error.strerror
+        if entry.is_symlink() and not self._holds(entry.path):
+            return "a link that leads out of the folder"
+        if stat.S_ISREG(mode):
+            return None
+        return "a link to a directory" if stat.S_ISDIR(mode) else "no regular file"
+
+
+# What the operating system says of one entry, rather than of a disk or a network that fails.
+_OF_THE_ENTRY = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
+_TOLD = 20  # entries left out of a listing that are logged one by one
+
+
+class _LeftOut:
+    """Entries that a listing leaves out: the first ones are logged one by one, the others counted."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def add(self, path: str, reason: str) -> None:
+        self._counts[reason] += 1
+        if self._counts.total() <= _TOLD:
+            logger.warning("%r left out: %s", path, reason)
+
+    def close(self) -> None:
+        """Log how many there were, where not all have been told."""
+        if self._counts.total() > _TOLD:
+            reasons = ", ".join(f"{reason} ({count:,})" for reason, count in self._counts.most_common())
+            logger.warning("%d entries left out in all: %s", self._counts.total(), reasons)
 
 
 def open_local(uri: str, *, must_exist: bool, create: bool) -> LocalStore:
@@ -184,7 +245,8 @@ def os_errors(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        of_path = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+        if of_path or error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
             kind, advice = ErrorKind.NOT_FOUND, "check the path"
         elif isinstance(error, PermissionError):
             kind, advice = ErrorKind.ACCESS_DENIED, "check the permissions"

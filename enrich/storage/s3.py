@@ -323,6 +323,9 @@ def open_s3(uri: str, settings: S3Settings = PLAIN_S3) -> S3Store:
         raise UsageError(f"{uri}: names no bucket; write s3://bucket/prefix")
     if not re.fullmatch(r"[A-Za-z0-9._-]{3,255}", bucket):
         raise UsageError(f"{uri}: {bucket!r} is no bucket name; it needs 3 or more letters, digits, dots or hyphens")
+    for part in prefix.split("/"):
+        if part in (".", ".."):
+            raise UsageError(f"{uri}: endpoints differ in what `{part}` means; write the path without it")
     session, client = make_client(uri)
     prefix = prefix.rstrip("/")
     payer: dict[str, Any] = {"RequestPayer": "requester"} if settings.requester_pays else {}

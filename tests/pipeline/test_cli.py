@@ -45,6 +45,16 @@ def test_importing_the_command_loads_nothing_heavy() -> None:
         ("run --images {bucket} --adapter {tmp}/empty --output {tmp}/out", "adapter_config.json is missing"),
         ("run --images {bucket} --adapter {adapter} --output {tmp}/file", "file"),
         ("run --images {bucket} --adapter {adapter} --output {bucket}/out", "overlap; keep them apart"),
+        ("run --images {bucket} --adapter {adapter} --output {bucket}/x/../../bucket/out", "overlap; keep them apart"),
+        ("run --images {bucket} --adapter {adapter} --output {tmp}/link/out", "overlap; keep them apart"),
+        ("run --images {bucket} --adapter {adapter} --output {tmp}/link/out --dry-run", "overlap; keep them apart"),
+        ("run --images {adapter}/.. --adapter {adapter} --output {tmp}/out", "is inside the images"),
+        ("run --images {bucket} --adapter {adapter} --output {adapter}/out", "is inside the adapter"),
+        ("finetune --catalog {catalog} --out {catalog}/images/x/..", "is inside the photos"),
+        ("finetune --catalog {catalog} --out {catalog}/..", "would be replaced; name another place"),
+        ("merge --adapter {adapter} --out {adapter}/..", "would be replaced; name another place"),
+        ("score --adapter {adapter} --catalog {catalog} --out {adapter}/x/..", "is the adapter itself"),
+        ("catalog sample --out {tmp}/out --bucket {tmp}/out/images", "overlap; keep them apart"),
         ("run --images gs://bucket --adapter {adapter} --output {tmp}/out", "gs://bucket: unknown scheme; use s3://"),
         ("run --images {bucket} --adapter {adapter} --output {tmp}/out --limit 0", "limit 0: a run takes at least 1"),
         ("run --images {bucket} --adapter {adapter} --output {tmp}/out --run-id a/b", "run id 'a/b' is not valid"),
@@ -95,6 +105,7 @@ def test_bad_input(
     message: str,
 ) -> None:
     make_bad_things(tmp_path)
+    (tmp_path / "link").symlink_to(story.bucket)
     before = sorted(tmp_path.rglob("*"))
     places = {"tmp": tmp_path, "bucket": story.bucket, "adapter": story.adapter, "catalog": story.catalog}
     code, _, err = enrich(monkeypatch, capsys, *arguments.format(**places).split(" "))

@@ -1,0 +1,41 @@
+"""Places that a command must not mix: what it reads would become, or lose to, what it writes."""
+
+from enrich.errors import UsageError
+from enrich.storage import contains, overlap
+
+
+def check_places(images: str, adapter: str, output: str) -> None:
+    """UsageError where a run's photos, adapter and tables share files.
+
+    An output below the images would be enriched the next night, as would an adapter; images below the output could be
+    overwritten; an output in an adapter's directory goes when a new adapter takes that place.
+    """
+    if overlap(images, output):
+        raise UsageError(f"output {output} and images {images} overlap; keep them apart")
+    if contains(images, adapter):
+        raise UsageError(f"adapter {adapter} is inside the images {images}; keep them apart, for it holds no photos")
+    if contains(adapter, output):
+        raise UsageError(
+            f"output {output} is inside the adapter {adapter}, which the next one replaces; keep them apart"
+        )
+
+
+def check_taught(images: str, folder: str, catalog: str) -> None:
+    """UsageError where photos added to the `folder` of a catalog would be taken for new ones of the shop."""
+    if contains(images, folder):
+        raise UsageError(
+            f"catalog {catalog}: the photos added to it would be inside the images {images}, and enriched again; "
+            "keep them apart"
+        )
+
+
+def check_replaced(out: str, source: str, what: str) -> None:
+    """UsageError where writing a whole directory to `out` could replace what it is made from."""
+    if contains(out, source):
+        raise UsageError(f"out {out}: the {what} {source} is inside, and would be replaced; name another place")
+
+
+def check_outside(out: str, images: str) -> None:
+    """UsageError where files written to `out` would be among photos."""
+    if contains(images, out):
+        raise UsageError(f"out {out}: is inside the photos {images}; name another place")
