@@ -1,12 +1,46 @@
 """The errors a user meets. Each message is one line: what, where, and what to do next; each carries its exit code."""
 
+import copy
+import errno
+import re
+from typing import TypeVar
+
 from enrich.schema import ErrorKind
+
+_SECRETS = (
+    # User and password of a URL. A port and a path with an @ in it (`//host:80/a@2x.jpg`) are none.
+    (re.compile(r"(?<=//)(?:[^\s/?#\"']*|[^\s/?#:@\"']*:(?!\d+(?:[/?#]|$))[^\s\"']*)@"), ""),
+    # Values of a query that grant access: those that S3 signs with, and what other services call theirs.
+    (
+        re.compile(
+            r"(?i)([?&;](?:x-(?:amz|goog)-[\w-]+|awsaccesskeyid|signature|sig|policy|key-pair-id|expires"
+            r"|[\w-]*(?:token|secret|password|passwd|pwd|auth|credential|api[_-]?key)[\w-]*|key)=)[^&;\s\"'#<>]+"
+        ),
+        r"\1***",
+    ),
+)
+
+
+def redact(text: str) -> str:
+    """`text` without the passwords, tokens and signatures of the URLs in it."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def one_line(text: str) -> str:
+    """`text` as it may be shown: one line without secrets, without what steers a terminal, and valid Unicode."""
+    line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split())
+    return redact(line).encode("utf-8", "backslashreplace").decode()
 
 
 class EnrichError(Exception):
     """Something the user can act on. `exit_code` is the command's exit status."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return one_line(str(self.args[-1])) if self.args else ""
 
 
 class UsageError(EnrichError):
@@ -39,5 +73,25 @@ class ImageError(EnrichError):
         super().__init__(kind, message)  # both, so that it survives pickling
         self.kind = kind
 
-    def __str__(self) -> str:
-        return str(self.args[1])
+
+E = TypeVar("E", bound=EnrichError)
+
+
+def located(error: E, place: str) -> E:
+    """The same error, its message beginning with where it happened."""
+    again = copy.copy(error)
+    again.args = (*error.args[:-1], f"{place}: {error}")
+    return again
+
+
+def unforeseen(error: Exception) -> RunFailed:
+    """An error that is not ours, in our words: what the operating system refuses is the user's to change."""
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return RunFailed(f"{where}no space left on the disk; free some, or set TMPDIR to a larger one, and run again")
+        return RunFailed(f"{where}{error.strerror or error}; check the disk and the permissions, and run again")
+    if isinstance(error, MemoryError):
+        return RunFailed("out of memory; lower in_flight or batch_size, or use a larger machine, and run again")
+    message = str(error).strip().splitlines() or [""]
+    return RunFailed(f"{type(error).__name__}: {message[0][:500]}; set ENRICH_DEBUG=1 to see where, and report it")

@@ -55,14 +55,14 @@ class LocalStore:
                         if error.errno not in _OF_THE_ENTRY:
                             with os_errors(entry.path):
                                 raise
-                        left_out.add(entry.path, error.strerror)
+                        left_out.add(entry.path, str(error.strerror))
                 else:
                     try:
                         found = entry.stat()
                     except FileNotFoundError:  # gone since its directory was read
                         continue
                     except PermissionError as error:  # a directory that may be read and not searched
-                        left_out.add(entry.path, error.strerror)
+                        left_out.add(entry.path, str(error.strerror))
                         continue
                     yield _info(key, found)
         left_out.close()

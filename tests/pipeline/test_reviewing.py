@@ -230,6 +230,15 @@ def test_an_output_without_products_is_a_usage_error(tmp_path: Path) -> None:
         write_queue(str(tmp_path / "output"))
 
 
+def test_photos_are_not_added_where_the_next_run_would_enrich_them(place: Place) -> None:
+    shutil.copytree(place.catalog, place.photos, dirs_exist_ok=True)
+    write_queue(str(place.output))
+    before = sorted(place.output.rglob("*"))
+    with pytest.raises(UsageError, match="would be inside the images"):
+        apply_decisions(str(place.output), save(place, decided(place, "copy.png")), str(place.photos))
+    assert sorted(place.output.rglob("*")) == before
+
+
 def test_a_folder_without_a_catalog_is_a_usage_error(place: Place, tmp_path: Path) -> None:
     write_queue(str(place.output))
     with pytest.raises(UsageError, match=r"holds neither catalog\.csv nor catalog\.parquet"):
