@@ -33,8 +33,8 @@ from enrich.products import fetch_products
 from enrich.publish import publish
 from enrich.run_record import RunInfo
 from enrich.schema import ROW_ORDER, ROW_SCHEMA
+from enrich.scratch import scratch
 from enrich.settings import RunSettings
-from enrich.spill import scratch
 from enrich.storage import open_store
 
 SHARD, FILE_ROWS, CATEGORIES = 2048, 1_000_000, 60

@@ -24,7 +24,7 @@ from enrich.console import (
     say_error,
     speaks,
 )
-from enrich.errors import EnrichError, HeldBack, RunFailed, UsageError
+from enrich.errors import EnrichError, HeldBack, UsageError, unforeseen
 from enrich.settings import (
     Columns,
     FetchSettings,
@@ -57,7 +57,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         if code == _INTERRUPTED:
-            errors.print("[red]stopped[/]; what was committed stays")
+            errors.print(Text.assemble(("stopped", "red"), "; what was committed stays"))
             code = 1
     except EnrichError as error:
         # Of processes that train together each meets the same wrong usage; any other error may be of one alone.
@@ -68,7 +68,9 @@ def main() -> None:
         if speaks():
             say_error(UsageError(f"{error.format_message().rstrip('.')}; `enrich --help` shows what there is"))
         code = error.exit_code
-    except Exception as error:  # the last boundary: nobody but us can act on a traceback
+    except BaseException as error:  # the last boundary: nobody but us can act on a traceback
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of Rust, below Polars
+            raise
         code = _unexpected(error)
     sys.exit(code or 0)
 
@@ -303,6 +305,8 @@ def tidy(
             "take each (run_id, image_key) once, as those in docs/queries.md"
         )
     console.print(f"{done.retired} runs retired: {output}/history")
+    if done.litter:
+        console.print(f"{done.litter} leftovers of killed processes removed")
 
 
 @app.command()
@@ -362,8 +366,8 @@ def doctor(
     findings = examine(output, load_settings(RunSettings, config).s3)
     table = Table("", "what", "here", "to mend it", box=None, pad_edge=False)
     for finding in findings:
-        mark = "[green]ok[/]" if finding.ok else "[red]missing[/]" if finding.required else "[yellow]optional[/]"
-        table.add_row(mark, finding.what, Text(finding.here), Text("" if finding.ok else finding.mend))
+        mark = ("ok", "green") if finding.ok else ("missing", "red") if finding.required else ("optional", "yellow")
+        table.add_row(Text(*mark), finding.what, Text(finding.here), Text("" if finding.ok else finding.mend))
     console.print(table)
     if any(finding.required and not finding.ok for finding in findings):
         raise typer.Exit(1)
@@ -397,11 +401,10 @@ def print_parity(adapter: str, catalog: str | None, settings: RunSettings, rows:
     console.print(f"the same model: adapter {record.adapter}" + (f": {out}" if out else ""))
 
 
-def _unexpected(error: Exception) -> int:
+def _unexpected(error: BaseException) -> int:
     if os.environ.get("ENRICH_DEBUG"):
         errors.print_exception()
-    message = f"{type(error).__name__}: {error}; set ENRICH_DEBUG=1 to see where, and report it"
-    say_error(RunFailed(message))
+    say_error(unforeseen(error))
     return 1
 
 

@@ -2,9 +2,11 @@
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -21,15 +23,23 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
-from enrich.errors import EnrichError
+from enrich.errors import EnrichError, redact
 from enrich.schema import TRANSIENT, ErrorKind
 
 if TYPE_CHECKING:
     from enrich.pipeline.progress import Progress as Callback
     from enrich.run_record import RunRecord
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+# No markup and no emoji: paths, labels and messages from outside may hold brackets and colons.
+console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+class _Redacted(logging.Formatter):
+    """What libraries log may hold URLs with passwords or signatures."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
 
 
 def quiet_libraries() -> None:
@@ -41,7 +51,12 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=UserWarning, module="peft")  # of the base's name, which is right
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a package at each import
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Redacted("%(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    for stream in (sys.stdout, sys.stderr):  # a path that is not valid UTF-8 must not end what is done
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def print_scores(metrics: dict[str, Any]) -> None:
@@ -142,7 +157,7 @@ class _Rate(ProgressColumn):
 def progress_bars() -> "Iterator[Callback]":
     """A bar for each kind of work, with a rate and an estimate of the time left."""
     columns = (
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
+        SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _Rate(),
         TimeRemainingColumn(),
     )  # fmt: skip
     seen = errors.is_terminal and speaks()  # into a file go blank lines at best
@@ -164,4 +179,4 @@ def speaks() -> bool:
 
 
 def say_error(error: EnrichError) -> None:
-    errors.print(Text.assemble(("error: ", "red"), " ".join(str(error).split())))
+    errors.print(Text.assemble(("error: ", "red"), str(error)))

@@ -9,12 +9,12 @@ from enrich.schema import ErrorKind
 
 _SECRETS = (
     # User and password of a URL. A port and a path with an @ in it (`//host:80/a@2x.jpg`) are none.
-    (re.compile(r"(?<=//)(?:[^\s/?#\"']*|[^\s/?#:@\"']*:(?!\d+(?:[/?#]|$))[^\s\"']*)@"), ""),
+    (re.compile(r"(?<=://)(?:[^\s/?#\"']*|[^\s/?#:@\"']*:(?!\d+(?:[/?#]|$))[^\s\"']*)@"), ""),
     # Values of a query that grant access: those that S3 signs with, and what other services call theirs.
     (
         re.compile(
-            r"(?i)([?&;](?:x-(?:amz|goog)-[\w-]+|awsaccesskeyid|signature|sig|policy|key-pair-id|expires"
-            r"|[\w-]*(?:token|secret|password|passwd|pwd|auth|credential|api[_-]?key)[\w-]*|key)=)[^&;\s\"'#<>]+"
+            r"(?i)([?&;#](?:x-(?:amz|goog)-[\w-]+|awsaccesskeyid|signature|sig|policy|key-pair-id|auth|authorization|key"
+            r"|[\w-]*(?:token|secret|password|passwd|pwd|credential|api[_-]?key)[\w-]*)=)[^&;\s\"'#<>]+"
         ),
         r"\1***",
     ),
@@ -30,7 +30,7 @@ def redact(text: str) -> str:
 
 def one_line(text: str) -> str:
     """`text` as it may be shown: one line without secrets, without what steers a terminal, and valid Unicode."""
-    line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split())
+    line = re.sub(r"\s*[\x00-\x1f\x7f-\x9f\u2028\u2029]+\s*", " ", text).strip()
     return redact(line).encode("utf-8", "backslashreplace").decode()
 
 
@@ -84,12 +84,14 @@ def located(error: E, place: str) -> E:
     return again
 
 
-def unforeseen(error: Exception) -> RunFailed:
+def unforeseen(error: BaseException) -> RunFailed:
     """An error that is not ours, in our words: what the operating system refuses is the user's to change."""
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return RunFailed(f"{where}no space left on the disk; free some, or set TMPDIR to a larger one, and run again")
+            return RunFailed(
+                f"{where}no space left on the disk; free some, or set TMPDIR to a larger one, and run again"
+            )
         return RunFailed(f"{where}{error.strerror or error}; check the disk and the permissions, and run again")
     if isinstance(error, MemoryError):
         return RunFailed("out of memory; lower in_flight or batch_size, or use a larger machine, and run again")

@@ -3,8 +3,6 @@
 import json
 import re
 import secrets
-import shutil
-import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +20,7 @@ from enrich.products import StoredProducts
 from enrich.rules import RULES_KEY, Rules
 from enrich.run_record import PublishedRun, RunInfo
 from enrich.schema import MANIFEST_SCHEMA, ROW_SCHEMA, SOURCE_SCHEMA, TRANSIENT, ManifestItem, Reason
+from enrich.scratch import Scratch
 from enrich.settings import RunSettings
 from enrich.spill import MOST_PIECES, PIECE_ROWS, Pieces, cut, detached, in_order, sampled
 from enrich.storage import ObjectInfo, Store
@@ -350,21 +349,21 @@ def create_manifest(output: Store, run: RunInfo, source: Path, manifest: Path, a
 
 def read_manifest(output: Store, run_id: str) -> Manifest | None:
     """The manifest of a run that was begun, copied to the local disk, else None; RunFailed if the file is not one."""
-    key, folder = f"runs/{check_run_id(run_id)}/manifest.parquet", Path(tempfile.mkdtemp(prefix="enrich-"))
+    key, folder = f"runs/{check_run_id(run_id)}/manifest.parquet", Scratch()
     try:
-        file = parquet.fetch(output, key, MANIFEST_SCHEMA, folder / "manifest.parquet", "use another run id")
+        file = parquet.fetch(output, key, MANIFEST_SCHEMA, folder.path / "manifest.parquet", "use another run id")
         if file is None:
-            shutil.rmtree(folder)
+            folder.remove()
             return None
         warnings = _LINES.validate_json(file.metadata.get(parquet.WARNINGS_KEY, "[]"))
         manifest = Manifest(RunInfo.from_json(file.metadata.get(parquet.RUN_KEY, "")), file.path, file.rows, warnings)
     except ValidationError as error:
-        shutil.rmtree(folder)
+        folder.remove()
         raise RunFailed(f"{output.uri_of(key)} does not say which run it belongs to; use another run id") from error
     except BaseException:
-        shutil.rmtree(folder)
+        folder.remove()
         raise
-    weakref.finalize(manifest, shutil.rmtree, folder, ignore_errors=True)
+    weakref.finalize(manifest, folder.remove)
     return manifest
 
 

@@ -41,7 +41,7 @@ Bools = Sequence[bool] | np.ndarray
 class PriceCalibration(BaseModel):
     """How far prices miss. Interval at a level: price * exp(±quantile * (spread + floor))."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     point: Point = "greedy"  # which estimate is the price
     quantiles: dict[str, float]  # level -> quantile of |log residual| / (spread + floor)
@@ -61,7 +61,7 @@ class CategoryCalibration(BaseModel):
     With `steps`, pairs (p, probability) ascending, it is the line through them instead.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     slope: float
     intercept: float
@@ -74,7 +74,7 @@ class CategoryCalibration(BaseModel):
 class Calibration(BaseModel):
     """An adapter's calibration.json, fitted on the calibration split only."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     version: int = 1
     price: PriceCalibration | None  # None where the catalog has no prices

@@ -13,7 +13,7 @@ from enrich import parquet
 from enrich.errors import RunFailed
 from enrich.run_record import PublishedRun, RunInfo, RunMark, RunStats
 from enrich.schema import PRODUCTS_SCHEMA, ROW_ORDER, ROW_SCHEMA
-from enrich.spill import scratch
+from enrich.scratch import scratch
 from enrich.storage import Store
 
 PRODUCTS_KEY = "products.parquet"

@@ -35,8 +35,9 @@ from enrich.reviews import lay_over, read_reviews
 from enrich.rules import RULES_KEY, Rules, restated, with_ids, with_uris
 from enrich.run_record import PublishedRun, RunInfo, RunMark, RunRecord, RunStats
 from enrich.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, ROW_ORDER, ROW_SCHEMA, SOURCE_SCHEMA
+from enrich.scratch import scratch
 from enrich.settings import GateSettings
-from enrich.spill import Pieces, cut, in_order, sampled, scratch
+from enrich.spill import Pieces, cut, in_order, sampled
 from enrich.storage import Store
 
 logger = logging.getLogger(__name__)

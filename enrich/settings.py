@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from enrich.errors import UsageError
+from enrich.plain_yaml import read_yaml
 
 AUTO = "auto"
 TINY_MODEL = "phi3v-tiny"
@@ -38,7 +38,7 @@ def name_limits(schema: dict[str, Any]) -> None:
 class Settings(BaseModel):
     """Base of all settings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=name_limits)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, json_schema_extra=name_limits)
 
 
 class Columns(Settings):
@@ -358,18 +358,7 @@ def load_settings(cls: type[S], path: str | Path | None = None, **overrides: obj
     Raises:
         UsageError: the file cannot be read, is no mapping, or has an unknown key or a value out of range.
     """
-    values: dict[str, object] = {}
-    if path is not None:
-        try:
-            loaded = yaml.safe_load(Path(path).read_text("utf-8"))
-        except OSError as error:
-            raise UsageError(f"settings file {path}: {error.strerror or error}; name a readable YAML file") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = str(error).replace("\n", " ")
-            raise UsageError(f"settings file {path} is not valid YAML: {reason}; mend the file") from error
-        if not isinstance(loaded, dict | None):
-            raise UsageError(f"settings file {path} holds no mapping; write lines such as `epochs: 3`")
-        values = dict(loaded or {})
+    values = {} if path is None else read_yaml(Path(path))
     values.update({name: value for name, value in overrides.items() if value is not None})
     try:
         return cls.model_validate(values)

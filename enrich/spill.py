@@ -3,10 +3,8 @@
 The cuts between the pieces come from a sample, so they decide how even the pieces are, never what is in the table.
 """
 
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import polars as pl
@@ -17,16 +15,6 @@ PIECE_ROWS = 100_000
 MOST_PIECES = 1024  # above 100 million rows the pieces grow instead; more would be a few dozen rows of each batch
 _BATCH = 100_000  # rows spread at a time
 SAMPLE_EVERY = 500  # one row in so many tells where to cut
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """A folder on the local disk (TMPDIR) for what does not fit into memory, gone afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="enrich-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def cut(sample: pl.DataFrame, order: Sequence[str], rows: int) -> pl.DataFrame:

@@ -1,12 +1,12 @@
 """The whole story in one folder, with the tiny base and no GPU, network or Prefect server: `python -m flows.demo`."""
 
+import atexit
 import importlib
 import logging
 import os
 import shutil
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
@@ -14,11 +14,13 @@ from flows.home import own_server
 
 if __name__ == "__main__":  # above the imports below: Prefect and others read the environment while they are imported
     from enrich.console import quiet_libraries
+    from enrich.scratch import Scratch
 
     quiet_libraries()
-    _home = TemporaryDirectory(prefix="enrich-demo-", ignore_cleanup_errors=True)
+    _home = Scratch()
+    atexit.register(_home.remove)
     os.environ.pop("PREFECT_API_URL", None)
-    os.environ |= own_server(Path(_home.name))
+    os.environ |= own_server(_home.path)
     os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "300"  # a first start takes a minute
     os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"  # what is to be said is said here
     # Each decoding process imports this module anew, and is to do so without Prefect and torch.
@@ -26,6 +28,7 @@ if __name__ == "__main__":  # above the imports below: Prefect and others read t
     sys.exit(importlib.import_module("flows.demo").main())
 
 from prefect import flow
+from rich.text import Text
 
 from enrich.console import console, print_record, print_scores, progress_bars, say_error
 from enrich.errors import EnrichError, UsageError
@@ -61,9 +64,10 @@ def main(folder: str = "demo") -> int:
         make_room(Path(folder))
         console.print(f"catalog, bucket, adapter and output go to {folder}/; this takes some minutes")
         done, holdout, record = demo(folder)
-        console.print(f"\n[bold]Unseen products[/] ({done.metrics['test']['rows']}, the test split)")
+        console.print(_heading("Unseen products", f" ({done.metrics['test']['rows']}, the test split)"))
         print_scores(done.metrics)
-        console.print(f"\n[bold]Unseen combinations[/] of colour, fabric and kind ({holdout['test']['rows']} products)")
+        rows = holdout["test"]["rows"]
+        console.print(_heading("Unseen combinations", f" of colour, fabric and kind ({rows} products)"))
         print_scores(holdout)
         console.print(f"\ncontact sheet: {folder}/{SHEET}")
         print_record(record, f"{folder}/output")
@@ -73,6 +77,10 @@ def main(folder: str = "demo") -> int:
         say_error(error)
         return error.exit_code
     return 0
+
+
+def _heading(what: str, more: str) -> Text:
+    return Text.assemble("\n", (what, "bold"), more)
 
 
 def make_room(folder: Path) -> None:

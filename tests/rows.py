@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from enrich import history, manifest, parquet, publish, spill, write
+from enrich import history, manifest, parquet, publish, scratch, write
 from enrich.products import StoredProducts, read_products
 from enrich.run_record import RunInfo
 from enrich.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, SOURCE_SCHEMA, ErrorKind, ManifestItem, Row
@@ -101,7 +101,7 @@ def plan(
     source: pl.DataFrame, products: publish.Products, run: RunInfo, limit: int | None = None, **changes: Any
 ) -> pl.DataFrame:
     """What a run has to do, from tables in memory."""
-    with spill.scratch() as folder:
+    with scratch.scratch() as folder:
         parquet.write(folder / "source", [source.sort("key")], SOURCE_SCHEMA, {})
         parquet.write(folder / "products", [products.table], PRODUCTS_SCHEMA, {})
         stored = StoredProducts(folder / "products", 0, products.runs, products.last, None, None)
@@ -112,7 +112,7 @@ def plan(
 
 def begin(output: Store, run: RunInfo, source: pl.DataFrame, todo: pl.DataFrame) -> manifest.Manifest:
     """Begin a run from tables in memory."""
-    with spill.scratch() as folder:
+    with scratch.scratch() as folder:
         pairs = {parquet.RUN_KEY: run.to_json()}
         parquet.write(folder / "source", [source], SOURCE_SCHEMA, pairs)
         parquet.write(folder / "plan", [todo], MANIFEST_SCHEMA, pairs)
@@ -166,3 +166,6 @@ class Wrapped:
 
     def check_conditional_writes(self) -> None:
         self.inner.check_conditional_writes()
+
+    def remove_abandoned(self) -> int:
+        return self.inner.remove_abandoned()

@@ -170,3 +170,40 @@ def test_a_small_catalog_is_shown_more_often_to_the_tiny_base(rows: int, epochs:
     assert resolve_model(TrainSettings(), gpu=False, rows=rows).epochs == epochs
     assert resolve_model(TrainSettings(), gpu=True, rows=rows).epochs == TrainSettings().epochs
     assert resolve_model(TrainSettings(epochs=5), gpu=False, rows=rows).epochs == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 2026-01-01", ": seed: Input should be a valid integer"),
+        ("seed: 2026-99-99", ": seed: Input should be a valid integer"),
+        ("1: 2", "line 1: a key that is not a name"),
+        ("? [a]\n: 3", "line 1: a key that is not a name"),
+        ("seed: 1\nseed: 2", "line 2: the key 'seed' comes twice"),
+        ("a: &a [x, x]\nb: [*a, *a]", "line 2: it has an alias"),
+        ("epochs: .nan", "epochs: Input should be a finite number"),
+        ("epochs: .inf", "epochs: Input should be a finite number"),
+        ("seed: " + "9" * 5000, "is not valid YAML: Exceeds the limit"),
+        ("[" * 20_000, "nested too deep"),
+        ("# " + "x" * (2 << 20), "more than 1,048,576 bytes"),
+        ("x: !!timestamp 2", "is not valid YAML"),
+    ],
+)
+def test_what_yaml_makes_of_a_value_is_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+
+    with pytest.raises(UsageError) as caught:
+        load_settings(TrainSettings, path)
+
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_date_is_the_text_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("run_name: 2026-01-01\ncolumns: {title: 2026-02-30}")
+
+    settings = load_settings(TrainSettings, path)
+
+    assert (settings.run_name, settings.columns.title) == ("2026-01-01", "2026-02-30")

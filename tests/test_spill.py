@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from enrich import gate, parquet, spill
 from enrich.schema import SOURCE_SCHEMA
-from enrich.spill import Pieces, cut, in_order, sampled, scratch
+from enrich.scratch import scratch
+from enrich.spill import Pieces, cut, in_order, sampled
 
 
 def table(rows: int) -> pl.DataFrame:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from enrich.errors import UsageError
 
@@ -22,13 +24,34 @@ def read_table(path: Path) -> pl.DataFrame:
         raise UsageError(f"table {path}: neither .csv nor .parquet; convert it to one of these")
     try:
         if path.suffix.lower() == ".parquet":
-            with path.open("rb") as file:
-                table = pl.read_parquet(file)
+            table = _read_parquet(path)
         else:
             table = pl.read_csv(path, infer_schema=False, glob=False)
-    except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException, pl.exceptions.PolarsError) as error:
         raise UsageError(f"table {path} cannot be read: {_first_line(error)}; mend or replace the file") from error
     return as_text(table)
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    """Every column that can be read as text. Of the others not even the types may be shown to Polars: it panics."""
+    with pq.ParquetFile(path) as file:
+        wanted = [field.name for field in file.schema_arrow if not _is_binary(field.type)]
+        table = file.read(wanted)
+    columns = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        try:
+            if pa.types.is_temporal(column.type) or pa.types.is_decimal256(column.type):
+                column = column.cast(pa.string())
+            columns[name] = pl.from_arrow(column)
+        except (pa.ArrowException, ValueError, pl.exceptions.PolarsError):
+            continue
+    return pl.DataFrame(columns)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_nested(kind) or any(
+        test(kind) for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    )
 
 
 def as_text(table: pl.DataFrame) -> pl.DataFrame:

@@ -4,9 +4,9 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from enrich.errors import UsageError
 from enrich.images import Preparation
@@ -59,32 +59,21 @@ def read_adapter(path: Path) -> Adapter:
         raise UsageError(
             f"adapter {path}: made for a {model_type} model, not Phi-3-vision; fine-tune one with `enrich`"
         )
-    lora = _read_json(path / CONFIG_FILE)
-    base, revision = lora.get("base_model_name_or_path"), lora.get("revision")
-    if lora.get("peft_type") != "LORA" or not isinstance(base, str) or not base:
-        raise UsageError(
-            f"adapter {path}: {CONFIG_FILE} names no LoRA adapter with a base; make it with `enrich finetune`"
-        )
-    try:
-        calibration = Calibration.model_validate_json((path / CALIBRATION_FILE).read_bytes())
-    except ValidationError as error:
-        raise UsageError(f"adapter {path}: {CALIBRATION_FILE} is damaged; make the adapter again") from error
-    crops = _read_json(path / "preprocessor_config.json")
-    preparation = Preparation(
-        num_crops=crops.get("num_crops", 0),
-        image_size=crops.get("image_size", 336),  # the original's, whose file does not say it
-        fast_decode=crops.get("fast_decode", False),
-    )
-    if not isinstance(preparation.num_crops, int) or preparation.num_crops < 1:
-        raise UsageError(f"adapter {path}: preprocessor_config.json names no num_crops; make the adapter again")
+    lora = _read_as(_Lora, path, CONFIG_FILE, "names no LoRA adapter with a base; make it with `enrich finetune`")
+    crops = _read_as(_Crops, path, "preprocessor_config.json", "names no num_crops; make the adapter again")
+    calibration = _read_as(Calibration, path, CALIBRATION_FILE, "is damaged; make the adapter again")
+    record = _read_as(_Record, path, RECORD_FILE, "is damaged; make the adapter again")
+    prompt = Prompt.read(path / PROMPT_FILE)
+    _check_tokenizer(path)
+    _check_weights(path)
     return Adapter(
         path=path,
         id=adapter_id(path),
-        base=base,
-        revision=revision,
-        preparation=preparation,
-        merge_only=tuple(_read_json(path / RECORD_FILE).get("preflight", {}).get("merge_only", ())),
-        prompt=Prompt.read(path / PROMPT_FILE),
+        base=lora.base_model_name_or_path,
+        revision=lora.revision,
+        preparation=Preparation(num_crops=crops.num_crops, image_size=crops.image_size, fast_decode=crops.fast_decode),
+        merge_only=record.preflight.merge_only,
+        prompt=prompt,
         calibration=calibration,
     )
 
@@ -96,6 +85,75 @@ def read_metrics(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return loaded if isinstance(loaded, dict) else None
+
+
+class _Read(BaseModel):
+    """The part of a file that is looked at here."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+
+
+class _Lora(_Read):
+    peft_type: Literal["LORA"]
+    base_model_name_or_path: str = Field(min_length=1)
+    revision: str | None = None
+    r: int = Field(ge=1, le=4096)
+    lora_alpha: float = Field(gt=0)
+
+
+class _Crops(_Read):
+    num_crops: int = Field(ge=1, le=16)
+    image_size: int = Field(default=336, ge=14, le=4096)  # the original's, whose file does not say it
+    fast_decode: bool = False
+
+
+class _Preflight(_Read):
+    merge_only: tuple[str, ...] = Field(default=(), strict=False)
+
+
+class _Record(_Read):
+    preflight: _Preflight = _Preflight()
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _read_as(cls: type[M], path: Path, name: str, complaint: str) -> M:
+    try:
+        return cls.model_validate_json((path / name).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise UsageError(f"adapter {path}: {name} {complaint}") from error
+
+
+def _check_tokenizer(path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    try:
+        Tokenizer.from_file(str(path / "tokenizer.json"))
+    except Exception as error:  # it raises nothing more special
+        raise UsageError(f"adapter {path}: tokenizer.json is damaged ({error}); make the adapter again") from error
+    if (path / "tokenizer_config.json").is_file():
+        _read_json(path / "tokenizer_config.json")
+
+
+def _check_weights(path: Path) -> None:
+    """UsageError where the weights cannot be read, or hold what is no number: every answer would be nonsense."""
+    import torch  # a second, which commands that read no adapter need not pay
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path / WEIGHTS_FILE, framework="pt") as file:
+            names = list(file.keys())
+            broken = next((name for name in names if not torch.isfinite(file.get_tensor(name)).all()), None)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UsageError(f"adapter {path}: {WEIGHTS_FILE} is damaged ({error}); make the adapter again") from error
+    if not names:
+        raise UsageError(f"adapter {path}: {WEIGHTS_FILE} holds no weights; make the adapter again")
+    if broken:
+        raise UsageError(
+            f"adapter {path}: {WEIGHTS_FILE} has values that are no numbers (NaN or infinite) in {broken}; make the "
+            "adapter again with a lower learning_rate"
+        )
 
 
 def check_base(adapter: Adapter, base: Path) -> None:
@@ -138,7 +196,7 @@ def base_source(model: str) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         loaded = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not readable as JSON ({error}); make the adapter again") from error
     if not isinstance(loaded, dict):
         raise UsageError(f"{path}: holds no JSON object; make the adapter again")

@@ -5,7 +5,6 @@ import re
 import shutil
 import time
 from pathlib import Path
-from tempfile import mkdtemp
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +13,7 @@ from enrich.infer.adapter import Adapter
 from enrich.infer.transformers_engine import merged_model
 from enrich.phi3_vision.checkpoint import save_merged
 from enrich.places import disk_errors
+from enrich.storage.staged import staged_folder
 
 KEPT_SECONDS = 7 * 24 * 3600.0
 _OURS = re.compile(r"[0-9a-f]{16}-(float32|bfloat16)")  # the names given below; nothing else is ever removed
@@ -34,22 +34,14 @@ def merged_checkpoint(adapter: Adapter, dtype: torch.dtype, cache: Path) -> Path
     if target.is_dir():
         os.utime(target)  # used now
         return target
-    with disk_errors(cache):
-        _write(adapter, dtype, cache, target)
-    return target
-
-
-def _write(adapter: Adapter, dtype: torch.dtype, cache: Path, target: Path) -> None:
-    cache.mkdir(parents=True, exist_ok=True)
-    scratch = Path(mkdtemp(prefix=".merging-", dir=cache))
-    try:
+    with disk_errors(cache), staged_folder(cache) as folder:
         model = merged_model(adapter, dtype, torch.device("cpu"))
         try:
-            save_merged(model, adapter.path, scratch / "whole")
+            save_merged(model, adapter.path, folder / "whole")
         except SafetensorError as error:  # how safetensors reports a full disk
             raise OSError(None, " ".join(str(error).split())[:200], str(cache)) from error
         try:
-            (scratch / "whole").rename(target)
+            (folder / "whole").rename(target)
         except OSError:
             if not target.is_dir():  # else another process was as fast
                 raise
@@ -58,5 +50,4 @@ def _write(adapter: Adapter, dtype: torch.dtype, cache: Path, target: Path) -> N
             unused = time.time() - other.stat().st_mtime
             if _OURS.fullmatch(other.name) and other.is_dir() and other != target and unused > KEPT_SECONDS:
                 shutil.rmtree(other, ignore_errors=True)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    return target

@@ -109,10 +109,7 @@ def load_engine(adapter: Adapter, settings: RunSettings) -> TransformersEngine:
     """
     device, dtype = device_and_dtype(settings.device)
     model = merged_model(adapter, dtype, device)
-    processor = load_processor(adapter.path)
-    return TransformersEngine(
-        model, processor, adapter.prompt, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens
-    )
+    return _engine(model, adapter, settings)
 
 
 def merged_model(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> Phi3VForCausalLM:
@@ -120,7 +117,7 @@ def merged_model(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> 
     base = find_base(adapter.base, adapter.revision)
     try:
         return load_merged(base, adapter.path, dtype=dtype, device=device)
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise UsageError(
             f"adapter {adapter.path}: it does not fit its base {adapter.base}: {_first_line(error)}; "
             "fine-tune on this base, or name the base it was made from"
@@ -131,10 +128,20 @@ def load_base_engine(base: Path, adapter: Adapter, settings: RunSettings) -> Tra
     """The same engine without the adapter: what the base says to the same prompt."""
     device, dtype = device_and_dtype(settings.device)
     model = load_model(base, dtype=dtype, device=device)
-    processor = load_processor(adapter.path)
-    return TransformersEngine(
-        model, processor, adapter.prompt, batch_size=settings.batch_size, max_new_tokens=settings.max_new_tokens
-    )
+    return _engine(model, adapter, settings)
+
+
+def _engine(model: Phi3VForCausalLM, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
+    budget = settings.max_new_tokens
+    try:
+        processor = load_processor(adapter.path)
+        return TransformersEngine(
+            model, processor, adapter.prompt, batch_size=settings.batch_size, max_new_tokens=budget
+        )
+    except Exception as error:  # of whatever kind: transformers says of a damaged file what its code runs into
+        raise UsageError(
+            f"adapter {adapter.path}: its tokenizer or prompt cannot be used ({_first_line(error)}); make it again"
+        ) from error
 
 
 def find_base(model: str, revision: str | None) -> Path:

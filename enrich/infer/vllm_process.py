@@ -5,15 +5,14 @@ import logging
 import multiprocessing.connection
 import os
 import re
-import shutil
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 from enrich.errors import RunFailed, UsageError
+from enrich.scratch import Scratch
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +57,8 @@ class EngineProcess:
     """
 
     def __init__(self, arguments: dict[str, Any], *, cpu: bool, lora: Path | None = None) -> None:
-        self._folder = Path(mkdtemp(prefix="enrich-vllm-"))
-        self._log = self._folder / "vllm.log"
+        self._scratch = Scratch()
+        self._log = self._scratch.path / "vllm.log"
         for name, value in {**_ENVIRONMENT, **(_ON_CPU if cpu else {})}.items():
             os.environ.setdefault(name, value)
         from vllm import EngineArgs
@@ -73,7 +72,7 @@ class EngineProcess:
         self._dead: type[Exception] = EngineDeadError
         self._lora = LoRARequest("adapter", 1, str(lora)) if lora else None
         try:
-            config = EngineArgs(**arguments, logging_config=_logging_config(self._folder, self._log))
+            config = EngineArgs(**arguments, logging_config=_logging_config(self._scratch.path, self._log))
             self._engine = LLMEngine.from_engine_args(config, enable_multiprocessing=True)
         except (RuntimeError, ValueError, TimeoutError, OSError) as error:
             text = self._log.read_text(errors="replace") if self._log.is_file() else ""
@@ -150,7 +149,7 @@ class EngineProcess:
         for process in self._processes:
             if process.is_alive():
                 process.kill()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.remove()
 
     def _watch(self) -> None:
         """Wakes who waits for an output when the processes end, for vLLM only marks itself dead; ends them if they

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from enrich.catalog.fetch import FetchSummary, fetch_catalog
 from enrich.catalog.sample.generate import SampleSummary, write_sample
 from enrich.errors import UsageError
 from enrich.pipeline.progress import Progress, silent
 from enrich.places import cache_directory, disk_errors
+from enrich.scratch import scratch
 from enrich.settings import FetchSettings, SampleSettings
 from enrich.storage import is_s3, open_store, overlap, read_tree, write_tree
 
@@ -30,8 +30,8 @@ def make_sample(
     """Generate a catalog at `out` and, where given, unlabelled photos at `bucket`. Raises as `write_sample`."""
     if bucket is not None and overlap(out, bucket):
         raise UsageError(f"bucket {bucket} and out {out} overlap; keep them apart")
-    with _written_to(out) as folder, TemporaryDirectory(prefix="enrich-") as scratch:
-        photos = None if bucket is None else Path(scratch) if is_s3(bucket) else Path(bucket)
+    with _written_to(out) as folder, scratch() as temporary:
+        photos = None if bucket is None else temporary if is_s3(bucket) else Path(bucket)
         summary = write_sample(
             folder,
             settings.products,
@@ -58,8 +58,8 @@ def fetch_photos(source: str, out: str, settings: FetchSettings, progress: Progr
 @contextmanager
 def local_tree(uri: str) -> Iterator[Path]:
     """A directory at `uri` as local files; what comes from S3 is gone afterwards."""
-    with TemporaryDirectory(prefix="enrich-") as folder:
-        yield read_tree(uri, Path(folder))
+    with scratch() as folder:
+        yield read_tree(uri, folder)
 
 
 def work_directory(uri: str, purpose: str) -> Path:

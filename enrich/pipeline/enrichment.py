@@ -22,8 +22,8 @@ from enrich.pipeline.runner import open_runner
 from enrich.publish import current_products, fetch_listing, publish, read_run_record, write_run_record
 from enrich.run_record import Cost, RunRecord
 from enrich.scores import SCORES_FILE
+from enrich.scratch import scratch
 from enrich.settings import RunSettings
-from enrich.spill import scratch
 from enrich.stages import judge_stages
 
 

@@ -24,6 +24,7 @@ from enrich.places import disk_errors
 from enrich.prompt import PROMPT_FILE, render_prompt
 from enrich.settings import MergeSettings
 from enrich.storage import is_s3, open_store, write_tree
+from enrich.storage.staged import staged_folder
 from enrich.train import merge_check
 from enrich.train.device import free_memory
 from enrich.train.export import versions
@@ -59,15 +60,13 @@ def merge(
     check_replaced(out, adapter, "adapter")
     if is_s3(out):
         open_store(out)  # a bucket that is not there must not cost the work first
-    work = work_directory(out, "merging")
-    with local_tree(adapter) as directory, disk_errors(work):
+    with local_tree(adapter) as directory, disk_errors(work_directory(out, "merging")):
         loaded = read_adapter(directory)
         if base:
             loaded = replace(loaded, base=base, revision=None)
         source = find_base(loaded.base, loaded.revision)
         check_base(loaded, source)
-        shutil.rmtree(work, ignore_errors=True)  # a killed call's
-        try:
+        with staged_folder(work_directory(out, "merging").parent) as work:
             check = _write_checkpoint(loaded, source, work / "merged", settings, progress)
             shutil.copyfile(directory / PROMPT_FILE, work / "merged" / PROMPT_FILE)
             record = {
@@ -81,8 +80,6 @@ def merge(
             }
             (work / "merged" / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
             write_tree(work / "merged", out, last=RECORD_FILE)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
     return Merged(out, loaded.id, check)
 
 

@@ -64,6 +64,7 @@ def open_run(
         check_base(loaded, find_base(loaded.base, loaded.revision))
         target = open_store(output, create=True, s3=settings.s3)
         target.check_conditional_writes()
+        target.remove_abandoned()
         info = _describe(source, loaded, settings, run_id, started_at)
         begun = read_manifest(target, info.run_id) if run_id else None
         if begun is None:

@@ -25,8 +25,8 @@ from enrich.publish import current_products, find_record
 from enrich.rules import Rules
 from enrich.run_record import RunInfo, RunRecord
 from enrich.schema import Reason
+from enrich.scratch import scratch
 from enrich.settings import RunSettings
-from enrich.spill import scratch
 from enrich.storage import ObjectInfo, Store
 
 

@@ -184,7 +184,8 @@ class Workers:
                 self._idle.append(hand)
             if isinstance(error.cause, EnrichError):
                 raise error.cause from None
-            raise
+            last = str(error).strip().splitlines()[-1]  # an error that could not be sent as it is
+            raise RunFailed(f"run {self._run.info.run_id}: node {hand.address}: {last}; see `ray status`") from None
         except RayError as error:
             del self._busy[ref]
             return self._bury(hand, error)

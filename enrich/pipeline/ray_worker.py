@@ -12,12 +12,14 @@ from types import ModuleType
 import ray
 import ray.util
 
-from enrich.errors import EnrichError
+from enrich.errors import EnrichError, located, unforeseen
 from enrich.pipeline.deadline import Deadline
 from enrich.pipeline.opening import join_run
 from enrich.pipeline.session import answer_shards, open_session
 from enrich.settings import RunSettings
 from enrich.stages import choose_workers
+
+logger = logging.getLogger(__name__)
 
 TELL_SECONDS = 2.0  # between what a worker says of a shard
 
@@ -92,7 +94,10 @@ class Worker:
         try:
             yield
         except EnrichError as error:
-            raise type(error)(f"Ray node {self._address}: {error}") from None
+            raise located(error, f"Ray node {self._address}") from None
+        except Exception as error:  # a disk that is full, say; what Ray makes of it is a page of traceback
+            logger.exception("unforeseen")
+            raise located(unforeseen(error), f"Ray node {self._address}") from None
 
     def stop(self) -> None:
         """Stop the engine and the decoders, and remove temporary files."""

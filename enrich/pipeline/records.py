@@ -15,8 +15,8 @@ from enrich.report import render_report, render_sheet
 from enrich.run_record import Finding, RunInfo, RunRecord
 from enrich.schema import ROW_SCHEMA, SCORE_SCHEMA
 from enrich.scores import SCORES_FILE, VERDICTS_KEY
+from enrich.scratch import scratch
 from enrich.settings import RunSettings
-from enrich.spill import scratch
 from enrich.stages import Measured
 from enrich.storage import Store, open_store
 

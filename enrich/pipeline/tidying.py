@@ -14,8 +14,10 @@ from enrich.products import StoredProducts, fetch_products
 from enrich.publish import read_records, write_run_record
 from enrich.run_record import RunRecord
 from enrich.schema import HISTORY_SCHEMA, ROW_ORDER, ROW_SCHEMA
+from enrich.scratch import remove_abandoned as remove_scratch
+from enrich.scratch import scratch
 from enrich.settings import RunSettings
-from enrich.spill import cut, in_order, sampled, scratch
+from enrich.spill import cut, in_order, sampled
 from enrich.storage import Store, open_store
 
 PACK_BYTES = 256 << 20  # of the shards in a pack, about a million rows
@@ -30,6 +32,7 @@ class Tidied:
     packs: int
     deleted: int  # files whose rows lie in a pack for long enough
     retired: int  # runs
+    litter: int  # what killed processes left, on the local disk and in the output
 
 
 def tidy(output: str, settings: RunSettings, *, grace: timedelta, keep: timedelta | None) -> Tidied:
@@ -41,6 +44,7 @@ def tidy(output: str, settings: RunSettings, *, grace: timedelta, keep: timedelt
     """
     target, now = open_store(output, must_exist=True, s3=settings.s3), datetime.now(UTC)
     packed = packs = deleted = retired = 0
+    litter = remove_scratch() + target.remove_abandoned()
     with scratch() as folder:
         named = _runs_in_use(fetch_products(target, folder))
     for record in read_records(target):
@@ -55,7 +59,7 @@ def tidy(output: str, settings: RunSettings, *, grace: timedelta, keep: timedelt
             _pack(target, record, group)
             packed, packs = packed + len(group), packs + 1
         deleted += _delete_packed(target, record, now - grace)
-    return Tidied(packed, packs, deleted, retired)
+    return Tidied(packed, packs, deleted, retired, litter)
 
 
 def _runs_in_use(products: StoredProducts) -> set[str]:

@@ -73,18 +73,22 @@ def make_client(uri: str) -> tuple[boto3.session.Session, "S3Client"]:
     """A session and its S3 client, found the standard way; UsageError if AWS_* variables or files are wrong."""
     try:
         session = boto3.session.Session()
-        return session, session.client("s3", config=CONFIG)
-    except ValueError as error:  # whose text repeats the endpoint, and a password in it
-        raise UsageError(f"{uri}: AWS_ENDPOINT_URL is no URL; write https://host") from error
+        client = session.client("s3", config=CONFIG)
+        endpoint = endpoint_of(client)
+        if endpoint == client.meta.endpoint_url:
+            return session, client
+        return session, session.client("s3", config=CONFIG, endpoint_url=endpoint)  # requests are signed without it
+    except ValueError:  # whose text repeats the endpoint, and a password in it
+        raise UsageError(f"{uri}: AWS_ENDPOINT_URL is no URL; write https://host") from None
     except BotoCoreError as error:  # an unknown profile, a broken configuration file
         _, advice = advice_on(error) or (None, "check the AWS_* variables")
         raise UsageError(f"{uri}: S3 is not set up: {_one_line(error)}; {advice}") from error
 
 
-def one_shot_client(session: boto3.session.Session, seconds: float) -> "S3Client":
+def one_shot_client(session: boto3.session.Session, endpoint: str, seconds: float) -> "S3Client":
     """A client that tries nothing again and waits `seconds` at most for an answer."""
     config = CONFIG.merge(Config(retries={"total_max_attempts": 1}, read_timeout=seconds, connect_timeout=seconds))
-    return session.client("s3", config=config)
+    return session.client("s3", config=config, endpoint_url=endpoint)
 
 
 @contextmanager
@@ -154,7 +158,7 @@ def code_of(error: ClientError) -> str:
 def endpoint_of(client: "S3Client") -> str:
     """The endpoint without a user name or password that its URL may carry."""
     parts = urlsplit(client.meta.endpoint_url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _one_line(error: Exception) -> str:

@@ -6,16 +6,15 @@ import logging
 import os
 import shutil
 import stat
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
-from uuid import uuid4
 
 from enrich.errors import UsageError
 from enrich.schema import ErrorKind
+from enrich.storage.staged import remove_abandoned, staged_file
 from enrich.storage.store import OWN_PREFIX, Body, ObjectInfo, StorageError, check_size, is_relative
 
 logger = logging.getLogger(__name__)
@@ -92,7 +91,7 @@ class LocalStore:
 
     def create(self, key: str, data: Body) -> bool:
         path = self._path(key)
-        with os_errors(self.uri_of(key)), _staged(path, data) as staged:
+        with os_errors(self.uri_of(key)), staged_file(path, data) as staged:
             try:
                 os.link(staged, path)
             except FileExistsError:
@@ -110,7 +109,7 @@ class LocalStore:
         if if_match is None:
             return self.create(key, data)
         path = self._path(key)
-        with os_errors(self.uri_of(key)), _staged(path, data) as staged, _locked(path):
+        with os_errors(self.uri_of(key)), staged_file(path, data) as staged, _locked(path):
             current = self.head(key)
             if current is None or current.etag != if_match:
                 return False
@@ -119,7 +118,7 @@ class LocalStore:
 
     def put(self, key: str, data: Body) -> None:
         path = self._path(key)
-        with os_errors(self.uri_of(key)), _staged(path, data) as staged:
+        with os_errors(self.uri_of(key)), staged_file(path, data) as staged:
             os.replace(staged, path)
 
     def delete(self, key: str) -> None:
@@ -128,6 +127,9 @@ class LocalStore:
 
     def check_conditional_writes(self) -> None:
         """Nothing to try: links, renames and locks are the operating system's."""
+
+    def remove_abandoned(self) -> int:
+        return remove_abandoned(self._root)
 
     @contextmanager
     def _reading(self, key: str) -> Iterator[tuple[BinaryIO, ObjectInfo]]:
@@ -256,45 +258,11 @@ def os_errors(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _staged(path: str, data: Body) -> Iterator[str]:
-    """A complete, synced file beside `path`, to be linked or renamed; removed on leaving where it still is."""
-    directory = os.path.dirname(path)
-    os.makedirs(directory, exist_ok=True)
-    staged = os.path.join(directory, f"{OWN_PREFIX}{uuid4().hex}")
-    with open(staged, "xb") as file:
-        try:
-            if isinstance(data, Path):
-                with open(data, "rb") as source:
-                    shutil.copyfileobj(source, file, _PIECE)
-            else:
-                file.write(data)
-            file.flush()
-            # The kernel's own mtime moves in steps of about 4 ms: with a reused inode two writes could share an etag.
-            now = time.time_ns()
-            os.utime(file.fileno(), ns=(now, now))
-            os.fsync(file.fileno())
-            yield staged
-            sync_directory(directory)
-        finally:
-            with suppress(FileNotFoundError):
-                os.unlink(staged)
-
-
-@contextmanager
 def _locked(path: str) -> Iterator[None]:
     """One process at a time may replace a file of this directory. The lock file stays: removing it would race."""
     with open(os.path.join(os.path.dirname(path), f"{OWN_PREFIX}lock"), "ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released on close, also when the process dies
         yield
-
-
-def sync_directory(directory: str | Path) -> None:
-    """Makes names written in a directory survive a power loss."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _changed(uri: str) -> StorageError:

@@ -4,6 +4,7 @@ import mimetypes
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Lock
 from time import monotonic
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from boto3.session import Session
-from botocore.exceptions import ClientError, HTTPClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from enrich.errors import UsageError
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 PART_BYTES = 64 << 20  # of a multipart upload and of a large download; 10,000 parts are 640 GB
+FOREIGN = timedelta(days=1)  # an upload that is not completed by then never will be
+_PROBE = f"{OWN_PREFIX}probe-"
+_WRITTEN = re.compile(r"products\.parquet|(?:runs|history|reviews)/.*|\.enrich-.*", re.DOTALL)  # keys of an output
 _PROBES = 5  # a lost response makes a sound endpoint look unsound; an unsound one never looks sound
 ONE_PUT_BYTES = 1 << 30  # what is written with one request; S3 takes 5 GB, but a lost connection begins it anew
 
@@ -196,9 +200,28 @@ class S3Store:
             "use an endpoint that honours it, as AWS S3 does, a local path, or the setting `s3: {lock: true}`"
         )
 
+    def remove_abandoned(self) -> int:
+        removed, before = 0, datetime.now(UTC) - FOREIGN
+        with suppress(ClientError, BotoCoreError):  # whoever may not look leaves it to the bucket's lifecycle rule
+            place: Any = {"Bucket": self.bucket, "Prefix": f"{self.base}{_PROBE}"}
+            for page in self.client.get_paginator("list_objects_v2").paginate(**place):
+                for found in page.get("Contents", []):
+                    if found["LastModified"] < before:
+                        self.client.delete_object(Bucket=self.bucket, Key=found["Key"])
+                        removed += 1
+        with suppress(ClientError, BotoCoreError):
+            place = {"Bucket": self.bucket, "Prefix": self.base}
+            for uploads in self.client.get_paginator("list_multipart_uploads").paginate(**place):
+                for upload in uploads.get("Uploads", []):
+                    key = upload["Key"]
+                    if upload["Initiated"] < before and _WRITTEN.fullmatch(key.removeprefix(self.base)):
+                        self.client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload["UploadId"])
+                        removed += 1
+        return removed
+
     def _probe(self) -> tuple[tuple[bool, bool], tuple[bool, bool]]:
         """What creating twice, and replacing with a wrong and the right etag, came to."""
-        key = f"{OWN_PREFIX}probe-{uuid4().hex}"
+        key = f"{_PROBE}{uuid4().hex}"
         try:
             created = self.create(key, b"1"), self.create(key, b"2")
             etag = self.get(key)[1]
@@ -232,7 +255,7 @@ class S3Store:
 
         False where nobody knows what came of it; the caller looks what is there.
         """
-        client = self._one_shot or one_shot_client(self._session, lock.LEASE_SECONDS / 4)
+        client = self._one_shot or one_shot_client(self._session, self.client.meta.endpoint_url, lock.LEASE_SECONDS / 4)
         self._one_shot = client
         with ExitStack() as stack:
             body = data if isinstance(data, bytes) else stack.enter_context(open(data, "rb"))
@@ -282,7 +305,7 @@ class S3Store:
         """Whether the endpoint honours conditions where a multipart upload is completed; tried once."""
         with self._parts_lock:
             if self._parts_keep_conditions is None:
-                place: dict[str, Any] = {"Bucket": self.bucket, "Key": f"{self.base}{OWN_PREFIX}probe-{uuid4().hex}"}
+                place: dict[str, Any] = {"Bucket": self.bucket, "Key": f"{self.base}{_PROBE}{uuid4().hex}"}
                 self.client.put_object(**place, Body=b"1")
                 try:
                     conditions: list[dict[str, Any]] = [{"IfNoneMatch": "*"}, {"IfMatch": f'"{"0" * 32}"'}]

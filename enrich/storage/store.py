@@ -69,6 +69,12 @@ class Store(Protocol):
             UsageError: the endpoint ignores the conditions, so two writers could overwrite each other.
         """
 
+    def remove_abandoned(self) -> int:
+        """Removes what killed writers of this package left: staged files, probes, uploads that were never completed.
+
+        Returns how many there were. Never raises for what may not be looked at or removed: that stays.
+        """
+
 
 def is_s3(uri: str) -> bool:
     """Whether a URI names S3 rather than a local path."""

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from uuid import uuid4
 
 from enrich.errors import UsageError
-from enrich.storage.local import LocalStore, open_local, os_errors, sync_directory
-from enrich.storage.store import OWN_PREFIX, ObjectInfo, Store, is_relative, is_s3
+from enrich.storage.local import LocalStore, open_local, os_errors
+from enrich.storage.staged import NEW, OLD, staged_folder, sync_directory
+from enrich.storage.store import ObjectInfo, Store, is_relative, is_s3
 
 _THREADS = 16
 
@@ -91,21 +91,18 @@ def _swap_in(local: Path, store: LocalStore, names: list[str], last: str) -> Non
     if target.is_relative_to(os.path.realpath(local)):
         raise UsageError(f"{target}: lies in {local}, which is to be copied there; name another place")
     _replaceable(store, names, last)
-    staged, old = (target.parent / f"{OWN_PREFIX}{uuid4().hex}" for _ in range(2))
-    with os_errors(str(target)):
+    with os_errors(str(target)), staged_folder(target.parent) as folder:
+        staged, old = folder / NEW, folder / OLD / target.name
+        _copy(local, staged, names)
+        old.parent.mkdir()
+        if target.exists():
+            target.rename(old)
         try:
-            _copy(local, staged, names)
-            if target.exists():
-                target.rename(old)
-            try:
-                staged.rename(target)
-            except OSError:
-                old.rename(target)
-                raise
-            sync_directory(target.parent)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+            staged.rename(target)
+        except OSError:
+            old.rename(target)
+            raise
+        sync_directory(target.parent)
 
 
 def _copy(local: Path, target: Path, names: Iterable[str]) -> None:

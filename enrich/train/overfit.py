@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from enrich.errors import RunFailed
 from enrich.phi3_vision.checkpoint import load_processor
 from enrich.prompt import Prompt
 from enrich.schema import Product
+from enrich.scratch import scratch
 from enrich.settings import TrainSettings
 from enrich.train.callbacks import FiniteGuard, Reporter
 from enrich.train.collate import Collator
@@ -64,10 +64,10 @@ def overfit_one_batch(
     with model_errors(settings):
         model = load_base(base, settings, device=device, dtype=dtype)
     losses, guard = _Losses(), FiniteGuard()
-    with TemporaryDirectory() as folder:
-        photos = open_photos(model, examples, processor, settings, Path(folder, "features"))
+    with scratch() as folder:
+        photos = open_photos(model, examples, processor, settings, folder / "features")
         adapted = add_lora(model, settings)
-        arguments = training_arguments(settings, Path(folder, "none"), device=device, dtype=dtype, workers=0)
+        arguments = training_arguments(settings, folder / "none", device=device, dtype=dtype, workers=0)
         arguments.lr_scheduler_type = SchedulerType.CONSTANT
         trainer = AnswerTrainer(
             model=adapted,

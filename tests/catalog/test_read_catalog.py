@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from enrich.catalog.dropped import Dropped
@@ -230,3 +232,24 @@ def test_one_currency_only(tmp_path: Path) -> None:
     _catalog(tmp_path, "1,A,,,A,1,USD,images/a.jpg", "2,B,,,A,1,EUR,images/b.jpg", "3,C,,,A,1,N.A.,images/c.jpg")
     path = tmp_path / "catalog.csv"
     assert _say(tmp_path) == f"catalog {path}: prices in several currencies (EUR, USD); keep the rows of one currency"
+
+
+def test_columns_that_nobody_asks_for_may_hold_what_no_text_can_say(tmp_path: Path) -> None:
+    _catalog(tmp_path).joinpath("catalog.csv").unlink()
+    columns = {
+        "product_code": pa.array(["001"]),
+        "title": pa.array(["Red Scarf"]),
+        "category3_code": pa.array(["SCARVES"]),
+        "local_image_path": pa.array(["images/a.jpg"]),
+        "day": pa.array([2**31 - 1], pa.date32()),
+        "day_ms": pa.array([86_400_000 * 2**30], pa.date64()),
+        "moment": pa.array([2**62], pa.timestamp("us")),
+        "nowhere": pa.array([2**62], pa.timestamp("us", tz="Nowhere/City")),
+        "length": pa.array([2**62], pa.duration("us")),
+        "time": pa.array([2**45], pa.time64("us")),
+        "exact": pa.array([None], pa.decimal256(70, 10)),
+        "photo": pa.array([b"x"]),
+        "tags": pa.array([["a"]]),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "catalog.parquet")
+    assert [product.title for product in read_catalog(tmp_path).products] == ["Red Scarf"]

@@ -1,7 +1,10 @@
 """The runner ray beside the runner inline: the same rows, whatever dies. Real workers and the tiny base."""
 
+import errno
 import os
+import pickle
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,15 +21,18 @@ import psutil
 import pytest
 from polars.testing import assert_frame_equal
 
-from enrich.errors import RunFailed, UsageError
+from enrich.errors import EnrichError, RunFailed, UsageError
 from enrich.pipeline.catalogs import make_sample
 from enrich.pipeline.enrichment import run_enrichment
 from enrich.pipeline.opening import join_run, open_run
+from enrich.schema import ErrorKind
 from enrich.settings import TINY_MODEL_PATH, GateSettings, RaySettings, RunSettings, SampleSettings
+from enrich.storage import StorageError
 from tests.random_adapter import write_random_adapter
 
 ray = pytest.importorskip("ray")
 from enrich.pipeline.ray_runner import find_room  # noqa: E402
+from enrich.pipeline.ray_worker import Worker  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -253,6 +259,58 @@ def test_what_a_worker_cannot_do_is_told_with_its_node(shop: Shop, tmp_path: Pat
 
     with pytest.raises(UsageError, match=r"^Ray node [\d.]+: .*/adapter: no such directory"):
         run_enrichment(str(shop.bucket), str(tmp_path / "adapter"), str(tmp_path / "out"), settings, announce=hide)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (UsageError("no such base"), UsageError, "Ray node 10.0.0.1: no such base"),
+        (
+            StorageError(ErrorKind.DOWNLOAD_FAILED, "/out/x: No space left on device; check the disk"),
+            StorageError,
+            "Ray node 10.0.0.1: /out/x: No space left on device; check the disk",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/tmp/x"),
+            RunFailed,
+            "Ray node 10.0.0.1: /tmp/x: no space left on the disk; "
+            "free some, or set TMPDIR to a larger one, and run again",
+        ),
+        (
+            TypeError("odd"),
+            RunFailed,
+            "Ray node 10.0.0.1: TypeError: odd; set ENRICH_DEBUG=1 to see where, and report it",
+        ),
+    ],
+)  # fmt: skip
+def test_whatever_a_worker_runs_into_comes_back_as_one_line_of_the_same_kind(
+    error: Exception, kind: type[EnrichError], message: str
+) -> None:
+    worker = Worker.__new__(Worker)
+    worker._address = "10.0.0.1"
+    with pytest.raises(EnrichError) as caught, worker._naming_the_node():
+        raise error
+    same = pickle.loads(pickle.dumps(caught.value))
+    assert type(same) is kind
+    assert str(same) == message
+
+
+def test_a_disk_that_fills_up_on_a_worker_ends_the_run_in_one_line_and_shards_under_way_are_finished(
+    shop: Shop, tmp_path: Path
+) -> None:
+    (tmp_path / "history").mkdir()
+    settings = RAY.model_copy(update={"ray": RaySettings(workers=2)})
+
+    def fill(line: str) -> None:
+        """A file in the place of the folder of shards: from then on nobody can write one."""
+        if (tmp_path / "history").is_dir():
+            shutil.rmtree(tmp_path / "history")
+            (tmp_path / "history").write_text("")
+
+    with pytest.raises(StorageError, match=r"^Ray node [\d.]+: .*/history/.*: Not a directory; check the path$"):
+        run_enrichment(str(shop.bucket), str(shop.adapter), str(tmp_path), settings, run_id="night", announce=fill)
+    (tmp_path / "history").unlink()
+    are_the_same(shop.run(tmp_path, INLINE, run_id="night"), shop.answered)
 
 
 def test_a_run_is_joined_where_it_is_and_never_begun(shop: Shop, tmp_path: Path) -> None:

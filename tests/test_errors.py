@@ -1,0 +1,117 @@
+"""What a user reads when something is wrong: one line, without secrets, the same on the other side of a process."""
+
+import copy
+import errno
+import importlib
+import logging
+import pickle
+import pkgutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import enrich
+from enrich.console import quiet_libraries
+from enrich.errors import EnrichError, ImageError, RunFailed, UsageError, located, one_line, redact, unforeseen
+from enrich.schema import ErrorKind
+from enrich.storage import StorageError, open_store
+from enrich.storage.s3 import S3Store
+
+OPTIONAL = ("enrich.infer.vllm", "enrich.phi3_vision.vllm")  # import vLLM, which may not be there
+
+
+def kinds(cls: type[EnrichError] = EnrichError) -> Iterator[type[EnrichError]]:
+    yield cls
+    for below in cls.__subclasses__():
+        yield from kinds(below)
+
+
+def test_every_error_survives_pickling_and_copying_and_can_be_given_a_place() -> None:
+    for module in pkgutil.walk_packages(enrich.__path__, "enrich."):
+        if not module.name.startswith(OPTIONAL):
+            importlib.import_module(module.name)
+    found = {cls for cls in kinds() if cls.__module__.startswith("enrich.")}
+    assert {"StorageError", "ImageRefused", "_DecoderDied", "HeldBack"} <= {cls.__name__ for cls in found}
+    for cls in found:
+        error = cls(ErrorKind.ACCESS_DENIED, "a b") if issubclass(cls, ImageError) else cls("a b")
+        for same in (pickle.loads(pickle.dumps(error)), copy.copy(error), located(error, "node 1")):
+            assert type(same) is cls
+            assert str(same) in ("a b", "node 1: a b")
+            assert same.exit_code == cls.exit_code
+            assert getattr(same, "kind", None) == getattr(error, "kind", None)
+        assert str(error) == "a b"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("at http://user:pass@host:9000/x", "at http://host:9000/x"),
+        ("at http://user:p/a@ss@host/x", "at http://host/x"),
+        ("at 'https://token@host'", "at 'https://host'"),
+        ("redis://:pw@head:6379", "redis://head:6379"),
+        ("http://h/k?v=1&X-Amz-Signature=ab12&X-Amz-Credential=AK%2F1", "http://h/k?v=1&X-Amz-Signature=***&X-Amz-Credential=***"),
+        ('"http://h/k?token=abc"', '"http://h/k?token=***"'),
+        ("http://h/k?a=1&access_token=abc#x", "http://h/k?a=1&access_token=***#x"),
+        ("http://h/cb#access_token=abc", "http://h/cb#access_token=***"),
+        ("http://h/k?api_key=abc&sig=d", "http://h/k?api_key=***&sig=***"),
+        ("http://host:9000/photo@2x.jpg", "http://host:9000/photo@2x.jpg"),
+        ("s3://bucket/photos/a@b.jpg", "s3://bucket/photos/a@b.jpg"),
+        ("/data//photo@2x.jpg and http://h/k?author=me", "/data//photo@2x.jpg and http://h/k?author=me"),
+    ],
+)  # fmt: skip
+def test_messages_hold_no_secret_of_a_url(text: str, shown: str) -> None:
+    assert redact(text) == shown
+    assert str(UsageError(text)) == shown
+    assert str(StorageError(ErrorKind.DOWNLOAD_FAILED, text)) == shown
+
+
+def test_a_message_is_one_line_that_any_terminal_can_show() -> None:
+    message = str(RunFailed("a\n  b\r\nc\x1b[31m\u2028d \udcff  e"))
+    assert message == "a b c [31m d \\udcff  e"
+    assert one_line("two  blanks stay") == "two  blanks stay"
+    assert str(RunFailed()) == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/tmp/x"), "/tmp/x: no space left on the disk; free some"),
+        (OSError(errno.EROFS, "Read-only file system", "/tmp/x"), "/tmp/x: Read-only file system; check the disk"),
+        (MemoryError(), "out of memory; lower in_flight"),
+        (TypeError("a\nb"), "TypeError: a; set ENRICH_DEBUG=1"),
+    ],
+)
+def test_an_error_that_is_not_ours_is_told_in_our_words(error: Exception, message: str) -> None:
+    assert str(unforeseen(error)).startswith(message)
+    assert unforeseen(error).exit_code == 1
+
+
+def test_what_libraries_log_is_redacted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    quiet_libraries()
+    logging.getLogger("urllib3").warning("Retrying: http://user:pass@host/k?X-Amz-Signature=ab")
+    assert capsys.readouterr().err == "urllib3: Retrying: http://host/k?X-Amz-Signature=***\n"
+
+
+def test_a_password_in_the_endpoint_is_neither_used_nor_shown(
+    s3_bucket: str, s3_server: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = s3_server.endpoint.removeprefix("http://")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://ann:hunter2@{host}")
+    store = open_store(f"{s3_bucket}/output")
+    store.put("a", b"1")
+    assert store.get("a")[0] == b"1"
+    assert isinstance(store, S3Store)
+    assert store.client.meta.endpoint_url == s3_server.endpoint
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://ann:hunter2@127.0.0.1:9")
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
+    with pytest.raises(UsageError) as caught:
+        open_store(f"{s3_bucket}/output")
+    chain: BaseException | None = caught.value
+    while chain:  # what a flow's log shows of an error
+        assert "hunter2" not in f"{chain} {chain!r} {chain.__dict__}"
+        chain = chain.__cause__ or chain.__context__
+    assert "hunter2" not in caplog.text
+    assert "http://127.0.0.1:9 cannot be reached" in str(caught.value)

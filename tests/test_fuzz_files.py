@@ -1,0 +1,405 @@
+"""Files that somebody edited or a disk damaged: every command does its work, or says in one line why it cannot."""
+
+import io
+import json
+import math
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from random_adapter import write_random_adapter
+from rows import make_row
+from safetensors.torch import load_file, save_file
+
+from enrich import cli
+from enrich.errors import EnrichError
+from enrich.infer.adapter import read_adapter
+from enrich.infer.transformers_engine import load_engine
+from enrich.manifest import items
+from enrich.pipeline.enrichment import finish_run
+from enrich.pipeline.opening import open_run
+from enrich.settings import TINY_MODEL_PATH, RunSettings
+from enrich.write import commit_shard
+
+SETTINGS = RunSettings(engine="transformers", device="cpu")
+VALUES: tuple[Any, ...] = (
+    None, "x", "", -1, 0, 10**30, 1e308, math.nan, math.inf, True, [], {}, [[]], {"a": 1}, "2026-01-01",
+    "\ud800", "a\nb",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Shop:
+    photos: Path
+    adapter: Path
+    output: Path  # with one published run, `night`
+    catalog: Path
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    root = tmp_path_factory.mktemp("shop")
+    photos, output, catalog = root / "photos", root / "output", root / "catalog"
+    (catalog / "images").mkdir(parents=True)
+    photos.mkdir()
+    for number in range(3):
+        Image.new("RGB", (32, 32), (number, 80, 90)).save(photos / f"{number}.png")
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(catalog / "images" / f"{number}.png")
+    lines = [f"{number},Wool Coat {number},BAGS,90,EUR,images/{number}.png" for number in range(3)]
+    header = "product_code,title,category3_code,full_price,currency_code,local_image_path"
+    (catalog / "catalog.csv").write_text("\n".join([header, *lines]) + "\n")
+    adapter = write_random_adapter(root / "adapter", TINY_MODEL_PATH, num_crops=1, idle=True)
+    (adapter / "train.json").write_text(json.dumps({"settings": {}, "data_fingerprint": "x", "preflight": {}}))
+    with open_run(str(photos), str(adapter), str(output), SETTINGS, run_id="night") as run:
+        for shard in run.manifest.shards:
+            found = items(run.manifest, shard)
+            rows = [
+                make_row(
+                    run.info, item.key, shard=shard, image_etag=item.etag, needs_review=True, review_reasons=("price",),
+                    category="BAGS", category_confidence=0.5, price_low=50.0, price_high=200.0, image_sha256="ab" * 32,
+                )
+                for item in found
+            ]  # fmt: skip
+            commit_shard(run.output, run.info, shard, rows, [item.key for item in found])
+        finish_run(run)
+    return Shop(photos, adapter, output, catalog)
+
+
+def enrich(*arguments: object) -> tuple[int, str]:
+    """Exit code and standard error of a command in this process."""
+    err = io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", ["enrich", *map(str, arguments)]),
+        redirect_stdout(io.StringIO()),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as stop,
+    ):
+        cli.main()
+    return int(stop.value.code or 0), err.getvalue()
+
+
+def accept(what: str, code: int, err: str) -> None:
+    """A command ended well: with its work done, or with one line that says what is wrong."""
+    told = f"{what}: exit code {code}, {err[:600]!r}"
+    assert code in (0, 1, 2, 3), told
+    assert "Traceback" not in err, told
+    assert "report it" not in err, told
+    if code:
+        assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1, told
+        assert len(err.strip().splitlines()) == 1, told
+
+
+# ---- ways to spoil a file
+
+
+def spoiled(path: Path, each: int = 2) -> Iterator[tuple[str, bytes]]:
+    """What a file may have become, with a word for it. `each` values are tried in each place of a JSON file."""
+    data = path.read_bytes()
+    yield "empty", b""
+    yield "cut", data[: len(data) // 2]
+    yield "garbage", b"\xff\xfe\x00 no such file \x00"
+    if path.suffix == ".json":
+        for text in ("null", "[]", "{}", '"x"', "NaN", "[" * 50_000, '{"a":' * 50_000, "1" * 5000):
+            yield text[:5], text.encode()
+        whole = json.loads(data)
+        for number, place in enumerate(places(whole)):
+            for step in range(each):
+                value = VALUES[(number * each + step) % len(VALUES)]
+                yield f"{place} = {value!r}", json.dumps(put(whole, place, value)).encode("utf-8", "surrogatepass")
+            yield f"without {place}", json.dumps(put(whole, place, ...)).encode()
+    if path.suffix == ".parquet":
+        yield from spoiled_table(data)
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in a JSON value; of long lists and mappings the first ones."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in list(inside)[:40]:
+        yield (*at, key)
+        if len(at) < 3:
+            yield from places(child, (*at, key))
+
+
+def put(whole: Any, place: Sequence[Any], value: Any) -> Any:
+    """A copy of a JSON value with another one in a place, or without that place for an Ellipsis."""
+    copy = json.loads(json.dumps(whole))
+    inside = copy
+    for key in place[:-1]:
+        inside = inside[key]
+    if value is ...:
+        del inside[place[-1]]
+    else:
+        inside[place[-1]] = value
+    return copy
+
+
+def spoiled_table(data: bytes) -> Iterator[tuple[str, bytes]]:
+    table = pq.read_table(io.BytesIO(data))
+    pairs = table.schema.metadata or {}
+    yield "another table", encode(pl.DataFrame({"a": [1]}).to_arrow())
+    yield "another table that says it is ours", encode(pa.table({"a": [1]}).replace_schema_metadata(pairs))
+    yield "without metadata", encode(table.replace_schema_metadata(None))
+    yield "no rows", encode(table.slice(0, 0))
+    yield "rows twice", encode(pa.concat_tables([table, table]))
+    strings = pa.table({name: pa.array(["x"] * table.num_rows) for name in table.column_names})
+    yield "strings", encode(strings.replace_schema_metadata(pairs))
+    for name in table.column_names:
+        yield f"no {name}", encode(table.drop_columns([name]).replace_schema_metadata(pairs))
+        nulls = pa.nulls(table.num_rows, table.schema.field(name).type)
+        place = table.column_names.index(name)
+        yield f"nulls in {name}", encode(table.set_column(place, table.schema.field(name), nulls))
+    for name in pairs:
+        if name.startswith(b"enrich."):
+            for value in (b"", b"{", b"{}", b"null", b"[1]", b"999999999", b'{"a": {"b": NaN}}', b"\xff"):
+                changed = encode(table.replace_schema_metadata({**pairs, name: value}))
+                yield f"{name.decode()} = {value!r}", changed
+    for at in range(7, len(data), max(1, len(data) // 12)):
+        yield f"byte {at}", data[:at] + bytes([data[at] ^ 0x55]) + data[at + 1 :]
+
+
+def encode(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    return sink.getvalue()
+
+
+# ---- an output
+
+
+def commands(shop: Shop, output: Path) -> list[tuple[object, ...]]:
+    places = ("--images", shop.photos, "--adapter", shop.adapter, "--output", output)
+    engine = ("--engine", "transformers")
+    return [
+        ("report", "--output", output),
+        ("run", *places, *engine, "--dry-run"),
+        ("tidy", "--output", output, "--grace", "0s", "--keep", "0s"),
+        ("run", *places, *engine, "--run-id", "night"),
+        ("run", "--output", output, "--publish", "night"),
+        ("review", "--output", output),
+        ("run", "--output", output, "--rollback", "night"),
+        ("run", *places, *engine),
+    ]
+
+
+FILES = [
+    "runs/night/run.json", "runs/night/manifest.parquet", "runs/night/source.parquet", "products.parquet",
+    "history/*/*/shard-00000.parquet",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_spoiled_file_of_an_output_is_told_in_one_line(shop: Shop, tmp_path: Path, name: str) -> None:
+    [original] = shop.output.glob(name)
+    for number, (how, data) in enumerate(spoiled(original, each=1)):
+        for turn in (0, 4):  # two of the commands for each; all of them meet every kind of damage in some file
+            output = tmp_path / f"{number}-{turn}"
+            shutil.copytree(shop.output, output)
+            (output / original.relative_to(shop.output)).write_bytes(data)
+            command = commands(shop, output)[(number + turn) % 8]
+            accept(f"{name}, {how}: {command}", *enrich(*command))
+            shutil.rmtree(output)
+
+
+def test_a_missing_file_of_an_output_is_told_in_one_line(shop: Shop, tmp_path: Path) -> None:
+    for number, name in enumerate(FILES):
+        for turn in range(8):
+            output = tmp_path / f"{number}-{turn}"
+            shutil.copytree(shop.output, output)
+            [path] = output.glob(name)
+            path.unlink()
+            if turn % 2:
+                path.mkdir()  # as a careless copy leaves it
+            command = commands(shop, output)[turn]
+            accept(f"{name} missing: {command}", *enrich(*command))
+
+
+def test_every_command_works_on_the_files_as_they_are(shop: Shop, tmp_path: Path) -> None:
+    for number, command in enumerate(commands(shop, tmp_path)):
+        shutil.copytree(shop.output, tmp_path, dirs_exist_ok=True)
+        code, err = enrich(*command)
+        expected = 2 if number == 4 else 0  # it is published already
+        assert code == expected, (command, err)
+
+
+# ---- an adapter
+
+ADAPTER_FILES = [
+    "adapter_config.json", "config.json", "preprocessor_config.json", "prompt.json", "calibration.json", "train.json",
+    "tokenizer_config.json",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ADAPTER_FILES)
+def test_a_spoiled_file_of_an_adapter_is_told_in_one_line(shop: Shop, tmp_path: Path, name: str) -> None:
+    for number, (how, data) in enumerate(spoiled(shop.adapter / name, each=2)):
+        adapter = tmp_path / str(number)
+        shutil.copytree(shop.adapter, adapter)
+        (adapter / name).write_bytes(data)
+        run = ("run", "--images", shop.photos, "--adapter", adapter, "--output", tmp_path / "out", "--dry-run")
+        code, err = enrich(*run, "--engine", "transformers")
+        accept(f"{name}, {how}", code, err)
+        if code == 0 and number % 4 == 0:  # what is read by the engine only
+            try_engine(f"{name}, {how}", adapter)
+        shutil.rmtree(adapter)
+
+
+def try_engine(what: str, adapter: Path) -> None:
+    try:
+        load_engine(read_adapter(adapter), SETTINGS)
+    except EnrichError:
+        return
+    except Exception as error:
+        raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def test_a_spoiled_tokenizer_is_told_in_one_line(shop: Shop, tmp_path: Path) -> None:
+    whole = json.loads((shop.adapter / "tokenizer.json").read_bytes())
+    texts = ["", "{}", "null", "[" * 50_000, json.dumps(whole)[:5000]]
+    texts += [json.dumps(put(whole, (key,), value)) for key in whole for value in (None, {}, "x", ...)]
+    for number, text in enumerate(texts):
+        adapter = tmp_path / str(number)
+        shutil.copytree(shop.adapter, adapter)
+        (adapter / "tokenizer.json").write_text(text)
+        run = ("run", "--images", shop.photos, "--adapter", adapter, "--output", tmp_path / "out", "--dry-run")
+        code, err = enrich(*run, "--engine", "transformers")
+        accept(f"tokenizer.json: {text[:80]}", code, err)
+        if code == 0:
+            try_engine(f"tokenizer.json: {text[:80]}", adapter)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("nan", "has values that are no numbers (NaN or infinite) in base_model."),
+        ("infinite", "has values that are no numbers (NaN or infinite) in base_model."),
+        ("empty file", "is damaged"),
+        ("cut", "is damaged"),
+        ("absurd header", "is damaged"),
+        ("garbage", "is damaged"),
+        ("no tensors", "holds no weights"),
+    ],
+)
+def test_weights_that_are_no_numbers_or_cannot_be_read_are_refused(
+    shop: Shop, tmp_path: Path, how: str, message: str
+) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(shop.adapter, adapter)
+    path = adapter / "adapter_model.safetensors"
+    data, weights = path.read_bytes(), load_file(path)
+    last = sorted(weights)[-1]
+    if how in ("nan", "infinite"):
+        weights[last][-1, -1] = torch.nan if how == "nan" else -torch.inf
+        save_file(weights, path)
+    elif how == "no tensors":
+        save_file({}, path)
+    else:
+        path.write_bytes(
+            {"empty file": b"", "cut": data[:-10], "absurd header": b"\xff" * 8 + data[8:], "garbage": b"x" * 99}[how]
+        )
+    images = ("--images", shop.photos, "--output", tmp_path / "out", "--dry-run")
+    for command in (
+        ("run", *images, "--adapter", adapter),
+        ("score", "--adapter", adapter, "--catalog", shop.catalog, "--engine", "transformers"),
+        ("merge", "--adapter", adapter, "--out", tmp_path / "merged"),
+    ):
+        code, err = enrich(*command)
+        accept(how, code, err)
+        assert code == 2
+        assert message in err
+
+
+def test_weights_of_other_shapes_are_told_in_one_line(shop: Shop, tmp_path: Path) -> None:
+    weights = load_file(shop.adapter / "adapter_model.safetensors")
+    first = sorted(weights)[0]
+    others = [
+        {**weights, "another": torch.zeros(2)},
+        {name: value for name, value in weights.items() if name != first},
+        {**weights, first: torch.zeros(3, 3)},
+        {**weights, first: weights[first].to(torch.int8)},
+    ]
+    for number, changed in enumerate(others):
+        adapter = tmp_path / str(number)
+        shutil.copytree(shop.adapter, adapter)
+        save_file(changed, adapter / "adapter_model.safetensors")
+        try_engine(f"weights {number}", adapter)
+
+
+def test_a_spoiled_record_is_told_where_an_adapter_is_scored(shop: Shop, tmp_path: Path) -> None:
+    with mock.patch("enrich.pipeline.scoring.start_engine", side_effect=EnrichError("no engine here")):
+        for number, (how, data) in enumerate(spoiled(shop.adapter / "train.json")):
+            adapter = tmp_path / str(number)
+            shutil.copytree(shop.adapter, adapter)
+            (adapter / "train.json").write_bytes(data)
+            accept(f"train.json, {how}", *enrich("score", "--adapter", adapter, "--catalog", shop.catalog))
+
+
+# ---- decisions and settings
+
+
+def test_a_spoiled_file_of_decisions_is_told_in_one_line(shop: Shop, tmp_path: Path) -> None:
+    row = pl.read_parquet(shop.output / "products.parquet").row(0, named=True)
+    decision = {
+        **{name: row[name] for name in ("image_key", "image_etag", "image_sha256", "run_id")},
+        "decision": "edited", "title": "Felt Hat", "category": "BAGS", "price": 120.0, "currency": "EUR",
+        "suggested_title": row["title"], "suggested_category": row["category"], "suggested_price": row["price"],
+        "reviewed_at": "2026-11-23T02:00:00Z",
+    }  # fmt: skip
+    path = tmp_path / "decisions.json"
+    whole = {"format": "enrich-review-1", "output": str(shop.output), "reviewed_by": "Ann", "decisions": [decision]}
+    path.write_text(json.dumps(whole))
+    for number, (how, data) in enumerate(spoiled(path, each=len(VALUES))):
+        output, file = tmp_path / str(number), tmp_path / "changed.json"
+        shutil.copytree(shop.output, output)
+        file.write_bytes(data)
+        accept(f"decisions, {how}", *enrich("review", "--output", output, "--apply", file))
+        shutil.rmtree(output)
+
+
+YAML = [
+    "seed: 2026-01-01", "seed: 2026-99-99", "epochs: 1_000:30", "1: 2", "? [a]\n: 3", "{a: 1}: 2", "a: &a [*a]",
+    "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "epochs: .nan", "epochs: .inf", "batch_size: " + "9" * 5000,
+    "[" * 20_000, "{a: " * 20_000, "seed: 1\nseed: 2", "x: !!python/object:os.system 1", "\ttab: 1", "null: 3",
+    "limits: {max_pixels: 1e400}", "- a", "just words", "7", "limits: 3", "limits: [1]", "limits: {2026-01-01: 3}",
+    "x: !!binary =", "x: !!timestamp 2", "!!set {a}", "<<: {seed: 4}", "batch_size: !!int x", "a: \x00", "a: 'x",
+    "columns: {category: {a: 1}}", "gate: {max_failed: .nan}", "s3: {encryption: 3}", "# " + "x" * (2 << 20),
+    "limits: {formats: 3}", "limits: {formats: [[]]}", "device: [cuda]", "batch_size: 1e30", "batch_size: -1",
+    "product_id_pattern: '(((('", "review: {titles: {min_words: x}}", "true: 1", "a: b: c", "%YAML 9.9\n---\na: 1",
+    "--- a\n--- b",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["run", "finetune", "tidy", "merge", "score", "review", "catalog fetch", "doctor"])
+def test_a_spoiled_settings_file_is_told_in_one_line(shop: Shop, tmp_path: Path, command: str) -> None:
+    out = tmp_path / "out"
+    more: dict[str, tuple[object, ...]] = {
+        "run": ("--images", shop.photos, "--adapter", shop.adapter, "--output", out, "--dry-run"),
+        "finetune": ("--catalog", tmp_path / "none", "--out", out),
+        "tidy": ("--output", tmp_path / "none"),
+        "merge": ("--adapter", tmp_path / "none", "--out", out),
+        "score": ("--adapter", tmp_path / "none", "--catalog", tmp_path / "none"),
+        "review": ("--output", tmp_path / "none", "--apply", tmp_path / "none"),
+        "catalog fetch": ("--source", tmp_path / "none.csv", "--out", out),
+        "doctor": (),
+    }
+    path = tmp_path / "settings.yaml"
+    for text in [*YAML, b"a: \xff\xfe", b"\xff\xfea\x00"]:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        code, err = enrich(*command.split(), *more[command], "--config", path)
+        accept(f"{text[:60]!r}", code, err)
+        assert code == 2, (text[:60], err)
+    for unreadable in (tmp_path, tmp_path / "none", "/dev/zero"):
+        code, err = enrich(*command.split(), *more[command], "--config", unreadable)
+        accept(str(unreadable), code, err)
+        assert code == 2
+    assert not out.exists()
