@@ -174,9 +174,9 @@ def test_where_a_file_system_has_no_locks_the_age_decides(tmp_path: Path, monkey
 def test_a_directory_whose_swap_was_cut_short_is_put_back(tmp_path: Path) -> None:
     """Killed after the old one was moved away and before the new one was in its place."""
     left = tmp_path / (".enrich-" + "c" * 32)
-    (left / "new").mkdir(parents=True)
-    (left / "old" / "adapter").mkdir(parents=True)
-    (left / "old" / "adapter" / "train.json").write_text("old")
+    (left / staged.NEW).mkdir(parents=True)
+    (left / staged.OLD / "adapter").mkdir(parents=True)
+    (left / staged.OLD / "adapter" / "train.json").write_text("old")
     age(left, seconds=25 * 3600)
     assert staged.remove_abandoned(tmp_path) == 1
     assert (tmp_path / "adapter" / "train.json").read_text() == "old"

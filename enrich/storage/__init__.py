@@ -2,7 +2,7 @@
 
 Commits rest on two operations that happen whole or not at all: `create` (only if absent) and `replace` (compare and
 swap on the etag). Names that begin with `.enrich-` are this package's own (staged files, locks, probes): listings leave
-them out, and one that a killed process left behind may be deleted.
+them out, and `remove_abandoned` removes those that a killed process left.
 """
 
 import re

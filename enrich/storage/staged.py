@@ -24,7 +24,7 @@ FOREIGN_SECONDS = 24 * 3600.0  # without a byte written, for what another machin
 # As `_new_name` makes them, and earlier versions without the kernel. Nothing else is ever removed.
 _NAME = re.compile(rf"{re.escape(OWN_PREFIX)}(?:([0-9a-f]{{8}})-)?[0-9a-f]{{32}}")
 # In a staged folder: what is to take a place, and, under its name, what had it before.
-NEW, OLD = "new", "old"
+NEW, OLD = f"{OWN_PREFIX}new", f"{OWN_PREFIX}old"
 _PIECE = 1 << 20  # bytes copied at a time
 
 
