@@ -14,7 +14,7 @@ from enrich.pipeline import records
 from enrich.products import Products, read_products
 from enrich.run_record import RunInfo, RunRecord
 from enrich.schema import ROW_SCHEMA
-from enrich.spill import scratch
+from enrich.scratch import scratch
 from enrich.storage import Store, open_store
 
 KEYS = ("a.jpg", "b.jpg", "bad.jpg", "c.jpg")

@@ -8,11 +8,9 @@ import csv
 import io
 import math
 import re
-import tempfile
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from decimal import Decimal
-from pathlib import Path
 from typing import Literal
 
 import polars as pl
@@ -22,6 +20,7 @@ import pyarrow.parquet as pq
 from enrich.amount import AmountError, parse_amount
 from enrich.catalog.table import read_table
 from enrich.errors import UsageError
+from enrich.scratch import scratch
 
 Cell = str | float | None  # a text or a price
 _DELIMITERS = ",;\t|"
@@ -39,8 +38,8 @@ class Edit:
 
 def read_bytes(data: bytes, name: str, where: str) -> pl.DataFrame:
     """The table in `data` as a fine-tuning reads it: text, "" for null. UsageError, naming `where`."""
-    with tempfile.TemporaryDirectory(prefix="enrich-") as folder:
-        path = Path(folder) / name
+    with scratch() as folder:
+        path = folder / name
         path.write_bytes(data)
         try:
             return read_table(path)

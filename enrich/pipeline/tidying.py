@@ -1,7 +1,7 @@
 """Fewer files and fewer old rows: shards of finished runs are packed together, runs of old are retired."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class Tidied:
     packs: int
     deleted: int  # files whose rows lie in a pack for long enough
     retired: int  # runs
-    litter: int  # what killed processes left, on the local disk and in the output
+    litter: int = field(default=0, compare=False)  # what killed processes left, on the local disk and in the output
 
 
 def tidy(output: str, settings: RunSettings, *, grace: timedelta, keep: timedelta | None) -> Tidied:
