@@ -13,8 +13,8 @@ from enrich.products import read_products
 from enrich.rules import Rules, judged_again, restated
 from enrich.run_record import PublishedRun, RunInfo
 from enrich.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, ManifestItem, Row
+from enrich.scratch import scratch
 from enrich.settings import ReviewSettings, RunSettings, TitleRules
-from enrich.spill import scratch
 from enrich.storage import ObjectInfo, Store, open_store
 
 RUN = make_run("r1", review_below=0.5)

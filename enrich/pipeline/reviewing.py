@@ -82,7 +82,7 @@ def apply_decisions(output: str, file: Path, catalog: str | None = None, columns
     lessons = _lessons(decisions, reviews if known else pl.concat([reviews, news]), table, shown)
     shop = None if catalog is None else open_store(catalog, must_exist=True)
     if shop is not None:
-        check_taught(_images(target, table).uri, shop.uri_of(FOLDER), shop.uri)
+        check_taught(_images(target).uri, shop.uri_of(FOLDER), shop.uri)
         check_addition(shop, columns or Columns(), lessons)
     write_reviews(target, decided.digest, news)
     publish_reviews(target)

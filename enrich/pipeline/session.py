@@ -27,7 +27,7 @@ from enrich.pipeline.records import write_measured
 from enrich.pipeline.run import Run
 from enrich.product_ids import product_id
 from enrich.schema import Alternative, ManifestItem, Row
-from enrich.spill import scratch
+from enrich.scratch import scratch
 from enrich.stages import Measured, add, choose_workers, describe_workers
 from enrich.write import commit_shard
 
