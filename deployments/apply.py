@@ -57,23 +57,34 @@ def apply(kind: str = "process", webhook: str | None = None) -> None:
 
 
 def pool_template(kind: str, pool: str) -> dict[str, Any]:
-    """The base job template of a pool: our own for GPUs in containers, else Prefect's, with ENVIRONMENT in either."""
-    file = TEMPLATES / f"{kind}-{pool}.json"
-    if file.exists():
-        template = json.loads(file.read_text())
-    else:
-        from prefect.server.api import collections_data
+    """The base job template of a pool: our own for GPUs in containers, else Prefect's, with ENVIRONMENT in either.
 
-        views = Path(collections_data.__path__[0]) / "views" / "aggregate-worker-metadata.json"
-        workers = {
-            name: worker for package in json.loads(views.read_text()).values() for name, worker in package.items()
-        }
-        template = workers[kind]["default_base_job_configuration"]
-        if kind != "process":
-            template["variables"]["properties"]["image"]["default"] = f"enrich:{pool}"
-    environment = template["variables"]["properties"]["env"]
-    environment["default"] = {**ENVIRONMENT, **environment.get("default", {})}
+    Whoever may start a run sets its job variables, and a command, an environment, an image or a volume is the machine.
+    So a template's variables are sizes at most, and the server refuses all others.
+    """
+    file = TEMPLATES / f"{kind}-{pool}.json"
+    template = json.loads(file.read_text()) if file.exists() else _locked(kind, pool)
+    configuration = template["job_configuration"]
+    configuration["env"] = {**ENVIRONMENT, **configuration.get("env", {})}
+    template["variables"]["additionalProperties"] = False
     return dict(template)
+
+
+def _locked(kind: str, pool: str) -> dict[str, Any]:
+    """Prefect's own template with each variable's default in its place, and no variables."""
+    from prefect.server.api import collections_data
+    from prefect.utilities.templating import apply_values
+
+    views = Path(collections_data.__path__[0]) / "views" / "aggregate-worker-metadata.json"
+    workers = {name: worker for package in json.loads(views.read_text()).values() for name, worker in package.items()}
+    template = workers[kind]["default_base_job_configuration"]
+    fields = template["variables"]["properties"]
+    values = {name: field["default"] for name, field in fields.items() if field.get("default") is not None}
+    values |= {"working_dir": "."} if kind == "process" else {"image": f"enrich:{pool}"}
+    return {
+        "job_configuration": apply_values(template["job_configuration"], values),
+        "variables": {"type": "object", "properties": {}},
+    }
 
 
 def zombies() -> "AutomationCore":

@@ -1,21 +1,25 @@
 """Prefect on this machine in one command, until Ctrl-C: server, work pools, automations, deployments and workers.
 
-All that Prefect keeps lies in one directory, .ui in the repository, and its server listens on the loopback only.
+All that Prefect keeps is in one directory, .ui in the repository. Its server listens on the loopback only, wants a
+random password, and lets no other web page read its answers. Schedules are paused until somebody switches them on.
 """
 
 import argparse
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+import yaml
 
 from deployments.apply import POOLS, apply
 from flows.home import own_server
@@ -23,6 +27,8 @@ from flows.home import own_server
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_PORT = 4200
 START_SECONDS = 300.0  # a first start compiles Prefect and makes its database: 40 s, several times that if it is busy
+PASSWORD_FILE = "password"
+SHORTEST_PASSWORD = 20  # characters, for one that somebody put there
 STOP_SECONDS = 10.0  # an idle worker of Prefect 3.7.7 sometimes hangs when it is asked to stop
 
 
@@ -47,9 +53,14 @@ def main() -> int:
     parts: list[Part] = []
     try:
         url = f"http://127.0.0.1:{_port(arguments.port)}"
-        os.environ.update(_environment(home, url))
+        password = keep_password(home)
+        os.environ.update(environment(home, url, password))
         _bring_up(parts, home, url)
-        print(f"\n  {url}/deployments\n\nLogs are in {home}. Ctrl-C stops everything.", flush=True)
+        print(f"\n  {url}/deployments\n  password: {password}\n", flush=True)
+        print(
+            f"The password is kept in {home / PASSWORD_FILE}, logs are in {home}. Ctrl-C stops everything.", flush=True
+        )
+        print(f"Schedules: {', '.join(_schedules(url)) or 'none'}.", flush=True)
         if arguments.ready_file:
             Path(arguments.ready_file).write_text(url)
         while True:
@@ -58,7 +69,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nstopping", flush=True)
         return 0
-    except NotUp as error:
+    except (NotUp, httpx.HTTPError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:
@@ -70,29 +81,82 @@ def main() -> int:
 
 def _bring_up(parts: list[Part], home: Path, url: str) -> None:
     print("Starting Prefect; the first time takes a minute.", flush=True)
-    home.mkdir(parents=True, exist_ok=True)
     _start(parts, home, "server", "server", "start", "--host", "127.0.0.1", "--port", url.rpartition(":")[2])
     _wait(parts, "the server", lambda: _is_healthy(url))
     apply(webhook=os.environ.get("ENRICH_WEBHOOK_URL"))
-    _deploy(home)
+    _deploy(home, url)
     for pool in POOLS:
         _start(parts, home, f"worker-{pool}", "worker", "start", "--pool", pool, "--name", pool)
     for pool in POOLS:
         _wait(parts, f"the worker of pool {pool}", lambda pool=pool: _has_worker(url, pool))  # type: ignore[misc]
 
 
-def _environment(home: Path, url: str) -> dict[str, str]:
+def keep_password(home: Path) -> str:
+    """What the UI asks for and our own processes present: random, made once and kept in `home`, for its owner only."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = home / PASSWORD_FILE
+    with suppress(FileExistsError), open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(f"admin:{secrets.token_urlsafe(24)}")
+    path.chmod(0o600)
+    password = path.read_text().strip()
+    if len(password) < SHORTEST_PASSWORD or not password.isascii():
+        raise NotUp(f"{path} holds no password; remove it and start again")
+    return password
+
+
+def environment(home: Path, url: str, password: str) -> dict[str, str]:
     """Settings for everything that is started here, whatever profile the user has."""
-    return {**own_server(home), "PREFECT_API_URL": f"{url}/api", "PREFECT_WORKER_QUERY_SECONDS": "2"}
+    return {
+        **own_server(home),
+        "PREFECT_API_URL": f"{url}/api",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        # The same string on both sides. A page whose name was made to point here (DNS rebinding) has not got it either.
+        "PREFECT_SERVER_API_AUTH_STRING": password,
+        "PREFECT_API_AUTH_STRING": password,
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{url},{url.replace('127.0.0.1', 'localhost')}",
+    }
 
 
-def _deploy(home: Path) -> None:
-    command = _prefect("--no-prompt", "deploy", "--all", "--prefect-file", "deployments/prefect.yaml")
+def _deploy(home: Path, url: str) -> None:
+    paused = home / "prefect.yaml"
+    paused.write_text(yaml.safe_dump(with_schedules_paused(ROOT / "deployments" / "prefect.yaml", _active(url))))
+    command = _prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(paused))
     log = home / "deploy.log"
     with log.open("wb") as file:
         done = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, timeout=START_SECONDS)
     if done.returncode:
         raise NotUp(f"the deployments were refused; see {log}")
+
+
+def with_schedules_paused(prefect_file: Path, active: Set[tuple[str, str]]) -> dict[str, Any]:
+    """The deployments of `prefect_file`, their schedules paused but for those in `active`: (deployment, cron)."""
+    wanted = dict(yaml.safe_load(prefect_file.read_text()))
+    for deployment in wanted["deployments"]:
+        for schedule in deployment.get("schedules", ()):
+            schedule["active"] = (deployment["name"], schedule["cron"]) in active
+    return wanted
+
+
+def _active(url: str) -> set[tuple[str, str]]:
+    """(deployment, cron) of the schedules that somebody switched on in this server's UI."""
+    return {(name, schedule["schedule"].get("cron", "")) for name, schedule in _stored(url) if schedule["active"]}
+
+
+def _schedules(url: str) -> list[str]:
+    return [
+        f"{name} at {schedule['schedule'].get('cron')!r} is {'active' if schedule['active'] else 'paused'}"
+        for name, schedule in _stored(url)
+    ]
+
+
+def _stored(url: str) -> list[tuple[str, Any]]:
+    answer = _ask(f"{url}/api/deployments/filter")
+    return [(found["name"], schedule) for found in answer.json() for schedule in found["schedules"]]
+
+
+def _ask(url: str) -> httpx.Response:
+    name, _, secret = os.environ["PREFECT_API_AUTH_STRING"].partition(":")
+    return httpx.post(url, json={}, timeout=30, auth=(name, secret)).raise_for_status()
 
 
 def _prefect(*arguments: str) -> list[str]:
@@ -157,10 +221,10 @@ def _is_healthy(url: str) -> bool:
 
 def _has_worker(url: str, pool: str) -> bool:
     try:
-        answer = httpx.post(f"{url}/api/work_pools/{pool}/workers/filter", json={}, timeout=30)
+        answer = _ask(f"{url}/api/work_pools/{pool}/workers/filter")
     except httpx.HTTPError:
         return False
-    return answer.is_success and any(worker["status"] == "ONLINE" for worker in answer.json())
+    return any(worker["status"] == "ONLINE" for worker in answer.json())
 
 
 def _port(asked: int | None) -> int:

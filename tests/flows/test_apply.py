@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import jsonschema
 import pytest
 from docker.types import DeviceRequest
 from prefect.client.orchestration import get_client
@@ -38,14 +39,38 @@ def test_runs_of_every_pool_store_json_and_tell_that_they_live(kind: str, pool: 
     assert job(kind, pool)["env"] == ENVIRONMENT
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pool", POOLS)
+def test_job_variables_are_sizes_at_most_and_all_others_are_refused(kind: str, pool: str) -> None:
+    variables = pool_template(kind, pool)["variables"]
+
+    assert set(variables["properties"]) <= {"gpus", "cpu", "memory", "mem_limit", "shared_memory"}
+    assert variables["additionalProperties"] is False
+    for name, field in variables["properties"].items():
+        jsonschema.validate({name: field["default"]}, variables)
+        for attack in ("{{ prefect.blocks.secret.shop-key }}", "1; touch /tmp/x", {"a": "b"}, None):
+            with pytest.raises(jsonschema.ValidationError):
+                jsonschema.validate({name: attack}, variables)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_worker_takes_nothing_else_from_a_run_even_where_no_server_checked_it(kind: str, pool: str) -> None:
+    for variable in (
+        "command", "env", "image", "volumes", "privileged", "networks", "namespace", "working_dir", "labels", "name",
+        "service_account_name", "job_manifest", "cluster_config", "model_cache", "data", "registry_credentials",
+    ):  # fmt: skip
+        assert job(kind, pool, **{variable: "planted"}) == job(kind, pool), variable
+
+
 def test_a_pod_gets_gpu_shared_memory_node_and_model_cache() -> None:
-    made = job("kubernetes", "gpu", gpus=2, node_selector={"gpu": "h100"}, command="prefect flow-run execute")
+    made = job("kubernetes", "gpu", gpus=2)
 
     pod = made["job_manifest"]["spec"]["template"]["spec"]
     [container] = pod["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 2
     assert container["image"] == "enrich:gpu"
-    assert pod["nodeSelector"] == {"gpu": "h100"}
+    assert pod["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     assert volumes["shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "8Gi"}
     assert volumes["models"]["persistentVolumeClaim"]["claimName"] == "enrich-models"

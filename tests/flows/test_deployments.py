@@ -2,16 +2,19 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 from prefect.client.base import PrefectHttpxSyncClient
@@ -19,6 +22,7 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
 from deployments.apply import POOLS
+from deployments.bring_up import NotUp, keep_password, with_schedules_paused
 
 ROOT = Path(__file__).parents[2]
 FILE = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())
@@ -47,7 +51,7 @@ def test_a_deployment_says_what_it_is_and_where_it_runs(name: str) -> None:
     deployment = DEPLOYMENTS[name]
 
     assert deployment["work_pool"]["name"] in POOLS
-    assert deployment["work_pool"]["job_variables"] == {"working_dir": "."}
+    assert "job_variables" not in deployment["work_pool"]
     assert deployment["pull"] == [{"prefect.deployments.steps.set_working_directory": {"directory": "."}}]
     assert deployment["version"] == version("enrich")
     assert deployment["description"]
@@ -87,9 +91,39 @@ def bring_up(home: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
         process.wait(60)
 
 
-def client(api: str) -> PrefectHttpxSyncClient:
-    """One that asks again where the answer is 503: the server's way to say that its SQLite file was locked."""
-    return PrefectHttpxSyncClient(base_url=api, enable_csrf_support=False, raise_on_all_errors=False, timeout=60)
+@dataclass(frozen=True)
+class Up:
+    """What `bring_up` started."""
+
+    home: Path
+    url: str
+    process: subprocess.Popen[str]
+
+    @property
+    def password(self) -> str:
+        return (self.home / "password").read_text()
+
+    @property
+    def parts(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def client(self) -> PrefectHttpxSyncClient:
+        """One that asks again where the answer is 503: the server's way to say that its SQLite file was locked."""
+        return PrefectHttpxSyncClient(
+            base_url=f"{self.url}/api",
+            auth=tuple(self.password.split(":")),  # type: ignore[arg-type]
+            enable_csrf_support=False,
+            raise_on_all_errors=False,
+            timeout=60,
+        )
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    home = tmp_path_factory.mktemp("up") / "home"
+    home.mkdir()
+    with bring_up(home) as (url, process):
+        yield Up(home, url, process)
 
 
 def start_run(api: httpx.Client, deployment: str, parameters: dict[str, Any]) -> httpx.Response:
@@ -112,11 +146,11 @@ def ended(api: httpx.Client, started: httpx.Response) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(900)
-def test_one_command_brings_it_up_and_a_run_started_from_the_form_completes(tmp_path: Path) -> None:
+def test_one_command_brings_it_up_and_a_run_started_from_the_form_completes(up: Up, tmp_path: Path) -> None:
     places = {"catalog": f"{tmp_path}/catalog", "bucket": f"{tmp_path}/bucket"}
     nowhere = f"{tmp_path}/none"
 
-    with bring_up(tmp_path / "home") as (url, process), client(f"{url}/api") as api:
+    with up.client() as api:
         run = start_run(api, "sample-catalog/sample-catalog", places | {"settings": {"products": 8, "bucket": 4}})
         failing = start_run(api, "enrich-catalog/enrich-adhoc", {"images": nowhere})
         refused = start_run(api, "enrich-catalog/enrich-adhoc", {"limit": 0})
@@ -127,6 +161,131 @@ def test_one_command_brings_it_up_and_a_run_started_from_the_form_completes(tmp_
         assert refused.status_code == 409
         assert "Validation failed for field 'limit'" in refused.json()["detail"]
 
-    assert process.returncode == 0
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("host", [None, "evil.example"])  # a name that was made to point here (DNS rebinding)
+@pytest.mark.parametrize("credentials", [None, ("admin", "guess"), ("", "")])
+def test_nobody_gets_an_answer_without_the_password(
+    up: Up, host: str | None, credentials: tuple[str, str] | None
+) -> None:
+    headers = {"Host": host} if host else {}
+    for path in ("deployments/filter", "flow_runs/filter", "work_pools/filter", "block_documents/filter"):
+        answer = httpx.post(f"{up.url}/api/{path}", json={}, auth=credentials, headers=headers)
+        assert answer.status_code == 401, path
+        assert "www-authenticate" not in answer.headers  # a browser would remember the password for every page
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1", "file://"])
+def test_no_page_of_another_origin_may_call(up: Up, origin: str) -> None:
+    asks = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type",
+    }
+
+    preflight = httpx.options(f"{up.url}/api/deployments/filter", headers=asks)
+    plain = httpx.get(f"{up.url}/api/health", headers={"Origin": origin})
+    own = httpx.options(f"{up.url}/api/deployments/filter", headers=asks | {"Origin": up.url})
+
+    assert preflight.status_code == 400
+    assert "access-control-allow-origin" not in {**preflight.headers, **plain.headers}
+    assert own.headers["access-control-allow-origin"] == up.url
+
+
+@pytest.mark.timeout(900)
+def test_it_listens_on_the_loopback_only(up: Up) -> None:
+    listening = {
+        (found.laddr.ip, found.laddr.port)
+        for part in up.parts
+        for found in part.net_connections("inet")
+        if found.status == psutil.CONN_LISTEN
+    }
+
+    assert listening == {("127.0.0.1", int(up.url.rpartition(":")[2]))}
+
+
+@pytest.mark.timeout(900)
+def test_the_password_is_its_owners_alone_and_on_no_command_line(up: Up) -> None:
+    secret = up.password.partition(":")[2]
+
+    assert stat.S_IMODE((up.home / "password").stat().st_mode) == 0o600
+    assert len(secret) >= 32
+    assert len(up.parts) >= 3
+    for part in up.parts:
+        assert secret not in " ".join(part.cmdline())
+    logs = [path.read_text() for path in up.home.glob("*.log")]
+    assert len(logs) >= 4
+    assert not any(secret in log for log in logs)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("variable", ["command", "env", "working_dir", "labels", "name"])
+def test_whoever_starts_a_run_or_changes_a_deployment_sets_no_job_variables(
+    up: Up, variable: str, tmp_path: Path
+) -> None:
+    values = {"command": f"touch {tmp_path}/owned", "env": {"PYTHONSTARTUP": "x"}, "labels": {"a": "b"}}
+    planted = {variable: values.get(variable, "x")}
+    body = {"parameters": {}, "state": {"type": "SCHEDULED"}, "job_variables": planted}
+    with up.client() as api:
+        found = api.get("/deployments/name/enrich-catalog/enrich-adhoc").raise_for_status().json()
+        place = f"/deployments/{found['id']}"
+
+        assert api.post(f"{place}/create_flow_run", json=body).status_code in (409, 422)
+        assert api.patch(place, json={"job_variables": planted}).status_code in (409, 422)
+
+        assert api.get(place).json()["job_variables"] == {}
+        runs = {"deployments": {"id": {"any_": [found["id"]]}}}
+        started = api.post("/flow_runs/filter", json=runs).raise_for_status().json()
+        assert all(run["job_variables"] in (None, {}) for run in started)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.timeout(900)
+def test_schedules_are_paused_where_somebody_only_looks_around(up: Up) -> None:
+    with up.client() as api:
+        nightly = api.get("/deployments/name/nightly/nightly").raise_for_status().json()
+        chosen = {
+            "deployments": {"id": {"any_": [nightly["id"]]}},
+            "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
+        }
+
+        assert [schedule["active"] for schedule in nightly["schedules"]] == [False]
+        assert api.post("/flow_runs/filter", json=chosen).raise_for_status().json() == []
+
+
+def test_a_schedule_that_somebody_switched_on_stays_on_and_a_real_deployment_is_active() -> None:
+    [schedule] = DEPLOYMENTS["nightly"]["schedules"]
+    assert schedule["active"]
+
+    path, name = ROOT / "deployments" / "prefect.yaml", ("nightly", schedule["cron"])
+    for active, stays in ((set(), False), ({name}, True), ({("nightly", "1 1 * * *")}, False)):
+        file = with_schedules_paused(path, active)
+        found = {deployment["name"]: deployment for deployment in file["deployments"]}
+        assert found["nightly"]["schedules"][0]["active"] is stays
+        assert found.keys() == DEPLOYMENTS.keys()
+
+
+def test_the_password_is_made_once(tmp_path: Path) -> None:
+    first = keep_password(tmp_path / "home")
+
+    assert keep_password(tmp_path / "home") == first != keep_password(tmp_path / "other")
+
+
+def test_an_empty_password_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("\n")
+
+    with pytest.raises(NotUp, match="holds no password; remove it and start again"):
+        keep_password(tmp_path)
+
+
+@pytest.mark.timeout(900)
+def test_ctrl_c_stops_all_of_it(up: Up) -> None:
+    up.process.send_signal(signal.SIGINT)
+
+    assert up.process.wait(60) == 0
+    told = up.process.stdout.read() if up.process.stdout else ""
+    assert up.password in told
+    assert "nightly at '0 4 * * *' is paused" in told
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{url}/api/health")
+        httpx.get(f"{up.url}/api/health")

@@ -24,9 +24,9 @@ def save_secrets(live: Live, **secrets: str) -> None:
 
 
 def use_in_pool(live: Live, pool: str, environment: dict[str, str]) -> None:
-    """Defaults of a pool's environment, as the page of the pool sets them."""
+    """A pool's environment, as the page of the pool sets it (Edit, Advanced)."""
     template = live.call("GET", f"/work_pools/{pool}")["base_job_template"]
-    template["variables"]["properties"]["env"]["default"].update(environment)
+    template["job_configuration"]["env"].update(environment)
     live.call("PATCH", f"/work_pools/{pool}", {"base_job_template": template})
 
 
