@@ -6,11 +6,14 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from enrich.pipeline.standing import read_metrics
+from enrich.worth import judge_worth
 from flows import tasks
 from flows.enrich_catalog import ending, enrich
 from flows.parameters import (
     RUN,
     TRAINING,
+    AdapterInUse,
     Adapters,
     BaseModelName,
     Catalog,
@@ -29,19 +32,23 @@ def nightly(
     images: Photos = "demo/bucket",
     output: Output = "demo/output",
     adapters: Adapters = "demo/adapters",
+    adapter: AdapterInUse = "demo/adapter",
     model: BaseModelName = "auto",
     limit: Limit = None,
     deadline: HoursAtMost = None,
     training: TrainingForm = TRAINING,
     settings: RunForm = RUN,
 ) -> State[Any]:
-    """Fine-tune if the catalog changed since the standing adapter was made, then enrich, publish and report.
+    """Fine-tune if no adapter was made from the catalog as it is, then enrich, publish and report.
+
+    Ends as Held, without enriching, where the adapter is no better than guessing without a photo.
 
     Args:
         catalog: Labelled products with photos: a directory or s3://bucket/prefix.
         images: Product photos: a directory or s3://bucket/prefix.
         output: Where the tables go: a directory or s3://bucket/prefix, apart from the photos.
-        adapters: Where adapters are kept, one for each state of the catalog.
+        adapters: Where adapters are kept, one for each state of the catalog and each way to train.
+        adapter: An adapter that somebody made elsewhere; it serves as long as the catalog and the training are its own.
         model: Hub id or directory of a Phi-3-vision, or auto: the full size on a GPU, the tiny one without.
         limit: Stop the plan after so many photos; the next night takes the others.
         deadline: Stop the enrichment after so many hours and publish what is done; the next night does the rest.
@@ -51,8 +58,16 @@ def nightly(
     if later := tasks.superseded():
         return Completed(name="Skipped", message=f"{later} was due later and is due too; it does what this one would")
     train_settings = training.settings(model)
-    standing = tasks.find_adapter(catalog, adapters, train_settings)
+    standing = tasks.find_adapter(catalog, adapters, train_settings, adapter)
     if not standing.current:
         done = tasks.train(catalog, standing.uri, train_settings)
         tasks.made(standing.uri, [catalog], adapter=done.adapter)
+    worth = judge_worth(read_metrics(standing.uri))
+    if worth.state == "weak" and settings.gate.enabled and not settings.gate.allow_weak_adapter:
+        # Every night would answer the whole bucket for a table that is held back.
+        return Completed(
+            name="Held",
+            message=f"adapter {standing.uri}: {worth.text}; nothing was enriched: train it better, or set "
+            "gate.allow_weak_adapter if this is right",
+        )
     return ending(enrich(images, standing.uri, output, settings, limit=limit, deadline=deadline), output)

@@ -25,6 +25,7 @@ _PLACE = "s3://bucket/prefix"
 Catalog = Annotated[str, _field("Catalog", _PLACE, min_length=1)]
 Photos = Annotated[str, _field("Photos", _PLACE, min_length=1)]
 Adapter = Annotated[str, _field("Adapter", _PLACE, min_length=1)]
+AdapterInUse = Annotated[str | None, _field("Adapter in use", _PLACE)]
 Adapters = Annotated[str, _field("Adapters", _PLACE, min_length=1)]
 Output = Annotated[str, _field("Output", _PLACE, min_length=1)]
 BaseModelName = Annotated[str, _field("Base model", AUTO, TINY_MODEL, min_length=1)]

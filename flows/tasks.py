@@ -88,9 +88,9 @@ def sample(out: str, bucket: str | None, settings: SampleSettings, progress: Pro
 
 
 @task(name="find adapter", task_run_name="find adapter", timeout_seconds=SLOW, **RETRIED)
-def find_adapter(catalog: str, adapters: str, settings: TrainSettings) -> StandingAdapter:
-    """Where the adapter for the catalog as it is now lies, and whether it is there already; its scores if it is."""
-    standing = find_standing(catalog, adapters, settings)
+def find_adapter(catalog: str, adapters: str, settings: TrainSettings, in_use: str | None = None) -> StandingAdapter:
+    """Where the adapter for the catalog as it is now is, and whether it is there already; its scores if it is."""
+    standing = find_standing(catalog, adapters, settings, in_use)
     get_run_logger().info("adapter %s: %s", standing.uri, "stands" if standing.current else "to be made")
     if standing.current and (metrics := read_metrics(standing.uri)):
         show_scores(metrics, f"Adapter at {standing.uri}")

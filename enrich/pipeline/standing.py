@@ -1,51 +1,115 @@
-"""Adapters that are kept: one for each state of the catalog and each base."""
+"""Adapters that are kept: one for each state of the catalog and each way to train."""
 
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
-from enrich.catalog.read import read_catalog
+from enrich.catalog.read import Catalog, read_catalog
+from enrich.catalog.split import split_catalog
+from enrich.errors import UsageError
 from enrich.infer.adapter import RECORD_FILE
 from enrich.pipeline.catalogs import local_tree
 from enrich.pipeline.finetuning import METRICS_FILE
+from enrich.prompt import PROMPT_FILE, make_prompt
 from enrich.settings import TrainSettings
-from enrich.storage import open_store
+from enrich.storage import is_s3, open_store
 from enrich.train.recipe import resolve_model
+from enrich.train.workdir import CIRCUMSTANCES
+
+# Settings that change nothing of an adapter; which columns were read is in the catalog's fingerprint.
+_NO_MATTER = (CIRCUMSTANCES - {"max_minutes"}) | {"columns"}
 
 
 @dataclass(frozen=True)
 class StandingAdapter:
-    """Where the adapter for a catalog lies, or is to be written if it is not `current`."""
+    """Where the adapter for a catalog is, or is to be written if it is not `current`."""
 
     uri: str
     current: bool
 
 
-def find_standing(catalog: str, adapters: str, settings: TrainSettings) -> StandingAdapter:
-    """The adapter below `adapters` that was made from `catalog` as it is now, with the base that `settings` name.
+def find_standing(catalog: str, adapters: str, settings: TrainSettings, in_use: str | None = None) -> StandingAdapter:
+    """An adapter that was made from `catalog` as it is now, by `settings`, whoever made it.
 
-    Its name says so: another row, photo, base or revision gives another name, and an adapter that serves a run is
-    never written over. Other settings do not: delete the adapter to have it made anew.
+    Looked at are the one that is `in_use`, every one directly below `adapters`, and `adapters` itself. Their train.json
+    and prompt.json tell what they were made from. Where none fits, the URI is a new one below `adapters`: its name
+    depends on catalog, base and settings, so that an adapter that serves a run is never written over.
 
     Raises:
         UsageError: the catalog cannot be read.
     """
     resolved = resolve_model(settings, gpu=torch.cuda.is_available())
     with local_tree(catalog) as folder:
-        fingerprint = read_catalog(folder, resolved.columns).fingerprint
-    digest = hashlib.sha256(json.dumps([resolved.model, resolved.revision, fingerprint]).encode()).hexdigest()
+        labelled = read_catalog(folder, resolved.columns)
+    uri = f"{adapters.rstrip('/')}/{_name(resolved, labelled.fingerprint)}"
+    if _names_it(uri, labelled.fingerprint):
+        return StandingAdapter(uri, current=True)
+    for found in _candidates(adapters, in_use):
+        if _fits(found, labelled, settings):
+            return StandingAdapter(found, current=True)
+    return StandingAdapter(uri, current=False)
+
+
+def _name(resolved: TrainSettings, fingerprint: str) -> str:
+    # Without defaults: a setting that a later version adds must not make every adapter anew.
+    chosen = resolved.model_dump(mode="json", exclude=set(_NO_MATTER), exclude_defaults=True)
+    digest = hashlib.sha256(json.dumps([chosen, fingerprint], sort_keys=True).encode()).hexdigest()
     base = re.sub(r"[^A-Za-z0-9._-]", "-", resolved.model.rstrip("/").rpartition("/")[2])
-    uri = f"{adapters.rstrip('/')}/{base}-{digest[:12]}"
-    return StandingAdapter(uri, current=open_store(uri).head(RECORD_FILE) is not None)
+    return f"{base}-{digest[:12]}"
+
+
+def _names_it(uri: str, fingerprint: str) -> bool:
+    """Whether there is an adapter under the name that belongs to this catalog, and its record says nothing else."""
+    record = _read(uri, RECORD_FILE)
+    return record is not None and record.get("data_fingerprint", fingerprint) == fingerprint
+
+
+def _candidates(adapters: str, in_use: str | None) -> Iterator[str]:
+    if in_use:
+        yield in_use
+    yield adapters
+    if not is_s3(adapters) and not Path(adapters).expanduser().is_dir():
+        return
+    for key in sorted(info.key for info in open_store(adapters).list()):
+        folder, _, name = key.rpartition("/")
+        if name == RECORD_FILE and folder and "/" not in folder:
+            yield f"{adapters.rstrip('/')}/{folder}"
+
+
+def _fits(uri: str, catalog: Catalog, settings: TrainSettings) -> bool:
+    record = _read(uri, RECORD_FILE)
+    if record is None or record.get("data_fingerprint") != catalog.fingerprint:
+        return False
+    if _read(uri, PROMPT_FILE) != make_prompt(catalog.categories, catalog.currency).model_dump(mode="json"):
+        return False
+    try:
+        made_by = TrainSettings.model_validate(record.get("settings"))
+        rows = len(split_catalog(catalog.products, settings.split).train)
+    except (ValidationError, UsageError):
+        return False
+    wanted = resolve_model(settings, gpu=torch.cuda.is_available(), rows=rows)
+    return made_by.model_dump(exclude=set(_NO_MATTER)) == wanted.model_dump(exclude=set(_NO_MATTER))
 
 
 def read_metrics(adapter: str) -> dict[str, Any] | None:
-    """The scores of an adapter directory (metrics.json), or None where it has none."""
+    """The scores of an adapter directory (metrics.json), or None where it has none that can be read."""
+    return _read(adapter, METRICS_FILE)
+
+
+def _read(adapter: str, name: str) -> dict[str, Any] | None:
+    """A JSON object of an adapter directory; None where there is none."""
     store = open_store(adapter)
-    if store.head(METRICS_FILE) is None:
+    if store.head(name) is None:
         return None
-    return dict(json.loads(store.get(METRICS_FILE)[0]))
+    try:
+        loaded = json.loads(store.get(name)[0])
+    except ValueError:
+        return None
+    return loaded if isinstance(loaded, dict) else None

@@ -15,7 +15,7 @@ from enrich.settings import TrainSettings
 
 _MARKER = "finetune.json"
 # What changes how a run is done, but not what comes of it: a run that ran out of memory goes on with a smaller batch.
-_CIRCUMSTANCES = {
+CIRCUMSTANCES = {
     "max_minutes", "device", "batch_size", "gradient_checkpointing", "cache_vision_features", "compile", "attention",
     "report_to", "run_name", "allow_dropped",
 }  # fmt: skip
@@ -28,7 +28,7 @@ def identify(settings: TrainSettings, prompt: Prompt, base: Path, workdir: Path,
     """
     weights = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(base.glob("*.safetensors"))]
     parts = [
-        settings.model_dump_json(exclude=_CIRCUMSTANCES),
+        settings.model_dump_json(exclude=CIRCUMSTANCES),
         prompt.model_dump_json(),
         data_fingerprint,
         str(workdir.absolute()),  # the best checkpoint is known by its path

@@ -11,11 +11,12 @@ from PIL import Image
 
 from enrich.pipeline.finetuning import Finetuned
 from enrich.pipeline.progress import Progress
-from enrich.settings import TrainSettings
+from enrich.settings import GateSettings, RunSettings, TrainSettings
 from flows import tasks
 from flows.nightly import nightly
 from flows.parameters import Training
 from tests.flows.conftest import FakeWorld
+from tests.test_worth import metrics
 
 SCORES = {"parse_rate": 1.0, "category_accuracy": 0.9, "category_macro_f1": 0.9, "title_exact": 0.5,
           "title_token_f1": 0.7, "price": None}  # fmt: skip
@@ -106,6 +107,41 @@ def test_of_nights_that_are_late_together_the_last_one_does_the_work(
 
     assert (state.name, state.is_completed()) == ("Skipped", True)
     assert state.message == "the night after was due later and is due too; it does what this one would"
+    assert made == []
+
+
+def test_an_adapter_that_is_no_better_than_guessing_ends_the_night_as_held(
+    world: FakeWorld, made: list[tuple[str, TrainSettings]]
+) -> None:
+    write_catalog(world.root / "catalog", ["Wool coat"])
+    world.add_photos("a.jpg")
+    run(world)
+    (Path(made[0][0]) / "metrics.json").write_text(json.dumps(metrics(category=(0, 0, 0), macro_f1=0)))
+    world.add_photos("b.jpg")
+    places = {name: str(world.root / name) for name in ("catalog", "images", "output", "adapters")}
+
+    state = nightly(**places, return_state=True)
+
+    assert state.name == "Held"
+    assert "no better than guessing without a photo: 0.0% of the categories are right" in str(state.message)
+    assert world.asked == ["a.jpg"]  # no GPU is spent on a table that nobody may use
+    assert len(made) == 1
+    run(world, settings=RunSettings(gate=GateSettings(allow_weak_adapter=True)))
+    assert world.asked == ["a.jpg", "b.jpg"]
+
+
+def test_a_night_whose_catalog_cannot_be_read_fails_in_one_line_and_trains_nothing(
+    world: FakeWorld, made: list[tuple[str, TrainSettings]]
+) -> None:
+    write_catalog(world.root / "catalog", ["Wool coat"])
+    (world.root / "catalog" / "catalog.csv").write_text("product_code\n1\n")
+    places = {name: str(world.root / name) for name in ("catalog", "images", "output", "adapters")}
+
+    state = nightly(**places, return_state=True)
+
+    assert state.is_failed()
+    assert "no column" in str(state.message)
+    assert len(str(state.message).splitlines()) == 1
     assert made == []
 
 

@@ -1,14 +1,21 @@
 """Which adapter stands for a catalog."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+from enrich.catalog.read import read_catalog
+from enrich.catalog.split import split_catalog
 from enrich.errors import UsageError
 from enrich.pipeline.standing import StandingAdapter, find_standing
+from enrich.prompt import make_prompt
 from enrich.settings import TrainSettings
+from enrich.storage import write_tree
+from enrich.train.recipe import resolve_model
 
 TINY = TrainSettings(model="phi3v-tiny")
 
@@ -20,14 +27,15 @@ def catalog(tmp_path: Path) -> Path:
     return folder
 
 
-def write(folder: Path, title: str) -> None:
+def write(folder: Path, *titles: str) -> None:
     folder.mkdir(exist_ok=True)
-    Image.new("RGB", (8, 8)).save(folder / "1.png")
     with open(folder / "catalog.csv", "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["product_code", "title", "category1_code", "category2_code", "category3_code", "full_price",
                        "currency_code", "local_image_path"])  # fmt: skip
-        rows.writerow(["1", title, "Clothes", "Coats", "", "100", "EUR", "1.png"])
+        for number, title in enumerate(titles, start=1):
+            Image.new("RGB", (8, 8)).save(folder / f"{number}.png")
+            rows.writerow([number, title, "Clothes", "Coats", "", "100", "EUR", f"{number}.png"])
 
 
 def make(standing: StandingAdapter) -> None:
@@ -75,12 +83,92 @@ def test_its_name_begins_with_the_base(catalog: Path, settings: TrainSettings, n
     assert len(uri) == len(f"adapters/{name}-") + 12
 
 
-def test_another_revision_is_another_base_and_another_learning_rate_is_not(catalog: Path) -> None:
+@pytest.mark.parametrize(
+    "change", [{"revision": "abc"}, {"learning_rate": 1.0}, {"num_crops": 1}, {"max_minutes": 1.0}]
+)
+def test_another_base_or_way_to_train_is_another_adapter(catalog: Path, change: dict[str, object]) -> None:
     def uri(**changes: object) -> str:
         return find_standing(str(catalog), "adapters", TINY.model_copy(update=changes)).uri
 
-    assert uri() == uri(learning_rate=1.0)
-    assert uri() != uri(revision="abc")
+    assert uri() != uri(**change)
+    assert uri() == uri(batch_size=4, run_name="mine", report_to=("wandb",), device="cpu")
+
+
+@pytest.fixture
+def four(tmp_path: Path) -> Path:
+    """A catalog with as many titles as splits."""
+    folder = tmp_path / "four"
+    write(folder, "Wool coat", "Silk scarf", "Felt hat", "Leather bag")
+    return folder
+
+
+def made_by_hand(adapter: Path, catalog: Path, **changes: object) -> str:
+    """What `enrich finetune --catalog --out` leaves, as far as it is read here."""
+    settings = TINY.model_copy(update=changes)
+    labelled = read_catalog(catalog, settings.columns)
+    rows = len(split_catalog(labelled.products, settings.split).train)
+    record = {
+        "data_fingerprint": labelled.fingerprint,
+        "settings": resolve_model(settings, gpu=torch.cuda.is_available(), rows=rows).model_dump(mode="json"),
+    }
+    adapter.mkdir(parents=True)
+    (adapter / "train.json").write_text(json.dumps(record))
+    (adapter / "prompt.json").write_text(make_prompt(labelled.categories, labelled.currency).model_dump_json())
+    return str(adapter)
+
+
+@pytest.mark.parametrize("place", ["adapter", "adapters", "adapters/mine"])
+def test_an_adapter_that_was_made_from_this_very_catalog_serves_whoever_made_it(
+    four: Path, tmp_path: Path, place: str
+) -> None:
+    mine = made_by_hand(tmp_path / place, four)
+
+    found = find_standing(str(four), str(tmp_path / "adapters"), TINY, str(tmp_path / "adapter"))
+
+    assert found == StandingAdapter(mine, current=True)
+
+
+def test_it_serves_from_s3_as_well(four: Path, tmp_path: Path, s3_bucket: str) -> None:
+    write_tree(Path(made_by_hand(tmp_path / "mine", four)), f"{s3_bucket}/adapters/mine", last="train.json")
+
+    assert find_standing(str(four), f"{s3_bucket}/adapters", TINY) == StandingAdapter(
+        f"{s3_bucket}/adapters/mine", current=True
+    )
+
+
+@pytest.mark.parametrize(
+    "change", [{"learning_rate": 1.0}, {"revision": "abc"}, {"model": "someone/other"}, {"max_minutes": 1.0}]
+)
+def test_one_that_was_trained_otherwise_does_not_serve(four: Path, tmp_path: Path, change: dict[str, object]) -> None:
+    adapter = made_by_hand(tmp_path / "adapter", four, **change)
+
+    assert not find_standing(str(four), str(tmp_path / "adapters"), TINY, adapter).current
+
+
+def test_one_of_another_catalog_or_prompt_or_that_is_damaged_does_not_serve(four: Path, tmp_path: Path) -> None:
+    adapter = Path(made_by_hand(tmp_path / "adapter", four))
+
+    def serves() -> bool:
+        return find_standing(str(four), str(tmp_path / "adapters"), TINY, str(adapter)).current
+
+    assert serves()
+    prompt, record = (adapter / "prompt.json").read_text(), (adapter / "train.json").read_text()
+    for name, text in (("prompt.json", prompt.replace("product", "thing")), ("prompt.json", "{"), ("train.json", "[]"),
+                       ("train.json", '{"settings": 1}'), ("train.json", "{")):  # fmt: skip
+        (adapter / name).write_text(text)
+        assert not serves(), text
+        (adapter / "prompt.json").write_text(prompt)
+        (adapter / "train.json").write_text(record)
+    write(four, "Wool coat", "Silk scarf", "Felt hat", "Canvas bag")
+    assert not serves()
+
+
+def test_a_name_that_holds_an_adapter_of_another_catalog_is_not_trusted(four: Path, tmp_path: Path) -> None:
+    standing = find_standing(str(four), str(tmp_path / "adapters"), TINY)
+    Path(standing.uri).mkdir(parents=True)
+    (Path(standing.uri) / "train.json").write_text('{"data_fingerprint": "of another"}')
+
+    assert find_standing(str(four), str(tmp_path / "adapters"), TINY) == standing
 
 
 def test_a_catalog_that_is_not_there_is_told(tmp_path: Path) -> None:
