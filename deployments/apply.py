@@ -28,7 +28,7 @@ RESUMED = 2  # times that a run which crashed is started again by itself
 WEBHOOK = "enrich-webhook"  # a block
 TEMPLATES = Path(__file__).parent / "pools"
 
-# For every flow run: what Prefect stores is JSON, never a pickle, and what the library logs is seen in the UI.
+# For every worker, which hands it on to its runs: what Prefect stores is JSON, never a pickle, and what the library logs is seen in the UI.
 ENVIRONMENT = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
     "PREFECT_LOGGING_EXTRA_LOGGERS": "enrich",
@@ -57,15 +57,14 @@ def apply(kind: str = "process", webhook: str | None = None) -> None:
 
 
 def pool_template(kind: str, pool: str) -> dict[str, Any]:
-    """The base job template of a pool: our own for GPUs in containers, else Prefect's, with ENVIRONMENT in either.
+    """The base job template of a pool: our own for GPUs in containers, else Prefect's.
 
     Whoever may start a run sets its job variables, and a command, an environment, an image or a volume is the machine.
-    So a template's variables are sizes at most, and the server refuses all others.
+    So a template's variables are sizes at most, and the server refuses runs with others. It does not check what a
+    deployment is changed to, so no template has an `env` either: a worker would merge a deployment's into it.
     """
     file = TEMPLATES / f"{kind}-{pool}.json"
     template = json.loads(file.read_text()) if file.exists() else _locked(kind, pool)
-    configuration = template["job_configuration"]
-    configuration["env"] = {**ENVIRONMENT, **configuration.get("env", {})}
     template["variables"]["additionalProperties"] = False
     return dict(template)
 

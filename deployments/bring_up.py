@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import yaml
 
-from deployments.apply import POOLS, apply
+from deployments.apply import ENVIRONMENT, POOLS, apply
 from flows.home import own_server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,6 +108,7 @@ def environment(home: Path, url: str, password: str) -> dict[str, str]:
     """Settings for everything that is started here, whatever profile the user has."""
     return {
         **own_server(home),
+        **ENVIRONMENT,
         "PREFECT_API_URL": f"{url}/api",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         # The same string on both sides. A page whose name was made to point here (DNS rebinding) has not got it either.

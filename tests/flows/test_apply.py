@@ -1,6 +1,7 @@
 """Pools, automations and what a worker makes of the templates; no container is started here."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -9,8 +10,10 @@ from docker.types import DeviceRequest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import WorkPool
 from prefect.utilities.templating import apply_values, find_placeholders
+from prefect.workers.process import ProcessJobConfiguration
 
 from deployments.apply import ENVIRONMENT, POOLS, apply, pool_template, resumption, zombies
+from deployments.bring_up import environment
 
 KINDS = ("process", "docker", "kubernetes")
 
@@ -33,10 +36,17 @@ def test_every_variable_of_a_template_is_used_and_every_placeholder_is_one(kind:
     assert used == set(template["variables"]["properties"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def test_workers_of_the_ui_store_json_and_tell_that_they_live(tmp_path: Path) -> None:
+    assert environment(tmp_path, "http://127.0.0.1:4200", "secret").items() >= ENVIRONMENT.items()
+
+
 @pytest.mark.parametrize("pool", POOLS)
-def test_runs_of_every_pool_store_json_and_tell_that_they_live(kind: str, pool: str) -> None:
-    assert job(kind, pool)["env"] == ENVIRONMENT
+async def test_a_worker_starts_no_command_and_environment_that_a_deployment_was_changed_to(pool: str) -> None:
+    planted = {"command": "touch owned", "env": {"PYTHONPATH": "/tmp"}, "env.PYTHONSTARTUP": "x", "working_dir": "/"}
+
+    made = await ProcessJobConfiguration.from_template_and_values(pool_template("process", pool), planted)
+
+    assert (made.command, made.env, str(made.working_dir)) == (None, {}, ".")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -24,6 +24,7 @@ import pytest
 from PIL import Image
 from prefect.client.base import PrefectHttpxSyncClient
 
+from deployments.apply import ENVIRONMENT
 from enrich.settings import TINY_MODEL_PATH
 from flows.home import own_server
 from tests.random_adapter import write_random_adapter
@@ -167,6 +168,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         port,
         clean
         | own_server(home)
+        | ENVIRONMENT
         | {
             "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
             "PREFECT_SERVER_API_AUTH_STRING": PASSWORD,

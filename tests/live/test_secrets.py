@@ -26,7 +26,7 @@ def save_secrets(live: Live, **secrets: str) -> None:
 def use_in_pool(live: Live, pool: str, environment: dict[str, str]) -> None:
     """A pool's environment, as the page of the pool sets it (Edit, Advanced)."""
     template = live.call("GET", f"/work_pools/{pool}")["base_job_template"]
-    template["job_configuration"]["env"].update(environment)
+    template["job_configuration"]["env"] = environment
     live.call("PATCH", f"/work_pools/{pool}", {"base_job_template": template})
 
 
