@@ -28,7 +28,8 @@ RESUMED = 2  # times that a run which crashed is started again by itself
 WEBHOOK = "enrich-webhook"  # a block
 TEMPLATES = Path(__file__).parent / "pools"
 
-# For every worker, which hands it on to its runs: what Prefect stores is JSON, never a pickle, and what the library logs is seen in the UI.
+# For every worker, which hands it on to its runs: what Prefect stores is JSON, never a pickle, and what the library
+# logs is seen in the UI.
 ENVIRONMENT = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
     "PREFECT_LOGGING_EXTRA_LOGGERS": "enrich",

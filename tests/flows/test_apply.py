@@ -1,8 +1,10 @@
 """Pools, automations and what a worker makes of the templates; no container is started here."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import jsonschema
 import pytest
@@ -41,10 +43,11 @@ def test_workers_of_the_ui_store_json_and_tell_that_they_live(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("pool", POOLS)
-async def test_a_worker_starts_no_command_and_environment_that_a_deployment_was_changed_to(pool: str) -> None:
+def test_a_worker_starts_no_command_and_environment_that_a_deployment_was_changed_to(pool: str) -> None:
     planted = {"command": "touch owned", "env": {"PYTHONPATH": "/tmp"}, "env.PYTHONSTARTUP": "x", "working_dir": "/"}
 
-    made = await ProcessJobConfiguration.from_template_and_values(pool_template("process", pool), planted)
+    template = pool_template("process", pool)
+    made = asyncio.run(ProcessJobConfiguration.from_template_and_values(template, planted, client=AsyncMock()))
 
     assert (made.command, made.env, str(made.working_dir)) == (None, {}, ".")
 
