@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from typing import Any
+from unicodedata import normalize
 
 from transformers import PreTrainedTokenizerBase
 
@@ -62,12 +63,15 @@ def answer_grammar(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> 
 
 
 def title_words(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """Ids that a title may be written in, and what they spell: no control characters, no bytes, no special tokens."""
+    """Ids that a title may be written in, and what they spell: no control characters, no bytes, no special tokens.
+
+    Nor `<`, with which several of them could spell a control token.
+    """
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     return {  # "\u2581" marks a space; bytes could spell what the vocabulary's own words cannot
         i: token.replace("\u2581", " ")
         for token, i in tokenizer.get_vocab().items()
-        if i not in special and not token.startswith("<0x") and not holds_control_characters(token)
+        if i not in special and "<" not in normalize("NFKC", token) and not holds_control_characters(token)
     }
 
 
