@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import BitsAndBytesConfig, GenerationConfig
@@ -162,20 +165,37 @@ def load_merged(
 ) -> Phi3VForCausalLM:
     """Load a base, add a LoRA adapter into its weights in float32, and cast the sum once. Raises as `load_adapted`.
 
-    Merging in bfloat16 would round each weight twice: the update of a small adapter falls below its 8 bits of mantissa.
+    To bfloat16 the sums are rounded stochastically. Rounding to the nearest would lose the adapter wherever it moves a
+    weight by less than half a unit in the last of its 8 bits, since the base's own weights have no bits beyond these:
+    after few steps at full size that is most of it.
 
     Args:
         quantize_on: the device of a training with `load_in_4bit`. The base's weights then go to NF4 there and back
             first, so that they are those that this training saw.
     """
     if quantize_on is None:
-        return (
-            load_adapted(base_path, adapter_dir, dtype=torch.float32, device=device).merge_and_unload().to(dtype).eval()
-        )
-    read = _read_adapter(Path(adapter_dir))
-    base = load_model(base_path, dtype=dtype, device=quantize_on, load_in_4bit=True).dequantize()
-    adapted = _adapt(base.to(device).float(), *read, f"{adapter_dir}", f"{base_path}")
-    return adapted.merge_and_unload().to(dtype).eval()
+        adapted = load_adapted(base_path, adapter_dir, dtype=torch.float32, device=device)
+    else:
+        read = _read_adapter(Path(adapter_dir))
+        base = load_model(base_path, dtype=dtype, device=quantize_on, load_in_4bit=True).dequantize()
+        adapted = _adapt(base.to(device).float(), *read, f"{adapter_dir}", f"{base_path}")
+    layers = [name for name, module in adapted.get_base_model().named_modules() if isinstance(module, LoraLayer)]
+    merged = adapted.merge_and_unload()
+    if dtype == torch.bfloat16:
+        for name in layers:
+            weight = merged.get_parameter(f"{name}.weight")
+            weight.data = _rounded_to_bf16(weight.data, seed=zlib.crc32(name.encode()))
+    return merged.to(dtype).eval()
+
+
+def _rounded_to_bf16(values: torch.Tensor, seed: int) -> torch.Tensor:
+    """Float32 values that bfloat16 holds: up or down, the nearer the likelier, so that the expectation is `values`.
+
+    A seed gives the same on every device: engines that merge for themselves serve the same weights.
+    """
+    draws = np.random.SFC64(seed).random_raw(-(-values.numel() // 4)).view(np.int16)[: values.numel()]
+    lower = torch.from_numpy(draws).to(values.device).to(torch.int32).bitwise_and(0xFFFF).view(values.shape)
+    return ((values.contiguous().view(torch.int32) + lower) & ~0xFFFF).view(torch.float32)
 
 
 def save_merged(

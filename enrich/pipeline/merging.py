@@ -94,7 +94,7 @@ def _write_checkpoint(
     progress("merging, asking the unmerged model", 0, 3)
     with _adapter_errors(adapter):
         unmerged = load_adapted(base, adapter.path, dtype=dtype, device=device)
-    expected = _outputs(unmerged, rows, processor, settings, reorder=True)
+    expected = _outputs(unmerged, rows, processor, settings, noise=True)
     del unmerged  # a small GPU has no room for the model twice
     free_memory()
     progress("merging, asking the merged model", 1, 3)
@@ -136,7 +136,7 @@ def _outputs(
     settings: MergeSettings,
     forced: Sequence[tuple[int, ...]] | None = None,
     *,
-    reorder: bool = False,
+    noise: bool = False,
 ) -> merge_check.Outputs:
     """Greedy answers, and logits on the `forced` ones (by default its own); one row at a time, to spare memory."""
     budget, ends = settings.max_new_tokens, stop_ids(processor)
@@ -152,4 +152,4 @@ def _outputs(
                 each.append(model(**moved, logits_to_keep=len(answer) + 1, use_cache=False).logits.float().cpu())
         return torch.cat(each, dim=1)
 
-    return merge_check.Outputs(logits(), answers, merge_check.reordered(model, logits) if reorder else None)
+    return merge_check.Outputs(logits(), answers, merge_check.rounded_otherwise(model, logits) if noise else None)

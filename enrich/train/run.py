@@ -169,7 +169,7 @@ def _teach(
         write_adapter(unverified, adapted, photos.processor, job.prompt, job.base)
     PartialState().wait_for_everyone()
     few = unseen.first(merge_check.MAX_ROWS)
-    return _Taught(training, rows, plan, few, merge_check.outputs(adapted, few, settings, reorder=True))
+    return _Taught(training, rows, plan, few, merge_check.outputs(adapted, few, settings, noise=True))
 
 
 def _prepare(

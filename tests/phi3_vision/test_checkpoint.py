@@ -224,8 +224,35 @@ def test_a_merged_checkpoint_must_know_where_answers_end(tiny: Tiny, adapter: Pa
 def test_merging_casts_once(tiny: Tiny, adapter: Path) -> None:
     exact = load_merged(tiny.path, adapter, **CPU).state_dict()
     cast = load_merged(tiny.path, adapter, dtype=torch.bfloat16, device="cpu").state_dict()
+    adapted = 0
     for name, tensor in exact.items():
-        assert torch.equal(cast[name], tensor.bfloat16())
+        beside = torch.nextafter(
+            tensor.bfloat16(), torch.where(tensor > tensor.bfloat16(), torch.inf, -torch.inf).bfloat16()
+        )
+        neighbours = (cast[name] == tensor.bfloat16()) | (cast[name] == beside)
+        assert neighbours.all()
+        adapted += not torch.equal(cast[name], tensor.bfloat16())
+    assert adapted == 2 * 4  # all other tensors are rounded to the nearest
+
+
+def test_an_adapter_below_bf16s_last_bit_survives_merging(tiny: Tiny, adapter: Path) -> None:
+    """The base's weights are bf16 numbers: rounded to the nearest, sums a quarter of a unit away are the base again."""
+    change_tensors(tiny.path / "model.safetensors", lambda t: t.update({n: v.bfloat16().float() for n, v in t.items()}))
+    change_tensors(
+        adapter / "adapter_model.safetensors",
+        lambda t: t.update({name: value * 1e-3 for name, value in t.items() if "lora_B" in name}),
+    )
+    base = load_model(tiny.path, **CPU).state_dict()
+    exact = load_merged(tiny.path, adapter, **CPU).state_dict()
+    merged = load_merged(tiny.path, adapter, dtype=torch.bfloat16, device="cpu").state_dict()
+    again = load_merged(tiny.path, adapter, dtype=torch.bfloat16, device="cpu").state_dict()
+    name = "model.layers.0.mlp.gate_up_proj.weight"
+    wanted, got, nearest = (
+        tensors[name].float() - base[name] for tensors in (exact, merged, {name: exact[name].bfloat16()})
+    )
+    assert (wanted * nearest).sum() < 0.5 * wanted.square().sum()
+    assert (wanted * got).sum().item() == pytest.approx(wanted.square().sum().item(), rel=0.2)
+    assert all(torch.equal(again[key], value) for key, value in merged.items())
 
 
 def sharp_base(path: Path) -> Tiny:
