@@ -7,28 +7,11 @@ from enum import StrEnum
 
 import pyarrow as pa
 
+from enrich.errors import ErrorKind
+
 DROPPED_FILE = "dropped.csv"  # in an adapter: the rows of its catalog that it was not taught, and why
 SCHEMA_VERSION = 2  # 2: products.parquet has reviewed_by and reviewed_at
 DIGITAL_SOURCE_TYPE = "trained_algorithmic_media"  # what Google Merchant Center asks of generated titles
-
-
-class ErrorKind(StrEnum):
-    """Why an image has no answer."""
-
-    NOT_FOUND = "not_found"
-    ACCESS_DENIED = "access_denied"
-    DOWNLOAD_FAILED = "download_failed"
-    TOO_LARGE = "too_large"
-    NOT_AN_IMAGE = "not_an_image"
-    TRUNCATED = "truncated"
-    TOO_MANY_PIXELS = "too_many_pixels"
-    UNSUPPORTED_MODE = "unsupported_mode"
-    EMPTY = "empty"
-    ENGINE_FAILED = "engine_failed"
-    ANSWER_TRUNCATED = "answer_truncated"
-    ANSWER_MALFORMED = "answer_malformed"
-    CATEGORY_UNKNOWN = "category_unknown"
-    PRICE_OUT_OF_RANGE = "price_out_of_range"
 
 
 # Failures that the same bytes and the same fingerprint may not repeat; the others would only fail again.

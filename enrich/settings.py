@@ -74,8 +74,30 @@ class PhotoLimits(Settings):
     max_bytes: int = Field(default=32 << 20, gt=0)
     max_pixels: int = Field(default=64_000_000, gt=0)
     max_aspect_ratio: float = Field(default=50.0, ge=1)
-    decode_seconds: float = Field(default=20.0, gt=0)
-    decode_memory_bytes: int = Field(default=2 << 30, gt=0, description="Address space a decoding process may use")
+    decode_seconds: float = Field(default=20.0, gt=0, description="CPU time that decoding a photo may take")
+    decode_memory_bytes: int = Field(default=2 << 30, gt=0, description="Address space that decoding a photo may take")
+    decode_total_bytes: int = Field(
+        default=4 << 30,
+        gt=0,
+        description="Of all photos decoded at a time that need more than 256 MiB each; the others may take so much",
+    )
+
+    @field_validator("formats")
+    @classmethod
+    def _pillow_reads_them(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+        from PIL import Image  # only where they are set
+
+        Image.init()
+        names = tuple(name.strip().upper() for name in formats)
+        known = sorted(Image.OPEN)
+        for given, name in zip(formats, names, strict=True):
+            if name not in known:
+                meant = Image.registered_extensions().get(f".{name.lower().lstrip('.')}")
+                hint = f"write {meant}" if meant in known else f"choose from {', '.join(known)}"
+                raise ValueError(f"{given!r} is no name of a format; {hint}")
+        if not names:
+            raise ValueError("no format is accepted, so no photo would be; name JPEG at least")
+        return names
 
 
 class SampleSettings(Settings):

@@ -1,24 +1,26 @@
+import errno
 import hashlib
-import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from io import BytesIO
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from processes import decoding_processes
 
+from enrich import decoding
 from enrich.errors import RunFailed
 from enrich.fetch import Fetched, fetch, fetcher
-from enrich.images import Photo, Preparation, prepare
-from enrich.schema import ErrorKind, ManifestItem, Reason
+from enrich.images import Admit, Photo, Preparation, prepare
+from enrich.schema import TRANSIENT, ErrorKind, ManifestItem, Reason
 from enrich.settings import PhotoLimits, RunSettings
 from enrich.storage import StorageError, Store, open_store
 
@@ -53,7 +55,7 @@ def local(tmp_path: Path) -> Store:
 @pytest.fixture(autouse=True)
 def _no_process_stays() -> Iterator[None]:
     yield
-    assert multiprocessing.active_children() == []
+    assert decoding_processes() == set()
 
 
 def by_key(results: list[Fetched]) -> dict[str, Fetched]:
@@ -131,9 +133,9 @@ def test_nothing_to_fetch(local: Store) -> None:
 # ---- decoders that break
 
 
-def break_as_told(data: bytes, limits: PhotoLimits, how: Preparation) -> Photo:
+def break_as_told(data: bytearray, limits: PhotoLimits, admit: Admit) -> Photo:
     """Runs in the decoding processes in place of `prepare`."""
-    match data:
+    match bytes(data):
         case b"hang":
             time.sleep(600)
         case b"say so and hang":
@@ -148,17 +150,20 @@ def break_as_told(data: bytes, limits: PhotoLimits, how: Preparation) -> Photo:
         case b"allocates":
             bytearray(1 << 40)
         case b"killed while sending":
-            send = Connection._send  # type: ignore[attr-defined]
-
-            def send_half(self: Connection, data: bytes) -> None:
-                send(self, bytes(data)[: len(data) // 2])
-                os.kill(os.getpid(), signal.SIGKILL)
-
-            Connection._send = send_half  # type: ignore[attr-defined]
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+            socket.socket.sendall = lambda *_: time.sleep(60)  # type: ignore[assignment,method-assign]
+        case b"fault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case b"computes":
+            while True:
+                pass
+        case b"disk full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return Photo(np.zeros((28, 56, 3), np.uint8), 3, 2)
 
 
-def more_crops_than_told(data: bytes, limits: PhotoLimits, how: Preparation) -> Photo:
+def more_crops_than_told(data: bytearray, limits: PhotoLimits, admit: Admit) -> Photo:
     return Photo(np.zeros((28 * 5, 28, 3), np.uint8), 3, 2)
 
 
@@ -172,24 +177,30 @@ def test_a_page_of_more_crops_than_the_model_takes_is_not_received(local: Store)
 @pytest.mark.parametrize(
     ("fault", "kind", "message"),
     [
-        (b"hang", ErrorKind.NOT_AN_IMAGE, "decoding took longer than 1.5 s"),
-        (b"killed", ErrorKind.NOT_AN_IMAGE, "the decoder died of it (SIGKILL)"),
-        (b"killed while sending", ErrorKind.NOT_AN_IMAGE, "the decoder died of it (SIGKILL)"),
+        (b"computes", ErrorKind.NOT_AN_IMAGE, "decoding took more than 0.5 s of CPU time"),
+        (b"fault", ErrorKind.NOT_AN_IMAGE, "the decoder died of it (SIGSEGV)"),
         (b"exits", ErrorKind.NOT_AN_IMAGE, "the decoder died of it (exit code 3)"),
         (b"raises", ErrorKind.NOT_AN_IMAGE, "the decoder died of it (exit code 1)"),
         (b"allocates", ErrorKind.TOO_MANY_PIXELS, "decoding needs more than 2,147,483,648 bytes of memory"),
+        (b"hang", ErrorKind.ENGINE_FAILED, "not decoded: the decoding process said nothing for 2 s"),
+        (b"killed", ErrorKind.ENGINE_FAILED, "not decoded: the decoding process was killed from outside (SIGKILL)"),
+        (b"killed while sending", ErrorKind.ENGINE_FAILED,
+         "not decoded: the decoding process was killed from outside (SIGKILL)"),
+        (b"disk full", ErrorKind.ENGINE_FAILED, "not decoded: No space left on device"),
     ],
-)
-def test_a_photo_that_breaks_its_decoder_costs_one_row(
-    local: Store, fault: bytes, kind: ErrorKind, message: str
+)  # fmt: skip
+def test_a_photo_that_breaks_its_decoder_costs_one_row_and_only_its_own_doing_is_final(
+    local: Store, monkeypatch: pytest.MonkeyPatch, fault: bytes, kind: ErrorKind, message: str
 ) -> None:
+    monkeypatch.setattr(decoding, "PATIENCE", 2)
     for number in range(8):
         local.put(f"{number}.jpg", fault if number == 3 else b"good")
-    settings = RunSettings(decode_processes=1, limits=PhotoLimits(decode_seconds=1.5))
+    settings = RunSettings(decode_processes=1, limits=PhotoLimits(decode_seconds=0.5))
     with fetcher(local, settings, HOW, break_as_told) as fetch_items:
         found = by_key(list(fetch_items(items_of(local))))
     broken = found.pop("3.jpg")
     assert (broken.photo, broken.error_kind, broken.error_message) == (None, kind, message)
+    assert (kind in TRANSIENT) == message.startswith("not decoded")
     assert len(found) == 7
     assert all(result.photo and result.photo.page.shape == (28, 56, 3) for result in found.values())
 
@@ -209,13 +220,13 @@ class Unloadable:
     def __reduce__(self) -> tuple[Any, ...]:
         return os._exit, (1,)
 
-    def __call__(self, data: bytes, limits: PhotoLimits, how: Preparation) -> Photo:
+    def __call__(self, data: bytearray, limits: PhotoLimits, admit: Admit) -> Photo:
         raise AssertionError
 
 
 def test_decoders_that_do_not_start_fail_the_run(local: Store) -> None:
     local.put("a.jpg", jpeg(1))
-    message = "no decoding process starts; `python -c 'import enrich.fetch'` may say why"
+    message = "no decoding process starts (it ended at once); `python -c 'import enrich.decoder'` may say why"
     with fetcher(local, SETTINGS, HOW, Unloadable()) as fetch_items, pytest.raises(RunFailed) as caught:
         list(fetch_items(items_of(local)))
     assert str(caught.value) == message
@@ -246,13 +257,13 @@ def test_one_set_of_processes_serves_many_manifests(local: Store) -> None:
     for number in range(4):
         local.put(f"{number}.jpg", jpeg(number))
     with fetcher(local, SETTINGS, HOW) as fetch_items:
-        processes = {process.pid for process in multiprocessing.active_children()}
+        processes = decoding_processes()
         assert len(processes) == 2
         for _ in range(3):
             assert len(by_key(list(fetch_items(items_of(local))))) == 4
         next(iter(fetch_items(items_of(local))))  # left half done
         assert len(by_key(list(fetch_items(items_of(local))))) == 4
-        assert {process.pid for process in multiprocessing.active_children()} == processes
+        assert decoding_processes() == processes
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
@@ -271,7 +282,7 @@ def test_an_interruption_ends_the_processes_even_busy_ones(
 
     with pytest.raises(interruption), fetcher(local, SETTINGS, HOW, break_as_told) as fetch_items:
         list(fetch_items(interrupted_items()))
-    assert multiprocessing.active_children() == []
+    assert decoding_processes() == set()
 
 
 def test_closing_early_ends_the_processes(local: Store) -> None:
@@ -279,13 +290,15 @@ def test_closing_early_ends_the_processes(local: Store) -> None:
         local.put(f"{number}.jpg", jpeg(number))
     results = fetch(local, items_of(local), SETTINGS, HOW)
     assert next(results).photo
-    assert multiprocessing.active_children() != []
+    assert decoding_processes() != set()
     results.close()  # type: ignore[attr-defined]
-    assert multiprocessing.active_children() == []
+    assert decoding_processes() == set()
 
 
 KILLED_PARENT = """
-import multiprocessing, os, signal, sys
+import os, signal, sys
+sys.path.insert(0, TESTS)
+from processes import decoding_processes
 from enrich.fetch import fetcher
 from enrich.images import Preparation
 from enrich.settings import RunSettings
@@ -293,14 +306,14 @@ from enrich.storage import open_store
 
 if __name__ == "__main__":
     with fetcher(open_store(sys.argv[1]), RunSettings(), Preparation(4, 28)):
-        print(*(process.pid for process in multiprocessing.active_children()), flush=True)
+        print(*decoding_processes(), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def test_the_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(KILLED_PARENT)
+    script.write_text(KILLED_PARENT.replace("TESTS", repr(str(Path(__file__).parent))))
     finished = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=False)
     pids = [int(pid) for pid in finished.stdout.split()]
     assert len(pids) == 2
@@ -319,5 +332,5 @@ def is_running(pid: int) -> bool:
 
 
 def test_a_decoding_process_imports_nothing_heavy() -> None:
-    code = "import sys, enrich.fetch; print(*{'torch', 'boto3', 'polars', 'prefect', 'rich'} & set(sys.modules))"
+    code = "import sys, enrich.decoder; print(*{'torch', 'pyarrow', 'polars', 'pydantic'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == ""
