@@ -66,7 +66,7 @@ def render_report(
         .sort("len", "category", descending=[True, False])
     )
     reasons = rows["review_reasons"].explode().drop_nulls().value_counts().sort("count", descending=True)
-    pictures = list(thumbnails(images, failed["image_key"].head(FAILED_PICTURES), limits, THUMBNAIL // 2))
+    pictures = list(thumbnails(images, failed["image_key"].head(FAILED_PICTURES).to_list(), limits, THUMBNAIL // 2))
     return _template("report.html.jinja", escape=True).render(
         record=record,
         stages=record["stages"],
@@ -196,7 +196,7 @@ def _columns(scores: Scores) -> dict[str, str]:
 def _contact_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits) -> list[Shown]:
     # By the hash of the content: an arbitrary sample, the same at every rendering.
     chosen = rows.filter(pl.col("status") == "ok").sort("image_sha256", "image_key").head(SHEET)
-    pictures = thumbnails(images, chosen["image_key"], limits, THUMBNAIL)
+    pictures = thumbnails(images, chosen["image_key"].to_list(), limits, THUMBNAIL)
     return [Shown(row, picture) for row, picture in zip(chosen.to_dicts(), pictures, strict=True) if picture]
 
 

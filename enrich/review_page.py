@@ -63,7 +63,7 @@ def render_queue(
         currency: what prices are in where a row does not say.
     """
     rows: list[dict[str, Any]] = queue.select(_KEPT).to_dicts()
-    for row, photo in zip(rows, thumbnails(images, queue["image_key"], limits, SIDE), strict=True):
+    for row, photo in zip(rows, thumbnails(images, queue["image_key"].to_list(), limits, SIDE), strict=True):
         row["photo"] = photo
         row["currency"] = row["currency"] or currency
     identity = [[row["image_key"], row["image_etag"], row["run_id"]] for row in rows]

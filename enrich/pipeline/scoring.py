@@ -3,7 +3,9 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from enrich.catalog.read import read_catalog
 from enrich.catalog.sample.place import HOLDOUT
 from enrich.catalog.split import Splits, split_catalog
 from enrich.catalog.table import read_table
-from enrich.errors import UsageError
+from enrich.decoding import Decoders, DecodingFailed, cores
+from enrich.errors import RunFailed, UsageError
 from enrich.images import ImageRefused, Preparation, prepare
 from enrich.infer.adapter import METRICS_FILE, RECORD_FILE, Adapter, read_adapter
 from enrich.infer.answer import Answerer, Image
@@ -37,6 +40,7 @@ from enrich.storage import contains, open_store
 from enrich.worth import tell
 
 SCORES_PAGE = "scores.html"
+_AHEAD = 16  # photos decoded before the engine asks for them, 1.4 MB each
 
 
 @dataclass(frozen=True)
@@ -303,11 +307,27 @@ def score_base(
 
 
 def photos_of(products: Sequence[Product], limits: PhotoLimits, how: Preparation) -> Iterator[Image]:
-    """The products' photos; those that cannot be read are left out."""
-    for product in products:
-        data = Path(product.image_path).read_bytes()
-        try:
-            photo = prepare(data, limits, how)
-        except ImageRefused:
-            continue
-        yield Image(product.product_code, hashlib.sha256(data).hexdigest(), photo.page)
+    """The products' photos; those that are no photos are left out.
+
+    Raises:
+        RunFailed: one could not be decoded now, which says nothing of the photo.
+    """
+    most_pixels = how.num_crops * how.image_size**2
+    with (
+        Decoders(partial(prepare, how=how), limits, min(2, cores()), most_pixels=most_pixels) as decoders,
+        ThreadPoolExecutor(min(2, cores())) as pool,
+    ):
+
+        def decoded(product: Product) -> Image | None:
+            with open(product.image_path, "rb") as file:
+                data = file.read(limits.max_bytes + 1)  # one byte more is enough to be refused
+            try:
+                page = decoders.decode(data).page
+            except ImageRefused:
+                return None
+            except DecodingFailed as error:
+                raise RunFailed(f"photo {product.image_path}: {error}; start again") from error
+            return Image(product.product_code, hashlib.sha256(data).hexdigest(), page)
+
+        for start in range(0, len(products), _AHEAD):
+            yield from filter(None, pool.map(decoded, products[start : start + _AHEAD]))

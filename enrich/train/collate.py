@@ -1,14 +1,18 @@
 """Examples and what the model needs of their photos, put together to batches."""
 
+import multiprocessing
+import os
+import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import Dataset
 
+from enrich.decoding import Decoders, Room
 from enrich.phi3_vision import Phi3VProcessor
 from enrich.settings import PhotoLimits
-from enrich.train.examples import IGNORED, Example, loading_workers, read_page
+from enrich.train.examples import IGNORED, Example, loading_workers, page_decoders, read_photo
 from enrich.train.features import FeatureCache
 
 
@@ -21,7 +25,11 @@ class Item(NamedTuple):
 
 
 class Photos(Dataset[Item]):
-    """Examples with their photos: features where the cache has them for a whole batch, else decoded on the spot."""
+    """Examples with their photos: features where the cache has them for a whole batch, else decoded on the spot.
+
+    Each process that loads photos has a decoding process of its own, ended with this object; large photos share the
+    memory of `limits.decode_total_bytes` among all of them.
+    """
 
     def __init__(
         self,
@@ -34,6 +42,8 @@ class Photos(Dataset[Item]):
         self.processor = processor
         self.cache = cache
         self._limits = limits
+        self._room = Room(limits, multiprocessing)
+        self._decoders: tuple[int, Decoders] | None = None  # of the process with this id
 
     def first(self, rows: int) -> "Photos":
         """The first few of them."""
@@ -49,6 +59,9 @@ class Photos(Dataset[Item]):
         if self.cache is not None:
             self.cache.flush()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_decoders": None}
+
     def __len__(self) -> int:
         return len(self.examples)
 
@@ -63,9 +76,17 @@ class Photos(Dataset[Item]):
     def _image(self, index: int, cached: bool) -> dict[str, torch.Tensor]:
         if cached and self.cache is not None:
             return {"image_features": self.cache[index]}
-        page = read_page(self.examples[index].product.image_path, self._limits, self.processor)
-        prepared = self.processor.image_processor(page, do_hd_transform=False, do_normalize=False)
+        photo = read_photo(self.examples[index].product.image_path, self._limits, self._own_decoders())
+        prepared = self.processor.image_processor(photo.page, do_hd_transform=False, do_normalize=False)
         return {name: prepared[name] for name in ("pixel_values", "image_sizes")}
+
+    def _own_decoders(self) -> Decoders:
+        """This process's: a worker that was forked may not read from the socket of its parent's."""
+        if self._decoders is None or self._decoders[0] != os.getpid():
+            decoders = page_decoders(self.processor, self._limits, 1, self._room)
+            weakref.finalize(self, decoders.close)
+            self._decoders = os.getpid(), decoders
+        return self._decoders[1]
 
 
 class Collator:

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from os import cpu_count
 from pathlib import Path
-from typing import TypeVar
 
-import numpy as np
 import torch
-from PIL import Image
 
-from enrich.errors import UsageError
-from enrich.images import ImageRefused, Preparation, decode, prepare
+from enrich.decoding import Decoders, DecodingFailed, Room, cores
+from enrich.errors import RunFailed, UsageError
+from enrich.images import ImageRefused, Photo, Preparation, inspect, prepare
 from enrich.parse import AnswerMalformed, parse_answer
 from enrich.phi3_vision import Phi3VProcessor
 from enrich.prompt import END, Prompt, render_answer, render_prompt
@@ -22,10 +20,8 @@ from enrich.settings import PhotoLimits, TrainSettings
 from enrich.train.record import Dropped
 
 IGNORED = -100  # what cross entropy leaves out
+_MOST_PROCESSES, _PHOTOS_A_PROCESS = 16, 32  # that look through the photos; fewer photos are not worth another one
 MAX_DROPPED = 0.5  # a catalog of which more is unusable is the wrong catalog
-
-
-_Made = TypeVar("_Made")
 
 
 class Unusable(ValueError):
@@ -105,30 +101,33 @@ def check_answers(
     return dropped
 
 
-def read_photo(path: str, limits: PhotoLimits) -> Image.Image:
-    """The photo, whole: RGB, upright.
+def read_photo(path: str, limits: PhotoLimits, decoders: Decoders) -> Photo:
+    """What `decoders` make of the photo.
 
     Raises:
-        Unusable: it cannot be read or decoded, or passes a limit.
+        Unusable: the file is not there, may not be read, is no photo or passes a limit.
+        RunFailed: it could not be read or decoded now, which says nothing of the photo.
     """
-    return _decoded(path, limits, decode)
-
-
-def read_page(path: str, limits: PhotoLimits, processor: Phi3VProcessor) -> np.ndarray:
-    """The photo's page of crops as serving sees it, uint8 (height, width, 3). Raises as `read_photo`."""
-    crops = processor.image_processor
-    how = Preparation(crops.num_crops, crops.image_size, crops.fast_decode)
-    return _decoded(path, limits, partial(prepare, how=how)).page
-
-
-def _decoded(path: str, limits: PhotoLimits, decode: Callable[[bytes, PhotoLimits], _Made]) -> _Made:
     try:
         with Path(path).open("rb") as file:
-            return decode(file.read(limits.max_bytes + 1), limits)  # one byte more is enough to be refused
-    except OSError as error:
-        raise Unusable(f"photo {path}: {error.strerror or error}") from error
+            data = file.read(limits.max_bytes + 1)  # one byte more is enough to be refused
+        return decoders.decode(data)
     except ImageRefused as error:
         raise Unusable(f"photo {path}: {error}") from error
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        raise Unusable(f"photo {path}: {error.strerror or error}") from error
+    except DecodingFailed as error:
+        raise RunFailed(f"photo {path}: {error}; start again") from error
+    except OSError as error:  # too many open files, a disk that fails
+        raise RunFailed(f"photo {path}: {error.strerror or error}; look after that and start again") from error
+
+
+def page_decoders(processor: Phi3VProcessor, limits: PhotoLimits, processes: int, room: Room | None = None) -> Decoders:
+    """Decoders that make of a photo its page of crops, as serving sees it."""
+    crops = processor.image_processor
+    how = Preparation(crops.num_crops, crops.image_size, crops.fast_decode)
+    most_pixels = how.num_crops * how.image_size**2
+    return Decoders(partial(prepare, how=how), limits, processes, most_pixels=most_pixels, room=room)
 
 
 def build_examples(
@@ -144,12 +143,16 @@ def build_examples(
 
     Raises:
         UsageError: no row, or less than half of them, can be used; or a row exceeds max_length.
+        RunFailed: see `read_photo`.
     """
     examples: list[Example] = []
     dropped: list[Dropped] = []
-    # Threads: Pillow decodes without the GIL, and processes forked beside a flow's threads may die.
-    with ThreadPoolExecutor() as pool:
-        sizes = pool.map(lambda product: _size(product, settings.limits), products)
+    processes = min(cores(), _MOST_PROCESSES, -(-len(products) // _PHOTOS_A_PROCESS))
+    with (
+        Decoders(inspect, settings.limits, max(1, processes), most_pixels=0) as decoders,
+        ThreadPoolExecutor(max(1, processes)) as pool,
+    ):
+        sizes = pool.map(lambda product: _size(product, settings.limits, decoders), products)
         for done, (product, found) in enumerate(zip(products, sizes, strict=True), start=1):
             try:
                 if isinstance(found, str):
@@ -168,12 +171,13 @@ def loading_workers(photos: int) -> int:
     return min(8, (cpu_count() or 1) - 1) if photos >= 256 and torch.cuda.is_available() else 0
 
 
-def _size(product: Product, limits: PhotoLimits) -> tuple[int, int] | str:
+def _size(product: Product, limits: PhotoLimits, decoders: Decoders) -> tuple[int, int] | str:
     """Width and height of a product's photo, or why there is none."""
     try:
-        return read_photo(product.image_path, limits).size
+        photo = read_photo(product.image_path, limits, decoders)
     except Unusable as reason:
         return str(reason)
+    return photo.width, photo.height
 
 
 def _answer(

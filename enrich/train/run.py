@@ -242,11 +242,19 @@ def _lost_photos() -> Iterator[None]:
     try:
         yield
     except Unusable as error:
-        reason = str(error).splitlines()[-1].removeprefix(f"{Unusable.__module__}.{Unusable.__name__}: ")
+        reason = _last_line(error)
         raise RunFailed(
             f"training: {reason}; it was there at first; put it back and start again: "
             "training goes on from its last checkpoint"
         ) from error
+    except RunFailed as error:
+        raise RunFailed(_last_line(error)) from error
+
+
+def _last_line(error: Exception) -> str:
+    """The message: what a DataLoader's worker raised comes with the worker's traceback before it."""
+    kind = type(error)
+    return str(error).splitlines()[-1].removeprefix(f"{kind.__module__}.{kind.__name__}: ")
 
 
 def _ignore(told: TrainProgress | Preflight | Sequence[Dropped]) -> None:

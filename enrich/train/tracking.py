@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from time import strftime
 from typing import Any
 
@@ -16,7 +17,9 @@ from PIL import Image
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
+from enrich.decoding import Decoders
 from enrich.errors import UsageError
+from enrich.images import shrink
 from enrich.settings import PhotoLimits, TrainSettings
 from enrich.train.evaluate import Said
 from enrich.train.examples import read_photo
@@ -64,7 +67,9 @@ class SampleTables(TrainerCallback):
 
     def _photo(self, path: str) -> Image.Image:
         if path not in self._photos:
-            self._photos[path] = read_photo(path, self._limits).resize((SIDE, SIDE))
+            with Decoders(partial(shrink, side=SIDE), self._limits, 1, most_pixels=SIDE * SIDE) as decoders:
+                picture = read_photo(path, self._limits, decoders).page
+            self._photos[path] = Image.fromarray(picture).resize((SIDE, SIDE))
         return self._photos[path]
 
 

@@ -1,12 +1,14 @@
 """A contact sheet: photos with what a model says of them and what is true. Its text is drawn, never interpreted."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from enrich.images import decode
+from enrich.decoding import Decoders
+from enrich.images import shrink
 from enrich.settings import PhotoLimits
 
 ACROSS = 4  # photos in a row
@@ -35,10 +37,10 @@ def draw_sheet(rows: Sequence[tuple[Path, Mapping[str, Any]]], currency: str | N
         pen.rectangle((left, HEADER // 2 - 5, left + 10, HEADER // 2 + 5), colour)
         pen.text((left + 18, HEADER // 2), text, colour, font, anchor="lm")
         left += 18 + int(font.getlength(text)) + 2 * MARGIN
-    for number, (path, row) in enumerate(rows):
+    with Decoders(partial(shrink, side=PHOTO), PhotoLimits(), 1, most_pixels=PHOTO * PHOTO) as decoders:
+        photos = [Image.fromarray(decoders.decode(path.read_bytes()).page) for path, _ in rows]
+    for number, (photo, (_, row)) in enumerate(zip(photos, rows, strict=True)):
         left, top = number % ACROSS * CELL + MARGIN, HEADER + number // ACROSS * _HEIGHT
-        photo = decode(path.read_bytes(), PhotoLimits())
-        photo.thumbnail((PHOTO, PHOTO), Image.Resampling.LANCZOS)
         sheet.paste(photo, (left + (PHOTO - photo.width) // 2, top + (PHOTO - photo.height) // 2))
         for line, (text, colour) in enumerate(_lines(row, currency)):
             pen.text((left, top + PHOTO + 8 + line * LINE), _fitting(text, font), colour, font)
