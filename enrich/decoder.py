@@ -68,6 +68,7 @@ def _answer(
             _read(pipe, len(GO))
             memory.allow(needed)
 
+    photo, refused, failed = None, None, None
     try:
         data = _read(pipe, size)
         signal.setitimer(signal.ITIMER_PROF, limits.decode_seconds)  # ends the process by SIGPROF
@@ -76,16 +77,22 @@ def _answer(
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
     except ImageRefused as refusal:
-        decoded = refusal.kind in (ErrorKind.NOT_AN_IMAGE, ErrorKind.TRUNCATED)
-        if decoded and needed and not memory.has(needed // 2):
-            return {"short": True}, b""  # a codec may not say that it was memory it lacked
-        return {"kind": refusal.kind, "message": str(refusal)}, b""
+        refused = {"kind": refusal.kind, "message": str(refusal)}
     except MemoryError:
-        return {"hungry": memory.has(limits.decode_memory_bytes // 4 * 3)}, b""
+        pass
     except OSError as error:
         if isinstance(error, ConnectionError) or error.errno is None:
             raise
-        return {"short": True, "reason": error.strerror}, b""
+        failed = {"short": True, "reason": error.strerror}
+    data = bytearray()  # with the errors, which held on to the pixels, it makes room for what `has` tries
+    if failed is not None:
+        return failed, b""
+    if refused is not None:
+        # A codec may not say that it was memory it lacked.
+        decoded = refused["kind"] in (ErrorKind.NOT_AN_IMAGE, ErrorKind.TRUNCATED)
+        return (refused if not decoded or memory.has(needed // 2) else {"short": True}), b""
+    if photo is None:
+        return {"hungry": memory.has(limits.decode_memory_bytes // 2)}, b""
     height, width = photo.page.shape[:2]
     header = {
         "rows": height, "columns": width, "width": photo.width, "height": photo.height, "format": photo.format,

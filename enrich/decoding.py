@@ -165,6 +165,9 @@ class _Decoder:
         self._changing = Lock()  # of the process: one thread decodes, another may close
         self._closed = False
         self._process: subprocess.Popen[bytes] | None = None
+        self._started = False
+        self._silences = 0
+        self._slice = max(1.0, limits.decode_seconds)  # seconds without a word that count as one silence
         with suppress(OSError):  # then `_get_ready` tries again, and says why
             self._start()
 
@@ -280,7 +283,6 @@ class _Decoder:
             if self._closed:
                 raise RuntimeError("the decoders are closed")
             self._pipe, theirs = socket.socketpair()
-            self._slice = max(1.0, self._limits.decode_seconds)
             self._started = False
             with theirs:
                 command = [sys.executable, "-c", _PROCESS.format(path=sys.path, descriptor=theirs.fileno())]

@@ -17,13 +17,15 @@ from pathlib import Path
 
 import httpcore
 import httpx
-from PIL import Image, UnidentifiedImageError
 
 from enrich.catalog.connect import Budget, Connector, Refused, check_public, is_address
+from enrich.decoding import Decoders, DecodingFailed, cores
+from enrich.images import ImageRefused, inspect
 from enrich.settings import FetchSettings
 
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that may pass
 _MOVED = frozenset({301, 302, 303, 307, 308})
+_PROCESSES = 4  # that look whether a file is a photo, at most; one does some 60 a second
 _OVERHEAD_BYTES = 1 << 18  # of an answer beyond twice the photo's bytes: headers (100 kB at most), TLS, chunk sizes
 
 
@@ -44,6 +46,7 @@ class Downloader:
         self._settings = settings
         self._slots: dict[str, threading.Semaphore] = defaultdict(lambda: threading.Semaphore(settings.per_host))
         self._lock = threading.Lock()
+        self._decoders = Decoders(inspect, settings.limits, min(_PROCESSES, cores()), most_pixels=0)
         self._resolver = ThreadPoolExecutor(settings.threads, thread_name_prefix="resolve")
         # Through a proxy this machine neither resolves hosts nor sees their addresses: that is the proxy's to police.
         self._connector = Connector(self._resolver, any_address=settings.allow_private or settings.proxy is not None)
@@ -57,6 +60,7 @@ class Downloader:
         )
 
     def close(self) -> None:
+        self._decoders.close()
         self._pool.close()
         self._resolver.shutdown(wait=False, cancel_futures=True)
 
@@ -156,19 +160,15 @@ class Downloader:
                 file.write(chunk)
 
     def _finish(self, part: Path, stem: str) -> str:
-        """Names the file after what its header says it is, not after what the server says."""
-        limits = self._settings.limits
+        """Names the file after the photo that it is, not after what the server says."""
+        data = part.read_bytes()
         try:
-            with Image.open(part, formats=limits.formats) as image:
-                image_format, (width, height) = image.format or "", image.size
-        except UnidentifiedImageError as error:
-            with part.open("rb") as file:
-                page = file.read(256).lstrip().lower().startswith((b"<!doctype html", b"<html"))
-            raise Refused("a web page, not a photo" if page else "no image of an accepted format") from error
-        except Exception as error:  # on hostile bytes Pillow's plugins raise whatever their parsing runs into
-            raise Refused(f"no readable image ({type(error).__name__})") from error
-        if width * height > limits.max_pixels:
-            raise Refused(f"{width} x {height} pixels, more than the limit of {limits.max_pixels:,}")
+            image_format = self._decoders.decode(data).format
+        except DecodingFailed as error:
+            raise Refused(str(error), again=True) from error
+        except ImageRefused as refusal:
+            page = data[:256].lstrip().lower().startswith((b"<!doctype html", b"<html"))
+            raise Refused("a web page, not a photo" if page else str(refusal)) from refusal
         name = f"{stem}.{EXTENSIONS.get(image_format, image_format.lower())}"
         part.replace(part.with_name(name))
         return name

@@ -124,6 +124,7 @@ def _endless(request: Request, hit: int) -> None:
         request.wfile.write(bytes(1000))
 
 
+NO_IMAGE = "no image of an accepted format (JPEG, PNG, WEBP, GIF, BMP, AVIF)"
 BAD: list[tuple[str, Callable[[Request, int], None], str, int]] = [
     ("not found", lambda r, _: send(r, 404), "HTTP 404 Not Found", 1),
     ("forbidden", lambda r, _: send(r, 403), "HTTP 403 Forbidden", 1),
@@ -134,9 +135,9 @@ BAD: list[tuple[str, Callable[[Request, int], None], str, int]] = [
     ("cut short", _cut_short, "connection failed (peer closed connection without sending complete message body.*", 3),
     ("reset", lambda r, _: reset(r), "connection failed (.*", 3),
     ("web page", lambda r, _: send(r, 200, b"<!DOCTYPE html><p>gone"), "a web page, not a photo", 1),
-    ("not an image", lambda r, _: send(r, 200, b"%PDF-1.7"), "no image of an accepted format", 1),
-    ("format not accepted", lambda r, _: send(r, 200, _bytes("TIFF")), "no image of an accepted format", 1),
-    ("empty", lambda r, _: send(r, 200, b""), "no image of an accepted format", 1),
+    ("not an image", lambda r, _: send(r, 200, b"%PDF-1.7"), NO_IMAGE, 1),
+    ("format not accepted", lambda r, _: send(r, 200, _bytes("TIFF")), NO_IMAGE, 1),
+    ("empty", lambda r, _: send(r, 200, b""), "the file is empty", 1),
     ("stated too large", lambda r, _: send(r, 200, bytes(9000)), "9,000 bytes, more than the limit of 4,000", 1),
     ("found too large", _endless, "more than the limit of 4,000 bytes", 1),
     ("many pixels", lambda r, _: send(r, 200, _bytes("PNG", 99)), "99 x 99 pixels, more than the limit of 9,000", 1),
