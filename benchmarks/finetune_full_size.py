@@ -32,13 +32,14 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from enrich.catalog.sample.dialects import DEMO
 from enrich.catalog.sample.draw import render
 from enrich.catalog.sample.products import sample_product
+from enrich.images import decode
 from enrich.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
 from enrich.phi3_vision.checkpoint import load_processor
 from enrich.prompt import Prompt, make_prompt
 from enrich.schema import Product
 from enrich.settings import TINY_MODEL_PATH, TrainSettings
 from enrich.train.collate import Photos
-from enrich.train.examples import IGNORED, Example, build_examples, read_photo
+from enrich.train.examples import IGNORED, Example, build_examples
 from enrich.train.features import FeatureCache
 from enrich.train.fit import fit
 from enrich.train.lora import add_lora
@@ -270,7 +271,9 @@ class _Plain(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         example = self.examples[index]
-        pixels = self.processor.image_processor(read_photo(example.product.image_path, self.settings.limits))
+        pixels = self.processor.image_processor(
+            decode(Path(example.product.image_path).read_bytes(), self.settings.limits)
+        )
         return {
             "input_ids": torch.tensor(example.input_ids),
             "labels": torch.tensor(example.labels),

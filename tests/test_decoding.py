@@ -18,6 +18,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from decoder_work import say_so_and_compute
 from PIL import Image
 from processes import decoding_processes
 

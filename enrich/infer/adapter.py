@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from enrich.errors import UsageError
-from enrich.images import Preparation
+from enrich.images import PREPARATION_VERSION, Preparation
 from enrich.price import CALIBRATION_FILE, Calibration
 from enrich.prompt import PROMPT_FILE, Prompt
 from enrich.schema import DROPPED_FILE
@@ -66,12 +66,19 @@ def read_adapter(path: Path) -> Adapter:
     prompt = Prompt.read(path / PROMPT_FILE)
     _check_tokenizer(path)
     _check_weights(path)
+    if crops.preparation_version > PREPARATION_VERSION:
+        raise UsageError(
+            f"adapter {path}: its photos were prepared in a way ({crops.preparation_version}) that this version of "
+            f"enrich does not know ({PREPARATION_VERSION}); update enrich"
+        )
     return Adapter(
         path=path,
         id=adapter_id(path),
         base=lora.base_model_name_or_path,
         revision=lora.revision,
-        preparation=Preparation(num_crops=crops.num_crops, image_size=crops.image_size, fast_decode=crops.fast_decode),
+        preparation=Preparation(
+            crops.num_crops, crops.image_size, crops.fast_decode, version=crops.preparation_version
+        ),
         merge_only=record.preflight.merge_only,
         prompt=prompt,
         calibration=calibration,
@@ -105,6 +112,7 @@ class _Crops(_Read):
     num_crops: int = Field(ge=1, le=16)
     image_size: int = Field(default=336, ge=14, le=4096)  # the original's, whose file does not say it
     fast_decode: bool = False
+    preparation_version: int = 1  # adapters of before it was kept
 
 
 class _Preflight(_Read):

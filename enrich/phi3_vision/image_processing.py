@@ -93,6 +93,7 @@ class Phi3VImagesKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     image_mean: Sequence[float]
     image_std: Sequence[float]
     fast_decode: bool
+    preparation_version: int
 
 
 class Phi3VImageProcessor(BaseImageProcessor):
@@ -104,6 +105,7 @@ class Phi3VImageProcessor(BaseImageProcessor):
         patch_size: the vision tower's `patch_size`.
         fast_decode: whether large JPEGs are decoded at a reduced scale before they get here. Nothing here depends on
             it; like num_crops it must be the same in training and serving, and so it is kept in the same file.
+        preparation_version: of how bytes become the images that get here (colours, say); kept as fast_decode is.
         kwargs: other keys of the original's preprocessor_config.json (auto_map, num_img_tokens, ...), ignored.
 
     The attribute `num_img_tokens`, a crop's own tokens, is there to be written: the original's code reads it.
@@ -120,6 +122,7 @@ class Phi3VImageProcessor(BaseImageProcessor):
         image_mean: Sequence[float] = CLIP_MEAN,
         image_std: Sequence[float] = CLIP_STD,
         fast_decode: bool = False,
+        preparation_version: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__()
@@ -133,6 +136,7 @@ class Phi3VImageProcessor(BaseImageProcessor):
         self.image_mean = list(image_mean)
         self.image_std = list(image_std)
         self.fast_decode = fast_decode
+        self.preparation_version = preparation_version
         self.num_img_tokens = (image_size // patch_size // 2) ** 2
 
     def num_image_tokens(self, width: int, height: int) -> int:

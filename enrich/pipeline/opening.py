@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 from enrich.errors import UsageError
 from enrich.history import committed_shards
+from enrich.images import PREPARATION_VERSION
 from enrich.infer.adapter import Adapter, check_base, read_adapter, read_metrics
 from enrich.infer.start import choose_engine
 from enrich.infer.transformers_engine import find_base
@@ -138,11 +139,11 @@ def _describe(
 
 
 def fingerprint(adapter: Adapter, settings: RunSettings) -> str:
-    """Hash of what would change an answer: model, revision, adapter, prompt, crops, schema version, and the precision
+    """Hash of what would change an answer: model, revision, adapter, prompt, how photos are prepared, schema version, and the precision
     where vLLM serves in a lower one; 16 hex digits."""
     parts: list[object] = [
         adapter.base, adapter.revision, adapter.id, adapter.prompt.model_dump(mode="json"),
-        asdict(adapter.preparation), SCHEMA_VERSION,
+        asdict(adapter.preparation), PREPARATION_VERSION, SCHEMA_VERSION,
     ]  # fmt: skip
     precision = [settings.quantization, settings.kv_cache_dtype]
     if precision != ["none", "auto"] and choose_engine(settings.engine, settings.device) == "vllm":

@@ -10,6 +10,7 @@ from peft.helpers import disable_input_dtype_casting
 from transformers import SchedulerType, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from enrich.errors import RunFailed
+from enrich.images import PREPARATION_VERSION
 from enrich.phi3_vision.checkpoint import load_processor
 from enrich.prompt import Prompt
 from enrich.schema import Product
@@ -58,7 +59,12 @@ def overfit_one_batch(
     settings = settings.model_copy(update={**changes, "batch_size": len(batch), "effective_batch_size": len(batch)})
     device, dtype = device_and_dtype(settings.device)
     with model_errors(settings):
-        processor = load_processor(base, num_crops=settings.num_crops, fast_decode=settings.fast_decode)
+        processor = load_processor(
+            base,
+            num_crops=settings.num_crops,
+            fast_decode=settings.fast_decode,
+            preparation_version=PREPARATION_VERSION,
+        )
     examples, _ = build_examples(batch, processor, prompt, settings)
     set_seed(settings.seed)
     with model_errors(settings):

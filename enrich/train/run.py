@@ -11,6 +11,7 @@ import torch
 from accelerate import PartialState
 
 from enrich.errors import RunFailed, UsageError
+from enrich.images import PREPARATION_VERSION
 from enrich.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
 from enrich.phi3_vision.checkpoint import load_processor
 from enrich.prompt import Prompt
@@ -177,7 +178,12 @@ def _prepare(
 ) -> tuple[Phi3VForCausalLM, Photos, Photos, Rows, Preflight]:
     """The base on its device, the photos of both splits as it will see them, which rows they are, and what is ahead."""
     with model_errors(job.settings):
-        processor = load_processor(job.base, num_crops=job.settings.num_crops, fast_decode=job.settings.fast_decode)
+        processor = load_processor(
+            job.base,
+            num_crops=job.settings.num_crops,
+            fast_decode=job.settings.fast_decode,
+            preparation_version=PREPARATION_VERSION,
+        )
     examples, unseen, rows = _read(job, train_products, validation_products, processor)
     job.check_dropped(rows.dropped)
     with model_errors(job.settings):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from enrich.errors import UsageError
-from enrich.images import Preparation
+from enrich.images import PREPARATION_VERSION, Preparation
 from enrich.infer.adapter import adapter_id, base_source, check_base, read_adapter
 from enrich.price import Calibration
 from enrich.prompt import make_prompt
@@ -43,12 +43,19 @@ def test_a_whole_adapter_is_read(adapter: Path) -> None:
     read = read_adapter(adapter)
 
     assert (read.path, read.base, read.revision) == (adapter, "base/model", "abc")
-    assert read.preparation == Preparation(num_crops=4, image_size=336, fast_decode=False)
+    assert read.preparation == Preparation(num_crops=4, image_size=336, fast_decode=False, version=1)
     assert read.merge_only == ("use_dora: why",)
     assert read.prompt == PROMPT
     assert read.calibration == Calibration.uncalibrated()
     assert read.id == adapter_id(adapter)
     assert len(read.id) == 16
+
+
+def test_an_adapter_of_a_later_way_to_prepare_photos_is_refused(adapter: Path) -> None:
+    file = adapter / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "preparation_version": PREPARATION_VERSION + 1}))
+    with pytest.raises(UsageError, match="update enrich"):
+        read_adapter(adapter)
 
 
 def test_an_adapter_that_is_not_there(tmp_path: Path) -> None:

@@ -262,6 +262,7 @@ def test_save_and_load(tmp_path: Path) -> None:
         "num_crops": 9,
         "num_img_tokens": 4,  # a crop's; the original's code reads it
         "patch_size": 7,
+        "preparation_version": 1,
     }
     assert Phi3VImageProcessor.from_pretrained(tmp_path).to_dict() == processor.to_dict()
     changed = Phi3VImageProcessor.from_pretrained(tmp_path, num_crops=4)

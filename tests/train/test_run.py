@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from enrich.errors import RunFailed, UsageError
-from enrich.images import Preparation, prepare
+from enrich.images import PREPARATION_VERSION, Preparation, prepare
 from enrich.infer.adapter import read_adapter
 from enrich.phi3_vision.checkpoint import load_merged, load_model, load_processor
 from enrich.phi3_vision.generation import generate_answers
@@ -27,7 +27,7 @@ from enrich.schema import Product
 from enrich.settings import PhotoLimits, TrainSettings
 from enrich.train import merge_check
 from enrich.train import run as run_module
-from enrich.train.examples import read_page
+from enrich.train.examples import page_decoders, read_photo
 from enrich.train.record import TrainProgress, TrainReport
 from enrich.train.run import train
 from enrich.train.workdir import own_workdir
@@ -143,9 +143,10 @@ def test_photos_are_prepared_in_training_as_the_adapter_says_for_serving(
     adapter = tmp_path / "work" / "adapter"
     (adapter / "calibration.json").write_text(Calibration.uncalibrated().model_dump_json())
     how = read_adapter(adapter).preparation
-    assert how == Preparation(num_crops=4, image_size=28, fast_decode=fast_decode)
+    assert how == Preparation(4, 28, fast_decode, version=PREPARATION_VERSION)
     limits = PhotoLimits()
-    trained_on = read_page(str(tmp_path / "photo.jpg"), limits, load_processor(adapter))
+    with page_decoders(load_processor(adapter), limits, 1) as decoders:
+        trained_on = read_photo(str(tmp_path / "photo.jpg"), limits, decoders).page
     assert np.array_equal(trained_on, prepare((tmp_path / "photo.jpg").read_bytes(), limits, how).page)
 
 
