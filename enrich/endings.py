@@ -13,7 +13,8 @@ _RESTARTS = range(0xD0, 0xD8)  # markers between stretches of a JPEG's data
 _NO_LENGTH = {0x01, 0xD8, 0xD9, *_RESTARTS}  # JPEG markers without a segment
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG segments that describe the picture
 _SCAN = 0xDA
-_FILLER = bytes(range(1, 251))  # any data but 0x00 and 0xFF, which mean something in a JPEG
+_FILLER = bytes(1 + (170 + 89 * i) % 254 for i in range(254))  # any data but 0x00 and 0xFF, which mean something
+_OPPOSITE = bytes(255 - byte for byte in _FILLER)  # whatever bit is missing, the two have it in both ways
 _ENDS = {"JPEG": _JPEG_END, "MPO": _JPEG_END, "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
 
 
@@ -26,8 +27,10 @@ def completed(data: bytes) -> tuple[bytes, ...]:
         if not _has_all_scans(data):
             return ()
         start = data[:-1] if data[-1:] == b"\xff" else data
-        more = b"".join(bytes((0xFF, marker)) + _FILLER for marker in (*_RESTARTS, *_RESTARTS))
-        return start + _JPEG_END, start + _FILLER + more + _JPEG_END
+        return tuple(
+            start + filler + b"".join(bytes((0xFF, marker)) + filler for marker in (*_RESTARTS, *_RESTARTS)) + _JPEG_END
+            for filler in (_FILLER, _OPPOSITE)
+        )
     if data[:4] == b"GIF8" or data[:2] == b"BM":
         return data + b"\0" * 256 + b";", data + b"\xff" * 256 + b"\0;"
     if is_webp(data):

@@ -254,8 +254,8 @@ def _to_rgb_reduced(image: Image.Image, sides: tuple[int, int]) -> tuple[Image.I
 
 
 def _is_cut_webp(data: bytes) -> bool:
-    """Whether a WebP file is shorter than its header says; libwebp gives no reason of its own."""
-    return is_webp(data) and int.from_bytes(data[4:8], "little") + 8 > len(data)
+    """Whether a WebP file has another length than its header says; libwebp gives no reason of its own."""
+    return is_webp(data) and int.from_bytes(data[4:8], "little") + 8 != len(data)
 
 
 def _memory(data: bytes, size: tuple[int, int], each: int) -> int:

@@ -11,6 +11,12 @@ from enrich.errors import UsageError
 from enrich.plain_yaml import read_yaml
 
 AUTO = "auto"
+# What cameras, editors, desktops, shops and exports leave beside photos. A photo without an extension stays one.
+SIDECARS = (
+    "*.json", "*.jsonl", "*.ndjson", "*.xml", "*.xmp", "*.yaml", "*.yml", "*.txt", "*.csv", "*.tsv", "*.md", "*.log",
+    "*.ini", "*.md5", "*.sha1", "*.sha256", "*.parquet", "*.db", "*.lnk", "*.url", "._*", ".DS_Store", ".directory",
+    ".nomedia", ".gitkeep", ".keep", "_SUCCESS", "*_$folder$",
+)  # fmt: skip
 TINY_MODEL = "phi3v-tiny"
 TINY_MODEL_PATH = Path(__file__).parent / "assets" / TINY_MODEL
 PHI3_VISION = "microsoft/Phi-3-vision-128k-instruct"
@@ -349,6 +355,10 @@ class RunSettings(Settings):
     product_id_pattern: str = Field(
         default=r"(?:.*/)?(?P<product_id>[^/]+?)(?:\.[^./]*)?$",
         description="Regular expression on the key with a group product_id; the default is the file's stem",
+    )
+    skip: tuple[str, ...] = Field(
+        default=SIDECARS,
+        description="Files that are no photos, left out of the listing: names with * and ?, in upper or lower case",
     )
     machine_price_per_hour: float | None = Field(
         default=None, gt=0, description="For what a run costs: in its report, and expected by --dry-run"

@@ -139,8 +139,8 @@ def _describe(
 
 
 def fingerprint(adapter: Adapter, settings: RunSettings) -> str:
-    """Hash of what would change an answer: model, revision, adapter, prompt, how photos are prepared, schema version, and the precision
-    where vLLM serves in a lower one; 16 hex digits."""
+    """Hash of what would change an answer: model, revision, adapter, prompt, how photos are prepared, schema version,
+    and the precision where vLLM serves in a lower one; 16 hex digits."""
     parts: list[object] = [
         adapter.base, adapter.revision, adapter.id, adapter.prompt.model_dump(mode="json"),
         asdict(adapter.preparation), PREPARATION_VERSION, SCHEMA_VERSION,

@@ -27,6 +27,7 @@ from enrich.run_record import RunInfo, RunRecord
 from enrich.schema import Reason
 from enrich.scratch import scratch
 from enrich.settings import RunSettings
+from enrich.sidecars import Skipped
 from enrich.storage import ObjectInfo, Store
 
 
@@ -129,15 +130,17 @@ def _plan(
 ) -> tuple[Path, Path, tuple[str, ...]]:
     """The files of the listing and of what is to be done, and what a person should know of them."""
     listing, plan, rules = folder / "source.parquet", folder / "manifest.parquet", Rules.of(settings)
+    skipped = Skipped(settings.skip)
     if inventory:
         opened = open_inventory(inventory, run.images_uri, settings.s3)
-        count = write_inventory(listing, lambda: opened.frames(folder), run, folder, rules)
+        count = write_inventory(listing, lambda: skipped.photos_of(opened.frames(folder)), run, folder, rules)
     else:
-        count = write_listing(listing, _watched(source.list, progress), run, rules)
+        count = write_listing(listing, skipped.photos(_watched(source.list, progress)), run, rules)
     if not count:
-        raise UsageError(f"images {run.images_uri}: no photos there; check the bucket and the prefix")
+        but = f" ({skipped.warning})" if skipped.warning else ""
+        raise UsageError(f"images {run.images_uri}: no photos there{but}; check the bucket and the prefix")
     shared = find_shared(listing, settings.product_id_pattern, folder)
-    warnings = (shared.warning,) if shared else ()
+    warnings = tuple(filter(None, (shared.warning if shared else None, skipped.warning)))
     write_plan(plan, listing, products, run, settings, folder, limit, warnings)
     return listing, plan, warnings
 

@@ -162,6 +162,12 @@ def answer_shards(session: Session, shards: Iterable[int], deadline: Deadline) -
                 done += 1
                 commit_whole()  # all of its photos may be such
                 continue
+            if fetched.photo.unfinished:
+                logger.warning(
+                    "run=%s shard=%d key=%s note=%s",
+                    run.info.run_id, fetched.item.shard, json.dumps(fetched.item.key),
+                    json.dumps("the file lacks its end, and none of its pixels; answered"),
+                )  # fmt: skip
             page, photo = fetched.photo.page, replace(fetched.photo, page=_NO_PAGE)  # memory must not keep the pixels
             pending[fetched.item.key] = replace(fetched, photo=photo)
             yield Image(fetched.item.key, fetched.sha256 or "", page)

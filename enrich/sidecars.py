@@ -1,0 +1,55 @@
+"""Files among the photos that are no photos: left out of a listing by their names, and counted."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import polars as pl
+
+from enrich.storage.store import ObjectInfo
+
+_SPECIAL = re.compile(r"([.+()|\[\]{}^$\\])")
+
+
+class Skipped:
+    """What the setting `skip` leaves out, counted as it passes.
+
+    Names are compared in any case. A pattern with a slash is about the end of the path, one without about the name.
+    """
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        parts = [_SPECIAL.sub(r"\\\1", pattern).replace("*", "[^/]*").replace("?", "[^/]") for pattern in patterns]
+        self._pattern = f"(?i)(?:^|/)(?:{'|'.join(parts)})$" if parts else None
+        self.count, self.first = 0, ""
+
+    @property
+    def warning(self) -> str | None:
+        """A line for people; None where nothing was left out."""
+        if not self.count:
+            return None
+        files = "1 file is" if self.count == 1 else f"{self.count:,} files are"
+        return f"{files} left out as no photos, by the setting skip, such as {self.first!r}"
+
+    def photos(self, objects: Iterable[ObjectInfo]) -> Iterator[ObjectInfo]:
+        """The objects of a listing that are not left out."""
+        found = re.compile(self._pattern) if self._pattern else None
+        for one in objects:
+            if found is not None and found.search(one.key):
+                self._saw(1, one.key)
+            else:
+                yield one
+
+    def photos_of(self, frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+        """The same of an inventory's rows, which come anew and are counted anew at each call."""
+        self.count = 0
+        for frame in frames:
+            if self._pattern is None:
+                yield frame
+                continue
+            left_out = frame["key"].str.contains(self._pattern)
+            if left_out.any():
+                self._saw(int(left_out.sum()), frame["key"].filter(left_out)[0])
+            yield frame.filter(~left_out)
+
+    def _saw(self, count: int, key: str) -> None:
+        self.first = self.first if self.count else key
+        self.count += count
