@@ -192,7 +192,8 @@ def test_a_page_of_more_crops_than_the_model_takes_is_not_received(local: Store)
 def test_a_photo_that_breaks_its_decoder_costs_one_row_and_only_its_own_doing_is_final(
     local: Store, monkeypatch: pytest.MonkeyPatch, fault: bytes, kind: ErrorKind, message: str
 ) -> None:
-    monkeypatch.setattr(decoding, "PATIENCE", 2)
+    if fault == b"hang":  # the others say something, on a busy machine late
+        monkeypatch.setattr(decoding, "PATIENCE", 2)
     for number in range(8):
         local.put(f"{number}.jpg", fault if number == 3 else b"good")
     settings = RunSettings(decode_processes=1, limits=PhotoLimits(decode_seconds=0.5))

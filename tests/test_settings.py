@@ -11,6 +11,7 @@ from enrich.settings import (
     PHI3_VISION,
     PHI3_VISION_REVISION,
     TINY_MODEL,
+    PhotoLimits,
     RunSettings,
     SampleSettings,
     Settings,
@@ -207,3 +208,19 @@ def test_a_date_is_the_text_it_is(tmp_path: Path) -> None:
     settings = load_settings(TrainSettings, path)
 
     assert (settings.run_name, settings.columns.title) == ("2026-01-01", "2026-02-30")
+
+
+@pytest.mark.parametrize(("given", "meant"), [("JPG", "write JPEG"), (".tif", "write TIFF"), ("HEIC", "choose from")])
+def test_a_format_that_pillow_does_not_know_is_refused_with_the_name_that_is_meant(
+    tmp_path: Path, given: str, meant: str
+) -> None:
+    (tmp_path / "s.yaml").write_text(f"limits: {{formats: [{given}, PNG]}}\n")
+    with pytest.raises(UsageError, match=meant) as caught:
+        load_settings(RunSettings, tmp_path / "s.yaml")
+    assert caught.value.exit_code == 2
+
+
+def test_formats_are_named_in_any_case_and_at_least_one() -> None:
+    assert PhotoLimits(formats=("jpeg", "Png")).formats == ("JPEG", "PNG")
+    with pytest.raises(ValueError, match="no format is accepted"):
+        PhotoLimits(formats=())
