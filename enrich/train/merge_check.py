@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from enrich.phi3_vision import Phi3VForCausalLM
@@ -65,7 +66,7 @@ def rounded_otherwise(model: nn.Module, compute: Callable[[], torch.Tensor]) -> 
     weights matter most: their errors are the same for every token, so attention does not average them away as it does
     those of the sums. (Another batch size or attention kernel says less: sums within a layer are kept in float32.)
     """
-    hooks = []
+    hooks: list[RemovableHandle] = []
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
             seed = len(hooks) if name.endswith(".base_layer") else None
@@ -90,11 +91,12 @@ def _round_otherwise(
 
 def _weight_errors(layer: nn.Linear, given: torch.Tensor, seed: int) -> torch.Tensor:
     """Rounding errors of the layer's weights (inputs, outputs) in the type of `given`: the same ones for a `seed`."""
-    bias, layer.bias = layer.bias, None  # taken off the result it would leave rounded weights
+    bias: nn.Parameter | None = layer.bias  # subtracted from the result it would leave rounded weights
+    layer.register_parameter("bias", None)
     try:
         weights = layer.forward(torch.eye(layer.in_features, dtype=given.dtype, device=given.device))  # 4-bit ones too
     finally:
-        layer.bias = bias
+        layer.register_parameter("bias", bias)
     half_unit = torch.finfo(given.dtype).eps / 2 * weights.float().abs().log2().floor().exp2()
     generator = torch.Generator(given.device).manual_seed(seed)
     share = 2 * torch.rand(weights.shape, generator=generator, device=given.device) - 1
