@@ -47,6 +47,7 @@ app.add_typer(catalog_app, name="catalog")
 
 _INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")]
+Base = Annotated[str | None, typer.Option(help="Hub id or directory of its base; the adapter names it too.")]
 Engine = Annotated[str | None, typer.Option(help="auto, vllm or transformers.")]
 
 
@@ -156,6 +157,7 @@ def finetune(
 def score(
     adapter: Annotated[str, typer.Option(help="Adapter directory or s3://bucket/prefix.")],
     catalog: Annotated[str | None, typer.Option(help="Catalog to score on.")] = None,
+    base: Base = None,
     engine: Engine = None,
     parity: Annotated[
         bool, typer.Option("--parity", help="Only compare vLLM with transformers; on drawn photos without a catalog.")
@@ -167,7 +169,7 @@ def score(
     config: Config = None,
 ) -> None:
     """Score an adapter on a catalog: the test split of the one it was made from, every row of any other."""
-    settings = load_settings(RunSettings, config, engine=engine)
+    settings = load_settings(RunSettings, config, engine=engine, base=base)
     if parity:
         print_parity(adapter, catalog, settings, rows or settings.parity_rows or 32, out)
         return
@@ -193,7 +195,7 @@ def score(
 def merge(
     adapter: Annotated[str, typer.Option(help="Adapter directory or s3://bucket/prefix.")],
     out: Annotated[str, typer.Option(help="Where the checkpoint goes.")],
-    base: Annotated[str | None, typer.Option(help="Hub id or directory of its base; the adapter names it too.")] = None,
+    base: Base = None,
     dtype: Annotated[str | None, typer.Option(help="bfloat16 or float32.")] = None,
     config: Config = None,
 ) -> None:
@@ -217,6 +219,7 @@ def run(
     images: Annotated[str | None, typer.Option(help="The photos: a directory or s3://bucket/prefix.")] = None,
     adapter: Annotated[str | None, typer.Option(help="Adapter made by `enrich finetune`.")] = None,
     run_id: Annotated[str | None, typer.Option(help="Name of the run; give it again to go on with it.")] = None,
+    base: Base = None,
     engine: Engine = None,
     limit: Annotated[int | None, typer.Option(help="At most so many photos.")] = None,
     deadline: Annotated[
@@ -238,7 +241,7 @@ def run(
     config: Config = None,
 ) -> None:
     """Enrich what is new or changed in a bucket, and publish products.parquet."""
-    settings = load_settings(RunSettings, config, engine=engine)
+    settings = load_settings(RunSettings, config, engine=engine, base=base)
     if publish is not None:
         from enrich.pipeline.records import publish_held
 

@@ -327,6 +327,11 @@ class RunSettings(Settings):
     shard_size: int = Field(default=2048, ge=1, title="Photos in a shard", description="Unit of retry and of commit")
     batch_size: int = Field(default=16, ge=1, description="Photos in one forward pass of the transformers engine")
     max_new_tokens: int = Field(default=64, ge=8)
+    base: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The adapter's base, where it is no longer where the adapter says: a hub id or directory",
+    )
     served: Literal["merged", "lora"] = Field(
         default="merged", description="vLLM: the adapter added into its base's weights, which is faster, or beside them"
     )
@@ -368,6 +373,12 @@ class RunSettings(Settings):
     s3: S3Settings = PLAIN_S3
     review: ReviewSettings = ReviewSettings()
     gate: GateSettings = GateSettings()
+
+    @field_validator("base")
+    @classmethod
+    def _base_from_here(cls, base: str | None) -> str | None:
+        """A directory in full: processes on other machines start elsewhere."""
+        return str(Path(base).expanduser().absolute()) if base and Path(base).expanduser().is_dir() else base
 
     @field_validator("product_id_pattern")
     @classmethod

@@ -39,6 +39,7 @@ class Adapter:
     merge_only: tuple[str, ...]  # why vLLM could serve it merged only; empty where it could beside its base
     prompt: Prompt
     calibration: Calibration
+    base_at: Path | None = None  # where the base was found, once it was looked for
 
 
 def read_adapter(path: Path) -> Adapter:
@@ -185,6 +186,12 @@ def _with_positions(config: dict[str, Any]) -> dict[str, Any]:
         key: value for key, value in config.items() if key not in ("rope_parameters", "rope_scaling", "rope_theta")
     }
     return {**others, "rope_parameters": (theta, rope.get("short_factor"), rope.get("long_factor"))}
+
+
+def base_weights(path: Path) -> str | None:
+    """The signature of the weights that the adapter in `path` was made from; None where its record has none."""
+    found = _read_json(path / RECORD_FILE).get("base_weights")
+    return found if isinstance(found, str) else None
 
 
 def adapter_id(path: Path) -> str:

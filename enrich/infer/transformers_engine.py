@@ -1,6 +1,7 @@
 """The engine that needs nothing but transformers: batches through `generate`, on a CPU or a GPU."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -9,15 +10,15 @@ import numpy as np
 import torch
 
 from enrich.errors import UsageError
-from enrich.infer.adapter import Adapter, base_source
+from enrich.infer.adapter import Adapter, base_source, base_weights, check_base, read_adapter
 from enrich.infer.engine import TOP_K, Completion, EngineClock, Request
 from enrich.infer.evidence import AnswerTokens
 from enrich.infer.grammar import answer_grammar
 from enrich.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
-from enrich.phi3_vision.checkpoint import load_merged, load_model, load_processor, resolve, stop_ids
+from enrich.phi3_vision.checkpoint import load_merged, load_model, load_processor, resolve, stop_ids, weights_signature
 from enrich.phi3_vision.generation import generate_answers
 from enrich.prompt import Prompt, render_prompt
-from enrich.settings import RunSettings
+from enrich.settings import TINY_MODEL, RunSettings
 
 
 class TransformersEngine:
@@ -114,7 +115,7 @@ def load_engine(adapter: Adapter, settings: RunSettings) -> TransformersEngine:
 
 def merged_model(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> Phi3VForCausalLM:
     """The adapter in its base's weights. UsageError where there is no such base, or where they do not fit."""
-    base = find_base(adapter.base, adapter.revision)
+    base = base_of(adapter)
     try:
         return load_merged(base, adapter.path, dtype=dtype, device=device)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
@@ -142,6 +143,49 @@ def _engine(model: Phi3VForCausalLM, adapter: Adapter, settings: RunSettings) ->
         raise UsageError(
             f"adapter {adapter.path}: its tokenizer or prompt cannot be used ({_first_line(error)}); make it again"
         ) from error
+
+
+def open_adapter(path: Path, base: str | None = None) -> Adapter:
+    """The adapter directory `path`, its base found and compared with what the adapter was made from.
+
+    A base that was in a directory is also found beside the adapter, where both were moved together.
+
+    Args:
+        base: hub id or directory of the base, where it is not to be had by the name that the adapter gives it.
+
+    Raises:
+        UsageError: the adapter is no good, its base cannot be had, or another model is there.
+    """
+    adapter = read_adapter(path)
+    found = find_base(base, None) if base else _named_base(adapter)
+    check_base(adapter, found)
+    expected = base_weights(path)
+    try:
+        actual = weights_signature(found) if expected else None
+    except ValueError as error:
+        raise UsageError(f"model {found}: {_first_line(error)}") from error
+    if expected != actual:
+        raise UsageError(
+            f"adapter {path}: {base or found} has other weights than the base it was made from ({adapter.base}); "
+            "name that one with --base, or fine-tune on this one"
+        )
+    return replace(adapter, base_at=found)
+
+
+def base_of(adapter: Adapter) -> Path:
+    """The directory of the adapter's base. Raises UsageError as `find_base`."""
+    return adapter.base_at or find_base(adapter.base, adapter.revision)
+
+
+def _named_base(adapter: Adapter) -> Path:
+    beside = adapter.path.absolute().parent / Path(adapter.base).name
+    by_path = adapter.base.count("/") != 1 and adapter.base != TINY_MODEL  # one slash: a hub id
+    if by_path and not Path(adapter.base).expanduser().is_dir() and beside.is_dir():
+        return find_base(str(beside), None)
+    try:
+        return find_base(adapter.base, adapter.revision)
+    except UsageError as error:
+        raise UsageError(f"adapter {adapter.path}: {error}; or say where its base is now with --base") from error
 
 
 def find_base(model: str, revision: str | None) -> Path:

@@ -17,7 +17,7 @@ from enrich.infer.engine import TOP_K, Completion, EngineClock, Request
 from enrich.infer.evidence import AnswerTokens
 from enrich.infer.grammar import answer_structure
 from enrich.infer.merged import merged_checkpoint
-from enrich.infer.transformers_engine import device_and_dtype, find_base
+from enrich.infer.transformers_engine import base_of, device_and_dtype
 from enrich.infer.vllm_process import EngineDied, EngineProcess
 from enrich.infer.vllm_render import completion, renderer, sampling
 from enrich.phi3_vision import Phi3VProcessor
@@ -214,7 +214,7 @@ def load_vllm_engine(adapter: Adapter, settings: RunSettings) -> VllmEngine:
     if lora and adapter.merge_only:
         raise UsageError(f"adapter {lora}: served: lora: {adapter.merge_only[0]}; set served to merged")
     if lora:
-        model = find_base(adapter.base, adapter.revision)
+        model = base_of(adapter)
     else:
         cache = Path(settings.merged_cache) if settings.merged_cache else cache_directory() / "merged"
         model = merged_checkpoint(adapter, dtype, cache)

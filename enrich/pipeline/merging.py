@@ -4,15 +4,15 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from enrich.errors import RunFailed, UsageError
-from enrich.infer.adapter import Adapter, check_base, read_adapter
-from enrich.infer.transformers_engine import device_and_dtype, find_base
+from enrich.infer.adapter import Adapter
+from enrich.infer.transformers_engine import base_of, device_and_dtype, open_adapter
 from enrich.phi3_vision import Phi3VProcessor
 from enrich.phi3_vision.checkpoint import load_adapted, load_processor, save_merged, stop_ids
 from enrich.phi3_vision.generation import generate_answers
@@ -61,18 +61,15 @@ def merge(
     if is_s3(out):
         open_store(out)  # a bucket that is not there must not cost the work first
     with local_tree(adapter) as directory, disk_errors(work_directory(out, "merging")):
-        loaded = read_adapter(directory)
-        if base:
-            loaded = replace(loaded, base=base, revision=None)
-        source = find_base(loaded.base, loaded.revision)
-        check_base(loaded, source)
+        loaded = open_adapter(directory, base)
+        source = base_of(loaded)
         with staged_folder(work_directory(out, "merging").parent) as work:
             check = _write_checkpoint(loaded, source, work / "merged", settings, progress)
             shutil.copyfile(directory / PROMPT_FILE, work / "merged" / PROMPT_FILE)
             record = {
                 "adapter": loaded.id,
-                "base": loaded.base,
-                "revision": loaded.revision,
+                "base": base or loaded.base,
+                "revision": None if base else loaded.revision,
                 "num_crops": loaded.preparation.num_crops,
                 "dtype": settings.dtype,
                 "check": check.model_dump(),

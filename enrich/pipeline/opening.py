@@ -12,9 +12,9 @@ from importlib.metadata import version
 from enrich.errors import UsageError
 from enrich.history import committed_shards
 from enrich.images import PREPARATION_VERSION
-from enrich.infer.adapter import Adapter, check_base, read_adapter, read_metrics
+from enrich.infer.adapter import Adapter, read_adapter, read_metrics
 from enrich.infer.start import choose_engine
-from enrich.infer.transformers_engine import find_base
+from enrich.infer.transformers_engine import open_adapter
 from enrich.manifest import (
     check_new_run_id,
     check_run_id,
@@ -61,8 +61,7 @@ def open_run(
     source = open_store(images, must_exist=True, s3=settings.s3)
     check_places(images, adapter, output)
     with ExitStack() as stack:
-        loaded = read_adapter(stack.enter_context(local_tree(adapter)))
-        check_base(loaded, find_base(loaded.base, loaded.revision))
+        loaded = open_adapter(stack.enter_context(local_tree(adapter)), settings.base)
         target = open_store(output, create=True, s3=settings.s3)
         target.check_conditional_writes()
         target.remove_abandoned()
@@ -90,8 +89,7 @@ def join_run(images: str, adapter: str, output: str, settings: RunSettings, run_
     source = open_store(images, must_exist=True, s3=settings.s3)
     target = open_store(output, must_exist=True, s3=settings.s3)
     with local_tree(adapter) as directory:
-        loaded = read_adapter(directory)
-        check_base(loaded, find_base(loaded.base, loaded.revision))
+        loaded = open_adapter(directory, settings.base)
         begun = read_manifest(target, run_id)
         if begun is None:
             raise UsageError(f"output {target.uri}: run {run_id} is not there; name a place that all machines share")

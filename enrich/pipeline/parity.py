@@ -9,11 +9,11 @@ import torch
 
 from enrich.errors import ParityFailed, UsageError
 from enrich.fetch import Fetched
-from enrich.infer.adapter import Adapter, check_base, read_adapter
+from enrich.infer.adapter import Adapter
 from enrich.infer.engine import Completion, Engine, Request
 from enrich.infer.parity import ParityRecord, Precision, compare
 from enrich.infer.start import choose_engine, start_engine
-from enrich.infer.transformers_engine import device_and_dtype, find_base, load_engine
+from enrich.infer.transformers_engine import device_and_dtype, load_engine, open_adapter
 from enrich.manifest import items
 from enrich.phi3_vision.checkpoint import load_processor, stop_ids
 from enrich.phi3_vision.hd_transform import hd_transform
@@ -78,8 +78,7 @@ def measure_parity(
     settings = settings.model_copy(update={"engine": "vllm"})
     choose_engine(settings.engine)
     with ExitStack() as stack:
-        loaded = read_adapter(stack.enter_context(local_tree(adapter)))
-        check_base(loaded, find_base(loaded.base, loaded.revision))
+        loaded = open_adapter(stack.enter_context(local_tree(adapter)), settings.base)
         if catalog is None:
             requests = _drawn(loaded, rows)
         else:

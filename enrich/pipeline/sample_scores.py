@@ -11,6 +11,7 @@ from enrich.catalog.sample.sheet import draw_sheet
 from enrich.errors import UsageError
 from enrich.infer.adapter import read_adapter
 from enrich.infer.start import start_engine
+from enrich.infer.transformers_engine import open_adapter
 from enrich.metrics import baselines
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.scoring import measure, predict, products_to_score, read_truth, score_base
@@ -27,7 +28,7 @@ def score_holdout(adapter: str, catalog: str, settings: RunSettings, progress: P
     Raises:
         UsageError: the catalog has no hold-out.
     """
-    loaded, folder = read_adapter(Path(adapter)), Path(catalog) / HOLDOUT
+    loaded, folder = open_adapter(Path(adapter), settings.base), Path(catalog) / HOLDOUT
     if not folder.is_dir():
         raise UsageError(f"catalog {catalog}: has no {HOLDOUT}/; make the sample with a hold-out")
     products = read_catalog(folder).products[:HOLDOUT_ROWS]

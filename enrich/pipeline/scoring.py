@@ -20,13 +20,13 @@ from enrich.catalog.table import read_table
 from enrich.decoding import Decoders, DecodingFailed, cores
 from enrich.errors import RunFailed, UsageError
 from enrich.images import ImageRefused, Preparation, prepare
-from enrich.infer.adapter import METRICS_FILE, RECORD_FILE, Adapter, read_adapter
+from enrich.infer.adapter import METRICS_FILE, RECORD_FILE, Adapter
 from enrich.infer.answer import Answerer, Image
 from enrich.infer.engine import Engine
 from enrich.infer.evidence import AnswerTokens
 from enrich.infer.judge import Outcome
 from enrich.infer.start import start_engine
-from enrich.infer.transformers_engine import find_base, load_base_engine
+from enrich.infer.transformers_engine import base_of, load_base_engine, open_adapter
 from enrich.metrics import Scores, baselines, score
 from enrich.phi3_vision.checkpoint import load_processor
 from enrich.pipeline.catalogs import local_tree
@@ -79,7 +79,7 @@ def score_adapter(
     if out is not None and contains(adapter, out) and contains(out, adapter):
         raise UsageError(f"out {out}: is the adapter itself, whose own scores would be lost; name another folder")
     with local_tree(adapter) as directory, local_tree(catalog) as folder:
-        loaded = read_adapter(directory)
+        loaded = open_adapter(directory, settings.base)
         engine = start_engine(loaded, settings)
         found = [_score(engine, loaded, folder, settings, columns, progress, announce)]
         if (folder / HOLDOUT).is_dir():
@@ -300,7 +300,7 @@ def score_base(
     adapter: Adapter, products: Sequence[Product], settings: RunSettings, what: str, progress: Progress
 ) -> Scores:
     """Scores of what the adapter's base says by itself to the same prompt: without the grammar pass."""
-    engine = load_base_engine(find_base(adapter.base, adapter.revision), adapter, settings)
+    engine = load_base_engine(base_of(adapter), adapter, settings)
     outcomes = predict(engine, adapter, products, settings.limits, what, progress, second_pass=False)
     engine.close()
     return score(products, [outcome.said for outcome in outcomes])

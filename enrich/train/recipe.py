@@ -1,6 +1,7 @@
 """Which model is trained, and the settings that suit it."""
 
 import math
+from pathlib import Path
 
 from enrich.settings import AUTO, PHI3_VISION, PHI3_VISION_REVISION, TINY_MODEL, TrainSettings
 
@@ -28,6 +29,8 @@ def resolve_model(settings: TrainSettings, *, gpu: bool, rows: int | None = None
     model = settings.model
     if model == AUTO:
         model = PHI3_VISION if gpu else TINY_MODEL
+    elif model != TINY_MODEL and (local := Path(model).expanduser()).is_dir():
+        model = str(local.absolute())  # the adapter names its base: by a relative path nobody else would find it
     updates: dict[str, object] = {"model": model}
     if model == TINY_MODEL:
         recipe = {**TINY_RECIPE, "effective_batch_size": math.lcm(TINY_BATCH, settings.batch_size)}

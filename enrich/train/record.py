@@ -201,6 +201,7 @@ class TrainReport(Training):
 
     settings: TrainSettings
     data_fingerprint: str
+    base_weights: str  # `checkpoint.weights_signature` of the base, by which another one is told from it
     versions: dict[str, str]
     commit: str | None
     device: str

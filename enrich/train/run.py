@@ -13,7 +13,7 @@ from accelerate import PartialState
 from enrich.errors import RunFailed, UsageError
 from enrich.images import PREPARATION_VERSION
 from enrich.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
-from enrich.phi3_vision.checkpoint import load_processor
+from enrich.phi3_vision.checkpoint import load_processor, weights_signature
 from enrich.prompt import Prompt
 from enrich.schema import Product
 from enrich.settings import TrainSettings
@@ -112,6 +112,7 @@ def train(
             **dict(taught.training),
             settings=settings,
             data_fingerprint=data_fingerprint,
+            base_weights=weights_signature(base),
             versions=versions(),
             commit=commit(),
             device=device_name(device),

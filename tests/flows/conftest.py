@@ -102,8 +102,7 @@ def world(prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (tmp_path / name).mkdir()
     monkeypatch.setattr(runner, "open_session", fake.open_session)
     monkeypatch.setattr(opening, "read_adapter", _adapter)
-    monkeypatch.setattr(opening, "check_base", lambda adapter, base: None)
-    monkeypatch.setattr(opening, "find_base", lambda model, revision: tmp_path)
+    monkeypatch.setattr(opening, "open_adapter", lambda path, base: _adapter(path))
     for task in (tasks.find_adapter, tasks.train, tasks.plan, tasks.answer, tasks.publish):
         monkeypatch.setattr(task, "retry_delay_seconds", [0, 0, 0])
     return fake
