@@ -73,8 +73,10 @@ def role(s3_server: Any, _s3_admin: Any) -> Iterator[Callable[..., Any]]:
             return [body]
 
         s3_server.fault = fault
-        yield
-        s3_server.fault = None
+        try:
+            yield
+        finally:
+            s3_server.fault = None
 
     yield acting
     for name in ("photos", "adapters", "catalogs", "output"):
@@ -127,10 +129,12 @@ def test_people_fetch_catalogs(role: Any, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_tidy_deletes_shards_and_a_run_may_not(role: Any) -> None:
     finish(open_store(OUTPUT), enrich_night(open_store(OUTPUT), make_run(), listing(*"abcd")), 0)
+    with role("RunsListOutput", "RunsWriteOutput"):
+        assert tidy(OUTPUT, RunSettings(), grace=timedelta(0), keep=None).packed
     with role("Runs"), pytest.raises(EnrichError, match="AccessDenied"):
         tidy(OUTPUT, RunSettings(), grace=timedelta(0), keep=None)
     with role("RunsListOutput", "RunsWriteOutput", "Tidy"):
-        tidy(OUTPUT, RunSettings(), grace=timedelta(0), keep=None)
+        assert tidy(OUTPUT, RunSettings(), grace=timedelta(0), keep=None).deleted
 
 
 @pytest.mark.parametrize(
