@@ -62,6 +62,8 @@ def role(s3_server: Any, _s3_admin: Any) -> Iterator[Callable[..., Any]]:
             action = (
                 "s3:ListBucket" if not key and method in ("GET", "HEAD") else _ACTIONS.get(method, "s3:DeleteObject")
             )
+            if not key and "uploads" in query:
+                action = "s3:ListBucketMultipartUploads"
             if method == "DELETE" and "uploadId" in query:
                 action = "s3:AbortMultipartUpload"
             resource = f"{bucket}/{key}" if key else bucket
