@@ -158,7 +158,7 @@ def open_adapter(path: Path, base: str | None = None) -> Adapter:
     """
     adapter = read_adapter(path)
     found = find_base(base, None) if base else _named_base(adapter)
-    check_base(adapter, found)
+    check_base(replace(adapter, base=base or adapter.base), found)
     expected = base_weights(path)
     try:
         actual = weights_signature(found) if expected else None

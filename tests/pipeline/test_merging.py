@@ -128,7 +128,11 @@ def test_the_command(
     (moved / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": "/gone"}))
     arguments = "--adapter", str(moved), "--out", str(tmp_path / "out")
     code, _, err = enrich(monkeypatch, capsys, "merge", *arguments)
-    assert (code, err.strip()) == (2, "error: model /gone: no such directory; give a local checkpoint or a Hub name")
+    assert (code, err.strip()) == (
+        2,
+        f"error: adapter {moved}: model /gone: no such directory; give a local checkpoint or a Hub name; or say where "
+        "its base is now with --base",
+    )
     code, out, _ = enrich(monkeypatch, capsys, "merge", *arguments, "--base", str(base), "--dtype", "float32")
     assert code == 0
     first, second = out.splitlines()
