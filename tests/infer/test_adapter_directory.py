@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from enrich.errors import UsageError
 from enrich.images import PREPARATION_VERSION, Preparation
@@ -21,12 +23,14 @@ PROMPT = make_prompt(("BAGS", "HATS"), "EUR")
 def adapter(tmp_path: Path) -> Path:
     path = tmp_path / "adapter"
     path.mkdir()
-    lora = {"peft_type": "LORA", "base_model_name_or_path": "base/model", "revision": "abc"}
+    lora = {
+        "peft_type": "LORA", "base_model_name_or_path": "base/model", "revision": "abc", "r": 2, "lora_alpha": 4,
+    }  # fmt: skip
     files: dict[str, Any] = {
         "adapter_config.json": lora,
         "config.json": {"model_type": "phi3_v"},
         "preprocessor_config.json": {"num_crops": 4},
-        "tokenizer.json": {},
+        "tokenizer.json": json.loads((TINY_MODEL_PATH / "tokenizer.json").read_text()),
         "prompt.json": PROMPT.model_dump(mode="json"),
         "calibration.json": Calibration.uncalibrated().model_dump(mode="json"),
         "train.json": {"preflight": {"merge_only": ["use_dora: why"]}},
@@ -34,7 +38,7 @@ def adapter(tmp_path: Path) -> Path:
     }
     for name, value in files.items():
         (path / name).write_text(json.dumps(value))
-    (path / "adapter_model.safetensors").write_bytes(b"weights")
+    save_file({"lora_A.weight": torch.ones(2, 2)}, path / "adapter_model.safetensors")
     (path / "README.md").write_text("# An adapter")
     return path
 
@@ -111,12 +115,20 @@ NOT_JSON = "{adapter}/{name}: not readable as JSON (Expecting value: line 1 colu
         ),
         ("config.json", "", NOT_JSON),
         ("config.json", "[]", "{adapter}/config.json: holds no JSON object; make the adapter again"),
-        ("adapter_config.json", "oops", NOT_JSON),
+        ("adapter_config.json", "oops", NO_LORA),
         ("adapter_config.json", '{"peft_type": "IA3", "base_model_name_or_path": "base"}', NO_LORA),
         ("adapter_config.json", '{"peft_type": "LORA"}', NO_LORA),
-        ("adapter_config.json", '{"peft_type": "LORA", "base_model_name_or_path": ""}', NO_LORA),
-        ("adapter_config.json", '{"peft_type": "LORA", "base_model_name_or_path": ["base"]}', NO_LORA),
-        ("preprocessor_config.json", "", NOT_JSON),
+        (
+            "adapter_config.json",
+            '{"peft_type": "LORA", "base_model_name_or_path": "", "r": 2, "lora_alpha": 4}',
+            NO_LORA,
+        ),
+        (
+            "adapter_config.json",
+            '{"peft_type": "LORA", "base_model_name_or_path": ["base"], "r": 2, "lora_alpha": 4}',
+            NO_LORA,
+        ),
+        ("preprocessor_config.json", "", NO_CROPS),
         ("preprocessor_config.json", "{}", NO_CROPS),
         ("preprocessor_config.json", '{"num_crops": "many"}', NO_CROPS),
         ("preprocessor_config.json", '{"num_crops": 0}', NO_CROPS),
