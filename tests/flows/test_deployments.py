@@ -195,14 +195,15 @@ def test_no_page_of_another_origin_may_call(up: Up, origin: str) -> None:
 
 @pytest.mark.timeout(900)
 def test_it_listens_on_the_loopback_only(up: Up) -> None:
-    listening = {
+    listening = {  # the server's port, and what parts of Prefect speak through among themselves
         (found.laddr.ip, found.laddr.port)
         for part in up.parts
         for found in part.net_connections("inet")
         if found.status == psutil.CONN_LISTEN
     }
 
-    assert listening == {("127.0.0.1", int(up.url.rpartition(":")[2]))}
+    assert ("127.0.0.1", int(up.url.rpartition(":")[2])) in listening
+    assert {ip for ip, _ in listening} == {"127.0.0.1"}
 
 
 @pytest.mark.timeout(900)
