@@ -191,7 +191,7 @@ def published_runs(output: Store) -> list[RunInfo]:
         described = manifest or parquet.read(output, file.key, ROW_SCHEMA)
         if described is None:
             raise RunFailed(f"{output.uri_of(file.key)} was there a moment ago; start again")
-        run = RunInfo.from_json(described.metadata[parquet.RUN_KEY])
+        run = _described_run(described.metadata, output.uri_of(file.key))
         whole = manifest is None or set(manifest.table["shard"]) <= committed_shards(output, run)
         if whole and (manifest is None or run.mark < newest):
             found.append(run)
@@ -300,7 +300,8 @@ def fold_runs(
                 raise
     rules = Rules.model_validate_json(source.metadata[RULES_KEY]) if source and RULES_KEY in source.metadata else None
     if source is not None:
-        images_uri = RunInfo.from_json(source.metadata[parquet.RUN_KEY]).images_uri
+        where = output.uri_of(f"runs/{last.source.run_id}/source.parquet") if last.source else output.uri
+        images_uri = _described_run(source.metadata, where).images_uri
         last = replace(last, rules=rules.digest if rules else None)
     # Rows of the table are under the rules that it names; those of a run may be under any.
     only = [run.run_id for run in taken] if rules and rules.digest == products.last.rules else None
@@ -365,6 +366,14 @@ def _present(source: Path, cuts: pl.DataFrame, number: int) -> pl.Series:
     return keys.collect()["key"]
 
 
+def _described_run(metadata: Mapping[str, str], where: str) -> RunInfo:
+    """The run that a file says it belongs to."""
+    try:
+        return RunInfo.from_json(metadata.get(parquet.RUN_KEY, ""))
+    except ValidationError as error:
+        raise RunFailed(f"{where} does not say which run it belongs to; {parquet.AGAIN}") from error
+
+
 def write_run_record(output: Store, record: RunRecord) -> None:
     """Write run.json: the last file of a run. A held run that is released later gets a new one."""
     output.put(f"{record.run.folder}run.json", record.model_dump_json(indent=2).encode())
@@ -375,16 +384,22 @@ def read_run_record(output: Store, run: RunInfo) -> RunRecord | None:
     key = f"{run.folder}run.json"
     if output.head(key) is None:
         return None
+    return _read_record(output, key)
+
+
+def _read_record(output: Store, key: str) -> RunRecord:
     try:
         return RunRecord.model_validate_json(output.get(key)[0])
     except ValidationError as error:
-        raise RunFailed(f"{output.uri_of(key)} is no record of a run; move it away and start the run again") from error
+        raise RunFailed(
+            f"{output.uri_of(key)} is not a record of a run; move it away and start the run again"
+        ) from error
 
 
 def read_records(output: Store) -> Iterator[RunRecord]:
     """The records of all finished runs, those created last first."""
     finished = [info.key for info in output.list("runs") if info.key.endswith("/run.json")]
-    records = [RunRecord.model_validate_json(output.get(key)[0]) for key in finished]
+    records = [_read_record(output, key) for key in finished]
     yield from sorted(records, key=lambda record: record.run.mark, reverse=True)
 
 

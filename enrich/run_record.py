@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter, field_validator
 
 
 @dataclass(frozen=True, order=True, kw_only=True)
@@ -194,3 +194,10 @@ class RunRecord(BaseModel):
     previous: RunStats | None = None  # of the last published run that was large enough to compare with
     cost: Cost | None = None  # None: no price was set
     versions: dict[str, str] = {}
+
+    @field_validator("counts")
+    @classmethod
+    def _whole(cls, counts: dict[str, int]) -> dict[str, int]:
+        if set(counts) != {"rows", "ok", "failed"}:
+            raise ValueError("rows, ok and failed are counted")
+        return counts

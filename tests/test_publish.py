@@ -534,5 +534,5 @@ def test_a_run_record_of_others_is_named(local: Store) -> None:
         with pytest.raises(RunFailed) as error:
             publish.read_run_record(local, RUN_1)
         assert str(error.value) == (
-            f"{local.uri}/runs/r1/run.json is no record of a run; move it away and start the run again"
+            f"{local.uri}/runs/r1/run.json is not a record of a run; move it away and start the run again"
         )
