@@ -32,7 +32,7 @@ def test_every_error_survives_pickling_and_copying_and_can_be_given_a_place() ->
         if not module.name.startswith(OPTIONAL):
             importlib.import_module(module.name)
     found = {cls for cls in kinds() if cls.__module__.startswith("enrich.")}
-    assert {"StorageError", "ImageRefused", "_DecoderDied", "HeldBack"} <= {cls.__name__ for cls in found}
+    assert {"StorageError", "ImageRefused", "DecodingFailed", "HeldBack"} <= {cls.__name__ for cls in found}
     for cls in found:
         error = cls(ErrorKind.ACCESS_DENIED, "a b") if issubclass(cls, ImageError) else cls("a b")
         for same in (pickle.loads(pickle.dumps(error)), copy.copy(error), located(error, "node 1")):

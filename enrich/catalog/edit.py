@@ -235,7 +235,11 @@ def _typed(value: object, field: pa.Field, comma: bool) -> object:
             raise ValueError("must not be null")
         return None if field.nullable else ""
     if _is_text(kind):
-        return price_text(value, comma) if isinstance(value, float) else value
+        text = price_text(value, comma) if isinstance(value, float) else value
+        known = _enum_values(field)
+        if known and text not in known:
+            raise ValueError("not a value of the column's Enum")
+        return text
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         number = Decimal(repr(value)) if isinstance(value, float) else Decimal(str(value))
         if pa.types.is_decimal(kind):
@@ -245,6 +249,16 @@ def _typed(value: object, field: pa.Field, comma: bool) -> object:
         if number == int(number):
             return int(number)
     raise ValueError("does not fit")
+
+
+def _enum_values(field: pa.Field) -> list[str]:
+    """The values of a Polars Enum, which it keeps in the field's metadata as `5;Coats4;Hats`; none of other columns."""
+    left, values = (field.metadata or {}).get(b"_PL_ENUM_VALUES2", b""), []
+    while left:
+        length, _, rest = left.partition(b";")
+        values.append(rest[: int(length)].decode())
+        left = rest[int(length) :]
+    return values
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -80,6 +80,9 @@ def plan_run(
     """List, compare, and write the manifest of a new run. UsageError if there are no photos."""
     with scratch() as folder:
         products = current_products(output, folder, settings.gate)
+        seen = Skipped(settings.skip)
+        if not inventory and next(seen.photos(source.list()), None) is None:
+            raise _no_photos(run, seen)  # before anything is written
         run = replace(run, sequence=claim_sequence(output, run.run_id, products.highest_sequence))
         listing, plan, _ = _plan(source, products, run, settings, limit, inventory, progress, folder)
         answers = folder / "answers.parquet"
@@ -137,12 +140,16 @@ def _plan(
     else:
         count = write_listing(listing, skipped.photos(_watched(source.list, progress)), run, rules)
     if not count:
-        but = f" ({skipped.warning})" if skipped.warning else ""
-        raise UsageError(f"images {run.images_uri}: no photos there{but}; check the bucket and the prefix")
+        raise _no_photos(run, skipped)
     shared = find_shared(listing, settings.product_id_pattern, folder)
     warnings = tuple(filter(None, (shared.warning if shared else None, skipped.warning)))
     write_plan(plan, listing, products, run, settings, folder, limit, warnings)
     return listing, plan, warnings
+
+
+def _no_photos(run: RunInfo, skipped: Skipped) -> UsageError:
+    but = f" ({skipped.warning})" if skipped.warning else ""
+    return UsageError(f"images {run.images_uri}: no photos there{but}; check the bucket and the prefix")
 
 
 def _watched(objects: Callable[[], Iterator[ObjectInfo]], progress: Progress) -> Iterator[ObjectInfo]:

@@ -12,6 +12,7 @@ from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import polars as pl
@@ -202,7 +203,8 @@ def test_retry_after_is_honoured_and_capped(web: Web, tmp_path: Path, monkeypatc
         "/busy": lambda r, hit: send(r, 429, Retry_After=asked[hit - 1]) if hit <= 4 else _photo(r, hit),
     }
     waits: list[float] = []
-    monkeypatch.setattr(download.time, "sleep", waits.append)
+    # Only this module's: decoding processes are waited for with the same function.
+    monkeypatch.setattr(download, "time", SimpleNamespace(**{**vars(time), "sleep": waits.append}))
     assert _fetch_one(tmp_path, f"{web.url}/busy", attempts=5, max_wait_seconds=90) == {}
     assert 7 <= waits[0] <= 7.01
     assert 55 <= waits[1] <= 60.02

@@ -148,7 +148,7 @@ def test_the_whole_of_it_on_s3(story: Any, s3_bucket: str) -> None:
 
 
 def test_a_held_run_is_released_by_a_person(story: Any, tmp_path: Path) -> None:
-    strict = RunSettings(gate=GateSettings(min_rows=1, max_failed=0.0))
+    strict = RunSettings(gate=GateSettings(min_rows=1, max_failed=0.0, allow_weak_adapter=True))
     held = run_enrichment(str(story.bucket), str(story.adapter), str(tmp_path), strict, run_id="held")
     assert held.state == "held"
     assert held.findings[0].limit == "max_failed"

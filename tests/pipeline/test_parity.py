@@ -110,7 +110,8 @@ def test_an_adapter_is_compared_before_its_first_run_only(places: Places, tmp_pa
     name = read_adapter(places.adapter).id
     found = json.loads((tmp_path / record.run.folder / "parity.json").read_text())
     assert (found["adapter"], found["engine"], found["ok"], found["same_answers"]) == (name, "vllm 1.2", True, 3)
-    assert told[1].startswith("parity: 3 photos through transformers and vllm 1.2 (merged, float32): 3 prompts and 3 ")
+    [parity] = [line for line in told if line.startswith("parity: ")]
+    assert parity.startswith("parity: 3 photos through transformers and vllm 1.2 (merged, float32): 3 prompts and 3 ")
     assert kept(tmp_path) == [f"{name}-vllm_1.2-merged-float32-weights_none-cache_auto.json"]
     assert (record.counts["rows"], len(vllm.started), vllm.references) == (3, 1, 1)
 

@@ -240,9 +240,10 @@ def test_photos_are_not_added_where_the_next_run_would_enrich_them(place: Place)
 
 
 def test_a_folder_without_a_catalog_is_a_usage_error(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
     write_queue(str(place.output))
     with pytest.raises(UsageError, match=r"holds neither catalog\.csv nor catalog\.parquet"):
-        apply_decisions(str(place.output), save(place, decided(place, "copy.png")), str(place.photos))
+        apply_decisions(str(place.output), save(place, decided(place, "copy.png")), str(tmp_path / "empty"))
 
 
 def test_a_photo_named_with_the_bytes_of_another_is_refused(place: Place) -> None:
