@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, entry_points, version
 
+from enrich.decoding import cores
 from enrich.errors import EnrichError
 from enrich.settings import PHI3_VISION, PLAIN_S3, TINY_MODEL, TINY_MODEL_PATH, S3Settings
 from enrich.storage import is_s3, open_store
@@ -76,8 +77,7 @@ def _machine() -> Iterator[Finding]:
     yield Finding("memory", f"{memory / GIB:.0f} GiB", memory >= 4 * GIB, True, "4 GiB are needed for the tiny base")
     free = shutil.disk_usage(".").free
     yield Finding("free disk", f"{free / GIB:.0f} GiB", free >= GIB, True, "free 1 GiB for adapters and outputs")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Finding("cores", str(cores), True, False, "")
+    yield Finding("cores", str(cores()), True, False, "")
 
 
 def _credentials(output: str | None) -> Finding:

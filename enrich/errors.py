@@ -103,6 +103,11 @@ def located(error: E, place: str) -> E:
     return again
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, without what follows; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def unforeseen(error: BaseException) -> RunFailed:
     """An error that is not ours, in our words: what the operating system refuses is the user's to change."""
     if isinstance(error, OSError):

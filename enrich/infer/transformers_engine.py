@@ -9,7 +9,7 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from enrich.errors import UsageError
+from enrich.errors import UsageError, first_line
 from enrich.infer.adapter import Adapter, base_source, base_weights, check_base, read_adapter
 from enrich.infer.engine import TOP_K, Completion, EngineClock, Request
 from enrich.infer.evidence import AnswerTokens
@@ -53,7 +53,7 @@ class TransformersEngine:
                 yield from self._generate(batch, grammar)
             except (RuntimeError, ValueError) as error:
                 if len(batch) == 1:
-                    yield Completion(batch[0].id, error=f"the engine failed: {_first_line(error)}")
+                    yield Completion(batch[0].id, error=f"the engine failed: {first_line(error)}")
                 else:
                     for request in batch:
                         yield from self.complete([request], grammar=grammar)
@@ -120,7 +120,7 @@ def merged_model(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> 
         return load_merged(base, adapter.path, dtype=dtype, device=device)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise UsageError(
-            f"adapter {adapter.path}: it does not fit its base {adapter.base}: {_first_line(error)}; "
+            f"adapter {adapter.path}: it does not fit its base {adapter.base}: {first_line(error)}; "
             "fine-tune on this base, or name the base it was made from"
         ) from error
 
@@ -141,7 +141,7 @@ def _engine(model: Phi3VForCausalLM, adapter: Adapter, settings: RunSettings) ->
         )
     except Exception as error:  # of whatever kind: transformers says of a damaged file what its code runs into
         raise UsageError(
-            f"adapter {adapter.path}: its tokenizer or prompt cannot be used ({_first_line(error)}); make it again"
+            f"adapter {adapter.path}: its tokenizer or prompt cannot be used ({first_line(error)}); make it again"
         ) from error
 
 
@@ -163,7 +163,7 @@ def open_adapter(path: Path, base: str | None = None) -> Adapter:
     try:
         actual = weights_signature(found) if expected else None
     except ValueError as error:
-        raise UsageError(f"model {found}: {_first_line(error)}") from error
+        raise UsageError(f"model {found}: {first_line(error)}") from error
     if expected != actual:
         raise UsageError(
             f"adapter {path}: {base or found} has other weights than the base it was made from ({adapter.base}); "
@@ -193,7 +193,7 @@ def find_base(model: str, revision: str | None) -> Path:
     try:
         return resolve(base_source(model), revision)
     except (OSError, ValueError) as error:
-        reason = _first_line(error).removeprefix("model ").removeprefix(f"{model}: ")
+        reason = first_line(error).removeprefix("model ").removeprefix(f"{model}: ")
         raise UsageError(f"model {model}: {reason}") from error
 
 
@@ -205,7 +205,3 @@ def device_and_dtype(device: str) -> tuple[torch.device, torch.dtype]:
     if device == "cpu" or not available:
         return torch.device("cpu"), torch.float32
     return torch.device("cuda"), torch.bfloat16
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from peft import LoraConfig
 
-from enrich.errors import RunFailed, UsageError
+from enrich.errors import RunFailed, UsageError, first_line
 from enrich.infer.adapter import Adapter
 from enrich.infer.engine import TOP_K, Completion, EngineClock, Request
 from enrich.infer.evidence import AnswerTokens
@@ -146,7 +146,7 @@ class VllmEngine:
             self.clock.render += time.monotonic() - self._ticked
             self.process.add(flight.key, prompt, flight.params)
         except ValueError as error:
-            flight.inbox.append(Completion(flight.request.id, error=f"the engine failed: {_first_line(error)}"))
+            flight.inbox.append(Completion(flight.request.id, error=f"the engine failed: {first_line(error)}"))
         except EngineDied as died:
             self._recover(died)
             self._send(flight)
@@ -279,7 +279,3 @@ def _sizes(device: torch.device) -> tuple[int, int]:
     if memory < 40 * GIB:
         return 4096, 64
     return (8192, 256) if memory < 100 * GIB else (16384, 512)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
