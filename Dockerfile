@@ -13,7 +13,7 @@ FROM python AS dependencies
 WORKDIR /src
 RUN python -m venv /opt/venv && pip install --no-cache-dir --upgrade pip
 COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN mkdir enrich flows && touch enrich/__init__.py flows/__init__.py
+RUN mkdir enrich flows sample && touch enrich/__init__.py flows/__init__.py sample/__init__.py
 
 FROM dependencies AS dependencies-cpu
 # An index with CPU builds of torch saves 4 GB of CUDA libraries; without it the usual builds are installed.
@@ -23,6 +23,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && pip install --constraint constraints.txt . && rm -rf build *.egg-info
 COPY enrich enrich
 COPY flows flows
+COPY sample sample
 RUN pip install --no-cache-dir --no-deps --force-reinstall .
 
 FROM dependencies AS dependencies-gpu
@@ -30,6 +31,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint constraints.txt '.[vllm,ray]' && rm -rf build *.egg-info
 COPY enrich enrich
 COPY flows flows
+COPY sample sample
 RUN pip install --no-cache-dir --no-deps --force-reinstall .
 
 FROM python AS worker

@@ -17,9 +17,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-from enrich.infer import answer
-from enrich.parse import AnswerMalformed, parse_answer
-from enrich.pipeline import enrichment, records
+from enrich.answers.parse import AnswerMalformed, parse_answer
+from enrich.engines import predictor
+from enrich.pipeline.run import enrichment, records
 from enrich.settings import GateSettings, RunSettings
 
 wall: dict[str, float] = defaultdict(float)
@@ -50,7 +50,7 @@ def _parse(text: str) -> None:
         parse_answer(text)
 
 
-_judge = answer.judge
+_judge = predictor.judge
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def main() -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(path.read_bytes() + b"\0" * copy)
         with (
-            patch.object(answer, "judge", parse_only),
+            patch.object(predictor, "judge", parse_only),
             patch.object(records, "render_report", timed("report", records.render_report)),
             patch.object(enrichment, "compare", timed("changes", enrichment.compare)),
         ):

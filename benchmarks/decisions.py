@@ -22,18 +22,18 @@ import polars as pl
 import torch
 from transformers import DynamicCache
 
+from enrich.answers.calibration import Calibration, fit_price, price_crps, price_interval
+from enrich.answers.postprocess import Outcome, judge
+from enrich.answers.prompt import render_prompt
+from enrich.answers.token_evidence import AnswerTokens, price_evidence
 from enrich.catalog.read import read_catalog
 from enrich.catalog.split import Splits, split_catalog
-from enrich.infer.adapter import RECORD_FILE, Adapter, read_adapter
-from enrich.infer.engine import Completion, Request
-from enrich.infer.evidence import AnswerTokens, price_evidence
-from enrich.infer.judge import Outcome, judge
-from enrich.infer.transformers_engine import TransformersEngine, load_engine
-from enrich.phi3_vision.checkpoint import load_processor, stop_ids
+from enrich.engines.adapter import RECORD_FILE, Adapter, read_adapter
+from enrich.engines.base import Completion, Request
+from enrich.engines.transformers_engine import TransformersEngine, load_engine
+from enrich.models.phi3_vision.checkpoint import load_processor, stop_ids
+from enrich.output.schema import Product, same_design
 from enrich.pipeline.scoring import HOLDOUT, Truth, fit, measure, photos_of, read_truth
-from enrich.price import Calibration, fit_price, price_crps, price_interval
-from enrich.prompt import render_prompt
-from enrich.schema import Product, same_design
 from enrich.settings import ReviewSettings, RunSettings, TrainSettings
 
 Answered = list[tuple[Product, Completion | None, float | None]]  # with the median of the samples

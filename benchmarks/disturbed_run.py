@@ -30,7 +30,7 @@ from faults.invariants import Seen
 from faults.radosgw import ACCESS_KEY, SECRET_KEY, Radosgw, installed
 from random_adapter import write_random_adapter
 
-from enrich.pipeline import enrichment, session
+from enrich.pipeline.run import enrichment, session
 from enrich.settings import TINY_MODEL_PATH, GateSettings, RunSettings, S3Settings
 
 # One request in ten fails (503, 500, cut before or after it was served, half of a body, a wrong byte), and one in fifty

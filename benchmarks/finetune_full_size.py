@@ -29,20 +29,20 @@ from PIL import Image
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from enrich.catalog.sample.dialects import DEMO
-from enrich.catalog.sample.draw import render
-from enrich.catalog.sample.products import sample_product
-from enrich.images import decode
-from enrich.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
-from enrich.phi3_vision.checkpoint import load_processor
-from enrich.prompt import Prompt, make_prompt
-from enrich.schema import Product
+from enrich.answers.prompt import Prompt, make_prompt
+from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
+from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.output.schema import Product
+from enrich.photos.decode import decode
 from enrich.settings import TINY_MODEL_PATH, TrainSettings
 from enrich.train.collate import Photos
 from enrich.train.examples import IGNORED, Example, build_examples
 from enrich.train.features import FeatureCache
 from enrich.train.fit import fit
 from enrich.train.lora import add_lora
+from sample.dialects import DEMO
+from sample.draw import render
+from sample.products import sample_product
 
 PEAK_FLOPS = 790e12  # dense bf16 matrix products of random data, measured on an H200
 WARM_UP = 4  # steps of each epoch that are not counted

@@ -22,17 +22,17 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from enrich.catalog.sample.dialects import BASE
-from enrich.catalog.sample.draw import render
-from enrich.catalog.sample.products import sample_product
-from enrich.images import decode, decode_reduced
-from enrich.phi3_vision import Phi3VImageProcessor, Phi3VProcessor
-from enrich.phi3_vision.checkpoint import load_model, load_processor, stop_ids
-from enrich.phi3_vision.generation import Generated, generate_answers
-from enrich.phi3_vision.hd_transform import hd_transform, resized_size
-from enrich.phi3_vision.image_processing import normalize_crops
-from enrich.prompt import make_prompt, render_prompt
+from enrich.answers.prompt import make_prompt, render_prompt
+from enrich.models.phi3_vision import Phi3VImageProcessor, Phi3VProcessor
+from enrich.models.phi3_vision.checkpoint import load_model, load_processor, stop_ids
+from enrich.models.phi3_vision.generation import Generated, generate_answers
+from enrich.models.phi3_vision.hd_transform import hd_transform, resized_size
+from enrich.models.phi3_vision.image_processing import normalize_crops
+from enrich.photos.decode import decode, decode_reduced
 from enrich.settings import TINY_MODEL_PATH, PhotoLimits
+from sample.dialects import BASE
+from sample.draw import render
+from sample.products import sample_product
 
 LIMITS = PhotoLimits()
 STAGES = ("decode", "resize and crop", "normalise")

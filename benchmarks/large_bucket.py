@@ -25,17 +25,17 @@ from pathlib import Path
 
 import polars as pl
 
-from enrich import parquet
-from enrich.history import shard_key
-from enrich.inventory import open_inventory
-from enrich.manifest import create_manifest, write_inventory, write_plan
-from enrich.products import fetch_products
-from enrich.publish import publish
-from enrich.run_record import RunInfo
-from enrich.schema import ROW_ORDER, ROW_SCHEMA
-from enrich.scratch import scratch
+from enrich.output import parquet
+from enrich.output.history import shard_key
+from enrich.output.manifest import create_manifest, write_inventory, write_plan
+from enrich.output.products import fetch_products
+from enrich.output.publish import publish
+from enrich.output.run_record import RunInfo
+from enrich.output.schema import ROW_ORDER, ROW_SCHEMA
 from enrich.settings import RunSettings
 from enrich.storage import open_store
+from enrich.storage.inventory import open_inventory
+from enrich.storage.scratch import scratch
 
 SHARD, FILE_ROWS, CATEGORIES = 2048, 1_000_000, 60
 STEPS = ("inventory", "fold", "join", "refold")

@@ -53,15 +53,15 @@ def make_small_photos(folder: Path, count: int) -> None:
 
 def run_job(folder: Path, options: argparse.Namespace) -> None:
     # Here, for the decoding processes import this file too.
-    from enrich.fetch import fetcher
-    from enrich.history import read_shards
-    from enrich.infer.answer import Answerer
-    from enrich.infer.transformers_engine import device_and_dtype
-    from enrich.infer.vllm_engine import VllmEngine, engine_arguments
-    from enrich.infer.vllm_process import EngineProcess
-    from enrich.phi3_vision.checkpoint import load_processor
-    from enrich.pipeline.deadline import Deadline
-    from enrich.pipeline.session import Session, answer_shards
+    from enrich.engines.predictor import Answerer
+    from enrich.engines.transformers_engine import device_and_dtype
+    from enrich.engines.vllm_engine import VllmEngine, engine_arguments
+    from enrich.engines.vllm_process import EngineProcess
+    from enrich.models.phi3_vision.checkpoint import load_processor
+    from enrich.output.history import read_shards
+    from enrich.photos.fetch import fetcher
+    from enrich.pipeline.run.deadline import Deadline
+    from enrich.pipeline.run.session import Session, answer_shards
     from enrich.settings import RunSettings
     from enrich.storage import open_store
 

@@ -53,9 +53,9 @@ def make_photos(folder: Path, count: int, first: int = 0) -> None:
 def _make_photo(folder: Path, index: int) -> None:
     from PIL import Image
 
-    from enrich.catalog.sample.dialects import DEMO
-    from enrich.catalog.sample.draw import render
-    from enrich.catalog.sample.products import sample_product
+    from sample.dialects import DEMO
+    from sample.draw import render
+    from sample.products import sample_product
 
     path = folder / f"{index}.jpg"
     if not path.exists():
@@ -73,8 +73,8 @@ def make_checkpoint(path: Path, size: Size) -> None:
 def _make_checkpoint(path: Path, size: Size) -> None:
     import torch
 
-    from enrich.phi3_vision import Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
-    from enrich.phi3_vision.checkpoint import load_processor
+    from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
+    from enrich.models.phi3_vision.checkpoint import load_processor
     from enrich.settings import TINY_MODEL_PATH
 
     tokenizer = load_processor(TINY_MODEL_PATH).tokenizer
@@ -97,8 +97,8 @@ def _make_checkpoint(path: Path, size: Size) -> None:
 
 
 def _config(tokenizer: Any, size: Size) -> Any:
-    from enrich.phi3_vision import Phi3VConfig
-    from enrich.prompt import END
+    from enrich.answers.prompt import END
+    from enrich.models.phi3_vision import Phi3VConfig
 
     half = size.hidden // size.heads // 2
     vision = {"img_processor": size.vision} if size.vision else {}
@@ -113,7 +113,7 @@ def _config(tokenizer: Any, size: Size) -> Any:
 
 def _answer_ids(tokenizer: Any, length: int) -> list[int]:
     """An answer of `length` tokens, `<|end|>` among them, each a different one."""
-    from enrich.prompt import END
+    from enrich.answers.prompt import END
 
     def ids(*parts: str) -> list[int]:
         return tokenizer.convert_tokens_to_ids(list(parts))
@@ -130,21 +130,21 @@ def _answer_ids(tokenizer: Any, length: int) -> list[int]:
 
 def prompt() -> Any:
     """The prompt that the checkpoint answers."""
-    from enrich.prompt import make_prompt
+    from enrich.answers.prompt import make_prompt
 
     return make_prompt(CATEGORIES, "EUR")
 
 
 def _prompt_ids(processor: Any) -> list[int]:
-    from enrich.prompt import render_prompt
+    from enrich.answers.prompt import render_prompt
 
     return processor.token_ids(render_prompt(prompt()), [1])
 
 
 def preparation(model: Path) -> Any:
     """How photos are made ready for the checkpoint in `model`."""
-    from enrich.images import Preparation
-    from enrich.phi3_vision.checkpoint import load_processor
+    from enrich.models.phi3_vision.checkpoint import load_processor
+    from enrich.photos.decode import Preparation
 
     images = load_processor(model).image_processor
     return Preparation(num_crops=images.num_crops, image_size=images.image_size)
@@ -154,11 +154,11 @@ def begin_run(source: Any, target: Any, model: Path, settings: Any) -> Any:
     """A run over the photos of one store that commits to another, with the checkpoint in the place of an adapter."""
     from datetime import UTC, datetime
 
-    from enrich.infer.adapter import Adapter
-    from enrich.pipeline.planning import plan_run
-    from enrich.pipeline.run import Run
-    from enrich.price import Calibration
-    from enrich.run_record import RunInfo
+    from enrich.answers.calibration import Calibration
+    from enrich.engines.adapter import Adapter
+    from enrich.output.run_record import RunInfo
+    from enrich.pipeline.run.planning import plan_run
+    from enrich.pipeline.run.state import Run
 
     how, calibration = preparation(model), Calibration.uncalibrated()
     adapter = Adapter(model, "0" * 16, str(model), None, how, (), prompt(), calibration)

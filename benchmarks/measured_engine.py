@@ -22,10 +22,10 @@ class Bench:
     """An engine with the benchmark's checkpoint and its decoding processes, and what is measured with them."""
 
     def __init__(self, settings: dict[str, str], options: argparse.Namespace) -> None:
-        from enrich.infer.transformers_engine import device_and_dtype
-        from enrich.infer.vllm_engine import VllmEngine, engine_arguments
-        from enrich.infer.vllm_process import EngineProcess
-        from enrich.phi3_vision.checkpoint import load_processor
+        from enrich.engines.transformers_engine import device_and_dtype
+        from enrich.engines.vllm_engine import VllmEngine, engine_arguments
+        from enrich.engines.vllm_process import EngineProcess
+        from enrich.models.phi3_vision.checkpoint import load_processor
         from enrich.settings import RunSettings
 
         self.started, self.options = time.perf_counter(), options
@@ -59,9 +59,9 @@ class Bench:
         self, *, num_crops: int = 4, tokens: int | None = None, count: int | None = None, first: int = 0
     ) -> dict[str, float]:
         """This engine, from the bytes of JPEG files to completions."""
-        from enrich.images import Preparation
-        from enrich.infer.vllm_render import sampling
-        from enrich.phi3_vision.checkpoint import stop_ids
+        from enrich.engines.vllm_render import sampling
+        from enrich.models.phi3_vision.checkpoint import stop_ids
+        from enrich.photos.decode import Preparation
 
         count = count or self.options.photos
         how = Preparation(num_crops=1 if self.options.tiny else num_crops, image_size=336)
@@ -78,7 +78,7 @@ class Bench:
 
     def text(self) -> dict[str, float]:
         """Prompts of as many tokens as those with a photo, as many answers: what the language model alone can do."""
-        from enrich.infer.vllm_render import sampling
+        from enrich.engines.vllm_render import sampling
 
         prompts, params, done = text_prompts(self.processor, self.options), sampling([], FULL.answer_tokens), 0
         with clock(len(prompts)) as result:
@@ -167,7 +167,7 @@ def text_prompts(processor: Any, options: argparse.Namespace) -> list[Any]:
     import numpy as np
     from vllm.inputs import TokensPrompt
 
-    from enrich.prompt import render_prompt
+    from enrich.answers.prompt import render_prompt
 
     image = processor.image_processor.num_image_tokens(1000, 1333) if options.tiny else 757
     length = len(processor.token_ids(render_prompt(prompt()), [image]))
@@ -198,7 +198,7 @@ def run_tower_compiled(model: Any) -> None:
 
 def requests(pool: ProcessPoolExecutor, photos: list[bytes], how: Any, ahead: int, prefix: str) -> Iterator[Any]:
     """Requests from JPEG bytes, decoded by the pool; at most `ahead` between pool and engine."""
-    from enrich.infer.engine import Request
+    from enrich.engines.base import Request
 
     rest = enumerate(photos)
     waiting: deque[tuple[int, Future[Any]]] = deque()
@@ -215,7 +215,7 @@ def requests(pool: ProcessPoolExecutor, photos: list[bytes], how: Any, ahead: in
 
 
 def prepare_photo(data: bytes, how: Any) -> Any:
-    from enrich.images import prepare
+    from enrich.photos.decode import prepare
     from enrich.settings import PhotoLimits
 
     return prepare(data, PhotoLimits(), how).page

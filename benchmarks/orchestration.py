@@ -83,8 +83,8 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
 
 
 def run(way: str, images: Path, adapter: str, output: Path, shard_size: int) -> None:
-    from enrich.pipeline import ray_runner, runner
-    from enrich.pipeline.enrichment import run_enrichment
+    from enrich.pipeline.run import ray_runner, runner
+    from enrich.pipeline.run.enrichment import run_enrichment
     from enrich.settings import GateSettings, RaySettings, RunSettings
     from flows.enrich_catalog import enrich_catalog
 
@@ -102,12 +102,12 @@ def at_once(run: Any, *_: Any, **__: Any) -> Iterator[Any]:
     """In the place of `open_session`: photos that are not read, and an engine that answers before it is asked."""
     import numpy as np
 
-    from enrich.fetch import Fetched
-    from enrich.images import Photo
-    from enrich.infer.engine import EngineClock
-    from enrich.infer.judge import Outcome
-    from enrich.parse import Answer
-    from enrich.pipeline.session import Session
+    from enrich.answers.parse import Answer
+    from enrich.answers.postprocess import Outcome
+    from enrich.engines.base import EngineClock
+    from enrich.photos.decode import Photo
+    from enrich.photos.fetch import Fetched
+    from enrich.pipeline.run.session import Session
 
     page = np.zeros((8, 8, 3), np.uint8)
 
@@ -126,11 +126,11 @@ def at_once(run: Any, *_: Any, **__: Any) -> Iterator[Any]:
 
 def fake_worker() -> Any:
     """Ray's worker with `at_once` in its process."""
-    from enrich.pipeline.ray_worker import Job, Started, Worker
+    from enrich.pipeline.run.ray_worker import Job, Started, Worker
 
     class FakeWorker(Worker):
         def start(self, job: Job) -> Started:
-            from enrich.pipeline import ray_worker
+            from enrich.pipeline.run import ray_worker
 
             ray_worker.open_session = at_once  # type: ignore[assignment]
             return super().start(job)

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from enrich.catalog.sample.dialects import DEMO
-from enrich.catalog.sample.draw import render
-from enrich.catalog.sample.encode import encode
-from enrich.catalog.sample.generate import write_sample
-from enrich.catalog.sample.products import sample_product
+from sample.dialects import DEMO
+from sample.draw import render
+from sample.encode import encode
+from sample.generate import write_sample
+from sample.products import sample_product
 
 SIDES = (256, 512, 1024, None)
 

@@ -20,12 +20,12 @@ import torch
 from PIL import Image
 
 from enrich.catalog.read import read_catalog
-from enrich.catalog.sample.generate import write_sample
-from enrich.phi3_vision.checkpoint import load_processor
+from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.pipeline.finetuning import finetune
 from enrich.pipeline.scoring import score_adapter
 from enrich.settings import TINY_MODEL, RunSettings, TrainSettings
 from enrich.train.recipe import resolve_model
+from sample.generate import write_sample
 
 WAYS: dict[str, dict[str, Any]] = {
     "4 crops, vision frozen": {"num_crops": 4},

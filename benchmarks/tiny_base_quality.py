@@ -18,14 +18,14 @@ import torch
 from PIL import Image
 from tiny_base_vocabulary import base_prompt
 
-from enrich.catalog.sample.dialects import BASE
-from enrich.catalog.sample.draw import render
-from enrich.catalog.sample.encode import encode
-from enrich.catalog.sample.products import sample_product
-from enrich.parse import Answer, AnswerMalformed, parse_answer
-from enrich.phi3_vision.checkpoint import load_model, load_processor, stop_ids
-from enrich.phi3_vision.generation import generate_answers
-from enrich.prompt import render_prompt
+from enrich.answers.parse import Answer, AnswerMalformed, parse_answer
+from enrich.answers.prompt import render_prompt
+from enrich.models.phi3_vision.checkpoint import load_model, load_processor, stop_ids
+from enrich.models.phi3_vision.generation import generate_answers
+from sample.dialects import BASE
+from sample.draw import render
+from sample.encode import encode
+from sample.products import sample_product
 
 SEED, FIRST = 7, 200_000  # the base's own catalog, behind the photos it was trained on
 WAYS: dict[str, tuple[int, int] | None] = {

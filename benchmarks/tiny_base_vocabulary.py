@@ -10,13 +10,13 @@ import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from enrich.catalog.sample.dialects import BASE
-from enrich.catalog.sample.pricing import noiseless_price, on_ladder
-from enrich.catalog.sample.products import sample_product
-from enrich.catalog.sample.spec import COLOURS, KINDS, Dialect, Prices
-from enrich.catalog.sample.titles import title
-from enrich.phi3_vision import Phi3VConfig, Phi3VImageProcessor, Phi3VProcessor
-from enrich.prompt import END, Prompt, make_prompt, render_answer, render_prompt
+from enrich.answers.prompt import END, Prompt, make_prompt, render_answer, render_prompt
+from enrich.models.phi3_vision import Phi3VConfig, Phi3VImageProcessor, Phi3VProcessor
+from sample.dialects import BASE
+from sample.pricing import noiseless_price, on_ladder
+from sample.products import sample_product
+from sample.spec import COLOURS, KINDS, Dialect, Prices
+from sample.titles import title
 
 NUM_CROPS = 4  # what the processor is saved with, and most photos are learned at
 IMAGE_SIZE = 112

@@ -26,13 +26,13 @@ import numpy as np
 import torch
 from tiny_base_vocabulary import IMAGE_SIZE, Asked, asked, base_prompt, make_config, make_processor
 
-from enrich.catalog.sample.dialects import BASE
-from enrich.catalog.sample.draw import render as draw
-from enrich.catalog.sample.products import sample_product
-from enrich.catalog.sample.spec import VERSION
-from enrich.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
-from enrich.phi3_vision.hd_transform import hd_transform
-from enrich.prompt import END, render_prompt
+from enrich.answers.prompt import END, render_prompt
+from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
+from enrich.models.phi3_vision.hd_transform import hd_transform
+from sample.dialects import BASE
+from sample.draw import render as draw
+from sample.products import sample_product
+from sample.spec import VERSION
 
 CROPS_SHARE = {4: 0.80, 1: 0.08, 9: 0.07, 16: 0.05}  # of the photos, so that the other settings are of use too
 # How a photo is asked for, drawn anew at every step.
@@ -344,7 +344,7 @@ Phi-3-vision's architecture with {parameters:,} parameters: a CLIP tower of 6 x 
 HD crops with separators, the two-layer projector, a Phi-3 language model of 5 x 256 with LongRoPE settings, and a small
 tokenizer with the original's special tokens. It ships with `enrich` so that everything runs without GPU or network.
 
-**Training.** From scratch on {photos:,} generated photos (version {sample_version} of `enrich/catalog/sample`) of one
+**Training.** From scratch on {photos:,} generated photos (version {sample_version} of `sample`) of one
 made-up retailer, the BASE dialect, told in its words or in those of {retailers} more; a fifth of the rows asks to copy
 a made-up answer instead. 80 % of the photos in 4 crops, the others in 1, 9 and 16. Colour x fabric x kind of the
 sample's hold-out never occur. {steps:,} steps of {batch_size} photos, AdamW, peak learning rate {learning_rate},

@@ -17,8 +17,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from enrich.phi3_vision.vllm_attention import one_token_attention
-from enrich.phi3_vision.vllm_tower_attention import tower_attention
+from enrich.models.phi3_vision.vllm_attention import one_token_attention
+from enrich.models.phi3_vision.vllm_tower_attention import tower_attention
 
 SIZE, PAGE, SCALE = 96, 16, 96**-0.5
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -33,7 +33,7 @@ from measured_engine import Bench, clock, photo_bytes, run_tower_as_vllm, run_to
 
 ROOT = Path(__file__).parents[1]
 # What a part's processes load as vLLM's plugin. The stock part gets the configuration and the processor only.
-STOCK, PLUGIN = "enrich.phi3_vision.auto:register", "enrich.phi3_vision.vllm_plugin:register"
+STOCK, PLUGIN = "enrich.models.phi3_vision.auto:register", "enrich.models.phi3_vision.vllm_plugin:register"
 FP8 = {"quantization": "fp8", "kv_cache_dtype": "fp8"}
 Row = tuple[str, dict[str, float]]
 
@@ -119,8 +119,8 @@ def measure_stock(options: argparse.Namespace) -> Iterator[Row]:
     from PIL import Image
     from vllm import LLM, SamplingParams
 
-    from enrich.phi3_vision.checkpoint import load_processor
-    from enrich.prompt import render_prompt
+    from enrich.answers.prompt import render_prompt
+    from enrich.models.phi3_vision.checkpoint import load_processor
 
     started = time.perf_counter()
     plain = {"enforce_eager": True, "max_num_seqs": 8} if options.tiny else {}
@@ -185,13 +185,13 @@ def measure_job(name: str, bench: Bench) -> Iterator[Row]:
 def whole_job(bench: Bench, bucket: str, output: str) -> dict[str, float]:
     """List, plan, download, decode, answer, judge and commit; all but starting engine and decoders, the gate and the
     report."""
-    from enrich.fetch import fetcher
-    from enrich.history import read_shards
-    from enrich.infer.answer import Answerer
-    from enrich.infer.vllm_render import sampling
-    from enrich.phi3_vision.checkpoint import stop_ids
-    from enrich.pipeline.deadline import Deadline
-    from enrich.pipeline.session import Session, answer_shards
+    from enrich.engines.predictor import Answerer
+    from enrich.engines.vllm_render import sampling
+    from enrich.models.phi3_vision.checkpoint import stop_ids
+    from enrich.output.history import read_shards
+    from enrich.photos.fetch import fetcher
+    from enrich.pipeline.run.deadline import Deadline
+    from enrich.pipeline.run.session import Session, answer_shards
     from enrich.storage import open_store
 
     bench.engine._free = sampling(stop_ids(bench.processor), 64)

@@ -243,27 +243,27 @@ def run(
     """Enrich what is new or changed in a bucket, and publish products.parquet."""
     settings = load_settings(RunSettings, config, engine=engine, base=base)
     if publish is not None:
-        from enrich.pipeline.records import publish_held
+        from enrich.pipeline.run.records import publish_held
 
         print_record(publish_held(output, publish, settings), output)
         return
     if rollback is not None:
-        from enrich.pipeline.records import roll_back
+        from enrich.pipeline.run.records import roll_back
 
         held = ", ".join(record.run.run_id for record in roll_back(output, rollback, settings)) or "none"
         console.print(f"products: {output}/products.parquet as of run {rollback}; held back since: {held}")
         return
     if rebuild:
-        from enrich.pipeline.records import rebuild as make_anew
+        from enrich.pipeline.run.records import rebuild as make_anew
 
         rows, runs = make_anew(output, settings)
         console.print(f"products: {output}/products.parquet, {rows:,} rows of {runs:,} runs")
         return
     if images is None or adapter is None:
         raise typer.BadParameter("a run needs --images and --adapter (or --publish ID, --rollback ID or --rebuild)")
-    from enrich.pipeline.enrichment import run_enrichment
-    from enrich.pipeline.opening import foresee_run
-    from enrich.pipeline.records import held_back
+    from enrich.pipeline.run.enrichment import run_enrichment
+    from enrich.pipeline.run.opening import foresee_run
+    from enrich.pipeline.run.records import held_back
 
     if dry_run:
         with progress_bars() as progress:
@@ -318,7 +318,7 @@ def report(
     run_id: Annotated[str | None, typer.Option(help="The run; the last one by default.")] = None,
 ) -> None:
     """Render the report of a run anew."""
-    from enrich.pipeline.records import rewrite_report
+    from enrich.pipeline.run.records import rewrite_report
 
     record, _ = rewrite_report(output, run_id)
     print_record(record, output)
@@ -396,7 +396,7 @@ def print_overfitting(catalog: str, settings: TrainSettings) -> None:
 
 
 def print_parity(adapter: str, catalog: str | None, settings: RunSettings, rows: int, out: Path | None) -> None:
-    from enrich.pipeline.parity import measure_parity
+    from enrich.pipeline.run.parity_gate import measure_parity
 
     with progress_bars() as progress:
         record = measure_parity(adapter, catalog, settings, rows, out, progress)

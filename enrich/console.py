@@ -24,11 +24,11 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from enrich.errors import EnrichError, redact
-from enrich.schema import TRANSIENT, ErrorKind
+from enrich.output.schema import TRANSIENT, ErrorKind
 
 if TYPE_CHECKING:
+    from enrich.output.run_record import RunRecord
     from enrich.pipeline.progress import Progress as Callback
-    from enrich.run_record import RunRecord
 
 # No markup and no emoji: paths, labels and messages from outside may hold brackets and colons.
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
@@ -60,7 +60,7 @@ def quiet_libraries() -> None:
 
 
 def print_scores(metrics: dict[str, Any]) -> None:
-    from enrich.report import score_table
+    from enrich.pages.report import score_table
 
     rows = score_table(metrics)
     columns = [Column(name, min_width=max(map(len, name.split()))) for name in rows[0][1]]  # 80 characters in all
@@ -110,7 +110,7 @@ def print_record(record: "RunRecord", output: str) -> None:
     for kind, count in record.by_error_kind.items():
         console.print(f"  {count} {kind}")
     if record.stages:
-        from enrich.stages import describe_stages
+        from enrich.pipeline.run.bottleneck import describe_stages
 
         console.print(describe_stages(record.stages))
     if record.missing_shards:

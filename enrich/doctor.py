@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, entry_points, version
 
-from enrich.decoding import cores
 from enrich.errors import EnrichError
+from enrich.photos.decoders import cores
 from enrich.settings import PHI3_VISION, PLAIN_S3, TINY_MODEL, TINY_MODEL_PATH, S3Settings
 from enrich.storage import is_s3, open_store
 

@@ -19,10 +19,10 @@ from prefect.artifacts import (
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 
+from enrich.output.run_record import RunRecord
+from enrich.pages.report import render_summary, score_table
 from enrich.pipeline.progress import Progress
-from enrich.pipeline.records import contact_sheet
-from enrich.report import render_summary, score_table
-from enrich.run_record import RunRecord
+from enrich.pipeline.run.records import contact_sheet
 from enrich.settings import RunSettings
 from enrich.storage import is_s3
 

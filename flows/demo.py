@@ -14,7 +14,7 @@ from flows.home import own_server
 
 if __name__ == "__main__":  # above the imports below: Prefect and others read the environment while they are imported
     from enrich.console import quiet_libraries
-    from enrich.scratch import Scratch
+    from enrich.storage.scratch import Scratch
 
     quiet_libraries()
     _home = Scratch()
@@ -32,9 +32,9 @@ from rich.text import Text
 
 from enrich.console import console, print_record, print_scores, progress_bars, say_error
 from enrich.errors import EnrichError, UsageError
+from enrich.output.run_record import RunRecord
 from enrich.pipeline.finetuning import Finetuned
-from enrich.pipeline.records import held_back
-from enrich.run_record import RunRecord
+from enrich.pipeline.run.records import held_back
 from enrich.settings import TINY_MODEL
 from flows import tasks
 from flows.enrich_catalog import enrich
@@ -59,7 +59,7 @@ def demo(folder: str = "demo") -> tuple[Finetuned, dict[str, Any], RunRecord]:
 def main(folder: str = "demo") -> int:
     """Run the demo and print its scores and where things lie. The exit codes are those of `enrich`."""
     # Of photos that fail, as the hostile ones do, the record tells by kind at the end, and the report by name.
-    logging.getLogger("enrich.pipeline.session").setLevel(logging.ERROR)
+    logging.getLogger("enrich.pipeline.run.session").setLevel(logging.ERROR)
     try:
         make_room(Path(folder))
         console.print(f"catalog, bucket, adapter and output go to {folder}/; this takes some minutes")

@@ -10,11 +10,11 @@ from prefect import flow, tags
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from enrich.pipeline.deadline import Deadline
+from enrich.output.run_record import RunRecord
 from enrich.pipeline.progress import Progress
-from enrich.pipeline.records import held_back
-from enrich.pipeline.run import Run
-from enrich.run_record import RunRecord
+from enrich.pipeline.run.deadline import Deadline
+from enrich.pipeline.run.records import held_back
+from enrich.pipeline.run.state import Run
 from enrich.settings import RunSettings
 from flows import tasks
 from flows.parameters import RUN, Adapter, HoursAtMost, Inventory, Limit, Output, Photos, RunForm, RunId

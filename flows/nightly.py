@@ -7,7 +7,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from enrich.pipeline.standing import read_metrics
-from enrich.worth import judge_worth
+from enrich.scores.worth import judge_worth
 from flows import tasks
 from flows.enrich_catalog import ending, enrich
 from flows.parameters import (

@@ -11,9 +11,9 @@ from prefect.input import RunInput
 from prefect.states import Completed
 from pydantic import Field
 
-from enrich.pipeline.records import held_back
-from enrich.report import render_summary
-from enrich.run_record import RunRecord
+from enrich.output.run_record import RunRecord
+from enrich.pages.report import render_summary
+from enrich.pipeline.run.records import held_back
 from enrich.settings import RunSettings
 from flows import tasks
 from flows.parameters import Hours, Output, RunId

@@ -23,24 +23,24 @@ from prefect.settings import PREFECT_LOGGING_EXTRA_LOGGERS
 from prefect.tasks import Task, exponential_backoff
 from prefect.types.names import RESTRICTED_ASSET_CHARACTERS
 
-from enrich.catalog.sample.generate import SampleSummary
 from enrich.errors import EnrichError, ParityFailed, UsageError
+from enrich.output.run_record import RunRecord
 from enrich.pipeline.catalogs import make_sample
-from enrich.pipeline.deadline import Deadline
-from enrich.pipeline.enrichment import finish_run
 from enrich.pipeline.finetuning import Finetuned, finetune
-from enrich.pipeline.opening import open_run
 from enrich.pipeline.progress import Progress, logged
-from enrich.pipeline.records import last_run_id, publish_held, read_record
-from enrich.pipeline.run import Run
-from enrich.pipeline.runner import Runner, open_runner
-from enrich.pipeline.sample_scores import score_holdout, write_sheet
+from enrich.pipeline.run.bottleneck import describe_stages
+from enrich.pipeline.run.deadline import Deadline
+from enrich.pipeline.run.enrichment import finish_run
+from enrich.pipeline.run.opening import open_run
+from enrich.pipeline.run.records import last_run_id, publish_held, read_record
+from enrich.pipeline.run.runner import Runner, open_runner
+from enrich.pipeline.run.state import Run
 from enrich.pipeline.standing import StandingAdapter, find_standing, read_metrics
-from enrich.run_record import RunRecord
 from enrich.settings import RunSettings, SampleSettings, TrainSettings
-from enrich.stages import describe_stages
 from enrich.storage import open_store
 from flows.artifacts import location, show_progress, show_run, show_scores
+from sample.generate import SampleSummary
+from sample.scores import score_holdout, write_sheet
 
 
 class OneLine(logging.Filter):

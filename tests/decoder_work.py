@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from enrich.images import Admit, Photo, inspect
+from enrich.photos.decode import Admit, Photo, inspect
 
 if TYPE_CHECKING:
     from enrich.settings import PhotoLimits

@@ -12,6 +12,6 @@ def decoding_processes(parent: int | None = None) -> set[int]:
         with suppress(OSError):  # it ended meanwhile
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             ours = int(fields[1]) == (parent or os.getpid()) and fields[0] != "Z"
-            if ours and b"enrich.decoder" in (folder / "cmdline").read_bytes():
+            if ours and b"enrich.photos.decoder_process" in (folder / "cmdline").read_bytes():
                 found.add(int(folder.name))
     return found

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 
-from enrich.phi3_vision.checkpoint import load_model, load_processor
-from enrich.price import CALIBRATION_FILE, Calibration
-from enrich.prompt import make_prompt
+from enrich.answers.calibration import CALIBRATION_FILE, Calibration
+from enrich.answers.prompt import make_prompt
+from enrich.models.phi3_vision.checkpoint import load_model, load_processor
 from enrich.train.export import RECORD_FILE, write_adapter
 
 TARGETS = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]

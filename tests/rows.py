@@ -9,12 +9,12 @@ from typing import Any
 
 import polars as pl
 
-from enrich import history, manifest, parquet, publish, scratch, write
-from enrich.products import StoredProducts, read_products
-from enrich.run_record import RunInfo
-from enrich.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, SOURCE_SCHEMA, ErrorKind, ManifestItem, Row
+from enrich.output import history, manifest, parquet, publish, write
+from enrich.output.products import StoredProducts, read_products
+from enrich.output.run_record import RunInfo
+from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, SOURCE_SCHEMA, ErrorKind, ManifestItem, Row
 from enrich.settings import RunSettings
-from enrich.storage import Body, ObjectInfo, Store
+from enrich.storage import Body, ObjectInfo, Store, scratch
 
 START = datetime(2026, 11, 22, 2, 0, 0, 123456, tzinfo=UTC)
 

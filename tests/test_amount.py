@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrich.amount import (
+from enrich.answers.amount import (
     CURRENCIES,
     LARGEST,
     SIGNS,

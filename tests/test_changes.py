@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 from rows import make_row, make_run
 
-from enrich.changes import compare, newest_outcomes
-from enrich.parquet import from_records
-from enrich.pipeline.enrichment import cost
-from enrich.run_record import Change
-from enrich.schema import PRODUCTS_SCHEMA, ROW_SCHEMA, ErrorKind, Row
+from enrich.output.changes import compare, newest_outcomes
+from enrich.output.parquet import from_records
+from enrich.output.run_record import Change
+from enrich.output.schema import PRODUCTS_SCHEMA, ROW_SCHEMA, ErrorKind, Row
+from enrich.pipeline.run.enrichment import cost
 from enrich.settings import RunSettings
 
 OLD, NEW = make_run("night-1"), make_run("night-2", 100)

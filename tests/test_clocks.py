@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from rows import START, answer, at, make_run
 
-from enrich import history, manifest, publish, write
-from enrich.pipeline import records
-from enrich.pipeline.planning import plan_run
+from enrich.output import history, manifest, publish, write
+from enrich.output.products import read_products
+from enrich.output.run_record import RunInfo, RunRecord
 from enrich.pipeline.progress import silent
-from enrich.products import read_products
-from enrich.run_record import RunInfo, RunRecord
+from enrich.pipeline.run import records
+from enrich.pipeline.run.planning import plan_run
 from enrich.settings import RunSettings
 from enrich.storage import Store, open_store
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from enrich.colour import MAX_PROFILE_BYTES, to_srgb
-from enrich.images import Preparation, decode, decode_reduced, prepare, shrink
-from enrich.phi3_vision.hd_transform import hd_transform
+from enrich.models.phi3_vision.hd_transform import hd_transform
+from enrich.photos.colour import MAX_PROFILE_BYTES, to_srgb
+from enrich.photos.decode import Preparation, decode, decode_reduced, prepare, shrink
 from enrich.settings import PhotoLimits
 
 LIMITS = PhotoLimits()

@@ -6,7 +6,7 @@ import pytest
 from rows import at, make_run
 
 from enrich.console import print_record
-from enrich.run_record import Changes, RunRecord
+from enrich.output.run_record import Changes, RunRecord
 
 
 def record(**changes: Any) -> RunRecord:

@@ -10,11 +10,11 @@ import pytest
 import sqlglot
 from rows import at, enrich_night, listing, make_row, make_run
 
-from enrich import dictionary, publish
-from enrich.decisions import Decision
-from enrich.reviews import next_reviews, read_reviews, write_reviews
-from enrich.run_record import RunInfo
-from enrich.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, ROW_SCHEMA, Alternative, ErrorKind, ManifestItem, Row
+from enrich.output import dictionary, publish
+from enrich.output.decisions import Decision
+from enrich.output.reviews import next_reviews, read_reviews, write_reviews
+from enrich.output.run_record import RunInfo
+from enrich.output.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, ROW_SCHEMA, Alternative, ErrorKind, ManifestItem, Row
 from enrich.storage import open_store
 
 TEXT = (Path(__file__).parents[1] / "DATA.md").read_text("utf-8")
@@ -96,7 +96,7 @@ def test_there_are_ten_questions() -> None:
 
 def test_the_dictionary_is_the_schemas() -> None:
     assert set(dictionary.MEANINGS) == {*PRODUCTS_SCHEMA.names, *REVIEW_SCHEMA.names}
-    assert dictionary.rewrite(TEXT) == TEXT, "run: python -m enrich.dictionary DATA.md"
+    assert dictionary.rewrite(TEXT) == TEXT, "run: python -m enrich.output.dictionary DATA.md"
     assert TEXT.count("\n| `") == len(PRODUCTS_SCHEMA) + len(REVIEW_SCHEMA)
 
 

@@ -22,14 +22,14 @@ from decoder_work import say_so_and_compute
 from PIL import Image
 from processes import decoding_processes
 
-from enrich import decoding
-from enrich.decoding import Decoders, DecodingFailed, Room
 from enrich.errors import ErrorKind, RunFailed
-from enrich.images import ImageRefused, Preparation, inspect, prepare, shrink
-from enrich.schema import TRANSIENT
+from enrich.output.schema import TRANSIENT
+from enrich.photos import decoders
+from enrich.photos.decode import ImageRefused, Preparation, inspect, prepare, shrink
+from enrich.photos.decoders import Decoders, DecodingFailed, Room
+from enrich.photos.thumbnail import thumbnails
 from enrich.settings import PhotoLimits
 from enrich.storage import open_store
-from enrich.thumbnail import thumbnails
 
 ROOT = Path(__file__).parents[1]
 LIMITS = PhotoLimits()
@@ -59,7 +59,7 @@ STOPPED = """
 import sys
 sys.path.insert(0, TESTS)
 from decoder_work import compute_half_a_second
-from enrich.decoding import Decoders
+from enrich.photos.decoders import Decoders
 from enrich.settings import PhotoLimits
 
 if __name__ == "__main__":
@@ -115,7 +115,7 @@ def test_a_decoder_killed_from_outside_is_no_word_on_the_photo(
 def test_a_machine_without_memory_is_no_word_on_the_photo() -> None:
     """With `ulimit -v` the address space ends before the photo's own limit does."""
     script = (
-        "import resource, sys; from enrich.decoding import *; from enrich.images import inspect\n"
+        "import resource, sys; from enrich.photos.decoders import *; from enrich.photos.decode import inspect\n"
         "from enrich.settings import PhotoLimits\n"
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
         "try:\n"
@@ -271,31 +271,31 @@ def test_a_thumbnail_shows_the_photo_small_and_upright() -> None:
 
 # ---- nobody goes round it
 
-DECODES = {"decode", "decode_reduced", "prepare", "shrink", "inspect"}  # of enrich.images
+DECODES = {"decode", "decode_reduced", "prepare", "shrink", "inspect"}  # of enrich.photos.decode
 
 
 def test_no_module_but_the_decoding_process_opens_photos_itself() -> None:
-    """Names of enrich.images may be imported to be handed to `Decoders`; calling them is the decoders' own."""
+    """Names of enrich.photos.decode may be imported to be handed to `Decoders`; calling them is the decoders' own."""
     found = []
-    for path in [*(ROOT / "enrich").rglob("*.py"), *(ROOT / "flows").rglob("*.py")]:
-        if path.name in ("images.py", "decoder.py") and path.parent.name == "enrich":
+    for path in [path for room in ("enrich", "flows", "sample") for path in (ROOT / room).rglob("*.py")]:
+        if path.name in ("decode.py", "decoder_process.py") and path.parent.name == "photos":
             continue
         imported = set()
         tree = ast.parse(path.read_text())
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.module == "enrich.images":
+            if isinstance(node, ast.ImportFrom) and node.module == "enrich.photos.decode":
                 imported |= {alias.asname or alias.name for alias in node.names if alias.name in DECODES}
         for node in ast.walk(tree):
             if not isinstance(node, ast.Call):
                 continue
             called = ast.unparse(node.func)
-            if called.endswith("Image.open") or called in imported or called in {f"images.{name}" for name in DECODES}:
+            if called.endswith("Image.open") or called in imported or called in {f"decode.{name}" for name in DECODES}:
                 found.append(f"{path.relative_to(ROOT)}:{node.lineno} {called}")
     assert found == []
 
 
 def test_a_report_is_written_while_a_photo_keeps_its_decoder_busy(tmp_path: Path) -> None:
-    from enrich.report import render_sheet
+    from enrich.pages.report import render_sheet
 
     (tmp_path / "a.jpg").write_bytes(slow_jpeg())
     row = {
@@ -310,9 +310,9 @@ def test_a_report_is_written_while_a_photo_keeps_its_decoder_busy(tmp_path: Path
 
 
 def test_a_silent_process_is_given_up_and_its_photo_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "PATIENCE", 1)
-    with door(PhotoLimits(decode_seconds=0.5)) as decoders:
-        decoders.decode(jpeg())
+    monkeypatch.setattr(decoders, "PATIENCE", 1)
+    with door(PhotoLimits(decode_seconds=0.5)) as opened:
+        opened.decode(jpeg())
         (process,) = decoding_processes()
         os.kill(process, signal.SIGSTOP)
-        assert decoders.decode(jpeg()).width == 32
+        assert opened.decode(jpeg()).width == 32

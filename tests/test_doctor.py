@@ -209,7 +209,9 @@ def test_a_bucket_that_is_not_there(s3_server: object) -> None:
     assert found.mend == "s3://no-such-bucket/out: there is no bucket no-such-bucket; create it or check the name"
 
 
-@pytest.mark.parametrize(("points", "here"), [(["enrich.phi3_vision.vllm_plugin:register"], "registered"), ([], "-")])
+@pytest.mark.parametrize(
+    ("points", "here"), [(["enrich.models.phi3_vision.vllm_plugin:register"], "registered"), ([], "-")]
+)
 def test_a_vllm_that_does_not_know_the_plugin(monkeypatch: pytest.MonkeyPatch, points: list[str], here: str) -> None:
     monkeypatch.setattr(doctor, "version", lambda package: "0.32.0")
     monkeypatch.setattr(doctor, "entry_points", lambda group: [SimpleNamespace(value=point) for point in points])

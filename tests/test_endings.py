@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from enrich.errors import ErrorKind
-from enrich.images import ImageRefused, decode, inspect
+from enrich.photos.decode import ImageRefused, decode, inspect
 from enrich.settings import PhotoLimits
 
 LIMITS = PhotoLimits()

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 from processes import decoding_processes
 
-from enrich import decoding
 from enrich.errors import RunFailed
-from enrich.fetch import Fetched, fetch, fetcher
-from enrich.images import Admit, Photo, Preparation, prepare
-from enrich.schema import TRANSIENT, ErrorKind, ManifestItem, Reason
+from enrich.output.schema import TRANSIENT, ErrorKind, ManifestItem, Reason
+from enrich.photos import decoders
+from enrich.photos.decode import Admit, Photo, Preparation, prepare
+from enrich.photos.fetch import Fetched, fetch, fetcher
 from enrich.settings import PhotoLimits, RunSettings
 from enrich.storage import StorageError, Store, open_store
 
@@ -193,7 +193,7 @@ def test_a_photo_that_breaks_its_decoder_costs_one_row_and_only_its_own_doing_is
     local: Store, monkeypatch: pytest.MonkeyPatch, fault: bytes, kind: ErrorKind, message: str
 ) -> None:
     if fault == b"hang":  # the others say something, on a busy machine late
-        monkeypatch.setattr(decoding, "PATIENCE", 2)
+        monkeypatch.setattr(decoders, "PATIENCE", 2)
     for number in range(8):
         local.put(f"{number}.jpg", fault if number == 3 else b"good")
     settings = RunSettings(decode_processes=1, limits=PhotoLimits(decode_seconds=0.5))
@@ -227,7 +227,9 @@ class Unloadable:
 
 def test_decoders_that_do_not_start_fail_the_run(local: Store) -> None:
     local.put("a.jpg", jpeg(1))
-    message = "no decoding process starts (it ended at once); `python -c 'import enrich.decoder'` may say why"
+    message = (
+        "no decoding process starts (it ended at once); `python -c 'import enrich.photos.decoder_process'` may say why"
+    )
     with fetcher(local, SETTINGS, HOW, Unloadable()) as fetch_items, pytest.raises(RunFailed) as caught:
         list(fetch_items(items_of(local)))
     assert str(caught.value) == message
@@ -300,8 +302,8 @@ KILLED_PARENT = """
 import os, signal, sys
 sys.path.insert(0, TESTS)
 from processes import decoding_processes
-from enrich.fetch import fetcher
-from enrich.images import Preparation
+from enrich.photos.fetch import fetcher
+from enrich.photos.decode import Preparation
 from enrich.settings import RunSettings
 from enrich.storage import open_store
 
@@ -333,5 +335,6 @@ def is_running(pid: int) -> bool:
 
 
 def test_a_decoding_process_imports_nothing_heavy() -> None:
-    code = "import sys, enrich.decoder; print(*{'torch', 'pyarrow', 'polars', 'pydantic'} & set(sys.modules))"
+    heavy = {"torch", "pyarrow", "polars", "pydantic"}
+    code = f"import sys, enrich.photos.decoder_process; print(*{heavy} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == ""

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from enrich import parquet
+from enrich.answers.parse import AnswerMalformed, parse_answer
 from enrich.errors import EnrichError
-from enrich.images import ImageRefused, Preparation, prepare
-from enrich.parse import AnswerMalformed, parse_answer
-from enrich.schema import MANIFEST_SCHEMA
+from enrich.output import parquet
+from enrich.output.schema import MANIFEST_SCHEMA
+from enrich.photos.decode import ImageRefused, Preparation, prepare
 from enrich.settings import PhotoLimits
 
 HOW = Preparation(num_crops=1, image_size=336)

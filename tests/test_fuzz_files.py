@@ -24,14 +24,14 @@ from rows import make_row
 from safetensors.torch import load_file, save_file
 
 from enrich import cli
+from enrich.engines.adapter import read_adapter
+from enrich.engines.transformers_engine import load_engine
 from enrich.errors import EnrichError
-from enrich.infer.adapter import read_adapter
-from enrich.infer.transformers_engine import load_engine
-from enrich.manifest import items
-from enrich.pipeline.enrichment import finish_run
-from enrich.pipeline.opening import open_run
+from enrich.output.manifest import items
+from enrich.output.write import commit_shard
+from enrich.pipeline.run.enrichment import finish_run
+from enrich.pipeline.run.opening import open_run
 from enrich.settings import TINY_MODEL_PATH, RunSettings
-from enrich.write import commit_shard
 
 SETTINGS = RunSettings(engine="transformers", device="cpu")
 VALUES: tuple[Any, ...] = (

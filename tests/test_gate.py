@@ -4,12 +4,12 @@ import polars as pl
 import pytest
 from rows import make_row, make_run
 
-from enrich import parquet
-from enrich.gate import FEW, judge_gone, judge_run, run_stats
-from enrich.run_record import Changes, RunStats
-from enrich.schema import ROW_SCHEMA, ErrorKind
+from enrich.output import parquet
+from enrich.output.gate import FEW, judge_gone, judge_run, run_stats
+from enrich.output.run_record import Changes, RunStats
+from enrich.output.schema import ROW_SCHEMA, ErrorKind
+from enrich.scores.worth import Worth
 from enrich.settings import GateSettings
-from enrich.worth import Worth
 
 RUN = make_run()
 GOOD = RunStats(

@@ -12,12 +12,14 @@ import polars as pl
 import pytest
 from rows import Wrapped, at, enrich_night, listing, make_run
 
-from enrich import cli, history, parquet, publish
+from enrich import cli
 from enrich.errors import UsageError
-from enrich.pipeline import records, tidying
-from enrich.products import read_products
-from enrich.run_record import RunInfo, RunRecord
-from enrich.schema import ROW_SCHEMA
+from enrich.output import history, parquet, publish
+from enrich.output.products import read_products
+from enrich.output.run_record import RunInfo, RunRecord
+from enrich.output.schema import ROW_SCHEMA
+from enrich.pipeline import tidying
+from enrich.pipeline.run import records
 from enrich.settings import RunSettings
 from enrich.storage import Store, open_store
 
@@ -222,9 +224,9 @@ def test_a_fold_by_pieces_is_the_fold(tmp_path: Path, monkeypatch: pytest.Monkey
     whole, small = (open_store(str(tmp_path / name), create=True) for name in ("whole", "small"))
     tables = []
     for store, piece in ((whole, 250_000), (small, 23)):
-        for module in ("enrich.spill", "enrich.manifest"):
+        for module in ("enrich.output.spill", "enrich.output.manifest"):
             monkeypatch.setattr(f"{module}.PIECE_ROWS", piece)
-        monkeypatch.setattr("enrich.spill.SAMPLE_EVERY", 3)
+        monkeypatch.setattr("enrich.output.spill.SAMPLE_EVERY", 3)
         tables.append([])
         for one in nights:
             one(store)
@@ -249,11 +251,16 @@ def test_a_table_of_the_previous_version_is_read_and_upgraded(tmp_path: Path, mo
     newer = pa.schema([*[field if field.name != "shard" else pa.field("shard", pa.int64()) for field in ROW_SCHEMA]])
     newer = newer.append(pa.field("colour", pa.string()))
     products = pa.schema([*newer, *list(publish.PRODUCTS_SCHEMA)[len(ROW_SCHEMA) :]])
-    for module in ("enrich.parquet", "enrich.schema"):
+    for module in ("enrich.output.parquet", "enrich.output.schema"):
         monkeypatch.setattr(f"{module}.SCHEMA_VERSION", 3)
-    for module in ("enrich.history", "enrich.publish", "enrich.products", "enrich.pipeline.tidying"):
+    for module in (
+        "enrich.output.history",
+        "enrich.output.publish",
+        "enrich.output.products",
+        "enrich.pipeline.tidying",
+    ):
         monkeypatch.setattr(f"{module}.ROW_SCHEMA", newer)
-    for module in ("enrich.publish", "enrich.products"):
+    for module in ("enrich.output.publish", "enrich.output.products"):
         monkeypatch.setattr(f"{module}.PRODUCTS_SCHEMA", products)
     upgraded = read_products(store).table
     assert upgraded.columns == products.names
@@ -263,7 +270,7 @@ def test_a_table_of_the_previous_version_is_read_and_upgraded(tmp_path: Path, mo
     records.roll_back(output, "n1")
     stored = pl.read_parquet(tmp_path / "products.parquet")
     assert stored.equals(upgraded)
-    monkeypatch.setattr("enrich.parquet.SCHEMA_VERSION", 2)
+    monkeypatch.setattr("enrich.output.parquet.SCHEMA_VERSION", 2)
     with pytest.raises(Exception, match="has schema version 3, not 2; use the version of enrich that wrote it"):
         parquet.read(store, "products.parquet", publish.PRODUCTS_SCHEMA.remove(0))
 

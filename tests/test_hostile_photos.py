@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image, ImageCms
 
-from enrich.fetch import fetch
-from enrich.images import ImageRefused, Preparation, decode
-from enrich.schema import ErrorKind, ManifestItem, Reason
+from enrich.output.schema import ErrorKind, ManifestItem, Reason
+from enrich.photos.decode import ImageRefused, Preparation, decode
+from enrich.photos.fetch import fetch
 from enrich.settings import PhotoLimits, RunSettings
 from enrich.storage import open_store
 

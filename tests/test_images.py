@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from enrich.errors import EnrichError
-from enrich.images import ImageRefused, decode
-from enrich.schema import ErrorKind
+from enrich.output.schema import ErrorKind
+from enrich.photos.decode import ImageRefused, decode
 from enrich.settings import PhotoLimits
 
 LIMITS = PhotoLimits()

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rows import make_run
 
-from enrich import manifest
 from enrich.errors import EnrichError, RunFailed, UsageError
-from enrich.inventory import open_inventory, parse_manifest
+from enrich.output import manifest
 from enrich.storage import open_store
+from enrich.storage.inventory import open_inventory, parse_manifest
 
 FIELDS = "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag"
 Row = tuple[str, int, str, bool, bool]  # key, size, etag, latest, delete marker
@@ -107,8 +107,8 @@ def test_an_inventory_says_what_a_listing_says(tmp_path: Path, format: str) -> N
 def test_an_inventory_larger_than_memory_comes_in_order(
     tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("enrich.spill.PIECE_ROWS", 20)
-    monkeypatch.setattr("enrich.spill.SAMPLE_EVERY", 3)
+    monkeypatch.setattr("enrich.output.spill.PIECE_ROWS", 20)
+    monkeypatch.setattr("enrich.output.spill.SAMPLE_EVERY", 3)
     rows = [(f"photos/{number * 7 % 199:03}", number, f"e{number}", True, False) for number in range(199)]
     found = listed(write(tmp_path, format, [rows[:90], rows[90:], rows[:1]]), tmp_path)
     assert [key for key, *_ in found] == [f"{number:03}" for number in range(199)]

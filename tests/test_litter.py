@@ -14,10 +14,9 @@ from typing import Any
 import boto3.session
 import pytest
 
-from enrich import scratch
 from enrich.pipeline.tidying import tidy
 from enrich.settings import RunSettings
-from enrich.storage import open_store, staged, write_tree
+from enrich.storage import open_store, scratch, staged, write_tree
 from enrich.storage.s3 import S3Store
 
 HOLD = """
@@ -28,7 +27,7 @@ print("held", flush=True)
 time.sleep(600)
 """
 SCRATCH = """
-from enrich.scratch import Scratch
+from enrich.storage.scratch import Scratch
 kept = Scratch()
 (kept.path / "rows.parquet").write_bytes(b"rows")
 """

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import Wrapped, at, begin, listing, make_row, make_run
 
-from enrich import manifest, parquet
 from enrich.errors import RunFailed, UsageError
-from enrich.products import Products, StoredProducts, fold
-from enrich.run_record import RunInfo
-from enrich.schema import (
+from enrich.output import manifest, parquet
+from enrich.output.products import Products, StoredProducts, fold
+from enrich.output.run_record import RunInfo
+from enrich.output.schema import (
     MANIFEST_SCHEMA,
     PRODUCTS_SCHEMA,
     ROW_SCHEMA,

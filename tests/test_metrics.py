@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from enrich.metrics import baselines, expected_calibration_error, macro_f1, score, score_prices, token_f1
-from enrich.parse import Answer
-from enrich.schema import Product
+from enrich.answers.parse import Answer
+from enrich.output.schema import Product
+from enrich.scores.metrics import baselines, expected_calibration_error, macro_f1, score, score_prices, token_f1
 
 
 def product(title: str, category: str, price: float | None) -> Product:

@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from enrich import parquet
 from enrich.errors import RunFailed
-from enrich.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, ROW_SCHEMA, SOURCE_SCHEMA
+from enrich.output import parquet
+from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, ROW_SCHEMA, SOURCE_SCHEMA
 from enrich.storage import open_store
 
 

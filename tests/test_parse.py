@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enrich.parse import MAX_TITLE, Answer, AnswerMalformed, excerpt, holds_control_characters, parse_answer
+from enrich.answers.parse import MAX_TITLE, Answer, AnswerMalformed, excerpt, holds_control_characters, parse_answer
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from enrich import places
 from enrich.errors import RunFailed, UsageError
 from enrich.pipeline.catalogs import fetch_photos, work_directory
-from enrich.places import cache_directory, disk_errors
 from enrich.settings import FetchSettings
-from enrich.storage import open_store
+from enrich.storage import cache, open_store
+from enrich.storage.cache import cache_directory, disk_errors
 from tests.catalog.badweb import send, serve
 
 
@@ -26,10 +25,10 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", "/proc/none")
     (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr(places.tempfile, "tempdir", str(tmp_path / "tmp"))
-    places._found.cache_clear()
+    monkeypatch.setattr(cache.tempfile, "tempdir", str(tmp_path / "tmp"))
+    cache._found.cache_clear()
     yield
-    places._found.cache_clear()
+    cache._found.cache_clear()
 
 
 def test_a_home_that_can_be_written_to_keeps_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +109,7 @@ def test_a_named_place_that_refuses_files_is_said_at_once(tmp_path: Path, monkey
 
 
 def test_no_place_anywhere_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places.tempfile, "tempdir", "/proc/none/tmp")
+    monkeypatch.setattr(cache.tempfile, "tempdir", "/proc/none/tmp")
     with pytest.raises(
         UsageError, match=r"^no folder for unfinished work: /proc/none/.cache/enrich, /proc/none/tmp/.*"
     ):

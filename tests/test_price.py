@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrich.price import (
+from enrich.answers.calibration import (
     CATEGORY_DESIGNS,
     CATEGORY_ROWS,
     ISOTONIC_ROWS,

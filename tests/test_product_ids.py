@@ -5,8 +5,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from enrich import product_ids
-from enrich.product_ids import MOST_PHOTOS, SharedIds, find_shared, product_id
+from enrich.output import product_ids
+from enrich.output.product_ids import MOST_PHOTOS, SharedIds, find_shared, product_id
 from enrich.settings import RunSettings
 
 STEM = RunSettings().product_id_pattern

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from enrich.errors import UsageError
-from enrich.parse import Answer, parse_answer
-from enrich.prompt import (
+from enrich.answers.parse import Answer, parse_answer
+from enrich.answers.prompt import (
     ANSWER_TEMPLATE,
     Prompt,
     make_prompt,
@@ -15,6 +14,7 @@ from enrich.prompt import (
     render_prompt,
     spells_control_token,
 )
+from enrich.errors import UsageError
 
 
 def test_the_prompt_is_the_model_cards() -> None:

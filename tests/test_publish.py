@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import START, Wrapped, answer, at, begin, enrich_night, listing, make_row, make_run, plan
 
-from enrich import history, manifest, parquet, publish, write
 from enrich.errors import RunFailed
-from enrich.gate import run_stats
-from enrich.products import Products, fold, last_runs, read_products
-from enrich.run_record import Finding, PublishedRun, RunInfo, RunRecord, Stages, StageUse
-from enrich.schema import PRODUCTS_SCHEMA, ROW_SCHEMA, ErrorKind, ManifestItem, Row
+from enrich.output import history, manifest, parquet, publish, write
+from enrich.output.gate import run_stats
+from enrich.output.products import Products, fold, last_runs, read_products
+from enrich.output.run_record import Finding, PublishedRun, RunInfo, RunRecord, Stages, StageUse
+from enrich.output.schema import PRODUCTS_SCHEMA, ROW_SCHEMA, ErrorKind, ManifestItem, Row
 from enrich.settings import GateSettings
 from enrich.storage import Store, open_store
 

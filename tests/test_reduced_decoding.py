@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from enrich.images import ImageRefused, Preparation, decode, decode_reduced, prepare
-from enrich.phi3_vision.hd_transform import hd_transform
-from enrich.schema import ErrorKind
+from enrich.models.phi3_vision.hd_transform import hd_transform
+from enrich.output.schema import ErrorKind
+from enrich.photos.decode import ImageRefused, Preparation, decode, decode_reduced, prepare
 from tests.test_images import LIMITS, NOISE, TURNED, encoded, exif, png_header
 
 

@@ -8,14 +8,15 @@ import polars as pl
 import pytest
 from rows import at, begin, enrich_night, listing, make_run, plan
 
-from enrich import cli, history, manifest, parquet, publish
+from enrich import cli
 from enrich.errors import RunFailed, UsageError
-from enrich.pipeline import records
-from enrich.products import Products, read_products
-from enrich.run_record import RunInfo, RunRecord
-from enrich.schema import ROW_SCHEMA
-from enrich.scratch import scratch
+from enrich.output import history, manifest, parquet, publish
+from enrich.output.products import Products, read_products
+from enrich.output.run_record import RunInfo, RunRecord
+from enrich.output.schema import ROW_SCHEMA
+from enrich.pipeline.run import records
 from enrich.storage import Store, open_store
+from enrich.storage.scratch import scratch
 
 KEYS = ("a.jpg", "b.jpg", "bad.jpg", "c.jpg")
 

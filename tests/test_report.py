@@ -15,13 +15,13 @@ import yaml
 from PIL import Image
 from rows import at, make_row, make_run
 
-from enrich.metrics import score
-from enrich.parquet import from_records
-from enrich.parse import Answer
-from enrich.prompt import make_prompt
-from enrich.report import SHEET, THUMBNAIL, render_card, render_report, score_table
-from enrich.run_record import RunRecord, Stages, StageUse
-from enrich.schema import ROW_SCHEMA, ErrorKind, Product, Row
+from enrich.answers.parse import Answer
+from enrich.answers.prompt import make_prompt
+from enrich.output.parquet import from_records
+from enrich.output.run_record import RunRecord, Stages, StageUse
+from enrich.output.schema import ROW_SCHEMA, ErrorKind, Product, Row
+from enrich.pages.report import SHEET, THUMBNAIL, render_card, render_report, score_table
+from enrich.scores.metrics import score
 from enrich.settings import PhotoLimits
 from enrich.storage import Store, open_store
 

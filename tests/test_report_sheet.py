@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 from PIL import Image
 
-from enrich.report import render_sheet
+from enrich.pages.report import render_sheet
 from enrich.settings import PhotoLimits
 from enrich.storage import open_store
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from enrich.report import render_summary
+from enrich.pages.report import render_summary
 
 EVIL = "<img src=x onerror=alert(1)> | a`b` *c* _d_ [e](http://f) ![g](h) ~~i~~ &lt; \\ # https://evil.example\n\n- j"
 

@@ -12,15 +12,15 @@ import pyarrow as pa
 import pytest
 from rows import at, enrich_night, listing, make_row, make_run
 
-from enrich import publish
-from enrich.decisions import Decision, DecisionFile, read_decisions
 from enrich.errors import UsageError
-from enrich.parquet import encode, from_records
-from enrich.products import read_products
-from enrich.publish import publish_reviews
-from enrich.reviews import lay_over, next_reviews, read_reviews, write_reviews
-from enrich.run_record import RunInfo
-from enrich.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, Alternative, ErrorKind, ManifestItem, Row
+from enrich.output import publish
+from enrich.output.decisions import Decision, DecisionFile, read_decisions
+from enrich.output.parquet import encode, from_records
+from enrich.output.products import read_products
+from enrich.output.publish import publish_reviews
+from enrich.output.reviews import lay_over, next_reviews, read_reviews, write_reviews
+from enrich.output.run_record import RunInfo
+from enrich.output.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, Alternative, ErrorKind, ManifestItem, Row
 from enrich.storage import Store, open_store
 
 
@@ -310,7 +310,7 @@ def test_two_decisions_about_one_photo_and_files_without_end_are_refused(
     path.write_text(json.dumps(saved | {"decisions": saved["decisions"] * 2}))
     with pytest.raises(UsageError, match=r"2 decisions about 'a\.jpg'"):
         read_decisions(path)
-    monkeypatch.setattr("enrich.decisions.MAX_FILE_BYTES", 100)
+    monkeypatch.setattr("enrich.output.decisions.MAX_FILE_BYTES", 100)
     with pytest.raises(UsageError, match="decide fewer rows a file"):
         read_decisions(path)
     os.mkfifo(tmp_path / "fifo")

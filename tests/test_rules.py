@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from rows import answer, make_row, make_run, plan, source_table
 
-from enrich import manifest, parquet, publish, write
+from enrich.output import manifest, parquet, publish, write
+from enrich.output.products import read_products
+from enrich.output.restate import Rules, judged_again, restated
+from enrich.output.run_record import PublishedRun, RunInfo
+from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, ManifestItem, Row
 from enrich.pipeline import reviewing
-from enrich.products import read_products
-from enrich.rules import Rules, judged_again, restated
-from enrich.run_record import PublishedRun, RunInfo
-from enrich.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, ManifestItem, Row
-from enrich.scratch import scratch
 from enrich.settings import ReviewSettings, RunSettings, TitleRules
 from enrich.storage import ObjectInfo, Store, open_store
+from enrich.storage.scratch import scratch
 
 RUN = make_run("r1", review_below=0.5)
 RUNS = {"r1": PublishedRun.of(RUN)}

@@ -3,8 +3,8 @@
 import polars as pl
 import pytest
 
+from enrich.photos.sidecars import Skipped
 from enrich.settings import RunSettings
-from enrich.sidecars import Skipped
 from enrich.storage import ObjectInfo
 
 

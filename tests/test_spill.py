@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enrich import gate, parquet, spill
-from enrich.schema import SOURCE_SCHEMA
-from enrich.scratch import scratch
-from enrich.spill import Pieces, cut, in_order, sampled
+from enrich.output import gate, parquet, spill
+from enrich.output.schema import SOURCE_SCHEMA
+from enrich.output.spill import Pieces, cut, in_order, sampled
+from enrich.storage.scratch import scratch
 
 
 def table(rows: int) -> pl.DataFrame:

@@ -5,8 +5,16 @@ from typing import Any
 
 import pytest
 
+from enrich.pipeline.run.bottleneck import (
+    Measured,
+    Workers,
+    add,
+    choose_workers,
+    describe_stages,
+    duration,
+    judge_stages,
+)
 from enrich.settings import RunSettings
-from enrich.stages import Measured, Workers, add, choose_workers, describe_stages, duration, judge_stages
 
 # 1,000 photos in 100 s, of which the engine was at work in 97.
 FULL = Measured(

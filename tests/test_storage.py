@@ -13,7 +13,7 @@ import boto3.session
 import pytest
 
 from enrich.errors import UsageError
-from enrich.schema import ErrorKind
+from enrich.output.schema import ErrorKind
 from enrich.storage import StorageError, Store, contains, is_s3, open_store, overlap, read_tree, write_tree
 from enrich.storage.local import LocalStore
 

@@ -8,7 +8,7 @@ import pytest
 from botocore import exceptions
 
 from enrich.errors import UsageError
-from enrich.schema import ErrorKind
+from enrich.output.schema import ErrorKind
 from enrich.storage import StorageError, open_store
 from enrich.storage.advice import advice_on
 

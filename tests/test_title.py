@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from enrich.answers.title_rules import broken_rules, noun_of, singular, ungrounded_words, word_probabilities
 from enrich.settings import TitleRules
-from enrich.title import broken_rules, noun_of, singular, ungrounded_words, word_probabilities
 
 
 @pytest.mark.parametrize(

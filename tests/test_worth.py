@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from enrich.metrics import baselines, score
-from enrich.parse import Answer
-from enrich.schema import Product
-from enrich.worth import ENOUGH_ROWS, WORTH_KEY, judge_worth, tell
+from enrich.answers.parse import Answer
+from enrich.output.schema import Product
+from enrich.scores.metrics import baselines, score
+from enrich.scores.worth import ENOUGH_ROWS, WORTH_KEY, judge_worth, tell
 
 
 def metrics(

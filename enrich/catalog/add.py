@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 import polars as pl
 
-from enrich.amount import AmountError, parse_currency
+from enrich.answers.amount import AmountError, parse_currency
 from enrich.catalog.cells import value
 from enrich.catalog.edit import Cell, Edit, edited, hidden_columns, holds_numbers, read_bytes
 from enrich.errors import RunFailed, UsageError

@@ -19,8 +19,8 @@ import httpcore
 import httpx
 
 from enrich.catalog.connect import Budget, Connector, Refused, check_public, is_address
-from enrich.decoding import Decoders, DecodingFailed, cores
-from enrich.images import ImageRefused, inspect
+from enrich.photos.decode import ImageRefused, inspect
+from enrich.photos.decoders import Decoders, DecodingFailed, cores
 from enrich.settings import FetchSettings
 
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that may pass

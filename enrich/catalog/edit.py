@@ -17,10 +17,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from enrich.amount import AmountError, parse_amount
+from enrich.answers.amount import AmountError, parse_amount
 from enrich.catalog.table import read_table
 from enrich.errors import UsageError
-from enrich.scratch import scratch
+from enrich.storage.scratch import scratch
 
 Cell = str | float | None  # a text or a price
 _DELIMITERS = ",;\t|"

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from enrich.amount import Amount, AmountError, DecimalMark, parse_amount, parse_currency
+from enrich.answers.amount import Amount, AmountError, DecimalMark, parse_amount, parse_currency
+from enrich.answers.calibration import beyond
 from enrich.errors import UsageError
-from enrich.price import beyond
 
 
 @dataclass(frozen=True)

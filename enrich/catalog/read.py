@@ -10,14 +10,14 @@ from pathlib import Path
 
 import polars as pl
 
+from enrich.answers.prompt import spells_control_token
 from enrich.catalog.cells import clean, first_value, value
 from enrich.catalog.dropped import Dropped, describe
-from enrich.catalog.photos import find_photo
+from enrich.catalog.find_photo import find_photo
 from enrich.catalog.prices import Cell, read_prices
 from enrich.catalog.table import FORMATS, read_table
 from enrich.errors import UsageError
-from enrich.prompt import spells_control_token
-from enrich.schema import Product, same_design
+from enrich.output.schema import Product, same_design
 from enrich.settings import Columns
 
 MAX_TITLE = 200  # characters; a longer one is cut

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from enrich.errors import UsageError
-from enrich.schema import Product, same_design
+from enrich.output.schema import Product, same_design
 from enrich.settings import SplitSettings
 
 

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from enrich.catalog.fetch import FetchSummary, fetch_catalog
-from enrich.catalog.sample.generate import SampleSummary, write_sample
 from enrich.errors import UsageError
 from enrich.pipeline.progress import Progress, silent
-from enrich.places import cache_directory, disk_errors
-from enrich.scratch import scratch
 from enrich.settings import FetchSettings, SampleSettings
 from enrich.storage import is_s3, open_store, overlap, read_tree, write_tree
+from enrich.storage.cache import cache_directory, disk_errors
+from enrich.storage.scratch import scratch
+from sample.generate import SampleSummary, write_sample
 
 CATALOG_FILE = "catalog.csv"  # written last: a catalog without it is not whole
 

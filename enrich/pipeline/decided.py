@@ -8,13 +8,13 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
-from enrich.amount import WHOLE_UNITS, is_currency
-from enrich.decisions import REJECTED, Decision, DecisionFile, run_mark
+from enrich.answers.amount import WHOLE_UNITS, is_currency
+from enrich.answers.parse import excerpt
 from enrich.errors import RunFailed, UsageError
-from enrich.history import read_frames
-from enrich.manifest import check_run_id, read_manifest
-from enrich.parse import excerpt
-from enrich.run_record import RunInfo, RunRecord
+from enrich.output.decisions import REJECTED, Decision, DecisionFile, run_mark
+from enrich.output.history import read_frames
+from enrich.output.manifest import check_run_id, read_manifest
+from enrich.output.run_record import RunInfo, RunRecord
 from enrich.storage import Store, is_s3
 
 MOST_TIMES = 1000.0  # a price so many times above the dearest or below the cheapest of an output is a slip

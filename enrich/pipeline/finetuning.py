@@ -9,28 +9,29 @@ from typing import Any
 
 import torch
 
+from enrich.answers.calibration import CALIBRATION_FILE, Calibration
+from enrich.answers.postprocess import Outcome
+from enrich.answers.prompt import Prompt, make_prompt
 from enrich.catalog.dropped import encode
 from enrich.catalog.read import Catalog, read_catalog
 from enrich.catalog.split import Splits, split_catalog
-from enrich.infer.adapter import METRICS_FILE, RECORD_FILE, adapter_id, read_adapter
-from enrich.infer.judge import Outcome
-from enrich.infer.start import start_engine
-from enrich.infer.transformers_engine import find_base
-from enrich.metrics import baselines
-from enrich.phi3_vision.checkpoint import load_processor
+from enrich.engines.adapter import METRICS_FILE, RECORD_FILE, adapter_id, read_adapter
+from enrich.engines.start import start_engine
+from enrich.engines.transformers_engine import find_base
+from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.output.schema import DROPPED_FILE, Product
+from enrich.pages.report import render_card
 from enrich.pipeline.catalogs import local_tree, work_directory
 from enrich.pipeline.dropping import all_dropped, describe_unlearnable, forget_refusal, refuse_losses
-from enrich.pipeline.places import check_outside, check_replaced
+from enrich.pipeline.kept_apart import check_outside, check_replaced
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.scoring import encode_scores, fit, measure, predict, read_truth, score_base
-from enrich.places import disk_errors
-from enrich.price import CALIBRATION_FILE, Calibration
-from enrich.prompt import Prompt, make_prompt
-from enrich.report import render_card
-from enrich.schema import DROPPED_FILE, Product
-from enrich.scores import SCORES_FILE
+from enrich.scores.assess import SCORES_FILE
+from enrich.scores.metrics import baselines
+from enrich.scores.worth import Worth, judge_worth, tell
 from enrich.settings import RunSettings, TrainSettings
 from enrich.storage import write_tree
+from enrich.storage.cache import disk_errors
 from enrich.train.device import leads
 from enrich.train.examples import check_answers
 from enrich.train.overfit import overfit_one_batch
@@ -38,7 +39,6 @@ from enrich.train.preflight import refuse_leaks
 from enrich.train.recipe import resolve_model
 from enrich.train.record import Dropped
 from enrich.train.run import model_errors, train
-from enrich.worth import Worth, judge_worth, tell
 
 
 @dataclass(frozen=True)

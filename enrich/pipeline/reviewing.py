@@ -10,14 +10,14 @@ from pathlib import Path
 import polars as pl
 
 from enrich.catalog.add import FOLDER, Added, Label, Labelled, add_products, check_addition
-from enrich.decisions import REJECTED, Decision, read_decisions, run_mark
 from enrich.errors import UsageError
+from enrich.output.decisions import REJECTED, Decision, read_decisions, run_mark
+from enrich.output.products import PRODUCTS_KEY, read_last_runs, read_products
+from enrich.output.publish import publish_reviews
+from enrich.output.reviews import next_reviews, photo, photo_of, read_reviews, review_key, standing, write_reviews
+from enrich.pages.review_page import render_queue, review_queue
 from enrich.pipeline.decided import categories, check_and_complete, find_run, usual_currency
-from enrich.pipeline.places import check_taught
-from enrich.products import PRODUCTS_KEY, read_last_runs, read_products
-from enrich.publish import publish_reviews
-from enrich.review_page import render_queue, review_queue
-from enrich.reviews import next_reviews, photo, photo_of, read_reviews, review_key, standing, write_reviews
+from enrich.pipeline.kept_apart import check_taught
 from enrich.settings import Columns, RunSettings
 from enrich.storage import StorageError, Store, open_store
 

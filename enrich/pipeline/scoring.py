@@ -12,32 +12,32 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from enrich import parquet
+from enrich.answers.calibration import LEVEL, Calibration, Point, choose_price, fit_category, price_crps, price_interval
+from enrich.answers.postprocess import Outcome
+from enrich.answers.token_evidence import AnswerTokens
 from enrich.catalog.read import read_catalog
-from enrich.catalog.sample.place import HOLDOUT
 from enrich.catalog.split import Splits, split_catalog
 from enrich.catalog.table import read_table
-from enrich.decoding import Decoders, DecodingFailed, cores
+from enrich.engines.adapter import METRICS_FILE, RECORD_FILE, Adapter
+from enrich.engines.base import Engine
+from enrich.engines.predictor import Answerer, Image
+from enrich.engines.start import start_engine
+from enrich.engines.transformers_engine import base_of, load_base_engine, open_adapter
 from enrich.errors import RunFailed, UsageError
-from enrich.images import ImageRefused, Preparation, prepare
-from enrich.infer.adapter import METRICS_FILE, RECORD_FILE, Adapter
-from enrich.infer.answer import Answerer, Image
-from enrich.infer.engine import Engine
-from enrich.infer.evidence import AnswerTokens
-from enrich.infer.judge import Outcome
-from enrich.infer.start import start_engine
-from enrich.infer.transformers_engine import base_of, load_base_engine, open_adapter
-from enrich.metrics import Scores, baselines, score
-from enrich.phi3_vision.checkpoint import load_processor
+from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.output import parquet
+from enrich.output.schema import SCORE_SCHEMA, Product, same_design
+from enrich.pages.report import render_scores
+from enrich.photos.decode import ImageRefused, Preparation, prepare
+from enrich.photos.decoders import Decoders, DecodingFailed, cores
 from enrich.pipeline.catalogs import local_tree
 from enrich.pipeline.progress import Progress, silent
-from enrich.price import LEVEL, Calibration, Point, choose_price, fit_category, price_crps, price_interval
-from enrich.report import render_scores
-from enrich.schema import SCORE_SCHEMA, Product, same_design
-from enrich.scores import SCORES_FILE, VERDICTS_KEY, assess
+from enrich.scores.assess import SCORES_FILE, VERDICTS_KEY, assess
+from enrich.scores.metrics import Scores, baselines, score
+from enrich.scores.worth import tell
 from enrich.settings import Columns, PhotoLimits, RunSettings, TrainSettings
 from enrich.storage import contains, open_store
-from enrich.worth import tell
+from sample.place import HOLDOUT
 
 SCORES_PAGE = "scores.html"
 _AHEAD = 16  # photos decoded before the engine asks for them, 1.4 MB each

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from enrich.answers.prompt import PROMPT_FILE, make_prompt
 from enrich.catalog.read import Catalog, read_catalog
 from enrich.catalog.split import split_catalog
+from enrich.engines.adapter import RECORD_FILE
 from enrich.errors import UsageError
-from enrich.infer.adapter import RECORD_FILE
 from enrich.pipeline.catalogs import local_tree
 from enrich.pipeline.finetuning import METRICS_FILE
-from enrich.prompt import PROMPT_FILE, make_prompt
 from enrich.settings import TrainSettings
 from enrich.storage import is_s3, open_store
 from enrich.train.recipe import resolve_model

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import polars as pl
 
-from enrich import parquet
 from enrich.errors import RunFailed
-from enrich.history import HistoryFile, all_files, files_in_force, pack_key
-from enrich.products import StoredProducts, fetch_products
-from enrich.publish import read_records, write_run_record
-from enrich.run_record import RunRecord
-from enrich.schema import HISTORY_SCHEMA, ROW_ORDER, ROW_SCHEMA
-from enrich.scratch import remove_abandoned as remove_scratch
-from enrich.scratch import scratch
+from enrich.output import parquet
+from enrich.output.history import HistoryFile, all_files, files_in_force, pack_key
+from enrich.output.products import StoredProducts, fetch_products
+from enrich.output.publish import read_records, write_run_record
+from enrich.output.run_record import RunRecord
+from enrich.output.schema import HISTORY_SCHEMA, ROW_ORDER, ROW_SCHEMA
+from enrich.output.spill import cut, in_order, sampled
 from enrich.settings import RunSettings
-from enrich.spill import cut, in_order, sampled
 from enrich.storage import Store, open_store
+from enrich.storage.scratch import remove_abandoned as remove_scratch
+from enrich.storage.scratch import scratch
 
 PACK_BYTES = 256 << 20  # of the shards in a pack, about a million rows
 _CREATED_KEY = "enrich.created_at"

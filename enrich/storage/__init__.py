@@ -9,8 +9,8 @@ import re
 
 from enrich.errors import UsageError
 from enrich.settings import PLAIN_S3, S3Settings
+from enrich.storage.containment import contains, overlap
 from enrich.storage.local import open_local
-from enrich.storage.overlap import contains, overlap
 from enrich.storage.store import Body, ObjectInfo, StorageError, Store, is_s3
 from enrich.storage.tree import read_tree, write_tree
 

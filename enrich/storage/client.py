@@ -25,7 +25,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from enrich.errors import UsageError
-from enrich.schema import ErrorKind
+from enrich.output.schema import ErrorKind
 from enrich.storage.advice import HOW_TO_SIGN_IN, advice_on
 from enrich.storage.store import StorageError
 

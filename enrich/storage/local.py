@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from enrich.errors import UsageError
-from enrich.schema import ErrorKind
+from enrich.output.schema import ErrorKind
 from enrich.storage.staged import remove_abandoned, staged_file
 from enrich.storage.store import OWN_PREFIX, Body, ObjectInfo, StorageError, check_size, is_relative
 

@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from enrich.schema import ErrorKind
+from enrich.output.schema import ErrorKind
 from enrich.storage.client import s3_errors
 from enrich.storage.store import OWN_PREFIX, StorageError
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import Dataset
 
-from enrich.decoding import Decoders, Room
-from enrich.phi3_vision import Phi3VProcessor
+from enrich.models.phi3_vision import Phi3VProcessor
+from enrich.photos.decoders import Decoders, Room
 from enrich.settings import PhotoLimits
 from enrich.train.examples import IGNORED, Example, loading_workers, page_decoders, read_photo
 from enrich.train.features import FeatureCache

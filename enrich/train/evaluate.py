@@ -11,11 +11,11 @@ from accelerate.utils import gather_object
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from enrich.metrics import Scores, score
-from enrich.parse import Answer, AnswerMalformed, parse_answer
-from enrich.phi3_vision import Phi3VProcessor
-from enrich.phi3_vision.checkpoint import stop_ids
-from enrich.phi3_vision.generation import Generated, generate_answers
+from enrich.answers.parse import Answer, AnswerMalformed, parse_answer
+from enrich.models.phi3_vision import Phi3VProcessor
+from enrich.models.phi3_vision.checkpoint import stop_ids
+from enrich.models.phi3_vision.generation import Generated, generate_answers
+from enrich.scores.metrics import Scores, score
 from enrich.settings import TrainSettings
 from enrich.train.collate import Collator, Photos
 from enrich.train.features import embed_images

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from enrich.decoding import Decoders, DecodingFailed, Room, cores
+from enrich.answers.parse import AnswerMalformed, parse_answer
+from enrich.answers.prompt import END, Prompt, render_answer, render_prompt
 from enrich.errors import RunFailed, UsageError
-from enrich.images import ImageRefused, Photo, Preparation, inspect, prepare
-from enrich.parse import AnswerMalformed, parse_answer
-from enrich.phi3_vision import Phi3VProcessor
-from enrich.prompt import END, Prompt, render_answer, render_prompt
-from enrich.schema import Product
+from enrich.models.phi3_vision import Phi3VProcessor
+from enrich.output.schema import Product
+from enrich.photos.decode import ImageRefused, Photo, Preparation, inspect, prepare
+from enrich.photos.decoders import Decoders, DecodingFailed, Room, cores
 from enrich.settings import PhotoLimits, TrainSettings
 from enrich.train.record import Dropped
 

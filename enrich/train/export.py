@@ -7,10 +7,10 @@ from pathlib import Path
 
 from peft import PeftModel
 
-from enrich.phi3_vision import Phi3VProcessor
-from enrich.phi3_vision.checkpoint import TOKENIZER_FILES
-from enrich.price import CALIBRATION_FILE, Calibration
-from enrich.prompt import PROMPT_FILE, Prompt
+from enrich.answers.calibration import CALIBRATION_FILE, Calibration
+from enrich.answers.prompt import PROMPT_FILE, Prompt
+from enrich.models.phi3_vision import Phi3VProcessor
+from enrich.models.phi3_vision.checkpoint import TOKENIZER_FILES
 from enrich.train.record import TrainReport
 
 RECORD_FILE = "train.json"

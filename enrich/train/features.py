@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from enrich.errors import UsageError
-from enrich.phi3_vision import Phi3VForCausalLM, Phi3VImageProcessor
-from enrich.phi3_vision.image_processing import normalize_crops
+from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VImageProcessor
+from enrich.models.phi3_vision.image_processing import normalize_crops
 
 
 class FeatureCache:

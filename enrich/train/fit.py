@@ -10,7 +10,7 @@ from peft.helpers import disable_input_dtype_casting
 from transformers import set_seed
 
 from enrich.errors import RunFailed
-from enrich.phi3_vision import Phi3VForCausalLM
+from enrich.models.phi3_vision import Phi3VForCausalLM
 from enrich.settings import TrainSettings
 from enrich.train.callbacks import MAX_SKIPPED_IN_A_ROW, FiniteGuard, Reporter, Schedule
 from enrich.train.collate import Collator, Photos

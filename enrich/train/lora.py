@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from enrich.errors import UsageError
-from enrich.phi3_vision import Phi3VForCausalLM
+from enrich.models.phi3_vision import Phi3VForCausalLM
 from enrich.settings import TrainSettings
 
 _DECODER_LAYER = r"model\.layers\.\d+\.(?:self_attn|mlp)"

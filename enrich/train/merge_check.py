@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from enrich.phi3_vision import Phi3VForCausalLM
-from enrich.phi3_vision.checkpoint import load_merged
+from enrich.models.phi3_vision import Phi3VForCausalLM
+from enrich.models.phi3_vision.checkpoint import load_merged
 from enrich.settings import TrainSettings
 from enrich.train.collate import Collator, Photos
 from enrich.train.evaluate import embed, generate

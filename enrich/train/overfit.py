@@ -9,13 +9,13 @@ import torch
 from peft.helpers import disable_input_dtype_casting
 from transformers import SchedulerType, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
+from enrich.answers.prompt import Prompt
 from enrich.errors import RunFailed
-from enrich.images import PREPARATION_VERSION
-from enrich.phi3_vision.checkpoint import load_processor
-from enrich.prompt import Prompt
-from enrich.schema import Product
-from enrich.scratch import scratch
+from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.output.schema import Product
+from enrich.photos.decode import PREPARATION_VERSION
 from enrich.settings import TrainSettings
+from enrich.storage.scratch import scratch
 from enrich.train.callbacks import FiniteGuard, Reporter
 from enrich.train.collate import Collator
 from enrich.train.device import device_and_dtype

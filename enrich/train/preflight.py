@@ -8,10 +8,10 @@ from statistics import fmean, median_low
 import torch
 from peft import PeftModel
 
+from enrich.answers.prompt import END, Prompt, render_answer, render_prompt
 from enrich.errors import UsageError
-from enrich.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VProcessor
-from enrich.prompt import END, Prompt, render_answer, render_prompt
-from enrich.schema import Product, same_design
+from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VProcessor
+from enrich.output.schema import Product, same_design
 from enrich.settings import TrainSettings
 from enrich.train.estimate import Shape, Work, first_that_fits, memory, seconds, smaller_settings, sustained_rate
 from enrich.train.examples import Example

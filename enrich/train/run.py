@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
+from enrich.answers.prompt import Prompt
 from enrich.errors import RunFailed, UsageError
-from enrich.images import PREPARATION_VERSION
-from enrich.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
-from enrich.phi3_vision.checkpoint import load_processor, weights_signature
-from enrich.prompt import Prompt
-from enrich.schema import Product
+from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
+from enrich.models.phi3_vision.checkpoint import load_processor, weights_signature
+from enrich.output.schema import Product
+from enrich.photos.decode import PREPARATION_VERSION
 from enrich.settings import TrainSettings
 from enrich.train import evaluate, merge_check
 from enrich.train.collate import Photos

@@ -17,9 +17,9 @@ from PIL import Image
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
-from enrich.decoding import Decoders
 from enrich.errors import UsageError
-from enrich.images import shrink
+from enrich.photos.decode import shrink
+from enrich.photos.decoders import Decoders
 from enrich.settings import PhotoLimits, TrainSettings
 from enrich.train.evaluate import Said
 from enrich.train.examples import read_photo

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from enrich.answers.prompt import Prompt
 from enrich.errors import UsageError
-from enrich.prompt import Prompt
 from enrich.settings import TrainSettings
 
 _MARKER = "finetune.json"

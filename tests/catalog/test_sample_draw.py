@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from enrich.catalog.sample.dialects import DEMO
-from enrich.catalog.sample.draw import OUTLINES, render
-from enrich.catalog.sample.products import SampleProduct, sample_product
-from enrich.catalog.sample.spec import COLOURS, KINDS
+from sample.dialects import DEMO
+from sample.draw import OUTLINES, render
+from sample.products import SampleProduct, sample_product
+from sample.spec import COLOURS, KINDS
 
 
 def _first_of(kind: str) -> SampleProduct:

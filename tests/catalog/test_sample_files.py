@@ -16,15 +16,15 @@ import pytest
 from PIL import Image
 
 from enrich.catalog.read import read_catalog
-from enrich.catalog.sample import generate, photos, place
-from enrich.catalog.sample.dialects import BASE, DEMO
-from enrich.catalog.sample.draw import render
-from enrich.catalog.sample.encode import encode
-from enrich.catalog.sample.generate import COLUMNS, write_sample
-from enrich.catalog.sample.products import sample_product
 from enrich.errors import RunFailed, UsageError
-from enrich.images import ImageRefused, decode
+from enrich.photos.decode import ImageRefused, decode
 from enrich.settings import PhotoLimits
+from sample import generate, photos, place
+from sample.dialects import BASE, DEMO
+from sample.draw import render
+from sample.encode import encode
+from sample.generate import COLUMNS, write_sample
+from sample.products import sample_product
 
 
 def _files(directory: Path) -> dict[str, bytes]:
@@ -292,8 +292,8 @@ def test_drawing_needs_numpy_and_pillow_only() -> None:
     script = (
         "import sys\n"
         "sys.modules.update(dict.fromkeys(['polars', 'pyarrow', 'pydantic', 'torch', 'httpx', 'yaml']))\n"
-        "import enrich.catalog.sample.draw, enrich.catalog.sample.encode, enrich.catalog.sample.products\n"
-        "import enrich.catalog.sample.dialects\n"
+        "import sample.draw, sample.encode, sample.products\n"
+        "import sample.dialects\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 

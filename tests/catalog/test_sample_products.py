@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from enrich.catalog.sample.dialects import BASE, DEMO
-from enrich.catalog.sample.pricing import Optimum, noiseless_price, on_ladder, optimum
-from enrich.catalog.sample.products import HOLDOUT_START, SampleProduct, sample_product
-from enrich.catalog.sample.spec import COLOURS, KINDS, Dialect, Prices, colours_of, held_out
-from enrich.catalog.sample.titles import title
+from sample.dialects import BASE, DEMO
+from sample.pricing import Optimum, noiseless_price, on_ladder, optimum
+from sample.products import HOLDOUT_START, SampleProduct, sample_product
+from sample.spec import COLOURS, KINDS, Dialect, Prices, colours_of, held_out
+from sample.titles import title
 
 
 @pytest.fixture(scope="module")

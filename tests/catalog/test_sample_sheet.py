@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from enrich.catalog.sample.sheet import ACROSS, CELL, HEADER, draw_sheet
+from sample.sheet import ACROSS, CELL, HEADER, draw_sheet
 
 
 @pytest.fixture

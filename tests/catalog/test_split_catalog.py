@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from enrich.catalog.split import Splits, split_catalog
 from enrich.errors import UsageError
-from enrich.schema import Product
+from enrich.output.schema import Product
 from enrich.settings import SplitSettings
 
 NAMES = ("train", "validation", "calibration", "test")

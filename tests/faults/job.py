@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd  # noqa: F401  pyarrow takes 0.9 s to import it where a job first makes a table
 from infer.fake_engine import write_completion
 
-from enrich import history, write
-from enrich.infer.engine import Completion, EngineClock, Request
-from enrich.phi3_vision.checkpoint import load_processor
-from enrich.pipeline import enrichment, opening, session
+from enrich.engines.base import Completion, EngineClock, Request
+from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.output import history, write
+from enrich.pipeline.run import enrichment, opening, session
 from enrich.settings import TINY_MODEL_PATH, GateSettings, RunSettings, S3Settings
 from enrich.storage import lock, s3
 

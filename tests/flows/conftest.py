@@ -19,19 +19,19 @@ from prefect.settings import (
 )
 from prefect.testing.utilities import prefect_test_harness
 
-from enrich.fetch import Fetched
-from enrich.images import Photo, Preparation
-from enrich.infer.adapter import Adapter
-from enrich.infer.answer import Image
-from enrich.infer.engine import EngineClock
-from enrich.infer.judge import Outcome
-from enrich.parse import Answer
-from enrich.pipeline import opening, runner
-from enrich.pipeline.run import Run
-from enrich.pipeline.session import Session
-from enrich.price import Calibration
-from enrich.prompt import make_prompt
-from enrich.schema import ErrorKind, ManifestItem
+from enrich.answers.calibration import Calibration
+from enrich.answers.parse import Answer
+from enrich.answers.postprocess import Outcome
+from enrich.answers.prompt import make_prompt
+from enrich.engines.adapter import Adapter
+from enrich.engines.base import EngineClock
+from enrich.engines.predictor import Image
+from enrich.output.schema import ErrorKind, ManifestItem
+from enrich.photos.decode import Photo, Preparation
+from enrich.photos.fetch import Fetched
+from enrich.pipeline.run import opening, runner
+from enrich.pipeline.run.session import Session
+from enrich.pipeline.run.state import Run
 from flows import tasks
 
 

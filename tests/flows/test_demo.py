@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 import flows.demo
-from enrich.catalog.sample import generate
 from enrich.errors import RunFailed, UsageError
+from enrich.output.schema import ErrorKind
 from enrich.pipeline.finetuning import Finetuned
 from enrich.pipeline.progress import Progress
-from enrich.schema import ErrorKind
 from enrich.settings import RunSettings, SampleSettings, TrainSettings
 from flows import tasks
 from flows.demo import main, make_room
+from sample import generate
 from tests.flows.conftest import FakeWorld
 from tests.flows.test_nightly import METRICS, SCORES
 
@@ -40,7 +40,7 @@ def small(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWor
     monkeypatch.setattr(tasks, "write_sheet", lambda adapter, catalog, sheet: Path(sheet).touch())
     monkeypatch.setattr(flows.demo, "SAMPLE", SampleSettings(products=12, bucket=6))
     monkeypatch.chdir(world.root)
-    log = logging.getLogger("enrich.pipeline.session")
+    log = logging.getLogger("enrich.pipeline.run.session")
     level = log.level
     yield world
     log.setLevel(level)  # the demo's own

@@ -16,10 +16,10 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import Artifact, State
 
 import flows.enrich_catalog
+from enrich.answers.postprocess import Outcome
+from enrich.engines.predictor import Image
 from enrich.errors import RunFailed, UsageError
-from enrich.infer.answer import Image
-from enrich.infer.judge import Outcome
-from enrich.pipeline.deadline import Deadline
+from enrich.pipeline.run.deadline import Deadline
 from enrich.settings import GateSettings, RunSettings
 from flows.enrich_catalog import enrich_catalog, shard_groups
 from flows.tasks import asset_key

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from enrich.infer.evidence import AnswerTokens
-from enrich.phi3_vision.checkpoint import load_processor
+from enrich.answers.token_evidence import AnswerTokens
+from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.settings import TINY_MODEL_PATH
 
 # One begins as the other, one holds letters that no word of the vocabulary has.

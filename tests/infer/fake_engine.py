@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from enrich.infer.engine import TOP_K, Completion, EngineClock, Request
+from enrich.engines.base import TOP_K, Completion, EngineClock, Request
 
 
 def write_completion(

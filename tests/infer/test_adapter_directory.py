@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from enrich.answers.calibration import Calibration
+from enrich.answers.prompt import make_prompt
+from enrich.engines.adapter import adapter_id, base_source, check_base, read_adapter
 from enrich.errors import UsageError
-from enrich.images import PREPARATION_VERSION, Preparation
-from enrich.infer.adapter import adapter_id, base_source, check_base, read_adapter
-from enrich.price import Calibration
-from enrich.prompt import make_prompt
+from enrich.photos.decode import PREPARATION_VERSION, Preparation
 from enrich.settings import TINY_MODEL, TINY_MODEL_PATH
 
 PROMPT = make_prompt(("BAGS", "HATS"), "EUR")

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from enrich.infer import answer as answer_module
-from enrich.infer.answer import SECOND_PASS, Answerer, Image
-from enrich.infer.engine import Completion, Request
-from enrich.infer.evidence import AnswerTokens
-from enrich.infer.judge import Outcome
-from enrich.price import Calibration
-from enrich.schema import ErrorKind, ReviewReason
+from enrich.answers.calibration import Calibration
+from enrich.answers.postprocess import Outcome
+from enrich.answers.token_evidence import AnswerTokens
+from enrich.engines import predictor as answer_module
+from enrich.engines.base import Completion, Request
+from enrich.engines.predictor import SECOND_PASS, Answerer, Image
+from enrich.output.schema import ErrorKind, ReviewReason
 from enrich.settings import ReviewSettings
 from tests.infer.fake_engine import FakeEngine, write_completion
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enrich.infer.engine import Completion
-from enrich.infer.parity import LIMITS, Limits, ParityRecord, compare
+from enrich.engines.base import Completion
+from enrich.engines.parity import LIMITS, Limits, ParityRecord, compare
 
 WORDS = ["<end>", "Red", "Blue", "Hat", "Bag", "Coat"]
 PROMPT = np.array([1, 2, 3], np.int32)

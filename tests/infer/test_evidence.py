@@ -6,8 +6,8 @@ import time
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from enrich.errors import UsageError
-from enrich.infer.evidence import (
+from enrich.answers.grammar import answer_grammar
+from enrich.answers.token_evidence import (
     AnswerTokens,
     PriceEvidence,
     alternatives,
@@ -16,7 +16,7 @@ from enrich.infer.evidence import (
     price_evidence,
     title_words,
 )
-from enrich.infer.grammar import answer_grammar
+from enrich.errors import UsageError
 from tests.infer.conftest import CATEGORIES
 from tests.infer.fake_engine import write_completion
 

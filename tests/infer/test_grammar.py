@@ -7,9 +7,9 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerBase
 
-from enrich.infer.evidence import AnswerTokens
-from enrich.infer.grammar import MAX_DIGITS, MAX_TITLE_TOKENS, answer_grammar
-from enrich.parse import MAX_TITLE, parse_answer
+from enrich.answers.grammar import MAX_DIGITS, MAX_TITLE_TOKENS, answer_grammar
+from enrich.answers.parse import MAX_TITLE, parse_answer
+from enrich.answers.token_evidence import AnswerTokens
 from tests.infer.conftest import CATEGORIES
 from tests.phi3_vision.tiny import wrap_tokenizer
 

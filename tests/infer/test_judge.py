@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from enrich.infer.engine import Completion
-from enrich.infer.evidence import AnswerTokens
-from enrich.infer.judge import Outcome, judge
-from enrich.parse import Answer, parse_answer
-from enrich.price import Calibration, CategoryCalibration, PriceCalibration
-from enrich.schema import Alternative, ErrorKind, ReviewReason
+from enrich.answers.calibration import Calibration, CategoryCalibration, PriceCalibration
+from enrich.answers.parse import Answer, parse_answer
+from enrich.answers.postprocess import Outcome, judge
+from enrich.answers.token_evidence import AnswerTokens
+from enrich.engines.base import Completion
+from enrich.output.schema import Alternative, ErrorKind, ReviewReason
 from enrich.settings import ReviewSettings
 from tests.infer.fake_engine import write_completion
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from enrich.engines.transformers_engine import base_of, load_engine, open_adapter
 from enrich.errors import UsageError
-from enrich.infer.transformers_engine import base_of, load_engine, open_adapter
-from enrich.phi3_vision.checkpoint import weights_signature
+from enrich.models.phi3_vision.checkpoint import weights_signature
 from enrich.settings import RunSettings, TrainSettings, load_settings
 from enrich.train.recipe import resolve_model
 from tests.phi3_vision.tiny import tiny_phi3v

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from enrich.catalog.sample.dialects import BASE
-from enrich.catalog.sample.draw import render
-from enrich.catalog.sample.products import SampleProduct, sample_product
-from enrich.catalog.sample.spec import KINDS, colours_of
-from enrich.infer.engine import Request
-from enrich.infer.transformers_engine import TransformersEngine
-from enrich.metrics import Scores, score
-from enrich.parse import Answer, AnswerMalformed, parse_answer
-from enrich.phi3_vision.checkpoint import load_model, load_processor
-from enrich.phi3_vision.hd_transform import hd_transform
-from enrich.prompt import make_prompt
-from enrich.schema import Product
+from enrich.answers.parse import Answer, AnswerMalformed, parse_answer
+from enrich.answers.prompt import make_prompt
+from enrich.engines.base import Request
+from enrich.engines.transformers_engine import TransformersEngine
+from enrich.models.phi3_vision.checkpoint import load_model, load_processor
+from enrich.models.phi3_vision.hd_transform import hd_transform
+from enrich.output.schema import Product
+from enrich.scores.metrics import Scores, score
 from enrich.settings import TINY_MODEL_PATH
+from sample.dialects import BASE
+from sample.draw import render
+from sample.products import SampleProduct, sample_product
+from sample.spec import KINDS, colours_of
 
 _SEED = 4_242  # of no training
 _PHOTOS = 64

@@ -13,23 +13,23 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from enrich.errors import UsageError
-from enrich.infer.adapter import Adapter, read_adapter
-from enrich.infer.answer import Answerer, Image
-from enrich.infer.engine import Completion, Request
-from enrich.infer.evidence import label_probability
-from enrich.infer.start import choose_engine, start_engine
-from enrich.infer.transformers_engine import (
+from enrich.answers.calibration import Calibration
+from enrich.answers.parse import parse_answer
+from enrich.answers.prompt import make_prompt, render_answer, render_prompt
+from enrich.answers.token_evidence import label_probability
+from enrich.engines.adapter import Adapter, read_adapter
+from enrich.engines.base import Completion, Request
+from enrich.engines.predictor import Answerer, Image
+from enrich.engines.start import choose_engine, start_engine
+from enrich.engines.transformers_engine import (
     TransformersEngine,
     device_and_dtype,
     find_base,
     load_base_engine,
     load_engine,
 )
-from enrich.parse import parse_answer
-from enrich.phi3_vision.checkpoint import load_adapted, load_model, load_processor
-from enrich.price import Calibration
-from enrich.prompt import make_prompt, render_answer, render_prompt
+from enrich.errors import UsageError
+from enrich.models.phi3_vision.checkpoint import load_adapted, load_model, load_processor
 from enrich.settings import TINY_MODEL, TINY_MODEL_PATH, ReviewSettings, RunSettings
 from tests.infer.conftest import CATEGORIES
 from tests.phi3_vision.tiny import Tiny, tiny_phi3v

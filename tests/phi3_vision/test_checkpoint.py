@@ -11,8 +11,15 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from enrich.phi3_vision import Phi3VForCausalLM, Phi3VImageProcessor, checkpoint
-from enrich.phi3_vision.checkpoint import load_adapted, load_merged, load_model, load_processor, resolve, save_merged
+from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VImageProcessor, checkpoint
+from enrich.models.phi3_vision.checkpoint import (
+    load_adapted,
+    load_merged,
+    load_model,
+    load_processor,
+    resolve,
+    save_merged,
+)
 from tests.phi3_vision.tiny import Tiny, prompt_inputs, random_model, tiny_config, tiny_phi3v
 
 TARGETS = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]

@@ -9,8 +9,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from enrich.phi3_vision import Phi3VConfig, Phi3VForCausalLM
-from enrich.phi3_vision.checkpoint import load_model, resolve
+from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM
+from enrich.models.phi3_vision.checkpoint import load_model, resolve
 from tests.phi3_vision.test_configuration import ORIGINAL_FILE
 from tests.phi3_vision.test_modeling import expected_tensors
 

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from enrich.phi3_vision.hd_transform import hd_size, hd_transform, resized_size
+from enrich.models.phi3_vision.hd_transform import hd_size, hd_transform, resized_size
 from tests.phi3_vision.tiny import noise_image, pattern_image
 
 

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor
 
-from enrich.phi3_vision import Phi3VConfig, Phi3VImageProcessor
-from enrich.phi3_vision.image_processing import (
+from enrich.models.phi3_vision import Phi3VConfig, Phi3VImageProcessor
+from enrich.models.phi3_vision.image_processing import (
     CLIP_MEAN,
     CLIP_STD,
     hd_size,

@@ -6,10 +6,10 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import AutoProcessor, AutoTokenizer
 
-from enrich.phi3_vision import Phi3VConfig, Phi3VImageProcessor, Phi3VProcessor
-from enrich.phi3_vision.checkpoint import load_processor
-from enrich.phi3_vision.hd_transform import hd_transform
-from enrich.phi3_vision.image_processing import normalize_crops
+from enrich.models.phi3_vision import Phi3VConfig, Phi3VImageProcessor, Phi3VProcessor
+from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.models.phi3_vision.hd_transform import hd_transform
+from enrich.models.phi3_vision.image_processing import normalize_crops
 from tests.phi3_vision.tiny import (
     ORIGINAL_PREPROCESSOR,
     Tiny,

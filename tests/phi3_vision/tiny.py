@@ -10,7 +10,7 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from enrich.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
+from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
 
 # The original's specials; rstrip swallows the white space after the token.
 SPECIALS = {"<|endoftext|>": False, "<|assistant|>": True, "<|system|>": False, "<|end|>": False, "<|user|>": False}

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from enrich.pipeline import deadline
-from enrich.pipeline.deadline import Deadline
+from enrich.pipeline.run import deadline
+from enrich.pipeline.run.deadline import Deadline
 
 
 def test_no_shard_is_begun_that_would_end_too_late(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,14 +9,14 @@ import polars as pl
 import pytest
 
 from enrich import cli
+from enrich.answers.prompt import Prompt
 from enrich.catalog.read import read_catalog
+from enrich.engines.adapter import adapter_id, read_adapter
 from enrich.errors import UsageError
-from enrich.infer.adapter import adapter_id, read_adapter
 from enrich.pipeline import finetuning
 from enrich.pipeline.catalogs import make_sample
 from enrich.pipeline.finetuning import finetune, overfit
 from enrich.pipeline.scoring import products_to_score
-from enrich.prompt import Prompt
 from enrich.settings import SampleSettings, TrainSettings
 from enrich.train.record import Dropped
 from flows.parameters import Training

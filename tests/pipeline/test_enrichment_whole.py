@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from enrich.errors import UsageError
-from enrich.pipeline.enrichment import run_enrichment
-from enrich.pipeline.records import publish_held, rewrite_report
-from enrich.schema import PRODUCTS_SCHEMA
+from enrich.output.schema import PRODUCTS_SCHEMA
+from enrich.pipeline.run.enrichment import run_enrichment
+from enrich.pipeline.run.records import publish_held, rewrite_report
 from enrich.settings import GateSettings, RunSettings
 from enrich.storage import open_store, write_tree
 

@@ -10,11 +10,11 @@ import polars as pl
 import pytest
 
 from enrich.catalog.split import Splits
+from enrich.engines.adapter import adapter_id, read_adapter
 from enrich.errors import UsageError
-from enrich.infer.adapter import adapter_id, read_adapter
 from enrich.pipeline import finetuning
-from enrich.pipeline.enrichment import run_enrichment
 from enrich.pipeline.finetuning import finetune
+from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.pipeline.scoring import score_adapter
 from enrich.settings import GateSettings, RunSettings, TrainSettings
 

@@ -7,7 +7,7 @@ import pytest
 from enrich.errors import UsageError
 from enrich.pipeline.finetuning import finetune
 from enrich.pipeline.merging import merge
-from enrich.pipeline.opening import foresee_run, open_run
+from enrich.pipeline.run.opening import foresee_run, open_run
 from enrich.pipeline.scoring import score_adapter
 from enrich.settings import MergeSettings, RunSettings, TrainSettings
 

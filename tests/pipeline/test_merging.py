@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from enrich.engines.adapter import adapter_id
 from enrich.errors import RunFailed, UsageError
-from enrich.infer.adapter import adapter_id
-from enrich.phi3_vision.checkpoint import load_merged, load_model, load_processor, resolve
+from enrich.models.phi3_vision.checkpoint import load_merged, load_model, load_processor, resolve
 from enrich.pipeline import merging
 from enrich.pipeline.merging import merge
 from enrich.settings import TINY_MODEL_PATH, MergeSettings

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 
+from enrich.engines.adapter import Adapter, read_adapter
+from enrich.engines.transformers_engine import TransformersEngine, find_base, load_base_engine, load_engine
 from enrich.errors import ParityFailed
-from enrich.infer.adapter import Adapter, read_adapter
-from enrich.infer.transformers_engine import TransformersEngine, find_base, load_base_engine, load_engine
-from enrich.pipeline import opening, parity
+from enrich.output.run_record import RunRecord
 from enrich.pipeline.catalogs import make_sample
 from enrich.pipeline.drawn import draw_photo
-from enrich.pipeline.enrichment import run_enrichment
-from enrich.pipeline.parity import precision
-from enrich.run_record import RunRecord
+from enrich.pipeline.run import opening, parity_gate
+from enrich.pipeline.run.enrichment import run_enrichment
+from enrich.pipeline.run.parity_gate import precision
 from enrich.settings import TINY_MODEL_PATH, GateSettings, RunSettings, SampleSettings
 from flows.tasks import worth_retrying
 from tests.pipeline.test_cli import enrich
@@ -80,9 +80,9 @@ class FakeVllm:
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
     fake = FakeVllm()
-    monkeypatch.setattr(parity, "start_engine", fake.start)
-    monkeypatch.setattr(parity, "load_engine", fake.reference)
-    for module in (parity, opening):
+    monkeypatch.setattr(parity_gate, "start_engine", fake.start)
+    monkeypatch.setattr(parity_gate, "load_engine", fake.reference)
+    for module in (parity_gate, opening):
         monkeypatch.setattr(module, "choose_engine", lambda name, device="auto": "vllm")
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__="1.2"))
     return fake
@@ -182,7 +182,7 @@ def test_nothing_is_compared_where_nobody_asks_for_it(places: Places, tmp_path: 
 def test_transformers_is_not_compared_with_itself(
     places: Places, tmp_path: Path, vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parity, "choose_engine", lambda name, device: "transformers")
+    monkeypatch.setattr(parity_gate, "choose_engine", lambda name, device: "transformers")
 
     run(places, tmp_path)
 

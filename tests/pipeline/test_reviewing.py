@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 from rows import at, enrich_night, listing, make_row, make_run
 
-from enrich import parquet
 from enrich.catalog.add import Added
 from enrich.catalog.read import read_catalog
 from enrich.errors import UsageError
+from enrich.output import parquet
+from enrich.output.run_record import RunInfo
+from enrich.output.schema import PRODUCTS_SCHEMA, Alternative, ManifestItem, Row
 from enrich.pipeline.reviewing import apply_decisions, write_queue
-from enrich.run_record import RunInfo
-from enrich.schema import PRODUCTS_SCHEMA, Alternative, ManifestItem, Row
 from enrich.storage import open_store
 
 EVIL = "</script><script>alert(1)</script>"

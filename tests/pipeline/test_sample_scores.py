@@ -7,18 +7,18 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from enrich.catalog.sample.sheet import ACROSS, CELL
 from enrich.errors import UsageError
-from enrich.pipeline import sample_scores
-from enrich.pipeline.sample_scores import HOLDOUT_ROWS, SHEET_ROWS, score_holdout, write_sheet
-from enrich.report import score_table
+from enrich.pages.report import score_table
 from enrich.settings import RunSettings
+from sample import scores
+from sample.scores import HOLDOUT_ROWS, SHEET_ROWS, score_holdout, write_sheet
+from sample.sheet import ACROSS, CELL
 
 
 def test_the_hold_out_is_scored_beside_the_base_and_the_best_possible(
     story: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sample_scores, "HOLDOUT_ROWS", 6)
+    monkeypatch.setattr(scores, "HOLDOUT_ROWS", 6)
     told: list[tuple[str, int, int]] = []
 
     metrics = score_holdout(str(story.adapter), str(story.catalog), RunSettings(), lambda *seen: told.append(seen))
@@ -41,14 +41,14 @@ def test_the_sheet_shows_unseen_products_of_as_many_categories(
     story: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[str] = []
-    draw = sample_scores.draw_sheet
+    draw = scores.draw_sheet
 
     def drawn(rows: Any, currency: str | None) -> Image.Image:
         shown.extend(row["category"] for _, row in rows)
         assert currency == "EUR"
         return draw(rows, currency)
 
-    monkeypatch.setattr(sample_scores, "draw_sheet", drawn)
+    monkeypatch.setattr(scores, "draw_sheet", drawn)
     write_sheet(str(story.adapter), str(story.catalog), str(tmp_path / "sheet.jpg"))
 
     unseen = pl.read_parquet(story.adapter / "scores.parquet")["category"]

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+from enrich.answers.prompt import make_prompt
 from enrich.catalog.read import read_catalog
 from enrich.catalog.split import split_catalog
 from enrich.errors import UsageError
 from enrich.pipeline.standing import StandingAdapter, find_standing
-from enrich.prompt import make_prompt
 from enrich.settings import TrainSettings
 from enrich.storage import write_tree
 from enrich.train.recipe import resolve_model

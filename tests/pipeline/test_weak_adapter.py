@@ -14,8 +14,8 @@ from test_worth import metrics
 from enrich import cli
 from enrich.pipeline import finetuning
 from enrich.pipeline.finetuning import Finetuned
+from enrich.scores.worth import tell
 from enrich.settings import TINY_MODEL_PATH
-from enrich.worth import tell
 
 BAD = tell(metrics(category=(0, 0, 0), price=(7.84, 5, 9), macro_f1=0))
 

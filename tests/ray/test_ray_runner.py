@@ -22,17 +22,17 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from enrich.errors import EnrichError, RunFailed, UsageError
+from enrich.output.schema import ErrorKind
 from enrich.pipeline.catalogs import make_sample
-from enrich.pipeline.enrichment import run_enrichment
-from enrich.pipeline.opening import join_run, open_run
-from enrich.schema import ErrorKind
+from enrich.pipeline.run.enrichment import run_enrichment
+from enrich.pipeline.run.opening import join_run, open_run
 from enrich.settings import TINY_MODEL_PATH, GateSettings, RaySettings, RunSettings, SampleSettings
 from enrich.storage import StorageError
 from tests.random_adapter import write_random_adapter
 
 ray = pytest.importorskip("ray")
-from enrich.pipeline.ray_runner import find_room  # noqa: E402
-from enrich.pipeline.ray_worker import Worker  # noqa: E402
+from enrich.pipeline.run.ray_runner import find_room  # noqa: E402
+from enrich.pipeline.run.ray_worker import Worker  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 

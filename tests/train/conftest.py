@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from enrich.prompt import Prompt, make_prompt
-from enrich.schema import Product
+from enrich.answers.prompt import Prompt, make_prompt
+from enrich.output.schema import Product
 from enrich.settings import TrainSettings
 from tests.phi3_vision.tiny import Tiny, tiny_phi3v
 

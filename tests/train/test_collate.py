@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from enrich.phi3_vision import Phi3VImageProcessor
-from enrich.prompt import END, Prompt
-from enrich.schema import Product
+from enrich.answers.prompt import END, Prompt
+from enrich.models.phi3_vision import Phi3VImageProcessor
+from enrich.output.schema import Product
 from enrich.settings import TrainSettings
 from enrich.train.collate import Collator, Photos
 from enrich.train.examples import IGNORED, build_examples

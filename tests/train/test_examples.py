@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from enrich.answers.prompt import END, Prompt, render_answer, render_prompt
 from enrich.errors import UsageError
-from enrich.phi3_vision.checkpoint import load_processor
-from enrich.prompt import END, Prompt, render_answer, render_prompt
-from enrich.schema import Product
+from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.output.schema import Product
 from enrich.settings import TINY_MODEL_PATH, TrainSettings
 from enrich.train.collate import Photos
 from enrich.train.examples import IGNORED, Example, build_examples, check_answers

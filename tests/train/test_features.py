@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from enrich.answers.prompt import Prompt
 from enrich.errors import UsageError
-from enrich.prompt import Prompt
-from enrich.schema import Product
+from enrich.output.schema import Product
 from enrich.settings import TrainSettings
 from enrich.train.collate import Photos, images
 from enrich.train.examples import build_examples

@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from enrich.answers.prompt import Prompt
 from enrich.errors import RunFailed
-from enrich.prompt import Prompt
-from enrich.schema import Product
+from enrich.output.schema import Product
 from enrich.settings import TrainSettings
 from enrich.train import callbacks
 from enrich.train import fit as fit_module

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from enrich.answers.prompt import Prompt
 from enrich.errors import RunFailed
-from enrich.prompt import Prompt
-from enrich.schema import Product
+from enrich.output.schema import Product
 from enrich.settings import TrainSettings
 from enrich.train.overfit import LEARNED, describe_losses, overfit_one_batch
 from enrich.train.record import TrainProgress

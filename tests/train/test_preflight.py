@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from enrich.answers.prompt import Prompt
 from enrich.errors import UsageError
-from enrich.prompt import Prompt
-from enrich.schema import Product
+from enrich.output.schema import Product
 from enrich.settings import TrainSettings
 from enrich.train import preflight as preflight_module
 from enrich.train import run as run_module

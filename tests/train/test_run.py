@@ -16,14 +16,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+from enrich.answers.calibration import Calibration
+from enrich.answers.prompt import END, Prompt, render_answer, render_prompt
+from enrich.engines.adapter import read_adapter
 from enrich.errors import RunFailed, UsageError
-from enrich.images import PREPARATION_VERSION, Preparation, prepare
-from enrich.infer.adapter import read_adapter
-from enrich.phi3_vision.checkpoint import load_merged, load_model, load_processor
-from enrich.phi3_vision.generation import generate_answers
-from enrich.price import Calibration
-from enrich.prompt import END, Prompt, render_answer, render_prompt
-from enrich.schema import Product
+from enrich.models.phi3_vision.checkpoint import load_merged, load_model, load_processor
+from enrich.models.phi3_vision.generation import generate_answers
+from enrich.output.schema import Product
+from enrich.photos.decode import PREPARATION_VERSION, Preparation, prepare
 from enrich.settings import PhotoLimits, TrainSettings
 from enrich.train import merge_check
 from enrich.train import run as run_module
@@ -259,8 +259,8 @@ _KILLED = """
 import json, os, signal, sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
-from enrich.prompt import Prompt
-from enrich.schema import Product
+from enrich.answers.prompt import Prompt
+from enrich.output.schema import Product
 from enrich.settings import TrainSettings
 from enrich.train import fit
 from enrich.train.run import train

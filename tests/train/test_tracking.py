@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from enrich.answers.prompt import Prompt
 from enrich.errors import UsageError
-from enrich.prompt import Prompt
-from enrich.schema import Product
+from enrich.output.schema import Product
 from enrich.settings import TrainSettings, load_settings
 from enrich.train.evaluate import Said
 from enrich.train.record import TrainReport

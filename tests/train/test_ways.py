@@ -15,10 +15,10 @@ from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file
 
+from enrich.answers.prompt import Prompt, render_prompt
 from enrich.errors import UsageError
-from enrich.phi3_vision.checkpoint import load_merged, load_model, load_processor
-from enrich.prompt import Prompt, render_prompt
-from enrich.schema import Product
+from enrich.models.phi3_vision.checkpoint import load_merged, load_model, load_processor
+from enrich.output.schema import Product
 from enrich.settings import TINY_MODEL, TINY_MODEL_PATH, TrainSettings
 from enrich.train import run as run_module
 from enrich.train import trainer
@@ -121,8 +121,8 @@ _ONE_OF_TWO = """
 import json, sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
-from enrich.prompt import Prompt
-from enrich.schema import Product
+from enrich.answers.prompt import Prompt
+from enrich.output.schema import Product
 from enrich.settings import TrainSettings
 from accelerate import PartialState
 from enrich.train.run import train

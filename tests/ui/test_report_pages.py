@@ -12,19 +12,19 @@ from playwright.sync_api import Page
 from rows import at, enrich_night, listing, make_row, make_run
 from test_scores import scored
 
-from enrich import parquet
-from enrich.changes import compare
-from enrich.gate import run_stats
-from enrich.history import read_shards
-from enrich.metrics import score
-from enrich.parse import Answer
-from enrich.pipeline.records import write_report
+from enrich.answers.parse import Answer
+from enrich.output import parquet
+from enrich.output.changes import compare
+from enrich.output.gate import run_stats
+from enrich.output.history import read_shards
+from enrich.output.products import read_products
+from enrich.output.run_record import Cost, RunInfo, RunRecord
+from enrich.output.schema import PRODUCTS_SCHEMA, ErrorKind, ManifestItem, Product, Row
+from enrich.pages.report import render_scores
+from enrich.pipeline.run.records import write_report
 from enrich.pipeline.scoring import encode_scores
-from enrich.products import read_products
-from enrich.report import render_scores
-from enrich.run_record import Cost, RunInfo, RunRecord
-from enrich.schema import PRODUCTS_SCHEMA, ErrorKind, ManifestItem, Product, Row
-from enrich.scores import SCORES_FILE, assess
+from enrich.scores.assess import SCORES_FILE, assess
+from enrich.scores.metrics import score
 from enrich.settings import RunSettings
 from enrich.storage import open_store
 

@@ -11,9 +11,9 @@ from PIL import Image
 from playwright.sync_api import Page
 from rows import enrich_night, listing, make_row, make_run
 
+from enrich.output.run_record import RunInfo
+from enrich.output.schema import Alternative, ManifestItem, Row
 from enrich.pipeline.reviewing import apply_decisions, write_queue
-from enrich.run_record import RunInfo
-from enrich.schema import Alternative, ManifestItem, Row
 from enrich.storage import open_store
 
 pytestmark = pytest.mark.ui

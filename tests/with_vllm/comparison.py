@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from enrich.phi3_vision import Phi3VForCausalLM
-from enrich.phi3_vision.generation import Generated, generate_answers
+from enrich.models.phi3_vision import Phi3VForCausalLM
+from enrich.models.phi3_vision.generation import Generated, generate_answers
 from tests.phi3_vision.tiny import pattern_image
 from tests.with_vllm.random_phi3v import IMAGE_ID
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from enrich.phi3_vision import Phi3VForCausalLM
-from enrich.phi3_vision.checkpoint import load_model
+from enrich.models.phi3_vision import Phi3VForCausalLM
+from enrich.models.phi3_vision.checkpoint import load_model
 from tests.with_vllm.random_phi3v import write_checkpoint
 
 # `make test` runs where vLLM is not installed, and `make test-vllm` where it is.

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from enrich.infer.engine import Completion, Request
-from enrich.phi3_vision.hd_transform import hd_transform
+from enrich.engines.base import Completion, Request
+from enrich.models.phi3_vision.hd_transform import hd_transform
 from enrich.settings import RunSettings
 
 TOP = 2e-3  # what log-probabilities may differ by in float32

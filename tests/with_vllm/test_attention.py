@@ -31,7 +31,7 @@ def test_scales_and_the_cache_in_fp8(interpreter: ProcessPoolExecutor) -> None:
 
 def attend(lengths: list[int], size: int, by_head: bool, dtype: torch.dtype, scale: float) -> tuple[torch.Tensor, ...]:
     """The kernel's answer and the definition's."""
-    from enrich.phi3_vision.vllm_attention import one_token_attention
+    from enrich.models.phi3_vision.vllm_attention import one_token_attention
 
     cache, pages = paged_cache(lengths, size, by_head)
     query, keys, values = (
@@ -70,7 +70,7 @@ def test_the_kernel_compiles_for_hopper(dtype: str, compiler: ProcessPoolExecuto
 
 def compile_for_hopper(dtype: str) -> str:
     """PTX of the kernel for a cache of `dtype`."""
-    from enrich.phi3_vision.vllm_attention import _TILE, _one_token_kernel
+    from enrich.models.phi3_vision.vllm_attention import _TILE, _one_token_kernel
 
     sizes = {"PAGE": PAGE, "TILE": _TILE, "LOW": 64, "HIGH": 32}
     pointers = {"out": "*bf16", "pages": "*i32", "lengths": "*i32"}
@@ -94,7 +94,7 @@ def step(new: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         FlashAttentionMetadataBuilder,
     )
 
-    from enrich.phi3_vision.vllm_attention import StreamAttention, StreamMetadataBuilder
+    from enrich.models.phi3_vision.vllm_attention import StreamAttention, StreamMetadataBuilder
 
     size, lengths = 32, [count + 25 for count in new]
     cache, pages = paged_cache(lengths, size)
@@ -142,11 +142,11 @@ def step(new: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_plugin_registers_the_backend() -> None:
     from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
-    from enrich.phi3_vision.vllm_plugin import register
+    from enrich.models.phi3_vision.vllm_plugin import register
 
     register()
     backend = AttentionBackendEnum.CUSTOM.get_class()
-    assert backend.__module__ == "enrich.phi3_vision.vllm_attention"
+    assert backend.__module__ == "enrich.models.phi3_vision.vllm_attention"
     assert backend.get_name() == AttentionBackendEnum.CUSTOM.name
     assert backend.supports_head_size(96)
     assert not backend.supports_head_size(112)  # 64 + 32 + 16

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from enrich.phi3_vision import Phi3VForCausalLM
-from enrich.phi3_vision.checkpoint import load_processor
+from enrich.models.phi3_vision import Phi3VForCausalLM
+from enrich.models.phi3_vision.checkpoint import load_processor
 from tests.with_vllm.comparison import (
     PROMPT,
     TEXT_PROMPT,

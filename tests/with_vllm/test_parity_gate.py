@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from enrich.engines import vllm_engine
 from enrich.errors import ParityFailed
-from enrich.infer import vllm_engine
-from enrich.phi3_vision.checkpoint import load_model, save_merged
-from enrich.pipeline.enrichment import run_enrichment
+from enrich.models.phi3_vision.checkpoint import load_model, save_merged
+from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.settings import TINY_MODEL_PATH, GateSettings
 from tests.random_adapter import write_random_adapter
 from tests.with_vllm.serving import photo, settings

@@ -7,11 +7,11 @@ from importlib.metadata import entry_points
 import pytest
 from transformers import AutoConfig
 
-from enrich.infer.evidence import AnswerTokens
-from enrich.infer.grammar import answer_grammar, answer_structure
-from enrich.phi3_vision import Phi3VConfig
-from enrich.phi3_vision.checkpoint import load_processor
-from enrich.phi3_vision.vllm_plugin import register
+from enrich.answers.grammar import answer_grammar, answer_structure
+from enrich.answers.token_evidence import AnswerTokens
+from enrich.models.phi3_vision import Phi3VConfig
+from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.models.phi3_vision.vllm_plugin import register
 from enrich.settings import TINY_MODEL_PATH
 from tests.infer.conftest import CATEGORIES
 
@@ -28,7 +28,7 @@ def test_the_entry_point_may_run_any_number_of_times() -> None:
     register()
 
     known = ModelRegistry.models["Phi3VForCausalLM"]
-    assert (known.module_name, known.class_name) == ("enrich.phi3_vision.vllm_model", "Phi3VForCausalLM")
+    assert (known.module_name, known.class_name) == ("enrich.models.phi3_vision.vllm_model", "Phi3VForCausalLM")
     assert isinstance(AutoConfig.from_pretrained(TINY_MODEL_PATH), Phi3VConfig)
     model = known.load_model_cls()
     assert supports_lora(model)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from enrich.phi3_vision.checkpoint import load_model, load_processor
+from enrich.models.phi3_vision.checkpoint import load_model, load_processor
 from tests.with_vllm.comparison import PROMPT, TOLERANCE, difference, ours, photo, theirs
 from tests.with_vllm.conftest import Engine
 from tests.with_vllm.random_phi3v import write_checkpoint

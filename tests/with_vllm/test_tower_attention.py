@@ -34,7 +34,7 @@ def attend(
     crops: int, tokens: int, heads: int, size: int, overflowed: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The kernel's answer and PyTorch's."""
-    from enrich.phi3_vision.vllm_tower_attention import TowerAttention
+    from enrich.models.phi3_vision.vllm_tower_attention import TowerAttention
 
     torch.manual_seed(0)
     states = torch.randn(crops, tokens, 3 * heads * size)
@@ -55,7 +55,7 @@ def test_the_kernel_compiles_for_hopper(whole: bool, compiler: ProcessPoolExecut
 
 
 def compile_for_hopper(whole: bool) -> str:
-    from enrich.phi3_vision.vllm_tower_attention import _TILE, _tower_kernel
+    from enrich.models.phi3_vision.vllm_tower_attention import _TILE, _tower_kernel
 
     sizes = {"WIDTH": 1024, "SIZE": 64, "TILE": _TILE, "WHOLE": whole}
     kinds = dict.fromkeys(("queries", "keys", "values"), f"tensordesc<bf16[{_TILE}, 64]>")
@@ -66,7 +66,7 @@ def compile_for_hopper(whole: bool) -> str:
 def test_it_takes_the_place_of_vllms_on_hopper_only(monkeypatch: pytest.MonkeyPatch) -> None:
     from vllm.platforms import current_platform
 
-    from enrich.phi3_vision.vllm_tower_attention import TowerAttention
+    from enrich.models.phi3_vision.vllm_tower_attention import TowerAttention
 
     assert not TowerAttention.fits(64, torch.bfloat16)
     monkeypatch.setattr(type(current_platform), "is_device_capability", lambda self, capability: capability == 90)
@@ -78,7 +78,7 @@ def test_it_takes_the_place_of_vllms_on_hopper_only(monkeypatch: pytest.MonkeyPa
 def test_a_layer_compiles_around_it_in_one_piece() -> None:
     from torch._dynamo.testing import EagerAndRecordGraphs
 
-    from enrich.phi3_vision.vllm_tower_attention import TowerAttention
+    from enrich.models.phi3_vision.vllm_tower_attention import TowerAttention
 
     graphs = EagerAndRecordGraphs()
     attention = TowerAttention(2)

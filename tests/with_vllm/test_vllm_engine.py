@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from enrich.infer import vllm_process
-from enrich.infer.adapter import Adapter, read_adapter
-from enrich.infer.engine import Completion, Request
-from enrich.infer.merged import merged_checkpoint
-from enrich.infer.start import start_engine
-from enrich.infer.transformers_engine import TransformersEngine, load_engine
-from enrich.infer.vllm_engine import VllmEngine
-from enrich.infer.vllm_render import completion, sampling
-from enrich.parse import parse_answer
-from enrich.phi3_vision.checkpoint import load_processor
-from enrich.prompt import render_prompt
+from enrich.answers.parse import parse_answer
+from enrich.answers.prompt import render_prompt
+from enrich.engines import vllm_process
+from enrich.engines.adapter import Adapter, read_adapter
+from enrich.engines.base import Completion, Request
+from enrich.engines.merged_cache import merged_checkpoint
+from enrich.engines.start import start_engine
+from enrich.engines.transformers_engine import TransformersEngine, load_engine
+from enrich.engines.vllm_engine import VllmEngine
+from enrich.engines.vllm_render import completion, sampling
+from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.settings import TINY_MODEL_PATH, RunSettings
 from tests.random_adapter import write_random_adapter
 from tests.with_vllm.serving import check_same, photo, request, settings

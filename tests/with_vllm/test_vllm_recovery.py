@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
+from enrich.answers.calibration import Calibration
+from enrich.answers.prompt import make_prompt
+from enrich.engines import vllm_engine
+from enrich.engines.adapter import Adapter
+from enrich.engines.base import Completion, Request
+from enrich.engines.vllm_engine import DEATHS, VllmEngine, engine_arguments, load_vllm_engine, lora_arguments
+from enrich.engines.vllm_process import EngineDied, last_error, start_failure
 from enrich.errors import RunFailed, UsageError
-from enrich.images import Preparation
-from enrich.infer import vllm_engine
-from enrich.infer.adapter import Adapter
-from enrich.infer.engine import Completion, Request
-from enrich.infer.vllm_engine import DEATHS, VllmEngine, engine_arguments, load_vllm_engine, lora_arguments
-from enrich.infer.vllm_process import EngineDied, last_error, start_failure
-from enrich.phi3_vision.checkpoint import load_processor
-from enrich.price import Calibration
-from enrich.prompt import make_prompt
+from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.photos.decode import Preparation
 from enrich.settings import TINY_MODEL, TINY_MODEL_PATH, RunSettings
 from tests.with_vllm.serving import request
 

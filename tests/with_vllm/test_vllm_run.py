@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from enrich.pipeline.catalogs import make_sample
-from enrich.pipeline.enrichment import run_enrichment
+from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.settings import TINY_MODEL_PATH, SampleSettings
 from tests.random_adapter import write_random_adapter
 from tests.with_vllm.serving import settings

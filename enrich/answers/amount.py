@@ -1,0 +1,189 @@
+"""Amounts of money as people and shops write them. What could mean two amounts is refused, never guessed.
+
+The review page reads what is typed into it by the same rules; tests/amount_cases.json is the table both are tested on.
+"""
+
+import json
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+DecimalMark = Literal[".", ","]
+
+SMALLEST, LARGEST = 0.01, 999_999_999.0  # units of the currency; an answer writes at most nine digits
+LONGEST = 64  # characters; no amount takes more
+
+_TABLES = json.loads((Path(__file__).parents[1] / "assets" / "currencies.json").read_text("utf-8"))
+# The codes that may stand beside an amount (ISO 4217, without metals and funds), so that "12 pcs" names no currency.
+CURRENCIES = frozenset(_TABLES["codes"])
+# Currencies without a minor unit (ISO 4217): a mark before three digits can only group them.
+WHOLE_UNITS = frozenset(_TABLES["whole_units"])
+# Signs, as they are after NFKC and case folding, without blanks and full stops. The first currency is the one that a
+# sign means where nothing else is known; where that cannot be told, the first is "".
+SIGNS: dict[str, tuple[str, ...]] = {sign: tuple(codes) for sign, codes in _TABLES["signs"].items()}
+
+_CODE = re.compile(r"[A-Z]{3}")
+_AMOUNT = re.compile(
+    r"(?P<before>[^0-9]*?)"
+    r"(?P<number>(?<![^\W\d_])[.,]?[0-9](?:[0-9.,' ]*[0-9])?(?:[eE][+-]?[0-9]+)?)"  # "Rs.500" has no mark
+    r"(?P<after>[^0-9]*)"
+)
+_NO_CENTS = re.compile(r"(?<=[0-9])([.,]) ?(?:--?|[\u2013\u2014\u2212])")  # 12,-
+_BARE_MARK = re.compile(r"(?<=[0-9])[.,](?= |$|[^0-9.,'-])")  # 12.
+# Apostrophes, Arabic marks and Arabic and Persian digits.
+_SAME = str.maketrans(
+    "\u2019\u2018\u02bc`\u00b4\u066c\u066b" + "".join(map(chr, (*range(0x660, 0x66A), *range(0x6F0, 0x6FA)))),
+    "''''''." + "0123456789" * 2,
+)
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A positive amount. `decimal` is the decimal mark that its writing proves, None where it proves none."""
+
+    value: float  # units of the currency
+    currency: str | None
+    decimal: DecimalMark | None = None
+
+
+class AmountError(ValueError):
+    """The text is not one amount; `ambiguous`: it could be either of two, by what its mark means."""
+
+    def __init__(self, reason: str, ambiguous: bool = False) -> None:
+        super().__init__(reason, ambiguous)  # both, so that it survives pickling
+        self.ambiguous = ambiguous
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def parse_amount(text: str, *, decimal: DecimalMark | None = None, currency: str | None = None) -> Amount:
+    """The amount that `text` writes, with its currency: the one it names, else `currency` (three letters).
+
+    Blanks and apostrophes group digits in threes. Of `.` and `,` the last is the decimal mark where both occur; one
+    that occurs several times groups. A single mark between one to three digits and exactly three is ambiguous unless
+    `decimal` says what it is, or the currency has no minor unit; any other single mark is the decimal mark.
+
+    Raises:
+        AmountError: no amount, several, one that is not in `currency`, not from SMALLEST to LARGEST, or ambiguous.
+    """
+    if any(character.isdigit() and not character.isdecimal() for character in text):
+        raise AmountError(f"{_shown(text)} holds raised or circled digits")  # NFKC would make 1299 of 12⁹⁹
+    match = _AMOUNT.fullmatch(_plain(text)) if len(text) <= LONGEST else None
+    if match is None:
+        raise AmountError(f"{_shown(text)} is not one amount of money")
+    named = _currency(text, match["before"], match["after"], currency)
+    value, mark = _number(text, match["number"], decimal, named in WHOLE_UNITS)
+    if not SMALLEST <= value <= LARGEST:
+        raise AmountError(f"{_shown(text)} is not a price from {SMALLEST} to {LARGEST:,.0f}")
+    return Amount(value, named, mark)
+
+
+def parse_currency(text: str) -> str:
+    """The currency that a code in any case, or a sign, names: three capital letters.
+
+    Raises:
+        AmountError: it is neither, or a sign of several currencies.
+    """
+    written = _plain(text) if len(text) <= LONGEST else ""
+    signs = SIGNS.get(_sign(written), ())
+    found = signs[0] if signs else written.upper() if written.isascii() else ""
+    if not is_currency(found):
+        raise AmountError(f"{_shown(text)} is no currency; write a code of three letters such as EUR")
+    return found
+
+
+def is_currency(code: str) -> bool:
+    """Whether `code` has the form of an ISO 4217 code: three ASCII capital letters."""
+    return _CODE.fullmatch(code) is not None
+
+
+def _plain(text: str) -> str:
+    """One form of equal writings: NFKC, plain digits, marks and blanks, nothing invisible."""
+    folded = unicodedata.normalize("NFKC", text).translate(_SAME)
+    visible = "".join(character for character in folded if unicodedata.category(character) != "Cf")
+    return _BARE_MARK.sub("", _NO_CENTS.sub(r"\g<1>00", " ".join(visible.split())))
+
+
+def _sign(text: str) -> str:
+    return text.casefold().replace(".", "").replace(" ", "")
+
+
+def _currency(text: str, before: str, after: str, expected: str | None) -> str | None:
+    """The currency that stands before or after an amount, or the expected one."""
+    candidates = [_candidates(text, part) for part in (before, after) if _sign(part)]
+    if not candidates:
+        return expected
+    shared = [code for code in candidates[0] if all(code in others for others in candidates)]
+    if expected is not None:
+        if expected not in shared:
+            raise AmountError(f"{_shown(text)} is not in {expected}")
+        return expected
+    if not shared:
+        raise AmountError(f"{_shown(text)} names two currencies")
+    if not shared[0]:
+        raise AmountError(f"the currency of {_shown(text)} may be any of {', '.join(shared[1:])}; name it")
+    return shared[0]
+
+
+def _candidates(text: str, part: str) -> tuple[str, ...]:
+    sign = _sign(part)
+    code = sign.upper()
+    if sign in SIGNS:
+        return SIGNS[sign]
+    if sign.isascii() and code in CURRENCIES:
+        return (code,)
+    raise AmountError(f"{_shown(text)} is not one amount of money")
+
+
+def _number(text: str, number: str, decimal: DecimalMark | None, whole_units: bool) -> tuple[float, DecimalMark | None]:
+    """Value, and the decimal mark that the writing proves."""
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?[eE][+-]?[0-9]+", number):
+        return float(number), None
+    if re.fullmatch(r"[0-9]+", number):
+        return float(number), None
+    last = max(number.rfind("."), number.rfind(","))
+    mark: DecimalMark = "," if last >= 0 and number[last] == "," else "."
+    other: DecimalMark = "." if mark == "," else ","
+    head, _, tail = number.rpartition(mark)
+    if last < 0:  # blanks or apostrophes only
+        return _grouped(text, number, None), None
+    if number.count(mark) > 1:
+        return _grouped(text, number, mark), other
+    if _others(head) or not re.fullmatch(r"[1-9][0-9]{0,2}", head) or len(tail) != 3:
+        return _with_decimals(text, head, tail, other), mark
+    if whole_units or decimal == other:
+        return float(head + tail), other if whole_units else None
+    if decimal == mark:
+        return float(f"{head}.{tail}"), None
+    reason = f"{_shown(text)} may be {head}{tail} or {head}.{tail}"
+    raise AmountError(reason, ambiguous=True)
+
+
+def _others(head: str) -> set[str]:
+    return {character for character in head if not character.isdigit()}
+
+
+def _with_decimals(text: str, head: str, tail: str, other: DecimalMark) -> float:
+    groups = _others(head)
+    if not tail.isdigit() or len(groups) > 1 or groups - {other, " ", "'"}:
+        raise AmountError(f"{_shown(text)} is not one amount of money")
+    whole = _grouped(text, head, groups.pop()) if groups else float(head or 0)
+    return float(f"{whole:.0f}.{tail}")
+
+
+def _grouped(text: str, number: str, mark: str | None) -> float:
+    """Digits in groups of three, or as in India (12,34,567), by one kind of mark."""
+    marks = _others(number)
+    mark = mark or min(marks)
+    if marks == {mark}:
+        one = re.escape(mark)
+        if re.fullmatch(rf"[1-9][0-9]{{0,2}}({one}[0-9]{{3}})+|[1-9][0-9]?({one}[0-9]{{2}})+{one}[0-9]{{3}}", number):
+            return float(number.replace(mark, ""))
+    raise AmountError(f"{_shown(text)} does not group its digits in threes")
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:39] + "…")

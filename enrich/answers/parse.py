@@ -1,0 +1,64 @@
+"""The model's answer, read strictly: three lines or nothing. What it wrote is untrusted text."""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+from enrich.answers.prompt import UNKNOWN_PRICE, spells_control_token
+
+MAX_TITLE = 200  # characters; the longest title seen in the tutorial's data set has 71
+# Control, format, surrogate and private characters, line and paragraph separators: a field is one visible line.
+_CONTROL = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+# Joiners between letters beyond ASCII belong to the word (Persian, Hindi, emoji); elsewhere they only hide.
+_JOINER = re.compile("(?<=[^\\x00-\\x7f\\s\u200c\u200d])[\u200c\u200d](?=[^\\x00-\\x7f\\s\u200c\u200d])")
+_ANSWER = re.compile(
+    r"Product:[ ]?(?P<title>[^\n]+)\n"
+    r"Category:[ ]?(?P<category>[^\n]+)\n"
+    rf"Full Price:[ ]?(?P<price>[0-9]{{1,9}}|{UNKNOWN_PRICE})"
+)
+
+
+class AnswerMalformed(ValueError):
+    """The text is no answer; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said. `price` is None where it answered `unknown`."""
+
+    title: str
+    category: str
+    price: int | None
+
+
+def parse_answer(text: str) -> Answer:
+    """The answer in `text` (without the closing `<|end|>`).
+
+    Raises:
+        AnswerMalformed: the three lines are not there, or a field is empty, too long, or holds control characters
+            or a control token of the model.
+    """
+    match = _ANSWER.fullmatch(text.strip())
+    if match is None:
+        raise AnswerMalformed(f"expected three lines Product, Category, Full Price, got {excerpt(text)!r}")
+    title, category = match["title"].strip(), match["category"].strip()
+    if not title or not category:
+        raise AnswerMalformed(f"title or category is empty in {excerpt(text)!r}")
+    if len(title) > MAX_TITLE:
+        raise AnswerMalformed(f"title has {len(title)} characters, more than {MAX_TITLE}")
+    if holds_control_characters(title + category):
+        raise AnswerMalformed(f"title or category holds control characters in {excerpt(text)!r}")
+    if spells_control_token(title) or spells_control_token(category):
+        raise AnswerMalformed(f"title or category spells a control token of the model in {excerpt(text)!r}")
+    price = None if match["price"] == UNKNOWN_PRICE else int(match["price"])
+    return Answer(title, category, price)
+
+
+def holds_control_characters(text: str) -> bool:
+    """Whether `text` holds what no title or category may hold: control and format characters, but joiners in words."""
+    return any(unicodedata.category(character) in _CONTROL for character in _JOINER.sub("", text))
+
+
+def excerpt(text: str, length: int = 80) -> str:
+    """The first `length` characters, for messages."""
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,218 @@
+"""An adapter directory, read and checked before anything relies on it."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from enrich.answers.calibration import CALIBRATION_FILE, Calibration
+from enrich.answers.prompt import PROMPT_FILE, Prompt
+from enrich.errors import UsageError
+from enrich.output.schema import DROPPED_FILE
+from enrich.photos.decode import PREPARATION_VERSION, Preparation
+from enrich.scores.assess import SCORES_FILE
+from enrich.settings import TINY_MODEL, TINY_MODEL_PATH
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+RECORD_FILE = "train.json"  # written last: an adapter without it is not whole
+REQUIRED = (CONFIG_FILE, WEIGHTS_FILE, "config.json", "preprocessor_config.json", "tokenizer.json", PROMPT_FILE)
+# Of a configuration, what another version or precision of the same model may say otherwise.
+_WRITTEN_ANEW = {"transformers_version", "dtype", "torch_dtype", "auto_map", "_name_or_path"}
+METRICS_FILE = "metrics.json"
+# What changes no answer and so does not enter the id.
+RECORDS = ("README.md", METRICS_FILE, SCORES_FILE, DROPPED_FILE, RECORD_FILE)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A fine-tuned adapter: where it lies, what it belongs to, and how far it can be trusted."""
+
+    path: Path
+    id: str  # 16 hex digits of a hash of everything that shapes an answer
+    base: str  # a hub id, a directory, or the name of the tiny base
+    revision: str | None
+    preparation: Preparation
+    merge_only: tuple[str, ...]  # why vLLM could serve it merged only; empty where it could beside its base
+    prompt: Prompt
+    calibration: Calibration
+    base_at: Path | None = None  # where the base was found, once it was looked for
+
+
+def read_adapter(path: Path) -> Adapter:
+    """Read the adapter directory `path`.
+
+    Raises:
+        UsageError: a file is missing or damaged, or the adapter belongs to another kind of model.
+    """
+    if not path.is_dir():
+        raise UsageError(f"adapter {path}: no such directory; make one with `enrich finetune --out {path}`")
+    for name in (*REQUIRED, RECORD_FILE, CALIBRATION_FILE):
+        if not (path / name).is_file():
+            raise UsageError(
+                f"adapter {path}: {name} is missing; it is not whole, make it again with `enrich finetune`"
+            )
+    model_type = _read_json(path / "config.json").get("model_type")
+    if model_type != "phi3_v":
+        raise UsageError(
+            f"adapter {path}: made for a {model_type} model, not Phi-3-vision; fine-tune one with `enrich`"
+        )
+    lora = _read_as(_Lora, path, CONFIG_FILE, "names no LoRA adapter with a base; make it with `enrich finetune`")
+    crops = _read_as(_Crops, path, "preprocessor_config.json", "names no num_crops; make the adapter again")
+    calibration = _read_as(Calibration, path, CALIBRATION_FILE, "is damaged; make the adapter again")
+    record = _read_as(_Record, path, RECORD_FILE, "is damaged; make the adapter again")
+    prompt = Prompt.read(path / PROMPT_FILE)
+    _check_tokenizer(path)
+    _check_weights(path)
+    if crops.preparation_version > PREPARATION_VERSION:
+        raise UsageError(
+            f"adapter {path}: its photos were prepared in a way ({crops.preparation_version}) that this version of "
+            f"enrich does not know ({PREPARATION_VERSION}); update enrich"
+        )
+    return Adapter(
+        path=path,
+        id=adapter_id(path),
+        base=lora.base_model_name_or_path,
+        revision=lora.revision,
+        preparation=Preparation(
+            crops.num_crops, crops.image_size, crops.fast_decode, version=crops.preparation_version
+        ),
+        merge_only=record.preflight.merge_only,
+        prompt=prompt,
+        calibration=calibration,
+    )
+
+
+def read_metrics(path: Path) -> dict[str, Any] | None:
+    """The scores of an adapter directory (metrics.json); None where it has none that can be read: no run needs them."""
+    try:
+        loaded = json.loads((path / METRICS_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return loaded if isinstance(loaded, dict) else None
+
+
+class _Read(BaseModel):
+    """The part of a file that is looked at here."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+
+
+class _Lora(_Read):
+    peft_type: Literal["LORA"]
+    base_model_name_or_path: str = Field(min_length=1)
+    revision: str | None = None
+    r: int = Field(ge=1, le=4096)
+    lora_alpha: float = Field(gt=0)
+
+
+class _Crops(_Read):
+    num_crops: int = Field(ge=1, le=16)
+    image_size: int = Field(default=336, ge=14, le=4096)  # the original's, whose file does not say it
+    fast_decode: bool = False
+    preparation_version: int = 1  # adapters of before it was kept
+
+
+class _Preflight(_Read):
+    merge_only: tuple[str, ...] = Field(default=(), strict=False)
+
+
+class _Record(_Read):
+    preflight: _Preflight = _Preflight()
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _read_as(cls: type[M], path: Path, name: str, complaint: str) -> M:
+    try:
+        return cls.model_validate_json((path / name).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise UsageError(f"adapter {path}: {name} {complaint}") from error
+
+
+def _check_tokenizer(path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    try:
+        Tokenizer.from_file(str(path / "tokenizer.json"))
+    except Exception as error:  # it raises nothing more special
+        raise UsageError(f"adapter {path}: tokenizer.json is damaged ({error}); make the adapter again") from error
+    if (path / "tokenizer_config.json").is_file():
+        _read_json(path / "tokenizer_config.json")
+
+
+def _check_weights(path: Path) -> None:
+    """UsageError where the weights cannot be read, or hold what is no number: every answer would be nonsense."""
+    import torch  # a second, which commands that read no adapter need not pay
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path / WEIGHTS_FILE, framework="pt") as file:
+            names = list(file.keys())
+            broken = next((name for name in names if not torch.isfinite(file.get_tensor(name)).all()), None)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UsageError(f"adapter {path}: {WEIGHTS_FILE} is damaged ({error}); make the adapter again") from error
+    if not names:
+        raise UsageError(f"adapter {path}: {WEIGHTS_FILE} holds no weights; make the adapter again")
+    if broken:
+        raise UsageError(
+            f"adapter {path}: {WEIGHTS_FILE} has values that are no numbers (NaN or infinite) in {broken}; make the "
+            "adapter again with a lower learning_rate"
+        )
+
+
+def check_base(adapter: Adapter, base: Path) -> None:
+    """UsageError if the model in `base` is not the one the adapter was made from, as far as its configuration tells."""
+    mine, theirs = (_with_positions(_read_json(path / "config.json")) for path in (adapter.path, base))
+    odd = [key for key in sorted({*mine, *theirs} - _WRITTEN_ANEW) if mine.get(key) != theirs.get(key)]
+    if odd:
+        raise UsageError(
+            f"adapter {adapter.path}: it does not fit its base {adapter.base}: {odd[0]} differs; "
+            "fine-tune on this base, or name the base it was made from"
+        )
+
+
+def _with_positions(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` with its rotary positions in one form: files have the original's, transformers 5's, or both."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        return config
+    theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
+    others = {
+        key: value for key, value in config.items() if key not in ("rope_parameters", "rope_scaling", "rope_theta")
+    }
+    return {**others, "rope_parameters": (theta, rope.get("short_factor"), rope.get("long_factor"))}
+
+
+def base_weights(path: Path) -> str | None:
+    """The signature of the weights that the adapter in `path` was made from; None where its record has none."""
+    found = _read_json(path / RECORD_FILE).get("base_weights")
+    return found if isinstance(found, str) else None
+
+
+def adapter_id(path: Path) -> str:
+    """Hash of the names and contents of all files but the records about it."""
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()):
+        if file.is_file() and file.name not in RECORDS:
+            digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def base_source(model: str) -> str:
+    """Where the base `model` is loaded from: the tiny base lies in the package, others name a directory or a hub id."""
+    return str(TINY_MODEL_PATH) if model == TINY_MODEL else model
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        loaded = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not readable as JSON ({error}); make the adapter again") from error
+    if not isinstance(loaded, dict):
+        raise UsageError(f"{path}: holds no JSON object; make the adapter again")
+    return loaded

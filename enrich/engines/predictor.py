@@ -1,0 +1,93 @@
+"""A stream of photos through an engine: identical bytes once, a second pass where the first did not parse."""
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from enrich.answers.calibration import Calibration
+from enrich.answers.postprocess import Outcome, judge
+from enrich.answers.token_evidence import AnswerTokens
+from enrich.engines.base import Completion, Engine, Request
+from enrich.settings import ReviewSettings
+
+SEEN = 100_000  # outcomes kept for identical bytes later in the run; about 1 kB each
+SECOND_PASS = 16  # photos that wait for the grammar pass before it runs; bounds their memory
+
+
+@dataclass(frozen=True)
+class Image:
+    """A photo with its identity: `sha256` of the bytes it came from; `page` as in `Request`."""
+
+    key: str
+    sha256: str
+    page: np.ndarray
+
+
+@dataclass
+class Answerer:
+    """Answers photos with one engine, for as long as a run lasts.
+
+    Outcomes are remembered by content, a failure of the engine too: bytes that break it must not break it once for
+    each of their copies. What failed is tried again by the next run. `second_pass` off takes first answers as they are.
+    """
+
+    engine: Engine
+    tokens: AnswerTokens
+    calibration: Calibration
+    review: ReviewSettings
+    second_pass: bool = True
+    _seen: OrderedDict[str, Outcome] = field(default_factory=OrderedDict)
+
+    def answer(self, images: Iterable[Image]) -> Iterator[tuple[str, Outcome]]:
+        """Yield (key, outcome) for every image, as they finish."""
+        in_flight: dict[str, np.ndarray] = {}  # sha256 -> page, kept for a second pass
+        waiting: dict[str, list[str]] = defaultdict(list)  # sha256 -> keys with these bytes
+        done: list[tuple[str, Outcome]] = []  # keys whose bytes were answered before
+        second: list[Request] = []
+
+        def requests() -> Iterator[Request]:
+            for image in images:
+                if image.sha256 in self._seen:
+                    done.append((image.key, self._seen[image.sha256]))
+                    continue
+                waiting[image.sha256].append(image.key)
+                if image.sha256 not in in_flight:
+                    in_flight[image.sha256] = image.page
+                    yield Request(image.sha256, image.page)
+
+        def settle(digest: str, outcome: Outcome) -> Iterator[tuple[str, Outcome]]:
+            in_flight.pop(digest, None)
+            self._remember(digest, outcome)
+            for key in waiting.pop(digest):
+                yield key, outcome
+
+        for completion in self.engine.complete(requests()):
+            outcome = self._judge(completion)
+            if outcome.wants_grammar and self.second_pass:
+                second.append(Request(completion.id, in_flight[completion.id]))
+                if len(second) >= SECOND_PASS:
+                    for digest, mended in self._mend(second):
+                        yield from settle(digest, mended)
+                    second.clear()
+            else:
+                yield from settle(completion.id, outcome)
+            yield from done
+            done.clear()
+        for digest, mended in self._mend(second):
+            yield from settle(digest, mended)
+        yield from done
+
+    def _mend(self, requests: list[Request]) -> Iterator[tuple[str, Outcome]]:
+        if requests:
+            for completion in self.engine.complete(requests, grammar=True):
+                yield completion.id, self._judge(completion, constrained=True)
+
+    def _judge(self, completion: Completion, *, constrained: bool = False) -> Outcome:
+        return judge(completion, self.tokens, self.calibration, self.review, constrained=constrained)
+
+    def _remember(self, digest: str, outcome: Outcome) -> None:
+        self._seen[digest] = outcome
+        if len(self._seen) > SEEN:
+            self._seen.popitem(last=False)

@@ -1,0 +1,42 @@
+"""Which engine suits a machine, and starting it."""
+
+import importlib.util
+from typing import Literal
+
+from enrich.engines.adapter import Adapter
+from enrich.engines.base import Engine
+from enrich.errors import UsageError
+from enrich.settings import RunSettings
+
+
+def choose_engine(
+    name: Literal["auto", "vllm", "transformers"], device: Literal["auto", "cpu", "cuda"] = "auto"
+) -> Literal["vllm", "transformers"]:
+    """The engine to start for `name`: `auto` takes vLLM where it is installed and a GPU is there to use.
+
+    Raises:
+        UsageError: vLLM was asked for, and is not installed.
+    """
+    installed = importlib.util.find_spec("vllm") is not None
+    if name == "vllm":
+        if not installed:
+            raise UsageError(
+                "engine vllm: vLLM is not installed; pip install 'enrich[vllm]', or use --engine transformers"
+            )
+        return "vllm"
+    if name == "transformers" or not installed or device == "cpu":
+        return "transformers"
+    import torch
+
+    return "vllm" if torch.cuda.is_available() else "transformers"
+
+
+def start_engine(adapter: Adapter, settings: RunSettings) -> Engine:
+    """An engine that serves `adapter`, ready to answer. Loading a full-size model takes a minute."""
+    if choose_engine(settings.engine, settings.device) == "vllm":
+        from enrich.engines.vllm_engine import load_vllm_engine
+
+        return load_vllm_engine(adapter, settings)
+    from enrich.engines.transformers_engine import load_engine
+
+    return load_engine(adapter, settings)

@@ -1,0 +1,214 @@
+"""The engine that needs nothing but transformers: batches through `generate`, on a CPU or a GPU."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from enrich.answers.grammar import answer_grammar
+from enrich.answers.prompt import Prompt, render_prompt
+from enrich.answers.token_evidence import AnswerTokens
+from enrich.engines.adapter import Adapter, base_source, base_weights, check_base, read_adapter
+from enrich.engines.base import TOP_K, Completion, EngineClock, Request
+from enrich.errors import UsageError, first_line
+from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
+from enrich.models.phi3_vision.checkpoint import (
+    load_merged,
+    load_model,
+    load_processor,
+    resolve,
+    stop_ids,
+    weights_signature,
+)
+from enrich.models.phi3_vision.generation import generate_answers
+from enrich.settings import TINY_MODEL, RunSettings
+
+
+class TransformersEngine:
+    """Greedy answers from a model in this process, `batch_size` photos at a time."""
+
+    name = "transformers"
+
+    def __init__(
+        self,
+        model: Phi3VForCausalLM,
+        processor: Phi3VProcessor,
+        prompt: Prompt,
+        *,
+        batch_size: int = 16,
+        max_new_tokens: int = 64,
+    ) -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self.prompt = prompt
+        self.clock = EngineClock()
+        self.tokens = AnswerTokens(processor.tokenizer, prompt.categories)
+        self._text = render_prompt(prompt)
+        self._grammar = answer_grammar(processor.tokenizer, self.tokens)
+        self._batch_size = batch_size
+        self._max_new_tokens = max_new_tokens
+
+    def complete(self, requests: Iterable[Request], *, grammar: bool = False) -> Iterator[Completion]:
+        """See `Engine`. A batch that fails is tried again photo by photo, so that it costs one row."""
+        stream = iter(requests)
+        while batch := self._pull(stream):
+            try:
+                yield from self._generate(batch, grammar)
+            except (RuntimeError, ValueError) as error:
+                if len(batch) == 1:
+                    yield Completion(batch[0].id, error=f"the engine failed: {first_line(error)}")
+                else:
+                    for request in batch:
+                        yield from self.complete([request], grammar=grammar)
+
+    def close(self) -> None:
+        """Free the model."""
+        del self.model
+
+    def _pull(self, stream: Iterator[Request]) -> list[Request]:
+        start = perf_counter()
+        batch = list(islice(stream, self._batch_size))
+        self.clock.starved += perf_counter() - start
+        return batch
+
+    @torch.inference_mode()
+    def _generate(self, batch: list[Request], grammar: bool) -> list[Completion]:
+        start = perf_counter()
+        pages = [[request.page] for request in batch]
+        inputs = self.processor(text=[self._text] * len(batch), images=pages, do_hd_transform=False)
+        rendered = perf_counter()
+        self.clock.render += rendered - start
+        generated = generate_answers(
+            self.model,
+            inputs.to(self.model.device),
+            max_new_tokens=self._max_new_tokens,
+            stop_ids=stop_ids(self.processor),
+            top_k=TOP_K,
+            allowed=(lambda _row, written: self._grammar(written)) if grammar else None,
+        )
+        self.clock.busy += perf_counter() - rendered
+        ids, mask = inputs["input_ids"].cpu(), inputs["attention_mask"].bool().cpu()
+        prompts = ids.masked_fill(ids < 0, self.processor.image_token_id)
+        return [
+            Completion(
+                id=request.id,
+                text=self.processor.tokenizer.decode(answer.token_ids, skip_special_tokens=True),
+                token_ids=answer.token_ids,
+                logprobs=answer.logprobs,
+                top_ids=answer.top_ids,
+                top_logprobs=answer.top_logprobs,
+                finished=answer.finished,
+                prompt_tokens=int(seen.sum()),
+                prompt_ids=prompt[seen].numpy().astype(np.int32),
+            )
+            for request, answer, prompt, seen in zip(batch, generated, prompts, mask, strict=True)
+        ]
+
+
+def load_engine(adapter: Adapter, settings: RunSettings) -> TransformersEngine:
+    """The engine for `adapter`, merged into its base in fp32 and cast once.
+
+    Raises:
+        UsageError: the base cannot be found, or the adapter's tensors do not fit it.
+    """
+    device, dtype = device_and_dtype(settings.device)
+    model = merged_model(adapter, dtype, device)
+    return _engine(model, adapter, settings)
+
+
+def merged_model(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> Phi3VForCausalLM:
+    """The adapter in its base's weights. UsageError where there is no such base, or where they do not fit."""
+    base = base_of(adapter)
+    try:
+        return load_merged(base, adapter.path, dtype=dtype, device=device)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise UsageError(
+            f"adapter {adapter.path}: it does not fit its base {adapter.base}: {first_line(error)}; "
+            "fine-tune on this base, or name the base it was made from"
+        ) from error
+
+
+def load_base_engine(base: Path, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
+    """The same engine without the adapter: what the base says to the same prompt."""
+    device, dtype = device_and_dtype(settings.device)
+    model = load_model(base, dtype=dtype, device=device)
+    return _engine(model, adapter, settings)
+
+
+def _engine(model: Phi3VForCausalLM, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
+    budget = settings.max_new_tokens
+    try:
+        processor = load_processor(adapter.path)
+        return TransformersEngine(
+            model, processor, adapter.prompt, batch_size=settings.batch_size, max_new_tokens=budget
+        )
+    except Exception as error:  # of whatever kind: transformers says of a damaged file what its code runs into
+        raise UsageError(
+            f"adapter {adapter.path}: its tokenizer or prompt cannot be used ({first_line(error)}); make it again"
+        ) from error
+
+
+def open_adapter(path: Path, base: str | None = None) -> Adapter:
+    """The adapter directory `path`, its base found and compared with what the adapter was made from.
+
+    A base that was in a directory is also found beside the adapter, where both were moved together.
+
+    Args:
+        base: hub id or directory of the base, where it is not to be had by the name that the adapter gives it.
+
+    Raises:
+        UsageError: the adapter is no good, its base cannot be had, or another model is there.
+    """
+    adapter = read_adapter(path)
+    found = find_base(base, None) if base else _named_base(adapter)
+    check_base(replace(adapter, base=base or adapter.base), found)
+    expected = base_weights(path)
+    try:
+        actual = weights_signature(found) if expected else None
+    except ValueError as error:
+        raise UsageError(f"model {found}: {first_line(error)}") from error
+    if expected != actual:
+        raise UsageError(
+            f"adapter {path}: {base or found} has other weights than the base it was made from ({adapter.base}); "
+            "name that one with --base, or fine-tune on this one"
+        )
+    return replace(adapter, base_at=found)
+
+
+def base_of(adapter: Adapter) -> Path:
+    """The directory of the adapter's base. Raises UsageError as `find_base`."""
+    return adapter.base_at or find_base(adapter.base, adapter.revision)
+
+
+def _named_base(adapter: Adapter) -> Path:
+    beside = adapter.path.absolute().parent / Path(adapter.base).name
+    by_path = adapter.base.count("/") != 1 and adapter.base != TINY_MODEL  # one slash: a hub id
+    if by_path and not Path(adapter.base).expanduser().is_dir() and beside.is_dir():
+        return find_base(str(beside), None)
+    try:
+        return find_base(adapter.base, adapter.revision)
+    except UsageError as error:
+        raise UsageError(f"adapter {adapter.path}: {error}; or say where its base is now with --base") from error
+
+
+def find_base(model: str, revision: str | None) -> Path:
+    """The base's directory, downloaded where it is a hub id. UsageError where it cannot be had."""
+    try:
+        return resolve(base_source(model), revision)
+    except (OSError, ValueError) as error:
+        reason = first_line(error).removeprefix("model ").removeprefix(f"{model}: ")
+        raise UsageError(f"model {model}: {reason}") from error
+
+
+def device_and_dtype(device: str) -> tuple[torch.device, torch.dtype]:
+    """`auto` takes the GPU where there is one: bf16 there, fp32 on a CPU. UsageError if `cuda` has none."""
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise UsageError("device cuda: no CUDA GPU is visible here; use device auto or cpu")
+    if device == "cpu" or not available:
+        return torch.device("cpu"), torch.float32
+    return torch.device("cuda"), torch.bfloat16

@@ -1,0 +1,281 @@
+"""The engine for GPUs: a continuous stream of photos through vLLM, which is started again when it dies."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+
+from enrich.answers.grammar import answer_structure
+from enrich.answers.prompt import Prompt, render_prompt
+from enrich.answers.token_evidence import AnswerTokens
+from enrich.engines.adapter import Adapter
+from enrich.engines.base import TOP_K, Completion, EngineClock, Request
+from enrich.engines.merged_cache import merged_checkpoint
+from enrich.engines.transformers_engine import base_of, device_and_dtype
+from enrich.engines.vllm_process import EngineDied, EngineProcess
+from enrich.engines.vllm_render import completion, renderer, sampling
+from enrich.errors import RunFailed, UsageError, first_line
+from enrich.models.phi3_vision import Phi3VProcessor
+from enrich.models.phi3_vision.checkpoint import load_processor, stop_ids
+from enrich.settings import RunSettings
+from enrich.storage.cache import cache_directory
+
+log = logging.getLogger(__name__)
+
+DEATHS = 3  # of the engine without an answer between them, after which the run ends
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has kernels for
+GIB = 1 << 30
+
+
+@dataclass
+class _Flight:
+    """A request on its way, and where its completion goes."""
+
+    key: str
+    request: Request
+    params: Any
+    inbox: deque[Completion]
+    deaths: int = 0  # of the engine, while it had this request
+
+
+class VllmEngine:
+    """Greedy answers from vLLM, `in_flight` photos at a time.
+
+    When the engine dies it is started again and what it had is sent again, now one at a time and nothing else beside
+    it: a photo that it dies of again is answered with an error, and no other is. That takes 0.3 s a photo of the
+    full-size model, minutes for what a GPU has in flight. After `DEATHS` deaths without an answer the run ends.
+
+    Args:
+        start: starts an engine process.
+        in_flight: photos given to the engine and not answered. Each holds its page, 1.4 MB at num_crops 4.
+    """
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        start: Callable[[], EngineProcess],
+        processor: Phi3VProcessor,
+        prompt: Prompt,
+        *,
+        in_flight: int,
+        max_new_tokens: int = 64,
+    ) -> None:
+        self.processor = processor
+        self.tokens = AnswerTokens(processor.tokenizer, prompt.categories)
+        self.restarts = 0
+        self.clock = EngineClock()
+        self._ticked = time.monotonic()
+        self._start = start
+        self._in_flight = in_flight
+        self._render = renderer(processor, render_prompt(prompt))
+        stops = stop_ids(processor)
+        self._free = sampling(stops, max_new_tokens)
+        self._constrained = sampling(stops, max_new_tokens, answer_structure(processor.tokenizer, self.tokens))
+        self._flying: dict[str, _Flight] = {}
+        self._suspects: deque[_Flight] = deque()
+        self._deaths = 0
+        self._count = 0
+        self.process = start()
+
+    def complete(self, requests: Iterable[Request], *, grammar: bool = False) -> Iterator[Completion]:
+        """See `Engine`. Streams may be nested: each gets the completions of its own requests.
+
+        Raises:
+            RunFailed: the engine died again and again, or did not start again.
+        """
+        inbox: deque[Completion] = deque()
+        params = self._constrained if grammar else self._free
+        stream, asked, exhausted = iter(requests), 0, False
+        try:
+            while True:
+                while inbox:
+                    asked -= 1
+                    yield inbox.popleft()
+                if exhausted and not asked:
+                    return
+                # What is finished goes first: the next photo may be a while in coming.
+                if not exhausted and self._has_room() and not self.process.has_outputs():
+                    request = self._pull(stream)
+                    exhausted = request is None
+                    if request is not None:
+                        asked, self._count = asked + 1, self._count + 1
+                        self._send(_Flight(f"{self._count}-{request.id}", request, params, inbox))
+                else:
+                    self._advance()
+        finally:
+            self._forget(inbox)
+
+    def close(self) -> None:
+        """End the engine process."""
+        self.process.close()
+
+    def _has_room(self) -> bool:
+        watching = bool(self._suspects) or any(flight.deaths for flight in self._flying.values())
+        return not watching and len(self._flying) < self._in_flight
+
+    def _pull(self, stream: Iterator[Request]) -> Request | None:
+        """The next of the stream. The engine works on meanwhile, and starves once it is through with what it had."""
+        self._tick()
+        start = self._ticked
+        request = next(stream, None)
+        self._tick()
+        finished, last = self.process.finished()
+        if len(self._flying) + len(self._suspects) <= finished:
+            idle = self._ticked - max(start, last)
+            self.clock.starved += idle
+            self.clock.busy -= idle if self._flying else 0.0
+        return request
+
+    def _tick(self) -> None:
+        """Count the time since the last tick as busy if there was something to answer in it."""
+        before, self._ticked = self._ticked, time.monotonic()
+        if self._flying or self._suspects:
+            self.clock.busy += self._ticked - before
+
+    def _send(self, flight: _Flight) -> None:
+        self._tick()
+        try:
+            prompt = self._render(flight.request)
+            self.clock.render += time.monotonic() - self._ticked
+            self.process.add(flight.key, prompt, flight.params)
+        except ValueError as error:
+            flight.inbox.append(Completion(flight.request.id, error=f"the engine failed: {first_line(error)}"))
+        except EngineDied as died:
+            self._recover(died)
+            self._send(flight)
+        else:
+            self._tick()
+            self._flying[flight.key] = flight
+
+    def _advance(self) -> None:
+        """Hand over what the engine finished next, waiting for it."""
+        if self._suspects and not self._flying:
+            self._send(self._suspects.popleft())
+        if not self._flying and not self.process.has_outputs():
+            return
+        try:
+            outputs = self.process.outputs()
+        except EngineDied as died:
+            self._recover(died)
+            return
+        self._tick()
+        for output in outputs:
+            flight = self._flying.pop(output.request_id, None)
+            if flight is not None:
+                self._deaths = 0
+                flight.inbox.append(completion(output, flight.request.id, self.processor.tokenizer))
+
+    def _recover(self, died: EngineDied) -> None:
+        flights, self._flying = list(self._flying.values()), {}
+        for flight in flights:
+            flight.deaths += 1
+            if flight.deaths > 1:
+                message = f"the engine failed: it died twice while it had this photo ({died})"
+                flight.inbox.append(Completion(flight.request.id, error=message))
+            else:
+                self._suspects.append(flight)
+        self._deaths += 1
+        if self._deaths > DEATHS:
+            raise RunFailed(f"engine vllm: it died {self._deaths} times in a row: {died}; the same run id goes on")
+        log.warning("vLLM died (%s); starting it again, %d photos go again", died, len(self._suspects))
+        self.process.close()
+        self.restarts += 1
+        try:
+            self.process = self._start()
+        except (UsageError, RunFailed) as error:
+            raise RunFailed(f"engine vllm: it died ({died}) and did not start again: {error}") from error
+
+    def _forget(self, inbox: deque[Completion]) -> None:
+        """Withdraw what a stream asked for and no longer waits for."""
+        unwanted = [key for key, flight in self._flying.items() if flight.inbox is inbox]
+        for key in unwanted:
+            del self._flying[key]
+        self._suspects = deque(flight for flight in self._suspects if flight.inbox is not inbox)
+        if unwanted:
+            self.process.abort(unwanted)
+
+
+def load_vllm_engine(adapter: Adapter, settings: RunSettings) -> VllmEngine:
+    """The engine for `adapter`, merged into its base's weights or beside them, as `settings.served` says.
+
+    Raises:
+        UsageError: this vLLM has no device here, too little memory, no base, or an adapter that does not fit it.
+        RunFailed: vLLM does not start.
+    """
+    device, dtype = device_and_dtype(settings.device)
+    lora = adapter.path if settings.served == "lora" else None
+    if lora and adapter.merge_only:
+        raise UsageError(f"adapter {lora}: served: lora: {adapter.merge_only[0]}; set served to merged")
+    if lora:
+        model = base_of(adapter)
+    else:
+        cache = Path(settings.merged_cache) if settings.merged_cache else cache_directory() / "merged"
+        model = merged_checkpoint(adapter, dtype, cache)
+    arguments = engine_arguments(settings, device, dtype)
+    arguments["model"] = str(model)
+    if lora:  # the base's own number of crops may be another
+        arguments |= {**lora_arguments(lora), "mm_processor_kwargs": {"num_crops": adapter.preparation.num_crops}}
+    in_flight = settings.engine_in_flight or arguments["max_num_seqs"] * 5 // 4
+    log.info("vLLM: %s, in_flight %d", arguments, in_flight)
+    return VllmEngine(
+        lambda: EngineProcess(arguments, cpu=device.type == "cpu", lora=lora),
+        load_processor(adapter.path),
+        adapter.prompt,
+        in_flight=in_flight,
+        max_new_tokens=settings.max_new_tokens,
+    )
+
+
+def engine_arguments(settings: RunSettings, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """vLLM's arguments for a stream of photos that are all different."""
+    tokens, sequences = _sizes(device)
+    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
+    return {
+        "dtype": str(dtype).removeprefix("torch."),
+        "max_model_len": 4096,  # beyond it LongRoPE takes other factors, for every request
+        "seed": 0,
+        "max_num_batched_tokens": settings.max_num_batched_tokens or tokens,
+        "max_num_seqs": settings.max_num_seqs or sequences,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "quantization": None if settings.quantization == "none" else settings.quantization,
+        "kv_cache_dtype": settings.kv_cache_dtype,
+        "attention_backend": "CUSTOM" if hopper and dtype != torch.float32 else None,  # vllm_attention.py
+        "limit_mm_per_prompt": {"image": 1},
+        # Prompts differ from their fifth token on, where the photo begins: no block of 16 is ever shared, and hashing
+        # 50 of them a photo is wasted. Nor does a photo come twice, so keeping its crops would only cost memory.
+        "enable_prefix_caching": False,
+        "mm_processor_cache_gb": 0,
+        "generation_config": "vllm",  # nothing of the checkpoint's: the engine names its own stop tokens
+        "max_logprobs": TOP_K,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,  # progress is ours to print
+        "enforce_eager": device.type == "cpu",  # compiling takes a minute there and gains nothing
+    }
+
+
+def lora_arguments(adapter: Path) -> dict[str, Any]:
+    """What vLLM needs to serve one adapter beside its base."""
+    config = LoraConfig.from_pretrained(str(adapter))
+    rank = max([config.r, *(config.rank_pattern or {}).values()])
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(r for r in _LORA_RANKS if r >= rank)}
+
+
+def _sizes(device: torch.device) -> tuple[int, int]:
+    """max_num_batched_tokens and max_num_seqs by the device's memory.
+
+    A photo's keys and values are 0.33 GB in bf16 at num_crops 4: beside 8.3 GB of weights 24 GB hold 30 of them, 80 GB
+    190, 141 GB 340, and twice as many in fp8. A bound above that costs nothing; beyond 512 vLLM has no CUDA graphs.
+    """
+    if device.type == "cpu":
+        return 4096, 8
+    memory = torch.cuda.get_device_properties(device).total_memory
+    if memory < 40 * GIB:
+        return 4096, 64
+    return (8192, 256) if memory < 100 * GIB else (16384, 512)

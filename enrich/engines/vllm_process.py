@@ -1,0 +1,206 @@
+"""vLLM's engine in its own process: started, fed, watched, and told apart when it dies."""
+
+import json
+import logging
+import multiprocessing.connection
+import os
+import re
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from enrich.errors import RunFailed, UsageError
+from enrich.storage.scratch import Scratch
+
+log = logging.getLogger(__name__)
+
+HANG_SECONDS = 600.0  # a step takes 0.1 s on a GPU; 4,096 tokens of the full-size model on a few cores take 2 minutes
+_LOOK_SECONDS = 5.0  # between two looks at whether the engine hangs
+
+_ENVIRONMENT = {
+    "VLLM_NO_USAGE_STATS": "1",
+    # A fork would copy the locks of this process's threads as they happen to be, and its pipes to the decoders.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    # Greedy decoding needs no sampler, and this one is compiled at start.
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+_ON_CPU = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": str(os.cpu_count() or 1),  # unset, vLLM takes one thread
+}
+_NO_MEMORY = re.compile(
+    r"out of memory|OutOfMemoryError|less than desired GPU memory utilization|No available memory for the cache"
+    r"|larger than the available KV cache memory"
+)
+
+
+class EngineDied(Exception):
+    """The engine's process is gone; the message says why, where its log does."""
+
+
+class EngineProcess:
+    """One vLLM engine. Everything that waits for it raises `EngineDied` within a second of its end.
+
+    An engine that makes no step for HANG_SECONDS, though it has something to do, is ended.
+
+    Args:
+        arguments: of vLLM's EngineArgs.
+        lora: an adapter's directory, served beside the base's weights.
+
+    Raises:
+        UsageError: the GPU has not the memory that the settings ask for, or vLLM refuses the arguments.
+        RunFailed: it does not start for any other reason.
+    """
+
+    def __init__(self, arguments: dict[str, Any], *, cpu: bool, lora: Path | None = None) -> None:
+        self._scratch = Scratch()
+        self._log = self._scratch.path / "vllm.log"
+        for name, value in {**_ENVIRONMENT, **(_ON_CPU if cpu else {})}.items():
+            os.environ.setdefault(name, value)
+        from vllm import EngineArgs
+        from vllm.lora.request import LoRARequest
+        from vllm.v1.engine.exceptions import EngineDeadError
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        from enrich.models.phi3_vision.vllm_plugin import register
+
+        register()  # vLLM loads plugins once a process, and may have done so before this one was installed
+        self._dead: type[Exception] = EngineDeadError
+        self._lora = LoRARequest("adapter", 1, str(lora)) if lora else None
+        try:
+            config = EngineArgs(**arguments, logging_config=_logging_config(self._scratch.path, self._log))
+            self._engine = LLMEngine.from_engine_args(config, enable_multiprocessing=True)
+        except (RuntimeError, ValueError, TimeoutError, OSError) as error:
+            text = self._log.read_text(errors="replace") if self._log.is_file() else ""
+            raise start_failure(error, text, arguments, self._log) from error
+        core: Any = self._engine.engine_core
+        self._outputs = core.outputs_queue
+        self._processes = list(core.resources.engine_manager.processes)
+        self._waiting_since: float | None = None  # time.monotonic, of who waits for a step
+        self._hung = False
+        threading.Thread(target=self._watch, daemon=True, name="enrich-vllm-watch").start()
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the engine's processes."""
+        return [process.pid for process in self._processes]
+
+    def add(self, id: str, prompt: Any, params: Any) -> None:
+        """Give the engine a request. ValueError: it refuses it. EngineDied: it is gone."""
+        from vllm.exceptions import VLLMClientError
+        from zmq.error import ZMQError
+
+        try:
+            self._engine.add_request(id, prompt, params, lora_request=self._lora)
+        except VLLMClientError as error:
+            raise ValueError(str(error)) from error
+        except (self._dead, ZMQError) as error:  # the second in the moment in which vLLM closes its sockets
+            raise EngineDied(self.reason()) from error
+
+    def has_outputs(self) -> bool:
+        """Whether `outputs` would not wait."""
+        return not self._outputs.empty()
+
+    def finished(self) -> tuple[int, float]:
+        """How many requests finished that `outputs` did not hand over yet, and when (time.monotonic) the last did."""
+        waiting = [batch for batch in tuple(self._outputs.queue) if not isinstance(batch, BaseException)]
+        count = sum(output.finish_reason is not None for batch in waiting for output in batch.outputs)
+        return count, max((batch.timestamp for batch in waiting), default=0.0)
+
+    def outputs(self) -> list[Any]:
+        """Wait for a step of the engine, which has something to do; the requests that it finished. EngineDied: it is
+        gone."""
+        self._waiting_since = time.monotonic()
+        try:
+            return self._engine.step()
+        except self._dead as error:
+            raise EngineDied(self.reason()) from error
+        finally:
+            self._waiting_since = None
+
+    def abort(self, ids: Sequence[str]) -> None:
+        """Forget requests, answered or not."""
+        from zmq.error import ZMQError
+
+        try:
+            self._engine.abort_request(list(ids))
+        except (self._dead, ZMQError):  # then there is nothing to forget
+            return
+
+    def reason(self) -> str:
+        """The last error in the engine's log, or how its process ended."""
+        if self._hung:
+            return f"it made no step for {HANG_SECONDS:.0f} s"
+        for process in self._processes:
+            process.join(1.0)  # the pipe ends a moment before the process, which is to tell how it ended
+        if self._log.is_file() and (told := last_error(self._log.read_text(errors="replace"))):
+            return told
+        codes = [process.exitcode for process in self._processes if process.exitcode]
+        return f"its process ended with code {codes[0]}" if codes else "its process ended"
+
+    def close(self) -> None:
+        """End the engine, dead or alive, and free what it holds."""
+        self._engine.engine_core.shutdown(timeout=10.0)
+        self._engine.renderer.shutdown()
+        for process in self._processes:
+            if process.is_alive():
+                process.kill()
+        self._scratch.remove()
+
+    def _watch(self) -> None:
+        """Wakes who waits for an output when the processes end, for vLLM only marks itself dead; ends them if they
+        hang."""
+        sentinels = [process.sentinel for process in self._processes]
+        while not multiprocessing.connection.wait(sentinels, timeout=_LOOK_SECONDS):
+            since = self._waiting_since
+            if since is not None and time.monotonic() - since > HANG_SECONDS:
+                self._hung = True
+                for process in self._processes:
+                    process.kill()
+        self._outputs.put(self._dead())
+
+
+def start_failure(error: Exception, text: str, arguments: dict[str, Any], file: Path) -> UsageError | RunFailed:
+    """What to tell of an engine that did not start: `error` was raised here, `text` is its log in `file`."""
+    refused = re.search(r"Value error, (.+?) \[type=", str(error), re.DOTALL)  # as pydantic words it
+    reason = last_error(text) or " ".join((refused[1] if refused else str(error)).split())[:300]
+    if _NO_MEMORY.search(reason):
+        named = ("gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs")
+        lower = ", ".join(f"{name} ({arguments[name]})" for name in named if arguments.get(name) is not None)
+        return UsageError(
+            f"engine vllm: not enough memory on the GPU: {reason}; lower {lower}, set quantization and "
+            "kv_cache_dtype to fp8, or end what else runs on this GPU"
+        )
+    if isinstance(error, ValueError):
+        return UsageError(f"engine vllm: {reason}; change that setting")
+    return RunFailed(f"engine vllm: it does not start: {reason}; its log is {file}")
+
+
+def _logging_config(folder: Path, file: Path) -> Any:
+    """vLLM tells its whole story to a file and only errors to the terminal, unless its own settings say otherwise."""
+    if "VLLM_LOGGING_CONFIG_PATH" in os.environ or os.environ.get("VLLM_CONFIGURE_LOGGING") == "0":
+        return None
+    from vllm.config.logging import LoggingConfig
+
+    form = {"class": "vllm.logging_utils.NewLineFormatter", "format": "(%(processName)s) %(levelname)s %(message)s"}
+    level = os.environ.get("VLLM_LOGGING_LEVEL", "ERROR")
+    handlers = {
+        "file": {"class": "logging.FileHandler", "filename": str(file), "level": "INFO", "formatter": "vllm"},
+        "terminal": {"class": "logging.StreamHandler", "level": level, "formatter": "vllm"},
+    }
+    loggers = {"vllm": {"handlers": list(handlers), "level": "INFO", "propagate": False}}
+    config = {"version": 1, "disable_existing_loggers": False, "formatters": {"vllm": form}, "handlers": handlers,
+              "loggers": loggers}  # fmt: skip
+    (folder / "logging.json").write_text(json.dumps(config))
+    return LoggingConfig(pylogging_config_file=str(folder / "logging.json"))
+
+
+def last_error(text: str) -> str | None:
+    """The last line of a log that names an exception; not those that only pass one on."""
+    found = re.findall(r"^(?:\(.*?\) ERROR )?((?:\w+\.)*\w+(?:Error|Exception): .+)$", text, re.MULTILINE)
+    own = [line for line in found if "See root cause above" not in line and "EngineDeadError" not in line]
+    return own[-1][:300] if own else None

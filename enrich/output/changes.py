@@ -1,0 +1,77 @@
+"""What a run says of photos that had an answer before it."""
+
+import polars as pl
+
+from enrich.output.run_record import Change, Changes
+
+PRICE_MOVED = 0.2  # share of the price before
+EXAMPLES = 12  # kept in run.json
+
+
+def compare(rows: pl.DataFrame, before: pl.LazyFrame, manifest: pl.LazyFrame, listing: pl.LazyFrame) -> Changes:
+    """Compare a run with the table that it found.
+
+    Args:
+        rows: the run's rows (ROW_SCHEMA).
+        before: products.parquet (PRODUCTS_SCHEMA) before the run was published; no more of it than `rows` gets into
+            memory, nor of the others.
+        manifest: the run's manifest, of which columns key and reason are read.
+        listing: what it saw in the source, column key.
+    """
+    answered = (pl.col("status") == "ok").sum()
+    there = before.filter("in_source")
+    gone = there.join(listing, left_on="image_key", right_on="key", how="anti").select(pl.len(), answered)
+    all_gone, gone_answered = gone.collect(engine="streaming").row(0)
+    keys = rows.lazy().select("image_key")
+    known = before.join(keys, on="image_key", how="semi").collect(engine="streaming")
+    reasons = (
+        manifest.select("key", "reason")
+        .join(keys, left_on="key", right_on="image_key", how="semi")
+        .collect(engine="streaming")
+    )
+    pairs = rows.join(known, on="image_key", suffix="_before").join(
+        reasons, left_on="image_key", right_on="key", how="left"
+    )
+    was_good, is_good = pl.col("status_before") == "ok", pl.col("status") == "ok"
+    good = pairs.filter(was_good, is_good).with_columns(
+        other_title=pl.col("title").ne_missing(pl.col("title_before")),
+        other_category=pl.col("category").ne_missing(pl.col("category_before")),
+        other_price=pl.col("price").is_null().ne(pl.col("price_before").is_null())
+        | ((pl.col("price") / pl.col("price_before") - 1).abs() > PRICE_MOVED).fill_null(False),
+    )
+    changed = good.filter(pl.col("other_title") | pl.col("other_category") | pl.col("other_price"))
+    first = changed.sort("other_category", "other_price", "image_key", descending=[True, True, False]).head(EXAMPLES)
+    return Changes(
+        compared=good.height,
+        title=int(good["other_title"].sum()),
+        category=int(good["other_category"].sum()),
+        price=int(good["other_price"].sum()),
+        by_reason=dict(changed["reason"].value_counts().sort("reason").iter_rows()),
+        now_failing=pairs.filter(was_good, ~is_good).height,
+        mended=pairs.filter(~was_good, is_good).height,
+        gone=all_gone,
+        gone_answered=gone_answered,
+        answered=there.select(answered).collect(engine="streaming").item(),
+        examples=tuple(
+            Change(row["image_key"], row["reason"], _line(row, "_before"), _line(row, ""))
+            for row in first.iter_rows(named=True)
+        ),
+    )
+
+
+def newest_outcomes(products: pl.LazyFrame) -> tuple[int, dict[str, int]]:
+    """Of products.parquet, for the photos that are there: how many were answered, and the failures by kind."""
+    counted = (
+        products.filter("in_source")
+        .group_by("last_status", "last_error_kind")
+        .len()
+        .collect(engine="streaming")
+        .sort("last_error_kind")
+    )
+    failed = {kind: count for status, kind, count in counted.iter_rows() if status != "ok"}
+    return counted["len"].sum() - sum(failed.values()), failed
+
+
+def _line(row: dict[str, object], suffix: str) -> str:
+    price = row[f"price{suffix}"]
+    return f"{row[f'title{suffix}']}, {row[f'category{suffix}']}, {'no price' if price is None else f'{price:,.0f}'}"

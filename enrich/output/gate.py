@@ -1,0 +1,158 @@
+"""Whether a run may be published: its adapter, and its statistics beside the limits and the last published run's."""
+
+import math
+
+import polars as pl
+
+from enrich.output.run_record import Changes, Finding, RunStats
+from enrich.output.schema import ErrorKind, ReviewReason
+from enrich.scores.worth import Worth
+from enrich.settings import GateSettings
+
+FEW = 10  # rows from which "every single one of them" is no accident, also in a run that is too small for shares
+
+
+def run_stats(rows: pl.DataFrame | pl.LazyFrame) -> RunStats:
+    """What the gate compares, from a run's rows (ROW_SCHEMA)."""
+    scan, ok, failed = rows.lazy(), pl.col("status") == "ok", pl.col("status") == "failed"
+    failed_unknown = pl.col("error_kind").eq_missing(pl.lit(ErrorKind.CATEGORY_UNKNOWN))
+    flagged_unknown = pl.col("review_reasons").list.contains(ReviewReason.CATEGORY_UNKNOWN)
+    kinds = scan.filter(failed).group_by("error_kind").len().sort("error_kind")
+    mix = scan.filter(ok).drop_nulls("category").group_by("category").len().sort("category")
+    counted = scan.select(
+        rows=pl.len(),
+        ok=ok.sum(),
+        failed=failed.sum(),
+        unknown=(failed_unknown | flagged_unknown).sum(),
+        review=pl.col("needs_review").sum(),
+        # The ends of the order instead of a count: titles are as many as rows.
+        first_title=pl.col("title").filter(ok).min(),
+        last_title=pl.col("title").filter(ok).max(),
+        products=(pl.col("product_id").filter(ok).min() != pl.col("product_id").filter(ok).max()),
+    )
+    prices = scan.filter(ok).drop_nulls("price").group_by("price").len().sort("price")  # fewer than rows by far
+    counts, by_kind, by_category, by_price = pl.collect_all([counted, kinds, mix, prices], engine="streaming")
+    [count] = counts.to_dicts()
+    return RunStats(
+        rows=count["rows"],
+        ok=count["ok"],
+        failed=count["failed"],
+        failed_by_kind=dict(by_kind.iter_rows()),
+        unknown_category=count["unknown"],
+        review=count["review"],
+        category_mix={category: number / count["ok"] for category, number in by_category.iter_rows()},
+        price_median=_median(by_price),
+        same_title=count["first_title"] if count["products"] and count["first_title"] == count["last_title"] else None,
+    )
+
+
+def _median(counted: pl.DataFrame) -> float | None:
+    """The median of prices of which it is known how often there is each: columns price, ascending, and len."""
+    below, rows = counted["len"].cum_sum(), counted["len"].sum()
+    if not rows:
+        return None
+    lower, upper = (counted["price"][below.search_sorted(place, "right")] for place in ((rows - 1) // 2, rows // 2))
+    return float((lower + upper) / 2)
+
+
+def judge_run(
+    stats: RunStats, previous: RunStats | None, gate: GateSettings, worth: Worth | None = None
+) -> tuple[Finding, ...]:
+    """The limits of `gate` that a run passed; none if it may be published.
+
+    A weak adapter and one title for everything count in a run of any size. Shares count from gate.min_rows images on,
+    and below that, from FEW on, where no image is left: all failed, none has a category.
+
+    Args:
+        previous: the statistics of the last published run of at least gate.min_rows images (Products.last_stats);
+            without them only the absolute limits hold. Shares are of the run's rows.
+        worth: of the adapter; left out, it is not judged.
+    """
+    if not gate.enabled or not stats.rows:
+        return ()
+    checks = [*_weak_adapter(worth, gate), *_same_title(stats, gate)]
+    if stats.rows >= gate.min_rows:
+        checks += _absolute(stats, gate)
+        if previous is not None:
+            checks += _review_rise(stats, previous, gate)
+            checks += _category_shift(stats, previous, gate) + _price_shift(stats, previous, gate)
+    elif stats.rows >= FEW:
+        checks += [finding for finding in _absolute(stats, gate) if finding.value == 1.0]
+    return tuple(finding for finding in checks if finding.value > finding.allowed)
+
+
+def judge_gone(changes: Changes, gate: GateSettings) -> tuple[Finding, ...]:
+    """The limit of `gate` that photos gone from the source pass, if they do: the listing may not be whole.
+
+    Photos without an answer do not count: nothing is lost with them.
+    """
+    if not gate.enabled or not changes.answered:
+        return ()
+    small = changes.answered < gate.min_rows
+    what = f"{changes.gone_answered:,} of {changes.answered:,} answered photos are gone from the source"
+    allowed = max(gate.max_gone, 0.5) if small else gate.max_gone
+    finding = _finding("max_gone", changes.gone_answered / changes.answered, allowed, what)
+    return (finding,) if finding.value > finding.allowed else ()
+
+
+def _weak_adapter(worth: Worth | None, gate: GateSettings) -> list[Finding]:
+    if worth is None or worth.state != "weak":
+        return []
+    message = f"{worth.text}; use a better adapter, or set gate.allow_weak_adapter if this is right"
+    return [Finding("allow_weak_adapter", 1.0, float(gate.allow_weak_adapter), message)]
+
+
+def _same_title(stats: RunStats, gate: GateSettings) -> list[Finding]:
+    if stats.same_title is None or stats.ok < FEW:
+        return []
+    message = (
+        f"all {stats.ok:,} images with an answer got the title {stats.same_title!r}; "
+        "fine-tune again, or set gate.allow_same_title if this is right"
+    )
+    return [Finding("allow_same_title", 1.0, float(gate.allow_same_title), message)]
+
+
+def _absolute(stats: RunStats, gate: GateSettings) -> list[Finding]:
+    kind = max(stats.failed_by_kind, key=lambda name: stats.failed_by_kind[name], default="none")
+    counts = [
+        ("max_failed", stats.failed, gate.max_failed, f"failed, most often with {kind}"),
+        ("max_unknown_category", stats.unknown_category, gate.max_unknown_category, "got no category of the taxonomy"),
+    ]
+    return [
+        _finding(limit, count / stats.rows, allowed, f"{count:,} of {stats.rows:,} images {what}")
+        for limit, count, allowed, what in counts
+    ]
+
+
+def _review_rise(stats: RunStats, previous: RunStats, gate: GateSettings) -> list[Finding]:
+    """How many more rows need review, as a share. No limit on the share itself: what a weak model writes is marked as
+    such row by row, and may be all that there is; that it got worse overnight is news."""
+    now, before = stats.review / stats.rows, previous.review / previous.rows
+    what = f"{stats.review:,} of {stats.rows:,} images need review, {now:.0%} after {before:.0%}"
+    return [_finding("max_review_rise", now - before, gate.max_review_rise, what)]
+
+
+def _category_shift(stats: RunStats, previous: RunStats, gate: GateSettings) -> list[Finding]:
+    """Total variation distance of the two mixes: 0 where they are the same, 1 where they share no category."""
+    now, before = stats.category_mix, previous.category_mix
+    if not now or not before:
+        return []
+    change = {name: now.get(name, 0.0) - before.get(name, 0.0) for name in sorted({*now, *before})}
+    most = max(change, key=lambda name: abs(change[name]))
+    what = f"the category mix moved, most in {most!r} ({before.get(most, 0):.0%} to {now.get(most, 0):.0%})"
+    return [_finding("max_category_shift", sum(map(abs, change.values())) / 2, gate.max_category_shift, what)]
+
+
+def _price_shift(stats: RunStats, previous: RunStats, gate: GateSettings) -> list[Finding]:
+    """Absolute change of the log of the median: 0.69 is twice or half."""
+    now, before = stats.price_median, previous.price_median
+    if not now or not before or min(now, before) <= 0:
+        return []
+    what = f"the median price went from {before:g} to {now:g}"
+    return [_finding("max_price_shift", abs(math.log(now / before)), gate.max_price_shift, what)]
+
+
+def _finding(limit: str, value: float, allowed: float, what: str) -> Finding:
+    value = round(value, 6)  # a mix summed in floating point is not to pass a limit that it only reaches
+    message = f"{what}: {value:.2f} is above {allowed:g}; mend the cause, or raise gate.{limit} if this is right"
+    return Finding(limit, value, allowed, message)

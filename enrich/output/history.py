@@ -1,0 +1,116 @@
+"""History: the files of a run's rows. A shard has one of its own until a finished run's shards are packed together.
+
+A pack is created before the shards it holds are deleted, hours later, so what a reader listed stays readable. In
+between a row lies in two files; it is one row, for a photo has one row in a run: (run_id, image_key) tells rows apart.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import polars as pl
+
+from enrich.errors import RunFailed
+from enrich.output import parquet
+from enrich.output.run_record import RunInfo
+from enrich.output.schema import ROW_SCHEMA
+from enrich.storage import Store
+
+_NAME = re.compile(r"shard-(\d{5,})\.parquet|shards-(\d{5,})-(\d{5,})\.parquet")
+_OF_RUN = re.compile(r"history/run_date=[^/]+/run_id=([^/]+)/([^/]+)")
+_READERS = 8  # files read at once: about 30 ms each on S3, and a first run has thousands
+
+
+@dataclass(frozen=True)
+class HistoryFile:
+    """A file of rows: of the shards `first` to `last`."""
+
+    key: str
+    first: int
+    last: int
+    size: int  # bytes
+
+
+def shard_key(run: RunInfo, shard: int) -> str:
+    """Where a shard lies: a function of the run and the shard's number only."""
+    return f"{run.history}shard-{shard:05d}.parquet"
+
+
+def pack_key(run: RunInfo, first: int, last: int) -> str:
+    """Where the shards `first` to `last` lie together."""
+    return f"{run.history}shards-{first:05d}-{last:05d}.parquet"
+
+
+def answer_again(run: RunInfo) -> str:
+    """What to do about rows of a run that are lost."""
+    return f"answer its photos again: `enrich run --run-id {run.run_id}` with the photos and the adapter of that run"
+
+
+def committed_shards(output: Store, run: RunInfo) -> set[int]:
+    """The shards of a run that are done, from one listing."""
+    return {shard for file in all_files(output, run) for shard in range(file.first, file.last + 1)}
+
+
+def all_files(output: Store, run: RunInfo) -> list[HistoryFile]:
+    """Every file of a run, also shards that a pack holds; RunFailed for a Parquet file that is none of them."""
+    found = []
+    for info in output.list(run.history):
+        name = info.key.removeprefix(run.history)
+        if match := _NAME.fullmatch(name):
+            first, last = (match[1], match[1]) if match[1] else (match[2], match[3])
+            found.append(HistoryFile(info.key, int(first), int(last), info.size))
+        elif name.endswith(".parquet"):
+            raise RunFailed(
+                f"{output.uri_of(info.key)} is no shard of run {run.run_id}; move it away and publish again"
+            )
+    return found
+
+
+def files_in_force(files: Sequence[HistoryFile]) -> list[HistoryFile]:
+    """Those that hold every row once, by shard: of a pack and the shards it holds only the pack."""
+    kept: list[HistoryFile] = []
+    for file in sorted(files, key=lambda file: (file.first, -file.last)):
+        if not kept or file.first > kept[-1].last:
+            kept.append(file)
+    return kept
+
+
+def read_frames(output: Store, run: RunInfo) -> Iterator[pl.DataFrame]:
+    """Every committed row of a run (ROW_SCHEMA), a file at a time; RunFailed if one is not the run's own."""
+
+    def rows_of(file: HistoryFile) -> pl.DataFrame:
+        found = parquet.read(output, file.key, ROW_SCHEMA, f"move it away, and {answer_again(run)}")
+        if found is None or found.metadata.get(parquet.RUN_ID_KEY) != run.run_id:
+            raise RunFailed(
+                f"{output.uri_of(file.key)} is no shard of run {run.run_id}; move it away and publish again"
+            )
+        return found.table
+
+    files = iter(files_in_force(all_files(output, run)))
+    with ThreadPoolExecutor(_READERS) as pool:
+        while some := list(islice(files, 2 * _READERS)):  # no more in memory than these
+            yield from pool.map(rows_of, some)
+
+
+def runs_with_rows(output: Store) -> Iterator[tuple[str, HistoryFile]]:
+    """Every run that history has rows of, by its id, with one of its files."""
+    last = ""
+    for info in output.list("history"):
+        match = _OF_RUN.fullmatch(info.key)
+        if match and match[1] != last and (name := _NAME.fullmatch(match[2])):
+            last = match[1]
+            first, end = (name[1], name[1]) if name[1] else (name[2], name[3])
+            yield match[1], HistoryFile(info.key, int(first), int(end), info.size)
+
+
+def read_shards(output: Store, run: RunInfo) -> pl.DataFrame:
+    """Every committed row of a run, in memory."""
+    return pl.concat([parquet.empty(ROW_SCHEMA), *read_frames(output, run)])
+
+
+def fetch_rows(output: Store, run: RunInfo, path: Path) -> int:
+    """Copies every committed row of a run to one local file, and returns how many there are."""
+    return parquet.write(path, read_frames(output, run), ROW_SCHEMA, {parquet.RUN_ID_KEY: run.run_id})

@@ -1,0 +1,223 @@
+"""Tables to Parquet and back, with exactly the declared columns and types, a row group at a time."""
+
+import io
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from enrich.errors import RunFailed
+from enrich.output.schema import SCHEMA_VERSION
+from enrich.storage import Store
+
+# 65,536 rows are some 10 MB: large enough to scan fast, small enough that the statistics of a sorted column skip most.
+ROW_GROUP_ROWS = 65_536
+
+# Key-value metadata. Every file carries the schema version; the rest is the caller's.
+SCHEMA_VERSION_KEY = "enrich.schema_version"
+RUN_KEY = "enrich.run"  # RunInfo as JSON
+RUN_ID_KEY = "enrich.run_id"
+WARNINGS_KEY = "enrich.warnings"  # of a manifest: what planning found that a person should know, a JSON list of lines
+WRITER_KEY = "enrich.writer_id"  # tells a writer whose response was lost that the file is its own
+
+
+@dataclass(frozen=True)
+class ParquetFile:
+    """A file as it was read: its rows, its key-value metadata and the etag that a compare-and-swap needs."""
+
+    table: pl.DataFrame
+    metadata: Mapping[str, str]
+    etag: str
+    size: int  # bytes
+
+
+@dataclass(frozen=True)
+class LocalFile:
+    """A file that was fetched to the local disk; of its rows none is in memory."""
+
+    path: Path
+    metadata: Mapping[str, str]
+    etag: str
+    rows: int
+
+
+def empty(schema: pa.Schema) -> pl.DataFrame:
+    """No rows of `schema`."""
+    return _to_polars(schema.empty_table())
+
+
+def from_records(records: Sequence[Mapping[str, object]], schema: pa.Schema) -> pl.DataFrame:
+    """Rows from one mapping of column to value each."""
+    return _to_polars(pa.Table.from_pylist(list(records), schema=schema))
+
+
+def encode(table: pl.DataFrame, schema: pa.Schema, metadata: Mapping[str, str], sorted_by: Sequence[str] = ()) -> bytes:
+    """A whole Parquet file in memory; see `write`."""
+    sink = io.BytesIO()
+    write(sink, [table], schema, metadata, sorted_by)
+    return sink.getvalue()
+
+
+def write(
+    sink: io.BytesIO | Path,
+    frames: Iterable[pl.DataFrame],
+    schema: pa.Schema,
+    metadata: Mapping[str, str] | Callable[[], Mapping[str, str]],
+    sorted_by: Sequence[str] = (),
+) -> int:
+    """Write frames as one file and return its rows: the columns of `schema` in its order, zstd, statistics, page index.
+
+    `metadata` may be a function: it is called when all frames are written.
+
+    `sorted_by` states the order the rows already have (ascending, nulls last). Row groups are converted one at a time,
+    so the 2 GiB limit of a string column never applies and memory holds one frame.
+    """
+    order = [(name, "ascending") for name in sorted_by]
+    rows = 0
+    with pq.ParquetWriter(
+        sink,
+        schema,
+        compression="zstd",
+        write_page_index=True,
+        sorting_columns=pq.SortingColumn.from_ordering(schema, order, null_placement="at_end") if order else None,
+    ) as writer:
+        for group in _groups(frames):
+            writer.write_table(group.select(schema.names).to_arrow().cast(schema))
+            rows += group.height
+        pairs = metadata() if callable(metadata) else metadata
+        writer.add_key_value_metadata({**pairs, SCHEMA_VERSION_KEY: str(SCHEMA_VERSION)})
+    return rows
+
+
+def _groups(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """The same rows in frames of ROW_GROUP_ROWS, but for the last."""
+    held: list[pl.DataFrame] = []
+    for frame in frames:
+        held.append(frame)
+        if sum(part.height for part in held) < ROW_GROUP_ROWS:
+            continue
+        joined = pl.concat(held)
+        whole = joined.height - joined.height % ROW_GROUP_ROWS
+        for start in range(0, whole, ROW_GROUP_ROWS):
+            yield joined.slice(start, ROW_GROUP_ROWS)
+        held = [joined.slice(whole)] if whole < joined.height else []
+    if held:
+        yield pl.concat(held)
+
+
+AGAIN = "move it away and start the run again"
+
+
+def decode(
+    data: bytes, schema: pa.Schema, where: str, then: str = AGAIN, optional: Collection[str] = ()
+) -> tuple[pl.DataFrame, dict[str, str]]:
+    """The rows and the key-value metadata of a file. Columns in `optional` are null where the file lacks all of them.
+
+    Raises:
+        RunFailed: it is not one that `write` made; the message names `where` and says what to do `then`.
+    """
+    with _readable(where, then):
+        file = pq.ParquetFile(io.BytesIO(data))
+        earlier = pa.schema([field for field in schema if field.name not in optional])
+        pairs = _check(file, earlier if file.schema_arrow.equals(earlier) else schema, where, then)
+        return _to_polars(_upgrade(file.read(), schema)), pairs
+
+
+def read(
+    store: Store, key: str, schema: pa.Schema, then: str = AGAIN, optional: Collection[str] = ()
+) -> ParquetFile | None:
+    """The file at `key`, or None if there is none; see `decode`."""
+    if store.head(key) is None:
+        return None
+    data, etag = store.get(key)
+    return ParquetFile(*decode(data, schema, store.uri_of(key), then, optional), etag, len(data))
+
+
+def fetch(store: Store, key: str, schema: pa.Schema, path: Path, then: str = AGAIN) -> LocalFile | None:
+    """The file at `key` copied to `path`, its rows unread, or None if there is none.
+
+    One of an earlier schema version is written anew with the columns of this one.
+
+    Raises:
+        RunFailed: as `decode`.
+    """
+    if store.head(key) is None:
+        return None
+    where, etag = store.uri_of(key), store.download(key, path).etag
+    with _readable(where, then), pq.ParquetFile(path) as file:
+        pairs, rows = _check(file, schema, where, then), file.metadata.num_rows
+        current = plain(file.schema_arrow).equals(plain(schema))
+    if not current:
+        older = path.rename(path.with_name(f"{path.name}.older"))
+        write(path, frames(older, schema), schema, pairs)
+        older.unlink()
+    return LocalFile(path, pairs, etag, rows)
+
+
+def frames(
+    path: Path, schema: pa.Schema, columns: Sequence[str] | None = None, rows: int = ROW_GROUP_ROWS
+) -> Iterator[pl.DataFrame]:
+    """The rows of a local file, some at a time, of `columns` if not all."""
+    wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+    with pq.ParquetFile(path, pre_buffer=False) as file:  # else what was read of the file stays in memory
+        present = [name for name in wanted.names if name in file.schema_arrow.names]
+        for batch in file.iter_batches(rows, columns=present):
+            yield _to_polars(_upgrade(pa.Table.from_batches([batch]), wanted))
+
+
+@contextmanager
+def _readable(where: str, then: str) -> Iterator[None]:
+    """Turns what pyarrow says of a broken file into RunFailed."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise RunFailed(f"{where} is not a readable Parquet file; {then}") from error
+
+
+def _check(file: pq.ParquetFile, schema: pa.Schema, where: str, then: str) -> dict[str, str]:
+    """The metadata of a file whose columns are those of `schema`, or of an earlier version of it."""
+    found, schema = plain(file.schema_arrow), plain(schema)
+    pairs = {
+        key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items() if key != b"ARROW:schema"
+    }
+    if found.equals(schema):
+        return pairs
+    version = pairs.get(SCHEMA_VERSION_KEY)
+    if version in (None, str(SCHEMA_VERSION)):
+        raise RunFailed(f"{where} has other columns than it should; {then}")
+    if version.isdecimal() and int(version) < SCHEMA_VERSION and set(found.names) <= set(schema.names):
+        return pairs
+    raise RunFailed(
+        f"{where} has schema version {version}, not {SCHEMA_VERSION}; use the version of enrich that wrote it, "
+        "or another --output"
+    )
+
+
+def plain(schema: pa.Schema) -> pa.Schema:
+    """A schema with dictionaries taken for what they hold: how a column is stored makes no other column of it."""
+    return pa.schema(
+        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field for field in schema
+    )
+
+
+def _upgrade(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table of an earlier version with the columns of this one. Versions only add columns, which earlier rows lack,
+    and widen types."""
+    schema = plain(schema)
+    if table.schema.equals(schema):
+        return table
+    columns = [
+        table[field.name].cast(field.type) if field.name in table.schema.names else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema.with_metadata(table.schema.metadata))
+
+
+def _to_polars(table: pa.Table) -> pl.DataFrame:
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame

@@ -1,0 +1,107 @@
+"""What settings make of rows that are there: their ids and URIs, and which of them need a person.
+
+The answer itself is not touched, so settings that change take effect without one photo being answered again.
+"""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from typing import Self
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from enrich.answers.title_rules import broken_rules
+from enrich.output.product_ids import product_id
+from enrich.output.run_record import PublishedRun
+from enrich.output.schema import ReviewReason
+from enrich.settings import ReviewSettings, RunSettings
+
+RULES_KEY = "enrich.rules"  # metadata of a listing: Rules as JSON
+
+
+class Rules(BaseModel):
+    """Those settings, as a run had them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    product_id_pattern: str
+    review: ReviewSettings
+
+    @classmethod
+    def of(cls, settings: RunSettings) -> Self:
+        """Those of `settings`."""
+        return cls(product_id_pattern=settings.product_id_pattern, review=settings.review)
+
+    @property
+    def digest(self) -> str:
+        """Tells rules apart; 16 hex digits."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+def restated(
+    products: pl.DataFrame, rules: Rules, runs: Mapping[str, PublishedRun], only: Collection[str] | None = None
+) -> pl.DataFrame:
+    """`products` (PRODUCTS_SCHEMA) under `rules`; the rows of the runs `only`, if they are given."""
+    chosen = pl.lit(True) if only is None else pl.col("run_id").is_in(list(only))
+    rows = with_ids(products.filter(chosen), rules)
+    return pl.concat([products.filter(~chosen), judged_again(rows, rules, runs)])
+
+
+def with_uris(products: pl.DataFrame, runs: Mapping[str, PublishedRun], images_uri: str) -> pl.DataFrame:
+    """`products` (PRODUCTS_SCHEMA) with the URI of each photo where it was seen last.
+
+    Args:
+        runs: those that run_id names; a row of another keeps its URI.
+        images_uri: where the photos lie that are in the source.
+    """
+    named = [name for name, run in runs.items() if run.images_uri]
+    answered = pl.col("run_id").replace_strict(
+        named, [runs[name].images_uri for name in named], default=None, return_dtype=pl.String
+    )
+    place = pl.when("in_source").then(pl.lit(images_uri)).otherwise(answered)
+    uri = pl.concat_str(place, pl.col("image_key"), separator="/")
+    return products.with_columns(image_uri=pl.coalesce(uri, "image_uri"))
+
+
+def with_ids(rows: pl.DataFrame, rules: Rules) -> pl.DataFrame:
+    """`rows` with the product_id of each image_key."""
+    keys = rows["image_key"]
+    ids = pl.Series([product_id(rules.product_id_pattern, key) for key in keys], dtype=pl.String)
+    return rows.with_columns(product_id=ids)
+
+
+def judged_again(products: pl.DataFrame, rules: Rules, runs: Mapping[str, PublishedRun]) -> pl.DataFrame:
+    """`products` (PRODUCTS_SCHEMA) with those review reasons decided anew that follow from what rows hold.
+
+    The others (`category_unknown`, `price_outlier`, `title_ungrounded`) need the tokens of the answer or the adapter's
+    calibration and stay as they are, like rows that a person decided on.
+
+    Args:
+        runs: those that run_id names, for their adapters' own limits of confidence.
+    """
+    named = list(runs)
+    own = pl.col("run_id").replace_strict(
+        named, [runs[name].review_below for name in named], default=None, return_dtype=pl.Float64
+    )
+    review = rules.review
+    least = own if review.min_confidence is None else pl.lit(review.min_confidence)
+    titles = products["title"].unique().drop_nulls()
+    broken = titles.filter(pl.Series([bool(broken_rules(title, review.titles)) for title in titles], dtype=pl.Boolean))
+    was = {reason: pl.col("review_reasons").list.contains(reason.value) for reason in ReviewReason}
+    unsure = pl.coalesce(pl.col("category_confidence").cast(pl.Float64) < least, was[ReviewReason.LOW_CONFIDENCE])
+    now = {  # in the order of `infer.judge`
+        ReviewReason.CATEGORY_UNKNOWN: was[ReviewReason.CATEGORY_UNKNOWN],
+        ReviewReason.LOW_CONFIDENCE: unsure,
+        ReviewReason.WIDE_PRICE: (pl.col("price_high") / pl.col("price_low") > review.max_price_ratio).fill_null(False),
+        ReviewReason.PRICE_OUTLIER: was[ReviewReason.PRICE_OUTLIER],
+        ReviewReason.TITLE_RULE: pl.col("title").is_in(broken.implode()).fill_null(False),
+        ReviewReason.TITLE_UNGROUNDED: was[ReviewReason.TITLE_UNGROUNDED],
+    }
+    reasons = pl.concat_list(
+        pl.when(applies).then(pl.lit(reason.value)).otherwise(pl.lit(None, pl.String))
+        for reason, applies in now.items()
+    ).list.drop_nulls()
+    models = (pl.col("status") == "ok") & pl.col("reviewed_by").is_null()
+    judged = products.with_columns(review_reasons=pl.when(models).then(reasons).otherwise(pl.col("review_reasons")))
+    needs = pl.when(models).then(pl.col("review_reasons").list.len() > 0).otherwise(pl.col("needs_review"))
+    return judged.with_columns(needs_review=needs)

@@ -1,0 +1,1 @@
+"""Pages for people: reports, score pages, model cards and the review queue."""

@@ -1,0 +1,209 @@
+"""What people read: the report of a run, and an adapter's model card. Model text is untrusted and escaped."""
+
+import html
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from enrich.answers.prompt import Prompt
+from enrich.photos.thumbnail import thumbnails
+from enrich.pipeline.run.bottleneck import duration
+from enrich.scores.metrics import Scores
+from enrich.settings import PhotoLimits
+from enrich.storage import Store, is_s3
+
+THUMBNAIL = 160  # pixels on the longer side; about 5 kB each as JPEG
+SHEET = 24  # photos on the contact sheet
+FAILED_SHOWN, FAILED_PICTURES = 200, 40  # failed photos in the list; those of them with a picture where there is one
+MDAPE, WITHIN = "price MdAPE", "price within 20 %"  # columns of the score table
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One photo of the contact sheet with what was said of it."""
+
+    row: Mapping[str, Any]
+    thumbnail: str  # a data: URI
+
+
+def render_report(
+    record: Mapping[str, Any],
+    rows: pl.DataFrame,
+    images: Store,
+    limits: PhotoLimits,
+    *,
+    scores: pl.DataFrame | None = None,
+    verdicts: Sequence[Mapping[str, Any]] = (),
+    parity: Mapping[str, Any] | None = None,
+) -> str:
+    """A self-contained HTML page about one run.
+
+    Args:
+        record: run.json as a mapping.
+        rows: the run's rows, columns of ROW_SCHEMA.
+        images: where the photos of the contact sheet are read from; those that are gone are left out.
+        limits: applied to those photos.
+        scores: the adapter's answers on its test split (SCORE_SCHEMA), where it has them.
+        verdicts: what the adapter's scores say in words (`scores.assess`).
+        parity: `ok` and `summary` of the comparison with the trained model, where the run made one.
+    """
+    failed = rows.filter(pl.col("status") == "failed").sort("error_kind", "image_key").head(FAILED_SHOWN)
+    ok = rows.filter(pl.col("status") == "ok")
+    categories = (
+        ok.group_by("category")
+        .agg(
+            pl.len(),
+            confidence=pl.col("category_confidence").mean(),
+            price=pl.col("price").median(),
+            review=pl.col("needs_review").mean(),
+        )
+        .sort("len", "category", descending=[True, False])
+    )
+    reasons = rows["review_reasons"].explode().drop_nulls().value_counts().sort("count", descending=True)
+    pictures = list(thumbnails(images, failed["image_key"].head(FAILED_PICTURES).to_list(), limits, THUMBNAIL // 2))
+    return _template("report.html.jinja", escape=True).render(
+        record=record,
+        stages=record["stages"],
+        failed=failed.to_dicts(),
+        failed_pictures=pictures + [None] * (failed.height - len(pictures)),
+        failed_total=rows.filter(pl.col("status") == "failed").height,
+        categories=categories.head(30).to_dicts(),
+        reasons=reasons.rows(),
+        compared=_beside(record["stats"], record["previous"]),
+        shown=_contact_sheet(rows, images, limits),
+        scored=None
+        if scores is None or not scores.height
+        else {"rows": scores.height, "verdicts": verdicts, "figures": _figures(scores)},
+        parity=parity,
+    )
+
+
+def render_scores(table: pl.DataFrame, metrics: Mapping[str, Any], what: str, adapter: str) -> str:
+    """A self-contained HTML page of an adapter's scores: verdicts, metrics with error bars, plots.
+
+    Args:
+        table: SCORE_SCHEMA.
+        metrics: of that table, as in metrics.json.
+        what: which rows of which catalog.
+        adapter: its id.
+    """
+    return _template("scores.html.jinja", escape=True).render(
+        metrics=metrics, table=score_table(metrics), figures=_figures(table), what=what, adapter=adapter
+    )
+
+
+def _figures(scores: pl.DataFrame) -> list[tuple[str, str]]:
+    from enrich.scores.figures import draw_all  # matplotlib takes a second to import, and only pages need it
+
+    return draw_all(scores)
+
+
+def _beside(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+    """(what, at the last comparable run, now) of what the publish gate looks at."""
+    if not now or not before or not now["rows"]:
+        return []
+
+    def shares(stats: Mapping[str, Any]) -> dict[str, str]:
+        largest = max(stats["category_mix"].items(), key=lambda item: item[1], default=("none", 0.0))
+        return {
+            "photos": f"{stats['rows']:,}",
+            "failed": f"{stats['failed'] / stats['rows']:.1%}",
+            "to review": f"{stats['review'] / stats['rows']:.1%}",
+            "largest category": f"{largest[0]} {largest[1]:.1%}",
+            "median price": "-" if stats["price_median"] is None else f"{stats['price_median']:,.0f}",
+        }
+
+    then, current = shares(before), shares(now)
+    return [(name, then[name], current[name]) for name in current]
+
+
+def render_card(train: Mapping[str, Any], metrics: Mapping[str, Any], prompt: Prompt) -> str:
+    """An adapter's model card in Markdown, from its train.json and metrics.json. Every text in it is escaped."""
+    return _template("card.md.jinja", escape=False).render(
+        train=train, metrics=metrics, prompt=prompt, table=score_table(metrics)
+    )
+
+
+def render_summary(record: Mapping[str, Any], output: str) -> str:
+    """A run on half a page of Markdown, for where a run is looked at first. Every value in it is escaped.
+
+    Args:
+        record: run.json as a mapping.
+        output: the run's output; the full report lies in it.
+    """
+    output = output.rstrip("/") if is_s3(output) else str(Path(output).absolute())
+    report = f"{output}/runs/{record['run']['run_id']}/report.html"
+    template = _template("summary.md.jinja", escape=False, finalize=_markdown_text)
+    uses = record["stages"]["uses"] if record["stages"] else ()
+    times = ", ".join(f"{use['stage']} {duration(use['seconds'])}" for use in uses)
+    return template.render(record=record, output=output, report=report, times=times)
+
+
+def _markdown_text(value: object) -> str:
+    """`value` as it is read, on one line: no markup, no table cell, no HTML, no link of its own."""
+    line = " ".join(str(value).split())
+    return html.escape(re.sub(r"([!-%'-/:;=?@\[-`{-~])", r"\\\1", line), quote=False)
+
+
+def render_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits, most: int) -> str:
+    """At most `most` of a run's photos with what was said of them, as a Markdown table. Every value is escaped."""
+    # Titles are cut, and reasons come last: the UI breaks no lines in a table.
+    lines = ["| photo | title | category | price | to review |", "| --- | --- | --- | ---: | --- |"]
+    for item in _contact_sheet(rows, images, limits)[:most]:
+        row = item.row
+        sure = "" if row["category_confidence"] is None else f" ({row['category_confidence']:.0%})"
+        price = "" if row["price"] is None else f"{row['price']:,.0f} {row['currency'] or ''}"
+        between = "" if row["price_low"] is None else f" ({row['price_low']:,.0f} to {row['price_high']:,.0f})"
+        review = ", ".join(row["review_reasons"] or ())
+        title = textwrap.shorten(row["title"], 40, placeholder="...")
+        cells = (title, f"{row['category']}{sure}", price + between, review)
+        lines.append(f"| ![photo]({item.thumbnail}) | {' | '.join(map(_markdown_text, cells))} |")
+    return "\n".join(lines)
+
+
+def score_table(metrics: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
+    """(who, {column: value}) for the adapter, its base and the baselines, as text ready to print.
+
+    On a sample catalog also the best possible: what whoever knows all that is visible would say of the prices.
+    """
+    names = {"adapter": metrics["test"], "base without adapter": metrics.get("base"), **metrics["baselines"]}
+    rows = [(name.replace("_", " "), _columns(scores)) for name, scores in names.items() if scores]
+    if ideal := metrics.get("ideal"):
+        best = {MDAPE: f"{ideal['price_mdape']:.1%}", WITHIN: f"{ideal['price_within_20_percent']:.1%}"}
+        rows.append(("best possible", {column: best.get(column, "-") for column in rows[0][1]}))
+    return rows
+
+
+def _columns(scores: Scores) -> dict[str, str]:
+    price = scores["price"]
+    return {
+        "parsed": f"{scores['parse_rate']:.1%}",
+        "category accuracy": f"{scores['category_accuracy']:.1%}",
+        "macro F1": f"{scores['category_macro_f1']:.3f}",
+        "title exact": f"{scores['title_exact']:.1%}",
+        "title token F1": f"{scores['title_token_f1']:.3f}",
+        MDAPE: f"{price['mdape']:.1%}" if price else "-",
+        WITHIN: f"{price['within_20_percent']:.1%}" if price else "-",
+    }
+
+
+def _contact_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits) -> list[Shown]:
+    # By the hash of the content: an arbitrary sample, the same at every rendering.
+    chosen = rows.filter(pl.col("status") == "ok").sort("image_sha256", "image_key").head(SHEET)
+    pictures = thumbnails(images, chosen["image_key"].to_list(), limits, THUMBNAIL)
+    return [Shown(row, picture) for row, picture in zip(chosen.to_dicts(), pictures, strict=True) if picture]
+
+
+def _template(name: str, *, escape: bool, finalize: Callable[[object], str] | None = None) -> Any:
+    environment = Environment(
+        loader=PackageLoader("enrich.pages", "templates"), autoescape=escape, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, finalize=finalize,
+    )  # fmt: skip
+    environment.filters |= {"duration": duration, "plain": _markdown_text}
+    return environment.get_template(name)

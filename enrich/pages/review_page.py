@@ -1,0 +1,101 @@
+"""The review queue as one page: what needs a person, dearest mistakes first, decided by keyboard, saved as a file."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from enrich.answers.amount import CURRENCIES, LARGEST, LONGEST, SIGNS, SMALLEST, WHOLE_UNITS
+from enrich.answers.parse import MAX_TITLE
+from enrich.output.decisions import FILE_FORMAT, FORMULA, INVISIBLE, SPECIAL_TOKEN
+from enrich.photos.thumbnail import thumbnails
+from enrich.settings import PhotoLimits
+from enrich.storage import Store
+
+FORMAT_OF_MEMORY = 2  # of what the browser remembers; pages of other formats do not see it
+SIDE = 256  # pixels of a photo's longer side; about 8 kB each as JPEG
+_KEPT = (
+    "image_key", "image_etag", "image_sha256", "run_id", "product_id", "title", "category", "category_confidence",
+    "category_alternatives", "price", "price_low", "price_high", "currency", "review_reasons", "value_at_risk",
+)  # fmt: skip
+
+
+def review_queue(products: pl.DataFrame, limit: int) -> pl.DataFrame:
+    """The ok rows of PRODUCTS_SCHEMA that need review and whose photo is there, with a column value_at_risk.
+
+    In units of the currency: the price times the probability that the category is wrong, plus half the width of the
+    price interval. Where no price is known the median of all stands in. Identical bytes are asked about once.
+    """
+    price = pl.coalesce("price", pl.lit(products["price"].median() or 1.0))
+    doubt = 1 - pl.col("category_confidence").fill_null(0.0)
+    width = (pl.col("price_high") - pl.col("price_low")).fill_null(0.0)
+    return (
+        products.filter("needs_review", "in_source", pl.col("status") == "ok")
+        .with_columns(value_at_risk=price * doubt + width / 2)
+        .sort("value_at_risk", "image_key", descending=[True, False])
+        .head(limit)
+    )
+
+
+def render_queue(
+    queue: pl.DataFrame,
+    categories: Sequence[str],
+    images: Store,
+    limits: PhotoLimits,
+    *,
+    output: str,
+    waiting: int,
+    runs: Mapping[str, str],
+    currency: str | None,
+) -> str:
+    """A self-contained page about the rows of `review_queue`.
+
+    Args:
+        categories: what a person may choose from.
+        images: where the photos are read from; a row whose photo cannot be read is shown without it.
+        output: named in the file of decisions.
+        waiting: rows that need review in all.
+        runs: the mark of each run that answered one of them (`run_mark`); named in the file of decisions.
+        currency: what prices are in where a row does not say.
+    """
+    rows: list[dict[str, Any]] = queue.select(_KEPT).to_dicts()
+    for row, photo in zip(rows, thumbnails(images, queue["image_key"].to_list(), limits, SIDE), strict=True):
+        row["photo"] = photo
+        row["currency"] = row["currency"] or currency
+    identity = [[row["image_key"], row["image_etag"], row["run_id"]] for row in rows]
+    data = {
+        "format": FILE_FORMAT,
+        "output": output,
+        "runs": dict(runs),
+        # Names what the browser remembers of unfinished work.
+        "queue": hashlib.sha256(json.dumps([FORMAT_OF_MEMORY, output, identity, dict(runs)]).encode()).hexdigest()[:12],
+        "categories": list(categories),
+        "rows": rows,
+        "texts": {"longest": MAX_TITLE, "invisible": INVISIBLE, "formula": FORMULA, "token": SPECIAL_TOKEN},
+        "amounts": {
+            "signs": SIGNS,
+            "codes": sorted(CURRENCIES),
+            "whole_units": sorted(WHOLE_UNITS),
+            "smallest": SMALLEST,
+            "largest": LARGEST,
+            "longest": LONGEST,
+        },
+    }
+    environment = Environment(
+        loader=PackageLoader("enrich.pages", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("review.html.jinja").render(
+        data=_inert(data), count=len(rows), waiting=waiting, output=output
+    )
+
+
+def _inert(data: object) -> Markup:
+    """JSON that no markup within can end or begin a tag in."""
+    text = json.dumps(data, ensure_ascii=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)

@@ -1,0 +1,324 @@
+"""The bytes of a photo -> its page of crops, the same for training and for serving. Pillow reads them; this file says
+what is accepted and what a photo looks like when it has a colour profile, transparency, 16 bits or an EXIF orientation.
+
+Bytes from outside are given to these functions by `enrich.photos.decoders` only, in processes with limits.
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import sha256
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from enrich.errors import ErrorKind, ImageError
+from enrich.models.phi3_vision.hd_transform import hd_transform, resized_size
+from enrich.photos.colour import colour_space, to_srgb
+from enrich.photos.endings import completed, ends_properly
+from enrich.photos.webp import is_webp, webp_size
+
+if TYPE_CHECKING:  # pydantic takes longer to import than all the rest, and every decoding process would pay for it
+    from enrich.settings import PhotoLimits
+
+# Of how photos are prepared; another one gives other pages, so adapters record it and it enters the fingerprint.
+PREPARATION_VERSION = 2  # 2: colours are converted from the photo's profile to sRGB
+
+# What undoes each EXIF orientation (CIPA DC-008, tag 0x0112); 1 is upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPS_SIDES = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
+# A half, quarter or eighth of a JPEG is enough if it falls short of the wanted sides by no more than this. That admits
+# the halves of 1000x1333 and 960x1280, 0.8 and 4.8 % short of 504x672. They are nearer to the photo resized from all of
+# its pixels (41.2 and 40.8 dB) than a half that fits exactly, which nothing smooths any more (37.7 dB).
+REDUCTION_TOLERANCE = 0.05
+_NO_PAGE = np.empty((0, 0, 3), np.uint8)
+_ROWS = 256  # of pixels, scaled from 16 bits at a time
+_16_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+# How Pillow's plugins word an early end of the file.
+_ENDS_EARLY = ("truncated", "broken data stream", "unrecognized data stream contents", "unexpected end", "eof")
+
+
+# Bytes of memory that decoding takes for each pixel, generously: JPEGs, and formats that may have transparency.
+_JPEG_BYTES, _OTHER_BYTES = 12, 32
+_FIXED_BYTES = 64 << 20  # whatever the size
+
+Wanted = Callable[[int, int], tuple[int, int]]
+# Told how many bytes of memory a photo needs once its header is read; returns when it may have them.
+Admit = Callable[[int], object]
+
+
+class ImageRefused(ImageError):
+    """The bytes make no photo."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How photos become pages of crops: what an adapter was trained with, and must be served with."""
+
+    num_crops: int
+    image_size: int  # pixels of a crop's side
+    fast_decode: bool = False  # see `decode_reduced`
+    version: int = PREPARATION_VERSION  # that the adapter was trained with; serving follows the code's own
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo, or a picture made of it, and what is known of the file."""
+
+    page: np.ndarray  # (height, width, 3) uint8 RGB; `prepare`'s is what `hd_transform` makes: whole crops
+    width: int  # of the upright photo, pixels
+    height: int
+    format: str = ""  # as Pillow names it
+    unfinished: bool = False  # the file lacks the mark of its end, and none of its pixels
+
+
+def _unlimited(memory: int) -> None:
+    pass
+
+
+def prepare(data: bytes, limits: "PhotoLimits", how: Preparation, admit: Admit = _unlimited) -> Photo:
+    """The bytes of a photo to its page of crops: what training and serving both do, and nothing else does.
+
+    Raises:
+        As `decode`.
+    """
+    grid = {"num_crops": how.num_crops, "image_size": how.image_size}
+    found = _decode(data, limits, partial(resized_size, **grid) if how.fast_decode else None, admit)
+    page = hd_transform(found.image, **grid, size=found.size)
+    if found.profile is not None:  # after scaling: a page has fewer pixels than a photo
+        page = np.asarray(to_srgb(Image.fromarray(page), found.profile))
+    return _photo(page, found)
+
+
+def shrink(data: bytes, limits: "PhotoLimits", side: int, admit: Admit = _unlimited) -> Photo:
+    """The bytes of a photo to a picture of it for people, at most `side` pixels wide and high. Raises as `decode`."""
+    found = _decode(data, limits, partial(_within, side), admit)
+    picture = found.image.resize(_within(side, *found.size), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return _photo(np.asarray(to_srgb(picture, found.profile)), found)
+
+
+def inspect(data: bytes, limits: "PhotoLimits", admit: Admit = _unlimited) -> Photo:
+    """Whether the bytes are a photo: its size and format, and no picture. Raises as `decode`."""
+    return _photo(_NO_PAGE, _decode(data, limits, None, admit))
+
+
+def decode(data: bytes, limits: "PhotoLimits") -> Image.Image:
+    """The first frame as an upright RGB image in sRGB, transparency on white, 16 bits scaled to 8.
+
+    Size, format, number of pixels and aspect ratio are checked before anything is decoded. Pillow's own limit of
+    178,956,970 pixels holds as well, whatever `limits.max_pixels` says. A file that lacks its end is a photo as long as
+    no pixel is missing.
+
+    Raises:
+        ImageRefused: EMPTY, TOO_LARGE, NOT_AN_IMAGE, TOO_MANY_PIXELS, TRUNCATED or UNSUPPORTED_MODE.
+        MemoryError: where the process has a memory limit and the photo needs more.
+        OSError: the machine fails, not the photo: a full disk, too many open files.
+    """
+    found = _decode(data, limits, None)
+    return to_srgb(found.image, found.profile)
+
+
+def decode_reduced(data: bytes, limits: "PhotoLimits", wanted: Wanted) -> tuple[Image.Image, tuple[int, int]]:
+    """As `decode`, but a JPEG much larger than needed is decoded at a half, quarter or eighth of its sides.
+
+    That skips most of the work, and averages pixels otherwise than resizing the whole photo does, so training and
+    serving must both do it or both not (benchmarks/image_processor.md).
+
+    Args:
+        wanted: from the upright photo's (width, height) to the (width, height) that the caller will resize it to.
+
+    Returns:
+        The image and the upright photo's (width, height). The image has the wanted sides where a reduced scale came
+        within `REDUCTION_TOLERANCE` of them; else it is whole, as `decode` gives it.
+
+    Raises:
+        As `decode`.
+    """
+    found = _decode(data, limits, wanted)
+    return to_srgb(found.image, found.profile), found.size
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    image: Image.Image  # RGB, upright
+    size: tuple[int, int]  # of the upright photo, width first; the image's own unless it was reduced
+    format: str
+    profile: bytes | None  # of the image's colours; None: sRGB
+    unfinished: bool = False
+
+
+def _photo(page: np.ndarray, found: _Decoded) -> Photo:
+    return Photo(page, *found.size, found.format, found.unfinished)
+
+
+def _within(side: int, width: int, height: int) -> tuple[int, int]:
+    scale = min(1.0, side / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _decode(data: bytes, limits: "PhotoLimits", wanted: Wanted | None, admit: Admit = _unlimited) -> _Decoded:
+    if not data:
+        raise ImageRefused(ErrorKind.EMPTY, "the file is empty")
+    if len(data) > limits.max_bytes:
+        raise ImageRefused(ErrorKind.TOO_LARGE, f"{len(data):,} bytes, more than the limit of {limits.max_bytes:,}")
+    try:
+        found = _open(data, limits, wanted, admit)
+        return found if ends_properly(data, found.format) else replace(found, unfinished=True)
+    except ImageRefused as refusal:
+        whole = _complete(data, limits, wanted, admit) if refusal.kind is ErrorKind.TRUNCATED else None
+        if whole is None:
+            raise
+        return replace(whole, unfinished=True)
+
+
+def _complete(data: bytes, limits: "PhotoLimits", wanted: Wanted | None, admit: Admit) -> _Decoded | None:
+    """A cut file whose pixels are all there nevertheless; None where some are missing."""
+    found, pictures = None, set()
+    for whole in completed(data):
+        found = None  # one picture in memory at a time
+        try:
+            found = _open(whole, limits, wanted, admit)
+        except ImageRefused:
+            return None
+        pictures.add(sha256(found.image.tobytes()).digest())
+    return found if len(pictures) == 1 else None
+
+
+def _open(data: bytes, limits: "PhotoLimits", wanted: Wanted | None, admit: Admit) -> _Decoded:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's on odd EXIF, and on 89 million pixels: max_pixels decides that
+            if (stated := webp_size(data)) is not None and "WEBP" in limits.formats:
+                _check_size(stated, limits)
+                admit(_memory(data, stated, _OTHER_BYTES))
+            with Image.open(BytesIO(data), formats=limits.formats) as image:
+                format, size = image.format or "", image.size
+                _check_size(size, limits)
+                jpeg = format in ("JPEG", "MPO")
+                admit(_memory(data, size, _JPEG_BYTES if jpeg else _OTHER_BYTES))
+                if wanted is None or not jpeg:
+                    image.load()
+                    rgb, profile = _to_rgb(image)
+                else:
+                    turn = _turn(image)
+                    rgb, profile = _to_rgb_reduced(image, _turned(wanted(*_turned(size, turn)), turn))
+                turn = _turn(image)  # which a PNG may only know once it is read
+                return _Decoded(rgb if turn is None else rgb.transpose(turn), _turned(size, turn), format, profile)
+    except (ImageRefused, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageRefused(ErrorKind.TOO_MANY_PIXELS, "more pixels than Pillow decodes") from error
+    except UnidentifiedImageError as error:
+        formats = ", ".join(limits.formats)
+        raise ImageRefused(ErrorKind.NOT_AN_IMAGE, f"no image of an accepted format ({formats})") from error
+    except Exception as error:  # on hostile bytes Pillow's plugins raise whatever their parsing runs into
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's word, not a plugin's: it says nothing of the photo
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if "out of memory" in reason.lower():  # as some plugins word it
+            raise MemoryError(reason) from error
+        early = any(words in reason.lower() for words in _ENDS_EARLY) or _is_cut_webp(data)
+        raise ImageRefused(ErrorKind.TRUNCATED if early else ErrorKind.NOT_AN_IMAGE, reason) from error
+
+
+def _to_rgb_reduced(image: Image.Image, sides: tuple[int, int]) -> tuple[Image.Image, bytes | None]:
+    """As `_to_rgb`, of a JPEG: `sides` large if a reduced scale is enough for that, else whole."""
+    width, height = image.size
+    least = [math.ceil(side * (1 - REDUCTION_TOLERANCE)) for side in sides]
+    drafted = image.draft(None, (least[0], least[1]))
+    image.load()
+    rgb, profile = _to_rgb(image)
+    if drafted is None or image.size == (width, height):
+        return rgb, profile
+    # Half of 1333 lines are 667 of which the last is half outside: `box` says where the photo ends. Without it
+    # everything would be scaled by 667 / 666.5, and the difference from the whole photo nearly doubles.
+    _, box = drafted
+    return rgb.resize(sides, Image.Resampling.BILINEAR, box), profile
+
+
+def _is_cut_webp(data: bytes) -> bool:
+    """Whether a WebP file has another length than its header says; libwebp gives no reason of its own."""
+    return is_webp(data) and int.from_bytes(data[4:8], "little") + 8 != len(data)
+
+
+def _memory(data: bytes, size: tuple[int, int], each: int) -> int:
+    return _FIXED_BYTES + 2 * len(data) + size[0] * size[1] * each
+
+
+def _check_size(size: tuple[int, int], limits: "PhotoLimits") -> None:
+    """Judges the size that the header states; a few bytes can state a size that fills the memory."""
+    width, height = size
+    if min(width, height) < 1:
+        raise ImageRefused(ErrorKind.NOT_AN_IMAGE, f"{width} x {height} pixels")
+    if width * height > limits.max_pixels:
+        message = f"{width} x {height} pixels, more than the limit of {limits.max_pixels:,}"
+        raise ImageRefused(ErrorKind.TOO_MANY_PIXELS, message)
+    if max(width, height) > limits.max_aspect_ratio * min(width, height):
+        message = f"{width} x {height} pixels, an aspect ratio above the limit of {limits.max_aspect_ratio:g}"
+        raise ImageRefused(ErrorKind.TOO_MANY_PIXELS, message)
+
+
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, bytes | None]:
+    """An image in RGB, and the profile of its colours where that is left to apply (`to_srgb`), once it is smaller."""
+    profile = image.info.get("icc_profile")
+    space = colour_space(profile)
+    if image.mode in _16_BIT:
+        image = _scale_16_bit(image)
+    if image.mode == "F":
+        raise ImageRefused(ErrorKind.UNSUPPORTED_MODE, "floating-point pixels, which have no agreed white")
+    grey = image.mode in ("1", "L", "LA", "La")
+    if image.has_transparency_data:  # a plain convert would drop alpha and show the colours hidden under it
+        photo = image.convert("RGBA")
+        if grey and space == "GRAY":
+            colours, alpha = to_srgb(image.convert("L"), profile), photo.getchannel("A")
+            photo = Image.merge("RGBA", (*colours.split(), alpha))
+        elif space == "RGB":
+            photo = to_srgb(photo, profile)
+        return Image.alpha_composite(Image.new("RGBA", photo.size, "white"), photo).convert("RGB"), None
+    if grey and space == "GRAY":
+        return to_srgb(image.convert("L"), profile), None
+    if image.mode == "CMYK":
+        return to_srgb(image, profile), None
+    rgb = image if image.mode == "RGB" else image.convert("RGB")  # converting RGB to RGB copies it
+    return rgb, profile if space == "RGB" else None
+
+
+def _scale_16_bit(image: Image.Image) -> Image.Image:
+    """0..65535 -> 0..255, rounded; 65535 / 255 = 257. A plain convert clips everything above 255 to white."""
+    values = np.asarray(image)
+    if image.mode == "I" and (values.min() < 0 or values.max() > 65535):
+        raise ImageRefused(ErrorKind.UNSUPPORTED_MODE, "32-bit pixels, which have no agreed white")
+    scaled = np.empty(values.shape, np.uint8)
+    for top in range(0, len(values), _ROWS):  # a part at a time: 32 bits of all pixels would double the memory
+        scaled[top : top + _ROWS] = (values[top : top + _ROWS].astype(np.uint32) + 128) // 257
+    return Image.fromarray(scaled)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What makes `image` upright, as its EXIF data say. ImageOps.exif_transpose also writes the data anew, which fails
+    on many broken ones whose orientation can be read."""
+    try:
+        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # broken EXIF, as any parsing above; the photo itself is fine
+        return None
+
+
+def _turned(size: tuple[int, int], turn: Image.Transpose | None) -> tuple[int, int]:
+    return (size[1], size[0]) if turn in _SWAPS_SIDES else size

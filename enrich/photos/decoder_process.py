@@ -1,0 +1,158 @@
+"""The process that decodes: bytes from outside in, a JSON header and plain pixels out, in limited memory and CPU time.
+
+CPU time is counted, not time on a clock: a process that is stopped, or waits for a busy machine, did nothing wrong.
+"""
+
+import json
+import mmap
+import pickle
+import resource
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from PIL import AvifImagePlugin, Image
+
+from enrich.errors import ErrorKind
+from enrich.photos.decode import ImageRefused, Photo
+
+# Bytes that each process may use without asking. Larger photos ask first, so that few are decoded at a time.
+ORDINARY_BYTES = 256 << 20
+UNIT = 64 << 20  # bytes; memory is given out in such pieces
+PHOTO_HEADER = struct.Struct("!Q?")  # bytes of the photo; whether it may have all of decode_memory_bytes at once
+LENGTH = struct.Struct("!I")
+GO = b"+"  # the answer to a photo that asked for memory
+
+
+def serve(descriptor: int) -> None:
+    """Decode photos from the socket `descriptor` until it is closed: what a decoding process does."""
+    with suppress(OSError):  # where memory runs out the kernel is to take this process, not the one with the engine
+        Path("/proc/self/oom_score_adj").write_text("500")
+    with socket.socket(fileno=descriptor) as pipe, suppress(EOFError, ConnectionError):  # the parent is gone
+        work, settings = pickle.loads(_read(pipe, LENGTH.unpack(_read(pipe, LENGTH.size))[0]))
+        limits = SimpleNamespace(**settings)
+        _load_plugins(limits.formats)
+        memory = _Memory(limits.decode_memory_bytes)
+        send(pipe, {"started": True})
+        while True:
+            size, alone = PHOTO_HEADER.unpack(_read(pipe, PHOTO_HEADER.size))
+            memory.allow(limits.decode_memory_bytes if alone else ORDINARY_BYTES)
+            header, pixels = _answer(pipe, size, work, limits, memory)
+            send(pipe, header, pixels)
+
+
+def send(pipe: socket.socket, header: dict[str, Any], body: Any = b"") -> None:
+    """A frame: the length of a JSON header, the header, and bytes whose number it tells."""
+    text = json.dumps(header).encode()
+    pipe.sendall(LENGTH.pack(len(text)) + text)
+    pipe.sendall(body)
+
+
+def _answer(
+    pipe: socket.socket, size: int, work: Callable[..., Photo], limits: Any, memory: "_Memory"
+) -> tuple[dict[str, Any], Any]:
+    """What is to be sent about the next photo, `size` bytes long: a header, and pixels where it is one."""
+    needed = 0
+
+    def admit(wanted: int) -> None:
+        nonlocal needed
+        needed = max(needed, min(-(-wanted // UNIT) * UNIT, limits.decode_memory_bytes))
+        if needed > memory.allowed:
+            send(pipe, {"need": needed})
+            _read(pipe, len(GO))
+            memory.allow(needed)
+
+    photo, refused, failed = None, None, None
+    try:
+        data = _read(pipe, size)
+        signal.setitimer(signal.ITIMER_PROF, limits.decode_seconds)  # ends the process by SIGPROF
+        try:
+            photo = work(data, limits, admit=admit)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+    except ImageRefused as refusal:
+        refused = {"kind": refusal.kind, "message": str(refusal)}
+    except MemoryError:
+        pass
+    except OSError as error:
+        if isinstance(error, ConnectionError) or error.errno is None:
+            raise
+        failed = {"short": True, "reason": error.strerror}
+    data = bytearray()  # with the errors, which held on to the pixels, it makes room for what `has` tries
+    if failed is not None:
+        return failed, b""
+    if refused is not None:
+        # A codec may not say that it was memory it lacked.
+        decoded = refused["kind"] in (ErrorKind.NOT_AN_IMAGE, ErrorKind.TRUNCATED)
+        return (refused if not decoded or memory.has(needed // 2) else {"short": True}), b""
+    if photo is None:
+        return {"hungry": memory.has(limits.decode_memory_bytes // 2)}, b""
+    height, width = photo.page.shape[:2]
+    header = {
+        "rows": height, "columns": width, "width": photo.width, "height": photo.height, "format": photo.format,
+        "unfinished": photo.unfinished,
+    }  # fmt: skip
+    return header, photo.page.reshape(-1).data
+
+
+def _read(pipe: socket.socket, size: int) -> bytearray:
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        count = pipe.recv_into(view)
+        if not count:
+            raise EOFError
+        view = view[count:]
+    return data
+
+
+def _load_plugins(formats: tuple[str, ...]) -> None:
+    """All of them now: one that Pillow cannot import later, with no file left to open, would make photos unreadable."""
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # its threads reserve memory; the processes are what works side by side
+    Image.preinit()
+    if not set(formats) <= set(Image.OPEN):
+        Image.init()
+
+
+class _Memory:
+    """The address space that this process may use on top of what it has now. Only Linux keeps to such a limit."""
+
+    def __init__(self, most: int) -> None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a decoder that dies leaves no dump of gigabytes
+        self._linux = sys.platform == "linux"
+        self._most = most
+        self._base = _address_space() if self._linux else 0
+        self.allow(ORDINARY_BYTES)
+
+    def allow(self, bytes_more: int) -> None:
+        self.allowed = min(bytes_more, self._most)
+        if self._linux:
+            _, hard = resource.getrlimit(resource.RLIMIT_AS)
+            limit = self._base + self.allowed
+            resource.setrlimit(
+                resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard)
+            )
+
+    def has(self, size: int) -> bool:
+        """Whether the machine would give so much now: if not, a photo is not to blame for what it did not get."""
+        if not self._linux:
+            return True
+        before = self.allowed
+        self.allow(self._most)
+        try:
+            mmap.mmap(-1, max(1, size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+        except (OSError, ValueError):
+            return False
+        finally:
+            self.allow(before)
+        return True
+
+
+def _address_space() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

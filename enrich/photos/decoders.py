@@ -1,0 +1,333 @@
+"""The one door for bytes from outside: they become photos in processes with limits, or a refusal.
+
+Only what the bytes themselves did is a refusal (ImageRefused). What happened to the process that had them is no word on
+the photo (DecodingFailed): killed from outside, stopped for good, a machine without memory. To tell them apart, a photo
+whose decoding went wrong is given to a fresh process once more, while no other large photo is being decoded.
+
+Memory: each process may use ORDINARY_BYTES (256 MiB); what needs more, by the size that its header states, waits until
+`PhotoLimits.decode_total_bytes` has room for it. So N processes decode in at most N x 256 MiB + decode_total_bytes.
+"""
+
+import json
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from queue import SimpleQueue
+from threading import Lock
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from enrich.errors import ErrorKind, ImageError, RunFailed
+from enrich.photos.decode import ImageRefused, Photo
+from enrich.photos.decoder_process import GO, LENGTH, PHOTO_HEADER, UNIT
+from enrich.settings import PhotoLimits
+
+Work = Callable[..., Photo]  # (data, limits, admit=...) -> Photo, as `images.prepare`; a function to be imported
+
+PATIENCE = 10  # times decode_seconds without a word, after which a process is given up: it hangs, or is stopped
+_START_SECONDS = 30.0  # Pillow and numpy take 0.3 s to import; so long, times PATIENCE, on a machine that is not well
+_STARTS = 3
+_MAX_HEADER_BYTES = 10_000
+# Signals by which a process dies of its own doing; the others come from outside, SIGKILL from a kernel without memory.
+_FAULTS = {"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS", "SIGTRAP"}
+
+# Ctrl-C reaches the whole process group; who started the process ends it.
+_PROCESS = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+sys.path[:] = {path!r}
+from enrich.photos.decoder_process import serve
+serve({descriptor})
+"""
+
+
+class DecodingFailed(ImageError):
+    """A photo was not decoded, for a reason that is not in its bytes: another time it may be."""
+
+
+class Room:
+    """The memory that large photos share (`PhotoLimits.decode_total_bytes`).
+
+    Args:
+        primitives: `threading`, or `multiprocessing` where several processes share it.
+    """
+
+    def __init__(self, limits: PhotoLimits, primitives: Any = threading) -> None:
+        self._units = max(1, limits.decode_total_bytes // UNIT)
+        self._free = primitives.Semaphore(self._units)
+        self._turn = primitives.Lock()
+
+    @contextmanager
+    def take(self, size: int | None) -> Iterator[None]:
+        """Wait for `size` bytes of it (None: all of it) and keep them for the block."""
+        units = self._units if size is None else min(self._units, -(-size // UNIT))
+        taken = 0
+        try:
+            with self._turn:  # one after the other: two that have half of what they need would wait for ever
+                for _ in range(units):
+                    self._free.acquire()
+                    taken += 1
+            yield
+        finally:
+            for _ in range(taken):
+                self._free.release()
+
+
+class Decoders:
+    """Processes that decode photos. Safe to use from several threads; close it, or use it as a context."""
+
+    def __init__(
+        self, work: Work, limits: PhotoLimits, processes: int, *, most_pixels: int, room: Room | None = None
+    ) -> None:
+        """
+        Args:
+            work: what the processes do with a photo.
+            most_pixels: of what it makes of one; more are not received.
+            room: shared with other `Decoders`; its own if left out.
+        """
+        room = room or Room(limits)
+        self._all = [_Decoder(work, limits, most_pixels, room) for _ in range(processes)]
+        self._idle: SimpleQueue[_Decoder] = SimpleQueue()
+        for decoder in self._all:
+            self._idle.put(decoder)
+
+    def decode(self, data: bytes) -> Photo:
+        """What the work makes of a photo.
+
+        Raises:
+            ImageRefused: the bytes are no photo, or decoding them takes more memory or CPU time than it may.
+            DecodingFailed: something else kept it from being decoded.
+            RunFailed: no decoding process starts.
+        """
+        with self.lend() as decode:
+            return decode(data)
+
+    @contextmanager
+    def lend(self) -> Iterator[Callable[[bytes], Photo]]:
+        """`decode` of one process that is free, for as long as the block lasts."""
+        decoder = self._idle.get()
+        try:
+            yield decoder.decode
+        finally:
+            self._idle.put(decoder)
+
+    def close(self) -> None:
+        """End the processes, whatever they are doing; a thread that waits for one gets an error."""
+        for decoder in self._all:
+            decoder.close()
+
+    def __enter__(self) -> "Decoders":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Suspicious(Exception):
+    """Decoding went wrong. `final`: what to say of it if it does so again, with nothing else to blame."""
+
+    def __init__(self, final: ImageError) -> None:
+        super().__init__(str(final))
+        self.final = final
+
+
+class _Silent(Exception):
+    """No word from the process for too long."""
+
+
+class _Decoder:
+    """One decoding process, started again after a photo broke it. Used by one thread at a time.
+
+    Each has a socket of its own: processes that share one wait for its lock where one is killed while it sends. Pages
+    cross as plain bytes: unpickling what comes from a process that parsed hostile bytes would give away what the
+    process is there to protect. It is a command of its own: DataLoader's workers may not start multiprocessing's.
+    """
+
+    def __init__(self, work: Work, limits: PhotoLimits, most_pixels: int, room: Room) -> None:
+        self._limits, self._most_pixels, self._room = limits, most_pixels, room
+        self._job = pickle.dumps((work, limits.model_dump()))
+        self._changing = Lock()  # of the process: one thread decodes, another may close
+        self._closed = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = False
+        self._silences = 0
+        self._slice = max(1.0, limits.decode_seconds)  # seconds without a word that count as one silence
+        with suppress(OSError):  # then `_get_ready` tries again, and says why
+            self._start()
+
+    def decode(self, data: bytes) -> Photo:
+        """See `Decoders.decode`."""
+        try:
+            return self._try(data, alone=False)
+        except _Suspicious:
+            self._end()
+        with self._room.take(None):
+            try:
+                return self._try(data, alone=True)
+            except _Suspicious as again:
+                self._end()
+                raise again.final from again
+
+    def close(self) -> None:
+        with self._changing:
+            self._closed = True
+            if self._process is not None:  # whose socket ends with it: a thread that reads from it sees that
+                self._process.kill()
+                self._process.wait()
+
+    def _try(self, data: bytes, *, alone: bool) -> Photo:
+        self._get_ready()
+        assert self._process is not None
+        self._silences = 0
+        try:
+            self._send(PHOTO_HEADER.pack(len(data), alone))
+            self._send(data)
+            header = self._receive_header()
+            if "need" in header and not alone:
+                with self._room.take(int(header["need"])):
+                    self._send(GO)
+                    return self._receive(self._receive_header())
+            return self._receive(header)
+        except _Silent as error:
+            seconds = PATIENCE * self._slice
+            raise _Suspicious(_failed(f"the decoding process said nothing for {seconds:g} s")) from error
+        except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
+            raise _Suspicious(self._verdict()) from error
+
+    def _receive(self, header: dict[str, Any]) -> Photo:
+        if "kind" in header:
+            raise ImageRefused(ErrorKind(header["kind"]), header["message"])
+        if "short" in header:
+            raise _Suspicious(_failed(header.get("reason") or "the machine had no memory left for it"))
+        if "hungry" in header:
+            limit = self._limits.decode_memory_bytes
+            message = f"decoding needs more than {limit:,} bytes of memory"
+            refused = ImageRefused(ErrorKind.TOO_MANY_PIXELS, message)
+            raise _Suspicious(refused if header["hungry"] else _failed("the machine had no memory left for it"))
+        rows, columns = int(header["rows"]), int(header["columns"])
+        if min(rows, columns) < 0 or rows * columns > self._most_pixels:
+            raise ValueError(f"{columns} x {rows} pixels from the decoder")
+        page = np.empty((rows, columns, 3), np.uint8)
+        self._fill(memoryview(page.reshape(-1).data))
+        return Photo(page, header["width"], header["height"], header["format"], header["unfinished"])
+
+    def _receive_header(self) -> dict[str, Any]:
+        length = bytearray(LENGTH.size)
+        self._fill(memoryview(length))
+        (size,) = LENGTH.unpack(length)
+        if size > _MAX_HEADER_BYTES:
+            raise ValueError(f"a header of {size} bytes from the decoder")
+        text = bytearray(size)
+        self._fill(memoryview(text))
+        header = json.loads(text)
+        if not isinstance(header, dict):
+            raise ValueError("no header from the decoder")
+        return header
+
+    def _verdict(self) -> ImageError:
+        """What it says of a photo that its process ended, or sent nonsense."""
+        process = self._process
+        assert process is not None
+        try:
+            code = process.wait(1.0)  # the socket ends a moment before the process, which is to tell how it ended
+        except subprocess.TimeoutExpired:
+            return ImageRefused(ErrorKind.NOT_AN_IMAGE, "the decoder broke on it")
+        if code == -signal.SIGPROF:
+            seconds = self._limits.decode_seconds
+            return ImageRefused(ErrorKind.NOT_AN_IMAGE, f"decoding took more than {seconds:g} s of CPU time")
+        ending = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        if code >= 0 or ending in _FAULTS:
+            return ImageRefused(ErrorKind.NOT_AN_IMAGE, f"the decoder died of it ({ending})")
+        return _failed(f"the decoding process was killed from outside ({ending})")
+
+    # ---- the process
+
+    def _get_ready(self) -> None:
+        """Wait for the process to be started, anew if it ended. Raises RunFailed: it does not start."""
+        reason = "it ended at once"
+        for tries in range(_STARTS):
+            time.sleep(tries)  # what keeps a process from starting may pass: no memory, too many processes or files
+            try:
+                if self._process is None or self._process.poll() is not None:
+                    self._start()
+                if not self._started:
+                    self._silences = 0
+                    self._pipe.settimeout(_START_SECONDS)
+                    self._receive_header()
+                    self._pipe.settimeout(self._slice)
+                    self._started = True
+                return
+            except (_Silent, EOFError, OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or reason
+                self._end()
+        raise RunFailed(
+            f"no decoding process starts ({reason}); `python -c 'import enrich.photos.decoder_process'` may say why"
+        )
+
+    def _start(self) -> None:
+        with self._changing:
+            if self._closed:
+                raise RuntimeError("the decoders are closed")
+            self._pipe, theirs = socket.socketpair()
+            self._started = False
+            with theirs:
+                command = [sys.executable, "-c", _PROCESS.format(path=sys.path, descriptor=theirs.fileno())]
+                self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+            self._pipe.settimeout(self._slice)
+        with suppress(OSError):
+            self._pipe.sendall(LENGTH.pack(len(self._job)) + self._job)
+
+    def _end(self) -> None:
+        with self._changing:
+            if self._process is not None:
+                self._process.kill()
+                self._process.wait()
+                self._pipe.close()
+                self._process = None
+
+    # ---- the socket, on which a word is waited for PATIENCE times
+
+    def _send(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self._pipe.send(view) :]
+            except TimeoutError:
+                self._wait_on()
+
+    def _fill(self, view: memoryview) -> None:
+        while view:
+            try:
+                count = self._pipe.recv_into(view)
+            except TimeoutError:
+                self._wait_on()
+                continue
+            if not count:
+                raise EOFError
+            view = view[count:]
+
+    def _wait_on(self) -> None:
+        """Slices of time, not their sum: while this process itself is stopped, one slice passes, however long."""
+        self._silences += 1
+        if self._silences >= PATIENCE:
+            raise _Silent
+
+
+def _failed(reason: str) -> DecodingFailed:
+    return DecodingFailed(ErrorKind.ENGINE_FAILED, f"not decoded: {reason}")

@@ -1,0 +1,105 @@
+"""The images of a manifest -> photos decoded and cropped, as they finish. Threads download, processes decode."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+
+from enrich.errors import ErrorKind, ImageError
+from enrich.output.schema import ManifestItem
+from enrich.photos.decode import Photo, Preparation, prepare
+from enrich.photos.decoders import Decoders, Work, cores
+from enrich.pipeline.run.bottleneck import choose_workers
+from enrich.settings import PhotoLimits, RunSettings
+from enrich.storage import StorageError, Store
+from enrich.storage.store import check_size
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What became of one image: a photo or an error."""
+
+    item: ManifestItem
+    etag: str  # of the bytes read; where none were, the manifest's
+    sha256: str | None  # of the bytes read, in hexadecimal
+    photo: Photo | None
+    error_kind: ErrorKind | None
+    error_message: str | None
+    download_seconds: float
+    decode_seconds: float
+    ready_at: float  # time.monotonic()
+
+
+def fetch(store: Store, items: Iterable[ManifestItem], settings: RunSettings, how: Preparation) -> Iterator[Fetched]:
+    """One `Fetched` for each item, in the order in which they finish; see `fetcher`, which does many manifests."""
+    with fetcher(store, settings, how) as fetch_items:
+        yield from fetch_items(items)
+
+
+@contextmanager
+def fetcher(
+    store: Store, settings: RunSettings, how: Preparation, work: Work | None = None
+) -> Iterator[Callable[[Iterable[ManifestItem]], Iterator[Fetched]]]:
+    """A function from items to `Fetched`, whose decoding processes live as long as the context.
+
+    Items are taken as there is room for them: at most `settings.in_flight` are between download and consumer. Nothing
+    is raised for a faulty image; its `Fetched` says what is wrong.
+
+    Args:
+        how: as the model was trained.
+        work: what the decoding processes do with a photo; by default `prepare`.
+
+    Raises:
+        RunFailed: the decoding processes do not start.
+    """
+    workers = choose_workers(settings, cores())
+    most_pixels = how.num_crops * how.image_size**2
+    decoders = Decoders(work or partial(prepare, how=how), settings.limits, workers.decode, most_pixels=most_pixels)
+    threads = ThreadPoolExecutor(workers.download, "fetch")
+
+    def fetch_items(items: Iterable[ManifestItem]) -> Iterator[Fetched]:
+        rest = iter(items)
+        waiting: set[Future[Fetched]] = set()
+        try:
+            while True:
+                for item in islice(rest, settings.in_flight - len(waiting)):
+                    waiting.add(threads.submit(_fetch_one, store, item, decoders, settings.limits))
+                if not waiting:
+                    return
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                while done:  # popped: a photo that the consumer is done with must not stay in memory
+                    yield done.pop().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    try:
+        yield fetch_items
+    finally:
+        decoders.close()
+        threads.shutdown(wait=False, cancel_futures=True)  # a download under way ends by itself, at its time-out
+
+
+def _fetch_one(store: Store, item: ManifestItem, decoders: Decoders, limits: PhotoLimits) -> Fetched:
+    started = time.monotonic()
+    try:
+        check_size(store.uri_of(item.key), item.size, limits.max_bytes)
+        data, etag = store.get(item.key, limits.max_bytes)
+    except StorageError as error:
+        now = time.monotonic()
+        return Fetched(item, item.etag, None, None, error.kind, str(error), now - started, 0.0, now)
+    download_seconds = time.monotonic() - started
+    sha256 = hashlib.sha256(data).hexdigest()
+    photo, kind, message = None, None, None
+    with decoders.lend() as decode:
+        started = time.monotonic()
+        try:
+            photo = decode(data)
+        except ImageError as error:
+            kind, message = error.kind, str(error)
+    now = time.monotonic()
+    return Fetched(item, etag, sha256, photo, kind, message, download_seconds, now - started, now)

@@ -1,0 +1,44 @@
+"""Small pictures inside of pages, so that a page needs nothing but itself."""
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+from enrich.errors import ImageError
+from enrich.photos.decode import shrink
+from enrich.photos.decoders import Decoders, cores
+from enrich.settings import PhotoLimits
+from enrich.storage import Store
+
+_READERS = 8  # photos read at once: about 30 ms each on S3
+_PROCESSES = 4  # at most; one makes some 50 thumbnails a second
+
+
+def thumbnails(images: Store, keys: Sequence[str], limits: PhotoLimits, side: int) -> Iterator[str | None]:
+    """For each key its photo as a data: URI, `side` pixels on the longer side; None where it cannot be read."""
+    if not len(keys):
+        return
+    processes = min(_PROCESSES, cores(), -(-len(keys) // _READERS))
+    with (
+        Decoders(partial(shrink, side=side), limits, processes, most_pixels=side * side) as decoders,
+        ThreadPoolExecutor(_READERS) as pool,
+    ):
+
+        def one(key: str) -> str | None:
+            try:
+                return _data_uri(decoders.decode(images.get(key, limits.max_bytes)[0]).page)
+            except ImageError:
+                return None
+
+        yield from pool.map(one, keys)
+
+
+def _data_uri(picture: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

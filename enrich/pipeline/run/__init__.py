@@ -1,0 +1,1 @@
+"""One run over a bucket, from its plan to its report."""

@@ -1,0 +1,171 @@
+"""What is slow: from the seconds that a run's stages took to its bottleneck and the setting that moves it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from enrich.output.run_record import Stages, StageUse
+from enrich.settings import RunSettings
+
+# Of a session's time. Less than this the stream waits for photos when it starts to fill an engine, and shard by shard.
+WAITING = 0.1
+HEADROOM = 1.2  # workers asked for, over those that would just keep up: photos differ
+WRITE_SHARE = 0.05  # of the time, that writing shards should take at most
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many of a kind work at a time."""
+
+    download: int  # threads
+    decode: int  # processes
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one session measured over the shards that it committed. All but `wall` are sums over photos."""
+
+    photos: int
+    wall: float  # seconds, from the first photo asked for to the shard written
+    workers: Workers
+    cores: int
+    download: float
+    decode: float  # with crops
+    queue: float  # decoded, and waiting for room in the engine
+    render: float  # into the engine's input
+    engine: float  # it had something to answer
+    write: float
+    waited: float  # there was room in the engine and no photo to fill it
+    starved: float  # of that, nothing was left in the engine either
+
+
+def choose_workers(settings: RunSettings, cores: int) -> Workers:
+    """The workers that `settings` ask for, or where they leave it open what suits a machine of `cores`.
+
+    A decoding process makes 50 to 100 photos a second and takes 60 MB, so two keep up with all but large GPUs; two
+    cores are left to the engine and to the process that feeds it. A thread has one photo from its download to the end
+    of its decoding: so many more than processes that 16 are left to wait for S3 (30 to 50 ms a photo).
+    """
+    decode = settings.decode_processes or min(max(cores - 2, 2), 16)
+    return Workers(min(settings.download_threads or 16 + decode, settings.in_flight), decode)
+
+
+def describe_workers(workers: Workers, cores: int) -> str:
+    """One line for who starts a run."""
+    return f"{workers.download} download threads and {workers.decode} decoding processes on {cores} cores"
+
+
+def add(first: Measured, second: Measured) -> Measured:
+    """Two stretches of one session as one."""
+    sums = {name: getattr(first, name) + getattr(second, name) for name in _SUMS}
+    return Measured(workers=second.workers, cores=second.cores, **sums)
+
+
+_SUMS = (
+    "photos", "wall", "download", "decode", "queue", "render", "engine", "write", "waited", "starved",
+)  # fmt: skip
+
+
+def judge_stages(sessions: Sequence[Measured], settings: RunSettings, engine: str) -> Stages | None:
+    """Seconds an image of each stage, how busy it was, the bottleneck and what moves it. None: nothing was measured.
+
+    Sessions add up, whether they ran one after the other or at a time; `photos_per_second` is then that of one. What
+    they ran with may differ: a share of time is of all the workers there were. Advice goes by the longest session.
+
+    Where the stream waited for photos, what fetches them is the bottleneck, whatever the engine had in it: one that
+    has a few photos left is at work and still slower than it could be. Otherwise it is the busiest of those that take
+    turns in the process that feeds the engine.
+    """
+    photos, wall = (sum(getattr(session, name) for session in sessions) for name in ("photos", "wall"))
+    if not photos or not wall:
+        return None
+    main = max(sessions, key=lambda session: session.wall)
+    workers: dict[str, int | None] = {**vars(main.workers), "queue": None}
+    uses = {}
+    for name in ("download", "decode", "queue", "render", "engine", "write"):
+        seconds = sum(getattr(session, name) for session in sessions)
+        capacity = sum(session.wall * getattr(session.workers, name, 1) for session in sessions)
+        working = workers.get(name, 1)
+        uses[name] = StageUse(name, seconds / photos, working, seconds / capacity if working else None)
+    waited = sum(session.waited for session in sessions) / wall
+    candidates = ("decode", "download") if waited >= WAITING else ("engine", "render", "write")
+    bottleneck = max(candidates, key=lambda name: uses[name].busy or 0.0)
+    return Stages(
+        photos=photos,
+        photos_per_second=photos / wall,
+        uses=tuple(uses.values()),
+        starved=sum(session.starved for session in sessions) / wall,
+        bottleneck=bottleneck,
+        advice=_ADVICE[bottleneck](uses, main, settings, engine),
+    )
+
+
+def describe_stages(stages: Stages) -> str:
+    """One line: the rate, the bottleneck, what moves it, and what every stage takes."""
+    busy = next(use.busy for use in stages.uses if use.stage == stages.bottleneck)
+    took = ", ".join(f"{use.stage} {duration(use.seconds)}" for use in stages.uses)
+    return (
+        f"{stages.photos_per_second:.1f} photos/s; bottleneck: {stages.bottleneck} (busy {busy:.0%}): {stages.advice}; "
+        f"{took} an image; engine starved {stages.starved:.0%}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """To three digits: 0.72 ms, 11.4 ms, 240 ms, 4.46 s."""
+    value, unit = (seconds, "s") if seconds >= 1 else (seconds * 1000, "ms")
+    return f"{value:.{max(0, 2 - int(math.log10(max(value, 1))))}f} {unit}"
+
+
+def _decode_advice(uses: dict[str, StageUse], main: Measured, settings: RunSettings, engine: str) -> str:
+    now = main.workers.decode
+    wanted = max(_workers_to_feed(uses, main, uses["decode"].seconds), now + 1)
+    if now >= main.cores:
+        return (
+            f"{main.cores} cores are too few for {wanted} decoding processes; use a machine with more, or fine-tune "
+            "with fast_decode"
+        )
+    return f"raise decode_processes from {now} to {min(wanted, main.cores)}"
+
+
+def _download_advice(uses: dict[str, StageUse], main: Measured, settings: RunSettings, engine: str) -> str:
+    now = main.workers.download
+    wanted = max(_workers_to_feed(uses, main, uses["download"].seconds + uses["decode"].seconds), now + 1)
+    room = f", and in_flight from {settings.in_flight} to {2 * wanted}" if wanted > settings.in_flight else ""
+    return f"raise download_threads from {now} to {wanted}{room}"
+
+
+def _engine_advice(uses: dict[str, StageUse], main: Measured, settings: RunSettings, engine: str) -> str:
+    if engine != "vllm":
+        return "use the engine vllm on a GPU, or fine-tune with a smaller num_crops"
+    room = "raise engine_in_flight, " if settings.engine_in_flight else ""
+    smaller = "" if settings.quantization == "fp8" else "set quantization to fp8, "
+    return f"{room}{smaller}fine-tune with a smaller num_crops, or use more GPUs"
+
+
+def _render_advice(uses: dict[str, StageUse], main: Measured, settings: RunSettings, engine: str) -> str:
+    return "fine-tune with a smaller num_crops, or use a machine with faster cores"
+
+
+def _write_advice(uses: dict[str, StageUse], main: Measured, settings: RunSettings, engine: str) -> str:
+    # What a shard costs hardly depends on its size.
+    wanted = math.ceil(settings.shard_size * (uses["write"].busy or 0.0) / WRITE_SHARE)
+    return f"raise shard_size from {settings.shard_size} to {wanted}"
+
+
+_ADVICE: dict[str, Any] = {
+    "download": _download_advice,
+    "decode": _decode_advice,
+    "engine": _engine_advice,
+    "render": _render_advice,
+    "write": _write_advice,
+}
+
+
+def _workers_to_feed(uses: dict[str, StageUse], main: Measured, seconds: float) -> int:
+    """Workers of a stage that takes `seconds` an image, so that the engine gets as many photos as it can answer.
+
+    What it can answer is what it answered in the time in which it had something to; full, it may do better.
+    """
+    each = uses["engine"].seconds or main.wall / main.photos
+    return math.ceil(round(seconds / each * HEADROOM, 6))

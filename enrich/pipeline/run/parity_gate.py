@@ -1,0 +1,173 @@
+"""Proof that the model served is the one trained, before its answers are published for the first time."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from enrich.engines.adapter import Adapter
+from enrich.engines.base import Completion, Engine, Request
+from enrich.engines.parity import ParityRecord, Precision, compare
+from enrich.engines.start import choose_engine, start_engine
+from enrich.engines.transformers_engine import device_and_dtype, load_engine, open_adapter
+from enrich.errors import ParityFailed, UsageError
+from enrich.models.phi3_vision.checkpoint import load_processor, stop_ids
+from enrich.models.phi3_vision.hd_transform import hd_transform
+from enrich.output.manifest import items
+from enrich.output.schema import ManifestItem
+from enrich.photos.fetch import Fetched
+from enrich.pipeline.catalogs import local_tree
+from enrich.pipeline.drawn import draw_photo
+from enrich.pipeline.progress import Progress, silent
+from enrich.pipeline.run.state import Run
+from enrich.pipeline.scoring import photos_of, products_to_score
+from enrich.settings import RunSettings
+from enrich.train.device import free_memory
+
+Fetch = Callable[[Iterable[ManifestItem]], Iterator[Fetched]]
+
+
+def start_verified_engine(
+    run: Run, fetch: Fetch, progress: Progress = silent, announce: Callable[[str], object] = lambda line: None
+) -> Engine:
+    """The engine for a run; vLLM, where it serves this adapter for the first time in this output, after a comparison.
+
+    The run's first photos go through transformers and then, in its place, through vLLM. What was found is written to
+    the run's parity.json; that it was the same model, to `parity/`, where the next runs see it. A mismatch is not
+    remembered there: whoever mends its cause starts the run again.
+
+    Raises:
+        ParityFailed: it is not the same model; nothing was answered.
+    """
+    settings = run.settings
+    if choose_engine(settings.engine, settings.device) != "vllm" or not settings.parity_rows:
+        return start_engine(run.adapter, settings)
+    key = f"parity/{'-'.join(_served(run.adapter, settings))}.json"
+    if run.output.head(key) is not None:
+        return start_engine(run.adapter, settings)
+    requests = first_photos(run, fetch, settings.parity_rows)
+    if not requests:  # then there is nothing to answer either
+        return start_engine(run.adapter, settings)
+    with ExitStack() as stack:
+        engine, record = _compare_engines(run.adapter, settings, requests, progress, stack)
+        written = record.model_dump_json(indent=1).encode()
+        run.output.put(f"{run.info.folder}parity.json", written)
+        if not record.ok:
+            raise ParityFailed(
+                f"run {run.info.run_id}: {_mismatch(record)}; {run.output.uri_of(run.info.folder)}parity.json has the "
+                "figures; check the versions of vllm and transformers against constraints.txt, or use the engine "
+                "transformers"
+            )
+        run.output.create(key, written)
+        announce(f"parity: {record.summary}")
+        stack.pop_all()
+    return engine
+
+
+def measure_parity(
+    adapter: str, catalog: str | None, settings: RunSettings, rows: int, out: Path | None, progress: Progress = silent
+) -> ParityRecord:
+    """Compare vLLM with transformers on photos of a catalog, or where there is none on drawn ones.
+
+    Raises:
+        UsageError: adapter or catalog are no good, or vLLM is not installed.
+        ParityFailed: it is not the same model. The record was written to `out` nevertheless.
+    """
+    settings = settings.model_copy(update={"engine": "vllm"})
+    choose_engine(settings.engine)
+    with ExitStack() as stack:
+        loaded = open_adapter(stack.enter_context(local_tree(adapter)), settings.base)
+        if catalog is None:
+            requests = _drawn(loaded, rows)
+        else:
+            products = products_to_score(loaded, stack.enter_context(local_tree(catalog)))[0]
+            photos = photos_of(products, settings.limits, loaded.preparation)
+            requests = [Request(photo.key, photo.page) for photo in islice(photos, rows)]
+            if not requests:
+                raise UsageError(f"catalog {catalog}: no photo there can be read; name another one")
+        _, record = _compare_engines(loaded, settings, requests, progress, stack)
+    if out is not None:
+        out.write_text(record.model_dump_json(indent=1) + "\n", "utf-8")
+    if not record.ok:
+        raise ParityFailed(
+            f"adapter {adapter}: {_mismatch(record)}; {record.summary}; check the versions of vllm and transformers "
+            "against constraints.txt"
+        )
+    return record
+
+
+def first_photos(run: Run, fetch: Fetch, count: int) -> list[Request]:
+    """The first photos that the run has to answer, in the order of its manifest; identical bytes once."""
+    rest = (item for shard in run.missing_shards() for item in items(run.manifest, shard))
+    found: dict[str, Request] = {}  # by content
+    while len(found) < count and (some := list(islice(rest, count - len(found)))):
+        fetched = {result.item.key: result for result in fetch(some)}
+        for item in some:
+            result = fetched[item.key]
+            if result.photo is not None and result.sha256 is not None:
+                found.setdefault(result.sha256, Request(item.key, result.photo.page))
+    return list(found.values())
+
+
+def _compare_engines(
+    adapter: Adapter, settings: RunSettings, requests: Sequence[Request], progress: Progress, stack: ExitStack
+) -> tuple[Engine, ParityRecord]:
+    """vLLM's engine, closed with `stack`, and how it compares. One model at a time: a small GPU has no room for two."""
+    reference = load_engine(adapter, settings)
+    ours = _complete(reference, requests, "comparing, transformers", progress)
+    reference.close()
+    del reference
+    free_memory()
+    engine = start_engine(adapter, settings)
+    stack.callback(engine.close)
+    theirs = _complete(engine, requests, "comparing, vLLM", progress)
+    processor = load_processor(adapter.path)
+    _, version, served, *_ = _served(adapter, settings)
+    return engine, compare(
+        ours,
+        theirs,
+        precision(settings),
+        stop_ids=stop_ids(processor),
+        spell=lambda token: processor.tokenizer.decode([token]),
+        adapter=adapter.id,
+        engine=version.replace("_", " "),
+        served=served,
+    )
+
+
+def _complete(engine: Engine, requests: Sequence[Request], what: str, progress: Progress) -> list[Completion]:
+    found = []
+    progress(what, 0, len(requests))
+    for completion in engine.complete(requests):
+        found.append(completion)
+        progress(what, len(found), len(requests))
+    order = {request.id: position for position, request in enumerate(requests)}
+    return sorted(found, key=lambda completion: order[completion.id])
+
+
+def precision(settings: RunSettings) -> Precision:
+    """The coarsest number that the served model computes with."""
+    if "fp8" in (settings.quantization, settings.kv_cache_dtype):
+        return "fp8"
+    return "float32" if device_and_dtype(settings.device)[1] == torch.float32 else "bfloat16"
+
+
+def _served(adapter: Adapter, settings: RunSettings) -> tuple[str, ...]:
+    """What may come apart without the others: adapter, engine, way of serving, precision of sums, weights and cache."""
+    from vllm import __version__
+
+    dtype = str(device_and_dtype(settings.device)[1]).removeprefix("torch.")
+    weights, cache = f"weights_{settings.quantization}", f"cache_{settings.kv_cache_dtype}"
+    return adapter.id, f"vllm_{__version__}", settings.served, dtype, weights, cache
+
+
+def _drawn(adapter: Adapter, count: int) -> list[Request]:
+    how = adapter.preparation
+    pages = (hd_transform(draw_photo(number), how.num_crops, how.image_size) for number in range(count))
+    return [Request(f"drawn {number}", page) for number, page in enumerate(pages)]
+
+
+def _mismatch(record: ParityRecord) -> str:
+    return f"{record.engine} does not serve the model that was trained: {record.finding}"

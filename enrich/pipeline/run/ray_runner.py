@@ -1,0 +1,276 @@
+"""The runner ray: shards spread over the workers of a Ray cluster, each with an engine that lives from shard to shard.
+
+Only numbers of shards, counts of photos and lines of the log pass through Ray. A worker opens the run as it lies in the
+output, reads photos and commits rows itself, by the rules of every run: a shard that is done twice, because its worker
+was lost or only taken for lost, stands once.
+"""
+
+import logging
+import os
+import re
+import signal
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from enrich.errors import EnrichError, RunFailed, UsageError
+from enrich.pipeline.run.deadline import Deadline
+from enrich.pipeline.run.ray_worker import Job, Started, Worker
+from enrich.pipeline.run.state import Run
+from enrich.settings import RaySettings, RunSettings
+
+logger = logging.getLogger(__name__)
+
+CPUS_BESIDE_GPU = 4  # decoding takes 20 ms of a core a photo: they feed some 150 photos a second
+START_SECONDS = 1800.0  # without any worker: a node that must be added and an image of some GB take minutes
+STOP_SECONDS = 10.0  # for workers without a shard to remove what they keep on their nodes
+MOST_DEATHS = 2  # of workers over one shard, or while they start: then it is no accident
+OBJECT_STORE_BYTES = 100 << 20  # of a Ray of our own, which keeps next to nothing there
+STARTING = -1  # in the place of a shard
+
+
+@contextmanager
+def open_workers(run: Run, announce: Callable[[str], object] = lambda line: None) -> Iterator["Workers"]:
+    """Workers for what `run` has to do, one of them at least ready to answer; stopped on the way out.
+
+    Raises:
+        UsageError: there is no such cluster, it has no room, or a worker cannot open the run. RunFailed: none started.
+    """
+    with _cluster(run.settings.ray):
+        needs, room = find_room(run.settings, ray.nodes())
+        count = min(run.settings.ray.workers or room, len(run.missing_shards()))
+        if not count:
+            raise UsageError(
+                f"runner ray: no node of the cluster has room for a worker, which takes {_words(needs)}; lower "
+                "ray.cpus, or set ray.workers where nodes are added when they are asked for"
+            )
+        announce(f"{count} workers on Ray, each with {_words(needs)}")
+        workers = Workers(run, count, needs, announce)
+        try:
+            workers.await_first()
+            yield workers
+        finally:
+            workers.close()
+
+
+def find_room(settings: RunSettings, nodes: Sequence[dict[str, Any]]) -> tuple[dict[str, int], int]:
+    """What a worker asks Ray for, and how many of them the `nodes` (of `ray.nodes()`) hold."""
+    free = [node["Resources"] for node in nodes if node["Alive"]]
+    gpus = [node for node in free if node.get("GPU", 0) >= 1] if settings.device != "cpu" else []
+    if not gpus:
+        cpus = settings.ray.cpus or 1
+        return {"num_cpus": cpus}, sum(int(node.get("CPU", 0) // cpus) for node in free)
+    cpus = settings.ray.cpus or max(1, min(CPUS_BESIDE_GPU, *(int(node["CPU"] // node["GPU"]) for node in gpus)))
+    return {"num_cpus": cpus, "num_gpus": 1}, sum(int(min(node["GPU"], node["CPU"] // cpus)) for node in gpus)
+
+
+@dataclass
+class _Hand:
+    """A worker as it is seen from here, and the shard it has."""
+
+    actor: Any
+    node: str = ""  # its id
+    address: str = "?"  # of the node
+    shard: int = STARTING
+    photos: int = 0  # of it that are done
+    begun: float = 0.0
+
+
+class Workers:
+    """The workers of a run, made by `open_workers`. One that dies is replaced, and its shard handed out again."""
+
+    def __init__(self, run: Run, count: int, needs: dict[str, int], announce: Callable[[str], object]) -> None:
+        self.engine_name = ""
+        self._run, self._count, self._needs = run, count, needs
+        self._announce, self._announced = announce, set[str]()
+        settings = run.settings.model_dump_json()
+        self._job = Job(run.images.uri, run.adapter_uri, run.output.uri, run.info.run_id, settings, needs["num_cpus"])
+        self._busy: dict[Any, _Hand] = {}  # starting, or with a shard; by what Ray gives for what is to come
+        self._idle: list[_Hand] = []
+        self._deaths: Counter[int] = Counter()  # by shard
+        self._heard_at = time.monotonic()
+
+    def await_first(self) -> None:
+        """Start the workers and wait until one can answer. Raises as `open_workers`."""
+        self._fill_up()
+        while not self._idle:
+            for ref in self._ready():
+                self._hear(ref)
+
+    def answer(self, shards: Sequence[int], deadline: Deadline) -> Iterator[int]:
+        """See `Runner`. After an error no shard is handed out; it is raised when those under way have ended."""
+        queue, done = deque(shards), 0
+        failed: EnrichError | None = None
+        for ref in [ref for ref, hand in self._busy.items() if hand.shard != STARTING]:
+            ray.kill(self._busy.pop(ref).actor)  # a call that ran out of time left it hanging there
+        self._fill_up()
+        while True:
+            more = bool(queue) and not failed and not deadline.passed()
+            while more and queue and self._idle:
+                self._hand_out(queue.popleft())
+            if not (queue and more) and all(hand.shard == STARTING for hand in self._busy.values()):
+                break
+            try:
+                for ref in self._ready():
+                    hand = self._busy[ref]
+                    shard, ended = hand.shard, self._hear(ref)
+                    if ended == "done":
+                        done += self._run.manifest.rows_in([shard])
+                        deadline.last = time.monotonic() - hand.begun
+                    elif ended == "lost":
+                        queue.appendleft(shard)
+            except EnrichError as error:
+                failed = failed or error
+            yield done + sum(hand.photos for hand in self._busy.values())
+        if failed:
+            raise failed
+
+    def close(self) -> None:
+        """Stop them: at once where they have a shard, which is not committed then."""
+        with suppress(RayError):
+            stopping = [hand.actor.stop.remote() for hand in self._idle]
+            if stopping:
+                ray.wait(stopping, num_returns=len(stopping), timeout=STOP_SECONDS)
+        for hand in [*self._idle, *self._busy.values()]:
+            ray.kill(hand.actor)
+
+    def _fill_up(self) -> None:
+        while len(self._busy) + len(self._idle) < self._count:
+            actor: Any = ray.remote(Worker).options(max_restarts=0, **self._needs).remote()
+            self._busy[actor.start.remote(self._job)] = _Hand(actor)
+
+    def _hand_out(self, shard: int) -> None:
+        hand = self._idle.pop()
+        hand.shard, hand.photos, hand.begun = shard, 0, time.monotonic()
+        self._busy[hand.actor.answer.options(num_returns="streaming").remote(shard)] = hand
+
+    def _ready(self) -> list[Any]:
+        """The next worker that has something to say, within a second. RunFailed: there is none for too long."""
+        silent = time.monotonic() - self._heard_at
+        if silent > START_SECONDS and not self._idle and all(hand.shard == STARTING for hand in self._busy.values()):
+            raise RunFailed(
+                f"run {self._run.info.run_id}: no worker has started on Ray for {silent / 60:.0f} min, each "
+                f"takes {_words(self._needs)}; see `ray status`, and start it again with its run id"
+            )
+        ready, _ = ray.wait(list(self._busy), timeout=1.0)
+        return list(ready)
+
+    def _hear(self, ref: Any) -> Literal["done", "lost"] | None:
+        """Take what a worker says: what became of its shard, once that is decided. Raises what the worker raised."""
+        hand = self._busy[ref]
+        self._heard_at = time.monotonic()
+        try:
+            if hand.shard == STARTING:
+                self._welcome(hand, ray.get(ref))
+            else:
+                hand.photos, lines = ray.get(next(ref))
+                for level, line in lines:
+                    logger.log(level, "%s node=%s", line, hand.address)
+                return None
+        except StopIteration:
+            pass
+        except RayTaskError as error:
+            del self._busy[ref]
+            if hand.shard == STARTING:
+                ray.kill(hand.actor)
+            else:
+                self._idle.append(hand)
+            if isinstance(error.cause, EnrichError):
+                raise error.cause from None
+            last = str(error).strip().splitlines()[-1]  # an error that could not be sent as it is
+            raise RunFailed(f"run {self._run.info.run_id}: node {hand.address}: {last}; see `ray status`") from None
+        except RayError as error:
+            del self._busy[ref]
+            return self._bury(hand, error)
+        del self._busy[ref]
+        self._idle.append(hand)
+        return None if hand.shard == STARTING else "done"
+
+    def _welcome(self, hand: _Hand, started: Started) -> None:
+        self.engine_name, hand.node, hand.address = started.engine, started.node, started.address
+        for line in started.lines:
+            if line not in self._announced:  # all say the same where their nodes are alike
+                self._announced.add(line)
+                self._announce(line)
+
+    def _bury(self, hand: _Hand, error: RayError) -> Literal["done", "lost"] | None:
+        """A worker is gone, or cannot be reached: another takes its place. RunFailed where that is of no use."""
+        with suppress(RayError):
+            ray.kill(hand.actor)
+        gone = [node["NodeID"] for node in ray.nodes() if not node["Alive"]]
+        why = f"node {hand.address} is gone" if hand.node in gone else f"node {hand.address}: {_reason(error)}"
+        what = "starting" if hand.shard == STARTING else f"shard={hand.shard}"
+        logger.warning("run=%s %s lost its worker: %s", self._run.info.run_id, what, why)
+        if hand.node not in gone:  # a node that goes is no sign that the shard is to blame
+            self._deaths[hand.shard] += 1
+        if self._deaths[hand.shard] >= MOST_DEATHS:
+            of = "while it started" if hand.shard == STARTING else f"over shard {hand.shard}"
+            raise RunFailed(
+                f"run {self._run.info.run_id}: {MOST_DEATHS} workers died {of}; {why}; see that the node has memory "
+                "enough, or lower in_flight; the same run id goes on"
+            )
+        self._fill_up()
+        if hand.shard == STARTING:
+            return None
+        return "lost" if hand.shard in self._run.missing_shards() else "done"
+
+
+def _reason(error: RayError) -> str:
+    """One line of what Ray says of a worker's end: how its process ended, or the error that kept it from starting."""
+    text = " ".join(str(error).split())
+    found = re.search(r"Worker exit detail: (.*?)(?: Some common causes|$)", text)
+    return found[1] if found else str(error).strip().splitlines()[-1]
+
+
+def _words(needs: dict[str, int]) -> str:
+    cores = f"{needs['num_cpus']} core{'s' if needs['num_cpus'] > 1 else ''}"
+    return f"{cores} and a GPU" if needs.get("num_gpus") else cores
+
+
+@contextmanager
+def _cluster(settings: RaySettings) -> Iterator[None]:
+    """Connected to the cluster that the settings name, or to a Ray of our own that ends with the run."""
+    if ray.is_initialized():
+        yield
+        return
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    if address and "://" in address:
+        raise UsageError(
+            f"ray.address {address}: a run is led from a node of the cluster, not by Ray's client; start the worker of "
+            "Prefect or `enrich run` on one, and leave the address at auto"
+        )
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    where: dict[str, Any] = {"address": address} if address else {
+        "address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES,
+    }  # fmt: skip
+    with _own_sigterm():
+        try:
+            ray.init(**where, log_to_driver=False, configure_logging=False)
+        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(
+                f"ray.address {address or 'local'}: no Ray to be had there ({reason}); start it with "
+                "`ray start --head`, and this process on one of its nodes"
+            ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray sets a handler of SIGTERM, in the place of Prefect's, which lets a cancelled flow end in good order."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and before is not None:
+            signal.signal(signal.SIGTERM, before)

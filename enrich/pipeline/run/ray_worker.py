@@ -1,0 +1,121 @@
+"""A worker of the runner ray: a process on some node of the cluster, with an engine that lives from shard to shard."""
+
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+
+import ray
+import ray.util
+
+from enrich.errors import EnrichError, located, unforeseen
+from enrich.pipeline.run.bottleneck import choose_workers
+from enrich.pipeline.run.deadline import Deadline
+from enrich.pipeline.run.opening import join_run
+from enrich.pipeline.run.session import answer_shards, open_session
+from enrich.settings import RunSettings
+
+logger = logging.getLogger(__name__)
+
+TELL_SECONDS = 2.0  # between what a worker says of a shard
+
+Line = tuple[int, str]  # of the log: level and text
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is told: where the run lies, and how to answer. Credentials are its node's own."""
+
+    images: str
+    adapter: str
+    output: str
+    run_id: str
+    settings: str  # JSON
+    cpus: int  # cores of this worker
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a worker says when it can answer."""
+
+    engine: str
+    node: str  # its id
+    address: str  # of the node
+    lines: list[str]  # what was chosen and found
+
+
+class Worker:
+    """Made and called by Ray, one call at a time."""
+
+    def __init__(self) -> None:
+        # Decoding processes import the main module anew, which is Ray's here and takes a second and 60 MB each.
+        sys.modules["__main__"] = ModuleType("__main__")
+        self._open, self._lines, self._address = ExitStack(), _Lines(), ray.util.get_node_ip_address()
+        log = logging.getLogger("enrich")
+        log.setLevel(logging.INFO)
+        log.addHandler(self._lines)
+
+    def start(self, job: Job) -> Started:
+        """Open the run and start the engine.
+
+        Raises:
+            UsageError: see `join_run`. ParityFailed: see `open_session`. Every message names the node.
+        """
+        with self._naming_the_node():
+            return self._start(job)
+
+    def _start(self, job: Job) -> Started:
+        settings = RunSettings.model_validate_json(job.settings)
+        if settings.decode_processes is None:  # the node's other cores are other workers'
+            decoders = choose_workers(settings, job.cpus).decode
+            settings = settings.model_copy(update={"decode_processes": decoders})
+        run = self._open.enter_context(join_run(job.images, job.adapter, job.output, settings, job.run_id))
+        self._session = self._open.enter_context(open_session(run, announce=self._lines.announce))
+        node = ray.get_runtime_context().get_node_id()
+        lines = [line for _, line in self._lines.take()]
+        return Started(self._session.engine_name, node, self._address, lines)
+
+    def answer(self, shard: int) -> Iterator[tuple[int, list[Line]]]:
+        """Answer and commit a shard; how many of its photos are done, now and then and at the end."""
+        told, answered = time.monotonic(), 0
+        with self._naming_the_node():
+            for answered in answer_shards(self._session, [shard], Deadline()):
+                if time.monotonic() - told >= TELL_SECONDS:
+                    told = time.monotonic()
+                    yield answered, self._lines.take()
+        yield answered, self._lines.take()
+
+    @contextmanager
+    def _naming_the_node(self) -> Iterator[None]:
+        try:
+            yield
+        except EnrichError as error:
+            raise located(error, f"Ray node {self._address}") from None
+        except Exception as error:  # a disk that is full, say; what Ray makes of it is a page of traceback
+            logger.exception("unforeseen")
+            raise located(unforeseen(error), f"Ray node {self._address}") from None
+
+    def stop(self) -> None:
+        """Stop the engine and the decoders, and remove temporary files."""
+        self._open.close()
+
+
+class _Lines(logging.Handler):
+    """Keeps what is logged until it is taken; the last 1,000 lines of a worker that is not heard."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: deque[Line] = deque(maxlen=1000)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._kept.append((record.levelno, record.getMessage()))
+
+    def announce(self, line: str) -> None:
+        self._kept.append((logging.INFO, line))
+
+    def take(self) -> list[Line]:
+        return [self._kept.popleft() for _ in range(len(self._kept))]

@@ -1,0 +1,52 @@
+"""A run that was begun."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from enrich.engines.adapter import Adapter, read_metrics
+from enrich.output.history import committed_shards
+from enrich.output.manifest import Manifest
+from enrich.output.run_record import RunInfo
+from enrich.scores.worth import Worth, judge_worth
+from enrich.settings import GateSettings, RunSettings
+from enrich.storage import Store
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that was begun: where it reads and writes, with what, and what it has to do."""
+
+    images: Store
+    output: Store
+    adapter: Adapter
+    adapter_uri: str  # where it was read from
+    settings: RunSettings
+    manifest: Manifest
+    started_at: datetime
+
+    @property
+    def info(self) -> RunInfo:
+        return self.manifest.run
+
+    @property
+    def worth(self) -> Worth:
+        """Whether the adapter beats what can be guessed without a photo."""
+        return judge_worth(read_metrics(self.adapter.path))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know before the first photo is answered, one line each."""
+        return (*self.manifest.warnings, *adapter_warnings(self.worth, self.settings.gate))
+
+    def missing_shards(self) -> list[int]:
+        """Shards not committed yet, ascending: all of them at first, the rest after a restart."""
+        done = committed_shards(self.output, self.info) if self.manifest.shards else set()
+        return [shard for shard in self.manifest.shards if shard not in done]
+
+
+def adapter_warnings(worth: Worth, gate: GateSettings) -> tuple[str, ...]:
+    """What to tell of a run's adapter, and what will come of it; nothing of one that is good or allowed."""
+    if worth.state == "beats" or gate.allow_weak_adapter:
+        return ()
+    held = worth.state == "weak" and gate.enabled
+    return (f"{worth.text}{'; the run will be held back, see gate.allow_weak_adapter' if held else ''}",)

@@ -1,0 +1,263 @@
+"""From a table of held-out products and answers (SCORE_SCHEMA) to numbers with error bars, and what they say."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+import polars as pl
+
+from enrich.output.schema import ErrorKind, same_design
+from enrich.scores.metrics import chrf, expected_calibration_error, risk_coverage, rouge_l, token_f1
+
+SCORES_FILE = "scores.parquet"  # beside metrics.json: the test split, answer by answer
+VERDICTS_KEY = "enrich.verdicts"  # of its metadata: runs show them without computing them anew
+RESAMPLES = 400  # of the bootstrap: an end of a 95 % interval is then known to about a tenth of its width
+ENOUGH = 50  # rows of a category below which its coverage is noise: a standard error of 4 points at 90 %
+TOLERANCE = 0.06  # how far a category's coverage may fall short of the level
+INTERVAL_COLUMNS = {0.9: ("price_low", "price_high"), 0.8: ("price_low_80", "price_high_80")}
+_NORMAL_90 = 1.645  # half width of the central 90 % of N(0, 1)
+
+Columns = Mapping[str, np.ndarray]
+
+
+class Estimate(TypedDict):
+    """A metric with the ends of its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Verdict(TypedDict):
+    """One thing that a reader should know, whether it is as promised, and the words for it."""
+
+    ok: bool
+    text: str
+
+
+def assess(
+    table: pl.DataFrame, *, sigma: float | None = None, ideal_width: float | None = None, calibrated_on: int = 0
+) -> dict[str, Any]:
+    """Every metric of a scored table, ready for metrics.json.
+
+    Args:
+        table: SCORE_SCHEMA, at least one row.
+        sigma: spread of the log price around what is visible, where it is known (sample catalogs).
+        ideal_width: log(high / low) of the narrowest honest 90 % interval, where it is known better than from sigma.
+        calibrated_on: designs that the intervals were fitted on; 0 takes their coverage for exact.
+
+    The bootstrap draws designs, not rows: photos of one design err alike. A metric without rows is left out.
+    """
+    columns = _columns(table)
+    designs = _designs(table)
+    estimates = _estimates(columns, designs)
+    intervals = {f"{level:.0%}": _intervals(table, level) for level in INTERVAL_COLUMNS}
+    found: dict[str, Any] = {
+        "estimates": estimates,
+        "coverage_by_category": intervals,
+        "risk_coverage": _curve(columns),
+        "review": _review(table),
+        "ideal": _ideal(table, sigma, ideal_width),
+    }
+    chance = math.sqrt(1 + len(designs) / calibrated_on) if calibrated_on else 1.0
+    return {**found, "verdicts": _verdicts(found, table, chance)}
+
+
+def _columns(table: pl.DataFrame) -> dict[str, np.ndarray]:
+    def floats(name: str) -> np.ndarray:
+        return table[name].cast(pl.Float64).fill_null(math.nan).to_numpy()
+
+    true, said, price = table["title"], table["answered_title"].fill_null(""), floats("price")
+    answered = floats("answered_price")
+    labels = {name: i for i, name in enumerate(sorted({*table["category"], *table["answered_category"].drop_nulls()}))}
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = np.log(answered / price)
+        inside = {
+            f"inside_{level:.0%}": np.where(
+                np.isnan(floats(low)), math.nan, (floats(low) <= price) & (price <= floats(high))
+            )
+            for level, (low, high) in INTERVAL_COLUMNS.items()
+        }
+        widths = {f"width_{level:.0%}": np.log(floats(h) / floats(w)) for level, (w, h) in INTERVAL_COLUMNS.items()}
+    pairs = list(zip(true, said, strict=True))
+    return {
+        "category": np.array([labels[name] for name in table["category"]]),
+        "answered_category": np.array([labels.get(name, -1) for name in table["answered_category"]]),
+        "answered": table["answered_category"].is_not_null().to_numpy(),
+        "truncated": table["error_kind"].fill_null("").eq(ErrorKind.ANSWER_TRUNCATED.value).to_numpy(),
+        "right": table["category"].eq_missing(table["answered_category"]).to_numpy(),
+        "confidence": floats("category_confidence"),
+        "title_exact": np.array([a.casefold().split() == b.casefold().split() for a, b in pairs]),
+        **{name: np.array([metric(a, b) for a, b in pairs]) for name, metric in _TITLES.items()},
+        "price": price,
+        "log_error": error,
+        # No answer is 100 % off.
+        "absolute": np.where(np.isnan(price), math.nan, np.abs(np.nan_to_num(answered) - price)),
+        **inside,
+        **widths,
+        "crps": floats("price_crps"),
+        "review": table["needs_review"].to_numpy(),
+    }  # fmt: skip
+
+
+_TITLES: dict[str, Callable[[str, str], float]] = {
+    "title_token_f1": token_f1, "title_rouge_l": rouge_l, "title_chrf": chrf,
+}  # fmt: skip
+
+
+def _designs(table: pl.DataFrame) -> list[np.ndarray]:
+    keyed = table.select(design=pl.Series([same_design(title) for title in table["title"]])).with_row_index("row")
+    rows = keyed.group_by("design", maintain_order=True).agg("row")["row"].to_list()
+    return [np.array(group) for group in rows]
+
+
+def _estimates(columns: Columns, groups: Sequence[np.ndarray]) -> dict[str, Estimate]:
+    values = {name: value for name, metric in METRICS.items() if not math.isnan(value := metric(columns))}
+    rng = np.random.default_rng(0)
+    drawn: dict[str, list[float]] = {name: [] for name in values}
+    for _ in range(RESAMPLES):
+        rows = np.concatenate([groups[i] for i in rng.integers(0, len(groups), len(groups))])
+        resampled = {name: column[rows] for name, column in columns.items()}
+        for name, found in drawn.items():
+            found.append(METRICS[name](resampled))
+    ends = {name: np.nanquantile(found, [0.025, 0.975]) for name, found in drawn.items()}
+    return {
+        name: Estimate(value=value, low=float(ends[name][0]), high=float(ends[name][1]))
+        for name, value in values.items()
+    }
+
+
+def _mean(name: str) -> Callable[[Columns], float]:
+    return lambda columns: _nan(np.nanmean, columns[name].astype(np.float64))
+
+
+def _nan(of: Callable[[np.ndarray], Any], values: np.ndarray) -> float:
+    return float(of(values)) if np.isfinite(values).any() else math.nan
+
+
+def _macro_f1(columns: Columns) -> float:
+    true, said = columns["category"], columns["answered_category"]
+    size = int(max(true.max(), said.max())) + 1
+    hits = np.bincount(true[true == said], minlength=size)
+    counts = np.bincount(true, minlength=size) + np.bincount(said[said >= 0], minlength=size)
+    there = np.bincount(true, minlength=size) > 0
+    return float(np.mean(2 * hits[there] / counts[there]))
+
+
+def _ece(columns: Columns) -> float:
+    known = ~np.isnan(columns["confidence"])
+    if not known.any():
+        return math.nan
+    return expected_calibration_error(columns["confidence"][known], columns["right"][known])
+
+
+def _risk_area(columns: Columns) -> float:
+    return float(risk_coverage(np.nan_to_num(columns["confidence"]), columns["right"])[1].mean())
+
+
+def _caught(columns: Columns) -> float:
+    wrong = columns["answered"] & ~columns["right"]
+    return float(columns["review"][wrong].mean()) if wrong.any() else math.nan
+
+
+def _relative(columns: Columns) -> np.ndarray:
+    return columns["absolute"] / columns["price"]
+
+
+METRICS: dict[str, Callable[[Columns], float]] = {
+    "parse_rate": _mean("answered"),
+    "stop_rate": lambda columns: float(1 - columns["truncated"].mean()),
+    "category_accuracy": _mean("right"),
+    "category_macro_f1": _macro_f1,
+    "category_ece": _ece,
+    "category_risk_area": _risk_area,  # under the risk-coverage curve; 0 is best
+    "title_exact": _mean("title_exact"),
+    **{name: _mean(name) for name in _TITLES},
+    "price_mae": _mean("absolute"),
+    "price_mdae": lambda columns: _nan(np.nanmedian, columns["absolute"]),
+    "price_mdape": lambda columns: _nan(np.nanmedian, _relative(columns)),
+    "price_rmsle": lambda columns: _nan(lambda error: np.sqrt(np.nanmean(error**2)), columns["log_error"]),
+    "price_within_20_percent": lambda columns: _nan(
+        np.nanmean, np.where(np.isnan(columns["price"]), math.nan, _relative(columns) <= 0.2)
+    ),
+    "price_log_bias": _mean("log_error"),
+    "price_crps": _mean("crps"),
+    **{f"price_coverage_{level:.0%}": _mean(f"inside_{level:.0%}") for level in INTERVAL_COLUMNS},
+    **{f"price_width_{level:.0%}": _mean(f"width_{level:.0%}") for level in INTERVAL_COLUMNS},  # log(high / low)
+    "review_share": _mean("review"),
+    "review_catches_wrong_categories": _caught,
+}
+
+
+def _intervals(table: pl.DataFrame, level: float) -> dict[str, dict[str, float]]:
+    """Category -> rows with an interval and a known price, and the share of these prices inside."""
+    low, high = INTERVAL_COLUMNS[level]
+    known = table.filter(pl.col(low).is_not_null(), pl.col("price").is_not_null())
+    grouped = known.group_by("category").agg(
+        rows=pl.len(), coverage=pl.col("price").is_between(pl.col(low), pl.col(high)).mean()
+    )
+    return {name: {"rows": rows, "coverage": share} for name, rows, share in grouped.sort("category").iter_rows()}
+
+
+def _curve(columns: Columns) -> list[tuple[float, float]]:
+    coverage, risk = risk_coverage(np.nan_to_num(columns["confidence"]), columns["right"])
+    picked = np.unique(np.ceil(np.arange(1, 21) / 20 * len(risk)).astype(int)) - 1
+    return [(float(coverage[i]), float(risk[i])) for i in picked]
+
+
+def _review(table: pl.DataFrame) -> dict[str, Any]:
+    reasons = table["review_reasons"].explode().drop_nulls().value_counts().sort("review_reasons")
+    return {"rows": int(table["needs_review"].sum()), "by_reason": dict(reasons.iter_rows())}
+
+
+def _ideal(table: pl.DataFrame, sigma: float | None, width: float | None) -> dict[str, float] | None:
+    """What nobody can beat on a sample catalog: errors of the noiseless price, and the interval of a known sigma."""
+    known = table.filter(pl.col("best_price").is_not_null(), pl.col("price").is_not_null())
+    if sigma is None or not known.height:
+        return None
+    true, best = known["price"].to_numpy(), known["best_price"].to_numpy()
+    error = np.log(best / true)
+    return {
+        "price_mdape": float(np.median(np.abs(best / true - 1))),
+        "price_rmsle": float(np.sqrt(np.mean(error**2))),
+        "price_within_20_percent": float(np.mean(np.abs(best / true - 1) <= 0.2)),
+        "price_coverage_90%": float(np.mean(np.abs(error) <= _NORMAL_90 * sigma)),
+        "price_width_90%": width or 2 * _NORMAL_90 * sigma,
+        "price_crps": sigma / math.sqrt(math.pi),  # of N(0, sigma), on average over itself
+    }
+
+
+def _verdicts(found: Mapping[str, Any], table: pl.DataFrame, chance: float) -> list[Verdict]:
+    """What holds and what does not. Coverage may fall short of its level by `chance` times what its own designs leave
+    open: those that the quantiles come from were drawn as well, and leave as much open as that many of these would."""
+    estimates, verdicts = found["estimates"], list[Verdict]()
+    for level in INTERVAL_COLUMNS:
+        if coverage := estimates.get(f"price_coverage_{level:.0%}"):
+            share = f"{coverage['value']:.1%} of the true prices lie in their {level:.0%} intervals"
+            between = f"95 % sure between {coverage['low']:.1%} and {coverage['high']:.1%}"
+            if broke := coverage["value"] + chance * (coverage["value"] - coverage["low"]) < level:
+                share = f"Coverage broke: {share}"
+                between += "; these products are not like those it was calibrated on: do not rely on them"
+            verdicts.append(Verdict(ok=not broke, text=f"{share} ({between})"))
+            by_category = found["coverage_by_category"][f"{level:.0%}"]
+            short = [
+                f"{name} {one['coverage']:.0%} of {one['rows']}"
+                for name, one in by_category.items()
+                if one["rows"] >= ENOUGH and one["coverage"] < level - TOLERANCE
+            ]
+            if short:
+                text = f"Fewer than {level - TOLERANCE:.0%} of the prices inside their {level:.0%} intervals: "
+                verdicts.append(Verdict(ok=False, text=text + ", ".join(short)))
+    if ece := estimates.get("category_ece"):
+        mean = table["category_confidence"].mean()
+        share = f"{estimates['category_accuracy']['value']:.1%} of the categories are right"
+        sure = f"the confidence says {mean:.1%} on average" if isinstance(mean, float) else ""
+        off = ece["low"] > 0.05
+        verdicts.append(Verdict(ok=not off, text=f"{'Confidence broke: ' if off else ''}{share}, {sure}; expected "
+                                f"calibration error {ece['value']:.3f}"))  # fmt: skip
+    if caught := estimates.get("review_catches_wrong_categories"):
+        share = estimates["review_share"]["value"]
+        text = f"Review gets {caught['value']:.0%} of the wrong categories in {share:.0%} of the rows"
+        verdicts.append(Verdict(ok=True, text=text))
+    return verdicts

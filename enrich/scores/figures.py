@@ -1,0 +1,189 @@
+"""Pictures of a scored table (SCORE_SCHEMA), as data: URIs of SVG: nothing but the page is needed to see them."""
+
+import base64
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from enrich.scores.assess import ENOUGH
+from enrich.scores.metrics import risk_coverage
+
+POINTS = 300  # of the price scatter: more make a grey cloud and a slow page
+LABELS = 30  # categories that are drawn; the largest ones
+BLUE, RED, GREY = "#2458c5", "#c2410c", "#8a8a90"
+_STYLE: Any = {  # rcParams
+    
+    "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.edgecolor": "#9a9aa0", "axes.labelcolor": "#1c1c1e", "svg.fonttype": "none", "svg.hashsalt": "enrich",
+}  # fmt: skip
+
+
+def price_scatter(table: pl.DataFrame) -> str | None:
+    """True price against the estimate with its 90 % interval, those that miss in red. None without prices."""
+    known = table.filter(pl.col("price").is_not_null(), pl.col("price_low").is_not_null()).head(POINTS)
+    if not known.height:
+        return None
+    true, said, low, high = (known[name].to_numpy() for name in ("price", "answered_price", "price_low", "price_high"))
+    inside = (low <= true) & (true <= high)
+
+    def draw(axes: Axes) -> None:
+        for hit, colour, label in ((inside, BLUE, "inside"), (~inside, RED, "outside")):
+            bars = np.abs(np.stack([said - low, high - said]))[:, hit]
+            axes.errorbar(
+                true[hit], said[hit], yerr=bars, fmt="o", ms=3, lw=0.7, alpha=0.55, color=colour,
+                label=f"{label}: {hit.sum()}",
+            )  # fmt: skip
+        ends = [float(min(true.min(), low.min())), float(max(true.max(), high.max()))]
+        axes.plot(ends, ends, color=GREY, lw=1, ls="--")
+        axes.set(xscale="log", yscale="log", xlabel="true price", ylabel="estimate and 90 % interval")
+        axes.legend(frameon=False, loc="upper left")
+
+    return _svg(draw)
+
+
+def reliability(table: pl.DataFrame, bins: int = 10) -> str | None:
+    """How often categories of a confidence are right, with their 95 % intervals, above how many rows there are."""
+    known = table.drop_nulls("category_confidence")
+    if not known.height:
+        return None
+    confidence = known["category_confidence"].to_numpy()
+    right = known["category"].eq_missing(known["answered_category"]).to_numpy()
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    there = [b for b in range(bins) if (index == b).any()]
+    x, y = ([float(values[index == b].mean()) for b in there] for values in (confidence, right))
+    ends = np.array([wilson(int(right[index == b].sum()), int((index == b).sum())) for b in there])
+
+    def draw(axes: Axes) -> None:
+        shares = np.bincount(index, minlength=bins) / len(index)
+        axes.bar((np.arange(bins) + 0.5) / bins, shares, width=0.9 / bins, color="#dfe6f5", label="share of rows")
+        axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
+        bars = np.abs(ends.T - np.array(y))
+        axes.errorbar(x, y, yerr=bars, fmt="o-", ms=4, lw=1, color=BLUE, label="share that is right")
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="right")
+        axes.legend(frameon=False, loc="upper left")
+
+    return _svg(draw)
+
+
+def coverage_by_category(table: pl.DataFrame) -> str | None:
+    """Share of true prices inside their 90 % intervals, by true category, with 95 % intervals; few rows in grey."""
+    known = table.filter(pl.col("price").is_not_null(), pl.col("price_low").is_not_null())
+    if not known.height:
+        return None
+    grouped = (
+        known.group_by("category")
+        .agg(rows=pl.len(), hits=pl.col("price").is_between(pl.col("price_low"), pl.col("price_high")).sum())
+        .sort("rows", "category", descending=[True, False])
+        .head(LABELS)
+        .sort("category", descending=True)
+    )
+
+    def draw(axes: Axes) -> None:
+        for y, (_, rows, hits) in enumerate(grouped.iter_rows()):
+            low, high = wilson(hits, rows)
+            colour = GREY if rows < ENOUGH else RED if high < 0.9 else BLUE
+            axes.plot([low, high], [y, y], color=colour, lw=1.5)
+            axes.plot([hits / rows], [y], "o", ms=5, color=colour)
+        axes.axvline(0.9, color=GREY, lw=1, ls="--")
+        names = [f"{_short(name)} ({rows})" for name, rows, _ in grouped.iter_rows()]
+        axes.set(yticks=range(len(names)), yticklabels=names, xlim=(min(0.5, axes.get_xlim()[0]), 1.01),
+                 xlabel="true prices inside the 90 % interval")  # fmt: skip
+
+    return _svg(draw, height=max(2.5, 0.26 * grouped.height + 0.9), left=0.33)
+
+
+def confusion(table: pl.DataFrame) -> str | None:
+    """Of the products of a category (row), the share that was called each category (column)."""
+    known = table.drop_nulls("answered_category")
+    if not known.height:
+        return None
+    counts = known["category"].value_counts().sort("count", "category", descending=[True, False])
+    names = sorted(counts["category"].head(LABELS))
+    place = {name: i for i, name in enumerate(names)}
+    grid = np.zeros((len(names), len(names)))
+    for true, said in known.select("category", "answered_category").iter_rows():
+        if true in place and said in place:
+            grid[place[true], place[said]] += 1
+    totals = np.array([max(int((known["category"] == name).sum()), 1) for name in names])
+    shares = grid / totals[:, None]
+
+    def draw(axes: Axes) -> None:
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for i, j in zip(*np.nonzero(shares >= 0.02), strict=True):
+            axes.text(j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center", fontsize=7,
+                      color="white" if shares[i, j] > 0.6 else "#1c1c1e")  # fmt: skip
+        short = [_short(name) for name in names]
+        axes.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="answered", ylabel="true")
+        axes.set_xticklabels(short, rotation=90, fontsize=8)
+        axes.set_yticklabels(short, fontsize=8)
+
+    side = max(3.5, 0.3 * len(names) + 1.5)
+    return _svg(draw, width=max(6.0, side), height=side, left=0.24, bottom=0.28)
+
+
+def risk_curve(table: pl.DataFrame) -> str | None:
+    """The share of wrong categories among the surest rows, the more of them are answered."""
+    known = table.drop_nulls("category_confidence")
+    if not known.height:
+        return None
+    right = known["category"].eq_missing(known["answered_category"]).to_list()
+    coverage, risk = risk_coverage(known["category_confidence"].to_list(), right)
+
+    def draw(axes: Axes) -> None:
+        axes.plot(coverage, risk, color=BLUE, lw=1.5)
+        axes.set(xlim=(0, 1), ylim=(0, None), xlabel="share of rows answered, surest first", ylabel="wrong categories")
+
+    return _svg(draw)
+
+
+def wilson(hits: int, rows: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927)."""
+    z, p = 1.96, hits / rows
+    middle, half = p + z * z / (2 * rows), z * math.sqrt(p * (1 - p) / rows + z * z / (4 * rows * rows))
+    return max(0.0, (middle - half) / (1 + z * z / rows)), min(1.0, (middle + half) / (1 + z * z / rows))
+
+
+FIGURES: dict[str, tuple[str, Callable[[pl.DataFrame], str | None]]] = {
+    "price": ("Prices, true and estimated", price_scatter),
+    "coverage": ("Coverage of the price intervals by category", coverage_by_category),
+    "reliability": ("Is the confidence right?", reliability),
+    "risk": ("Risk and coverage", risk_curve),
+    "confusion": ("Which categories are taken for which, in percent", confusion),
+}
+
+
+def draw_all(table: pl.DataFrame) -> list[tuple[str, str]]:
+    """(caption, data: URI) of every figure that the table has rows for."""
+    return [(caption, drawn) for caption, figure in FIGURES.values() if (drawn := figure(table))]
+
+
+def _short(name: str, length: int = 24) -> str:
+    return (name if len(name) <= length else name[: length - 1] + "…").replace("$", r"\$")
+
+
+def _svg(
+    draw: Callable[[Axes], None],
+    width: float = 6.0,
+    height: float = 4.0,
+    left: float = 0.12,
+    bottom: float | None = None,
+) -> str:
+    # Not pyplot: it keeps figures and chooses a backend for the whole process.
+    from matplotlib import rc_context
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(width, height))
+        FigureCanvasSVG(figure)
+        # Margins are given: to find them out by itself, matplotlib draws everything twice.
+        below = bottom or 0.55 / height
+        draw(figure.add_axes((left, below, 0.97 - left, 0.97 - below)))
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,80 @@
+"""A contact sheet: photos with what a model says of them and what is true. Its text is drawn, never interpreted."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from enrich.photos.decode import shrink
+from enrich.photos.decoders import Decoders
+from enrich.settings import PhotoLimits
+
+ACROSS = 4  # photos in a row
+TOLERANCE = 0.2  # a price off by more is marked; the score table counts the same
+# Pixels: 1,200 across are sharp enough where a page shows them at two thirds of that.
+CELL, PHOTO, MARGIN, HEADER = 300, 270, 15, 40
+LINE, LETTERS = 20, 15
+BLACK, RED, GREY = (25, 25, 25), (190, 20, 20), (125, 125, 125)
+_HEIGHT = PHOTO + 2 * MARGIN + 6 * LINE
+_LEGEND = (("answer", BLACK), ("wrong, or a price more than 20 % off", RED), ("truth", GREY))
+
+Line = tuple[str, tuple[int, int, int]]
+
+
+def draw_sheet(rows: Sequence[tuple[Path, Mapping[str, Any]]], currency: str | None) -> Image.Image:
+    """Rows of four photos, each above its title, category and price: the answer, red where wrong, then the truth.
+
+    Args:
+        rows: the photo's file, and a row of SCORE_SCHEMA about it.
+        currency: of the prices.
+    """
+    sheet = Image.new("RGB", (ACROSS * CELL, HEADER + -(-len(rows) // ACROSS) * _HEIGHT), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(LETTERS)
+    left = MARGIN
+    for text, colour in _LEGEND:
+        pen.rectangle((left, HEADER // 2 - 5, left + 10, HEADER // 2 + 5), colour)
+        pen.text((left + 18, HEADER // 2), text, colour, font, anchor="lm")
+        left += 18 + int(font.getlength(text)) + 2 * MARGIN
+    with Decoders(partial(shrink, side=PHOTO), PhotoLimits(), 1, most_pixels=PHOTO * PHOTO) as decoders:
+        photos = [Image.fromarray(decoders.decode(path.read_bytes()).page) for path, _ in rows]
+    for number, (photo, (_, row)) in enumerate(zip(photos, rows, strict=True)):
+        left, top = number % ACROSS * CELL + MARGIN, HEADER + number // ACROSS * _HEIGHT
+        sheet.paste(photo, (left + (PHOTO - photo.width) // 2, top + (PHOTO - photo.height) // 2))
+        for line, (text, colour) in enumerate(_lines(row, currency)):
+            pen.text((left, top + PHOTO + 8 + line * LINE), _fitting(text, font), colour, font)
+    return sheet
+
+
+def _lines(row: Mapping[str, Any], currency: str | None) -> list[Line]:
+    truth: list[Line] = [
+        (text, GREY) for text in (row["title"], row["category"], _money(row["price"], currency) or "no price")
+    ]
+    if row["answered_title"] is None:
+        return [("no answer", RED), *truth]
+    price, true = row["answered_price"], row["price"]
+    said = _money(price, currency) or "no price"
+    if row["price_low"] is not None:
+        said += f" ({row['price_low']:,.0f} to {row['price_high']:,.0f})"
+    off = true is not None and abs((price or 0.0) - true) > TOLERANCE * true
+    told = (
+        (row["answered_title"], row["answered_title"].casefold().split() != row["title"].casefold().split()),
+        (row["answered_category"], row["answered_category"] != row["category"]),
+        (said, off),
+    )
+    return [(text, RED if wrong else BLACK) for text, wrong in told] + truth
+
+
+def _money(amount: float | None, currency: str | None) -> str:
+    return "" if amount is None else f"{amount:,.0f} {currency or ''}".rstrip()
+
+
+def _fitting(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+    """One line of printable text, cut to the width of a photo."""
+    clean = "".join(letter if letter.isprintable() else " " for letter in text[:200])
+    if font.getlength(clean) <= PHOTO:
+        return clean
+    while clean and font.getlength(clean + "…") > PHOTO:
+        clean = clean[:-1]
+    return clean.rstrip() + "…"
