@@ -32,9 +32,9 @@ from enrich.engines.adapter import RECORD_FILE, Adapter, read_adapter
 from enrich.engines.base import Completion, Request
 from enrich.engines.transformers_engine import TransformersEngine, load_engine
 from enrich.models.phi3_vision.checkpoint import load_processor, stop_ids
-from enrich.output.schema import Product, same_design
 from enrich.pipeline.scoring import HOLDOUT, Truth, fit, measure, photos_of, read_truth
 from enrich.settings import ReviewSettings, RunSettings, TrainSettings
+from enrich.vocabulary import Product, same_design
 
 Answered = list[tuple[Product, Completion | None, float | None]]  # with the median of the samples
 

@@ -32,7 +32,6 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from enrich.answers.prompt import Prompt, make_prompt
 from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
 from enrich.models.phi3_vision.checkpoint import load_processor
-from enrich.output.schema import Product
 from enrich.photos.decode import decode
 from enrich.settings import TINY_MODEL_PATH, TrainSettings
 from enrich.train.collate import Photos
@@ -40,6 +39,7 @@ from enrich.train.examples import IGNORED, Example, build_examples
 from enrich.train.features import FeatureCache
 from enrich.train.fit import fit
 from enrich.train.lora import add_lora
+from enrich.vocabulary import Product
 from sample.dialects import DEMO
 from sample.draw import render
 from sample.products import sample_product

@@ -24,7 +24,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from enrich.errors import EnrichError, redact
-from enrich.output.schema import TRANSIENT, ErrorKind
+from enrich.vocabulary import TRANSIENT, ErrorKind
 
 if TYPE_CHECKING:
     from enrich.output.run_record import RunRecord

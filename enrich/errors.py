@@ -3,28 +3,9 @@
 import copy
 import errno
 import re
-from enum import StrEnum
 from typing import TypeVar
 
-
-class ErrorKind(StrEnum):
-    """Why an image has no answer."""
-
-    NOT_FOUND = "not_found"
-    ACCESS_DENIED = "access_denied"
-    DOWNLOAD_FAILED = "download_failed"
-    TOO_LARGE = "too_large"
-    NOT_AN_IMAGE = "not_an_image"
-    TRUNCATED = "truncated"
-    TOO_MANY_PIXELS = "too_many_pixels"
-    UNSUPPORTED_MODE = "unsupported_mode"
-    EMPTY = "empty"
-    ENGINE_FAILED = "engine_failed"
-    ANSWER_TRUNCATED = "answer_truncated"
-    ANSWER_MALFORMED = "answer_malformed"
-    CATEGORY_UNKNOWN = "category_unknown"
-    PRICE_OUT_OF_RANGE = "price_out_of_range"
-
+from enrich.vocabulary import ErrorKind
 
 _SECRETS = (
     # User and password of a URL. A port and a path with an @ in it (`//host:80/a@2x.jpg`) are none.

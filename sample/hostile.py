@@ -3,7 +3,7 @@
 import struct
 import zlib
 
-from enrich.output.schema import ErrorKind
+from enrich.vocabulary import ErrorKind
 
 _BOMB_SIDE = 20_000  # pixels: 400 megapixels in about 50 kB
 

@@ -12,9 +12,10 @@ import polars as pl
 from enrich.output import history, manifest, parquet, publish, write
 from enrich.output.products import StoredProducts, read_products
 from enrich.output.run_record import RunInfo
-from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, SOURCE_SCHEMA, ErrorKind, ManifestItem, Row
+from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, SOURCE_SCHEMA, Row
 from enrich.settings import RunSettings
 from enrich.storage import Body, ObjectInfo, Store, scratch
+from enrich.vocabulary import ErrorKind, ManifestItem
 
 START = datetime(2026, 11, 22, 2, 0, 0, 123456, tzinfo=UTC)
 

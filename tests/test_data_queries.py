@@ -14,8 +14,9 @@ from enrich.output import dictionary, publish
 from enrich.output.decisions import Decision
 from enrich.output.reviews import next_reviews, read_reviews, write_reviews
 from enrich.output.run_record import RunInfo
-from enrich.output.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, ROW_SCHEMA, Alternative, ErrorKind, ManifestItem, Row
+from enrich.output.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, ROW_SCHEMA, Row
 from enrich.storage import open_store
+from enrich.vocabulary import Alternative, ErrorKind, ManifestItem
 
 TEXT = (Path(__file__).parents[1] / "DATA.md").read_text("utf-8")
 QUESTIONS = re.findall(r"^### \d+\. (.+?)\n(.*?)(?=^### |\Z)", TEXT, re.DOTALL | re.MULTILINE)

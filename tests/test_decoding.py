@@ -22,14 +22,14 @@ from decoder_work import say_so_and_compute
 from PIL import Image
 from processes import decoding_processes
 
-from enrich.errors import ErrorKind, RunFailed
-from enrich.output.schema import TRANSIENT
+from enrich.errors import RunFailed
 from enrich.photos import decoders
 from enrich.photos.decode import ImageRefused, Preparation, inspect, prepare, shrink
 from enrich.photos.decoders import Decoders, DecodingFailed, Room
 from enrich.photos.thumbnail import thumbnails
 from enrich.settings import PhotoLimits
 from enrich.storage import open_store
+from enrich.vocabulary import TRANSIENT, ErrorKind
 
 ROOT = Path(__file__).parents[1]
 LIMITS = PhotoLimits()

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from enrich.errors import ErrorKind
 from enrich.photos.decode import ImageRefused, decode, inspect
 from enrich.settings import PhotoLimits
+from enrich.vocabulary import ErrorKind
 
 LIMITS = PhotoLimits()
 NOISE = Image.effect_noise((43, 30), 80).convert("RGB")

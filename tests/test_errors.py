@@ -14,9 +14,9 @@ import pytest
 import enrich
 from enrich.console import quiet_libraries
 from enrich.errors import EnrichError, ImageError, RunFailed, UsageError, located, one_line, redact, unforeseen
-from enrich.output.schema import ErrorKind
 from enrich.storage import StorageError, open_store
 from enrich.storage.s3 import S3Store
+from enrich.vocabulary import ErrorKind
 
 OPTIONAL = ("enrich.engines.vllm", "enrich.models.phi3_vision.vllm")  # import vLLM, which may not be there
 

@@ -17,12 +17,12 @@ from PIL import Image
 from processes import decoding_processes
 
 from enrich.errors import RunFailed
-from enrich.output.schema import TRANSIENT, ErrorKind, ManifestItem, Reason
 from enrich.photos import decoders
 from enrich.photos.decode import Admit, Photo, Preparation, prepare
 from enrich.photos.fetch import Fetched, fetch, fetcher
 from enrich.settings import PhotoLimits, RunSettings
 from enrich.storage import StorageError, Store, open_store
+from enrich.vocabulary import TRANSIENT, ErrorKind, ManifestItem, Reason
 
 SETTINGS = RunSettings(download_threads=4, decode_processes=2, in_flight=6)
 HOW = Preparation(num_crops=4, image_size=28)

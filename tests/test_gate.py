@@ -7,9 +7,10 @@ from rows import make_row, make_run
 from enrich.output import parquet
 from enrich.output.gate import FEW, judge_gone, judge_run, run_stats
 from enrich.output.run_record import Changes, RunStats
-from enrich.output.schema import ROW_SCHEMA, ErrorKind
+from enrich.output.schema import ROW_SCHEMA
 from enrich.scores.worth import Worth
 from enrich.settings import GateSettings
+from enrich.vocabulary import ErrorKind
 
 RUN = make_run()
 GOOD = RunStats(

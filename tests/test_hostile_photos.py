@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from PIL import Image, ImageCms
 
-from enrich.output.schema import ErrorKind, ManifestItem, Reason
 from enrich.photos.decode import ImageRefused, Preparation, decode
 from enrich.photos.fetch import fetch
 from enrich.settings import PhotoLimits, RunSettings
 from enrich.storage import open_store
+from enrich.vocabulary import ErrorKind, ManifestItem, Reason
 
 LIMITS = PhotoLimits()
 PHOTO = Image.effect_noise((40, 30), 80).convert("RGB")

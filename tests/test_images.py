@@ -10,9 +10,9 @@ import pytest
 from PIL import Image, ImageFile
 
 from enrich.errors import EnrichError
-from enrich.output.schema import ErrorKind
 from enrich.photos.decode import ImageRefused, decode
 from enrich.settings import PhotoLimits
+from enrich.vocabulary import ErrorKind
 
 LIMITS = PhotoLimits()
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)

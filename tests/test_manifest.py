@@ -15,18 +15,9 @@ from enrich.errors import RunFailed, UsageError
 from enrich.output import manifest, parquet
 from enrich.output.products import Products, StoredProducts, fold
 from enrich.output.run_record import RunInfo
-from enrich.output.schema import (
-    MANIFEST_SCHEMA,
-    PRODUCTS_SCHEMA,
-    ROW_SCHEMA,
-    SOURCE_SCHEMA,
-    TRANSIENT,
-    ErrorKind,
-    ManifestItem,
-    Reason,
-    Row,
-)
+from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, ROW_SCHEMA, SOURCE_SCHEMA, Row
 from enrich.storage import ObjectInfo, Store, open_store
+from enrich.vocabulary import TRANSIENT, ErrorKind, ManifestItem, Reason
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from enrich.answers.parse import Answer
-from enrich.output.schema import Product
 from enrich.scores.metrics import baselines, expected_calibration_error, macro_f1, score, score_prices, token_f1
+from enrich.vocabulary import Product
 
 
 def product(title: str, category: str, price: float | None) -> Product:

@@ -3,8 +3,8 @@ import pytest
 from PIL import Image
 
 from enrich.models.phi3_vision.hd_transform import hd_transform
-from enrich.output.schema import ErrorKind
 from enrich.photos.decode import ImageRefused, Preparation, decode, decode_reduced, prepare
+from enrich.vocabulary import ErrorKind
 from tests.test_images import LIMITS, NOISE, TURNED, encoded, exif, png_header
 
 

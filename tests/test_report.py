@@ -19,11 +19,12 @@ from enrich.answers.parse import Answer
 from enrich.answers.prompt import make_prompt
 from enrich.output.parquet import from_records
 from enrich.output.run_record import RunRecord, Stages, StageUse
-from enrich.output.schema import ROW_SCHEMA, ErrorKind, Product, Row
+from enrich.output.schema import ROW_SCHEMA, Row
 from enrich.pages.report import SHEET, THUMBNAIL, render_card, render_report, score_table
 from enrich.scores.metrics import score
 from enrich.settings import PhotoLimits
 from enrich.storage import Store, open_store
+from enrich.vocabulary import ErrorKind, Product
 
 RUN = make_run()
 EVIL = "<script>alert(1)</script> \" onerror='x' =cmd()|'/c calc'!A1 & {{ 7 * 7 }}"

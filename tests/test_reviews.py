@@ -20,8 +20,9 @@ from enrich.output.products import read_products
 from enrich.output.publish import publish_reviews
 from enrich.output.reviews import lay_over, next_reviews, read_reviews, write_reviews
 from enrich.output.run_record import RunInfo
-from enrich.output.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, Alternative, ErrorKind, ManifestItem, Row
+from enrich.output.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, Row
 from enrich.storage import Store, open_store
+from enrich.vocabulary import Alternative, ErrorKind, ManifestItem
 
 
 def decision(key: str = "a.jpg", minutes: float = 50, **changes: Any) -> Decision:

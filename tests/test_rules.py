@@ -11,11 +11,12 @@ from enrich.output import manifest, parquet, publish, write
 from enrich.output.products import read_products
 from enrich.output.restate import Rules, judged_again, restated
 from enrich.output.run_record import PublishedRun, RunInfo
-from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, ManifestItem, Row
+from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, Row
 from enrich.pipeline import reviewing
 from enrich.settings import ReviewSettings, RunSettings, TitleRules
 from enrich.storage import ObjectInfo, Store, open_store
 from enrich.storage.scratch import scratch
+from enrich.vocabulary import ManifestItem
 
 RUN = make_run("r1", review_below=0.5)
 RUNS = {"r1": PublishedRun.of(RUN)}

@@ -13,9 +13,9 @@ import boto3.session
 import pytest
 
 from enrich.errors import UsageError
-from enrich.output.schema import ErrorKind
 from enrich.storage import StorageError, Store, contains, is_s3, open_store, overlap, read_tree, write_tree
 from enrich.storage.local import LocalStore
+from enrich.vocabulary import ErrorKind
 
 ODD_KEYS = [
     "a b.jpg",

@@ -8,9 +8,9 @@ import pytest
 from botocore import exceptions
 
 from enrich.errors import UsageError
-from enrich.output.schema import ErrorKind
 from enrich.storage import StorageError, open_store
 from enrich.storage.advice import advice_on
+from enrich.vocabulary import ErrorKind
 
 DENIED, FAILED, GONE = ErrorKind.ACCESS_DENIED, ErrorKind.DOWNLOAD_FAILED, ErrorKind.NOT_FOUND
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from enrich.answers.parse import Answer
-from enrich.output.schema import Product
 from enrich.scores.metrics import baselines, score
 from enrich.scores.worth import ENOUGH_ROWS, WORTH_KEY, judge_worth, tell
+from enrich.vocabulary import Product
 
 
 def metrics(

@@ -15,9 +15,10 @@ from enrich.errors import RunFailed
 from enrich.output import history, parquet
 from enrich.output.history import committed_shards, shard_key
 from enrich.output.run_record import RunInfo
-from enrich.output.schema import HISTORY_SCHEMA, ROW_SCHEMA, SOURCE_SCHEMA, Alternative, ErrorKind, Row
+from enrich.output.schema import HISTORY_SCHEMA, ROW_SCHEMA, SOURCE_SCHEMA, Row
 from enrich.output.write import Commit, commit_shard
 from enrich.storage import Store, open_store
+from enrich.vocabulary import Alternative, ErrorKind
 
 RUN = make_run()
 KEY = "history/run_date=2026-11-22/run_id=night-1/shard-00003.parquet"

@@ -18,8 +18,8 @@ from enrich.answers.token_evidence import (
     title_words,
 )
 from enrich.engines.base import Completion
-from enrich.output.schema import Alternative, ErrorKind, ReviewReason
 from enrich.settings import ReviewSettings
+from enrich.vocabulary import Alternative, ErrorKind, ReviewReason
 
 ALTERNATIVES = 3  # kept a row
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from enrich.errors import UsageError
-from enrich.output.schema import Product, same_design
 from enrich.settings import SplitSettings
+from enrich.vocabulary import Product, same_design
 
 
 @dataclass(frozen=True)

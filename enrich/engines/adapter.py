@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from enrich.answers.calibration import CALIBRATION_FILE, Calibration
 from enrich.answers.prompt import PROMPT_FILE, Prompt
 from enrich.errors import UsageError
-from enrich.output.schema import DROPPED_FILE
 from enrich.photos.decode import PREPARATION_VERSION, Preparation
 from enrich.scores.assess import SCORES_FILE
 from enrich.settings import TINY_MODEL, TINY_MODEL_PATH
@@ -23,6 +22,7 @@ REQUIRED = (CONFIG_FILE, WEIGHTS_FILE, "config.json", "preprocessor_config.json"
 # Of a configuration, what another version or precision of the same model may say otherwise.
 _WRITTEN_ANEW = {"transformers_version", "dtype", "torch_dtype", "auto_map", "_name_or_path"}
 METRICS_FILE = "metrics.json"
+DROPPED_FILE = "dropped.csv"  # the rows of its catalog that it was not taught, and why
 # What changes no answer and so does not enter the id.
 RECORDS = ("README.md", METRICS_FILE, SCORES_FILE, DROPPED_FILE, RECORD_FILE)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from enrich.output.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, ROW_SCHEMA, ErrorKind, ReviewReason
+from enrich.output.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, ROW_SCHEMA
+from enrich.vocabulary import ErrorKind, ReviewReason
 
 MEANINGS = {
     "product_id": "From the key, by the setting product_id_pattern; by default the file's stem",

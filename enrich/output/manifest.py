@@ -19,11 +19,12 @@ from enrich.output import parquet
 from enrich.output.products import StoredProducts
 from enrich.output.restate import RULES_KEY, Rules
 from enrich.output.run_record import PublishedRun, RunInfo
-from enrich.output.schema import MANIFEST_SCHEMA, ROW_SCHEMA, SOURCE_SCHEMA, TRANSIENT, ManifestItem, Reason
+from enrich.output.schema import MANIFEST_SCHEMA, ROW_SCHEMA, SOURCE_SCHEMA
 from enrich.output.spill import MOST_PIECES, PIECE_ROWS, Pieces, cut, detached, in_order, sampled
 from enrich.settings import RunSettings
 from enrich.storage import ObjectInfo, Store
 from enrich.storage.scratch import Scratch
+from enrich.vocabulary import TRANSIENT, ManifestItem, Reason
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 SEQUENCES = "runs/.sequence"  # no run id begins with a dot

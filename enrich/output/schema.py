@@ -1,79 +1,14 @@
-"""What the files hold: one row type, a Parquet schema for each kind of file, and the closed lists of values."""
+"""What the files hold: one row type and a Parquet schema for each kind of file."""
 
-import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 
 import pyarrow as pa
 
-from enrich.errors import ErrorKind
+from enrich.vocabulary import Alternative
 
-DROPPED_FILE = "dropped.csv"  # in an adapter: the rows of its catalog that it was not taught, and why
 SCHEMA_VERSION = 2  # 2: products.parquet has reviewed_by and reviewed_at
 DIGITAL_SOURCE_TYPE = "trained_algorithmic_media"  # what Google Merchant Center asks of generated titles
-
-
-# Failures that the same bytes and the same fingerprint may not repeat; the others would only fail again.
-TRANSIENT = frozenset(
-    {ErrorKind.NOT_FOUND, ErrorKind.ACCESS_DENIED, ErrorKind.DOWNLOAD_FAILED, ErrorKind.ENGINE_FAILED}
-)
-
-
-class Reason(StrEnum):
-    """Why an image is in a manifest."""
-
-    NEW = "new"
-    CHANGED = "changed"
-    MODEL = "model"
-    RETRY = "retry"
-
-
-class ReviewReason(StrEnum):
-    """Why a person should look at a row."""
-
-    LOW_CONFIDENCE = "low_confidence"
-    WIDE_PRICE = "wide_price"
-    CATEGORY_UNKNOWN = "category_unknown"
-    PRICE_OUTLIER = "price_outlier"
-    TITLE_RULE = "title_rule"
-    TITLE_UNGROUNDED = "title_ungrounded"
-
-
-@dataclass(frozen=True)
-class Product:
-    """One labelled row of a catalog: what a photo is taught to say."""
-
-    product_code: str
-    title: str
-    category: str
-    price: float | None  # in the catalog's currency; None where the catalog has none
-    image_path: str  # absolute local path of the photo
-
-
-def same_design(title: str) -> str:
-    """What titles of one design in several photos have in common: all but case, spacing and compatible characters."""
-    return " ".join(unicodedata.normalize("NFKC", title).casefold().split())
-
-
-@dataclass(frozen=True)
-class ManifestItem:
-    """One image that a run has to do."""
-
-    key: str
-    size: int  # bytes
-    etag: str
-    reason: Reason
-    attempt: int  # 1 for the first try of these bytes with this fingerprint
-    shard: int
-
-
-@dataclass(frozen=True)
-class Alternative:
-    """A category the model also considered, with its calibrated probability."""
-
-    category: str
-    confidence: float
 
 
 @dataclass(frozen=True, kw_only=True)

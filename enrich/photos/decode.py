@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from enrich.errors import ErrorKind, ImageError
+from enrich.errors import ImageError
 from enrich.models.phi3_vision.hd_transform import hd_transform, resized_size
 from enrich.photos.colour import colour_space, to_srgb
 from enrich.photos.endings import completed, ends_properly
 from enrich.photos.webp import is_webp, webp_size
+from enrich.vocabulary import ErrorKind
 
 if TYPE_CHECKING:  # pydantic takes longer to import than all the rest, and every decoding process would pay for it
     from enrich.settings import PhotoLimits

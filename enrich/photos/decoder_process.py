@@ -19,8 +19,8 @@ from typing import Any
 
 from PIL import AvifImagePlugin, Image
 
-from enrich.errors import ErrorKind
 from enrich.photos.decode import ImageRefused, Photo
+from enrich.vocabulary import ErrorKind
 
 # Bytes that each process may use without asking. Larger photos ask first, so that few are decoded at a time.
 ORDINARY_BYTES = 256 << 20

@@ -26,10 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from enrich.errors import ErrorKind, ImageError, RunFailed
+from enrich.errors import ImageError, RunFailed
 from enrich.photos.decode import ImageRefused, Photo
 from enrich.photos.decoder_process import GO, LENGTH, PHOTO_HEADER, UNIT
 from enrich.settings import PhotoLimits
+from enrich.vocabulary import ErrorKind
 
 Work = Callable[..., Photo]  # (data, limits, admit=...) -> Photo, as `images.prepare`; a function to be imported
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
-from enrich.errors import ErrorKind, ImageError
-from enrich.output.schema import ManifestItem
+from enrich.errors import ImageError
 from enrich.photos.decode import Photo, Preparation, prepare
 from enrich.photos.decoders import Decoders, Work, cores
 from enrich.pipeline.run.bottleneck import choose_workers
 from enrich.settings import PhotoLimits, RunSettings
 from enrich.storage import StorageError, Store
 from enrich.storage.store import check_size
+from enrich.vocabulary import ErrorKind, ManifestItem
 
 
 @dataclass(frozen=True)

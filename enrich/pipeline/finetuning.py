@@ -15,11 +15,10 @@ from enrich.answers.prompt import Prompt, make_prompt
 from enrich.catalog.dropped import encode
 from enrich.catalog.read import Catalog, read_catalog
 from enrich.catalog.split import Splits, split_catalog
-from enrich.engines.adapter import METRICS_FILE, RECORD_FILE, adapter_id, read_adapter
+from enrich.engines.adapter import DROPPED_FILE, METRICS_FILE, RECORD_FILE, adapter_id, read_adapter
 from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import find_base
 from enrich.models.phi3_vision.checkpoint import load_processor
-from enrich.output.schema import DROPPED_FILE, Product
 from enrich.pages.report import render_card
 from enrich.pipeline.catalogs import local_tree, work_directory
 from enrich.pipeline.dropping import all_dropped, describe_unlearnable, forget_refusal, refuse_losses
@@ -39,6 +38,7 @@ from enrich.train.preflight import refuse_leaks
 from enrich.train.recipe import resolve_model
 from enrich.train.record import Dropped
 from enrich.train.run import model_errors, train
+from enrich.vocabulary import Product
 
 
 @dataclass(frozen=True)

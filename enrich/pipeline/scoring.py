@@ -26,7 +26,7 @@ from enrich.engines.transformers_engine import base_of, load_base_engine, open_a
 from enrich.errors import RunFailed, UsageError
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.output import parquet
-from enrich.output.schema import SCORE_SCHEMA, Product, same_design
+from enrich.output.schema import SCORE_SCHEMA
 from enrich.pages.report import render_scores
 from enrich.photos.decode import ImageRefused, Preparation, prepare
 from enrich.photos.decoders import Decoders, DecodingFailed, cores
@@ -37,6 +37,7 @@ from enrich.scores.metrics import Scores, baselines, score
 from enrich.scores.worth import tell
 from enrich.settings import Columns, PhotoLimits, RunSettings, TrainSettings
 from enrich.storage import contains, open_store
+from enrich.vocabulary import Product, same_design
 from sample.place import HOLDOUT
 
 SCORES_PAGE = "scores.html"

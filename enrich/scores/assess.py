@@ -7,8 +7,8 @@ from typing import Any, TypedDict
 import numpy as np
 import polars as pl
 
-from enrich.output.schema import ErrorKind, same_design
 from enrich.scores.metrics import chrf, expected_calibration_error, risk_coverage, rouge_l, token_f1
+from enrich.vocabulary import ErrorKind, same_design
 
 SCORES_FILE = "scores.parquet"  # beside metrics.json: the test split, answer by answer
 VERDICTS_KEY = "enrich.verdicts"  # of its metadata: runs show them without computing them anew

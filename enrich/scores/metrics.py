@@ -9,7 +9,7 @@ from typing import TypedDict
 import numpy as np
 
 from enrich.answers.parse import Answer
-from enrich.output.schema import Product
+from enrich.vocabulary import Product
 
 
 class PriceScores(TypedDict):

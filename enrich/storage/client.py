@@ -25,9 +25,9 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from enrich.errors import UsageError
-from enrich.output.schema import ErrorKind
 from enrich.storage.advice import HOW_TO_SIGN_IN, advice_on
 from enrich.storage.store import StorageError
+from enrich.vocabulary import ErrorKind
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from enrich.errors import UsageError
-from enrich.output.schema import ErrorKind
 from enrich.storage.staged import remove_abandoned, staged_file
 from enrich.storage.store import OWN_PREFIX, Body, ObjectInfo, StorageError, check_size, is_relative
+from enrich.vocabulary import ErrorKind
 
 logger = logging.getLogger(__name__)
 

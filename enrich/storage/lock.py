@@ -16,9 +16,9 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from enrich.output.schema import ErrorKind
 from enrich.storage.client import s3_errors
 from enrich.storage.store import OWN_PREFIX, StorageError
+from enrich.vocabulary import ErrorKind
 
 if TYPE_CHECKING:
     from enrich.storage.s3 import S3Store

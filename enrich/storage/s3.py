@@ -16,7 +16,6 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from enrich.errors import UsageError
-from enrich.output.schema import ErrorKind
 from enrich.settings import PLAIN_S3, S3Settings
 from enrich.storage import lock
 from enrich.storage.bulk import BulkReader, agrees, is_md5, open_bulk
@@ -36,6 +35,7 @@ from enrich.storage.client import (
 from enrich.storage.listing import list_objects
 from enrich.storage.local import os_errors
 from enrich.storage.store import OWN_PREFIX, Body, ObjectInfo, StorageError, check_size
+from enrich.vocabulary import ErrorKind
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

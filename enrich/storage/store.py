@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from enrich.errors import ImageError
-from enrich.output.schema import ErrorKind
+from enrich.vocabulary import ErrorKind
 
 OWN_PREFIX = ".enrich-"  # begins the names of files that are the package's own
 

@@ -13,11 +13,11 @@ from enrich.answers.parse import AnswerMalformed, parse_answer
 from enrich.answers.prompt import END, Prompt, render_answer, render_prompt
 from enrich.errors import RunFailed, UsageError
 from enrich.models.phi3_vision import Phi3VProcessor
-from enrich.output.schema import Product
 from enrich.photos.decode import ImageRefused, Photo, Preparation, inspect, prepare
 from enrich.photos.decoders import Decoders, DecodingFailed, Room, cores
 from enrich.settings import PhotoLimits, TrainSettings
 from enrich.train.record import Dropped
+from enrich.vocabulary import Product
 
 IGNORED = -100  # what cross entropy leaves out
 _MOST_PROCESSES, _PHOTOS_A_PROCESS = 16, 32  # that look through the photos; fewer photos are not worth another one

@@ -12,7 +12,6 @@ from transformers import SchedulerType, TrainerCallback, TrainerControl, Trainer
 from enrich.answers.prompt import Prompt
 from enrich.errors import RunFailed
 from enrich.models.phi3_vision.checkpoint import load_processor
-from enrich.output.schema import Product
 from enrich.photos.decode import PREPARATION_VERSION
 from enrich.settings import TrainSettings
 from enrich.storage.scratch import scratch
@@ -25,6 +24,7 @@ from enrich.train.lora import add_lora, optimizer
 from enrich.train.record import Evaluation, TrainProgress
 from enrich.train.run import model_errors, open_photos
 from enrich.train.trainer import AnswerTrainer, training_arguments
+from enrich.vocabulary import Product
 
 LEARNED = 0.01  # mean loss of an answer token: each is then given a probability of 0.99
 MAX_STEPS = 300

@@ -11,13 +11,13 @@ from peft import PeftModel
 from enrich.answers.prompt import END, Prompt, render_answer, render_prompt
 from enrich.errors import UsageError
 from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VProcessor
-from enrich.output.schema import Product, same_design
 from enrich.settings import TrainSettings
 from enrich.train.estimate import Shape, Work, first_that_fits, memory, seconds, smaller_settings, sustained_rate
 from enrich.train.examples import Example
 from enrich.train.kernels import worth_compiling
 from enrich.train.lora import add_lora, merge_only
 from enrich.train.record import Memory, Preflight, Spread, Trainable
+from enrich.vocabulary import Product, same_design
 
 MAX_CHECKED = 512  # rows whose ids are made a second time: at 0.2 ms each, a tenth of a second
 

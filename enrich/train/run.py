@@ -14,7 +14,6 @@ from enrich.answers.prompt import Prompt
 from enrich.errors import RunFailed, UsageError
 from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
 from enrich.models.phi3_vision.checkpoint import load_processor, weights_signature
-from enrich.output.schema import Product
 from enrich.photos.decode import PREPARATION_VERSION
 from enrich.settings import TrainSettings
 from enrich.train import evaluate, merge_check
@@ -29,6 +28,7 @@ from enrich.train.preflight import preflight
 from enrich.train.record import Dropped, MergeCheck, Preflight, Rows, Training, TrainProgress, TrainReport
 from enrich.train.tracking import UNTRACKED, require_trackers, tracked
 from enrich.train.workdir import identify, own_workdir
+from enrich.vocabulary import Product
 
 ADAPTER, UNVERIFIED = "adapter", "unverified"  # in the work directory
 

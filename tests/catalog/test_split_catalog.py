@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from enrich.catalog.split import Splits, split_catalog
 from enrich.errors import UsageError
-from enrich.output.schema import Product
 from enrich.settings import SplitSettings
+from enrich.vocabulary import Product
 
 NAMES = ("train", "validation", "calibration", "test")
 

@@ -26,12 +26,12 @@ from enrich.answers.prompt import make_prompt
 from enrich.engines.adapter import Adapter
 from enrich.engines.base import EngineClock
 from enrich.engines.predictor import Image
-from enrich.output.schema import ErrorKind, ManifestItem
 from enrich.photos.decode import Photo, Preparation
 from enrich.photos.fetch import Fetched
 from enrich.pipeline.run import opening, runner
 from enrich.pipeline.run.session import Session
 from enrich.pipeline.run.state import Run
+from enrich.vocabulary import ErrorKind, ManifestItem
 from flows import tasks
 
 

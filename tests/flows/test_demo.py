@@ -9,10 +9,10 @@ import pytest
 
 import flows.demo
 from enrich.errors import RunFailed, UsageError
-from enrich.output.schema import ErrorKind
 from enrich.pipeline.finetuning import Finetuned
 from enrich.pipeline.progress import Progress
 from enrich.settings import RunSettings, SampleSettings, TrainSettings
+from enrich.vocabulary import ErrorKind
 from flows import tasks
 from flows.demo import main, make_room
 from sample import generate

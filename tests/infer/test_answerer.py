@@ -14,8 +14,8 @@ from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines import predictor as answer_module
 from enrich.engines.base import Completion, Request
 from enrich.engines.predictor import SECOND_PASS, Answerer, Image
-from enrich.output.schema import ErrorKind, ReviewReason
 from enrich.settings import ReviewSettings
+from enrich.vocabulary import ErrorKind, ReviewReason
 from tests.infer.fake_engine import FakeEngine, write_completion
 
 Write = Callable[[Request, bool], Completion]

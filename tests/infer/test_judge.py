@@ -12,8 +12,8 @@ from enrich.answers.parse import Answer, parse_answer
 from enrich.answers.postprocess import Outcome, judge
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines.base import Completion
-from enrich.output.schema import Alternative, ErrorKind, ReviewReason
 from enrich.settings import ReviewSettings
+from enrich.vocabulary import Alternative, ErrorKind, ReviewReason
 from tests.infer.fake_engine import write_completion
 
 CALIBRATION = Calibration(

@@ -13,9 +13,9 @@ from enrich.engines.base import Request
 from enrich.engines.transformers_engine import TransformersEngine
 from enrich.models.phi3_vision.checkpoint import load_model, load_processor
 from enrich.models.phi3_vision.hd_transform import hd_transform
-from enrich.output.schema import Product
 from enrich.scores.metrics import Scores, score
 from enrich.settings import TINY_MODEL_PATH
+from enrich.vocabulary import Product
 from sample.dialects import BASE
 from sample.draw import render
 from sample.products import SampleProduct, sample_product

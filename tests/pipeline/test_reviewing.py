@@ -19,9 +19,10 @@ from enrich.catalog.read import read_catalog
 from enrich.errors import UsageError
 from enrich.output import parquet
 from enrich.output.run_record import RunInfo
-from enrich.output.schema import PRODUCTS_SCHEMA, Alternative, ManifestItem, Row
+from enrich.output.schema import PRODUCTS_SCHEMA, Row
 from enrich.pipeline.reviewing import apply_decisions, write_queue
 from enrich.storage import open_store
+from enrich.vocabulary import Alternative, ManifestItem
 
 EVIL = "</script><script>alert(1)</script>"
 ROWS: dict[str, dict[str, Any]] = {

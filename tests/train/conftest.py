@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from enrich.answers.prompt import Prompt, make_prompt
-from enrich.output.schema import Product
 from enrich.settings import TrainSettings
+from enrich.vocabulary import Product
 from tests.phi3_vision.tiny import Tiny, tiny_phi3v
 
 # Titles of different lengths; two photos of another shape, so of another number of image tokens.

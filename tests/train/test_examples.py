@@ -10,11 +10,11 @@ from PIL import Image
 from enrich.answers.prompt import END, Prompt, render_answer, render_prompt
 from enrich.errors import UsageError
 from enrich.models.phi3_vision.checkpoint import load_processor
-from enrich.output.schema import Product
 from enrich.settings import TINY_MODEL_PATH, TrainSettings
 from enrich.train.collate import Photos
 from enrich.train.examples import IGNORED, Example, build_examples, check_answers
 from enrich.train.features import embed_images
+from enrich.vocabulary import Product
 from tests.phi3_vision.tiny import Tiny
 
 Make = Callable[..., TrainSettings]

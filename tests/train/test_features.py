@@ -11,11 +11,11 @@ from PIL import Image
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import UsageError
-from enrich.output.schema import Product
 from enrich.settings import TrainSettings
 from enrich.train.collate import Photos, images
 from enrich.train.examples import build_examples
 from enrich.train.features import FeatureCache, embed_images
+from enrich.vocabulary import Product
 from tests.phi3_vision.tiny import Tiny
 
 

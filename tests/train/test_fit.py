@@ -14,7 +14,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import RunFailed
-from enrich.output.schema import Product
 from enrich.settings import TrainSettings
 from enrich.train import callbacks
 from enrich.train import fit as fit_module
@@ -26,6 +25,7 @@ from enrich.train.fit import fit
 from enrich.train.lora import add_lora
 from enrich.train.record import Evaluation, Skipped, Training, TrainProgress
 from enrich.train.trainer import AnswerTrainer, last_checkpoint, training_arguments
+from enrich.vocabulary import Product
 from tests.phi3_vision.tiny import Tiny
 
 Make = Callable[..., TrainSettings]

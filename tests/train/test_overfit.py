@@ -8,10 +8,10 @@ import pytest
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import RunFailed
-from enrich.output.schema import Product
 from enrich.settings import TrainSettings
 from enrich.train.overfit import LEARNED, describe_losses, overfit_one_batch
 from enrich.train.record import TrainProgress
+from enrich.vocabulary import Product
 from tests.phi3_vision.tiny import Tiny
 
 Make = Callable[..., TrainSettings]

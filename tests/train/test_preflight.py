@@ -10,7 +10,6 @@ import torch
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import UsageError
-from enrich.output.schema import Product
 from enrich.settings import TrainSettings
 from enrich.train import preflight as preflight_module
 from enrich.train import run as run_module
@@ -18,6 +17,7 @@ from enrich.train.examples import Example, build_examples
 from enrich.train.preflight import preflight, refuse_broken_prefix, refuse_leaks
 from enrich.train.record import Memory, Preflight, Spread, Trainable
 from enrich.train.run import train
+from enrich.vocabulary import Product
 from tests.phi3_vision.tiny import Tiny
 
 Make = Callable[..., TrainSettings]

@@ -22,7 +22,6 @@ from enrich.engines.adapter import read_adapter
 from enrich.errors import RunFailed, UsageError
 from enrich.models.phi3_vision.checkpoint import load_merged, load_model, load_processor
 from enrich.models.phi3_vision.generation import generate_answers
-from enrich.output.schema import Product
 from enrich.photos.decode import PREPARATION_VERSION, Preparation, prepare
 from enrich.settings import PhotoLimits, TrainSettings
 from enrich.train import merge_check
@@ -31,6 +30,7 @@ from enrich.train.examples import page_decoders, read_photo
 from enrich.train.record import TrainProgress, TrainReport
 from enrich.train.run import train
 from enrich.train.workdir import own_workdir
+from enrich.vocabulary import Product
 from tests.phi3_vision.tiny import Tiny
 
 Make = Callable[..., TrainSettings]

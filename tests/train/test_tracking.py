@@ -11,12 +11,12 @@ from PIL import Image
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import UsageError
-from enrich.output.schema import Product
 from enrich.settings import TrainSettings, load_settings
 from enrich.train.evaluate import Said
 from enrich.train.record import TrainReport
 from enrich.train.run import train
 from enrich.train.tracking import COLUMNS, SampleTables, _escaped, _plain, require_trackers, tracked
+from enrich.vocabulary import Product
 from tests.phi3_vision.tiny import Tiny
 
 Make = Callable[..., TrainSettings]

@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from enrich.answers.prompt import Prompt, render_prompt
 from enrich.errors import UsageError
 from enrich.models.phi3_vision.checkpoint import load_merged, load_model, load_processor
-from enrich.output.schema import Product
 from enrich.settings import TINY_MODEL, TINY_MODEL_PATH, TrainSettings
 from enrich.train import run as run_module
 from enrich.train import trainer
 from enrich.train.record import TrainProgress, TrainReport
 from enrich.train.run import train
+from enrich.vocabulary import Product
 from tests.phi3_vision.tiny import Tiny
 
 Make = Callable[..., TrainSettings]

@@ -19,7 +19,7 @@ from enrich.output.gate import run_stats
 from enrich.output.history import read_shards
 from enrich.output.products import read_products
 from enrich.output.run_record import Cost, RunInfo, RunRecord
-from enrich.output.schema import PRODUCTS_SCHEMA, ErrorKind, ManifestItem, Product, Row
+from enrich.output.schema import PRODUCTS_SCHEMA, Row
 from enrich.pages.report import render_scores
 from enrich.pipeline.run.records import write_report
 from enrich.pipeline.scoring import encode_scores
@@ -27,6 +27,7 @@ from enrich.scores.assess import SCORES_FILE, assess
 from enrich.scores.metrics import score
 from enrich.settings import RunSettings
 from enrich.storage import open_store
+from enrich.vocabulary import ErrorKind, ManifestItem, Product
 
 pytestmark = pytest.mark.ui
 

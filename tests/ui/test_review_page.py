@@ -12,9 +12,10 @@ from playwright.sync_api import Page
 from rows import enrich_night, listing, make_row, make_run
 
 from enrich.output.run_record import RunInfo
-from enrich.output.schema import Alternative, ManifestItem, Row
+from enrich.output.schema import Row
 from enrich.pipeline.reviewing import apply_decisions, write_queue
 from enrich.storage import open_store
+from enrich.vocabulary import Alternative, ManifestItem
 
 pytestmark = pytest.mark.ui
 

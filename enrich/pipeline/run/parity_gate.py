@@ -16,7 +16,6 @@ from enrich.errors import ParityFailed, UsageError
 from enrich.models.phi3_vision.checkpoint import load_processor, stop_ids
 from enrich.models.phi3_vision.hd_transform import hd_transform
 from enrich.output.manifest import items
-from enrich.output.schema import ManifestItem
 from enrich.photos.fetch import Fetched
 from enrich.pipeline.catalogs import local_tree
 from enrich.pipeline.drawn import draw_photo
@@ -25,6 +24,7 @@ from enrich.pipeline.run.state import Run
 from enrich.pipeline.scoring import photos_of, products_to_score
 from enrich.settings import RunSettings
 from enrich.train.device import free_memory
+from enrich.vocabulary import ManifestItem
 
 Fetch = Callable[[Iterable[ManifestItem]], Iterator[Fetched]]
 

@@ -22,13 +22,13 @@ from enrich.output.products import StoredProducts
 from enrich.output.publish import current_products, find_record
 from enrich.output.restate import Rules
 from enrich.output.run_record import RunInfo, RunRecord
-from enrich.output.schema import Reason
 from enrich.photos.sidecars import Skipped
 from enrich.pipeline.progress import Progress
 from enrich.settings import RunSettings
 from enrich.storage import ObjectInfo, Store
 from enrich.storage.inventory import open_inventory
 from enrich.storage.scratch import scratch
+from enrich.vocabulary import Reason
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from enrich.engines.predictor import Answerer, Image
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.output.manifest import fetch_answers, items, known_answers
 from enrich.output.product_ids import product_id
-from enrich.output.schema import Alternative, ManifestItem, Row
+from enrich.output.schema import Row
 from enrich.output.write import commit_shard
 from enrich.photos.fetch import Fetched, cores, fetcher
 from enrich.pipeline.progress import Progress, silent
@@ -30,6 +30,7 @@ from enrich.pipeline.run.parity_gate import start_verified_engine
 from enrich.pipeline.run.records import write_measured
 from enrich.pipeline.run.state import Run
 from enrich.storage.scratch import scratch
+from enrich.vocabulary import Alternative, ManifestItem
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,86 @@
+"""The words of the domain: closed lists of values, and what products and photos are. Loads nothing."""
+
+import unicodedata
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ErrorKind(StrEnum):
+    """Why an image has no answer."""
+
+    NOT_FOUND = "not_found"
+    ACCESS_DENIED = "access_denied"
+    DOWNLOAD_FAILED = "download_failed"
+    TOO_LARGE = "too_large"
+    NOT_AN_IMAGE = "not_an_image"
+    TRUNCATED = "truncated"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    UNSUPPORTED_MODE = "unsupported_mode"
+    EMPTY = "empty"
+    ENGINE_FAILED = "engine_failed"
+    ANSWER_TRUNCATED = "answer_truncated"
+    ANSWER_MALFORMED = "answer_malformed"
+    CATEGORY_UNKNOWN = "category_unknown"
+    PRICE_OUT_OF_RANGE = "price_out_of_range"
+
+
+# Failures that the same bytes and the same fingerprint may not repeat; the others would only fail again.
+TRANSIENT = frozenset(
+    {ErrorKind.NOT_FOUND, ErrorKind.ACCESS_DENIED, ErrorKind.DOWNLOAD_FAILED, ErrorKind.ENGINE_FAILED}
+)
+
+
+class Reason(StrEnum):
+    """Why an image is in a manifest."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    MODEL = "model"
+    RETRY = "retry"
+
+
+class ReviewReason(StrEnum):
+    """Why a person should look at a row."""
+
+    LOW_CONFIDENCE = "low_confidence"
+    WIDE_PRICE = "wide_price"
+    CATEGORY_UNKNOWN = "category_unknown"
+    PRICE_OUTLIER = "price_outlier"
+    TITLE_RULE = "title_rule"
+    TITLE_UNGROUNDED = "title_ungrounded"
+
+
+@dataclass(frozen=True)
+class Product:
+    """One labelled row of a catalog: what a photo is taught to say."""
+
+    product_code: str
+    title: str
+    category: str
+    price: float | None  # in the catalog's currency; None where the catalog has none
+    image_path: str  # absolute local path of the photo
+
+
+def same_design(title: str) -> str:
+    """What titles of one design in several photos have in common: all but case, spacing and compatible characters."""
+    return " ".join(unicodedata.normalize("NFKC", title).casefold().split())
+
+
+@dataclass(frozen=True)
+class ManifestItem:
+    """One image that a run has to do."""
+
+    key: str
+    size: int  # bytes
+    etag: str
+    reason: Reason
+    attempt: int  # 1 for the first try of these bytes with this fingerprint
+    shard: int
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A category the model also considered, with its calibrated probability."""
+
+    category: str
+    confidence: float
