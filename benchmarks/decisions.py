@@ -23,16 +23,17 @@ import torch
 from transformers import DynamicCache
 
 from enrich.answers.calibration import Calibration, fit_price, price_crps, price_interval
+from enrich.answers.completion import Completion
 from enrich.answers.postprocess import Outcome, judge
 from enrich.answers.prompt import render_prompt
 from enrich.answers.token_evidence import AnswerTokens, price_evidence
 from enrich.catalog.read import read_catalog
-from enrich.catalog.split import Splits, split_catalog
+from enrich.catalog.split import HOLDOUT, Splits, split_catalog
 from enrich.engines.adapter import RECORD_FILE, Adapter, read_adapter
-from enrich.engines.base import Completion, Request
+from enrich.engines.base import Request
 from enrich.engines.transformers_engine import TransformersEngine, load_engine
 from enrich.models.phi3_vision.checkpoint import load_processor, stop_ids
-from enrich.pipeline.scoring import HOLDOUT, Truth, fit, measure, photos_of, read_truth
+from enrich.pipeline.scoring import Truth, fit, measure, photos_of, read_truth
 from enrich.settings import ReviewSettings, RunSettings, TrainSettings
 from enrich.vocabulary import Product, same_design
 

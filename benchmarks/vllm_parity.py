@@ -20,15 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from enrich.answers.completion import Completion
 from enrich.engines.adapter import Adapter, read_adapter
-from enrich.engines.base import Completion, Request
+from enrich.engines.base import Request
 from enrich.engines.start import start_engine
 from enrich.models.phi3_vision.hd_transform import hd_transform
-from enrich.pipeline.catalogs import make_sample
 from enrich.pipeline.finetuning import finetune
 from enrich.settings import RunSettings, SampleSettings, TrainSettings
 from sample.dialects import DEMO
 from sample.draw import render
+from sample.make import make_sample
 from sample.products import sample_product
 
 SHOWN = 5  # answers that differ

@@ -85,7 +85,7 @@ def catalog_sample(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove another sample that lies there.")] = False,
 ) -> None:
     """Make a catalog of synthetic product photos whose best possible score is known."""
-    from enrich.pipeline.catalogs import make_sample
+    from sample.make import make_sample
 
     settings = load_settings(SampleSettings, products=products, seed=seed)
     with progress_bars() as progress:
@@ -243,18 +243,18 @@ def run(
     """Enrich what is new or changed in a bucket, and publish products.parquet."""
     settings = load_settings(RunSettings, config, engine=engine, base=base)
     if publish is not None:
-        from enrich.pipeline.run.records import publish_held
+        from enrich.pipeline.releasing import publish_held
 
         print_record(publish_held(output, publish, settings), output)
         return
     if rollback is not None:
-        from enrich.pipeline.run.records import roll_back
+        from enrich.pipeline.releasing import roll_back
 
         held = ", ".join(record.run.run_id for record in roll_back(output, rollback, settings)) or "none"
         console.print(f"products: {output}/products.parquet as of run {rollback}; held back since: {held}")
         return
     if rebuild:
-        from enrich.pipeline.run.records import rebuild as make_anew
+        from enrich.pipeline.releasing import rebuild as make_anew
 
         rows, runs = make_anew(output, settings)
         console.print(f"products: {output}/products.parquet, {rows:,} rows of {runs:,} runs")
@@ -318,7 +318,7 @@ def report(
     run_id: Annotated[str | None, typer.Option(help="The run; the last one by default.")] = None,
 ) -> None:
     """Render the report of a run anew."""
-    from enrich.pipeline.run.records import rewrite_report
+    from enrich.pipeline.releasing import rewrite_report
 
     record, _ = rewrite_report(output, run_id)
     print_record(record, output)
@@ -396,7 +396,7 @@ def print_overfitting(catalog: str, settings: TrainSettings) -> None:
 
 
 def print_parity(adapter: str, catalog: str | None, settings: RunSettings, rows: int, out: Path | None) -> None:
-    from enrich.pipeline.run.parity_gate import measure_parity
+    from enrich.pipeline.comparing import measure_parity
 
     with progress_bars() as progress:
         record = measure_parity(adapter, catalog, settings, rows, out, progress)

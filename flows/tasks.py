@@ -25,14 +25,14 @@ from prefect.types.names import RESTRICTED_ASSET_CHARACTERS
 
 from enrich.errors import EnrichError, ParityFailed, UsageError
 from enrich.output.run_record import RunRecord
-from enrich.pipeline.catalogs import make_sample
 from enrich.pipeline.finetuning import Finetuned, finetune
 from enrich.pipeline.progress import Progress, logged
+from enrich.pipeline.releasing import publish_held
 from enrich.pipeline.run.bottleneck import describe_stages
 from enrich.pipeline.run.deadline import Deadline
 from enrich.pipeline.run.enrichment import finish_run
 from enrich.pipeline.run.opening import open_run
-from enrich.pipeline.run.records import last_run_id, publish_held, read_record
+from enrich.pipeline.run.records import last_run_id, read_record
 from enrich.pipeline.run.runner import Runner, open_runner
 from enrich.pipeline.run.state import Run
 from enrich.pipeline.standing import StandingAdapter, find_standing, read_metrics
@@ -40,6 +40,7 @@ from enrich.settings import RunSettings, SampleSettings, TrainSettings
 from enrich.storage import open_store
 from flows.artifacts import location, show_progress, show_run, show_scores
 from sample.generate import SampleSummary
+from sample.make import make_sample
 from sample.scores import score_holdout, write_sheet
 
 

@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from enrich.catalog.split import HOLDOUT
 from enrich.errors import UsageError
 from sample.dialects import DEMO
 from sample.hostile import hostile_files
@@ -25,7 +26,7 @@ from sample.photos import (
     holdout_photos,
     labelled_photos,
 )
-from sample.place import BUCKET_YEAR, CATALOG, HOLDOUT, TRUTH, claim, finish, write
+from sample.place import BUCKET_YEAR, CATALOG, TRUTH, claim, finish, write
 from sample.pricing import optimum
 from sample.products import SampleProduct, sample_product
 from sample.spec import VERSION, Dialect

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from enrich.catalog.split import HOLDOUT
 from enrich.errors import RunFailed
 from sample.dialects import DEMO
 from sample.draw import render
 from sample.encode import USUAL, encode
-from sample.place import BUCKET_YEAR, HOLDOUT, IMAGES, write
+from sample.place import BUCKET_YEAR, IMAGES, write
 from sample.products import HOLDOUT_START, sample_product
 
 BUCKET_START = 1_000_000  # index of the bucket's first product: no catalog reaches it

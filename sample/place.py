@@ -7,9 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from enrich.catalog.split import HOLDOUT
 from enrich.errors import RunFailed, UsageError
 
-CATALOG, TRUTH, IMAGES, HOLDOUT = "catalog.csv", "truth.json", "images", "holdout"
+CATALOG, TRUTH, IMAGES = "catalog.csv", "truth.json", "images"
 BUCKET_YEAR = "2026"  # the one folder in a bucket
 _STARTED = ".sample.json"  # the settings of a sample that is not whole yet
 _OURS = frozenset({CATALOG, TRUTH, IMAGES, HOLDOUT, _STARTED})

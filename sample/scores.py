@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from enrich.catalog.read import read_catalog
+from enrich.catalog.split import HOLDOUT
 from enrich.engines.adapter import read_adapter
 from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import open_adapter
@@ -15,7 +16,6 @@ from enrich.pipeline.scoring import measure, predict, products_to_score, read_tr
 from enrich.scores.assess import SCORES_FILE
 from enrich.scores.metrics import baselines
 from enrich.settings import RunSettings
-from sample.place import HOLDOUT
 from sample.sheet import draw_sheet
 
 HOLDOUT_ROWS = 100  # a share of 0.9 measured on so many has a standard error of 0.03

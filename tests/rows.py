@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from enrich.output import history, manifest, parquet, publish, write
+from enrich.output import history, manifest, parquet, publish
 from enrich.output.products import StoredProducts, read_products
 from enrich.output.run_record import RunInfo
 from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, SOURCE_SCHEMA, Row
@@ -93,7 +93,7 @@ def enrich_night(output: Store, run: RunInfo, source: pl.DataFrame, answer: Call
         if shard not in done:
             items = manifest.items(begun, shard)
             rows = [answer(begun.run, item, minutes) for item in items]
-            write.commit_shard(output, begun.run, shard, rows, [item.key for item in items])
+            history.commit_shard(output, begun.run, shard, rows, [item.key for item in items])
     publish.publish(output, begun.run)
     return begun.run
 

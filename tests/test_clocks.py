@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from rows import START, answer, at, make_run
 
-from enrich.output import history, manifest, publish, write
+from enrich.output import history, manifest, publish
 from enrich.output.products import read_products
 from enrich.output.run_record import RunInfo, RunRecord
+from enrich.pipeline import releasing
 from enrich.pipeline.progress import silent
 from enrich.pipeline.run import records
 from enrich.pipeline.run.planning import plan_run
@@ -39,7 +40,7 @@ def night(output: Store, photos: Path, name: str, wrong_by: timedelta, **content
             replace(answer(begun.run, item, minutes), title=(photos / item.key).read_text())
             for item in manifest.items(begun, shard)
         ]
-        write.commit_shard(output, begun.run, shard, rows, [row.image_key for row in rows])
+        history.commit_shard(output, begun.run, shard, rows, [row.image_key for row in rows])
     publish.publish(output, begun.run)
     record = RunRecord(
         run=begun.run, state="published", counts={"rows": begun.rows, "ok": begun.rows, "failed": 0}, started_at=at(0),
@@ -78,7 +79,7 @@ def test_a_clock_wrong_by_a_year_does_not_poison_the_table(output: Store, tmp_pa
 def test_a_rollback_goes_by_the_order_in_which_runs_were_created(output: Store, tmp_path: Path) -> None:
     for number, wrong_by in enumerate((timedelta(0), YEAR, -YEAR)):
         night(output, tmp_path / "photos", f"n{number}", wrong_by, a=f"a of night {number}")
-    assert [record.run.run_id for record in records.roll_back(output.uri, "n1")] == ["n2"]
+    assert [record.run.run_id for record in releasing.roll_back(output.uri, "n1")] == ["n2"]
     assert shown(output) == {"a.jpg": ("a of night 1", "n1", True)}
 
 
@@ -88,7 +89,7 @@ def test_a_table_that_a_wrong_clock_had_poisoned_before_recovers(output: Store, 
     ahead = make_run("ahead", images_uri=source.uri, created_at=START + YEAR)
     begun = manifest_without_sequence(output, source, ahead)
     rows = [replace(answer(ahead, item, 525_601), title="old") for item in manifest.items(begun, 0)]
-    write.commit_shard(output, ahead, 0, rows, ["a.jpg"])
+    history.commit_shard(output, ahead, 0, rows, ["a.jpg"])
     publish.publish(output, ahead)
     assert read_products(output).last.source == ahead.mark
     night(output, photos, "n2", timedelta(days=1), a="a newer one", b="b new")

@@ -27,8 +27,8 @@ from enrich import cli
 from enrich.engines.adapter import read_adapter
 from enrich.engines.transformers_engine import load_engine
 from enrich.errors import EnrichError
+from enrich.output.history import commit_shard
 from enrich.output.manifest import items
-from enrich.output.write import commit_shard
 from enrich.pipeline.run.enrichment import finish_run
 from enrich.pipeline.run.opening import open_run
 from enrich.settings import TINY_MODEL_PATH, RunSettings

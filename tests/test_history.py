@@ -18,8 +18,7 @@ from enrich.output import history, parquet, publish
 from enrich.output.products import read_products
 from enrich.output.run_record import RunInfo, RunRecord
 from enrich.output.schema import ROW_SCHEMA
-from enrich.pipeline import tidying
-from enrich.pipeline.run import records
+from enrich.pipeline import releasing, tidying
 from enrich.settings import RunSettings
 from enrich.storage import Store, open_store
 
@@ -163,7 +162,7 @@ def test_only_runs_that_nothing_names_are_retired(tmp_path: Path) -> None:
     assert history.read_shards(store, third).height == 2
     assert tidy(output, keep=timedelta(0)).retired == 0
     with pytest.raises(UsageError, match="not in"):
-        records.roll_back(output, "n1")
+        releasing.roll_back(output, "n1")
     publish.publish(store, third)
     assert read_products(store).table.equals(before)
 
@@ -178,15 +177,15 @@ def test_a_rollback_is_the_table_as_it_was(output: str, tmp_path: Path) -> None:
     night(store, make_run("n2", 10, images_uri=photos), listing("a.jpg", b="e2", c="e1"))
     night(store, make_run("n3", 20, images_uri=photos, fingerprint="f2"), listing("a.jpg", "c.jpg"))
     last = read_products(store)
-    held = records.roll_back(output, "n1")
+    held = releasing.roll_back(output, "n1")
     assert sorted(record.run.run_id for record in held) == ["n2", "n3"]
     after = read_products(store)
     assert after.table.equals(before.table)
     assert (after.runs, after.last) == (before.runs, before.last)
-    assert records.roll_back(output, "n1") == []
+    assert releasing.roll_back(output, "n1") == []
     assert read_products(store).table.equals(before.table)
     for run_id in ("n3", "n2"):
-        released = records.publish_held(output, run_id)
+        released = releasing.publish_held(output, run_id)
         assert (released.state, released.findings) == ("published", ())
     assert read_products(store).table.equals(last.table)
 
@@ -195,10 +194,10 @@ def test_what_was_rolled_back_is_not_published_by_the_way(tmp_path: Path) -> Non
     store, output = open_store(str(tmp_path), create=True), str(tmp_path)
     for number in range(3):
         night(store, make_run(f"n{number}", number), listing(a=f"e{number}"))
-    records.roll_back(output, "n1")
-    records.roll_back(output, "n0")
+    releasing.roll_back(output, "n1")
+    releasing.roll_back(output, "n0")
     night(store, make_run("n3", 30), listing(a="e3"))
-    records.roll_back(output, "n3")
+    releasing.roll_back(output, "n3")
     (row,) = read_products(store).table.to_dicts()
     assert (row["image_etag"], row["last_run_id"]) == ("e3", "n3")
 
@@ -208,7 +207,7 @@ def test_only_a_published_run_can_be_gone_back_to(tmp_path: Path) -> None:
     run = night(store, make_run("n1"), listing("a.jpg"))
     finish(store, run, 0, "held")
     with pytest.raises(UsageError, match="run n1: it was not published, so there is no state to go back to"):
-        records.roll_back(output, "n1")
+        releasing.roll_back(output, "n1")
 
 
 # ---- tables larger than memory, in small
@@ -267,7 +266,7 @@ def test_a_table_of_the_previous_version_is_read_and_upgraded(tmp_path: Path, mo
     assert upgraded["colour"].null_count() == 2
     assert upgraded.drop("colour", "shard").equals(before.drop("shard"))
     tidy(output)
-    records.roll_back(output, "n1")
+    releasing.roll_back(output, "n1")
     stored = pl.read_parquet(tmp_path / "products.parquet")
     assert stored.equals(upgraded)
     monkeypatch.setattr("enrich.output.parquet.SCHEMA_VERSION", 2)

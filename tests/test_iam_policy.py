@@ -16,10 +16,11 @@ from rows import enrich_night, listing, make_run
 from test_history import finish
 
 from enrich.errors import EnrichError
-from enrich.pipeline.catalogs import fetch_photos, local_tree
+from enrich.pipeline.catalogs import fetch_photos
 from enrich.pipeline.tidying import tidy
 from enrich.settings import FetchSettings, RunSettings, S3Settings
 from enrich.storage import open_store, read_tree, write_tree
+from enrich.storage.tree import local_tree
 from tests.catalog.badweb import send, serve
 
 POLICY = json.loads((Path(__file__).parents[1] / "deployments" / "iam-policy.json").read_text())

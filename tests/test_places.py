@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from enrich.errors import RunFailed, UsageError
-from enrich.pipeline.catalogs import fetch_photos, work_directory
+from enrich.pipeline.catalogs import fetch_photos
 from enrich.settings import FetchSettings
 from enrich.storage import cache, open_store
 from enrich.storage.cache import cache_directory, disk_errors
+from enrich.storage.tree import work_directory
 from tests.catalog.badweb import send, serve
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rows import START, Wrapped, answer, at, begin, enrich_night, listing, make_row, make_run, plan
 
 from enrich.errors import RunFailed
-from enrich.output import history, manifest, parquet, publish, write
+from enrich.output import history, manifest, parquet, publish
 from enrich.output.gate import run_stats
 from enrich.output.products import Products, fold, last_runs, read_products
 from enrich.output.run_record import Finding, PublishedRun, RunInfo, RunRecord, Stages, StageUse
@@ -250,7 +250,7 @@ def held(output: Store, run: RunInfo, source: pl.DataFrame, minutes: float) -> N
     begun = begin(output, run, source, todo)
     for shard in begun.shards:
         items = manifest.items(begun, shard)
-        write.commit_shard(
+        history.commit_shard(
             output, run, shard, [answer(run, item, minutes) for item in items], [item.key for item in items]
         )
 

@@ -14,7 +14,7 @@ from enrich.output import history, manifest, parquet, publish
 from enrich.output.products import Products, read_products
 from enrich.output.run_record import RunInfo, RunRecord
 from enrich.output.schema import ROW_SCHEMA
-from enrich.pipeline.run import records
+from enrich.pipeline import releasing
 from enrich.storage import Store, open_store
 from enrich.storage.scratch import scratch
 
@@ -67,7 +67,7 @@ def test_a_table_that_is_harmed_during_a_run_comes_back_whole(output: Store, har
             f"{output.uri}/products.parquet is not a readable Parquet file; make it anew from history with "
             f"`enrich run --output {output.uri} --rebuild`"
         )
-        assert records.rebuild(output.uri) == (before.height, 2)  # the third goes on by its id
+        assert releasing.rebuild(output.uri) == (before.height, 2)  # the third goes on by its id
         assert read_products(output).table.equals(before)
     output.delete("products.parquet")
     enrich_night(output, third, source)
@@ -103,7 +103,7 @@ def test_a_run_that_was_held_back_is_not_published_by_the_way(output: Store) -> 
     begin(output, held, source, plan(source, Products(), held))
     finish(output, held, "held")
     output.delete("products.parquet")
-    records.rebuild(output.uri)
+    releasing.rebuild(output.uri)
     assert read_products(output).table.equals(before)
 
 
@@ -119,10 +119,10 @@ def test_a_shard_that_history_should_have_and_has_not_is_named(output: Store, lo
         "photos again: `enrich run --run-id n1` with the photos and the adapter of that run"
     )
     with pytest.raises(RunFailed) as error:
-        records.rebuild(output.uri)
+        releasing.rebuild(output.uri)
     assert str(error.value) == message
     with pytest.raises(RunFailed) as error:
-        records.roll_back(output.uri, "n2")
+        releasing.roll_back(output.uri, "n2")
     assert str(error.value) == message
     output.delete("products.parquet")
     with pytest.raises(RunFailed) as error:
@@ -138,7 +138,7 @@ def test_a_shard_with_fewer_rows_than_were_published_is_an_error(output: Store) 
     assert whole is not None
     output.put(key, parquet.encode(whole.table[1:], ROW_SCHEMA, whole.metadata))
     with pytest.raises(RunFailed, match=r"run_id=n1/: 3 rows where run.json says 4; restore the files of that run"):
-        records.rebuild(output.uri)
+        releasing.rebuild(output.uri)
 
 
 def test_a_damaged_shard_is_named(output: Store) -> None:
@@ -148,7 +148,7 @@ def test_a_damaged_shard_is_named(output: Store) -> None:
     with pytest.raises(
         RunFailed, match=r"shard-00001\.parquet is not a readable Parquet file; move it away, and answer its photos"
     ):
-        records.rebuild(output.uri)
+        releasing.rebuild(output.uri)
 
 
 @pytest.mark.parametrize("also", [(), ("manifest.parquet",)], ids=["run.json", "and its manifest"])
@@ -157,7 +157,7 @@ def test_a_run_whose_record_is_lost_keeps_its_rows(output: Store, also: tuple[st
     for name in ("run.json", *also):
         output.delete(f"runs/n1/{name}")
     output.delete("products.parquet")
-    assert records.rebuild(output.uri) == (4, 2)
+    assert releasing.rebuild(output.uri) == (4, 2)
     assert read_products(output).table.equals(before)
 
 
@@ -166,7 +166,7 @@ def test_a_run_that_was_interrupted_is_left_to_its_run_id(output: Store, caplog:
     third, source = make_run("n3", 20), listing(*"xyz")
     begin(output, third, source, plan(source, Products(), third))
     output.put(history.shard_key(third, 0), output.get(history.shard_key(make_run("n1"), 0))[0])
-    records.rebuild(output.uri)
+    releasing.rebuild(output.uri)
     assert read_products(output).table.equals(before)
     assert "run=n3 was not finished, and is left out: go on with enrich run --run-id n3" in caplog.text
 
@@ -186,7 +186,7 @@ def test_a_table_of_another_output_is_not_taken_for_ones_own(output: Store) -> N
     with pytest.raises(RunFailed) as error:
         publish.publish(output, make_run("n2", 10))
     assert str(error.value) == message
-    records.rebuild(output.uri)
+    releasing.rebuild(output.uri)
     assert read_products(output).table.equals(before)
 
 
@@ -198,7 +198,7 @@ def test_a_lost_listing_asks_for_a_new_run_which_makes_the_table_anew(output: St
     if data:
         output.put("runs/n2/source.parquet", data)
     with pytest.raises(RunFailed, match="start a new run"):
-        records.rebuild(output.uri)
+        releasing.rebuild(output.uri)
     with scratch() as folder:  # as the new run plans
         found = publish.current_products(output, folder)
         assert found.rows == 4
@@ -208,4 +208,4 @@ def test_a_lost_listing_asks_for_a_new_run_which_makes_the_table_anew(output: St
 
 def test_an_output_without_runs_has_nothing_to_be_made_anew(output: Store) -> None:
     with pytest.raises(UsageError, match="no published run there"):
-        records.rebuild(output.uri)
+        releasing.rebuild(output.uri)

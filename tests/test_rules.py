@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rows import answer, make_row, make_run, plan, source_table
 
-from enrich.output import manifest, parquet, publish, write
+from enrich.output import history, manifest, parquet, publish
 from enrich.output.products import read_products
 from enrich.output.restate import Rules, judged_again, restated
 from enrich.output.run_record import PublishedRun, RunInfo
@@ -87,7 +87,7 @@ def night(
         begun = manifest.create_manifest(output, run, folder / "source", folder / "plan")
     for shard in begun.shards:
         items = manifest.items(begun, shard)
-        write.commit_shard(output, run, shard, [row_of(run, item) for item in items], [item.key for item in items])
+        history.commit_shard(output, run, shard, [row_of(run, item) for item in items], [item.key for item in items])
     return publish.publish(output, run)
 
 

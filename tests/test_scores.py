@@ -9,11 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from enrich.answers.calibration import quantile_crps
 from enrich.output.parquet import encode, from_records
 from enrich.output.schema import SCORE_SCHEMA
 from enrich.scores.assess import assess
 from enrich.scores.figures import FIGURES, draw_all, wilson
-from enrich.scores.metrics import chrf, quantile_crps, risk_coverage, rouge_l
+from enrich.scores.metrics import chrf, risk_coverage, rouge_l
 
 
 def scored(rows: int, *, error: float = 0.15, half_width: float = 0.247, seed: int = 0, **changes: Any) -> pl.DataFrame:

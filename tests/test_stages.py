@@ -5,15 +5,9 @@ from typing import Any
 
 import pytest
 
-from enrich.pipeline.run.bottleneck import (
-    Measured,
-    Workers,
-    add,
-    choose_workers,
-    describe_stages,
-    duration,
-    judge_stages,
-)
+from enrich.pages.units import duration
+from enrich.photos.workers import Workers, choose_workers
+from enrich.pipeline.run.bottleneck import Measured, add, describe_stages, judge_stages
 from enrich.settings import RunSettings
 
 # 1,000 photos in 100 s, of which the engine was at work in 97.

@@ -13,10 +13,9 @@ from rows import Wrapped, make_row, make_run
 
 from enrich.errors import RunFailed
 from enrich.output import history, parquet
-from enrich.output.history import committed_shards, shard_key
+from enrich.output.history import Commit, commit_shard, committed_shards, shard_key
 from enrich.output.run_record import RunInfo
 from enrich.output.schema import HISTORY_SCHEMA, ROW_SCHEMA, SOURCE_SCHEMA, Row
-from enrich.output.write import Commit, commit_shard
 from enrich.storage import Store, open_store
 from enrich.vocabulary import Alternative, ErrorKind
 

@@ -16,8 +16,6 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from enrich.scores.metrics import quantile_crps
-
 CALIBRATION_FILE = "calibration.json"
 LEVEL = 0.9  # of price_low..price_high
 LEVELS = (0.8, 0.9)
@@ -365,3 +363,14 @@ def category_confidence(calibration: CategoryCalibration, probability: float, ca
 def _logit(p: np.ndarray) -> np.ndarray:
     clipped = np.clip(p, 1e-6, 1 - 1e-6)
     return np.log(clipped / (1 - clipped))
+
+
+def quantile_crps(true: float, quantiles: Sequence[float]) -> float:
+    """Continuous ranked probability score of a distribution given by its evenly spaced quantiles k / (n + 1).
+
+    Twice the mean pinball loss over the quantiles, which it approaches as they get dense (Gneiting and Ranjan 2011); in
+    units of `true`. 0 is best; for a point it is the absolute error.
+    """
+    q = np.asarray(quantiles, dtype=np.float64)
+    levels = np.arange(1, len(q) + 1) / (len(q) + 1)
+    return float(2 * np.mean(np.maximum(levels * (true - q), (levels - 1) * (true - q))))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from enrich.answers.calibration import Calibration, category_confidence, is_out_of_range, is_outlier, price_interval
+from enrich.answers.completion import Completion
 from enrich.answers.parse import Answer, AnswerMalformed, excerpt, parse_answer
 from enrich.answers.title_rules import broken_rules, ungrounded_words
 from enrich.answers.token_evidence import (
@@ -17,7 +18,6 @@ from enrich.answers.token_evidence import (
     price_evidence,
     title_words,
 )
-from enrich.engines.base import Completion
 from enrich.settings import ReviewSettings
 from enrich.vocabulary import Alternative, ErrorKind, ReviewReason
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from enrich.answers.completion import Completion
 from enrich.answers.prompt import END, UNKNOWN_PRICE
 from enrich.answers.title_rules import noun_of, word_probabilities
-from enrich.engines.base import Completion
 from enrich.errors import UsageError
 
 Line = tuple[int, ...]

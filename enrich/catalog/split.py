@@ -9,6 +9,8 @@ from enrich.errors import UsageError
 from enrich.settings import SplitSettings
 from enrich.vocabulary import Product, same_design
 
+HOLDOUT = "holdout"  # a catalog below a sample's own: combinations of colour, fabric and kind that it never shows
+
 
 @dataclass(frozen=True)
 class Splits:

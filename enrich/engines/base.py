@@ -1,12 +1,12 @@
 """What an engine is: photos in, completions out."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-TOP_K = 8  # alternatives kept a token: enough for the digits that matter and the next labels
+from enrich.answers.completion import Completion
 
 
 @dataclass(frozen=True)
@@ -15,27 +15,6 @@ class Request:
 
     id: str
     page: np.ndarray
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What the model wrote for one request, n tokens without the stop token; log-probabilities are natural logs.
-
-    `error` is set, and the rest empty, where the engine could not answer this request.
-    """
-
-    id: str
-    text: str = ""
-    token_ids: tuple[int, ...] = ()
-    logprobs: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))  # (n,) float32
-    # (n, k) int32, most probable first
-    top_ids: np.ndarray = field(default_factory=lambda: np.empty((0, TOP_K), np.int32))
-    top_logprobs: np.ndarray = field(default_factory=lambda: np.empty((0, TOP_K), np.float32))  # (n, k) float32
-    finished: bool = False  # False: the token budget ran out
-    prompt_tokens: int = 0
-    # (prompt_tokens,) int32, the processor's image_token_id at each position of the image
-    prompt_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
-    error: str | None = None
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from enrich.engines.base import Completion
+from enrich.answers.completion import Completion
 
 Precision = Literal["float32", "bfloat16", "fp8"]
 

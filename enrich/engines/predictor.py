@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from enrich.answers.calibration import Calibration
+from enrich.answers.completion import Completion
 from enrich.answers.postprocess import Outcome, judge
 from enrich.answers.token_evidence import AnswerTokens
-from enrich.engines.base import Completion, Engine, Request
+from enrich.engines.base import Engine, Request
 from enrich.settings import ReviewSettings
 
 SEEN = 100_000  # outcomes kept for identical bytes later in the run; about 1 kB each

@@ -9,11 +9,12 @@ from time import perf_counter
 import numpy as np
 import torch
 
+from enrich.answers.completion import TOP_K, Completion
 from enrich.answers.grammar import answer_grammar
 from enrich.answers.prompt import Prompt, render_prompt
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines.adapter import Adapter, base_source, base_weights, check_base, read_adapter
-from enrich.engines.base import TOP_K, Completion, EngineClock, Request
+from enrich.engines.base import EngineClock, Request
 from enrich.errors import UsageError, first_line
 from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
 from enrich.models.phi3_vision.checkpoint import (

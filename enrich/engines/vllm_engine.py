@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from peft import LoraConfig
 
+from enrich.answers.completion import TOP_K, Completion
 from enrich.answers.grammar import answer_structure
 from enrich.answers.prompt import Prompt, render_prompt
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines.adapter import Adapter
-from enrich.engines.base import TOP_K, Completion, EngineClock, Request
+from enrich.engines.base import EngineClock, Request
 from enrich.engines.merged_cache import merged_checkpoint
 from enrich.engines.transformers_engine import base_of, device_and_dtype
 from enrich.engines.vllm_process import EngineDied, EngineProcess

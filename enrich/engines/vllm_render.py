@@ -18,7 +18,8 @@ from vllm.multimodal.inputs import (
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-from enrich.engines.base import TOP_K, Completion, Request
+from enrich.answers.completion import TOP_K, Completion
+from enrich.engines.base import Request
 from enrich.models.phi3_vision import Phi3VProcessor
 
 _ON_DEVICE = MultiModalBatchedField()

@@ -12,8 +12,8 @@ import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from enrich.answers.prompt import Prompt
+from enrich.pages.units import duration
 from enrich.photos.thumbnail import thumbnails
-from enrich.pipeline.run.bottleneck import duration
 from enrich.scores.metrics import Scores
 from enrich.settings import PhotoLimits
 from enrich.storage import Store, is_s3

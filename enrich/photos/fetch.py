@@ -12,7 +12,7 @@ from itertools import islice
 from enrich.errors import ImageError
 from enrich.photos.decode import Photo, Preparation, prepare
 from enrich.photos.decoders import Decoders, Work, cores
-from enrich.pipeline.run.bottleneck import choose_workers
+from enrich.photos.workers import choose_workers
 from enrich.settings import PhotoLimits, RunSettings
 from enrich.storage import StorageError, Store
 from enrich.storage.store import check_size

@@ -20,7 +20,6 @@ from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import find_base
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.pages.report import render_card
-from enrich.pipeline.catalogs import local_tree, work_directory
 from enrich.pipeline.dropping import all_dropped, describe_unlearnable, forget_refusal, refuse_losses
 from enrich.pipeline.kept_apart import check_outside, check_replaced
 from enrich.pipeline.progress import Progress, silent
@@ -31,6 +30,7 @@ from enrich.scores.worth import Worth, judge_worth, tell
 from enrich.settings import RunSettings, TrainSettings
 from enrich.storage import write_tree
 from enrich.storage.cache import disk_errors
+from enrich.storage.tree import local_tree, work_directory
 from enrich.train.device import leads
 from enrich.train.examples import check_answers
 from enrich.train.overfit import overfit_one_batch

@@ -14,10 +14,10 @@ from enrich.answers.prompt import PROMPT_FILE, render_prompt
 from enrich.engines.adapter import Adapter
 from enrich.engines.transformers_engine import base_of, device_and_dtype, open_adapter
 from enrich.errors import RunFailed, UsageError
+from enrich.models.device import free_memory
 from enrich.models.phi3_vision import Phi3VProcessor
 from enrich.models.phi3_vision.checkpoint import load_adapted, load_processor, save_merged, stop_ids
 from enrich.models.phi3_vision.generation import generate_answers
-from enrich.pipeline.catalogs import local_tree, work_directory
 from enrich.pipeline.drawn import SIZES, draw_photo
 from enrich.pipeline.kept_apart import check_replaced
 from enrich.pipeline.progress import Progress, silent
@@ -25,8 +25,8 @@ from enrich.settings import MergeSettings
 from enrich.storage import is_s3, open_store, write_tree
 from enrich.storage.cache import disk_errors
 from enrich.storage.staged import staged_folder
+from enrich.storage.tree import local_tree, work_directory
 from enrich.train import merge_check
-from enrich.train.device import free_memory
 from enrich.train.export import versions
 from enrich.train.record import MergeCheck
 

@@ -16,7 +16,7 @@ from enrich.answers.calibration import LEVEL, Calibration, Point, choose_price, 
 from enrich.answers.postprocess import Outcome
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.catalog.read import read_catalog
-from enrich.catalog.split import Splits, split_catalog
+from enrich.catalog.split import HOLDOUT, Splits, split_catalog
 from enrich.catalog.table import read_table
 from enrich.engines.adapter import METRICS_FILE, RECORD_FILE, Adapter
 from enrich.engines.base import Engine
@@ -30,15 +30,14 @@ from enrich.output.schema import SCORE_SCHEMA
 from enrich.pages.report import render_scores
 from enrich.photos.decode import ImageRefused, Preparation, prepare
 from enrich.photos.decoders import Decoders, DecodingFailed, cores
-from enrich.pipeline.catalogs import local_tree
 from enrich.pipeline.progress import Progress, silent
 from enrich.scores.assess import SCORES_FILE, VERDICTS_KEY, assess
 from enrich.scores.metrics import Scores, baselines, score
 from enrich.scores.worth import tell
 from enrich.settings import Columns, PhotoLimits, RunSettings, TrainSettings
 from enrich.storage import contains, open_store
+from enrich.storage.tree import local_tree
 from enrich.vocabulary import Product, same_design
-from sample.place import HOLDOUT
 
 SCORES_PAGE = "scores.html"
 _AHEAD = 16  # photos decoded before the engine asks for them, 1.4 MB each

@@ -16,10 +16,10 @@ from enrich.catalog.read import Catalog, read_catalog
 from enrich.catalog.split import split_catalog
 from enrich.engines.adapter import RECORD_FILE
 from enrich.errors import UsageError
-from enrich.pipeline.catalogs import local_tree
 from enrich.pipeline.finetuning import METRICS_FILE
 from enrich.settings import TrainSettings
 from enrich.storage import is_s3, open_store
+from enrich.storage.tree import local_tree
 from enrich.train.recipe import resolve_model
 from enrich.train.workdir import CIRCUMSTANCES
 

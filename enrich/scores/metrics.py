@@ -133,17 +133,6 @@ def chrf(true: str, predicted: str, longest: int = 6, beta: float = 2.0) -> floa
     return (1 + beta**2) * precision * recall / (beta**2 * precision + recall)
 
 
-def quantile_crps(true: float, quantiles: Sequence[float]) -> float:
-    """Continuous ranked probability score of a distribution given by its evenly spaced quantiles k / (n + 1).
-
-    Twice the mean pinball loss over the quantiles, which it approaches as they get dense (Gneiting and Ranjan 2011); in
-    units of `true`. 0 is best; for a point it is the absolute error.
-    """
-    q = np.asarray(quantiles, dtype=np.float64)
-    levels = np.arange(1, len(q) + 1) / (len(q) + 1)
-    return float(2 * np.mean(np.maximum(levels * (true - q), (levels - 1) * (true - q))))
-
-
 def risk_coverage(
     confidences: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -1,14 +1,19 @@
-"""Whole directories, such as adapters and catalogs: read to the local disk, written whole or not at all."""
+"""Whole directories, such as adapters and catalogs: read to the local disk, written whole or not at all, and where
+unfinished ones are kept."""
 
+import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from enrich.errors import UsageError
+from enrich.storage.cache import cache_directory
 from enrich.storage.local import LocalStore, open_local, os_errors
+from enrich.storage.scratch import scratch
 from enrich.storage.staged import NEW, OLD, staged_folder, sync_directory
 from enrich.storage.store import ObjectInfo, Store, is_relative, is_s3
 
@@ -43,6 +48,27 @@ def read_tree(uri: str, into: Path, progress: Callable[[int, int], None] | None 
             if progress:
                 progress(done, total)
     return into
+
+
+@contextmanager
+def local_tree(uri: str) -> Iterator[Path]:
+    """A directory at `uri` as local files; what comes from S3 is gone afterwards."""
+    with scratch() as folder:
+        yield read_tree(uri, folder)
+
+
+def work_directory(uri: str, purpose: str) -> Path:
+    """Where unfinished work for `uri` keeps its state, the same at every try: beside it, or for S3 in the cache.
+
+    Raises:
+        UsageError: `uri` is a file, or there is no place for a cache.
+    """
+    if is_s3(uri):
+        return cache_directory() / f"{purpose}-{hashlib.sha256(uri.encode()).hexdigest()[:16]}"
+    target = Path(uri).absolute()
+    if target.is_file():
+        raise UsageError(f"out {uri}: is a file; name a directory")
+    return target.with_name(f".{target.name}.{purpose}")
 
 
 def _fetch(store: Store, info: ObjectInfo, into: Path) -> ObjectInfo:

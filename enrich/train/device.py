@@ -1,6 +1,5 @@
 """Which device and precision a run gets, and how much memory it took."""
 
-import gc
 import os
 import resource
 import sys
@@ -52,10 +51,3 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB on Linux
-
-
-def free_memory() -> None:
-    """Give memory of dropped models back to the GPU."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

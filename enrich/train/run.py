@@ -12,13 +12,14 @@ from accelerate import PartialState
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import RunFailed, UsageError
+from enrich.models.device import free_memory
 from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
 from enrich.models.phi3_vision.checkpoint import load_processor, weights_signature
 from enrich.photos.decode import PREPARATION_VERSION
 from enrich.settings import TrainSettings
 from enrich.train import evaluate, merge_check
 from enrich.train.collate import Photos
-from enrich.train.device import device_and_dtype, device_name, free_memory, leads, peak_memory_bytes
+from enrich.train.device import device_and_dtype, device_name, leads, peak_memory_bytes
 from enrich.train.examples import Example, Unusable, build_examples
 from enrich.train.export import commit, finish_adapter, keep_unverified, versions, write_adapter
 from enrich.train.features import FeatureCache

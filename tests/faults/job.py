@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd  # noqa: F401  pyarrow takes 0.9 s to import it where a job first makes a table
 from infer.fake_engine import write_completion
 
-from enrich.engines.base import Completion, EngineClock, Request
+from enrich.answers.completion import Completion
+from enrich.engines.base import EngineClock, Request
 from enrich.models.phi3_vision.checkpoint import load_processor
-from enrich.output import history, write
+from enrich.output import history
 from enrich.pipeline.run import enrichment, opening, session
 from enrich.settings import TINY_MODEL_PATH, GateSettings, RunSettings, S3Settings
 from enrich.storage import lock, s3
@@ -163,7 +164,7 @@ def under_new_names() -> None:
     def key(run: Any, shard: int) -> str:
         return history.pack_key(run, salt + shard, salt + shard)
 
-    write.shard_key = key
+    history.shard_key = key
 
 
 def leaving_rows_out() -> None:

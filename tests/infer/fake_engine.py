@@ -7,7 +7,8 @@ from itertools import islice
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from enrich.engines.base import TOP_K, Completion, EngineClock, Request
+from enrich.answers.completion import TOP_K, Completion
+from enrich.engines.base import EngineClock, Request
 
 
 def write_completion(

@@ -9,10 +9,11 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from enrich.answers.calibration import Calibration
+from enrich.answers.completion import Completion
 from enrich.answers.postprocess import Outcome
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines import predictor as answer_module
-from enrich.engines.base import Completion, Request
+from enrich.engines.base import Request
 from enrich.engines.predictor import SECOND_PASS, Answerer, Image
 from enrich.settings import ReviewSettings
 from enrich.vocabulary import ErrorKind, ReviewReason

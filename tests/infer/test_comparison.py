@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enrich.engines.base import Completion
+from enrich.answers.completion import Completion
 from enrich.engines.parity import LIMITS, Limits, ParityRecord, compare
 
 WORDS = ["<end>", "Red", "Blue", "Hat", "Bag", "Coat"]

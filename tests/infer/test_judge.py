@@ -8,10 +8,10 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from enrich.answers.calibration import Calibration, CategoryCalibration, PriceCalibration
+from enrich.answers.completion import Completion
 from enrich.answers.parse import Answer, parse_answer
 from enrich.answers.postprocess import Outcome, judge
 from enrich.answers.token_evidence import AnswerTokens
-from enrich.engines.base import Completion
 from enrich.settings import ReviewSettings
 from enrich.vocabulary import Alternative, ErrorKind, ReviewReason
 from tests.infer.fake_engine import write_completion

@@ -14,11 +14,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from enrich.answers.calibration import Calibration
+from enrich.answers.completion import Completion
 from enrich.answers.parse import parse_answer
 from enrich.answers.prompt import make_prompt, render_answer, render_prompt
 from enrich.answers.token_evidence import label_probability
 from enrich.engines.adapter import Adapter, read_adapter
-from enrich.engines.base import Completion, Request
+from enrich.engines.base import Request
 from enrich.engines.predictor import Answerer, Image
 from enrich.engines.start import choose_engine, start_engine
 from enrich.engines.transformers_engine import (

@@ -6,9 +6,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from enrich.pipeline.catalogs import make_sample
 from enrich.pipeline.standing import find_standing
 from enrich.settings import TINY_MODEL, TINY_MODEL_PATH, SampleSettings, TrainSettings
+from sample.make import make_sample
 from tests.live.conftest import Live, Shop, wait_for
 from tests.random_adapter import write_random_adapter
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from enrich.pipeline.catalogs import make_sample
 from enrich.pipeline.finetuning import Finetuned, finetune
 from enrich.settings import SampleSettings, TrainSettings
+from sample.make import make_sample
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from enrich.catalog.read import read_catalog
 from enrich.engines.adapter import adapter_id, read_adapter
 from enrich.errors import UsageError
 from enrich.pipeline import finetuning
-from enrich.pipeline.catalogs import make_sample
 from enrich.pipeline.finetuning import finetune, overfit
 from enrich.pipeline.scoring import products_to_score
 from enrich.settings import SampleSettings, TrainSettings
 from enrich.train.record import Dropped
 from flows.parameters import Training
+from sample.make import make_sample
 
 TINY = TrainSettings(model="phi3v-tiny", epochs=1, evaluations=1, max_new_tokens=48)
 

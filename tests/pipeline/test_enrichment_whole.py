@@ -16,8 +16,8 @@ from PIL import Image
 
 from enrich.errors import UsageError
 from enrich.output.schema import PRODUCTS_SCHEMA
+from enrich.pipeline.releasing import publish_held, rewrite_report
 from enrich.pipeline.run.enrichment import run_enrichment
-from enrich.pipeline.run.records import publish_held, rewrite_report
 from enrich.settings import GateSettings, RunSettings
 from enrich.storage import open_store, write_tree
 

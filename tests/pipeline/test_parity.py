@@ -15,13 +15,14 @@ from enrich.engines.adapter import Adapter, read_adapter
 from enrich.engines.transformers_engine import TransformersEngine, find_base, load_base_engine, load_engine
 from enrich.errors import ParityFailed
 from enrich.output.run_record import RunRecord
-from enrich.pipeline.catalogs import make_sample
+from enrich.pipeline import comparing
 from enrich.pipeline.drawn import draw_photo
 from enrich.pipeline.run import opening, parity_gate
 from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.pipeline.run.parity_gate import precision
 from enrich.settings import TINY_MODEL_PATH, GateSettings, RunSettings, SampleSettings
 from flows.tasks import worth_retrying
+from sample.make import make_sample
 from tests.pipeline.test_cli import enrich
 from tests.random_adapter import write_random_adapter
 
@@ -82,7 +83,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
     fake = FakeVllm()
     monkeypatch.setattr(parity_gate, "start_engine", fake.start)
     monkeypatch.setattr(parity_gate, "load_engine", fake.reference)
-    for module in (parity_gate, opening):
+    for module in (comparing, parity_gate, opening):
         monkeypatch.setattr(module, "choose_engine", lambda name, device="auto": "vllm")
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__="1.2"))
     return fake

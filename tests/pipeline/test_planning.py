@@ -13,10 +13,10 @@ import pytest
 from enrich import cli
 from enrich.engines.adapter import read_adapter
 from enrich.errors import UsageError
+from enrich.pipeline.releasing import roll_back
 from enrich.pipeline.run import deadline, opening
 from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.pipeline.run.opening import circumstances, fingerprint, foresee_run
-from enrich.pipeline.run.records import roll_back
 from enrich.settings import GateSettings, PhotoLimits, RunSettings, S3Settings
 from enrich.storage import open_store
 

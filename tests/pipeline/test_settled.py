@@ -12,9 +12,9 @@ from random_adapter import write_random_adapter
 
 from enrich.engines.predictor import Answerer
 from enrich.output.run_record import RunRecord
+from enrich.pipeline.releasing import publish_held
 from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.pipeline.run.opening import foresee_run
-from enrich.pipeline.run.records import publish_held
 from enrich.settings import TINY_MODEL_PATH, GateSettings, PhotoLimits, RunSettings
 
 KEYS = [f"{number:05}.jpg" for number in range(101, 105)]

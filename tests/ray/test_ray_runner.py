@@ -22,12 +22,12 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from enrich.errors import EnrichError, RunFailed, UsageError
-from enrich.pipeline.catalogs import make_sample
 from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.pipeline.run.opening import join_run, open_run
 from enrich.settings import TINY_MODEL_PATH, GateSettings, RaySettings, RunSettings, SampleSettings
 from enrich.storage import StorageError
 from enrich.vocabulary import ErrorKind
+from sample.make import make_sample
 from tests.random_adapter import write_random_adapter
 
 ray = pytest.importorskip("ray")

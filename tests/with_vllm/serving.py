@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from enrich.engines.base import Completion, Request
+from enrich.answers.completion import Completion
+from enrich.engines.base import Request
 from enrich.models.phi3_vision.hd_transform import hd_transform
 from enrich.settings import RunSettings
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from enrich.answers.completion import Completion
 from enrich.answers.parse import parse_answer
 from enrich.answers.prompt import render_prompt
 from enrich.engines import vllm_process
 from enrich.engines.adapter import Adapter, read_adapter
-from enrich.engines.base import Completion, Request
+from enrich.engines.base import Request
 from enrich.engines.merged_cache import merged_checkpoint
 from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import TransformersEngine, load_engine

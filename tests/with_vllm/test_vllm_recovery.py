@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from enrich.answers.calibration import Calibration
+from enrich.answers.completion import Completion
 from enrich.answers.prompt import make_prompt
 from enrich.engines import vllm_engine
 from enrich.engines.adapter import Adapter
-from enrich.engines.base import Completion, Request
+from enrich.engines.base import Request
 from enrich.engines.vllm_engine import DEATHS, VllmEngine, engine_arguments, load_vllm_engine, lora_arguments
 from enrich.engines.vllm_process import EngineDied, last_error, start_failure
 from enrich.errors import RunFailed, UsageError

@@ -6,9 +6,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from enrich.pipeline.catalogs import make_sample
 from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.settings import TINY_MODEL_PATH, SampleSettings
+from sample.make import make_sample
 from tests.random_adapter import write_random_adapter
 from tests.with_vllm.serving import settings
 

@@ -6,20 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from enrich.output.run_record import Stages, StageUse
+from enrich.pages.units import duration
+from enrich.photos.workers import Workers
 from enrich.settings import RunSettings
 
 # Of a session's time. Less than this the stream waits for photos when it starts to fill an engine, and shard by shard.
 WAITING = 0.1
 HEADROOM = 1.2  # workers asked for, over those that would just keep up: photos differ
 WRITE_SHARE = 0.05  # of the time, that writing shards should take at most
-
-
-@dataclass(frozen=True)
-class Workers:
-    """How many of a kind work at a time."""
-
-    download: int  # threads
-    decode: int  # processes
 
 
 @dataclass(frozen=True)
@@ -38,22 +32,6 @@ class Measured:
     write: float
     waited: float  # there was room in the engine and no photo to fill it
     starved: float  # of that, nothing was left in the engine either
-
-
-def choose_workers(settings: RunSettings, cores: int) -> Workers:
-    """The workers that `settings` ask for, or where they leave it open what suits a machine of `cores`.
-
-    A decoding process makes 50 to 100 photos a second and takes 60 MB, so two keep up with all but large GPUs; two
-    cores are left to the engine and to the process that feeds it. A thread has one photo from its download to the end
-    of its decoding: so many more than processes that 16 are left to wait for S3 (30 to 50 ms a photo).
-    """
-    decode = settings.decode_processes or min(max(cores - 2, 2), 16)
-    return Workers(min(settings.download_threads or 16 + decode, settings.in_flight), decode)
-
-
-def describe_workers(workers: Workers, cores: int) -> str:
-    """One line for who starts a run."""
-    return f"{workers.download} download threads and {workers.decode} decoding processes on {cores} cores"
 
 
 def add(first: Measured, second: Measured) -> Measured:
@@ -109,12 +87,6 @@ def describe_stages(stages: Stages) -> str:
         f"{stages.photos_per_second:.1f} photos/s; bottleneck: {stages.bottleneck} (busy {busy:.0%}): {stages.advice}; "
         f"{took} an image; engine starved {stages.starved:.0%}"
     )
-
-
-def duration(seconds: float) -> str:
-    """To three digits: 0.72 ms, 11.4 ms, 240 ms, 4.46 s."""
-    value, unit = (seconds, "s") if seconds >= 1 else (seconds * 1000, "ms")
-    return f"{value:.{max(0, 2 - int(math.log10(max(value, 1))))}f} {unit}"
 
 
 def _decode_advice(uses: dict[str, StageUse], main: Measured, settings: RunSettings, engine: str) -> str:

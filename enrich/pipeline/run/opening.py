@@ -24,7 +24,6 @@ from enrich.output.manifest import (
 from enrich.output.run_record import RunInfo
 from enrich.output.schema import SCHEMA_VERSION
 from enrich.photos.decode import PREPARATION_VERSION
-from enrich.pipeline.catalogs import local_tree
 from enrich.pipeline.kept_apart import check_places
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.run.planning import Forecast, forecast, plan_run
@@ -32,6 +31,7 @@ from enrich.pipeline.run.state import Run, adapter_warnings
 from enrich.scores.worth import judge_worth
 from enrich.settings import RunSettings
 from enrich.storage import Store, open_store
+from enrich.storage.tree import local_tree
 
 
 @contextmanager

@@ -3,27 +3,23 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
-from pathlib import Path
 
 import torch
 
+from enrich.answers.completion import Completion
 from enrich.engines.adapter import Adapter
-from enrich.engines.base import Completion, Engine, Request
+from enrich.engines.base import Engine, Request
 from enrich.engines.parity import ParityRecord, Precision, compare
 from enrich.engines.start import choose_engine, start_engine
-from enrich.engines.transformers_engine import device_and_dtype, load_engine, open_adapter
-from enrich.errors import ParityFailed, UsageError
+from enrich.engines.transformers_engine import device_and_dtype, load_engine
+from enrich.errors import ParityFailed
+from enrich.models.device import free_memory
 from enrich.models.phi3_vision.checkpoint import load_processor, stop_ids
-from enrich.models.phi3_vision.hd_transform import hd_transform
 from enrich.output.manifest import items
 from enrich.photos.fetch import Fetched
-from enrich.pipeline.catalogs import local_tree
-from enrich.pipeline.drawn import draw_photo
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.run.state import Run
-from enrich.pipeline.scoring import photos_of, products_to_score
 from enrich.settings import RunSettings
-from enrich.train.device import free_memory
 from enrich.vocabulary import ManifestItem
 
 Fetch = Callable[[Iterable[ManifestItem]], Iterator[Fetched]]
@@ -51,12 +47,12 @@ def start_verified_engine(
     if not requests:  # then there is nothing to answer either
         return start_engine(run.adapter, settings)
     with ExitStack() as stack:
-        engine, record = _compare_engines(run.adapter, settings, requests, progress, stack)
+        engine, record = compare_engines(run.adapter, settings, requests, progress, stack)
         written = record.model_dump_json(indent=1).encode()
         run.output.put(f"{run.info.folder}parity.json", written)
         if not record.ok:
             raise ParityFailed(
-                f"run {run.info.run_id}: {_mismatch(record)}; {run.output.uri_of(run.info.folder)}parity.json has the "
+                f"run {run.info.run_id}: {mismatch(record)}; {run.output.uri_of(run.info.folder)}parity.json has the "
                 "figures; check the versions of vllm and transformers against constraints.txt, or use the engine "
                 "transformers"
             )
@@ -64,38 +60,6 @@ def start_verified_engine(
         announce(f"parity: {record.summary}")
         stack.pop_all()
     return engine
-
-
-def measure_parity(
-    adapter: str, catalog: str | None, settings: RunSettings, rows: int, out: Path | None, progress: Progress = silent
-) -> ParityRecord:
-    """Compare vLLM with transformers on photos of a catalog, or where there is none on drawn ones.
-
-    Raises:
-        UsageError: adapter or catalog are no good, or vLLM is not installed.
-        ParityFailed: it is not the same model. The record was written to `out` nevertheless.
-    """
-    settings = settings.model_copy(update={"engine": "vllm"})
-    choose_engine(settings.engine)
-    with ExitStack() as stack:
-        loaded = open_adapter(stack.enter_context(local_tree(adapter)), settings.base)
-        if catalog is None:
-            requests = _drawn(loaded, rows)
-        else:
-            products = products_to_score(loaded, stack.enter_context(local_tree(catalog)))[0]
-            photos = photos_of(products, settings.limits, loaded.preparation)
-            requests = [Request(photo.key, photo.page) for photo in islice(photos, rows)]
-            if not requests:
-                raise UsageError(f"catalog {catalog}: no photo there can be read; name another one")
-        _, record = _compare_engines(loaded, settings, requests, progress, stack)
-    if out is not None:
-        out.write_text(record.model_dump_json(indent=1) + "\n", "utf-8")
-    if not record.ok:
-        raise ParityFailed(
-            f"adapter {adapter}: {_mismatch(record)}; {record.summary}; check the versions of vllm and transformers "
-            "against constraints.txt"
-        )
-    return record
 
 
 def first_photos(run: Run, fetch: Fetch, count: int) -> list[Request]:
@@ -111,7 +75,7 @@ def first_photos(run: Run, fetch: Fetch, count: int) -> list[Request]:
     return list(found.values())
 
 
-def _compare_engines(
+def compare_engines(
     adapter: Adapter, settings: RunSettings, requests: Sequence[Request], progress: Progress, stack: ExitStack
 ) -> tuple[Engine, ParityRecord]:
     """vLLM's engine, closed with `stack`, and how it compares. One model at a time: a small GPU has no room for two."""
@@ -163,11 +127,5 @@ def _served(adapter: Adapter, settings: RunSettings) -> tuple[str, ...]:
     return adapter.id, f"vllm_{__version__}", settings.served, dtype, weights, cache
 
 
-def _drawn(adapter: Adapter, count: int) -> list[Request]:
-    how = adapter.preparation
-    pages = (hd_transform(draw_photo(number), how.num_crops, how.image_size) for number in range(count))
-    return [Request(f"drawn {number}", page) for number, page in enumerate(pages)]
-
-
-def _mismatch(record: ParityRecord) -> str:
+def mismatch(record: ParityRecord) -> str:
     return f"{record.engine} does not serve the model that was trained: {record.finding}"

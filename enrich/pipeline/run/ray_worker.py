@@ -13,7 +13,7 @@ import ray
 import ray.util
 
 from enrich.errors import EnrichError, located, unforeseen
-from enrich.pipeline.run.bottleneck import choose_workers
+from enrich.photos.workers import choose_workers
 from enrich.pipeline.run.deadline import Deadline
 from enrich.pipeline.run.opening import join_run
 from enrich.pipeline.run.session import answer_shards, open_session

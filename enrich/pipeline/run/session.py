@@ -18,13 +18,14 @@ from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines.base import EngineClock
 from enrich.engines.predictor import Answerer, Image
 from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.output.history import commit_shard
 from enrich.output.manifest import fetch_answers, items, known_answers
 from enrich.output.product_ids import product_id
 from enrich.output.schema import Row
-from enrich.output.write import commit_shard
 from enrich.photos.fetch import Fetched, cores, fetcher
+from enrich.photos.workers import choose_workers, describe_workers
 from enrich.pipeline.progress import Progress, silent
-from enrich.pipeline.run.bottleneck import Measured, add, choose_workers, describe_workers
+from enrich.pipeline.run.bottleneck import Measured, add
 from enrich.pipeline.run.deadline import Deadline
 from enrich.pipeline.run.parity_gate import start_verified_engine
 from enrich.pipeline.run.records import write_measured

@@ -1,0 +1,57 @@
+"""vLLM beside transformers on photos of a catalog, or on drawn ones, without a run."""
+
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+
+from enrich.engines.adapter import Adapter
+from enrich.engines.base import Request
+from enrich.engines.parity import ParityRecord
+from enrich.engines.start import choose_engine
+from enrich.engines.transformers_engine import open_adapter
+from enrich.errors import ParityFailed, UsageError
+from enrich.models.phi3_vision.hd_transform import hd_transform
+from enrich.pipeline.drawn import draw_photo
+from enrich.pipeline.progress import Progress, silent
+from enrich.pipeline.run.parity_gate import compare_engines, mismatch
+from enrich.pipeline.scoring import photos_of, products_to_score
+from enrich.settings import RunSettings
+from enrich.storage.tree import local_tree
+
+
+def measure_parity(
+    adapter: str, catalog: str | None, settings: RunSettings, rows: int, out: Path | None, progress: Progress = silent
+) -> ParityRecord:
+    """Compare vLLM with transformers on photos of a catalog, or where there is none on drawn ones.
+
+    Raises:
+        UsageError: adapter or catalog are no good, or vLLM is not installed.
+        ParityFailed: it is not the same model. The record was written to `out` nevertheless.
+    """
+    settings = settings.model_copy(update={"engine": "vllm"})
+    choose_engine(settings.engine)
+    with ExitStack() as stack:
+        loaded = open_adapter(stack.enter_context(local_tree(adapter)), settings.base)
+        if catalog is None:
+            requests = _drawn(loaded, rows)
+        else:
+            products = products_to_score(loaded, stack.enter_context(local_tree(catalog)))[0]
+            photos = photos_of(products, settings.limits, loaded.preparation)
+            requests = [Request(photo.key, photo.page) for photo in islice(photos, rows)]
+            if not requests:
+                raise UsageError(f"catalog {catalog}: no photo there can be read; name another one")
+        _, record = compare_engines(loaded, settings, requests, progress, stack)
+    if out is not None:
+        out.write_text(record.model_dump_json(indent=1) + "\n", "utf-8")
+    if not record.ok:
+        raise ParityFailed(
+            f"adapter {adapter}: {mismatch(record)}; {record.summary}; check the versions of vllm and transformers "
+            "against constraints.txt"
+        )
+    return record
+
+
+def _drawn(adapter: Adapter, count: int) -> list[Request]:
+    how = adapter.preparation
+    pages = (hd_transform(draw_photo(number), how.num_crops, how.image_size) for number in range(count))
+    return [Request(f"drawn {number}", page) for number, page in enumerate(pages)]
