@@ -1,6 +1,7 @@
 """Amounts of money as people and shops write them. What could mean two amounts is refused, never guessed.
 
-The review page reads what is typed into it by the same rules; tests/amount_cases.json is the table both are tested on.
+The review page reads what is typed into it by the same rules; both are tested on the table
+tests/answers/amount_cases.json.
 """
 
 import json

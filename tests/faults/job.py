@@ -13,7 +13,7 @@ import botocore.loaders
 import botocore.session
 import numpy as np
 import pandas as pd  # noqa: F401  pyarrow takes 0.9 s to import it where a job first makes a table
-from infer.fake_engine import write_completion
+from fake_engine import write_completion
 
 from enrich.answers.completion import Completion
 from enrich.engines.base import EngineClock, Request

@@ -159,7 +159,7 @@ def test_a_missing_bucket_is_a_usage_error(
 def test_an_adapter_of_another_base_is_a_usage_error(
     story: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from tests.phi3_vision.tiny import tiny_phi3v
+    from tests.models.phi3_vision.tiny import tiny_phi3v
 
     other = tiny_phi3v(tmp_path / "other")
     adapter = tmp_path / "adapter"

@@ -17,7 +17,7 @@ from enrich.pipeline.merging import merge
 from enrich.settings import TINY_MODEL_PATH, MergeSettings
 from enrich.storage import open_store
 from enrich.train import merge_check
-from tests.phi3_vision.tiny import tiny_phi3v
+from tests.models.phi3_vision.tiny import tiny_phi3v
 from tests.pipeline.test_cli import enrich
 from tests.random_adapter import write_random_adapter
 

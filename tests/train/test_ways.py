@@ -24,7 +24,7 @@ from enrich.train import trainer
 from enrich.train.record import TrainProgress, TrainReport
 from enrich.train.run import train
 from enrich.vocabulary import Product
-from tests.phi3_vision.tiny import Tiny
+from tests.models.phi3_vision.tiny import Tiny
 
 Make = Callable[..., TrainSettings]
 Run = Callable[..., tuple[TrainReport, list[TrainProgress]]]

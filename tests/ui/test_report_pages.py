@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page
 from rows import at, enrich_night, listing, make_row, make_run
-from test_scores import scored
 
 from enrich.answers.parse import Answer
 from enrich.output import parquet
@@ -28,6 +27,7 @@ from enrich.scores.metrics import score
 from enrich.settings import RunSettings
 from enrich.storage import open_store
 from enrich.vocabulary import ErrorKind, ManifestItem, Product
+from tests.scores.test_assess import scored
 
 pytestmark = pytest.mark.ui
 

@@ -176,7 +176,7 @@ def test_everything_can_be_reached_with_tab_and_seen_on_a_phone(page: Page) -> N
 
 
 def test_typed_amounts_are_read_by_the_rules_of_catalogs(page: Page) -> None:
-    cases = json.loads((Path(__file__).parents[1] / "amount_cases.json").read_text("utf-8"))
+    cases = json.loads((Path(__file__).parents[1] / "answers" / "amount_cases.json").read_text("utf-8"))
     assert len(cases) > 50
     read = page.evaluate(
         "(cases) => cases.map(({ text, decimal, currency }) => parseAmount(text, { decimal, currency }))", cases

@@ -8,7 +8,7 @@ from PIL import Image
 
 from enrich.models.phi3_vision import Phi3VForCausalLM
 from enrich.models.phi3_vision.generation import Generated, generate_answers
-from tests.phi3_vision.tiny import pattern_image
+from tests.models.phi3_vision.tiny import pattern_image
 from tests.with_vllm.random_phi3v import IMAGE_ID
 
 PROMPT = "<|user|>\n<|image_1|>\nWhat product is this? Give its title, category and full price.<|end|>\n<|assistant|>\n"

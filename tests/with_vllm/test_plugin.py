@@ -13,7 +13,7 @@ from enrich.models.phi3_vision import Phi3VConfig
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.models.phi3_vision.vllm_plugin import register
 from enrich.settings import TINY_MODEL_PATH
-from tests.infer.conftest import CATEGORIES
+from tests.answers.conftest import CATEGORIES
 
 pytestmark = pytest.mark.vllm
 

@@ -15,7 +15,7 @@ from enrich.models.phi3_vision.image_processing import (
     hd_transform,
     normalize_crops,
 )
-from tests.phi3_vision.tiny import ORIGINAL_PREPROCESSOR, noise_image, pattern_image
+from tests.models.phi3_vision.tiny import ORIGINAL_PREPROCESSOR, noise_image, pattern_image
 
 SIZES = [
     (1, 1),

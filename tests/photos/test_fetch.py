@@ -316,7 +316,7 @@ if __name__ == "__main__":
 
 def test_the_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(KILLED_PARENT.replace("TESTS", repr(str(Path(__file__).parent))))
+    script.write_text(KILLED_PARENT.replace("TESTS", repr(str(Path(__file__).parents[1]))))
     finished = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=False)
     pids = [int(pid) for pid in finished.stdout.split()]
     assert len(pids) == 2

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
 from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VModel
-from tests.phi3_vision.tiny import image_inputs, prompt_inputs, random_model, tiny_config
+from tests.models.phi3_vision.tiny import image_inputs, prompt_inputs, random_model, tiny_config
 
 LM_TARGETS = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 

@@ -13,13 +13,13 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from rows import enrich_night, listing, make_run
-from test_history import finish
 
 from enrich.pipeline.tidying import tidy
 from enrich.settings import RunSettings
 from enrich.storage import open_store
+from tests.output.test_history import finish
 
-TEXT = (Path(__file__).parents[1] / "docs" / "queries.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "queries.md").read_text()
 QUERIES = re.findall(r"```(sql|python)\n(.*?)```", TEXT, re.DOTALL)
 KEYS = ["coats/123.jpg", "coats/124.jpg", "bad.jpg", "d.jpg", "e f%ü.jpg"]
 

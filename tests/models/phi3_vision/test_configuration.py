@@ -9,7 +9,7 @@ from transformers import AutoConfig
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
 from enrich.models.phi3_vision import Phi3VConfig, register
-from tests.phi3_vision.tiny import random_model, tiny_config
+from tests.models.phi3_vision.tiny import random_model, tiny_config
 
 SHORT = [1.05] * 3 + [1.1] * 3 + [1.25] * 2 + [1.4, 1.45, 1.55, 1.85, 1.9] + [2.0] * 19 + [2.1] * 2 + [2.2] + [2.35] * 4
 SHORT += [2.4] * 2 + [2.65, 2.7, 2.9, 2.95] + [3.05] * 3

@@ -32,8 +32,8 @@ from enrich.engines.transformers_engine import (
 from enrich.errors import UsageError
 from enrich.models.phi3_vision.checkpoint import load_adapted, load_model, load_processor
 from enrich.settings import TINY_MODEL, TINY_MODEL_PATH, ReviewSettings, RunSettings
-from tests.infer.conftest import CATEGORIES
-from tests.phi3_vision.tiny import Tiny, tiny_phi3v
+from tests.answers.conftest import CATEGORIES
+from tests.models.phi3_vision.tiny import Tiny, tiny_phi3v
 
 PROMPT = make_prompt(CATEGORIES, "EUR")
 SETTINGS = RunSettings(device="cpu", batch_size=2, max_new_tokens=80)

@@ -13,7 +13,7 @@ from enrich.errors import UsageError
 from enrich.models.phi3_vision.checkpoint import weights_signature
 from enrich.settings import RunSettings, TrainSettings, load_settings
 from enrich.train.recipe import resolve_model
-from tests.phi3_vision.tiny import tiny_phi3v
+from tests.models.phi3_vision.tiny import tiny_phi3v
 from tests.random_adapter import write_random_adapter
 
 

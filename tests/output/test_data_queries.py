@@ -18,7 +18,7 @@ from enrich.output.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, ROW_SCHEMA, Row
 from enrich.storage import open_store
 from enrich.vocabulary import Alternative, ErrorKind, ManifestItem
 
-TEXT = (Path(__file__).parents[1] / "DATA.md").read_text("utf-8")
+TEXT = (Path(__file__).parents[2] / "DATA.md").read_text("utf-8")
 QUESTIONS = re.findall(r"^### \d+\. (.+?)\n(.*?)(?=^### |\Z)", TEXT, re.DOTALL | re.MULTILINE)
 
 

@@ -31,7 +31,7 @@ from enrich.settings import PhotoLimits
 from enrich.storage import open_store
 from enrich.vocabulary import TRANSIENT, ErrorKind
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LIMITS = PhotoLimits()
 HOW = Preparation(num_crops=4, image_size=28)
 
