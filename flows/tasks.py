@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from prefect import get_run_logger, runtime, task
@@ -39,9 +39,9 @@ from enrich.pipeline.standing import StandingAdapter, find_standing, read_metric
 from enrich.settings import RunSettings, SampleSettings, TrainSettings
 from enrich.storage import open_store
 from flows.artifacts import location, show_progress, show_run, show_scores
-from sample.generate import SampleSummary
-from sample.make import make_sample
-from sample.scores import score_holdout, write_sheet
+
+if TYPE_CHECKING:
+    from sample.generate import SampleSummary
 
 
 class OneLine(logging.Filter):
@@ -83,8 +83,10 @@ RETRIED: dict[str, Any] = {
 
 
 @task(name="make sample", task_run_name="make sample", timeout_seconds=SLOW, **RETRIED)
-def sample(out: str, bucket: str | None, settings: SampleSettings, progress: Progress | None = None) -> SampleSummary:
+def sample(out: str, bucket: str | None, settings: SampleSettings, progress: Progress | None = None) -> "SampleSummary":
     """A catalog of synthetic photos, and a bucket of unlabelled ones."""
+    from sample.make import make_sample
+
     return make_sample(out, settings, bucket=bucket, progress=progress or watched())
 
 
@@ -111,6 +113,8 @@ def score_unlike(
     adapter: str, catalog: str, sheet: str, settings: RunSettings, progress: Progress | None = None
 ) -> dict[str, Any]:
     """Scores on a sample's hold-out, as in metrics.json; a contact sheet of its unseen products goes to `sheet`."""
+    from sample.scores import score_holdout, write_sheet
+
     metrics = score_holdout(adapter, catalog, settings, progress or _to_log())
     write_sheet(adapter, catalog, sheet)
     return metrics

@@ -15,7 +15,7 @@ from enrich.settings import RunSettings, SampleSettings, TrainSettings
 from enrich.vocabulary import ErrorKind
 from flows import tasks
 from flows.demo import main, make_room
-from sample import generate
+from sample import generate, scores
 from tests.flows.conftest import FakeWorld
 from tests.flows.test_nightly import METRICS, SCORES
 
@@ -36,8 +36,8 @@ def small(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWor
         return METRICS | {"test": SCORES | {"rows": 3}}
 
     monkeypatch.setattr(tasks, "finetune", finetune)
-    monkeypatch.setattr(tasks, "score_holdout", score_holdout)
-    monkeypatch.setattr(tasks, "write_sheet", lambda adapter, catalog, sheet: Path(sheet).touch())
+    monkeypatch.setattr(scores, "score_holdout", score_holdout)
+    monkeypatch.setattr(scores, "write_sheet", lambda adapter, catalog, sheet: Path(sheet).touch())
     monkeypatch.setattr(flows.demo, "SAMPLE", SampleSettings(products=12, bucket=6))
     monkeypatch.chdir(world.root)
     log = logging.getLogger("enrich.pipeline.run.session")

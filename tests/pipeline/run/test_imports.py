@@ -15,6 +15,7 @@ RUN = ["enrichment", "opening", "parity_gate", "planning", "ray_runner", "ray_wo
             ["enrich.cli", *(f"enrich.pipeline.run.{name}" for name in RUN)],
             ["sample", "enrich.train", "enrich.catalog"],
         ),
+        (["flows.tasks"], ["sample"]),
         (["enrich.cli"], ["torch", "transformers", "vllm", "prefect", "polars", "pyarrow"]),
         (["enrich.settings", "enrich.errors", "enrich.vocabulary"], ["torch", "polars", "pyarrow"]),
         (["enrich.photos.decoder_process", "enrich.photos.decode"], ["torch", "polars", "pyarrow", "enrich.output"]),
