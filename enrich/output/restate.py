@@ -89,7 +89,7 @@ def judged_again(products: pl.DataFrame, rules: Rules, runs: Mapping[str, Publis
     broken = titles.filter(pl.Series([bool(broken_rules(title, review.titles)) for title in titles], dtype=pl.Boolean))
     was = {reason: pl.col("review_reasons").list.contains(reason.value) for reason in ReviewReason}
     unsure = pl.coalesce(pl.col("category_confidence").cast(pl.Float64) < least, was[ReviewReason.LOW_CONFIDENCE])
-    now = {  # in the order of `infer.judge`
+    now = {  # in the order of `answers.postprocess`
         ReviewReason.CATEGORY_UNKNOWN: was[ReviewReason.CATEGORY_UNKNOWN],
         ReviewReason.LOW_CONFIDENCE: unsure,
         ReviewReason.WIDE_PRICE: (pl.col("price_high") / pl.col("price_low") > review.max_price_ratio).fill_null(False),

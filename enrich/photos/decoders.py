@@ -32,7 +32,7 @@ from enrich.photos.decoder_process import GO, LENGTH, PHOTO_HEADER, UNIT
 from enrich.settings import PhotoLimits
 from enrich.vocabulary import ErrorKind
 
-Work = Callable[..., Photo]  # (data, limits, admit=...) -> Photo, as `images.prepare`; a function to be imported
+Work = Callable[..., Photo]  # (data, limits, admit=...) -> Photo, as `decode.prepare`; a function to be imported
 
 PATIENCE = 10  # times decode_seconds without a word, after which a process is given up: it hangs, or is stopped
 _START_SECONDS = 30.0  # Pillow and numpy take 0.3 s to import; so long, times PATIENCE, on a machine that is not well
