@@ -1,9 +1,11 @@
 """A catalog, a bucket and an adapter of the tiny base, made once for the session by the commands themselves."""
 
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from enrich.pipeline.catalogs import make_sample
 from enrich.pipeline.finetuning import Finetuned, finetune
@@ -26,10 +28,17 @@ QUICK = TrainSettings(model="phi3v-tiny", epochs=6, evaluations=1)
 
 
 @pytest.fixture(scope="session")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
-    root = tmp_path_factory.mktemp("story")
+def story(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Story:
+    """The first of pytest-xdist's workers makes it; the others wait and read it."""
+    own = tmp_path_factory.getbasetemp()
+    root = (own if worker_id == "master" else own.parent) / "story"
+    root.mkdir(exist_ok=True)
     catalog, bucket, adapter = root / "catalog", root / "bucket", root / "adapter"
-    make_sample(str(catalog), SampleSettings(products=144, bucket=20, seed=1), bucket=str(bucket))
-    announced: list[str] = []
-    done = finetune(str(catalog), str(adapter), QUICK, announce=announced.append)
-    return Story(catalog, bucket, adapter, done, announced)
+    with FileLock(root / "lock"):
+        told = root / "told.pickle"
+        if not told.exists():
+            make_sample(str(catalog), SampleSettings(products=144, bucket=20, seed=1), bucket=str(bucket))
+            announced: list[str] = []
+            done = finetune(str(catalog), str(adapter), QUICK, announce=announced.append)
+            told.write_bytes(pickle.dumps((done, announced)))
+    return Story(catalog, bucket, adapter, *pickle.loads(told.read_bytes()))
