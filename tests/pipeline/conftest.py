@@ -1,12 +1,15 @@
 """A catalog, a bucket and an adapter of the tiny base, made once for the session by the commands themselves."""
 
 import pickle
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
 import pytest
 from filelock import FileLock
 
+from enrich import report
 from enrich.pipeline.catalogs import make_sample
 from enrich.pipeline.finetuning import Finetuned, finetune
 from enrich.settings import SampleSettings, TrainSettings
@@ -25,6 +28,23 @@ class Story:
 
 # Some 80 steps: enough that every answer parses and no price is absurd, which is what these tests rely on.
 QUICK = TrainSettings(model="phi3v-tiny", epochs=6, evaluations=1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _figures_are_drawn_once() -> Iterator[None]:
+    """Every run's report shows the figures of its adapter's scores: 2 s each, and the adapter is the same."""
+    drawn: dict[bytes, list[tuple[str, str]]] = {}
+    draw = report._figures
+
+    def draw_once(scores: pl.DataFrame) -> list[tuple[str, str]]:
+        key = scores.serialize()
+        if key not in drawn:
+            drawn[key] = draw(scores)
+        return drawn[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "_figures", draw_once)
+        yield
 
 
 @pytest.fixture(scope="session")
