@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from queue import LifoQueue
+from queue import SimpleQueue
 from threading import Lock
 from types import TracebackType
 from typing import Any
@@ -96,7 +96,7 @@ class Decoders:
         """
         room = room or Room(limits)
         self._all = [_Decoder(work, limits, most_pixels, room) for _ in range(processes)]
-        self._idle: LifoQueue[_Decoder] = LifoQueue()  # one that runs already is taken first
+        self._idle: SimpleQueue[_Decoder] = SimpleQueue()
         for decoder in self._all:
             self._idle.put(decoder)
 
@@ -168,6 +168,8 @@ class _Decoder:
         self._started = False
         self._silences = 0
         self._slice = max(1.0, limits.decode_seconds)  # seconds without a word that count as one silence
+        with suppress(OSError):  # then `_get_ready` tries again, and says why
+            self._start()
 
     def decode(self, data: bytes) -> Photo:
         """See `Decoders.decode`."""
