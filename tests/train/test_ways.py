@@ -26,8 +26,6 @@ from enrich.train.record import TrainProgress, TrainReport
 from enrich.train.run import train
 from tests.phi3_vision.tiny import Tiny
 
-pytestmark = pytest.mark.no_cover  # which costs half as much again, and other tests reach the same lines
-
 Make = Callable[..., TrainSettings]
 Run = Callable[..., tuple[TrainReport, list[TrainProgress]]]
 
