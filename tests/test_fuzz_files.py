@@ -33,6 +33,8 @@ from enrich.pipeline.run.enrichment import finish_run
 from enrich.pipeline.run.opening import open_run
 from enrich.settings import TINY_MODEL_PATH, RunSettings
 
+pytestmark = pytest.mark.no_cover  # which costs half as much again, and other tests reach the same lines
+
 SETTINGS = RunSettings(engine="transformers", device="cpu")
 VALUES: tuple[Any, ...] = (
     None, "x", "", -1, 0, 10**30, 1e308, math.nan, math.inf, True, [], {}, [[]], {"a": 1}, "2026-01-01",
@@ -241,6 +243,7 @@ ADAPTER_FILES = [
     "adapter_config.json", "config.json", "preprocessor_config.json", "prompt.json", "calibration.json", "train.json",
     "tokenizer_config.json",
 ]  # fmt: skip
+ENGINE_FILES = ADAPTER_FILES[:3] + ADAPTER_FILES[-1:]  # what the engine reads; the others are read before it starts
 
 
 @pytest.mark.parametrize("name", ADAPTER_FILES)
@@ -252,7 +255,7 @@ def test_a_spoiled_file_of_an_adapter_is_told_in_one_line(shop: Shop, tmp_path: 
         run = ("run", "--images", shop.photos, "--adapter", adapter, "--output", tmp_path / "out", "--dry-run")
         code, err = enrich(*run, "--engine", "transformers")
         accept(f"{name}, {how}", code, err)
-        if code == 0 and number % 4 == 0:  # what is read by the engine only
+        if code == 0 and name in ENGINE_FILES and number % 4 == 0:
             try_engine(f"{name}, {how}", adapter)
         shutil.rmtree(adapter)
 

@@ -157,6 +157,7 @@ def price_of(
         ("120", {1: {"newline": 0.2}}, {120: 1.0}),  # no answer at all
         ("7", {0: {"0": 0.2}}, {7: 1.0}),  # no price either
         ("7", {0: {"8": 0.25}}, {7: 0.75, 8: 0.25}),
+        ("2", {0: {"1": 0.25}}, {2: 0.75, 1: 0.25}),  # the least price
     ],
 )
 def test_prices_that_were_nearly_written(

@@ -56,6 +56,12 @@ def test_a_run_like_the_last_one_passes() -> None:
     assert judge_run(GOOD, None, GateSettings()) == ()
 
 
+def test_the_mix_of_categories_is_compared_where_both_runs_have_one() -> None:
+    without, moved = replace(GOOD, category_mix={}), replace(GOOD, category_mix={"Hats": 1.0})
+    assert judge_run(without, GOOD, GateSettings()) == judge_run(GOOD, without, GateSettings()) == ()
+    assert [one.limit for one in judge_run(moved, GOOD, GateSettings())] == ["max_category_shift"]
+
+
 @pytest.mark.parametrize(
     ("change", "limit", "value", "message"),
     [
