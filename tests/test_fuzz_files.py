@@ -33,8 +33,6 @@ from enrich.pipeline.opening import open_run
 from enrich.settings import TINY_MODEL_PATH, RunSettings
 from enrich.write import commit_shard
 
-pytestmark = pytest.mark.no_cover  # which costs half as much again, and other tests reach the same lines
-
 SETTINGS = RunSettings(engine="transformers", device="cpu")
 VALUES: tuple[Any, ...] = (
     None, "x", "", -1, 0, 10**30, 1e308, math.nan, math.inf, True, [], {}, [[]], {"a": 1}, "2026-01-01",
