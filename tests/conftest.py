@@ -1,5 +1,6 @@
 """A local S3 server, and buckets in it."""
 
+import gc
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 # The same examples every time: what fails here fails for everybody. --hypothesis-profile=default looks for new ones.
 settings.register_profile("same", derandomize=True)
@@ -17,20 +19,40 @@ settings.load_profile("same")
 
 # What takes longest starts first; `test_cli.py` makes the catalog and adapter that the rest of `pipeline` waits for.
 FIRST = ("flows", "test_cli.py", "train", "pipeline")
-WHOLE = ("flows", "train", "pipeline")
+# Coverage, which costs half as much time again, is measured where parts are tested, not where all of them run.
+WHOLE = {
+    "flows", "test_enrichment_whole.py", "test_faults.py", "test_fuzz_files.py", "test_parity.py", "test_run.py",
+    "test_ways.py",
+}  # fmt: skip
+
+
+class FilesAndFlows(LoadScopeScheduling):
+    """A worker of pytest-xdist takes a file at a time, but all of `flows` at once: they share a Prefect server."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return str(Path(file).parent) if "flows" in Path(file).parts else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesAndFlows:
+    return FilesAndFlows(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Shares the tests out among pytest-xdist's workers by file; those of `flows` are one group, for one server.
-
-    Coverage, which costs half as much time again, is measured where parts are tested, not where they work together.
-    """
-    items.sort(key=lambda item: next((at for at, name in enumerate(FIRST) if name in item.path.parts), len(FIRST)))
+    items.sort(key=lambda item: next((at for at, name in enumerate(FIRST) if name in _parts(item)), len(FIRST)))
     for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(folder if folder == "flows" else item.path.name))
-        if folder in WHOLE:
+        if WHOLE.intersection(_parts(item)):
             item.add_marker(pytest.mark.no_cover)
+
+
+def pytest_collection_finish() -> None:
+    """What the imports left is not garbage, and each of the many full collections would take 0.9 s to find that out."""
+    gc.collect()
+    gc.freeze()
+
+
+def _parts(item: pytest.Item) -> tuple[str, ...]:
+    return item.path.relative_to(Path(__file__).parent).parts
 
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]

@@ -16,8 +16,6 @@ from random_adapter import write_random_adapter
 
 from enrich.settings import TINY_MODEL_PATH
 
-pytestmark = pytest.mark.no_cover  # which costs half as much again, and other tests reach the same lines
-
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[Moto]:

@@ -33,8 +33,6 @@ from enrich.pipeline.run.enrichment import finish_run
 from enrich.pipeline.run.opening import open_run
 from enrich.settings import TINY_MODEL_PATH, RunSettings
 
-pytestmark = pytest.mark.no_cover  # which costs half as much again, and other tests reach the same lines
-
 SETTINGS = RunSettings(engine="transformers", device="cpu")
 VALUES: tuple[Any, ...] = (
     None, "x", "", -1, 0, 10**30, 1e308, math.nan, math.inf, True, [], {}, [[]], {"a": 1}, "2026-01-01",
