@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 from datetime import timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +41,6 @@ app = typer.Typer(
     help="Titles, categories and price estimates for product photos, from Phi-3-vision fine-tuned on your catalog.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 catalog_app = typer.Typer(no_args_is_help=True, help="Make or fetch a labelled catalog.")
 app.add_typer(catalog_app, name="catalog")
@@ -49,6 +49,23 @@ _INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")]
 Base = Annotated[str | None, typer.Option(help="Hub id or directory of its base; the adapter names it too.")]
 Engine = Annotated[str | None, typer.Option(help="auto, vllm or transformers.")]
+Output = Annotated[str, typer.Option(help="Output of the runs.")]
+RunId = Annotated[str, typer.Option(help="The run's id.")]
+
+
+def print_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"enrich {version('enrich')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:
@@ -66,7 +83,7 @@ def main() -> None:
             say_error(error)
         code = error.exit_code
     except TyperException as error:
-        if speaks():
+        if speaks() and error.format_message():  # without arguments there is none, only the help
             say_error(UsageError(f"{error.format_message().rstrip('.')}; `enrich --help` shows what there is"))
         code = error.exit_code
     except BaseException as error:  # the last boundary: nobody but us can act on a traceback
@@ -215,10 +232,10 @@ def merge(
 
 @app.command()
 def run(
+    images: Annotated[str, typer.Option(help="The photos: a directory or s3://bucket/prefix.")],
+    adapter: Annotated[str, typer.Option(help="Adapter made by `enrich finetune`.")],
     output: Annotated[str, typer.Option(help="Where the tables go.")],
-    images: Annotated[str | None, typer.Option(help="The photos: a directory or s3://bucket/prefix.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="Adapter made by `enrich finetune`.")] = None,
-    run_id: Annotated[str | None, typer.Option(help="Name of the run; give it again to go on with it.")] = None,
+    run_id: Annotated[str | None, typer.Option(help="Name of the run; give it again to continue it.")] = None,
     base: Base = None,
     engine: Engine = None,
     limit: Annotated[int | None, typer.Option(help="At most so many photos.")] = None,
@@ -231,36 +248,10 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes.")
     ] = False,
-    publish: Annotated[str | None, typer.Option(metavar="ID", help="Release a run that was held back.")] = None,
-    rollback: Annotated[
-        str | None, typer.Option(metavar="ID", help="Make products.parquet what it was after this run.")
-    ] = None,
-    rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Make products.parquet anew from history, whatever became of it.")
-    ] = False,
     config: Config = None,
 ) -> None:
     """Enrich what is new or changed in a bucket, and publish products.parquet."""
     settings = load_settings(RunSettings, config, engine=engine, base=base)
-    if publish is not None:
-        from enrich.pipeline.releasing import publish_held
-
-        print_record(publish_held(output, publish, settings), output)
-        return
-    if rollback is not None:
-        from enrich.pipeline.releasing import roll_back
-
-        held = ", ".join(record.run.run_id for record in roll_back(output, rollback, settings)) or "none"
-        console.print(f"products: {output}/products.parquet as of run {rollback}; held back since: {held}")
-        return
-    if rebuild:
-        from enrich.pipeline.releasing import rebuild as make_anew
-
-        rows, runs = make_anew(output, settings)
-        console.print(f"products: {output}/products.parquet, {rows:,} rows of {runs:,} runs")
-        return
-    if images is None or adapter is None:
-        raise typer.BadParameter("a run needs --images and --adapter (or --publish ID, --rollback ID or --rebuild)")
     from enrich.pipeline.run.enrichment import run_enrichment
     from enrich.pipeline.run.opening import foresee_run
     from enrich.pipeline.run.records import held_back
@@ -285,8 +276,34 @@ def run(
 
 
 @app.command()
+def publish(output: Output, run_id: RunId, config: Config = None) -> None:
+    """Publish a run that the gate held back."""
+    from enrich.pipeline.releasing import publish_held
+
+    print_record(publish_held(output, run_id, load_settings(RunSettings, config)), output)
+
+
+@app.command()
+def rollback(output: Output, run_id: RunId, config: Config = None) -> None:
+    """Restore products.parquet as it was after a run; later runs are held back."""
+    from enrich.pipeline.releasing import roll_back
+
+    held = ", ".join(record.run.run_id for record in roll_back(output, run_id, load_settings(RunSettings, config)))
+    console.print(f"products: {output}/products.parquet as of run {run_id}; held back since: {held or 'none'}")
+
+
+@app.command()
+def rebuild(output: Output, config: Config = None) -> None:
+    """Rebuild products.parquet from history, whether it was lost, damaged or neither."""
+    from enrich.pipeline.releasing import rebuild as rebuild_products
+
+    rows, runs = rebuild_products(output, load_settings(RunSettings, config))
+    console.print(f"products: {output}/products.parquet, {rows:,} rows of {runs:,} runs")
+
+
+@app.command()
 def tidy(
-    output: Annotated[str, typer.Option(help="Output of the runs.")],
+    output: Output,
     keep: Annotated[
         str | None, typer.Option(metavar="TIME", help="Delete the rows of superseded runs older than this: 90d.")
     ] = None,
@@ -314,7 +331,7 @@ def tidy(
 
 @app.command()
 def report(
-    output: Annotated[str, typer.Option(help="Output of the runs.")],
+    output: Output,
     run_id: Annotated[str | None, typer.Option(help="The run; the last one by default.")] = None,
 ) -> None:
     """Render the report of a run anew."""
@@ -326,7 +343,7 @@ def report(
 
 @app.command()
 def review(
-    output: Annotated[str, typer.Option(help="Output of the runs.")],
+    output: Output,
     apply: Annotated[Path | None, typer.Option(help="File of decisions that the review page saved.")] = None,
     catalog: Annotated[
         str | None, typer.Option(help="Also put what was accepted or edited into this catalog, with --apply.")

@@ -104,6 +104,6 @@ def unforeseen(error: BaseException) -> RunFailed:
     if type(error).__name__ == "ComputeError" and message[0].startswith("parquet:"):  # polars', not imported here
         return RunFailed(
             f"a Parquet file is damaged ({message[0][:200]}); make products.parquet again from history with "
-            "`enrich run --output URI --rebuild`, or move the run's files away and start it again"
+            "`enrich rebuild --output URI`, or move the run's files away and start it again"
         )
     return RunFailed(f"{type(error).__name__}: {message[0][:500]}; set ENRICH_DEBUG=1 to see where, and report it")

@@ -51,6 +51,10 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # extensions report what is never collected as leaked
+
+
 def _parts(item: pytest.Item) -> tuple[str, ...]:
     return item.path.relative_to(Path(__file__).parent).parts
 

@@ -188,9 +188,9 @@ def commands(shop: Shop, output: Path) -> list[tuple[object, ...]]:
         ("run", *places, *engine, "--dry-run"),
         ("tidy", "--output", output, "--grace", "0s", "--keep", "0s"),
         ("run", *places, *engine, "--run-id", "night"),
-        ("run", "--output", output, "--publish", "night"),
+        ("publish", "--output", output, "--run-id", "night"),
         ("review", "--output", output),
-        ("run", "--output", output, "--rollback", "night"),
+        ("rollback", "--output", output, "--run-id", "night"),
         ("run", *places, *engine),
     ]
 

@@ -182,7 +182,7 @@ def _header(metadata: Mapping[str, str], output: Store) -> tuple[Mapping[str, Pu
 
 
 def _rebuild(output: Store) -> str:
-    return f"make it anew from history with `enrich run --output {output.uri} --rebuild`"
+    return f"make it anew from history with `enrich rebuild --output {output.uri}`"
 
 
 def write_products(

@@ -101,7 +101,7 @@ def publish(output: Store, run: RunInfo, gate: GateSettings | None = None) -> Pu
             lost = [] if products.etag else _lost_runs(output, work, limits, but=run.run_id)
             return fold_runs(output, products, [*lost, rows], work, writer_id)
 
-        return _swap(output, folder, make, _again(f"enrich run --publish {run.run_id}"))
+        return _swap(output, folder, make, _again(f"enrich publish --output {output.uri} --run-id {run.run_id}"))
 
 
 def publish_reviews(output: Store) -> Published:
@@ -161,7 +161,7 @@ def _check_own(output: Store, products: StoredProducts) -> None:
     if newest and all(output.head(f"runs/{newest.run_id}/{name}") is None for name in names):
         raise RunFailed(
             f"{output.uri_of(PRODUCTS_KEY)} is the table of another output, for run {newest.run_id} is not in runs/; "
-            f"make it anew from history with `enrich run --output {output.uri} --rebuild`"
+            f"make it anew from history with `enrich rebuild --output {output.uri}`"
         )
 
 

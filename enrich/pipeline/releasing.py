@@ -38,7 +38,7 @@ def publish_held(output: str, run_id: str, settings: RunSettings = _SETTINGS) ->
 def roll_back(output: str, run_id: str, settings: RunSettings = _SETTINGS) -> list[RunRecord]:
     """Make products.parquet what it was when `run_id` was the last run published; later ones are held back.
 
-    History keeps their rows, and `--publish ID` releases each again. Returns the records of the runs held back. What
+    History keeps their rows, and `enrich publish` releases each again. Returns the records of the runs held back. What
     was published by them only is done again by the next run, unless they are released first.
 
     Raises:
@@ -53,7 +53,7 @@ def roll_back(output: str, run_id: str, settings: RunSettings = _SETTINGS) -> li
     kept = [found for found in reversed(published) if found.run.mark <= record.run.mark]
     for found in kept:
         _refuse_retired(found)
-    command = f"enrich run --output {target.uri} --rollback {run_id}"
+    command = f"enrich rollback --output {target.uri} --run-id {run_id}"
     refold(target, [found.run for found in kept], settings.gate, again=command)
     message = f"rolled back to run {run_id}"
     later = [found for found in published if found.run.mark > record.run.mark]
@@ -79,7 +79,7 @@ def rebuild(output: str, settings: RunSettings = _SETTINGS) -> tuple[int, int]:
     runs = published_runs(target)
     if not runs:
         raise UsageError(f"output {target.uri}: no published run there to make products.parquet from")
-    done = refold(target, runs, settings.gate, again=f"enrich run --output {target.uri} --rebuild")
+    done = refold(target, runs, settings.gate, again=f"enrich rebuild --output {target.uri}")
     return done.rows, len(runs)
 
 

@@ -236,7 +236,7 @@ def test_a_run_held_back_ends_as_held(world: FakeWorld) -> None:
     assert state.name == "Held"
     assert state.message is not None
     assert state.message.startswith("run night is held back: 1 of 2 images failed, most often with not_an_image:")
-    assert state.message.endswith(f"release it with `enrich run --output {world.root}/output --publish night`")
+    assert state.message.endswith(f"release it with `enrich publish --output {world.root}/output --run-id night`")
     assert not (world.root / "output" / "products.parquet").exists()
 
 

@@ -62,5 +62,5 @@ def test_a_rejected_run_stays_held_and_can_be_released_later(live: Live, shop: S
     assert state["message"].startswith("nobody decided in 0.002 h; run ")
     assert "enrich.cli" not in state["message"]
     [run_id] = [path.name for path in (shop.output / "runs").iterdir()]
-    live.command("enrich.cli", "run", "--output", str(shop.output), "--publish", run_id)
+    live.command("enrich.cli", "publish", "--output", str(shop.output), "--run-id", run_id)
     assert (shop.output / "products.parquet").exists()

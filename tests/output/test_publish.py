@@ -423,7 +423,8 @@ def test_a_publisher_that_is_always_late_gives_up_and_says_what_to_do(local: Sto
         released(AlwaysLate(local), make_run())
     assert str(error.value) == (
         f"{local.uri}/products.parquet was replaced by others 20 times in a row; history has the run's rows: "
-        "repeat with `enrich run --publish night-1`, and if nobody else publishes, see `enrich doctor`"
+        f"repeat with `enrich publish --output {local.uri} --run-id night-1`, and if nobody else publishes, "
+        "see `enrich doctor`"
     )
     assert len(no_sleep) == 20
     assert 0 <= min(no_sleep) <= max(no_sleep) <= 5
@@ -433,7 +434,7 @@ def test_a_publisher_that_is_always_late_gives_up_and_says_what_to_do(local: Sto
 def test_a_products_file_of_others_is_named_and_kept(local: Store) -> None:
     held(local, make_run(), listing("a.jpg"), minutes=1)
     uri = local.uri_of("products.parquet")
-    rebuild = f"make it anew from history with `enrich run --output {local.uri} --rebuild`"
+    rebuild = f"make it anew from history with `enrich rebuild --output {local.uri}`"
     for data, message in [
         (b"mine", f"{uri} is not a readable Parquet file; {rebuild}"),
         (

@@ -65,7 +65,7 @@ def test_a_table_that_is_harmed_during_a_run_comes_back_whole(output: Store, har
             enrich_night(output, third, source)
         assert str(error.value) == (
             f"{output.uri}/products.parquet is not a readable Parquet file; make it anew from history with "
-            f"`enrich run --output {output.uri} --rebuild`"
+            f"`enrich rebuild --output {output.uri}`"
         )
         assert releasing.rebuild(output.uri) == (before.height, 2)  # the third goes on by its id
         assert read_products(output).table.equals(before)
@@ -89,10 +89,10 @@ def test_a_table_that_is_missing_when_a_run_begins_has_its_photos_answered_no_se
 def test_the_command_makes_the_table_anew(output: Store, capsys: pytest.CaptureFixture[str]) -> None:
     before = two_nights(output)
     output.put("products.parquet", b"PAR1 no more")
-    cli.run(output=output.uri, rebuild=True)
+    cli.rebuild(output=output.uri)
     assert capsys.readouterr().out == f"products: {output.uri}/products.parquet, 4 rows of 2 runs\n"
     assert read_products(output).table.equals(before)
-    cli.run(output=output.uri, rebuild=True)
+    cli.rebuild(output=output.uri)
     assert read_products(output).table.equals(before)
 
 
@@ -178,7 +178,7 @@ def test_a_table_of_another_output_is_not_taken_for_ones_own(output: Store) -> N
     output.put("products.parquet", other.get("products.parquet")[0])
     message = (
         f"{output.uri}/products.parquet is the table of another output, for run elsewhere is not in runs/; make it "
-        f"anew from history with `enrich run --output {output.uri} --rebuild`"
+        f"anew from history with `enrich rebuild --output {output.uri}`"
     )
     with pytest.raises(RunFailed) as error, scratch() as folder:
         publish.current_products(output, folder)

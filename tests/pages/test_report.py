@@ -114,7 +114,7 @@ def test_a_page_shows_the_runs_figures(photos: Store) -> None:
     ("changes", "words"),
     [
         ({"state": "nothing_to_do"}, "Nothing to do: every photo had its answer already."),
-        ({"state": "held"}, "Release it with enrich run --publish night-1 ."),
+        ({"state": "held"}, "Release it with enrich publish --run-id night-1 ."),
         (
             {"findings": [{"limit": "max_failed", "value": 0.5, "allowed": 0.2, "message": f"half failed {EVIL}"}]},
             f"half failed {EVIL}",

@@ -54,7 +54,7 @@ def test_counts_and_reasons_are_tables() -> None:
     [
         ("published", "<strong>Published:</strong> s3://out/products.parquet"),
         ("nothing_to_do", "<strong>Nothing to do:</strong> every photo had its answer already."),
-        ("held", "enrich run --output s3://out --publish night"),
+        ("held", "enrich publish --output s3://out --run-id night"),
     ],
 )
 def test_the_first_line_says_how_it_ended(state: str, words: str) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,16 @@ def enrich(
         cli.main()
     out, err = capsys.readouterr()
     return int(stop.value.code or 0), out, err
+
+
+def test_the_version_is_printed_and_no_arguments_print_the_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert enrich(monkeypatch, capsys, "--version") == (0, f"enrich {version('enrich')}\n", "")
+    code, out, err = enrich(monkeypatch, capsys)
+    assert code == 2
+    assert "rollback" in out
+    assert err == ""
 
 
 def test_importing_the_command_loads_nothing_heavy() -> None:
@@ -64,8 +75,8 @@ def test_importing_the_command_loads_nothing_heavy() -> None:
             "unknown key 'shards'",
         ),
         ("run --images {bucket} --adapter {adapter} --output {tmp}/out --config {tmp}/no.yaml", "no.yaml: "),
-        ("run --output {tmp}/out", "a run needs --images and --adapter"),
-        ("run --output {tmp}/empty --publish last", "run last: not in "),
+        ("run --output {tmp}/out", "Missing option '--images'"),
+        ("publish --output {tmp}/empty --run-id last", "run last: not in "),
         ("report --output {tmp}/empty", "no finished run there"),
         ("finetune --catalog {tmp}/none --out {tmp}/out", "none: no such directory"),
         ("finetune --catalog {tmp}/empty --out {tmp}/out", "catalog.csv"),
@@ -210,7 +221,7 @@ def test_a_held_run_exits_with_3(
     assert code == 3
     assert "run strict is held back: " in err
     assert not (output / "products.parquet").exists()
-    code, out, _ = enrich(monkeypatch, capsys, "run", "--output", str(output), "--publish", "strict")
+    code, out, _ = enrich(monkeypatch, capsys, "publish", "--output", str(output), "--run-id", "strict")
     assert code == 0
     assert f"products: {output}/products.parquet" in out
 

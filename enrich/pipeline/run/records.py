@@ -32,7 +32,7 @@ def held_back(record: RunRecord, output: str) -> HeldBack:
     """What to tell of a run that the gate held back: why, and the way out."""
     return HeldBack(
         f"run {record.run.run_id} is held back: {record.findings[0].message}; look at its report, then release it "
-        f"with `enrich run --output {output} --publish {record.run.run_id}`"
+        f"with `enrich publish --output {output} --run-id {record.run.run_id}`"
     )
 
 

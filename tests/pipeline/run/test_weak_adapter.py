@@ -80,7 +80,7 @@ def test_a_run_of_two_photos_is_held_until_a_person_releases_it_or_the_settings_
     assert not (output / "products.parquet").exists()
     assert "no better than guessing" in (output / "runs/night/report.html").read_text()
 
-    assert enrich(monkeypatch, "run", "--output", output, "--publish", "night") == 0
+    assert enrich(monkeypatch, "publish", "--output", output, "--run-id", "night") == 0
     assert pl.read_parquet(output / "products.parquet").height == 2
 
     settings = tmp_path / "settings.yaml"
