@@ -260,7 +260,7 @@ import json, os, signal, sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
 from enrich.answers.prompt import Prompt
-from enrich.output.schema import Product
+from enrich.vocabulary import Product
 from enrich.settings import TrainSettings
 from enrich.train import fit
 from enrich.train.run import train

@@ -122,7 +122,7 @@ import json, sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
 from enrich.answers.prompt import Prompt
-from enrich.output.schema import Product
+from enrich.vocabulary import Product
 from enrich.settings import TrainSettings
 from accelerate import PartialState
 from enrich.train.run import train
