@@ -3,4 +3,4 @@
 Importing this package is cheap: torch, transformers, vLLM and Prefect load only where they are used.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
