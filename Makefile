@@ -27,7 +27,7 @@ demo: install
 
 # Three workers on two cores, since tests also wait; one thread each, since more of them slow tiny models down.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m "not vllm and not ui and not live and not ray" --cov --cov-report=term:skip-covered --cov-fail-under=85
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --ignore tests/with_vllm -m "not vllm and not ui and not live and not ray" --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 # The long form of tests/test_faults.py, hours: needs Debian's ceph-mon, ceph-osd, radosgw and ceph-common. --help names
 # the options; with --state FILE it may be stopped and goes on later.

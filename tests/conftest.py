@@ -18,11 +18,11 @@ settings.load_profile("same")
 
 
 # What takes longest starts first; `test_cli.py` makes the catalog and adapter that the rest of `pipeline` waits for.
-FIRST = ("flows", "test_cli.py", "train", "pipeline")
+FIRST = ("flows", "test_cli.py", "train", "test_fuzz_files.py", "test_faults.py", "pipeline")
 # Coverage, which costs half as much time again, is measured where parts are tested, not where all of them run.
 WHOLE = {
-    "flows", "test_enrichment_whole.py", "test_faults.py", "test_fuzz_files.py", "test_parity.py", "test_run.py",
-    "test_ways.py",
+    "flows", "test_cli.py", "test_enrichment_whole.py", "test_faults.py", "test_finetuning_whole.py",
+    "test_fuzz_files.py", "test_parity_gate.py", "test_run.py", "test_ways.py",
 }  # fmt: skip
 
 
@@ -40,9 +40,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesAndFlow
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((at for at, name in enumerate(FIRST) if name in _parts(item)), len(FIRST)))
-    for item in items:
-        if WHOLE.intersection(_parts(item)):
-            item.add_marker(pytest.mark.no_cover)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """As pytest-cov's marker `no_cover`, which leaves fixtures out."""
+    plugin = item.config.pluginmanager.get_plugin("_cov") if WHOLE.intersection(_parts(item)) else None
+    coverage = plugin.cov_controller if plugin else None
+    if coverage:
+        coverage.pause()
+    try:
+        return (yield)
+    finally:
+        if coverage:
+            coverage.resume()
 
 
 def pytest_collection_finish() -> None:

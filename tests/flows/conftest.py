@@ -17,7 +17,6 @@ from prefect.settings import (
     PREFECT_SERVER_MEMO_STORE_PATH,
     temporary_settings,
 )
-from prefect.testing.utilities import prefect_test_harness
 
 from enrich.answers.calibration import Calibration
 from enrich.answers.parse import Answer
@@ -37,6 +36,8 @@ from flows import tasks
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    from prefect.testing.utilities import prefect_test_harness  # 7 s, which workers without flows save
+
     home = tmp_path_factory.mktemp("prefect")
     settings = {
         PREFECT_HOME: home,

@@ -102,13 +102,20 @@ def test_a_4bit_base_learns_and_its_merge_is_compared_with_what_was_trained_on(
     assert type(packed.model.vision_embed_tokens.tower_layers[0].mlp.fc1) is torch.nn.Linear
 
 
-def test_compiled_layers_learn_the_same(run: Run, tmp_path: Path) -> None:
-    changes = {"epochs": 2, "evaluations": 1, "batch_size": 2, "effective_batch_size": 4}
+def test_compiled_layers_learn_the_same(
+    tiny: Tiny, products: list[Product], prompt: Prompt, make_settings: Make, tmp_path: Path
+) -> None:
+    pair = products[:2]  # one batch, so one length to compile for
     losses, names, graphs = [], [], []
     for compiled in (False, True):
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
-        _, told = run(tmp_path / str(compiled), compile=compiled, **changes)
+        told: list[TrainProgress] = []
+        settings = make_settings(compile=compiled, epochs=4, evaluations=1, batch_size=2, effective_batch_size=2)
+        train(
+            pair, pair, prompt, settings, tiny.path, tmp_path / str(compiled), data_fingerprint="data",
+            progress=told.append,
+        )  # fmt: skip
         losses.append([progress.loss for progress in told if progress.stage == "training"])
         names.append(load_file(tmp_path / str(compiled) / "adapter" / "adapter_model.safetensors").keys())
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
