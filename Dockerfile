@@ -38,7 +38,7 @@ FROM python AS worker
 RUN useradd --create-home --uid 10001 enrich && install -d -o enrich -g enrich /data /models
 COPY deployments /opt/enrich/deployments
 USER 10001
-# Relative paths of flow parameters begin in /data. Nobody is told that this runs.
+# Relative paths in flow parameters start from /data. Telemetry is disabled.
 WORKDIR /data
 ENV HF_HOME=/models HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false \
     PREFECT_RESULTS_DEFAULT_SERIALIZER=json

@@ -1,4 +1,4 @@
-"""What a Prefect server needs beside its deployments: work pools, limits and automations. Again and again, if you like.
+"""What a Prefect server needs beside its deployments: work pools, limits and automations. Idempotent.
 
     python -m deployments.apply                                  # with PREFECT_API_URL set; pools of processes
     python -m deployments.apply --type docker|kubernetes         # the gpu pool from pools/TYPE-gpu.json

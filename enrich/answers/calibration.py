@@ -95,7 +95,7 @@ def fit_price(
     """Conformal quantiles from rows whose price is known and whose predicted price is positive.
 
     `spreads` are log units, one a row; `catalog_prices` (the training split's) set the plausible range; `categories`,
-    where given, are those that the model said, for later it knows no others; `designs` tell which of the rows are
+    where given, are the predicted ones, since inference has nothing else; `designs` tell which of the rows are
     photos of one design (see `same_design`), and without them each is its own. The floor under the spreads is the one
     that makes intervals narrowest on average, where there are FLOOR_ROWS to choose it on, else the median spread.
     With too few designs for a level, (n + 1) * level > n, the largest score stands in and coverage falls short.
@@ -170,8 +170,8 @@ def price_crps(calibration: PriceCalibration, true: float, price: float, spread:
 
 
 def _quantiles(scores: np.ndarray, owners: np.ndarray) -> dict[str, float]:
-    """Of the absolute scores, each of the owners 0 .. n - 1 with 1 / (n + 1) of the mass, which its rows share; the
-    last share lies at infinity, and stands for the design that is to come."""
+    """Quantiles of the absolute scores. Each of the owners 0 .. n - 1 has 1 / (n + 1) of the mass, shared by its rows;
+    the extra 1 / (n + 1), at infinity, covers a new design."""
     order = np.argsort(np.abs(scores), kind="stable")
     mass = np.cumsum(1 / np.bincount(owners)[owners[order]]) / (owners.max() + 2)
     places = {level: min(int(np.searchsorted(mass, level - 1e-9)), len(order) - 1) for level in LEVELS}

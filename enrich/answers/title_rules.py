@@ -1,4 +1,4 @@
-"""What a title may not be, whatever the photo shows; and the words in it that its own author doubts."""
+"""Rules that flag a title whatever its photo shows, and the words in it that the model itself doubts."""
 
 import re
 import unicodedata

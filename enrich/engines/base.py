@@ -19,7 +19,7 @@ class Request:
 
 @dataclass
 class EngineClock:
-    """What an engine did with its time, seconds so far. Of none it does nothing, and nobody asked it to."""
+    """Seconds that an engine has spent so far, by activity. Otherwise it was idle with no caller waiting."""
 
     render: float = 0.0  # made its input of pages; beside its work, or not
     busy: float = 0.0  # had something to answer

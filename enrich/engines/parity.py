@@ -1,7 +1,7 @@
 """Whether two engines serve the same model: the same prompts, the same answers, the same log-probabilities.
 
-What comes apart here shows nowhere else: an adapter that is not applied, other crops, or another template still answer
-in three lines, and are only wrong more often.
+Only this check catches an adapter that is not applied, other crops, or another template: such an engine still answers
+in three lines and is merely wrong more often.
 """
 
 from collections.abc import Callable, Collection, Sequence

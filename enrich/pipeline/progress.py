@@ -1,4 +1,4 @@
-"""How long work tells whoever watches how far it is."""
+"""Progress callbacks for long-running work."""
 
 import time
 from collections.abc import Callable

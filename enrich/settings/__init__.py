@@ -264,7 +264,7 @@ class RaySettings(Settings):
 
 
 class TitleRules(Settings):
-    """What a title may not be."""
+    """Rules that flag a title for review."""
 
     min_words: int = Field(default=1, ge=1)
     max_characters: int = Field(default=150, ge=1, description="Google Merchant Center cuts longer ones")

@@ -147,7 +147,7 @@ def _tensorboard_table(writer: Any) -> LogTable:
 def _open_wandb(name: str, stack: ExitStack) -> LogTable:
     import wandb
 
-    if wandb.run is None:  # else the caller's own, and his to end
+    if wandb.run is None:  # otherwise the caller opened this run and must close it
         try:
             run = wandb.init(project=os.environ.get("WANDB_PROJECT", PROJECT), name=name)
         except wandb.errors.Error as error:

@@ -10,7 +10,7 @@ from enrich.pages.units import duration
 from enrich.photos.workers import Workers
 from enrich.settings import RunSettings
 
-# Of a session's time. Less than this the stream waits for photos when it starts to fill an engine, and shard by shard.
+# Share of a session's time. Below it, waiting for photos is normal start-up of the engine and of each shard.
 WAITING = 0.1
 HEADROOM = 1.2  # workers asked for, over those that would just keep up: photos differ
 WRITE_SHARE = 0.05  # of the time, that writing shards should take at most

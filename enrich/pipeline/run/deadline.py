@@ -1,4 +1,4 @@
-"""When a run stops by itself: between two shards, so that what it publishes is whole."""
+"""When a run stops by itself: between two shards, so that it publishes whole ones."""
 
 import math
 import time
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Deadline:
-    """No shard is begun that would not be done by `until`, going by the last one."""
+    """Start a shard only if one as slow as the last would finish by `until`."""
 
     until: float = math.inf  # of time.monotonic()
     last: float = 0.0  # seconds that the last shard took

@@ -81,7 +81,7 @@ class _Watch:
         self.download = self.decode = self.queue = self.waited = 0.0
 
     def seen(self, fetched: Fetched, asked_at: float) -> None:
-        """A photo came, that the engine has room for since `asked_at`."""
+        """Record a photo that the engine requested at `asked_at`."""
         now = time.monotonic()
         self.waited += now - asked_at
         self.download += fetched.download_seconds
