@@ -27,6 +27,7 @@ from enrich.console import (
 )
 from enrich.errors import EnrichError, HeldBack, UsageError, unforeseen
 from enrich.settings import (
+    COMMANDS,
     Columns,
     FetchSettings,
     MergeSettings,
@@ -124,7 +125,7 @@ def catalog_fetch(
     from enrich.pipeline.catalogs import fetch_photos
 
     with progress_bars() as progress:
-        summary = fetch_photos(source, out, load_settings(FetchSettings, config), progress=progress)
+        summary = fetch_photos(source, out, load_settings(FetchSettings, config, "catalog fetch"), progress=progress)
     console.print(f"{summary.photos} photos, {summary.failed} failed: {out}/catalog.csv")
     if summary.several:
         console.print(f"rows that name several URLs: {summary.several}; the photo of the first one was taken")
@@ -147,7 +148,7 @@ def finetune(
     config: Config = None,
 ) -> None:
     """Teach Phi-3-vision a catalog: photo to title, category and full price, as a LoRA adapter with known errors."""
-    settings = load_settings(TrainSettings, config, model=model, allow_dropped=allow_dropped or None)
+    settings = load_settings(TrainSettings, config, "finetune", model=model, allow_dropped=allow_dropped or None)
     if overfit_one_batch:
         print_overfitting(catalog, settings)
         return
@@ -186,7 +187,7 @@ def score(
     config: Config = None,
 ) -> None:
     """Score an adapter on a catalog: the test split of the one it was made from, every row of any other."""
-    settings = load_settings(RunSettings, config, engine=engine, base=base)
+    settings = load_settings(RunSettings, config, "score", engine=engine, base=base)
     if parity:
         print_parity(adapter, catalog, settings, rows or settings.parity_rows or 32, out)
         return
@@ -219,7 +220,7 @@ def merge(
     """Write an adapter and its base as one checkpoint, for servers that load no adapters, after comparing the two."""
     from enrich.pipeline.merging import merge as run
 
-    settings = load_settings(MergeSettings, config, dtype=dtype)
+    settings = load_settings(MergeSettings, config, "merge", dtype=dtype)
     with progress_bars() as progress:
         done = run(adapter, out, settings, base=base, progress=progress)
     check = done.check
@@ -251,7 +252,7 @@ def run(
     config: Config = None,
 ) -> None:
     """Enrich what is new or changed in a bucket, and publish products.parquet."""
-    settings = load_settings(RunSettings, config, engine=engine, base=base)
+    settings = load_settings(RunSettings, config, "run", engine=engine, base=base)
     from enrich.pipeline.run.enrichment import run_enrichment
     from enrich.pipeline.run.opening import foresee_run
     from enrich.pipeline.run.records import held_back
@@ -280,7 +281,7 @@ def publish(output: Output, run_id: RunId, config: Config = None) -> None:
     """Publish a run that the gate held back."""
     from enrich.pipeline.releasing import publish_held
 
-    print_record(publish_held(output, run_id, load_settings(RunSettings, config)), output)
+    print_record(publish_held(output, run_id, load_settings(RunSettings, config, "publish")), output)
 
 
 @app.command()
@@ -288,8 +289,9 @@ def rollback(output: Output, run_id: RunId, config: Config = None) -> None:
     """Restore products.parquet as it was after a run; later runs are held back."""
     from enrich.pipeline.releasing import roll_back
 
-    held = ", ".join(record.run.run_id for record in roll_back(output, run_id, load_settings(RunSettings, config)))
-    console.print(f"products: {output}/products.parquet as of run {run_id}; held back since: {held or 'none'}")
+    records = roll_back(output, run_id, load_settings(RunSettings, config, "rollback"))
+    held = ", ".join(record.run.run_id for record in records) or "none"
+    console.print(f"products: {output}/products.parquet as of run {run_id}; held back since: {held}")
 
 
 @app.command()
@@ -297,7 +299,7 @@ def rebuild(output: Output, config: Config = None) -> None:
     """Rebuild products.parquet from history, whether it was lost, damaged or neither."""
     from enrich.pipeline.releasing import rebuild as rebuild_products
 
-    rows, runs = rebuild_products(output, load_settings(RunSettings, config))
+    rows, runs = rebuild_products(output, load_settings(RunSettings, config, "rebuild"))
     console.print(f"products: {output}/products.parquet, {rows:,} rows of {runs:,} runs")
 
 
@@ -315,7 +317,7 @@ def tidy(
     """Pack the many small files of finished runs into few, and delete what nothing needs any more."""
     from enrich.pipeline.tidying import tidy as run
 
-    settings = load_settings(RunSettings, config)
+    settings = load_settings(RunSettings, config, "tidy")
     kept = None if keep is None else parse_duration(keep)
     done = run(output, settings, grace=parse_duration(grace), keep=kept)
     console.print(f"{done.packed} shards packed into {done.packs} files, {done.deleted} packed shards deleted")
@@ -360,7 +362,7 @@ def review(
         queue = write_queue(output, limit)
         console.print(f"{queue.rows} of {queue.waiting} rows that need review: {queue.uri}")
         return
-    done = apply_decisions(output, apply, catalog, load_settings(Columns, config))
+    done = apply_decisions(output, apply, catalog, load_settings(Columns, config, "review"))
     console.print(", ".join(f"{count} {decision}" for decision, count in done.counts.items()))
     if done.outdated:
         console.print(f"{done.outdated} of them are about photos that have changed since, and have no effect")
@@ -383,7 +385,7 @@ def doctor(
     """Say what this machine can run, what is missing, and the command that mends it."""
     from enrich.doctor import examine
 
-    findings = examine(output, load_settings(RunSettings, config).s3)
+    findings = examine(output, load_settings(RunSettings, config, "doctor").s3)
     table = Table("", "what", "here", "to mend it", box=None, pad_edge=False)
     for finding in findings:
         mark = ("ok", "green") if finding.ok else ("missing", "red") if finding.required else ("optional", "yellow")
@@ -391,6 +393,23 @@ def doctor(
     console.print(table)
     if any(finding.required and not finding.ok for finding in findings):
         raise typer.Exit(1)
+
+
+@app.command()
+def settings(
+    command: Annotated[list[str] | None, typer.Argument(help="A command: finetune, run, catalog fetch ...")] = None,
+) -> None:
+    """Print the settings of a command, or of all, as a YAML file to edit and pass as --config."""
+    from enrich.settings.describe import describe
+
+    name = " ".join(command or ())
+    if name and name not in COMMANDS:
+        raise typer.BadParameter(f"{name!r} has no settings; those with settings: {', '.join(COMMANDS)}")
+    if name:
+        print(describe(COMMANDS[name]), end="")
+        return
+    sections = {cls: section for section, cls in reversed(COMMANDS.items())}  # the first section of each class
+    print("\n".join(describe(cls, section) for cls, section in reversed(sections.items())), end="")
 
 
 def parse_duration(text: str) -> timedelta:

@@ -8,9 +8,12 @@ from pydantic import ValidationError
 
 from enrich.errors import UsageError
 from enrich.settings import (
+    COMMANDS,
     PHI3_VISION,
     PHI3_VISION_REVISION,
     TINY_MODEL,
+    Columns,
+    MergeSettings,
     PhotoLimits,
     RunSettings,
     SampleSettings,
@@ -18,6 +21,7 @@ from enrich.settings import (
     TrainSettings,
     load_settings,
 )
+from enrich.settings.describe import describe
 from enrich.train.recipe import resolve_model
 
 
@@ -224,3 +228,48 @@ def test_formats_are_named_in_any_case_and_at_least_one() -> None:
     assert PhotoLimits(formats=("jpeg", "Png")).formats == ("JPEG", "PNG")
     with pytest.raises(ValueError, match="no format is accepted"):
         PhotoLimits(formats=())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_printed_is_a_settings_file_of_the_defaults(command: str, tmp_path: Path) -> None:
+    file, cls = tmp_path / "settings.yaml", COMMANDS[command]
+    for text in (describe(cls), "".join(describe(other, name) for name, other in COMMANDS.items())):
+        file.write_text(text)
+        assert load_settings(cls, file, command) == cls()
+
+
+def test_what_is_printed_has_every_setting_with_its_limits() -> None:
+    text = describe(RunSettings)
+    assert "# Tries of an image whose failure may pass (>= 1, <= 100)\nmax_attempts: 3\n" in text
+    assert "(one of merged, lora)\nserved: merged\n" in text
+    assert "\n  max_pixels: 64000000\n" in text
+    assert all(f"\n{name}:" in text for name in RunSettings.model_fields)
+
+
+def test_a_file_may_hold_the_settings_of_several_commands(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("finetune: {epochs: 7}\nrun: {shard_size: 5}\nscore: {batch_size: 2}\nreview: {title: name}\n")
+    assert load_settings(TrainSettings, file, "finetune").epochs == 7
+    assert load_settings(RunSettings, file, "run", batch_size=3) == RunSettings(shard_size=5, batch_size=3)
+    assert load_settings(RunSettings, file, "tidy").shard_size == 5
+    assert load_settings(RunSettings, file, "score") == RunSettings(batch_size=2)
+    assert load_settings(Columns, file, "review").title == "name"
+    assert load_settings(MergeSettings, file, "merge") == MergeSettings()
+    file.write_text("review: {max_price_ratio: 3}\n")  # a setting of runs, not the section of a command
+    assert load_settings(RunSettings, file, "run").review.max_price_ratio == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run: {}\nepochs: 3", "key 'epochs' is outside of the sections; move it below a command's name"),
+        ("run: 3", "run: settings are expected below it, not 3; write `key: value` lines"),
+        ("run: {shards: 1}", "unknown key 'shards'; known keys: "),
+    ],
+)
+def test_sections_that_cannot_be_read_are_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as raised:
+        load_settings(RunSettings, file, "run")
+    assert str(raised.value).startswith(f"settings file {file}: {message}")

@@ -68,18 +68,18 @@ class SplitSettings(Settings):
     """Shares of the rows. Products with the same title stay together; train gets the rest."""
 
     seed: int = 0
-    validation: float = Field(default=0.05, gt=0, lt=0.5)
-    calibration: float = Field(default=0.10, gt=0, lt=0.5)
-    test: float = Field(default=0.10, gt=0, lt=0.5)
+    validation: float = Field(default=0.05, gt=0, lt=0.5, description="Chooses the best checkpoint")
+    calibration: float = Field(default=0.10, gt=0, lt=0.5, description="Calibrates confidences and price intervals")
+    test: float = Field(default=0.10, gt=0, lt=0.5, description="Scores the adapter")
 
 
 class PhotoLimits(Settings):
     """What a photo from outside may cost. Checked before it is decoded."""
 
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
-    max_bytes: int = Field(default=32 << 20, gt=0)
-    max_pixels: int = Field(default=64_000_000, gt=0)
-    max_aspect_ratio: float = Field(default=50.0, ge=1)
+    max_bytes: int = Field(default=32 << 20, gt=0, description="Size of the file")
+    max_pixels: int = Field(default=64_000_000, gt=0, description="Width times height")
+    max_aspect_ratio: float = Field(default=50.0, ge=1, description="Longer side divided by the shorter one")
     decode_seconds: float = Field(default=20.0, gt=0, description="CPU time that decoding a photo may take")
     decode_memory_bytes: int = Field(default=2 << 30, gt=0, description="Address space that decoding a photo may take")
     decode_total_bytes: int = Field(
@@ -155,7 +155,12 @@ class TrainSettings(Settings):
         description=f"Hub id or directory of a Phi-3-vision; {AUTO}: {PHI3_VISION} on a GPU, {TINY_MODEL} without one",
     )
     revision: str | None = Field(default=None, description="Full commit of a hub model; pinned for the default model")
-    num_crops: int = Field(default=4, ge=1, le=16)
+    num_crops: int = Field(
+        default=4,
+        ge=1,
+        le=16,
+        description="Crops of 336 pixels that a photo is cut into at most: more detail, more tokens",
+    )
     fast_decode: bool = Field(
         default=False, description="Decode large JPEGs at a reduced scale, in training and serving: 1.5 times the rate"
     )
@@ -164,9 +169,9 @@ class TrainSettings(Settings):
     split: SplitSettings = SplitSettings()
     limits: PhotoLimits = PhotoLimits()
 
-    lora_r: int = Field(default=16, ge=1)
-    lora_alpha: int = Field(default=32, ge=1)
-    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    lora_r: int = Field(default=16, ge=1, description="Rank of the LoRA matrices")
+    lora_alpha: int = Field(default=32, ge=1, description="LoRA updates are scaled by lora_alpha / lora_r")
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout of the LoRA layers' inputs")
     target_modules: tuple[str, ...] = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
     adapt_vision: bool = Field(
         default=False, description="LoRA on the vision tower and the projector too; served merged, features not cached"
@@ -175,20 +180,22 @@ class TrainSettings(Settings):
     use_dora: bool = Field(default=False, description="Weight-decomposed LoRA; served merged")
     load_in_4bit: bool = Field(default=False, description="QLoRA: the frozen base in NF4, for a GPU of 16 GB")
 
-    learning_rate: float = Field(default=1e-4, gt=0)
+    learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate")
     output_learning_rate: float | None = Field(
         default=None, gt=0, description="Adds LoRA on the output layer, learned at this rate: new words come from there"
     )
     price_weight: int = Field(
         default=1, ge=1, le=16, description="How many times a digit of the price counts in the loss, a word once"
     )
-    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    epochs: float = Field(default=3.0, gt=0)
+    warmup_ratio: float = Field(
+        default=0.03, ge=0, lt=1, description="Share of the steps in which the learning rate rises"
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm")
+    epochs: float = Field(default=3.0, gt=0, description="Passes over the training split")
     batch_size: int = Field(default=8, ge=1, description="Photos in one forward pass")
     effective_batch_size: int = Field(default=16, ge=1, description="Photos in one optimiser step")
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(default=False, description="Less memory for activations, more time")
     compile: bool | None = Field(
         default=None, description="torch.compile the layers; left out: on a GPU where the run is long enough to pay"
     )
@@ -198,11 +205,11 @@ class TrainSettings(Settings):
     cache_vision_features: bool = Field(default=True, description="Compute the frozen tower's features once")
     evaluations: int = Field(default=4, ge=1, description="Generation-based evaluations of the validation split")
     patience: int = Field(default=3, ge=1, description="Evaluations without improvement before an early stop")
-    max_new_tokens: int = Field(default=64, ge=8)
+    max_new_tokens: int = Field(default=64, ge=8, description="Length of an answer at most, in tokens")
     max_length: int = Field(default=4096, ge=64, le=4096, description="LongRoPE: longer changes every answer")
     max_minutes: float | None = Field(default=None, gt=0, description="Stop after this time and keep the best so far")
     seed: int = 3
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
     report_to: tuple[Tracker, ...] = Field(
         default=(), description="Experiment trackers: none, wandb, mlflow, trackio, tensorboard, or a list of them"
     )
@@ -231,8 +238,8 @@ class TrainSettings(Settings):
 class MergeSettings(Settings):
     """Writing an adapter and its base as one checkpoint."""
 
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["bfloat16", "float32"] = Field(default="bfloat16", description="Of the written weights")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
     max_new_tokens: int = Field(default=48, ge=1, description="Of the answers that are compared")
 
 
@@ -266,7 +273,7 @@ class RaySettings(Settings):
 class TitleRules(Settings):
     """Rules that flag a title for review."""
 
-    min_words: int = Field(default=1, ge=1)
+    min_words: int = Field(default=1, ge=1, description="Words that a title has at least")
     max_characters: int = Field(default=150, ge=1, description="Google Merchant Center cuts longer ones")
     forbidden_words: tuple[str, ...] = Field(
         default=("sale", "discount", "free shipping", "best price", "buy now", "guaranteed"),
@@ -294,7 +301,7 @@ class ReviewSettings(Settings):
 class GateSettings(Settings):
     """Limits past which products.parquet is held back. Shares are 0..1."""
 
-    enabled: bool = True
+    enabled: bool = Field(default=True, description="False: every run is published")
     min_rows: int = Field(default=50, ge=1, description="A smaller run is not judged by shares, unless they are 1")
     allow_weak_adapter: bool = Field(
         default=False, description="Publish runs of an adapter that is no better than guessing without a photo"
@@ -308,8 +315,10 @@ class GateSettings(Settings):
         le=1,
         description="Answered photos that are gone from the source; of fewer than min_rows, half may be",
     )
-    max_failed: float = Field(default=0.20, ge=0, le=1)
-    max_unknown_category: float = Field(default=0.10, ge=0, le=1)
+    max_failed: float = Field(default=0.20, ge=0, le=1, description="Share of failed photos")
+    max_unknown_category: float = Field(
+        default=0.10, ge=0, le=1, description="Share of answers whose category is not in the taxonomy"
+    )
     max_review_rise: float = Field(default=0.30, ge=0, le=1, description="Rise of the share that needs review")
     max_category_shift: float = Field(default=0.50, ge=0, le=1, description="Total variation from the last run's mix")
     max_price_shift: float = Field(default=1.0, ge=0, description="Absolute change of the log median price")
@@ -318,15 +327,17 @@ class GateSettings(Settings):
 class RunSettings(Settings):
     """One pass over a bucket."""
 
-    engine: Literal["auto", "vllm", "transformers"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    engine: Literal["auto", "vllm", "transformers"] = Field(
+        default="auto", description="auto: vLLM on a GPU where it is installed, else transformers"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
     runner: Literal["inline", "ray"] = Field(
         default="inline", description="inline: one process answers shard by shard; ray: the workers of a Ray cluster"
     )
     ray: RaySettings = RaySettings()
     shard_size: int = Field(default=2048, ge=1, title="Photos in a shard", description="Unit of retry and of commit")
     batch_size: int = Field(default=16, ge=1, description="Photos in one forward pass of the transformers engine")
-    max_new_tokens: int = Field(default=64, ge=8)
+    max_new_tokens: int = Field(default=64, ge=8, description="Length of an answer at most, in tokens")
     base: str | None = Field(
         default=None,
         min_length=1,
@@ -395,24 +406,53 @@ class RunSettings(Settings):
 S = TypeVar("S", bound=Settings)
 
 
-def load_settings(cls: type[S], path: str | Path | None = None, **overrides: object) -> S:
+# The settings that each command reads from --config. Those of RunSettings have sections of their own or share `run`.
+COMMANDS: dict[str, type[Settings]] = {
+    "finetune": TrainSettings,
+    **dict.fromkeys(("run", "score", "publish", "rollback", "rebuild", "tidy", "doctor"), RunSettings),
+    "merge": MergeSettings,
+    "review": Columns,
+    "catalog fetch": FetchSettings,
+}
+
+
+def load_settings(cls: type[S], path: str | Path | None = None, command: str | None = None, **overrides: object) -> S:
     """Settings from defaults, then a YAML file, then `overrides` (those that are None are left out).
+
+    The file holds the settings themselves, or those of several commands below their names, of which `command` reads
+    its own.
 
     Raises:
         UsageError: the file cannot be read, is no mapping, or has an unknown key or a value out of range.
     """
     values = {} if path is None else read_yaml(Path(path))
+    source = "settings" if path is None else f"settings file {path}"
+    if command is not None:
+        values = _own_section(values, cls, command, source)
     values.update({name: value for name, value in overrides.items() if value is not None})
     try:
         return cls.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or cls.__name__
-        source = f"settings file {path}" if path is not None else "settings"
         if first["type"] == "extra_forbidden":
             known = ", ".join(_section(cls, first["loc"][:-1]).model_fields)
             raise UsageError(f"{source}: unknown key {where!r}; known keys: {known}") from error
         raise UsageError(f"{source}: {where}: {first['msg']}; change that value") from error
+
+
+def _own_section(values: dict[str, Any], cls: type[Settings], command: str, source: str) -> dict[str, Any]:
+    """What `values` hold for a command: all of them, unless a key names a command and is no setting of its own."""
+    sections = [key for key in values if key in COMMANDS and key not in cls.model_fields]
+    if not sections:
+        return values
+    if stray := [key for key in values if key not in COMMANDS]:
+        raise UsageError(f"{source}: key {stray[0]!r} is outside of the sections; move it below a command's name")
+    name = command if command in values or cls is not RunSettings else "run"
+    section = values.get(name)
+    if not isinstance(section, dict | None):
+        raise UsageError(f"{source}: {name}: settings are expected below it, not {section!r}; write `key: value` lines")
+    return dict(section or {})
 
 
 def _section(cls: type[Settings], names: Sequence[int | str]) -> type[Settings]:
