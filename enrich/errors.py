@@ -101,7 +101,7 @@ def unforeseen(error: BaseException) -> RunFailed:
     if isinstance(error, MemoryError):
         return RunFailed("out of memory; lower in_flight or batch_size, or use a larger machine, and run again")
     message = str(error).strip().splitlines() or [""]
-    if type(error).__name__ == "ComputeError" and message[0].startswith("parquet:"):  # polars', not imported here
+    if type(error).__name__ == "ComputeError" and message[0].startswith("parquet"):  # polars', not imported here
         return RunFailed(
             f"a Parquet file is damaged ({message[0][:200]}); make products.parquet again from history with "
             "`enrich rebuild --output URI`, or move the run's files away and start it again"

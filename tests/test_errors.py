@@ -9,6 +9,7 @@ import pkgutil
 from collections.abc import Iterator
 from typing import Any
 
+import polars as pl
 import pytest
 
 import enrich
@@ -115,3 +116,12 @@ def test_a_password_in_the_endpoint_is_neither_used_nor_shown(
         chain = chain.__cause__ or chain.__context__
     assert "hunter2" not in caplog.text
     assert "http://127.0.0.1:9 cannot be reached" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "message", ["parquet: File out of specification: x", "parquet error: Error { source_location: x }"]
+)
+def test_a_damaged_parquet_file_that_polars_meets_is_told_as_one(message: str) -> None:
+    error = unforeseen(pl.exceptions.ComputeError(message))
+    assert str(error).startswith(f"a Parquet file is damaged ({message}")
+    assert "report it" not in str(error)

@@ -1,4 +1,4 @@
-"""--dry-run, --deadline, --inventory and --rollback, over the session's small demo."""
+"""--dry-run, --deadline, --inventory and `enrich rollback`, over the session's small demo."""
 
 import hashlib
 import json
@@ -88,11 +88,11 @@ def test_a_rollback_by_command(story: Any, tmp_path: Path, capsys: pytest.Captur
     places = str(story.bucket), str(story.adapter), str(tmp_path)
     run_enrichment(*places, SETTINGS, run_id="one", limit=4)
     run_enrichment(*places, SETTINGS, run_id="two", limit=4)
-    cli.run(output=str(tmp_path), rollback="one")
+    cli.rollback(output=str(tmp_path), run_id="one")
     assert "as of run one; held back since: two" in capsys.readouterr().out
     assert len(keys_in(tmp_path)) == 4
     assert run_enrichment(*places, SETTINGS, run_id="two").state == "held"
-    cli.run(output=str(tmp_path), publish="two")
+    cli.publish(output=str(tmp_path), run_id="two")
     assert len(keys_in(tmp_path)) == 8
     with pytest.raises(UsageError, match="run three: not in"):
         roll_back(str(tmp_path), "three")
