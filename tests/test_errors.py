@@ -119,7 +119,7 @@ def test_a_password_in_the_endpoint_is_neither_used_nor_shown(
 
 
 @pytest.mark.parametrize(
-    "message", ["parquet: File out of specification: x", "parquet error: Error { source_location: x }"]
+    "message", ["parquet: File out of specification: x", "parquet error: Error { location: x }"]
 )
 def test_a_damaged_parquet_file_that_polars_meets_is_told_as_one(message: str) -> None:
     error = unforeseen(pl.exceptions.ComputeError(message))
