@@ -118,9 +118,7 @@ def test_a_password_in_the_endpoint_is_neither_used_nor_shown(
     assert "http://127.0.0.1:9 cannot be reached" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "message", ["parquet: File out of specification: x", "parquet error: Error { location: x }"]
-)
+@pytest.mark.parametrize("message", ["parquet: File out of specification: x", "parquet error: Error { location: x }"])
 def test_a_damaged_parquet_file_that_polars_meets_is_told_as_one(message: str) -> None:
     error = unforeseen(pl.exceptions.ComputeError(message))
     assert str(error).startswith(f"a Parquet file is damaged ({message}")
