@@ -5,7 +5,6 @@ import re
 import signal
 import sys
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.exceptions import TyperException
 
+from enrich import __version__
 from enrich.console import (
     console,
     errors,
@@ -28,6 +28,7 @@ from enrich.console import (
 from enrich.errors import EnrichError, HeldBack, UsageError, unforeseen
 from enrich.settings import (
     COMMANDS,
+    SECTIONS,
     Columns,
     FetchSettings,
     MergeSettings,
@@ -56,7 +57,7 @@ RunId = Annotated[str, typer.Option(help="The run's id.")]
 
 def print_version(wanted: bool) -> None:
     if wanted:
-        console.print(f"enrich {version('enrich')}")
+        console.print(f"enrich {__version__}")
         raise typer.Exit
 
 
@@ -408,8 +409,7 @@ def settings(
     if name:
         print(describe(COMMANDS[name]), end="")
         return
-    sections = {cls: section for section, cls in reversed(COMMANDS.items())}  # the first section of each class
-    print("\n".join(describe(cls, section) for cls, section in reversed(sections.items())), end="")
+    print("\n".join(describe(cls, section) for section, cls in SECTIONS.items()), end="")
 
 
 def parse_duration(text: str) -> timedelta:

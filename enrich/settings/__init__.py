@@ -406,14 +406,16 @@ class RunSettings(Settings):
 S = TypeVar("S", bound=Settings)
 
 
-# The settings that each command reads from --config. Those of RunSettings have sections of their own or share `run`.
-COMMANDS: dict[str, type[Settings]] = {
+# The sections that a settings file may have, by command.
+SECTIONS: dict[str, type[Settings]] = {
     "finetune": TrainSettings,
-    **dict.fromkeys(("run", "score", "publish", "rollback", "rebuild", "tidy", "doctor"), RunSettings),
+    "run": RunSettings,
     "merge": MergeSettings,
     "review": Columns,
     "catalog fetch": FetchSettings,
 }
+# All commands that read --config. These others have sections of their own too, or share `run`.
+COMMANDS = SECTIONS | dict.fromkeys(("score", "publish", "rollback", "rebuild", "tidy", "doctor"), RunSettings)
 
 
 def load_settings(cls: type[S], path: str | Path | None = None, command: str | None = None, **overrides: object) -> S:

@@ -1,6 +1,7 @@
 """Settings as commented YAML: every setting with its meaning, limits and default, ready to be edited."""
 
 from collections.abc import Iterator
+from textwrap import wrap
 from typing import Any
 
 import yaml
@@ -26,10 +27,10 @@ def _describe(
     for name, field in schema["properties"].items():
         nested = _reference(field, definitions)
         if nested is None or not isinstance(values[name], dict):
-            yield from (f"{indent}# {line}" for line in _wrap(_meaning(field)))
+            yield from (f"{indent}# {line}" for line in wrap(_meaning(field), _WIDTH))
             yield f"{indent}{name}: {_yaml(values[name])}"
         else:
-            yield from (f"{indent}# {line}" for line in _wrap(field.get("description") or _first_line(nested)))
+            yield from (f"{indent}# {line}" for line in wrap(field.get("description") or _first_line(nested), _WIDTH))
             yield f"{indent}{name}:"
             yield from _describe(nested, definitions, values[name], indent + "  ")
 
@@ -57,15 +58,6 @@ _KINDS = {"string": "text", "boolean": "true or false", "integer": "whole number
 
 def _first_line(schema: dict[str, Any]) -> str:
     return str(schema.get("description", "")).split("\n")[0].rstrip(".")
-
-
-def _wrap(text: str) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        if len(lines[-1]) + len(word) > _WIDTH:
-            lines.append("")
-        lines[-1] += f" {word}" if lines[-1] else word
-    return [line for line in lines if line]
 
 
 def _yaml(value: Any) -> str:

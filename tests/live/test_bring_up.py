@@ -17,7 +17,8 @@ import psutil
 import pytest
 from prefect.client.base import PrefectHttpxSyncClient
 
-ROOT = Path(__file__).parents[2]
+from tests.live.conftest import ROOT, wait_for
+
 PATIENCE = 300.0  # seconds; 20 where nothing else runs
 pytestmark = [pytest.mark.ui, pytest.mark.timeout(900)]
 
@@ -88,13 +89,13 @@ def start_run(api: httpx.Client, deployment: str, parameters: dict[str, Any]) ->
 def ended(api: httpx.Client, started: httpx.Response) -> dict[str, Any]:
     """The final state of a flow run."""
     run = started.raise_for_status().json()
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        state = api.get(f"/flow_runs/{run['id']}").raise_for_status().json()["state"]
-        if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
-            return state
-        time.sleep(0.5)
-    raise AssertionError(f"the run is {state['name']} after {PATIENCE:.0f} s")
+
+    def final() -> dict[str, Any] | None:
+        state: dict[str, Any] = api.get(f"/flow_runs/{run['id']}").raise_for_status().json()["state"]
+        return state if state["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") else None
+
+    state: dict[str, Any] = wait_for(f"the end of run {run['name']}", final, PATIENCE)
+    return state
 
 
 def test_one_command_brings_it_up_and_a_run_started_from_the_form_completes(up: Up, tmp_path: Path) -> None:

@@ -206,31 +206,6 @@ def test_the_limit_of_a_bf16_merge_follows_the_models_own_noise(
     assert check.served is None
 
 
-def test_a_layer_rounded_otherwise_is_right_and_not_the_same() -> None:
-    layer = torch.nn.Linear(33, 5).to(torch.bfloat16)
-    given = torch.randn(7, 33, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
-    exact = layer.float()(given.float())
-    layer = layer.to(torch.bfloat16)
-    plain = layer(given)
-    model = torch.nn.ModuleDict({"base_layer": layer, "other": torch.nn.ModuleDict({"base_layer": layer})})
-    otherwise = merge_check.rounded_otherwise(model, lambda: layer(given))
-    assert not torch.equal(plain, otherwise)
-    torch.testing.assert_close(otherwise.float(), exact, rtol=0.02, atol=0.02)
-    assert torch.equal(layer(given), plain)  # and all is as it was
-
-
-def test_weights_are_moved_by_at_most_half_a_unit_in_their_last_place_and_alike_at_every_call() -> None:
-    layer = torch.nn.Linear(64, 32).to(torch.bfloat16)
-    given = torch.ones(1, 64, dtype=torch.bfloat16)
-    errors = merge_check._weight_errors(layer, given, 1).detach()
-    assert torch.equal(errors, merge_check._weight_errors(layer, given, 1))
-    assert not torch.equal(errors, merge_check._weight_errors(layer, given, 2))
-    weights = layer.weight.detach().T
-    unit = (torch.nextafter(weights.abs(), torch.tensor(torch.inf, dtype=torch.bfloat16)) - weights.abs()).float()
-    assert ((errors.float().abs() / unit) <= 0.501).all()
-    assert (errors.float().abs() / unit).mean() == pytest.approx(0.25, abs=0.02)
-
-
 def test_a_bf16_base_trains_with_a_float32_adapter(
     run: Run, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

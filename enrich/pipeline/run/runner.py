@@ -33,9 +33,8 @@ def open_runner(
         UsageError: no such engine, or no Ray cluster with room for one. ParityFailed: see `start_verified_engine`.
     """
     if run.settings.runner == "ray":
-        from enrich.pipeline.run.ray_runner import (
-            open_workers,  # an extra; and its workers open runs, as its caller does
-        )
+        # Ray is an extra; and its workers open runs, as the caller does.
+        from enrich.pipeline.run.ray_runner import open_workers
 
         with open_workers(run, announce) as workers:
             yield Runner(workers.engine_name, workers.answer)
