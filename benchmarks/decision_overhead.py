@@ -20,7 +20,7 @@ from unittest.mock import patch
 from enrich.answers.parse import AnswerMalformed, parse_answer
 from enrich.engines import predictor
 from enrich.pipeline.run import enrichment, records
-from enrich.settings import GateSettings, RunSettings
+from enrich.settings.run import GateSettings, RunSettings
 
 wall: dict[str, float] = defaultdict(float)
 cpu: dict[str, float] = defaultdict(float)

@@ -34,7 +34,9 @@ from enrich.engines.base import Request
 from enrich.engines.transformers_engine import TransformersEngine, load_engine
 from enrich.models.phi3_vision.checkpoint import load_processor, stop_ids
 from enrich.pipeline.scoring import Truth, fit, measure, photos_of, read_truth
-from enrich.settings import ReviewSettings, RunSettings, TrainSettings
+from enrich.settings.review import ReviewSettings
+from enrich.settings.run import RunSettings
+from enrich.settings.training import TrainSettings
 from enrich.vocabulary import Product, same_design
 
 Answered = list[tuple[Product, Completion | None, float | None]]  # with the median of the samples

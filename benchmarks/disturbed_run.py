@@ -31,7 +31,9 @@ from faults.radosgw import ACCESS_KEY, SECRET_KEY, Radosgw, installed
 from random_adapter import write_random_adapter
 
 from enrich.pipeline.run import enrichment, session
-from enrich.settings import TINY_MODEL_PATH, GateSettings, RunSettings, S3Settings
+from enrich.settings.models import TINY_MODEL_PATH
+from enrich.settings.run import GateSettings, RunSettings
+from enrich.settings.storage import S3Settings
 
 # One request in ten fails (503, 500, cut before or after it was served, half of a body, a wrong byte), and one in fifty
 # takes 2 s more.

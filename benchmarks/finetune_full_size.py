@@ -33,7 +33,8 @@ from enrich.answers.prompt import Prompt, make_prompt
 from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.photos.decode import decode
-from enrich.settings import TINY_MODEL_PATH, TrainSettings
+from enrich.settings.models import TINY_MODEL_PATH
+from enrich.settings.training import TrainSettings
 from enrich.train.collate import Photos
 from enrich.train.examples import IGNORED, Example, build_examples
 from enrich.train.features import FeatureCache

@@ -25,7 +25,8 @@ from finetune_full_size import catalog, make_model, make_photos
 from enrich.errors import EnrichError
 from enrich.models.phi3_vision import Phi3VImageProcessor, Phi3VProcessor
 from enrich.models.phi3_vision.checkpoint import load_processor
-from enrich.settings import TINY_MODEL_PATH, TrainSettings
+from enrich.settings.models import TINY_MODEL_PATH
+from enrich.settings.training import TrainSettings
 from enrich.train.record import TrainReport
 from enrich.train.run import train
 

@@ -29,7 +29,8 @@ from enrich.models.phi3_vision.generation import Generated, generate_answers
 from enrich.models.phi3_vision.hd_transform import hd_transform, resized_size
 from enrich.models.phi3_vision.image_processing import normalize_crops
 from enrich.photos.decode import decode, decode_reduced
-from enrich.settings import TINY_MODEL_PATH, PhotoLimits
+from enrich.settings.models import TINY_MODEL_PATH
+from enrich.settings.photos import PhotoLimits
 from sample.dialects import BASE
 from sample.draw import render
 from sample.products import sample_product

@@ -32,7 +32,7 @@ from enrich.output.products import fetch_products
 from enrich.output.publish import publish
 from enrich.output.run_record import RunInfo
 from enrich.output.schema import ROW_ORDER, ROW_SCHEMA
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from enrich.storage import open_store
 from enrich.storage.inventory import open_inventory
 from enrich.storage.scratch import scratch

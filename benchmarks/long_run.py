@@ -62,7 +62,7 @@ def run_job(folder: Path, options: argparse.Namespace) -> None:
     from enrich.photos.fetch import fetcher
     from enrich.pipeline.run.deadline import Deadline
     from enrich.pipeline.run.session import Session, answer_shards
-    from enrich.settings import RunSettings
+    from enrich.settings.run import RunSettings
     from enrich.storage import open_store
 
     settings = RunSettings(

@@ -75,7 +75,7 @@ def _make_checkpoint(path: Path, size: Size) -> None:
 
     from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
     from enrich.models.phi3_vision.checkpoint import load_processor
-    from enrich.settings import TINY_MODEL_PATH
+    from enrich.settings.models import TINY_MODEL_PATH
 
     tokenizer = load_processor(TINY_MODEL_PATH).tokenizer
     tokenizer.add_tokens(["Product: ", "Category: ", "\nFull Price: "])  # so that no token of the answer comes twice

@@ -26,7 +26,7 @@ class Bench:
         from enrich.engines.vllm_engine import VllmEngine, engine_arguments
         from enrich.engines.vllm_process import EngineProcess
         from enrich.models.phi3_vision.checkpoint import load_processor
-        from enrich.settings import RunSettings
+        from enrich.settings.run import RunSettings
 
         self.started, self.options = time.perf_counter(), options
         own = {name: value for name, value in settings.items() if not name.startswith("vllm.")}
@@ -216,7 +216,7 @@ def requests(pool: ProcessPoolExecutor, photos: list[bytes], how: Any, ahead: in
 
 def prepare_photo(data: bytes, how: Any) -> Any:
     from enrich.photos.decode import prepare
-    from enrich.settings import PhotoLimits
+    from enrich.settings.photos import PhotoLimits
 
     return prepare(data, PhotoLimits(), how).page
 

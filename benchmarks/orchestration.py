@@ -85,7 +85,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
 def run(way: str, images: Path, adapter: str, output: Path, shard_size: int) -> None:
     from enrich.pipeline.run import ray_runner, runner
     from enrich.pipeline.run.enrichment import run_enrichment
-    from enrich.settings import GateSettings, RaySettings, RunSettings
+    from enrich.settings.run import GateSettings, RaySettings, RunSettings
     from flows.enrich_catalog import enrich_catalog
 
     settings = RunSettings(

@@ -23,7 +23,9 @@ from enrich.catalog.read import read_catalog
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.pipeline.finetuning import finetune
 from enrich.pipeline.scoring import score_adapter
-from enrich.settings import TINY_MODEL, RunSettings, TrainSettings
+from enrich.settings.models import TINY_MODEL
+from enrich.settings.run import RunSettings
+from enrich.settings.training import TrainSettings
 from enrich.train.recipe import resolve_model
 from sample.generate import write_sample
 

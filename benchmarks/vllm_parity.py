@@ -26,7 +26,9 @@ from enrich.engines.base import Request
 from enrich.engines.start import start_engine
 from enrich.models.phi3_vision.hd_transform import hd_transform
 from enrich.pipeline.finetuning import finetune
-from enrich.settings import RunSettings, SampleSettings, TrainSettings
+from enrich.settings.catalog import SampleSettings
+from enrich.settings.run import RunSettings
+from enrich.settings.training import TrainSettings
 from sample.dialects import DEMO
 from sample.draw import render
 from sample.make import make_sample

@@ -26,17 +26,10 @@ from enrich.console import (
     speaks,
 )
 from enrich.errors import EnrichError, HeldBack, UsageError, unforeseen
-from enrich.settings import (
-    COMMANDS,
-    SECTIONS,
-    Columns,
-    FetchSettings,
-    MergeSettings,
-    RunSettings,
-    SampleSettings,
-    TrainSettings,
-    load_settings,
-)
+from enrich.settings.catalog import Columns, FetchSettings, SampleSettings
+from enrich.settings.load import COMMANDS, SECTIONS, load_settings
+from enrich.settings.run import RunSettings
+from enrich.settings.training import MergeSettings, TrainSettings
 
 app = typer.Typer(
     name="enrich",

@@ -11,7 +11,8 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 
 from enrich.errors import EnrichError
 from enrich.photos.decoders import cores
-from enrich.settings import PHI3_VISION, PLAIN_S3, TINY_MODEL, TINY_MODEL_PATH, S3Settings
+from enrich.settings.models import PHI3_VISION, TINY_MODEL, TINY_MODEL_PATH
+from enrich.settings.storage import PLAIN_S3, S3Settings
 from enrich.storage import is_s3, open_store
 
 GIB = 1 << 30

@@ -23,7 +23,7 @@ from enrich.output.run_record import RunRecord
 from enrich.pages.report import render_summary, score_table
 from enrich.pipeline.progress import Progress
 from enrich.pipeline.run.records import contact_sheet
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from enrich.storage import is_s3
 
 EVERY_SECONDS = 5.0  # between updates of the progress

@@ -35,7 +35,7 @@ from enrich.errors import EnrichError, UsageError
 from enrich.output.run_record import RunRecord
 from enrich.pipeline.finetuning import Finetuned
 from enrich.pipeline.run.records import held_back
-from enrich.settings import TINY_MODEL
+from enrich.settings.models import TINY_MODEL
 from flows import tasks
 from flows.enrich_catalog import enrich
 from flows.parameters import RUN, SAMPLE, TRAINING

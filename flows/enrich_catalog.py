@@ -15,7 +15,7 @@ from enrich.pipeline.progress import Progress
 from enrich.pipeline.run.deadline import Deadline
 from enrich.pipeline.run.records import held_back
 from enrich.pipeline.run.state import Run
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from flows import tasks
 from flows.parameters import RUN, Adapter, HoursAtMost, Inventory, Limit, Output, Photos, RunForm, RunId
 

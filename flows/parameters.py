@@ -4,16 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from enrich.settings import (
-    AUTO,
-    TINY_MODEL,
-    Columns,
-    RunSettings,
-    SampleSettings,
-    TrainSettings,
-    load_settings,
-    name_limits,
-)
+from enrich.settings.base import name_limits
+from enrich.settings.catalog import Columns, SampleSettings
+from enrich.settings.load import load_settings
+from enrich.settings.models import AUTO, TINY_MODEL
+from enrich.settings.run import RunSettings
+from enrich.settings.training import TrainSettings
 
 
 def _field(title: str, *examples: str, **limits: Any) -> Any:

@@ -14,7 +14,7 @@ from pydantic import Field
 from enrich.output.run_record import RunRecord
 from enrich.pages.report import render_summary
 from enrich.pipeline.run.records import held_back
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from flows import tasks
 from flows.parameters import Hours, Output, RunId
 

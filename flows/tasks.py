@@ -36,7 +36,9 @@ from enrich.pipeline.run.records import last_run_id, read_record
 from enrich.pipeline.run.runner import Runner, open_runner
 from enrich.pipeline.run.state import Run
 from enrich.pipeline.standing import StandingAdapter, find_standing, read_metrics
-from enrich.settings import RunSettings, SampleSettings, TrainSettings
+from enrich.settings.catalog import SampleSettings
+from enrich.settings.run import RunSettings
+from enrich.settings.training import TrainSettings
 from enrich.storage import open_store
 from flows.artifacts import location, show_progress, show_run, show_scores
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from enrich.errors import UsageError
 from enrich.pipeline.catalogs import written_to
 from enrich.pipeline.progress import Progress, silent
-from enrich.settings import SampleSettings
+from enrich.settings.catalog import SampleSettings
 from enrich.storage import is_s3, open_store, overlap
 from enrich.storage.scratch import scratch
 from sample.generate import SampleSummary, write_sample

@@ -15,7 +15,7 @@ from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.scoring import measure, predict, products_to_score, read_truth, score_base
 from enrich.scores.assess import SCORES_FILE
 from enrich.scores.metrics import baselines
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from sample.sheet import draw_sheet
 
 HOLDOUT_ROWS = 100  # a share of 0.9 measured on so many has a standard error of 0.03

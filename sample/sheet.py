@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from enrich.photos.decode import shrink
 from enrich.photos.decoders import Decoders
-from enrich.settings import PhotoLimits
+from enrich.settings.photos import PhotoLimits
 
 ACROSS = 4  # photos in a row
 TOLERANCE = 0.2  # a price off by more is marked; the score table counts the same

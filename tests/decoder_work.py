@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from enrich.photos.decode import Admit, Photo, inspect
 
 if TYPE_CHECKING:
-    from enrich.settings import PhotoLimits
+    from enrich.settings.photos import PhotoLimits
 
 
 def compute_half_a_second(data: bytearray, limits: "PhotoLimits", admit: Admit) -> Photo:

@@ -13,7 +13,7 @@ from enrich.output import history, manifest, parquet, publish
 from enrich.output.products import StoredProducts, read_products
 from enrich.output.run_record import RunInfo
 from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, SOURCE_SCHEMA, Row
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from enrich.storage import Body, ObjectInfo, Store, scratch
 from enrich.vocabulary import ErrorKind, ManifestItem
 

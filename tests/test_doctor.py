@@ -13,7 +13,8 @@ from endpoints import without_conditions, without_if_match
 
 from enrich import doctor
 from enrich.doctor import Finding, examine
-from enrich.settings import PHI3_VISION, S3Settings
+from enrich.settings.models import PHI3_VISION
+from enrich.settings.storage import S3Settings
 
 
 @pytest.fixture(autouse=True)

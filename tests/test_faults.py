@@ -14,7 +14,7 @@ from faults.atomic_moto import Moto
 from faults.harness import Place, make_place, nights, rivals, twins
 from random_adapter import write_random_adapter
 
-from enrich.settings import TINY_MODEL_PATH
+from enrich.settings.models import TINY_MODEL_PATH
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from enrich.errors import EnrichError
 from enrich.output import parquet
 from enrich.output.schema import MANIFEST_SCHEMA
 from enrich.photos.decode import ImageRefused, Preparation, prepare
-from enrich.settings import PhotoLimits
+from enrich.settings.photos import PhotoLimits
 
 HOW = Preparation(num_crops=1, image_size=336)
 LIMITS = PhotoLimits(max_pixels=1_000_000)

@@ -31,7 +31,8 @@ from enrich.output.history import commit_shard
 from enrich.output.manifest import items
 from enrich.pipeline.run.enrichment import finish_run
 from enrich.pipeline.run.opening import open_run
-from enrich.settings import TINY_MODEL_PATH, RunSettings
+from enrich.settings.models import TINY_MODEL_PATH
+from enrich.settings.run import RunSettings
 
 SETTINGS = RunSettings(engine="transformers", device="cpu")
 VALUES: tuple[Any, ...] = (

@@ -17,7 +17,9 @@ from rows import enrich_night, listing, make_run
 from enrich.errors import EnrichError
 from enrich.pipeline.catalogs import fetch_photos
 from enrich.pipeline.tidying import tidy
-from enrich.settings import FetchSettings, RunSettings, S3Settings
+from enrich.settings.catalog import FetchSettings
+from enrich.settings.run import RunSettings
+from enrich.settings.storage import S3Settings
 from enrich.storage import open_store, read_tree, write_tree
 from enrich.storage.tree import local_tree
 from tests.catalog.badweb import send, serve

@@ -7,21 +7,14 @@ import pytest
 from pydantic import ValidationError
 
 from enrich.errors import UsageError
-from enrich.settings import (
-    COMMANDS,
-    PHI3_VISION,
-    PHI3_VISION_REVISION,
-    TINY_MODEL,
-    Columns,
-    MergeSettings,
-    PhotoLimits,
-    RunSettings,
-    SampleSettings,
-    Settings,
-    TrainSettings,
-    load_settings,
-)
+from enrich.settings.base import Settings
+from enrich.settings.catalog import Columns, SampleSettings
 from enrich.settings.describe import describe
+from enrich.settings.load import COMMANDS, load_settings
+from enrich.settings.models import PHI3_VISION, PHI3_VISION_REVISION, TINY_MODEL
+from enrich.settings.photos import PhotoLimits
+from enrich.settings.run import RunSettings
+from enrich.settings.training import MergeSettings, TrainSettings
 from enrich.train.recipe import resolve_model
 
 

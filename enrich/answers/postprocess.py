@@ -18,7 +18,7 @@ from enrich.answers.token_evidence import (
     price_evidence,
     title_words,
 )
-from enrich.settings import ReviewSettings
+from enrich.settings.review import ReviewSettings
 from enrich.vocabulary import Alternative, ErrorKind, ReviewReason
 
 ALTERNATIVES = 3  # kept a row

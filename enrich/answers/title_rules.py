@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 
-from enrich.settings import TitleRules
+from enrich.settings.review import TitleRules
 
 # Words that say what can be seen and that a reader would return a product for.
 COLOURS = frozenset(

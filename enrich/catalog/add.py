@@ -13,7 +13,7 @@ from enrich.answers.amount import AmountError, parse_currency
 from enrich.catalog.cells import value
 from enrich.catalog.edit import Cell, Edit, edited, hidden_columns, holds_numbers, read_bytes
 from enrich.errors import RunFailed, UsageError
-from enrich.settings import Columns
+from enrich.settings.catalog import Columns
 from enrich.storage import Store
 
 FOLDER = "images/reviewed"

@@ -21,7 +21,7 @@ import httpx
 from enrich.catalog.connect import Budget, Connector, Refused, check_public, is_address
 from enrich.photos.decode import ImageRefused, inspect
 from enrich.photos.decoders import Decoders, DecodingFailed, cores
-from enrich.settings import FetchSettings
+from enrich.settings.catalog import FetchSettings
 
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that may pass
 _MOVED = frozenset({301, 302, 303, 307, 308})

@@ -16,7 +16,7 @@ import polars as pl
 from enrich.catalog.download import EXTENSIONS, Downloader, Outcome, urls_of, without_login
 from enrich.catalog.table import FORMATS, read_table
 from enrich.errors import RunFailed, UsageError
-from enrich.settings import FetchSettings
+from enrich.settings.catalog import FetchSettings
 
 IMAGE_PATH = "local_image_path"
 _DATASET_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -17,7 +17,7 @@ from enrich.catalog.find_photo import find_photo
 from enrich.catalog.prices import Cell, read_prices
 from enrich.catalog.table import FORMATS, read_table
 from enrich.errors import UsageError
-from enrich.settings import Columns
+from enrich.settings.catalog import Columns
 from enrich.vocabulary import Product, same_design
 
 MAX_TITLE = 200  # characters; a longer one is cut

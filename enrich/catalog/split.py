@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from enrich.errors import UsageError
-from enrich.settings import SplitSettings
+from enrich.settings.catalog import SplitSettings
 from enrich.vocabulary import Product, same_design
 
 HOLDOUT = "holdout"  # a catalog below a sample's own: combinations of colour, fabric and kind that it never shows

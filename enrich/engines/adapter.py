@@ -13,7 +13,7 @@ from enrich.answers.prompt import PROMPT_FILE, Prompt
 from enrich.errors import UsageError
 from enrich.photos.decode import PREPARATION_VERSION, Preparation
 from enrich.scores.assess import SCORES_FILE
-from enrich.settings import TINY_MODEL, TINY_MODEL_PATH
+from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"

@@ -11,7 +11,7 @@ from enrich.answers.completion import Completion
 from enrich.answers.postprocess import Outcome, judge
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines.base import Engine, Request
-from enrich.settings import ReviewSettings
+from enrich.settings.review import ReviewSettings
 
 SEEN = 100_000  # outcomes kept for identical bytes later in the run; about 1 kB each
 SECOND_PASS = 16  # photos that wait for the grammar pass before it runs; bounds their memory

@@ -6,7 +6,7 @@ from typing import Literal
 from enrich.engines.adapter import Adapter
 from enrich.engines.base import Engine
 from enrich.errors import UsageError
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 
 
 def choose_engine(

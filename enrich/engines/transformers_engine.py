@@ -26,7 +26,8 @@ from enrich.models.phi3_vision.checkpoint import (
     weights_signature,
 )
 from enrich.models.phi3_vision.generation import generate_answers
-from enrich.settings import TINY_MODEL, RunSettings
+from enrich.settings.models import TINY_MODEL
+from enrich.settings.run import RunSettings
 
 
 class TransformersEngine:

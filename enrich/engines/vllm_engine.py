@@ -24,7 +24,7 @@ from enrich.engines.vllm_render import completion, renderer, sampling
 from enrich.errors import RunFailed, UsageError, first_line
 from enrich.models.phi3_vision import Phi3VProcessor
 from enrich.models.phi3_vision.checkpoint import load_processor, stop_ids
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from enrich.storage.cache import cache_directory
 
 log = logging.getLogger(__name__)

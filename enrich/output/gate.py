@@ -6,7 +6,7 @@ import polars as pl
 
 from enrich.output.run_record import Changes, Finding, RunStats
 from enrich.scores.worth import Worth
-from enrich.settings import GateSettings
+from enrich.settings.run import GateSettings
 from enrich.vocabulary import ErrorKind, ReviewReason
 
 FEW = 10  # rows from which "every single one of them" is no accident, also in a run that is too small for shares

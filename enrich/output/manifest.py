@@ -21,7 +21,7 @@ from enrich.output.restate import RULES_KEY, Rules
 from enrich.output.run_record import PublishedRun, RunInfo
 from enrich.output.schema import MANIFEST_SCHEMA, ROW_SCHEMA, SOURCE_SCHEMA
 from enrich.output.spill import MOST_PIECES, PIECE_ROWS, Pieces, cut, detached, in_order, sampled
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from enrich.storage import ObjectInfo, Store
 from enrich.storage.scratch import Scratch
 from enrich.vocabulary import TRANSIENT, ManifestItem, Reason

@@ -36,7 +36,7 @@ from enrich.output.reviews import lay_over, read_reviews
 from enrich.output.run_record import PublishedRun, RunInfo, RunMark, RunRecord, RunStats
 from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, ROW_ORDER, ROW_SCHEMA, SOURCE_SCHEMA
 from enrich.output.spill import Pieces, cut, in_order, sampled
-from enrich.settings import GateSettings
+from enrich.settings.run import GateSettings
 from enrich.storage import Store
 from enrich.storage.scratch import scratch
 

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from enrich.answers.title_rules import broken_rules
 from enrich.output.product_ids import product_id
 from enrich.output.run_record import PublishedRun
-from enrich.settings import ReviewSettings, RunSettings
+from enrich.settings.review import ReviewSettings
+from enrich.settings.run import RunSettings
 from enrich.vocabulary import ReviewReason
 
 RULES_KEY = "enrich.rules"  # metadata of a listing: Rules as JSON

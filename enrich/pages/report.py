@@ -15,7 +15,7 @@ from enrich.answers.prompt import Prompt
 from enrich.pages.units import duration
 from enrich.photos.thumbnail import thumbnails
 from enrich.scores.metrics import Scores
-from enrich.settings import PhotoLimits
+from enrich.settings.photos import PhotoLimits
 from enrich.storage import Store, is_s3
 
 THUMBNAIL = 160  # pixels on the longer side; about 5 kB each as JPEG

@@ -13,7 +13,7 @@ from enrich.answers.amount import CURRENCIES, LARGEST, LONGEST, SIGNS, SMALLEST,
 from enrich.answers.parse import MAX_TITLE
 from enrich.output.decisions import FILE_FORMAT, FORMULA, INVISIBLE, SPECIAL_TOKEN
 from enrich.photos.thumbnail import thumbnails
-from enrich.settings import PhotoLimits
+from enrich.settings.photos import PhotoLimits
 from enrich.storage import Store
 
 FORMAT_OF_MEMORY = 2  # of what the browser remembers; pages of other formats do not see it

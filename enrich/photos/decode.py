@@ -24,7 +24,7 @@ from enrich.photos.webp import is_webp, webp_size
 from enrich.vocabulary import ErrorKind
 
 if TYPE_CHECKING:  # pydantic takes longer to import than all the rest, and every decoding process would pay for it
-    from enrich.settings import PhotoLimits
+    from enrich.settings.photos import PhotoLimits
 
 # Of how photos are prepared; another one gives other pages, so adapters record it and it enters the fingerprint.
 PREPARATION_VERSION = 2  # 2: colours are converted from the photo's profile to sRGB

@@ -29,7 +29,7 @@ import numpy as np
 from enrich.errors import ImageError, RunFailed
 from enrich.photos.decode import ImageRefused, Photo
 from enrich.photos.decoder_process import GO, LENGTH, PHOTO_HEADER, UNIT
-from enrich.settings import PhotoLimits
+from enrich.settings.photos import PhotoLimits
 from enrich.vocabulary import ErrorKind
 
 Work = Callable[..., Photo]  # (data, limits, admit=...) -> Photo, as `decode.prepare`; a function to be imported

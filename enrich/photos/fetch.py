@@ -13,7 +13,8 @@ from enrich.errors import ImageError
 from enrich.photos.decode import Photo, Preparation, prepare
 from enrich.photos.decoders import Decoders, Work, cores
 from enrich.photos.workers import choose_workers
-from enrich.settings import PhotoLimits, RunSettings
+from enrich.settings.photos import PhotoLimits
+from enrich.settings.run import RunSettings
 from enrich.storage import StorageError, Store
 from enrich.storage.store import check_size
 from enrich.vocabulary import ErrorKind, ManifestItem

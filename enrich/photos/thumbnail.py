@@ -12,7 +12,7 @@ from PIL import Image
 from enrich.errors import ImageError
 from enrich.photos.decode import shrink
 from enrich.photos.decoders import Decoders, cores
-from enrich.settings import PhotoLimits
+from enrich.settings.photos import PhotoLimits
 from enrich.storage import Store
 
 _READERS = 8  # photos read at once: about 30 ms each on S3

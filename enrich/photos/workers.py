@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 
 
 @dataclass(frozen=True)

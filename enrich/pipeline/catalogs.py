@@ -8,7 +8,7 @@ from pathlib import Path
 
 from enrich.catalog.fetch import FetchSummary, fetch_catalog
 from enrich.pipeline.progress import Progress, silent
-from enrich.settings import FetchSettings
+from enrich.settings.catalog import FetchSettings
 from enrich.storage import is_s3, open_store, write_tree
 from enrich.storage.cache import disk_errors
 from enrich.storage.tree import work_directory

@@ -15,7 +15,7 @@ from enrich.pipeline.drawn import draw_photo
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.run.parity_gate import compare_engines, mismatch
 from enrich.pipeline.scoring import photos_of, products_to_score
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from enrich.storage.tree import local_tree
 
 

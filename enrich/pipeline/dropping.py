@@ -7,7 +7,7 @@ from enrich.catalog.dropped import Dropped, describe, encode, too_many
 from enrich.catalog.read import Catalog
 from enrich.engines.adapter import DROPPED_FILE
 from enrich.errors import UsageError
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from enrich.storage import is_s3, open_store
 from enrich.train import record
 from enrich.train.device import leads

@@ -27,7 +27,8 @@ from enrich.pipeline.scoring import encode_scores, fit, measure, predict, read_t
 from enrich.scores.assess import SCORES_FILE
 from enrich.scores.metrics import baselines
 from enrich.scores.worth import Worth, judge_worth, tell
-from enrich.settings import RunSettings, TrainSettings
+from enrich.settings.run import RunSettings
+from enrich.settings.training import TrainSettings
 from enrich.storage import write_tree
 from enrich.storage.cache import disk_errors
 from enrich.storage.tree import local_tree, work_directory

@@ -21,7 +21,7 @@ from enrich.models.phi3_vision.generation import generate_answers
 from enrich.pipeline.drawn import SIZES, draw_photo
 from enrich.pipeline.kept_apart import check_replaced
 from enrich.pipeline.progress import Progress, silent
-from enrich.settings import MergeSettings
+from enrich.settings.training import MergeSettings
 from enrich.storage import is_s3, open_store, write_tree
 from enrich.storage.cache import disk_errors
 from enrich.storage.staged import staged_folder

@@ -13,7 +13,7 @@ from enrich.output.publish import (
 )
 from enrich.output.run_record import Finding, RunRecord
 from enrich.pipeline.run.records import REPORT_ROWS, ROLLED_BACK, last_run_id, read_record, write_report
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from enrich.storage import Store, open_store
 from enrich.storage.scratch import scratch
 

@@ -18,7 +18,8 @@ from enrich.output.reviews import next_reviews, photo, photo_of, read_reviews, r
 from enrich.pages.review_page import render_queue, review_queue
 from enrich.pipeline.decided import categories, check_and_complete, find_run, usual_currency
 from enrich.pipeline.kept_apart import check_taught
-from enrich.settings import Columns, RunSettings
+from enrich.settings.catalog import Columns
+from enrich.settings.run import RunSettings
 from enrich.storage import StorageError, Store, open_store
 
 PAGE_KEY = "review.html"

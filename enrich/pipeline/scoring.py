@@ -34,7 +34,10 @@ from enrich.pipeline.progress import Progress, silent
 from enrich.scores.assess import SCORES_FILE, VERDICTS_KEY, assess
 from enrich.scores.metrics import Scores, baselines, score
 from enrich.scores.worth import tell
-from enrich.settings import Columns, PhotoLimits, RunSettings, TrainSettings
+from enrich.settings.catalog import Columns
+from enrich.settings.photos import PhotoLimits
+from enrich.settings.run import RunSettings
+from enrich.settings.training import TrainSettings
 from enrich.storage import contains, open_store
 from enrich.storage.tree import local_tree
 from enrich.vocabulary import Product, same_design

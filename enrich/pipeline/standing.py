@@ -17,7 +17,7 @@ from enrich.catalog.split import split_catalog
 from enrich.engines.adapter import RECORD_FILE
 from enrich.errors import UsageError
 from enrich.pipeline.finetuning import METRICS_FILE
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from enrich.storage import is_s3, open_store
 from enrich.storage.tree import local_tree
 from enrich.train.recipe import resolve_model

@@ -15,7 +15,7 @@ from enrich.output.publish import read_records, write_run_record
 from enrich.output.run_record import RunRecord
 from enrich.output.schema import HISTORY_SCHEMA, ROW_ORDER, ROW_SCHEMA
 from enrich.output.spill import cut, in_order, sampled
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from enrich.storage import Store, open_store
 from enrich.storage.scratch import remove_abandoned as remove_scratch
 from enrich.storage.scratch import scratch

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from enrich.settings import Settings
+from enrich.settings.base import Settings
 
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 _WIDTH = 110  # of a comment's words, in characters

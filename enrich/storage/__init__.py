@@ -8,7 +8,7 @@ them out, and `remove_abandoned` removes those that a killed process left.
 import re
 
 from enrich.errors import UsageError
-from enrich.settings import PLAIN_S3, S3Settings
+from enrich.settings.storage import PLAIN_S3, S3Settings
 from enrich.storage.containment import contains, overlap
 from enrich.storage.local import open_local
 from enrich.storage.store import Body, ObjectInfo, StorageError, Store, is_s3

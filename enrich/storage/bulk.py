@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import boto3.session
 from botocore.exceptions import BotoCoreError
 
-from enrich.settings import S3Settings
+from enrich.settings.storage import S3Settings
 from enrich.storage.store import check_size, is_relative
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from enrich.errors import RunFailed, UsageError
-from enrich.settings import PLAIN_S3, S3Settings
+from enrich.settings.storage import PLAIN_S3, S3Settings
 from enrich.storage import Store, is_s3, open_store
 from enrich.storage.store import OWN_PREFIX
 

@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from enrich.errors import UsageError
-from enrich.settings import PLAIN_S3, S3Settings
+from enrich.settings.storage import PLAIN_S3, S3Settings
 from enrich.storage import lock
 from enrich.storage.bulk import BulkReader, agrees, is_md5, open_bulk
 from enrich.storage.client import (

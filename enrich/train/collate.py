@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from enrich.models.phi3_vision import Phi3VProcessor
 from enrich.photos.decoders import Decoders, Room
-from enrich.settings import PhotoLimits
+from enrich.settings.photos import PhotoLimits
 from enrich.train.examples import IGNORED, Example, loading_workers, page_decoders, read_photo
 from enrich.train.features import FeatureCache
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from enrich.train.record import Memory
 
 NF4_BYTES = 0.52  # of a weight, with its doubly quantised scales (QLoRA, arXiv 2305.14314)

@@ -16,7 +16,7 @@ from enrich.models.phi3_vision import Phi3VProcessor
 from enrich.models.phi3_vision.checkpoint import stop_ids
 from enrich.models.phi3_vision.generation import Generated, generate_answers
 from enrich.scores.metrics import Scores, score
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from enrich.train.collate import Collator, Photos
 from enrich.train.features import embed_images
 from enrich.train.record import Evaluation

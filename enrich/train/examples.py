@@ -15,7 +15,8 @@ from enrich.errors import RunFailed, UsageError
 from enrich.models.phi3_vision import Phi3VProcessor
 from enrich.photos.decode import ImageRefused, Photo, Preparation, inspect, prepare
 from enrich.photos.decoders import Decoders, DecodingFailed, Room, cores
-from enrich.settings import PhotoLimits, TrainSettings
+from enrich.settings.photos import PhotoLimits
+from enrich.settings.training import TrainSettings
 from enrich.train.record import Dropped
 from enrich.vocabulary import Product
 

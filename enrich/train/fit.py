@@ -11,7 +11,7 @@ from transformers import set_seed
 
 from enrich.errors import RunFailed
 from enrich.models.phi3_vision import Phi3VForCausalLM
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from enrich.train.callbacks import MAX_SKIPPED_IN_A_ROW, FiniteGuard, Reporter, Schedule
 from enrich.train.collate import Collator, Photos
 from enrich.train.evaluate import evaluate

@@ -8,7 +8,7 @@ from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_availa
 from enrich.errors import UsageError
 from enrich.models.phi3_vision import Phi3VForCausalLM
 from enrich.models.phi3_vision.checkpoint import load_model
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 
 # On an H200 compiling took 12 seconds and brought a photo from 46 to 30 ms (benchmarks/finetune_full_size.md): it pays
 # from 800 photos shown on, and on a slower host somewhat later.

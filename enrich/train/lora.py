@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from enrich.errors import UsageError
 from enrich.models.phi3_vision import Phi3VForCausalLM
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 
 _DECODER_LAYER = r"model\.layers\.\d+\.(?:self_attn|mlp)"
 _VISION = r"model\.vision_embed_tokens"

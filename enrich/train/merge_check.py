@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from enrich.models.phi3_vision import Phi3VForCausalLM
 from enrich.models.phi3_vision.checkpoint import load_merged
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from enrich.train.collate import Collator, Photos
 from enrich.train.evaluate import embed, generate
 from enrich.train.record import Difference, MergeCheck

@@ -13,7 +13,7 @@ from enrich.answers.prompt import Prompt
 from enrich.errors import RunFailed
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.photos.decode import PREPARATION_VERSION
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from enrich.storage.scratch import scratch
 from enrich.train.callbacks import FiniteGuard, Reporter
 from enrich.train.collate import Collator

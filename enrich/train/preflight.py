@@ -11,7 +11,7 @@ from peft import PeftModel
 from enrich.answers.prompt import END, Prompt, render_answer, render_prompt
 from enrich.errors import UsageError
 from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VProcessor
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from enrich.train.estimate import Shape, Work, first_that_fits, memory, seconds, smaller_settings, sustained_rate
 from enrich.train.examples import Example
 from enrich.train.kernels import worth_compiling

@@ -3,7 +3,8 @@
 import math
 from pathlib import Path
 
-from enrich.settings import AUTO, PHI3_VISION, PHI3_VISION_REVISION, TINY_MODEL, TrainSettings
+from enrich.settings.models import AUTO, PHI3_VISION, PHI3_VISION_REVISION, TINY_MODEL
+from enrich.settings.training import TrainSettings
 
 # What suits the tiny base, 7.9 M parameters on a CPU, where the defaults suit 4 B on a GPU.
 # Its words are one retailer's, so a catalog's new words must be learned at the output layer: at one rate for all, high

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 
 _NAMED = 8  # products in a message: a batch of the default size whole
 Stopped = Literal["finished", "no improvement", "out of time"]

@@ -16,7 +16,7 @@ from enrich.models.device import free_memory
 from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
 from enrich.models.phi3_vision.checkpoint import load_processor, weights_signature
 from enrich.photos.decode import PREPARATION_VERSION
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from enrich.train import evaluate, merge_check
 from enrich.train.collate import Photos
 from enrich.train.device import device_and_dtype, device_name, leads, peak_memory_bytes

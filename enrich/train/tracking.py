@@ -20,7 +20,8 @@ from transformers.integrations import TensorBoardCallback
 from enrich.errors import UsageError
 from enrich.photos.decode import shrink
 from enrich.photos.decoders import Decoders
-from enrich.settings import PhotoLimits, TrainSettings
+from enrich.settings.photos import PhotoLimits
+from enrich.settings.training import TrainSettings
 from enrich.train.evaluate import Said
 from enrich.train.examples import read_photo
 

@@ -18,7 +18,7 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from enrich.errors import UsageError
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from enrich.train.callbacks import FiniteGuard
 from enrich.train.collate import Photos
 from enrich.train.evaluate import embed

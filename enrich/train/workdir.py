@@ -11,7 +11,7 @@ from pathlib import Path
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import UsageError
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 
 _MARKER = "finetune.json"
 # What changes how a run is done, but not what comes of it: a run that ran out of memory goes on with a smaller batch.

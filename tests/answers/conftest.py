@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.models.phi3_vision.checkpoint import load_processor
-from enrich.settings import TINY_MODEL_PATH
+from enrich.settings.models import TINY_MODEL_PATH
 
 # One begins as the other, one holds letters that no word of the vocabulary has.
 CATEGORIES = ("BAGS", "HATS", "HATS AND CAPS", "ÜBERZÜGE 帽子 🙂")

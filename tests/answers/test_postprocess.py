@@ -12,7 +12,7 @@ from enrich.answers.completion import Completion
 from enrich.answers.parse import Answer, parse_answer
 from enrich.answers.postprocess import Outcome, judge
 from enrich.answers.token_evidence import AnswerTokens
-from enrich.settings import ReviewSettings
+from enrich.settings.review import ReviewSettings
 from enrich.vocabulary import Alternative, ErrorKind, ReviewReason
 from tests.fake_engine import write_completion
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from enrich.answers.title_rules import broken_rules, noun_of, singular, ungrounded_words, word_probabilities
-from enrich.settings import TitleRules
+from enrich.settings.review import TitleRules
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from enrich.catalog.add import Label, Labelled, add_products
 from enrich.catalog.dropped import Dropped, describe, encode, too_many
 from enrich.catalog.read import Catalog, read_catalog
 from enrich.errors import UsageError
-from enrich.settings import Columns
+from enrich.settings.catalog import Columns
 from enrich.storage import open_store
 
 COLUMNS = {"sku": "", "name": "", "kind": "Hats", "cost": "10", "money": "EUR", "photo": "images/a.jpg"}

@@ -14,7 +14,7 @@ import pytest
 from enrich.catalog.add import Added, Label, Labelled, add_products, check_addition
 from enrich.catalog.edit import price_text
 from enrich.errors import UsageError
-from enrich.settings import Columns
+from enrich.settings.catalog import Columns
 from enrich.storage import Store, open_store
 
 COLUMNS = Columns(

@@ -25,7 +25,8 @@ from enrich.catalog import download
 from enrich.catalog.fetch import FetchSummary, fetch_catalog
 from enrich.catalog.read import read_catalog
 from enrich.errors import RunFailed, UsageError
-from enrich.settings import FetchSettings, PhotoLimits
+from enrich.settings.catalog import FetchSettings
+from enrich.settings.photos import PhotoLimits
 
 Request = BaseHTTPRequestHandler
 

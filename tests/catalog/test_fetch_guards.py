@@ -25,7 +25,8 @@ from PIL import Image
 
 from enrich.catalog.fetch import FetchSummary, fetch_catalog
 from enrich.errors import RunFailed
-from enrich.settings import FetchSettings, PhotoLimits
+from enrich.settings.catalog import FetchSettings
+from enrich.settings.photos import PhotoLimits
 
 Request = BaseHTTPRequestHandler
 PUBLIC = "93.184.215.14"

@@ -10,7 +10,7 @@ import pytest
 from enrich.catalog.dropped import Dropped
 from enrich.catalog.read import read_catalog
 from enrich.errors import UsageError
-from enrich.settings import Columns
+from enrich.settings.catalog import Columns
 
 HEADER = "product_code,title,category1_code,category2_code,category3_code,full_price,currency_code,local_image_path"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from enrich.catalog.split import Splits, split_catalog
 from enrich.errors import UsageError
-from enrich.settings import SplitSettings
+from enrich.settings.catalog import SplitSettings
 from enrich.vocabulary import Product
 
 NAMES = ("train", "validation", "calibration", "test")

@@ -14,7 +14,7 @@ from enrich.answers.prompt import make_prompt
 from enrich.engines.adapter import adapter_id, base_source, check_base, read_adapter
 from enrich.errors import UsageError
 from enrich.photos.decode import PREPARATION_VERSION, Preparation
-from enrich.settings import TINY_MODEL, TINY_MODEL_PATH
+from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
 
 PROMPT = make_prompt(("BAGS", "HATS"), "EUR")
 

@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from enrich.engines.transformers_engine import base_of, load_engine, open_adapter
 from enrich.errors import UsageError
 from enrich.models.phi3_vision.checkpoint import weights_signature
-from enrich.settings import RunSettings, TrainSettings, load_settings
+from enrich.settings.load import load_settings
+from enrich.settings.run import RunSettings
+from enrich.settings.training import TrainSettings
 from enrich.train.recipe import resolve_model
 from tests.models.phi3_vision.tiny import tiny_phi3v
 from tests.random_adapter import write_random_adapter

@@ -15,7 +15,7 @@ from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines import predictor as answer_module
 from enrich.engines.base import Request
 from enrich.engines.predictor import SECOND_PASS, Answerer, Image
-from enrich.settings import ReviewSettings
+from enrich.settings.review import ReviewSettings
 from enrich.vocabulary import ErrorKind, ReviewReason
 from tests.fake_engine import FakeEngine, write_completion
 

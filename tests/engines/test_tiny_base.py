@@ -14,7 +14,7 @@ from enrich.engines.transformers_engine import TransformersEngine
 from enrich.models.phi3_vision.checkpoint import load_model, load_processor
 from enrich.models.phi3_vision.hd_transform import hd_transform
 from enrich.scores.metrics import Scores, score
-from enrich.settings import TINY_MODEL_PATH
+from enrich.settings.models import TINY_MODEL_PATH
 from enrich.vocabulary import Product
 from sample.dialects import BASE
 from sample.draw import render

@@ -31,7 +31,9 @@ from enrich.engines.transformers_engine import (
 )
 from enrich.errors import UsageError
 from enrich.models.phi3_vision.checkpoint import load_adapted, load_model, load_processor
-from enrich.settings import TINY_MODEL, TINY_MODEL_PATH, ReviewSettings, RunSettings
+from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
+from enrich.settings.review import ReviewSettings
+from enrich.settings.run import RunSettings
 from tests.answers.conftest import CATEGORIES
 from tests.models.phi3_vision.tiny import Tiny, tiny_phi3v
 

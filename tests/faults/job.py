@@ -20,7 +20,9 @@ from enrich.engines.base import EngineClock, Request
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.output import history
 from enrich.pipeline.run import enrichment, opening, session
-from enrich.settings import TINY_MODEL_PATH, GateSettings, RunSettings, S3Settings
+from enrich.settings.models import TINY_MODEL_PATH
+from enrich.settings.run import GateSettings, RunSettings
+from enrich.settings.storage import S3Settings
 from enrich.storage import lock, s3
 
 # Reading boto3's models takes 0.5 s of a core for each session; forked jobs share those read here.

@@ -26,7 +26,7 @@ from faults.harness import Place, make_place, nights, rivals
 from faults.radosgw import ACCESS_KEY, SECRET_KEY, Radosgw, installed
 from random_adapter import write_random_adapter
 
-from enrich.settings import TINY_MODEL_PATH
+from enrich.settings.models import TINY_MODEL_PATH
 
 PHOTOS, KILLS_A_NIGHT, PAIRS_AT_A_TIME = 40, 6, 5
 

@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 from faults.radosgw import Radosgw
 
 from enrich.errors import EnrichError
-from enrich.settings import S3Settings
+from enrich.settings.storage import S3Settings
 from enrich.storage import open_store
 
 POLICY = Path(__file__).parents[2] / "deployments" / "iam-policy.json"

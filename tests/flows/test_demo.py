@@ -11,7 +11,9 @@ import flows.demo
 from enrich.errors import RunFailed, UsageError
 from enrich.pipeline.finetuning import Finetuned
 from enrich.pipeline.progress import Progress
-from enrich.settings import RunSettings, SampleSettings, TrainSettings
+from enrich.settings.catalog import SampleSettings
+from enrich.settings.run import RunSettings
+from enrich.settings.training import TrainSettings
 from enrich.vocabulary import ErrorKind
 from flows import tasks
 from flows.demo import main, make_room

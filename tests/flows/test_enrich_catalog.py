@@ -20,7 +20,7 @@ from enrich.answers.postprocess import Outcome
 from enrich.engines.predictor import Image
 from enrich.errors import RunFailed, UsageError
 from enrich.pipeline.run.deadline import Deadline
-from enrich.settings import GateSettings, RunSettings
+from enrich.settings.run import GateSettings, RunSettings
 from flows.enrich_catalog import enrich_catalog, shard_groups
 from flows.tasks import asset_key
 from tests.flows.conftest import FakeWorld

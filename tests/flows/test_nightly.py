@@ -11,7 +11,8 @@ from PIL import Image
 
 from enrich.pipeline.finetuning import Finetuned
 from enrich.pipeline.progress import Progress
-from enrich.settings import GateSettings, RunSettings, TrainSettings
+from enrich.settings.run import GateSettings, RunSettings
+from enrich.settings.training import TrainSettings
 from flows import tasks
 from flows.nightly import nightly
 from flows.parameters import Training

@@ -9,7 +9,7 @@ from prefect.utilities.schema_tools.validation import validate
 from pydantic import ValidationError
 
 from enrich.errors import UsageError
-from enrich.settings import TINY_MODEL
+from enrich.settings.models import TINY_MODEL
 from enrich.train.recipe import TINY_RECIPE, resolve_model
 from flows.demo import demo
 from flows.enrich_catalog import enrich_catalog

@@ -25,7 +25,7 @@ from PIL import Image
 from prefect.client.base import PrefectHttpxSyncClient
 
 from deployments.apply import ENVIRONMENT
-from enrich.settings import TINY_MODEL_PATH
+from enrich.settings.models import TINY_MODEL_PATH
 from flows.home import own_server
 from tests.random_adapter import write_random_adapter
 

@@ -7,7 +7,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from enrich.pipeline.standing import find_standing
-from enrich.settings import TINY_MODEL, TINY_MODEL_PATH, SampleSettings, TrainSettings
+from enrich.settings.catalog import SampleSettings
+from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
+from enrich.settings.training import TrainSettings
 from sample.make import make_sample
 from tests.live.conftest import Live, Shop, wait_for
 from tests.random_adapter import write_random_adapter

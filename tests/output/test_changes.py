@@ -12,7 +12,7 @@ from enrich.output.parquet import from_records
 from enrich.output.run_record import Change
 from enrich.output.schema import PRODUCTS_SCHEMA, ROW_SCHEMA, Row
 from enrich.pipeline.run.enrichment import cost
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from enrich.vocabulary import ErrorKind
 
 OLD, NEW = make_run("night-1"), make_run("night-2", 100)

@@ -15,7 +15,7 @@ from enrich.pipeline import releasing
 from enrich.pipeline.progress import silent
 from enrich.pipeline.run import records
 from enrich.pipeline.run.planning import plan_run
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from enrich.storage import Store, open_store
 
 YEAR = timedelta(days=365)

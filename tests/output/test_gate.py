@@ -9,7 +9,7 @@ from enrich.output.gate import FEW, judge_gone, judge_run, run_stats
 from enrich.output.run_record import Changes, RunStats
 from enrich.output.schema import ROW_SCHEMA
 from enrich.scores.worth import Worth
-from enrich.settings import GateSettings
+from enrich.settings.run import GateSettings
 from enrich.vocabulary import ErrorKind
 
 RUN = make_run()

@@ -19,7 +19,7 @@ from enrich.output.products import read_products
 from enrich.output.run_record import RunInfo, RunRecord
 from enrich.output.schema import ROW_SCHEMA
 from enrich.pipeline import releasing, tidying
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from enrich.storage import Store, open_store
 
 DAY = timedelta(days=1)

@@ -7,7 +7,7 @@ import pytest
 
 from enrich.output import product_ids
 from enrich.output.product_ids import MOST_PHOTOS, SharedIds, find_shared, product_id
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 
 STEM = RunSettings().product_id_pattern
 FOLDER = r"(?P<product_id>[^/]+)/.*"

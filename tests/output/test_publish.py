@@ -21,7 +21,7 @@ from enrich.output.gate import run_stats
 from enrich.output.products import Products, fold, last_runs, read_products
 from enrich.output.run_record import Finding, PublishedRun, RunInfo, RunRecord, Stages, StageUse
 from enrich.output.schema import PRODUCTS_SCHEMA, ROW_SCHEMA, Row
-from enrich.settings import GateSettings
+from enrich.settings.run import GateSettings
 from enrich.storage import Store, open_store
 from enrich.vocabulary import ErrorKind, ManifestItem
 

@@ -15,7 +15,7 @@ import pytest
 from rows import enrich_night, listing, make_run
 
 from enrich.pipeline.tidying import tidy
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from enrich.storage import open_store
 from tests.output.test_history import finish
 

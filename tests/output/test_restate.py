@@ -13,7 +13,8 @@ from enrich.output.restate import Rules, judged_again, restated
 from enrich.output.run_record import PublishedRun, RunInfo
 from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, Row
 from enrich.pipeline import reviewing
-from enrich.settings import ReviewSettings, RunSettings, TitleRules
+from enrich.settings.review import ReviewSettings, TitleRules
+from enrich.settings.run import RunSettings
 from enrich.storage import ObjectInfo, Store, open_store
 from enrich.storage.scratch import scratch
 from enrich.vocabulary import ManifestItem

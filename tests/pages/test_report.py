@@ -22,7 +22,7 @@ from enrich.output.run_record import RunRecord, Stages, StageUse
 from enrich.output.schema import ROW_SCHEMA, Row
 from enrich.pages.report import SHEET, THUMBNAIL, render_card, render_report, score_table
 from enrich.scores.metrics import score
-from enrich.settings import PhotoLimits
+from enrich.settings.photos import PhotoLimits
 from enrich.storage import Store, open_store
 from enrich.vocabulary import ErrorKind, Product
 

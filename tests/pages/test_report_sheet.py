@@ -7,7 +7,7 @@ import polars as pl
 from PIL import Image
 
 from enrich.pages.report import render_sheet
-from enrich.settings import PhotoLimits
+from enrich.settings.photos import PhotoLimits
 from enrich.storage import open_store
 
 HOSTILE = "<img src=x onerror=alert(1)> | ![x](http://evil) [a](javascript:alert(1)) `b` **c**"

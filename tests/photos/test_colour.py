@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 from enrich.models.phi3_vision.hd_transform import hd_transform
 from enrich.photos.colour import MAX_PROFILE_BYTES, to_srgb
 from enrich.photos.decode import Preparation, decode, decode_reduced, prepare, shrink
-from enrich.settings import PhotoLimits
+from enrich.settings.photos import PhotoLimits
 
 LIMITS = PhotoLimits()
 MEANT = [(200, 30, 40), (30, 140, 60), (30, 60, 190), (180, 120, 60), (255, 255, 255), (0, 0, 0), (128, 128, 128)]

@@ -11,7 +11,7 @@ from PIL import Image, ImageFile
 
 from enrich.errors import EnrichError
 from enrich.photos.decode import ImageRefused, decode
-from enrich.settings import PhotoLimits
+from enrich.settings.photos import PhotoLimits
 from enrich.vocabulary import ErrorKind
 
 LIMITS = PhotoLimits()

@@ -27,7 +27,7 @@ from enrich.photos import decoders
 from enrich.photos.decode import ImageRefused, Preparation, inspect, prepare, shrink
 from enrich.photos.decoders import Decoders, DecodingFailed, Room
 from enrich.photos.thumbnail import thumbnails
-from enrich.settings import PhotoLimits
+from enrich.settings.photos import PhotoLimits
 from enrich.storage import open_store
 from enrich.vocabulary import TRANSIENT, ErrorKind
 
@@ -60,7 +60,7 @@ import sys
 sys.path.insert(0, TESTS)
 from decoder_work import compute_half_a_second
 from enrich.photos.decoders import Decoders
-from enrich.settings import PhotoLimits
+from enrich.settings.photos import PhotoLimits
 
 if __name__ == "__main__":
     with Decoders(compute_half_a_second, PhotoLimits(decode_seconds=1.0), 1, most_pixels=0) as decoders:
@@ -116,7 +116,7 @@ def test_a_machine_without_memory_is_no_word_on_the_photo() -> None:
     """With `ulimit -v` the address space ends before the photo's own limit does."""
     script = (
         "import resource, sys; from enrich.photos.decoders import *; from enrich.photos.decode import inspect\n"
-        "from enrich.settings import PhotoLimits\n"
+        "from enrich.settings.photos import PhotoLimits\n"
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
         "try:\n"
         "    with Decoders(inspect, PhotoLimits(), 1, most_pixels=0) as decoders:\n"

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from enrich.photos.decode import ImageRefused, decode, inspect
-from enrich.settings import PhotoLimits
+from enrich.settings.photos import PhotoLimits
 from enrich.vocabulary import ErrorKind
 
 LIMITS = PhotoLimits()

@@ -20,7 +20,8 @@ from enrich.errors import RunFailed
 from enrich.photos import decoders
 from enrich.photos.decode import Admit, Photo, Preparation, prepare
 from enrich.photos.fetch import Fetched, fetch, fetcher
-from enrich.settings import PhotoLimits, RunSettings
+from enrich.settings.photos import PhotoLimits
+from enrich.settings.run import RunSettings
 from enrich.storage import StorageError, Store, open_store
 from enrich.vocabulary import TRANSIENT, ErrorKind, ManifestItem, Reason
 
@@ -304,7 +305,7 @@ sys.path.insert(0, TESTS)
 from processes import decoding_processes
 from enrich.photos.fetch import fetcher
 from enrich.photos.decode import Preparation
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from enrich.storage import open_store
 
 if __name__ == "__main__":

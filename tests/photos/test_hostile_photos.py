@@ -12,7 +12,8 @@ from PIL import Image, ImageCms
 
 from enrich.photos.decode import ImageRefused, Preparation, decode
 from enrich.photos.fetch import fetch
-from enrich.settings import PhotoLimits, RunSettings
+from enrich.settings.photos import PhotoLimits
+from enrich.settings.run import RunSettings
 from enrich.storage import open_store
 from enrich.vocabulary import ErrorKind, ManifestItem, Reason
 

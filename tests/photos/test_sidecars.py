@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from enrich.photos.sidecars import Skipped
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from enrich.storage import ObjectInfo
 
 

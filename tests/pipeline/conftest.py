@@ -11,7 +11,8 @@ from filelock import FileLock
 
 from enrich.pages import report
 from enrich.pipeline.finetuning import Finetuned, finetune
-from enrich.settings import SampleSettings, TrainSettings
+from enrich.settings.catalog import SampleSettings
+from enrich.settings.training import TrainSettings
 from sample.make import make_sample
 
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from enrich import cli
-from enrich.settings import TINY_MODEL_PATH
+from enrich.settings.models import TINY_MODEL_PATH
 
 
 def enrich(

@@ -16,7 +16,8 @@ from enrich.errors import UsageError
 from enrich.pipeline import finetuning
 from enrich.pipeline.finetuning import finetune, overfit
 from enrich.pipeline.scoring import products_to_score
-from enrich.settings import SampleSettings, TrainSettings
+from enrich.settings.catalog import SampleSettings
+from enrich.settings.training import TrainSettings
 from enrich.train.record import Dropped
 from flows.parameters import Training
 from sample.make import make_sample

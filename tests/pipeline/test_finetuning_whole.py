@@ -16,7 +16,8 @@ from enrich.pipeline import finetuning
 from enrich.pipeline.finetuning import finetune
 from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.pipeline.scoring import score_adapter
-from enrich.settings import GateSettings, RunSettings, TrainSettings
+from enrich.settings.run import GateSettings, RunSettings
+from enrich.settings.training import TrainSettings
 
 FILES = {
     "adapter_config.json", "adapter_model.safetensors", "config.json", "preprocessor_config.json", "tokenizer.json",

@@ -9,7 +9,8 @@ from enrich.pipeline.finetuning import finetune
 from enrich.pipeline.merging import merge
 from enrich.pipeline.run.opening import foresee_run, open_run
 from enrich.pipeline.scoring import score_adapter
-from enrich.settings import MergeSettings, RunSettings, TrainSettings
+from enrich.settings.run import RunSettings
+from enrich.settings.training import MergeSettings, TrainSettings
 
 
 @pytest.mark.parametrize(

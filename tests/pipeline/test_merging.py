@@ -14,7 +14,8 @@ from enrich.errors import RunFailed, UsageError
 from enrich.models.phi3_vision.checkpoint import load_merged, load_model, load_processor, resolve
 from enrich.pipeline import merging
 from enrich.pipeline.merging import merge
-from enrich.settings import TINY_MODEL_PATH, MergeSettings
+from enrich.settings.models import TINY_MODEL_PATH
+from enrich.settings.training import MergeSettings
 from enrich.storage import open_store
 from enrich.train import merge_check
 from tests.models.phi3_vision.tiny import tiny_phi3v

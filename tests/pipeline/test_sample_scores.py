@@ -9,7 +9,7 @@ from PIL import Image
 
 from enrich.errors import UsageError
 from enrich.pages.report import score_table
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from sample import scores
 from sample.scores import HOLDOUT_ROWS, SHEET_ROWS, score_holdout, write_sheet
 from sample.sheet import ACROSS, CELL

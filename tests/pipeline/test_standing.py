@@ -13,7 +13,7 @@ from enrich.catalog.read import read_catalog
 from enrich.catalog.split import split_catalog
 from enrich.errors import UsageError
 from enrich.pipeline.standing import StandingAdapter, find_standing
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from enrich.storage import write_tree
 from enrich.train.recipe import resolve_model
 

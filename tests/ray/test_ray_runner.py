@@ -24,7 +24,9 @@ from polars.testing import assert_frame_equal
 from enrich.errors import EnrichError, RunFailed, UsageError
 from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.pipeline.run.opening import join_run, open_run
-from enrich.settings import TINY_MODEL_PATH, GateSettings, RaySettings, RunSettings, SampleSettings
+from enrich.settings.catalog import SampleSettings
+from enrich.settings.models import TINY_MODEL_PATH
+from enrich.settings.run import GateSettings, RaySettings, RunSettings
 from enrich.storage import StorageError
 from enrich.vocabulary import ErrorKind
 from sample.make import make_sample

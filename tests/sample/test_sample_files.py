@@ -18,7 +18,7 @@ from PIL import Image
 from enrich.catalog.read import read_catalog
 from enrich.errors import RunFailed, UsageError
 from enrich.photos.decode import ImageRefused, decode
-from enrich.settings import PhotoLimits
+from enrich.settings.photos import PhotoLimits
 from sample import generate, photos, place
 from sample.dialects import BASE, DEMO
 from sample.draw import render

@@ -12,7 +12,7 @@ from PIL import Image
 
 from enrich.errors import RunFailed, UsageError
 from enrich.pipeline.catalogs import fetch_photos
-from enrich.settings import FetchSettings
+from enrich.settings.catalog import FetchSettings
 from enrich.storage import cache, open_store
 from enrich.storage.cache import cache_directory, disk_errors
 from enrich.storage.tree import work_directory

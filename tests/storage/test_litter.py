@@ -15,7 +15,7 @@ import boto3.session
 import pytest
 
 from enrich.pipeline.tidying import tidy
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from enrich.storage import open_store, scratch, staged, write_tree
 from enrich.storage.s3 import S3Store
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from enrich.answers.prompt import Prompt, make_prompt
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from enrich.vocabulary import Product
 from tests.models.phi3_vision.tiny import Tiny, tiny_phi3v
 

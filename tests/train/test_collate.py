@@ -8,7 +8,7 @@ from PIL import Image
 
 from enrich.answers.prompt import END, Prompt
 from enrich.models.phi3_vision import Phi3VImageProcessor
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from enrich.train.collate import Collator, Photos
 from enrich.train.examples import IGNORED, build_examples
 from enrich.vocabulary import Product

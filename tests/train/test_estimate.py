@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from enrich.train.estimate import (
     Shape,
     Work,

@@ -10,7 +10,8 @@ from PIL import Image
 from enrich.answers.prompt import END, Prompt, render_answer, render_prompt
 from enrich.errors import UsageError
 from enrich.models.phi3_vision.checkpoint import load_processor
-from enrich.settings import TINY_MODEL_PATH, TrainSettings
+from enrich.settings.models import TINY_MODEL_PATH
+from enrich.settings.training import TrainSettings
 from enrich.train.collate import Photos
 from enrich.train.examples import IGNORED, Example, build_examples, check_answers
 from enrich.train.features import embed_images

@@ -11,7 +11,7 @@ from PIL import Image
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import UsageError
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from enrich.train.collate import Photos, images
 from enrich.train.examples import build_examples
 from enrich.train.features import FeatureCache, embed_images

@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import RunFailed
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from enrich.train import callbacks
 from enrich.train import fit as fit_module
 from enrich.train.callbacks import FiniteGuard

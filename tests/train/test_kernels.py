@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from enrich.errors import UsageError
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from enrich.train import kernels
 from enrich.train.kernels import attention_kernel, check_4bit, worth_compiling
 

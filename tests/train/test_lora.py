@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from enrich.errors import UsageError
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from enrich.train.lora import add_lora, count_parameters, merge_only, optimizer
 from tests.models.phi3_vision.tiny import Tiny
 

@@ -8,7 +8,7 @@ import pytest
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import RunFailed
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from enrich.train.overfit import LEARNED, describe_losses, overfit_one_batch
 from enrich.train.record import TrainProgress
 from enrich.vocabulary import Product

@@ -10,7 +10,7 @@ import torch
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import UsageError
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from enrich.train import preflight as preflight_module
 from enrich.train import run as run_module
 from enrich.train.examples import Example, build_examples

@@ -23,7 +23,8 @@ from enrich.errors import RunFailed, UsageError
 from enrich.models.phi3_vision.checkpoint import load_merged, load_model, load_processor
 from enrich.models.phi3_vision.generation import generate_answers
 from enrich.photos.decode import PREPARATION_VERSION, Preparation, prepare
-from enrich.settings import PhotoLimits, TrainSettings
+from enrich.settings.photos import PhotoLimits
+from enrich.settings.training import TrainSettings
 from enrich.train import merge_check
 from enrich.train import run as run_module
 from enrich.train.examples import page_decoders, read_photo
@@ -236,7 +237,7 @@ from pathlib import Path
 torch.set_num_threads(1)
 from enrich.answers.prompt import Prompt
 from enrich.vocabulary import Product
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from enrich.train import fit
 from enrich.train.run import train
 from enrich.train.trainer import AnswerTrainer

@@ -11,7 +11,8 @@ from PIL import Image
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import UsageError
-from enrich.settings import TrainSettings, load_settings
+from enrich.settings.load import load_settings
+from enrich.settings.training import TrainSettings
 from enrich.train.evaluate import Said
 from enrich.train.record import TrainReport
 from enrich.train.run import train

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from enrich.answers.prompt import Prompt, render_prompt
 from enrich.errors import UsageError
 from enrich.models.phi3_vision.checkpoint import load_merged, load_model, load_processor
-from enrich.settings import TINY_MODEL, TINY_MODEL_PATH, TrainSettings
+from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
+from enrich.settings.training import TrainSettings
 from enrich.train import run as run_module
 from enrich.train import trainer
 from enrich.train.record import TrainProgress, TrainReport
@@ -130,7 +131,7 @@ from pathlib import Path
 torch.set_num_threads(1)
 from enrich.answers.prompt import Prompt
 from enrich.vocabulary import Product
-from enrich.settings import TrainSettings
+from enrich.settings.training import TrainSettings
 from accelerate import PartialState
 from enrich.train.run import train
 

@@ -24,7 +24,7 @@ from enrich.pipeline.run.records import write_report
 from enrich.pipeline.scoring import encode_scores
 from enrich.scores.assess import SCORES_FILE, assess
 from enrich.scores.metrics import score
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from enrich.storage import open_store
 from enrich.vocabulary import ErrorKind, ManifestItem, Product
 from tests.scores.test_assess import scored

@@ -7,7 +7,7 @@ import numpy as np
 from enrich.answers.completion import Completion
 from enrich.engines.base import Request
 from enrich.models.phi3_vision.hd_transform import hd_transform
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 
 TOP = 2e-3  # what log-probabilities may differ by in float32
 SIZES = ((300, 400), (640, 360), (100, 100), (40, 800))  # portrait, landscape, square, strip: every arrangement

@@ -10,7 +10,7 @@ from enrich.answers.prompt import Prompt, render_prompt
 from enrich.models.phi3_vision import Phi3VForCausalLM
 from enrich.models.phi3_vision.checkpoint import load_merged, load_processor
 from enrich.pipeline.merging import merge
-from enrich.settings import MergeSettings
+from enrich.settings.training import MergeSettings
 from tests.random_adapter import write_random_adapter
 from tests.with_vllm.comparison import TOLERANCE, difference, ours, photo, seen_by_vllm, theirs
 from tests.with_vllm.conftest import Engine

@@ -12,7 +12,7 @@ from enrich.answers.token_evidence import AnswerTokens
 from enrich.models.phi3_vision import Phi3VConfig
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.models.phi3_vision.vllm_plugin import register
-from enrich.settings import TINY_MODEL_PATH
+from enrich.settings.models import TINY_MODEL_PATH
 from tests.answers.conftest import CATEGORIES
 
 pytestmark = pytest.mark.vllm

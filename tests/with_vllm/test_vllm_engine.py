@@ -22,7 +22,8 @@ from enrich.engines.transformers_engine import TransformersEngine, load_engine
 from enrich.engines.vllm_engine import VllmEngine
 from enrich.engines.vllm_render import completion, sampling
 from enrich.models.phi3_vision.checkpoint import load_processor
-from enrich.settings import TINY_MODEL_PATH, RunSettings
+from enrich.settings.models import TINY_MODEL_PATH
+from enrich.settings.run import RunSettings
 from tests.random_adapter import write_random_adapter
 from tests.with_vllm.serving import check_same, photo, request, settings
 

@@ -11,7 +11,8 @@ from enrich.engines import vllm_engine
 from enrich.errors import ParityFailed
 from enrich.models.phi3_vision.checkpoint import load_model, save_merged
 from enrich.pipeline.run.enrichment import run_enrichment
-from enrich.settings import TINY_MODEL_PATH, GateSettings
+from enrich.settings.models import TINY_MODEL_PATH
+from enrich.settings.run import GateSettings
 from tests.random_adapter import write_random_adapter
 from tests.with_vllm.serving import photo, settings
 

@@ -19,7 +19,8 @@ from enrich.engines.vllm_process import EngineDied, last_error, start_failure
 from enrich.errors import RunFailed, UsageError
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.photos.decode import Preparation
-from enrich.settings import TINY_MODEL, TINY_MODEL_PATH, RunSettings
+from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
+from enrich.settings.run import RunSettings
 from tests.with_vllm.serving import request
 
 pytestmark = pytest.mark.vllm

@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from enrich.pipeline.run.enrichment import run_enrichment
-from enrich.settings import TINY_MODEL_PATH, SampleSettings
+from enrich.settings.catalog import SampleSettings
+from enrich.settings.models import TINY_MODEL_PATH
 from sample.make import make_sample
 from tests.random_adapter import write_random_adapter
 from tests.with_vllm.serving import settings

@@ -8,7 +8,7 @@ from typing import Any
 from enrich.output.run_record import Stages, StageUse
 from enrich.pages.units import duration
 from enrich.photos.workers import Workers
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 
 # Share of a session's time. Below it, waiting for photos is normal start-up of the engine and of each shard.
 WAITING = 0.1

@@ -23,7 +23,7 @@ from enrich.pipeline.run.records import REPORT_ROWS, ROLLED_BACK, read_measured,
 from enrich.pipeline.run.runner import open_runner
 from enrich.pipeline.run.state import Run
 from enrich.scores.assess import SCORES_FILE
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from enrich.storage.scratch import scratch
 
 

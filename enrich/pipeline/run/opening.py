@@ -29,7 +29,7 @@ from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.run.planning import Forecast, forecast, plan_run
 from enrich.pipeline.run.state import Run, adapter_warnings
 from enrich.scores.worth import judge_worth
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from enrich.storage import Store, open_store
 from enrich.storage.tree import local_tree
 

@@ -19,7 +19,7 @@ from enrich.output.manifest import items
 from enrich.photos.fetch import Fetched
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.run.state import Run
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from enrich.vocabulary import ManifestItem
 
 Fetch = Callable[[Iterable[ManifestItem]], Iterator[Fetched]]

@@ -24,7 +24,7 @@ from enrich.output.restate import Rules
 from enrich.output.run_record import RunInfo, RunRecord
 from enrich.photos.sidecars import Skipped
 from enrich.pipeline.progress import Progress
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from enrich.storage import ObjectInfo, Store
 from enrich.storage.inventory import open_inventory
 from enrich.storage.scratch import scratch

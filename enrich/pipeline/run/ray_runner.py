@@ -24,7 +24,7 @@ from enrich.errors import EnrichError, RunFailed, UsageError
 from enrich.pipeline.run.deadline import Deadline
 from enrich.pipeline.run.ray_worker import Job, Started, Worker
 from enrich.pipeline.run.state import Run
-from enrich.settings import RaySettings, RunSettings
+from enrich.settings.run import RaySettings, RunSettings
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from enrich.photos.workers import choose_workers
 from enrich.pipeline.run.deadline import Deadline
 from enrich.pipeline.run.opening import join_run
 from enrich.pipeline.run.session import answer_shards, open_session
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 
 logger = logging.getLogger(__name__)
 

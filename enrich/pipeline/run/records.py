@@ -19,7 +19,7 @@ from enrich.output.schema import ROW_SCHEMA, SCORE_SCHEMA
 from enrich.pages.report import render_report, render_sheet
 from enrich.pipeline.run.bottleneck import Measured
 from enrich.scores.assess import SCORES_FILE, VERDICTS_KEY
-from enrich.settings import RunSettings
+from enrich.settings.run import RunSettings
 from enrich.storage import Store, open_store
 
 ROLLED_BACK = "rolled_back"  # the limit that a finding of `roll_back` names

@@ -8,7 +8,7 @@ from enrich.output.history import committed_shards
 from enrich.output.manifest import Manifest
 from enrich.output.run_record import RunInfo
 from enrich.scores.worth import Worth, judge_worth
-from enrich.settings import GateSettings, RunSettings
+from enrich.settings.run import GateSettings, RunSettings
 from enrich.storage import Store
 
 

@@ -18,7 +18,7 @@ from enrich.errors import UsageError
 from enrich.output.schema import PRODUCTS_SCHEMA
 from enrich.pipeline.releasing import publish_held, rewrite_report
 from enrich.pipeline.run.enrichment import run_enrichment
-from enrich.settings import GateSettings, RunSettings
+from enrich.settings.run import GateSettings, RunSettings
 from enrich.storage import open_store, write_tree
 
 SETTINGS = RunSettings(shard_size=8, gate=GateSettings(enabled=False))

@@ -17,7 +17,7 @@ RUN = ["enrichment", "opening", "parity_gate", "planning", "ray_runner", "ray_wo
         ),
         (["flows.tasks"], ["sample"]),
         (["enrich.cli"], ["torch", "transformers", "vllm", "prefect", "polars", "pyarrow"]),
-        (["enrich.settings", "enrich.errors", "enrich.vocabulary"], ["torch", "polars", "pyarrow"]),
+        (["enrich.settings.run", "enrich.errors", "enrich.vocabulary"], ["torch", "polars", "pyarrow"]),
         (["enrich.photos.decoder_process", "enrich.photos.decode"], ["torch", "polars", "pyarrow", "enrich.output"]),
     ],
 )

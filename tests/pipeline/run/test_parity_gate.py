@@ -20,7 +20,9 @@ from enrich.pipeline.drawn import draw_photo
 from enrich.pipeline.run import opening, parity_gate
 from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.pipeline.run.parity_gate import precision
-from enrich.settings import TINY_MODEL_PATH, GateSettings, RunSettings, SampleSettings
+from enrich.settings.catalog import SampleSettings
+from enrich.settings.models import TINY_MODEL_PATH
+from enrich.settings.run import GateSettings, RunSettings
 from flows.tasks import worth_retrying
 from sample.make import make_sample
 from tests.pipeline.test_cli import enrich

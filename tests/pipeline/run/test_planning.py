@@ -17,7 +17,9 @@ from enrich.pipeline.releasing import roll_back
 from enrich.pipeline.run import deadline, opening
 from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.pipeline.run.opening import circumstances, fingerprint, foresee_run
-from enrich.settings import GateSettings, PhotoLimits, RunSettings, S3Settings
+from enrich.settings.photos import PhotoLimits
+from enrich.settings.run import GateSettings, RunSettings
+from enrich.settings.storage import S3Settings
 from enrich.storage import open_store
 
 SETTINGS = RunSettings(shard_size=4, gate=GateSettings(enabled=False), machine_price_per_hour=3.6)

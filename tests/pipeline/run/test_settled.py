@@ -15,7 +15,9 @@ from enrich.output.run_record import RunRecord
 from enrich.pipeline.releasing import publish_held
 from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.pipeline.run.opening import foresee_run
-from enrich.settings import TINY_MODEL_PATH, GateSettings, PhotoLimits, RunSettings
+from enrich.settings.models import TINY_MODEL_PATH
+from enrich.settings.photos import PhotoLimits
+from enrich.settings.run import GateSettings, RunSettings
 
 KEYS = [f"{number:05}.jpg" for number in range(101, 105)]
 SETTINGS = RunSettings(shard_size=2, batch_size=4, max_new_tokens=32)

@@ -14,7 +14,7 @@ from enrich import cli
 from enrich.pipeline import finetuning
 from enrich.pipeline.finetuning import Finetuned
 from enrich.scores.worth import tell
-from enrich.settings import TINY_MODEL_PATH
+from enrich.settings.models import TINY_MODEL_PATH
 from tests.scores.test_worth import metrics
 
 BAD = tell(metrics(category=(0, 0, 0), price=(7.84, 5, 9), macro_f1=0))

@@ -1,0 +1,25 @@
+"""The base of all settings: frozen, and an unknown key is an error."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+_LIMITS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "minLength", "maxLength")
+
+
+def name_limits(schema: dict[str, Any]) -> None:
+    """In the JSON schema of a model, put the limits of a field that may be empty beside its types.
+
+    A form then says `0 is less than the minimum of 1`. Within `anyOf`, where pydantic leaves them, it only says that
+    the value `is not valid under any of the given schemas`.
+    """
+    for field in schema.get("properties", {}).values():
+        if {"type": "null"} in field.get("anyOf", ()):
+            for kind in field["anyOf"]:
+                field.update({name: kind.pop(name) for name in _LIMITS if name in kind})
+
+
+class Settings(BaseModel):
+    """Base of all settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, json_schema_extra=name_limits)

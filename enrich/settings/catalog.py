@@ -1,0 +1,75 @@
+"""Settings of catalogs: columns, splits, downloads and the generated sample."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from enrich.settings.base import Settings
+from enrich.settings.photos import PhotoLimits
+
+
+class Columns(Settings):
+    """Which column of a catalog table holds what. The defaults are the tutorial's data set."""
+
+    product_code: str = "product_code"
+    title: str = "title"
+    category: tuple[str, ...] = Field(
+        default=("category3_code", "category2_code", "category1_code"),
+        description="First column whose value is neither empty nor N.A. names the category",
+    )
+    price: str = "full_price"
+    currency: str = "currency_code"
+    decimal: Literal[".", ","] | None = Field(
+        default=None, description="Decimal mark of ambiguous prices such as 1.299; left out: as the other prices show"
+    )
+    image_path: str = "local_image_path"
+
+
+class SplitSettings(Settings):
+    """Shares of the rows. Products with the same title stay together; train gets the rest."""
+
+    seed: int = 0
+    validation: float = Field(default=0.05, gt=0, lt=0.5, description="Chooses the best checkpoint")
+    calibration: float = Field(default=0.10, gt=0, lt=0.5, description="Calibrates confidences and price intervals")
+    test: float = Field(default=0.10, gt=0, lt=0.5, description="Scores the adapter")
+
+
+class SampleSettings(Settings):
+    """A generated catalog of product photos."""
+
+    products: int = Field(default=3000, ge=1, le=1_000_000)
+    holdout: int | None = Field(
+        default=None,
+        ge=0,
+        le=1_000_000,
+        description="Products of a colour x fabric x kind that the catalog never shows, a catalog of their own; "
+        "left out: a tenth of the products",
+    )
+    bucket: int = Field(default=120, ge=1, le=1_000_000, description="Usual photos in the unlabelled bucket")
+    seed: int = Field(default=0, ge=0)
+
+
+class FetchSettings(Settings):
+    """Downloading the photos of a table with an image URL column."""
+
+    product_code: str = "product_code"
+    image_url: str = "imageurl"
+    limits: PhotoLimits = PhotoLimits()
+    threads: int = Field(default=16, ge=1, le=256)
+    per_host: int = Field(default=8, ge=1, description="Requests to one host at a time")
+    connect_seconds: float = Field(default=10.0, gt=0)
+    read_seconds: float = Field(default=20.0, gt=0, description="Longest silence within an answer")
+    total_seconds: float = Field(
+        default=120.0, gt=0, description="Longest time for one try of one photo, from its look-up to its last byte"
+    )
+    attempts: int = Field(default=4, ge=1, le=20, description="Tries of a photo whose failure may pass")
+    backoff_seconds: float = Field(default=0.5, gt=0, description="Longest first wait; doubles with each try")
+    max_wait_seconds: float = Field(default=60.0, gt=0, description="Longest wait, whatever Retry-After asks for")
+    max_redirects: int = Field(default=5, ge=0, le=20)
+    allow_private: bool = Field(default=False, description="Also fetch from loopback, private and link-local addresses")
+    proxy: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/\s]+/?$",
+        description="http://host:port of a proxy, which then decides what may be reached; HTTP_PROXY is not used",
+    )
+    user_agent: str = "enrich-catalog-fetch/0.1"

@@ -1,0 +1,76 @@
+"""Settings files: which command reads which settings, and how."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from enrich.errors import UsageError
+from enrich.settings.base import Settings
+from enrich.settings.catalog import Columns, FetchSettings
+from enrich.settings.plain_yaml import read_yaml
+from enrich.settings.run import RunSettings
+from enrich.settings.training import MergeSettings, TrainSettings
+
+S = TypeVar("S", bound=Settings)
+
+
+# The sections that a settings file may have, by command.
+SECTIONS: dict[str, type[Settings]] = {
+    "finetune": TrainSettings,
+    "run": RunSettings,
+    "merge": MergeSettings,
+    "review": Columns,
+    "catalog fetch": FetchSettings,
+}
+# All commands that read --config. These others have sections of their own too, or share `run`.
+COMMANDS = SECTIONS | dict.fromkeys(("score", "publish", "rollback", "rebuild", "tidy", "doctor"), RunSettings)
+
+
+def load_settings(cls: type[S], path: str | Path | None = None, command: str | None = None, **overrides: object) -> S:
+    """Settings from defaults, then a YAML file, then `overrides` (those that are None are left out).
+
+    The file holds the settings themselves, or those of several commands below their names, of which `command` reads
+    its own.
+
+    Raises:
+        UsageError: the file cannot be read, is no mapping, or has an unknown key or a value out of range.
+    """
+    values = {} if path is None else read_yaml(Path(path))
+    source = "settings" if path is None else f"settings file {path}"
+    if command is not None:
+        values = _own_section(values, cls, command, source)
+    values.update({name: value for name, value in overrides.items() if value is not None})
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or cls.__name__
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(_section(cls, first["loc"][:-1]).model_fields)
+            raise UsageError(f"{source}: unknown key {where!r}; known keys: {known}") from error
+        raise UsageError(f"{source}: {where}: {first['msg']}; change that value") from error
+
+
+def _own_section(values: dict[str, Any], cls: type[Settings], command: str, source: str) -> dict[str, Any]:
+    """What `values` hold for a command: all of them, unless a key names a command and is no setting of its own."""
+    sections = [key for key in values if key in COMMANDS and key not in cls.model_fields]
+    if not sections:
+        return values
+    if stray := [key for key in values if key not in COMMANDS]:
+        raise UsageError(f"{source}: key {stray[0]!r} is outside of the sections; move it below a command's name")
+    name = command if command in values or cls is not RunSettings else "run"
+    section = values.get(name)
+    if not isinstance(section, dict | None):
+        raise UsageError(f"{source}: {name}: settings are expected below it, not {section!r}; write `key: value` lines")
+    return dict(section or {})
+
+
+def _section(cls: type[Settings], names: Sequence[int | str]) -> type[Settings]:
+    """The settings class that the nested keys `names` lead to."""
+    for name in names:
+        nested = cls.model_fields[str(name)].annotation
+        assert isinstance(nested, type)  # every field that is a mapping is a Settings class
+        cls = nested
+    return cls

@@ -1,0 +1,45 @@
+"""What a photo from outside may cost, and which files are not photos."""
+
+from pydantic import Field, field_validator
+
+from enrich.settings.base import Settings
+
+# What cameras, editors, desktops, shops and exports leave beside photos. A photo without an extension stays one.
+SIDECARS = (
+    "*.json", "*.jsonl", "*.ndjson", "*.xml", "*.xmp", "*.yaml", "*.yml", "*.txt", "*.csv", "*.tsv", "*.md", "*.log",
+    "*.ini", "*.md5", "*.sha1", "*.sha256", "*.parquet", "*.db", "*.lnk", "*.url", "._*", ".DS_Store", ".directory",
+    ".nomedia", ".gitkeep", ".keep", "_SUCCESS", "*_$folder$",
+)  # fmt: skip
+
+
+class PhotoLimits(Settings):
+    """What a photo from outside may cost. Checked before it is decoded."""
+
+    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
+    max_bytes: int = Field(default=32 << 20, gt=0, description="Size of the file")
+    max_pixels: int = Field(default=64_000_000, gt=0, description="Width times height")
+    max_aspect_ratio: float = Field(default=50.0, ge=1, description="Longer side divided by the shorter one")
+    decode_seconds: float = Field(default=20.0, gt=0, description="CPU time that decoding a photo may take")
+    decode_memory_bytes: int = Field(default=2 << 30, gt=0, description="Address space that decoding a photo may take")
+    decode_total_bytes: int = Field(
+        default=4 << 30,
+        gt=0,
+        description="Of all photos decoded at a time that need more than 256 MiB each; the others may take so much",
+    )
+
+    @field_validator("formats")
+    @classmethod
+    def _pillow_reads_them(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+        from PIL import Image  # only where they are set
+
+        Image.init()
+        names = tuple(name.strip().upper() for name in formats)
+        known = sorted(Image.OPEN)
+        for given, name in zip(formats, names, strict=True):
+            if name not in known:
+                meant = Image.registered_extensions().get(f".{name.lower().lstrip('.')}")
+                hint = f"write {meant}" if meant in known else f"choose from {', '.join(known)}"
+                raise ValueError(f"{given!r} is no name of a format; {hint}")
+        if not names:
+            raise ValueError("no format is accepted, so no photo would be; name JPEG at least")
+        return names

@@ -1,0 +1,130 @@
+"""Settings of runs."""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from enrich.settings.base import Settings
+from enrich.settings.photos import SIDECARS, PhotoLimits
+from enrich.settings.review import ReviewSettings
+from enrich.settings.storage import PLAIN_S3, S3Settings
+
+
+class RaySettings(Settings):
+    """The cluster of the runner ray."""
+
+    address: str | None = Field(
+        default=None,
+        description="host:port of its head node, or auto on any of its nodes; left out: RAY_ADDRESS, else this machine",
+    )
+    workers: int | None = Field(
+        default=None, ge=1, description="Engines at a time; left out: one a GPU, or where there is no GPU one a core"
+    )
+    cpus: int | None = Field(default=None, ge=1, description="Cores of a worker; left out: 4 beside a GPU, else 1")
+
+
+class GateSettings(Settings):
+    """Limits past which products.parquet is held back. Shares are 0..1."""
+
+    enabled: bool = Field(default=True, description="False: every run is published")
+    min_rows: int = Field(default=50, ge=1, description="A smaller run is not judged by shares, unless they are 1")
+    allow_weak_adapter: bool = Field(
+        default=False, description="Publish runs of an adapter that is no better than guessing without a photo"
+    )
+    allow_same_title: bool = Field(
+        default=False, description="Publish a run of 10 or more answers that all have the same title"
+    )
+    max_gone: float = Field(
+        default=0.20,
+        ge=0,
+        le=1,
+        description="Answered photos that are gone from the source; of fewer than min_rows, half may be",
+    )
+    max_failed: float = Field(default=0.20, ge=0, le=1, description="Share of failed photos")
+    max_unknown_category: float = Field(
+        default=0.10, ge=0, le=1, description="Share of answers whose category is not in the taxonomy"
+    )
+    max_review_rise: float = Field(default=0.30, ge=0, le=1, description="Rise of the share that needs review")
+    max_category_shift: float = Field(default=0.50, ge=0, le=1, description="Total variation from the last run's mix")
+    max_price_shift: float = Field(default=1.0, ge=0, description="Absolute change of the log median price")
+
+
+class RunSettings(Settings):
+    """One pass over a bucket."""
+
+    engine: Literal["auto", "vllm", "transformers"] = Field(
+        default="auto", description="auto: vLLM on a GPU where it is installed, else transformers"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
+    runner: Literal["inline", "ray"] = Field(
+        default="inline", description="inline: one process answers shard by shard; ray: the workers of a Ray cluster"
+    )
+    ray: RaySettings = RaySettings()
+    shard_size: int = Field(default=2048, ge=1, title="Photos in a shard", description="Unit of retry and of commit")
+    batch_size: int = Field(default=16, ge=1, description="Photos in one forward pass of the transformers engine")
+    max_new_tokens: int = Field(default=64, ge=8, description="Length of an answer at most, in tokens")
+    base: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The adapter's base, where it is no longer where the adapter says: a hub id or directory",
+    )
+    served: Literal["merged", "lora"] = Field(
+        default="merged", description="vLLM: the adapter added into its base's weights, which is faster, or beside them"
+    )
+    merged_cache: str | None = Field(
+        default=None, description="Where merged weights are kept; left out: merged/ in ENRICH_CACHE, or ~/.cache/enrich"
+    )
+    quantization: Literal["none", "fp8"] = Field(default="none", description="vLLM: the weights' precision")
+    kv_cache_dtype: Literal["auto", "fp8"] = Field(
+        default="auto", description="vLLM: of keys and values, 0.39 MB a token of the full-size model in bf16"
+    )
+    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1, description="vLLM: share of the GPU it may take")
+    max_num_batched_tokens: int | None = Field(default=None, ge=1024, description="vLLM: tokens a step; by the GPU")
+    max_num_seqs: int | None = Field(default=None, ge=1, description="vLLM: answers written at a time; by the GPU")
+    engine_in_flight: int | None = Field(
+        default=None, ge=1, description="vLLM: photos given to it at a time, 1.4 MB each; 1.25 x max_num_seqs"
+    )
+    download_threads: int | None = Field(default=None, ge=1, description="Left out: 16 more than decoding processes")
+    decode_processes: int | None = Field(default=None, ge=1, description="Left out: by the machine's cores, 2 to 16")
+    in_flight: int = Field(default=64, ge=1, description="Decoded photos waiting for the engine; bounds memory")
+    parity_rows: int = Field(
+        default=32,
+        ge=0,
+        description="vLLM: photos to compare with transformers before an adapter's first run; 0: none",
+    )
+    max_attempts: int = Field(default=3, ge=1, le=100, description="Tries of an image whose failure may pass")
+    product_id_pattern: str = Field(
+        default=r"(?:.*/)?(?P<product_id>[^/]+?)(?:\.[^./]*)?$",
+        description="Regular expression on the key with a group product_id; the default is the file's stem",
+    )
+    skip: tuple[str, ...] = Field(
+        default=SIDECARS,
+        description="Files that are no photos, left out of the listing: names with * and ?, in upper or lower case",
+    )
+    machine_price_per_hour: float | None = Field(
+        default=None, gt=0, description="For what a run costs: in its report, and expected by --dry-run"
+    )
+    machine_currency: str = Field(default="USD", min_length=1, max_length=8)
+    limits: PhotoLimits = PhotoLimits()
+    s3: S3Settings = PLAIN_S3
+    review: ReviewSettings = ReviewSettings()
+    gate: GateSettings = GateSettings()
+
+    @field_validator("base")
+    @classmethod
+    def _base_from_here(cls, base: str | None) -> str | None:
+        """A directory in full: processes on other machines start elsewhere."""
+        return str(Path(base).expanduser().absolute()) if base and Path(base).expanduser().is_dir() else base
+
+    @field_validator("product_id_pattern")
+    @classmethod
+    def _pattern_names_the_product(cls, pattern: str) -> str:
+        try:
+            groups = re.compile(pattern).groupindex
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        if "product_id" not in groups:
+            raise ValueError(f"{pattern!r} has no group (?P<product_id>...)")
+        return pattern

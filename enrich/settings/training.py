@@ -1,0 +1,108 @@
+"""Settings of fine-tuning and merging."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from enrich.settings.base import Settings
+from enrich.settings.catalog import Columns, SplitSettings
+from enrich.settings.models import AUTO, PHI3_VISION, TINY_MODEL
+from enrich.settings.photos import PhotoLimits
+
+Tracker = Literal["wandb", "mlflow", "trackio", "tensorboard"]
+
+
+class TrainSettings(Settings):
+    """Fine-tuning: photo -> title, category, full price, as a LoRA adapter."""
+
+    model: str = Field(
+        default=AUTO,
+        description=f"Hub id or directory of a Phi-3-vision; {AUTO}: {PHI3_VISION} on a GPU, {TINY_MODEL} without one",
+    )
+    revision: str | None = Field(default=None, description="Full commit of a hub model; pinned for the default model")
+    num_crops: int = Field(
+        default=4,
+        ge=1,
+        le=16,
+        description="Crops of 336 pixels that a photo is cut into at most: more detail, more tokens",
+    )
+    fast_decode: bool = Field(
+        default=False, description="Decode large JPEGs at a reduced scale, in training and serving: 1.5 times the rate"
+    )
+    columns: Columns = Columns()
+    allow_dropped: bool = Field(default=False, description="Train even if more than a tenth of the rows is left out")
+    split: SplitSettings = SplitSettings()
+    limits: PhotoLimits = PhotoLimits()
+
+    lora_r: int = Field(default=16, ge=1, description="Rank of the LoRA matrices")
+    lora_alpha: int = Field(default=32, ge=1, description="LoRA updates are scaled by lora_alpha / lora_r")
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout of the LoRA layers' inputs")
+    target_modules: tuple[str, ...] = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+    adapt_vision: bool = Field(
+        default=False, description="LoRA on the vision tower and the projector too; served merged, features not cached"
+    )
+    use_rslora: bool = Field(default=False, description="Scale by lora_alpha / sqrt(lora_r), for high ranks")
+    use_dora: bool = Field(default=False, description="Weight-decomposed LoRA; served merged")
+    load_in_4bit: bool = Field(default=False, description="QLoRA: the frozen base in NF4, for a GPU of 16 GB")
+
+    learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate")
+    output_learning_rate: float | None = Field(
+        default=None, gt=0, description="Adds LoRA on the output layer, learned at this rate: new words come from there"
+    )
+    price_weight: int = Field(
+        default=1, ge=1, le=16, description="How many times a digit of the price counts in the loss, a word once"
+    )
+    warmup_ratio: float = Field(
+        default=0.03, ge=0, lt=1, description="Share of the steps in which the learning rate rises"
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm")
+    epochs: float = Field(default=3.0, gt=0, description="Passes over the training split")
+    batch_size: int = Field(default=8, ge=1, description="Photos in one forward pass")
+    effective_batch_size: int = Field(default=16, ge=1, description="Photos in one optimiser step")
+    gradient_checkpointing: bool = Field(default=False, description="Less memory for activations, more time")
+    compile: bool | None = Field(
+        default=None, description="torch.compile the layers; left out: on a GPU where the run is long enough to pay"
+    )
+    attention: Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3"] = Field(
+        default="auto", description="auto: flash-attention where it is installed, else torch's own kernels"
+    )
+    cache_vision_features: bool = Field(default=True, description="Compute the frozen tower's features once")
+    evaluations: int = Field(default=4, ge=1, description="Generation-based evaluations of the validation split")
+    patience: int = Field(default=3, ge=1, description="Evaluations without improvement before an early stop")
+    max_new_tokens: int = Field(default=64, ge=8, description="Length of an answer at most, in tokens")
+    max_length: int = Field(default=4096, ge=64, le=4096, description="LongRoPE: longer changes every answer")
+    max_minutes: float | None = Field(default=None, gt=0, description="Stop after this time and keep the best so far")
+    seed: int = 3
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
+    report_to: tuple[Tracker, ...] = Field(
+        default=(), description="Experiment trackers: none, wandb, mlflow, trackio, tensorboard, or a list of them"
+    )
+    run_name: str | None = Field(default=None, min_length=1, description="Of the run at the trackers; else the time")
+
+    @field_validator("report_to", mode="before")
+    @classmethod
+    def _one_or_none(cls, value: object) -> object:
+        return () if value in (None, "none") else (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> "TrainSettings":
+        if self.effective_batch_size % self.batch_size:
+            raise ValueError(
+                f"effective_batch_size {self.effective_batch_size} is no multiple of batch_size {self.batch_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _four_bits_are_plain(self) -> "TrainSettings":
+        if self.load_in_4bit and (self.adapt_vision or self.use_dora):
+            raise ValueError("load_in_4bit goes with LoRA on the language model only; drop adapt_vision and use_dora")
+        return self
+
+
+class MergeSettings(Settings):
+    """Writing an adapter and its base as one checkpoint."""
+
+    dtype: Literal["bfloat16", "float32"] = Field(default="bfloat16", description="Of the written weights")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
+    max_new_tokens: int = Field(default=48, ge=1, description="Of the answers that are compared")
