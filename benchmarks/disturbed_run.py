@@ -1,6 +1,6 @@
 """The same run undisturbed and behind a proxy that disturbs every tenth request, in turn: photos a second, medians.
 
-    PYTHONPATH=tests python benchmarks/disturbed_run.py [--photos 2000] [--seconds-a-photo 0.002 0.03]
+    python -m benchmarks.disturbed_run [--photos 2000] [--seconds-a-photo 0.002 0.03]
 
 Both go through the proxy of the fault tests, to radosgw where it is installed (under a lock object), else to moto. The
 engine of the fault tests answers each photo after the time given: the first is faster than any model, so that S3 alone
@@ -23,17 +23,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import boto3.session
-from faults import job
-from faults.atomic_moto import Moto
-from faults.harness import Bucket, look, make_place
-from faults.invariants import Seen
-from faults.radosgw import ACCESS_KEY, SECRET_KEY, Radosgw, installed
-from random_adapter import write_random_adapter
 
 from enrich.pipeline.run import enrichment, session
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.run import GateSettings, RunSettings
 from enrich.settings.storage import S3Settings
+from tests.testing.faults import job
+from tests.testing.faults.harness import Bucket, look, make_place
+from tests.testing.faults.invariants import Seen
+from tests.testing.faults.radosgw import ACCESS_KEY, SECRET_KEY, Radosgw, installed
+from tests.testing.random_adapter import write_random_adapter
+from tests.testing.s3_server import serve_s3
 
 # One request in ten fails (503, 500, cut before or after it was served, half of a body, a wrong byte), and one in fifty
 # takes 2 s more.
@@ -64,7 +64,7 @@ def main() -> None:
             stack.callback(server.kill)
             endpoint = server.endpoint
         else:
-            endpoint = stack.enter_context(Moto()).endpoint
+            endpoint = stack.enter_context(serve_s3()).endpoint
         client = boto3.session.Session().client("s3", endpoint_url=endpoint)
         for seconds in options.seconds_a_photo:
             compare(client, endpoint, adapter, folder, options.photos, seconds)

@@ -1,9 +1,7 @@
 """A local S3 server, and buckets in it."""
 
 import gc
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,18 +10,21 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.testing.s3_server import S3Server, serve_s3
+
 # The same examples every time: what fails here fails for everybody. --hypothesis-profile=default looks for new ones.
 settings.register_profile("same", derandomize=True)
 settings.load_profile("same")
 
 
-# What takes longest starts first; `test_cli.py` makes the catalog and adapter that the rest of `pipeline` waits for.
-FIRST = ("flows", "test_cli.py", "train", "test_fuzz_files.py", "test_faults.py", "pipeline")
-# Coverage, which costs half as much time again, is measured where parts are tested, not where all of them run.
-WHOLE = {
-    "flows", "test_cli.py", "test_enrichment_whole.py", "test_faults.py", "test_finetuning_whole.py",
-    "test_fuzz_files.py", "test_parity_gate.py", "test_run.py", "test_ways.py",
-}  # fmt: skip
+# The slowest start first; pipeline/test_cli.py makes the catalog and the adapter that the rest of `pipeline` waits for.
+FIRST = ("flows", "pipeline/test_cli.py", "train", "test_fuzz_files.py", "test_faults.py", "pipeline")
+# These run whole commands. Coverage, which makes them take half as long again, is measured by the tests of the parts.
+WHOLE = (
+    "flows", "pipeline/run/test_enrichment_whole.py", "pipeline/run/test_parity_gate.py", "pipeline/test_cli.py",
+    "pipeline/test_finetuning_whole.py", "test_faults.py", "test_fuzz_files.py", "train/test_run.py",
+    "train/test_ways.py",
+)  # fmt: skip
 
 
 class FilesAndFlows(LoadScopeScheduling):
@@ -39,13 +40,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesAndFlow
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: next((at for at, name in enumerate(FIRST) if name in _parts(item)), len(FIRST)))
+    items.sort(key=lambda item: next((at for at, name in enumerate(FIRST) if _within(item, name)), len(FIRST)))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """As pytest-cov's marker `no_cover`, which leaves fixtures out."""
-    plugin = item.config.pluginmanager.get_plugin("_cov") if WHOLE.intersection(_parts(item)) else None
+    plugin = item.config.pluginmanager.get_plugin("_cov") if any(_within(item, name) for name in WHOLE) else None
     coverage = plugin.cov_controller if plugin else None
     if coverage:
         coverage.pause()
@@ -66,50 +67,14 @@ def pytest_sessionfinish() -> None:
     gc.unfreeze()  # extensions report what is never collected as leaked
 
 
-def _parts(item: pytest.Item) -> tuple[str, ...]:
-    return item.path.relative_to(Path(__file__).parent).parts
-
-
-WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-
-
-@dataclass
-class S3Server:
-    """An S3 server that a test can make misbehave: where `fault` is set it answers instead of the real application."""
-
-    endpoint: str = ""
-    fault: Callable[[WsgiApp, dict[str, Any], Callable[..., Any]], Iterable[bytes]] | None = None
+def _within(item: pytest.Item, name: str) -> bool:
+    return item.path.is_relative_to(Path(__file__).parent / name)
 
 
 @pytest.fixture(scope="session")
 def _running_s3_server() -> Iterator[S3Server]:
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app  # 1 s, only where needed
-    from werkzeug.serving import WSGIRequestHandler, make_server
-
-    class Quiet(WSGIRequestHandler):
-        def log(self, type: str, message: str, *args: Any) -> None:
-            pass
-
-    application = DomainDispatcherApplication(create_backend_app)
-    server = S3Server()
-    lock = threading.Lock()
-
-    def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if server.fault:
-            return server.fault(one_at_a_time, environ, start_response)
-        return one_at_a_time(environ, start_response)
-
-    def one_at_a_time(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        with lock:  # S3 is atomic for each key; moto lets other requests between its check of a condition and its write
-            return list(application(environ, start_response))
-
-    http = make_server("127.0.0.1", 0, serve, threaded=True, request_handler=Quiet)
-    server.endpoint = f"http://127.0.0.1:{http.server_port}"
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    http.shutdown()
-    thread.join()
+    with serve_s3() as server:
+        yield server
 
 
 @pytest.fixture

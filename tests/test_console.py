@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from rows import at, make_run
 
 from enrich.console import print_record
 from enrich.output.run_record import Changes, RunRecord
+from tests.testing.rows import at, make_run
 
 
 def record(**changes: Any) -> RunRecord:

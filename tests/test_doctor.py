@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from endpoints import without_conditions, without_if_match
 
 from enrich import doctor
 from enrich.doctor import Finding, examine
 from enrich.settings.models import PHI3_VISION
 from enrich.settings.storage import S3Settings
+from tests.testing.s3_server import without_conditions, without_if_match
 
 
 @pytest.fixture(autouse=True)

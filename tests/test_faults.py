@@ -3,24 +3,18 @@
 The long form, on a server that persists, is `make test-faults`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import boto3.session
 import pytest
-from faults import job
-from faults.atomic_moto import Moto
-from faults.harness import Place, make_place, nights, rivals, twins
-from random_adapter import write_random_adapter
 
 from enrich.settings.models import TINY_MODEL_PATH
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[Moto]:
-    with Moto() as server:
-        yield server
+from tests.testing.faults import job
+from tests.testing.faults.harness import Place, make_place, nights, rivals, twins
+from tests.testing.random_adapter import write_random_adapter
+from tests.testing.s3_server import S3Server
 
 
 @pytest.fixture(scope="module")
@@ -29,32 +23,27 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def client(moto: Moto, s3_server: Any) -> Any:
-    return boto3.session.Session().client("s3", endpoint_url=moto.endpoint)
+def make(s3_server: S3Server, adapter: Path, tmp_path: Path) -> Callable[..., Place]:
+    client = boto3.session.Session().client("s3", endpoint_url=s3_server.endpoint)
+    return partial(make_place, client, s3_server.endpoint, adapter, tmp_path, lock_object=False)
 
 
-def place_of(moto: Moto, client: Any, adapter: Path, folder: Path, **options: Any) -> Place:
-    return make_place(client, moto.endpoint, adapter, folder, lock_object=False, **options)
-
-
-def test_a_night_disturbed_and_killed_loses_doubles_and_tears_nothing(
-    moto: Moto, client: Any, adapter: Path, tmp_path: Path
-) -> None:
-    place = place_of(moto, client, adapter, tmp_path, seed=3)
+def test_a_night_disturbed_and_killed_loses_doubles_and_tears_nothing(make: Callable[..., Place]) -> None:
+    place = make(seed=3)
     nights(place, "nights", photos=24, kills_a_night=3)
     assert place.found == [], place.log.read_text()[-3000:]
     assert sum(place.kills.values()) >= 3
     assert sum(place.proxy.happened.values()) > place.proxy.happened["requests"]
 
 
-def test_two_runs_that_publish_at_once_are_both_there(moto: Moto, client: Any, adapter: Path, tmp_path: Path) -> None:
-    place = place_of(moto, client, adapter, tmp_path, seed=4)
+def test_two_runs_that_publish_at_once_are_both_there(make: Callable[..., Place]) -> None:
+    place = make(seed=4)
     rivals(place, "rivals", 2)
     assert place.found == [], place.log.read_text()[-3000:]
 
 
-def test_one_run_by_two_processes_at_once_is_one_run(moto: Moto, client: Any, adapter: Path, tmp_path: Path) -> None:
-    place = place_of(moto, client, adapter, tmp_path, seed=6)
+def test_one_run_by_two_processes_at_once_is_one_run(make: Callable[..., Place]) -> None:
+    place = make(seed=6)
     twins(place, "twins", photos=24)
     assert place.found == [], place.log.read_text()[-3000:]
 
@@ -70,11 +59,9 @@ FINDS = {
 
 
 @pytest.mark.parametrize("broken", job.BROKEN)
-def test_a_commit_that_is_broken_on_purpose_is_found(
-    moto: Moto, client: Any, adapter: Path, tmp_path: Path, broken: str
-) -> None:
+def test_a_commit_that_is_broken_on_purpose_is_found(make: Callable[..., Place], broken: str) -> None:
     """The harness can fail: each of these breaks one promise."""
-    place = place_of(moto, client, adapter, tmp_path, seed=5, broken=broken, rates={})
+    place = make(seed=5, broken=broken, rates={})
     for number in range(5):  # a race must be met
         if broken == "publishing_blindly":
             rivals(place, f"rivals-{number}", 1)

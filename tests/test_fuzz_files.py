@@ -19,8 +19,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from random_adapter import write_random_adapter
-from rows import make_row
 from safetensors.torch import load_file, save_file
 
 from enrich import cli
@@ -33,6 +31,8 @@ from enrich.pipeline.run.enrichment import finish_run
 from enrich.pipeline.run.opening import open_run
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.run import RunSettings
+from tests.testing.random_adapter import write_random_adapter
+from tests.testing.rows import make_row
 
 SETTINGS = RunSettings(engine="transformers", device="cpu")
 VALUES: tuple[Any, ...] = (

@@ -12,7 +12,6 @@ from urllib.parse import parse_qs, unquote
 
 import pytest
 from PIL import Image
-from rows import enrich_night, listing, make_run
 
 from enrich.errors import EnrichError
 from enrich.pipeline.catalogs import fetch_photos
@@ -22,8 +21,8 @@ from enrich.settings.run import RunSettings
 from enrich.settings.storage import S3Settings
 from enrich.storage import open_store, read_tree, write_tree
 from enrich.storage.tree import local_tree
-from tests.catalog.badweb import send, serve
-from tests.output.test_history import finish
+from tests.testing.badweb import send, serve
+from tests.testing.rows import enrich_night, finish, listing, make_run
 
 POLICY = json.loads((Path(__file__).parents[1] / "deployments" / "iam-policy.json").read_text())
 PHOTOS, ADAPTERS = "s3://policy-photos/photos", "s3://policy-adapters/adapters"

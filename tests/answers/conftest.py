@@ -1,23 +1,5 @@
-"""The tiny base's tokenizer, and answers written with it."""
+"""The tiny base's tokenizer."""
 
-import pytest
-import torch
-from transformers import PreTrainedTokenizerBase
+from tests.testing.tiny_tokenizer import tokenizer, tokens
 
-from enrich.answers.token_evidence import AnswerTokens
-from enrich.models.phi3_vision.checkpoint import load_processor
-from enrich.settings.models import TINY_MODEL_PATH
-
-# One begins as the other, one holds letters that no word of the vocabulary has.
-CATEGORIES = ("BAGS", "HATS", "HATS AND CAPS", "ÜBERZÜGE 帽子 🙂")
-
-
-@pytest.fixture(scope="session")
-def tokenizer() -> PreTrainedTokenizerBase:
-    torch.set_num_threads(1)
-    return load_processor(TINY_MODEL_PATH).tokenizer
-
-
-@pytest.fixture(scope="session")
-def tokens(tokenizer: PreTrainedTokenizerBase) -> AnswerTokens:
-    return AnswerTokens(tokenizer, CATEGORIES)
+__all__ = ["tokenizer", "tokens"]

@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from enrich.answers.grammar import MAX_DIGITS, MAX_TITLE_TOKENS, answer_grammar
 from enrich.answers.parse import MAX_TITLE, parse_answer
 from enrich.answers.token_evidence import AnswerTokens
-from tests.answers.conftest import CATEGORIES
-from tests.models.phi3_vision.tiny import wrap_tokenizer
+from tests.testing.tiny_phi3v import wrap_tokenizer
+from tests.testing.tiny_tokenizer import CATEGORIES
 
 Allowed = Callable[[Sequence[int]], list[int]]
 Choose = Callable[[list[int]], int]

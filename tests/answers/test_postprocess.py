@@ -14,7 +14,7 @@ from enrich.answers.postprocess import Outcome, judge
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.settings.review import ReviewSettings
 from enrich.vocabulary import Alternative, ErrorKind, ReviewReason
-from tests.fake_engine import write_completion
+from tests.testing.fake_engine import write_completion
 
 CALIBRATION = Calibration(
     price=PriceCalibration(

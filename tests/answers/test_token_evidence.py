@@ -17,8 +17,8 @@ from enrich.answers.token_evidence import (
     title_words,
 )
 from enrich.errors import UsageError
-from tests.answers.conftest import CATEGORIES
-from tests.fake_engine import write_completion
+from tests.testing.fake_engine import write_completion
+from tests.testing.tiny_tokenizer import CATEGORIES
 
 ANSWER = "Product: Blue 9 shirt\nCategory: {}\nFull Price: {}"
 

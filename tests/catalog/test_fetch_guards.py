@@ -17,7 +17,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from badweb import Web, send, serve
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -27,6 +26,7 @@ from enrich.catalog.fetch import FetchSummary, fetch_catalog
 from enrich.errors import RunFailed
 from enrich.settings.catalog import FetchSettings
 from enrich.settings.photos import PhotoLimits
+from tests.testing.badweb import Web, send, serve
 
 Request = BaseHTTPRequestHandler
 PUBLIC = "93.184.215.14"

@@ -1,5 +1,5 @@
-"""The tiny base's tokenizer, as the tests of answers have it."""
+"""The tiny base's tokenizer."""
 
-from tests.answers.conftest import tokenizer, tokens
+from tests.testing.tiny_tokenizer import tokenizer, tokens
 
 __all__ = ["tokenizer", "tokens"]

@@ -15,8 +15,8 @@ from enrich.settings.load import load_settings
 from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
 from enrich.train.recipe import resolve_model
-from tests.models.phi3_vision.tiny import tiny_phi3v
-from tests.random_adapter import write_random_adapter
+from tests.testing.random_adapter import write_random_adapter
+from tests.testing.tiny_phi3v import tiny_phi3v
 
 
 @pytest.fixture

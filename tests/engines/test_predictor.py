@@ -17,7 +17,7 @@ from enrich.engines.base import Request
 from enrich.engines.predictor import SECOND_PASS, Answerer, Image
 from enrich.settings.review import ReviewSettings
 from enrich.vocabulary import ErrorKind, ReviewReason
-from tests.fake_engine import FakeEngine, write_completion
+from tests.testing.fake_engine import FakeEngine, write_completion
 
 Write = Callable[[Request, bool], Completion]
 MakeAnswerer = Callable[..., tuple[Answerer, FakeEngine]]

@@ -34,8 +34,8 @@ from enrich.models.phi3_vision.checkpoint import load_adapted, load_model, load_
 from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
 from enrich.settings.review import ReviewSettings
 from enrich.settings.run import RunSettings
-from tests.answers.conftest import CATEGORIES
-from tests.models.phi3_vision.tiny import Tiny, tiny_phi3v
+from tests.testing.tiny_phi3v import Tiny, tiny_phi3v
+from tests.testing.tiny_tokenizer import CATEGORIES
 
 PROMPT = make_prompt(CATEGORIES, "EUR")
 SETTINGS = RunSettings(device="cpu", batch_size=2, max_new_tokens=80)

@@ -1,13 +1,8 @@
 """A Prefect server for the session, and a bucket that is enriched by a fake engine."""
 
-import hashlib
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from prefect.settings import (
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
@@ -18,20 +13,9 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from enrich.answers.calibration import Calibration
-from enrich.answers.parse import Answer
-from enrich.answers.postprocess import Outcome
-from enrich.answers.prompt import make_prompt
-from enrich.engines.adapter import Adapter
-from enrich.engines.base import EngineClock
-from enrich.engines.predictor import Image
-from enrich.photos.decode import Photo, Preparation
-from enrich.photos.fetch import Fetched
 from enrich.pipeline.run import opening, runner
-from enrich.pipeline.run.session import Session
-from enrich.pipeline.run.state import Run
-from enrich.vocabulary import ErrorKind, ManifestItem
 from flows import tasks
+from tests.testing.fake_world import FakeWorld, fake_adapter
 
 
 @pytest.fixture(scope="session")
@@ -50,51 +34,6 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@dataclass
-class FakeWorld:
-    """A bucket, an adapter and an output on the local disk; `faults` are what befalls the engine, photo by photo."""
-
-    root: Path
-    faults: list[Exception | None] = field(default_factory=list)
-    sessions: int = 0
-    asked: list[str] = field(default_factory=list)  # keys that reached the engine
-    clock: EngineClock = field(default_factory=EngineClock)
-
-    @property
-    def places(self) -> dict[str, str]:
-        """What a flow is called with."""
-        return {name: str(self.root / name) for name in ("images", "adapter", "output")}
-
-    def add_photos(self, *names: str) -> None:
-        for name in names:
-            (self.root / "images" / name).write_bytes(name.encode())
-
-    @contextmanager
-    def open_session(self, run: Run, *_: object) -> Iterator[Session]:
-        self.sessions += 1
-        yield Session(run, "fake", self, _fetch, self.clock, f"session-{self.sessions}")  # type: ignore[arg-type]
-
-    def answer(self, images: Iterable[Image]) -> Iterator[tuple[str, Outcome]]:
-        for image in images:
-            if self.faults and (fault := self.faults.pop(0)):
-                raise fault
-            self.asked.append(image.key)
-            self.clock.busy += 1.0
-            yield image.key, Outcome(answer=Answer(f"Title of {image.key}", "Coats", 100), confidence=0.9)
-
-
-def _fetch(items: Iterable[ManifestItem]) -> Iterator[Fetched]:
-    """Photos without decoding, each in a second; what has `bad` in its name is none."""
-    for item in items:
-        digest, now = hashlib.sha256(item.key.encode()).hexdigest(), time.monotonic()
-        if "bad" in item.key:
-            yield Fetched(item, item.etag, digest, None, ErrorKind.NOT_AN_IMAGE, "not an image", 0.0, 1.0, now)
-        else:
-            yield Fetched(
-                item, item.etag, digest, Photo(np.zeros((8, 8, 3), np.uint8), 8, 8), None, None, 0.0, 1.0, now
-            )
-
-
 @pytest.fixture
 def world(prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeWorld:
     """Enrichment with all but model, photos and waiting between retries as it is."""
@@ -102,13 +41,8 @@ def world(prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for name in ("images", "adapter"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(runner, "open_session", fake.open_session)
-    monkeypatch.setattr(opening, "read_adapter", _adapter)
-    monkeypatch.setattr(opening, "open_adapter", lambda path, base: _adapter(path))
+    monkeypatch.setattr(opening, "read_adapter", fake_adapter)
+    monkeypatch.setattr(opening, "open_adapter", lambda path, base: fake_adapter(path))
     for task in (tasks.find_adapter, tasks.train, tasks.plan, tasks.answer, tasks.publish):
         monkeypatch.setattr(task, "retry_delay_seconds", [0, 0, 0])
     return fake
-
-
-def _adapter(path: Path) -> Adapter:
-    prompt = make_prompt(("Coats",), "EUR")
-    return Adapter(path, "a1", "tiny", None, Preparation(4, 8), (), prompt, Calibration.uncalibrated())

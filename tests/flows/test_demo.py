@@ -18,8 +18,8 @@ from enrich.vocabulary import ErrorKind
 from flows import tasks
 from flows.demo import main, make_room
 from sample import generate, scores
-from tests.flows.conftest import FakeWorld
-from tests.flows.test_nightly import METRICS, SCORES
+from tests.testing.fake_world import FakeWorld
+from tests.testing.scores import METRICS, SCORES
 
 
 @pytest.fixture

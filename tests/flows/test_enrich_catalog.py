@@ -23,7 +23,7 @@ from enrich.pipeline.run.deadline import Deadline
 from enrich.settings.run import GateSettings, RunSettings
 from flows.enrich_catalog import enrich_catalog, shard_groups
 from flows.tasks import asset_key
-from tests.flows.conftest import FakeWorld
+from tests.testing.fake_world import FakeWorld
 
 TWO_A_SHARD = RunSettings(shard_size=2)
 

@@ -16,12 +16,8 @@ from enrich.settings.training import TrainSettings
 from flows import tasks
 from flows.nightly import nightly
 from flows.parameters import Training
-from tests.flows.conftest import FakeWorld
-from tests.scores.test_worth import metrics
-
-SCORES = {"parse_rate": 1.0, "category_accuracy": 0.9, "category_macro_f1": 0.9, "title_exact": 0.5,
-          "title_token_f1": 0.7, "price": None}  # fmt: skip
-METRICS = {"test": SCORES, "baselines": {"majority_class": SCORES}, "intervals": None}
+from tests.testing.fake_world import FakeWorld
+from tests.testing.scores import METRICS, SCORES, metrics
 
 
 def write_catalog(folder: Path, titles: list[str]) -> None:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from prefect.client.base import PrefectHttpxSyncClient
 
-from tests.live.conftest import ROOT, wait_for
+from tests.testing.live import ROOT, wait_for
 
 PATIENCE = 300.0  # seconds; 20 where nothing else runs
 pytestmark = [pytest.mark.ui, pytest.mark.timeout(900)]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.live.conftest import Live, Shop, wait_for
+from tests.testing.live import Live, Shop, wait_for
 
 pytestmark = pytest.mark.timeout(900)
 

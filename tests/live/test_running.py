@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from deployments.apply import SILENCE_SECONDS
-from tests.live.conftest import Live, Shop, wait_for
+from tests.testing.live import Live, Shop, wait_for
 
 pytestmark = pytest.mark.timeout(900)
 

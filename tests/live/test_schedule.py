@@ -11,8 +11,8 @@ from enrich.settings.catalog import SampleSettings
 from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
 from enrich.settings.training import TrainSettings
 from sample.make import make_sample
-from tests.live.conftest import Live, Shop, wait_for
-from tests.random_adapter import write_random_adapter
+from tests.testing.live import Live, Shop, wait_for
+from tests.testing.random_adapter import write_random_adapter
 
 pytestmark = pytest.mark.timeout(900)
 BERLIN = ZoneInfo("Europe/Berlin")

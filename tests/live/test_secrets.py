@@ -8,8 +8,8 @@ import pytest
 from prefect.blocks.system import Secret
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from tests.conftest import S3Server
-from tests.live.conftest import PASSWORD, WEBHOOK_SECRET, Live, Shop, wait_for
+from tests.testing.live import PASSWORD, WEBHOOK_SECRET, Live, Shop, wait_for
+from tests.testing.s3_server import S3Server
 
 pytestmark = pytest.mark.timeout(900)
 PLANTED = "wJalrXUtnFEMI-PLANTED-bPxRfiCYEXAMPLEKEY"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.conftest import PASSWORD, ROOT, Live, Shop, wait_for
+from tests.testing.live import PASSWORD, ROOT, Live, Shop, wait_for
 
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.ui, pytest.mark.timeout(900)]

@@ -5,7 +5,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from rows import make_row, make_run
 
 from enrich.output.changes import compare, newest_outcomes
 from enrich.output.parquet import from_records
@@ -14,6 +13,7 @@ from enrich.output.schema import PRODUCTS_SCHEMA, ROW_SCHEMA, Row
 from enrich.pipeline.run.enrichment import cost
 from enrich.settings.run import RunSettings
 from enrich.vocabulary import ErrorKind
+from tests.testing.rows import make_row, make_run
 
 OLD, NEW = make_run("night-1"), make_run("night-2", 100)
 

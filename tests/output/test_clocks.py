@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rows import START, answer, at, make_run
 
 from enrich.output import history, manifest, publish
 from enrich.output.products import read_products
@@ -17,6 +16,7 @@ from enrich.pipeline.run import records
 from enrich.pipeline.run.planning import plan_run
 from enrich.settings.run import RunSettings
 from enrich.storage import Store, open_store
+from tests.testing.rows import START, answer, at, make_run
 
 YEAR = timedelta(days=365)
 
@@ -104,7 +104,7 @@ def listing_of(photos: Path, **contents: str) -> Store:
 
 
 def manifest_without_sequence(output: Store, source: Store, run: RunInfo) -> manifest.Manifest:
-    from rows import begin, plan, source_table
+    from tests.testing.rows import begin, plan, source_table
 
     listed = source_table(source.list())
     return begin(output, run, listed, plan(listed, read_products(output), run))

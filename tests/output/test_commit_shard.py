@@ -9,7 +9,6 @@ import duckdb
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-from rows import Wrapped, make_row, make_run
 
 from enrich.errors import RunFailed
 from enrich.output import history, parquet
@@ -18,6 +17,7 @@ from enrich.output.run_record import RunInfo
 from enrich.output.schema import HISTORY_SCHEMA, ROW_SCHEMA, SOURCE_SCHEMA, Row
 from enrich.storage import Store, open_store
 from enrich.vocabulary import Alternative, ErrorKind
+from tests.testing.rows import Wrapped, make_row, make_run
 
 RUN = make_run()
 KEY = "history/run_date=2026-11-22/run_id=night-1/shard-00003.parquet"

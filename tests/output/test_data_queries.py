@@ -8,7 +8,6 @@ import duckdb
 import polars as pl
 import pytest
 import sqlglot
-from rows import at, enrich_night, listing, make_row, make_run
 
 from enrich.output import dictionary, publish
 from enrich.output.decisions import Decision
@@ -17,6 +16,7 @@ from enrich.output.run_record import RunInfo
 from enrich.output.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, ROW_SCHEMA, Row
 from enrich.storage import open_store
 from enrich.vocabulary import Alternative, ErrorKind, ManifestItem
+from tests.testing.rows import at, enrich_night, listing, make_row, make_run
 
 TEXT = (Path(__file__).parents[2] / "DATA.md").read_text("utf-8")
 QUESTIONS = re.findall(r"^### \d+\. (.+?)\n(.*?)(?=^### |\Z)", TEXT, re.DOTALL | re.MULTILINE)

@@ -2,7 +2,6 @@ from dataclasses import asdict, replace
 
 import polars as pl
 import pytest
-from rows import make_row, make_run
 
 from enrich.output import parquet
 from enrich.output.gate import FEW, judge_gone, judge_run, run_stats
@@ -11,6 +10,7 @@ from enrich.output.schema import ROW_SCHEMA
 from enrich.scores.worth import Worth
 from enrich.settings.run import GateSettings
 from enrich.vocabulary import ErrorKind
+from tests.testing.rows import make_row, make_run
 
 RUN = make_run()
 GOOD = RunStats(

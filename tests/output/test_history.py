@@ -10,17 +10,17 @@ from typing import Any
 import duckdb
 import polars as pl
 import pytest
-from rows import Wrapped, at, enrich_night, listing, make_run
 
 from enrich import cli
 from enrich.errors import UsageError
 from enrich.output import history, parquet, publish
 from enrich.output.products import read_products
-from enrich.output.run_record import RunInfo, RunRecord
+from enrich.output.run_record import RunInfo
 from enrich.output.schema import ROW_SCHEMA
 from enrich.pipeline import releasing, tidying
 from enrich.settings.run import RunSettings
 from enrich.storage import Store, open_store
+from tests.testing.rows import Wrapped, at, enrich_night, finish, listing, make_run
 
 DAY = timedelta(days=1)
 
@@ -28,16 +28,6 @@ DAY = timedelta(days=1)
 @pytest.fixture(params=["local", "s3"])
 def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "output") if request.param == "local" else request.getfixturevalue("s3_bucket") + "/output"
-
-
-def finish(store: Store, run: RunInfo, minutes: float, state: Any = "published") -> None:
-    rows = history.read_shards(store, run).height
-    record = RunRecord(
-        run=run, state=state, counts={"rows": rows, "ok": rows, "failed": 0},
-        started_at=at(minutes), finished_at=at(minutes),
-        seconds=1, images_per_second=1, engine="fake", host="h",
-    )  # fmt: skip
-    publish.write_run_record(store, record)
 
 
 def night(store: Store, run: RunInfo, source: pl.DataFrame) -> RunInfo:

@@ -6,10 +6,8 @@ from typing import Any
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
-import rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rows import Wrapped, at, begin, listing, make_row, make_run
 
 from enrich.errors import RunFailed, UsageError
 from enrich.output import manifest, parquet
@@ -18,6 +16,8 @@ from enrich.output.run_record import RunInfo
 from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, ROW_SCHEMA, SOURCE_SCHEMA, Row
 from enrich.storage import ObjectInfo, Store, open_store
 from enrich.vocabulary import TRANSIENT, ErrorKind, ManifestItem, Reason
+from tests.testing import rows
+from tests.testing.rows import Wrapped, at, begin, listing, make_row, make_run
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rows import START, Wrapped, answer, at, begin, enrich_night, listing, make_row, make_run, plan
 
 from enrich.errors import RunFailed
 from enrich.output import history, manifest, parquet, publish
@@ -24,6 +23,7 @@ from enrich.output.schema import PRODUCTS_SCHEMA, ROW_SCHEMA, Row
 from enrich.settings.run import GateSettings
 from enrich.storage import Store, open_store
 from enrich.vocabulary import ErrorKind, ManifestItem
+from tests.testing.rows import START, Wrapped, answer, at, begin, enrich_night, listing, make_row, make_run, plan
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -12,12 +12,11 @@ import polars as pl
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from rows import enrich_night, listing, make_run
 
 from enrich.pipeline.tidying import tidy
 from enrich.settings.run import RunSettings
 from enrich.storage import open_store
-from tests.output.test_history import finish
+from tests.testing.rows import enrich_night, finish, listing, make_run
 
 TEXT = (Path(__file__).parents[2] / "docs" / "queries.md").read_text()
 QUERIES = re.findall(r"```(sql|python)\n(.*?)```", TEXT, re.DOTALL)

@@ -6,7 +6,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from rows import at, begin, enrich_night, listing, make_run, plan
 
 from enrich import cli
 from enrich.errors import RunFailed, UsageError
@@ -17,6 +16,7 @@ from enrich.output.schema import ROW_SCHEMA
 from enrich.pipeline import releasing
 from enrich.storage import Store, open_store
 from enrich.storage.scratch import scratch
+from tests.testing.rows import at, begin, enrich_night, listing, make_run, plan
 
 KEYS = ("a.jpg", "b.jpg", "bad.jpg", "c.jpg")
 

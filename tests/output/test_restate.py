@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rows import answer, make_row, make_run, plan, source_table
 
 from enrich.output import history, manifest, parquet, publish
 from enrich.output.products import read_products
@@ -18,6 +17,7 @@ from enrich.settings.run import RunSettings
 from enrich.storage import ObjectInfo, Store, open_store
 from enrich.storage.scratch import scratch
 from enrich.vocabulary import ManifestItem
+from tests.testing.rows import answer, make_row, make_run, plan, source_table
 
 RUN = make_run("r1", review_below=0.5)
 RUNS = {"r1": PublishedRun.of(RUN)}

@@ -10,7 +10,6 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pytest
-from rows import at, enrich_night, listing, make_row, make_run
 
 from enrich.errors import UsageError
 from enrich.output import publish
@@ -23,6 +22,7 @@ from enrich.output.run_record import RunInfo
 from enrich.output.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, Row
 from enrich.storage import Store, open_store
 from enrich.vocabulary import Alternative, ErrorKind, ManifestItem
+from tests.testing.rows import at, enrich_night, listing, make_row, make_run
 
 
 def decision(key: str = "a.jpg", minutes: float = 50, **changes: Any) -> Decision:

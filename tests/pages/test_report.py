@@ -13,7 +13,6 @@ import polars as pl
 import pytest
 import yaml
 from PIL import Image
-from rows import at, make_row, make_run
 
 from enrich.answers.parse import Answer
 from enrich.answers.prompt import make_prompt
@@ -25,6 +24,7 @@ from enrich.scores.metrics import score
 from enrich.settings.photos import PhotoLimits
 from enrich.storage import Store, open_store
 from enrich.vocabulary import ErrorKind, Product
+from tests.testing.rows import at, make_row, make_run
 
 RUN = make_run()
 EVIL = "<script>alert(1)</script> \" onerror='x' =cmd()|'/c calc'!A1 & {{ 7 * 7 }}"

@@ -1,8 +1,5 @@
-import struct
 import warnings
-import zlib
 from collections.abc import Callable
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -13,15 +10,9 @@ from enrich.errors import EnrichError
 from enrich.photos.decode import ImageRefused, decode
 from enrich.settings.photos import PhotoLimits
 from enrich.vocabulary import ErrorKind
+from tests.testing.photo_files import LIMITS, NOISE, PNG, TURNED, encoded, exif, png_header
 
-LIMITS = PhotoLimits()
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
-
-
-def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
-    file = BytesIO()
-    image.save(file, format, **options)
-    return file.getvalue()
 
 
 def row(mode: str, *pixels: Any) -> Image.Image:
@@ -123,23 +114,6 @@ def test_a_phones_photo_with_a_second_picture_is_its_first() -> None:
 # ---- EXIF
 
 CORNERS = Image.fromarray(np.array([[RED, GREEN, BLUE], [WHITE, (0, 0, 0), (9, 9, 9)]], dtype=np.uint8))
-TURNED = {  # how the array must be turned, by numpy's names for it
-    1: lambda a: a,
-    2: np.fliplr,
-    3: lambda a: np.rot90(a, 2),
-    4: np.flipud,
-    5: lambda a: np.rot90(np.fliplr(a)),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(np.fliplr(a), -1),
-    8: np.rot90,
-    9: lambda a: a,
-}
-
-
-def exif(orientation: Any) -> bytes:
-    data = Image.Exif()
-    data[0x0112] = orientation
-    return data.tobytes()
 
 
 @pytest.mark.parametrize("orientation", TURNED)
@@ -176,20 +150,6 @@ def test_broken_exif_does_not_lose_the_photo(data: bytes, size: tuple[int, int])
 # ---- refusals
 
 
-PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that states a size and holds next to nothing."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return PNG + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
-
-
-NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 ACCEPTED = "no image of an accepted format (JPEG, PNG, WEBP, GIF, BMP, AVIF)"
 
 

@@ -18,9 +18,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from decoder_work import say_so_and_compute
 from PIL import Image
-from processes import decoding_processes
 
 from enrich.errors import RunFailed
 from enrich.photos import decoders
@@ -30,6 +28,8 @@ from enrich.photos.thumbnail import thumbnails
 from enrich.settings.photos import PhotoLimits
 from enrich.storage import open_store
 from enrich.vocabulary import TRANSIENT, ErrorKind
+from tests.testing.decoder_work import say_so_and_compute
+from tests.testing.processes import decoding_processes
 
 ROOT = Path(__file__).parents[2]
 LIMITS = PhotoLimits()
@@ -57,8 +57,8 @@ def door(limits: PhotoLimits = LIMITS, processes: int = 1) -> Decoders:
 
 STOPPED = """
 import sys
-sys.path.insert(0, TESTS)
-from decoder_work import compute_half_a_second
+sys.path.insert(0, ROOT)
+from tests.testing.decoder_work import compute_half_a_second
 from enrich.photos.decoders import Decoders
 from enrich.settings.photos import PhotoLimits
 
@@ -74,7 +74,7 @@ if __name__ == "__main__":
 def test_a_process_group_that_is_stopped_for_longer_than_decoding_may_take_loses_no_photo(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg())
     script = tmp_path / "script.py"
-    script.write_text(STOPPED.replace("TESTS", repr(str(ROOT / "tests"))))
+    script.write_text(STOPPED.replace("ROOT", repr(str(ROOT))))
     command = [sys.executable, str(script), str(tmp_path / "a.jpg")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None

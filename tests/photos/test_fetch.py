@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from processes import decoding_processes
 
 from enrich.errors import RunFailed
 from enrich.photos import decoders
@@ -24,6 +23,7 @@ from enrich.settings.photos import PhotoLimits
 from enrich.settings.run import RunSettings
 from enrich.storage import StorageError, Store, open_store
 from enrich.vocabulary import TRANSIENT, ErrorKind, ManifestItem, Reason
+from tests.testing.processes import decoding_processes
 
 SETTINGS = RunSettings(download_threads=4, decode_processes=2, in_flight=6)
 HOW = Preparation(num_crops=4, image_size=28)
@@ -301,8 +301,8 @@ def test_closing_early_ends_the_processes(local: Store) -> None:
 
 KILLED_PARENT = """
 import os, signal, sys
-sys.path.insert(0, TESTS)
-from processes import decoding_processes
+sys.path.insert(0, ROOT)
+from tests.testing.processes import decoding_processes
 from enrich.photos.fetch import fetcher
 from enrich.photos.decode import Preparation
 from enrich.settings.run import RunSettings
@@ -317,7 +317,7 @@ if __name__ == "__main__":
 
 def test_the_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(KILLED_PARENT.replace("TESTS", repr(str(Path(__file__).parents[1]))))
+    script.write_text(KILLED_PARENT.replace("ROOT", repr(str(Path(__file__).parents[2]))))
     finished = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=False)
     pids = [int(pid) for pid in finished.stdout.split()]
     assert len(pids) == 2

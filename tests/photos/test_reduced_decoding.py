@@ -5,7 +5,7 @@ from PIL import Image
 from enrich.models.phi3_vision.hd_transform import hd_transform
 from enrich.photos.decode import ImageRefused, Preparation, decode, decode_reduced, prepare
 from enrich.vocabulary import ErrorKind
-from tests.photos.test_decode import LIMITS, NOISE, TURNED, encoded, exif, png_header
+from tests.testing.photo_files import LIMITS, NOISE, TURNED, encoded, exif, png_header
 
 
 def smooth(width: int, height: int) -> Image.Image:

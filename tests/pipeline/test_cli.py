@@ -13,20 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from enrich import cli
 from enrich.settings.models import TINY_MODEL_PATH
-
-
-def enrich(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
-) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of one command."""
-    monkeypatch.setattr(sys, "argv", ["enrich", *arguments])
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    out, err = capsys.readouterr()
-    return int(stop.value.code or 0), out, err
+from tests.testing.cli import enrich
 
 
 def test_the_version_is_printed_and_no_arguments_print_the_help(
@@ -170,7 +158,7 @@ def test_a_missing_bucket_is_a_usage_error(
 def test_an_adapter_of_another_base_is_a_usage_error(
     story: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from tests.models.phi3_vision.tiny import tiny_phi3v
+    from tests.testing.tiny_phi3v import tiny_phi3v
 
     other = tiny_phi3v(tmp_path / "other")
     adapter = tmp_path / "adapter"

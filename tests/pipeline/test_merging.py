@@ -18,9 +18,9 @@ from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.training import MergeSettings
 from enrich.storage import open_store
 from enrich.train import merge_check
-from tests.models.phi3_vision.tiny import tiny_phi3v
-from tests.pipeline.test_cli import enrich
-from tests.random_adapter import write_random_adapter
+from tests.testing.cli import enrich
+from tests.testing.random_adapter import write_random_adapter
+from tests.testing.tiny_phi3v import tiny_phi3v
 
 FILES = {
     "chat_template.jinja", "config.json", "generation_config.json", "merge.json", "model.safetensors",

@@ -8,7 +8,7 @@ import pytest
 from enrich import cli
 from enrich.pipeline import processes
 from enrich.pipeline.processes import run_together
-from tests.pipeline.test_cli import enrich
+from tests.testing.cli import enrich
 
 ONE_OF_GROUP = """
 import sys, torch

@@ -12,7 +12,6 @@ from typing import Any
 import polars as pl
 import pytest
 from PIL import Image
-from rows import at, enrich_night, listing, make_row, make_run
 
 from enrich.catalog.add import Added
 from enrich.catalog.read import read_catalog
@@ -23,6 +22,7 @@ from enrich.output.schema import PRODUCTS_SCHEMA, Row
 from enrich.pipeline.reviewing import apply_decisions, write_queue
 from enrich.storage import open_store
 from enrich.vocabulary import Alternative, ManifestItem
+from tests.testing.rows import at, enrich_night, listing, make_row, make_run
 
 EVIL = "</script><script>alert(1)</script>"
 ROWS: dict[str, dict[str, Any]] = {

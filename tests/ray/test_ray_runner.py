@@ -30,7 +30,7 @@ from enrich.settings.run import GateSettings, RaySettings, RunSettings
 from enrich.storage import StorageError
 from enrich.vocabulary import ErrorKind
 from sample.make import make_sample
-from tests.random_adapter import write_random_adapter
+from tests.testing.random_adapter import write_random_adapter
 
 ray = pytest.importorskip("ray")
 from enrich.pipeline.run.ray_runner import find_room  # noqa: E402

@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -10,32 +9,12 @@ import polars as pl
 import pytest
 
 from enrich.answers.calibration import quantile_crps
-from enrich.output.parquet import encode, from_records
+from enrich.output.parquet import encode
 from enrich.output.schema import SCORE_SCHEMA
 from enrich.scores.assess import assess
 from enrich.scores.figures import FIGURES, draw_all, wilson
 from enrich.scores.metrics import chrf, risk_coverage, rouge_l
-
-
-def scored(rows: int, *, error: float = 0.15, half_width: float = 0.247, seed: int = 0, **changes: Any) -> pl.DataFrame:
-    """Products of known noise: log errors N(0, error), intervals of a half width in log units, one wrong in ten."""
-    rng = np.random.default_rng(seed)
-    made = []
-    for i in range(rows):
-        price = float(np.exp(rng.normal(5, 1)))
-        said = price * float(np.exp(rng.normal(0, error)))
-        confidence = float(rng.uniform(0.8, 1.0))
-        right = rng.random() < confidence
-        made.append({
-            "product_code": f"{i}", "title": f"Hat {i}", "category": "Hats" if i % 2 else "Bags", "price": price,
-            "best_price": said, "answered_title": f"Hat {i}" if right else "Cap",
-            "answered_category": ("Hats" if i % 2 else "Bags") if right else "Coats", "answered_price": said,
-            "category_confidence": confidence, "price_low": said / math.exp(half_width),
-            "price_high": said * math.exp(half_width), "price_low_80": said / 1.1, "price_high_80": said * 1.1,
-            "price_crps": error / math.sqrt(math.pi), "needs_review": confidence < 0.85,
-            "review_reasons": ["low_confidence"] if confidence < 0.85 else [], "error_kind": None, **changes,
-        })  # fmt: skip
-    return from_records(made, SCORE_SCHEMA)
+from tests.testing.scores import scored
 
 
 def test_metrics_are_those_that_duckdb_finds(tmp_path: Path) -> None:

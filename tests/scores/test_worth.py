@@ -10,35 +10,7 @@ from enrich.answers.parse import Answer
 from enrich.scores.metrics import baselines, score
 from enrich.scores.worth import ENOUGH_ROWS, WORTH_KEY, judge_worth, tell
 from enrich.vocabulary import Product
-
-
-def metrics(
-    *,
-    category: tuple[float, float, float] = (0.9, 0.85, 0.95),
-    price: tuple[float, float, float] | None = (0.2, 0.15, 0.25),
-    title: tuple[float, float, float] | None = (0.8, 0.7, 0.9),
-    macro_f1: float = 0.9,
-    rows: int = 500,
-    guessed: float = 0.3,
-    guessed_price: float | None = 0.5,
-) -> dict[str, Any]:
-    """metrics.json as far as it is read here; triples are value, low, high of the 95 % interval."""
-    found = {"category_accuracy": category, "price_mdape": price, "title_chrf": title}
-    return {
-        "test": {"rows": rows, "category_accuracy": category[0], "category_macro_f1": macro_f1},
-        "baselines": {
-            "majority_class": {
-                "rows": rows,
-                "category_accuracy": guessed,
-                "category_macro_f1": 0.05,
-                "title_chrf": 0.1,
-                "price": None if guessed_price is None else {"mdape": guessed_price},
-            }
-        },
-        "estimates": {
-            name: dict(zip(("value", "low", "high"), one, strict=True)) for name, one in found.items() if one
-        },
-    }
+from tests.testing.scores import metrics
 
 
 def test_an_adapter_that_learned_its_catalog_beats_its_baselines() -> None:

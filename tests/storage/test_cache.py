@@ -16,7 +16,7 @@ from enrich.settings.catalog import FetchSettings
 from enrich.storage import cache, open_store
 from enrich.storage.cache import cache_directory, disk_errors
 from enrich.storage.tree import work_directory
-from tests.catalog.badweb import send, serve
+from tests.testing.badweb import send, serve
 
 
 @pytest.fixture(autouse=True)

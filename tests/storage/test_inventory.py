@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rows import make_run
 
 from enrich.errors import EnrichError, RunFailed, UsageError
 from enrich.output import manifest
 from enrich.storage import open_store
 from enrich.storage.inventory import open_inventory, parse_manifest
+from tests.testing.rows import make_run
 
 FIELDS = "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag"
 Row = tuple[str, int, str, bool, bool]  # key, size, etag, latest, delete marker

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endpoints import without_if_match
 
 from enrich.errors import UsageError
 from enrich.settings.storage import S3Settings
 from enrich.storage import StorageError, bulk, client, listing, lock, open_store, s3
 from enrich.storage.s3 import S3Store
 from enrich.vocabulary import ErrorKind
+from tests.testing.s3_server import without_if_match
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from PIL import Image
 from enrich.answers.prompt import Prompt, make_prompt
 from enrich.settings.training import TrainSettings
 from enrich.vocabulary import Product
-from tests.models.phi3_vision.tiny import Tiny, tiny_phi3v
+from tests.testing.tiny_phi3v import Tiny, tiny_phi3v
 
 # Titles of different lengths; two photos of another shape, so of another number of image tokens.
 COLOURS = {

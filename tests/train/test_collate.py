@@ -12,7 +12,7 @@ from enrich.settings.training import TrainSettings
 from enrich.train.collate import Collator, Photos
 from enrich.train.examples import IGNORED, build_examples
 from enrich.vocabulary import Product
-from tests.models.phi3_vision.tiny import Tiny
+from tests.testing.tiny_phi3v import Tiny
 
 
 @pytest.fixture

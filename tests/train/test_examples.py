@@ -16,7 +16,7 @@ from enrich.train.collate import Photos
 from enrich.train.examples import IGNORED, Example, build_examples, check_answers
 from enrich.train.features import embed_images
 from enrich.vocabulary import Product
-from tests.models.phi3_vision.tiny import Tiny
+from tests.testing.tiny_phi3v import Tiny
 
 Make = Callable[..., TrainSettings]
 

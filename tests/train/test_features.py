@@ -16,7 +16,7 @@ from enrich.train.collate import Photos, images
 from enrich.train.examples import build_examples
 from enrich.train.features import FeatureCache, embed_images
 from enrich.vocabulary import Product
-from tests.models.phi3_vision.tiny import Tiny
+from tests.testing.tiny_phi3v import Tiny
 
 
 @pytest.fixture

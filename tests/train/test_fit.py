@@ -26,7 +26,7 @@ from enrich.train.lora import add_lora
 from enrich.train.record import Evaluation, Skipped, Training, TrainProgress
 from enrich.train.trainer import AnswerTrainer, last_checkpoint, training_arguments
 from enrich.vocabulary import Product
-from tests.models.phi3_vision.tiny import Tiny
+from tests.testing.tiny_phi3v import Tiny
 
 Make = Callable[..., TrainSettings]
 

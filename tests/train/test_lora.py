@@ -9,7 +9,7 @@ import torch
 from enrich.errors import UsageError
 from enrich.settings.training import TrainSettings
 from enrich.train.lora import add_lora, count_parameters, merge_only, optimizer
-from tests.models.phi3_vision.tiny import Tiny
+from tests.testing.tiny_phi3v import Tiny
 
 
 def test_only_the_language_model_is_trained_in_float32_on_a_bf16_base(

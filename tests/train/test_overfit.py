@@ -12,7 +12,7 @@ from enrich.settings.training import TrainSettings
 from enrich.train.overfit import LEARNED, describe_losses, overfit_one_batch
 from enrich.train.record import TrainProgress
 from enrich.vocabulary import Product
-from tests.models.phi3_vision.tiny import Tiny
+from tests.testing.tiny_phi3v import Tiny
 
 Make = Callable[..., TrainSettings]
 

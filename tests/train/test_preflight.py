@@ -18,7 +18,7 @@ from enrich.train.preflight import preflight, refuse_broken_prefix, refuse_leaks
 from enrich.train.record import Memory, Preflight, Spread, Trainable
 from enrich.train.run import train
 from enrich.vocabulary import Product
-from tests.models.phi3_vision.tiny import Tiny
+from tests.testing.tiny_phi3v import Tiny
 
 Make = Callable[..., TrainSettings]
 Look = Callable[..., Preflight]

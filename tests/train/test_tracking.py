@@ -18,7 +18,7 @@ from enrich.train.record import TrainReport
 from enrich.train.run import train
 from enrich.train.tracking import COLUMNS, SampleTables, _escaped, _plain, require_trackers, tracked
 from enrich.vocabulary import Product
-from tests.models.phi3_vision.tiny import Tiny
+from tests.testing.tiny_phi3v import Tiny
 
 Make = Callable[..., TrainSettings]
 Run = Callable[..., TrainReport]

@@ -25,7 +25,7 @@ from enrich.train import trainer
 from enrich.train.record import TrainProgress, TrainReport
 from enrich.train.run import train
 from enrich.vocabulary import Product
-from tests.models.phi3_vision.tiny import Tiny
+from tests.testing.tiny_phi3v import Tiny
 
 Make = Callable[..., TrainSettings]
 Run = Callable[..., tuple[TrainReport, list[TrainProgress]]]

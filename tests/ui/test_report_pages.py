@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 from PIL import Image
 from playwright.sync_api import Page
-from rows import at, enrich_night, listing, make_row, make_run
 
 from enrich.answers.parse import Answer
 from enrich.output import parquet
@@ -27,7 +26,8 @@ from enrich.scores.metrics import score
 from enrich.settings.run import RunSettings
 from enrich.storage import open_store
 from enrich.vocabulary import ErrorKind, ManifestItem, Product
-from tests.scores.test_assess import scored
+from tests.testing.rows import at, enrich_night, listing, make_row, make_run
+from tests.testing.scores import scored
 
 pytestmark = pytest.mark.ui
 

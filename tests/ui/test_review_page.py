@@ -9,13 +9,13 @@ import polars as pl
 import pytest
 from PIL import Image
 from playwright.sync_api import Page
-from rows import enrich_night, listing, make_row, make_run
 
 from enrich.output.run_record import RunInfo
 from enrich.output.schema import Row
 from enrich.pipeline.reviewing import apply_decisions, write_queue
 from enrich.storage import open_store
 from enrich.vocabulary import Alternative, ManifestItem
+from tests.testing.rows import enrich_night, listing, make_row, make_run
 
 pytestmark = pytest.mark.ui
 

@@ -4,9 +4,9 @@ import gc
 import importlib.util
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,11 @@ import torch
 
 from enrich.models.phi3_vision import Phi3VForCausalLM
 from enrich.models.phi3_vision.checkpoint import load_model
-from tests.with_vllm.random_phi3v import write_checkpoint
+from tests.testing.vllm.comparison import Engine
+from tests.testing.vllm.random_phi3v import write_checkpoint
 
 # `make test` runs where vLLM is not installed, and `make test-vllm` where it is.
 collect_ignore_glob = [] if importlib.util.find_spec("vllm") else ["test_*.py"]
-
-Engine = Callable[..., AbstractContextManager[Any]]
 
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.with_vllm.hopper import ptx
+from tests.testing.vllm.hopper import ptx
 
 pytestmark = pytest.mark.vllm
 

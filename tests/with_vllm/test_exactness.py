@@ -8,11 +8,12 @@ import pytest
 
 from enrich.models.phi3_vision import Phi3VForCausalLM
 from enrich.models.phi3_vision.checkpoint import load_processor
-from tests.with_vllm.comparison import (
+from tests.testing.vllm.comparison import (
     NEW_TOKENS,
     PROMPT,
     TEXT_PROMPT,
     TOLERANCE,
+    Engine,
     difference,
     ours,
     photo,
@@ -20,7 +21,6 @@ from tests.with_vllm.comparison import (
     seen_by_vllm,
     theirs,
 )
-from tests.with_vllm.conftest import Engine
 
 pytestmark = pytest.mark.vllm
 

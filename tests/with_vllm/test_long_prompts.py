@@ -8,10 +8,11 @@ import pytest
 
 from enrich.models.phi3_vision import Phi3VForCausalLM
 from enrich.models.phi3_vision.checkpoint import load_processor
-from tests.with_vllm.comparison import (
+from tests.testing.vllm.comparison import (
     PROMPT,
     TEXT_PROMPT,
     TOLERANCE,
+    Engine,
     difference,
     ours,
     photo,
@@ -19,7 +20,6 @@ from tests.with_vllm.comparison import (
     seen_by_vllm,
     theirs,
 )
-from tests.with_vllm.conftest import Engine
 
 pytestmark = pytest.mark.vllm
 

@@ -11,10 +11,9 @@ from enrich.models.phi3_vision import Phi3VForCausalLM
 from enrich.models.phi3_vision.checkpoint import load_merged, load_processor
 from enrich.pipeline.merging import merge
 from enrich.settings.training import MergeSettings
-from tests.random_adapter import write_random_adapter
-from tests.with_vllm.comparison import TOLERANCE, difference, ours, photo, seen_by_vllm, theirs
-from tests.with_vllm.conftest import Engine
-from tests.with_vllm.random_phi3v import SPECIAL_IDS
+from tests.testing.random_adapter import write_random_adapter
+from tests.testing.vllm.comparison import TOLERANCE, Engine, difference, ours, photo, seen_by_vllm, theirs
+from tests.testing.vllm.random_phi3v import SPECIAL_IDS
 
 pytestmark = pytest.mark.vllm
 

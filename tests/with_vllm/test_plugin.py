@@ -13,7 +13,7 @@ from enrich.models.phi3_vision import Phi3VConfig
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.models.phi3_vision.vllm_plugin import register
 from enrich.settings.models import TINY_MODEL_PATH
-from tests.answers.conftest import CATEGORIES
+from tests.testing.tiny_tokenizer import CATEGORIES
 
 pytestmark = pytest.mark.vllm
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from enrich.models.phi3_vision.checkpoint import load_model, load_processor
-from tests.with_vllm.comparison import PROMPT, TOLERANCE, difference, ours, photo, theirs
-from tests.with_vllm.conftest import Engine
-from tests.with_vllm.random_phi3v import write_checkpoint
+from tests.testing.vllm.comparison import PROMPT, TOLERANCE, Engine, difference, ours, photo, theirs
+from tests.testing.vllm.random_phi3v import write_checkpoint
 
 pytestmark = pytest.mark.vllm
 

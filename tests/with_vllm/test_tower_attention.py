@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from tests.with_vllm.hopper import ptx
+from tests.testing.vllm.hopper import ptx
 
 pytestmark = pytest.mark.vllm
 

@@ -24,8 +24,8 @@ from enrich.engines.vllm_render import completion, sampling
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.run import RunSettings
-from tests.random_adapter import write_random_adapter
-from tests.with_vllm.serving import check_same, photo, request, settings
+from tests.testing.random_adapter import write_random_adapter
+from tests.testing.vllm.serving import check_same, photo, request, settings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 

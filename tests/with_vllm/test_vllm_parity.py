@@ -13,8 +13,8 @@ from enrich.models.phi3_vision.checkpoint import load_model, save_merged
 from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.run import GateSettings
-from tests.random_adapter import write_random_adapter
-from tests.with_vllm.serving import photo, settings
+from tests.testing.random_adapter import write_random_adapter
+from tests.testing.vllm.serving import photo, settings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 

@@ -21,7 +21,7 @@ from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.photos.decode import Preparation
 from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
 from enrich.settings.run import RunSettings
-from tests.with_vllm.serving import request
+from tests.testing.vllm.serving import request
 
 pytestmark = pytest.mark.vllm
 

@@ -10,8 +10,8 @@ from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.settings.catalog import SampleSettings
 from enrich.settings.models import TINY_MODEL_PATH
 from sample.make import make_sample
-from tests.random_adapter import write_random_adapter
-from tests.with_vllm.serving import settings
+from tests.testing.random_adapter import write_random_adapter
+from tests.testing.vllm.serving import settings
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 

@@ -20,7 +20,7 @@ from enrich.models.phi3_vision.checkpoint import (
     resolve,
     save_merged,
 )
-from tests.models.phi3_vision.tiny import Tiny, prompt_inputs, random_model, tiny_config, tiny_phi3v
+from tests.testing.tiny_phi3v import Tiny, prompt_inputs, random_model, tiny_config, tiny_phi3v
 
 TARGETS = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 # Every linear that shows in an answer: the tower's last layer (here 2) does not.

@@ -9,56 +9,8 @@ from transformers import AutoConfig
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
 from enrich.models.phi3_vision import Phi3VConfig, register
-from tests.models.phi3_vision.tiny import random_model, tiny_config
-
-SHORT = [1.05] * 3 + [1.1] * 3 + [1.25] * 2 + [1.4, 1.45, 1.55, 1.85, 1.9] + [2.0] * 19 + [2.1] * 2 + [2.2] + [2.35] * 4
-SHORT += [2.4] * 2 + [2.65, 2.7, 2.9, 2.95] + [3.05] * 3
-LONG = [round(1.03 + 63.78 * index / 47, 4) for index in range(48)]
-# config.json of microsoft/Phi-3-vision-128k-instruct; the long factors are made up.
-ORIGINAL_FILE: dict[str, Any] = {
-    "_name_or_path": "Phi-3-vision-128k-instruct",
-    "architectures": ["Phi3VForCausalLM"],
-    "attention_dropout": 0.0,
-    "auto_map": {
-        "AutoConfig": "configuration_phi3_v.Phi3VConfig",
-        "AutoModelForCausalLM": "modeling_phi3_v.Phi3VForCausalLM",
-    },
-    "bos_token_id": 1,
-    "embd_layer": {
-        "embedding_cls": "image",
-        "hd_transform_order": "sub_glb",
-        "projection_cls": "mlp",
-        "use_hd_transform": True,
-        "with_learnable_separator": True,
-    },
-    "eos_token_id": 2,
-    "hidden_act": "silu",
-    "hidden_size": 3072,
-    "img_processor": {
-        "image_dim_out": 1024,
-        "model_name": "openai/clip-vit-large-patch14-336",
-        "name": "clip_vision_model",
-        "num_img_tokens": 144,
-    },
-    "initializer_range": 0.02,
-    "intermediate_size": 8192,
-    "max_position_embeddings": 131072,
-    "model_type": "phi3_v",
-    "num_attention_heads": 32,
-    "num_hidden_layers": 32,
-    "num_key_value_heads": 32,
-    "original_max_position_embeddings": 4096,
-    "rms_norm_eps": 1e-05,
-    "rope_scaling": {"long_factor": LONG, "short_factor": SHORT, "type": "su"},
-    "rope_theta": 10000.0,
-    "sliding_window": 131072,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-    "transformers_version": "4.38.1",
-    "use_cache": True,
-    "vocab_size": 32064,
-    "_attn_implementation": "flash_attention_2",
-}
+from tests.testing.published_phi3v import LONG, ORIGINAL_FILE, SHORT
+from tests.testing.tiny_phi3v import random_model, tiny_config
 
 
 def load(tmp_path: Path, changes: dict[str, Any]) -> Phi3VConfig:

@@ -11,8 +11,7 @@ from safetensors.torch import save_file
 
 from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM
 from enrich.models.phi3_vision.checkpoint import load_model, resolve
-from tests.models.phi3_vision.test_configuration import ORIGINAL_FILE
-from tests.models.phi3_vision.test_modeling import expected_tensors
+from tests.testing.published_phi3v import ORIGINAL_FILE, expected_tensors
 
 # Narrow, but of the published depth, with one head of the published width.
 NARROW: dict[str, Any] = {

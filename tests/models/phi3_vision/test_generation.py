@@ -4,7 +4,7 @@ import torch
 
 from enrich.models.phi3_vision import Phi3VForCausalLM
 from enrich.models.phi3_vision.generation import Generated, generate_answers
-from tests.models.phi3_vision.tiny import prompt_inputs, random_model, tiny_config
+from tests.testing.tiny_phi3v import prompt_inputs, random_model, tiny_config
 
 ROWS = [([5, 6], (56, 56), [7]), ([5], (90, 40), [7, 8, 9, 10, 11]), ([5, 6, 7], (28, 28), [9])]
 NEVER = 299

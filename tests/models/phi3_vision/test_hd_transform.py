@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from enrich.models.phi3_vision.hd_transform import hd_size, hd_transform, resized_size
-from tests.models.phi3_vision.tiny import noise_image, pattern_image
+from tests.testing.tiny_phi3v import noise_image, pattern_image
 
 
 def hd_transform_by_definition(image: Image.Image, num_crops: int, image_size: int) -> np.ndarray:

@@ -15,7 +15,8 @@ from enrich.models.phi3_vision.image_processing import (
     hd_transform,
     normalize_crops,
 )
-from tests.models.phi3_vision.tiny import ORIGINAL_PREPROCESSOR, noise_image, pattern_image
+from tests.testing.published_phi3v import ORIGINAL_PREPROCESSOR
+from tests.testing.tiny_phi3v import noise_image, pattern_image
 
 SIZES = [
     (1, 1),

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
 from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VModel
-from tests.models.phi3_vision.tiny import image_inputs, prompt_inputs, random_model, tiny_config
+from tests.testing.published_phi3v import expected_tensors
+from tests.testing.tiny_phi3v import image_inputs, prompt_inputs, random_model, tiny_config
 
 LM_TARGETS = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 
@@ -18,39 +19,6 @@ LM_TARGETS = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 @pytest.fixture(scope="module")
 def model() -> Phi3VForCausalLM:
     return random_model(tiny_config())
-
-
-def expected_tensors() -> dict[str, tuple[int, ...]]:
-    """Names and shapes in the published checkpoint of Phi-3-vision-128k-instruct."""
-    tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (32064, 3072), "model.norm.weight": (3072,)}
-    tensors["lm_head.weight"] = (32064, 3072)
-    for number in range(32):
-        layer = f"model.layers.{number}"
-        tensors[f"{layer}.self_attn.qkv_proj.weight"] = (9216, 3072)
-        tensors[f"{layer}.self_attn.o_proj.weight"] = (3072, 3072)
-        tensors[f"{layer}.mlp.gate_up_proj.weight"] = (16384, 3072)
-        tensors[f"{layer}.mlp.down_proj.weight"] = (3072, 8192)
-        tensors[f"{layer}.input_layernorm.weight"] = (3072,)
-        tensors[f"{layer}.post_attention_layernorm.weight"] = (3072,)
-    embedding = "model.vision_embed_tokens"
-    tensors |= {f"{embedding}.glb_GN": (1, 1, 4096), f"{embedding}.sub_GN": (1, 1, 1, 4096)}
-    tensors |= {f"{embedding}.img_projection.0.weight": (3072, 4096), f"{embedding}.img_projection.0.bias": (3072,)}
-    tensors |= {f"{embedding}.img_projection.2.weight": (3072, 3072), f"{embedding}.img_projection.2.bias": (3072,)}
-    tower = f"{embedding}.img_processor.vision_model"
-    tensors[f"{tower}.embeddings.class_embedding"] = (1024,)
-    tensors[f"{tower}.embeddings.patch_embedding.weight"] = (1024, 3, 14, 14)
-    tensors[f"{tower}.embeddings.position_embedding.weight"] = (577, 1024)
-    norms = [f"{tower}.pre_layrnorm", f"{tower}.post_layernorm"]
-    for number in range(24):
-        layer = f"{tower}.encoder.layers.{number}"
-        norms += [f"{layer}.layer_norm1", f"{layer}.layer_norm2"]
-        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            tensors |= {f"{layer}.self_attn.{name}.weight": (1024, 1024), f"{layer}.self_attn.{name}.bias": (1024,)}
-        tensors |= {f"{layer}.mlp.fc1.weight": (4096, 1024), f"{layer}.mlp.fc1.bias": (4096,)}
-        tensors |= {f"{layer}.mlp.fc2.weight": (1024, 4096), f"{layer}.mlp.fc2.bias": (1024,)}
-    for norm in norms:
-        tensors |= {f"{norm}.weight": (1024,), f"{norm}.bias": (1024,)}
-    return tensors
 
 
 def test_full_size_has_the_published_tensors() -> None:

@@ -10,8 +10,8 @@ from enrich.models.phi3_vision import Phi3VConfig, Phi3VImageProcessor, Phi3VPro
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.models.phi3_vision.hd_transform import hd_transform
 from enrich.models.phi3_vision.image_processing import normalize_crops
-from tests.models.phi3_vision.tiny import (
-    ORIGINAL_PREPROCESSOR,
+from tests.testing.published_phi3v import ORIGINAL_PREPROCESSOR
+from tests.testing.tiny_phi3v import (
     Tiny,
     byte_level_tokenizer,
     pattern_image,

@@ -25,8 +25,8 @@ from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.run import GateSettings, RunSettings
 from flows.tasks import worth_retrying
 from sample.make import make_sample
-from tests.pipeline.test_cli import enrich
-from tests.random_adapter import write_random_adapter
+from tests.testing.cli import enrich
+from tests.testing.random_adapter import write_random_adapter
 
 SETTINGS = RunSettings(
     engine="vllm",

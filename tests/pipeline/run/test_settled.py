@@ -8,7 +8,6 @@ from typing import Any
 import polars as pl
 import pytest
 from PIL import Image
-from random_adapter import write_random_adapter
 
 from enrich.engines.predictor import Answerer
 from enrich.output.run_record import RunRecord
@@ -18,6 +17,7 @@ from enrich.pipeline.run.opening import foresee_run
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.photos import PhotoLimits
 from enrich.settings.run import GateSettings, RunSettings
+from tests.testing.random_adapter import write_random_adapter
 
 KEYS = [f"{number:05}.jpg" for number in range(101, 105)]
 SETTINGS = RunSettings(shard_size=2, batch_size=4, max_new_tokens=32)

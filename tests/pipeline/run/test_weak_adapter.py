@@ -8,14 +8,14 @@ from typing import Any
 import polars as pl
 import pytest
 from PIL import Image
-from random_adapter import write_random_adapter
 
 from enrich import cli
 from enrich.pipeline import finetuning
 from enrich.pipeline.finetuning import Finetuned
 from enrich.scores.worth import tell
 from enrich.settings.models import TINY_MODEL_PATH
-from tests.scores.test_worth import metrics
+from tests.testing.random_adapter import write_random_adapter
+from tests.testing.scores import metrics
 
 BAD = tell(metrics(category=(0, 0, 0), price=(7.84, 5, 9), macro_f1=0))
 

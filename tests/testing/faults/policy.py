@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import ClientError
-from faults.radosgw import Radosgw
 
 from enrich.errors import EnrichError
 from enrich.settings.storage import S3Settings
 from enrich.storage import open_store
+from tests.testing.faults.radosgw import Radosgw
 
-POLICY = Path(__file__).parents[2] / "deployments" / "iam-policy.json"
+POLICY = Path(__file__).parents[3] / "deployments" / "iam-policy.json"
 PHOTOS, OUTPUT = "policy-photos", "policy-output"
 
 

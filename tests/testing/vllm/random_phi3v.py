@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
-from tests.models.phi3_vision.tiny import wrap_tokenizer
+from tests.testing.tiny_phi3v import wrap_tokenizer
 
 # The published factors of a head's 48 frequencies.
 SHORT_FACTORS = [1.05] * 3 + [1.1] * 3 + [1.25] * 2 + [1.4, 1.45, 1.55, 1.85, 1.9] + [2.0] * 19 + [2.1] * 2 + [2.2]

@@ -13,7 +13,6 @@ import botocore.loaders
 import botocore.session
 import numpy as np
 import pandas as pd  # noqa: F401  pyarrow takes 0.9 s to import it where a job first makes a table
-from fake_engine import write_completion
 
 from enrich.answers.completion import Completion
 from enrich.engines.base import EngineClock, Request
@@ -24,6 +23,7 @@ from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.run import GateSettings, RunSettings
 from enrich.settings.storage import S3Settings
 from enrich.storage import lock, s3
+from tests.testing.fake_engine import write_completion
 
 # Reading boto3's models takes 0.5 s of a core for each session; forked jobs share those read here.
 _models = botocore.loaders.create_loader()

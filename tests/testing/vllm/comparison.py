@@ -1,6 +1,7 @@
 """Greedy answers of the port and of vLLM, token by token."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -8,8 +9,10 @@ from PIL import Image
 
 from enrich.models.phi3_vision import Phi3VForCausalLM
 from enrich.models.phi3_vision.generation import Generated, generate_answers
-from tests.models.phi3_vision.tiny import pattern_image
-from tests.with_vllm.random_phi3v import IMAGE_ID
+from tests.testing.tiny_phi3v import pattern_image
+from tests.testing.vllm.random_phi3v import IMAGE_ID
+
+Engine = Callable[..., AbstractContextManager[Any]]  # the fixture `engine`: starts vLLM on a checkpoint
 
 PROMPT = "<|user|>\n<|image_1|>\nWhat product is this? Give its title, category and full price.<|end|>\n<|assistant|>\n"
 TEXT_PROMPT = PROMPT.replace("<|image_1|>\n", "")

@@ -1,4 +1,4 @@
-"""The long form of the fault tests: `make test-faults`, or `python -m faults.long --kills 500` from tests/.
+"""The long form of the fault tests: `make test-faults`, or `python -m tests.testing.faults.long --kills 500`.
 
 Runs publish in pairs, on radosgw under a lock object and on moto with If-Match. Then runs over photos in radosgw,
 behind a proxy that disturbs every tenth request, are killed until so many kills are done; now and then the server is
@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import boto3.session
-from faults import policy
-from faults.atomic_moto import Moto
-from faults.harness import Place, make_place, nights, rivals
-from faults.radosgw import ACCESS_KEY, SECRET_KEY, Radosgw, installed
-from random_adapter import write_random_adapter
 
 from enrich.settings.models import TINY_MODEL_PATH
+from tests.testing.faults import policy
+from tests.testing.faults.harness import Place, make_place, nights, rivals
+from tests.testing.faults.radosgw import ACCESS_KEY, SECRET_KEY, Radosgw, installed
+from tests.testing.random_adapter import write_random_adapter
+from tests.testing.s3_server import serve_s3
 
 PHOTOS, KILLS_A_NIGHT, PAIRS_AT_A_TIME = 40, 6, 5
 
@@ -77,7 +77,7 @@ def main() -> int:
             denied = policy.violations(server, client_of(server.endpoint))
             print(f"deployments/iam-policy.json: {len(denied)} violations", flush=True)
             done.found += denied
-            with Moto() as moto:
+            with serve_s3() as moto:
                 race("radosgw, lock object", server.endpoint, True, adapter, folder, options, done)
                 race("moto, If-Match", moto.endpoint, False, adapter, folder, options, done)
             kill(server, adapter, folder, options, done)

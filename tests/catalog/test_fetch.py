@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 
 import polars as pl
 import pytest
-from badweb import Web, reset, send, serve
 from huggingface_hub import constants
 from PIL import Image
 
@@ -27,6 +26,7 @@ from enrich.catalog.read import read_catalog
 from enrich.errors import RunFailed, UsageError
 from enrich.settings.catalog import FetchSettings
 from enrich.settings.photos import PhotoLimits
+from tests.testing.badweb import Web, reset, send, serve
 
 Request = BaseHTTPRequestHandler
 

@@ -18,10 +18,11 @@ from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
-from faults import job
-from faults.invariants import Seen, copy_output, violations
-from faults.proxy import Proxy
 from PIL import Image
+
+from tests.testing.faults import job
+from tests.testing.faults.invariants import Seen, copy_output, violations
+from tests.testing.faults.proxy import Proxy
 
 KINDS = ("plan", "parent", "fetcher", "engine", "writer", "publisher", "report")  # in the order of a run
 # One request in ten has something happen to it.
@@ -83,7 +84,7 @@ class Bucket:
 def start(place: Place, images: str, output: str, run_id: str) -> tuple[BaseProcess, Any]:
     """A job's process and what it is doing. It is forked from one that has imported everything."""
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # the fork server looks nowhere else for what to import
-    _processes.set_forkserver_preload(["faults.job"])
+    _processes.set_forkserver_preload(["tests.testing.faults.job"])
     stage = _processes.Value("i", 0, lock=False)
     arguments = (
         f"s3://{place.bucket}/{images}", str(place.adapter), f"s3://{place.bucket}/{output}", run_id,

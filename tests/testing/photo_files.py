@@ -1,0 +1,54 @@
+"""Photos as files, whole and hostile."""
+
+import struct
+import zlib
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from enrich.settings.photos import PhotoLimits
+
+LIMITS = PhotoLimits()
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+    file = BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+TURNED = {  # how the array must be turned, by numpy's names for it
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: np.rot90(np.fliplr(a)),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(np.fliplr(a), -1),
+    8: np.rot90,
+    9: lambda a: a,
+}
+
+
+def exif(orientation: Any) -> bytes:
+    data = Image.Exif()
+    data[0x0112] = orientation
+    return data.tobytes()
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that states a size and holds next to nothing."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return PNG + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
