@@ -63,7 +63,7 @@ class RunRows:
     run: RunInfo
     path: Path
     count: int
-    stats: RunStats | None  # None: too small to be compared with
+    stats: RunStats
 
     def frames(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
         """Its rows, some at a time."""
@@ -81,7 +81,14 @@ class Folded:
     changed: bool
 
 
-def publish(output: Store, run: RunInfo, gate: GateSettings | None = None) -> Published:
+def publish(
+    output: Store,
+    run: RunInfo,
+    gate: GateSettings | None = None,
+    *,
+    rows: RunRows | None = None,
+    products: StoredProducts | None = None,
+) -> Published:
     """Fold what a run committed into products.parquet. In any order, any number of times, by any number at once.
 
     A table that would stay as it is is not written, so nor is the listing it agrees with: after a held run is released
@@ -89,19 +96,23 @@ def publish(output: Store, run: RunInfo, gate: GateSettings | None = None) -> Pu
 
     Args:
         gate: a run of at least its min_rows images is what the next runs are compared with.
+        rows: all that the run committed (`fetch_run`), so that it is not downloaded again.
+        products: the table as `current_products` returned it, likewise. If another publisher has replaced it since,
+            the new table is downloaded.
 
     Raises:
         RunFailed: other publishers were faster ATTEMPTS times, or a file is missing or not ours.
     """
     limits = gate or GateSettings()
     with scratch() as folder:
-        rows = fetch_run(output, run, folder, limits)
+        news = rows or fetch_run(output, run, folder)
 
-        def make(products: StoredProducts, work: Path, writer_id: str) -> Folded:
-            lost = [] if products.etag else _lost_runs(output, work, limits, but=run.run_id)
-            return fold_runs(output, products, [*lost, rows], work, writer_id)
+        def make(table: StoredProducts, work: Path, writer_id: str) -> Folded:
+            lost = [] if table.path else _lost_runs(output, work, but=run.run_id)
+            return fold_runs(output, table, [*lost, news], work, writer_id, limits)
 
-        return _swap(output, folder, make, _again(f"enrich publish --output {output.uri} --run-id {run.run_id}"))
+        again = _again(f"enrich publish --output {output.uri} --run-id {run.run_id}")
+        return _swap(output, folder, make, again, first=products)
 
 
 def publish_reviews(output: Store) -> Published:
@@ -109,7 +120,7 @@ def publish_reviews(output: Store) -> Published:
     with scratch() as folder:
 
         def make(products: StoredProducts, work: Path, writer_id: str) -> Folded:
-            return fold_runs(output, products, [], work, writer_id)
+            return fold_runs(output, products, [], work, writer_id, GateSettings())
 
         return _swap(output, folder, make, "reviews/ has the decisions: apply the file again")
 
@@ -123,11 +134,12 @@ def refold(output: Store, runs: Sequence[RunInfo], gate: GateSettings | None = N
     Raises:
         RunFailed: as `publish`, or rows that a finished run had are missing.
     """
+    limits = gate or GateSettings()
     with scratch() as folder:
-        rows = [fetch_run(output, run, folder, gate or GateSettings()) for run in runs]
+        rows = [fetch_run(output, run, folder) for run in runs]
 
         def make(products: StoredProducts, work: Path, writer_id: str) -> Folded:
-            return replace(fold_runs(output, StoredProducts.none(), rows, work, writer_id), changed=True)
+            return replace(fold_runs(output, StoredProducts.none(), rows, work, writer_id, limits), changed=True)
 
         return _swap(output, folder, make, _again(again), anew=True)
 
@@ -143,15 +155,15 @@ def current_products(output: Store, folder: Path, gate: GateSettings | None = No
         RunFailed: it is damaged or another output's, or lost like rows that it had.
     """
     products = fetch_products(output, folder)
+    _check_own(output, products)
     if products.etag is not None:
-        _check_own(output, products)
-        return products
-    lost = _lost_runs(output, folder, gate or GateSettings())
-    if not lost:
         return products
     work = folder / "refolded"
     work.mkdir()
-    folded = fold_runs(output, products, lost, work, uuid.uuid4().hex, listed=False)
+    lost = _lost_runs(output, work)
+    if not lost:
+        return products
+    folded = fold_runs(output, products, lost, work, uuid.uuid4().hex, gate or GateSettings(), listed=False)
     return StoredProducts(folded.path, folded.rows, folded.runs, folded.last, None, None)
 
 
@@ -165,13 +177,13 @@ def _check_own(output: Store, products: StoredProducts) -> None:
         )
 
 
-def _lost_runs(output: Store, folder: Path, gate: GateSettings, but: str | None = None) -> list[RunRows]:
+def _lost_runs(output: Store, folder: Path, but: str | None = None) -> list[RunRows]:
     """The rows of all runs that were published, where products.parquet is missing; none if none ever was."""
     if find_record(output, lambda record: record.state != "held") is None:
         return []
     runs = published_runs(output)
     logger.warning("%s is missing: made anew from %d runs of history", output.uri_of(PRODUCTS_KEY), len(runs))
-    return [fetch_run(output, run, folder, gate) for run in runs if run.run_id != but]
+    return [fetch_run(output, run, folder) for run in runs if run.run_id != but]
 
 
 def published_runs(output: Store) -> list[RunInfo]:
@@ -203,7 +215,7 @@ def published_runs(output: Store) -> list[RunInfo]:
     return sorted(found, key=lambda run: run.mark)
 
 
-def fetch_run(output: Store, run: RunInfo, folder: Path, gate: GateSettings) -> RunRows:
+def fetch_run(output: Store, run: RunInfo, folder: Path) -> RunRows:
     """What a run committed, copied to `folder`; RunFailed if a finished run has fewer rows than it had."""
     path = folder / f"rows-{run.run_id}.parquet"
     record = read_run_record(output, run)
@@ -222,8 +234,7 @@ def fetch_run(output: Store, run: RunInfo, folder: Path, gate: GateSettings) -> 
             f"{output.uri_of(run.history)}: {count:,} rows where run.json says {record.counts['rows']:,}; restore "
             "the files of that run"
         )
-    stats = run_stats(pl.scan_parquet(path)) if count >= gate.min_rows else None
-    return RunRows(run, path, count, stats)
+    return RunRows(run, path, count, run_stats(pl.scan_parquet(path)))
 
 
 def _swap(
@@ -232,19 +243,25 @@ def _swap(
     make: Callable[[StoredProducts, Path, str], Folded],
     then: str,
     *,
+    first: StoredProducts | None = None,
     anew: bool = False,
 ) -> Published:
     """Replace products.parquet by what `make` makes of it, again and again until nobody was faster.
 
     Args:
+        first: the table for the first attempt, where it was downloaded and checked before.
         anew: `make` does not look at the table, which may be damaged or another output's.
     """
     writer_id = uuid.uuid4().hex
     for attempt in range(1, ATTEMPTS + 1):
         work = folder / f"attempt-{attempt}"
         work.mkdir()
-        products = _to_be_replaced(output, work) if anew else fetch_products(output, work)
-        if not anew and products.etag is not None:
+        if first is not None and attempt == 1:
+            products = first
+        elif anew:
+            products = _to_be_replaced(output, work)
+        else:
+            products = fetch_products(output, work)
             _check_own(output, products)
         if products.writer_id == writer_id:  # the last swap went through and its response was lost
             return Published(products.rows, changed=True, attempts=attempt - 1)
@@ -275,6 +292,7 @@ def fold_runs(
     runs: Sequence[RunRows],
     folder: Path,
     writer_id: str,
+    gate: GateSettings,
     *,
     listed: bool = True,
 ) -> Folded:
@@ -289,7 +307,7 @@ def fold_runs(
     last, named, changed = products.last, dict[str, PublishedRun](), False
     taken = [rows.run for rows in runs]
     for rows in runs:
-        last = last_runs(last, rows.run, rows.stats)
+        last = last_runs(last, rows.run, rows.stats if rows.count >= gate.min_rows else None)
     # Of the run created last, of those published and those being published: it decides in_source.
     source = None
     if runs and last.source:

@@ -21,7 +21,7 @@ from enrich.output.products import Products, fold, last_runs, read_products
 from enrich.output.run_record import Finding, PublishedRun, RunInfo, RunRecord, Stages, StageUse
 from enrich.output.schema import PRODUCTS_SCHEMA, ROW_SCHEMA, Row
 from enrich.settings.run import GateSettings
-from enrich.storage import Store, open_store
+from enrich.storage import ObjectInfo, Store, open_store
 from enrich.vocabulary import ErrorKind, ManifestItem
 from tests.testing.rows import START, Wrapped, answer, at, begin, enrich_night, listing, make_row, make_run, plan
 
@@ -255,6 +255,16 @@ def held(output: Store, run: RunInfo, source: pl.DataFrame, minutes: float) -> N
         )
 
 
+def finished(output: Store, run: RunInfo, state: Any = "published") -> None:
+    """Write the run.json of a run of which every row is committed."""
+    rows, shards = history.read_shards(output, run).height, len(history.committed_shards(output, run))
+    record = RunRecord(
+        run=run, state=state, counts={"rows": rows, "ok": rows, "failed": 0}, shards=shards, started_at=START,
+        finished_at=at(1), seconds=60.0, images_per_second=1.0, engine="fake", host="cpu",
+    )  # fmt: skip
+    publish.write_run_record(output, record)
+
+
 def released(output: Store, run: RunInfo) -> publish.Published:
     return publish.publish(output, run, GateSettings(min_rows=1))
 
@@ -319,6 +329,52 @@ def test_eight_runs_that_publish_at_once_all_survive(output: Store) -> None:
     (shared,) = products.table.filter(pl.col("image_key") == "shared.jpg").to_dicts()
     assert (shared["title"], shared["run_id"], shared["last_etag"]) == ("e7", "n7", "e7")
     assert products.table.filter("in_source")["image_key"].to_list() == ["own-7.jpg", "shared.jpg"]
+
+
+class Noting(Wrapped):
+    """Notes the names of the files that are read."""
+
+    def __init__(self, inner: Store) -> None:
+        super().__init__(inner)
+        self.read: list[str] = []
+
+    def get(self, key: str, max_bytes: int | None = None) -> tuple[bytes, str]:
+        self.read.append(key.rpartition("/")[2])
+        return super().get(key, max_bytes)
+
+    def download(self, key: str, path: Path) -> ObjectInfo:
+        self.read.append(key.rpartition("/")[2])
+        return super().download(key, path)
+
+
+def test_a_publisher_that_has_rows_and_table_downloads_neither_again(output: Store, tmp_path: Path) -> None:
+    enrich_night(output, make_run("n1"), listing("a.jpg"))
+    run, other = make_run("n2", 10), make_run("n3", 20)
+    held(output, run, listing("a.jpg", "b.jpg"), minutes=11)
+    store = Noting(output)
+    rows = publish.fetch_run(store, run, tmp_path)
+    products = publish.current_products(store, tmp_path)
+    assert sorted(store.read) == ["products.parquet", "shard-00000.parquet"]
+    store.read.clear()
+    assert publish.publish(store, run, rows=rows, products=products) == publish.Published(2, changed=True, attempts=1)
+    assert store.read == ["source.parquet"]
+
+    held(output, other, listing("a.jpg", "b.jpg", "c.jpg"), minutes=21)
+    stale = publish.publish(store, other, rows=publish.fetch_run(output, other, tmp_path), products=products)
+    assert (stale.rows, stale.attempts) == (3, 2)  # the table that it had was replaced since
+    assert sorted(read_products(output).table["image_key"]) == ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def test_a_table_that_was_lost_is_made_anew_once_to_plan_and_to_publish(local: Store, tmp_path: Path) -> None:
+    finished(local, enrich_night(local, make_run("n1"), listing("a.jpg")))
+    run = make_run("n2", 10)
+    held(local, run, listing("a.jpg", "b.jpg"), minutes=11)
+    local.delete("products.parquet")
+    products = publish.current_products(local, tmp_path)
+    store = Noting(local)
+    published = publish.publish(store, run, rows=publish.fetch_run(local, run, tmp_path), products=products)
+    assert published == publish.Published(2, changed=True, attempts=1)
+    assert store.read == ["source.parquet"]
 
 
 # --- faults ---

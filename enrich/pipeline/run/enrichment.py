@@ -10,10 +10,9 @@ import polars as pl
 
 from enrich.errors import RunFailed
 from enrich.output.changes import compare, newest_outcomes
-from enrich.output.gate import judge_gone, judge_run, run_stats
-from enrich.output.history import fetch_rows
+from enrich.output.gate import judge_gone, judge_run
 from enrich.output.manifest import fetch_answers
-from enrich.output.publish import current_products, fetch_listing, publish, read_run_record, write_run_record
+from enrich.output.publish import current_products, fetch_listing, fetch_run, publish, read_run_record, write_run_record
 from enrich.output.run_record import Cost, RunRecord
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.run.bottleneck import judge_stages
@@ -83,11 +82,10 @@ def finish_run(run: Run, *, partly: bool = False) -> RunRecord:
     if missing and not partly:
         raise RunFailed(f"run {run.info.run_id}: {len(missing)} shards are missing; start it again with its run id")
     with scratch() as folder:
-        path = folder / "rows.parquet"
-        count = fetch_rows(run.output, run.info, path)
-        same = _same_bytes(run, path, folder)
-        stats = run_stats(pl.scan_parquet(path))
-        rows = pl.read_parquet(path, n_rows=REPORT_ROWS)
+        committed = fetch_run(run.output, run.info, folder)
+        count, stats = committed.count, committed.stats
+        same = _same_bytes(run, committed.path, folder)
+        rows = pl.read_parquet(committed.path, n_rows=REPORT_ROWS)
         if not missing and count != run.manifest.rows:
             raise RunFailed(
                 f"{run.output.uri_of(run.info.history)}: {count:,} rows where the manifest has {run.manifest.rows:,} "
@@ -101,11 +99,13 @@ def finish_run(run: Run, *, partly: bool = False) -> RunRecord:
             changes = compare(rows, *tables)
             if not run.manifest.rows:
                 answered, failed = newest_outcomes(pl.scan_parquet(before.path))
-    worth = run.worth
-    findings = judge_run(stats, before.last.stats, run.settings.gate, worth)
-    if changes is not None:
-        findings += judge_gone(changes, run.settings.gate)
-    changed = False if findings else publish(run.output, run.info, run.settings.gate).changed
+        worth = run.worth
+        findings = judge_run(stats, before.last.stats, run.settings.gate, worth)
+        if changes is not None:
+            findings += judge_gone(changes, run.settings.gate)
+        changed = False
+        if not findings:
+            changed = publish(run.output, run.info, run.settings.gate, rows=committed, products=before).changed
     finished_at = datetime.now(UTC)
     seconds = (finished_at - run.started_at).total_seconds()
     engine = rows["engine"][0] if count else run.settings.engine
