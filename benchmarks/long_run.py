@@ -61,7 +61,7 @@ def run_job(folder: Path, options: argparse.Namespace) -> None:
     from enrich.output.history import read_shards
     from enrich.photos.fetch import fetcher
     from enrich.pipeline.run.deadline import Deadline
-    from enrich.pipeline.run.session import Session, answer_shards
+    from enrich.pipeline.run.session import Session
     from enrich.settings.run import RunSettings
     from enrich.storage import open_store
 
@@ -82,7 +82,7 @@ def run_job(folder: Path, options: argparse.Namespace) -> None:
     started = time.monotonic()
     with fetcher(source, settings, run.adapter.preparation) as fetch:
         session = Session(run, "vllm", answerer, fetch, engine.clock, "benchmark")
-        for done in answer_shards(session, run.manifest.shards, Deadline()):
+        for done in session.answer(run.manifest.shards, Deadline()):
             while marks and done >= marks[0]:
                 used = memory(engine)
                 rate = done / (time.monotonic() - started)

@@ -247,24 +247,21 @@ def run(
 ) -> None:
     """Enrich what is new or changed in a bucket, and publish products.parquet."""
     settings = load_settings(RunSettings, config, "run", engine=engine, base=base)
+    from enrich.pipeline.run import start
     from enrich.pipeline.run.enrichment import run_enrichment
-    from enrich.pipeline.run.opening import foresee_run
     from enrich.pipeline.run.records import held_back
+    from enrich.pipeline.run.request import RunRequest
 
+    seconds = None if deadline is None else parse_duration(deadline).total_seconds()
+    request = RunRequest(images, adapter, output, settings, run_id, limit, inventory, seconds)
     if dry_run:
         with progress_bars() as progress:
-            foreseen = foresee_run(
-                images, adapter, output, settings, limit=limit, inventory=inventory, progress=progress
-            )
-        for line in foreseen.lines():
+            forecast = start.dry_run(request, progress)
+        for line in forecast.lines():
             console.print(line)
         return
     with progress_bars() as progress:
-        record = run_enrichment(
-            images, adapter, output, settings, run_id=run_id, limit=limit, inventory=inventory, progress=progress,
-            deadline=None if deadline is None else parse_duration(deadline).total_seconds(),
-            announce=lambda line: console.print(Text(line)),
-        )  # fmt: skip
+        record = run_enrichment(request, progress, on_message=lambda line: console.print(Text(line)))
     print_record(record, output)
     if record.state == "held":
         raise held_back(record, output)

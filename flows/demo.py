@@ -35,6 +35,7 @@ from enrich.errors import EnrichError, UsageError
 from enrich.output.run_record import RunRecord
 from enrich.pipeline.finetuning import Finetuned
 from enrich.pipeline.run.records import held_back
+from enrich.pipeline.run.request import RunRequest
 from enrich.settings.models import TINY_MODEL
 from flows import tasks
 from flows.enrich_catalog import enrich
@@ -52,7 +53,7 @@ def demo(folder: str = "demo") -> tuple[Finetuned, dict[str, Any], RunRecord]:
         tasks.sample(catalog, bucket, SAMPLE, progress)
         done = tasks.train(catalog, adapter, TRAINING.settings(TINY_MODEL), progress)
         holdout = tasks.score_unlike(adapter, catalog, f"{folder}/{SHEET}", RUN, progress)
-        record = enrich(bucket, adapter, output, RUN, progress=progress)
+        record = enrich(RunRequest(bucket, adapter, output, RUN), progress)
     return done, holdout, record
 
 

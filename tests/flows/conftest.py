@@ -27,7 +27,7 @@ from enrich.engines.base import EngineClock
 from enrich.engines.predictor import Image
 from enrich.photos.decode import Photo, Preparation
 from enrich.photos.fetch import Fetched
-from enrich.pipeline.run import opening, runner
+from enrich.pipeline.run import enrichment, start
 from enrich.pipeline.run.session import Session
 from enrich.pipeline.run.state import Run
 from enrich.vocabulary import ErrorKind, ManifestItem
@@ -101,9 +101,9 @@ def world(prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     fake = FakeWorld(tmp_path)
     for name in ("images", "adapter"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(runner, "open_session", fake.open_session)
-    monkeypatch.setattr(opening, "read_adapter", _adapter)
-    monkeypatch.setattr(opening, "open_adapter", lambda path, base: _adapter(path))
+    monkeypatch.setattr(enrichment, "open_session", fake.open_session)
+    monkeypatch.setattr(start, "read_adapter", _adapter)
+    monkeypatch.setattr(start, "open_adapter", lambda path, base: _adapter(path))
     for task in (tasks.find_adapter, tasks.train, tasks.plan, tasks.answer, tasks.publish):
         monkeypatch.setattr(task, "retry_delay_seconds", [0, 0, 0])
     return fake

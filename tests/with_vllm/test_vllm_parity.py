@@ -11,6 +11,7 @@ from enrich.engines import vllm_engine
 from enrich.errors import ParityFailed
 from enrich.models.phi3_vision.checkpoint import load_model, save_merged
 from enrich.pipeline.run.enrichment import run_enrichment
+from enrich.pipeline.run.request import RunRequest
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.run import GateSettings
 from tests.random_adapter import write_random_adapter
@@ -32,7 +33,7 @@ def test_a_run_is_blocked_without_the_adapter_and_goes_on_with_it(tmp_path: Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vllm_engine, "merged_checkpoint", lambda *_: base)
         with pytest.raises(ParityFailed) as caught:
-            run_enrichment(*places, chosen, run_id="night")
+            run_enrichment(RunRequest(*places, chosen, run_id="night"))
 
     assert "does not serve the model that was trained: photo 0.png, token " in str(caught.value)
     found = json.loads((tmp_path / "out" / "runs" / "night" / "parity.json").read_text())
@@ -40,7 +41,7 @@ def test_a_run_is_blocked_without_the_adapter_and_goes_on_with_it(tmp_path: Path
     assert found["same_answers"] < found["rows"]
     assert not list((tmp_path / "out").glob("parity/*"))
 
-    record = run_enrichment(*places, chosen, run_id="night")
+    record = run_enrichment(RunRequest(*places, chosen, run_id="night"))
 
     assert record.counts["rows"] == 6
     found = json.loads((tmp_path / "out" / "runs" / "night" / "parity.json").read_text())

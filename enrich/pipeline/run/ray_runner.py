@@ -1,8 +1,8 @@
 """The runner ray: shards spread over the workers of a Ray cluster, each with an engine that lives from shard to shard.
 
-Only numbers of shards, counts of photos and lines of the log pass through Ray. A worker opens the run as it lies in the
-output, reads photos and commits rows itself, by the rules of every run: a shard that is done twice, because its worker
-was lost or only taken for lost, stands once.
+Only shard numbers, counts of photos and log lines pass through Ray. A worker opens the run from the output, reads
+photos and commits rows itself, by the rules of every run: a shard that is done twice, because its worker was lost or
+only seemed lost, is committed once.
 """
 
 import logging
@@ -12,17 +12,18 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from enrich.errors import EnrichError, RunFailed, UsageError
+from enrich.pipeline.progress import OnMessage, unheard
 from enrich.pipeline.run.deadline import Deadline
-from enrich.pipeline.run.ray_worker import Job, Started, Worker
+from enrich.pipeline.run.ray_worker import Started, Worker
 from enrich.pipeline.run.state import Run
 from enrich.settings.run import RaySettings, RunSettings
 
@@ -37,7 +38,7 @@ STARTING = -1  # in the place of a shard
 
 
 @contextmanager
-def open_workers(run: Run, announce: Callable[[str], object] = lambda line: None) -> Iterator["Workers"]:
+def open_workers(run: Run, on_message: OnMessage = unheard) -> Iterator["Workers"]:
     """Workers for what `run` has to do, one of them at least ready to answer; stopped on the way out.
 
     Raises:
@@ -51,8 +52,8 @@ def open_workers(run: Run, announce: Callable[[str], object] = lambda line: None
                 f"runner ray: no node of the cluster has room for a worker, which takes {_words(needs)}; lower "
                 "ray.cpus, or set ray.workers where nodes are added when they are asked for"
             )
-        announce(f"{count} workers on Ray, each with {_words(needs)}")
-        workers = Workers(run, count, needs, announce)
+        on_message(f"{count} workers on Ray, each with {_words(needs)}")
+        workers = Workers(run, count, needs, on_message)
         try:
             workers.await_first()
             yield workers
@@ -86,12 +87,13 @@ class _Hand:
 class Workers:
     """The workers of a run, made by `open_workers`. One that dies is replaced, and its shard handed out again."""
 
-    def __init__(self, run: Run, count: int, needs: dict[str, int], announce: Callable[[str], object]) -> None:
+    def __init__(self, run: Run, count: int, needs: dict[str, int], on_message: OnMessage) -> None:
         self.engine_name = ""
         self._run, self._count, self._needs = run, count, needs
-        self._announce, self._announced = announce, set[str]()
-        settings = run.settings.model_dump_json()
-        self._job = Job(run.images.uri, run.adapter_uri, run.output.uri, run.info.run_id, settings, needs["num_cpus"])
+        self._on_message, self._told = on_message, set[str]()
+        self._request = replace(
+            run.request, images=run.images.uri, output=run.output.uri, run_id=run.info.run_id
+        )  # as other nodes can open it
         self._busy: dict[Any, _Hand] = {}  # starting, or with a shard; by what Ray gives for what is to come
         self._idle: list[_Hand] = []
         self._deaths: Counter[int] = Counter()  # by shard
@@ -105,7 +107,7 @@ class Workers:
                 self._hear(ref)
 
     def answer(self, shards: Sequence[int], deadline: Deadline) -> Iterator[int]:
-        """See `Runner`. After an error no shard is handed out; it is raised when those under way have ended."""
+        """See `Session.answer`. After an error no shard is handed out; it is raised when those under way have ended."""
         queue, done = deque(shards), 0
         failed: EnrichError | None = None
         for ref in [ref for ref, hand in self._busy.items() if hand.shard != STARTING]:
@@ -144,7 +146,7 @@ class Workers:
     def _fill_up(self) -> None:
         while len(self._busy) + len(self._idle) < self._count:
             actor: Any = ray.remote(Worker).options(max_restarts=0, **self._needs).remote()
-            self._busy[actor.start.remote(self._job)] = _Hand(actor)
+            self._busy[actor.start.remote(self._request, self._needs["num_cpus"])] = _Hand(actor)
 
     def _hand_out(self, shard: int) -> None:
         hand = self._idle.pop()
@@ -196,9 +198,9 @@ class Workers:
     def _welcome(self, hand: _Hand, started: Started) -> None:
         self.engine_name, hand.node, hand.address = started.engine, started.node, started.address
         for line in started.lines:
-            if line not in self._announced:  # all say the same where their nodes are alike
-                self._announced.add(line)
-                self._announce(line)
+            if line not in self._told:  # all say the same where their nodes are alike
+                self._told.add(line)
+                self._on_message(line)
 
     def _bury(self, hand: _Hand, error: RayError) -> Literal["done", "lost"] | None:
         """A worker is gone, or cannot be reached: another takes its place. RunFailed where that is of no use."""

@@ -17,7 +17,7 @@ from enrich.output.publish import (
 from enrich.output.run_record import RunInfo, RunRecord
 from enrich.output.schema import ROW_SCHEMA, SCORE_SCHEMA
 from enrich.pages.report import render_report, render_sheet
-from enrich.pipeline.run.bottleneck import Measured
+from enrich.pipeline.run.measured import Measured
 from enrich.scores.assess import SCORES_FILE, VERDICTS_KEY
 from enrich.settings.run import RunSettings
 from enrich.storage import Store, open_store
