@@ -7,7 +7,8 @@ import pytest
 
 from enrich.pages.units import duration
 from enrich.photos.workers import Workers, choose_workers
-from enrich.pipeline.run.bottleneck import Measured, add, describe_stages, judge_stages
+from enrich.pipeline.run.bottleneck import describe_stages, judge_stages
+from enrich.pipeline.run.measured import Measured, add
 from enrich.settings.run import RunSettings
 
 # 1,000 photos in 100 s, of which the engine was at work in 97.
