@@ -66,8 +66,9 @@ def run_job(folder: Path, options: argparse.Namespace) -> None:
     from enrich.storage import open_store
 
     settings = RunSettings(
-        engine="vllm", device=options.device, max_num_seqs=options.max_num_seqs, decode_processes=options.decoders,
-        gpu_memory_utilization=0.2,  # the model is tiny, and something else may run there
+        engine="vllm", device=options.device, decode_processes=options.decoders,
+        # The model is tiny, and something else may run there.
+        vllm={"max_num_seqs": options.max_num_seqs, "gpu_memory_utilization": 0.2},
     )  # fmt: skip
     arguments = {**engine_arguments(settings, *device_and_dtype(options.device)), "model": str(folder / "model")}
     processor = load_processor(folder / "model")

@@ -183,7 +183,7 @@ def score(
     """Score an adapter on a catalog: the test split of the one it was made from, every row of any other."""
     settings = load_settings(RunSettings, config, "score", engine=engine, base=base)
     if parity:
-        print_parity(adapter, catalog, settings, rows or settings.parity_rows or 32, out)
+        print_parity(adapter, catalog, settings, rows, out)
         return
     if catalog is None or rows is not None:
         raise typer.BadParameter("scoring needs --catalog; --rows goes with --parity")
@@ -421,11 +421,12 @@ def print_overfitting(catalog: str, settings: TrainSettings) -> None:
     console.print(f"one batch of {catalog} was learned by heart; no adapter was written")
 
 
-def print_parity(adapter: str, catalog: str | None, settings: RunSettings, rows: int, out: Path | None) -> None:
+def print_parity(adapter: str, catalog: str | None, settings: RunSettings, rows: int | None, out: Path | None) -> None:
     from enrich.pipeline.comparing import measure_parity
+    from enrich.pipeline.run.parity_gate import PHOTOS
 
     with progress_bars() as progress:
-        record = measure_parity(adapter, catalog, settings, rows, out, progress)
+        record = measure_parity(adapter, catalog, settings, rows or PHOTOS, out, progress)
     console.print(Text(record.summary))
     console.print(f"the same model: adapter {record.adapter}" + (f": {out}" if out else ""))
 

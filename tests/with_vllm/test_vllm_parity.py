@@ -25,7 +25,7 @@ def test_a_run_is_blocked_without_the_adapter_and_goes_on_with_it(tmp_path: Path
     (tmp_path / "bucket").mkdir()
     for number in range(6):
         Image.fromarray(photo(number)).save(tmp_path / "bucket" / f"{number}.png")
-    chosen = settings(tmp_path / "merged", parity_rows=4, max_new_tokens=24, gate=GateSettings(enabled=False))
+    chosen = settings(max_new_tokens=24, gate=GateSettings(enabled=False))
     places = str(tmp_path / "bucket"), str(adapter), str(tmp_path / "out")
     base = tmp_path / "base"  # what would be served if the adapter were forgotten
     save_merged(load_model(TINY_MODEL_PATH, dtype=torch.float32, device="cpu"), adapter, base)

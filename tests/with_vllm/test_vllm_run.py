@@ -28,7 +28,7 @@ def test_a_bucket(tmp_path: Path) -> None:
 
     def run(engine: str) -> pl.DataFrame:
         output = tmp_path / engine
-        chosen = settings(tmp_path / "merged", engine=engine, shard_size=20, gate={"enabled": False})
+        chosen = settings(engine=engine, shard_size=20, gate={"enabled": False})
         record = run_enrichment(RunRequest(str(bucket), str(adapter), str(output), chosen))
         assert (record.state, record.engine) == ("published", engine)
         return pl.read_parquet(output / "products.parquet").sort("image_key")

@@ -80,9 +80,8 @@ def _download_advice(uses: dict[str, StageUse], main: Measured, settings: RunSet
 def _engine_advice(uses: dict[str, StageUse], main: Measured, settings: RunSettings, engine: str) -> str:
     if engine != "vllm":
         return "use the engine vllm on a GPU, or fine-tune with a smaller num_crops"
-    room = "raise engine_in_flight, " if settings.engine_in_flight else ""
     smaller = "" if settings.quantization == "fp8" else "set quantization to fp8, "
-    return f"{room}{smaller}fine-tune with a smaller num_crops, or use more GPUs"
+    return f"{smaller}fine-tune with a smaller num_crops, or use more GPUs"
 
 
 def _render_advice(uses: dict[str, StageUse], main: Measured, settings: RunSettings, engine: str) -> str:

@@ -163,4 +163,4 @@ def cost(settings: RunSettings, seconds: float, photos: int) -> Cost | None:
     if settings.machine_price_per_hour is None or not photos:
         return None
     price = settings.machine_price_per_hour
-    return Cost(price, price * seconds / 3600 / photos * 1000, settings.machine_currency)
+    return Cost(price, price * seconds / 3600 / photos * 1000)

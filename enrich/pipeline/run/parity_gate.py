@@ -22,6 +22,7 @@ from enrich.pipeline.run.state import Run
 from enrich.settings.run import RunSettings
 from enrich.vocabulary import ManifestItem
 
+PHOTOS = 32  # that are compared: enough to meet every arrangement of crops, and a minute of a GPU
 Fetch = Callable[[Iterable[ManifestItem]], Iterator[Fetched]]
 
 
@@ -38,12 +39,12 @@ def start_verified_engine(
         ParityFailed: it is not the same model; nothing was answered.
     """
     settings = run.settings
-    if choose_engine(settings.engine, settings.device) != "vllm" or not settings.parity_rows:
+    if choose_engine(settings.engine, settings.device) != "vllm":
         return start_engine(run.adapter, settings)
     key = f"parity/{'-'.join(_served(run.adapter, settings))}.json"
     if run.output.head(key) is not None:
         return start_engine(run.adapter, settings)
-    requests = first_photos(run, fetch, settings.parity_rows)
+    requests = first_photos(run, fetch, PHOTOS)
     if not requests:  # then there is nothing to answer either
         return start_engine(run.adapter, settings)
     with ExitStack() as stack:

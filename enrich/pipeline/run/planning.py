@@ -43,7 +43,6 @@ class Forecast:
     rate: float | None  # photos a second of the last run; None: there was none
     last_run: str | None
     price_per_hour: float | None  # of the machine
-    currency: str
     warnings: tuple[str, ...]  # one line each
 
     @property
@@ -64,7 +63,7 @@ class Forecast:
         lines.append(f"expected time: {length}, at the {self.rate:.1f} photos a second of run {self.last_run}")
         if self.price_per_hour is not None:
             cost = self.seconds / 3600 * self.price_per_hour
-            lines.append(f"expected cost: {cost:.2f} {self.currency}, at {self.price_per_hour:g} an hour")
+            lines.append(f"expected cost: {cost:.2f}, at {self.price_per_hour:g} an hour")
         return [*lines, *warnings]
 
 
@@ -101,7 +100,6 @@ def forecast(source: Store, output: Store | None, run: RunInfo, request: RunRequ
             rate=last.images_per_second if last else None,
             last_run=last.run.run_id if last else None,
             price_per_hour=settings.machine_price_per_hour,
-            currency=settings.machine_currency,
             warnings=warnings,
         )
 

@@ -49,8 +49,8 @@ def open_workers(run: Run, on_message: OnMessage = unheard) -> Iterator["Workers
         count = min(run.settings.ray.workers or room, len(run.missing_shards()))
         if not count:
             raise UsageError(
-                f"runner ray: no node of the cluster has room for a worker, which takes {_words(needs)}; lower "
-                "ray.cpus, or set ray.workers where nodes are added when they are asked for"
+                f"runner ray: no node of the cluster has room for a worker, which takes {_words(needs)}; add a "
+                "node, or set ray.workers where nodes are added on demand"
             )
         on_message(f"{count} workers on Ray, each with {_words(needs)}")
         workers = Workers(run, count, needs, on_message)
@@ -66,9 +66,8 @@ def find_room(settings: RunSettings, nodes: Sequence[dict[str, Any]]) -> tuple[d
     free = [node["Resources"] for node in nodes if node["Alive"]]
     gpus = [node for node in free if node.get("GPU", 0) >= 1] if settings.device != "cpu" else []
     if not gpus:
-        cpus = settings.ray.cpus or 1
-        return {"num_cpus": cpus}, sum(int(node.get("CPU", 0) // cpus) for node in free)
-    cpus = settings.ray.cpus or max(1, min(CPUS_BESIDE_GPU, *(int(node["CPU"] // node["GPU"]) for node in gpus)))
+        return {"num_cpus": 1}, sum(int(node.get("CPU", 0)) for node in free)
+    cpus = max(1, min(CPUS_BESIDE_GPU, *(int(node["CPU"] // node["GPU"]) for node in gpus)))
     return {"num_cpus": cpus, "num_gpus": 1}, sum(int(min(node["GPU"], node["CPU"] // cpus)) for node in gpus)
 
 

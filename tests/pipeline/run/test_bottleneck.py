@@ -26,13 +26,6 @@ HUNGRY = replace(FULL, engine=60.0, waited=45.0, starved=40.0, queue=1.0)  # cou
         (FULL, {"quantization": "fp8"}, "vllm", "engine", "fine-tune with a smaller num_crops, or use more GPUs"),
         (
             FULL,
-            {"quantization": "fp8", "engine_in_flight": 4},
-            "vllm",
-            "engine",
-            "raise engine_in_flight, fine-tune with a smaller num_crops, or use more GPUs",
-        ),
-        (
-            FULL,
             {},
             "transformers",
             "engine",

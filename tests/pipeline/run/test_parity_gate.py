@@ -33,7 +33,6 @@ SETTINGS = RunSettings(
     engine="vllm",
     device="cpu",
     shard_size=8,
-    parity_rows=3,
     batch_size=3,
     max_new_tokens=12,
     gate=GateSettings(enabled=False),
@@ -84,6 +83,7 @@ class FakeVllm:
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
     fake = FakeVllm()
+    monkeypatch.setattr(parity_gate, "PHOTOS", 3)
     monkeypatch.setattr(parity_gate, "start_engine", fake.start)
     monkeypatch.setattr(parity_gate, "load_engine", fake.reference)
     for module in (comparing, parity_gate, start):
@@ -174,14 +174,6 @@ def test_an_engine_without_the_adapter_is_blocked_until_it_is_mended(
 
     assert record.state == "published"
     assert len(kept(tmp_path)) == 1
-
-
-def test_nothing_is_compared_where_nobody_asks_for_it(places: Places, tmp_path: Path, vllm: FakeVllm) -> None:
-    vllm.broken = True
-
-    run(places, tmp_path, parity_rows=0)
-
-    assert (len(vllm.started), vllm.references, kept(tmp_path)) == (1, 0, [])
 
 
 def test_transformers_is_not_compared_with_itself(
