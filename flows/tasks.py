@@ -208,9 +208,9 @@ def ask(record: RunRecord, output: str) -> None:
             as_subflow=False,
         )
     except ObjectNotFound:
-        get_run_logger().info("there is no deployment %s, so nobody is asked in the UI", DECIDE)
+        get_run_logger().info("no deployment %s: nobody is asked in the UI", DECIDE)
         return
-    assert isinstance(run, FlowRun)  # this is no coroutine's caller
+    assert isinstance(run, FlowRun)  # a coroutine only in async code
     get_run_logger().warning("run=%s state=held: flow run %s waits for a decision", record.run.run_id, run.name)
 
 

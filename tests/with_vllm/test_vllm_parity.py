@@ -1,6 +1,7 @@
 """The gate before an adapter's first run, on the real vLLM: it passes what is right and blocks what is not."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -37,15 +38,16 @@ def test_a_run_is_blocked_without_the_adapter_and_goes_on_with_it(tmp_path: Path
 
     assert "does not serve the model that was trained: photo 0.png, token " in str(caught.value)
     found = json.loads((tmp_path / "out" / "runs" / "night" / "parity.json").read_text())
-    assert (found["rows"], found["same_prompts"], found["ok"]) == (4, 4, False)
+    assert (found["rows"], found["same_prompts"], found["ok"]) == (6, 6, False)
     assert found["same_answers"] < found["rows"]
     assert not list((tmp_path / "out").glob("parity/*"))
 
     record = run_enrichment(RunRequest(*places, chosen, run_id="night"))
 
     assert record.counts["rows"] == 6
+    assert record.versions["vllm"] == version("vllm")
     found = json.loads((tmp_path / "out" / "runs" / "night" / "parity.json").read_text())
-    assert (found["same_prompts"], found["same_answers"], found["ok"]) == (4, 4, True)
+    assert (found["same_prompts"], found["same_answers"], found["ok"]) == (6, 6, True)
     assert found["largest_difference"] < found["largest_allowed"] / 2
     assert len(list((tmp_path / "out").glob("parity/*.json"))) == 1
     assert record.stages is not None

@@ -35,7 +35,7 @@ class _Results:
     missing: Sequence[int]  # shards
     previous: RunStats | None  # of the last published run that was large enough to compare with
     changes: Changes | None  # None: there was no table
-    answered_before: int | None  # photos whose answer stands; counted only where there was nothing to do
+    answered_before: int | None  # photos that keep their answer; counted only where there was nothing to do
     failed_before: dict[str, int]
 
 

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 CPUS_BESIDE_GPU = 4  # decoding takes 20 ms of a core a photo: they feed some 150 photos a second
 START_SECONDS = 1800.0  # without any worker: a node that must be added and an image of some GB take minutes
 STOP_SECONDS = 10.0  # for workers without a shard to remove what they keep on their nodes
-MOST_DEATHS = 2  # of workers over one shard, or while they start: then it is no accident
+MOST_DEATHS = 2  # of workers over one shard, or while they start: then it is not a coincidence
 OBJECT_STORE_BYTES = 100 << 20  # of a Ray of our own, which keeps next to nothing there
 STARTING = -1  # in the place of a shard
 
@@ -73,14 +73,14 @@ def find_room(settings: RunSettings, nodes: Sequence[dict[str, Any]]) -> tuple[d
 
 @dataclass
 class _Hand:
-    """A worker as it is seen from here, and the shard it has."""
+    """A worker, and the shard it has."""
 
     actor: Any
     node: str = ""  # its id
     address: str = "?"  # of the node
     shard: int = STARTING
     photos: int = 0  # of it that are done
-    begun: float = 0.0
+    started: float = 0.0  # time.monotonic()
 
 
 class Workers:
@@ -89,7 +89,7 @@ class Workers:
     def __init__(self, run: Run, count: int, needs: dict[str, int], on_message: OnMessage) -> None:
         self.engine_name = ""
         self._run, self._count, self._needs = run, count, needs
-        self._on_message, self._told = on_message, set[str]()
+        self._on_message, self._messages = on_message, set[str]()
         self._request = replace(
             run.request, images=run.images.uri, output=run.output.uri, run_id=run.info.run_id
         )  # as other nodes can open it
@@ -124,7 +124,7 @@ class Workers:
                     shard, ended = hand.shard, self._hear(ref)
                     if ended == "done":
                         done += self._run.manifest.rows_in([shard])
-                        deadline.last = time.monotonic() - hand.begun
+                        deadline.last = time.monotonic() - hand.started
                     elif ended == "lost":
                         queue.appendleft(shard)
             except EnrichError as error:
@@ -134,7 +134,7 @@ class Workers:
             raise failed
 
     def close(self) -> None:
-        """Stop them: at once where they have a shard, which is not committed then."""
+        """Stop the workers, at once where they have a shard; it is not committed then."""
         with suppress(RayError):
             stopping = [hand.actor.stop.remote() for hand in self._idle]
             if stopping:
@@ -149,11 +149,11 @@ class Workers:
 
     def _hand_out(self, shard: int) -> None:
         hand = self._idle.pop()
-        hand.shard, hand.photos, hand.begun = shard, 0, time.monotonic()
+        hand.shard, hand.photos, hand.started = shard, 0, time.monotonic()
         self._busy[hand.actor.answer.options(num_returns="streaming").remote(shard)] = hand
 
     def _ready(self) -> list[Any]:
-        """The next worker that has something to say, within a second. RunFailed: there is none for too long."""
+        """References of workers that have news, within a second. RunFailed: no worker started for START_SECONDS."""
         silent = time.monotonic() - self._heard_at
         if silent > START_SECONDS and not self._idle and all(hand.shard == STARTING for hand in self._busy.values()):
             raise RunFailed(
@@ -164,7 +164,7 @@ class Workers:
         return list(ready)
 
     def _hear(self, ref: Any) -> Literal["done", "lost"] | None:
-        """Take what a worker says: what became of its shard, once that is decided. Raises what the worker raised."""
+        """Take a worker's news: what became of its shard, once that is known. Raises what the worker raised."""
         hand = self._busy[ref]
         self._heard_at = time.monotonic()
         try:
@@ -197,25 +197,25 @@ class Workers:
     def _welcome(self, hand: _Hand, started: Started) -> None:
         self.engine_name, hand.node, hand.address = started.engine, started.node, started.address
         for line in started.lines:
-            if line not in self._told:  # all say the same where their nodes are alike
-                self._told.add(line)
+            if line not in self._messages:  # all say the same where their nodes are alike
+                self._messages.add(line)
                 self._on_message(line)
 
     def _bury(self, hand: _Hand, error: RayError) -> Literal["done", "lost"] | None:
-        """A worker is gone, or cannot be reached: another takes its place. RunFailed where that is of no use."""
+        """Replace a worker that is gone or cannot be reached. RunFailed if it is the second over the same shard."""
         with suppress(RayError):
             ray.kill(hand.actor)
         gone = [node["NodeID"] for node in ray.nodes() if not node["Alive"]]
         why = f"node {hand.address} is gone" if hand.node in gone else f"node {hand.address}: {_reason(error)}"
         what = "starting" if hand.shard == STARTING else f"shard={hand.shard}"
         logger.warning("run=%s %s lost its worker: %s", self._run.info.run_id, what, why)
-        if hand.node not in gone:  # a node that goes is no sign that the shard is to blame
+        if hand.node not in gone:  # the loss of a node does not blame the shard
             self._deaths[hand.shard] += 1
         if self._deaths[hand.shard] >= MOST_DEATHS:
             of = "while it started" if hand.shard == STARTING else f"over shard {hand.shard}"
             raise RunFailed(
-                f"run {self._run.info.run_id}: {MOST_DEATHS} workers died {of}; {why}; see that the node has memory "
-                "enough, or lower in_flight; the same run id goes on"
+                f"run {self._run.info.run_id}: {MOST_DEATHS} workers died {of}; {why}; give the node "
+                "more memory, or lower in_flight; the same run id continues it"
             )
         self._fill_up()
         if hand.shard == STARTING:
@@ -224,7 +224,7 @@ class Workers:
 
 
 def _reason(error: RayError) -> str:
-    """One line of what Ray says of a worker's end: how its process ended, or the error that kept it from starting."""
+    """One line on why a worker ended: how its process ended, or the error that kept it from starting."""
     text = " ".join(str(error).split())
     found = re.search(r"Worker exit detail: (.*?)(?: Some common causes|$)", text)
     return found[1] if found else str(error).strip().splitlines()[-1]
@@ -257,7 +257,7 @@ def _cluster(settings: RaySettings) -> Iterator[None]:
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UsageError(
-                f"ray.address {address or 'local'}: no Ray to be had there ({reason}); start it with "
+                f"ray.address {address or 'local'}: no Ray there ({reason}); start it with "
                 "`ray start --head`, and this process on one of its nodes"
             ) from error
     try:
@@ -268,7 +268,7 @@ def _cluster(settings: RaySettings) -> Iterator[None]:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Ray sets a handler of SIGTERM, in the place of Prefect's, which lets a cancelled flow end in good order."""
+    """Restore the SIGTERM handler that Ray replaces: Prefect's ends a cancelled flow in good order."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield

@@ -21,14 +21,14 @@ from enrich.pipeline.run.start import join_run
 
 logger = logging.getLogger(__name__)
 
-TELL_SECONDS = 2.0  # between what a worker says of a shard
+NEWS_SECONDS = 2.0  # between two messages of a worker about its shard
 
 Line = tuple[int, str]  # of the log: level and text
 
 
 @dataclass(frozen=True)
 class Started:
-    """What a worker says when it can answer."""
+    """A worker is ready to answer."""
 
     engine: str
     node: str  # its id
@@ -40,7 +40,7 @@ class Worker:
     """Made and called by Ray, one call at a time."""
 
     def __init__(self) -> None:
-        # Decoding processes import the main module anew, which is Ray's here and takes a second and 60 MB each.
+        # Decoding processes import the main module again, which is Ray's here: a second and 60 MB for each of them.
         sys.modules["__main__"] = ModuleType("__main__")
         self._open, self._lines, self._address = ExitStack(), _Lines(), ray.util.get_node_ip_address()
         log = logging.getLogger("enrich")
@@ -67,12 +67,12 @@ class Worker:
         return Started(self._session.engine_name, node, self._address, lines)
 
     def answer(self, shard: int) -> Iterator[tuple[int, list[Line]]]:
-        """Answer and commit a shard; how many of its photos are done, now and then and at the end."""
-        told, answered = time.monotonic(), 0
+        """Answer and commit a shard; yields its photos done and new log lines, every NEWS_SECONDS and at the end."""
+        sent_at, answered = time.monotonic(), 0
         with self._naming_the_node():
             for answered in self._session.answer([shard], Deadline()):
-                if time.monotonic() - told >= TELL_SECONDS:
-                    told = time.monotonic()
+                if time.monotonic() - sent_at >= NEWS_SECONDS:
+                    sent_at = time.monotonic()
                     yield answered, self._lines.take()
         yield answered, self._lines.take()
 
@@ -92,7 +92,7 @@ class Worker:
 
 
 class _Lines(logging.Handler):
-    """Keeps what is logged until it is taken; the last 1,000 lines of a worker that is not heard."""
+    """Keeps the last 1,000 log lines until they are taken."""
 
     def __init__(self) -> None:
         super().__init__()
