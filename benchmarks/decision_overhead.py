@@ -19,7 +19,8 @@ from unittest.mock import patch
 
 from enrich.answers.parse import AnswerMalformed, parse_answer
 from enrich.engines import predictor
-from enrich.pipeline.run import enrichment, records
+from enrich.pipeline.run import enrichment, finish, records
+from enrich.pipeline.run.request import RunRequest
 from enrich.settings.run import GateSettings, RunSettings
 
 wall: dict[str, float] = defaultdict(float)
@@ -71,10 +72,11 @@ def main() -> None:
         with (
             patch.object(predictor, "judge", parse_only),
             patch.object(records, "render_report", timed("report", records.render_report)),
-            patch.object(enrichment, "compare", timed("changes", enrichment.compare)),
+            patch.object(finish, "compare", timed("changes", finish.compare)),
         ):
+            request = RunRequest(str(bucket), arguments.adapter, f"{scratch}/output", settings)
             start, spent = time.perf_counter(), time.process_time()
-            record = enrichment.run_enrichment(str(bucket), arguments.adapter, f"{scratch}/output", settings)
+            record = enrichment.run_enrichment(request)
             total, total_cpu = time.perf_counter() - start, time.process_time() - spent
     print(f"{record.counts['rows']} photos in {total:.1f} s, {total_cpu:.1f} s of CPU in this process\n")
     print("| | calls | wall s | CPU s |\n| --- | ---: | ---: | ---: |")

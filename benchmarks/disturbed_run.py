@@ -25,6 +25,7 @@ from typing import Any
 import boto3.session
 
 from enrich.pipeline.run import enrichment, session
+from enrich.pipeline.run.request import RunRequest
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.run import GateSettings, RunSettings
 from enrich.settings.storage import S3Settings
@@ -128,7 +129,7 @@ def run(images: str, output: str, adapter: str, seconds: float) -> None:
     )
     started = time.perf_counter()
     try:
-        enrichment.run_enrichment(images, adapter, output, settings, run_id="night")
+        enrichment.run_enrichment(RunRequest(images, adapter, output, settings, run_id="night"))
     finally:
         print(f"seconds {time.perf_counter() - started}")
 

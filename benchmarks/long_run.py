@@ -61,13 +61,14 @@ def run_job(folder: Path, options: argparse.Namespace) -> None:
     from enrich.output.history import read_shards
     from enrich.photos.fetch import fetcher
     from enrich.pipeline.run.deadline import Deadline
-    from enrich.pipeline.run.session import Session, answer_shards
+    from enrich.pipeline.run.session import Session
     from enrich.settings.run import RunSettings
     from enrich.storage import open_store
 
     settings = RunSettings(
-        engine="vllm", device=options.device, max_num_seqs=options.max_num_seqs, decode_processes=options.decoders,
-        gpu_memory_utilization=0.2,  # the model is tiny, and something else may run there
+        engine="vllm", device=options.device, decode_processes=options.decoders,
+        # The model is tiny, and something else may run there.
+        vllm={"max_num_seqs": options.max_num_seqs, "gpu_memory_utilization": 0.2},
     )  # fmt: skip
     arguments = {**engine_arguments(settings, *device_and_dtype(options.device)), "model": str(folder / "model")}
     processor = load_processor(folder / "model")
@@ -82,7 +83,7 @@ def run_job(folder: Path, options: argparse.Namespace) -> None:
     started = time.monotonic()
     with fetcher(source, settings, run.adapter.preparation) as fetch:
         session = Session(run, "vllm", answerer, fetch, engine.clock, "benchmark")
-        for done in answer_shards(session, run.manifest.shards, Deadline()):
+        for done in session.answer(run.manifest.shards, Deadline()):
             while marks and done >= marks[0]:
                 used = memory(engine)
                 rate = done / (time.monotonic() - started)

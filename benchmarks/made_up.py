@@ -158,11 +158,13 @@ def begin_run(source: Any, target: Any, model: Path, settings: Any) -> Any:
     from enrich.engines.adapter import Adapter
     from enrich.output.run_record import RunInfo
     from enrich.pipeline.run.planning import plan_run
+    from enrich.pipeline.run.request import RunRequest
     from enrich.pipeline.run.state import Run
 
     how, calibration = preparation(model), Calibration.uncalibrated()
     adapter = Adapter(model, "0" * 16, str(model), None, how, (), prompt(), calibration)
     now = datetime.now(UTC)
     info = RunInfo("benchmark", now, source.uri, "0" * 16, adapter.base, adapter.id, "1", settings.shard_size)
-    manifest = plan_run(source, target, info, settings, None, None, lambda *told: None)
-    return Run(source, target, adapter, str(adapter.path), settings, manifest, now)
+    request = RunRequest(source.uri, str(model), target.uri, settings)
+    manifest = plan_run(source, target, info, request, lambda *told: None)
+    return Run(request, source, target, adapter, manifest, now)

@@ -37,7 +37,7 @@ class Bench:
         }  # fmt: skip
         if not options.tiny:  # so that one engine takes photos of 16 crops too
             self.arguments["mm_processor_kwargs"] = {"num_crops": 16}
-        self.in_flight = self.settings.engine_in_flight or self.arguments["max_num_seqs"] * 5 // 4
+        self.in_flight = self.arguments["max_num_seqs"] * 5 // 4
         self.processor = load_processor(options.folder / "model")
         self.processor.image_processor.num_crops = 1 if options.tiny else 16
         start = partial(EngineProcess, self.arguments, cpu=options.tiny)

@@ -13,7 +13,7 @@ the CPU time of the process that leads the run: it hardly changes with what else
 import argparse
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -83,8 +83,8 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
 
 
 def run(way: str, images: Path, adapter: str, output: Path, shard_size: int) -> None:
-    from enrich.pipeline.run import ray_runner, runner
-    from enrich.pipeline.run.enrichment import run_enrichment
+    from enrich.pipeline.run import enrichment, ray_runner
+    from enrich.pipeline.run.request import RunRequest
     from enrich.settings.run import GateSettings, RaySettings, RunSettings
     from flows.enrich_catalog import enrich_catalog
 
@@ -92,9 +92,12 @@ def run(way: str, images: Path, adapter: str, output: Path, shard_size: int) -> 
         engine="transformers", device="cpu", shard_size=shard_size, gate=GateSettings(enabled=False),
         runner="ray" if "ray" in way else "inline", ray=RaySettings(workers=1),
     )  # fmt: skip
-    enrich: Callable[..., Any] = enrich_catalog if "prefect" in way else run_enrichment
-    with patch.object(runner, "open_session", at_once), patch.object(ray_runner, "Worker", fake_worker()):
-        enrich(images=str(images), adapter=adapter, output=str(output), settings=settings)
+    places = str(images), adapter, str(output)
+    with patch.object(enrichment, "open_session", at_once), patch.object(ray_runner, "Worker", fake_worker()):
+        if "prefect" in way:
+            enrich_catalog(*places, settings=settings)
+        else:
+            enrichment.run_enrichment(RunRequest(*places, settings))
 
 
 @contextmanager
@@ -126,14 +129,14 @@ def at_once(run: Any, *_: Any, **__: Any) -> Iterator[Any]:
 
 def fake_worker() -> Any:
     """Ray's worker with `at_once` in its process."""
-    from enrich.pipeline.run.ray_worker import Job, Started, Worker
+    from enrich.pipeline.run.ray_worker import Started, Worker
 
     class FakeWorker(Worker):
-        def start(self, job: Job) -> Started:
+        def start(self, *job: Any) -> Started:
             from enrich.pipeline.run import ray_worker
 
             ray_worker.open_session = at_once  # type: ignore[assignment]
-            return super().start(job)
+            return super().start(*job)
 
     return FakeWorker
 

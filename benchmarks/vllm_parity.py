@@ -10,6 +10,7 @@ explains it. Results of a run: vllm_parity.md beside this file.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 import time
@@ -46,10 +47,10 @@ def main() -> None:
     parser.add_argument("--fp8", action="store_true", help="compare fp8 with merged, in place of LoRA")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        cache = str(Path(folder) / "merged")
+        os.environ["ENRICH_CACHE"] = folder
         adapter = read_adapter(options.adapter or make_adapter(Path(folder)))
         requests = list(pages(adapter, options.photos))
-        merged = {"engine": "vllm", "merged_cache": cache}
+        merged = {"engine": "vllm"}
         ways = {"transformers, merged": {"engine": "transformers"}, "vLLM, merged": merged}
         if options.fp8:
             ways["vLLM, fp8 cache"] = {**merged, "kv_cache_dtype": "fp8"}
@@ -83,7 +84,7 @@ def pages(adapter: Adapter, count: int) -> Iterator[Request]:
 
 
 def answer(adapter: Adapter, way: dict[str, Any], requests: list[Request]) -> dict[str, Completion]:
-    engine = start_engine(adapter, RunSettings(max_num_seqs=16, gpu_memory_utilization=0.5, **way))
+    engine = start_engine(adapter, RunSettings(vllm={"max_num_seqs": 16, "gpu_memory_utilization": 0.5}, **way))
     started = time.perf_counter()
     found = {completion.id: completion for completion in engine.complete(requests)}
     print(f"{way}: {len(found) / (time.perf_counter() - started):.1f} photos/s", file=sys.stderr)

@@ -191,7 +191,7 @@ def whole_job(bench: Bench, bucket: str, output: str) -> dict[str, float]:
     from enrich.output.history import read_shards
     from enrich.photos.fetch import fetcher
     from enrich.pipeline.run.deadline import Deadline
-    from enrich.pipeline.run.session import Session, answer_shards
+    from enrich.pipeline.run.session import Session
     from enrich.storage import open_store
 
     bench.engine._free = sampling(stop_ids(bench.processor), 64)
@@ -203,7 +203,7 @@ def whole_job(bench: Bench, bucket: str, output: str) -> dict[str, float]:
             run = begin_run(source, target, model, bench.settings)
             answerer = Answerer(bench.engine, bench.engine.tokens, run.adapter.calibration, bench.settings.review)
             session = Session(run, "vllm", answerer, fetch, bench.engine.clock, "benchmark")
-            for _ in answer_shards(session, run.manifest.shards, Deadline()):
+            for _ in session.answer(run.manifest.shards, Deadline()):
                 pass
     counts = read_shards(target, run.info)["status"].value_counts().sort("status").rows()
     print(f"rows: {dict(counts)}", flush=True)

@@ -183,7 +183,7 @@ def score(
     """Score an adapter on a catalog: the test split of the one it was made from, every row of any other."""
     settings = load_settings(RunSettings, config, "score", engine=engine, base=base)
     if parity:
-        print_parity(adapter, catalog, settings, rows or settings.parity_rows or 32, out)
+        print_parity(adapter, catalog, settings, rows, out)
         return
     if catalog is None or rows is not None:
         raise typer.BadParameter("scoring needs --catalog; --rows goes with --parity")
@@ -247,24 +247,21 @@ def run(
 ) -> None:
     """Enrich what is new or changed in a bucket, and publish products.parquet."""
     settings = load_settings(RunSettings, config, "run", engine=engine, base=base)
+    from enrich.pipeline.run import start
     from enrich.pipeline.run.enrichment import run_enrichment
-    from enrich.pipeline.run.opening import foresee_run
     from enrich.pipeline.run.records import held_back
+    from enrich.pipeline.run.request import RunRequest
 
+    seconds = None if deadline is None else parse_duration(deadline).total_seconds()
+    request = RunRequest(images, adapter, output, settings, run_id, limit, inventory, seconds)
     if dry_run:
         with progress_bars() as progress:
-            foreseen = foresee_run(
-                images, adapter, output, settings, limit=limit, inventory=inventory, progress=progress
-            )
-        for line in foreseen.lines():
+            forecast = start.dry_run(request, progress)
+        for line in forecast.lines():
             console.print(line)
         return
     with progress_bars() as progress:
-        record = run_enrichment(
-            images, adapter, output, settings, run_id=run_id, limit=limit, inventory=inventory, progress=progress,
-            deadline=None if deadline is None else parse_duration(deadline).total_seconds(),
-            announce=lambda line: console.print(Text(line)),
-        )  # fmt: skip
+        record = run_enrichment(request, progress, on_message=lambda line: console.print(Text(line)))
     print_record(record, output)
     if record.state == "held":
         raise held_back(record, output)
@@ -424,11 +421,12 @@ def print_overfitting(catalog: str, settings: TrainSettings) -> None:
     console.print(f"one batch of {catalog} was learned by heart; no adapter was written")
 
 
-def print_parity(adapter: str, catalog: str | None, settings: RunSettings, rows: int, out: Path | None) -> None:
+def print_parity(adapter: str, catalog: str | None, settings: RunSettings, rows: int | None, out: Path | None) -> None:
     from enrich.pipeline.comparing import measure_parity
+    from enrich.pipeline.run.parity_gate import PHOTOS
 
     with progress_bars() as progress:
-        record = measure_parity(adapter, catalog, settings, rows, out, progress)
+        record = measure_parity(adapter, catalog, settings, rows or PHOTOS, out, progress)
     console.print(Text(record.summary))
     console.print(f"the same model: adapter {record.adapter}" + (f": {out}" if out else ""))
 

@@ -1,11 +1,10 @@
-"""What a run shows in Prefect's UI: progress while it runs, then numbers, photos and where the report lies.
+"""What a run shows in Prefect's UI: progress while it runs, then numbers, photos and a link to the report.
 
-What a model or a file name says is untrusted text: it is escaped before it becomes Markdown.
+Answers and file names are untrusted text: they are escaped before they become Markdown.
 """
 
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,33 +28,38 @@ from enrich.storage import is_s3
 EVERY_SECONDS = 5.0  # between updates of the progress
 
 
-def show_progress(also: Callable[[str, int, int], object], every_seconds: float = EVERY_SECONDS) -> Progress:
-    """A `Progress` that keeps the flow run's artifact `progress` up to date, beside `also`.
+class ProgressArtifact:
+    """A `Progress` that keeps the flow run's artifact `progress` up to date, and calls `also`.
 
-    Updates are sent from a thread and left out where the last one is still under way: a server that is slow or away
-    holds nothing up and fails nothing.
+    Updates are sent from a thread, and dropped while the last one is on its way: a server that is slow or away delays
+    nothing and fails nothing.
     """
-    sender = ThreadPoolExecutor(1, thread_name_prefix="progress")
-    artifact, sent, sending = None, 0.0, None
-    kind, began, first = "", 0.0, 0
 
-    def tell(what: str, done: int, total: int) -> None:
-        nonlocal artifact, sent, sending, kind, began, first
-        also(what, done, total)
-        now = time.monotonic()
-        if what.partition(",")[0] != kind:
-            kind, began, first = what.partition(",")[0], now, done
+    def __init__(self, also: Progress, every_seconds: float = EVERY_SECONDS) -> None:
+        self._also, self._every_seconds = also, every_seconds
+        self._sender = ThreadPoolExecutor(1, thread_name_prefix="progress")
+        self._artifact: Any = None  # its id at the server
+        self._sent_at = 0.0
+        self._sending: Future[None] | None = None
+        self._kind, self._kind_since, self._kind_from = "", 0.0, 0  # of work, with time and count at its start
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        self._also(what, done, total)
+        now, kind = time.monotonic(), what.partition(",")[0]
+        if kind != self._kind:
+            self._kind, self._kind_since, self._kind_from = kind, now, done
+        seconds = now - self._kind_since
+        line = describe_progress(what, done, total, (done - self._kind_from) / seconds if seconds else 0.0)
         share = 100 * done / total if total else 0.0
-        line = describe_progress(what, done, total, (done - first) / (now - began) if now > began else 0.0)
-        if artifact is None:
+        if self._artifact is None:
             with suppress(Exception):
-                artifact = create_progress_artifact(share, key="progress", description=line)
-                sent = now
-            return
-        if done == total or (now - sent >= every_seconds and (sending is None or sending.done())):
-            sent, sending = now, sender.submit(_send, artifact, share, line)
+                self._artifact = create_progress_artifact(share, key="progress", description=line)
+                self._sent_at = now
+        elif done == total or (now - self._sent_at >= self._every_seconds and self._is_idle()):
+            self._sent_at, self._sending = now, self._sender.submit(_send, self._artifact, share, line)
 
-    return tell
+    def _is_idle(self) -> bool:
+        return self._sending is None or self._sending.done()
 
 
 def _send(artifact: Any, share: float, line: str) -> None:
@@ -99,7 +103,7 @@ def show_run(record: RunRecord, output: str, settings: RunSettings) -> None:
 
 
 def counts(record: RunRecord) -> list[dict[str, Any]]:
-    """Photos of a run by why they were done and by what became of them."""
+    """Photos of a run by reason and by outcome."""
     reasons = [("why they were done", reason, count) for reason, count in record.by_reason.items()]
     kinds = [("failed with", kind, count) for kind, count in record.by_error_kind.items()]
     ended = [("outcome", name, record.counts[name]) for name in ("ok", "failed")]
@@ -110,5 +114,5 @@ def counts(record: RunRecord) -> list[dict[str, Any]]:
 
 
 def location(uri: str) -> str:
-    """A URI with a scheme, without a slash at its end: an asset's key, a link's target."""
+    """A URI with a scheme, without a slash at its end, as a link's target."""
     return uri.rstrip("/") if is_s3(uri) else Path(uri).absolute().as_uri()

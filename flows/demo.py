@@ -1,4 +1,4 @@
-"""The whole story in one folder, with the tiny base and no GPU, network or Prefect server: `python -m flows.demo`."""
+"""From catalog to products.parquet in one folder: `python -m flows.demo`. Needs no GPU, network or Prefect server."""
 
 import atexit
 import importlib
@@ -12,7 +12,7 @@ from typing import Any
 
 from flows.home import own_server
 
-if __name__ == "__main__":  # above the imports below: Prefect and others read the environment while they are imported
+if __name__ == "__main__":  # before the imports below: Prefect and others read the environment while they are imported
     from enrich.console import quiet_libraries
     from enrich.storage.scratch import Scratch
 
@@ -23,7 +23,7 @@ if __name__ == "__main__":  # above the imports below: Prefect and others read t
     os.environ |= own_server(_home.path)
     os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "300"  # a first start takes a minute
     os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"  # what is to be said is said here
-    # Each decoding process imports this module anew, and is to do so without Prefect and torch.
+    # Each decoding process imports this module again, without Prefect and torch.
     sys.modules["__main__"] = ModuleType("__main__")
     sys.exit(importlib.import_module("flows.demo").main())
 
@@ -35,6 +35,7 @@ from enrich.errors import EnrichError, UsageError
 from enrich.output.run_record import RunRecord
 from enrich.pipeline.finetuning import Finetuned
 from enrich.pipeline.run.records import held_back
+from enrich.pipeline.run.request import RunRequest
 from enrich.settings.models import TINY_MODEL
 from flows import tasks
 from flows.enrich_catalog import enrich
@@ -52,13 +53,13 @@ def demo(folder: str = "demo") -> tuple[Finetuned, dict[str, Any], RunRecord]:
         tasks.sample(catalog, bucket, SAMPLE, progress)
         done = tasks.train(catalog, adapter, TRAINING.settings(TINY_MODEL), progress)
         holdout = tasks.score_unlike(adapter, catalog, f"{folder}/{SHEET}", RUN, progress)
-        record = enrich(bucket, adapter, output, RUN, progress=progress)
+        record = enrich(RunRequest(bucket, adapter, output, RUN), progress)
     return done, holdout, record
 
 
 def main(folder: str = "demo") -> int:
-    """Run the demo and print its scores and where things lie. The exit codes are those of `enrich`."""
-    # Of photos that fail, as the hostile ones do, the record tells by kind at the end, and the report by name.
+    """Run the demo and print its scores and where the results are. The exit codes are those of `enrich`."""
+    # Hostile photos fail: the record counts them by kind at the end, and the report names them.
     logging.getLogger("enrich.pipeline.run.session").setLevel(logging.ERROR)
     try:
         make_room(Path(folder))

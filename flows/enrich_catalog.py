@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,8 +15,8 @@ from enrich.output.run_record import RunRecord
 from enrich.pipeline.progress import Progress
 from enrich.pipeline.run.deadline import Deadline
 from enrich.pipeline.run.records import held_back
+from enrich.pipeline.run.request import RunRequest
 from enrich.pipeline.run.state import Run
-from enrich.settings.run import RunSettings
 from flows import tasks
 from flows.parameters import RUN, Adapter, HoursAtMost, Inventory, Limit, Output, Photos, RunForm, RunId
 
@@ -48,40 +49,26 @@ def enrich_catalog(
         deadline: Stop after so many hours and publish what is done; the next run does the rest.
         settings: Engine, sizes and limits.
     """
-    record = enrich(
-        images, adapter, output, settings, run_id=run_id, limit=limit, inventory=inventory, deadline=deadline
-    )
-    return ending(record, output)
+    seconds = None if deadline is None else deadline * 3600
+    request = RunRequest(images, adapter, output, settings, run_id, limit, inventory, seconds)
+    return ending(enrich(request), output)
 
 
-def enrich(
-    images: str,
-    adapter: str,
-    output: str,
-    settings: RunSettings,
-    *,
-    run_id: str | None = None,
-    limit: int | None = None,
-    inventory: str | None = None,
-    deadline: float | None = None,
-    progress: Progress | None = None,
-) -> RunRecord:
-    """The tasks of one run, within the flow that calls. `deadline` in hours from now."""
-    run_id = run_id or tasks.own_run_id(adapter)
-    until = Deadline.after(None if deadline is None else deadline * 3600)
-    with ExitStack() as stack, tags(f"run:{run_id}"):
-        run = tasks.plan(stack, images, adapter, output, settings, run_id, limit, inventory, progress)
-        _answer_missing(run, until, progress)
-        record = tasks.publish(run, until)
-        tasks.report(record, output, settings)
-        if record.state == "published":
-            tasks.made(f"{output}/products.parquet", [images, adapter], run_id=run_id, **record.counts)
-        elif record.state == "held":
-            tasks.ask(record, output)
+def enrich(request: RunRequest, progress: Progress | None = None) -> RunRecord:
+    """The tasks of one run, within the flow that calls; a request without a run id gets the flow run's own."""
+    deadline = Deadline.after(request.deadline)
+    request = replace(request, run_id=request.run_id or tasks.own_run_id(request.adapter))
+    with ExitStack() as stack, tags(f"run:{request.run_id}"):
+        run = tasks.plan(stack, request, progress)
+        _answer_missing(run, deadline, progress)
+        record = tasks.publish(run)
+        tasks.report(record, request.output, request.settings)
+        if record.state == "held":
+            tasks.ask(record, request.output)
     return record
 
 
-def _answer_missing(run: Run, until: Deadline, progress: Progress | None) -> None:
+def _answer_missing(run: Run, deadline: Deadline, progress: Progress | None) -> None:
     """Answer every shard that is not committed yet, as long as there is time."""
     # Ray spreads the shards that it is given, so it gets all of them at once.
     groups = shard_groups(run.missing_shards(), most=1 if run.settings.runner == "ray" else MOST_GROUPS)
@@ -89,21 +76,21 @@ def _answer_missing(run: Run, until: Deadline, progress: Progress | None) -> Non
         return
     with ExitStack() as stack:
         runner = tasks.start(stack, run, progress)
-        tell = progress or tasks.watched()
+        on_progress = progress or tasks.watched()
         for group in groups:
-            if until.passed():
+            if deadline.passed():
                 return
             limited = tasks.answer.with_options(
-                timeout_seconds=tasks.patience(runner.engine_name, run.manifest.rows_in(group))
+                timeout_seconds=tasks.answer_timeout(runner.engine_name, run.manifest.rows_in(group))
             )
-            limited(run, runner.answer, group, until, tell)
+            limited(run, runner.answer, group, deadline, on_progress)
 
 
 def shard_groups(shards: Sequence[int], most: int = MOST_GROUPS, least: int = LEAST_SHARDS) -> list[list[int]]:
     """`shards` in order, in at most `most` groups whose sizes differ by one at most; of `least` shards, if there are.
 
-    Each group is a task run. Prefect's SQLite server drops events of bursts of some thousands, and 500 are as many
-    lines as anybody reads. The engine runs dry where a group ends: 2 seconds or so, of 40 for a shard on a large GPU.
+    Each group is a task run. Prefect's SQLite server drops events in bursts of some thousands, and 500 are as many
+    lines as anybody reads. The engine runs dry at the end of a group: about 2 s, of 40 s for a shard on a large GPU.
     """
     count = min(most, math.ceil(len(shards) / least))
     bounds = [len(shards) * index // count for index in range(count + 1)] if count else []

@@ -6,7 +6,8 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from enrich.pipeline.standing import read_metrics
+from enrich.pipeline.adapter_cache import read_metrics
+from enrich.pipeline.run.request import RunRequest
 from enrich.scores.worth import judge_worth
 from flows import tasks
 from flows.enrich_catalog import ending, enrich
@@ -48,7 +49,7 @@ def nightly(
         images: Product photos: a directory or s3://bucket/prefix.
         output: Where the tables go: a directory or s3://bucket/prefix, apart from the photos.
         adapters: Where adapters are kept, one for each state of the catalog and each way to train.
-        adapter: An adapter that somebody made elsewhere; it serves as long as the catalog and the training are its own.
+        adapter: An adapter that was made elsewhere; it serves while catalog and training settings stay the same.
         model: Hub id or directory of a Phi-3-vision, or auto: the full size on a GPU, the tiny one without.
         limit: Stop the plan after so many photos; the next night takes the others.
         deadline: Stop the enrichment after so many hours and publish what is done; the next night does the rest.
@@ -58,16 +59,16 @@ def nightly(
     if later := tasks.superseded():
         return Completed(name="Skipped", message=f"{later} was due later and is due too; it does what this one would")
     train_settings = training.settings(model)
-    standing = tasks.find_adapter(catalog, adapters, train_settings, adapter)
-    if not standing.current:
-        done = tasks.train(catalog, standing.uri, train_settings)
-        tasks.made(standing.uri, [catalog], adapter=done.adapter)
-    worth = judge_worth(read_metrics(standing.uri))
+    found = tasks.find_adapter(catalog, adapters, train_settings, adapter)
+    if not found.ready:
+        tasks.train(catalog, found.uri, train_settings)
+    worth = judge_worth(read_metrics(found.uri))
     if worth.state == "weak" and settings.gate.enabled and not settings.gate.allow_weak_adapter:
         # Every night would answer the whole bucket for a table that is held back.
         return Completed(
             name="Held",
-            message=f"adapter {standing.uri}: {worth.text}; nothing was enriched: train it better, or set "
+            message=f"adapter {found.uri}: {worth.text}; nothing was enriched: train it better, or set "
             "gate.allow_weak_adapter if this is right",
         )
-    return ending(enrich(images, standing.uri, output, settings, limit=limit, deadline=deadline), output)
+    seconds = None if deadline is None else deadline * 3600
+    return ending(enrich(RunRequest(images, found.uri, output, settings, limit=limit, deadline=seconds)), output)

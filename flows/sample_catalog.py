@@ -19,5 +19,4 @@ def sample_catalog(
         bucket: Where the unlabelled photos go, hostile files among them.
         settings: How many, and from which seed; the same settings make the same bytes.
     """
-    summary = tasks.sample(catalog, bucket, settings)
-    tasks.made(catalog, [], products=summary.products, seed=settings.seed)
+    tasks.sample(catalog, bucket, settings)

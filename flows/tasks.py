@@ -2,15 +2,12 @@
 
 import hashlib
 import logging
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from prefect import get_run_logger, runtime, task
-from prefect.assets import Asset, add_asset_metadata, materialize
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
@@ -21,33 +18,35 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_LOGGING_EXTRA_LOGGERS
 from prefect.tasks import Task, exponential_backoff
-from prefect.types.names import RESTRICTED_ASSET_CHARACTERS
 
 from enrich.errors import EnrichError, ParityFailed, UsageError
 from enrich.output.run_record import RunRecord
+from enrich.pipeline import adapter_cache
 from enrich.pipeline.finetuning import Finetuned, finetune
 from enrich.pipeline.progress import Progress, logged
 from enrich.pipeline.releasing import publish_held
 from enrich.pipeline.run.bottleneck import describe_stages
 from enrich.pipeline.run.deadline import Deadline
-from enrich.pipeline.run.enrichment import finish_run
-from enrich.pipeline.run.opening import open_run
+from enrich.pipeline.run.enrichment import open_runner
+from enrich.pipeline.run.finish import finish_run
 from enrich.pipeline.run.records import last_run_id, read_record
-from enrich.pipeline.run.runner import Runner, open_runner
+from enrich.pipeline.run.request import RunRequest
+from enrich.pipeline.run.start import start_run
 from enrich.pipeline.run.state import Run
-from enrich.pipeline.standing import StandingAdapter, find_standing, read_metrics
 from enrich.settings.catalog import SampleSettings
 from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
 from enrich.storage import open_store
-from flows.artifacts import location, show_progress, show_run, show_scores
+from flows.artifacts import ProgressArtifact, show_run, show_scores
 
 if TYPE_CHECKING:
+    from enrich.pipeline.run.ray_runner import Workers
+    from enrich.pipeline.run.session import Session
     from sample.generate import SampleSummary
 
 
 class OneLine(logging.Filter):
-    """Logs of runs tell in one line what a user can act on; tracebacks are left to errors that nobody foresaw."""
+    """Errors that a user can act on are one line in the logs of runs; unforeseen ones keep their traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], EnrichError):
@@ -69,11 +68,11 @@ def worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -
 PUBLISHERS = "enrich-publish"  # a limit of the server, made by deployments/apply.py
 DECIDE = "release-held/release-held"  # the deployment that asks a person
 
-# Seconds after which a task is taken for hung, and tried again: many times what each has ever taken.
+# Seconds after which a task is considered hung, and is retried: many times what each has ever taken.
 QUICK, SLOW, TRAINING = 1800.0, 4 * 3600.0, 7 * 24 * 3600.0
-PHOTO = {"vllm": 2.0}  # a photo, beside QUICK; 60 with the transformers engine, which may have no GPU
+PHOTO = {"vllm": 2.0}  # for each photo, added to QUICK; 60 with the transformers engine, which may have no GPU
 
-# 10, 20 and 40 seconds, half as much again at most. Nothing is cached or stored: what is done lies in the output.
+# 10, 20 and 40 seconds, plus at most half of that. Nothing is cached or stored: the output has what is done.
 RETRIED: dict[str, Any] = {
     "retries": 3,
     "retry_delay_seconds": exponential_backoff(10),
@@ -93,13 +92,15 @@ def sample(out: str, bucket: str | None, settings: SampleSettings, progress: Pro
 
 
 @task(name="find adapter", task_run_name="find adapter", timeout_seconds=SLOW, **RETRIED)
-def find_adapter(catalog: str, adapters: str, settings: TrainSettings, in_use: str | None = None) -> StandingAdapter:
-    """Where the adapter for the catalog as it is now is, and whether it is there already; its scores if it is."""
-    standing = find_standing(catalog, adapters, settings, in_use)
-    get_run_logger().info("adapter %s: %s", standing.uri, "stands" if standing.current else "to be made")
-    if standing.current and (metrics := read_metrics(standing.uri)):
-        show_scores(metrics, f"Adapter at {standing.uri}")
-    return standing
+def find_adapter(
+    catalog: str, adapters: str, settings: TrainSettings, in_use: str | None = None
+) -> adapter_cache.CachedAdapter:
+    """The adapter for the catalog as it is now, or where it is to be written; shows its scores if it is there."""
+    found = adapter_cache.find_adapter(catalog, adapters, settings, in_use)
+    get_run_logger().info("adapter %s: %s", found.uri, "ready" if found.ready else "to be made")
+    if found.ready and (metrics := adapter_cache.read_metrics(found.uri)):
+        show_scores(metrics, f"Adapter at {found.uri}")
+    return found
 
 
 @task(name="fine-tune", task_run_name="fine-tune", timeout_seconds=TRAINING, **RETRIED)
@@ -123,23 +124,9 @@ def score_unlike(
 
 
 @task(name="plan", task_run_name="plan", timeout_seconds=SLOW, **RETRIED)
-def plan(
-    stack: ExitStack,
-    images: str,
-    adapter: str,
-    output: str,
-    settings: RunSettings,
-    run_id: str | None,
-    limit: int | None,
-    inventory: str | None = None,
-    progress: Progress | None = None,
-) -> Run:
-    """The run: a new one, or the one that `run_id` names. Its files are at hand until `stack` is closed."""
-    opened = open_run(
-        images, adapter, output, settings, run_id=run_id, limit=limit, inventory=inventory,
-        progress=progress or _to_log(),
-    )  # fmt: skip
-    run = stack.enter_context(opened)
+def plan(stack: ExitStack, request: RunRequest, progress: Progress | None = None) -> Run:
+    """The run: a new one, or the one that `request.run_id` names. Its files are at hand until `stack` is closed."""
+    run = stack.enter_context(start_run(request, progress or _to_log()))
     for line in run.warnings:
         get_run_logger().warning(line)
     get_run_logger().info("run=%s photos=%d shards=%d", run.info.run_id, run.manifest.rows, len(run.manifest.shards))
@@ -147,7 +134,7 @@ def plan(
 
 
 @task(name="start engine", task_run_name="start engine", timeout_seconds=SLOW, **RETRIED)
-def start(stack: ExitStack, run: Run, progress: Progress | None = None) -> Runner:
+def start(stack: ExitStack, run: Run, progress: Progress | None = None) -> "Session | Workers":
     """Engines and decoding processes, here or on Ray, stopped when `stack` is closed."""
     return stack.enter_context(open_runner(run, progress or _to_log(), get_run_logger().info))
 
@@ -165,29 +152,29 @@ def answer(
     deadline: Deadline,
     progress: Progress | None = None,
 ) -> None:
-    """Answer and commit `shards`; a retry does those that are not committed yet. `progress` tells of the whole run."""
-    tell = progress or _to_log()
+    """Answer and commit `shards`; a retry does those that are not committed yet. `progress` is of the whole run."""
+    on_progress = progress or _to_log()
     missing, total = run.missing_shards(), run.manifest.rows
     done = total - run.manifest.rows_in(missing)
     todo = sorted(set(shards).intersection(missing))
     answered, wanted = 0, run.manifest.rows_in(todo)
     for answered in answer_all(todo, deadline):
-        tell("photos", done + answered, total)
+        on_progress("photos", done + answered, total)
     if answered < wanted:
         left = total - done - answered
         get_run_logger().info("stopped at its deadline: %d of %d photos are left", left, total)
 
 
-def patience(engine: str, photos: int) -> float:
-    """Seconds after which the answering of so many photos is taken for hung."""
+def answer_timeout(engine: str, photos: int) -> float:
+    """Seconds after which answering so many photos is considered hung."""
     return QUICK + PHOTO.get(engine, 60.0) * photos
 
 
 @task(name="publish", task_run_name="publish", timeout_seconds=SLOW, **RETRIED)
-def publish(run: Run, deadline: Deadline) -> RunRecord:
+def publish(run: Run) -> RunRecord:
     """Judge the run, fold it into products.parquet unless it is held back, and write its report and run.json."""
     with concurrency(PUBLISHERS):
-        record = finish_run(run, partly=deadline.set)
+        record = finish_run(run)
     get_run_logger().info("run=%s state=%s %s", run.info.run_id, record.state, _counted(record))
     if record.stages:
         get_run_logger().info(describe_stages(record.stages))
@@ -209,24 +196,6 @@ def report(record: RunRecord, output: str, settings: RunSettings) -> None:
     show_run(record, output, settings)
 
 
-# Assets of Prefect: who made what from what, as events. Their keys are known when a run knows its places.
-@materialize("file:///placeholder", name="register", task_run_name="register {uri}", timeout_seconds=QUICK, **RETRIED)
-def register(uri: str, facts: dict[str, Any]) -> None:
-    """Tell Prefect that what lies at `uri` was made anew; call it through `made`."""
-    add_asset_metadata(asset_key(uri), facts)
-
-
-def made(uri: str, of: Sequence[str], **facts: Any) -> None:
-    """Register `uri` as made from what lies at the places `of`."""
-    sources: list[str | Asset] = [asset_key(place) for place in of]
-    register.with_options(assets=[asset_key(uri)], asset_deps=sources)(uri, facts)
-
-
-def asset_key(uri: str) -> str:
-    """`uri` as the key of an asset, which holds no blanks, percent signs and the like: underscores in their place."""
-    return re.sub("|".join(map(re.escape, RESTRICTED_ASSET_CHARACTERS)), "_", unquote(location(uri)))
-
-
 @task(name="ask", task_run_name="ask", timeout_seconds=QUICK, **RETRIED)
 def ask(record: RunRecord, output: str) -> None:
     """Start the flow run in which a person decides on a run that was held back; once for each run."""
@@ -239,9 +208,9 @@ def ask(record: RunRecord, output: str) -> None:
             as_subflow=False,
         )
     except ObjectNotFound:
-        get_run_logger().info("there is no deployment %s, so nobody is asked in the UI", DECIDE)
+        get_run_logger().info("no deployment %s: nobody is asked in the UI", DECIDE)
         return
-    assert isinstance(run, FlowRun)  # this is no coroutine's caller
+    assert isinstance(run, FlowRun)  # a coroutine only in async code
     get_run_logger().warning("run=%s state=held: flow run %s waits for a decision", record.run.run_id, run.name)
 
 
@@ -289,8 +258,8 @@ def _counted(record: RunRecord) -> str:
 
 
 def watched() -> Progress:
-    """Told to the log of the run that is under way, and to its artifact `progress`."""
-    return show_progress(_to_log())
+    """For the log of the current run and its artifact `progress`."""
+    return ProgressArtifact(_to_log())
 
 
 def _to_log() -> Progress:

@@ -28,7 +28,8 @@ from enrich.errors import EnrichError
 from enrich.output.history import commit_shard
 from enrich.output.manifest import items
 from enrich.pipeline.run.enrichment import finish_run
-from enrich.pipeline.run.opening import open_run
+from enrich.pipeline.run.request import RunRequest
+from enrich.pipeline.run.start import start_run
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.run import RunSettings
 from tests.testing.random_adapter import write_random_adapter
@@ -63,7 +64,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     (catalog / "catalog.csv").write_text("\n".join([header, *lines]) + "\n")
     adapter = write_random_adapter(root / "adapter", TINY_MODEL_PATH, num_crops=1, idle=True)
     (adapter / "train.json").write_text(json.dumps({"settings": {}, "data_fingerprint": "x", "preflight": {}}))
-    with open_run(str(photos), str(adapter), str(output), SETTINGS, run_id="night") as run:
+    with start_run(RunRequest(str(photos), str(adapter), str(output), SETTINGS, run_id="night")) as run:
         for shard in run.manifest.shards:
             found = items(run.manifest, shard)
             rows = [

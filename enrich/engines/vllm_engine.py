@@ -1,9 +1,10 @@
 """The engine for GPUs: a continuous stream of photos through vLLM, which is started again when it dies."""
 
+import dataclasses
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -214,16 +215,13 @@ def load_vllm_engine(adapter: Adapter, settings: RunSettings) -> VllmEngine:
     lora = adapter.path if settings.served == "lora" else None
     if lora and adapter.merge_only:
         raise UsageError(f"adapter {lora}: served: lora: {adapter.merge_only[0]}; set served to merged")
-    if lora:
-        model = base_of(adapter)
-    else:
-        cache = Path(settings.merged_cache) if settings.merged_cache else cache_directory() / "merged"
-        model = merged_checkpoint(adapter, dtype, cache)
-    arguments = engine_arguments(settings, device, dtype)
-    arguments["model"] = str(model)
+    arguments = engine_arguments(settings, device, dtype)  # before minutes of merging: it may refuse the settings
+    arguments["model"] = str(
+        base_of(adapter) if lora else merged_checkpoint(adapter, dtype, cache_directory() / "merged")
+    )
     if lora:  # the base's own number of crops may be another
         arguments |= {**lora_arguments(lora), "mm_processor_kwargs": {"num_crops": adapter.preparation.num_crops}}
-    in_flight = settings.engine_in_flight or arguments["max_num_seqs"] * 5 // 4
+    in_flight = arguments["max_num_seqs"] * 5 // 4
     log.info("vLLM: %s, in_flight %d", arguments, in_flight)
     return VllmEngine(
         lambda: EngineProcess(arguments, cpu=device.type == "cpu", lora=lora),
@@ -235,16 +233,23 @@ def load_vllm_engine(adapter: Adapter, settings: RunSettings) -> VllmEngine:
 
 
 def engine_arguments(settings: RunSettings, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """vLLM's arguments for a stream of photos that are all different."""
+    """vLLM's arguments for a stream of photos that are all different.
+
+    Raises:
+        UsageError: `settings.vllm` names a field that vLLM does not have, or that is set here.
+    """
     tokens, sequences = _sizes(device)
     hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
-    return {
+    defaults = {
+        "max_num_batched_tokens": tokens,
+        "max_num_seqs": sequences,
+        "gpu_memory_utilization": 0.9,
+        "enforce_eager": device.type == "cpu",  # compiling takes a minute there and gains nothing
+    }
+    fixed = {
         "dtype": str(dtype).removeprefix("torch."),
         "max_model_len": 4096,  # beyond it LongRoPE takes other factors, for every request
         "seed": 0,
-        "max_num_batched_tokens": settings.max_num_batched_tokens or tokens,
-        "max_num_seqs": settings.max_num_seqs or sequences,
-        "gpu_memory_utilization": settings.gpu_memory_utilization,
         "quantization": None if settings.quantization == "none" else settings.quantization,
         "kv_cache_dtype": settings.kv_cache_dtype,
         "attention_backend": "CUSTOM" if hopper and dtype != torch.float32 else None,  # vllm_attention.py
@@ -257,8 +262,24 @@ def engine_arguments(settings: RunSettings, device: torch.device, dtype: torch.d
         "max_logprobs": TOP_K,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,  # progress is ours to print
-        "enforce_eager": device.type == "cpu",  # compiling takes a minute there and gains nothing
+        "trust_remote_code": False,  # whoever starts a run chooses its settings, not its code
     }
+    _check_names(settings.vllm, fixed)
+    return {**defaults, **settings.vllm, **fixed}
+
+
+def _check_names(given: Mapping[str, object], fixed: Mapping[str, object]) -> None:
+    """UsageError for a name that is not a field of EngineArgs, or that is `fixed` or set elsewhere in this module."""
+    if not given:
+        return
+    from vllm import EngineArgs
+
+    fields = {field.name for field in dataclasses.fields(EngineArgs)}
+    own = {*fixed, "model", "enable_lora", "max_loras", "max_lora_rank", "mm_processor_kwargs", "logging_config"}
+    for name in given:
+        if name in own or name not in fields:
+            why = "enrich sets it itself" if name in own else "vLLM's EngineArgs have no such field"
+            raise UsageError(f"setting vllm.{name}: {why}; remove it")
 
 
 def lora_arguments(adapter: Path) -> dict[str, Any]:

@@ -170,7 +170,7 @@ def start_failure(error: Exception, text: str, arguments: dict[str, Any], file: 
     reason = last_error(text) or " ".join((refused[1] if refused else str(error)).split())[:300]
     if _NO_MEMORY.search(reason):
         named = ("gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs")
-        lower = ", ".join(f"{name} ({arguments[name]})" for name in named if arguments.get(name) is not None)
+        lower = ", ".join(f"vllm.{name} ({arguments[name]})" for name in named if arguments.get(name) is not None)
         return UsageError(
             f"engine vllm: not enough memory on the GPU: {reason}; lower {lower}, set quantization and "
             "kv_cache_dtype to fp8, or end what else runs on this GPU"

@@ -157,11 +157,10 @@ class Changes:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the machine cost, by its price an hour and the whole time of the run."""
+    """What the machine cost, by its price an hour and the whole time of the run, in the currency of that price."""
 
     per_hour: float
     per_1000_photos: float
-    currency: str
 
 
 class RunRecord(BaseModel):

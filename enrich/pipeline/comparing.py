@@ -1,4 +1,4 @@
-"""vLLM beside transformers on photos of a catalog, or on drawn ones, without a run."""
+"""vLLM compared with transformers on photos of a catalog, or on generated ones, without a run."""
 
 from contextlib import ExitStack
 from itertools import islice
@@ -22,11 +22,11 @@ from enrich.storage.tree import local_tree
 def measure_parity(
     adapter: str, catalog: str | None, settings: RunSettings, rows: int, out: Path | None, progress: Progress = silent
 ) -> ParityRecord:
-    """Compare vLLM with transformers on photos of a catalog, or where there is none on drawn ones.
+    """Compare vLLM with transformers on photos of a catalog, or on generated ones if `catalog` is None.
 
     Raises:
-        UsageError: adapter or catalog are no good, or vLLM is not installed.
-        ParityFailed: it is not the same model. The record was written to `out` nevertheless.
+        UsageError: adapter or catalog cannot be used, or vLLM is not installed.
+        ParityFailed: it is not the same model; the record is in `out` all the same.
     """
     settings = settings.model_copy(update={"engine": "vllm"})
     choose_engine(settings.engine)

@@ -1,4 +1,4 @@
-"""Photos to compare models on where none are at hand."""
+"""Generated photos, to compare models on where there are no others."""
 
 import numpy as np
 from PIL import Image
@@ -8,7 +8,7 @@ SIZES = ((600, 800), (800, 600), (500, 500), (300, 1200))
 
 
 def draw_photo(number: int) -> Image.Image:
-    """Patches of random colour under a gradient: something to see in every crop, the same at every call."""
+    """Patches of random colour under a gradient, so that no crop is empty; the same `number` gives the same pixels."""
     width, height = SIZES[number % len(SIZES)]
     patches = np.random.default_rng(number).integers(0, 256, (height // 50, width // 50, 3), dtype=np.uint8)
     picture = np.asarray(Image.fromarray(patches).resize((width, height), Image.Resampling.NEAREST), dtype=np.float32)

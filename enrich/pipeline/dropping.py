@@ -1,4 +1,4 @@
-"""What a catalog loses on its way into training: told by reason, listed in dropped.csv, stopped at a tenth."""
+"""Catalog rows that training cannot use: counted by reason, listed in dropped.csv, refused above a tenth."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ def all_dropped(labelled: Catalog, unlearnable: Iterable[record.Dropped] = ()) -
 
 
 def describe_unlearnable(labelled: Catalog, unlearnable: Sequence[record.Dropped]) -> list[str]:
-    """A line for people, or none."""
+    """One line about the rows that cannot be learned from, or none."""
     left = all_dropped(labelled, unlearnable)[len(labelled.dropped) + len(labelled.unread) :]
     return [f"cannot be learned from: {len(left):,} of {labelled.rows:,} rows: {describe(left)}"] if left else []
 

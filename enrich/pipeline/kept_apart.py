@@ -7,8 +7,8 @@ from enrich.storage import contains, overlap
 def check_places(images: str, adapter: str, output: str) -> None:
     """UsageError where a run's photos, adapter and tables share files.
 
-    An output below the images would be enriched the next night, as would an adapter; images below the output could be
-    overwritten; an output in an adapter's directory goes when a new adapter takes that place.
+    An output or an adapter below the images would be enriched the next night; images below the output could be
+    overwritten; an output in an adapter's directory is deleted when a new adapter replaces that one.
     """
     if overlap(images, output):
         raise UsageError(f"output {output} and images {images} overlap; keep them apart")

@@ -1,4 +1,4 @@
-"""Finished runs again: release one that was held back, go back to an earlier one, start over from history."""
+"""Actions on finished runs: release a held one, go back to an earlier one, rebuild the table from history."""
 
 import polars as pl
 
@@ -21,7 +21,7 @@ _SETTINGS = RunSettings()
 
 
 def publish_held(output: str, run_id: str, settings: RunSettings = _SETTINGS) -> RunRecord:
-    """Release a run that the gate or a roll-back holds back, and say so in its record and report."""
+    """Publish a run that the gate or a rollback holds back, and write its record and report again."""
     target = open_store(output, must_exist=True, s3=settings.s3)
     record = read_record(target, run_id)
     if record.state != "held":
@@ -30,7 +30,7 @@ def publish_held(output: str, run_id: str, settings: RunSettings = _SETTINGS) ->
     publish(target, record.run)
     kept = tuple(finding for finding in record.findings if finding.limit != ROLLED_BACK)
     released = record.model_copy(update={"state": "published", "findings": kept})
-    _write_report_anew(target, released, settings)
+    _rewrite_report(target, released, settings)
     write_run_record(target, released)
     return released
 
@@ -69,7 +69,7 @@ def roll_back(output: str, run_id: str, settings: RunSettings = _SETTINGS) -> li
 
 
 def rebuild(output: str, settings: RunSettings = _SETTINGS) -> tuple[int, int]:
-    """Make products.parquet anew from history, whatever became of it. Returns how many rows it has, of how many runs.
+    """Rebuild products.parquet from history, whatever became of it. Returns how many rows it has, of how many runs.
 
     Raises:
         UsageError: nothing was published there. RunFailed: history lacks rows that a published run had.
@@ -89,13 +89,13 @@ def _refuse_retired(record: RunRecord) -> None:
 
 
 def rewrite_report(output: str, run_id: str | None = None) -> tuple[RunRecord, str]:
-    """Render the report of a finished run (the last one by default) anew. Returns its record and the report's URI."""
+    """Render the report of a finished run (the last one by default) again. Returns its record and the report's URI."""
     target = open_store(output, must_exist=True)
     record = read_record(target, run_id or last_run_id(target))
-    return record, _write_report_anew(target, record, RunSettings())
+    return record, _rewrite_report(target, record, RunSettings())
 
 
-def _write_report_anew(target: Store, record: RunRecord, settings: RunSettings) -> str:
+def _rewrite_report(target: Store, record: RunRecord, settings: RunSettings) -> str:
     with scratch() as folder:
         fetch_rows(target, record.run, folder / "rows.parquet")
         rows = pl.read_parquet(folder / "rows.parquet", n_rows=REPORT_ROWS)

@@ -1,4 +1,4 @@
-"""Fewer files and fewer old rows: shards of finished runs are packed together, runs of old are retired."""
+"""Fewer files and fewer old rows: shards of finished runs are packed together, old runs are retired."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class Tidied:
 
     packed: int  # shards written into packs
     packs: int
-    deleted: int  # files whose rows lie in a pack for long enough
+    deleted: int  # files whose rows have been in a pack for long enough
     retired: int  # runs
     litter: int = field(default=0, compare=False)  # what killed processes left, on the local disk and in the output
 
@@ -39,7 +39,7 @@ def tidy(output: str, settings: RunSettings, *, grace: timedelta, keep: timedelt
     """Pack the shards of finished runs, delete those packed more than `grace` ago, retire runs older than `keep`.
 
     At every moment the files of a run hold each of its rows; while a pack and its shards are both there, some twice,
-    and (run_id, image_key) tells which are the same. Files that a reader listed before it began stay for `grace`.
+    and (run_id, image_key) tells which are the same. Files that a reader listed stay for `grace`.
     A run is retired, its rows, listing and manifest deleted, only if no row of products.parquet names it.
     """
     target, now = open_store(output, must_exist=True, s3=settings.s3), datetime.now(UTC)
@@ -94,7 +94,7 @@ def _pack(output: Store, record: RunRecord, group: list[HistoryFile]) -> None:
         for number, file in enumerate(group):
             fetched = parquet.fetch(output, file.key, ROW_SCHEMA, folder / f"{number}.parquet")
             if fetched is None or fetched.metadata.get(parquet.RUN_ID_KEY) != record.run.run_id:
-                raise RunFailed(f"{output.uri_of(file.key)} is no shard of run {record.run.run_id}; move it away")
+                raise RunFailed(f"{output.uri_of(file.key)} is not a shard of run {record.run.run_id}; move it away")
             paths.append(fetched.path)
             count += fetched.rows
 
@@ -141,7 +141,7 @@ def _delete_packed(output: Store, record: RunRecord, before: datetime) -> int:
 
 
 def _retire(output: Store, record: RunRecord) -> None:
-    """Its record says so first: a roll-back that needs these rows is refused from then on."""
+    """The record is written first: from then on a rollback that needs these rows is refused."""
     write_run_record(output, record.model_copy(update={"retired": True}))
     for file in all_files(output, record.run):
         output.delete(file.key)

@@ -53,7 +53,14 @@ def _meaning(field: dict[str, Any]) -> str:
     return f"{field.get('description', '').rstrip('.')} ({', '.join(allowed)})".strip()
 
 
-_KINDS = {"string": "text", "boolean": "true or false", "integer": "whole number", "number": "number", "array": "list"}
+_KINDS = {
+    "string": "text",
+    "boolean": "true or false",
+    "integer": "whole number",
+    "number": "number",
+    "array": "list",
+    "object": "mapping",
+}
 
 
 def _first_line(schema: dict[str, Any]) -> str:

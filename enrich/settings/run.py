@@ -22,7 +22,6 @@ class RaySettings(Settings):
     workers: int | None = Field(
         default=None, ge=1, description="Engines at a time; left out: one a GPU, or where there is no GPU one a core"
     )
-    cpus: int | None = Field(default=None, ge=1, description="Cores of a worker; left out: 4 beside a GPU, else 1")
 
 
 class GateSettings(Settings):
@@ -73,27 +72,19 @@ class RunSettings(Settings):
     served: Literal["merged", "lora"] = Field(
         default="merged", description="vLLM: the adapter added into its base's weights, which is faster, or beside them"
     )
-    merged_cache: str | None = Field(
-        default=None, description="Where merged weights are kept; left out: merged/ in ENRICH_CACHE, or ~/.cache/enrich"
-    )
     quantization: Literal["none", "fp8"] = Field(default="none", description="vLLM: the weights' precision")
     kv_cache_dtype: Literal["auto", "fp8"] = Field(
         default="auto", description="vLLM: of keys and values, 0.39 MB a token of the full-size model in bf16"
     )
-    gpu_memory_utilization: float = Field(default=0.9, gt=0, le=1, description="vLLM: share of the GPU it may take")
-    max_num_batched_tokens: int | None = Field(default=None, ge=1024, description="vLLM: tokens a step; by the GPU")
-    max_num_seqs: int | None = Field(default=None, ge=1, description="vLLM: answers written at a time; by the GPU")
-    engine_in_flight: int | None = Field(
-        default=None, ge=1, description="vLLM: photos given to it at a time, 1.4 MB each; 1.25 x max_num_seqs"
+    vllm: dict[str, bool | int | float] = Field(
+        default={},
+        title="vLLM",
+        description="Numbers and switches of vLLM's EngineArgs that enrich does not set itself: gpu_memory_utilization "
+        "(0.9), max_num_seqs and max_num_batched_tokens (by the GPU's memory), and others",
     )
     download_threads: int | None = Field(default=None, ge=1, description="Left out: 16 more than decoding processes")
     decode_processes: int | None = Field(default=None, ge=1, description="Left out: by the machine's cores, 2 to 16")
     in_flight: int = Field(default=64, ge=1, description="Decoded photos waiting for the engine; bounds memory")
-    parity_rows: int = Field(
-        default=32,
-        ge=0,
-        description="vLLM: photos to compare with transformers before an adapter's first run; 0: none",
-    )
     max_attempts: int = Field(default=3, ge=1, le=100, description="Tries of an image whose failure may pass")
     product_id_pattern: str = Field(
         default=r"(?:.*/)?(?P<product_id>[^/]+?)(?:\.[^./]*)?$",
@@ -101,12 +92,11 @@ class RunSettings(Settings):
     )
     skip: tuple[str, ...] = Field(
         default=SIDECARS,
-        description="Files that are no photos, left out of the listing: names with * and ?, in upper or lower case",
+        description="Files that are not photos, left out of the listing: names with * and ?, in upper or lower case",
     )
     machine_price_per_hour: float | None = Field(
-        default=None, gt=0, description="For what a run costs: in its report, and expected by --dry-run"
+        default=None, gt=0, description="For the cost of a run, in its report and by --dry-run, in the same currency"
     )
-    machine_currency: str = Field(default="USD", min_length=1, max_length=8)
     limits: PhotoLimits = PhotoLimits()
     s3: S3Settings = PLAIN_S3
     review: ReviewSettings = ReviewSettings()
@@ -115,7 +105,7 @@ class RunSettings(Settings):
     @field_validator("base")
     @classmethod
     def _base_from_here(cls, base: str | None) -> str | None:
-        """A directory in full: processes on other machines start elsewhere."""
+        """A directory as an absolute path: processes on other machines have another working directory."""
         return str(Path(base).expanduser().absolute()) if base and Path(base).expanduser().is_dir() else base
 
     @field_validator("product_id_pattern")
@@ -124,7 +114,7 @@ class RunSettings(Settings):
         try:
             groups = re.compile(pattern).groupindex
         except re.error as error:
-            raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
         if "product_id" not in groups:
             raise ValueError(f"{pattern!r} has no group (?P<product_id>...)")
         return pattern

@@ -13,7 +13,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from enrich.pipeline.run import opening, runner
+from enrich.pipeline.run import enrichment, start
 from flows import tasks
 from tests.testing.fake_world import FakeWorld, fake_adapter
 
@@ -40,9 +40,9 @@ def world(prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     fake = FakeWorld(tmp_path)
     for name in ("images", "adapter"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(runner, "open_session", fake.open_session)
-    monkeypatch.setattr(opening, "read_adapter", fake_adapter)
-    monkeypatch.setattr(opening, "open_adapter", lambda path, base: fake_adapter(path))
+    monkeypatch.setattr(enrichment, "open_session", fake.open_session)
+    monkeypatch.setattr(start, "read_adapter", fake_adapter)
+    monkeypatch.setattr(start, "open_adapter", lambda path, base: fake_adapter(path))
     for task in (tasks.find_adapter, tasks.train, tasks.plan, tasks.answer, tasks.publish):
         monkeypatch.setattr(task, "retry_delay_seconds", [0, 0, 0])
     return fake

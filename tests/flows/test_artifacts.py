@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import flows.artifacts
-from flows.artifacts import describe_progress, location, show_progress
+from flows.artifacts import ProgressArtifact, describe_progress, location
 
 
 @pytest.mark.parametrize(
@@ -31,10 +31,10 @@ def test_a_server_that_is_away_holds_no_progress_up(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(flows.artifacts, "create_progress_artifact", away)
     heard: list[tuple[str, int, int]] = []
-    tell = show_progress(also=lambda *told: heard.append(told))
+    on_progress = ProgressArtifact(also=lambda *told: heard.append(told))
 
     for done in range(3):
-        tell("photos", done, 2)
+        on_progress("photos", done, 2)
 
     assert heard == [("photos", 0, 2), ("photos", 1, 2), ("photos", 2, 2)]
 
@@ -47,10 +47,10 @@ def test_progress_is_sent_now_and_then_and_at_the_end(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(flows.artifacts, "create_progress_artifact", lambda share, **_: "artifact")
     monkeypatch.setattr(flows.artifacts.ThreadPoolExecutor, "submit", at_once)
-    tell = show_progress(also=lambda *_: None, every_seconds=3600)
+    on_progress = ProgressArtifact(also=lambda *_: None, every_seconds=3600)
 
     for done in range(1, 101):
-        tell("photos", done, 100)
+        on_progress("photos", done, 100)
 
     assert sent == [100.0]
 

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from enrich.pipeline.standing import find_standing
+from enrich.pipeline.adapter_cache import find_adapter
 from enrich.settings.catalog import SampleSettings
 from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
 from enrich.settings.training import TrainSettings
@@ -40,7 +40,7 @@ def test_the_night_begins_at_the_same_hour_before_and_after_the_clocks_change(li
 def test_a_night_that_its_schedule_started_completes(live: Live, shop: Shop) -> None:
     catalog, adapters = shop.output.parent / "catalog", shop.output.parent / "adapters"
     make_sample(str(catalog), SampleSettings(products=4, bucket=1))
-    standing = find_standing(str(catalog), str(adapters), TrainSettings(model=TINY_MODEL))
+    standing = find_adapter(str(catalog), str(adapters), TrainSettings(model=TINY_MODEL))
     write_random_adapter(adapters / standing.uri.rpartition("/")[2], TINY_MODEL_PATH, num_crops=1)
     places = shop.parameters()
     parameters = {

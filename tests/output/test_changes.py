@@ -10,7 +10,7 @@ from enrich.output.changes import compare, newest_outcomes
 from enrich.output.parquet import from_records
 from enrich.output.run_record import Change
 from enrich.output.schema import PRODUCTS_SCHEMA, ROW_SCHEMA, Row
-from enrich.pipeline.run.enrichment import cost
+from enrich.pipeline.run.finish import cost
 from enrich.settings.run import RunSettings
 from enrich.vocabulary import ErrorKind
 from tests.testing.rows import make_row, make_run
@@ -65,10 +65,10 @@ def test_an_output_that_was_empty_has_nothing_to_compare() -> None:
 
 
 def test_cost_of_a_thousand_photos() -> None:
-    found = cost(RunSettings(machine_price_per_hour=3.6, machine_currency="EUR"), seconds=500, photos=2000)
+    found = cost(RunSettings(machine_price_per_hour=3.6), seconds=500, photos=2000)
 
     assert found is not None
-    assert (found.per_1000_photos, found.currency) == (pytest.approx(0.25), "EUR")
+    assert (found.per_1000_photos, found.per_hour) == (pytest.approx(0.25), 3.6)
     assert cost(RunSettings(), 500, 2000) is None
     assert cost(RunSettings(machine_price_per_hour=3.6), 500, 0) is None
 

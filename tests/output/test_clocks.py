@@ -14,7 +14,7 @@ from enrich.pipeline import releasing
 from enrich.pipeline.progress import silent
 from enrich.pipeline.run import records
 from enrich.pipeline.run.planning import plan_run
-from enrich.settings.run import RunSettings
+from enrich.pipeline.run.request import RunRequest
 from enrich.storage import Store, open_store
 from tests.testing.rows import START, answer, at, make_run
 
@@ -33,7 +33,7 @@ def night(output: Store, photos: Path, name: str, wrong_by: timedelta, **content
         (photos / f"{key}.jpg").write_text(content)
     source = open_store(str(photos))
     info = make_run(name, images_uri=source.uri, created_at=START + wrong_by)
-    begun = plan_run(source, output, info, RunSettings(), None, None, silent)
+    begun = plan_run(source, output, info, RunRequest(source.uri, "", output.uri), silent)
     minutes = (wrong_by / timedelta(minutes=1)) + 1
     for shard in begun.shards:
         rows = [

@@ -15,6 +15,7 @@ from enrich.errors import UsageError
 from enrich.pipeline import finetuning
 from enrich.pipeline.finetuning import finetune
 from enrich.pipeline.run.enrichment import run_enrichment
+from enrich.pipeline.run.request import RunRequest
 from enrich.pipeline.scoring import score_adapter
 from enrich.settings.run import GateSettings, RunSettings
 from enrich.settings.training import TrainSettings
@@ -96,8 +97,8 @@ def test_scores_are_written_with_plots_and_the_optimum(story: Any, tmp_path: Pat
 def test_a_run_reports_how_far_its_adapter_is_trusted(story: Any, tmp_path: Path) -> None:
     settings = RunSettings(machine_price_per_hour=0.5, gate=GateSettings(enabled=False))
     output = tmp_path / "output"
-    first = run_enrichment(str(story.bucket), str(story.adapter), str(output), settings, limit=6)
-    again = run_enrichment(str(story.bucket), str(story.adapter), str(output), settings)
+    first = run_enrichment(RunRequest(str(story.bucket), str(story.adapter), str(output), settings, limit=6))
+    again = run_enrichment(RunRequest(str(story.bucket), str(story.adapter), str(output), settings))
     assert first.changes is None
     assert again.changes is not None
     assert (again.changes.compared, again.changes.gone) == (0, 0)

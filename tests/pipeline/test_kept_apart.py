@@ -7,7 +7,8 @@ import pytest
 from enrich.errors import UsageError
 from enrich.pipeline.finetuning import finetune
 from enrich.pipeline.merging import merge
-from enrich.pipeline.run.opening import foresee_run, open_run
+from enrich.pipeline.run.request import RunRequest
+from enrich.pipeline.run.start import dry_run, start_run
 from enrich.pipeline.scoring import score_adapter
 from enrich.settings.run import RunSettings
 from enrich.settings.training import MergeSettings, TrainSettings
@@ -30,9 +31,9 @@ def test_a_run_refuses_places_that_share_files(tmp_path: Path, adapter: str, out
     (tmp_path / "link").symlink_to("photos")
     places = str(tmp_path / "photos"), f"{tmp_path}/{adapter}", f"{tmp_path}/{output}"
     with pytest.raises(UsageError, match=message):
-        open_run(*places, RunSettings()).__enter__()
+        start_run(RunRequest(*places, RunSettings())).__enter__()
     with pytest.raises(UsageError, match=message):
-        foresee_run(*places, RunSettings())
+        dry_run(RunRequest(*places, RunSettings()))
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["adapter", "link", "other", "photos"]
 
 

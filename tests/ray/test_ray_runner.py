@@ -22,8 +22,10 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from enrich.errors import EnrichError, RunFailed, UsageError
+from enrich.pipeline.progress import OnMessage, Progress, silent, unheard
 from enrich.pipeline.run.enrichment import run_enrichment
-from enrich.pipeline.run.opening import join_run, open_run
+from enrich.pipeline.run.request import RunRequest
+from enrich.pipeline.run.start import join_run, start_run
 from enrich.settings.catalog import SampleSettings
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.run import GateSettings, RaySettings, RunSettings
@@ -51,8 +53,16 @@ class Shop:
     adapter: Path
     answered: pl.DataFrame  # products.parquet of the runner inline
 
-    def run(self, output: Path, settings: RunSettings, **more: Any) -> pl.DataFrame:
-        run_enrichment(str(self.bucket), str(self.adapter), str(output), settings, **more)
+    def run(
+        self,
+        output: Path,
+        settings: RunSettings,
+        progress: Progress = silent,
+        on_message: OnMessage = unheard,
+        **more: Any,
+    ) -> pl.DataFrame:
+        request = RunRequest(str(self.bucket), str(self.adapter), str(output), settings, **more)
+        run_enrichment(request, progress, on_message)
         return rows(output)
 
 
@@ -65,7 +75,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     root = tmp_path_factory.mktemp("shop")
     make_sample(str(root / "catalog"), SampleSettings(products=4, bucket=10, seed=1), bucket=str(root / "bucket"))
     adapter = write_random_adapter(root / "adapter", TINY_MODEL_PATH, num_crops=1, idle=True)
-    run_enrichment(str(root / "bucket"), str(adapter), str(root / "inline"), INLINE)
+    run_enrichment(RunRequest(str(root / "bucket"), str(adapter), str(root / "inline"), INLINE))
     table = rows(root / "inline")
     assert (table["status"] == "ok").sum() >= 10
     assert (table["status"] == "failed").sum() >= 5
@@ -159,7 +169,7 @@ def test_two_workers_make_the_rows_that_one_process_makes(shop: Shop, tmp_path: 
     told: list[str] = []
 
     found = shop.run(
-        tmp_path, RAY.model_copy(update={"ray": RaySettings(workers=2)}), announce=told.append,
+        tmp_path, RAY.model_copy(update={"ray": RaySettings(workers=2)}), on_message=told.append,
         progress=lambda what, done, total: seen.append(done) if what == "photos" else None,
     )  # fmt: skip
 
@@ -246,7 +256,8 @@ def test_a_deadline_leaves_shards_to_the_next_run(shop: Shop, tmp_path: Path) ->
     one = RAY.model_copy(update={"ray": RaySettings(workers=1)})
 
     run_enrichment(
-        str(shop.bucket), str(shop.adapter), str(tmp_path), one, run_id="night", deadline=1, announce=told.append
+        RunRequest(str(shop.bucket), str(shop.adapter), str(tmp_path), one, run_id="night", deadline=1),
+        on_message=told.append,
     )
 
     assert f"stopped at its deadline: {len(shop.answered)} of {len(shop.answered)} photos are left" in told
@@ -261,7 +272,9 @@ def test_what_a_worker_cannot_do_is_told_with_its_node(shop: Shop, tmp_path: Pat
         (tmp_path / "adapter").unlink(missing_ok=True)  # this process has read it by now
 
     with pytest.raises(UsageError, match=r"^Ray node [\d.]+: .*/adapter: no such directory"):
-        run_enrichment(str(shop.bucket), str(tmp_path / "adapter"), str(tmp_path / "out"), settings, announce=hide)
+        run_enrichment(
+            RunRequest(str(shop.bucket), str(tmp_path / "adapter"), str(tmp_path / "out"), settings), on_message=hide
+        )
 
 
 @pytest.mark.parametrize(
@@ -311,16 +324,18 @@ def test_a_disk_that_fills_up_on_a_worker_ends_the_run_in_one_line_and_shards_un
             (tmp_path / "history").write_text("")
 
     with pytest.raises(StorageError, match=r"^Ray node [\d.]+: .*/history/.*: Not a directory; check the path$"):
-        run_enrichment(str(shop.bucket), str(shop.adapter), str(tmp_path), settings, run_id="night", announce=fill)
+        run_enrichment(
+            RunRequest(str(shop.bucket), str(shop.adapter), str(tmp_path), settings, run_id="night"), on_message=fill
+        )
     (tmp_path / "history").unlink()
     are_the_same(shop.run(tmp_path, INLINE, run_id="night"), shop.answered)
 
 
 def test_a_run_is_joined_where_it_is_and_never_begun(shop: Shop, tmp_path: Path) -> None:
-    places = str(shop.bucket), str(shop.adapter), str(tmp_path)
+    request = RunRequest(str(shop.bucket), str(shop.adapter), str(tmp_path), INLINE, run_id="night")
     with pytest.raises(UsageError, match="run night is not there; name a place that all machines share"):
-        join_run(*places, INLINE, "night").__enter__()
-    with open_run(*places, INLINE, run_id="night") as begun, join_run(*places, INLINE, "night") as joined:
+        join_run(request).__enter__()
+    with start_run(request) as begun, join_run(request) as joined:
         assert joined.info == begun.info
         assert joined.missing_shards() == begun.missing_shards() != []
 
@@ -330,21 +345,20 @@ def node(cpu: float, gpu: float = 0.0, *, alive: bool = True) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "ray_settings", "needs", "room"),
+    ("nodes", "needs", "room"),
     [
-        ([node(2)], RaySettings(), {"num_cpus": 1}, 2),
-        ([node(4), node(3), node(8, alive=False)], RaySettings(cpus=2), {"num_cpus": 2}, 3),
-        ([node(0)], RaySettings(), {"num_cpus": 1}, 0),
-        ([node(4), node(128, 8)], RaySettings(), {"num_cpus": 4, "num_gpus": 1}, 8),
-        ([node(16, 8)], RaySettings(), {"num_cpus": 2, "num_gpus": 1}, 8),
-        ([node(16, 2), node(16, 1)], RaySettings(cpus=12), {"num_cpus": 12, "num_gpus": 1}, 2),
+        ([node(2)], {"num_cpus": 1}, 2),
+        ([node(4), node(3), node(8, alive=False)], {"num_cpus": 1}, 7),
+        ([node(0)], {"num_cpus": 1}, 0),
+        ([node(4), node(128, 8)], {"num_cpus": 4, "num_gpus": 1}, 8),
+        ([node(16, 8)], {"num_cpus": 2, "num_gpus": 1}, 8),
+        ([node(16, 2), node(2, 1)], {"num_cpus": 2, "num_gpus": 1}, 3),
     ],
 )
 def test_there_is_a_worker_for_every_gpu_or_for_every_core(
-    nodes: list[dict[str, Any]], ray_settings: RaySettings, needs: dict[str, int], room: int
+    nodes: list[dict[str, Any]], needs: dict[str, int], room: int
 ) -> None:
-    settings = RunSettings(runner="ray", ray=ray_settings)
-    assert find_room(settings, nodes) == (needs, room)
+    assert find_room(RunSettings(runner="ray"), nodes) == (needs, room)
 
 
 def test_gpus_are_left_alone_on_the_cpu() -> None:

@@ -34,6 +34,14 @@ _ENVIRONMENT = {
 }
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """For merged weights."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ENRICH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def interpreter() -> Iterator[ProcessPoolExecutor]:
     """A process in which Triton's kernels run as Python: it decides that when it is imported."""

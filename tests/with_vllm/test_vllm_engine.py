@@ -38,11 +38,6 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Adapter:
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("merged")
-
-
-@pytest.fixture(scope="module")
 def transformers(adapter: Adapter) -> TransformersEngine:
     return load_engine(adapter, RunSettings(device="cpu", max_new_tokens=80))
 
@@ -53,9 +48,9 @@ def expected(transformers: TransformersEngine) -> list[Completion]:
 
 
 @pytest.fixture(scope="module")
-def engine(adapter: Adapter, cache: Path) -> Iterator[VllmEngine]:
+def engine(adapter: Adapter) -> Iterator[VllmEngine]:
     """Merged. That its process loads a tower of 112 pixels shows that the entry point was found there."""
-    started = start_engine(adapter, settings(cache))
+    started = start_engine(adapter, settings())
     assert isinstance(started, VllmEngine)
     yield started
     started.close()
@@ -192,8 +187,8 @@ def test_an_engine_killed_between_streams(engine: VllmEngine, expected: list[Com
     assert engine.restarts == before + 1
 
 
-def test_the_adapter_beside_the_base(adapter: Adapter, cache: Path, expected: list[Completion]) -> None:
-    unmerged = start_engine(adapter, settings(cache, served="lora"))
+def test_the_adapter_beside_the_base(adapter: Adapter, expected: list[Completion]) -> None:
+    unmerged = start_engine(adapter, settings(served="lora"))
     try:
         check_same(list(unmerged.complete(map(request, NUMBERS))), expected)
     finally:

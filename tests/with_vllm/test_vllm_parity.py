@@ -1,6 +1,7 @@
 """The gate before an adapter's first run, on the real vLLM: it passes what is right and blocks what is not."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from enrich.engines import vllm_engine
 from enrich.errors import ParityFailed
 from enrich.models.phi3_vision.checkpoint import load_model, save_merged
 from enrich.pipeline.run.enrichment import run_enrichment
+from enrich.pipeline.run.request import RunRequest
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.run import GateSettings
 from tests.testing.random_adapter import write_random_adapter
@@ -24,7 +26,7 @@ def test_a_run_is_blocked_without_the_adapter_and_goes_on_with_it(tmp_path: Path
     (tmp_path / "bucket").mkdir()
     for number in range(6):
         Image.fromarray(photo(number)).save(tmp_path / "bucket" / f"{number}.png")
-    chosen = settings(tmp_path / "merged", parity_rows=4, max_new_tokens=24, gate=GateSettings(enabled=False))
+    chosen = settings(max_new_tokens=24, gate=GateSettings(enabled=False))
     places = str(tmp_path / "bucket"), str(adapter), str(tmp_path / "out")
     base = tmp_path / "base"  # what would be served if the adapter were forgotten
     save_merged(load_model(TINY_MODEL_PATH, dtype=torch.float32, device="cpu"), adapter, base)
@@ -32,19 +34,20 @@ def test_a_run_is_blocked_without_the_adapter_and_goes_on_with_it(tmp_path: Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vllm_engine, "merged_checkpoint", lambda *_: base)
         with pytest.raises(ParityFailed) as caught:
-            run_enrichment(*places, chosen, run_id="night")
+            run_enrichment(RunRequest(*places, chosen, run_id="night"))
 
     assert "does not serve the model that was trained: photo 0.png, token " in str(caught.value)
     found = json.loads((tmp_path / "out" / "runs" / "night" / "parity.json").read_text())
-    assert (found["rows"], found["same_prompts"], found["ok"]) == (4, 4, False)
+    assert (found["rows"], found["same_prompts"], found["ok"]) == (6, 6, False)
     assert found["same_answers"] < found["rows"]
     assert not list((tmp_path / "out").glob("parity/*"))
 
-    record = run_enrichment(*places, chosen, run_id="night")
+    record = run_enrichment(RunRequest(*places, chosen, run_id="night"))
 
     assert record.counts["rows"] == 6
+    assert record.versions["vllm"] == version("vllm")
     found = json.loads((tmp_path / "out" / "runs" / "night" / "parity.json").read_text())
-    assert (found["same_prompts"], found["same_answers"], found["ok"]) == (4, 4, True)
+    assert (found["same_prompts"], found["same_answers"], found["ok"]) == (6, 6, True)
     assert found["largest_difference"] < found["largest_allowed"] / 2
     assert len(list((tmp_path / "out").glob("parity/*.json"))) == 1
     assert record.stages is not None

@@ -173,9 +173,9 @@ def test_too_little_memory_says_what_to_lower(reason: str) -> None:
 
     assert isinstance(told, UsageError)
     assert str(told) == (
-        f"engine vllm: not enough memory on the GPU: {reason}; lower gpu_memory_utilization (0.9), "
-        "max_num_batched_tokens (8192), max_num_seqs (256), set quantization and kv_cache_dtype to fp8, or end what "
-        "else runs on this GPU"
+        f"engine vllm: not enough memory on the GPU: {reason}; lower vllm.gpu_memory_utilization (0.9), "
+        "vllm.max_num_batched_tokens (8192), vllm.max_num_seqs (256), set quantization and kv_cache_dtype to fp8, or "
+        "end what else runs on this GPU"
     )
 
 
@@ -197,15 +197,31 @@ def test_arguments_follow_the_settings() -> None:
 
     plain = engine_arguments(RunSettings(), torch.device("cpu"), torch.float32)
     asked = engine_arguments(
-        RunSettings(quantization="fp8", kv_cache_dtype="fp8", max_num_seqs=3, max_num_batched_tokens=2048),
+        RunSettings(quantization="fp8", kv_cache_dtype="fp8", vllm={"max_num_seqs": 3, "block_size": 32}),
         torch.device("cpu"),
         torch.float32,
     )
 
     assert (plain["quantization"], plain["kv_cache_dtype"], plain["max_num_seqs"]) == (None, "auto", 8)
     assert (asked["quantization"], asked["kv_cache_dtype"]) == ("fp8", "fp8")
-    assert (asked["max_num_seqs"], asked["max_num_batched_tokens"]) == (3, 2048)
+    assert (asked["max_num_seqs"], asked["max_num_batched_tokens"], asked["block_size"]) == (3, 4096, 32)
     assert plain["max_model_len"] == 4096
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("max_model_len", "enrich sets it itself"),
+        ("trust_remote_code", "enrich sets it itself"),
+        ("enable_lora", "enrich sets it itself"),
+        ("max_sequences", "vLLM's EngineArgs have no such field"),
+    ],
+)
+def test_arguments_that_are_not_a_users_to_set(name: str, why: str) -> None:
+    import torch
+
+    with pytest.raises(UsageError, match=f"^setting vllm.{name}: {why}; remove it$"):
+        engine_arguments(RunSettings(vllm={name: 1}), torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.parametrize(

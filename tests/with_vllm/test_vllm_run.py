@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 from enrich.pipeline.run.enrichment import run_enrichment
+from enrich.pipeline.run.request import RunRequest
 from enrich.settings.catalog import SampleSettings
 from enrich.settings.models import TINY_MODEL_PATH
 from sample.make import make_sample
@@ -27,8 +28,8 @@ def test_a_bucket(tmp_path: Path) -> None:
 
     def run(engine: str) -> pl.DataFrame:
         output = tmp_path / engine
-        chosen = settings(tmp_path / "merged", engine=engine, shard_size=20, gate={"enabled": False})
-        record = run_enrichment(str(bucket), str(adapter), str(output), chosen)
+        chosen = settings(engine=engine, shard_size=20, gate={"enabled": False})
+        record = run_enrichment(RunRequest(str(bucket), str(adapter), str(output), chosen))
         assert (record.state, record.engine) == ("published", engine)
         return pl.read_parquet(output / "products.parquet").sort("image_key")
 

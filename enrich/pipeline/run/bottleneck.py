@@ -1,48 +1,18 @@
-"""What is slow: from the seconds that a run's stages took to its bottleneck and the setting that moves it."""
+"""The bottleneck of a run, from the seconds that its stages took, and the setting that moves it."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from enrich.output.run_record import Stages, StageUse
 from enrich.pages.units import duration
-from enrich.photos.workers import Workers
+from enrich.pipeline.run.measured import Measured
 from enrich.settings.run import RunSettings
 
 # Share of a session's time. Below it, waiting for photos is normal start-up of the engine and of each shard.
 WAITING = 0.1
 HEADROOM = 1.2  # workers asked for, over those that would just keep up: photos differ
 WRITE_SHARE = 0.05  # of the time, that writing shards should take at most
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What one session measured over the shards that it committed. All but `wall` are sums over photos."""
-
-    photos: int
-    wall: float  # seconds, from the first photo asked for to the shard written
-    workers: Workers
-    cores: int
-    download: float
-    decode: float  # with crops
-    queue: float  # decoded, and waiting for room in the engine
-    render: float  # into the engine's input
-    engine: float  # it had something to answer
-    write: float
-    waited: float  # there was room in the engine and no photo to fill it
-    starved: float  # of that, nothing was left in the engine either
-
-
-def add(first: Measured, second: Measured) -> Measured:
-    """Two stretches of one session as one."""
-    sums = {name: getattr(first, name) + getattr(second, name) for name in _SUMS}
-    return Measured(workers=second.workers, cores=second.cores, **sums)
-
-
-_SUMS = (
-    "photos", "wall", "download", "decode", "queue", "render", "engine", "write", "waited", "starved",
-)  # fmt: skip
 
 
 def judge_stages(sessions: Sequence[Measured], settings: RunSettings, engine: str) -> Stages | None:
@@ -110,9 +80,8 @@ def _download_advice(uses: dict[str, StageUse], main: Measured, settings: RunSet
 def _engine_advice(uses: dict[str, StageUse], main: Measured, settings: RunSettings, engine: str) -> str:
     if engine != "vllm":
         return "use the engine vllm on a GPU, or fine-tune with a smaller num_crops"
-    room = "raise engine_in_flight, " if settings.engine_in_flight else ""
     smaller = "" if settings.quantization == "fp8" else "set quantization to fp8, "
-    return f"{room}{smaller}fine-tune with a smaller num_crops, or use more GPUs"
+    return f"{smaller}fine-tune with a smaller num_crops, or use more GPUs"
 
 
 def _render_advice(uses: dict[str, StageUse], main: Measured, settings: RunSettings, engine: str) -> str:

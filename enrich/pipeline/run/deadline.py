@@ -17,11 +17,6 @@ class Deadline:
         """So many seconds from now; None: never."""
         return Deadline(time.monotonic() + (math.inf if seconds is None else seconds))
 
-    @property
-    def set(self) -> bool:
-        """Whether there is one at all."""
-        return self.until < math.inf
-
     def passed(self) -> bool:
-        """Whether no more shards are to be begun."""
+        """Whether no more shards are to be started."""
         return time.monotonic() + self.last > self.until

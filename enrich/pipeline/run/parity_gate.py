@@ -17,33 +17,34 @@ from enrich.models.device import free_memory
 from enrich.models.phi3_vision.checkpoint import load_processor, stop_ids
 from enrich.output.manifest import items
 from enrich.photos.fetch import Fetched
-from enrich.pipeline.progress import Progress, silent
+from enrich.pipeline.progress import OnMessage, Progress, silent, unheard
 from enrich.pipeline.run.state import Run
 from enrich.settings.run import RunSettings
 from enrich.vocabulary import ManifestItem
 
+PHOTOS = 32  # that are compared: enough to meet every arrangement of crops, and a minute of a GPU
 Fetch = Callable[[Iterable[ManifestItem]], Iterator[Fetched]]
 
 
 def start_verified_engine(
-    run: Run, fetch: Fetch, progress: Progress = silent, announce: Callable[[str], object] = lambda line: None
+    run: Run, fetch: Fetch, progress: Progress = silent, on_message: OnMessage = unheard
 ) -> Engine:
     """The engine for a run; vLLM, where it serves this adapter for the first time in this output, after a comparison.
 
     The run's first photos go through transformers and then, in its place, through vLLM. What was found is written to
-    the run's parity.json; that it was the same model, to `parity/`, where the next runs see it. A mismatch is not
-    remembered there: whoever mends its cause starts the run again.
+    the run's parity.json; that it was the same model also to `parity/`, where the next runs see it. A mismatch is not
+    kept there: once its cause is fixed, the run can be started again.
 
     Raises:
         ParityFailed: it is not the same model; nothing was answered.
     """
     settings = run.settings
-    if choose_engine(settings.engine, settings.device) != "vllm" or not settings.parity_rows:
+    if choose_engine(settings.engine, settings.device) != "vllm":
         return start_engine(run.adapter, settings)
     key = f"parity/{'-'.join(_served(run.adapter, settings))}.json"
     if run.output.head(key) is not None:
         return start_engine(run.adapter, settings)
-    requests = first_photos(run, fetch, settings.parity_rows)
+    requests = first_photos(run, fetch, PHOTOS)
     if not requests:  # then there is nothing to answer either
         return start_engine(run.adapter, settings)
     with ExitStack() as stack:
@@ -57,7 +58,7 @@ def start_verified_engine(
                 "transformers"
             )
         run.output.create(key, written)
-        announce(f"parity: {record.summary}")
+        on_message(f"parity: {record.summary}")
         stack.pop_all()
     return engine
 

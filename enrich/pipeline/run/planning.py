@@ -1,4 +1,4 @@
-"""What a run has to do: the listing or the inventory, against products.parquet, on the local disk."""
+"""What a run has to do: the listing or the inventory compared with products.parquet, on the local disk."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from enrich.output.restate import Rules
 from enrich.output.run_record import RunInfo, RunRecord
 from enrich.photos.sidecars import Skipped
 from enrich.pipeline.progress import Progress
-from enrich.settings.run import RunSettings
+from enrich.pipeline.run.request import RunRequest
 from enrich.storage import ObjectInfo, Store
 from enrich.storage.inventory import open_inventory
 from enrich.storage.scratch import scratch
@@ -43,7 +43,6 @@ class Forecast:
     rate: float | None  # photos a second of the last run; None: there was none
     last_run: str | None
     price_per_hour: float | None  # of the machine
-    currency: str
     warnings: tuple[str, ...]  # one line each
 
     @property
@@ -59,50 +58,35 @@ class Forecast:
         lines = [f"{most}{self.todo:,} of {self.listed:,} photos to do ({why}), {size}"]
         warnings = [f"warning: {warning}" for warning in self.warnings]
         if self.seconds is None:
-            return [*lines, "expected time: unknown, for no run has finished there yet", *warnings]
+            return [*lines, "expected time: unknown, because no run has finished there yet", *warnings]
         length = timedelta(seconds=round(self.seconds))
         lines.append(f"expected time: {length}, at the {self.rate:.1f} photos a second of run {self.last_run}")
         if self.price_per_hour is not None:
             cost = self.seconds / 3600 * self.price_per_hour
-            lines.append(f"expected cost: {cost:.2f} {self.currency}, at {self.price_per_hour:g} an hour")
+            lines.append(f"expected cost: {cost:.2f}, at {self.price_per_hour:g} an hour")
         return [*lines, *warnings]
 
 
-def plan_run(
-    source: Store,
-    output: Store,
-    run: RunInfo,
-    settings: RunSettings,
-    limit: int | None,
-    inventory: str | None,
-    progress: Progress,
-) -> Manifest:
+def plan_run(source: Store, output: Store, run: RunInfo, request: RunRequest, progress: Progress) -> Manifest:
     """List, compare, and write the manifest of a new run. UsageError if there are no photos."""
     with scratch() as folder:
-        products = current_products(output, folder, settings.gate)
-        seen = Skipped(settings.skip)
-        if not inventory and next(seen.photos(source.list()), None) is None:
+        products = current_products(output, folder, request.settings.gate)
+        seen = Skipped(request.settings.skip)
+        if not request.inventory and next(seen.photos(source.list()), None) is None:
             raise _no_photos(run, seen)  # before anything is written
         run = replace(run, sequence=claim_sequence(output, run.run_id, products.highest_sequence))
-        listing, plan, _ = _plan(source, products, run, settings, limit, inventory, progress, folder)
+        listing, plan, _ = _plan(source, products, run, request, progress, folder)
         answers = folder / "answers.parquet"
         kept = write_answers(answers, plan, products, run, folder)
         return create_manifest(output, run, listing, plan, answers if kept else None)
 
 
-def forecast(
-    source: Store,
-    output: Store | None,
-    run: RunInfo,
-    settings: RunSettings,
-    limit: int | None,
-    inventory: str | None,
-    progress: Progress,
-) -> Forecast:
+def forecast(source: Store, output: Store | None, run: RunInfo, request: RunRequest, progress: Progress) -> Forecast:
     """What `plan_run` would find. Writes nothing; `output` is None where there is none yet."""
+    settings = request.settings
     with scratch() as folder:
         products = current_products(output, folder, settings.gate) if output else StoredProducts.none()
-        listing, plan, warnings = _plan(source, products, run, settings, limit, inventory, progress, folder)
+        listing, plan, warnings = _plan(source, products, run, request, progress, folder)
         todo = pl.scan_parquet(plan)
         reasons = todo.group_by("reason").len().sort("reason").collect(engine="streaming")
         count, size = todo.select(pl.len(), pl.col("size").sum()).collect(engine="streaming").row(0)
@@ -116,7 +100,6 @@ def forecast(
             rate=last.images_per_second if last else None,
             last_run=last.run.run_id if last else None,
             price_per_hour=settings.machine_price_per_hour,
-            currency=settings.machine_currency,
             warnings=warnings,
         )
 
@@ -125,17 +108,16 @@ def _plan(
     source: Store,
     products: StoredProducts,
     run: RunInfo,
-    settings: RunSettings,
-    limit: int | None,
-    inventory: str | None,
+    request: RunRequest,
     progress: Progress,
     folder: Path,
 ) -> tuple[Path, Path, tuple[str, ...]]:
-    """The files of the listing and of what is to be done, and what a person should know of them."""
-    listing, plan, rules = folder / "source.parquet", folder / "manifest.parquet", Rules.of(settings)
+    """The files of the listing and of the plan, and warnings about them."""
+    settings, listing, plan = request.settings, folder / "source.parquet", folder / "manifest.parquet"
+    rules = Rules.of(settings)
     skipped = Skipped(settings.skip)
-    if inventory:
-        opened = open_inventory(inventory, run.images_uri, settings.s3)
+    if request.inventory:
+        opened = open_inventory(request.inventory, run.images_uri, settings.s3)
         count = write_inventory(listing, lambda: skipped.photos_of(opened.frames(folder)), run, folder, rules)
     else:
         count = write_listing(listing, skipped.photos(_watched(source.list, progress)), run, rules)
@@ -143,7 +125,7 @@ def _plan(
         raise _no_photos(run, skipped)
     shared = find_shared(listing, settings.product_id_pattern, folder)
     warnings = tuple(filter(None, (shared.warning if shared else None, skipped.warning)))
-    write_plan(plan, listing, products, run, settings, folder, limit, warnings)
+    write_plan(plan, listing, products, run, settings, folder, request.limit, warnings)
     return listing, plan, warnings
 
 

@@ -1,8 +1,8 @@
 """The runner ray: shards spread over the workers of a Ray cluster, each with an engine that lives from shard to shard.
 
-Only numbers of shards, counts of photos and lines of the log pass through Ray. A worker opens the run as it lies in the
-output, reads photos and commits rows itself, by the rules of every run: a shard that is done twice, because its worker
-was lost or only taken for lost, stands once.
+Only shard numbers, counts of photos and log lines pass through Ray. A worker opens the run from the output, reads
+photos and commits rows itself, by the rules of every run: a shard that is done twice, because its worker was lost or
+only seemed lost, is committed once.
 """
 
 import logging
@@ -12,17 +12,18 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from enrich.errors import EnrichError, RunFailed, UsageError
+from enrich.pipeline.progress import OnMessage, unheard
 from enrich.pipeline.run.deadline import Deadline
-from enrich.pipeline.run.ray_worker import Job, Started, Worker
+from enrich.pipeline.run.ray_worker import Started, Worker
 from enrich.pipeline.run.state import Run
 from enrich.settings.run import RaySettings, RunSettings
 
@@ -31,13 +32,13 @@ logger = logging.getLogger(__name__)
 CPUS_BESIDE_GPU = 4  # decoding takes 20 ms of a core a photo: they feed some 150 photos a second
 START_SECONDS = 1800.0  # without any worker: a node that must be added and an image of some GB take minutes
 STOP_SECONDS = 10.0  # for workers without a shard to remove what they keep on their nodes
-MOST_DEATHS = 2  # of workers over one shard, or while they start: then it is no accident
+MOST_DEATHS = 2  # of workers over one shard, or while they start: then it is not a coincidence
 OBJECT_STORE_BYTES = 100 << 20  # of a Ray of our own, which keeps next to nothing there
 STARTING = -1  # in the place of a shard
 
 
 @contextmanager
-def open_workers(run: Run, announce: Callable[[str], object] = lambda line: None) -> Iterator["Workers"]:
+def open_workers(run: Run, on_message: OnMessage = unheard) -> Iterator["Workers"]:
     """Workers for what `run` has to do, one of them at least ready to answer; stopped on the way out.
 
     Raises:
@@ -48,11 +49,11 @@ def open_workers(run: Run, announce: Callable[[str], object] = lambda line: None
         count = min(run.settings.ray.workers or room, len(run.missing_shards()))
         if not count:
             raise UsageError(
-                f"runner ray: no node of the cluster has room for a worker, which takes {_words(needs)}; lower "
-                "ray.cpus, or set ray.workers where nodes are added when they are asked for"
+                f"runner ray: no node of the cluster has room for a worker, which takes {_words(needs)}; add a "
+                "node, or set ray.workers where nodes are added on demand"
             )
-        announce(f"{count} workers on Ray, each with {_words(needs)}")
-        workers = Workers(run, count, needs, announce)
+        on_message(f"{count} workers on Ray, each with {_words(needs)}")
+        workers = Workers(run, count, needs, on_message)
         try:
             workers.await_first()
             yield workers
@@ -65,33 +66,33 @@ def find_room(settings: RunSettings, nodes: Sequence[dict[str, Any]]) -> tuple[d
     free = [node["Resources"] for node in nodes if node["Alive"]]
     gpus = [node for node in free if node.get("GPU", 0) >= 1] if settings.device != "cpu" else []
     if not gpus:
-        cpus = settings.ray.cpus or 1
-        return {"num_cpus": cpus}, sum(int(node.get("CPU", 0) // cpus) for node in free)
-    cpus = settings.ray.cpus or max(1, min(CPUS_BESIDE_GPU, *(int(node["CPU"] // node["GPU"]) for node in gpus)))
+        return {"num_cpus": 1}, sum(int(node.get("CPU", 0)) for node in free)
+    cpus = max(1, min(CPUS_BESIDE_GPU, *(int(node["CPU"] // node["GPU"]) for node in gpus)))
     return {"num_cpus": cpus, "num_gpus": 1}, sum(int(min(node["GPU"], node["CPU"] // cpus)) for node in gpus)
 
 
 @dataclass
 class _Hand:
-    """A worker as it is seen from here, and the shard it has."""
+    """A worker, and the shard it has."""
 
     actor: Any
     node: str = ""  # its id
     address: str = "?"  # of the node
     shard: int = STARTING
     photos: int = 0  # of it that are done
-    begun: float = 0.0
+    started: float = 0.0  # time.monotonic()
 
 
 class Workers:
     """The workers of a run, made by `open_workers`. One that dies is replaced, and its shard handed out again."""
 
-    def __init__(self, run: Run, count: int, needs: dict[str, int], announce: Callable[[str], object]) -> None:
+    def __init__(self, run: Run, count: int, needs: dict[str, int], on_message: OnMessage) -> None:
         self.engine_name = ""
         self._run, self._count, self._needs = run, count, needs
-        self._announce, self._announced = announce, set[str]()
-        settings = run.settings.model_dump_json()
-        self._job = Job(run.images.uri, run.adapter_uri, run.output.uri, run.info.run_id, settings, needs["num_cpus"])
+        self._on_message, self._messages = on_message, set[str]()
+        self._request = replace(
+            run.request, images=run.images.uri, output=run.output.uri, run_id=run.info.run_id
+        )  # as other nodes can open it
         self._busy: dict[Any, _Hand] = {}  # starting, or with a shard; by what Ray gives for what is to come
         self._idle: list[_Hand] = []
         self._deaths: Counter[int] = Counter()  # by shard
@@ -105,7 +106,7 @@ class Workers:
                 self._hear(ref)
 
     def answer(self, shards: Sequence[int], deadline: Deadline) -> Iterator[int]:
-        """See `Runner`. After an error no shard is handed out; it is raised when those under way have ended."""
+        """See `Session.answer`. After an error no shard is handed out; it is raised when those under way have ended."""
         queue, done = deque(shards), 0
         failed: EnrichError | None = None
         for ref in [ref for ref, hand in self._busy.items() if hand.shard != STARTING]:
@@ -123,7 +124,7 @@ class Workers:
                     shard, ended = hand.shard, self._hear(ref)
                     if ended == "done":
                         done += self._run.manifest.rows_in([shard])
-                        deadline.last = time.monotonic() - hand.begun
+                        deadline.last = time.monotonic() - hand.started
                     elif ended == "lost":
                         queue.appendleft(shard)
             except EnrichError as error:
@@ -133,7 +134,7 @@ class Workers:
             raise failed
 
     def close(self) -> None:
-        """Stop them: at once where they have a shard, which is not committed then."""
+        """Stop the workers, at once where they have a shard; it is not committed then."""
         with suppress(RayError):
             stopping = [hand.actor.stop.remote() for hand in self._idle]
             if stopping:
@@ -144,15 +145,15 @@ class Workers:
     def _fill_up(self) -> None:
         while len(self._busy) + len(self._idle) < self._count:
             actor: Any = ray.remote(Worker).options(max_restarts=0, **self._needs).remote()
-            self._busy[actor.start.remote(self._job)] = _Hand(actor)
+            self._busy[actor.start.remote(self._request, self._needs["num_cpus"])] = _Hand(actor)
 
     def _hand_out(self, shard: int) -> None:
         hand = self._idle.pop()
-        hand.shard, hand.photos, hand.begun = shard, 0, time.monotonic()
+        hand.shard, hand.photos, hand.started = shard, 0, time.monotonic()
         self._busy[hand.actor.answer.options(num_returns="streaming").remote(shard)] = hand
 
     def _ready(self) -> list[Any]:
-        """The next worker that has something to say, within a second. RunFailed: there is none for too long."""
+        """References of workers that have news, within a second. RunFailed: no worker started for START_SECONDS."""
         silent = time.monotonic() - self._heard_at
         if silent > START_SECONDS and not self._idle and all(hand.shard == STARTING for hand in self._busy.values()):
             raise RunFailed(
@@ -163,7 +164,7 @@ class Workers:
         return list(ready)
 
     def _hear(self, ref: Any) -> Literal["done", "lost"] | None:
-        """Take what a worker says: what became of its shard, once that is decided. Raises what the worker raised."""
+        """Take a worker's news: what became of its shard, once that is known. Raises what the worker raised."""
         hand = self._busy[ref]
         self._heard_at = time.monotonic()
         try:
@@ -196,25 +197,25 @@ class Workers:
     def _welcome(self, hand: _Hand, started: Started) -> None:
         self.engine_name, hand.node, hand.address = started.engine, started.node, started.address
         for line in started.lines:
-            if line not in self._announced:  # all say the same where their nodes are alike
-                self._announced.add(line)
-                self._announce(line)
+            if line not in self._messages:  # all say the same where their nodes are alike
+                self._messages.add(line)
+                self._on_message(line)
 
     def _bury(self, hand: _Hand, error: RayError) -> Literal["done", "lost"] | None:
-        """A worker is gone, or cannot be reached: another takes its place. RunFailed where that is of no use."""
+        """Replace a worker that is gone or cannot be reached. RunFailed if it is the second over the same shard."""
         with suppress(RayError):
             ray.kill(hand.actor)
         gone = [node["NodeID"] for node in ray.nodes() if not node["Alive"]]
         why = f"node {hand.address} is gone" if hand.node in gone else f"node {hand.address}: {_reason(error)}"
         what = "starting" if hand.shard == STARTING else f"shard={hand.shard}"
         logger.warning("run=%s %s lost its worker: %s", self._run.info.run_id, what, why)
-        if hand.node not in gone:  # a node that goes is no sign that the shard is to blame
+        if hand.node not in gone:  # the loss of a node does not blame the shard
             self._deaths[hand.shard] += 1
         if self._deaths[hand.shard] >= MOST_DEATHS:
             of = "while it started" if hand.shard == STARTING else f"over shard {hand.shard}"
             raise RunFailed(
-                f"run {self._run.info.run_id}: {MOST_DEATHS} workers died {of}; {why}; see that the node has memory "
-                "enough, or lower in_flight; the same run id goes on"
+                f"run {self._run.info.run_id}: {MOST_DEATHS} workers died {of}; {why}; give the node "
+                "more memory, or lower in_flight; the same run id continues it"
             )
         self._fill_up()
         if hand.shard == STARTING:
@@ -223,7 +224,7 @@ class Workers:
 
 
 def _reason(error: RayError) -> str:
-    """One line of what Ray says of a worker's end: how its process ended, or the error that kept it from starting."""
+    """One line on why a worker ended: how its process ended, or the error that kept it from starting."""
     text = " ".join(str(error).split())
     found = re.search(r"Worker exit detail: (.*?)(?: Some common causes|$)", text)
     return found[1] if found else str(error).strip().splitlines()[-1]
@@ -256,7 +257,7 @@ def _cluster(settings: RaySettings) -> Iterator[None]:
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UsageError(
-                f"ray.address {address or 'local'}: no Ray to be had there ({reason}); start it with "
+                f"ray.address {address or 'local'}: no Ray there ({reason}); start it with "
                 "`ray start --head`, and this process on one of its nodes"
             ) from error
     try:
@@ -267,7 +268,7 @@ def _cluster(settings: RaySettings) -> Iterator[None]:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Ray sets a handler of SIGTERM, in the place of Prefect's, which lets a cancelled flow end in good order."""
+    """Restore the SIGTERM handler that Ray replaces: Prefect's ends a cancelled flow in good order."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield

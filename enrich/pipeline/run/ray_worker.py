@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import ray
@@ -15,32 +15,20 @@ import ray.util
 from enrich.errors import EnrichError, located, unforeseen
 from enrich.photos.workers import choose_workers
 from enrich.pipeline.run.deadline import Deadline
-from enrich.pipeline.run.opening import join_run
-from enrich.pipeline.run.session import answer_shards, open_session
-from enrich.settings.run import RunSettings
+from enrich.pipeline.run.request import RunRequest
+from enrich.pipeline.run.session import open_session
+from enrich.pipeline.run.start import join_run
 
 logger = logging.getLogger(__name__)
 
-TELL_SECONDS = 2.0  # between what a worker says of a shard
+NEWS_SECONDS = 2.0  # between two messages of a worker about its shard
 
 Line = tuple[int, str]  # of the log: level and text
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a worker is told: where the run lies, and how to answer. Credentials are its node's own."""
-
-    images: str
-    adapter: str
-    output: str
-    run_id: str
-    settings: str  # JSON
-    cpus: int  # cores of this worker
-
-
-@dataclass(frozen=True)
 class Started:
-    """What a worker says when it can answer."""
+    """A worker is ready to answer."""
 
     engine: str
     node: str  # its id
@@ -52,40 +40,39 @@ class Worker:
     """Made and called by Ray, one call at a time."""
 
     def __init__(self) -> None:
-        # Decoding processes import the main module anew, which is Ray's here and takes a second and 60 MB each.
+        # Decoding processes import the main module again, which is Ray's here: a second and 60 MB for each of them.
         sys.modules["__main__"] = ModuleType("__main__")
         self._open, self._lines, self._address = ExitStack(), _Lines(), ray.util.get_node_ip_address()
         log = logging.getLogger("enrich")
         log.setLevel(logging.INFO)
         log.addHandler(self._lines)
 
-    def start(self, job: Job) -> Started:
-        """Open the run and start the engine.
+    def start(self, request: RunRequest, cpus: int) -> Started:
+        """Join the run and start the engine. Credentials are the node's own; `cpus` cores are this worker's.
 
         Raises:
             UsageError: see `join_run`. ParityFailed: see `open_session`. Every message names the node.
         """
         with self._naming_the_node():
-            return self._start(job)
+            return self._start(request, cpus)
 
-    def _start(self, job: Job) -> Started:
-        settings = RunSettings.model_validate_json(job.settings)
-        if settings.decode_processes is None:  # the node's other cores are other workers'
-            decoders = choose_workers(settings, job.cpus).decode
-            settings = settings.model_copy(update={"decode_processes": decoders})
-        run = self._open.enter_context(join_run(job.images, job.adapter, job.output, settings, job.run_id))
-        self._session = self._open.enter_context(open_session(run, announce=self._lines.announce))
+    def _start(self, request: RunRequest, cpus: int) -> Started:
+        if request.settings.decode_processes is None:  # the node's other cores belong to other workers
+            decoders = choose_workers(request.settings, cpus).decode
+            request = replace(request, settings=request.settings.model_copy(update={"decode_processes": decoders}))
+        run = self._open.enter_context(join_run(request))
+        self._session = self._open.enter_context(open_session(run, on_message=self._lines.on_message))
         node = ray.get_runtime_context().get_node_id()
         lines = [line for _, line in self._lines.take()]
         return Started(self._session.engine_name, node, self._address, lines)
 
     def answer(self, shard: int) -> Iterator[tuple[int, list[Line]]]:
-        """Answer and commit a shard; how many of its photos are done, now and then and at the end."""
-        told, answered = time.monotonic(), 0
+        """Answer and commit a shard; yields its photos done and new log lines, every NEWS_SECONDS and at the end."""
+        sent_at, answered = time.monotonic(), 0
         with self._naming_the_node():
-            for answered in answer_shards(self._session, [shard], Deadline()):
-                if time.monotonic() - told >= TELL_SECONDS:
-                    told = time.monotonic()
+            for answered in self._session.answer([shard], Deadline()):
+                if time.monotonic() - sent_at >= NEWS_SECONDS:
+                    sent_at = time.monotonic()
                     yield answered, self._lines.take()
         yield answered, self._lines.take()
 
@@ -105,7 +92,7 @@ class Worker:
 
 
 class _Lines(logging.Handler):
-    """Keeps what is logged until it is taken; the last 1,000 lines of a worker that is not heard."""
+    """Keeps the last 1,000 log lines until they are taken."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,7 +101,7 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self._kept.append((record.levelno, record.getMessage()))
 
-    def announce(self, line: str) -> None:
+    def on_message(self, line: str) -> None:
         self._kept.append((logging.INFO, line))
 
     def take(self) -> list[Line]:

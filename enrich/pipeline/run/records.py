@@ -1,4 +1,4 @@
-"""What finished runs say of themselves: records, reports, and what their sessions measured."""
+"""Records and reports of finished runs, and what their sessions measured."""
 
 import json
 
@@ -17,7 +17,7 @@ from enrich.output.publish import (
 from enrich.output.run_record import RunInfo, RunRecord
 from enrich.output.schema import ROW_SCHEMA, SCORE_SCHEMA
 from enrich.pages.report import render_report, render_sheet
-from enrich.pipeline.run.bottleneck import Measured
+from enrich.pipeline.run.measured import Measured
 from enrich.scores.assess import SCORES_FILE, VERDICTS_KEY
 from enrich.settings.run import RunSettings
 from enrich.storage import Store, open_store
@@ -29,7 +29,7 @@ _MEASURED = TypeAdapter(Measured)
 
 
 def held_back(record: RunRecord, output: str) -> HeldBack:
-    """What to tell of a run that the gate held back: why, and the way out."""
+    """The error for a run that the gate held back: why, and how to release it."""
     return HeldBack(
         f"run {record.run.run_id} is held back: {record.findings[0].message}; look at its report, then release it "
         f"with `enrich publish --output {output} --run-id {record.run.run_id}`"
@@ -38,12 +38,12 @@ def held_back(record: RunRecord, output: str) -> HeldBack:
 
 def read_record(output: Store, run_id: str) -> RunRecord:
     """The record of a finished run; UsageError if there is none."""
-    begun = read_manifest(output, run_id)
-    if begun is None:
+    manifest = read_manifest(output, run_id)
+    if manifest is None:
         raise UsageError(f"run {run_id}: not in {output.uri}; `enrich report --output {output.uri}` shows the last one")
-    record = read_run_record(output, begun.run)
+    record = read_run_record(output, manifest.run)
     if record is None:
-        raise UsageError(f"run {run_id}: it is not finished; go on with `enrich run --run-id {run_id}`")
+        raise UsageError(f"run {run_id}: it is not finished; continue it with `enrich run --run-id {run_id}`")
     return record
 
 
@@ -77,26 +77,26 @@ def write_report(output: Store, images: Store, record: RunRecord, rows: pl.DataF
 
 
 def contact_sheet(output: str, record: RunRecord, settings: RunSettings, most: int = 12) -> str:
-    """Photos of a finished run with what was said of them, as Markdown; a thumbnail is some 7 kB of it."""
+    """Photos of a finished run with their answers, as Markdown with thumbnails of some 7 kB each."""
     frames = read_frames(open_store(output, s3=settings.s3), record.run)
     rows = next(frames, parquet.empty(ROW_SCHEMA))  # its first shard has more than enough
     return render_sheet(rows, open_store(record.run.images_uri, s3=settings.s3), settings.limits, most)
 
 
 def write_measured(output: Store, run: RunInfo, session: str, measured: Measured) -> None:
-    """Keep what a session measured, in place of what it had written before."""
+    """Write what a session measured so far, replacing what it wrote before."""
     output.put(f"{_sessions(run)}/{session}.json", _MEASURED.dump_json(measured, indent=1))
 
 
 def read_measured(output: Store, run: RunInfo) -> list[Measured]:
-    """What all sessions of a run measured; RunFailed if a file there is not ours."""
+    """What all sessions of a run measured; RunFailed if a file there is something else."""
     found = []
     for info in output.list(_sessions(run)):
         try:
             found.append(_MEASURED.validate_json(output.get(info.key)[0]))
         except ValidationError as error:
             raise RunFailed(
-                f"{output.uri_of(info.key)} is no measurement of a run; remove it and start the run again"
+                f"{output.uri_of(info.key)} is not a measurement of a run; remove it and start the run again"
             ) from error
     return found
 

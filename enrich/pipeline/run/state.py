@@ -1,4 +1,4 @@
-"""A run that was begun."""
+"""A run that was started."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,6 +7,7 @@ from enrich.engines.adapter import Adapter, read_metrics
 from enrich.output.history import committed_shards
 from enrich.output.manifest import Manifest
 from enrich.output.run_record import RunInfo
+from enrich.pipeline.run.request import RunRequest
 from enrich.scores.worth import Worth, judge_worth
 from enrich.settings.run import GateSettings, RunSettings
 from enrich.storage import Store
@@ -14,15 +15,18 @@ from enrich.storage import Store
 
 @dataclass(frozen=True)
 class Run:
-    """A run that was begun: where it reads and writes, with what, and what it has to do."""
+    """A run that was started: what was asked for, where it reads and writes, and what it has to do."""
 
+    request: RunRequest
     images: Store
     output: Store
     adapter: Adapter
-    adapter_uri: str  # where it was read from
-    settings: RunSettings
     manifest: Manifest
     started_at: datetime
+
+    @property
+    def settings(self) -> RunSettings:
+        return self.request.settings
 
     @property
     def info(self) -> RunInfo:
@@ -45,7 +49,7 @@ class Run:
 
 
 def adapter_warnings(worth: Worth, gate: GateSettings) -> tuple[str, ...]:
-    """What to tell of a run's adapter, and what will come of it; nothing of one that is good or allowed."""
+    """A warning about an adapter that was not shown to be good, and its consequence; none if it is good or allowed."""
     if worth.state == "beats" or gate.allow_weak_adapter:
         return ()
     held = worth.state == "weak" and gate.enabled

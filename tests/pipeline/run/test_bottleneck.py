@@ -7,7 +7,8 @@ import pytest
 
 from enrich.pages.units import duration
 from enrich.photos.workers import Workers, choose_workers
-from enrich.pipeline.run.bottleneck import Measured, add, describe_stages, judge_stages
+from enrich.pipeline.run.bottleneck import describe_stages, judge_stages
+from enrich.pipeline.run.measured import Measured, add
 from enrich.settings.run import RunSettings
 
 # 1,000 photos in 100 s, of which the engine was at work in 97.
@@ -23,13 +24,6 @@ HUNGRY = replace(FULL, engine=60.0, waited=45.0, starved=40.0, queue=1.0)  # cou
     [
         (FULL, {}, "vllm", "engine", "set quantization to fp8, fine-tune with a smaller num_crops, or use more GPUs"),
         (FULL, {"quantization": "fp8"}, "vllm", "engine", "fine-tune with a smaller num_crops, or use more GPUs"),
-        (
-            FULL,
-            {"quantization": "fp8", "engine_in_flight": 4},
-            "vllm",
-            "engine",
-            "raise engine_in_flight, fine-tune with a smaller num_crops, or use more GPUs",
-        ),
         (
             FULL,
             {},

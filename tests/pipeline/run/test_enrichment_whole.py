@@ -18,6 +18,7 @@ from enrich.errors import UsageError
 from enrich.output.schema import PRODUCTS_SCHEMA
 from enrich.pipeline.releasing import publish_held, rewrite_report
 from enrich.pipeline.run.enrichment import run_enrichment
+from enrich.pipeline.run.request import RunRequest
 from enrich.settings.run import GateSettings, RunSettings
 from enrich.storage import open_store, write_tree
 
@@ -41,7 +42,7 @@ def without_clocks(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def test_every_object_has_one_row_and_only_hostile_files_fail(story: Any, tmp_path: Path) -> None:
-    record = run_enrichment(str(story.bucket), str(story.adapter), str(tmp_path), SETTINGS)
+    record = run_enrichment(RunRequest(str(story.bucket), str(story.adapter), str(tmp_path), SETTINGS))
     table = products(tmp_path)
     assert table.columns == PRODUCTS_SCHEMA.names
     assert dict(table.select("image_key", "error_kind").iter_rows()) == expected(story)
@@ -64,10 +65,10 @@ def test_every_object_has_one_row_and_only_hostile_files_fail(story: Any, tmp_pa
 def test_only_what_changed_is_done_again(story: Any, tmp_path: Path) -> None:
     bucket, output = tmp_path / "bucket", tmp_path / "output"
     shutil.copytree(story.bucket, bucket)
-    run_enrichment(str(bucket), str(story.adapter), str(output), SETTINGS)
+    run_enrichment(RunRequest(str(bucket), str(story.adapter), str(output), SETTINGS))
     before = products(output)
 
-    again = run_enrichment(str(bucket), str(story.adapter), str(output), SETTINGS)
+    again = run_enrichment(RunRequest(str(bucket), str(story.adapter), str(output), SETTINGS))
     assert again.state == "nothing_to_do"
     assert products(output).equals(before)
 
@@ -76,7 +77,7 @@ def test_only_what_changed_is_done_again(story: Any, tmp_path: Path) -> None:
     Image.new("RGB", (64, 64), "red").save(bucket / changed, "PNG")
     Image.new("RGB", (64, 96), "blue").save(bucket / "brand new.jpg")
     (bucket / removed).unlink()
-    record = run_enrichment(str(bucket), str(story.adapter), str(output), SETTINGS)
+    record = run_enrichment(RunRequest(str(bucket), str(story.adapter), str(output), SETTINGS))
     assert record.by_reason == {"changed": 1, "new": 1}
     after = products(output)
     touched = after.filter(pl.col("last_run_id") == record.run.run_id)["image_key"].to_list()
@@ -115,7 +116,7 @@ def test_a_killed_run_goes_on_with_the_missing_shards_only(story: Any, tmp_path:
 
     undisturbed = tmp_path / "undisturbed"
     settings = RunSettings(shard_size=4, batch_size=2, gate=GateSettings(enabled=False))
-    run_enrichment(str(story.bucket), str(story.adapter), str(undisturbed), settings, run_id="night")
+    run_enrichment(RunRequest(str(story.bucket), str(story.adapter), str(undisturbed), settings, run_id="night"))
     columns = [name for name in PRODUCTS_SCHEMA.names if name not in CLOCKS]
     close = ("category_confidence", "category_alternatives", "price_low", "price_high")  # floats of other batches
     exact = [name for name in columns if name not in close]
@@ -130,17 +131,19 @@ def test_the_whole_of_it_on_s3(story: Any, s3_bucket: str) -> None:
         if path.is_file():
             images.put(path.relative_to(story.bucket).as_posix(), path.read_bytes())
     places = f"{s3_bucket}/photos", f"{s3_bucket}/adapter", f"{s3_bucket}/output"
-    record = run_enrichment(*places, SETTINGS, run_id="one")
+    record = run_enrichment(RunRequest(*places, SETTINGS, run_id="one"))
     table = products(places[2])
     assert dict(table.select("image_key", "error_kind").iter_rows()) == expected(story)
     assert table["image_uri"].str.starts_with(f"{s3_bucket}/photos/").all()
     assert record.state == "published"
-    assert run_enrichment(*places, SETTINGS, run_id="one") == record  # it is finished: nothing is done again
-    assert run_enrichment(*places, SETTINGS).state == "nothing_to_do"
+    assert (
+        run_enrichment(RunRequest(*places, SETTINGS, run_id="one")) == record
+    )  # it is finished: nothing is done again
+    assert run_enrichment(RunRequest(*places, SETTINGS)).state == "nothing_to_do"
     gone, kept = sorted(table.filter(pl.col("status") == "ok")["image_key"])[:2]
     images.delete(gone)
     images.put("new.png", images.get(kept)[0])
-    third = run_enrichment(*places, SETTINGS)
+    third = run_enrichment(RunRequest(*places, SETTINGS))
     assert third.by_reason == {"new": 1}
     after = products(places[2])
     assert after.filter(~pl.col("in_source"))["image_key"].to_list() == [gone]
@@ -149,7 +152,7 @@ def test_the_whole_of_it_on_s3(story: Any, s3_bucket: str) -> None:
 
 def test_a_held_run_is_released_by_a_person(story: Any, tmp_path: Path) -> None:
     strict = RunSettings(gate=GateSettings(min_rows=1, max_failed=0.0, allow_weak_adapter=True))
-    held = run_enrichment(str(story.bucket), str(story.adapter), str(tmp_path), strict, run_id="held")
+    held = run_enrichment(RunRequest(str(story.bucket), str(story.adapter), str(tmp_path), strict, run_id="held"))
     assert held.state == "held"
     assert held.findings[0].limit == "max_failed"
     assert not (tmp_path / "products.parquet").exists()
@@ -162,19 +165,19 @@ def test_a_held_run_is_released_by_a_person(story: Any, tmp_path: Path) -> None:
 
 
 def test_a_limit_takes_the_rest_the_next_time(story: Any, tmp_path: Path) -> None:
-    first = run_enrichment(str(story.bucket), str(story.adapter), str(tmp_path), SETTINGS, limit=6)
+    first = run_enrichment(RunRequest(str(story.bucket), str(story.adapter), str(tmp_path), SETTINGS, limit=6))
     assert first.counts["rows"] == 6
-    rest = run_enrichment(str(story.bucket), str(story.adapter), str(tmp_path), SETTINGS)
+    rest = run_enrichment(RunRequest(str(story.bucket), str(story.adapter), str(tmp_path), SETTINGS))
     assert first.counts["rows"] + rest.counts["rows"] == len(products(tmp_path)) == len(expected(story))
     assert products(tmp_path)["in_source"].all()
 
 
 def test_another_adapter_makes_every_answer_anew(story: Any, tmp_path: Path) -> None:
-    run_enrichment(str(story.bucket), str(story.adapter), str(tmp_path / "out"), SETTINGS, limit=4)
+    run_enrichment(RunRequest(str(story.bucket), str(story.adapter), str(tmp_path / "out"), SETTINGS, limit=4))
     other = tmp_path / "adapter"
     shutil.copytree(story.adapter, other)
     calibration = json.loads((other / "calibration.json").read_text())
     calibration["category"]["slope"] *= 0.9
     (other / "calibration.json").write_text(json.dumps(calibration))
-    record = run_enrichment(str(story.bucket), str(other), str(tmp_path / "out"), SETTINGS, limit=4)
+    record = run_enrichment(RunRequest(str(story.bucket), str(other), str(tmp_path / "out"), SETTINGS, limit=4))
     assert record.by_reason == {"model": 4}

@@ -17,9 +17,10 @@ from enrich.errors import ParityFailed
 from enrich.output.run_record import RunRecord
 from enrich.pipeline import comparing
 from enrich.pipeline.drawn import draw_photo
-from enrich.pipeline.run import opening, parity_gate
+from enrich.pipeline.run import parity_gate, start
 from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.pipeline.run.parity_gate import precision
+from enrich.pipeline.run.request import RunRequest
 from enrich.settings.catalog import SampleSettings
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.run import GateSettings, RunSettings
@@ -32,7 +33,6 @@ SETTINGS = RunSettings(
     engine="vllm",
     device="cpu",
     shard_size=8,
-    parity_rows=3,
     batch_size=3,
     max_new_tokens=12,
     gate=GateSettings(enabled=False),
@@ -83,9 +83,10 @@ class FakeVllm:
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
     fake = FakeVllm()
+    monkeypatch.setattr(parity_gate, "PHOTOS", 3)
     monkeypatch.setattr(parity_gate, "start_engine", fake.start)
     monkeypatch.setattr(parity_gate, "load_engine", fake.reference)
-    for module in (comparing, parity_gate, opening):
+    for module in (comparing, parity_gate, start):
         monkeypatch.setattr(module, "choose_engine", lambda name, device="auto": "vllm")
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__="1.2"))
     return fake
@@ -98,7 +99,8 @@ def run(
     told: list[str] = []
     settings = SETTINGS.model_copy(update=changes)
     record = run_enrichment(
-        str(places.bucket), str(places.adapter), str(output), settings, run_id=run_id, limit=limit, announce=told.append
+        RunRequest(str(places.bucket), str(places.adapter), str(output), settings, run_id=run_id, limit=limit),
+        on_message=told.append,
     )
     return record, told
 
@@ -174,14 +176,6 @@ def test_an_engine_without_the_adapter_is_blocked_until_it_is_mended(
     assert len(kept(tmp_path)) == 1
 
 
-def test_nothing_is_compared_where_nobody_asks_for_it(places: Places, tmp_path: Path, vllm: FakeVllm) -> None:
-    vllm.broken = True
-
-    run(places, tmp_path, parity_rows=0)
-
-    assert (len(vllm.started), vllm.references, kept(tmp_path)) == (1, 0, [])
-
-
 def test_transformers_is_not_compared_with_itself(
     places: Places, tmp_path: Path, vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,7 +202,7 @@ def test_faulty_photos_and_copies_are_passed_over(places: Places, tmp_path: Path
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TransformersEngine, "complete", watched)
-        run_enrichment(str(bucket), str(places.adapter), str(tmp_path / "out"), SETTINGS)
+        run_enrichment(RunRequest(str(bucket), str(places.adapter), str(tmp_path / "out"), SETTINGS))
 
     assert asked[:6] == ["b.png", "d.png", "e.png"] * 2
 
@@ -217,7 +211,7 @@ def test_a_bucket_without_a_photo(tmp_path: Path, places: Places, vllm: FakeVllm
     (tmp_path / "bucket").mkdir()
     (tmp_path / "bucket" / "a.jpg").write_text("no photo")
 
-    record = run_enrichment(str(tmp_path / "bucket"), str(places.adapter), str(tmp_path / "out"), SETTINGS)
+    record = run_enrichment(RunRequest(str(tmp_path / "bucket"), str(places.adapter), str(tmp_path / "out"), SETTINGS))
 
     assert (record.counts["failed"], vllm.references) == (1, 0)
 

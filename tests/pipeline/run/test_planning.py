@@ -14,9 +14,10 @@ from enrich import cli
 from enrich.engines.adapter import read_adapter
 from enrich.errors import UsageError
 from enrich.pipeline.releasing import roll_back
-from enrich.pipeline.run import deadline, opening
+from enrich.pipeline.run import deadline, start
 from enrich.pipeline.run.enrichment import run_enrichment
-from enrich.pipeline.run.opening import circumstances, fingerprint, foresee_run
+from enrich.pipeline.run.request import RunRequest
+from enrich.pipeline.run.start import circumstances, dry_run, fingerprint
 from enrich.settings.photos import PhotoLimits
 from enrich.settings.run import GateSettings, RunSettings
 from enrich.settings.storage import S3Settings
@@ -32,18 +33,18 @@ def keys_in(output: Path) -> list[str]:
 def test_a_dry_run_writes_nothing_and_goes_by_the_last_run(story: Any, tmp_path: Path) -> None:
     places = str(story.bucket), str(story.adapter), str(tmp_path / "output")
     photos = sum(path.is_file() for path in story.bucket.rglob("*"))
-    first = foresee_run(*places, SETTINGS)
+    first = dry_run(RunRequest(*places, SETTINGS))
     assert (first.listed, first.todo, first.by_reason, first.seconds) == (photos, photos, {"new": photos}, None)
-    assert first.lines()[1] == "expected time: unknown, for no run has finished there yet"
+    assert first.lines()[1] == "expected time: unknown, because no run has finished there yet"
     assert not (tmp_path / "output").exists()
 
-    record = run_enrichment(*places, SETTINGS, limit=6)
+    record = run_enrichment(RunRequest(*places, SETTINGS, limit=6))
     files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
-    rest = foresee_run(*places, SETTINGS)
+    rest = dry_run(RunRequest(*places, SETTINGS))
     assert rest.todo == photos - 6
     assert rest.seconds == pytest.approx(rest.todo / record.images_per_second)
     assert rest.lines()[0].startswith(f"{rest.todo} of {photos} photos to do ({rest.todo} new), 0.00 GB, ")
-    assert rest.lines()[2] == f"expected cost: {rest.seconds / 1000:.2f} USD, at 3.6 an hour"
+    assert rest.lines()[2] == f"expected cost: {rest.seconds / 1000:.2f}, at 3.6 an hour"
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == files
 
 
@@ -53,14 +54,14 @@ def test_a_deadline_publishes_what_is_done_and_the_run_goes_on(
     places, clock = (str(story.bucket), str(story.adapter), str(tmp_path)), iter(range(0, 10_000, 10))
     monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     said: list[str] = []
-    first = run_enrichment(*places, SETTINGS, run_id="night", deadline=35.0, announce=said.append)
+    first = run_enrichment(RunRequest(*places, SETTINGS, run_id="night", deadline=35.0), on_message=said.append)
     # The clock moves 10 s each time it is looked at: three shards begin at 10, 20 and 30, and none at 40.
     assert (first.state, first.counts["rows"], first.missing_shards) == ("published", 12, first.shards - 3)
     assert said[-1].startswith("stopped at its deadline: ")
     assert len(keys_in(tmp_path)) == 12
-    rest = run_enrichment(*places, SETTINGS, run_id="night")
+    rest = run_enrichment(RunRequest(*places, SETTINGS, run_id="night"))
     assert (rest.missing_shards, rest.counts["rows"]) == (0, len(keys_in(tmp_path)))
-    assert run_enrichment(*places, SETTINGS).state == "nothing_to_do"
+    assert run_enrichment(RunRequest(*places, SETTINGS)).state == "nothing_to_do"
 
 
 def test_an_inventory_takes_the_place_of_the_listing(story: Any, tmp_path: Path) -> None:
@@ -81,19 +82,21 @@ def test_an_inventory_takes_the_place_of_the_listing(story: Any, tmp_path: Path)
     }  # fmt: skip
     (tmp_path / "manifest.json").write_text(json.dumps(content))
     output, inventory = tmp_path / "output", str(tmp_path / "manifest.json")
-    record = run_enrichment(str(story.bucket), str(story.adapter), str(output), SETTINGS, inventory=inventory)
+    record = run_enrichment(
+        RunRequest(str(story.bucket), str(story.adapter), str(output), SETTINGS, inventory=inventory)
+    )
     assert record.counts["rows"] == 6
     assert keys_in(output) == sorted(info.key for info in infos)
 
 
 def test_a_rollback_by_command(story: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     places = str(story.bucket), str(story.adapter), str(tmp_path)
-    run_enrichment(*places, SETTINGS, run_id="one", limit=4)
-    run_enrichment(*places, SETTINGS, run_id="two", limit=4)
+    run_enrichment(RunRequest(*places, SETTINGS, run_id="one", limit=4))
+    run_enrichment(RunRequest(*places, SETTINGS, run_id="two", limit=4))
     cli.rollback(output=str(tmp_path), run_id="one")
     assert "as of run one; held back since: two" in capsys.readouterr().out
     assert len(keys_in(tmp_path)) == 4
-    assert run_enrichment(*places, SETTINGS, run_id="two").state == "held"
+    assert run_enrichment(RunRequest(*places, SETTINGS, run_id="two")).state == "held"
     cli.publish(output=str(tmp_path), run_id="two")
     assert len(keys_in(tmp_path)) == 8
     with pytest.raises(UsageError, match="run three: not in"):
@@ -130,18 +133,18 @@ def test_what_makes_no_failure_is_no_part_of_the_circumstances(monkeypatch: pyte
     plain = circumstances("photos", RunSettings())
     assert circumstances("photos", RunSettings(batch_size=1, decode_processes=1, max_attempts=9)) == plain
     assert circumstances("elsewhere", RunSettings()) != plain
-    monkeypatch.setattr(opening, "version", lambda name: "another")
+    monkeypatch.setattr(start, "version", lambda name: "another")
     assert circumstances("photos", RunSettings()) != plain
 
 
 def test_photos_refused_under_a_limit_are_answered_once_it_is_raised(story: Any, tmp_path: Path) -> None:
     places = str(story.bucket), str(story.adapter), str(tmp_path)
     small = SETTINGS.model_copy(update={"limits": PhotoLimits(max_bytes=500)})
-    first = run_enrichment(*places, small, limit=4)
+    first = run_enrichment(RunRequest(*places, small, limit=4))
     assert first.by_error_kind == {"too_large": first.counts["failed"]}
     assert first.counts["failed"] > 0
-    assert run_enrichment(*places, small, limit=4).by_reason == {"new": 4}
-    second = run_enrichment(*places, SETTINGS, limit=first.counts["failed"])
+    assert run_enrichment(RunRequest(*places, small, limit=4)).by_reason == {"new": 4}
+    second = run_enrichment(RunRequest(*places, SETTINGS, limit=first.counts["failed"]))
     assert second.by_reason == {"retry": first.counts["failed"]}
     assert second.by_error_kind.get("too_large") is None
 
@@ -153,6 +156,6 @@ def test_the_precision_that_vllm_serves_in_is_part_of_the_fingerprint(
     settings = [RunSettings(), RunSettings(quantization="fp8"), RunSettings(kv_cache_dtype="fp8")]
     assert len({fingerprint(adapter, one) for one in settings}) == 1  # transformers knows no such thing
     plain = fingerprint(adapter, settings[0])
-    monkeypatch.setattr(opening, "choose_engine", lambda *_: "vllm")
+    monkeypatch.setattr(start, "choose_engine", lambda *_: "vllm")
     assert len({fingerprint(adapter, one) for one in settings}) == 3
     assert fingerprint(adapter, settings[0]) == plain

@@ -13,7 +13,8 @@ from enrich.engines.predictor import Answerer
 from enrich.output.run_record import RunRecord
 from enrich.pipeline.releasing import publish_held
 from enrich.pipeline.run.enrichment import run_enrichment
-from enrich.pipeline.run.opening import foresee_run
+from enrich.pipeline.run.request import RunRequest
+from enrich.pipeline.run.start import dry_run
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.photos import PhotoLimits
 from enrich.settings.run import GateSettings, RunSettings
@@ -35,7 +36,7 @@ def enriched(adapter: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "photos").mkdir()
     for number, key in enumerate(KEYS):
         Image.new("RGB", (40, 60), (60 * number, 90, 30)).save(root / "photos" / key, "JPEG")
-    run_enrichment(str(root / "photos"), adapter, str(root / "out"), SETTINGS)
+    run_enrichment(RunRequest(str(root / "photos"), adapter, str(root / "out"), SETTINGS))
     return root
 
 
@@ -69,22 +70,22 @@ def test_photos_of_another_etag_and_the_same_bytes_keep_their_answer(places: tup
     assert (before["status"] == "ok").all()
     for key in KEYS:
         os.utime(Path(places[0]) / key, (1, 1))
-    assert foresee_run(*places, SETTINGS).lines()[0].startswith("at most 4 of 4 photos to do (4 changed)")
-    record = run_enrichment(*places, SETTINGS)
+    assert dry_run(RunRequest(*places, SETTINGS)).lines()[0].startswith("at most 4 of 4 photos to do (4 changed)")
+    record = run_enrichment(RunRequest(*places, SETTINGS))
     assert (record.state, record.by_reason, record.same_bytes) == ("published", {"changed": 4}, 4)
     after = table(places)
     assert after.select(OF_THE_ANSWER).equals(before.select(OF_THE_ANSWER))
     assert (after["image_etag"] != before["image_etag"]).all()
     assert after["run_id"].unique().to_list() == [record.run.run_id]
     assert after["output_tokens"].null_count() == 4
-    assert run_enrichment(*places, SETTINGS).state == "nothing_to_do"
+    assert run_enrichment(RunRequest(*places, SETTINGS)).state == "nothing_to_do"
 
 
 def test_photos_of_other_bytes_are_answered(places: tuple[str, str, str]) -> None:
     Image.new("RGB", (60, 40), "white").save(Path(places[0]) / KEYS[0], "JPEG")
     for key in KEYS:
         os.utime(Path(places[0]) / key, (1, 1))
-    record = run_enrichment(*places, SETTINGS)
+    record = run_enrichment(RunRequest(*places, SETTINGS))
     assert (record.by_reason, record.same_bytes) == ({"changed": 4}, 3)
     assert table(places)["output_tokens"].null_count() == 3
 
@@ -92,7 +93,7 @@ def test_photos_of_other_bytes_are_answered(places: tuple[str, str, str]) -> Non
 def test_photos_missing_from_a_listing_hold_the_run_until_a_person_says_so(places: tuple[str, str, str]) -> None:
     for key in KEYS[1:]:
         (Path(places[0]) / key).unlink()
-    record: RunRecord = run_enrichment(*places, SETTINGS, run_id="sync")
+    record: RunRecord = run_enrichment(RunRequest(*places, SETTINGS, run_id="sync"))
     assert (record.state, [finding.limit for finding in record.findings]) == ("held", ["max_gone"])
     assert table(places)["in_source"].all()
     assert publish_held(places[2], "sync").state == "published"
@@ -102,9 +103,9 @@ def test_photos_missing_from_a_listing_hold_the_run_until_a_person_says_so(place
 def test_photos_refused_under_a_limit_are_answered_once_it_is_raised(places: tuple[str, str, str]) -> None:
     output = f"{places[2]}-new"
     small = SETTINGS.model_copy(update={"limits": PhotoLimits(max_bytes=10), "gate": GateSettings(enabled=False)})
-    first = run_enrichment(places[0], places[1], output, small)
+    first = run_enrichment(RunRequest(places[0], places[1], output, small))
     assert first.by_error_kind == {"too_large": 4}
-    again = run_enrichment(places[0], places[1], output, small)
+    again = run_enrichment(RunRequest(places[0], places[1], output, small))
     assert (again.state, again.answered_before, again.failed_before) == ("nothing_to_do", 0, {"too_large": 4})
-    raised = run_enrichment(places[0], places[1], output, SETTINGS)
+    raised = run_enrichment(RunRequest(places[0], places[1], output, SETTINGS))
     assert (raised.by_reason, raised.counts["ok"]) == ({"retry": 4}, 4)

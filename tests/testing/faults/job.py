@@ -18,7 +18,8 @@ from enrich.answers.completion import Completion
 from enrich.engines.base import EngineClock, Request
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.output import history
-from enrich.pipeline.run import enrichment, opening, session
+from enrich.pipeline.run import enrichment, finish, session, start
+from enrich.pipeline.run.request import RunRequest
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.run import GateSettings, RunSettings
 from enrich.settings.storage import S3Settings
@@ -93,16 +94,16 @@ def work(
         BROKEN[broken]()
     engine = ColourEngine(stage)
     session.start_verified_engine = lambda *_: engine  # type: ignore[assignment]
-    enrichment.run_enrichment(images, adapter, output, settings(lock_object), run_id=run_id)
+    enrichment.run_enrichment(RunRequest(images, adapter, output, settings(lock_object), run_id=run_id))
 
 
 def watch(stage: c_int) -> None:
     """Has the steps of a run tell when they are under way."""
     for module, function, name in (
-        (opening, "plan_run", "plan"),
+        (start, "plan_run", "plan"),
         (session, "commit_shard", "writer"),
-        (enrichment, "publish", "publisher"),
-        (enrichment, "write_report", "report"),
+        (finish, "publish", "publisher"),
+        (finish, "write_report", "report"),
     ):
         inner: Callable[..., Any] = getattr(module, function)
 

@@ -1,7 +1,5 @@
 """Pages, adapters and settings for the engine on the tiny base."""
 
-from pathlib import Path
-
 import numpy as np
 
 from enrich.answers.completion import Completion
@@ -24,8 +22,8 @@ def request(number: int) -> Request:
     return Request(f"photo {number}", hd_transform(photo(number), 4, 112))
 
 
-def settings(folder: Path, **more: object) -> RunSettings:
-    given = {"engine": "vllm", "device": "cpu", "max_num_seqs": 4, "merged_cache": str(folder), "max_new_tokens": 80}
+def settings(**more: object) -> RunSettings:
+    given = {"engine": "vllm", "device": "cpu", "vllm": {"max_num_seqs": 4}, "max_new_tokens": 80}
     return RunSettings.model_validate({**given, **more})
 
 

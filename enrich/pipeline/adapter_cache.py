@@ -1,4 +1,4 @@
-"""Adapters that are kept: one for each state of the catalog and each way to train."""
+"""Adapters that are kept: one for each state of the catalog and each set of training settings."""
 
 import hashlib
 import json
@@ -23,24 +23,24 @@ from enrich.storage.tree import local_tree
 from enrich.train.recipe import resolve_model
 from enrich.train.workdir import CIRCUMSTANCES
 
-# Settings that change nothing of an adapter; which columns were read is in the catalog's fingerprint.
-_NO_MATTER = (CIRCUMSTANCES - {"max_minutes"}) | {"columns"}
+# Settings that do not change an adapter; which columns were read is in the catalog's fingerprint.
+_IRRELEVANT = (CIRCUMSTANCES - {"max_minutes"}) | {"columns"}
 
 
 @dataclass(frozen=True)
-class StandingAdapter:
-    """Where the adapter for a catalog is, or is to be written if it is not `current`."""
+class CachedAdapter:
+    """Where the adapter for a catalog is, or is to be written if it is not `ready`."""
 
     uri: str
-    current: bool
+    ready: bool
 
 
-def find_standing(catalog: str, adapters: str, settings: TrainSettings, in_use: str | None = None) -> StandingAdapter:
-    """An adapter that was made from `catalog` as it is now, by `settings`, whoever made it.
+def find_adapter(catalog: str, adapters: str, settings: TrainSettings, in_use: str | None = None) -> CachedAdapter:
+    """An adapter that was made from `catalog` as it is now, with `settings`, whoever made it.
 
-    Looked at are the one that is `in_use`, every one directly below `adapters`, and `adapters` itself. Their train.json
-    and prompt.json tell what they were made from. Where none fits, the URI is a new one below `adapters`: its name
-    depends on catalog, base and settings, so that an adapter that serves a run is never written over.
+    Candidates are the one that is `in_use`, every one directly below `adapters`, and `adapters` itself. Their
+    train.json and prompt.json say what they were made from. If none fits, the URI is a new one below `adapters`: its
+    name depends on catalog, base and settings, so that an adapter that serves a run is never overwritten.
 
     Raises:
         UsageError: the catalog cannot be read.
@@ -49,24 +49,24 @@ def find_standing(catalog: str, adapters: str, settings: TrainSettings, in_use: 
     with local_tree(catalog) as folder:
         labelled = read_catalog(folder, resolved.columns)
     uri = f"{adapters.rstrip('/')}/{_name(resolved, labelled.fingerprint)}"
-    if _names_it(uri, labelled.fingerprint):
-        return StandingAdapter(uri, current=True)
+    if _is_named(uri, labelled.fingerprint):
+        return CachedAdapter(uri, ready=True)
     for found in _candidates(adapters, in_use):
         if _fits(found, labelled, settings):
-            return StandingAdapter(found, current=True)
-    return StandingAdapter(uri, current=False)
+            return CachedAdapter(found, ready=True)
+    return CachedAdapter(uri, ready=False)
 
 
 def _name(resolved: TrainSettings, fingerprint: str) -> str:
-    # Without defaults: a setting that a later version adds must not make every adapter anew.
-    chosen = resolved.model_dump(mode="json", exclude=set(_NO_MATTER), exclude_defaults=True)
+    # Without defaults: a setting that a later version adds must not outdate every adapter.
+    chosen = resolved.model_dump(mode="json", exclude=set(_IRRELEVANT), exclude_defaults=True)
     digest = hashlib.sha256(json.dumps([chosen, fingerprint], sort_keys=True).encode()).hexdigest()
     base = re.sub(r"[^A-Za-z0-9._-]", "-", resolved.model.rstrip("/").rpartition("/")[2])
     return f"{base}-{digest[:12]}"
 
 
-def _names_it(uri: str, fingerprint: str) -> bool:
-    """Whether there is an adapter under the name that belongs to this catalog, and its record says nothing else."""
+def _is_named(uri: str, fingerprint: str) -> bool:
+    """Whether there is an adapter under the name that belongs to this catalog, and its record does not contradict."""
     record = _read(uri, RECORD_FILE)
     return record is not None and record.get("data_fingerprint", fingerprint) == fingerprint
 
@@ -95,7 +95,7 @@ def _fits(uri: str, catalog: Catalog, settings: TrainSettings) -> bool:
     except (ValidationError, UsageError):
         return False
     wanted = resolve_model(settings, gpu=torch.cuda.is_available(), rows=rows)
-    return made_by.model_dump(exclude=set(_NO_MATTER)) == wanted.model_dump(exclude=set(_NO_MATTER))
+    return made_by.model_dump(exclude=set(_IRRELEVANT)) == wanted.model_dump(exclude=set(_IRRELEVANT))
 
 
 def read_metrics(adapter: str) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from enrich.answers.prompt import make_prompt
 from enrich.catalog.read import read_catalog
 from enrich.catalog.split import split_catalog
 from enrich.errors import UsageError
-from enrich.pipeline.standing import StandingAdapter, find_standing
+from enrich.pipeline.adapter_cache import CachedAdapter, find_adapter
 from enrich.settings.training import TrainSettings
 from enrich.storage import write_tree
 from enrich.train.recipe import resolve_model
@@ -38,34 +38,34 @@ def write(folder: Path, *titles: str) -> None:
             rows.writerow([number, title, "Clothes", "Coats", "", "100", "EUR", f"{number}.png"])
 
 
-def make(standing: StandingAdapter) -> None:
+def make(standing: CachedAdapter) -> None:
     Path(standing.uri).mkdir(parents=True)
     (Path(standing.uri) / "train.json").write_text("{}")
 
 
 def test_it_is_current_once_it_is_whole(catalog: Path, tmp_path: Path) -> None:
-    first = find_standing(str(catalog), str(tmp_path / "adapters"), TINY)
+    first = find_adapter(str(catalog), str(tmp_path / "adapters"), TINY)
     Path(first.uri).mkdir(parents=True)
-    begun = find_standing(str(catalog), str(tmp_path / "adapters"), TINY)
+    begun = find_adapter(str(catalog), str(tmp_path / "adapters"), TINY)
     (Path(first.uri) / "train.json").write_text("{}")
-    whole = find_standing(str(catalog), str(tmp_path / "adapters"), TINY)
+    whole = find_adapter(str(catalog), str(tmp_path / "adapters"), TINY)
 
-    assert (first.current, begun.current, whole.current) == (False, False, True)
+    assert (first.ready, begun.ready, whole.ready) == (False, False, True)
     assert first.uri == begun.uri == whole.uri
 
 
 def test_a_changed_catalog_needs_another_and_an_old_state_has_its_own(catalog: Path, tmp_path: Path) -> None:
-    first = find_standing(str(catalog), str(tmp_path / "adapters"), TINY)
+    first = find_adapter(str(catalog), str(tmp_path / "adapters"), TINY)
     make(first)
 
     write(catalog, "Silk scarf")
-    changed = find_standing(str(catalog), str(tmp_path / "adapters"), TINY)
+    changed = find_adapter(str(catalog), str(tmp_path / "adapters"), TINY)
     write(catalog, "Wool coat")
-    back = find_standing(str(catalog), str(tmp_path / "adapters"), TINY)
+    back = find_adapter(str(catalog), str(tmp_path / "adapters"), TINY)
 
-    assert not changed.current
+    assert not changed.ready
     assert changed.uri != first.uri
-    assert back == StandingAdapter(first.uri, current=True)
+    assert back == CachedAdapter(first.uri, ready=True)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_changed_catalog_needs_another_and_an_old_state_has_its_own(catalog: P
     ],
 )
 def test_its_name_begins_with_the_base(catalog: Path, settings: TrainSettings, name: str) -> None:
-    uri = find_standing(str(catalog), "adapters/", settings).uri
+    uri = find_adapter(str(catalog), "adapters/", settings).uri
 
     assert uri.startswith(f"adapters/{name}-")
     assert len(uri) == len(f"adapters/{name}-") + 12
@@ -88,7 +88,7 @@ def test_its_name_begins_with_the_base(catalog: Path, settings: TrainSettings, n
 )
 def test_another_base_or_way_to_train_is_another_adapter(catalog: Path, change: dict[str, object]) -> None:
     def uri(**changes: object) -> str:
-        return find_standing(str(catalog), "adapters", TINY.model_copy(update=changes)).uri
+        return find_adapter(str(catalog), "adapters", TINY.model_copy(update=changes)).uri
 
     assert uri() != uri(**change)
     assert uri() == uri(batch_size=4, run_name="mine", report_to=("wandb",), device="cpu")
@@ -123,16 +123,16 @@ def test_an_adapter_that_was_made_from_this_very_catalog_serves_whoever_made_it(
 ) -> None:
     mine = made_by_hand(tmp_path / place, four)
 
-    found = find_standing(str(four), str(tmp_path / "adapters"), TINY, str(tmp_path / "adapter"))
+    found = find_adapter(str(four), str(tmp_path / "adapters"), TINY, str(tmp_path / "adapter"))
 
-    assert found == StandingAdapter(mine, current=True)
+    assert found == CachedAdapter(mine, ready=True)
 
 
 def test_it_serves_from_s3_as_well(four: Path, tmp_path: Path, s3_bucket: str) -> None:
     write_tree(Path(made_by_hand(tmp_path / "mine", four)), f"{s3_bucket}/adapters/mine", last="train.json")
 
-    assert find_standing(str(four), f"{s3_bucket}/adapters", TINY) == StandingAdapter(
-        f"{s3_bucket}/adapters/mine", current=True
+    assert find_adapter(str(four), f"{s3_bucket}/adapters", TINY) == CachedAdapter(
+        f"{s3_bucket}/adapters/mine", ready=True
     )
 
 
@@ -142,14 +142,14 @@ def test_it_serves_from_s3_as_well(four: Path, tmp_path: Path, s3_bucket: str) -
 def test_one_that_was_trained_otherwise_does_not_serve(four: Path, tmp_path: Path, change: dict[str, object]) -> None:
     adapter = made_by_hand(tmp_path / "adapter", four, **change)
 
-    assert not find_standing(str(four), str(tmp_path / "adapters"), TINY, adapter).current
+    assert not find_adapter(str(four), str(tmp_path / "adapters"), TINY, adapter).ready
 
 
 def test_one_of_another_catalog_or_prompt_or_that_is_damaged_does_not_serve(four: Path, tmp_path: Path) -> None:
     adapter = Path(made_by_hand(tmp_path / "adapter", four))
 
     def serves() -> bool:
-        return find_standing(str(four), str(tmp_path / "adapters"), TINY, str(adapter)).current
+        return find_adapter(str(four), str(tmp_path / "adapters"), TINY, str(adapter)).ready
 
     assert serves()
     prompt, record = (adapter / "prompt.json").read_text(), (adapter / "train.json").read_text()
@@ -164,20 +164,20 @@ def test_one_of_another_catalog_or_prompt_or_that_is_damaged_does_not_serve(four
 
 
 def test_a_name_that_holds_an_adapter_of_another_catalog_is_not_trusted(four: Path, tmp_path: Path) -> None:
-    standing = find_standing(str(four), str(tmp_path / "adapters"), TINY)
+    standing = find_adapter(str(four), str(tmp_path / "adapters"), TINY)
     Path(standing.uri).mkdir(parents=True)
     (Path(standing.uri) / "train.json").write_text('{"data_fingerprint": "of another"}')
 
-    assert find_standing(str(four), str(tmp_path / "adapters"), TINY) == standing
+    assert find_adapter(str(four), str(tmp_path / "adapters"), TINY) == standing
 
 
 def test_a_catalog_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing: no such directory"):
-        find_standing(str(tmp_path / "nothing"), "adapters", TINY)
+        find_adapter(str(tmp_path / "nothing"), "adapters", TINY)
 
 
 def test_adapters_may_lie_in_s3(catalog: Path, s3_bucket: str) -> None:
-    standing = find_standing(str(catalog), f"{s3_bucket}/adapters", TINY)
+    standing = find_adapter(str(catalog), f"{s3_bucket}/adapters", TINY)
 
     assert standing.uri.startswith(f"{s3_bucket}/adapters/phi3v-tiny-")
-    assert not standing.current
+    assert not standing.ready

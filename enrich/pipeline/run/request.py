@@ -1,0 +1,30 @@
+"""What a run is asked to do, as a command, a form or a program says it."""
+
+from dataclasses import dataclass, field
+
+from enrich.settings.run import RunSettings
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One pass over a bucket.
+
+    Args:
+        images: the photos: a directory or s3://bucket/prefix.
+        adapter: directory or URI of an adapter.
+        output: where the tables go, apart from the photos.
+        run_id: name of the run; that of an unfinished run continues it. None: a new one made from the time.
+        limit: plan only the first so many photos, at least 1; the next run takes the others.
+        inventory: manifest.json of an S3 Inventory of the images, read instead of listing them.
+        deadline: seconds from the start of the run, after which no shard is started. What is committed by then is
+            published; the same run id or the next run does the rest.
+    """
+
+    images: str
+    adapter: str
+    output: str
+    settings: RunSettings = field(default_factory=RunSettings)
+    run_id: str | None = None
+    limit: int | None = None
+    inventory: str | None = None
+    deadline: float | None = None
