@@ -23,7 +23,7 @@ import polars as pl
 
 from enrich.answers.calibration import Calibration
 from enrich.answers.completion import Completion
-from enrich.answers.postprocess import Outcome, judge
+from enrich.answers.postprocess import Prediction, postprocess
 from enrich.answers.prompt import PROMPT_FILE, Prompt
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.catalog.read import read_catalog
@@ -126,30 +126,29 @@ def judge_all(adapter: Path, parts: dict[str, Part], seconds: float) -> None:
     """Fit on the calibration split, measure and print the other parts."""
     tokens = AnswerTokens(load_processor(adapter).tokenizer, Prompt.read(adapter / PROMPT_FILE).categories)
 
-    def outcomes(name: str, calibration: Calibration) -> list[Outcome]:
+    def predictions(name: str, calibration: Calibration) -> list[Prediction]:
         return [
-            judge(one, tokens, calibration, ReviewSettings()) if one else Outcome() for one in parts[name].completions
+            postprocess(one, tokens, calibration, ReviewSettings()) if one else Prediction()
+            for one in parts[name].completions
         ]
 
     splits = Splits(parts["train"].products, (), parts["calibration"].products, parts["test"].products)
-    calibration = fit(splits, outcomes("calibration", Calibration.uncalibrated()))
+    calibration = fit(splits, predictions("calibration", Calibration.uncalibrated()))
     print(f"rows: {', '.join(f'{name} {len(part.products)}' for name, part in parts.items())}")
     tested = {name: part for name, part in parts.items() if name not in ("train", "calibration")}
     start = time.perf_counter()
-    judged = {name: outcomes(name, calibration) for name in tested}
+    judged = {name: predictions(name, calibration) for name in tested}
     judging = (time.perf_counter() - start) / sum(len(part.products) for part in tested.values())
     for name, part in tested.items():
         must_show(name, part, judged[name], calibration)
     print(f"\njudging an answer: {1e3 * judging:.2f} ms; answering it: {1e3 * seconds:.1f} ms: {judging / seconds:.1%}")
 
 
-def must_show(name: str, part: Part, outcomes: list[Outcome], calibration: Calibration) -> None:
+def must_show(name: str, part: Part, predictions: list[Prediction], calibration: Calibration) -> None:
     """The promises, with 95 % bootstrap intervals, and whether they are kept."""
-    table, metrics = measure(part.products, outcomes, calibration, part.truth)
+    table, metrics = measure(part.products, predictions, calibration, part.truth)
     estimates, ideal = metrics["estimates"], metrics["ideal"] or {}
-    point = calibration.price.point if calibration.price else "none"
-    print(f"\n{name}: {len(outcomes)} rows; price: {point}; review below {calibration.category.review_below:.3f}; "
-          f"isotonic: {bool(calibration.category.steps)}\n")  # fmt: skip
+    print(f"\n{name}: {len(predictions)} rows; review below {calibration.category.review_below:.3f}\n")
     print("| metric | value | 95 % between | wanted | best possible |\n| --- | ---: | --- | --- | ---: |")
     width = ideal.get("price_width_90%")
     wanted = {

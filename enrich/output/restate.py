@@ -10,7 +10,7 @@ from typing import Self
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from enrich.answers.title_rules import broken_rules
+from enrich.answers.title_rules import breaks_rules
 from enrich.output.product_ids import product_id
 from enrich.output.run_record import PublishedRun
 from enrich.settings.review import ReviewSettings
@@ -87,7 +87,7 @@ def judged_again(products: pl.DataFrame, rules: Rules, runs: Mapping[str, Publis
     review = rules.review
     least = own if review.min_confidence is None else pl.lit(review.min_confidence)
     titles = products["title"].unique().drop_nulls()
-    broken = titles.filter(pl.Series([bool(broken_rules(title, review.titles)) for title in titles], dtype=pl.Boolean))
+    broken = titles.filter(pl.Series([breaks_rules(title, review.titles) for title in titles], dtype=pl.Boolean))
     was = {reason: pl.col("review_reasons").list.contains(reason.value) for reason in ReviewReason}
     unsure = pl.coalesce(pl.col("category_confidence").cast(pl.Float64) < least, was[ReviewReason.LOW_CONFIDENCE])
     now = {  # in the order of `answers.postprocess`

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from enrich.answers.postprocess import Outcome
+from enrich.answers.postprocess import Prediction
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines.base import EngineClock
 from enrich.engines.predictor import Answerer, Image
@@ -232,7 +232,7 @@ def _kept(session: Session, fetched: Fetched, known: Mapping[str, Any]) -> Row:
     return Row(**kept)
 
 
-def _row(session: Session, fetched: Fetched, outcome: Outcome | None = None) -> Row:
+def _row(session: Session, fetched: Fetched, outcome: Prediction | None = None) -> Row:
     """The row of one image: its answer, or why there is none."""
     run, item, photo = session.run, fetched.item, fetched.photo
     answer = outcome.answer if outcome else None
