@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Self
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from enrich.answers.title_rules import breaks_rules
 from enrich.output.product_ids import product_id
@@ -32,6 +32,14 @@ class Rules(BaseModel):
     def of(cls, settings: RunSettings) -> Self:
         """Those of `settings`."""
         return cls(product_id_pattern=settings.product_id_pattern, review=settings.review)
+
+    @classmethod
+    def read(cls, text: str | bytes) -> Self | None:
+        """Those of a listing; None if a version with other settings wrote it."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError:
+            return None
 
     @property
     def digest(self) -> str:
