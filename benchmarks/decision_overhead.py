@@ -2,9 +2,9 @@
 
     python benchmarks/decision_overhead.py --adapter ADAPTER --images FOLDER [--copies 4]
 
-One run over the photos, each also under `copies` - 1 names with other bytes at their end, so that none is answered for
-another. Timed within it: judging answers, of that parsing alone, comparing with the last run, and the report with its
-plots and thumbnails. The ratio is the run as it was over the run without them, in wall time and CPU time.
+One run over the photos, each also under `copies` - 1 names with other bytes at their end, so that each is answered by
+itself. Timed within it: postprocessing answers, the parsing part of that, comparing with the last run, and the report
+with its plots and thumbnails. The ratio is the run over the run without them, in wall time and CPU time.
 """
 
 import argparse
@@ -41,9 +41,9 @@ def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def parse_only(completion: Any, *args: Any, **kwargs: Any) -> Any:
-    """What a run without judging would do with the same completion; then the judging itself."""
+    """What a run without postprocessing would do with the same completion; then the postprocessing itself."""
     timed("parse alone", _parse)(completion.text)
-    return timed("judge", _judge)(completion, *args, **kwargs)
+    return timed("postprocess", _postprocess)(completion, *args, **kwargs)
 
 
 def _parse(text: str) -> None:
@@ -51,7 +51,7 @@ def _parse(text: str) -> None:
         parse_answer(text)
 
 
-_judge = predictor.judge
+_postprocess = predictor.postprocess
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def main() -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(path.read_bytes() + b"\0" * copy)
         with (
-            patch.object(predictor, "judge", parse_only),
+            patch.object(predictor, "postprocess", parse_only),
             patch.object(records, "render_report", timed("report", records.render_report)),
             patch.object(finish, "compare", timed("changes", finish.compare)),
         ):

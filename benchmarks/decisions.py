@@ -1,193 +1,154 @@
-"""Which price estimate is best, and whether intervals, confidences and the review queue keep their promises.
+"""Whether price intervals, confidences and the review queue keep their promises.
 
-    python benchmarks/decisions.py --adapter demo/adapter --catalog demo/catalog [--samples 16]
+    python benchmarks/decisions.py answer --adapter demo/adapter --catalog demo/catalog --answers answers.npz
+    python benchmarks/decisions.py judge --adapter demo/adapter --answers answers.npz
 
-Answers the calibration and the test split of the adapter's own catalog once (and the catalog's hold-out, where it has
-one), fits everything on the first and measures on the second. First answers only: what a second pass would mend counts
-as wrong. Prints Markdown.
+`answer` asks the adapter about the calibration and test splits of its own catalog (and about the catalog's hold-out,
+where it has one) and stores tokens, log-probabilities and products. `judge` fits everything on the calibration split's
+answers, measures it on the others, and prints Markdown. It loads no model, so that two versions of the code can be
+compared on the same answers. First answers only: what a second pass would repair counts as wrong.
 """
 
 import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
-from transformers import DynamicCache
 
-from enrich.answers.calibration import Calibration, fit_price, price_crps, price_interval
+from enrich.answers.calibration import Calibration
 from enrich.answers.completion import Completion
-from enrich.answers.postprocess import Outcome, judge
-from enrich.answers.prompt import render_prompt
-from enrich.answers.token_evidence import AnswerTokens, price_evidence
+from enrich.answers.postprocess import Prediction, postprocess
+from enrich.answers.prompt import PROMPT_FILE, Prompt
+from enrich.answers.token_evidence import AnswerTokens
 from enrich.catalog.read import read_catalog
 from enrich.catalog.split import HOLDOUT, Splits, split_catalog
-from enrich.engines.adapter import RECORD_FILE, Adapter, read_adapter
 from enrich.engines.base import Request
-from enrich.engines.transformers_engine import TransformersEngine, load_engine
-from enrich.models.phi3_vision.checkpoint import load_processor, stop_ids
-from enrich.pipeline.scoring import Truth, fit, measure, photos_of, read_truth
+from enrich.engines.start import start_engine
+from enrich.engines.transformers_engine import open_adapter
+from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.pipeline.scoring import Truth, fit, measure, photos_of, read_truth, trained_with
 from enrich.settings.review import ReviewSettings
 from enrich.settings.run import RunSettings
-from enrich.settings.training import TrainSettings
-from enrich.vocabulary import Product, same_design
+from enrich.vocabulary import Product
 
-Answered = list[tuple[Product, Completion | None, float | None]]  # with the median of the samples
+ARRAYS = ("token_ids", "logprobs", "top_ids", "top_logprobs")  # of a Completion, one row a token
+FIELDS = ("id", "text", "finished", "prompt_tokens", "error")  # of a Completion, one value each
+
+
+@dataclass(frozen=True)
+class Part:
+    """Products, the answers to their photos (None where a photo cannot be read), and what is known of a sample."""
+
+    products: tuple[Product, ...]
+    completions: Sequence[Completion | None] = ()  # none for the training split: only its prices are used
+    truth: Truth | None = None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=("answer", "judge"))
     parser.add_argument("--adapter", type=Path, required=True)
-    parser.add_argument("--catalog", type=Path, required=True)
-    parser.add_argument("--samples", type=int, default=16, help="prices drawn a photo; 0: none")
+    parser.add_argument("--answers", type=Path, required=True, help="written by answer, read by judge")
+    parser.add_argument("--catalog", type=Path, help="needed by answer")
+    parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
     arguments = parser.parse_args()
-    adapter = read_adapter(arguments.adapter)
-    settings = TrainSettings.model_validate(json.loads((arguments.adapter / RECORD_FILE).read_text())["settings"])
-    splits = split_catalog(read_catalog(arguments.catalog, settings.columns).products, settings.split)
-    parts: dict[str, tuple[Product, ...]] = {"calibration": splits.calibration, "test": splits.test}
-    if (arguments.catalog / HOLDOUT).is_dir():
-        parts[HOLDOUT] = read_catalog(arguments.catalog / HOLDOUT, settings.columns).products
-    answered, seconds = answer_all(adapter, parts, arguments.samples)
-    tokens = AnswerTokens(load_processor(adapter.path).tokenizer, adapter.prompt.categories)
-    print("rows: " + ", ".join(f"{name} {len(rows)}" for name, rows in answered.items()))
-    compare_points(answered, tokens, splits)
-    calibration = fit(
-        splits, [outcome_of(row[1], tokens, Calibration.uncalibrated()) for row in answered["calibration"]]
-    )
+    if arguments.what == "answer":
+        write_answers(arguments.answers, *answer_all(arguments.adapter, arguments.catalog, arguments.engine))
+    else:
+        judge_all(arguments.adapter, *read_answers(arguments.answers))
+
+
+def answer_all(path: Path, catalog: Path, engine_name: Any) -> tuple[dict[str, Part], float]:
+    """Every part with its answers, and the seconds that an answer took."""
+    adapter, settings = open_adapter(path), RunSettings(engine=engine_name)
+    trained = trained_with(adapter)
+    splits = split_catalog(read_catalog(catalog, trained.columns).products, trained.split)
+    asked = {"calibration": splits.calibration, "test": splits.test}
+    if (catalog / HOLDOUT).is_dir():
+        asked[HOLDOUT] = read_catalog(catalog / HOLDOUT, trained.columns).products
+    engine = start_engine(adapter, settings)
+    parts, start = {"train": Part(splits.train)}, time.perf_counter()
+    for name, products in asked.items():
+        photos = photos_of(products, settings.limits, adapter.preparation)
+        found = {one.id: one for one in engine.complete(Request(photo.key, photo.page) for photo in photos)}
+        truth = read_truth(catalog / HOLDOUT if name == HOLDOUT else catalog)
+        parts[name] = Part(products, [found.get(product.product_code) for product in products], truth)
+        print(f"answered {name}: {len(products)}", file=sys.stderr)
+    engine.close()
+    return parts, (time.perf_counter() - start) / sum(map(len, asked.values()))
+
+
+def write_answers(path: Path, parts: dict[str, Part], seconds: float) -> None:
+    """One .npz: JSON under "parts", and each part's arrays end to end, `tokens` rows of them a completion."""
+    told: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
+    for name, part in parts.items():
+        told[name] = {
+            "products": [asdict(product) for product in part.products],
+            "truth": asdict(part.truth) if part.truth else None,
+            "completions": [
+                one and {field: getattr(one, field) for field in FIELDS} | {"tokens": len(one.token_ids)}
+                for one in part.completions
+            ],
+        }
+        for field in ARRAYS if part.completions else ():
+            arrays[f"{name}.{field}"] = np.concatenate([getattr(one, field) for one in part.completions if one])
+    np.savez_compressed(path, parts=np.array(json.dumps({"seconds": seconds, "parts": told})), **arrays)
+
+
+def read_answers(path: Path) -> tuple[dict[str, Part], float]:
+    """What `write_answers` was given."""
+    parts = {}
+    with np.load(path, allow_pickle=False) as file:
+        stored = json.loads(str(file["parts"]))
+        for name, part in stored["parts"].items():
+            arrays = {field: file[f"{name}.{field}"] for field in ARRAYS if part["completions"]}
+            completions, start = list[Completion | None](), 0
+            for one in part["completions"]:
+                if one is None:
+                    completions.append(None)
+                    continue
+                rows = slice(start, start := start + one["tokens"])
+                values = {field: arrays[field][rows] for field in ARRAYS} | {field: one[field] for field in FIELDS}
+                completions.append(Completion(**(values | {"token_ids": tuple(values["token_ids"].tolist())})))
+            truth = Truth(**part["truth"]) if part["truth"] else None
+            parts[name] = Part(tuple(Product(**product) for product in part["products"]), completions, truth)
+    return parts, stored["seconds"]
+
+
+def judge_all(adapter: Path, parts: dict[str, Part], seconds: float) -> None:
+    """Fit on the calibration split, measure and print the other parts."""
+    tokens = AnswerTokens(load_processor(adapter).tokenizer, Prompt.read(adapter / PROMPT_FILE).categories)
+
+    def predictions(name: str, calibration: Calibration) -> list[Prediction]:
+        return [
+            postprocess(one, tokens, calibration, ReviewSettings()) if one else Prediction()
+            for one in parts[name].completions
+        ]
+
+    splits = Splits(parts["train"].products, (), parts["calibration"].products, parts["test"].products)
+    calibration = fit(splits, predictions("calibration", Calibration.uncalibrated()))
+    print(f"rows: {', '.join(f'{name} {len(part.products)}' for name, part in parts.items())}")
+    tested = {name: part for name, part in parts.items() if name not in ("train", "calibration")}
     start = time.perf_counter()
-    judged = {name: [outcome_of(row[1], tokens, calibration) for row in rows] for name, rows in answered.items()}
-    judging = (time.perf_counter() - start) / sum(map(len, answered.values()))
-    for name, folder in (("test", arguments.catalog), (HOLDOUT, arguments.catalog / HOLDOUT)):
-        if name in judged:
-            must_show(name, [row[0] for row in answered[name]], judged[name], calibration, read_truth(folder))
+    judged = {name: predictions(name, calibration) for name in tested}
+    judging = (time.perf_counter() - start) / sum(len(part.products) for part in tested.values())
+    for name, part in tested.items():
+        must_show(name, part, judged[name], calibration)
     print(f"\njudging an answer: {1e3 * judging:.2f} ms; answering it: {1e3 * seconds:.1f} ms: {judging / seconds:.1%}")
 
 
-def answer_all(
-    adapter: Adapter, parts: dict[str, tuple[Product, ...]], samples: int
-) -> tuple[dict[str, Answered], float]:
-    """Every part's answers, and seconds a photo without the samples."""
-    engine = load_engine(adapter, RunSettings(engine="transformers"))
-    tokens = engine.tokens
-    spent, found = 0.0, dict[str, Answered]()
-    for name, products in parts.items():
-        by_code = {}
-        photos = photos_of(products, RunSettings().limits, adapter.preparation)
-        while batch := [Request(photo.key, photo.page) for photo in islice(photos, 16)]:
-            start = time.perf_counter()
-            answers = {completion.id: completion for completion in engine.complete(batch)}
-            spent += time.perf_counter() - start
-            for request in batch:
-                answer = answers[request.id]
-                by_code[request.id] = (
-                    answer,
-                    sample_price(engine, request, answer, tokens, samples) if samples else None,
-                )
-        found[name] = [(product, *by_code.get(product.product_code, (None, None))) for product in products]
-        print(f"answered {name}: {len(products)}", file=sys.stderr)
-    return found, spent / sum(map(len, parts.values()))
-
-
-@torch.inference_mode()
-def sample_price(
-    engine: TransformersEngine, request: Request, answer: Completion, tokens: AnswerTokens, count: int
-) -> float | None:
-    """Median of `count` prices drawn after the title and category that were written; the prompt is read once."""
-    lines = tokens.split(answer.token_ids)
-    if len(lines) != 3 or lines[2] == tokens.unknown_price:
-        return None
-    written = len(answer.token_ids) - len(lines[2]) + len(tokens.price_prefix)
-    prompt = render_prompt(engine.prompt)
-    inputs = engine.processor(text=[prompt], images=[[request.page]], do_hd_transform=False)
-    prefix = torch.tensor([answer.token_ids[:written]])
-    ids = torch.cat([inputs["input_ids"], prefix], dim=1)
-    cache = DynamicCache(config=engine.model.config)
-    images = {name: inputs[name] for name in ("pixel_values", "image_sizes")}
-    mask = torch.ones(1, ids.shape[1], dtype=torch.long)
-    logits = engine.model(
-        input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1, **images
-    ).logits
-    cache.batch_repeat_interleave(count)
-    logits = logits[:, -1].float().repeat(count, 1)
-    stops, digits = set(stop_ids(engine.processor)), [""] * count
-    running = [True] * count
-    generator = torch.Generator().manual_seed(0)
-    for step in range(7):
-        drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)
-        for i, token in enumerate(drawn[:, 0].tolist()):
-            running[i] = running[i] and token not in stops and token in tokens.digits
-            digits[i] += tokens.digits[token] if running[i] else ""
-        if not any(running):
-            break
-        mask = torch.ones(count, ids.shape[1] + step + 1, dtype=torch.long)
-        logits = (
-            engine.model(input_ids=drawn, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            .logits[:, -1]
-            .float()
-        )
-    values = [int(text) for text in digits if text and int(text)]
-    return float(np.median(values)) if values else None
-
-
-def outcome_of(completion: Completion | None, tokens: AnswerTokens, calibration: Calibration) -> Outcome:
-    return judge(completion, tokens, calibration, ReviewSettings()) if completion else Outcome()
-
-
-def compare_points(answered: dict[str, Answered], tokens: AnswerTokens, splits: Splits) -> None:
-    """CRPS, coverage and width of each estimate, fitted on the calibration split and measured on the test split."""
-    train = [product.price for product in splits.train if product.price]
-    print("\n| estimate | CRPS, log | MdAPE | coverage 80 % | 90 % | width 80 % | 90 %, log | floor | rows |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
-    parts = {name: list(priced(rows, tokens)) for name, rows in answered.items()}
-    for name in ("greedy", "expectation", "median", "median of samples"):
-        rows = {part: [row for row in found if name in row] for part, found in parts.items()}
-        if not rows["calibration"]:
-            continue
-        fitted = fit_price(*columns(rows["calibration"], "true", name, "spread"), train,
-                           *columns(rows["calibration"], "category", "design"))  # fmt: skip
-        assert fitted is not None
-        tested = list(zip(*columns(rows["test"], "true", name, "spread", "category"), strict=True))
-        crps = np.mean([price_crps(fitted, true, point, spread) for true, point, spread, _ in tested])
-        error = np.median([abs(point / true - 1) for true, point, _, _ in tested])
-        cells = []
-        for level in (0.8, 0.9):
-            ends = [price_interval(fitted, point, spread, level, label) for _, point, spread, label in tested]
-            inside = [low <= row[0] <= high for row, (low, high) in zip(tested, ends, strict=True)]
-            cells.append((np.mean(inside), np.mean([np.log(high / low) for low, high in ends])))
-        print(f"| {name} | {crps:.4f} | {error:.1%} | {cells[0][0]:.1%} | {cells[1][0]:.1%} | {cells[0][1]:.3f} | "
-              f"{cells[1][1]:.3f} | {fitted.floor:.3f} | {len(tested)} |")  # fmt: skip
-
-
-def priced(rows: Answered, tokens: AnswerTokens) -> Iterator[dict[str, Any]]:
-    for product, completion, sampled in rows:
-        outcome = outcome_of(completion, tokens, Calibration.uncalibrated())
-        if completion and outcome.answer and outcome.answer.price and product.price:
-            evidence = price_evidence(completion, tokens)
-            extra = {"median of samples": sampled} if sampled else {}
-            told = {"category": outcome.answer.category, "design": same_design(product.title)}
-            yield {"true": product.price, **told, **asdict(evidence), **extra}
-
-
-def columns(rows: list[dict[str, Any]], *names: str) -> list[list[Any]]:
-    return [[row[name] for row in rows] for name in names]
-
-
-def must_show(
-    name: str, products: list[Product], outcomes: list[Outcome], calibration: Calibration, truth: Truth | None
-) -> None:
+def must_show(name: str, part: Part, predictions: list[Prediction], calibration: Calibration) -> None:
     """The promises, with 95 % bootstrap intervals, and whether they are kept."""
-    table, metrics = measure(products, outcomes, calibration, truth)
+    table, metrics = measure(part.products, predictions, calibration, part.truth)
     estimates, ideal = metrics["estimates"], metrics["ideal"] or {}
-    point = calibration.price.point if calibration.price else "none"
-    print(f"\n{name}: {len(products)} rows; price: {point}; review below {calibration.category.review_below:.3f}; "
-          f"isotonic: {bool(calibration.category.steps)}\n")  # fmt: skip
+    print(f"\n{name}: {len(predictions)} rows; review below {calibration.category.review_below:.3f}\n")
     print("| metric | value | 95 % between | wanted | best possible |\n| --- | ---: | --- | --- | ---: |")
     width = ideal.get("price_width_90%")
     wanted = {

@@ -106,7 +106,7 @@ def at_once(run: Any, *_: Any, **__: Any) -> Iterator[Any]:
     import numpy as np
 
     from enrich.answers.parse import Answer
-    from enrich.answers.postprocess import Outcome
+    from enrich.answers.postprocess import Prediction
     from enrich.engines.base import EngineClock
     from enrich.photos.decode import Photo
     from enrich.photos.fetch import Fetched
@@ -115,9 +115,9 @@ def at_once(run: Any, *_: Any, **__: Any) -> Iterator[Any]:
     page = np.zeros((8, 8, 3), np.uint8)
 
     class AtOnce:
-        def answer(self, images: Iterable[Any]) -> Iterator[tuple[str, Outcome]]:
+        def answer(self, images: Iterable[Any]) -> Iterator[tuple[str, Prediction]]:
             for image in images:
-                yield image.key, Outcome(answer=Answer("Plain Coat", "COATS", 100), confidence=0.9)
+                yield image.key, Prediction(answer=Answer("Plain Coat", "COATS", 100), confidence=0.9)
 
     def fetch(items: Iterable[Any]) -> Iterator[Fetched]:
         for item in items:

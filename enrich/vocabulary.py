@@ -4,6 +4,8 @@ import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
 
+RECORD_FILE = "train.json"  # of an adapter, written last: a directory without it is not a whole adapter
+
 
 class ErrorKind(StrEnum):
     """Why an image has no answer."""

@@ -33,10 +33,10 @@ def score_holdout(adapter: str, catalog: str, settings: RunSettings, progress: P
         raise UsageError(f"catalog {catalog}: has no {HOLDOUT}/; make the sample with a hold-out")
     products = read_catalog(folder).products[:HOLDOUT_ROWS]
     engine = start_engine(loaded, settings)
-    outcomes = predict(engine, loaded, products, settings.limits, "scoring the hold-out", progress)
+    predictions = predict(engine, loaded, products, settings.limits, "scoring the hold-out", progress)
     engine.close()
     _, splits = products_to_score(loaded, Path(catalog))
-    _, metrics = measure(products, outcomes, loaded.calibration, read_truth(folder))
+    _, metrics = measure(products, predictions, loaded.calibration, read_truth(folder))
     return {
         **metrics,
         "base": score_base(loaded, products, settings, "scoring the base on it", progress),

@@ -380,7 +380,7 @@ YAML = [
     "x: !!binary =", "x: !!timestamp 2", "!!set {a}", "<<: {seed: 4}", "batch_size: !!int x", "a: \x00", "a: 'x",
     "columns: {category: {a: 1}}", "gate: {max_failed: .nan}", "s3: {encryption: 3}", "# " + "x" * (2 << 20),
     "limits: {formats: 3}", "limits: {formats: [[]]}", "device: [cuda]", "batch_size: 1e30", "batch_size: -1",
-    "product_id_pattern: '(((('", "review: {titles: {min_words: x}}", "true: 1", "a: b: c", "%YAML 9.9\n---\na: 1",
+    "product_id_pattern: '(((('", "review: {titles: {max_characters: x}}", "true: 1", "a: b: c", "%YAML 9.9\n---\na: 1",
     "--- a\n--- b",
 ]  # fmt: skip
 

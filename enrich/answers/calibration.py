@@ -1,16 +1,16 @@
-"""Price intervals with known coverage, and category probabilities that mean what they say.
+"""Price intervals with known coverage, and category probabilities that match how often the category is right.
 
-Interval: split-conformal (Papadopoulos et al. 2002; Lei et al. 2018) on absolute log residuals, normalised by the
-spread that the digit log-probabilities show. Photos of one design share what is wrong of it, so a design counts as one
-(Dunn et al. 2018; Lee et al. 2023). By category (Vovk 2012) where the calibration split has enough of it, and narrower
-than elsewhere only as far as its designs vouch for that.
-Probability: Platt scaling (Platt 1999) of the tokens' probability with an intercept for each label that is said, or
-isotonic regression where that says more.
+Intervals are split-conformal (Papadopoulos et al. 2002; Lei et al. 2018) on absolute log residuals, normalised by the
+spread that the digits' log-probabilities show. Photos of one design share its error, so a design counts as one
+observation (Dunn et al. 2018; Lee et al. 2023). Categories with enough calibration rows have quantiles of their own
+(Vovk 2012), narrower than everyone's only as far as their number of designs supports it.
+
+Confidence is Platt scaling (Platt 1999) of the probability of the answer's tokens, with an intercept for each label.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, Self
 
 import numpy as np
@@ -19,68 +19,62 @@ from pydantic import BaseModel, ConfigDict
 CALIBRATION_FILE = "calibration.json"
 LEVEL = 0.9  # of price_low..price_high
 LEVELS = (0.8, 0.9)
-OUT_OF_RANGE = 10.0  # a price this many times beyond the catalog's range is no price
-FAR = 100.0  # a price at least this many times from the median counts only where others are as far ...
-FEW = 0.01  # ... and more than this share of them: one mistyped price sets no range
+OUT_OF_RANGE = 10.0  # a price this many times beyond the catalog's range counts as a mistake
+FAR = 100.0  # a price at least this many times from the median counts only if others are as far ...
+FEW = 0.01  # ... and more than this share of them: one mistyped price does not set the range
 CATEGORY_ROWS = 100  # a category with as many has quantiles of its own: coverage then varies by 3 points
-CATEGORY_DESIGNS = 8  # with as many, half of what its quantiles are below everyone's is believed
-FLOOR_ROWS = 200  # with 30, choosing among six floors costs two points of coverage; with 200, none to be measured
+CATEGORY_DESIGNS = 8  # with as many, its quantiles are narrowed half of the way from everyone's to its own
+FLOOR_ROWS = (
+    200  # with 30, choosing among six floors costs two points of coverage; with 200, none that we could measure
+)
 FLOORS = (0.25, 0.5, 1.0, 2.0, 4.0, 16.0)  # times the median spread; the last one makes nearly all intervals alike
 DISTRIBUTION = 49  # quantiles kept of the signed residuals: enough for a CRPS to two digits
 MISSED = 0.9  # share of the wrong labels that review should get ...
 REVIEWED = 0.18  # ... in no more than this share of the rows; other reasons add to it
-ISOTONIC_ROWS = 200  # below, steps say more about the sample than about the model
-CATEGORY_SPREAD = 1.0  # log odds, one standard deviation: how much surer one label is thought to be than another
-Point = Literal["greedy", "expectation", "median"]
+CATEGORY_SPREAD = 1.0  # log odds; prior standard deviation of the labels' intercepts
 Floats = Sequence[float] | np.ndarray
 Bools = Sequence[bool] | np.ndarray
 
 
 class PriceCalibration(BaseModel):
-    """How far prices miss. Interval at a level: price * exp(±quantile * (spread + floor))."""
+    """How far predicted prices miss. Interval at a level: price * exp(±quantile * (spread + floor))."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    point: Point = "greedy"  # which estimate is the price
     quantiles: dict[str, float]  # level -> quantile of |log residual| / (spread + floor)
     by_category: dict[str, dict[str, float]] = {}  # category -> the same, for those with CATEGORY_ROWS
     floor: float  # log units; keeps a confident model's interval from closing
     residuals: tuple[float, ...] = ()  # quantiles k / (n + 1) of log residual / (spread + floor), signed
-    crps: dict[str, float] = {}  # point -> on the calibration split, log units: why it is `point`
-    lowest: float  # of the training prices but for a few far ones (`price_range`), in units of the currency
+    lowest: float  # of the training prices without a few far ones (`price_range`), in units of the currency
     highest: float
     rows: int
-    designs: int  # that the rows are photos of
+    designs: int  # shown in those rows
 
 
 class CategoryCalibration(BaseModel):
-    """P(label right) = sigmoid(slope * logit(p) + intercept + by_category[label]), p that of title and label's tokens.
-
-    With `steps`, pairs (p, probability) ascending, it is the line through them instead.
-    """
+    """P(label right) = sigmoid(slope * logit(p) + intercept + by_category[label]), p of title and label's tokens."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     slope: float
     intercept: float
-    by_category: dict[str, float] = {}  # log odds that a label which was said is right more often than others are
-    steps: tuple[tuple[float, float], ...] = ()
+    by_category: dict[str, float] = {}  # log odds that this predicted label is right more often than others are
     review_below: float = 0.6  # confidence under which a person should look
     rows: int
 
 
 class Calibration(BaseModel):
-    """An adapter's calibration.json, fitted on the calibration split only."""
+    """An adapter's calibration.json, fitted on the calibration split only. Files of other versions are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    version: int = 1
+    version: Literal[2] = 2  # 1 also named one of three price estimates, and could hold isotonic steps
     price: PriceCalibration | None  # None where the catalog has no prices
     category: CategoryCalibration
 
     @classmethod
     def uncalibrated(cls) -> Self:
-        """For a model that was never calibrated: probabilities as they come, no price interval."""
+        """For a model that was never calibrated: probabilities as the model gives them, no price intervals."""
         return cls(price=None, category=CategoryCalibration(slope=1.0, intercept=0.0, rows=0))
 
 
@@ -92,14 +86,19 @@ def fit_price(
     categories: Sequence[str] = (),
     designs: Sequence[str] = (),
 ) -> PriceCalibration | None:
-    """Conformal quantiles from rows whose price is known and whose predicted price is positive.
+    """Conformal quantiles of rows with a known, positive price. None without rows.
 
-    `spreads` are log units, one a row; `catalog_prices` (the training split's) set the plausible range; `categories`,
-    where given, are the predicted ones, since inference has nothing else; `designs` tell which of the rows are
-    photos of one design (see `same_design`), and without them each is its own. The floor under the spreads is the one
-    that makes intervals narrowest on average, where there are FLOOR_ROWS to choose it on, else the median spread.
-    With too few designs for a level, (n + 1) * level > n, the largest score stands in and coverage falls short.
-    None without rows.
+    With at least FLOOR_ROWS rows, the floor under the spreads is the one that makes intervals narrowest on average,
+    else the median spread. With too few designs for a level, (n + 1) * level > n, the largest score is used, and
+    coverage falls short.
+
+    Args:
+        prices: true prices, units of the currency.
+        predicted: predicted prices, all positive.
+        spreads: log units (`PriceFeatures.spread`).
+        catalog_prices: those of the training split; they set the plausible range.
+        categories: predicted ones, since inference knows no others; empty: no quantiles by category.
+        designs: equal for photos of one design (`same_design`); empty: each row is its own.
     """
     if not len(prices):
         return None
@@ -118,7 +117,7 @@ def fit_price(
     return PriceCalibration(
         quantiles=quantiles,
         by_category={
-            name: _vouched(_quantiles(scores[rows], np.arange(len(rows))), quantiles, len(set(owners[rows])))
+            name: _shrunk(_quantiles(scores[rows], np.arange(len(rows))), quantiles, len(set(owners[rows])))
             for name, rows in sorted(groups.items())
             if len(rows) >= CATEGORY_ROWS
         },
@@ -131,62 +130,40 @@ def fit_price(
     )
 
 
-def choose_price(
-    prices: Sequence[float],
-    predicted: Mapping[Point, Sequence[float]],
-    spreads: Sequence[float],
-    catalog_prices: Sequence[float],
-    categories: Sequence[str] = (),
-    designs: Sequence[str] = (),
-) -> PriceCalibration | None:
-    """`fit_price` for the estimate with the smallest CRPS on these rows; the earlier one where two are alike."""
-    fitted: dict[Point, PriceCalibration] = {}
-    for name, values in predicted.items():
-        calibration = fit_price(prices, values, spreads, catalog_prices, categories, designs)
-        if calibration is None:
-            return None
-        fitted[name] = calibration
-    crps = {
-        name: float(np.mean([price_crps(one, *row) for row in zip(prices, predicted[name], spreads, strict=True)]))
-        for name, one in fitted.items()
-    }
-    best = min(fitted, key=lambda name: round(crps[name], 4))
-    return fitted[best].model_copy(update={"point": best, "crps": dict(crps)})
-
-
 def price_interval(
     calibration: PriceCalibration, price: float, spread: float, level: float = LEVEL, category: str | None = None
 ) -> tuple[float, float]:
-    """Low and high, in units of the currency, that hold the true price with probability `level`."""
+    """Low and high, in units of the currency; the true price is between them with probability `level`."""
     quantiles = calibration.by_category.get(category or "", calibration.quantiles)
     factor = math.exp(min(quantiles[str(level)] * (spread + calibration.floor), 20.0))
     return price / factor, price * factor
 
 
 def price_crps(calibration: PriceCalibration, true: float, price: float, spread: float) -> float:
-    """How far the whole distribution around `price` is from the true one; log units, 0 is best."""
+    """CRPS of the distribution around `price` at the true price; log units, 0 is best."""
     scale = spread + calibration.floor
     return quantile_crps(math.log(true / price), [residual * scale for residual in calibration.residuals])
 
 
 def _quantiles(scores: np.ndarray, owners: np.ndarray) -> dict[str, float]:
-    """Quantiles of the absolute scores. Each of the owners 0 .. n - 1 has 1 / (n + 1) of the mass, shared by its rows;
-    the extra 1 / (n + 1), at infinity, covers a new design."""
+    """Quantiles of the absolute scores. Each of the owners 0 .. n - 1 has 1 / (n + 1) of the mass, divided among its
+    rows; the extra 1 / (n + 1), at infinity, covers a new design."""
     order = np.argsort(np.abs(scores), kind="stable")
     mass = np.cumsum(1 / np.bincount(owners)[owners[order]]) / (owners.max() + 2)
     places = {level: min(int(np.searchsorted(mass, level - 1e-9)), len(order) - 1) for level in LEVELS}
     return {str(level): float(abs(scores[order[place]])) for level, place in places.items()}
 
 
-def _vouched(own: dict[str, float], everyones: dict[str, float], designs: int) -> dict[str, float]:
-    """A category's quantiles where they are the larger ones, else between them and everyone's: 13 designs whose prices
-    were easy to tell do not say that the next 13 are."""
+def _shrunk(own: dict[str, float], everyones: dict[str, float], designs: int) -> dict[str, float]:
+    """A category's quantiles where they are larger than everyone's, else between the two: 13 designs whose prices were
+    easy to predict do not prove that the next 13 will be."""
     share = designs / (designs + CATEGORY_DESIGNS)
     return {level: max(one, share * one + (1 - share) * everyones[level]) for level, one in own.items()}
 
 
 def _mean_width(residuals: np.ndarray, spread: np.ndarray, floor: float, owners: np.ndarray) -> float:
-    """Mean half width of the intervals at LEVEL in log units, to a tenth of a percent: ties go to the first floor."""
+    """Mean half width of the intervals at LEVEL, log units, rounded to three digits so that the first of equal floors
+    wins."""
     scale = spread + floor
     return float(f"{_quantiles(residuals / scale, owners)[str(LEVEL)] * scale.mean():.3g}")
 
@@ -194,8 +171,9 @@ def _mean_width(residuals: np.ndarray, spread: np.ndarray, floor: float, owners:
 def price_range(prices: Floats) -> tuple[float, float]:
     """The lowest and the highest of positive prices, a few far ones left out.
 
-    Far is five standard deviations from the median of their logs, by the median absolute deviation, and FAR times. Far
-    prices of one end count where they are more than FEW of all, or more than two (of fewer than 10: more than a fifth).
+    A price is far if its log is five standard deviations (from the median absolute deviation) from the median, and the
+    price itself FAR times. Far prices of one end count if they are more than FEW of all, and more than two (of fewer
+    than 10: more than a fifth).
     """
     logs = np.log(np.asarray(prices, dtype=np.float64))
     middle = np.median(logs)
@@ -210,7 +188,7 @@ def price_range(prices: Floats) -> tuple[float, float]:
 
 
 def beyond(prices: Sequence[float]) -> frozenset[float]:
-    """Those of a catalog's positive prices that are OUT_OF_RANGE times beyond the others' range, and so mistakes."""
+    """Those of a catalog's positive prices that are OUT_OF_RANGE times beyond the others' range: mistakes."""
     if not prices:
         return frozenset()
     lowest, highest = price_range(prices)
@@ -223,30 +201,32 @@ def is_out_of_range(calibration: PriceCalibration, price: float) -> bool:
 
 
 def is_outlier(calibration: PriceCalibration, price: float) -> bool:
-    """Whether `price` lies outside the catalog's prices, though it could be one."""
+    """Whether `price` is outside the catalog's prices, however plausible."""
     return not calibration.lowest <= price <= calibration.highest
 
 
 def fit_category(probabilities: Floats, right: Bools, categories: Sequence[str]) -> CategoryCalibration:
-    """Platt scaling or isotonic regression, whichever has the smaller log loss on rows it was not fitted on (5 folds).
+    """Platt scaling, and the confidence under which a person should look.
 
-    `categories` are those that the model said. The confidence below which a person should look is chosen on what the
-    folds said of rows they were not fitted on: as high as needed to get MISSED of the wrong labels, as low as needed to
-    ask about no more than REVIEWED of the rows.
+    That threshold is chosen on confidences of rows that the scaling was not fitted on (5 folds): as high as needed to
+    get MISSED of the wrong labels, as low as needed to ask about no more than REVIEWED of the rows.
+
+    Args:
+        probabilities: of title and label, 0..1, one a row.
+        right: whether the predicted label is the true one.
+        categories: the predicted labels.
     """
-    p, y, said = np.asarray(probabilities, dtype=np.float64), np.asarray(right, dtype=bool), np.asarray(categories)
-
-    def platt(rows: np.ndarray) -> CategoryCalibration:
-        return fit_platt(p[rows], y[rows], said[rows])
-
-    def isotonic(rows: np.ndarray) -> CategoryCalibration:
-        return fit_isotonic(p[rows], y[rows])
-
-    everything = np.ones(len(p), dtype=bool)
-    fitted, held_out = platt(everything), _held_out(platt, p, said)
-    if len(p) >= ISOTONIC_ROWS and _log_loss(steps := _held_out(isotonic, p, said), y) < _log_loss(held_out, y):
-        fitted, held_out = isotonic(everything), steps
-    return fitted.model_copy(update={"review_below": _review_below(held_out, y)}) if len(p) else fitted
+    p, y, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(right, dtype=bool), np.asarray(categories)
+    fitted = fit_platt(p, y, labels)
+    if not len(p):
+        return fitted
+    folds = np.random.default_rng(0).permutation(len(p)) % 5
+    held_out = np.empty(len(p))
+    for fold in range(5):
+        own = folds == fold
+        others = fit_platt(p[~own], y[~own], labels[~own])
+        held_out[own] = [category_confidence(others, *row) for row in zip(p[own], labels[own], strict=True)]
+    return fitted.model_copy(update={"review_below": _review_below(held_out, y)})
 
 
 def _review_below(confidence: np.ndarray, right: np.ndarray) -> float:
@@ -257,104 +237,49 @@ def _review_below(confidence: np.ndarray, right: np.ndarray) -> float:
     return float(confidence[order[rows]]) if rows < len(right) else 1.0
 
 
-def _held_out(fit: Callable[[np.ndarray], CategoryCalibration], p: np.ndarray, categories: np.ndarray) -> np.ndarray:
-    """Confidence of each fifth of the rows under what `fit` makes of the others, which it is told as a mask."""
-    folds = np.random.default_rng(0).permutation(len(p)) % 5
-    confidence = np.empty(len(p))
-    for fold in range(5):
-        calibration, own = fit(folds != fold), folds == fold
-        confidence[own] = [category_confidence(calibration, *one) for one in zip(p[own], categories[own], strict=True)]
-    return confidence
-
-
-def _log_loss(confidence: np.ndarray, right: np.ndarray) -> float:
-    sure = np.clip(confidence, 1e-4, 1 - 1e-4)
-    return float(-np.mean(np.log(np.where(right, sure, 1 - sure))))
-
-
-def fit_isotonic(probabilities: Floats, right: Bools) -> CategoryCalibration:
-    """The best ascending steps (pool adjacent violators, Ayer et al. 1955), joined by lines so that order is kept.
-
-    Each step stands for its rows and one more of even odds, so that none is certain.
-    """
-    order = np.argsort(probabilities, kind="stable")
-    p, y = np.asarray(probabilities, dtype=np.float64)[order], np.asarray(right, dtype=np.float64)[order]
-    blocks: list[list[float]] = []  # [rows, right ones, sum of p]
-    for one, hit in zip(p, y, strict=True):
-        blocks.append([1.0, hit, one])
-        while len(blocks) > 1 and blocks[-2][1] / blocks[-2][0] >= blocks[-1][1] / blocks[-1][0]:
-            last = blocks.pop()
-            blocks[-1] = [a + b for a, b in zip(blocks[-1], last, strict=True)]
-    steps = [(total / rows, (hits + 0.5) / (rows + 1)) for rows, hits, total in blocks]
-    values = np.maximum.accumulate([value for _, value in steps])
-    platt = fit_platt(probabilities, right)
-    return platt.model_copy(
-        update={"steps": tuple((where, float(value)) for (where, _), value in zip(steps, values, strict=True))}
-    )
-
-
 def fit_platt(probabilities: Floats, right: Bools, categories: Sequence[str] | np.ndarray = ()) -> CategoryCalibration:
-    """Platt scaling, with a Gaussian prior around the identity that stands for about one row.
+    """Platt scaling, with a Gaussian prior around the identity that is worth about one row.
 
-    Each of `categories`, where they are given, has an intercept of its own under a prior of CATEGORY_SPREAD: a label
-    that is often wrongly said is doubted more, and one with few rows as much as the others.
-
-    Newton's method with step halving: sure and wrong answers have hardly any curvature, so a full step overshoots.
+    Each of `categories`, if they are given, has its own intercept under a prior of CATEGORY_SPREAD: a label that is
+    often wrong is doubted more, and one with few rows as much as the others.
     """
-    x = _logit(np.asarray(probabilities, dtype=np.float64))
-    y = np.asarray(right, dtype=np.float64)
+    import torch  # 1 s; commands that only read a calibration do not need it
+
     names, group = np.unique(np.asarray(categories, dtype=str), return_inverse=True)
-    if len(names) < 2:  # nothing to tell apart
-        names, group = names[:0], np.zeros(len(x), dtype=int)
-    design = np.stack([x, np.ones_like(x)], axis=1)
-    prior = np.array([1.0, 0.0])
-    precision = CATEGORY_SPREAD**-2
+    by_name = len(names) > 1  # the intercept of a single label would only repeat the common one
+    x = torch.from_numpy(_logit(np.asarray(probabilities, dtype=np.float64)))
+    y = torch.from_numpy(np.asarray(right, dtype=np.float64))
+    index = torch.from_numpy(group) if by_name else torch.zeros(len(x), dtype=torch.long)
+    identity = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    weights = identity.clone().requires_grad_()  # slope, intercept
+    own = torch.zeros(max(len(names), 1), dtype=torch.float64, requires_grad=by_name)
+    optimizer = torch.optim.LBFGS(
+        [weights, own] if by_name else [weights], max_iter=1000, tolerance_grad=1e-9, tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
+    )  # fmt: skip
 
-    def by_name(values: np.ndarray) -> np.ndarray:
-        return np.bincount(group, values, len(names))[: len(names)]
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        odds = weights[0] * x + weights[1] + own[index]
+        prior = (weights - identity).square().sum() + own.square().sum() / CATEGORY_SPREAD**2
+        total = torch.nn.functional.binary_cross_entropy_with_logits(odds, y, reduction="sum") + prior / 2
+        total.backward()
+        return total
 
-    def scores(weights: np.ndarray, own: np.ndarray) -> np.ndarray:
-        return design @ weights + (own[group] if len(names) else 0.0)
-
-    def loss(weights: np.ndarray, own: np.ndarray) -> float:
-        odds = scores(weights, own)
-        penalty = ((weights - prior) ** 2).sum() + precision * (own**2).sum()
-        return float(np.logaddexp(0, odds).sum() - y @ odds + penalty / 2)
-
-    weights, own = prior.copy(), np.zeros(len(names))
-    for _ in range(50):
-        p = np.exp(-np.logaddexp(0, -scores(weights, own)))
-        curvature = p * (1 - p)
-        gradient = design.T @ (p - y) + (weights - prior)
-        hessian = design.T @ (design * curvature[:, None]) + np.eye(2)
-        # The categories' part of the Hessian is diagonal, so they are eliminated, however many there are (Schur).
-        gradient_own = by_name(p - y) + precision * own
-        diagonal = by_name(curvature) + precision
-        mixed = np.stack([by_name(curvature * c) for c in design.T])
-        step = np.linalg.solve(hessian - (mixed / diagonal) @ mixed.T, gradient - mixed @ (gradient_own / diagonal))
-        step_own = (gradient_own - step @ mixed) / diagonal
-        largest = float(np.abs(np.concatenate([step, step_own])).max())
-        while loss(weights - step, own - step_own) > loss(weights, own) and largest >= 1e-9:
-            step, step_own, largest = step / 2, step_own / 2, largest / 2
-        weights, own = weights - step, own - step_own
-        if largest < 1e-9:
-            break
-    if weights[0] > 0:
-        return CategoryCalibration(
-            slope=float(weights[0]),
-            intercept=float(weights[1]),
-            by_category={str(name): round(float(odds), 6) for name, odds in zip(names, own, strict=True)},
-            rows=len(x),
+    optimizer.step(loss)
+    slope, intercept = weights.tolist()
+    if slope > 0:
+        by_category = (
+            {str(name): round(odds, 6) for name, odds in zip(names, own.tolist(), strict=True)} if by_name else {}
         )
-    # A negative slope would rank sure answers last: only the base rate is known, with one row more of even odds.
-    return CategoryCalibration(slope=0.0, intercept=float(_logit((y.sum() + 0.5) / (len(y) + 1))), rows=len(x))
+        return CategoryCalibration(slope=slope, intercept=intercept, by_category=by_category, rows=len(x))
+    # A negative slope would rank sure answers last: only the base rate is known, with one more row of even odds.
+    base_rate = (float(y.sum()) + 0.5) / (len(y) + 1)
+    return CategoryCalibration(slope=0.0, intercept=float(_logit(np.asarray(base_rate))), rows=len(x))
 
 
 def category_confidence(calibration: CategoryCalibration, probability: float, category: str = "") -> float:
-    """Calibrated probability, 0..1, that the label `category`, said with `probability`, is right."""
-    if calibration.steps:
-        places, values = zip(*calibration.steps, strict=True)
-        return float(np.interp(probability, places, values))
+    """Calibrated probability, 0..1, that the predicted label `category`, whose tokens had `probability`, is right."""
     score = calibration.slope * float(_logit(np.asarray(probability))) + calibration.intercept
     score += calibration.by_category.get(category, 0.0)
     return 1 / (1 + math.exp(-max(min(score, 50.0), -50.0)))
@@ -368,8 +293,8 @@ def _logit(p: np.ndarray) -> np.ndarray:
 def quantile_crps(true: float, quantiles: Sequence[float]) -> float:
     """Continuous ranked probability score of a distribution given by its evenly spaced quantiles k / (n + 1).
 
-    Twice the mean pinball loss over the quantiles, which it approaches as they get dense (Gneiting and Ranjan 2011); in
-    units of `true`. 0 is best; for a point it is the absolute error.
+    In units of `true`, 0 is best. Twice the mean pinball loss over the quantiles, which approaches the CRPS as they get
+    dense (Gneiting and Ranjan 2011); for a single quantile it is the absolute error.
     """
     q = np.asarray(quantiles, dtype=np.float64)
     levels = np.arange(1, len(q) + 1) / (len(q) + 1)

@@ -1,17 +1,17 @@
-"""What an engine hands back for one photo: the text, and how sure the model was of each token of it."""
+"""What an engine returns for one photo: the text, and the log-probabilities of its tokens."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
-TOP_K = 8  # alternatives kept a token: enough for the digits that matter and the next labels
+TOP_K = 8  # alternatives kept per token: enough for the digits that matter and the next labels
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What the model wrote for one request, n tokens without the stop token; log-probabilities are natural logs.
+    """The answer to one request, n tokens without the stop token; log-probabilities are natural logs.
 
-    `error` is set, and the rest empty, where the engine could not answer this request.
+    If the engine could not answer, `error` says why and the rest is empty.
     """
 
     id: str

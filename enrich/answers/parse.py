@@ -1,4 +1,4 @@
-"""The model's answer, read strictly: three lines or nothing. What it wrote is untrusted text."""
+"""Strict parser of the model's answer: three lines or nothing. The text is untrusted."""
 
 import re
 import unicodedata
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from enrich.answers.prompt import UNKNOWN_PRICE, spells_control_token
 
-MAX_TITLE = 200  # characters; the longest title seen in the tutorial's data set has 71
+MAX_TITLE = 200  # characters, also in catalogs; the longest title of the tutorial's data set has 71
 # Control, format, surrogate and private characters, line and paragraph separators: a field is one visible line.
 _CONTROL = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
-# Joiners between letters beyond ASCII belong to the word (Persian, Hindi, emoji); elsewhere they only hide.
+# Joiners between letters beyond ASCII are part of the word (Persian, Hindi, emoji); elsewhere they only hide text.
 _JOINER = re.compile("(?<=[^\\x00-\\x7f\\s\u200c\u200d])[\u200c\u200d](?=[^\\x00-\\x7f\\s\u200c\u200d])")
 _ANSWER = re.compile(
     r"Product:[ ]?(?P<title>[^\n]+)\n"
@@ -19,12 +19,12 @@ _ANSWER = re.compile(
 
 
 class AnswerMalformed(ValueError):
-    """The text is no answer; the message says what is wrong with it."""
+    """The text is not an answer; the message says why."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said. `price` is None where it answered `unknown`."""
+    """What the model answered. `price` is None if it wrote `unknown`."""
 
     title: str
     category: str
@@ -35,8 +35,8 @@ def parse_answer(text: str) -> Answer:
     """The answer in `text` (without the closing `<|end|>`).
 
     Raises:
-        AnswerMalformed: the three lines are not there, or a field is empty, too long, or holds control characters
-            or a control token of the model.
+        AnswerMalformed: the text is not three lines, or a field is empty, too long, or contains control characters or
+            a control token of the model.
     """
     match = _ANSWER.fullmatch(text.strip())
     if match is None:
@@ -55,7 +55,7 @@ def parse_answer(text: str) -> Answer:
 
 
 def holds_control_characters(text: str) -> bool:
-    """Whether `text` holds what no title or category may hold: control and format characters, but joiners in words."""
+    """Whether `text` contains control or format characters, apart from joiners inside words."""
     return any(unicodedata.category(character) in _CONTROL for character in _JOINER.sub("", text))
 
 

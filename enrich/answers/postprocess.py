@@ -1,21 +1,28 @@
-"""From a completion to an outcome: parsed, calibrated, and marked for a person where it should be."""
+"""From a completion to a prediction: parsed, calibrated, and flagged for review if a person should look."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from enrich.answers.calibration import Calibration, category_confidence, is_out_of_range, is_outlier, price_interval
+from enrich.answers.calibration import (
+    Calibration,
+    PriceCalibration,
+    category_confidence,
+    is_out_of_range,
+    is_outlier,
+    price_interval,
+)
 from enrich.answers.completion import Completion
 from enrich.answers.parse import Answer, AnswerMalformed, excerpt, parse_answer
-from enrich.answers.title_rules import broken_rules, ungrounded_words
+from enrich.answers.title_rules import breaks_rules, ungrounded_words
 from enrich.answers.token_evidence import (
-    NO_PRICE,
     AnswerTokens,
-    PriceEvidence,
+    PriceFeatures,
     alternatives,
     answer_probability,
     label_probability,
-    price_evidence,
+    price_features,
     title_words,
 )
 from enrich.settings.review import ReviewSettings
@@ -25,15 +32,15 @@ ALTERNATIVES = 3  # kept a row
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What one photo's answer came to: an answer with its error bars, or an error kind with a message."""
+class Prediction:
+    """What is predicted for one photo: an answer with its error bars, or an error kind with a message."""
 
     answer: Answer | None = None
-    said: Answer | None = None  # what could be parsed, its category and price in the catalog's range or not
+    parsed: Answer | None = None  # as the model wrote it; category and price may be unusable
     probability: float = 0.0  # of title and label, before calibration
     confidence: float | None = None
     alternatives: tuple[Alternative, ...] = ()
-    evidence: PriceEvidence = NO_PRICE  # before calibration
+    price_features: PriceFeatures = field(default_factory=PriceFeatures)  # before calibration
     price_low: float | None = None
     price_high: float | None = None
     reasons: tuple[ReviewReason, ...] = ()
@@ -44,33 +51,39 @@ class Outcome:
 
     @property
     def wants_grammar(self) -> bool:
-        """Whether a second, constrained pass could mend it."""
+        """Whether a second, constrained pass could give an answer."""
         return self.error_kind in (ErrorKind.ANSWER_TRUNCATED, ErrorKind.ANSWER_MALFORMED, ErrorKind.CATEGORY_UNKNOWN)
 
 
-def judge(
+def postprocess(
     completion: Completion,
     tokens: AnswerTokens,
     calibration: Calibration,
     review: ReviewSettings,
     *,
     constrained: bool = False,
-) -> Outcome:
-    """Judge one completion; `constrained` says that it came from the grammar pass, so its category was forced."""
+) -> Prediction:
+    """The prediction from one completion; `constrained`: the grammar pass wrote it, so its category was forced."""
+    prediction = _validate(completion, tokens, calibration.price)
+    if prediction.answer is not None:
+        prediction = _estimate(prediction, prediction.answer, completion, tokens, calibration)
+    if prediction.answer is not None:
+        words = title_words(completion, tokens)
+        doubted = ungrounded_words(words, prediction.answer.category, tokens.nouns, review.titles)
+        reasons = _flag(prediction, prediction.answer, calibration, review, forced=constrained, doubted=doubted)
+        prediction = replace(prediction, reasons=reasons)
+    return prediction
 
-    def failed(kind: ErrorKind, message: str, said: Answer | None = None) -> Outcome:
-        used = None if kind is ErrorKind.ENGINE_FAILED else (completion.prompt_tokens, len(completion.token_ids))
-        prompt_tokens, output_tokens = used or (None, None)
-        return Outcome(
-            said=said,
-            error_kind=kind,
-            error_message=message,
-            prompt_tokens=prompt_tokens,
-            output_tokens=output_tokens,
-        )
 
+def _validate(completion: Completion, tokens: AnswerTokens, prices: PriceCalibration | None) -> Prediction:
+    """The answer as it was written, or why there is none."""
     if completion.error is not None:
-        return failed(ErrorKind.ENGINE_FAILED, completion.error)
+        return Prediction(error_kind=ErrorKind.ENGINE_FAILED, error_message=completion.error)
+    used = Prediction(prompt_tokens=completion.prompt_tokens, output_tokens=len(completion.token_ids))
+
+    def failed(kind: ErrorKind, message: str, parsed: Answer | None = None) -> Prediction:
+        return replace(used, parsed=parsed, error_kind=kind, error_message=message)
+
     if not completion.finished:
         return failed(ErrorKind.ANSWER_TRUNCATED, f"no end after {len(completion.token_ids)} tokens")
     try:
@@ -78,57 +91,70 @@ def judge(
     except AnswerMalformed as error:
         return failed(ErrorKind.ANSWER_MALFORMED, str(error))
     if answer.category not in tokens.categories:
-        return failed(
-            ErrorKind.CATEGORY_UNKNOWN, f"{excerpt(answer.category)!r} is not in the adapter's taxonomy", answer
-        )
-    prices = calibration.price
+        message = f"{excerpt(answer.category)!r} is not in the adapter's taxonomy"
+        return failed(ErrorKind.CATEGORY_UNKNOWN, message, answer)
     if answer.price is not None and (answer.price == 0 or (prices and is_out_of_range(prices, answer.price))):
         return failed(ErrorKind.PRICE_OUT_OF_RANGE, f"{answer.price} is far outside the catalog's prices", answer)
+    return replace(used, answer=answer, parsed=answer)
 
-    probability, of_label = answer_probability(completion, tokens), label_probability(completion, tokens)
-    # As precise as its column, so that the row can be judged again.
+
+def _estimate(
+    prediction: Prediction, answer: Answer, completion: Completion, tokens: AnswerTokens, calibration: Calibration
+) -> Prediction:
+    """`prediction` with its calibrated confidence and alternatives, and the expected price with its interval."""
+    probability = answer_probability(completion, tokens)
+    # In the precision of its column, so that reviews decided from the stored row agree.
     confidence = float(np.float32(category_confidence(calibration.category, probability, answer.category)))
     others = alternatives(completion, tokens)
-    others.pop(answer.category, None)  # the label itself, where it was written in other tokens than the usual ones
-    evidence = price_evidence(completion, tokens)
-    said, (low, high) = answer, (None, None)
-    if answer.price is not None and prices is not None:
-        point = getattr(evidence, prices.point)
-        answer = replace(answer, price=max(1, round(point)))
-        low, high = price_interval(prices, point, evidence.spread, category=answer.category)
-    doubted = ungrounded_words(title_words(completion, tokens), answer.category, tokens.nouns, review.titles)
-    least = calibration.category.review_below if review.min_confidence is None else review.min_confidence
-    reasons = [
-        reason
-        for reason, applies in {
-            ReviewReason.CATEGORY_UNKNOWN: constrained,
-            ReviewReason.LOW_CONFIDENCE: confidence < least,
-            ReviewReason.WIDE_PRICE: low is not None and high is not None and high / low > review.max_price_ratio,
-            ReviewReason.PRICE_OUTLIER: answer.price is not None
-            and prices is not None
-            and is_outlier(prices, answer.price),
-            ReviewReason.TITLE_RULE: bool(broken_rules(answer.title, review.titles)),
-            ReviewReason.TITLE_UNGROUNDED: bool(doubted),
-        }.items()
-        if applies
-    ]
-    return Outcome(
+    others.pop(answer.category, None)  # the label itself, if it was written in other tokens than the usual ones
+    features = price_features(completion, tokens)
+    low, high = None, None
+    if answer.price is not None and calibration.price is not None:
+        price = features.expectation
+        low, high = price_interval(calibration.price, price, features.spread, category=answer.category)
+        answer = replace(answer, price=max(1, round(price)))
+    return replace(
+        prediction,
         answer=answer,
-        said=said,
         probability=probability,
         confidence=confidence,
-        alternatives=_calibrated(others, of_label, confidence),
-        evidence=evidence,
+        alternatives=_calibrated(others, label_probability(completion, tokens), confidence),
+        price_features=features,
         price_low=low,
         price_high=high,
-        reasons=tuple(reasons),
-        prompt_tokens=completion.prompt_tokens,
-        output_tokens=len(completion.token_ids),
     )
 
 
+def _flag(
+    prediction: Prediction,
+    answer: Answer,
+    calibration: Calibration,
+    review: ReviewSettings,
+    *,
+    forced: bool,
+    doubted: Sequence[str],
+) -> tuple[ReviewReason, ...]:
+    """Why a person should look; `forced`: the category was, `doubted`: words of the title that the model doubts."""
+    confidence, low, high, prices = (
+        prediction.confidence,
+        prediction.price_low,
+        prediction.price_high,
+        calibration.price,
+    )
+    least = calibration.category.review_below if review.min_confidence is None else review.min_confidence
+    applies = {
+        ReviewReason.CATEGORY_UNKNOWN: forced,
+        ReviewReason.LOW_CONFIDENCE: confidence is not None and confidence < least,
+        ReviewReason.WIDE_PRICE: low is not None and high is not None and high / low > review.max_price_ratio,
+        ReviewReason.PRICE_OUTLIER: bool(answer.price and prices and is_outlier(prices, answer.price)),
+        ReviewReason.TITLE_RULE: breaks_rules(answer.title, review.titles),
+        ReviewReason.TITLE_UNGROUNDED: bool(doubted),
+    }
+    return tuple(reason for reason, applied in applies.items() if applied)
+
+
 def _calibrated(found: dict[str, float], probability: float, confidence: float) -> tuple[Alternative, ...]:
-    """What calibration leaves to the other labels, shared in proportion to what the model gave them."""
+    """What calibration leaves to the other labels, divided in proportion to what the model gave them."""
     left = max(1.0 - probability, sum(found.values()), 1e-9)
     return tuple(
         Alternative(label, (1.0 - confidence) * share / left) for label, share in list(found.items())[:ALTERNATIVES]

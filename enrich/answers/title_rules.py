@@ -1,14 +1,15 @@
-"""Rules that flag a title whatever its photo shows, and the words in it that the model itself doubts."""
+"""Rules that flag a title whatever its photo shows, and words in it that the model itself doubts."""
 
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 from enrich.settings.review import TitleRules
 
-# Words that say what can be seen and that a reader would return a product for.
+MAX_REPEATS = 2  # of one word in a title; twice in a row is always too often
+# Words about what can be seen, for which a customer would return a product.
 COLOURS = frozenset(
     {
         "black", "white", "ivory", "cream", "grey", "gray", "silver", "gold", "navy", "blue", "sky", "teal",
@@ -25,35 +26,31 @@ MATERIALS = frozenset(
 )  # fmt: skip
 
 
-def broken_rules(title: str, rules: TitleRules) -> list[str]:
-    """Names of the rules that `title` breaks, in the order of TitleRules."""
+def breaks_rules(title: str, rules: TitleRules) -> bool:
+    """Whether `title` is too long, has no words, repeats one, or contains a forbidden phrase or another script."""
     words = _words(title)
-    counts = Counter(words)
-    repeats = bool(words) and (max(counts.values()) > rules.max_repeats or any(a == b for a, b in pairwise(words)))
-    brands = {brand.casefold() for brand in rules.brands} - {brand.casefold() for brand in rules.allowed_brands}
-    checks = {
-        "min_words": len(words) < rules.min_words,
-        "max_characters": len(title) > rules.max_characters,
-        "forbidden_words": _mentions(title, rules.forbidden_words),
-        "scripts": bool(rules.scripts) and not _scripts(title) <= set(rules.scripts),
-        "max_repeats": repeats,
-        "brands": _mentions(title, brands),
-    }
-    return [name for name, broken in checks.items() if broken]
+    return (
+        not words
+        or max(Counter(words).values()) > MAX_REPEATS
+        or any(a == b for a, b in pairwise(words))
+        or len(title) > rules.max_characters
+        or _mentions(words, rules.forbidden_words)
+        or (bool(rules.scripts) and not _scripts(title) <= set(rules.scripts))
+    )
 
 
 def ungrounded_words(
     probabilities: Sequence[tuple[str, float]], category: str, nouns: Collection[str], rules: TitleRules
 ) -> list[str]:
-    """Words of a title that the model itself does not stand by.
+    """Words of a title that the model itself does not support.
 
-    A colour or material whose tokens are less probable than `rules.min_word_probability`; and what another category is
-    called, where the title does not say what its own is called.
+    Those are colours and materials whose tokens are less probable than `rules.min_word_probability`, and the nouns of
+    other categories if the noun of its own category is missing.
 
     Args:
         probabilities: each word of the title with the probability of its tokens, 0..1.
-        category: the label that was written under the title.
-        nouns: what the taxonomy's labels are called (`noun_of`).
+        category: the predicted label.
+        nouns: those of the taxonomy's labels (`noun_of`).
     """
     doubted = [
         word
@@ -68,13 +65,13 @@ def ungrounded_words(
 
 
 def noun_of(category: str) -> str:
-    """What a label calls its products: the last word of its last part, in the singular. "Bags / TOTE BAGS": bag."""
+    """The noun in a label: the last word of its last part, in the singular. "Bags / TOTE BAGS": bag."""
     words = _words(category.rpartition("/")[2])
     return singular(words[-1]) if words else ""
 
 
 def singular(word: str) -> str:
-    """English plurals of product names; words that are no plural stay as they are."""
+    """The singular of an English plural; other words unchanged."""
     for ending, instead in (("ies", "y"), ("sses", "ss"), ("shes", "sh"), ("ches", "ch"), ("xes", "x"), ("ves", "f")):
         if word.endswith(ending) and len(word) > len(ending) + 1:
             return word.removesuffix(ending) + instead
@@ -85,25 +82,21 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[\w'-]+", text.casefold())
 
 
-def _mentions(title: str, phrases: Collection[str]) -> bool:
-    text = f" {' '.join(_words(title))} "
+def _mentions(words: Sequence[str], phrases: Collection[str]) -> bool:
+    text = f" {' '.join(words)} "
     return any(f" {' '.join(_words(phrase))} " in text for phrase in phrases if _words(phrase))
 
 
 def _scripts(title: str) -> set[str]:
-    """The first word of the Unicode names of its letters: LATIN, CYRILLIC, CJK."""
+    """The first words of the letters' Unicode names: LATIN, CYRILLIC, CJK."""
     return {unicodedata.name(letter, "UNKNOWN").split()[0] for letter in title if letter.isalpha()}
 
 
 def word_probabilities(pieces: Sequence[str], probabilities: Sequence[float]) -> list[tuple[str, float]]:
-    """Words out of SentencePiece tokens, "▁" before each word, with the product of their tokens' probabilities."""
-    words: list[list[str]] = []
-    found: list[float] = []
+    """Words of SentencePiece tokens ("▁" begins a word) with the product of their tokens' probabilities."""
+    words: list[tuple[str, float]] = []
     for piece, probability in zip(pieces, probabilities, strict=True):
-        if piece.startswith("▁") or not words:
-            words.append([])
-            found.append(1.0)
-        words[-1].append(piece.removeprefix("▁"))
-        found[-1] *= probability
-    joined: Mapping[int, str] = {i: "".join(parts).strip(".,;:!?()") for i, parts in enumerate(words)}
-    return [(word, found[i]) for i, word in joined.items() if word]
+        before, product = ("", 1.0) if piece.startswith("▁") or not words else words.pop()
+        words.append((before + piece.removeprefix("▁"), product * probability))
+    bare = [(word.strip(".,;:!?()"), probability) for word, probability in words]
+    return [(word, probability) for word, probability in bare if word]

@@ -1,4 +1,4 @@
-"""What the token log-probabilities of one greedy answer say about its category and its price."""
+"""Features of one greedy answer's token log-probabilities: how sure the model was of title, category and price."""
 
 import math
 from collections import defaultdict
@@ -17,30 +17,29 @@ Line = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class PriceEvidence:
-    """What the digits' probabilities say of a price; all 0 where none was written."""
+class PriceFeatures:
+    """The distribution of prices that the digits' probabilities give; all 0 without a price."""
 
-    greedy: float = 0.0  # the number written, units of the currency
-    expectation: float = 0.0  # geometric mean of the prices that its digits nearly were
-    median: float = 0.0  # of the same
-    spread: float = 0.0  # standard deviation of their log
-
-
-NO_PRICE = PriceEvidence()
+    expectation: float = 0.0  # geometric mean, units of the currency
+    spread: float = 0.0  # standard deviation of the log price
 
 
 class AnswerTokens:
-    """How the tokenizer writes an answer: the tokens of the newline, of the digits, and of each label's line."""
+    """How the tokenizer writes an answer: the tokens of the newline, of the digits, and of each label's line.
+
+    Raises:
+        UsageError: a category spells a control token of the model.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, categories: Sequence[str]) -> None:
         self.pieces: Callable[[list[int]], list[str]] = tokenizer.convert_ids_to_tokens
-        self.nouns = frozenset(map(noun_of, categories))  # what a title may call the products of a label
+        self.nouns = frozenset(map(noun_of, categories))  # of the labels, singular
 
         def encode(text: str) -> Line:
             return tuple(tokenizer.encode(text, add_special_tokens=False))
 
         def line(text: str) -> Line:
-            # Between newlines, as in an answer: there, no word-start marker is put before the first word.
+            # Between newlines, as in an answer: the tokenizer puts no word-start marker before the first word there.
             return self.split(encode(f"\n{text}\n"))[1]
 
         self.newline = encode("\n")[-1]
@@ -50,26 +49,26 @@ class AnswerTokens:
         self.price_prefix = line("Full Price: 1")[:-1]
         self.unknown_price = line(f"Full Price: {UNKNOWN_PRICE}")
         self.labels = {(*line(f"Category: {category}"), self.newline): category for category in categories}
-        # Every beginning of a label's line -> the labels that begin so.
+        # Every prefix of a label's line -> the labels with that prefix.
         self.labels_under: dict[Line, list[str]] = defaultdict(list)
         after: dict[Line, set[int]] = defaultdict(set)
         for tokens, category in self.labels.items():
             for end in range(1, len(tokens) + 1):
                 self.labels_under[tokens[:end]].append(category)
                 after[tokens[: end - 1]].add(tokens[end - 1])
-        # ... -> the tokens that may come next: a taxonomy of thousands is looked up, not searched.
-        self.after_label = {beginning: sorted(found) for beginning, found in after.items()}
+        # ... -> the tokens that may come next. Searching a taxonomy of thousands instead takes ten times as long.
+        self.after_label = {prefix: sorted(found) for prefix, found in after.items()}
         self.categories = frozenset(categories)
         added = tokenizer.added_tokens_decoder.keys()
         for tokens, category in self.labels.items():
-            if not added.isdisjoint(tokens):  # forced by the grammar, it would end or redirect the answer
+            if not added.isdisjoint(tokens):  # the grammar would force it, and it would end or redirect the answer
                 raise UsageError(
                     f"adapter: category {category[:40]!r} spells a control token of the model; take it out of the "
                     "catalog and fine-tune again"
                 )
 
     def split(self, tokens: Sequence[int]) -> list[Line]:
-        """Token lines, newlines left out."""
+        """Token ids by line, without the newlines."""
         lines: list[list[int]] = [[]]
         for token in tokens:
             if token == self.newline:
@@ -80,7 +79,7 @@ class AnswerTokens:
 
 
 def label_probability(completion: Completion, tokens: AnswerTokens) -> float:
-    """Probability, 0..1, of the category line and the newline that ends it, given the title."""
+    """Probability, 0..1, of the category line and its newline, given the title."""
     span = _category_span(completion, tokens)
     return float(np.exp(completion.logprobs[span].sum(dtype=np.float64)))
 
@@ -88,8 +87,8 @@ def label_probability(completion: Completion, tokens: AnswerTokens) -> float:
 def answer_probability(completion: Completion, tokens: AnswerTokens) -> float:
     """Probability, 0..1, of everything up to the end of the category line.
 
-    A model that has written "Shirt" as a title is sure of the category; what it doubted shows in the title's tokens.
-    On the sample catalog this tells right labels from wrong ones with an area under the ROC curve of 0.88, the label's
+    A model that has written "Shirt" in the title is sure of the category; its doubt shows in the title's tokens. On the
+    sample catalog this separates right labels from wrong ones with an area under the ROC curve of 0.88, the label's
     line alone with 0.62 (benchmarks/decisions.md).
     """
     end = _category_span(completion, tokens).stop
@@ -99,8 +98,8 @@ def answer_probability(completion: Completion, tokens: AnswerTokens) -> float:
 def alternatives(completion: Completion, tokens: AnswerTokens) -> dict[str, float]:
     """Other labels that the model nearly wrote -> probability, most probable first.
 
-    A label counts where it leaves the written line by a token among the top ones; the labels that leave it by the same
-    token share its probability, since what follows was never computed.
+    A label counts if it departs from the written line at a token among the top ones. Labels that depart at the same
+    token share its probability equally, because the tokens after it were never computed.
     """
     span = _category_span(completion, tokens)
     written = tuple(completion.token_ids[span])
@@ -123,18 +122,18 @@ def title_words(completion: Completion, tokens: AnswerTokens) -> list[tuple[str,
     return word_probabilities(tokens.pieces(list(completion.token_ids[span])), probabilities)
 
 
-def price_evidence(completion: Completion, tokens: AnswerTokens) -> PriceEvidence:
-    """What the digits' probabilities make of the price.
+def price_features(completion: Completion, tokens: AnswerTokens) -> PriceFeatures:
+    """The distribution of prices that the digits' probabilities give.
 
-    Each digit that was nearly written stands for the prices that begin so: what would have followed was never computed,
-    so their geometric middle takes its place, 24.5 for a 2 before one more digit. Another first digit may begin a
-    shorter or a longer number; the nearest one counts, so that 950 was nearly 1,414 rather than 141.
+    Each alternative digit represents the prices that begin with it. The digits after it were never computed, so it gets
+    their geometric middle: 24.5 for a 2 before one more digit. Another first digit may begin a shorter or a longer
+    number; the nearest one counts, so that the alternative to 950 is 1,414 rather than 141.
     """
     start = _line_start(completion, tokens, 2)
     positions = [i for i in range(start, len(completion.token_ids)) if completion.token_ids[i] in tokens.digits]
     text = "".join(tokens.digits[completion.token_ids[i]] for i in positions)
     if not text or int(text) == 0:
-        return NO_PRICE
+        return PriceFeatures()
     written, reached = int(text), 1.0
     atoms: list[tuple[float, float]] = []  # price, probability
     for place, position in enumerate(positions):
@@ -148,20 +147,16 @@ def price_evidence(completion: Completion, tokens: AnswerTokens) -> PriceEvidenc
             if price > 0:
                 atoms.append((price, reached * math.exp(logprob)))
         reached *= math.exp(completion.logprobs[position])
-    prices, weights = map(np.array, zip(*sorted([*atoms, (float(written), reached)]), strict=True))
+    prices, weights = map(np.array, zip(*atoms, (float(written), reached), strict=True))
     weights = weights / weights.sum()
     logs = np.log(prices)
     mean = float(weights @ logs)
-    return PriceEvidence(
-        greedy=float(written),
-        expectation=math.exp(mean),
-        median=float(prices[min(int(np.searchsorted(np.cumsum(weights), 0.5)), len(prices) - 1)]),
-        spread=math.sqrt(max(float(weights @ (logs - mean) ** 2), 0.0)),
-    )
+    return PriceFeatures(math.exp(mean), math.sqrt(max(float(weights @ (logs - mean) ** 2), 0.0)))
 
 
 def _nearest(beginning: int, place: int, length: int, written: int) -> float:
-    """The middle of the prices that begin so, as long as `written`, or where it is nearer a digit more or less."""
+    """The geometric middle of the prices that begin so. They have as many digits as `written`, or, if the first digit
+    differs and that is nearer, one more or one less."""
     if not beginning:
         return 0.0
     left = length - place - 1

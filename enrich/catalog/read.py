@@ -10,6 +10,7 @@ from pathlib import Path
 
 import polars as pl
 
+from enrich.answers.parse import MAX_TITLE
 from enrich.answers.prompt import spells_control_token
 from enrich.catalog.cells import clean, first_value, value
 from enrich.catalog.dropped import Dropped, describe
@@ -20,7 +21,6 @@ from enrich.errors import UsageError
 from enrich.settings.catalog import Columns
 from enrich.vocabulary import Product, same_design
 
-MAX_TITLE = 200  # characters; a longer one is cut
 UNPRICED = "price cannot be used, taught without it"
 
 

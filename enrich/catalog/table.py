@@ -6,7 +6,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from enrich.errors import UsageError
+from enrich.errors import UsageError, first_line
 
 FORMATS = (".csv", ".parquet")
 
@@ -28,7 +28,8 @@ def read_table(path: Path) -> pl.DataFrame:
         else:
             table = pl.read_csv(path, infer_schema=False, glob=False)
     except (OSError, UnicodeDecodeError, pa.ArrowException, pl.exceptions.PolarsError) as error:
-        raise UsageError(f"table {path} cannot be read: {_first_line(error)}; mend or replace the file") from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)[:200]
+        raise UsageError(f"table {path} cannot be read: {reason}; correct or replace the file") from error
     return as_text(table)
 
 
@@ -67,9 +68,3 @@ def as_text(table: pl.DataFrame) -> pl.DataFrame:
             text = text.str.strip_suffix(".0").str.replace(r"(\.[0-9]{3})$", "${1}0")
         columns.append(text.fill_null(""))
     return table.select(columns)
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

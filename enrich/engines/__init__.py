@@ -1,1 +1,1 @@
-"""Photos in, judged answers out: adapter, engines, evidence from token log-probabilities, judgement."""
+"""Photos in, predictions out: adapters, the two engines, and the comparison between them."""

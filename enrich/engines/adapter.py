@@ -14,10 +14,10 @@ from enrich.errors import UsageError
 from enrich.photos.decode import PREPARATION_VERSION, Preparation
 from enrich.scores.assess import SCORES_FILE
 from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
+from enrich.vocabulary import RECORD_FILE
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
-RECORD_FILE = "train.json"  # written last: an adapter without it is not whole
 REQUIRED = (CONFIG_FILE, WEIGHTS_FILE, "config.json", "preprocessor_config.json", "tokenizer.json", PROMPT_FILE)
 # Of a configuration, what another version or precision of the same model may say otherwise.
 _WRITTEN_ANEW = {"transformers_version", "dtype", "torch_dtype", "auto_map", "_name_or_path"}
@@ -62,7 +62,9 @@ def read_adapter(path: Path) -> Adapter:
         )
     lora = _read_as(_Lora, path, CONFIG_FILE, "names no LoRA adapter with a base; make it with `enrich finetune`")
     crops = _read_as(_Crops, path, "preprocessor_config.json", "names no num_crops; make the adapter again")
-    calibration = _read_as(Calibration, path, CALIBRATION_FILE, "is damaged; make the adapter again")
+    calibration = _read_as(
+        Calibration, path, CALIBRATION_FILE, "is damaged or of another version; fine-tune again with this version"
+    )
     record = _read_as(_Record, path, RECORD_FILE, "is damaged; make the adapter again")
     prompt = Prompt.read(path / PROMPT_FILE)
     _check_tokenizer(path)

@@ -8,12 +8,12 @@ import numpy as np
 
 from enrich.answers.calibration import Calibration
 from enrich.answers.completion import Completion
-from enrich.answers.postprocess import Outcome, judge
+from enrich.answers.postprocess import Prediction, postprocess
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines.base import Engine, Request
 from enrich.settings.review import ReviewSettings
 
-SEEN = 100_000  # outcomes kept for identical bytes later in the run; about 1 kB each
+SEEN = 100_000  # predictions kept for identical bytes later in the run; about 1 kB each
 SECOND_PASS = 16  # photos that wait for the grammar pass before it runs; bounds their memory
 
 
@@ -30,7 +30,7 @@ class Image:
 class Answerer:
     """Answers photos with one engine, for as long as a run lasts.
 
-    Outcomes are remembered by content, a failure of the engine too: bytes that break it must not break it once for
+    Predictions are remembered by content, a failure of the engine too: bytes that break it must not break it once for
     each of their copies. What failed is tried again by the next run. `second_pass` off takes first answers as they are.
     """
 
@@ -39,13 +39,13 @@ class Answerer:
     calibration: Calibration
     review: ReviewSettings
     second_pass: bool = True
-    _seen: OrderedDict[str, Outcome] = field(default_factory=OrderedDict)
+    _seen: OrderedDict[str, Prediction] = field(default_factory=OrderedDict)
 
-    def answer(self, images: Iterable[Image]) -> Iterator[tuple[str, Outcome]]:
-        """Yield (key, outcome) for every image, as they finish."""
+    def answer(self, images: Iterable[Image]) -> Iterator[tuple[str, Prediction]]:
+        """Yield (key, prediction) for every image, as they finish."""
         in_flight: dict[str, np.ndarray] = {}  # sha256 -> page, kept for a second pass
         waiting: dict[str, list[str]] = defaultdict(list)  # sha256 -> keys with these bytes
-        done: list[tuple[str, Outcome]] = []  # keys whose bytes were answered before
+        done: list[tuple[str, Prediction]] = []  # keys whose bytes were answered before
         second: list[Request] = []
 
         def requests() -> Iterator[Request]:
@@ -58,37 +58,37 @@ class Answerer:
                     in_flight[image.sha256] = image.page
                     yield Request(image.sha256, image.page)
 
-        def settle(digest: str, outcome: Outcome) -> Iterator[tuple[str, Outcome]]:
+        def settle(digest: str, prediction: Prediction) -> Iterator[tuple[str, Prediction]]:
             in_flight.pop(digest, None)
-            self._remember(digest, outcome)
+            self._remember(digest, prediction)
             for key in waiting.pop(digest):
-                yield key, outcome
+                yield key, prediction
 
         for completion in self.engine.complete(requests()):
-            outcome = self._judge(completion)
-            if outcome.wants_grammar and self.second_pass:
+            prediction = self._postprocess(completion)
+            if prediction.wants_grammar and self.second_pass:
                 second.append(Request(completion.id, in_flight[completion.id]))
                 if len(second) >= SECOND_PASS:
                     for digest, mended in self._mend(second):
                         yield from settle(digest, mended)
                     second.clear()
             else:
-                yield from settle(completion.id, outcome)
+                yield from settle(completion.id, prediction)
             yield from done
             done.clear()
         for digest, mended in self._mend(second):
             yield from settle(digest, mended)
         yield from done
 
-    def _mend(self, requests: list[Request]) -> Iterator[tuple[str, Outcome]]:
+    def _mend(self, requests: list[Request]) -> Iterator[tuple[str, Prediction]]:
         if requests:
             for completion in self.engine.complete(requests, grammar=True):
-                yield completion.id, self._judge(completion, constrained=True)
+                yield completion.id, self._postprocess(completion, constrained=True)
 
-    def _judge(self, completion: Completion, *, constrained: bool = False) -> Outcome:
-        return judge(completion, self.tokens, self.calibration, self.review, constrained=constrained)
+    def _postprocess(self, completion: Completion, *, constrained: bool = False) -> Prediction:
+        return postprocess(completion, self.tokens, self.calibration, self.review, constrained=constrained)
 
-    def _remember(self, digest: str, outcome: Outcome) -> None:
-        self._seen[digest] = outcome
+    def _remember(self, digest: str, prediction: Prediction) -> None:
+        self._seen[digest] = prediction
         if len(self._seen) > SEEN:
             self._seen.popitem(last=False)

@@ -316,7 +316,7 @@ def fold_runs(
         except RunFailed:
             if listed:
                 raise
-    rules = Rules.model_validate_json(source.metadata[RULES_KEY]) if source and RULES_KEY in source.metadata else None
+    rules = Rules.read(source.metadata[RULES_KEY]) if source and RULES_KEY in source.metadata else None
     if source is not None:
         where = output.uri_of(f"runs/{last.source.run_id}/source.parquet") if last.source else output.uri
         images_uri = _described_run(source.metadata, where).images_uri

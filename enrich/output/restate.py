@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping
 from typing import Self
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from enrich.answers.title_rules import broken_rules
+from enrich.answers.title_rules import breaks_rules
 from enrich.output.product_ids import product_id
 from enrich.output.run_record import PublishedRun
 from enrich.settings.review import ReviewSettings
@@ -32,6 +32,14 @@ class Rules(BaseModel):
     def of(cls, settings: RunSettings) -> Self:
         """Those of `settings`."""
         return cls(product_id_pattern=settings.product_id_pattern, review=settings.review)
+
+    @classmethod
+    def read(cls, text: str | bytes) -> Self | None:
+        """Those of a listing; None if a version with other settings wrote it."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError:
+            return None
 
     @property
     def digest(self) -> str:
@@ -87,7 +95,7 @@ def judged_again(products: pl.DataFrame, rules: Rules, runs: Mapping[str, Publis
     review = rules.review
     least = own if review.min_confidence is None else pl.lit(review.min_confidence)
     titles = products["title"].unique().drop_nulls()
-    broken = titles.filter(pl.Series([bool(broken_rules(title, review.titles)) for title in titles], dtype=pl.Boolean))
+    broken = titles.filter(pl.Series([breaks_rules(title, review.titles) for title in titles], dtype=pl.Boolean))
     was = {reason: pl.col("review_reasons").list.contains(reason.value) for reason in ReviewReason}
     unsure = pl.coalesce(pl.col("category_confidence").cast(pl.Float64) < least, was[ReviewReason.LOW_CONFIDENCE])
     now = {  # in the order of `answers.postprocess`

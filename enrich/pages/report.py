@@ -1,4 +1,4 @@
-"""What people read: the report of a run, and an adapter's model card. Model text is untrusted and escaped."""
+"""Pages and tables for people: run reports, scores, model cards. Text from models is untrusted and escaped."""
 
 import html
 import re
@@ -20,13 +20,13 @@ from enrich.storage import Store, is_s3
 
 THUMBNAIL = 160  # pixels on the longer side; about 5 kB each as JPEG
 SHEET = 24  # photos on the contact sheet
-FAILED_SHOWN, FAILED_PICTURES = 200, 40  # failed photos in the list; those of them with a picture where there is one
+FAILED_SHOWN, FAILED_PICTURES = 200, 40  # failed photos in the list, and how many of them with a thumbnail
 MDAPE, WITHIN = "price MdAPE", "price within 20 %"  # columns of the score table
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One photo of the contact sheet with what was said of it."""
+    """One photo of the contact sheet with its row."""
 
     row: Mapping[str, Any]
     thumbnail: str  # a data: URI
@@ -47,11 +47,11 @@ def render_report(
     Args:
         record: run.json as a mapping.
         rows: the run's rows, columns of ROW_SCHEMA.
-        images: where the photos of the contact sheet are read from; those that are gone are left out.
+        images: store of the photos on the contact sheet; missing ones are left out.
         limits: applied to those photos.
-        scores: the adapter's answers on its test split (SCORE_SCHEMA), where it has them.
-        verdicts: what the adapter's scores say in words (`scores.assess`).
-        parity: `ok` and `summary` of the comparison with the trained model, where the run made one.
+        scores: the adapter's answers on its test split (SCORE_SCHEMA), if it has them.
+        verdicts: findings about the adapter's scores (`scores.assess`).
+        parity: `ok` and `summary` of the comparison with the trained model, if the run made one.
     """
     failed = rows.filter(pl.col("status") == "failed").sort("error_kind", "image_key").head(FAILED_SHOWN)
     ok = rows.filter(pl.col("status") == "ok")
@@ -105,7 +105,7 @@ def _figures(scores: pl.DataFrame) -> list[tuple[str, str]]:
 
 
 def _beside(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
-    """(what, at the last comparable run, now) of what the publish gate looks at."""
+    """(name, at the last comparable run, now) of the numbers that the publish gate checks."""
     if not now or not before or not now["rows"]:
         return []
 
@@ -131,11 +131,11 @@ def render_card(train: Mapping[str, Any], metrics: Mapping[str, Any], prompt: Pr
 
 
 def render_summary(record: Mapping[str, Any], output: str) -> str:
-    """A run on half a page of Markdown, for where a run is looked at first. Every value in it is escaped.
+    """A run on half a page of Markdown for Prefect's UI. Every value is escaped.
 
     Args:
         record: run.json as a mapping.
-        output: the run's output; the full report lies in it.
+        output: the run's output, which contains the full report.
     """
     output = output.rstrip("/") if is_s3(output) else str(Path(output).absolute())
     report = f"{output}/runs/{record['run']['run_id']}/report.html"
@@ -146,13 +146,13 @@ def render_summary(record: Mapping[str, Any], output: str) -> str:
 
 
 def _markdown_text(value: object) -> str:
-    """`value` as it is read, on one line: no markup, no table cell, no HTML, no link of its own."""
+    """`value` as literal text on one line: without markup, table cells, HTML or links."""
     line = " ".join(str(value).split())
     return html.escape(re.sub(r"([!-%'-/:;=?@\[-`{-~])", r"\\\1", line), quote=False)
 
 
 def render_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits, most: int) -> str:
-    """At most `most` of a run's photos with what was said of them, as a Markdown table. Every value is escaped."""
+    """At most `most` of a run's photos with their rows, as a Markdown table. Every value is escaped."""
     # Titles are cut, and reasons come last: the UI breaks no lines in a table.
     lines = ["| photo | title | category | price | to review |", "| --- | --- | --- | ---: | --- |"]
     for item in _contact_sheet(rows, images, limits)[:most]:
@@ -170,7 +170,7 @@ def render_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits, most: i
 def score_table(metrics: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
     """(who, {column: value}) for the adapter, its base and the baselines, as text ready to print.
 
-    On a sample catalog also the best possible: what whoever knows all that is visible would say of the prices.
+    On a sample catalog also the best possible: the price errors of someone who knows all that is visible.
     """
     names = {"adapter": metrics["test"], "base without adapter": metrics.get("base"), **metrics["baselines"]}
     rows = [(name.replace("_", " "), _columns(scores)) for name, scores in names.items() if scores]
@@ -194,7 +194,7 @@ def _columns(scores: Scores) -> dict[str, str]:
 
 
 def _contact_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits) -> list[Shown]:
-    # By the hash of the content: an arbitrary sample, the same at every rendering.
+    # Sorted by content hash: an arbitrary sample that is the same in every rendering.
     chosen = rows.filter(pl.col("status") == "ok").sort("image_sha256", "image_key").head(SHEET)
     pictures = thumbnails(images, chosen["image_key"].to_list(), limits, THUMBNAIL)
     return [Shown(row, picture) for row, picture in zip(chosen.to_dicts(), pictures, strict=True) if picture]

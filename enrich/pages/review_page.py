@@ -1,4 +1,4 @@
-"""The review queue as one page: what needs a person, dearest mistakes first, decided by keyboard, saved as a file."""
+"""The review queue as one page: rows that need a person, costliest first, decided by keyboard and saved as a file."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from enrich.photos.thumbnail import thumbnails
 from enrich.settings.photos import PhotoLimits
 from enrich.storage import Store
 
-FORMAT_OF_MEMORY = 2  # of what the browser remembers; pages of other formats do not see it
+FORMAT_OF_MEMORY = 2  # of what the browser remembers; pages of another format ignore it
 SIDE = 256  # pixels of a photo's longer side; about 8 kB each as JPEG
 _KEPT = (
     "image_key", "image_etag", "image_sha256", "run_id", "product_id", "title", "category", "category_confidence",
@@ -25,10 +25,10 @@ _KEPT = (
 
 
 def review_queue(products: pl.DataFrame, limit: int) -> pl.DataFrame:
-    """The ok rows of PRODUCTS_SCHEMA that need review and whose photo is there, with a column value_at_risk.
+    """The ok rows of PRODUCTS_SCHEMA that need review and whose photo exists, with a column value_at_risk.
 
-    In units of the currency: the price times the probability that the category is wrong, plus half the width of the
-    price interval. Where no price is known the median of all stands in. Identical bytes are asked about once.
+    That is the price times the probability that the category is wrong, plus half the width of the price interval, in
+    units of the currency. The median of all prices replaces a missing one.
     """
     price = pl.coalesce("price", pl.lit(products["price"].median() or 1.0))
     doubt = 1 - pl.col("category_confidence").fill_null(0.0)
@@ -56,11 +56,11 @@ def render_queue(
 
     Args:
         categories: what a person may choose from.
-        images: where the photos are read from; a row whose photo cannot be read is shown without it.
-        output: named in the file of decisions.
-        waiting: rows that need review in all.
-        runs: the mark of each run that answered one of them (`run_mark`); named in the file of decisions.
-        currency: what prices are in where a row does not say.
+        images: store of the photos; a row whose photo cannot be read is shown without it.
+        output: URI, repeated in the file of decisions.
+        waiting: all rows that need review.
+        runs: the mark of each run that answered one of them (`run_mark`), repeated in the file of decisions.
+        currency: of rows without one.
     """
     rows: list[dict[str, Any]] = queue.select(_KEPT).to_dicts()
     for row, photo in zip(rows, thumbnails(images, queue["image_key"].to_list(), limits, SIDE), strict=True):
@@ -71,7 +71,7 @@ def render_queue(
         "format": FILE_FORMAT,
         "output": output,
         "runs": dict(runs),
-        # Names what the browser remembers of unfinished work.
+        # Key under which the browser remembers unfinished work.
         "queue": hashlib.sha256(json.dumps([FORMAT_OF_MEMORY, output, identity, dict(runs)]).encode()).hexdigest()[:12],
         "categories": list(categories),
         "rows": rows,
@@ -94,7 +94,7 @@ def render_queue(
 
 
 def _inert(data: object) -> Markup:
-    """JSON that no markup within can end or begin a tag in."""
+    """JSON inside which no markup can open or close a tag."""
     text = json.dumps(data, ensure_ascii=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

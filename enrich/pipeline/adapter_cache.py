@@ -14,7 +14,6 @@ from pydantic import ValidationError
 from enrich.answers.prompt import PROMPT_FILE, make_prompt
 from enrich.catalog.read import Catalog, read_catalog
 from enrich.catalog.split import split_catalog
-from enrich.engines.adapter import RECORD_FILE
 from enrich.errors import UsageError
 from enrich.pipeline.finetuning import METRICS_FILE
 from enrich.settings.training import TrainSettings
@@ -22,6 +21,7 @@ from enrich.storage import is_s3, open_store
 from enrich.storage.tree import local_tree
 from enrich.train.recipe import resolve_model
 from enrich.train.workdir import CIRCUMSTANCES
+from enrich.vocabulary import RECORD_FILE
 
 # Settings that do not change an adapter; which columns were read is in the catalog's fingerprint.
 _IRRELEVANT = (CIRCUMSTANCES - {"max_minutes"}) | {"columns"}

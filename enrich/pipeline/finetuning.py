@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from enrich.answers.calibration import CALIBRATION_FILE, Calibration
-from enrich.answers.postprocess import Outcome
+from enrich.answers.postprocess import Prediction
 from enrich.answers.prompt import Prompt, make_prompt
 from enrich.catalog.dropped import encode
 from enrich.catalog.read import Catalog, read_catalog
 from enrich.catalog.split import Splits, split_catalog
-from enrich.engines.adapter import DROPPED_FILE, METRICS_FILE, RECORD_FILE, adapter_id, read_adapter
+from enrich.engines.adapter import DROPPED_FILE, METRICS_FILE, adapter_id, read_adapter
 from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import find_base
 from enrich.models.phi3_vision.checkpoint import load_processor
@@ -39,7 +39,7 @@ from enrich.train.preflight import refuse_leaks
 from enrich.train.recipe import resolve_model
 from enrich.train.record import Dropped
 from enrich.train.run import model_errors, train
-from enrich.vocabulary import Product
+from enrich.vocabulary import RECORD_FILE, Product
 
 
 @dataclass(frozen=True)
@@ -229,9 +229,9 @@ def _calibrate_and_score(
     return metrics, unread
 
 
-def _without_photo(products: Sequence[Product], outcomes: Sequence[Outcome]) -> list[Dropped]:
+def _without_photo(products: Sequence[Product], outcomes: Sequence[Prediction]) -> list[Dropped]:
     return [
         Dropped(product_code=product.product_code, reason=f"photo {product.image_path}", kind="photo cannot be read")
         for product, outcome in zip(products, outcomes, strict=True)
-        if outcome == Outcome()
+        if outcome == Prediction()
     ]

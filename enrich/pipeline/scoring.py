@@ -1,4 +1,4 @@
-"""How good an adapter is by what it answers: calibrated on one held-out split, scored on another."""
+"""Scores of an adapter: calibrated on one held-out split, measured on another."""
 
 import hashlib
 import json
@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from enrich.answers.calibration import LEVEL, Calibration, Point, choose_price, fit_category, price_crps, price_interval
-from enrich.answers.postprocess import Outcome
+from enrich.answers.calibration import LEVEL, Calibration, fit_category, fit_price, price_crps, price_interval
+from enrich.answers.postprocess import Prediction
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.catalog.read import read_catalog
 from enrich.catalog.split import HOLDOUT, Splits, split_catalog
 from enrich.catalog.table import read_table
-from enrich.engines.adapter import METRICS_FILE, RECORD_FILE, Adapter
+from enrich.engines.adapter import METRICS_FILE, Adapter
 from enrich.engines.base import Engine
 from enrich.engines.predictor import Answerer, Image
 from enrich.engines.start import start_engine
@@ -40,7 +40,7 @@ from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
 from enrich.storage import contains, open_store
 from enrich.storage.tree import local_tree
-from enrich.vocabulary import Product, same_design
+from enrich.vocabulary import RECORD_FILE, Product, same_design
 
 SCORES_PAGE = "scores.html"
 _AHEAD = 16  # photos decoded before the engine asks for them, 1.4 MB each
@@ -48,7 +48,7 @@ _AHEAD = 16  # photos decoded before the engine asks for them, 1.4 MB each
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of a sample catalog beyond its table."""
+    """What is known about a sample catalog beyond its table."""
 
     sigma: float  # of the log price around what is visible
     ideal_width: float | None = None  # log(high / low) of the narrowest honest 90 % interval, price ladder included
@@ -57,7 +57,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Scored:
-    """One catalog, or a part of it, as it was scored."""
+    """The scores of one catalog, or of a part of it."""
 
     what: str  # which rows
     table: pl.DataFrame  # SCORE_SCHEMA
@@ -75,9 +75,9 @@ def score_adapter(
 ) -> list[Scored]:
     """Scores of an adapter on a catalog: the test split of the one it was made from, every row of any other.
 
-    A sample catalog's hold-out is scored after it. `announce` gets lines that say which rows of the catalog are left
-    out and why. With `out`, metrics.json, scores.parquet and a page of plots are written there, the hold-out's below
-    holdout/.
+    A sample catalog's hold-out is scored after it. `announce` receives lines that say which rows of the catalog are
+    left out and why. With `out`, metrics.json, scores.parquet and a page of plots are written there, the hold-out's
+    below holdout/.
     """
     if out is not None and contains(adapter, out) and contains(out, adapter):
         raise UsageError(f"out {out}: is the adapter itself, whose own scores would be lost; name another folder")
@@ -109,57 +109,45 @@ def _score(
 ) -> Scored:
     columns = columns or trained_with(adapter).columns
     products, splits = products_to_score(adapter, folder, columns, announce)
-    outcomes = predict(engine, adapter, products, settings.limits, "scoring", progress)
-    table, metrics = measure(products, outcomes, adapter.calibration, read_truth(folder))
+    predictions = predict(engine, adapter, products, settings.limits, "scoring", progress)
+    table, metrics = measure(products, predictions, adapter.calibration, read_truth(folder))
     metrics = tell({**metrics, "baselines": baselines(splits.train if splits else products, products)})
     metrics["category_accuracy_by_level"] = _accuracy_by_level(table, folder, columns)
     what = f"{len(products)} products of the test split" if splits else f"all {len(products)} products"
     return Scored(what, table, metrics)
 
 
-def fit(splits: Splits, outcomes: Sequence[Outcome]) -> Calibration:
-    """Calibration from the calibration split's uncalibrated outcomes; rows without an answer teach nothing."""
-    rows = [(product, outcome, outcome.answer) for product, outcome in zip(splits.calibration, outcomes, strict=True)]
-    labels = [
-        (outcome.probability, answer.category == product.category, answer.category)
-        for product, outcome, answer in rows
-        if answer
-    ]
-    priced = [
-        (product.price, outcome.evidence, answer.category, same_design(product.title))
-        for product, outcome, answer in rows
-        if product.price and answer and answer.price
-    ]
-    points: dict[Point, list[float]] = {
-        "greedy": [evidence.greedy for _, evidence, *_ in priced],
-        "expectation": [evidence.expectation for _, evidence, *_ in priced],
-        "median": [evidence.median for _, evidence, *_ in priced],
-    }
+def fit(splits: Splits, predictions: Sequence[Prediction]) -> Calibration:
+    """Calibration from the calibration split's uncalibrated predictions; those without an answer are left out."""
+    rows = [(product, one, one.answer) for product, one in zip(splits.calibration, predictions, strict=True)]
+    answered = [(product, one, answer) for product, one, answer in rows if answer]
+    priced = [(product, product.price, one.price_features, answer) for product, one, answer in answered
+              if product.price and answer.price]  # fmt: skip
     return Calibration(
-        price=choose_price(
-            [price for price, *_ in priced],
-            points,
-            [evidence.spread for _, evidence, *_ in priced],
-            [p.price for p in splits.train if p.price],
-            [category for *_, category, _ in priced],
-            [design for *_, design in priced],
+        price=fit_price(
+            [price for _, price, _, _ in priced],
+            [features.expectation for _, _, features, _ in priced],
+            [features.spread for _, _, features, _ in priced],
+            [product.price for product in splits.train if product.price],
+            [answer.category for *_, answer in priced],
+            [same_design(product.title) for product, *_ in priced],
         ),
         category=fit_category(
-            [probability for probability, _, _ in labels],
-            [right for _, right, _ in labels],
-            [category for _, _, category in labels],
+            [one.probability for _, one, _ in answered],
+            [answer.category == product.category for product, _, answer in answered],
+            [answer.category for *_, answer in answered],
         ),
     )
 
 
 def measure(
-    products: Sequence[Product], outcomes: Sequence[Outcome], calibration: Calibration, truth: Truth | None = None
+    products: Sequence[Product], predictions: Sequence[Prediction], calibration: Calibration, truth: Truth | None = None
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Calibrated outcomes beside the truth (SCORE_SCHEMA), and every metric of them, ready for metrics.json."""
+    """Calibrated predictions beside the truth (SCORE_SCHEMA), and all their metrics, ready for metrics.json."""
     best = truth.best_prices if truth else {}
     rows = [
-        _row(product, outcome, calibration, best.get(product.image_path))
-        for product, outcome in zip(products, outcomes, strict=True)
+        _row(product, prediction, calibration, best.get(product.image_path))
+        for product, prediction in zip(products, predictions, strict=True)
     ]
     table = parquet.from_records(rows, SCORE_SCHEMA)
     found = assess(
@@ -171,7 +159,7 @@ def measure(
     estimates = found["estimates"]
     coverage = found["coverage_by_category"][f"{LEVEL:.0%}"]
     return table, {
-        "test": score(products, [outcome.answer for outcome in outcomes]),
+        "test": score(products, [prediction.answer for prediction in predictions]),
         "intervals": _intervals(table, coverage),
         "category_ece": estimates["category_ece"]["value"] if "category_ece" in estimates else None,
         **found,
@@ -179,12 +167,12 @@ def measure(
 
 
 def encode_scores(table: pl.DataFrame, metrics: Mapping[str, Any]) -> bytes:
-    """scores.parquet, with what the metrics say in words."""
+    """scores.parquet, with the verdicts of the metrics in its metadata."""
     return parquet.encode(table, SCORE_SCHEMA, {VERDICTS_KEY: json.dumps(metrics["verdicts"])})
 
 
-def _row(product: Product, outcome: Outcome, calibration: Calibration, best: float | None) -> dict[str, Any]:
-    answer, prices, evidence = outcome.answer, calibration.price, outcome.evidence
+def _row(product: Product, prediction: Prediction, calibration: Calibration, best: float | None) -> dict[str, Any]:
+    answer, prices, features = prediction.answer, calibration.price, prediction.price_features
     row: dict[str, Any] = {
         "product_code": product.product_code,
         "title": product.title,
@@ -194,19 +182,19 @@ def _row(product: Product, outcome: Outcome, calibration: Calibration, best: flo
         "answered_title": answer.title if answer else None,
         "answered_category": answer.category if answer else None,
         "answered_price": answer.price if answer else None,
-        "category_confidence": outcome.confidence,
-        "price_low": outcome.price_low,
-        "price_high": outcome.price_high,
-        "needs_review": bool(outcome.reasons),
-        "review_reasons": list(outcome.reasons),
-        "error_kind": outcome.error_kind,
+        "category_confidence": prediction.confidence,
+        "price_low": prediction.price_low,
+        "price_high": prediction.price_high,
+        "needs_review": bool(prediction.reasons),
+        "review_reasons": list(prediction.reasons),
+        "error_kind": prediction.error_kind,
     }
     if answer and answer.price and prices:
-        point = getattr(evidence, prices.point)
-        low, high = price_interval(prices, point, evidence.spread, 0.8, answer.category)
+        price, spread = features.expectation, features.spread
+        low, high = price_interval(prices, price, spread, 0.8, answer.category)
         row |= {"price_low_80": low, "price_high_80": high}
         if product.price:
-            row["price_crps"] = price_crps(prices, product.price, point, evidence.spread)
+            row["price_crps"] = price_crps(prices, product.price, price, spread)
     return row
 
 
@@ -224,9 +212,9 @@ def _intervals(table: pl.DataFrame, by_category: Mapping[str, Any]) -> dict[str,
 
 
 def _accuracy_by_level(table: pl.DataFrame, folder: Path, columns: Columns) -> dict[str, float]:
-    """Share of rows whose answer lies in the true one's branch, for each column of categories that the catalog has.
+    """Share of rows whose predicted label is in the true label's branch, for each category column of the catalog.
 
-    A branch is where most of a label's products lie; a label that the catalog does not have lies in none.
+    A label's branch is that of most of its products; a label that is not in the catalog has none.
     """
     name = next(name for name in ("catalog.csv", "catalog.parquet") if (folder / name).is_file())
     rows = read_table(folder / name)
@@ -243,7 +231,7 @@ def _accuracy_by_level(table: pl.DataFrame, folder: Path, columns: Columns) -> d
 
 
 def read_truth(folder: Path) -> Truth | None:
-    """What a sample's truth.json says of the catalog in `folder`, or of the hold-out that `folder` is; else None."""
+    """truth.json of the sample catalog in `folder`, or of the sample whose hold-out `folder` is; else None."""
     for root, part in ((folder, "images"), (folder.parent, HOLDOUT)):
         if (root / "truth.json").is_file():
             truth = json.loads((root / "truth.json").read_bytes())
@@ -260,9 +248,9 @@ def products_to_score(
     columns: Columns | None = None,
     announce: Callable[[str], object] = lambda line: None,
 ) -> tuple[Sequence[Product], Splits | None]:
-    """What of a catalog the adapter has not seen: the test split of its own one, with its splits; all of any other.
+    """Products that the adapter has not seen: of its own catalog the test split, with all splits; of any other, all.
 
-    `announce` gets lines that say which rows of the catalog are left out and why.
+    `announce` receives lines that say which rows of the catalog are left out and why.
     """
     settings = trained_with(adapter)
     labelled = read_catalog(catalog, columns or settings.columns)
@@ -275,7 +263,7 @@ def products_to_score(
 
 
 def trained_with(adapter: Adapter) -> TrainSettings:
-    """The settings that the adapter was made with."""
+    """The settings that the adapter was trained with."""
     return TrainSettings.model_validate(json.loads((adapter.path / RECORD_FILE).read_text())["settings"])
 
 
@@ -288,32 +276,34 @@ def predict(
     progress: Progress,
     *,
     second_pass: bool = True,
-) -> list[Outcome]:
-    """Outcomes in the order of the products, judged as in a run; without an answer where the photo cannot be read."""
+) -> list[Prediction]:
+    """Predictions in the order of the products, made as in a run; empty ones for photos that cannot be read."""
     tokens = AnswerTokens(load_processor(adapter.path).tokenizer, adapter.prompt.categories)
     answerer = Answerer(engine, tokens, adapter.calibration, RunSettings().review, second_pass=second_pass)
-    outcomes = dict.fromkeys((product.product_code for product in products), Outcome())
-    for done, (code, outcome) in enumerate(answerer.answer(photos_of(products, limits, adapter.preparation)), start=1):
-        outcomes[code] = outcome
+    predictions = dict.fromkeys((product.product_code for product in products), Prediction())
+    for done, (code, prediction) in enumerate(
+        answerer.answer(photos_of(products, limits, adapter.preparation)), start=1
+    ):
+        predictions[code] = prediction
         progress(what, done, len(products))
-    return [outcomes[product.product_code] for product in products]
+    return [predictions[product.product_code] for product in products]
 
 
 def score_base(
     adapter: Adapter, products: Sequence[Product], settings: RunSettings, what: str, progress: Progress
 ) -> Scores:
-    """Scores of what the adapter's base says by itself to the same prompt: without the grammar pass."""
+    """Scores of the adapter's base with the same prompt, without the grammar pass."""
     engine = load_base_engine(base_of(adapter), adapter, settings)
-    outcomes = predict(engine, adapter, products, settings.limits, what, progress, second_pass=False)
+    predictions = predict(engine, adapter, products, settings.limits, what, progress, second_pass=False)
     engine.close()
-    return score(products, [outcome.said for outcome in outcomes])
+    return score(products, [prediction.parsed for prediction in predictions])
 
 
 def photos_of(products: Sequence[Product], limits: PhotoLimits, how: Preparation) -> Iterator[Image]:
-    """The products' photos; those that are no photos are left out.
+    """The products' photos, without those that cannot be decoded.
 
     Raises:
-        RunFailed: one could not be decoded now, which says nothing of the photo.
+        RunFailed: decoding failed for a reason that is not in the photo's bytes.
     """
     most_pixels = how.num_crops * how.image_size**2
     with (
@@ -323,7 +313,7 @@ def photos_of(products: Sequence[Product], limits: PhotoLimits, how: Preparation
 
         def decoded(product: Product) -> Image | None:
             with open(product.image_path, "rb") as file:
-                data = file.read(limits.max_bytes + 1)  # one byte more is enough to be refused
+                data = file.read(limits.max_bytes + 1)  # one byte too many is enough to be refused
             try:
                 page = decoders.decode(data).page
             except ImageRefused:

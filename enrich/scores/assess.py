@@ -1,4 +1,4 @@
-"""From a table of held-out products and answers (SCORE_SCHEMA) to numbers with error bars, and what they say."""
+"""Metrics with error bars, and verdicts in words, of a table of held-out products and answers (SCORE_SCHEMA)."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,11 +7,11 @@ from typing import Any, TypedDict
 import numpy as np
 import polars as pl
 
-from enrich.scores.metrics import chrf, expected_calibration_error, risk_coverage, rouge_l, token_f1
+from enrich.scores.metrics import chrf, expected_calibration_error, risk_coverage, token_f1
 from enrich.vocabulary import ErrorKind, same_design
 
 SCORES_FILE = "scores.parquet"  # beside metrics.json: the test split, answer by answer
-VERDICTS_KEY = "enrich.verdicts"  # of its metadata: runs show them without computing them anew
+VERDICTS_KEY = "enrich.verdicts"  # of its metadata: runs show them without computing them again
 RESAMPLES = 400  # of the bootstrap: an end of a 95 % interval is then known to about a tenth of its width
 ENOUGH = 50  # rows of a category below which its coverage is noise: a standard error of 4 points at 90 %
 TOLERANCE = 0.06  # how far a category's coverage may fall short of the level
@@ -30,7 +30,7 @@ class Estimate(TypedDict):
 
 
 class Verdict(TypedDict):
-    """One thing that a reader should know, whether it is as promised, and the words for it."""
+    """A finding in one line, and whether it is as promised."""
 
     ok: bool
     text: str
@@ -43,11 +43,12 @@ def assess(
 
     Args:
         table: SCORE_SCHEMA, at least one row.
-        sigma: spread of the log price around what is visible, where it is known (sample catalogs).
-        ideal_width: log(high / low) of the narrowest honest 90 % interval, where it is known better than from sigma.
-        calibrated_on: designs that the intervals were fitted on; 0 takes their coverage for exact.
+        sigma: spread of the log price given what is visible, if known (sample catalogs).
+        ideal_width: log(high / low) of the narrowest valid 90 % interval, if known better than from sigma.
+        calibrated_on: designs that the intervals were fitted on; 0 takes their coverage as exact.
 
-    The bootstrap draws designs, not rows: photos of one design err alike. A metric without rows is left out.
+    The bootstrap draws designs, not rows, because photos of one design share its error. A metric without rows is left
+    out.
     """
     columns = _columns(table)
     designs = _designs(table)
@@ -101,9 +102,7 @@ def _columns(table: pl.DataFrame) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-_TITLES: dict[str, Callable[[str, str], float]] = {
-    "title_token_f1": token_f1, "title_rouge_l": rouge_l, "title_chrf": chrf,
-}  # fmt: skip
+_TITLES: dict[str, Callable[[str, str], float]] = {"title_token_f1": token_f1, "title_chrf": chrf}
 
 
 def _designs(table: pl.DataFrame) -> list[np.ndarray]:
@@ -212,7 +211,7 @@ def _review(table: pl.DataFrame) -> dict[str, Any]:
 
 
 def _ideal(table: pl.DataFrame, sigma: float | None, width: float | None) -> dict[str, float] | None:
-    """What nobody can beat on a sample catalog: errors of the noiseless price, and the interval of a known sigma."""
+    """The best possible on a sample catalog: errors of the noiseless price, and the interval of a known sigma."""
     known = table.filter(pl.col("best_price").is_not_null(), pl.col("price").is_not_null())
     if sigma is None or not known.height:
         return None
@@ -229,8 +228,8 @@ def _ideal(table: pl.DataFrame, sigma: float | None, width: float | None) -> dic
 
 
 def _verdicts(found: Mapping[str, Any], table: pl.DataFrame, chance: float) -> list[Verdict]:
-    """What holds and what does not. Coverage may fall short of its level by `chance` times what its own designs leave
-    open: those that the quantiles come from were drawn as well, and leave as much open as that many of these would."""
+    """What holds and what does not. Coverage may fall short of its level by `chance` times its own bootstrap error: the
+    designs that the quantiles were fitted on are a sample too, whose error is added."""
     estimates, verdicts = found["estimates"], list[Verdict]()
     for level in INTERVAL_COLUMNS:
         if coverage := estimates.get(f"price_coverage_{level:.0%}"):

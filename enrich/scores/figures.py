@@ -1,4 +1,4 @@
-"""Pictures of a scored table (SCORE_SCHEMA), as data: URIs of SVG: nothing but the page is needed to see them."""
+"""Figures of a scored table (SCORE_SCHEMA) as SVG in data: URIs, so that a page needs no other file."""
 
 import base64
 import io
@@ -15,18 +15,17 @@ from matplotlib.figure import Figure
 from enrich.scores.assess import ENOUGH
 from enrich.scores.metrics import risk_coverage
 
-POINTS = 300  # of the price scatter: more make a grey cloud and a slow page
-LABELS = 30  # categories that are drawn; the largest ones
+POINTS = 300  # in the price scatter: more make a grey cloud and a slow page
+LABELS = 30  # categories drawn, largest first
 BLUE, RED, GREY = "#2458c5", "#c2410c", "#8a8a90"
 _STYLE: Any = {  # rcParams
-    
     "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": "#9a9aa0", "axes.labelcolor": "#1c1c1e", "svg.fonttype": "none", "svg.hashsalt": "enrich",
 }  # fmt: skip
 
 
 def price_scatter(table: pl.DataFrame) -> str | None:
-    """True price against the estimate with its 90 % interval, those that miss in red. None without prices."""
+    """True price against the estimate with its 90 % interval, red if it misses. None without prices."""
     known = table.filter(pl.col("price").is_not_null(), pl.col("price_low").is_not_null()).head(POINTS)
     if not known.height:
         return None
@@ -73,7 +72,7 @@ def reliability(table: pl.DataFrame, bins: int = 10) -> str | None:
 
 
 def coverage_by_category(table: pl.DataFrame) -> str | None:
-    """Share of true prices inside their 90 % intervals, by true category, with 95 % intervals; few rows in grey."""
+    """Share of true prices in their 90 % intervals, by true category, with 95 % intervals; few rows are grey."""
     known = table.filter(pl.col("price").is_not_null(), pl.col("price_low").is_not_null())
     if not known.height:
         return None
@@ -100,7 +99,7 @@ def coverage_by_category(table: pl.DataFrame) -> str | None:
 
 
 def confusion(table: pl.DataFrame) -> str | None:
-    """Of the products of a category (row), the share that was called each category (column)."""
+    """Share of each category's products (row) that was predicted as each category (column)."""
     known = table.drop_nulls("answered_category")
     if not known.height:
         return None
@@ -129,7 +128,7 @@ def confusion(table: pl.DataFrame) -> str | None:
 
 
 def risk_curve(table: pl.DataFrame) -> str | None:
-    """The share of wrong categories among the surest rows, the more of them are answered."""
+    """Share of wrong categories among the most confident rows, by how many of them are answered."""
     known = table.drop_nulls("category_confidence")
     if not known.height:
         return None
@@ -160,7 +159,7 @@ FIGURES: dict[str, tuple[str, Callable[[pl.DataFrame], str | None]]] = {
 
 
 def draw_all(table: pl.DataFrame) -> list[tuple[str, str]]:
-    """(caption, data: URI) of every figure that the table has rows for."""
+    """(caption, data: URI) of each figure for which the table has rows."""
     return [(caption, drawn) for caption, figure in FIGURES.values() if (drawn := figure(table))]
 
 
@@ -175,13 +174,13 @@ def _svg(
     left: float = 0.12,
     bottom: float | None = None,
 ) -> str:
-    # Not pyplot: it keeps figures and chooses a backend for the whole process.
+    # pyplot would keep figures and choose a backend for the whole process.
     from matplotlib import rc_context
 
     with rc_context(_STYLE):
         figure = Figure(figsize=(width, height))
         FigureCanvasSVG(figure)
-        # Margins are given: to find them out by itself, matplotlib draws everything twice.
+        # Fixed margins: to compute them, matplotlib would draw everything twice.
         below = bottom or 0.55 / height
         draw(figure.add_axes((left, below, 0.97 - left, 0.97 - below)))
         buffer = io.BytesIO()

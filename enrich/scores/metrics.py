@@ -1,4 +1,4 @@
-"""Scores of answers against the catalog, and of what one could say without looking at the photo."""
+"""Scores of answers against the catalog, and of baselines that see no photo."""
 
 import math
 from collections import Counter
@@ -13,7 +13,7 @@ from enrich.vocabulary import Product
 
 
 class PriceScores(TypedDict):
-    """Over rows whose price is known. A missing answer counts as 100 % off, and is left out of RMSLE and bias."""
+    """Over rows with a known price. A missing answer counts as 100 % off, and is left out of RMSLE and bias."""
 
     rows: int
     answered: float
@@ -78,9 +78,9 @@ def score_prices(true: Sequence[float], predicted: Sequence[float | None]) -> Pr
 
 
 def baselines(train: Sequence[Product], test: Sequence[Product]) -> dict[str, Scores]:
-    """What needs no photo: the most frequent category, the median price, and the median price of the TRUE category.
+    """Scores without a photo: the most frequent category and the median price; the median price of the TRUE category.
 
-    The last is the hardest of them: it is told the category that a model has to find.
+    The second is harder to beat: it is given the category that a model has to find.
     """
     majority = Counter(p.category for p in train).most_common(1)[0][0]
     titles = Counter(p.title for p in train).most_common(1)[0][0]
@@ -107,19 +107,8 @@ def token_f1(true: str, predicted: str) -> float:
     return 2 * shared / (sum(a.values()) + sum(b.values())) if shared else 0.0
 
 
-def rouge_l(true: str, predicted: str) -> float:
-    """F1 of the longest common subsequence of words, case folded (Lin 2004)."""
-    a, b = _words(true), _words(predicted)
-    row = [0] * (len(b) + 1)
-    for word in a:
-        before = row.copy()
-        for j, other in enumerate(b, start=1):
-            row[j] = before[j - 1] + 1 if word == other else max(before[j], row[j - 1])
-    return 2 * row[-1] / (len(a) + len(b)) if row[-1] else 0.0
-
-
 def chrf(true: str, predicted: str, longest: int = 6, beta: float = 2.0) -> float:
-    """F-score of character n-grams of 1 to 6, white space left out, recall counts twice (chrF2, Popovic 2015)."""
+    """F-score of character n-grams of 1 to 6 without white space; recall counts twice (chrF2, Popovic 2015)."""
     a, b = "".join(true.split()), "".join(predicted.split())
     precisions, recalls = [], []
     for n in range(1, longest + 1):
@@ -136,7 +125,7 @@ def chrf(true: str, predicted: str, longest: int = 6, beta: float = 2.0) -> floa
 def risk_coverage(
     confidences: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Coverage and risk when only the surest rows are answered: 1/n .. 1, and the share of wrong ones among them."""
+    """Coverage (1/n .. 1) and risk (share of wrong rows) when only the most confident rows are answered."""
     order = np.argsort(-np.asarray(confidences, dtype=np.float64), kind="stable")
     wrong = ~np.asarray(right, dtype=bool)[order]
     n = np.arange(1, len(wrong) + 1)

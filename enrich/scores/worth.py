@@ -1,4 +1,4 @@
-"""Whether an adapter is worth using: its test scores beside what one could say without looking at the photo."""
+"""Whether an adapter is worth using: its test scores against baselines that see no photo."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _EXACT = 1e-9  # differences of shares below this are rounding
 
 @dataclass(frozen=True)
 class Worth:
-    """What the test scores say. `unknown`: there are none, or too few numbers to tell."""
+    """The verdict on the test scores. `unknown`: there are none, or too few numbers."""
 
     state: Literal["beats", "weak", "unknown"]
     reasons: tuple[str, ...] = ()  # weak: what is no better than a guess, with numbers
@@ -72,12 +72,11 @@ class _Metrics(BaseModel):
 
 
 def judge_worth(metrics: Mapping[str, Any] | None) -> Worth:
-    """Compare an adapter's metrics (metrics.json; None: it has none) with its baselines, as far as intervals allow.
+    """Compare an adapter's metrics (metrics.json; None: it has none) with its baselines, given their error bars.
 
-    An adapter is weak where categories, prices or titles are clearly no better than their baseline, or where neither
-    categories nor prices are clearly better. Of fewer than ENOUGH_ROWS test rows no interval is narrow: there it is
-    enough that either value is better. A baseline without an error (one category only) cannot be beaten and counts for
-    nothing.
+    An adapter is weak if categories, prices or titles are clearly no better than their baseline, or if neither
+    categories nor prices are clearly better. With fewer than ENOUGH_ROWS test rows no interval is narrow, so it is
+    enough that either value is better. A perfect baseline (one category only) cannot be beaten and is ignored.
     """
     try:
         found = _Metrics.model_validate(metrics)
@@ -97,7 +96,7 @@ def judge_worth(metrics: Mapping[str, Any] | None) -> Worth:
 
 
 def tell(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """`metrics` with what they say of the adapter's worth: WORTH_KEY, and a line among the verdicts if it is weak."""
+    """`metrics` with the verdict on the adapter's worth: WORTH_KEY, and a line among the verdicts if it is weak."""
     worth = judge_worth(metrics)
     told = [Verdict(ok=False, text=worth.text)] if worth.state == "weak" else []
     return {
@@ -112,7 +111,7 @@ def _category(metrics: _Metrics) -> _Measure | None:
     if found is None:
         return None
     baseline = guess.category_accuracy
-    # Where one category has nearly all products, finding the others counts, though no larger share may be right.
+    # If one category has nearly all products, finding the others counts, even if the share of right ones is no larger.
     finds_others = metrics.test.category_macro_f1 > guess.category_macro_f1 + _EXACT
     text = f"{found.value:.1%} of the categories are right, {baseline:.1%} if it is always the most frequent one"
     return _judge(found, baseline, text, best=1.0, undecided_is_worse=not finds_others)
@@ -137,7 +136,7 @@ def _title(metrics: _Metrics) -> _Measure | None:
 def _judge(
     found: _Estimate, baseline: float, text: str, *, best: float, undecided_is_worse: bool = False
 ) -> _Measure | None:
-    """Larger is better. None where the baseline is as good as can be and the value as well."""
+    """Larger is better. None if baseline and value are both perfect."""
     value, low, high = found.value, found.low, found.high
     if not all(map(math.isfinite, (value, low, high, baseline))):
         return None

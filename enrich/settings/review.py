@@ -8,16 +8,12 @@ from enrich.settings.base import Settings
 class TitleRules(Settings):
     """Rules that flag a title for review."""
 
-    min_words: int = Field(default=1, ge=1, description="Words that a title has at least")
     max_characters: int = Field(default=150, ge=1, description="Google Merchant Center cuts longer ones")
     forbidden_words: tuple[str, ...] = Field(
         default=("sale", "discount", "free shipping", "best price", "buy now", "guaranteed"),
-        description="Words and phrases that shops are refused for",
+        description="Words and phrases that no title may contain, such as brands; the default ones get shops refused",
     )
     scripts: tuple[str, ...] = Field(default=(), description="LATIN, CYRILLIC, GREEK ...; empty: any")
-    max_repeats: int = Field(default=2, ge=1, description="A word more often than this, or twice in a row")
-    brands: tuple[str, ...] = Field(default=(), description="Names that are brands")
-    allowed_brands: tuple[str, ...] = Field(default=(), description="Those of them that titles may hold")
     min_word_probability: float = Field(
         default=0.3, ge=0, le=1, description="Of a colour or material in a title, below which it is not relied on"
     )

@@ -12,8 +12,8 @@ from enrich.answers.prompt import PROMPT_FILE, Prompt
 from enrich.models.phi3_vision import Phi3VProcessor
 from enrich.models.phi3_vision.checkpoint import TOKENIZER_FILES
 from enrich.train.record import TrainReport
+from enrich.vocabulary import RECORD_FILE
 
-RECORD_FILE = "train.json"
 # Of the base, byte for byte. A tokenizer without the config.json beside it may load as another class, with other ids.
 _BASE_FILES = ("config.json", *TOKENIZER_FILES)
 _PACKAGES = ("enrich", "torch", "transformers", "peft", "accelerate", "tokenizers", "pillow")

@@ -1,28 +1,28 @@
 """Intervals cover what they promise, confidences mean what they say."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from enrich.answers.calibration import (
     CATEGORY_DESIGNS,
     CATEGORY_ROWS,
-    ISOTONIC_ROWS,
     Calibration,
     CategoryCalibration,
     PriceCalibration,
     beyond,
     category_confidence,
-    choose_price,
     fit_category,
-    fit_isotonic,
     fit_platt,
     fit_price,
     is_out_of_range,
     is_outlier,
+    price_crps,
     price_interval,
     price_range,
 )
@@ -216,6 +216,27 @@ def test_a_calibration_is_read_back() -> None:
     assert Calibration.model_validate_json(calibration.model_dump_json()) == calibration
 
 
+@pytest.mark.parametrize(
+    "older", [{"version": 1}, {"category": {"slope": 1.0, "intercept": 0.0, "steps": [[0.1, 0.2]], "rows": 3}}]
+)
+def test_a_calibration_of_an_older_form_is_refused(older: dict[str, Any]) -> None:
+    current = Calibration(price=KNOWN, category=CategoryCalibration(slope=0.5, intercept=-1.0, rows=3))
+
+    with pytest.raises(ValidationError):
+        Calibration.model_validate(current.model_dump() | older)
+
+
+def test_crps_is_that_of_the_residuals_around_the_price() -> None:
+    rng = np.random.default_rng(2)
+    true = np.exp(rng.normal(4, 1, 300))
+    predicted = true * np.exp(rng.normal(0, 0.4, 300))
+    fitted = fit_price(true, predicted, np.full(300, 0.2), true)
+
+    assert fitted is not None
+    crps = np.mean([price_crps(fitted, *row, 0.2) for row in zip(true, predicted, strict=True)])
+    assert crps == pytest.approx(0.4 / math.sqrt(math.pi), rel=0.15)
+
+
 def test_a_category_with_enough_rows_has_quantiles_of_its_own() -> None:
     rng = np.random.default_rng(1)
     labels = ["Steady"] * CATEGORY_ROWS + ["Wild"] * CATEGORY_ROWS + ["Rare"] * (CATEGORY_ROWS - 1)
@@ -260,38 +281,6 @@ def test_a_category_is_told_narrower_only_as_far_as_its_designs_vouch_for_it() -
     assert few == pytest.approx((own + everyones) / 2)
     assert 0 < own < few < everyones < hard
     assert hard == hard_too  # what is wider is believed at once
-
-
-def test_the_estimate_with_the_smallest_crps_is_the_price() -> None:
-    rng = np.random.default_rng(2)
-    true = np.exp(rng.normal(4, 1, 300))
-    good, bad = (true * np.exp(rng.normal(0, sigma, 300)) for sigma in (0.1, 0.4))
-
-    fitted = choose_price(true, {"greedy": bad, "expectation": good, "median": bad}, np.full(300, 0.2), true)
-
-    assert fitted is not None
-    assert fitted.point == "expectation"
-    assert fitted.crps["expectation"] == pytest.approx(0.1 / math.sqrt(math.pi), rel=0.15)
-    assert fitted.crps["greedy"] == pytest.approx(0.4 / math.sqrt(math.pi), rel=0.15)
-    assert choose_price([], {"greedy": []}, [], []) is None
-    same = choose_price(true, {"greedy": good, "expectation": good, "median": good}, np.full(300, 0.2), true)
-    assert same is not None
-    assert same.point == "greedy"
-
-
-def test_steps_are_taken_where_a_line_does_not_fit() -> None:
-    rng = np.random.default_rng(3)
-    p = rng.uniform(0.01, 0.99, 4000)
-    jump = rng.random(4000) < np.where(p > 0.5, 0.9, 0.2)
-    smooth = rng.random(4000) < p
-
-    assert fit_category(p, jump, ["A"] * len(p)).steps
-    assert not fit_category(p[: ISOTONIC_ROWS - 1], jump[: ISOTONIC_ROWS - 1], ["A"] * (ISOTONIC_ROWS - 1)).steps
-    steps = fit_isotonic(p, jump)
-    assert category_confidence(steps, 0.3) == pytest.approx(0.2, abs=0.06)
-    assert category_confidence(steps, 0.8) == pytest.approx(0.9, abs=0.04)
-    said = [category_confidence(fit_category(p, smooth, ["A"] * len(p)), one) for one in (0.1, 0.5, 0.9)]
-    assert said == pytest.approx([0.1, 0.5, 0.9], abs=0.05)
 
 
 def test_review_gets_most_mistakes_in_few_rows() -> None:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from enrich.answers.calibration import Calibration, CategoryCalibration, PriceCalibration
 from enrich.answers.completion import Completion
 from enrich.answers.parse import Answer, parse_answer
-from enrich.answers.postprocess import Outcome, judge
+from enrich.answers.postprocess import Prediction, postprocess
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.settings.review import ReviewSettings
 from enrich.vocabulary import Alternative, ErrorKind, ReviewReason
@@ -26,7 +26,7 @@ REVIEW = ReviewSettings(min_confidence=0.6, max_price_ratio=6.0)
 GOOD = "Product: Felt Hat\nCategory: HATS\nFull Price: 120"
 
 
-def judge_text(
+def predict(
     tokenizer: PreTrainedTokenizerBase,
     tokens: AnswerTokens,
     text: str,
@@ -35,8 +35,8 @@ def judge_text(
     constrained: bool = False,
     finished: bool = True,
     unsure: float = 0.0,
-) -> Outcome:
-    """The outcome of a text whose label's first own token leaves `unsure` to BAGS."""
+) -> Prediction:
+    """The prediction from a text whose label's first own token leaves `unsure` to BAGS."""
     ids = tokenizer.encode(text, add_special_tokens=False)
     label = (ids.index(tokens.newline) if tokens.newline in ids else 0) + 3
     bags = next(line[2] for line, category in tokens.labels.items() if category == "BAGS")
@@ -47,22 +47,22 @@ def judge_text(
         rivals={label: {bags: unsure}} if unsure else {},
         finished=finished,
     )
-    return judge(completion, tokens, calibration, REVIEW, constrained=constrained)
+    return postprocess(completion, tokens, calibration, REVIEW, constrained=constrained)
 
 
 def test_a_good_answer_needs_no_person(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
-    outcome = judge_text(tokenizer, tokens, GOOD, unsure=0.2)
+    prediction = predict(tokenizer, tokens, GOOD, unsure=0.2)
 
-    assert outcome.answer == Answer("Felt Hat", "HATS", 120)
-    assert outcome.error_kind is None
-    assert outcome.reasons == ()
-    assert (outcome.probability, outcome.confidence) == (pytest.approx(0.8), pytest.approx(0.8))
-    assert outcome.alternatives == (Alternative("BAGS", pytest.approx(0.2)),)
+    assert prediction.answer == Answer("Felt Hat", "HATS", 120)
+    assert prediction.error_kind is None
+    assert prediction.reasons == ()
+    assert (prediction.probability, prediction.confidence) == (pytest.approx(0.8), pytest.approx(0.8))
+    assert prediction.alternatives == (Alternative("BAGS", pytest.approx(0.2)),)
     # quantile 2 of spread 0 + floor 0.1
-    assert (outcome.price_low, outcome.price_high) == pytest.approx((120 * math.exp(-0.2), 120 * math.exp(0.2)))
-    assert outcome.prompt_tokens == 100
-    assert outcome.output_tokens == len(tokenizer.encode(GOOD, add_special_tokens=False))
-    assert not outcome.wants_grammar
+    assert (prediction.price_low, prediction.price_high) == pytest.approx((120 * math.exp(-0.2), 120 * math.exp(0.2)))
+    assert prediction.prompt_tokens == 100
+    assert prediction.output_tokens == len(tokenizer.encode(GOOD, add_special_tokens=False))
+    assert not prediction.wants_grammar
 
 
 @pytest.mark.parametrize(
@@ -108,25 +108,27 @@ def test_what_is_no_answer_says_why(
     message: str,
     wants_grammar: bool,
 ) -> None:
-    outcome = judge_text(tokenizer, tokens, text, finished=finished)
+    prediction = predict(tokenizer, tokens, text, finished=finished)
 
     n = len(tokenizer.encode(text, add_special_tokens=False))
     understood = kind in (ErrorKind.CATEGORY_UNKNOWN, ErrorKind.PRICE_OUT_OF_RANGE)
-    assert outcome == Outcome(
-        said=parse_answer(text) if understood else None,
+    assert prediction == Prediction(
+        parsed=parse_answer(text) if understood else None,
         error_kind=kind,
         error_message=message.format(n=n),
         prompt_tokens=100,
         output_tokens=n,
     )
-    assert outcome.wants_grammar == wants_grammar
+    assert prediction.wants_grammar == wants_grammar
 
 
 def test_an_engines_failure_is_no_answer(tokens: AnswerTokens) -> None:
-    outcome = judge(Completion("x", error="the engine failed: out of memory"), tokens, CALIBRATION, REVIEW)
+    prediction = postprocess(Completion("x", error="the engine failed: out of memory"), tokens, CALIBRATION, REVIEW)
 
-    assert outcome == Outcome(error_kind=ErrorKind.ENGINE_FAILED, error_message="the engine failed: out of memory")
-    assert not outcome.wants_grammar
+    assert prediction == Prediction(
+        error_kind=ErrorKind.ENGINE_FAILED, error_message="the engine failed: out of memory"
+    )
+    assert not prediction.wants_grammar
 
 
 @pytest.mark.parametrize(
@@ -148,10 +150,10 @@ def test_an_engines_failure_is_no_answer(tokens: AnswerTokens) -> None:
 def test_reasons_to_look(
     tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, price: str, changes: dict, reasons: tuple
 ) -> None:
-    outcome = judge_text(tokenizer, tokens, f"Product: Hat\nCategory: HATS\nFull Price: {price}", **changes)
+    prediction = predict(tokenizer, tokens, f"Product: Hat\nCategory: HATS\nFull Price: {price}", **changes)
 
-    assert outcome.answer is not None
-    assert outcome.reasons == reasons
+    assert prediction.answer is not None
+    assert prediction.reasons == reasons
 
 
 @pytest.mark.parametrize(("floor", "wide"), [(0.44, False), (0.46, True)])
@@ -161,26 +163,26 @@ def test_a_wide_price_is_looked_at(
     assert CALIBRATION.price is not None
     wider = CALIBRATION.model_copy(update={"price": CALIBRATION.price.model_copy(update={"floor": floor})})
 
-    outcome = judge_text(tokenizer, tokens, GOOD, calibration=wider)
+    prediction = predict(tokenizer, tokens, GOOD, calibration=wider)
 
     # high / low = exp(2 * 2 * floor), against 6 = exp(1.79)
-    assert outcome.reasons == ((ReviewReason.WIDE_PRICE,) if wide else ())
+    assert prediction.reasons == ((ReviewReason.WIDE_PRICE,) if wide else ())
 
 
 def test_an_unknown_price_has_no_interval(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
-    outcome = judge_text(tokenizer, tokens, "Product: Hat\nCategory: HATS\nFull Price: unknown")
+    prediction = predict(tokenizer, tokens, "Product: Hat\nCategory: HATS\nFull Price: unknown")
 
-    assert outcome.answer == Answer("Hat", "HATS", None)
-    assert (outcome.price_low, outcome.price_high, outcome.evidence.spread) == (None, None, 0.0)
+    assert prediction.answer == Answer("Hat", "HATS", None)
+    assert (prediction.price_low, prediction.price_high, prediction.price_features.spread) == (None, None, 0.0)
 
 
 def test_without_calibrated_prices_there_is_no_interval(
     tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens
 ) -> None:
-    outcome = judge_text(tokenizer, tokens, GOOD.replace("120", "9999999"), calibration=Calibration.uncalibrated())
+    prediction = predict(tokenizer, tokens, GOOD.replace("120", "9999999"), calibration=Calibration.uncalibrated())
 
-    assert outcome.answer is not None
-    assert (outcome.price_low, outcome.price_high, outcome.reasons) == (None, None, ())
+    assert prediction.answer is not None
+    assert (prediction.price_low, prediction.price_high, prediction.reasons) == (None, None, ())
 
 
 def test_calibration_leaves_the_rest_to_the_other_labels(
@@ -188,10 +190,10 @@ def test_calibration_leaves_the_rest_to_the_other_labels(
 ) -> None:
     doubting = Calibration(price=None, category=CategoryCalibration(slope=0.0, intercept=0.0, rows=10))
 
-    outcome = judge_text(tokenizer, tokens, GOOD, calibration=doubting, unsure=0.1)
+    prediction = predict(tokenizer, tokens, GOOD, calibration=doubting, unsure=0.1)
 
-    assert outcome.confidence == 0.5
-    assert outcome.alternatives == (Alternative("BAGS", pytest.approx(0.5)),)  # all that was left to others
+    assert prediction.confidence == 0.5
+    assert prediction.alternatives == (Alternative("BAGS", pytest.approx(0.5)),)  # all that was left to others
 
 
 def test_a_label_is_not_its_own_alternative(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
@@ -216,10 +218,10 @@ def test_a_label_is_not_its_own_alternative(tokenizer: PreTrainedTokenizerBase, 
         top_logprobs=np.array(logprobs, np.float32),
     )
 
-    outcome = judge(completion, tokens, CALIBRATION, REVIEW)
+    prediction = postprocess(completion, tokens, CALIBRATION, REVIEW)
 
-    assert outcome.answer == Answer("Felt Hat", "HATS", 120)
-    assert "HATS" not in [alternative.category for alternative in outcome.alternatives]
+    assert prediction.answer == Answer("Felt Hat", "HATS", 120)
+    assert "HATS" not in [alternative.category for alternative in prediction.alternatives]
 
 
 def test_at_most_three_alternatives_are_kept(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -237,9 +239,9 @@ def test_at_most_three_alternatives_are_kept(tokenizer: PreTrainedTokenizerBase)
         rivals={place: {firsts[name]: share for name, share in shares.items()}},
     )
 
-    outcome = judge(completion, tokens, CALIBRATION, REVIEW)
+    prediction = postprocess(completion, tokens, CALIBRATION, REVIEW)
 
-    assert outcome.alternatives == tuple(
+    assert prediction.alternatives == tuple(
         Alternative(name, pytest.approx(shares[name])) for name in ("COATS", "BAGS", "KNIVES")
     )
 
@@ -255,28 +257,27 @@ def test_at_most_three_alternatives_are_kept(tokenizer: PreTrainedTokenizerBase)
 def test_titles_are_checked(
     tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, title: str, category: str, reasons: tuple
 ) -> None:
-    outcome = judge_text(tokenizer, tokens, f"Product: {title}\nCategory: {category}\nFull Price: 120")
+    prediction = predict(tokenizer, tokens, f"Product: {title}\nCategory: {category}\nFull Price: 120")
 
-    assert outcome.reasons == reasons
+    assert prediction.reasons == reasons
 
 
-def test_the_price_is_the_estimate_that_was_chosen(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
-    assert CALIBRATION.price is not None
-    expectation = CALIBRATION.model_copy(
-        update={"price": CALIBRATION.price.model_copy(update={"point": "expectation"})}
-    )
+def test_the_price_is_the_expectation(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
     text = "Product: Felt Hat\nCategory: HATS\nFull Price: 120"
     first = len(tokenizer.encode(text, add_special_tokens=False)) - 3
     two = next(token for token, digit in tokens.digits.items() if digit == "2")
     completion = write_completion(tokenizer, text, probabilities={first: 0.5}, rivals={first: {two: 0.5}})
 
-    outcome = judge(completion, tokens, expectation, REVIEW)
+    prediction = postprocess(completion, tokens, CALIBRATION, REVIEW)
 
     point = math.sqrt(120 * 100 * math.sqrt(6))  # halfway, in logs, to the middle of 200 to 300
-    assert (outcome.answer, outcome.said) == (Answer("Felt Hat", "HATS", round(point)), Answer("Felt Hat", "HATS", 120))
-    assert outcome.price_low is not None
-    assert outcome.price_high is not None
-    assert math.sqrt(outcome.price_low * outcome.price_high) == pytest.approx(point)
+    assert (prediction.answer, prediction.parsed) == (
+        Answer("Felt Hat", "HATS", round(point)),
+        Answer("Felt Hat", "HATS", 120),
+    )
+    assert prediction.price_low is not None
+    assert prediction.price_high is not None
+    assert math.sqrt(prediction.price_low * prediction.price_high) == pytest.approx(point)
 
 
 def test_the_threshold_is_the_calibrations_where_none_is_set(
@@ -286,5 +287,5 @@ def test_the_threshold_is_the_calibrations_where_none_is_set(
     text = GOOD
     completion = write_completion(tokenizer, text, probabilities={2: 0.85})
 
-    assert judge(completion, tokens, strict, ReviewSettings()).reasons == (ReviewReason.LOW_CONFIDENCE,)
-    assert judge(completion, tokens, strict, REVIEW).reasons == ()
+    assert postprocess(completion, tokens, strict, ReviewSettings()).reasons == (ReviewReason.LOW_CONFIDENCE,)
+    assert postprocess(completion, tokens, strict, REVIEW).reasons == ()

@@ -132,11 +132,15 @@ NOT_JSON = "{adapter}/{name}: not readable as JSON (Expecting value: line 1 colu
         ("preprocessor_config.json", "{}", NO_CROPS),
         ("preprocessor_config.json", '{"num_crops": "many"}', NO_CROPS),
         ("preprocessor_config.json", '{"num_crops": 0}', NO_CROPS),
-        ("calibration.json", "{", "adapter {adapter}: calibration.json is damaged; make the adapter again"),
         (
             "calibration.json",
-            '{"price": null}',
-            "adapter {adapter}: calibration.json is damaged; make the adapter again",
+            "{",
+            "adapter {adapter}: calibration.json is damaged or of another version; fine-tune again with this version",
+        ),
+        (
+            "calibration.json",
+            '{"version": 1, "price": null, "category": {"slope": 1, "intercept": 0, "rows": 0}}',
+            "adapter {adapter}: calibration.json is damaged or of another version; fine-tune again with this version",
         ),
         (
             "prompt.json",

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from enrich.answers.calibration import Calibration
 from enrich.answers.completion import Completion
-from enrich.answers.postprocess import Outcome
+from enrich.answers.postprocess import Prediction
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines import predictor as answer_module
 from enrich.engines.base import Request
@@ -27,7 +27,7 @@ def photo(key: str, content: str | None = None) -> Image:
     return Image(key, content or f"content of {key}", np.zeros((2, 2, 3), np.uint8))
 
 
-def titles(outcomes: list[tuple[str, Outcome]]) -> dict[str, str | None]:
+def titles(outcomes: list[tuple[str, Prediction]]) -> dict[str, str | None]:
     """key -> title, None where it failed."""
     return {key: outcome.answer.title if outcome.answer else None for key, outcome in outcomes}
 

@@ -16,7 +16,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import Artifact, State
 
 import flows.enrich_catalog
-from enrich.answers.postprocess import Outcome
+from enrich.answers.postprocess import Prediction
 from enrich.engines.predictor import Image
 from enrich.errors import RunFailed, UsageError
 from enrich.pipeline.run.deadline import Deadline
@@ -134,7 +134,7 @@ def test_an_engine_gets_the_next_shard_s_photos_before_the_last_one_s_answers(
     world.add_photos("a.jpg", "b.jpg", "bad.jpg", "c.jpg", "d.jpg")
     inner = world.answer
 
-    def answer(images: Iterable[Image]) -> Iterator[tuple[str, Outcome]]:
+    def answer(images: Iterable[Image]) -> Iterator[tuple[str, Prediction]]:
         yield from reversed([*inner(images)])
 
     monkeypatch.setattr(world, "answer", answer)

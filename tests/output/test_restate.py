@@ -38,6 +38,12 @@ def judged(reviewed_by: str | None = None, review: dict[str, Any] | None = None,
     return list(found["review_reasons"])
 
 
+def test_rules_of_a_version_with_other_settings_are_not_applied() -> None:
+    rules = Rules.of(RunSettings())
+    assert Rules.read(rules.model_dump_json()) == rules
+    assert Rules.read(rules.model_dump_json().replace('"titles":{', '"titles":{"min_words":1,')) is None
+
+
 @pytest.mark.parametrize(
     ("row", "review", "reasons"),
     [

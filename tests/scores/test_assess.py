@@ -13,7 +13,7 @@ from enrich.output.parquet import encode
 from enrich.output.schema import SCORE_SCHEMA
 from enrich.scores.assess import assess
 from enrich.scores.figures import FIGURES, draw_all, wilson
-from enrich.scores.metrics import chrf, risk_coverage, rouge_l
+from enrich.scores.metrics import chrf, risk_coverage
 from tests.testing.scores import scored
 
 
@@ -136,14 +136,6 @@ def test_risk_and_coverage_by_hand() -> None:
 
     assert coverage.tolist() == [0.25, 0.5, 0.75, 1.0]
     assert risk.tolist() == pytest.approx([0, 0, 1 / 3, 0.5])
-
-
-@pytest.mark.parametrize(
-    ("true", "predicted", "expected"),
-    [("a b c d", "a b c d", 1.0), ("a b c d", "a c d", 6 / 7), ("A b", "b a", 0.5), ("a", "b", 0.0), ("a", "", 0.0)],
-)
-def test_rouge_l(true: str, predicted: str, expected: float) -> None:
-    assert rouge_l(true, predicted) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

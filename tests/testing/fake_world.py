@@ -11,7 +11,7 @@ import numpy as np
 
 from enrich.answers.calibration import Calibration
 from enrich.answers.parse import Answer
-from enrich.answers.postprocess import Outcome
+from enrich.answers.postprocess import Prediction
 from enrich.answers.prompt import make_prompt
 from enrich.engines.adapter import Adapter
 from enrich.engines.base import EngineClock
@@ -47,13 +47,13 @@ class FakeWorld:
         self.sessions += 1
         yield Session(run, "fake", self, _fetch, self.clock, f"session-{self.sessions}")  # type: ignore[arg-type]
 
-    def answer(self, images: Iterable[Image]) -> Iterator[tuple[str, Outcome]]:
+    def answer(self, images: Iterable[Image]) -> Iterator[tuple[str, Prediction]]:
         for image in images:
             if self.faults and (fault := self.faults.pop(0)):
                 raise fault
             self.asked.append(image.key)
             self.clock.busy += 1.0
-            yield image.key, Outcome(answer=Answer(f"Title of {image.key}", "Coats", 100), confidence=0.9)
+            yield image.key, Prediction(answer=Answer(f"Title of {image.key}", "Coats", 100), confidence=0.9)
 
 
 def _fetch(items: Iterable[ManifestItem]) -> Iterator[Fetched]:

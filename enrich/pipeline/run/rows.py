@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from enrich.answers.postprocess import Outcome
+from enrich.answers.postprocess import Prediction
 from enrich.output.product_ids import product_id
 from enrich.output.schema import Row
 from enrich.photos.fetch import Fetched
@@ -31,11 +31,11 @@ def known_row(run: Run, fetched: Fetched, known: Mapping[str, Any]) -> Row:
     return Row(**kept)
 
 
-def new_row(run: Run, engine: str, fetched: Fetched, outcome: Outcome | None = None) -> Row:
-    """The row of a photo that `engine` answered, or that failed before it got there (`outcome` None)."""
+def new_row(run: Run, engine: str, fetched: Fetched, prediction: Prediction | None = None) -> Row:
+    """The row of a photo that `engine` answered, or that failed before it got there (`prediction` None)."""
     item, photo = fetched.item, fetched.photo
-    answer = outcome.answer if outcome else None
-    failure = outcome or fetched
+    answer = prediction.answer if prediction else None
+    failure = prediction or fetched
     price = None if answer is None or answer.price is None else float(answer.price)
     return Row(
         product_id=product_id(run.settings.product_id_pattern, item.key),
@@ -48,14 +48,14 @@ def new_row(run: Run, engine: str, fetched: Fetched, outcome: Outcome | None = N
         status="ok" if answer else "failed",
         title=answer.title if answer else None,
         category=answer.category if answer else None,
-        category_confidence=outcome.confidence if outcome else None,
-        category_alternatives=outcome.alternatives if outcome else (),
+        category_confidence=prediction.confidence if prediction else None,
+        category_alternatives=prediction.alternatives if prediction else (),
         price=price,
-        price_low=outcome.price_low if outcome else None,
-        price_high=outcome.price_high if outcome else None,
+        price_low=prediction.price_low if prediction else None,
+        price_high=prediction.price_high if prediction else None,
         currency=None if price is None else run.adapter.prompt.currency,
-        needs_review=bool(outcome and outcome.reasons),
-        review_reasons=outcome.reasons if outcome else (),
+        needs_review=bool(prediction and prediction.reasons),
+        review_reasons=prediction.reasons if prediction else (),
         error_kind=None if answer else failure.error_kind,
         error_message=None if answer else failure.error_message,
         attempt=item.attempt,
@@ -66,7 +66,7 @@ def new_row(run: Run, engine: str, fetched: Fetched, outcome: Outcome | None = N
         engine=engine,
         run_id=run.info.run_id,
         shard=item.shard,
-        prompt_tokens=outcome.prompt_tokens if outcome else None,
-        output_tokens=outcome.output_tokens if outcome else None,
+        prompt_tokens=prediction.prompt_tokens if prediction else None,
+        output_tokens=prediction.output_tokens if prediction else None,
         processed_at=datetime.now(UTC),
     )
