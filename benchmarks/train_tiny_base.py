@@ -278,10 +278,12 @@ def losses(
     device = rows.device
     height, width = group.size
     labels, weights = group.labels[variants, rows].long(), group.weights[variants, rows].float()
+    mask = group.mask[variants, rows].bool()
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         logits = model(
             input_ids=group.input_ids[variants, rows].long(),
-            attention_mask=group.mask[variants, rows].long(),
+            attention_mask=causal_mask(mask),
+            position_ids=(mask.long().cumsum(-1) - 1).clamp(min=0),
             logits_to_keep=labels.shape[1] + 1,
             pixel_values=normalise(group.crops[rows], height, width),
             image_sizes=torch.tensor([(height, width)] * len(rows)),
@@ -291,6 +293,18 @@ def losses(
     ).view_as(labels)
     digits = weights > 1
     return (each * weights).sum() / weights.sum(), (each * digits).sum() / digits.sum().clamp(min=1)
+
+
+def causal_mask(mask: torch.Tensor) -> torch.Tensor:
+    """A causal mask (rows, 1, length, length), bool, in which a left-padded position attends to itself.
+
+    Stock masks let it attend to nothing. With them (H200, torch 2.11, batches of 256) all of 21 steps had NaN gradients
+    at a finite loss; with this mask none of 3,566 had. What padding computes is never read.
+    """
+    length = mask.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+    itself = torch.eye(length, dtype=torch.bool, device=mask.device)
+    return (causal & mask[:, None, None]) | itself
 
 
 @torch.no_grad()

@@ -79,7 +79,8 @@ def _grids(crops: torch.Tensor, image_sizes: torch.Tensor) -> list[tuple[int, in
     for height, width in sizes:
         if height % side or width % side or not 0 < height * width // side**2 <= num_crops:
             raise ValueError(
-                f"image_sizes: {height}x{width} (height x width) is no grid of 1 to {num_crops} crops of {side} pixels"
+                f"image_sizes: {height}x{width} (height x width) is not a grid of 1 to {num_crops} crops of "
+                f"{side} pixels"
             )
     return [(height // side, width // side) for height, width in sizes]
 

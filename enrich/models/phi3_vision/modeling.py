@@ -1,129 +1,29 @@
-"""Phi-3-vision on stock Phi3 and stock CLIP: only the image embedding between them is written here.
+"""Phi-3-vision on stock Phi3: the text model with image features where `input_ids` is negative.
 
 Parameter names are the original checkpoint's, in memory as on disk, so that adapters fit it too.
 """
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import Cache, CLIPVisionModel, Phi3ForCausalLM, Phi3Model
+from transformers import Cache, Phi3ForCausalLM, Phi3Model
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 from transformers.utils.generic import can_return_tuple
 
 from .configuration import Phi3VConfig
+from .image_embedding import Phi3VImageEmbedding
 
 ImageFeatures = torch.Tensor | Sequence[torch.Tensor]
 
 
-class Phi3VImageEmbedding(nn.Module):
-    """Crops to token embeddings: CLIP features, merged 2x2, arranged with separators, projected to the text width."""
-
-    def __init__(self, config: Phi3VConfig, tower: nn.Module | None = None) -> None:
-        super().__init__()
-        vision = config.vision_config
-        self.image_size: int = vision.image_size
-        self.tokens_per_side = config.tokens_per_side
-        self.merged_size = 4 * vision.hidden_size
-        # transformers 5 dropped the level `vision_model` that CLIPVisionModel had inside; here it stays in the names.
-        self.img_processor: Any = tower or nn.ModuleDict({"vision_model": CLIPVisionModel(vision)})
-        self.img_projection = nn.Sequential(
-            nn.Linear(self.merged_size, config.hidden_size),
-            nn.GELU(),
-            nn.Linear(config.hidden_size, config.hidden_size),
-        )
-        self.glb_GN = nn.Parameter(torch.zeros(1, 1, self.merged_size))
-        self.sub_GN = nn.Parameter(torch.zeros(1, 1, 1, self.merged_size))
-
-    @property
-    def tower_layers(self) -> list[nn.Module]:
-        """The layers of the vision tower that are used: all but the last."""
-        tower: Any = self.img_processor["vision_model"]
-        return list(tower.encoder.layers[:-1])
-
-    def forward(self, pixel_values: torch.Tensor, image_sizes: torch.Tensor) -> list[torch.Tensor]:
-        """See `Phi3VModel.get_image_features`."""
-        grids = self._grids(pixel_values, image_sizes)
-        counts = [rows * columns + 1 for rows, columns in grids]
-        # The zero crops after an image's own are padding: they never reach the tower.
-        merged = self._merged_features(
-            torch.cat([own[:count] for own, count in zip(pixel_values, counts, strict=True)])
-        )
-        starts = list(accumulate(counts, initial=0))
-        features: list[torch.Tensor] = [merged] * len(grids)
-        # Images of one grid are arranged together: a batch has few grids, and one image at a time would launch
-        # thousands of small kernels.
-        for rows, columns in dict.fromkeys(grids):
-            members = [i for i, grid in enumerate(grids) if grid == (rows, columns)]
-            if len(members) == len(grids):  # nothing to gather, and no index to copy, for which a GPU would wait
-                own = merged.unflatten(0, (len(grids), -1))
-            else:
-                crops = torch.tensor([starts[i] for i in members])[:, None] + torch.arange(rows * columns + 1)
-                own = merged[crops.to(merged.device)]
-            for i, tokens in zip(members, self.img_projection(self._arrange(own, rows, columns)).unbind(), strict=True):
-                features[i] = tokens
-        return features
-
-    def _grids(self, pixel_values: torch.Tensor, image_sizes: torch.Tensor) -> list[tuple[int, int]]:
-        """Rows and columns of each image's crops."""
-        side = self.image_size
-        if pixel_values.ndim != 5 or tuple(pixel_values.shape[2:]) != (3, side, side):
-            raise ValueError(
-                f"pixel_values must be (images, crops, 3, {side}, {side}), got {tuple(pixel_values.shape)}"
-            )
-        sizes = image_sizes.tolist()
-        if len(sizes) != len(pixel_values):
-            raise ValueError(f"{len(pixel_values)} images in pixel_values, but {len(sizes)} in image_sizes")
-        for height, width in sizes:
-            if height % side or width % side or not 0 < height * width // side**2 < pixel_values.shape[1]:
-                raise ValueError(
-                    f"image_sizes: {height}x{width} (height x width) is no grid of 1 to {pixel_values.shape[1] - 1} "
-                    f"crops of {side} pixels"
-                )
-        return [(height // side, width // side) for height, width in sizes]
-
-    def _merged_features(self, crops: torch.Tensor) -> torch.Tensor:
-        """(n, 3, S, S) to (n, g, g, 4 * vision width): the last layer but one, without its class token, merged 2x2."""
-        side = self.tokens_per_side
-        blocks = self._hidden_states(crops)[:, 1:].reshape(len(crops), side, 2, side, 2, -1)
-        return blocks.permute(0, 1, 3, 2, 4, 5).reshape(len(crops), side, side, self.merged_size)
-
-    def _hidden_states(self, crops: torch.Tensor) -> torch.Tensor:
-        """(n, 3, S, S) to (n, 1 + patches, vision width): what the last layer but one puts out.
-
-        The last layer and post_layernorm exist in the checkpoint and are never used; they are not computed.
-        """
-        tower: Any = self.img_processor["vision_model"]
-        # A frozen tower keeps no activations, even where input gradients are switched on for checkpointing.
-        trainable = any(parameter.requires_grad for parameter in tower.parameters())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and trainable):
-            hidden = tower.pre_layrnorm(tower.embeddings(crops))
-            for layer in self.tower_layers:
-                hidden = layer(hidden, None)
-        return hidden
-
-    def _arrange(self, merged: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-        """(n, 1 + rows * columns, g, g, C), global view first, to (n, N, C): [crops | glb_GN | global view]."""
-        side, images = self.tokens_per_side, len(merged)
-        crops = merged[:, 1:].reshape(images, rows, columns, side, side, -1)
-        page = crops.transpose(2, 3).reshape(images, rows * side, columns * side, -1)
-        between = self.glb_GN.to(merged.dtype).expand(images, 1, -1)
-        return torch.cat([self._end_rows(page), between, self._end_rows(merged[:, 0])], dim=1)
-
-    def _end_rows(self, pages: torch.Tensor) -> torch.Tensor:
-        """(n, height, width, C) to (n, height * (width + 1), C): a separator ends each row."""
-        ends = self.sub_GN.to(pages.dtype).expand(*pages.shape[:2], 1, -1)
-        return torch.cat([pages, ends], dim=2).flatten(1, 2)
-
-
 class Phi3VRotaryEmbedding(Phi3RotaryEmbedding):
-    """Stock, with tables that stay float32 whatever the model is cast to, as those of a checkpoint that is read are.
+    """Stock, but its tables stay float32 when the model is cast, as they do when a checkpoint is loaded.
 
-    In bf16 a frequency is off by up to 0.4 %: at position 757 that turns a cosine by up to 0.7.
+    In bf16 a frequency is off by up to 0.4 %, which changes a cosine at position 757 by up to 0.7.
     """
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Phi3VRotaryEmbedding":
@@ -188,7 +88,7 @@ class Phi3VModel(Phi3Model):
             input_ids: (rows, length); negative values are image positions. Never modified.
             pixel_values, image_sizes: images in the order of their positions, see `get_image_features`.
             image_features: what `get_image_features` returned for them (or its concatenation): skips the tower.
-            position_ids: counted from attention_mask where not given, so that left padding shifts nothing.
+            position_ids: by default counted from attention_mask, so that left padding shifts nothing.
 
         Raises:
             ValueError: not as many features as image positions, or an impossible combination of inputs.
@@ -204,8 +104,6 @@ class Phi3VModel(Phi3Model):
         if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
             counted = attention_mask.long().cumsum(-1) - 1
             position_ids = counted.clamp(min=0)[:, -inputs_embeds.shape[1] :]
-        if self.config._attn_implementation == "sdpa" and torch.is_grad_enabled() and past_key_values is None:
-            attention_mask = _let_padding_see_itself(attention_mask)
         return super().forward(
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -232,21 +130,6 @@ class Phi3VModel(Phi3Model):
         if not positions:
             return embeds
         return embeds.masked_scatter(is_image[..., None], features.to(embeds.device, embeds.dtype))
-
-
-def _let_padding_see_itself(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """A causal mask (rows, 1, length, length), bool, in which a left-padded position attends to itself.
-
-    Stock masks let it attend to nothing. Training the tiny base so (H200, torch 2.11, batches of 256, left-padded), all
-    of 21 steps had NaN gradients at a finite loss; with this mask none of 3,566 did. What padding computes is never
-    looked at. None and masks without padding pass through.
-    """
-    if attention_mask is None or attention_mask.ndim != 2 or bool(attention_mask.all()):
-        return attention_mask
-    length = attention_mask.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=attention_mask.device).tril()
-    itself = torch.eye(length, dtype=torch.bool, device=attention_mask.device)
-    return (causal & attention_mask[:, None, None].bool()) | itself
 
 
 class Phi3VForCausalLM(Phi3ForCausalLM):
@@ -290,10 +173,10 @@ class Phi3VForCausalLM(Phi3ForCausalLM):
 
         Args:
             labels: (rows, length), -100 where nothing is learned; shifted inside, as everywhere in transformers.
-            logits_to_keep: compute logits (and the loss) of the last so many positions only; 0 means all. To learn an
-                answer of n tokens at the end of the rows it must be n + 1 or more, or this raises.
-            predict_at: int (n,), positions whose next token is asked for, as row * length + column, none of them the
-                last of its row. Logits are then (n, vocabulary), and the loss is over these positions alone. For 8
+            logits_to_keep: compute logits (and the loss) of only so many last positions; 0 means all. An answer of n
+                tokens at the end of the rows needs at least n + 1.
+            predict_at: int (n,), positions whose next token to predict, as row * length + column, none of them the
+                last of its row. Logits are then (n, vocabulary), and the loss covers these positions only. For 8
                 photos with answers of 45 tokens that is 46 MB of logits in float32 instead of 840 MB.
 
         Raises:
@@ -317,15 +200,9 @@ class Phi3VForCausalLM(Phi3ForCausalLM):
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self.lm_head(hidden[:, kept, :])
-        if labels is not None and predict_at is not None:
-            next_tokens = labels.flatten()[predict_at + 1]
-            loss = self.loss_function(
-                logits=logits, labels=None, shift_labels=next_tokens, vocab_size=self.config.vocab_size, **kwargs
-            )
-        elif labels is not None:
-            loss = self.loss_function(
-                logits=logits, labels=_kept_labels(labels, logits_to_keep), vocab_size=self.config.vocab_size, **kwargs
-            )
+        if labels is not None:
+            targets = _targets(labels, logits_to_keep, predict_at)
+            loss = self.loss_function(logits=logits, vocab_size=self.config.vocab_size, **targets, **kwargs)
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -359,12 +236,17 @@ class Phi3VForCausalLM(Phi3ForCausalLM):
         return inputs
 
 
-def _kept_labels(labels: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+def _targets(
+    labels: torch.Tensor, logits_to_keep: int | torch.Tensor, predict_at: torch.Tensor | None
+) -> dict[str, torch.Tensor | None]:
+    """`labels`, or `shift_labels` if they need no further shift, of the positions whose logits are computed."""
+    if predict_at is not None:
+        return {"labels": None, "shift_labels": labels.flatten()[predict_at + 1]}
     if not isinstance(logits_to_keep, int):
         raise ValueError("labels need logits_to_keep as a number of positions")
     if logits_to_keep == 0 or logits_to_keep >= labels.shape[1]:
-        return labels
+        return {"labels": labels}
     # The first kept label is predicted by the position before it, whose logits are gone.
     if bool((labels[:, 1 : -logits_to_keep + 1 or None] != -100).any()):
         raise ValueError(f"labels reach further back than logits_to_keep={logits_to_keep} positions can predict")
-    return labels[:, -logits_to_keep:]
+    return {"labels": labels[:, -logits_to_keep:]}

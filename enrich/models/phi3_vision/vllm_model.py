@@ -23,8 +23,8 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.processing.processor import PlaceholderFeaturesInfo, PromptReplacement, PromptUpdate
 
 from .configuration import Phi3VConfig
+from .image_embedding import Phi3VImageEmbedding
 from .image_processing import CLIP_MEAN, CLIP_STD, normalize_crops
-from .modeling import Phi3VImageEmbedding
 from .vllm_tower_attention import TowerAttention
 
 

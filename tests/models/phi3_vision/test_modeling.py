@@ -219,11 +219,11 @@ def test_inputs_that_do_not_fit_are_refused(model: Phi3VForCausalLM) -> None:
         ),
         (
             {"input_ids": ids, "pixel_values": pixels, "image_sizes": torch.tensor([[56, 84]])},
-            "image_sizes: 56x84 (height x width) is no grid of 1 to 4 crops of 28 pixels",
+            "image_sizes: 56x84 (height x width) is not a grid of 1 to 4 crops of 28 pixels",
         ),
         (
             {"input_ids": ids, "pixel_values": pixels, "image_sizes": torch.tensor([[56, 50]])},
-            "image_sizes: 56x50 (height x width) is no grid of 1 to 4 crops of 28 pixels",
+            "image_sizes: 56x50 (height x width) is not a grid of 1 to 4 crops of 28 pixels",
         ),
         ({}, "give input_ids, with or without images, or inputs_embeds alone"),
     ]
