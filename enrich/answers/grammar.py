@@ -1,6 +1,11 @@
-"""The second pass: only tokens that keep the answer well formed and its category in the taxonomy."""
+"""The grammar of the second pass: well-formed answers whose category is in the taxonomy.
+
+It is said once, as a structural tag of xgrammar, which vLLM takes as it is. transformers asks `answer_grammar`, which
+reads the same tag, so that installations without vLLM need no xgrammar (and triton with it).
+"""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 from unicodedata import normalize
 
@@ -12,60 +17,102 @@ from enrich.answers.token_evidence import AnswerTokens
 MAX_TITLE_TOKENS = 40  # the tutorial's longest title has 71 characters, about 25 tokens
 MAX_DIGITS = 7
 
+Form = dict[str, Any]
+
+
+def answer_structure(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> Form:
+    """The answers that may be written, token by token.
+
+    A grammar over characters would leave the choice of tokens to the model, and a label spelled with unusual tokens has
+    another probability. The title is free text: not blank, without control characters, and of bounded length.
+    """
+    texts = title_words(tokenizer)
+    blank = [i for i, text in texts.items() if not text.strip()]
+    others = tuple(i for i in range(len(tokenizer)) if i not in texts)
+
+    def label(line: tuple[int, ...] = ()) -> Form:
+        """The rest of a label's line as a tree: a taxonomy of thousands is looked up, not searched."""
+        forms = [
+            _token(i) if i == tokens.newline else _sequence([_token(i), label((*line, i))])
+            for i in tokens.after_label[line]
+        ]
+        return _either(forms)
+
+    # xgrammar 0.2.8 permits every token behind a "repeat" of "exclude_token"; "any_tokens" means the same.
+    words = {"type": "any_tokens", "exclude_tokens": others, "max_tokens": MAX_TITLE_TOKENS - 1}
+    price = [
+        *map(_token, tokens.price_prefix),
+        _either([_token(i) for i, digit in tokens.digits.items() if digit != "0"]),
+        _repeated(_either(list(map(_token, tokens.digits))), MAX_DIGITS - 1),
+    ]
+    answer = [
+        *map(_token, tokens.title_prefix),
+        *([_repeated(_either(list(map(_token, blank))), 1)] if blank else []),
+        {"type": "exclude_token", "exclude_tokens": (*others, *blank)},
+        words,
+        _token(tokens.newline),
+        label(),
+        _either([_sequence(price), _sequence(list(map(_token, tokens.unknown_price)))]),
+    ]
+    return {"type": "structural_tag", "format": _sequence(answer)}
+
 
 def answer_grammar(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> Callable[[Sequence[int]], list[int]]:
     """A function from the tokens written so far to those that may come next.
 
-    The title is free text without control characters, neither blank nor longer than `parse_answer` takes; everything
-    else is spelled out.
+    It also bounds the title's characters (`MAX_TITLE`), which a structural tag cannot express.
     """
+    answer = answer_structure(tokenizer, tokens)["format"]
     texts = title_words(tokenizer)
-    words = list(texts)
-    visible = [i for i, text in texts.items() if text.strip()]
     longest = max(map(len, texts.values()))
+    vocabulary = frozenset(range(len(tokenizer)))
+    all_but = cache(vocabulary.difference)
 
-    def after_title(line: tuple[int, ...]) -> list[int]:
-        prefix = tokens.title_prefix
-        if len(line) < len(prefix):
-            return [prefix[len(line)]]
-        title = line[len(prefix) :]
-        if not title:
-            return words
-        text = "".join(texts[token] for token in title)
-        if not text.strip():
-            return visible
-        if len(title) >= MAX_TITLE_TOKENS or len(text) + longest > MAX_TITLE:
-            return [tokens.newline]
-        return [*words, tokens.newline]
-
-    def after_category(line: tuple[int, ...]) -> list[int]:
-        return tokens.after_label.get(line, [])
-
-    def after_price(line: tuple[int, ...]) -> list[int]:
-        prefix, unknown = tokens.price_prefix, tokens.unknown_price
-        allowed = {whole[len(line)] for whole in (prefix, unknown) if whole[: len(line)] == line and whole != line}
-        if line == unknown:
-            allowed.add(tokens.stop)
-        if line[: len(prefix)] == prefix and all(token in tokens.digits for token in line[len(prefix) :]):
-            digits = len(line) - len(prefix)
-            if digits < MAX_DIGITS:
-                allowed.update(i for i, digit in tokens.digits.items() if digits or digit != "0")
-            if digits:
-                allowed.add(tokens.stop)
-        return sorted(allowed)
+    def follow(form: Form, starts: set[int], written: Sequence[int], following: set[int]) -> set[int]:
+        """Where in `written` a `form` that starts at one of `starts` may end; adds tokens that may come next."""
+        match form:
+            case _ if not starts:
+                return starts
+            case {"type": "sequence", "elements": elements}:
+                for element in elements:
+                    starts = follow(element, starts, written, following)
+                return starts
+            case {"type": "or", "elements": elements}:
+                return set().union(*(follow(element, starts, written, following) for element in elements))
+            case {"type": "repeat", "content": content, "max": most}:
+                ends = set(starts)
+                for _ in range(most):
+                    starts = follow(content, starts, written, following)
+                    ends |= starts
+                return ends
+            case {"type": "any_tokens", "exclude_tokens": excluded, "max_tokens": most}:
+                word = {"type": "exclude_token", "exclude_tokens": excluded}
+                return follow(_repeated(word, most), starts, written, following)
+            case {"type": "token", "token": token}:
+                permitted: frozenset[int] = frozenset([token])
+            case {"type": "exclude_token", "exclude_tokens": excluded}:
+                permitted = all_but(excluded)
+        if len(written) in starts:
+            following |= permitted
+        return {start + 1 for start in starts if start < len(written) and written[start] in permitted}
 
     def allowed(written: Sequence[int]) -> list[int]:
-        lines = tokens.split(written)
-        after = (after_title, after_category, after_price)[min(len(lines), 3) - 1]
-        return after(lines[-1])
+        following: set[int] = set()
+        if len(written) in follow(answer, {0}, written, following):
+            following.add(tokens.stop)
+        title = written[len(tokens.title_prefix) :]
+        ends = tokens.newline in following and texts.keys() >= set(title)
+        if ends and sum(len(texts[token]) for token in title) + longest > MAX_TITLE:
+            return [tokens.newline]
+        return list(following)
 
     return allowed
 
 
 def title_words(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """Ids that a title may be written in, and what they spell: no control characters, no bytes, no special tokens.
+    """Ids that a title may consist of, and their text: no control characters, bytes or special tokens.
 
-    Nor `<`, with which several of them could spell a control token.
+    Nor `<`: several of these tokens could spell a control token with it.
     """
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     return {  # "\u2581" marks a space; bytes could spell what the vocabulary's own words cannot
@@ -75,50 +122,17 @@ def title_words(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     }
 
 
-def answer_structure(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> dict[str, Any]:
-    """The same answers, token by token, for vLLM: a structural tag of xgrammar.
-
-    A grammar of characters would leave the tokens to the model, and a label spelled in others than the usual ones has
-    another probability. Only the title's bound in characters cannot be said here: its tokens are bounded.
-    """
-    words = title_words(tokenizer)
-    blank = [i for i, text in words.items() if not text.strip()]
-    others = [i for i in range(len(tokenizer)) if i not in words]
-    visible = {"type": "exclude_token", "exclude_tokens": [*others, *blank]}
-
-    def more(least: int) -> dict[str, Any]:
-        return {"type": "any_tokens", "exclude_tokens": others, "max_tokens": MAX_TITLE_TOKENS - least}
-
-    titles = [_sequence([visible, more(1)])]
-    if blank:
-        titles.append(_sequence([_either(list(map(_token, blank))), visible, more(2)]))
-    digit = _either([_token(i) for i in tokens.digits])
-    price = _sequence(
-        [
-            *map(_token, tokens.price_prefix),
-            _either([_token(i) for i, digit in tokens.digits.items() if digit != "0"]),
-            {"type": "repeat", "content": digit, "min": 0, "max": MAX_DIGITS - 1},
-        ]
-    )
-    answer = _sequence(
-        [
-            *map(_token, tokens.title_prefix),
-            _either(titles),
-            _token(tokens.newline),
-            _either([_sequence(list(map(_token, label))) for label in tokens.labels]),
-            _either([price, _sequence(list(map(_token, tokens.unknown_price)))]),
-        ]
-    )
-    return {"type": "structural_tag", "format": answer}
-
-
-def _token(token: int) -> dict[str, Any]:
+def _token(token: int) -> Form:
     return {"type": "token", "token": token}
 
 
-def _sequence(elements: list[dict[str, Any]]) -> dict[str, Any]:
+def _repeated(content: Form, most: int) -> Form:
+    return {"type": "repeat", "content": content, "min": 0, "max": most}
+
+
+def _sequence(elements: list[Form]) -> Form:
     return {"type": "sequence", "elements": elements}
 
 
-def _either(elements: list[dict[str, Any]]) -> dict[str, Any]:
+def _either(elements: list[Form]) -> Form:
     return elements[0] if len(elements) == 1 else {"type": "or", "elements": elements}
