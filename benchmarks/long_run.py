@@ -53,7 +53,7 @@ def make_small_photos(folder: Path, count: int) -> None:
 
 def run_job(folder: Path, options: argparse.Namespace) -> None:
     # Here, for the decoding processes import this file too.
-    from enrich.engines.predictor import Answerer
+    from enrich.engines.predictor import Predictor
     from enrich.engines.transformers_engine import device_and_dtype
     from enrich.engines.vllm_engine import VllmEngine, engine_arguments
     from enrich.engines.vllm_process import EngineProcess
@@ -76,13 +76,13 @@ def run_job(folder: Path, options: argparse.Namespace) -> None:
     engine = VllmEngine(start, processor, prompt(), in_flight=options.max_num_seqs * 5 // 4)
     source, target = open_store(str(folder / "photos")), open_store(str(folder / "output"), create=True)
     run = begin_run(source, target, folder / "model", settings)
-    answerer = Answerer(engine, engine.tokens, run.adapter.calibration, settings.review)
+    predictor = Predictor(engine, engine.tokens, run.adapter.calibration, settings.review)
     kills = [options.photos * (kill + 1) // (options.kills + 1) for kill in range(options.kills)]
     marks = [photos for photos in MARKS if photos < options.photos] + [options.photos]
     print(f"| photos | {' | '.join(ROLES)} | photos/s |\n|{' --- |' * (len(ROLES) + 2)}", flush=True)
     started = time.monotonic()
     with fetcher(source, settings, run.adapter.preparation) as fetch:
-        session = Session(run, "vllm", answerer, fetch, engine.clock, "benchmark")
+        session = Session(run, "vllm", predictor, fetch, engine.clock, "benchmark")
         for done in session.answer(run.manifest.shards, Deadline()):
             while marks and done >= marks[0]:
                 used = memory(engine)

@@ -185,7 +185,7 @@ def measure_job(name: str, bench: Bench) -> Iterator[Row]:
 def whole_job(bench: Bench, bucket: str, output: str) -> dict[str, float]:
     """List, plan, download, decode, answer, judge and commit; all but starting engine and decoders, the gate and the
     report."""
-    from enrich.engines.predictor import Answerer
+    from enrich.engines.predictor import Predictor
     from enrich.engines.vllm_render import sampling
     from enrich.models.phi3_vision.checkpoint import stop_ids
     from enrich.output.history import read_shards
@@ -201,8 +201,8 @@ def whole_job(bench: Bench, bucket: str, output: str) -> dict[str, float]:
         time.sleep(10)  # the decoding processes start beside the engine, which takes a minute (see `open_session`)
         with clock(bench.options.photos) as result:
             run = begin_run(source, target, model, bench.settings)
-            answerer = Answerer(bench.engine, bench.engine.tokens, run.adapter.calibration, bench.settings.review)
-            session = Session(run, "vllm", answerer, fetch, bench.engine.clock, "benchmark")
+            predictor = Predictor(bench.engine, bench.engine.tokens, run.adapter.calibration, bench.settings.review)
+            session = Session(run, "vllm", predictor, fetch, bench.engine.clock, "benchmark")
             for _ in session.answer(run.manifest.shards, Deadline()):
                 pass
     counts = read_shards(target, run.info)["status"].value_counts().sort("status").rows()

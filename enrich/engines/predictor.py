@@ -27,7 +27,7 @@ class Image:
 
 
 @dataclass
-class Answerer:
+class Predictor:
     """Answers photos with one engine, for as long as a run lasts.
 
     Predictions are remembered by content, a failure of the engine too: bytes that break it must not break it once for

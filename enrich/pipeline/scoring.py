@@ -20,7 +20,7 @@ from enrich.catalog.split import HOLDOUT, Splits, split_catalog
 from enrich.catalog.table import read_table
 from enrich.engines.adapter import METRICS_FILE, Adapter
 from enrich.engines.base import Engine
-from enrich.engines.predictor import Answerer, Image
+from enrich.engines.predictor import Predictor, Image
 from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import base_of, load_base_engine, open_adapter
 from enrich.errors import RunFailed, UsageError
@@ -279,10 +279,10 @@ def predict(
 ) -> list[Prediction]:
     """Predictions in the order of the products, made as in a run; empty ones for photos that cannot be read."""
     tokens = AnswerTokens(load_processor(adapter.path).tokenizer, adapter.prompt.categories)
-    answerer = Answerer(engine, tokens, adapter.calibration, RunSettings().review, second_pass=second_pass)
+    predictor = Predictor(engine, tokens, adapter.calibration, RunSettings().review, second_pass=second_pass)
     predictions = dict.fromkeys((product.product_code for product in products), Prediction())
     for done, (code, prediction) in enumerate(
-        answerer.answer(photos_of(products, limits, adapter.preparation)), start=1
+        predictor.answer(photos_of(products, limits, adapter.preparation)), start=1
     ):
         predictions[code] = prediction
         progress(what, done, len(products))

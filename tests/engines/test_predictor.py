@@ -14,13 +14,13 @@ from enrich.answers.postprocess import Prediction
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines import predictor as answer_module
 from enrich.engines.base import Request
-from enrich.engines.predictor import SECOND_PASS, Answerer, Image
+from enrich.engines.predictor import SECOND_PASS, Predictor, Image
 from enrich.settings.review import ReviewSettings
 from enrich.vocabulary import ErrorKind, ReviewReason
 from tests.testing.fake_engine import FakeEngine, write_completion
 
 Write = Callable[[Request, bool], Completion]
-MakeAnswerer = Callable[..., tuple[Answerer, FakeEngine]]
+MakePredictor = Callable[..., tuple[Predictor, FakeEngine]]
 
 
 def photo(key: str, content: str | None = None) -> Image:
@@ -33,8 +33,8 @@ def titles(outcomes: list[tuple[str, Prediction]]) -> dict[str, str | None]:
 
 
 @pytest.fixture
-def make_answerer(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> MakeAnswerer:
-    def make(*, in_flight: int = 1, second_pass: bool = True) -> tuple[Answerer, FakeEngine]:
+def make_predictor(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> MakePredictor:
+    def make(*, in_flight: int = 1, second_pass: bool = True) -> tuple[Predictor, FakeEngine]:
         """Contents with `odd` in them are answered only under the grammar, with `dead` the engine fails,
         with `dies` it fails under the grammar, and `hopeless` ones are no answer even then."""
 
@@ -49,17 +49,17 @@ def make_answerer(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> M
             return write_completion(tokenizer, text, id=request.id, finished="endless" not in request.id or grammar)
 
         engine = FakeEngine(write, in_flight)
-        return Answerer(engine, tokens, Calibration.uncalibrated(), ReviewSettings(), second_pass), engine
+        return Predictor(engine, tokens, Calibration.uncalibrated(), ReviewSettings(), second_pass), engine
 
     return make
 
 
 @pytest.mark.parametrize("in_flight", [1, 3, 100])
-def test_every_key_gets_its_own_answer_whatever_the_order(make_answerer: MakeAnswerer, in_flight: int) -> None:
-    answerer, engine = make_answerer(in_flight=in_flight)
+def test_every_key_gets_its_own_answer_whatever_the_order(make_predictor: MakePredictor, in_flight: int) -> None:
+    predictor, engine = make_predictor(in_flight=in_flight)
     photos = [photo(f"{i}.jpg", f"{'odd ' * (i % 3 == 0)}content {i}") for i in range(40)]
 
-    outcomes = list(answerer.answer(photos))
+    outcomes = list(predictor.answer(photos))
 
     assert len(outcomes) == 40
     assert titles(outcomes) == {image.key: f"Title of {image.sha256}" for image in photos}
@@ -71,11 +71,11 @@ def test_every_key_gets_its_own_answer_whatever_the_order(make_answerer: MakeAns
 
 @pytest.mark.parametrize("in_flight", [1, 2, 100])
 @pytest.mark.parametrize("content", ["same", "odd same", "dead same", "hopeless same"])
-def test_identical_bytes_are_inferred_once(make_answerer: MakeAnswerer, in_flight: int, content: str) -> None:
-    answerer, engine = make_answerer(in_flight=in_flight)
+def test_identical_bytes_are_inferred_once(make_predictor: MakePredictor, in_flight: int, content: str) -> None:
+    predictor, engine = make_predictor(in_flight=in_flight)
     photos = [photo("a.jpg", content), photo("b.jpg", content), photo("other.jpg"), photo("c.jpg", content)]
 
-    outcomes = list(answerer.answer(photos))
+    outcomes = list(predictor.answer(photos))
 
     assert sorted(key for key, _ in outcomes) == ["a.jpg", "b.jpg", "c.jpg", "other.jpg"]
     assert len({id(outcome) for key, outcome in outcomes if key != "other.jpg"}) == 1
@@ -83,19 +83,19 @@ def test_identical_bytes_are_inferred_once(make_answerer: MakeAnswerer, in_fligh
     assert engine.asked.count((content, True)) == ("odd" in content or "hopeless" in content)
 
 
-def test_bytes_of_an_earlier_shard_are_not_inferred_again(make_answerer: MakeAnswerer) -> None:
-    answerer, engine = make_answerer()
-    first = dict(answerer.answer([photo("a.jpg", "same"), photo("b.jpg", "dead")]))
-    second = dict(answerer.answer([photo("c.jpg", "same"), photo("d.jpg", "dead")]))
+def test_bytes_of_an_earlier_shard_are_not_inferred_again(make_predictor: MakePredictor) -> None:
+    predictor, engine = make_predictor()
+    first = dict(predictor.answer([photo("a.jpg", "same"), photo("b.jpg", "dead")]))
+    second = dict(predictor.answer([photo("c.jpg", "same"), photo("d.jpg", "dead")]))
 
     assert second == {"c.jpg": first["a.jpg"], "d.jpg": first["b.jpg"]}
     assert engine.asked == [("same", False), ("dead", False)]
 
 
-def test_a_key_given_twice_is_answered_twice(make_answerer: MakeAnswerer) -> None:
-    answerer, engine = make_answerer(in_flight=2)
+def test_a_key_given_twice_is_answered_twice(make_predictor: MakePredictor) -> None:
+    predictor, engine = make_predictor(in_flight=2)
 
-    outcomes = list(answerer.answer([photo("a.jpg"), photo("a.jpg")]))
+    outcomes = list(predictor.answer([photo("a.jpg"), photo("a.jpg")]))
 
     assert [key for key, _ in outcomes] == ["a.jpg", "a.jpg"]
     assert len(engine.asked) == 1
@@ -113,11 +113,11 @@ def test_a_key_given_twice_is_answered_twice(make_answerer: MakeAnswerer) -> Non
     ],
 )
 def test_the_second_pass_is_for_what_it_can_mend_and_runs_once(
-    make_answerer: MakeAnswerer, content: str, kind: ErrorKind | None, passes: int
+    make_predictor: MakePredictor, content: str, kind: ErrorKind | None, passes: int
 ) -> None:
-    answerer, engine = make_answerer()
+    predictor, engine = make_predictor()
 
-    [(key, outcome)] = answerer.answer([photo("a.jpg", content)])
+    [(key, outcome)] = predictor.answer([photo("a.jpg", content)])
 
     assert key == "a.jpg"
     assert outcome.error_kind == kind
@@ -125,17 +125,17 @@ def test_the_second_pass_is_for_what_it_can_mend_and_runs_once(
     assert (ReviewReason.CATEGORY_UNKNOWN in outcome.reasons) == (kind is None and passes == 2)
 
 
-def test_without_second_pass_first_answers_stand(make_answerer: MakeAnswerer) -> None:
-    answerer, engine = make_answerer(second_pass=False)
+def test_without_second_pass_first_answers_stand(make_predictor: MakePredictor) -> None:
+    predictor, engine = make_predictor(second_pass=False)
 
-    [(_, outcome)] = answerer.answer([photo("a.jpg", "odd")])
+    [(_, outcome)] = predictor.answer([photo("a.jpg", "odd")])
 
     assert outcome.error_kind == ErrorKind.ANSWER_MALFORMED
     assert engine.asked == [("odd", False)]
 
 
-def test_the_second_pass_does_not_wait_for_the_end(make_answerer: MakeAnswerer) -> None:
-    answerer, engine = make_answerer()
+def test_the_second_pass_does_not_wait_for_the_end(make_predictor: MakePredictor) -> None:
+    predictor, engine = make_predictor()
     given = []
 
     def photos() -> Iterator[Image]:
@@ -143,14 +143,14 @@ def test_the_second_pass_does_not_wait_for_the_end(make_answerer: MakeAnswerer) 
             given.append(i)
             yield photo(f"{i}.jpg", f"odd {i}")
 
-    next(answerer.answer(photos()))
+    next(predictor.answer(photos()))
 
     assert len(given) == SECOND_PASS
     assert [grammar for _, grammar in engine.asked].count(True) >= 1
 
 
-def test_pages_are_dropped_once_they_are_answered(make_answerer: MakeAnswerer) -> None:
-    answerer, engine = make_answerer()
+def test_pages_are_dropped_once_they_are_answered(make_predictor: MakePredictor) -> None:
+    predictor, engine = make_predictor()
     alive: list[weakref.ref[np.ndarray]] = []
     most = 0
 
@@ -160,7 +160,7 @@ def test_pages_are_dropped_once_they_are_answered(make_answerer: MakeAnswerer) -
             alive.append(weakref.ref(page))
             yield Image(f"{i}.jpg", f"{'odd ' * (i % 2)}content {i % 150}", page)
 
-    for _ in answerer.answer(photos()):
+    for _ in predictor.answer(photos()):
         engine.pages.clear()
         most = max(most, sum(reference() is not None for reference in alive))
     gc.collect()
@@ -169,19 +169,19 @@ def test_pages_are_dropped_once_they_are_answered(make_answerer: MakeAnswerer) -
     assert not [reference for reference in alive if reference() is not None]
 
 
-def test_what_is_remembered_is_bounded(make_answerer: MakeAnswerer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_remembered_is_bounded(make_predictor: MakePredictor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answer_module, "SEEN", 3)
-    answerer, engine = make_answerer()
+    predictor, engine = make_predictor()
 
-    list(answerer.answer([photo(f"{i}.jpg", str(i)) for i in (1, 2, 3, 4)]))
-    outcomes = list(answerer.answer([photo("new.jpg", "4"), photo("old.jpg", "1")]))
+    list(predictor.answer([photo(f"{i}.jpg", str(i)) for i in (1, 2, 3, 4)]))
+    outcomes = list(predictor.answer([photo("new.jpg", "4"), photo("old.jpg", "1")]))
 
     assert titles(outcomes) == {"new.jpg": "Title of 4", "old.jpg": "Title of 1"}
     assert [digest for digest, _ in engine.asked] == ["1", "2", "3", "4", "1"]
 
 
-def test_no_photos_give_no_outcomes(make_answerer: MakeAnswerer) -> None:
-    answerer, engine = make_answerer()
+def test_no_photos_give_no_outcomes(make_predictor: MakePredictor) -> None:
+    predictor, engine = make_predictor()
 
-    assert list(answerer.answer([])) == []
+    assert list(predictor.answer([])) == []
     assert engine.asked == []

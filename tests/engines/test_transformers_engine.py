@@ -20,7 +20,7 @@ from enrich.answers.prompt import make_prompt, render_answer, render_prompt
 from enrich.answers.token_evidence import label_probability
 from enrich.engines.adapter import Adapter, read_adapter
 from enrich.engines.base import Request
-from enrich.engines.predictor import Answerer, Image
+from enrich.engines.predictor import Predictor, Image
 from enrich.engines.start import choose_engine, start_engine
 from enrich.engines.transformers_engine import (
     TransformersEngine,
@@ -172,11 +172,11 @@ def test_an_answer_survives_the_tokenizer(engine: TransformersEngine, title: str
         assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False), skip_special_tokens=True) == text
 
 
-def test_an_answerer_ends_in_known_categories(engine: TransformersEngine) -> None:
-    answerer = Answerer(engine, engine.tokens, Calibration.uncalibrated(), ReviewSettings())
+def test_a_predictor_ends_in_known_categories(engine: TransformersEngine) -> None:
+    predictor = Predictor(engine, engine.tokens, Calibration.uncalibrated(), ReviewSettings())
     photos = [Image(f"{i}.jpg", request(i % 4).id, request(i % 4).page) for i in range(6)]
 
-    outcomes = dict(answerer.answer(photos))
+    outcomes = dict(predictor.answer(photos))
 
     assert {*outcomes} == {f"{i}.jpg" for i in range(6)}
     for outcome in outcomes.values():

@@ -14,7 +14,7 @@ import numpy as np
 
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines.base import EngineClock
-from enrich.engines.predictor import Answerer, Image
+from enrich.engines.predictor import Predictor, Image
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.output.history import commit_shard
 from enrich.output.manifest import fetch_answers, items, known_answers
@@ -43,7 +43,7 @@ class Session:
 
     run: Run
     engine_name: str
-    answerer: Answerer
+    predictor: Predictor
     fetch: Callable[[Iterable[ManifestItem]], Iterator[Fetched]]
     clock: EngineClock  # the engine's
     id: str
@@ -71,9 +71,9 @@ def open_session(run: Run, progress: Progress = silent, on_message: OnMessage = 
         engine = start_verified_engine(run, fetch, progress, on_message)
         stack.callback(engine.close)
         tokens = AnswerTokens(load_processor(run.adapter.path).tokenizer, run.adapter.prompt.categories)
-        answerer = Answerer(engine, tokens, run.adapter.calibration, run.settings.review)
+        predictor = Predictor(engine, tokens, run.adapter.calibration, run.settings.review)
         known = fetch_answers(run.output, run.info, stack.enter_context(scratch()))
-        yield Session(run, engine.name, answerer, fetch, engine.clock, uuid4().hex, known_answers=known)
+        yield Session(run, engine.name, predictor, fetch, engine.clock, uuid4().hex, known_answers=known)
 
 
 @dataclass
@@ -108,7 +108,7 @@ class _ShardStream:
 
     def answer(self) -> Iterator[int]:
         """Do all of it; yields how many photos are done."""
-        for key, outcome in self._session.answerer.answer(self._photos()):
+        for key, outcome in self._session.predictor.answer(self._photos()):
             fetched = self._pending.pop(key)
             self._add(fetched, new_row(self._run, self._session.engine_name, fetched, outcome))
             yield self._done

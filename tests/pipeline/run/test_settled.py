@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from enrich.engines.predictor import Answerer
+from enrich.engines.predictor import Predictor
 from enrich.output.run_record import RunRecord
 from enrich.pipeline.releasing import publish_held
 from enrich.pipeline.run.enrichment import run_enrichment
@@ -49,12 +49,12 @@ def places(enriched: Path, adapter: str, tmp_path: Path) -> tuple[str, str, str]
 
 @pytest.fixture
 def nothing_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer(self: Answerer, images: Any) -> Any:
+    def answer(self: Predictor, images: Any) -> Any:
         for image in images:
             raise AssertionError(f"{image.key} was given to the engine")
         yield from ()
 
-    monkeypatch.setattr(Answerer, "answer", answer)
+    monkeypatch.setattr(Predictor, "answer", answer)
 
 
 def table(places: tuple[str, str, str]) -> pl.DataFrame:
