@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from enrich.answers.grammar import answer_structure
 from enrich.answers.prompt import Prompt, render_prompt
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines.adapter import Adapter
-from enrich.engines.base import EngineClock, Request
+from enrich.engines.base import Request
 from enrich.engines.merged_cache import merged_checkpoint
 from enrich.engines.transformers_engine import base_of, device_and_dtype
+from enrich.engines.vllm_clock import BusyTimer
 from enrich.engines.vllm_process import EngineDied, EngineProcess
 from enrich.engines.vllm_render import completion, renderer, sampling
 from enrich.errors import RunFailed, UsageError, first_line
@@ -30,32 +30,32 @@ from enrich.storage.cache import cache_directory
 
 log = logging.getLogger(__name__)
 
-DEATHS = 3  # of the engine without an answer between them, after which the run ends
+DEATHS = 3  # consecutive ones without an answer between them end the run
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has kernels for
 GIB = 1 << 30
 
 
 @dataclass
 class _Flight:
-    """A request on its way, and where its completion goes."""
+    """A request that the engine has, and where its completion goes."""
 
     key: str
     request: Request
     params: Any
     inbox: deque[Completion]
-    deaths: int = 0  # of the engine, while it had this request
+    deaths: int = 0  # of the engine while it had this request
 
 
 class VllmEngine:
     """Greedy answers from vLLM, `in_flight` photos at a time.
 
-    When the engine dies it is started again and what it had is sent again, now one at a time and nothing else beside
-    it: a photo that it dies of again is answered with an error, and no other is. That takes 0.3 s a photo of the
-    full-size model, minutes for what a GPU has in flight. After `DEATHS` deaths without an answer the run ends.
+    An engine that dies is started again, and the photos in flight are sent again one at a time: a photo that kills it
+    again is answered with an error, and no other is. This takes 0.3 s a photo at full size, minutes for what a GPU has
+    in flight. After `DEATHS` deaths without an answer the run ends.
 
     Args:
         start: starts an engine process.
-        in_flight: photos given to the engine and not answered. Each holds its page, 1.4 MB at num_crops 4.
+        in_flight: photos that the engine has at a time. Each holds its page, 1.4 MB at num_crops 4.
     """
 
     name = "vllm"
@@ -72,8 +72,6 @@ class VllmEngine:
         self.processor = processor
         self.tokens = AnswerTokens(processor.tokenizer, prompt.categories)
         self.restarts = 0
-        self.clock = EngineClock()
-        self._ticked = time.monotonic()
         self._start = start
         self._in_flight = in_flight
         self._render = renderer(processor, render_prompt(prompt))
@@ -84,6 +82,10 @@ class VllmEngine:
         self._suspects: deque[_Flight] = deque()
         self._deaths = 0
         self._count = 0
+        self._timer = BusyTimer(
+            lambda: len(self._flying) + len(self._suspects), finished=lambda: self.process.finished()
+        )
+        self.clock = self._timer.clock
         self.process = start()
 
     def complete(self, requests: Iterable[Request], *, grammar: bool = False) -> Iterator[Completion]:
@@ -102,9 +104,10 @@ class VllmEngine:
                     yield inbox.popleft()
                 if exhausted and not asked:
                     return
-                # What is finished goes first: the next photo may be a while in coming.
+                # Finished answers go first: the next photo may take a while to arrive.
                 if not exhausted and self._has_room() and not self.process.has_outputs():
-                    request = self._pull(stream)
+                    with self._timer.pulling():
+                        request = next(stream, None)
                     exhausted = request is None
                     if request is not None:
                         asked, self._count = asked + 1, self._count + 1
@@ -122,30 +125,10 @@ class VllmEngine:
         watching = bool(self._suspects) or any(flight.deaths for flight in self._flying.values())
         return not watching and len(self._flying) < self._in_flight
 
-    def _pull(self, stream: Iterator[Request]) -> Request | None:
-        """The next of the stream. The engine works on meanwhile, and starves once it is through with what it had."""
-        self._tick()
-        start = self._ticked
-        request = next(stream, None)
-        self._tick()
-        finished, last = self.process.finished()
-        if len(self._flying) + len(self._suspects) <= finished:
-            idle = self._ticked - max(start, last)
-            self.clock.starved += idle
-            self.clock.busy -= idle if self._flying else 0.0
-        return request
-
-    def _tick(self) -> None:
-        """Count the time since the last tick as busy if there was something to answer in it."""
-        before, self._ticked = self._ticked, time.monotonic()
-        if self._flying or self._suspects:
-            self.clock.busy += self._ticked - before
-
     def _send(self, flight: _Flight) -> None:
-        self._tick()
         try:
-            prompt = self._render(flight.request)
-            self.clock.render += time.monotonic() - self._ticked
+            with self._timer.rendering():
+                prompt = self._render(flight.request)
             self.process.add(flight.key, prompt, flight.params)
         except ValueError as error:
             flight.inbox.append(Completion(flight.request.id, error=f"the engine failed: {first_line(error)}"))
@@ -153,11 +136,11 @@ class VllmEngine:
             self._recover(died)
             self._send(flight)
         else:
-            self._tick()
+            self._timer.tick()
             self._flying[flight.key] = flight
 
     def _advance(self) -> None:
-        """Hand over what the engine finished next, waiting for it."""
+        """Wait for the next completions and put them in their inboxes."""
         if self._suspects and not self._flying:
             self._send(self._suspects.popleft())
         if not self._flying and not self.process.has_outputs():
@@ -167,7 +150,7 @@ class VllmEngine:
         except EngineDied as died:
             self._recover(died)
             return
-        self._tick()
+        self._timer.tick()
         for output in outputs:
             flight = self._flying.pop(output.request_id, None)
             if flight is not None:
@@ -195,7 +178,7 @@ class VllmEngine:
             raise RunFailed(f"engine vllm: it died ({died}) and did not start again: {error}") from error
 
     def _forget(self, inbox: deque[Completion]) -> None:
-        """Withdraw what a stream asked for and no longer waits for."""
+        """Withdraw the requests of a stream that no longer waits for them."""
         unwanted = [key for key, flight in self._flying.items() if flight.inbox is inbox]
         for key in unwanted:
             del self._flying[key]

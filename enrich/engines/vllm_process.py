@@ -1,4 +1,4 @@
-"""vLLM's engine in its own process: started, fed, watched, and told apart when it dies."""
+"""vLLM's engine in its own process: starting, feeding and watching it, and finding out why it died."""
 
 import json
 import logging
@@ -17,11 +17,11 @@ from enrich.storage.scratch import Scratch
 log = logging.getLogger(__name__)
 
 HANG_SECONDS = 600.0  # a step takes 0.1 s on a GPU; 4,096 tokens of the full-size model on a few cores take 2 minutes
-_LOOK_SECONDS = 5.0  # between two looks at whether the engine hangs
+_LOOK_SECONDS = 5.0  # between checks for a hung engine
 
 _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
-    # A fork would copy the locks of this process's threads as they happen to be, and its pipes to the decoders.
+    # A fork would copy locks that this process's threads hold, and its pipes to the decoders.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     # Greedy decoding needs no sampler, and this one is compiled at start.
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
@@ -39,7 +39,7 @@ _NO_MEMORY = re.compile(
 
 
 class EngineDied(Exception):
-    """The engine's process is gone; the message says why, where its log does."""
+    """The engine's process is gone; the message says why if its log does."""
 
 
 class EngineProcess:
@@ -52,7 +52,7 @@ class EngineProcess:
         lora: an adapter's directory, served beside the base's weights.
 
     Raises:
-        UsageError: the GPU has not the memory that the settings ask for, or vLLM refuses the arguments.
+        UsageError: the GPU lacks the memory that the settings ask for, or vLLM refuses the arguments.
         RunFailed: it does not start for any other reason.
     """
 
@@ -63,9 +63,8 @@ class EngineProcess:
             os.environ.setdefault(name, value)
         from vllm import EngineArgs
         from vllm.lora.request import LoRARequest
-        from vllm.v1.engine.exceptions import EngineDeadError
-        from vllm.v1.engine.llm_engine import LLMEngine
 
+        from enrich.engines.vllm_compat import EngineDeadError, Internals, LLMEngine
         from enrich.models.phi3_vision.vllm_plugin import register
 
         register()  # vLLM loads plugins once a process, and may have done so before this one was installed
@@ -77,17 +76,15 @@ class EngineProcess:
         except (RuntimeError, ValueError, TimeoutError, OSError) as error:
             text = self._log.read_text(errors="replace") if self._log.is_file() else ""
             raise start_failure(error, text, arguments, self._log) from error
-        core: Any = self._engine.engine_core
-        self._outputs = core.outputs_queue
-        self._processes = list(core.resources.engine_manager.processes)
-        self._waiting_since: float | None = None  # time.monotonic, of who waits for a step
+        self._internals = Internals(self._engine)
+        self._waiting_since: float | None = None  # time.monotonic, since when `outputs` waits for a step
         self._hung = False
         threading.Thread(target=self._watch, daemon=True, name="enrich-vllm-watch").start()
 
     @property
     def pids(self) -> list[int]:
         """Of the engine's processes."""
-        return [process.pid for process in self._processes]
+        return [process.pid for process in self._internals.processes if process.pid is not None]
 
     def add(self, id: str, prompt: Any, params: Any) -> None:
         """Give the engine a request. ValueError: it refuses it. EngineDied: it is gone."""
@@ -103,17 +100,14 @@ class EngineProcess:
 
     def has_outputs(self) -> bool:
         """Whether `outputs` would not wait."""
-        return not self._outputs.empty()
+        return self._internals.has_outputs()
 
     def finished(self) -> tuple[int, float]:
-        """How many requests finished that `outputs` did not hand over yet, and when (time.monotonic) the last did."""
-        waiting = [batch for batch in tuple(self._outputs.queue) if not isinstance(batch, BaseException)]
-        count = sum(output.finish_reason is not None for batch in waiting for output in batch.outputs)
-        return count, max((batch.timestamp for batch in waiting), default=0.0)
+        """How many finished requests `outputs` has not returned yet, and when (time.monotonic) the last finished."""
+        return self._internals.finished()
 
     def outputs(self) -> list[Any]:
-        """Wait for a step of the engine, which has something to do; the requests that it finished. EngineDied: it is
-        gone."""
+        """Wait for the engine's next step, which must have requests; the ones it finished. EngineDied: it is gone."""
         self._waiting_since = time.monotonic()
         try:
             return self._engine.step()
@@ -135,37 +129,32 @@ class EngineProcess:
         """The last error in the engine's log, or how its process ended."""
         if self._hung:
             return f"it made no step for {HANG_SECONDS:.0f} s"
-        for process in self._processes:
+        for process in self._internals.processes:
             process.join(1.0)  # the pipe ends a moment before the process, which is to tell how it ended
         if self._log.is_file() and (told := last_error(self._log.read_text(errors="replace"))):
             return told
-        codes = [process.exitcode for process in self._processes if process.exitcode]
+        codes = [process.exitcode for process in self._internals.processes if process.exitcode]
         return f"its process ended with code {codes[0]}" if codes else "its process ended"
 
     def close(self) -> None:
         """End the engine, dead or alive, and free what it holds."""
-        self._engine.engine_core.shutdown(timeout=10.0)
-        self._engine.renderer.shutdown()
-        for process in self._processes:
-            if process.is_alive():
-                process.kill()
+        self._internals.shutdown()
         self._scratch.remove()
 
     def _watch(self) -> None:
-        """Wakes who waits for an output when the processes end, for vLLM only marks itself dead; ends them if they
-        hang."""
-        sentinels = [process.sentinel for process in self._processes]
+        """Kill the processes if they hang; when they end, wake whoever waits for an output."""
+        sentinels = [process.sentinel for process in self._internals.processes]
         while not multiprocessing.connection.wait(sentinels, timeout=_LOOK_SECONDS):
             since = self._waiting_since
             if since is not None and time.monotonic() - since > HANG_SECONDS:
                 self._hung = True
-                for process in self._processes:
+                for process in self._internals.processes:
                     process.kill()
-        self._outputs.put(self._dead())
+        self._internals.wake()
 
 
 def start_failure(error: Exception, text: str, arguments: dict[str, Any], file: Path) -> UsageError | RunFailed:
-    """What to tell of an engine that did not start: `error` was raised here, `text` is its log in `file`."""
+    """The error to report if the engine did not start: `error` was raised here, `text` is its log in `file`."""
     refused = re.search(r"Value error, (.+?) \[type=", str(error), re.DOTALL)  # as pydantic words it
     reason = last_error(text) or " ".join((refused[1] if refused else str(error)).split())[:300]
     if _NO_MEMORY.search(reason):
@@ -181,7 +170,7 @@ def start_failure(error: Exception, text: str, arguments: dict[str, Any], file: 
 
 
 def _logging_config(folder: Path, file: Path) -> Any:
-    """vLLM tells its whole story to a file and only errors to the terminal, unless its own settings say otherwise."""
+    """vLLM logs everything to a file and only errors to the terminal, unless its own variables say otherwise."""
     if "VLLM_LOGGING_CONFIG_PATH" in os.environ or os.environ.get("VLLM_CONFIGURE_LOGGING") == "0":
         return None
     from vllm.config.logging import LoggingConfig
@@ -200,7 +189,7 @@ def _logging_config(folder: Path, file: Path) -> Any:
 
 
 def last_error(text: str) -> str | None:
-    """The last line of a log that names an exception; not those that only pass one on."""
+    """The last line of a log that names an exception, except those that only pass one on."""
     found = re.findall(r"^(?:\(.*?\) ERROR )?((?:\w+\.)*\w+(?:Error|Exception): .+)$", text, re.MULTILINE)
     own = [line for line in found if "See root cause above" not in line and "EngineDeadError" not in line]
     return own[-1][:300] if own else None

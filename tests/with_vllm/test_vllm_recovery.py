@@ -11,7 +11,7 @@ import pytest
 from enrich.answers.calibration import Calibration
 from enrich.answers.completion import Completion
 from enrich.answers.prompt import make_prompt
-from enrich.engines import vllm_engine
+from enrich.engines import vllm_clock
 from enrich.engines.adapter import Adapter
 from enrich.engines.base import Request
 from enrich.engines.vllm_engine import DEATHS, VllmEngine, engine_arguments, load_vllm_engine, lora_arguments
@@ -265,11 +265,10 @@ def test_an_adapter_that_is_served_merged_only_is_not_served_beside_its_base(tmp
 def test_an_engine_starves_once_it_is_through_with_what_it_had(
     monkeypatch: pytest.MonkeyPatch, finished: list[tuple[int, float]], busy: float, starved: float
 ) -> None:
-    engine, [process] = make(set())
     now, told = [0.0], iter(finished)
-    monkeypatch.setattr(vllm_engine, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(vllm_clock, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    engine, [process] = make(set())
     monkeypatch.setattr(process, "finished", lambda: next(told))
-    engine._ticked = 0.0
 
     def slow() -> Any:
         for number in range(3):

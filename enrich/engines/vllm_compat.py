@@ -1,0 +1,43 @@
+"""What the engine process needs of vLLM beyond its public interface, as it is in vLLM 0.32.
+
+Import it only after the environment variables that vLLM reads at import are set.
+"""
+
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.llm_engine import LLMEngine
+
+__all__ = ["EngineDeadError", "Internals", "LLMEngine"]
+
+
+class Internals:
+    """Queues and processes of an LLMEngine whose core runs in a process of its own."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+        self._outputs = engine.engine_core.outputs_queue
+        self.processes: list[BaseProcess] = list(engine.engine_core.resources.engine_manager.processes)
+
+    def has_outputs(self) -> bool:
+        """Whether `engine.step()` would return without waiting."""
+        return not self._outputs.empty()
+
+    def finished(self) -> tuple[int, float]:
+        """How many finished requests `step` has not returned yet, and when (time.monotonic) the last one finished."""
+        waiting = [batch for batch in tuple(self._outputs.queue) if not isinstance(batch, BaseException)]
+        count = sum(output.finish_reason is not None for batch in waiting for output in batch.outputs)
+        return count, max((batch.timestamp for batch in waiting), default=0.0)
+
+    def wake(self) -> None:
+        """Make a waiting `step` raise EngineDeadError: when its process ends, vLLM only marks itself dead."""
+        self._outputs.put(EngineDeadError())
+
+    def shutdown(self) -> None:
+        """End the core's processes and the renderer's threads."""
+        self._engine.engine_core.shutdown(timeout=10.0)
+        self._engine.renderer.shutdown()
+        for process in self.processes:
+            if process.is_alive():
+                process.kill()
