@@ -23,9 +23,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from enrich.answers.prompt import make_prompt, render_prompt
+from enrich.models.generation import Generated, generate_answers
 from enrich.models.phi3_vision import Phi3VImageProcessor, Phi3VProcessor
 from enrich.models.phi3_vision.checkpoint import load_model, load_processor, stop_ids
-from enrich.models.phi3_vision.generation import Generated, generate_answers
 from enrich.models.phi3_vision.hd_transform import hd_transform, resized_size
 from enrich.models.phi3_vision.image_processing import normalize_crops
 from enrich.photos.decode import decode, decode_reduced

@@ -54,9 +54,9 @@ def make_small_photos(folder: Path, count: int) -> None:
 def run_job(folder: Path, options: argparse.Namespace) -> None:
     # Here, for the decoding processes import this file too.
     from enrich.engines.predictor import Predictor
-    from enrich.engines.transformers_engine import device_and_dtype
     from enrich.engines.vllm_engine import VllmEngine, engine_arguments
     from enrich.engines.vllm_process import EngineProcess
+    from enrich.models.device import device_and_dtype
     from enrich.models.phi3_vision.checkpoint import load_processor
     from enrich.output.history import read_shards
     from enrich.photos.fetch import fetcher

@@ -22,9 +22,9 @@ class Bench:
     """An engine with the benchmark's checkpoint and its decoding processes, and what is measured with them."""
 
     def __init__(self, settings: dict[str, str], options: argparse.Namespace) -> None:
-        from enrich.engines.transformers_engine import device_and_dtype
         from enrich.engines.vllm_engine import VllmEngine, engine_arguments
         from enrich.engines.vllm_process import EngineProcess
+        from enrich.models.device import device_and_dtype
         from enrich.models.phi3_vision.checkpoint import load_processor
         from enrich.settings.run import RunSettings
 

@@ -20,8 +20,8 @@ from tiny_base_vocabulary import base_prompt
 
 from enrich.answers.parse import Answer, AnswerMalformed, parse_answer
 from enrich.answers.prompt import render_prompt
+from enrich.models.generation import generate_answers
 from enrich.models.phi3_vision.checkpoint import load_model, load_processor, stop_ids
-from enrich.models.phi3_vision.generation import generate_answers
 from sample.dialects import BASE
 from sample.draw import render
 from sample.encode import encode

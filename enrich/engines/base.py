@@ -21,9 +21,9 @@ class Request:
 class EngineClock:
     """Seconds that an engine has spent so far, by activity. Otherwise it was idle with no caller waiting."""
 
-    render: float = 0.0  # made its input of pages; beside its work, or not
-    busy: float = 0.0  # had something to answer
-    starved: float = 0.0  # had nothing, for the next photo of the stream was not there
+    render: float = 0.0  # turning pages into model input, possibly while it was busy
+    busy: float = 0.0  # had photos to answer
+    starved: float = 0.0  # had none because the stream had not delivered the next one yet
 
 
 class Engine(Protocol):

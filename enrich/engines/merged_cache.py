@@ -1,4 +1,4 @@
-"""Merged checkpoints, kept on disk: merging a full-size model takes minutes, and every night serves the same one."""
+"""A cache of merged checkpoints: merging a full-size model takes minutes, and every night serves the same one."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from enrich.engines.adapter import Adapter
-from enrich.engines.transformers_engine import merged_model
+from enrich.engines.transformers_engine import merge_adapter
 from enrich.models.phi3_vision.checkpoint import save_merged
 from enrich.storage.cache import disk_errors
 from enrich.storage.staged import staged_folder
@@ -20,11 +20,11 @@ _OURS = re.compile(r"[0-9a-f]{16}-(float32|bfloat16)")  # the names given below;
 
 
 def merged_checkpoint(adapter: Adapter, dtype: torch.dtype, cache: Path) -> Path:
-    """The directory of the adapter's merged checkpoint in `dtype`, written if it is not there: whole or not at all.
+    """The directory of the adapter's merged checkpoint in `dtype`, written atomically if it does not exist.
 
-    Merging happens in the CPU's memory (16.6 GB for the full-size model in float32), so that this process takes nothing
-    of the GPU from the engine. Of other adapters' merged checkpoints, 8.3 GB each, those that no run has asked for in
-    KEPT_SECONDS are removed: a run that serves one may have to start its engine again.
+    Merging takes CPU memory (16.6 GB for the full-size model in float32), so that the GPU stays free for the engine.
+    Merged checkpoints of other adapters, 8.3 GB each, are removed once no run has used them for KEPT_SECONDS: a run
+    that serves one may have to start its engine again.
 
     Raises:
         UsageError: no such base, or the adapter does not fit it.
@@ -35,7 +35,7 @@ def merged_checkpoint(adapter: Adapter, dtype: torch.dtype, cache: Path) -> Path
         os.utime(target)  # used now
         return target
     with disk_errors(cache), staged_folder(cache) as folder:
-        model = merged_model(adapter, dtype, torch.device("cpu"))
+        model = merge_adapter(adapter, dtype, torch.device("cpu"))
         try:
             save_merged(model, adapter.path, folder / "whole")
         except SafetensorError as error:  # how safetensors reports a full disk
@@ -43,7 +43,7 @@ def merged_checkpoint(adapter: Adapter, dtype: torch.dtype, cache: Path) -> Path
         try:
             (folder / "whole").rename(target)
         except OSError:
-            if not target.is_dir():  # else another process was as fast
+            if not target.is_dir():  # otherwise another process was faster
                 raise
         os.utime(target)
         for other in cache.iterdir():

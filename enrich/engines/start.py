@@ -1,4 +1,4 @@
-"""Which engine suits a machine, and starting it."""
+"""Choosing the engine for a machine, and starting it."""
 
 import importlib.util
 from typing import Literal
@@ -12,10 +12,10 @@ from enrich.settings.run import RunSettings
 def choose_engine(
     name: Literal["auto", "vllm", "transformers"], device: Literal["auto", "cpu", "cuda"] = "auto"
 ) -> Literal["vllm", "transformers"]:
-    """The engine to start for `name`: `auto` takes vLLM where it is installed and a GPU is there to use.
+    """The engine to start for `name`: `auto` is vLLM if it is installed and there is a GPU to use.
 
     Raises:
-        UsageError: vLLM was asked for, and is not installed.
+        UsageError: vLLM was asked for but is not installed.
     """
     installed = importlib.util.find_spec("vllm") is not None
     if name == "vllm":

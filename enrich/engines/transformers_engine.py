@@ -1,4 +1,4 @@
-"""The engine that needs nothing but transformers: batches through `generate`, on a CPU or a GPU."""
+"""The engine that needs only transformers: batches through `generate`, on a CPU or a GPU."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -16,8 +16,11 @@ from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines.adapter import Adapter, base_source, base_weights, check_base, read_adapter
 from enrich.engines.base import EngineClock, Request
 from enrich.errors import UsageError, first_line
+from enrich.models.device import device_and_dtype
+from enrich.models.generation import generate_answers
 from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
 from enrich.models.phi3_vision.checkpoint import (
+    CheckpointError,
     load_merged,
     load_model,
     load_processor,
@@ -25,7 +28,6 @@ from enrich.models.phi3_vision.checkpoint import (
     stop_ids,
     weights_signature,
 )
-from enrich.models.phi3_vision.generation import generate_answers
 from enrich.settings.models import TINY_MODEL
 from enrich.settings.run import RunSettings
 
@@ -55,7 +57,7 @@ class TransformersEngine:
         self._max_new_tokens = max_new_tokens
 
     def complete(self, requests: Iterable[Request], *, grammar: bool = False) -> Iterator[Completion]:
-        """See `Engine`. A batch that fails is tried again photo by photo, so that it costs one row."""
+        """See `Engine`. A batch that fails is retried photo by photo, so that it costs one row."""
         stream = iter(requests)
         while batch := self._pull(stream):
             try:
@@ -86,14 +88,14 @@ class TransformersEngine:
         self.clock.render += rendered - start
         generated = generate_answers(
             self.model,
-            inputs.to(self.model.device),
+            inputs,
             max_new_tokens=self._max_new_tokens,
             stop_ids=stop_ids(self.processor),
             top_k=TOP_K,
-            allowed=(lambda _row, written: self._grammar(written)) if grammar else None,
+            allowed=self._grammar if grammar else None,
         )
         self.clock.busy += perf_counter() - rendered
-        ids, mask = inputs["input_ids"].cpu(), inputs["attention_mask"].bool().cpu()
+        ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
         prompts = ids.masked_fill(ids < 0, self.processor.image_token_id)
         return [
             Completion(
@@ -112,18 +114,18 @@ class TransformersEngine:
 
 
 def load_engine(adapter: Adapter, settings: RunSettings) -> TransformersEngine:
-    """The engine for `adapter`, merged into its base in fp32 and cast once.
+    """The engine for `adapter`, merged into its base in float32 and cast once.
 
     Raises:
         UsageError: the base cannot be found, or the adapter's tensors do not fit it.
     """
     device, dtype = device_and_dtype(settings.device)
-    model = merged_model(adapter, dtype, device)
+    model = merge_adapter(adapter, dtype, device)
     return _engine(model, adapter, settings)
 
 
-def merged_model(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> Phi3VForCausalLM:
-    """The adapter in its base's weights. UsageError where there is no such base, or where they do not fit."""
+def merge_adapter(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> Phi3VForCausalLM:
+    """The base with the adapter in its weights. UsageError if there is no such base or the adapter does not fit it."""
     base = base_of(adapter)
     try:
         return load_merged(base, adapter.path, dtype=dtype, device=device)
@@ -135,7 +137,7 @@ def merged_model(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> 
 
 
 def load_base_engine(base: Path, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
-    """The same engine without the adapter: what the base says to the same prompt."""
+    """The same engine without the adapter: the base's answers to the same prompt."""
     device, dtype = device_and_dtype(settings.device)
     model = load_model(base, dtype=dtype, device=device)
     return _engine(model, adapter, settings)
@@ -148,22 +150,22 @@ def _engine(model: Phi3VForCausalLM, adapter: Adapter, settings: RunSettings) ->
         return TransformersEngine(
             model, processor, adapter.prompt, batch_size=settings.batch_size, max_new_tokens=budget
         )
-    except Exception as error:  # of whatever kind: transformers says of a damaged file what its code runs into
+    except Exception as error:  # transformers reports a damaged file by whatever its code happens to raise
         raise UsageError(
             f"adapter {adapter.path}: its tokenizer or prompt cannot be used ({first_line(error)}); make it again"
         ) from error
 
 
 def open_adapter(path: Path, base: str | None = None) -> Adapter:
-    """The adapter directory `path`, its base found and compared with what the adapter was made from.
+    """Read the adapter directory `path`, find its base, and check that it is the one the adapter was made from.
 
-    A base that was in a directory is also found beside the adapter, where both were moved together.
+    If the base was a directory that is gone, it is also looked for beside the adapter: they may have moved together.
 
     Args:
-        base: hub id or directory of the base, where it is not to be had by the name that the adapter gives it.
+        base: hub id or directory of the base, if it is no longer where the adapter says.
 
     Raises:
-        UsageError: the adapter is no good, its base cannot be had, or another model is there.
+        UsageError: the adapter is unusable, or its base is missing or another model.
     """
     adapter = read_adapter(path)
     found = find_base(base, None) if base else _named_base(adapter)
@@ -171,8 +173,8 @@ def open_adapter(path: Path, base: str | None = None) -> Adapter:
     expected = base_weights(path)
     try:
         actual = weights_signature(found) if expected else None
-    except ValueError as error:
-        raise UsageError(f"model {found}: {first_line(error)}") from error
+    except CheckpointError as error:
+        raise UsageError(f"model {error}") from error
     if expected != actual:
         raise UsageError(
             f"adapter {path}: {base or found} has other weights than the base it was made from ({adapter.base}); "
@@ -198,19 +200,9 @@ def _named_base(adapter: Adapter) -> Path:
 
 
 def find_base(model: str, revision: str | None) -> Path:
-    """The base's directory, downloaded where it is a hub id. UsageError where it cannot be had."""
+    """The base's directory, downloaded if it is a hub id. UsageError if it is not available or not usable."""
     try:
         return resolve(base_source(model), revision)
-    except (OSError, ValueError) as error:
-        reason = first_line(error).removeprefix("model ").removeprefix(f"{model}: ")
+    except CheckpointError as error:
+        reason = error.reason if error.place == model else str(error)
         raise UsageError(f"model {model}: {reason}") from error
-
-
-def device_and_dtype(device: str) -> tuple[torch.device, torch.dtype]:
-    """`auto` takes the GPU where there is one: bf16 there, fp32 on a CPU. UsageError if `cuda` has none."""
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise UsageError("device cuda: no CUDA GPU is visible here; use device auto or cpu")
-    if device == "cpu" or not available:
-        return torch.device("cpu"), torch.float32
-    return torch.device("cuda"), torch.bfloat16

@@ -18,11 +18,12 @@ from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines.adapter import Adapter
 from enrich.engines.base import Request
 from enrich.engines.merged_cache import merged_checkpoint
-from enrich.engines.transformers_engine import base_of, device_and_dtype
+from enrich.engines.transformers_engine import base_of
 from enrich.engines.vllm_clock import BusyTimer
 from enrich.engines.vllm_process import EngineDied, EngineProcess
 from enrich.engines.vllm_render import completion, renderer, sampling
 from enrich.errors import RunFailed, UsageError, first_line
+from enrich.models.device import device_and_dtype
 from enrich.models.phi3_vision import Phi3VProcessor
 from enrich.models.phi3_vision.checkpoint import load_processor, stop_ids
 from enrich.settings.run import RunSettings

@@ -1,4 +1,4 @@
-"""Between the engine's words and vLLM's: a page becomes an input that needs no rendering, an output a completion."""
+"""Translation to and from vLLM: a page to an input that needs no preprocessing, an output to a completion."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ _ON_CPU = MultiModalBatchedField(keep_on_cpu=True)
 def renderer(processor: Phi3VProcessor, text: str) -> Callable[[Request], MultiModalInput]:
     """A function that makes vLLM's input from a request's page: 0.7 ms each. vLLM itself renders on one thread, 20 ms.
 
-    It raises ValueError where the page is not of whole crops, or of more than num_crops.
+    It raises ValueError if the page does not consist of whole crops, or has more than num_crops.
 
     Args:
         text: the prompt, with the tag `<|image_1|>`.
@@ -68,7 +68,7 @@ def sampling(stop_ids: list[int], max_new_tokens: int, structure: dict[str, Any]
         logprobs=TOP_K,
         flat_logprobs=True,
         detokenize=False,
-        ignore_eos=True,  # the checkpoint's eos is not where an answer ends
+        ignore_eos=True,  # the checkpoint's eos does not end an answer
         stop_token_ids=stop_ids,
         output_kind=RequestOutputKind.FINAL_ONLY,
         structured_outputs=StructuredOutputsParams(structural_tag=json.dumps(structure)) if structure else None,
@@ -76,7 +76,7 @@ def sampling(stop_ids: list[int], max_new_tokens: int, structure: dict[str, Any]
 
 
 def completion(output: RequestOutput, id: str, tokenizer: Any) -> Completion:
-    """What vLLM finished, in the engine's words: the stop token left out, alternatives best first."""
+    """A finished request of vLLM as a completion: without its stop token, alternatives best first."""
     [answer] = output.outputs
     prompt_ids = np.array(output.prompt_token_ids or (), np.int32)
     if answer.finish_reason not in ("stop", "length"):
@@ -84,7 +84,7 @@ def completion(output: RequestOutput, id: str, tokenizer: Any) -> Completion:
     finished = answer.finish_reason == "stop"
     token_ids = tuple(answer.token_ids)[: -1 if finished else None]
     flat: Any = answer.logprobs
-    # At each step the token chosen, then the best ones, among them the one chosen.
+    # Each step has the chosen token, then the best ones, which include the chosen one.
     places = np.array(flat.start_indices[: len(token_ids)], np.int64)[:, None] + np.arange(TOP_K + 1)
     ids, logprobs = np.array(flat.token_ids, np.int32)[places], np.array(flat.logprobs, np.float32)[places]
     return Completion(

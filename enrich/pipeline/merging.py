@@ -12,12 +12,12 @@ import torch
 
 from enrich.answers.prompt import PROMPT_FILE, render_prompt
 from enrich.engines.adapter import Adapter
-from enrich.engines.transformers_engine import base_of, device_and_dtype, open_adapter
+from enrich.engines.transformers_engine import base_of, open_adapter
 from enrich.errors import RunFailed, UsageError
-from enrich.models.device import free_memory
+from enrich.models.device import device_and_dtype, free_memory
+from enrich.models.generation import generate_answers
 from enrich.models.phi3_vision import Phi3VProcessor
 from enrich.models.phi3_vision.checkpoint import load_adapted, load_processor, save_merged, stop_ids
-from enrich.models.phi3_vision.generation import generate_answers
 from enrich.pipeline.drawn import SIZES, draw_photo
 from enrich.pipeline.kept_apart import check_replaced
 from enrich.pipeline.progress import Progress, silent

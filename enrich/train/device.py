@@ -9,6 +9,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from enrich.errors import UsageError
+from enrich.models import device as models_device
 
 
 def device_and_dtype(device: str) -> tuple[torch.device, torch.dtype]:
@@ -19,15 +20,13 @@ def device_and_dtype(device: str) -> tuple[torch.device, torch.dtype]:
     Raises:
         UsageError: a GPU is asked for in vain, or there are fewer than processes.
     """
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise UsageError("device cuda: no CUDA GPU is visible here; use device auto or cpu")
-    if device == "cpu" or not available:
-        return PartialState(cpu=True).device, torch.float32
+    single, dtype = models_device.device_and_dtype(device)
+    if single.type == "cpu":
+        return PartialState(cpu=True).device, dtype
     processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if processes > gpus:
         raise UsageError(f"{processes} processes: only {gpus} GPUs are visible here; start one for each GPU")
-    return PartialState().device, torch.bfloat16
+    return PartialState().device, dtype
 
 
 def agreed(decision: bool) -> bool:

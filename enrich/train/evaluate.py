@@ -12,9 +12,9 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from enrich.answers.parse import Answer, AnswerMalformed, parse_answer
+from enrich.models.generation import Generated, generate_answers
 from enrich.models.phi3_vision import Phi3VProcessor
 from enrich.models.phi3_vision.checkpoint import stop_ids
-from enrich.models.phi3_vision.generation import Generated, generate_answers
 from enrich.scores.metrics import Scores, score
 from enrich.settings.training import TrainSettings
 from enrich.train.collate import Collator, Photos

@@ -20,16 +20,16 @@ from enrich.answers.prompt import make_prompt, render_answer, render_prompt
 from enrich.answers.token_evidence import label_probability
 from enrich.engines.adapter import Adapter, read_adapter
 from enrich.engines.base import Request
-from enrich.engines.predictor import Predictor, Image
+from enrich.engines.predictor import Image, Predictor
 from enrich.engines.start import choose_engine, start_engine
 from enrich.engines.transformers_engine import (
     TransformersEngine,
-    device_and_dtype,
     find_base,
     load_base_engine,
     load_engine,
 )
 from enrich.errors import UsageError
+from enrich.models.device import device_and_dtype
 from enrich.models.phi3_vision.checkpoint import load_adapted, load_model, load_processor
 from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
 from enrich.settings.review import ReviewSettings
@@ -148,7 +148,7 @@ def test_a_model_that_fails_costs_its_rows_only(engine: TransformersEngine, monk
         raise RuntimeError("\nCUDA error: out of luck\nCompile with ...")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.model, "forward", fail)
+        patch.setattr(engine.model.model, "forward", fail)
         failed = list(engine.complete(map(request, range(2))))
     healthy = list(engine.complete([request(0)], grammar=True))
 

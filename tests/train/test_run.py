@@ -20,8 +20,8 @@ from enrich.answers.calibration import Calibration
 from enrich.answers.prompt import END, Prompt, render_answer, render_prompt
 from enrich.engines.adapter import read_adapter
 from enrich.errors import RunFailed, UsageError
+from enrich.models.generation import generate_answers
 from enrich.models.phi3_vision.checkpoint import load_merged, load_model, load_processor
-from enrich.models.phi3_vision.generation import generate_answers
 from enrich.photos.decode import PREPARATION_VERSION, Preparation, prepare
 from enrich.settings.photos import PhotoLimits
 from enrich.settings.training import TrainSettings

@@ -1,4 +1,4 @@
-"""Finding, loading and merging checkpoints: safetensors only, no remote code, and no tensor missed in silence."""
+"""Finding, loading and merging checkpoints: safetensors only, no remote code, and no tensor silently missed."""
 
 import hashlib
 import json
@@ -36,28 +36,35 @@ TOKENIZER_FILES = (
 STOP_TOKENS = ("<|end|>", "<|endoftext|>", "<|assistant|>")
 
 
+class CheckpointError(ValueError):
+    """A model or adapter directory that cannot be used. The message is `place` (name or directory) and `reason`."""
+
+    def __init__(self, place: str | Path, reason: str) -> None:
+        super().__init__(f"{place}: {reason}")
+        self.place, self.reason = str(place), reason
+
+
 def resolve(name_or_path: str, revision: str | None = None) -> Path:
     """The directory of a checkpoint: a local one as it is, else a Hugging Face model, downloaded or from its cache.
 
     Raises:
-        FileNotFoundError: no such local directory, or one without config.json or all of its safetensors weights.
-        OSError: the hub cannot deliver the model at that revision.
-        ValueError: another kind of model, or a damaged file.
+        CheckpointError: no such local directory; the hub cannot deliver the model at that revision; config.json or some
+            of the safetensors weights are missing or damaged; another kind of model.
     """
     local = Path(name_or_path).expanduser()
     if local.is_dir():
         return _checked(local)
     if local.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
-        raise FileNotFoundError(f"model {name_or_path}: no such directory; give a local checkpoint or a Hub name")
+        raise CheckpointError(name_or_path, "no such directory; give a local checkpoint or a Hub name")
     try:
         directory = snapshot_download(name_or_path, revision=revision, allow_patterns=_HUB_FILES)
     except HFValidationError as error:
-        raise OSError(f"model {name_or_path}: neither a local directory nor a Hub name") from error
+        raise CheckpointError(name_or_path, "neither a local directory nor a Hub name") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split()).split(". ")[0]
-        raise OSError(
-            f"model {name_or_path} at revision {revision or 'main'}: cannot be fetched ({reason}); "
-            f"check the name and the network, or give a local directory"
+        raise CheckpointError(
+            f"{name_or_path} at revision {revision or 'main'}",
+            f"cannot be fetched ({reason}); check the name and the network, or give a local directory",
         ) from error
     return _checked(Path(directory))
 
@@ -78,8 +85,8 @@ def load_model(
             bytes a weight; vision tower, projector, embeddings and head stay in `dtype`. Needs bitsandbytes.
 
     Raises:
-        FileNotFoundError: no config.json, or safetensors weights are missing.
-        ValueError: another kind of model, a damaged file, or missing, unexpected or mismatched tensors.
+        CheckpointError: missing or damaged files, or another kind of model.
+        ValueError: missing, unexpected or mismatched tensors.
     """
     directory = _checked(Path(path))
     model, info = Phi3VForCausalLM.from_pretrained(
@@ -96,6 +103,8 @@ def load_model(
     kinds = ("missing", "unexpected", "mismatched")
     problems = {kind: sorted(_key(entry) for entry in info[f"{kind}_keys"]) for kind in kinds}
     _raise_for(f"checkpoint {directory}", problems)
+    # The caller decides how to decode: a temperature or penalty of the checkpoint would change greedy answers.
+    model.generation_config = GenerationConfig()
     return model.eval()
 
 
@@ -115,7 +124,7 @@ def load_processor(path: str | Path, **overrides: Any) -> Phi3VProcessor:
     `overrides` (num_crops, fast_decode) stand for what the image processor's file says; None leaves that as it is.
 
     Raises:
-        FileNotFoundError: no tokenizer.json, or no image processor file.
+        CheckpointError: no tokenizer.json, or no image processor file.
     """
     directory = Path(path)
     _need(directory, "tokenizer.json", directory / "tokenizer.json")
@@ -130,7 +139,7 @@ def load_adapted(
     """Load a base in `dtype` and a LoRA adapter, on any of its linears, in float32 beside it.
 
     Raises:
-        FileNotFoundError: no adapter_config.json or no adapter_model.safetensors.
+        CheckpointError: no adapter_config.json or no adapter_model.safetensors.
         ValueError: no plain LoRA adapter, or tensors that the base does not have, lacks, or has in another shape.
     """
     read = _read_adapter(Path(adapter_dir))  # before the base, which takes minutes
@@ -209,7 +218,8 @@ def save_merged(
     everything in the original's form too; generation_config.json ends an answer at its real end.
 
     Raises:
-        FileExistsError: the directory exists. FileNotFoundError: the adapter has no tokenizer or image processor.
+        FileExistsError: the directory exists.
+        CheckpointError: the adapter has no tokenizer or image processor.
         ValueError: the tokenizer does not know the stop tokens.
     """
     adapter, target = Path(adapter_dir), Path(directory)
@@ -245,7 +255,7 @@ def weights_signature(directory: Path) -> str:
     So it is the same for a copy in other files or another precision, and next to nothing is read.
 
     Raises:
-        ValueError: a file of weights is damaged.
+        CheckpointError: a file of weights is missing or damaged.
     """
     found = []
     for name in _weight_files(directory):
@@ -258,7 +268,7 @@ def weights_signature(directory: Path) -> str:
                     few = row.flatten()[:16].to(torch.bfloat16).float().tolist()
                     found.append([tensor, shape, few])
         except SafetensorError as error:
-            raise ValueError(f"{directory}/{name} is damaged: {error}; fetch it again") from error
+            raise CheckpointError(directory, f"{name} is damaged: {error}; fetch it again") from error
     return hashlib.sha256(json.dumps(sorted(found, key=lambda entry: entry[0])).encode()).hexdigest()[:16]
 
 
@@ -286,7 +296,7 @@ def _checked(directory: Path) -> Path:
             with safe_open(directory / name, framework="pt"):  # reads the header, which says how long the file is
                 pass
         except SafetensorError as error:
-            raise ValueError(f"{directory}/{name} is damaged: {error}; fetch it again") from error
+            raise CheckpointError(directory, f"{name} is damaged: {error}; fetch it again") from error
     return directory
 
 
@@ -298,21 +308,21 @@ def _weight_files(directory: Path) -> list[str]:
     try:
         return sorted(set(json.loads((directory / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{directory}/{_INDEX} is damaged; fetch it again") from error
+        raise CheckpointError(directory, f"{_INDEX} is damaged; fetch it again") from error
 
 
 def _need(directory: Path, what: str, *candidates: Path) -> None:
     if not any(candidate.is_file() for candidate in candidates):
-        raise FileNotFoundError(f"{directory}: no {what}; give a complete checkpoint directory")
+        raise CheckpointError(directory, f"no {what}; give a complete checkpoint directory")
 
 
 def _check_model_type(directory: Path) -> None:
     try:
         model_type = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ValueError(f"{directory}/config.json is not a JSON object") from error
+        raise CheckpointError(directory, "config.json is not a JSON object") from error
     if model_type != Phi3VConfig.model_type:
-        raise ValueError(f"{directory}: model_type is {model_type!r}, expected {Phi3VConfig.model_type!r}")
+        raise CheckpointError(directory, f"model_type is {model_type!r}, expected {Phi3VConfig.model_type!r}")
 
 
 def _key(entry: Any) -> str:

@@ -11,9 +11,9 @@ from enrich.engines.adapter import Adapter
 from enrich.engines.base import Engine, Request
 from enrich.engines.parity import ParityRecord, Precision, compare
 from enrich.engines.start import choose_engine, start_engine
-from enrich.engines.transformers_engine import device_and_dtype, load_engine
+from enrich.engines.transformers_engine import load_engine
 from enrich.errors import ParityFailed
-from enrich.models.device import free_memory
+from enrich.models.device import device_and_dtype, free_memory
 from enrich.models.phi3_vision.checkpoint import load_processor, stop_ids
 from enrich.output.manifest import items
 from enrich.photos.fetch import Fetched

@@ -11,8 +11,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from enrich.models.generation import generate_answers
 from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VImageProcessor, checkpoint
 from enrich.models.phi3_vision.checkpoint import (
+    CheckpointError,
     load_adapted,
     load_merged,
     load_model,
@@ -64,13 +66,13 @@ def test_only_safetensors_are_read(tmp_path: Path, tiny: Tiny) -> None:
     (tiny.path / "model.safetensors").rename(tiny.path / "pytorch_model.bin")
     message = f"{tiny.path}: no *.safetensors weights (pickled *.bin ones are refused); give a complete checkpoint"
     for attempt in (lambda: resolve(str(tiny.path), None), lambda: load_model(tiny.path, **CPU)):
-        with pytest.raises(FileNotFoundError) as caught:
+        with pytest.raises(CheckpointError) as caught:
             attempt()
         assert str(caught.value).startswith(message)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"no config.json; give a complete checkpoint directory"):
+    with pytest.raises(CheckpointError, match=r"no config.json; give a complete checkpoint directory"):
         resolve(str(tmp_path / "empty"), None)
-    with pytest.raises(FileNotFoundError, match=r"no such directory; give a local checkpoint or a Hub name"):
+    with pytest.raises(CheckpointError, match=r"no such directory; give a local checkpoint or a Hub name"):
         resolve(str(tmp_path / "missing"), None)
 
 
@@ -95,14 +97,14 @@ def test_an_unreachable_hub_is_one_clear_message(monkeypatch: pytest.MonkeyPatch
         raise LocalEntryNotFoundError("Cannot find an appropriate cached snapshot.\nLook up the docs. More.")
 
     monkeypatch.setattr(checkpoint, "snapshot_download", offline)
-    with pytest.raises(OSError, match=r"cannot be fetched") as caught:
+    with pytest.raises(CheckpointError, match=r"cannot be fetched") as caught:
         resolve("microsoft/Phi-3-vision-128k-instruct", "c45209e")
     assert str(caught.value) == (
-        "model microsoft/Phi-3-vision-128k-instruct at revision c45209e: cannot be fetched (Cannot find an appropriate "
+        "microsoft/Phi-3-vision-128k-instruct at revision c45209e: cannot be fetched (Cannot find an appropriate "
         "cached snapshot); check the name and the network, or give a local directory"
     )
     monkeypatch.undo()
-    with pytest.raises(OSError, match=r"^model no name: neither a local directory nor a Hub name$"):
+    with pytest.raises(CheckpointError, match=r"^no name: neither a local directory nor a Hub name$"):
         resolve("no name", None)
 
 
@@ -131,6 +133,18 @@ def test_a_checkpoint_that_does_not_fit_is_an_error(tiny: Tiny, change: Callable
     assert str(caught.value) == f"checkpoint {tiny.path}: tensors do not match the model: {message}"
 
 
+def test_decoding_settings_of_a_checkpoint_change_no_answer(tiny: Tiny) -> None:
+    inputs = prompt_inputs(([5, 6], (56, 56), [7]))
+    expected = generate_answers(load_model(tiny.path, **CPU), inputs, max_new_tokens=8, stop_ids=[2])
+    penalties = {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "do_sample": True, "temperature": 5.0}
+    (tiny.path / "generation_config.json").write_text(json.dumps(penalties))
+
+    answers = generate_answers(load_model(tiny.path, **CPU), inputs, max_new_tokens=8, stop_ids=[2])
+
+    assert answers[0].token_ids == expected[0].token_ids
+    assert answers[0].logprobs.tolist() == expected[0].logprobs.tolist()
+
+
 def test_another_kind_of_model_is_refused(tiny: Tiny) -> None:
     config = json.loads((tiny.path / "config.json").read_text())
     (tiny.path / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
@@ -144,10 +158,10 @@ def test_another_kind_of_model_is_refused(tiny: Tiny) -> None:
 def test_a_processor_needs_its_files(tiny: Tiny) -> None:
     for name in ("processor_config.json", "preprocessor_config.json"):
         (tiny.path / name).unlink()
-    with pytest.raises(FileNotFoundError, match=r"no preprocessor_config.json"):
+    with pytest.raises(CheckpointError, match=r"no preprocessor_config.json"):
         load_processor(tiny.path)
     (tiny.path / "tokenizer.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no tokenizer.json"):
+    with pytest.raises(CheckpointError, match=r"no tokenizer.json"):
         load_processor(tiny.path)
 
 
@@ -355,5 +369,5 @@ def test_an_incomplete_adapter_is_refused(tiny: Tiny, adapter: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot be read"):
         load_merged(tiny.path, adapter, **CPU)
     (adapter / "adapter_model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no adapter_model.safetensors"):
+    with pytest.raises(CheckpointError, match=r"no adapter_model.safetensors"):
         load_merged(tiny.path, adapter, **CPU)

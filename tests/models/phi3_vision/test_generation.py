@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from enrich.models.generation import Generated, generate_answers
 from enrich.models.phi3_vision import Phi3VForCausalLM
-from enrich.models.phi3_vision.generation import Generated, generate_answers
 from tests.testing.tiny_phi3v import prompt_inputs, random_model, tiny_config
 
 ROWS = [([5, 6], (56, 56), [7]), ([5], (90, 40), [7, 8, 9, 10, 11]), ([5, 6, 7], (28, 28), [9])]
@@ -65,23 +65,39 @@ def test_an_answer_may_be_empty(model: Phi3VForCausalLM) -> None:
 
 
 def test_allowed_tokens_constrain_each_row(model: Phi3VForCausalLM) -> None:
-    calls: list[tuple[int, list[int]]] = []
+    short, long = (generated.token_ids[0] for generated in answer(model, ROWS[:2], 1, [NEVER]))
+    assert short != long
+    calls: list[list[int]] = []
 
-    def allowed(row: int, so_far: list[int]) -> list[int]:
-        calls.append((row, so_far))
-        return [2] if len(so_far) == 3 else [20 + row, 40 + row]
+    def allowed(so_far: list[int]) -> list[int]:
+        calls.append(so_far)
+        return [2] if len(so_far) == 3 or so_far[:1] == [short] else [short, long]
 
     answers = answer(model, ROWS, 8, [2], top_k=4, allowed=allowed)
-    for row, generated in enumerate(answers):
-        assert len(generated.token_ids) == 3
-        assert set(generated.token_ids) <= {20 + row, 40 + row}
+    assert [len(generated.token_ids) for generated in answers[:2]] == [1, 3]
+    for generated in answers:
+        assert set(generated.token_ids) <= {short, long}
         assert generated.finished
         # A distribution over the two permitted tokens, and nothing beyond them.
         np.testing.assert_allclose(np.exp(generated.top_logprobs[:, :2]).sum(1), 1, atol=1e-5)
         assert np.isneginf(generated.top_logprobs[:, 2:]).all()
-    assert calls[:4] == [(0, []), (1, []), (2, []), (0, [answers[0].token_ids[0]])]
-    with pytest.raises(ValueError, match=r"^allowed\(\) left no token for a row; permit a stop id"):
-        answer(model, ROWS, 8, [2], allowed=lambda row, so_far: [])
+    assert (
+        sorted(calls)
+        == sorted(  # a finished row asks for nothing more
+            list(generated.token_ids[:end]) for generated in answers for end in range(len(generated.token_ids) + 1)
+        )
+    )
+    with pytest.raises(ValueError, match="returned an empty list for batch ID 0"):
+        answer(model, ROWS, 8, [2], allowed=lambda so_far: [])
+
+
+def test_the_chosen_token_leads_the_alternatives_where_two_are_equally_probable(model: Phi3VForCausalLM) -> None:
+    tied = random_model(tiny_config())
+    with torch.no_grad():
+        tied.lm_head.weight[100:] = tied.lm_head.weight[:200].clone()  # every logit comes two or three times
+    for generated in answer(tied, ROWS, 6, [NEVER]):
+        assert generated.top_ids[:, 0].tolist() == list(generated.token_ids)
+        np.testing.assert_array_equal(generated.top_logprobs[:, 0], generated.top_logprobs[:, 1])
 
 
 def test_cached_features_answer_the_same(model: Phi3VForCausalLM) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from enrich.models.generation import Generated, generate_answers
 from enrich.models.phi3_vision import Phi3VForCausalLM
-from enrich.models.phi3_vision.generation import Generated, generate_answers
 from tests.testing.tiny_phi3v import pattern_image
 from tests.testing.vllm.random_phi3v import IMAGE_ID
 
