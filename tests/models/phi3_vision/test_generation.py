@@ -91,13 +91,20 @@ def test_allowed_tokens_constrain_each_row(model: Phi3VForCausalLM) -> None:
         answer(model, ROWS, 8, [2], allowed=lambda so_far: [])
 
 
-def test_the_chosen_token_leads_the_alternatives_where_two_are_equally_probable(model: Phi3VForCausalLM) -> None:
+def test_where_two_tokens_are_equally_probable_the_one_recorded_is_the_one_continued_with() -> None:
     tied = random_model(tiny_config())
     with torch.no_grad():
-        tied.lm_head.weight[100:] = tied.lm_head.weight[:200].clone()  # every logit comes two or three times
-    for generated in answer(tied, ROWS, 6, [NEVER]):
-        assert generated.top_ids[:, 0].tolist() == list(generated.token_ids)
+        tied.lm_head.weight[150:] = tied.lm_head.weight[:150].clone()  # every logit comes twice
+    for row in ROWS:
+        (generated,) = answer(tied, [row], 6, [NEVER])
         np.testing.assert_array_equal(generated.top_logprobs[:, 0], generated.top_logprobs[:, 1])
+        assert generated.top_ids[:, 0].tolist() == list(generated.token_ids)
+        inputs, written = prompt_inputs(row), torch.tensor([generated.token_ids])
+        ids = torch.cat([inputs["input_ids"], written], dim=1)
+        with torch.no_grad():
+            logits = tied(**{**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}).logits[:, -7:-1]
+        forced = logits.log_softmax(-1).gather(2, written[..., None])[0, :, 0]
+        np.testing.assert_allclose(generated.logprobs, forced.numpy(), atol=1e-4)
 
 
 def test_cached_features_answer_the_same(model: Phi3VForCausalLM) -> None:
