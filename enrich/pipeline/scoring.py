@@ -20,7 +20,7 @@ from enrich.catalog.split import HOLDOUT, Splits, split_catalog
 from enrich.catalog.table import read_table
 from enrich.engines.adapter import METRICS_FILE, Adapter
 from enrich.engines.base import Engine
-from enrich.engines.predictor import Predictor, Image
+from enrich.engines.predictor import Image, Predictor
 from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import base_of, load_base_engine, open_adapter
 from enrich.errors import RunFailed, UsageError

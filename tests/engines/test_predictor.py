@@ -14,7 +14,7 @@ from enrich.answers.postprocess import Prediction
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines import predictor as answer_module
 from enrich.engines.base import Request
-from enrich.engines.predictor import SECOND_PASS, Predictor, Image
+from enrich.engines.predictor import SECOND_PASS, Image, Predictor
 from enrich.settings.review import ReviewSettings
 from enrich.vocabulary import ErrorKind, ReviewReason
 from tests.testing.fake_engine import FakeEngine, write_completion

@@ -14,7 +14,7 @@ import numpy as np
 
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines.base import EngineClock
-from enrich.engines.predictor import Predictor, Image
+from enrich.engines.predictor import Image, Predictor
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.output.history import commit_shard
 from enrich.output.manifest import fetch_answers, items, known_answers
