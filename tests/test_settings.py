@@ -70,7 +70,7 @@ def test_an_empty_file_changes_nothing(tmp_path: Path, text: str) -> None:
         (
             RunSettings,
             "product_id_pattern: '(?P<product_id>'",
-            "product_id_pattern: Value error, '(?P<product_id>' is no regular expression: missing ), unterminated "
+            "product_id_pattern: Value error, '(?P<product_id>' is not a regular expression: missing ), unterminated "
             "subpattern at position 0; change that value",
         ),
         (
