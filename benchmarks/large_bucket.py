@@ -27,7 +27,8 @@ import polars as pl
 
 from enrich.output import parquet
 from enrich.output.history import shard_key
-from enrich.output.manifest import create_manifest, write_inventory, write_plan
+from enrich.output.listing import write_inventory
+from enrich.output.manifest import create_manifest, write_plan
 from enrich.output.products import fetch_products
 from enrich.output.publish import publish
 from enrich.output.run_record import RunInfo

@@ -64,7 +64,7 @@ def judge_run(
     and below that, from FEW on, where no image is left: all failed, none has a category.
 
     Args:
-        previous: the statistics of the last published run of at least gate.min_rows images (Products.last_stats);
+        previous: the statistics of the last published run of at least gate.min_rows images (LastRuns.stats);
             without them only the absolute limits hold. Shares are of the run's rows.
         worth: of the adapter; left out, it is not judged.
     """

@@ -119,22 +119,11 @@ def fetch_rows(output: Store, run: RunInfo, path: Path) -> int:
     return parquet.write(path, read_frames(output, run), ROW_SCHEMA, {parquet.RUN_ID_KEY: run.run_id})
 
 
-@dataclass(frozen=True)
-class Commit:
-    """A shard that stands in history."""
-
-    key: str
-    rows: int
-    bytes: int
-    ours: bool  # False: another writer was first and its rows stand
-
-
-def commit_shard(
-    output: Store, run: RunInfo, shard: int, rows: Sequence[Row], expected_keys: Collection[str]
-) -> Commit:
+def commit_shard(output: Store, run: RunInfo, shard: int, rows: Sequence[Row], expected_keys: Collection[str]) -> bool:
     """Create a shard's file from its rows, one for each of `expected_keys`.
 
-    One that is there already stands: our own after a lost response, else another writer's for the same images.
+    A file that is there already stands. Returns whether it is this call's, as after a lost response, or another
+    writer's for the same images.
 
     Raises:
         RunFailed: the rows are not this shard's, or the file that is there is not this shard's.
@@ -149,10 +138,9 @@ def commit_shard(
         "enrich.shard": str(shard),
         "enrich.created_at": datetime.now(UTC).isoformat(),
     }
-    data = parquet.encode(table, HISTORY_SCHEMA, metadata, sorted_by=ROW_ORDER)
-    if output.create(key, data):
-        return Commit(key, len(rows), len(data), ours=True)
-    return _standing(output, key, run, shard, expected_keys, writer_id)
+    if output.create(key, parquet.encode(table, HISTORY_SCHEMA, metadata, sorted_by=ROW_ORDER)):
+        return True
+    return _standing_writer(output, key, run, shard, expected_keys) == writer_id
 
 
 def _check_rows(run: RunInfo, shard: int, rows: Sequence[Row], expected_keys: Collection[str]) -> None:
@@ -173,10 +161,8 @@ def _check_rows(run: RunInfo, shard: int, rows: Sequence[Row], expected_keys: Co
             )
 
 
-def _standing(
-    output: Store, key: str, run: RunInfo, shard: int, expected_keys: Collection[str], writer_id: str
-) -> Commit:
-    """The commit that was there first. Its rows must be this shard's, whoever wrote them."""
+def _standing_writer(output: Store, key: str, run: RunInfo, shard: int, expected_keys: Collection[str]) -> str | None:
+    """The writer of the file that was there first; RunFailed if its rows are not this shard's."""
     file = parquet.read(output, key, ROW_SCHEMA)
     if file is None:
         raise RunFailed(f"{output.uri_of(key)} could be neither created nor read; start the run again")
@@ -186,4 +172,4 @@ def _standing(
             f"{output.uri_of(key)} holds other rows than shard {shard} of run {run.run_id}; "
             "move it away and start the run again"
         )
-    return Commit(key, file.table.height, file.size, ours=file.metadata.get(parquet.WRITER_KEY) == writer_id)
+    return file.metadata.get(parquet.WRITER_KEY)

@@ -1,7 +1,7 @@
 """Tables to Parquet and back, with exactly the declared columns and types, a row group at a time."""
 
 import io
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,12 +66,10 @@ def write(
     sink: io.BytesIO | Path,
     frames: Iterable[pl.DataFrame],
     schema: pa.Schema,
-    metadata: Mapping[str, str] | Callable[[], Mapping[str, str]],
+    metadata: Mapping[str, str],
     sorted_by: Sequence[str] = (),
 ) -> int:
     """Write frames as one file and return its rows: the columns of `schema` in its order, zstd, statistics, page index.
-
-    `metadata` may be a function: it is called when all frames are written.
 
     `sorted_by` states the order the rows already have (ascending, nulls last). Row groups are converted one at a time,
     so the 2 GiB limit of a string column never applies and memory holds one frame.
@@ -88,8 +86,7 @@ def write(
         for group in _groups(frames):
             writer.write_table(group.select(schema.names).to_arrow().cast(schema))
             rows += group.height
-        pairs = metadata() if callable(metadata) else metadata
-        writer.add_key_value_metadata({**pairs, SCHEMA_VERSION_KEY: str(SCHEMA_VERSION)})
+        writer.add_key_value_metadata({**metadata, SCHEMA_VERSION_KEY: str(SCHEMA_VERSION)})
     return rows
 
 

@@ -1,7 +1,7 @@
 """products.parquet: the current table, and the fold that makes the next one from it and a run's rows."""
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from enrich.output import parquet
 from enrich.output.run_record import PublishedRun, RunInfo, RunMark, RunStats
 from enrich.output.schema import PRODUCTS_SCHEMA, ROW_ORDER, ROW_SCHEMA
 from enrich.storage import Store
-from enrich.storage.scratch import scratch
 
 PRODUCTS_KEY = "products.parquet"
 
@@ -38,11 +37,6 @@ class Products:
     last: LastRuns = LastRuns()
     writer_id: str | None = None
     etag: str | None = None
-
-    @property
-    def last_stats(self) -> RunStats | None:
-        """What the gate compares the next run with."""
-        return self.last.stats
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,7 @@ def fold(products: Products, runs: Sequence[RunInfo], rows: pl.DataFrame, presen
     """`products` with what runs committed taken in. Pure; neither their order nor a repetition makes a difference.
 
     The row shown is the good one of the run created last, else the failed one of the run created last; what people
-    decided is laid over it afterwards. last_* is the outcome of the run created last, good or not. Runs are ordered by
+    decided is applied to it afterwards. last_* is the outcome of the run created last, good or not. Runs are ordered by
     their marks, so both are the greatest of a total order: folding is taking a maximum. `last` stays as it is.
 
     Args:
@@ -157,12 +151,6 @@ def read_products(output: Store) -> Products:
     return Products(file.table, *_header(file.metadata, output), file.etag)
 
 
-def read_last_runs(output: Store) -> LastRuns:
-    """What the current table keeps of the runs published so far; its rows are not read into memory."""
-    with scratch() as folder:
-        return fetch_products(output, folder).last
-
-
 def fetch_products(output: Store, folder: Path) -> StoredProducts:
     """The current table copied to a file of its own in `folder`; RunFailed if it is not one of ours."""
     path = folder / f"products-{uuid.uuid4().hex}.parquet"
@@ -186,22 +174,16 @@ def _rebuild(output: Store) -> str:
 
 
 def write_products(
-    path: Path,
-    frames: Iterable[pl.DataFrame],
-    header: Callable[[], tuple[Mapping[str, PublishedRun], LastRuns]],
-    writer_id: str,
+    path: Path, frames: Iterable[pl.DataFrame], runs: Mapping[str, PublishedRun], last: LastRuns, writer_id: str
 ) -> int:
     """The table as a local file, from rows by ROW_ORDER; returns how many there are.
 
-    `header` is asked when all rows are written: which runs they name is known only then.
+    Args:
+        runs: those that the rows name.
     """
-
-    def metadata() -> dict[str, str]:
-        runs, last = header()
-        return {
-            "enrich.runs": _RUNS.dump_json(dict(runs)).decode(),
-            "enrich.last_run": _LAST_RUNS.dump_json(last).decode(),
-            parquet.WRITER_KEY: writer_id,
-        }
-
+    metadata = {
+        "enrich.runs": _RUNS.dump_json(dict(runs)).decode(),
+        "enrich.last_run": _LAST_RUNS.dump_json(last).decode(),
+        parquet.WRITER_KEY: writer_id,
+    }
     return parquet.write(path, frames, PRODUCTS_SCHEMA, metadata, sorted_by=ROW_ORDER)

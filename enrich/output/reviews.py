@@ -1,4 +1,4 @@
-"""What people decided about rows: a history of its own, laid over products.parquet at every publish.
+"""What people decided about rows: a history of its own, applied to products.parquet at every publish.
 
 Decisions are append-only like rows: a file under reviews/ is created once, named by its content. Whatever run answers a
 photo later, and under whatever key, the newest decision about its bytes stands; new bytes are the model's again. Newest
@@ -80,7 +80,7 @@ def standing(reviews: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def lay_over(products: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
+def apply_reviews(products: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
     """`products` (PRODUCTS_SCHEMA) with what people decided about a photo's bytes in place of the model's answer.
 
     The same table whatever the order of decisions and runs. An accepted or edited row is certain and needs no review,

@@ -1,10 +1,16 @@
 """What a run says of itself: in the metadata of every file that it writes, and in runs/ID/run.json."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, field_validator
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator
+
+from enrich.errors import RunFailed
+from enrich.storage import Store
+
+SEQUENCES = "runs/.sequence"  # no run id begins with a dot
 
 
 @dataclass(frozen=True, order=True, kw_only=True)
@@ -200,3 +206,74 @@ class RunRecord(BaseModel):
         if set(counts) != {"rows", "ok", "failed"}:
             raise ValueError("rows, ok and failed are counted")
         return counts
+
+
+def claim_sequence(output: Store, run_id: str, above: int) -> int:
+    """The sequence number of a new run: higher than `above` and than any that was claimed before, by whichever clock.
+
+    Each is an object that is created once. A number whose run never came to be stays unused.
+    """
+    sequence = max(above, *claims(output), 0) + 1
+    while not output.create(f"{SEQUENCES}/{sequence:08d}", run_id.encode()):
+        sequence += 1
+    return sequence
+
+
+def claims(output: Store) -> dict[int, str]:
+    """The sequence numbers that were claimed, highest first, and the object of each, which holds the run id."""
+    names = {info.key.rpartition("/")[2]: info.key for info in output.list(SEQUENCES)}
+    return dict(sorted(((int(name), key) for name, key in names.items() if name.isdecimal()), reverse=True))
+
+
+def write_run_record(output: Store, record: RunRecord) -> None:
+    """Write run.json: the last file of a run. A held run that is released later gets a new one."""
+    output.put(f"{record.run.folder}run.json", record.model_dump_json(indent=2).encode())
+
+
+def read_run_record(output: Store, run: RunInfo) -> RunRecord | None:
+    """How a run ended, or None if it has not; RunFailed if its run.json is not one of ours."""
+    key = f"{run.folder}run.json"
+    if output.head(key) is None:
+        return None
+    return _read_record(output, key)
+
+
+def _read_record(output: Store, key: str) -> RunRecord:
+    try:
+        return RunRecord.model_validate_json(output.get(key)[0])
+    except ValidationError as error:
+        raise RunFailed(
+            f"{output.uri_of(key)} is not a record of a run; move it away and start the run again"
+        ) from error
+
+
+def read_records(output: Store) -> list[RunRecord]:
+    """The records of all finished runs, those created last first."""
+    return _newest_first(_read_record(output, key) for key in _record_keys(output))
+
+
+def find_record(output: Store, wanted: Callable[[RunRecord], bool]) -> RunRecord | None:
+    """The finished run that was created last, of those that are `wanted`.
+
+    Claims of sequence numbers tell the order, so run.json is read of the newest runs only, until one is `wanted`.
+    """
+    finished = _record_keys(output)
+    for sequence, claim in claims(output).items():
+        key = f"runs/{output.get(claim)[0].decode()}/run.json"
+        if key not in finished:
+            continue
+        record = _read_record(output, key)
+        if record.run.sequence == sequence:  # otherwise another claim of the same run counts
+            finished.remove(key)
+            if wanted(record):
+                return record
+    unclaimed = _newest_first(_read_record(output, key) for key in finished)  # from before there were sequences
+    return next(filter(wanted, unclaimed), None)
+
+
+def _record_keys(output: Store) -> set[str]:
+    return {info.key for info in output.list("runs") if info.key.endswith("/run.json")}
+
+
+def _newest_first(records: Iterable[RunRecord]) -> list[RunRecord]:
+    return sorted(records, key=lambda record: record.run.mark, reverse=True)

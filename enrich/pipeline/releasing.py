@@ -4,14 +4,8 @@ import polars as pl
 
 from enrich.errors import UsageError
 from enrich.output.history import fetch_rows
-from enrich.output.publish import (
-    publish,
-    published_runs,
-    read_records,
-    refold,
-    write_run_record,
-)
-from enrich.output.run_record import Finding, RunRecord
+from enrich.output.publish import publish, published_runs, refold
+from enrich.output.run_record import Finding, RunRecord, read_records, write_run_record
 from enrich.pipeline.run.records import REPORT_ROWS, ROLLED_BACK, last_run_id, read_record, write_report
 from enrich.settings.run import RunSettings
 from enrich.storage import Store, open_store
@@ -76,7 +70,7 @@ def rebuild(output: str, settings: RunSettings = _SETTINGS) -> tuple[int, int]:
     """
     target = open_store(output, must_exist=True, s3=settings.s3)
     target.check_conditional_writes()
-    runs = published_runs(target)
+    runs = published_runs(target, read_records(target))
     if not runs:
         raise UsageError(f"output {target.uri}: no published run there to make products.parquet from")
     done = refold(target, runs, settings.gate, again=f"enrich rebuild --output {target.uri}")

@@ -12,7 +12,7 @@ import polars as pl
 from enrich.catalog.add import FOLDER, Added, Label, Labelled, add_products, check_addition
 from enrich.errors import UsageError
 from enrich.output.decisions import REJECTED, Decision, read_decisions, run_mark
-from enrich.output.products import PRODUCTS_KEY, read_last_runs, read_products
+from enrich.output.products import PRODUCTS_KEY, Products, read_products
 from enrich.output.publish import publish_reviews
 from enrich.output.reviews import next_reviews, photo, photo_of, read_reviews, review_key, standing, write_reviews
 from enrich.pages.review_page import render_queue, review_queue
@@ -51,12 +51,13 @@ def write_queue(output: str, limit: int = 1000) -> Queue:
         UsageError: nothing was published there yet.
     """
     target = open_store(output, must_exist=True)
-    table = _published(target)
+    products = _published(target)
+    table = products.table
     queue = review_queue(table, table.height)
     shown = queue.unique("image_sha256", keep="first", maintain_order=True).head(limit)
     runs = {run_id: find_run(target, run_id) for run_id in shown["run_id"].unique()}
     page = render_queue(
-        shown, categories(table), _images(target), RunSettings().limits, output=target.uri,
+        shown, categories(table), _images(target, products), RunSettings().limits, output=target.uri,
         waiting=queue.height, runs={run_id: run_mark(run) for run_id, run in runs.items() if run},
         currency=usual_currency(table),
     )  # fmt: skip
@@ -65,7 +66,7 @@ def write_queue(output: str, limit: int = 1000) -> Queue:
 
 
 def apply_decisions(output: str, file: Path, catalog: str | None = None, columns: Columns | None = None) -> Applied:
-    """Add the decisions in `file` to the output's history, lay them over products.parquet, and, where a catalog is
+    """Add the decisions in `file` to the output's history, apply them to products.parquet, and, where a catalog is
     named, put what people confirmed into it for the next fine-tuning. The same file again changes nothing.
 
     Raises:
@@ -74,7 +75,8 @@ def apply_decisions(output: str, file: Path, catalog: str | None = None, columns
     """
     decided = read_decisions(file)
     target = open_store(output, must_exist=True)
-    table = _published(target)
+    products = _published(target)
+    table = products.table
     decisions = check_and_complete(target, table, decided, file)
     reviews = read_reviews(target)
     news = next_reviews(reviews, decisions, decided.reviewed_by, datetime.now(UTC))
@@ -83,28 +85,28 @@ def apply_decisions(output: str, file: Path, catalog: str | None = None, columns
     lessons = _lessons(decisions, reviews if known else pl.concat([reviews, news]), table, shown)
     shop = None if catalog is None else open_store(catalog, must_exist=True)
     if shop is not None:
-        check_taught(_images(target).uri, shop.uri_of(FOLDER), shop.uri)
+        check_taught(_images(target, products).uri, shop.uri_of(FOLDER), shop.uri)
         check_addition(shop, columns or Columns(), lessons)
     write_reviews(target, decided.digest, news)
     publish_reviews(target)
     added = None
     if shop is not None:
-        added = add_products(shop, columns or Columns(), lessons, _reviewed_bytes(_images(target)))
+        added = add_products(shop, columns or Columns(), lessons, _reviewed_bytes(_images(target, products)))
     counts = Counter(one.decision for one in decisions)
     late = sum(photo_of(one) not in shown for one in decisions)
     return Applied(target.uri_of(PRODUCTS_KEY), dict(sorted(counts.items())), late, added)
 
 
-def _published(output: Store) -> pl.DataFrame:
+def _published(output: Store) -> Products:
     products = read_products(output)
     if products.etag is None:
         raise UsageError(f"output {output.uri}: no products.parquet there; make one with `enrich run`")
-    return products.table
+    return products
 
 
-def _images(output: Store) -> Store:
+def _images(output: Store, products: Products) -> Store:
     """Where the photos are: where the run created last, of those published, saw them."""
-    last = read_last_runs(output).source
+    last = products.last.source
     run = find_run(output, last.run_id) if last else None
     if run is None:
         raise UsageError(f"output {output.uri}: the manifest of its last run is gone; start a run first")

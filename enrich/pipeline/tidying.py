@@ -11,10 +11,9 @@ from enrich.errors import RunFailed
 from enrich.output import parquet
 from enrich.output.history import HistoryFile, all_files, files_in_force, pack_key
 from enrich.output.products import StoredProducts, fetch_products
-from enrich.output.publish import read_records, write_run_record
-from enrich.output.run_record import RunRecord
+from enrich.output.run_record import RunRecord, read_records, write_run_record
 from enrich.output.schema import HISTORY_SCHEMA, ROW_ORDER, ROW_SCHEMA
-from enrich.output.spill import cut, in_order, sampled
+from enrich.output.spill import RangePartitions, partition_bounds, sampled
 from enrich.settings.run import RunSettings
 from enrich.storage import Store, open_store
 from enrich.storage.scratch import remove_abandoned as remove_scratch
@@ -102,14 +101,15 @@ def _pack(output: Store, record: RunRecord, group: list[HistoryFile]) -> None:
             for path in paths:
                 yield from parquet.frames(path, ROW_SCHEMA)
 
-        cuts = cut(sampled(frames(), ROW_ORDER), ROW_ORDER, count)
+        bounds = partition_bounds(sampled(frames(), ROW_ORDER), ROW_ORDER, count)
+        rows = RangePartitions(bounds, folder / "order", ROW_SCHEMA).add(frames())
         metadata = {
             parquet.RUN_KEY: record.run.to_json(),
             parquet.RUN_ID_KEY: record.run.run_id,
             _CREATED_KEY: datetime.now(UTC).isoformat(),
         }
         whole = folder / "whole.parquet"
-        parquet.write(whole, in_order(frames(), cuts, folder / "order"), HISTORY_SCHEMA, metadata, sorted_by=ROW_ORDER)
+        parquet.write(whole, rows.in_order(), HISTORY_SCHEMA, metadata, sorted_by=ROW_ORDER)
         output.create(key, whole)  # one that is there already holds the same rows
         _check_pack(output, key, count, folder / "back.parquet")
 

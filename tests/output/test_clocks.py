@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from enrich.output import history, manifest, publish
+from enrich.output import history, manifest, publish, run_record
 from enrich.output.products import read_products
 from enrich.output.run_record import RunInfo, RunRecord
 from enrich.pipeline import releasing
@@ -46,7 +46,7 @@ def night(output: Store, photos: Path, name: str, wrong_by: timedelta, **content
         run=begun.run, state="published", counts={"rows": begun.rows, "ok": begun.rows, "failed": 0}, started_at=at(0),
         finished_at=at(0), seconds=1, images_per_second=1, engine="fake", host="h", shards=len(begun.shards),
     )  # fmt: skip
-    publish.write_run_record(output, record)
+    run_record.write_run_record(output, record)
     return begun.run
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from enrich.errors import RunFailed
 from enrich.output import history, parquet
-from enrich.output.history import Commit, commit_shard, committed_shards, shard_key
+from enrich.output.history import commit_shard, committed_shards, shard_key
 from enrich.output.run_record import RunInfo
 from enrich.output.schema import HISTORY_SCHEMA, ROW_SCHEMA, SOURCE_SCHEMA, Row
 from enrich.storage import Store, open_store
@@ -38,7 +38,7 @@ def shard(*keys: str, **changes: Any) -> list[Row]:
     return [make_row(RUN, key, shard=3, **changes) for key in keys]
 
 
-def commit(output: Store, rows: list[Row]) -> Commit:
+def commit(output: Store, rows: list[Row]) -> bool:
     return commit_shard(output, RUN, 3, rows, [row.image_key for row in rows])
 
 
@@ -58,9 +58,8 @@ def test_a_shard_holds_its_rows_with_the_declared_types(local: Store) -> None:
         output_tokens=30,
     )
     rows = [full, *shard("b.jpg", error_kind=ErrorKind.TRUNCATED)]
-    done = commit(local, rows)
+    assert commit(local, rows)
     data, _ = local.get(KEY)
-    assert done == Commit(KEY, rows=2, bytes=len(data), ours=True)
     assert pq.read_schema(io.BytesIO(data)).equals(HISTORY_SCHEMA)
     table, _ = parquet.decode(data, ROW_SCHEMA, KEY)
     expected = [asdict(row) for row in rows]
@@ -116,21 +115,21 @@ def test_a_shard_that_stands_is_never_replaced(output: Store) -> None:
     commit(output, shard("a.jpg", title="first"))
     before = output.head(KEY)
     assert before is not None
-    assert commit(output, shard("a.jpg", title="second")) == Commit(KEY, rows=1, bytes=before.size, ours=False)
+    assert not commit(output, shard("a.jpg", title="second"))
     assert output.head(KEY) == before
 
 
 def test_of_eight_writers_one_wins_and_all_agree(output: Store) -> None:
     barrier = threading.Barrier(8)
 
-    def write(number: int) -> tuple[int, Commit]:
+    def write(number: int) -> tuple[int, bool]:
         rows = shard("a.jpg", title=f"writer {number}")
         barrier.wait()
         return number, commit(output, rows)
 
     with ThreadPoolExecutor(8) as pool:
         commits = list(pool.map(write, range(8)))
-    winners = [number for number, done in commits if done.ours]
+    winners = [number for number, ours in commits if ours]
     assert len(winners) == 1
     assert history.read_shards(output, RUN)["title"].to_list() == [f"writer {winners[0]}"]
 
@@ -143,8 +142,8 @@ class LostResponse(Wrapped):
 
 
 def test_a_writer_whose_response_was_lost_knows_its_own_shard(output: Store) -> None:
-    assert commit(LostResponse(output), shard("a.jpg")).ours
-    assert not commit(LostResponse(output), shard("a.jpg")).ours
+    assert commit(LostResponse(output), shard("a.jpg"))
+    assert not commit(LostResponse(output), shard("a.jpg"))
 
 
 def test_a_shard_that_can_be_neither_created_nor_read_fails_the_run(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from enrich import cli
 from enrich.errors import UsageError
-from enrich.output import history, parquet, publish
+from enrich.output import history, parquet, publish, run_record
 from enrich.output.products import read_products
 from enrich.output.run_record import RunInfo
 from enrich.output.schema import ROW_SCHEMA
@@ -95,7 +95,7 @@ def test_a_reader_of_packs_in_the_making_sees_each_row_once(tmp_path: Path) -> N
             return result
 
     watched = Watched(store)
-    record = publish.read_run_record(store, run)
+    record = run_record.read_run_record(store, run)
     assert record is not None
     for group in tidying._groups(history.files_in_force(history.all_files(store, run))):
         tidying._pack(watched, record, group)
@@ -109,7 +109,7 @@ def test_packing_may_be_killed_at_any_step(tmp_path: Path) -> None:
         root = tmp_path / str(step)
         store = open_store(str(root), create=True)
         run = night(store, make_run(), listing(*KEYS))
-        record = publish.read_run_record(store, run)
+        record = run_record.read_run_record(store, run)
         assert record is not None
 
         class Dies(Wrapped):
@@ -203,7 +203,7 @@ def test_only_a_published_run_can_be_gone_back_to(tmp_path: Path) -> None:
 # ---- tables larger than memory, in small
 
 
-def test_a_fold_by_pieces_is_the_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fold_by_ranges_is_the_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [f"{number:03}-{'bad' if number % 7 == 0 else 'ok'}.jpg" for number in range(200)]
     nights: list[Callable[[Store], object]] = [
         lambda store: night(store, make_run("n1", 0, shard_size=16), listing(*keys)),
@@ -214,7 +214,7 @@ def test_a_fold_by_pieces_is_the_fold(tmp_path: Path, monkeypatch: pytest.Monkey
     tables = []
     for store, piece in ((whole, 250_000), (small, 23)):
         for module in ("enrich.output.spill", "enrich.output.manifest"):
-            monkeypatch.setattr(f"{module}.PIECE_ROWS", piece)
+            monkeypatch.setattr(f"{module}.PARTITION_ROWS", piece)
         monkeypatch.setattr("enrich.output.spill.SAMPLE_EVERY", 3)
         tables.append([])
         for one in nights:

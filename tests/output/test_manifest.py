@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrich.errors import RunFailed, UsageError
-from enrich.output import manifest, parquet
+from enrich.output import manifest, parquet, run_record
+from enrich.output.listing import write_listing
 from enrich.output.products import Products, StoredProducts, fold
 from enrich.output.run_record import RunInfo
 from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, ROW_SCHEMA, SOURCE_SCHEMA, Row
@@ -65,26 +66,26 @@ def test_new_run_ids_sort_by_time_and_differ() -> None:
     assert all(manifest.check_run_id(run_id) for run_id in ids)
 
 
-def write_listing(path: Path, objects: list[ObjectInfo]) -> pl.DataFrame:
-    manifest.write_listing(path, objects, make_run())
+def listed(path: Path, objects: list[ObjectInfo]) -> pl.DataFrame:
+    write_listing(path, objects, make_run())
     return pl.read_parquet(path)
 
 
 def test_a_listing_becomes_columns(tmp_path: Path) -> None:
     keys = sorted(["b.jpg", "a/é.jpg", "a/z.jpg", "日本.png", "B.jpg"], key=str.encode)
-    table = write_listing(tmp_path / "source", [ObjectInfo(key, 3, "e") for key in keys])
+    table = listed(tmp_path / "source", [ObjectInfo(key, 3, "e") for key in keys])
     assert table["key"].to_list() == keys
     assert table.schema == parquet.empty(SOURCE_SCHEMA).schema
-    assert write_listing(tmp_path / "source", []).schema == table.schema
+    assert listed(tmp_path / "source", []).schema == table.schema
 
 
 def test_a_long_listing_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "_LISTING_CHUNK", 3)
+    monkeypatch.setattr("enrich.output.listing._CHUNK", 3)
     objects = [ObjectInfo(f"{number:03}", number, "e") for number in range(10)]
-    assert write_listing(tmp_path / "source", objects)["size"].to_list() == list(range(10))
+    assert listed(tmp_path / "source", objects)["size"].to_list() == list(range(10))
     for wrong in ([*objects[5:], *objects[:5]], [*objects[:3], objects[2]], objects[::-1]):
         with pytest.raises(RunFailed, match="its listing is not in the order of the keys; use an inventory"):
-            write_listing(tmp_path / "source", wrong)
+            listed(tmp_path / "source", wrong)
 
 
 RUN_1, RUN_2 = make_run("r1", 0), make_run("r2", 10, fingerprint="f2")
@@ -242,7 +243,7 @@ def test_a_manifest_is_read_back_as_it_was_written(output: Store) -> None:
     read = manifest.read_manifest(output, run.run_id)
     assert read is not None
     assert (read.run, read.shards) == (run, range(2))
-    assert read.table.equals(made.table)
+    assert pl.read_parquet(read.path).equals(pl.read_parquet(made.path))
     assert manifest.items(read, 1) == [ManifestItem("c.jpg", 10, "e1", Reason.NEW, 1, 1)]
     assert manifest.items(read, 7) == []
     for name, schema in (("manifest", MANIFEST_SCHEMA), ("source", SOURCE_SCHEMA)):
@@ -255,23 +256,23 @@ def test_an_empty_manifest_is_a_manifest(output: Store) -> None:
     assert made.shards == range(0)
     read = manifest.read_manifest(output, "night-1")
     assert read is not None
-    assert read.table.equals(made.table)
+    assert pl.read_parquet(read.path).equals(pl.read_parquet(made.path))
 
 
 def test_a_sequence_is_higher_than_all_before_it(output: Store) -> None:
-    assert [manifest.claim_sequence(output, "r1", 0), manifest.claim_sequence(output, "r2", 0)] == [1, 2]
-    assert manifest.claim_sequence(output, "r3", 40) == 41  # the table knows of runs whose claims were deleted
-    output.put(f"{manifest.SEQUENCES}/notes.txt", b"not a number")
-    assert manifest.claim_sequence(output, "r4", 3) == 42
+    assert [run_record.claim_sequence(output, "r1", 0), run_record.claim_sequence(output, "r2", 0)] == [1, 2]
+    assert run_record.claim_sequence(output, "r3", 40) == 41  # the table knows of runs whose claims were deleted
+    output.put(f"{run_record.SEQUENCES}/notes.txt", b"not a number")
+    assert run_record.claim_sequence(output, "r4", 3) == 42
 
 
 def test_two_runs_created_at_once_have_different_sequences(output: Store) -> None:
     class Raced(Wrapped):
         def before(self, number: int, name: str) -> None:
             if number == 1:  # between the other's look and its claim
-                assert manifest.claim_sequence(output, "faster", 0) == 1
+                assert run_record.claim_sequence(output, "faster", 0) == 1
 
-    assert manifest.claim_sequence(Raced(output), "slower", 0) == 2
+    assert run_record.claim_sequence(Raced(output), "slower", 0) == 2
 
 
 def test_the_manifest_that_was_first_stands(output: Store) -> None:
@@ -279,7 +280,7 @@ def test_the_manifest_that_was_first_stands(output: Store) -> None:
     begin(output, first, listing("a.jpg"), plan(listing("a.jpg"), Products()))
     standing = begin(output, second, listing("a.jpg", "b.jpg"), plan(listing("a.jpg", "b.jpg"), Products()))
     assert standing.run == first
-    assert standing.table["key"].to_list() == ["a.jpg"]
+    assert pl.read_parquet(standing.path)["key"].to_list() == ["a.jpg"]
 
 
 def test_a_run_exists_with_its_manifest_only(output: Store) -> None:
@@ -360,12 +361,12 @@ def test_what_a_person_decided_does_not_stay_as_if_the_model_had_said_it(tmp_pat
     assert answers_of(tmp_path, decided, listing(a="e2")) == {}
 
 
-def test_answers_that_may_stay_come_by_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_that_may_stay_come_by_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [f"{number:02}.jpg" for number in range(40)]
     rows = [(RUN_1, replace(KEPT, image_key=key, product_id=key)) for key in keys]
     source = listing(**{key.removesuffix(".jpg"): "e2" for key in keys[3:]})
     for piece in (100, 7):
-        monkeypatch.setattr(manifest, "PIECE_ROWS", piece)
+        monkeypatch.setattr(manifest, "PARTITION_ROWS", piece)
         folder = tmp_path / str(piece)
         folder.mkdir()
         assert list(answers_of(folder, products_of(*rows), source)) == keys[3:]

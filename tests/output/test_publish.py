@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrich.errors import RunFailed
-from enrich.output import history, manifest, parquet, publish
+from enrich.output import history, manifest, parquet, publish, run_record
 from enrich.output.gate import run_stats
 from enrich.output.products import Products, fold, last_runs, read_products
 from enrich.output.run_record import Finding, PublishedRun, RunInfo, RunRecord, Stages, StageUse
@@ -23,7 +23,19 @@ from enrich.output.schema import PRODUCTS_SCHEMA, ROW_SCHEMA, Row
 from enrich.settings.run import GateSettings
 from enrich.storage import ObjectInfo, Store, open_store
 from enrich.vocabulary import ErrorKind, ManifestItem
-from tests.testing.rows import START, Wrapped, answer, at, begin, enrich_night, listing, make_row, make_run, plan
+from tests.testing.rows import (
+    START,
+    Wrapped,
+    answer,
+    at,
+    begin,
+    enrich_night,
+    finish,
+    listing,
+    make_row,
+    make_run,
+    plan,
+)
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -255,16 +267,6 @@ def held(output: Store, run: RunInfo, source: pl.DataFrame, minutes: float) -> N
         )
 
 
-def finished(output: Store, run: RunInfo, state: Any = "published") -> None:
-    """Write the run.json of a run of which every row is committed."""
-    rows, shards = history.read_shards(output, run).height, len(history.committed_shards(output, run))
-    record = RunRecord(
-        run=run, state=state, counts={"rows": rows, "ok": rows, "failed": 0}, shards=shards, started_at=START,
-        finished_at=at(1), seconds=60.0, images_per_second=1.0, engine="fake", host="cpu",
-    )  # fmt: skip
-    publish.write_run_record(output, record)
-
-
 def released(output: Store, run: RunInfo) -> publish.Published:
     return publish.publish(output, run, GateSettings(min_rows=1))
 
@@ -306,7 +308,7 @@ def test_only_a_run_large_enough_is_remembered_for_the_gate(local: Store) -> Non
         run = make_run(f"n{number}", number)
         held(local, run, listing(*"abc"[:count]), minutes=1)
         publish.publish(local, run, GateSettings(min_rows=3))
-    stats = read_products(local).last_stats
+    stats = read_products(local).last.stats
     assert stats is not None
     assert stats.rows == 3
 
@@ -366,7 +368,7 @@ def test_a_publisher_that_has_rows_and_table_downloads_neither_again(output: Sto
 
 
 def test_a_table_that_was_lost_is_made_anew_once_to_plan_and_to_publish(local: Store, tmp_path: Path) -> None:
-    finished(local, enrich_night(local, make_run("n1"), listing("a.jpg")))
+    finish(local, enrich_night(local, make_run("n1"), listing("a.jpg")), 1)
     run = make_run("n2", 10)
     held(local, run, listing("a.jpg", "b.jpg"), minutes=11)
     local.delete("products.parquet")
@@ -579,9 +581,9 @@ def test_a_run_record_is_read_back(output: Store) -> None:
         host="cpu",
         stages=Stages(2, 1.5, (StageUse("decode", 0.01, 2, 0.5),), 0.1, "decode", "raise decode_processes to 3"),
     )
-    assert publish.read_run_record(output, RUN_1) is None
-    publish.write_run_record(output, record)
-    assert publish.read_run_record(output, RUN_1) == record
+    assert run_record.read_run_record(output, RUN_1) is None
+    run_record.write_run_record(output, record)
+    assert run_record.read_run_record(output, RUN_1) == record
     raw = json.loads(output.get("runs/r1/run.json")[0])
     assert (raw["run"]["run_id"], raw["state"], raw["stats"]["failed_by_kind"]) == ("r1", "held", {"empty": 1})
 
@@ -590,7 +592,50 @@ def test_a_run_record_of_others_is_named(local: Store) -> None:
     for data in (b"{}", b"not JSON", b'{"run": 1}'):
         local.put("runs/r1/run.json", data)
         with pytest.raises(RunFailed) as error:
-            publish.read_run_record(local, RUN_1)
+            run_record.read_run_record(local, RUN_1)
         assert str(error.value) == (
             f"{local.uri}/runs/r1/run.json is not a record of a run; move it away and start the run again"
         )
+
+
+def test_the_newest_record_is_found_without_reading_the_others(output: Store) -> None:
+    runs = [make_run(name, sequence=run_record.claim_sequence(output, name, 0)) for name in ("z1", "b2", "a3")]
+    for run in runs:
+        finish(output, run, 1, "held" if run.run_id == "a3" else "published")
+    run_record.claim_sequence(output, "unfinished", 0)
+    store = Noting(output)
+    newest = run_record.find_record(store, lambda record: True)
+    assert newest is not None
+    assert newest.run == runs[-1]
+    assert store.read.count("run.json") == 1
+    store.read.clear()
+    published = run_record.find_record(store, lambda record: record.state == "published")
+    assert published is not None
+    assert published.run == runs[1]
+    assert store.read.count("run.json") == 2
+    assert [record.run for record in run_record.read_records(output)] == runs[::-1]
+
+
+def test_a_record_from_before_there_were_sequences_is_found_after_the_others(local: Store) -> None:
+    older = [make_run("b", 10), make_run("c", 0)]
+    for run in older:
+        finish(local, run, 1)
+    assert run_record.find_record(local, lambda record: False) is None
+    found = run_record.find_record(local, lambda record: True)
+    assert found is not None
+    assert found.run == older[0]
+    run_record.claim_sequence(local, "lost", 0)
+    newer = make_run("a", -10, sequence=run_record.claim_sequence(local, "a", 0))
+    run_record.claim_sequence(local, "a", 0)  # by a second process, which found the run begun
+    finish(local, newer, 1)
+    found = run_record.find_record(local, lambda record: True)
+    assert found is not None
+    assert found.run == newer
+
+
+def test_publishing_reads_the_record_of_its_own_run_only(local: Store) -> None:
+    for number, name in enumerate(("n1", "n2", "n3")):
+        finish(local, enrich_night(local, make_run(name, number), listing(f"{name}.jpg")), 1)
+    store = Noting(local)
+    publish.publish(store, make_run("n2", 1))
+    assert store.read.count("run.json") == 1

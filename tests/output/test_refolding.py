@@ -9,7 +9,7 @@ import pytest
 
 from enrich import cli
 from enrich.errors import RunFailed, UsageError
-from enrich.output import history, manifest, parquet, publish
+from enrich.output import history, manifest, parquet, publish, run_record
 from enrich.output.products import Products, read_products
 from enrich.output.run_record import RunInfo, RunRecord
 from enrich.output.schema import ROW_SCHEMA
@@ -34,7 +34,7 @@ def finish(store: Store, run: RunInfo, state: Any = "published") -> None:
         run=run, state=state, counts={"rows": rows, "ok": rows, "failed": 0}, started_at=at(0), finished_at=at(0),
         seconds=1, images_per_second=1, engine="fake", host="h", shards=len(begun.shards),
     )  # fmt: skip
-    publish.write_run_record(store, record)
+    run_record.write_run_record(store, record)
 
 
 def night(store: Store, name: str, minutes: float, source: pl.DataFrame) -> RunInfo:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from enrich.output import history, manifest, parquet, publish
+from enrich.output.listing import write_listing
 from enrich.output.products import read_products
 from enrich.output.restate import Rules, judged_again, restated
 from enrich.output.run_record import PublishedRun, RunInfo
@@ -88,7 +89,7 @@ def night(
     listed = source_table(ObjectInfo(f"00{key}.jpg", 10, "e1") for key in keys.split())
     with scratch() as folder:
         infos = [ObjectInfo(*row) for row in listed.iter_rows()]
-        manifest.write_listing(folder / "source", infos, run, Rules.of(settings))
+        write_listing(folder / "source", infos, run, Rules.of(settings))
         todo = plan(listed, read_products(output), run)
         parquet.write(folder / "plan", [todo], MANIFEST_SCHEMA, {parquet.RUN_KEY: run.to_json()})
         begun = manifest.create_manifest(output, run, folder / "source", folder / "plan")

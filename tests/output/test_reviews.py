@@ -17,7 +17,7 @@ from enrich.output.decisions import Decision, DecisionFile, read_decisions
 from enrich.output.parquet import encode, from_records
 from enrich.output.products import read_products
 from enrich.output.publish import publish_reviews
-from enrich.output.reviews import lay_over, next_reviews, read_reviews, write_reviews
+from enrich.output.reviews import apply_reviews, next_reviews, read_reviews, write_reviews
 from enrich.output.run_record import RunInfo
 from enrich.output.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, Row
 from enrich.storage import Store, open_store
@@ -87,7 +87,7 @@ def shown(output: Store) -> dict[str, dict[str, Any]]:
 
 
 def test_a_decision_takes_the_place_of_the_answer() -> None:
-    [row] = lay_over(products("a.jpg"), table_of(decision())).to_dicts()
+    [row] = apply_reviews(products("a.jpg"), table_of(decision())).to_dicts()
 
     assert (row["title"], row["category"], row["price"], row["currency"]) == ("Felt Hat", "Hats", 80.0, "EUR")
     assert (row["reviewed_by"], row["reviewed_at"]) == ("Ann", at(50))
@@ -97,7 +97,7 @@ def test_a_decision_takes_the_place_of_the_answer() -> None:
 
 
 def test_what_was_rejected_is_not_used() -> None:
-    [row] = lay_over(products("a.jpg"), table_of(decision(decision="rejected"))).to_dicts()
+    [row] = apply_reviews(products("a.jpg"), table_of(decision(decision="rejected"))).to_dicts()
 
     assert [row[name] for name in ("title", "category", "price", "currency", "category_confidence")] == [None] * 5
     assert (row["needs_review"], row["review_reasons"], row["status"]) == (False, ["rejected"], "ok")
@@ -107,12 +107,12 @@ def test_what_was_rejected_is_not_used() -> None:
 def test_other_rows_stay_as_they_are() -> None:
     before = products("a.jpg", "b.jpg")
 
-    after = lay_over(before, table_of(decision()))
+    after = apply_reviews(before, table_of(decision()))
 
     assert after.columns == before.columns
     assert after.schema == before.schema
     assert after.filter(pl.col("image_key") == "b.jpg").equals(before.filter(pl.col("image_key") == "b.jpg"))
-    assert lay_over(before, table_of()).equals(before)
+    assert apply_reviews(before, table_of()).equals(before)
 
 
 def test_the_order_of_decisions_makes_no_difference() -> None:
@@ -124,7 +124,7 @@ def test_the_order_of_decisions_makes_no_difference() -> None:
     for order in itertools.permutations(decisions):
         table = products("a.jpg")
         for one in order:  # one publish after the other, each with all there is by then
-            table = lay_over(table, table_of(*order[: order.index(one) + 1]))
+            table = apply_reviews(table, table_of(*order[: order.index(one) + 1]))
         tables.add(json.dumps(table.to_dicts(), default=str))
 
     assert len(tables) == 1
@@ -134,13 +134,13 @@ def test_the_order_of_decisions_makes_no_difference() -> None:
 def test_copies_of_a_photo_share_its_decision() -> None:
     rows = products("a.jpg", "copy.jpg", image_sha256="bytes of a.jpg")
 
-    assert lay_over(rows, table_of(decision()))["title"].to_list() == ["Felt Hat", "Felt Hat"]
+    assert apply_reviews(rows, table_of(decision()))["title"].to_list() == ["Felt Hat", "Felt Hat"]
 
 
 def test_a_failed_photo_has_no_suggestion_to_decide_on() -> None:
     rows = products("a.jpg").with_columns(status=pl.lit("failed"), error_kind=pl.lit(ErrorKind.TRUNCATED.value))
 
-    assert lay_over(rows, table_of(decision())).equals(rows)
+    assert apply_reviews(rows, table_of(decision())).equals(rows)
 
 
 def test_a_decision_outlives_another_model_and_a_failure(output: Store) -> None:
@@ -216,7 +216,7 @@ def test_what_was_applied_last_stands_whatever_the_clocks_say(output: Store) -> 
 
 def test_a_price_that_nobody_confirmed_stays_an_estimate_with_its_interval() -> None:
     accepted = decision(decision="accepted", confirmed=("title", "category"), price=100.0)
-    [row] = lay_over(products("a.jpg"), table_of(accepted)).to_dicts()
+    [row] = apply_reviews(products("a.jpg"), table_of(accepted)).to_dicts()
 
     assert (row["title"], row["category_confidence"], row["needs_review"]) == ("Felt Hat", 1.0, False)
     assert (row["price"], row["price_low"], row["price_high"], row["currency"]) == (100.0, 60.0, 200.0, "EUR")
@@ -225,8 +225,12 @@ def test_a_price_that_nobody_confirmed_stays_an_estimate_with_its_interval() -> 
 def test_a_price_that_was_set_outlives_a_later_decision_about_the_title() -> None:
     priced = table_of(decision(price=80.0), sequence=1)
     renamed = table_of(decision(title="Cap", confirmed=("title", "category"), price=100.0), sequence=2)
-    for before in (products("a.jpg"), lay_over(products("a.jpg"), renamed), lay_over(products("a.jpg"), priced)):
-        [row] = lay_over(before, pl.concat([renamed, priced])).to_dicts()
+    for before in (
+        products("a.jpg"),
+        apply_reviews(products("a.jpg"), renamed),
+        apply_reviews(products("a.jpg"), priced),
+    ):
+        [row] = apply_reviews(before, pl.concat([renamed, priced])).to_dicts()
         assert (row["title"], row["price"], row["price_low"]) == ("Cap", 80.0, None)
 
 

@@ -1,4 +1,4 @@
-"""Tables larger than memory, spread over pieces."""
+"""Tables larger than memory, partitioned by ranges."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from enrich.output import gate, parquet, spill
 from enrich.output.schema import SOURCE_SCHEMA
-from enrich.output.spill import Pieces, cut, in_order, sampled
+from enrich.output.spill import RangePartitions, partition_bounds, sampled
 from enrich.storage.scratch import scratch
 
 
@@ -20,46 +20,47 @@ def table(rows: int) -> pl.DataFrame:
     return pl.DataFrame({"key": ((number * 7919) % rows).cast(pl.String).str.zfill(9), "size": number})
 
 
-@pytest.mark.parametrize("piece_rows", [50, 10_000])
-def test_rows_come_back_in_order_each_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_rows: int) -> None:
-    monkeypatch.setattr(spill, "PIECE_ROWS", piece_rows)
+@pytest.mark.parametrize("partition_rows", [50, 10_000])
+def test_rows_come_back_in_order_each_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, partition_rows: int
+) -> None:
+    monkeypatch.setattr(spill, "PARTITION_ROWS", partition_rows)
     monkeypatch.setattr(spill, "SAMPLE_EVERY", 3)
     monkeypatch.setattr(spill, "_BATCH", 70)
     rows = table(2000)
     parts = [rows[start : start + 130] for start in range(0, 2000, 130)]
-    cuts = cut(sampled(parts, ["key"]), ["key"], rows.height)
-    frames = list(in_order(parts, cuts, tmp_path / "pieces"))
+    bounds = partition_bounds(sampled(parts, ["key"]), ["key"], rows.height)
+    frames = list(RangePartitions(bounds, tmp_path / "ranges", rows.to_arrow().schema).add(parts).in_order())
     assert pl.concat(frames).equals(rows.sort("key"))
-    assert len(frames) == (1 if piece_rows > 2000 else 40)
+    assert len(frames) == (1 if partition_rows > 2000 else 40)
     assert list(tmp_path.rglob("*.arrow")) == []
 
 
-def test_a_piece_without_rows_is_none(tmp_path: Path) -> None:
-    pieces = Pieces(tmp_path / "pieces", pl.DataFrame({"key": ["b", "d"]}))
-    pieces.add([pl.DataFrame({"key": ["e", "a", "d"]})])
-    pieces.close()
-    read = [pieces.read(number) for number in range(3)]
-    assert [None if rows is None else rows["key"].to_list() for rows in read] == [["a"], None, ["e", "d"]]
+@pytest.mark.parametrize(
+    ("rows", "expected"), [(["e", "a", "d"], [["a"], [], ["e", "d"]]), ([], [[], [], []])], ids=["some", "none"]
+)
+def test_each_range_is_a_frame(tmp_path: Path, rows: list[str], expected: list[list[str]]) -> None:
+    frame = pl.DataFrame({"key": rows}, schema={"key": pl.String})
+    ranges = RangePartitions(pl.DataFrame({"key": ["b", "d"]}), tmp_path / "ranges", frame.to_arrow().schema)
+    ranges.add([frame] if rows else [])
+    found = list(ranges)
+    assert [one["key"].to_list() for one in found] == expected
+    assert {one.schema == frame.schema for one in found} == {True}
 
 
-def test_no_rows_at_all(tmp_path: Path) -> None:
-    pieces = Pieces(tmp_path / "pieces", pl.DataFrame({"key": ["b"]}))
-    pieces.add([])
-    pieces.close()
-    assert [pieces.read(number) for number in range(2)] == [None, None]
-
-
-def test_open_files_do_not_grow_with_the_pieces(tmp_path: Path) -> None:
+def test_open_files_do_not_grow_with_the_ranges(tmp_path: Path) -> None:
     rows, before = table(5000), open_files()
     most = []
-    for pieces_wanted in (10, 500):
-        every = rows.height // pieces_wanted
-        pieces = Pieces(tmp_path / f"{pieces_wanted}", rows.sort("key").gather_every(every, every).select("key"))
-        pieces.add([rows])
+    for wanted in (10, 500):
+        every = rows.height // wanted
+        bounds = rows.sort("key").gather_every(every, every).select("key")
+        ranges = RangePartitions(bounds, tmp_path / f"{wanted}", rows.to_arrow().schema).add([rows])
         most.append(open_files() - before)
-        pieces.close()
-        most.append(open_files() - before)
-        assert sum(part.height for n in range(len(pieces)) if (part := pieces.read(n)) is not None) == rows.height
+        count = 0
+        for part in ranges:
+            count += part.height
+            most.append(open_files() - before)
+        assert count == rows.height
     assert max(most) == 1
     assert open_files() == before
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from enrich.errors import EnrichError, RunFailed, UsageError
-from enrich.output import manifest
+from enrich.output.listing import write_inventory
 from enrich.storage import open_store
 from enrich.storage.inventory import open_inventory, parse_manifest
 from tests.testing.rows import make_run
@@ -92,7 +92,7 @@ def write(folder: Path, format: str, parts: Sequence[Sequence[Row]], **changes: 
 def listed(uri: str, folder: Path, images: str = "s3://shop/photos") -> list[tuple[str, int, str]]:
     opened, work = open_inventory(uri, images), folder / "work"
     work.mkdir(exist_ok=True)
-    manifest.write_inventory(folder / "source", lambda: opened.frames(work), make_run(images_uri=images), work)
+    write_inventory(folder / "source", lambda: opened.frames(work), make_run(images_uri=images), work)
     return pl.read_parquet(folder / "source").rows()
 
 
@@ -107,7 +107,7 @@ def test_an_inventory_says_what_a_listing_says(tmp_path: Path, format: str) -> N
 def test_an_inventory_larger_than_memory_comes_in_order(
     tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("enrich.output.spill.PIECE_ROWS", 20)
+    monkeypatch.setattr("enrich.output.spill.PARTITION_ROWS", 20)
     monkeypatch.setattr("enrich.output.spill.SAMPLE_EVERY", 3)
     rows = [(f"photos/{number * 7 % 199:03}", number, f"e{number}", True, False) for number in range(199)]
     found = listed(write(tmp_path, format, [rows[:90], rows[90:], rows[:1]]), tmp_path)

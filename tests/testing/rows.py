@@ -11,7 +11,7 @@ import polars as pl
 
 from enrich.output import history, manifest, parquet, publish
 from enrich.output.products import StoredProducts, read_products
-from enrich.output.run_record import RunInfo, RunRecord
+from enrich.output.run_record import RunInfo, RunRecord, write_run_record
 from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, SOURCE_SCHEMA, Row
 from enrich.settings.run import RunSettings
 from enrich.storage import Body, ObjectInfo, Store, scratch
@@ -127,7 +127,7 @@ def finish(store: Store, run: RunInfo, minutes: float, state: Any = "published")
         started_at=at(minutes), finished_at=at(minutes),
         seconds=1, images_per_second=1, engine="fake", host="h",
     )  # fmt: skip
-    publish.write_run_record(store, record)
+    write_run_record(store, record)
 
 
 class Wrapped:

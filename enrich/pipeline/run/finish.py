@@ -13,18 +13,19 @@ import polars as pl
 from enrich.errors import RunFailed
 from enrich.output.changes import compare, newest_outcomes
 from enrich.output.gate import judge_gone, judge_run
+from enrich.output.listing import fetch_listing
 from enrich.output.manifest import fetch_answers
-from enrich.output.publish import (
-    RunRows,
-    StoredProducts,
-    current_products,
-    fetch_listing,
-    fetch_run,
-    publish,
+from enrich.output.products import StoredProducts
+from enrich.output.publish import RunRows, current_products, fetch_run, publish
+from enrich.output.run_record import (
+    Changes,
+    Cost,
+    Finding,
+    RunRecord,
+    RunStats,
     read_run_record,
     write_run_record,
 )
-from enrich.output.run_record import Changes, Cost, Finding, RunRecord, RunStats
 from enrich.pipeline.run.bottleneck import judge_stages
 from enrich.pipeline.run.records import REPORT_ROWS, ROLLED_BACK, read_measured, write_report
 from enrich.pipeline.run.state import Run

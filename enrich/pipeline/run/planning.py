@@ -8,20 +8,13 @@ from pathlib import Path
 import polars as pl
 
 from enrich.errors import UsageError
-from enrich.output.manifest import (
-    Manifest,
-    claim_sequence,
-    create_manifest,
-    write_answers,
-    write_inventory,
-    write_listing,
-    write_plan,
-)
+from enrich.output.listing import write_inventory, write_listing
+from enrich.output.manifest import Manifest, create_manifest, write_answers, write_plan
 from enrich.output.product_ids import find_shared
 from enrich.output.products import StoredProducts
-from enrich.output.publish import current_products, find_record
+from enrich.output.publish import current_products
 from enrich.output.restate import Rules
-from enrich.output.run_record import RunInfo, RunRecord
+from enrich.output.run_record import RunInfo, RunRecord, claim_sequence, find_record
 from enrich.photos.sidecars import Skipped
 from enrich.pipeline.progress import Progress
 from enrich.pipeline.run.request import RunRequest

@@ -10,11 +10,7 @@ from enrich.errors import HeldBack, RunFailed, UsageError
 from enrich.output import parquet
 from enrich.output.history import read_frames
 from enrich.output.manifest import read_manifest
-from enrich.output.publish import (
-    find_record,
-    read_run_record,
-)
-from enrich.output.run_record import RunInfo, RunRecord
+from enrich.output.run_record import RunInfo, RunRecord, find_record, read_run_record
 from enrich.output.schema import ROW_SCHEMA, SCORE_SCHEMA
 from enrich.pages.report import render_report, render_sheet
 from enrich.pipeline.run.measured import Measured

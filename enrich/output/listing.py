@@ -1,0 +1,105 @@
+"""runs/ID/source.parquet: the photos that a run saw in the bucket, and the settings that restate existing rows."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import polars as pl
+from pydantic import ValidationError
+
+from enrich.errors import RunFailed
+from enrich.output import parquet
+from enrich.output.restate import RULES_KEY, Rules
+from enrich.output.run_record import RunInfo
+from enrich.output.schema import SOURCE_SCHEMA
+from enrich.output.spill import RangePartitions, partition_bounds, sampled
+from enrich.storage import ObjectInfo, Store
+
+_CHUNK = 100_000  # objects, some 50 MB while they become columns
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A copy of a listing on the local disk: SOURCE_SCHEMA, by key."""
+
+    path: Path
+    run: RunInfo  # the run that made it
+    rules: Rules | None  # what the table is to be stated under while this listing is the newest; None in older runs
+
+    def keys(self, lower: str | None, upper: str | None) -> pl.Series:
+        """The keys from `lower` up to but not including `upper`; None: no bound."""
+        keys = pl.scan_parquet(self.path).select("key")
+        if lower is not None:
+            keys = keys.filter(pl.col("key") >= lower)
+        if upper is not None:
+            keys = keys.filter(pl.col("key") < upper)
+        return keys.collect()["key"]
+
+
+def write_listing(path: Path, objects: Iterable[ObjectInfo], run: RunInfo, rules: Rules | None = None) -> int:
+    """Write a listing, which comes by key, as a file of SOURCE_SCHEMA; returns how many objects there are.
+
+    Args:
+        rules: what the table is to be stated under while this listing is the newest.
+
+    Raises:
+        RunFailed: it does not come in order, as from S3 Express buckets.
+    """
+
+    def chunks() -> Iterator[pl.DataFrame]:
+        rest, last = iter(objects), ""
+        while chunk := list(islice(rest, _CHUNK)):
+            table = parquet.from_records([asdict(info) for info in chunk], SOURCE_SCHEMA)
+            if not table["key"].is_sorted() or (last and table["key"][0].encode() <= last.encode()):
+                raise RunFailed(f"{run.images_uri}: its listing is not in the order of the keys; use an inventory")
+            last = table["key"][-1]
+            yield table
+
+    return parquet.write(path, chunks(), SOURCE_SCHEMA, _described(run, rules), sorted_by=["key"])
+
+
+def write_inventory(
+    path: Path,
+    frames: Callable[[], Iterable[pl.DataFrame]],
+    run: RunInfo,
+    folder: Path,
+    rules: Rules | None = None,
+) -> int:
+    """Write an inventory, which comes in any order, as `write_listing` does. A key that comes twice counts once.
+
+    Args:
+        frames: rows of SOURCE_SCHEMA, some at a time; asked for twice.
+        folder: on the local disk, for what does not fit into memory.
+    """
+    rows, samples = 0, [parquet.empty(SOURCE_SCHEMA).select("key")]
+    for frame in frames():
+        rows += frame.height
+        samples.append(sampled([frame], ["key"]))
+    bounds = partition_bounds(pl.concat(samples), ["key"], rows)
+    listed = RangePartitions(bounds, folder / "listing", SOURCE_SCHEMA).add(frames())
+    ordered = (part.unique("key", keep="first", maintain_order=True) for part in listed.in_order())
+    return parquet.write(path, ordered, SOURCE_SCHEMA, _described(run, rules), sorted_by=["key"])
+
+
+def _described(run: RunInfo, rules: Rules | None) -> dict[str, str]:
+    return {parquet.RUN_KEY: run.to_json()} | ({RULES_KEY: rules.model_dump_json()} if rules else {})
+
+
+def fetch_listing(output: Store, run_id: str, folder: Path) -> Listing:
+    """A copy of a run's listing in `folder`; RunFailed if it is missing or not one."""
+    key = f"runs/{run_id}/source.parquet"
+    file = parquet.fetch(output, key, SOURCE_SCHEMA, folder / "source.parquet", "start a new run")
+    if file is None:
+        raise RunFailed(f"{output.uri_of(key)} is missing: which photos are still there is unknown; start a new run")
+    rules = file.metadata.get(RULES_KEY)
+    run = described_run(file.metadata, output.uri_of(key))
+    return Listing(file.path, run, Rules.model_validate_json(rules) if rules else None)
+
+
+def described_run(metadata: Mapping[str, str], where: str) -> RunInfo:
+    """The run that the metadata of a file names; RunFailed if it names none."""
+    try:
+        return RunInfo.from_json(metadata.get(parquet.RUN_KEY, ""))
+    except ValidationError as error:
+        raise RunFailed(f"{where} does not say which run it belongs to; {parquet.AGAIN}") from error
