@@ -28,7 +28,7 @@ from enrich.models.phi3_vision.checkpoint import load_model, load_processor, sto
 from enrich.models.phi3_vision.generation import Generated, generate_answers
 from enrich.models.phi3_vision.hd_transform import hd_transform, resized_size
 from enrich.models.phi3_vision.image_processing import normalize_crops
-from enrich.photos.decode import decode, decode_reduced
+from enrich.photos.decode import decode
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.photos import PhotoLimits
 from sample.dialects import BASE
@@ -162,8 +162,10 @@ def byte_path(processor: Phi3VImageProcessor, data: bytes) -> list[float]:
 def reduced_path(processor: Phi3VImageProcessor, data: bytes) -> list[float]:
     """Its resize to the grid is counted with the decoding, where it happens."""
     marks = [process_time()]
-    image, size = decode_reduced(data, LIMITS, wanted_by(processor))
+    image = decode(data, LIMITS, wanted_by(processor))
     marks.append(process_time())
+    with Image.open(BytesIO(data)) as whole:
+        size = whole.size
     padded = hd_transform(image, processor.num_crops, processor.image_size, size)
     processor(padded, do_hd_transform=False, do_normalize=False)
     marks.append(process_time())
@@ -182,7 +184,7 @@ def print_differences(name: str, photos: Sequence[bytes], processor: Phi3VImageP
     differences, reduced = [], 0
     for data in photos:
         whole = decode(data, LIMITS)
-        image, size = decode_reduced(data, LIMITS, wanted_by(processor))
+        image, size = decode(data, LIMITS, wanted_by(processor)), whole.size
         reduced += image.size != whole.size
         exact = inside(hd_transform(whole, processor.num_crops, processor.image_size), size, processor)
         fast = inside(hd_transform(image, processor.num_crops, processor.image_size, size), size, processor)
@@ -214,7 +216,7 @@ def print_answers(count: int) -> None:
     for data in sample_photos(count, processor.image_processor):
         crops, side = processor.image_processor.num_crops, processor.image_processor.image_size
         whole = decode(data, LIMITS)
-        image, size = decode_reduced(data, LIMITS, wanted_by(processor.image_processor))
+        image, size = decode(data, LIMITS, wanted_by(processor.image_processor)), whole.size
         again = decode(jpeg(whole, whole.size), LIMITS)
         ways["exact"].append(hd_transform(whole, crops, side))
         ways["reduced"].append(hd_transform(image, crops, side, size))

@@ -16,8 +16,15 @@ from enrich.photos.workers import choose_workers
 from enrich.settings.photos import PhotoLimits
 from enrich.settings.run import RunSettings
 from enrich.storage import StorageError, Store
-from enrich.storage.store import check_size
+from enrich.storage.store import Problem, check_size
 from enrich.vocabulary import ErrorKind, ManifestItem
+
+_KINDS = {
+    Problem.NOT_FOUND: ErrorKind.NOT_FOUND,
+    Problem.ACCESS_DENIED: ErrorKind.ACCESS_DENIED,
+    Problem.TOO_LARGE: ErrorKind.TOO_LARGE,
+    Problem.FAILED: ErrorKind.DOWNLOAD_FAILED,
+}
 
 
 @dataclass(frozen=True)
@@ -33,12 +40,6 @@ class Fetched:
     download_seconds: float
     decode_seconds: float
     ready_at: float  # time.monotonic()
-
-
-def fetch(store: Store, items: Iterable[ManifestItem], settings: RunSettings, how: Preparation) -> Iterator[Fetched]:
-    """One `Fetched` for each item, in the order in which they finish; see `fetcher`, which does many manifests."""
-    with fetcher(store, settings, how) as fetch_items:
-        yield from fetch_items(items)
 
 
 @contextmanager
@@ -92,7 +93,7 @@ def _fetch_one(store: Store, item: ManifestItem, decoders: Decoders, limits: Pho
         data, etag = store.get(item.key, limits.max_bytes)
     except StorageError as error:
         now = time.monotonic()
-        return Fetched(item, item.etag, None, None, error.kind, str(error), now - started, 0.0, now)
+        return Fetched(item, item.etag, None, None, _KINDS[error.problem], str(error), now - started, 0.0, now)
     download_seconds = time.monotonic() - started
     sha256 = hashlib.sha256(data).hexdigest()
     photo, kind, message = None, None, None

@@ -13,7 +13,7 @@ from enrich.errors import ImageError
 from enrich.photos.decode import shrink
 from enrich.photos.decoders import Decoders, cores
 from enrich.settings.photos import PhotoLimits
-from enrich.storage import Store
+from enrich.storage import StorageError, Store
 
 _READERS = 8  # photos read at once: about 30 ms each on S3
 _PROCESSES = 4  # at most; one makes some 50 thumbnails a second
@@ -32,7 +32,7 @@ def thumbnails(images: Store, keys: Sequence[str], limits: PhotoLimits, side: in
         def one(key: str) -> str | None:
             try:
                 return _data_uri(decoders.decode(images.get(key, limits.max_bytes)[0]).page)
-            except ImageError:
+            except (ImageError, StorageError):
                 return None
 
         yield from pool.map(one, keys)

@@ -26,8 +26,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from enrich.errors import UsageError
 from enrich.storage.advice import HOW_TO_SIGN_IN, advice_on
-from enrich.storage.store import StorageError
-from enrich.vocabulary import ErrorKind
+from enrich.storage.store import Problem, StorageError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -130,14 +129,14 @@ def s3_errors(uri: str) -> Iterator[None]:
         if known := advice_on(error):
             kind, advice = known
         elif code_of(error) == "NoSuchKey" or status_of(error) == 404:
-            kind, advice = ErrorKind.NOT_FOUND, "check that it is still there"
+            kind, advice = Problem.NOT_FOUND, "check that it is still there"
         elif status_of(error) in (401, 403):
-            kind, advice = ErrorKind.ACCESS_DENIED, "check the credentials and the bucket's policy"
+            kind, advice = Problem.ACCESS_DENIED, "check the credentials and the bucket's policy"
         else:
-            kind, advice = ErrorKind.DOWNLOAD_FAILED, "run again"
+            kind, advice = Problem.FAILED, "run again"
         raise StorageError(kind, f"{uri}: {_one_line(error)}; {advice}") from error
     except (BotoCoreError, Boto3Error) as error:
-        kind, advice = advice_on(error) or (ErrorKind.DOWNLOAD_FAILED, "check the network and run again")
+        kind, advice = advice_on(error) or (Problem.FAILED, "check the network and run again")
         raise StorageError(kind, f"{uri}: {type(error).__name__}; {advice}") from error
 
 

@@ -14,8 +14,7 @@ from typing import BinaryIO
 
 from enrich.errors import UsageError
 from enrich.storage.staged import remove_abandoned, staged_file
-from enrich.storage.store import OWN_PREFIX, Body, ObjectInfo, StorageError, check_size, is_relative
-from enrich.vocabulary import ErrorKind
+from enrich.storage.store import OWN_PREFIX, Body, ObjectInfo, Problem, StorageError, check_size, is_relative
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +140,7 @@ class LocalStore:
             with open(descriptor, "rb") as file:
                 found = os.fstat(descriptor)
                 if not stat.S_ISREG(found.st_mode):
-                    raise StorageError(ErrorKind.NOT_FOUND, f"{uri}: no regular file")
+                    raise StorageError(Problem.NOT_FOUND, f"{uri}: no regular file")
                 info = _info(key, found)
                 yield file, info
                 if info != _info(key, os.fstat(descriptor)):
@@ -150,7 +149,7 @@ class LocalStore:
     def _path(self, key: str) -> str:
         path = os.path.join(self._root, key)
         if not is_relative(key) or not self._holds(path):
-            raise StorageError(ErrorKind.ACCESS_DENIED, f"{self.uri}: the key {key!r} leads out of the folder")
+            raise StorageError(Problem.ACCESS_DENIED, f"{self.uri}: the key {key!r} leads out of the folder")
         return path
 
     def _holds(self, path: str) -> bool:
@@ -249,11 +248,11 @@ def os_errors(name: str) -> Iterator[None]:
     except OSError as error:
         of_path = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
         if of_path or error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
-            kind, advice = ErrorKind.NOT_FOUND, "check the path"
+            kind, advice = Problem.NOT_FOUND, "check the path"
         elif isinstance(error, PermissionError):
-            kind, advice = ErrorKind.ACCESS_DENIED, "check the permissions"
+            kind, advice = Problem.ACCESS_DENIED, "check the permissions"
         else:
-            kind, advice = ErrorKind.DOWNLOAD_FAILED, "check the disk"
+            kind, advice = Problem.FAILED, "check the disk"
         raise StorageError(kind, f"{name}: {error.strerror or error}; {advice}") from error
 
 
@@ -266,7 +265,7 @@ def _locked(path: str) -> Iterator[None]:
 
 
 def _changed(uri: str) -> StorageError:
-    return StorageError(ErrorKind.DOWNLOAD_FAILED, f"{uri}: changed while it was read; run again")
+    return StorageError(Problem.FAILED, f"{uri}: changed while it was read; run again")
 
 
 def _info(key: str, found: os.stat_result) -> ObjectInfo:

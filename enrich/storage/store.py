@@ -2,19 +2,32 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from enrich.errors import ImageError
-from enrich.vocabulary import ErrorKind
+from enrich.errors import EnrichError
 
 OWN_PREFIX = ".enrich-"  # begins the names of files that are the package's own
 
 Body = bytes | Path  # what is written: bytes, or a local file, which is read a piece at a time
 
 
-class StorageError(ImageError):
-    """An object could not be read or written."""
+class Problem(StrEnum):
+    """Why an object could not be read or written."""
+
+    NOT_FOUND = "not_found"
+    ACCESS_DENIED = "access_denied"
+    TOO_LARGE = "too_large"
+    FAILED = "failed"  # the network, the endpoint or the disk
+
+
+class StorageError(EnrichError):
+    """An object could not be read or written. `problem` says why."""
+
+    def __init__(self, problem: Problem, message: str) -> None:
+        super().__init__(problem, message)  # both arguments, so that pickling works
+        self.problem = problem
 
 
 @dataclass(frozen=True)
@@ -84,7 +97,7 @@ def is_s3(uri: str) -> bool:
 def check_size(uri: str, size: int, max_bytes: int | None) -> None:
     """Raises StorageError (TOO_LARGE) for more than `max_bytes`."""
     if max_bytes is not None and size > max_bytes:
-        raise StorageError(ErrorKind.TOO_LARGE, f"{uri}: {size:,} bytes, more than the limit of {max_bytes:,}")
+        raise StorageError(Problem.TOO_LARGE, f"{uri}: {size:,} bytes, more than the limit of {max_bytes:,}")
 
 
 def is_relative(key: str) -> bool:

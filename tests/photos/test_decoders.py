@@ -271,7 +271,7 @@ def test_a_thumbnail_shows_the_photo_small_and_upright() -> None:
 
 # ---- nobody goes round it
 
-DECODES = {"decode", "decode_reduced", "prepare", "shrink", "inspect"}  # of enrich.photos.decode
+DECODES = {"decode", "prepare", "shrink", "inspect"}  # of enrich.photos.decode
 
 
 def test_no_module_but_the_decoding_process_opens_photos_itself() -> None:
