@@ -1,4 +1,4 @@
-"""Tables of any origin as text: CSV and Parquet files, every cell a string."""
+"""Read CSV and Parquet tables with every cell as a string."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def read_table(path: Path) -> pl.DataFrame:
         else:
             table = pl.read_csv(path, infer_schema=False, glob=False)
     except (OSError, UnicodeDecodeError, pa.ArrowException, pl.exceptions.PolarsError) as error:
-        raise UsageError(f"table {path} cannot be read: {_first_line(error)}; mend or replace the file") from error
+        raise UsageError(f"table {path} cannot be read: {_first_line(error)}; repair or replace the file") from error
     return as_text(table)
 
 

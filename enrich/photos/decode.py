@@ -52,6 +52,7 @@ REDUCTION_TOLERANCE = 0.05
 _NO_PAGE = np.empty((0, 0, 3), np.uint8)
 _ROWS = 256  # rows of pixels that are scaled from 16 bits at a time
 _16_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+MAX_ASPECT_RATIO = 50  # longer side / shorter side; a longer strip is not a photo of a product
 # Phrases by which Pillow's plugins report a truncated file.
 _ENDS_EARLY = ("truncated", "broken data stream", "unrecognized data stream contents", "unexpected end", "eof")
 
@@ -253,8 +254,8 @@ def _check_size(size: tuple[int, int], limits: "PhotoLimits") -> None:
     if width * height > limits.max_pixels:
         message = f"{width} x {height} pixels, more than the limit of {limits.max_pixels:,}"
         raise ImageRefused(ErrorKind.TOO_MANY_PIXELS, message)
-    if max(width, height) > limits.max_aspect_ratio * min(width, height):
-        message = f"{width} x {height} pixels, an aspect ratio above the limit of {limits.max_aspect_ratio:g}"
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        message = f"{width} x {height} pixels, an aspect ratio above the limit of {MAX_ASPECT_RATIO}"
         raise ImageRefused(ErrorKind.TOO_MANY_PIXELS, message)
 
 

@@ -1,4 +1,4 @@
-"""The images of a manifest -> photos decoded and cropped, as they finish. Threads download, processes decode."""
+"""Download and decode the images of a manifest, yielded as they finish. Threads download, processes decode."""
 
 import hashlib
 import time
@@ -29,10 +29,10 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Fetched:
-    """What became of one image: a photo or an error."""
+    """The result for one image: a photo or an error."""
 
     item: ManifestItem
-    etag: str  # of the bytes read; where none were, the manifest's
+    etag: str  # of the bytes read, or the manifest's if none were read
     sha256: str | None  # of the bytes read, in hexadecimal
     photo: Photo | None
     error_kind: ErrorKind | None
@@ -48,12 +48,12 @@ def fetcher(
 ) -> Iterator[Callable[[Iterable[ManifestItem]], Iterator[Fetched]]]:
     """A function from items to `Fetched`, whose decoding processes live as long as the context.
 
-    Items are taken as there is room for them: at most `settings.in_flight` are between download and consumer. Nothing
-    is raised for a faulty image; its `Fetched` says what is wrong.
+    At most `settings.in_flight` items are between the start of their download and the consumer. A faulty image raises
+    nothing; its `Fetched` has the error.
 
     Args:
-        how: as the model was trained.
-        work: what the decoding processes do with a photo; by default `prepare`.
+        how: how the model's training photos were prepared.
+        work: the function that decoding processes apply to a photo; by default `prepare`.
 
     Raises:
         RunFailed: the decoding processes do not start.
@@ -73,7 +73,7 @@ def fetcher(
                 if not waiting:
                     return
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                while done:  # popped: a photo that the consumer is done with must not stay in memory
+                while done:  # popped, so that a photo is freed when the consumer is done with it
                     yield done.pop().result()
         finally:
             for future in waiting:
@@ -83,7 +83,7 @@ def fetcher(
         yield fetch_items
     finally:
         decoders.close()
-        threads.shutdown(wait=False, cancel_futures=True)  # a download under way ends by itself, at its time-out
+        threads.shutdown(wait=False, cancel_futures=True)  # a running download ends at its own time-out
 
 
 def _fetch_one(store: Store, item: ManifestItem, decoders: Decoders, limits: PhotoLimits) -> Fetched:

@@ -24,9 +24,9 @@ _PIECE = 1 << 20  # bytes copied at a time
 class LocalStore:
     """Objects are files. Nothing outside the folder is read or written, whatever keys and links say.
 
-    Links to files inside the folder are followed. Listings leave out, and log, what is no readable file: links to
-    directories, to nothing, in a loop or out of the folder, special files, directories that may not be read. An etag
-    is made of mtime (ns), size and inode.
+    Links to files inside the folder are followed. Listings leave out, and log, everything else that is not a readable
+    file: links to directories, out of the folder, in a loop or to a missing file, special files, and directories
+    without permission. An etag is made of mtime (ns), size and inode.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -178,7 +178,7 @@ class LocalStore:
                 yield prefix + entry.name, entry
 
     def _why_not(self, entry: os.DirEntry[str]) -> str | None:
-        """Why an entry is no object; None for a directory and for a file, which may turn out to be unreadable."""
+        """Why an entry is not an object; None for directories, and for files, which may still be unreadable."""
         if os.fsencode(entry.name) != entry.name.encode("utf-8", "replace"):
             return "its name is not UTF-8"
         if entry.is_dir(follow_symlinks=False):
@@ -200,9 +200,9 @@ class LocalStore:
         return "a link to a directory" if stat.S_ISDIR(mode) else "no regular file"
 
 
-# What the operating system says of one entry, rather than of a disk or a network that fails.
+# Errors about a single entry, not about a failing disk or network.
 _OF_THE_ENTRY = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
-_TOLD = 20  # entries left out of a listing that are logged one by one
+_TOLD = 20  # so many entries that a listing leaves out are logged one by one
 
 
 class _LeftOut:
@@ -242,7 +242,7 @@ def open_local(uri: str, *, must_exist: bool, create: bool) -> LocalStore:
 
 @contextmanager
 def os_errors(name: str) -> Iterator[None]:
-    """Turns what the operating system says about `name` into StorageError."""
+    """Turn errors of the operating system about `name` into StorageError."""
     try:
         yield
     except OSError as error:

@@ -40,10 +40,10 @@ from enrich.storage.store import OWN_PREFIX, Body, ObjectInfo, Problem, StorageE
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-FOREIGN = timedelta(days=1)  # an upload that is not completed by then never will be
+FOREIGN = timedelta(days=1)  # an upload that is not complete by then never will be
 _PROBE = f"{OWN_PREFIX}probe-"
 _WRITTEN = re.compile(r"products\.parquet|(?:runs|history|reviews)/.*|\.enrich-.*", re.DOTALL)  # keys of an output
-_PROBES = 5  # a lost response makes a sound endpoint look unsound; an unsound one never looks sound
+_PROBES = 5  # a lost response makes a good endpoint look bad; a bad one never looks good
 ONE_PUT_BYTES = 1 << 30  # larger files are uploaded in parts: a lost connection repeats a whole request
 
 
@@ -76,7 +76,7 @@ class S3Store:
             for page in list_objects(self.client, self.bucket, below, **self._reading):
                 for item in page:
                     key = item["Key"].removeprefix(self.base)
-                    is_marker = item["Size"] == 0 and (not key or key.endswith("/"))  # consoles make folders so
+                    is_marker = item["Size"] == 0 and (not key or key.endswith("/"))  # consoles create folders so
                     if not is_marker and f"/{OWN_PREFIX}" not in f"/{key}":
                         yield ObjectInfo(key, item["Size"], item["ETag"].strip('"'))
 
@@ -153,7 +153,7 @@ class S3Store:
             if current is None or current.etag != if_match:
                 return False
             if monotonic() > until - lock.LEASE_SECONDS / 2:
-                return False  # so late that another may hold the lock before the write is through
+                return False  # so late that another writer may hold the lock before the write ends
             return self._put_once(key, data)
 
     def put(self, key: str, data: Body) -> None:
@@ -200,7 +200,7 @@ class S3Store:
 
     def remove_abandoned(self) -> int:
         removed, before = 0, datetime.now(UTC) - FOREIGN
-        with suppress(ClientError, BotoCoreError):  # whoever may not look leaves it to the bucket's lifecycle rule
+        with suppress(ClientError, BotoCoreError):  # without permission, the bucket's lifecycle rule has to remove them
             place: Any = {"Bucket": self.bucket, "Prefix": f"{self.base}{_PROBE}"}
             for page in self.client.get_paginator("list_objects_v2").paginate(**place):
                 for found in page.get("Contents", []):
@@ -218,7 +218,7 @@ class S3Store:
         return removed
 
     def _probe(self) -> tuple[tuple[bool, bool], tuple[bool, bool]]:
-        """What creating twice, and replacing with a wrong and the right etag, came to."""
+        """Results of creating an object twice, and of replacing it with a wrong and with the right etag."""
         key = f"{_PROBE}{uuid4().hex}"
         try:
             created = self.create(key, b"1"), self.create(key, b"2")
@@ -238,20 +238,20 @@ class S3Store:
                     self._write(key, data, condition)
                     return True
                 except ClientError as error:
-                    # NoSuchUpload: the answer to a first completion was lost. The caller finds out whose object stands.
+                    # NoSuchUpload: the response to a first completion was lost. The caller checks whose object it is.
                     if status_of(error) == 412 or code_of(error) == "NoSuchUpload":
                         return False
                     if code_of(error) == "NoSuchKey" and "IfMatch" in condition:
                         return False
-                    if status_of(error) != 409:  # 409: another conditional write is under way; neither has won yet
+                    if status_of(error) != 409:  # 409: another conditional write is in progress; neither has won yet
                         raise
                     pause(attempt, uri, error)
         raise StorageError(Problem.FAILED, f"{uri}: {ATTEMPTS} writes met another writer's; run again")
 
     def _put_once(self, key: str, data: Body) -> bool:
-        """Writes with one request that ends well before a lease does: none may arrive when another holds the lock.
+        """Write with one request that ends well before the lease: it must not arrive when another holds the lock.
 
-        False where nobody knows what came of it; the caller looks what is there.
+        Returns False if the outcome is unknown; the caller then reads the object.
         """
         client = self._one_shot or one_shot_client(self._session, self.client.meta.endpoint_url, lock.LEASE_SECONDS / 4)
         self._one_shot = client
@@ -291,7 +291,7 @@ class S3Store:
         if not self._budget.take():
             raise StorageError(
                 Problem.FAILED,
-                f"{uri}: its bytes came broken, and so many before that it is not tried again",
+                f"{uri}: its bytes arrived damaged, like so many before that it is not read again; check the network",
             ) from error
         pause(attempt, uri, error)
 
@@ -302,7 +302,7 @@ def open_s3(uri: str, settings: S3Settings = PLAIN_S3) -> S3Store:
     if not bucket:
         raise UsageError(f"{uri}: names no bucket; write s3://bucket/prefix")
     if not re.fullmatch(r"[A-Za-z0-9._-]{3,255}", bucket):
-        raise UsageError(f"{uri}: {bucket!r} is no bucket name; it needs 3 or more letters, digits, dots or hyphens")
+        raise UsageError(f"{uri}: {bucket!r} is not a bucket name; it needs 3 or more letters, digits, dots or hyphens")
     for part in prefix.split("/"):
         if part in (".", ".."):
             raise UsageError(f"{uri}: endpoints differ in what `{part}` means; write the path without it")
@@ -315,4 +315,4 @@ def open_s3(uri: str, settings: S3Settings = PLAIN_S3) -> S3Store:
 
 
 def _broken(uri: str) -> StorageError:
-    return StorageError(Problem.FAILED, f"{uri}: its bytes came broken {ATTEMPTS} times; run again")
+    return StorageError(Problem.FAILED, f"{uri}: its bytes arrived damaged {ATTEMPTS} times; run again")

@@ -1,4 +1,4 @@
-"""What every store offers."""
+"""The interface of all stores."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from typing import Protocol
 
 from enrich.errors import EnrichError
 
-OWN_PREFIX = ".enrich-"  # begins the names of files that are the package's own
+OWN_PREFIX = ".enrich-"  # of the names of files that the package keeps for itself
 
-Body = bytes | Path  # what is written: bytes, or a local file, which is read a piece at a time
+Body = bytes | Path  # data to write: bytes, or a local file, which is read in pieces
 
 
 class Problem(StrEnum):
@@ -36,7 +36,7 @@ class ObjectInfo:
 
     key: str  # path below the store's URI, "/" between its parts
     size: int  # bytes
-    etag: str  # opaque; another one when the bytes may have changed
+    etag: str  # opaque; differs when the bytes may have changed
 
 
 class Store(Protocol):
@@ -70,10 +70,10 @@ class Store(Protocol):
         """Writes the object only if its etag still is `if_match` (None: only if absent). False if it is not."""
 
     def put(self, key: str, data: Body) -> None:
-        """Writes the object whatever is there. Readers see the old bytes or the new ones, never a mixture."""
+        """Writes the object unconditionally. Readers see the old bytes or the new ones, never a mixture."""
 
     def delete(self, key: str) -> None:
-        """Removes the object; one that is not there is no error."""
+        """Deletes the object; a missing object is not an error."""
 
     def check_conditional_writes(self) -> None:
         """Tries create and replace on a throw-away object.
@@ -83,9 +83,9 @@ class Store(Protocol):
         """
 
     def remove_abandoned(self) -> int:
-        """Removes what killed writers of this package left: staged files, probes, uploads that were never completed.
+        """Removes what killed writers of this package left: staged files, probes, incomplete uploads.
 
-        Returns how many there were. Never raises for what may not be looked at or removed: that stays.
+        Returns the number of removed files. Skips, without raising, those that it has no permission for.
         """
 
 

@@ -188,7 +188,7 @@ def test_bytes_that_disagree_with_an_md5_are_given_up(
         return [b"dat4" if part == b"data" else part for part in app(environ, answer)]
 
     s3_server.fault = flipped
-    with pytest.raises(StorageError, match="its bytes came broken 5 times; run again"):
+    with pytest.raises(StorageError, match="its bytes arrived damaged 5 times; run again"):
         store.get("a")
 
 

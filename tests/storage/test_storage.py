@@ -481,7 +481,7 @@ def test_a_listing_of_a_denied_directory_itself_says_so(tmp_path: Path, monkeypa
         ("s3:/bucket", "s3:/bucket: unknown scheme; use s3://bucket/prefix or a local path"),
         ("s3://", "s3://: names no bucket; write s3://bucket/prefix"),
         ("s3:///x", "s3:///x: names no bucket; write s3://bucket/prefix"),
-        ("s3://ab/x", "s3://ab/x: 'ab' is no bucket name; it needs 3 or more letters, digits, dots or hyphens"),
+        ("s3://ab/x", "s3://ab/x: 'ab' is not a bucket name; it needs 3 or more letters, digits, dots or hyphens"),
         ("s3://no-bucket/x", "s3://no-bucket/x: there is no bucket no-bucket; create it or check the name"),
     ],
 )
@@ -533,7 +533,7 @@ def test_s3_without_credentials(s3_bucket: str, monkeypatch: pytest.MonkeyPatch)
             {"AWS_ENDPOINT_URL": "http://user:hidden@127.0.0.1:9"},
             "http://127.0.0.1:9 cannot be reached; check AWS_ENDPOINT_URL and the network",
         ),
-        ({"AWS_ENDPOINT_URL": "user:hidden@host"}, "AWS_ENDPOINT_URL is no URL; write https://host"),
+        ({"AWS_ENDPOINT_URL": "user:hidden@host"}, "AWS_ENDPOINT_URL is not a URL; write https://host"),
         (
             {"AWS_PROFILE": "absent"},
             "S3 is not set up: The config profile (absent) could not be found; there is no such profile; "
@@ -635,7 +635,7 @@ def test_bodies_that_stay_broken_are_given_up(s3_store: Store, s3_server: Any, m
     monkeypatch.setattr("enrich.storage.client.time.sleep", lambda _: None)
     s3_store.put("a", b"0123456789")
     s3_server.fault = broken_bodies(99, SPOILERS["cut"])
-    message = f"{s3_store.uri}/a: its bytes came broken 5 times; run again"
+    message = f"{s3_store.uri}/a: its bytes arrived damaged 5 times; run again"
     assert kind_of(lambda: s3_store.get("a")) == (Problem.FAILED, message)
 
 
@@ -805,7 +805,7 @@ def test_an_s3_tree_that_fails_half_way_lacks_its_last_file(
 @pytest.mark.parametrize("key", ["../outside", "a//b", "/absolute", "a/./b"])
 def test_an_s3_tree_with_a_key_that_leads_out_is_refused(s3_store: Store, tmp_path: Path, key: str) -> None:
     s3_store.put(key, b"evil")
-    with pytest.raises(UsageError, match="is no path below it; rename or delete that object"):
+    with pytest.raises(UsageError, match="is not a path below it; rename or delete that object"):
         read_tree(s3_store.uri, tmp_path / "into")
     assert not (tmp_path / "into").exists()
 
