@@ -128,7 +128,7 @@ def decode(data: bytes, limits: "PhotoLimits", wanted: Wanted | None = None) -> 
         wanted: if given, a JPEG is decoded at the smallest of its reduced scales (1/2, 1/4, 1/8) that comes within
             REDUCTION_TOLERANCE of these sides, and then has exactly these sides. This skips most of the work, but
             averages pixels in another way than resizing the whole photo, so training and serving must agree on it
-            (benchmarks/image_processor.md). Other photos are decoded whole.
+            (benchmarks/image_processor/README.md). Other photos are decoded whole.
 
     Raises:
         ImageRefused: EMPTY, TOO_LARGE, NOT_AN_IMAGE, TOO_MANY_PIXELS, TRUNCATED or UNSUPPORTED_MODE.
