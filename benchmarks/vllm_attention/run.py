@@ -17,6 +17,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from benchmarks.results import record
 from enrich.models.phi3_vision.vllm_attention import one_token_attention
 from enrich.models.phi3_vision.vllm_tower_attention import tower_attention
 
@@ -32,6 +33,10 @@ def main() -> None:
         for by_head in (True, False):
             measure_step(dtype, by_head, *((2, 3, 1, 40) if tiny else (32, 190, 20, 792)))
     measure_tower(*((2, 2, 65) if tiny else (100, 16, 577)))
+    record("vllm_attention", {"": ROWS})
+
+
+ROWS: list[dict[str, Any]] = []
 
 
 def measure_step(dtype: torch.dtype, by_head: bool, heads: int, answers: int, photos: int, tokens: int) -> None:
@@ -88,21 +93,24 @@ def measure_tower(crops: int, heads: int, tokens: int, size: int = 64) -> None:
 
 
 def report(name: str, what: str, call: Callable[[], Any], *, read: int = 0, work: int = 0) -> None:
-    """Print a row: milliseconds a call, and TB/s of `read` bytes or TFLOP/s of `work`."""
+    """Add a row: milliseconds a call, and TB/s of `read` bytes or TFLOP/s of `work`."""
+    row: dict[str, Any] = {"cache": name, "kernel": what, "ms": "", "TB/s": "", "TFLOP/s": "", "note": ""}
     try:
         seconds = clock(call)
     except (ImportError, AttributeError, RuntimeError) as error:
-        print(f"| {name} | {what} | {type(error).__name__}: {str(error)[:80]} | |", flush=True)
+        row["note"] = f"{type(error).__name__}: {str(error)[:80]}"
     else:
-        rate = f"{read / seconds / 1e12:.2f} TB/s" if read else f"{work / seconds / 1e12:.0f} TFLOP/s" if work else ""
-        print(f"| {name} | {what} | {1e3 * seconds:.3f} | {rate} |", flush=True)
+        row["ms"] = 1e3 * seconds
+        row["TB/s"] = read / seconds / 1e12 if read else ""
+        row["TFLOP/s"] = work / seconds / 1e12 if work else ""
+    ROWS.append(row)
 
 
 def agree(out: torch.Tensor, wanted: torch.Tensor) -> None:
-    """Say where another kernel's result is another."""
+    """Note in the last row if its result differs from another kernel's."""
     difference = float((out.float() - wanted).abs().max())
     if DEVICE == "cuda" and difference > 0.03:
-        print(f"| | differs by {difference:.3f} | | |")
+        ROWS[-1]["note"] = f"differs by {difference:.3f}"
 
 
 def clock(call: Callable[[], Any]) -> float:

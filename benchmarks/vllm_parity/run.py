@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.results import record
 from enrich.answers.completion import Completion
 from enrich.engines.adapter import Adapter, read_adapter
 from enrich.engines.base import Request
@@ -59,12 +60,13 @@ def main() -> None:
         else:
             ways["vLLM, LoRA"] = {"engine": "vllm", "served": "lora"}
         answers: dict[str, dict[str, Completion]] = {}
-        print(f"| compared | photos | {' | '.join(MEASURES)} |\n|{' --- |' * (len(MEASURES) + 2)}")
+        rows = []
         for what, way in ways.items():
             answers[what] = answer(adapter, way, requests[: options.lora_photos] if "LoRA" in what else requests)
             other = "transformers, merged" if what == "vLLM, merged" else "vLLM, merged"
             if other in answers:
-                compare(what, other, answers)
+                rows.append(compare(what, other, answers))
+    record("vllm_parity", {"": rows})
 
 
 def make_adapter(folder: Path) -> Path:
@@ -97,21 +99,20 @@ MEASURES = (
 )  # fmt: skip
 
 
-def compare(one: str, other: str, answers: dict[str, dict[str, Completion]]) -> None:
-    """Print a Markdown row, and below it where they part."""
+def compare(one: str, other: str, answers: dict[str, dict[str, Completion]]) -> dict[str, Any]:
+    """A row of the table. Prints the first answers that differ."""
     pairs = [(answers[one][id], answers[other][id]) for id in answers[one] if id in answers[other]]
     same = [(a, b) for a, b in pairs if a.token_ids == b.token_ids and a.token_ids]
     lines = [(a.text.splitlines(), b.text.splitlines()) for a, b in pairs]
     shares = [np.mean([a[line : line + 1] == b[line : line + 1] for a, b in lines]) for line in range(3)]
     chosen = np.concatenate([np.abs(a.logprobs - b.logprobs) for a, b in same])
     top = max(float(np.abs(a.top_logprobs - b.top_logprobs).max()) for a, b in same)
-    cells = [f"{len(same)}", *(f"{share:.1%}" for share in shares)]
-    cells += [f"{chosen.max():.1e}", f"{chosen.mean():.1e}", f"{top:.1e}"]
-    print(f"| {one} and {other} | {len(pairs)} | {' | '.join(cells)} |", flush=True)
     for a, b in [(a, b) for a, b in pairs if a.token_ids != b.token_ids][:SHOWN]:
         step = next((i for i, (x, y) in enumerate(zip(a.token_ids, b.token_ids, strict=False)) if x != y), 0)
         gap = a.top_logprobs[step, 0] - a.top_logprobs[step, 1]
-        print(f"\nphoto {a.id}: apart at token {step}, where the best two lie {gap:.1e} apart: {a.text!r}, {b.text!r}")
+        print(f"photo {a.id}: differs at token {step}, where the best two are {gap:.1e} apart: {a.text!r}, {b.text!r}")
+    cells = [len(same), *(f"{share:.1%}" for share in shares), float(chosen.max()), float(chosen.mean()), top]
+    return {"compared": f"{one} and {other}", "photos": len(pairs), **dict(zip(MEASURES, cells, strict=True))}
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ class S3Store:
         read = bulk and bulk.get(self.base + key, self.uri_of(key), max_bytes)
         return read or self._get(key, max_bytes)
 
-    def _get(self, key: str, max_bytes: int | None, **part: str) -> tuple[bytes, str]:
+    def _get(self, key: str, max_bytes: int | None, **part: Any) -> tuple[bytes, str]:
         """Read with boto3, which verifies the checksum that S3 sends. Without one, a whole object must match its etag.
 
         Args:
