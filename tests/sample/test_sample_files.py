@@ -158,7 +158,7 @@ def test_a_table_that_cannot_be_finished_is_not_there(
 
 
 def test_a_disk_that_takes_no_more_ends_the_command_in_one_line(tmp_path: Path) -> None:
-    """By a limit on the size of files, 20 kB, less than most photos. With -B, as it would also cut Python's own caches."""
+    """With files of at most 20 kB, less than most photos. -B, because Python's bytecode caches would be cut too."""
     command = f"ulimit -f 20; exec {sys.executable} -B -m enrich.cli catalog sample --out {tmp_path}/out --products 130"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=200)
     assert done.returncode == 1
