@@ -16,7 +16,7 @@ _BRIGHTEST = 1.4  # what tone 1 of a relief multiplies the fabric's colour by
 
 @dataclass(frozen=True)
 class Grid:
-    """Where each pixel lies on the fabric. The photo's shorter side spans 2 units; `pixels` is one unit's length."""
+    """The position of each pixel on the fabric. The photo's shorter side is 2 units, and `pixels` the length of one."""
 
     u: Field
     v: Field

@@ -120,7 +120,7 @@ def write_sample(
         write(out / HOLDOUT / CATALOG, _table(held_out(), seed, dialect, set()))
     write(out / TRUTH, _json(settings, _optimum(seed, products, dialect), truth))
     categories: set[str] = set()
-    # Last: without it nobody takes this for a catalog.
+    # Written last: without it the folder does not count as a catalog.
     write(out / CATALOG, _table(labelled(), seed, dialect, categories))
     finish(out)
     return SampleSummary(products, len(categories), holdout, in_bucket + len(extras))

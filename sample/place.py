@@ -17,12 +17,12 @@ _OURS = frozenset({CATALOG, TRUTH, IMAGES, HOLDOUT, _STARTED})
 
 
 def claim(out: Path, bucket: Path | None, settings: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Make `out` the directory of the sample with these settings: an empty one, or one where it was begun.
+    """Make `out` the directory of the sample with these settings: an empty one, or one with an unfinished sample.
 
     With `overwrite` another sample, or what is left of one, makes room.
 
     Raises:
-        UsageError: it cannot be written, or something else lies there.
+        UsageError: it cannot be written, or contains something else.
     """
     try:
         for folder in filter(None, (out, bucket)):
@@ -60,7 +60,7 @@ def finish(out: Path) -> None:
 
 
 def _settings_of(out: Path) -> dict[str, Any] | None:
-    """Of the sample in `out`, begun or whole; None where there is none."""
+    """Settings of the sample in `out`, unfinished or complete; None if there is none."""
     for name, end in ((_STARTED, ""), (TRUTH, "}")):  # the truth's first line is its settings
         if (out / name).exists():
             with (out / name).open(encoding="utf-8") as file:
@@ -103,4 +103,4 @@ def write(path: Path, content: bytes | Iterable[bytes]) -> None:
     except OSError as error:
         with suppress(OSError):  # what hindered writing may hinder this too; a rest is never taken for a file
             part.unlink(missing_ok=True)
-        raise RunFailed(f"sample file {path}: {error.strerror or error}; mend that and run again") from error
+        raise RunFailed(f"sample file {path}: {error.strerror or error}; fix that and run again") from error

@@ -16,7 +16,7 @@ class Part:
 
     `material` names a texture of the fabric module. `width` above 0 draws the outline as a line of that width instead
     of filling it. `shade` scales its light, `relief` is how much darker its edges are, `lift` how dark a shadow it
-    throws on what lies under it (all 0..1, shade may pass 1).
+    casts on what is below it (all 0..1, shade may pass 1).
     """
 
     outline: Points

@@ -89,7 +89,7 @@ def answer_probability(completion: Completion, tokens: AnswerTokens) -> float:
 
     A model that has written "Shirt" in the title is sure of the category; its doubt shows in the title's tokens. On the
     sample catalog this separates right labels from wrong ones with an area under the ROC curve of 0.88, the label's
-    line alone with 0.62 (benchmarks/decisions.md).
+    line alone with 0.62 (benchmarks/decisions/README.md).
     """
     end = _category_span(completion, tokens).stop
     return float(np.exp(completion.logprobs[:end].sum(dtype=np.float64)))

@@ -1,4 +1,4 @@
-"""More labelled products for a catalog: what people decided about photos, for the next fine-tuning."""
+"""Add reviewed photos with their labels to a catalog, for the next fine-tuning."""
 
 import re
 import unicodedata
@@ -23,7 +23,7 @@ _ATTEMPTS = 5  # every lost swap means that another writer got through
 
 @dataclass(frozen=True)
 class Labelled:
-    """A photo and what a person says it shows; `label` is None where nothing that was said of it is right."""
+    """A photo and its reviewed label; None if a person rejected all of it."""
 
     product_id: str
     image_key: str  # names the photo's format
@@ -44,11 +44,11 @@ class Label:
 
 @dataclass(frozen=True)
 class Added:
-    """What became of labelled photos."""
+    """Counts of an addition."""
 
     new: int  # rows that the catalog did not have
     withdrawn: int  # rows that an earlier decision had added, and a rejection took out
-    missed: tuple[str, ...]  # keys of photos whose reviewed bytes could not be had: not added
+    missed: tuple[str, ...]  # keys of photos that were not added, because their reviewed bytes no longer exist
 
 
 def check_addition(catalog: Store, columns: Columns, products: Sequence[Labelled]) -> None:
@@ -65,7 +65,7 @@ def add_products(
     A photo that was added before gets its newer labels, or is taken out where they were rejected.
 
     Args:
-        photo: the bytes that were reviewed, or None where they cannot be had; such a photo is not added.
+        photo: returns the reviewed bytes, or None if they no longer exist; such a photo is not added.
 
     Raises:
         UsageError: there is no table, or the rows do not fit it. RunFailed: others replaced it again and again.

@@ -1,7 +1,7 @@
-"""Connections that no table, name server or web server can misuse: to public addresses only, under one deadline.
+"""Connections to public addresses only, under one deadline, whatever tables, name servers or web servers say.
 
 httpcore asks its network backend for connections. The one here resolves a name once, checks every address found and
-connects to one of these by its number: there is no second look-up that could find another address.
+connects to one of them, so no second look-up can return another address.
 """
 
 import ipaddress
@@ -30,7 +30,7 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # the last 32 bits are the IPv4 
 
 
 class Refused(Exception):
-    """This try brought no photo. `again`: another may; `wait`: seconds that the server asks for."""
+    """A try failed. `again`: another may succeed; `wait`: seconds that the server asked for."""
 
     def __init__(self, reason: str, again: bool = False, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -38,7 +38,7 @@ class Refused(Exception):
 
 
 class Budget:
-    """What one try may still take: seconds for everything, and bytes from the wire."""
+    """The seconds and the bytes on the wire that one try may still take."""
 
     def __init__(self, seconds: float, wire_bytes: int) -> None:
         self._seconds, self._deadline, self._bytes = seconds, time.monotonic() + seconds, wire_bytes
@@ -51,7 +51,7 @@ class Budget:
         return left if timeout is None else min(left, timeout)
 
     def extend(self, seconds: float) -> None:
-        """Puts the deadline off by what this program itself made the try wait."""
+        """Extend the deadline by the time that this program itself made the try wait."""
         self._deadline += seconds
 
     def read(self, count: int) -> None:

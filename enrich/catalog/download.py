@@ -1,4 +1,4 @@
-"""One photo from one URL of unknown manners: time-outs, retries, size caps, redirects, no private addresses."""
+"""Download one photo from an untrusted URL: time-outs, retries, size limits, redirects, no private addresses."""
 
 import base64
 import random
@@ -23,15 +23,35 @@ from enrich.photos.decode import ImageRefused, inspect
 from enrich.photos.decoders import Decoders, DecodingFailed, cores
 from enrich.settings.catalog import FetchSettings
 
-_BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that may pass
+_USER_AGENT = "enrich-catalog-fetch/0.1"
+_BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses that a later try may not meet
 _MOVED = frozenset({301, 302, 303, 307, 308})
-_PROCESSES = 4  # that look whether a file is a photo, at most; one does some 60 a second
-_OVERHEAD_BYTES = 1 << 18  # of an answer beyond twice the photo's bytes: headers (100 kB at most), TLS, chunk sizes
+_PROCESSES = 4  # at most, to check whether a file is a photo; one checks about 60 a second
+# Bytes that a response may take beyond twice the limit of a photo: headers (100 kB at most), TLS, chunk sizes.
+_OVERHEAD_BYTES = 1 << 18
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How many requests run at a time, and how long and how often a photo is tried."""
+
+    threads: int = 16
+    per_host: int = 8  # requests to one host at a time
+    connect_seconds: float = 10.0
+    read_seconds: float = 20.0  # longest silence within a response
+    total_seconds: float = 120.0  # longest time for one try of one photo, from the look-up of its host to its last byte
+    attempts: int = 4  # tries of a photo whose failure may pass
+    backoff_seconds: float = 0.5  # longest first wait; doubles with each try
+    max_wait_seconds: float = 60.0  # longest wait, whatever Retry-After asks for
+    max_redirects: int = 5
+
+
+USUAL_PACE = Pace()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A photo's file name, or why there is none; and after how many tries (0: it was there before)."""
+    """The file name of a photo, or the reason why there is none, and the number of tries (0: it was there before)."""
 
     file: str | None
     reason: str
@@ -41,21 +61,20 @@ class Outcome:
 class Downloader:
     """Fetches photos into a directory. Safe to use from several threads."""
 
-    def __init__(self, directory: Path, settings: FetchSettings) -> None:
-        self._directory = directory
-        self._settings = settings
-        self._slots: dict[str, threading.Semaphore] = defaultdict(lambda: threading.Semaphore(settings.per_host))
+    def __init__(self, directory: Path, settings: FetchSettings, pace: Pace) -> None:
+        self._directory, self._settings, self._pace = directory, settings, pace
+        self._slots: dict[str, threading.Semaphore] = defaultdict(lambda: threading.Semaphore(pace.per_host))
         self._lock = threading.Lock()
         self._decoders = Decoders(inspect, settings.limits, min(_PROCESSES, cores()), most_pixels=0)
-        self._resolver = ThreadPoolExecutor(settings.threads, thread_name_prefix="resolve")
-        # Through a proxy this machine neither resolves hosts nor sees their addresses: that is the proxy's to police.
+        self._resolver = ThreadPoolExecutor(pace.threads, thread_name_prefix="resolve")
+        # Through a proxy this machine neither resolves hosts nor sees their addresses; the proxy must check them.
         self._connector = Connector(self._resolver, any_address=settings.allow_private or settings.proxy is not None)
-        # httpcore alone, below httpx: it knows no cookies, no proxies of the environment and no content codings.
+        # httpcore without httpx: no cookies, no proxies from the environment and no content codings.
         self._pool = httpcore.ConnectionPool(
             ssl_context=httpx.create_ssl_context(),
             proxy=None if settings.proxy is None else _proxy(httpx.URL(settings.proxy)),
             max_connections=None,
-            max_keepalive_connections=settings.threads,
+            max_keepalive_connections=pace.threads,
             network_backend=self._connector,
         )
 
@@ -65,30 +84,30 @@ class Downloader:
         self._resolver.shutdown(wait=False, cancel_futures=True)
 
     def fetch(self, url: str, stem: str) -> Outcome:
-        """The photo at `url` as `stem` plus the extension of what it is, whole or not at all.
+        """Save the photo at `url` as `stem` plus the extension of its format, whole or not at all.
 
-        A URL that leaves its scheme out is asked for by https, and by http where nobody speaks https.
+        A URL without a scheme is requested by https, and by http if the server does not speak https.
         """
         part = self._directory / f"{stem}.part"
-        for attempt in range(1, self._settings.attempts + 1):
+        for attempt in range(1, self._pace.attempts + 1):
             try:
                 self._download(url, part)
                 return Outcome(self._finish(part, stem), "", attempt)
             except Refused as refused:
                 part.unlink(missing_ok=True)
-                if not refused.again or attempt == self._settings.attempts:
+                if not refused.again or attempt == self._pace.attempts:
                     return Outcome(None, refused.reason, attempt)
                 time.sleep(self._wait(attempt, refused.wait))
         raise AssertionError("at least one attempt")
 
     def _wait(self, attempt: int, asked: float | None) -> float:
-        """Full jitter (Brooker, AWS 2015) on a doubling ceiling, after what the server asked for, all capped."""
-        jitter = random.uniform(0, self._settings.backoff_seconds * 2 ** (attempt - 1))
-        return min((asked or 0.0) + jitter, self._settings.max_wait_seconds)
+        """Seconds to wait: what the server asked for plus full jitter (Brooker, AWS 2015), at most max_wait_seconds."""
+        jitter = random.uniform(0, self._pace.backoff_seconds * 2 ** (attempt - 1))
+        return min((asked or 0.0) + jitter, self._pace.max_wait_seconds)
 
     def _download(self, url: str, part: Path) -> None:
-        """One try: everything from the first look-up to the last byte, redirects included, within total_seconds."""
-        budget = Budget(self._settings.total_seconds, 2 * self._settings.limits.max_bytes + _OVERHEAD_BYTES)
+        """One try: from the first look-up to the last byte, redirects included, within total_seconds."""
+        budget = Budget(self._pace.total_seconds, 2 * self._settings.limits.max_bytes + _OVERHEAD_BYTES)
         self._connector.begin(budget)
         try:
             if not url.startswith("//"):
@@ -98,10 +117,10 @@ class Downloader:
                 self._follow(httpx.URL(f"https:{url}"), part, budget)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 if isinstance(error.args[0], ssl.SSLCertVerificationError):
-                    raise  # a server that speaks https, and may not be the one that is named
+                    raise  # the server speaks https, but may not be the one that the URL names
                 self._follow(httpx.URL(f"http:{url}"), part, budget)
         except httpcore.TimeoutException as error:
-            budget.left()  # says so where it is the try's whole time that is up
+            budget.left()  # raises its own message if the total time is used up
             raise Refused(f"no answer in time ({_words(error)})", again=True) from error
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError) as error:
             raise Refused(f"connection failed ({_words(error)})", again=True) from error
@@ -110,9 +129,9 @@ class Downloader:
 
     def _follow(self, url: httpx.URL, part: Path, budget: Budget) -> None:
         target = url
-        for _ in range(self._settings.max_redirects + 1):
+        for _ in range(self._pace.max_redirects + 1):
             self._check(target)
-            # A password in the table's URL is for that very server: where it sends us, nobody gets it.
+            # A password in the table's URL is for that server only, not for those that it redirects to.
             mine = (target.scheme, target.host, target.port) == (url.scheme, url.host, url.port)
             with self._slot(target.host, budget), self._ask(target, url.userinfo if mine else b"") as response:
                 headers = httpx.Headers(response.headers)
@@ -120,21 +139,21 @@ class Downloader:
                     self._save(response, headers, part)
                     return
                 target = target.join(headers["location"])
-        raise Refused(f"more than {self._settings.max_redirects} redirects")
+        raise Refused(f"more than {self._pace.max_redirects} redirects")
 
     @contextmanager
     def _ask(self, url: httpx.URL, userinfo: bytes) -> Iterator[httpcore.Response]:
         headers = {
             "Host": url.netloc.decode("ascii"),
-            "User-Agent": self._settings.user_agent,
+            "User-Agent": _USER_AGENT,
             "Accept": "image/*",
-            "Accept-Encoding": "identity",  # the bytes are kept as they come, and Content-Length counts them
+            "Accept-Encoding": "identity",  # the bytes are saved as they arrive, and Content-Length counts them
         }
         if userinfo:
             login = f"{url.username}:{url.password}".encode()
             headers["Authorization"] = f"Basic {base64.b64encode(login).decode('ascii')}"
-        settings = self._settings
-        times = {"connect": settings.connect_seconds, "read": settings.read_seconds, "write": settings.read_seconds}
+        pace = self._pace
+        times = {"connect": pace.connect_seconds, "read": pace.read_seconds, "write": pace.read_seconds}
         target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
         with self._pool.stream("GET", target, headers=list(headers.items()), extensions={"timeout": times}) as response:
             yield response
@@ -153,14 +172,14 @@ class Downloader:
             raise Refused(f"{stated:,} bytes, more than the limit of {limit:,}")
         size = 0
         with part.open("wb") as file:
-            for chunk in response.iter_stream():  # as they arrive; a body shorter than Content-Length raises
+            for chunk in response.iter_stream():  # a body shorter than Content-Length raises an error
                 size += len(chunk)
                 if size > limit:
                     raise Refused(f"more than the limit of {limit:,} bytes")
                 file.write(chunk)
 
     def _finish(self, part: Path, stem: str) -> str:
-        """Names the file after the photo that it is, not after what the server says."""
+        """Give the file the extension of its format, whatever the server says."""
         data = part.read_bytes()
         try:
             image_format = self._decoders.decode(data).format
@@ -175,7 +194,7 @@ class Downloader:
 
     @contextmanager
     def _slot(self, host: str, budget: Budget) -> Iterator[None]:
-        """Waits until fewer than per_host requests are under way to a host; this wait is not the server's."""
+        """Wait until fewer than per_host requests to the host are in flight. The wait does not count for the try."""
         with self._lock:
             slot = self._slots[host]
         started = time.monotonic()
@@ -184,7 +203,7 @@ class Downloader:
             yield
 
     def _check(self, url: httpx.URL) -> None:
-        """Refuses what is not the web, and what a proxy would have to refuse, before anything is sent."""
+        """Refuse other schemes, and private addresses that a proxy would have to refuse, before anything is sent."""
         if url.scheme not in ("http", "https") or not url.host:
             raise Refused(f"not an http or https URL ({url.scheme[:20] or 'no scheme'})")
         if self._settings.proxy is not None and not self._settings.allow_private and is_address(url.host):
@@ -192,16 +211,16 @@ class Downloader:
 
 
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "AVIF": "avif"}
-# Between the URLs of a cell: a separator before the next one's start, or one with blanks, which no URL holds. Commas
-# alone stand within URLs ("w_300,h_200").
+# Separates the URLs of a cell: a separator before the start of a URL, or one with blanks, which URLs cannot contain. A
+# comma alone may be part of a URL ("w_300,h_200").
 _NEXT_URL = re.compile(r"""["'\s,;|]+(?=(?:https?:)?//)|["']?\s*[,;|]\s+|\s*[\r\n]+|["']\s*,""", re.IGNORECASE)
 _BARE_HOST = re.compile(r"(?:[^\s/:@.]+\.)+(?:[^\W\d_][\w-]+|\d{1,3})\.?(?::\d+)?/|localhost(?::\d+)?/")
 
 
 def urls_of(cell: str) -> list[str]:
-    """The URLs that a cell holds, which may separate them by commas, semicolons, bars, blanks or lines, or as a list.
+    """The URLs of a cell, separated by commas, semicolons, bars, blanks or line breaks, or written as a list.
 
-    One without its scheme, `//host/photo` or `host.example/photo`, begins with // here.
+    A URL without a scheme, `//host/photo` or `host.example/photo`, is returned with a leading //.
     """
     text = cell.strip()
     if text.startswith("[") and text.endswith("]"):
@@ -211,7 +230,7 @@ def urls_of(cell: str) -> list[str]:
 
 
 def without_login(url: str) -> str:
-    """A URL, or a text that holds URLs, without the user names and passwords in them."""
+    """A URL, or a text with URLs, without the user names and passwords in them."""
     return re.sub(r"//[^/?#\s]*@", "//***@", url)
 
 

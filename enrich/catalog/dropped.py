@@ -1,11 +1,11 @@
-"""Rows of a catalog that are left out, or taught without their price: told by reason, listed in a file, and counted."""
+"""Rows of a catalog that are left out, or used without their price: counted by reason, and listed in a file."""
 
 import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-MOST = 0.1  # share of the rows that may go without being asked about
+MOST = 0.1  # share of the rows that may be left out without confirmation
 _SHOWN = 80  # characters of a detail in a message
 
 
@@ -15,12 +15,12 @@ class Dropped:
 
     row: int
     product_code: str
-    reason: str  # one of few
-    detail: str = ""  # what this row holds
+    reason: str  # one of a few fixed texts
+    detail: str = ""  # the value in this row
 
 
 def too_many(dropped: Iterable[Dropped], rows: int) -> bool:
-    """Whether more than a tenth of the table's rows goes."""
+    """Whether more than a tenth of the table's rows is left out."""
     return len({one.row for one in dropped}) > MOST * rows
 
 

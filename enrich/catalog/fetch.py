@@ -1,7 +1,7 @@
-"""A catalog from a table with image URLs: the photos downloaded as they are, the table with their paths, and failures.
+"""Make a catalog from a table with image URLs: the photos as downloaded, the table with their paths, and the failures.
 
 The table is a local Parquet or CSV file, or the train split of a Hugging Face data set (its Parquet files only; no code
-of the data set is run). A fetch that was cut short continues: photos that are there are not asked for again.
+of the data set is run). An interrupted fetch continues: photos that were downloaded before are not requested again.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from enrich.catalog.download import EXTENSIONS, Downloader, Outcome, urls_of, without_login
+from enrich.catalog.download import EXTENSIONS, USUAL_PACE, Downloader, Outcome, Pace, urls_of, without_login
 from enrich.catalog.table import FORMATS, read_table
 from enrich.errors import RunFailed, UsageError
 from enrich.settings.catalog import FetchSettings
@@ -25,9 +25,12 @@ _NOWHERE = ("", "N.A.")
 
 @dataclass(frozen=True)
 class FetchSummary:
-    """Rows with a photo and rows without; `resumed` of the first had theirs already.
+    """Counts of a fetch.
 
-    `several` rows name more than one URL: the first one's photo is fetched.
+    Attributes:
+        photos: rows with a photo, of which `resumed` were downloaded by an earlier fetch.
+        failed: rows without a photo.
+        several: rows with more than one URL, of which the first is used.
     """
 
     photos: int
@@ -45,16 +48,20 @@ def fetch_catalog(
     out: Path,
     settings: FetchSettings | None = None,
     progress: Callable[[int, int], None] = _silent,
+    pace: Pace = USUAL_PACE,
 ) -> FetchSummary:
     """Writes `out/images/`, `out/failures.csv` and, last, `out/catalog.csv`: the source's columns and local_image_path.
 
-    `source` is a file or a data set id. Of several URLs in a cell the first is taken. Rows without a photo are in
-    failures.csv (product_code, url, reason, attempts) and not in the catalog. Columns without a text form are left out.
-    `progress` is told (rows done, rows in all).
+    Rows without a photo are listed in failures.csv (product_code, url, reason, attempts) and left out of the catalog.
+    Columns without a text form are left out.
+
+    Args:
+        source: a file, or the id of a data set. If a cell has several URLs, the first is used.
+        progress: called with (rows done, all rows).
 
     Raises:
         UsageError: no such table or data set, a missing column, or no rows; nothing was written.
-        RunFailed: not one photo could be had, or the disk refuses them.
+        RunFailed: no photo could be downloaded, or none could be written.
     """
     settings = settings or FetchSettings()
     table = _read_source(source)
@@ -74,11 +81,12 @@ def fetch_catalog(
     pairs = table.select(code=settings.product_code, url=settings.image_url).iter_rows()
     rows = [_row(code, cell) for code, cell in pairs]
     try:
-        outcomes = _download_all({row.stem: row.url for row in rows}, images, settings, progress)
+        outcomes = _download_all({row.stem: row.url for row in rows}, images, settings, progress, pace)
         results = [outcomes[row.stem] for row in rows]
         _write_failures(rows, results, out)
         if all(result.file is None for result in results):
-            raise RunFailed(f"none of {len(rows):,} photos could be had ({results[0].reason}); see {out}/failures.csv")
+            failures = out / "failures.csv"
+            raise RunFailed(f"none of {len(rows):,} photos could be downloaded ({results[0].reason}); see {failures}")
         paths = pl.Series(IMAGE_PATH, [f"images/{result.file}" if result.file else None for result in results])
         _write_csv(table.with_columns(paths).filter(pl.col(IMAGE_PATH).is_not_null()), out / "catalog.csv")
     except OSError as error:
@@ -92,11 +100,11 @@ def fetch_catalog(
 class _Row:
     code: str
     url: str
-    several: bool  # its cell names more URLs than this one
+    several: bool  # its cell has further URLs
 
     @property
     def stem(self) -> str:
-        """A file name that is safe whatever the code is, and another one for another code or URL."""
+        """A file name that is safe whatever the code is, and differs for other codes and URLs."""
         digest = hashlib.sha256(f"{self.code}\0{self.url}".encode()).hexdigest()[:8]
         safe = re.sub(r"[^A-Za-z0-9-]+", "_", self.code)[:80].strip("_")
         return f"{safe or 'photo'}-{digest}"
@@ -108,24 +116,24 @@ def _row(code: str, cell: str) -> _Row:
 
 
 def _download_all(
-    urls: dict[str, str], images: Path, settings: FetchSettings, progress: Callable[[int, int], None]
+    urls: dict[str, str], images: Path, settings: FetchSettings, progress: Callable[[int, int], None], pace: Pace
 ) -> dict[str, Outcome]:
-    """Outcomes by stem. Each distinct stem is fetched once."""
+    """Outcomes by stem. Each stem is fetched once."""
     extensions = tuple(EXTENSIONS.values())
     there = {path.stem: path.name for path in images.iterdir() if path.suffix[1:] in extensions}
     outcomes = {stem: Outcome(there[stem], "", 0) for stem in urls if stem in there}
     outcomes |= {stem: Outcome(None, "no URL", 0) for stem, url in urls.items() if not url}
     missing = [stem for stem in urls if stem not in outcomes]
     progress(len(outcomes), len(urls))
-    downloader = Downloader(images, settings)
-    pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="fetch")
+    downloader = Downloader(images, settings, pace)
+    pool = ThreadPoolExecutor(pace.threads, thread_name_prefix="fetch")
     try:
         futures = {pool.submit(downloader.fetch, urls[stem], stem): stem for stem in missing}
         for future in as_completed(futures):
             outcomes[futures[future]] = future.result()
             progress(len(outcomes), len(urls))
     finally:
-        pool.shutdown(cancel_futures=True)  # on Ctrl-C, those under way end and no other begins
+        pool.shutdown(cancel_futures=True)  # on Ctrl-C, running downloads end and no other starts
         downloader.close()
     return outcomes
 

@@ -4,7 +4,7 @@ import os
 import unicodedata
 from pathlib import Path
 
-NOT_FOUND, EMPTY, OUTSIDE = "photo not found", "photo is an empty file", "photo lies outside the catalog's directory"
+NOT_FOUND, EMPTY, OUTSIDE = "photo not found", "photo is an empty file", "photo is outside the catalog's directory"
 
 
 def find_photo(name: str, directory: Path) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Tables of any origin as text: CSV and Parquet files, every cell a string."""
+"""Read CSV and Parquet tables with every cell as a string."""
 
 from pathlib import Path
 

@@ -1,7 +1,8 @@
-"""Colours as the file means them: ICC profiles to sRGB, which is what models and screens expect.
+"""Convert colours from a photo's ICC profile to sRGB, which models and screens expect.
 
-lcms does the conversion: relative colorimetric with black point compensation, as browsers do. A transform is built once
-for each profile, some milliseconds, and kept; a profile as good as sRGB, by far the most common, costs one look-up.
+lcms does the conversion, relative colorimetric with black point compensation, as browsers do. A transform is built once
+for each profile, which takes some milliseconds, and kept. Profiles equivalent to sRGB, by far the most common, cost one
+look-up (benchmarks/decoding).
 """
 
 from collections.abc import Iterator
@@ -12,30 +13,35 @@ from itertools import product
 import numpy as np
 from PIL import Image, ImageCms
 
-MAX_PROFILE_BYTES = 4 << 20  # those of printing presses take up to 3 MB
-_SPACES = {"RGB": "RGB", "RGBA": "RGB", "L": "GRAY", "CMYK": "CMYK"}  # of a profile that fits pixels of a mode
+MAX_PROFILE_BYTES = 4 << 20  # profiles of printing presses are up to 3 MB
+_SPACES = {
+    "RGB": "RGB",
+    "RGBA": "RGB",
+    "L": "GRAY",
+    "CMYK": "CMYK",
+}  # mode of the pixels -> colour space of a profile for them
 _SRGB = ImageCms.createProfile("sRGB")
-_UNSEEN = 2  # levels of 255: no eye sees the difference, and copies of the sRGB profile differ from lcms's by as much
+_UNSEEN = 2  # levels of 255: invisible, and copies of the sRGB profile differ from that of lcms by as much
 _LEVELS = (0, 1, 4, 16, 48, 96, 160, 208, 255)
 
 
 def colour_space(profile: bytes | None) -> str | None:
-    """`RGB`, `GRAY`, `CMYK` ... of an ICC profile; None where there is none, or none that can be read."""
+    """Colour space of an ICC profile (`RGB`, `GRAY`, `CMYK` ...); None without a readable profile."""
     return None if not profile or len(profile) > MAX_PROFILE_BYTES else _colour_space(profile)
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """`image` in sRGB, a copy unless nothing has to change: RGB and RGBA in their own mode, L and CMYK as RGB.
+    """`image` in sRGB: RGB and RGBA keep their mode, L and CMYK become RGB. A copy, unless nothing has to change.
 
-    A profile that is broken, larger than MAX_PROFILE_BYTES or of another kind of pixels counts as absent: L and CMYK
-    are then converted as Pillow does.
+    A profile that is broken, larger than MAX_PROFILE_BYTES or for another colour space is ignored; Pillow then converts
+    L and CMYK without it.
     """
     fits = profile is not None and colour_space(profile) == _SPACES[image.mode]
     transform = _transform(profile, image.mode) if fits and profile else None
     if transform is None:
         return image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
     converted = ImageCms.applyTransform(image, transform)
-    assert converted is not None  # as only `inPlace` says
+    assert converted is not None  # None is returned only for `inPlace`
     return converted
 
 
@@ -45,13 +51,13 @@ def _colour_space(profile: bytes) -> str | None:
         return str(ImageCms.ImageCmsProfile(BytesIO(profile)).profile.xcolor_space).strip()
     except MemoryError:
         raise
-    except Exception:  # lcms refuses it, in one of several ways
+    except Exception:  # lcms raises errors of several types
         return None
 
 
-@lru_cache(maxsize=8)  # of the largest profiles 32 MB
+@lru_cache(maxsize=8)  # 32 MB of profiles at most
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """What makes sRGB of the profile's colours; None where it is unusable or would change nothing that can be seen."""
+    """The transform to sRGB; None if the profile is unusable, or the transform would change nothing visible."""
     try:
         transform = ImageCms.buildTransform(
             ImageCms.ImageCmsProfile(BytesIO(profile)),

@@ -1,7 +1,7 @@
-"""The bytes of a photo -> its page of crops, the same for training and for serving. Pillow reads them; this file says
-what is accepted and what a photo looks like when it has a colour profile, transparency, 16 bits or an EXIF orientation.
+"""Decode the bytes of a photo into its page of crops, in the same way for training and for serving.
 
-Bytes from outside are given to these functions by `enrich.photos.decoders` only, in processes with limits.
+Pillow reads the bytes. This module decides what is accepted, and how colour profiles, transparency, 16-bit pixels and
+EXIF orientations are treated. Only `enrich.photos.decoders` passes bytes from outside to it, in processes with limits.
 """
 
 import math
@@ -23,13 +23,13 @@ from enrich.photos.endings import completed, ends_properly
 from enrich.photos.webp import is_webp, webp_size
 from enrich.vocabulary import ErrorKind
 
-if TYPE_CHECKING:  # pydantic takes longer to import than all the rest, and every decoding process would pay for it
+if TYPE_CHECKING:  # at run time it would load pydantic, which every decoding process would then keep in memory
     from enrich.settings.photos import PhotoLimits
 
-# Of how photos are prepared; another one gives other pages, so adapters record it and it enters the fingerprint.
+# Raised whenever the same photo would give another page. Adapters record it, and it is part of the fingerprint.
 PREPARATION_VERSION = 2  # 2: colours are converted from the photo's profile to sRGB
 
-# What undoes each EXIF orientation (CIPA DC-008, tag 0x0112); 1 is upright.
+# The transposition that undoes each EXIF orientation (CIPA DC-008, tag 0x0112); 1 is upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -45,49 +45,50 @@ _SWAPS_SIDES = (
     Image.Transpose.TRANSVERSE,
     Image.Transpose.ROTATE_90,
 )
-# A half, quarter or eighth of a JPEG is enough if it falls short of the wanted sides by no more than this. That admits
-# the halves of 1000x1333 and 960x1280, 0.8 and 4.8 % short of 504x672. They are nearer to the photo resized from all of
-# its pixels (41.2 and 40.8 dB) than a half that fits exactly, which nothing smooths any more (37.7 dB).
+# A JPEG decoded at a half, quarter or eighth of its sides may be smaller than the wanted sides by this share. So the
+# halves of 1000x1333 and 960x1280 count as large enough for 504x672 (0.8 and 4.8 % short). They are closer to the photo
+# resized from all of its pixels (41.2 and 40.8 dB) than a half that fits exactly (37.7 dB), which is not resized again.
 REDUCTION_TOLERANCE = 0.05
 _NO_PAGE = np.empty((0, 0, 3), np.uint8)
-_ROWS = 256  # of pixels, scaled from 16 bits at a time
+_ROWS = 256  # rows of pixels that are scaled from 16 bits at a time
 _16_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
-# How Pillow's plugins word an early end of the file.
+MAX_ASPECT_RATIO = 50  # longer side / shorter side; a longer strip is not a photo of a product
+# Phrases by which Pillow's plugins report a truncated file.
 _ENDS_EARLY = ("truncated", "broken data stream", "unrecognized data stream contents", "unexpected end", "eof")
 
-
-# Bytes of memory that decoding takes for each pixel, generously: JPEGs, and formats that may have transparency.
+# Upper bounds of the memory that decoding takes, in bytes a pixel: JPEGs, and formats that may have transparency.
 _JPEG_BYTES, _OTHER_BYTES = 12, 32
-_FIXED_BYTES = 64 << 20  # whatever the size
+_FIXED_BYTES = 64 << 20  # in addition, for a photo of any size
 
+# From the upright photo's (width, height) to the (width, height) that the caller will resize it to.
 Wanted = Callable[[int, int], tuple[int, int]]
-# Told how many bytes of memory a photo needs once its header is read; returns when it may have them.
+# Called with the bytes of memory that a photo needs, once its header is read. Returns when they may be used.
 Admit = Callable[[int], object]
 
 
 class ImageRefused(ImageError):
-    """The bytes make no photo."""
+    """The bytes are not a photo that can be used."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How photos become pages of crops: what an adapter was trained with, and must be served with."""
+    """How photos are prepared. An adapter must be served with the values that it was trained with."""
 
     num_crops: int
     image_size: int  # pixels of a crop's side
-    fast_decode: bool = False  # see `decode_reduced`
-    version: int = PREPARATION_VERSION  # that the adapter was trained with; serving follows the code's own
+    fast_decode: bool = False  # decode large JPEGs at a reduced scale, see `decode`
+    version: int = PREPARATION_VERSION  # of the adapter's training; serving uses PREPARATION_VERSION
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo, or a picture made of it, and what is known of the file."""
+    """Pixels made from a photo, and facts about the file."""
 
-    page: np.ndarray  # (height, width, 3) uint8 RGB; `prepare`'s is what `hd_transform` makes: whole crops
-    width: int  # of the upright photo, pixels
+    page: np.ndarray  # (height, width, 3) uint8 RGB, sRGB; from `prepare` whole crops, as `hd_transform` lays them out
+    width: int  # of the upright photo, in pixels
     height: int
-    format: str = ""  # as Pillow names it
-    unfinished: bool = False  # the file lacks the mark of its end, and none of its pixels
+    format: str = ""  # Pillow's name for it
+    unfinished: bool = False  # the file lacks its end marker, but no pixel is missing
 
 
 def _unlimited(memory: int) -> None:
@@ -95,73 +96,55 @@ def _unlimited(memory: int) -> None:
 
 
 def prepare(data: bytes, limits: "PhotoLimits", how: Preparation, admit: Admit = _unlimited) -> Photo:
-    """The bytes of a photo to its page of crops: what training and serving both do, and nothing else does.
-
-    Raises:
-        As `decode`.
-    """
+    """The page of crops of a photo, for training and serving. Raises as `decode`."""
     grid = {"num_crops": how.num_crops, "image_size": how.image_size}
     found = _decode(data, limits, partial(resized_size, **grid) if how.fast_decode else None, admit)
     page = hd_transform(found.image, **grid, size=found.size)
-    if found.profile is not None:  # after scaling: a page has fewer pixels than a photo
+    if found.profile is not None:  # converted after scaling, because a page has fewer pixels than most photos
         page = np.asarray(to_srgb(Image.fromarray(page), found.profile))
     return _photo(page, found)
 
 
 def shrink(data: bytes, limits: "PhotoLimits", side: int, admit: Admit = _unlimited) -> Photo:
-    """The bytes of a photo to a picture of it for people, at most `side` pixels wide and high. Raises as `decode`."""
+    """A thumbnail for people, at most `side` pixels wide and high. Raises as `decode`."""
     found = _decode(data, limits, partial(_within, side), admit)
     picture = found.image.resize(_within(side, *found.size), Image.Resampling.BICUBIC, reducing_gap=2.0)
     return _photo(np.asarray(to_srgb(picture, found.profile)), found)
 
 
 def inspect(data: bytes, limits: "PhotoLimits", admit: Admit = _unlimited) -> Photo:
-    """Whether the bytes are a photo: its size and format, and no picture. Raises as `decode`."""
+    """Size and format of a photo that can be decoded; `page` is empty. Raises as `decode`."""
     return _photo(_NO_PAGE, _decode(data, limits, None, admit))
 
 
-def decode(data: bytes, limits: "PhotoLimits") -> Image.Image:
+def decode(data: bytes, limits: "PhotoLimits", wanted: Wanted | None = None) -> Image.Image:
     """The first frame as an upright RGB image in sRGB, transparency on white, 16 bits scaled to 8.
 
     Size, format, number of pixels and aspect ratio are checked before anything is decoded. Pillow's own limit of
-    178,956,970 pixels holds as well, whatever `limits.max_pixels` says. A file that lacks its end is a photo as long as
-    no pixel is missing.
+    178,956,970 pixels also holds, whatever `limits.max_pixels` says. A file without its end marker is accepted if no
+    pixel is missing.
+
+    Args:
+        wanted: if given, a JPEG is decoded at the smallest of its reduced scales (1/2, 1/4, 1/8) that comes within
+            REDUCTION_TOLERANCE of these sides, and then has exactly these sides. This skips most of the work, but
+            averages pixels in another way than resizing the whole photo, so training and serving must agree on it
+            (benchmarks/image_processor/README.md). Other photos are decoded whole.
 
     Raises:
         ImageRefused: EMPTY, TOO_LARGE, NOT_AN_IMAGE, TOO_MANY_PIXELS, TRUNCATED or UNSUPPORTED_MODE.
-        MemoryError: where the process has a memory limit and the photo needs more.
+        MemoryError: the photo needs more memory than the process may use.
         OSError: the machine fails, not the photo: a full disk, too many open files.
     """
-    found = _decode(data, limits, None)
-    return to_srgb(found.image, found.profile)
-
-
-def decode_reduced(data: bytes, limits: "PhotoLimits", wanted: Wanted) -> tuple[Image.Image, tuple[int, int]]:
-    """As `decode`, but a JPEG much larger than needed is decoded at a half, quarter or eighth of its sides.
-
-    That skips most of the work, and averages pixels otherwise than resizing the whole photo does, so training and
-    serving must both do it or both not (benchmarks/image_processor.md).
-
-    Args:
-        wanted: from the upright photo's (width, height) to the (width, height) that the caller will resize it to.
-
-    Returns:
-        The image and the upright photo's (width, height). The image has the wanted sides where a reduced scale came
-        within `REDUCTION_TOLERANCE` of them; else it is whole, as `decode` gives it.
-
-    Raises:
-        As `decode`.
-    """
     found = _decode(data, limits, wanted)
-    return to_srgb(found.image, found.profile), found.size
+    return to_srgb(found.image, found.profile)
 
 
 @dataclass(frozen=True)
 class _Decoded:
     image: Image.Image  # RGB, upright
-    size: tuple[int, int]  # of the upright photo, width first; the image's own unless it was reduced
+    size: tuple[int, int]  # (width, height) of the upright photo; the image is smaller if it was reduced
     format: str
-    profile: bytes | None  # of the image's colours; None: sRGB
+    profile: bytes | None  # ICC profile still to be applied; None: the image is sRGB
     unfinished: bool = False
 
 
@@ -190,10 +173,10 @@ def _decode(data: bytes, limits: "PhotoLimits", wanted: Wanted | None, admit: Ad
 
 
 def _complete(data: bytes, limits: "PhotoLimits", wanted: Wanted | None, admit: Admit) -> _Decoded | None:
-    """A cut file whose pixels are all there nevertheless; None where some are missing."""
+    """A truncated file decoded, if no pixel is missing; else None."""
     found, pictures = None, set()
     for whole in completed(data):
-        found = None  # one picture in memory at a time
+        found = None  # keeps one image in memory at a time
         try:
             found = _open(whole, limits, wanted, admit)
         except ImageRefused:
@@ -205,7 +188,7 @@ def _complete(data: bytes, limits: "PhotoLimits", wanted: Wanted | None, admit: 
 def _open(data: bytes, limits: "PhotoLimits", wanted: Wanted | None, admit: Admit) -> _Decoded:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's on odd EXIF, and on 89 million pixels: max_pixels decides that
+            warnings.simplefilter("ignore")  # about odd EXIF, and more than 89 million pixels, which max_pixels decides
             if (stated := webp_size(data)) is not None and "WEBP" in limits.formats:
                 _check_size(stated, limits)
                 admit(_memory(data, stated, _OTHER_BYTES))
@@ -220,7 +203,7 @@ def _open(data: bytes, limits: "PhotoLimits", wanted: Wanted | None, admit: Admi
                 else:
                     turn = _turn(image)
                     rgb, profile = _to_rgb_reduced(image, _turned(wanted(*_turned(size, turn)), turn))
-                turn = _turn(image)  # which a PNG may only know once it is read
+                turn = _turn(image)  # a PNG may store it after the pixels
                 return _Decoded(rgb if turn is None else rgb.transpose(turn), _turned(size, turn), format, profile)
     except (ImageRefused, MemoryError):
         raise
@@ -229,18 +212,18 @@ def _open(data: bytes, limits: "PhotoLimits", wanted: Wanted | None, admit: Admi
     except UnidentifiedImageError as error:
         formats = ", ".join(limits.formats)
         raise ImageRefused(ErrorKind.NOT_AN_IMAGE, f"no image of an accepted format ({formats})") from error
-    except Exception as error:  # on hostile bytes Pillow's plugins raise whatever their parsing runs into
+    except Exception as error:  # hostile bytes make Pillow's plugins raise errors of any type
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the system's word, not a plugin's: it says nothing of the photo
+            raise  # an error of the operating system, not of the photo
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        if "out of memory" in reason.lower():  # as some plugins word it
+        if "out of memory" in reason.lower():  # some plugins report it so
             raise MemoryError(reason) from error
         early = any(words in reason.lower() for words in _ENDS_EARLY) or _is_cut_webp(data)
         raise ImageRefused(ErrorKind.TRUNCATED if early else ErrorKind.NOT_AN_IMAGE, reason) from error
 
 
 def _to_rgb_reduced(image: Image.Image, sides: tuple[int, int]) -> tuple[Image.Image, bytes | None]:
-    """As `_to_rgb`, of a JPEG: `sides` large if a reduced scale is enough for that, else whole."""
+    """As `_to_rgb` for a JPEG: with these `sides` if a reduced scale is large enough, else whole."""
     width, height = image.size
     least = [math.ceil(side * (1 - REDUCTION_TOLERANCE)) for side in sides]
     drafted = image.draft(None, (least[0], least[1]))
@@ -248,14 +231,14 @@ def _to_rgb_reduced(image: Image.Image, sides: tuple[int, int]) -> tuple[Image.I
     rgb, profile = _to_rgb(image)
     if drafted is None or image.size == (width, height):
         return rgb, profile
-    # Half of 1333 lines are 667 of which the last is half outside: `box` says where the photo ends. Without it
-    # everything would be scaled by 667 / 666.5, and the difference from the whole photo nearly doubles.
+    # Half of 1333 rows is 667 rows, the last of which is half outside the photo; `box` says where the photo ends.
+    # Without it the image would be scaled by 667 / 666.5, which nearly doubles the difference from the whole photo.
     _, box = drafted
     return rgb.resize(sides, Image.Resampling.BILINEAR, box), profile
 
 
 def _is_cut_webp(data: bytes) -> bool:
-    """Whether a WebP file has another length than its header says; libwebp gives no reason of its own."""
+    """Whether a WebP file has another length than its header says. libwebp does not report the reason itself."""
     return is_webp(data) and int.from_bytes(data[4:8], "little") + 8 != len(data)
 
 
@@ -264,20 +247,20 @@ def _memory(data: bytes, size: tuple[int, int], each: int) -> int:
 
 
 def _check_size(size: tuple[int, int], limits: "PhotoLimits") -> None:
-    """Judges the size that the header states; a few bytes can state a size that fills the memory."""
+    """Check the size in the header, before memory is allocated for it."""
     width, height = size
     if min(width, height) < 1:
         raise ImageRefused(ErrorKind.NOT_AN_IMAGE, f"{width} x {height} pixels")
     if width * height > limits.max_pixels:
         message = f"{width} x {height} pixels, more than the limit of {limits.max_pixels:,}"
         raise ImageRefused(ErrorKind.TOO_MANY_PIXELS, message)
-    if max(width, height) > limits.max_aspect_ratio * min(width, height):
-        message = f"{width} x {height} pixels, an aspect ratio above the limit of {limits.max_aspect_ratio:g}"
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        message = f"{width} x {height} pixels, an aspect ratio above the limit of {MAX_ASPECT_RATIO}"
         raise ImageRefused(ErrorKind.TOO_MANY_PIXELS, message)
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, bytes | None]:
-    """An image in RGB, and the profile of its colours where that is left to apply (`to_srgb`), once it is smaller."""
+    """The image in RGB, and the profile that is still to be applied (`to_srgb`) when the image has been scaled down."""
     profile = image.info.get("icc_profile")
     space = colour_space(profile)
     if image.mode in _16_BIT:
@@ -285,7 +268,7 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, bytes | None]:
     if image.mode == "F":
         raise ImageRefused(ErrorKind.UNSUPPORTED_MODE, "floating-point pixels, which have no agreed white")
     grey = image.mode in ("1", "L", "LA", "La")
-    if image.has_transparency_data:  # a plain convert would drop alpha and show the colours hidden under it
+    if image.has_transparency_data:  # a plain convert would drop alpha and show the hidden colours
         photo = image.convert("RGBA")
         if grey and space == "GRAY":
             colours, alpha = to_srgb(image.convert("L"), profile), photo.getchannel("A")
@@ -302,22 +285,24 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, bytes | None]:
 
 
 def _scale_16_bit(image: Image.Image) -> Image.Image:
-    """0..65535 -> 0..255, rounded; 65535 / 255 = 257. A plain convert clips everything above 255 to white."""
+    """Scale 0..65535 to 0..255, rounded (65535 / 255 = 257). A plain convert would clip values above 255 to white."""
     values = np.asarray(image)
     if image.mode == "I" and (values.min() < 0 or values.max() > 65535):
         raise ImageRefused(ErrorKind.UNSUPPORTED_MODE, "32-bit pixels, which have no agreed white")
     scaled = np.empty(values.shape, np.uint8)
-    for top in range(0, len(values), _ROWS):  # a part at a time: 32 bits of all pixels would double the memory
+    for top in range(0, len(values), _ROWS):  # in parts, because 32 bits for all pixels would double the memory
         scaled[top : top + _ROWS] = (values[top : top + _ROWS].astype(np.uint32) + 128) // 257
     return Image.fromarray(scaled)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What makes `image` upright, as its EXIF data say. ImageOps.exif_transpose also writes the data anew, which fails
-    on many broken ones whose orientation can be read."""
+    """The transposition that makes `image` upright, according to its EXIF data.
+
+    ImageOps.exif_transpose also rewrites the EXIF data, which fails for many broken ones whose orientation is readable.
+    """
     try:
         return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # broken EXIF, as any parsing above; the photo itself is fine
+    except Exception:  # broken EXIF; the pixels are fine
         return None
 
 

@@ -1,6 +1,6 @@
-"""The process that decodes: bytes from outside in, a JSON header and plain pixels out, in limited memory and CPU time.
+"""The decoding process: reads bytes from outside, and returns a JSON header and pixels, in limited memory and CPU time.
 
-CPU time is counted, not time on a clock: a process that is stopped, or waits for a busy machine, did nothing wrong.
+The limit is CPU time, not wall time, so that a photo is not blamed for a stopped process or a busy machine.
 """
 
 import json
@@ -22,19 +22,19 @@ from PIL import AvifImagePlugin, Image
 from enrich.photos.decode import ImageRefused, Photo
 from enrich.vocabulary import ErrorKind
 
-# Bytes that each process may use without asking. Larger photos ask first, so that few are decoded at a time.
+# Bytes that each process may use without asking. Larger photos ask first, which limits how many are decoded at a time.
 ORDINARY_BYTES = 256 << 20
-UNIT = 64 << 20  # bytes; memory is given out in such pieces
+UNIT = 64 << 20  # bytes; memory is granted in multiples of it
 PHOTO_HEADER = struct.Struct("!Q?")  # bytes of the photo; whether it may have all of decode_memory_bytes at once
 LENGTH = struct.Struct("!I")
 GO = b"+"  # the answer to a photo that asked for memory
 
 
 def serve(descriptor: int) -> None:
-    """Decode photos from the socket `descriptor` until it is closed: what a decoding process does."""
-    with suppress(OSError):  # where memory runs out the kernel is to take this process, not the one with the engine
+    """Decode photos from the socket `descriptor` until it is closed."""
+    with suppress(OSError):  # out of memory, the kernel should kill this process and not the one with the engine
         Path("/proc/self/oom_score_adj").write_text("500")
-    with socket.socket(fileno=descriptor) as pipe, suppress(EOFError, ConnectionError):  # the parent is gone
+    with socket.socket(fileno=descriptor) as pipe, suppress(EOFError, ConnectionError):  # the parent has ended
         work, settings = pickle.loads(_read(pipe, LENGTH.unpack(_read(pipe, LENGTH.size))[0]))
         limits = SimpleNamespace(**settings)
         _load_plugins(limits.formats)
@@ -48,7 +48,7 @@ def serve(descriptor: int) -> None:
 
 
 def send(pipe: socket.socket, header: dict[str, Any], body: Any = b"") -> None:
-    """A frame: the length of a JSON header, the header, and bytes whose number it tells."""
+    """Send a frame: the length of a JSON header, the header, and a body whose length follows from the header."""
     text = json.dumps(header).encode()
     pipe.sendall(LENGTH.pack(len(text)) + text)
     pipe.sendall(body)
@@ -57,7 +57,7 @@ def send(pipe: socket.socket, header: dict[str, Any], body: Any = b"") -> None:
 def _answer(
     pipe: socket.socket, size: int, work: Callable[..., Photo], limits: Any, memory: "_Memory"
 ) -> tuple[dict[str, Any], Any]:
-    """What is to be sent about the next photo, `size` bytes long: a header, and pixels where it is one."""
+    """Decode the next photo, `size` bytes long. Returns the header to send and the pixels, which may be empty."""
     needed = 0
 
     def admit(wanted: int) -> None:
@@ -84,11 +84,11 @@ def _answer(
         if isinstance(error, ConnectionError) or error.errno is None:
             raise
         failed = {"short": True, "reason": error.strerror}
-    data = bytearray()  # with the errors, which held on to the pixels, it makes room for what `has` tries
+    data = bytearray()  # freed, like the pixels that the errors referred to, before `has` tries to allocate
     if failed is not None:
         return failed, b""
     if refused is not None:
-        # A codec may not say that it was memory it lacked.
+        # A codec that runs out of memory may report a broken photo.
         decoded = refused["kind"] in (ErrorKind.NOT_AN_IMAGE, ErrorKind.TRUNCATED)
         return (refused if not decoded or memory.has(needed // 2) else {"short": True}), b""
     if photo is None:
@@ -113,18 +113,18 @@ def _read(pipe: socket.socket, size: int) -> bytearray:
 
 
 def _load_plugins(formats: tuple[str, ...]) -> None:
-    """All of them now: one that Pillow cannot import later, with no file left to open, would make photos unreadable."""
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # its threads reserve memory; the processes are what works side by side
+    """Load all plugins at the start: if Pillow could not import one later (too many open files), photos would fail."""
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # its threads would reserve memory; the processes already run in parallel
     Image.preinit()
     if not set(formats) <= set(Image.OPEN):
         Image.init()
 
 
 class _Memory:
-    """The address space that this process may use on top of what it has now. Only Linux keeps to such a limit."""
+    """Limits the address space beyond what the process uses at its start. Only Linux enforces the limit."""
 
     def __init__(self, most: int) -> None:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a decoder that dies leaves no dump of gigabytes
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crashing decoder must not write a core dump of gigabytes
         self._linux = sys.platform == "linux"
         self._most = most
         self._base = _address_space() if self._linux else 0
@@ -140,7 +140,7 @@ class _Memory:
             )
 
     def has(self, size: int) -> bool:
-        """Whether the machine would give so much now: if not, a photo is not to blame for what it did not get."""
+        """Whether the machine has this much memory now. If not, its lack is not the photo's fault."""
         if not self._linux:
             return True
         before = self.allowed

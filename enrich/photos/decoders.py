@@ -1,11 +1,12 @@
-"""The one door for bytes from outside: they become photos in processes with limits, or a refusal.
+"""The only entry for bytes from outside: processes with limits decode them, or refuse them.
 
-Only what the bytes themselves did is a refusal (ImageRefused). What happened to the process that had them is no word on
-the photo (DecodingFailed): killed from outside, stopped for good, a machine without memory. To tell them apart, a photo
-whose decoding went wrong is given to a fresh process once more, while no other large photo is being decoded.
+ImageRefused means that the bytes caused the failure. DecodingFailed means that something else did: the process was
+killed from outside or stopped for good, or the machine had no memory. To tell the two apart, a photo that fails in an
+ambiguous way is decoded once more by a new process, while no other large photo is being decoded.
 
-Memory: each process may use ORDINARY_BYTES (256 MiB); what needs more, by the size that its header states, waits until
-`PhotoLimits.decode_total_bytes` has room for it. So N processes decode in at most N x 256 MiB + decode_total_bytes.
+Memory: each process may use ORDINARY_BYTES (256 MiB). A photo that needs more, according to the size in its header,
+waits until `PhotoLimits.decode_total_bytes` has room for it. So N processes decode in at most N x 256 MiB +
+decode_total_bytes. An idle process takes about 40 MB, most of it numpy and Pillow.
 """
 
 import json
@@ -32,16 +33,16 @@ from enrich.photos.decoder_process import GO, LENGTH, PHOTO_HEADER, UNIT
 from enrich.settings.photos import PhotoLimits
 from enrich.vocabulary import ErrorKind
 
-Work = Callable[..., Photo]  # (data, limits, admit=...) -> Photo, as `decode.prepare`; a function to be imported
+Work = Callable[..., Photo]  # (data, limits, admit=...) -> Photo, like `decode.prepare`; must be picklable
 
-PATIENCE = 10  # times decode_seconds without a word, after which a process is given up: it hangs, or is stopped
-_START_SECONDS = 30.0  # Pillow and numpy take 0.3 s to import; so long, times PATIENCE, on a machine that is not well
+PATIENCE = 10  # a process that sends nothing for so many times decode_seconds hangs or is stopped, and is given up
+_START_SECONDS = 30.0  # importing Pillow and numpy takes 0.3 s; times PATIENCE, on a machine in trouble
 _STARTS = 3
 _MAX_HEADER_BYTES = 10_000
-# Signals by which a process dies of its own doing; the others come from outside, SIGKILL from a kernel without memory.
+# Signals that a process causes itself. Others come from outside, such as SIGKILL from a kernel out of memory.
 _FAULTS = {"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS", "SIGTRAP"}
 
-# Ctrl-C reaches the whole process group; who started the process ends it.
+# Ctrl-C reaches the whole process group, but the parent is to end this process.
 _PROCESS = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -52,7 +53,7 @@ serve({descriptor})
 
 
 class DecodingFailed(ImageError):
-    """A photo was not decoded, for a reason that is not in its bytes: another time it may be."""
+    """A photo was not decoded for a reason other than its bytes, so a later try may succeed."""
 
 
 class Room:
@@ -69,11 +70,11 @@ class Room:
 
     @contextmanager
     def take(self, size: int | None) -> Iterator[None]:
-        """Wait for `size` bytes of it (None: all of it) and keep them for the block."""
+        """Wait for `size` bytes of it (None: all of it), and hold them for the block."""
         units = self._units if size is None else min(self._units, -(-size // UNIT))
         taken = 0
         try:
-            with self._turn:  # one after the other: two that have half of what they need would wait for ever
+            with self._turn:  # one at a time: two that each hold half of what they need would wait for ever
                 for _ in range(units):
                     self._free.acquire()
                     taken += 1
@@ -91,9 +92,9 @@ class Decoders:
     ) -> None:
         """
         Args:
-            work: what the processes do with a photo.
-            most_pixels: of what it makes of one; more are not received.
-            room: shared with other `Decoders`; its own if left out.
+            work: the function that the processes apply to a photo.
+            most_pixels: the most pixels that it may return.
+            room: memory shared with other `Decoders`; by default not shared.
         """
         room = room or Room(limits)
         self._all = [_Decoder(work, limits, most_pixels, room) for _ in range(processes)]
@@ -102,11 +103,11 @@ class Decoders:
             self._idle.put(decoder)
 
     def decode(self, data: bytes) -> Photo:
-        """What the work makes of a photo.
+        """The result of the work for a photo.
 
         Raises:
-            ImageRefused: the bytes are no photo, or decoding them takes more memory or CPU time than it may.
-            DecodingFailed: something else kept it from being decoded.
+            ImageRefused: the bytes are not a photo, or decoding them needs more memory or CPU time than is allowed.
+            DecodingFailed: something else prevented decoding.
             RunFailed: no decoding process starts.
         """
         with self.lend() as decode:
@@ -114,7 +115,7 @@ class Decoders:
 
     @contextmanager
     def lend(self) -> Iterator[Callable[[bytes], Photo]]:
-        """`decode` of one process that is free, for as long as the block lasts."""
+        """`decode` of an idle process, reserved for the block."""
         decoder = self._idle.get()
         try:
             yield decoder.decode
@@ -122,7 +123,7 @@ class Decoders:
             self._idle.put(decoder)
 
     def close(self) -> None:
-        """End the processes, whatever they are doing; a thread that waits for one gets an error."""
+        """Kill the processes. A thread that waits for one gets an error."""
         for decoder in self._all:
             decoder.close()
 
@@ -136,12 +137,12 @@ class Decoders:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Suspicious(Exception):
-    """Decoding went wrong. `final`: what to say of it if it does so again, with nothing else to blame."""
+    """Decoding failed in an ambiguous way. `final` is raised if it fails again in a new process."""
 
     def __init__(self, final: ImageError) -> None:
         super().__init__(str(final))
@@ -149,27 +150,27 @@ class _Suspicious(Exception):
 
 
 class _Silent(Exception):
-    """No word from the process for too long."""
+    """The process sent nothing for too long."""
 
 
 class _Decoder:
-    """One decoding process, started again after a photo broke it. Used by one thread at a time.
+    """One decoding process, restarted after a photo broke it. Used by one thread at a time.
 
-    Each has a socket of its own: processes that share one wait for its lock where one is killed while it sends. Pages
-    cross as plain bytes: unpickling what comes from a process that parsed hostile bytes would give away what the
-    process is there to protect. It is a command of its own: DataLoader's workers may not start multiprocessing's.
+    Each process has its own socket: with a shared one, a process killed while sending would leave the others waiting
+    for its lock. Pages are sent as plain bytes, because unpickling data from a process that parsed hostile bytes would
+    defeat its purpose. It is started as a command, because DataLoader workers may not start multiprocessing processes.
     """
 
     def __init__(self, work: Work, limits: PhotoLimits, most_pixels: int, room: Room) -> None:
         self._limits, self._most_pixels, self._room = limits, most_pixels, room
         self._job = pickle.dumps((work, limits.model_dump()))
-        self._changing = Lock()  # of the process: one thread decodes, another may close
+        self._changing = Lock()  # guards the process: one thread decodes while another may close
         self._closed = False
         self._process: subprocess.Popen[bytes] | None = None
         self._started = False
         self._silences = 0
-        self._slice = max(1.0, limits.decode_seconds)  # seconds without a word that count as one silence
-        with suppress(OSError):  # then `_get_ready` tries again, and says why
+        self._slice = max(1.0, limits.decode_seconds)  # seconds without data that count as one silence
+        with suppress(OSError):  # `_get_ready` tries again and reports the error
             self._start()
 
     def decode(self, data: bytes) -> Photo:
@@ -188,7 +189,7 @@ class _Decoder:
     def close(self) -> None:
         with self._changing:
             self._closed = True
-            if self._process is not None:  # whose socket ends with it: a thread that reads from it sees that
+            if self._process is not None:  # a thread that reads from its socket then gets an end of file
                 self._process.kill()
                 self._process.wait()
 
@@ -207,7 +208,7 @@ class _Decoder:
             return self._receive(header)
         except _Silent as error:
             seconds = PATIENCE * self._slice
-            raise _Suspicious(_failed(f"the decoding process said nothing for {seconds:g} s")) from error
+            raise _Suspicious(_failed(f"the decoding process sent nothing for {seconds:g} s")) from error
         except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
             raise _Suspicious(self._verdict()) from error
 
@@ -242,28 +243,28 @@ class _Decoder:
         return header
 
     def _verdict(self) -> ImageError:
-        """What it says of a photo that its process ended, or sent nonsense."""
+        """The error for a photo whose process ended, or sent invalid data."""
         process = self._process
         assert process is not None
         try:
-            code = process.wait(1.0)  # the socket ends a moment before the process, which is to tell how it ended
+            code = process.wait(1.0)  # the socket closes a moment before the exit code is available
         except subprocess.TimeoutExpired:
-            return ImageRefused(ErrorKind.NOT_AN_IMAGE, "the decoder broke on it")
+            return ImageRefused(ErrorKind.NOT_AN_IMAGE, "the decoder returned invalid data for it")
         if code == -signal.SIGPROF:
             seconds = self._limits.decode_seconds
             return ImageRefused(ErrorKind.NOT_AN_IMAGE, f"decoding took more than {seconds:g} s of CPU time")
         ending = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         if code >= 0 or ending in _FAULTS:
-            return ImageRefused(ErrorKind.NOT_AN_IMAGE, f"the decoder died of it ({ending})")
+            return ImageRefused(ErrorKind.NOT_AN_IMAGE, f"the decoder crashed on it ({ending})")
         return _failed(f"the decoding process was killed from outside ({ending})")
 
     # ---- the process
 
     def _get_ready(self) -> None:
-        """Wait for the process to be started, anew if it ended. Raises RunFailed: it does not start."""
+        """Wait until the process has started; restart it if it ended. Raises RunFailed if it does not start."""
         reason = "it ended at once"
         for tries in range(_STARTS):
-            time.sleep(tries)  # what keeps a process from starting may pass: no memory, too many processes or files
+            time.sleep(tries)  # the cause may pass: no memory, too many processes or open files
             try:
                 if self._process is None or self._process.poll() is not None:
                     self._start()
@@ -302,7 +303,7 @@ class _Decoder:
                 self._pipe.close()
                 self._process = None
 
-    # ---- the socket, on which a word is waited for PATIENCE times
+    # ---- the socket; PATIENCE time-outs in a row are an error
 
     def _send(self, data: bytes) -> None:
         view = memoryview(data)
@@ -324,7 +325,7 @@ class _Decoder:
             view = view[count:]
 
     def _wait_on(self) -> None:
-        """Slices of time, not their sum: while this process itself is stopped, one slice passes, however long."""
+        """Count a time-out. While this process itself is stopped only one time-out passes, however long it takes."""
         self._silences += 1
         if self._silences >= PATIENCE:
             raise _Silent

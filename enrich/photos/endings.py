@@ -1,7 +1,7 @@
-"""Photos whose last bytes are missing and none of their pixels: uploads cut by a proxy, encoders that forget the end.
+"""Truncated photos that still contain all pixels: uploads cut by a proxy, encoders that omit the end marker.
 
-Whether a pixel is missing, the decoders do not say: they make something up. So an end is made up here, in two ways;
-where both show the same picture, what is missing has no part in it.
+Decoders fill in missing pixels without saying so. This module therefore completes the file with two different endings:
+if both decode to the same picture, the missing bytes carried no pixels.
 """
 
 from collections.abc import Iterator
@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from enrich.photos.webp import is_webp, whole_chunks
 
 _JPEG_END = b"\xff\xd9"
-_RESTARTS = range(0xD0, 0xD8)  # markers between stretches of a JPEG's data
+_RESTARTS = range(0xD0, 0xD8)  # restart markers within the data of a JPEG
 _NO_LENGTH = {0x01, 0xD8, 0xD9, *_RESTARTS}  # JPEG markers without a segment
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG segments that describe the picture
 _SCAN = 0xDA
-_FILLER = bytes(1 + (170 + 89 * i) % 254 for i in range(254))  # any data but 0x00 and 0xFF, which mean something
-_OPPOSITE = bytes(255 - byte for byte in _FILLER)  # whatever bit is missing, the two have it in both ways
+_FILLER = bytes(1 + (170 + 89 * i) % 254 for i in range(254))  # arbitrary data without 0x00 and 0xFF, which are special
+_OPPOSITE = bytes(255 - byte for byte in _FILLER)  # the complement: any missing bit differs between the two
 _ENDS = {"JPEG": _JPEG_END, "MPO": _JPEG_END, "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
 
 
 def completed(data: bytes) -> tuple[bytes, ...]:
-    """`data` with endings that make it a whole file: it is a whole photo if all of them decode to the same picture.
+    """`data` with several endings. No pixel is missing if all of them decode to the same picture.
 
-    Empty where nothing would help: another format, or a JPEG that lacks whole scans.
+    Empty for other formats, and for a JPEG that lacks whole scans.
     """
     if data[:2] == b"\xff\xd8":
         if not _has_all_scans(data):
@@ -40,14 +40,14 @@ def completed(data: bytes) -> tuple[bytes, ...]:
 
 
 def ends_properly(data: bytes, format: str) -> bool:
-    """Whether the mark is there with which a file of this format ends; True for formats that have none."""
+    """Whether the file has the end marker of its format; True for formats without one."""
     mark = _ENDS.get(format)
-    return mark is None or mark in data[-64:] or mark in data  # the end first: a photo is up to 32 MB
+    return mark is None or mark in data[-64:] or mark in data  # the last bytes first, because a photo has up to 32 MB
 
 
 def _has_all_scans(data: bytes) -> bool:
-    """Whether the scans of a JPEG bring every coefficient in full. A progressive one may end between two of them."""
-    missing: dict[int, set[int]] = {}  # by component: the coefficients that are not there, or not to their last bit
+    """Whether the scans of a JPEG contain every coefficient in full. A progressive one may end between two scans."""
+    missing: dict[int, set[int]] = {}  # component -> coefficients that are missing or lack bits
     for marker, segment in _segments(data):
         if marker in _FRAMES and len(segment) > 5:
             missing = {segment[6 + 3 * i]: set(range(64)) for i in range(segment[5]) if 6 + 3 * i < len(segment)}
@@ -60,7 +60,7 @@ def _has_all_scans(data: bytes) -> bool:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The markers of a JPEG with their segments, whole ones only."""
+    """The markers of a JPEG with their segments, without a truncated one."""
     at = 0
     while (at := data.find(b"\xff", at)) >= 0 and at + 1 < len(data):
         marker = data[at + 1]

@@ -1,4 +1,4 @@
-"""The images of a manifest -> photos decoded and cropped, as they finish. Threads download, processes decode."""
+"""Download and decode the images of a manifest, yielded as they finish. Threads download, processes decode."""
 
 import hashlib
 import time
@@ -16,16 +16,23 @@ from enrich.photos.workers import choose_workers
 from enrich.settings.photos import PhotoLimits
 from enrich.settings.run import RunSettings
 from enrich.storage import StorageError, Store
-from enrich.storage.store import check_size
+from enrich.storage.store import Problem, check_size
 from enrich.vocabulary import ErrorKind, ManifestItem
+
+_KINDS = {
+    Problem.NOT_FOUND: ErrorKind.NOT_FOUND,
+    Problem.ACCESS_DENIED: ErrorKind.ACCESS_DENIED,
+    Problem.TOO_LARGE: ErrorKind.TOO_LARGE,
+    Problem.FAILED: ErrorKind.DOWNLOAD_FAILED,
+}
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What became of one image: a photo or an error."""
+    """The result for one image: a photo or an error."""
 
     item: ManifestItem
-    etag: str  # of the bytes read; where none were, the manifest's
+    etag: str  # of the bytes read, or the manifest's if none were read
     sha256: str | None  # of the bytes read, in hexadecimal
     photo: Photo | None
     error_kind: ErrorKind | None
@@ -35,24 +42,18 @@ class Fetched:
     ready_at: float  # time.monotonic()
 
 
-def fetch(store: Store, items: Iterable[ManifestItem], settings: RunSettings, how: Preparation) -> Iterator[Fetched]:
-    """One `Fetched` for each item, in the order in which they finish; see `fetcher`, which does many manifests."""
-    with fetcher(store, settings, how) as fetch_items:
-        yield from fetch_items(items)
-
-
 @contextmanager
 def fetcher(
     store: Store, settings: RunSettings, how: Preparation, work: Work | None = None
 ) -> Iterator[Callable[[Iterable[ManifestItem]], Iterator[Fetched]]]:
     """A function from items to `Fetched`, whose decoding processes live as long as the context.
 
-    Items are taken as there is room for them: at most `settings.in_flight` are between download and consumer. Nothing
-    is raised for a faulty image; its `Fetched` says what is wrong.
+    At most `settings.in_flight` items are between the start of their download and the consumer. A faulty image raises
+    nothing; its `Fetched` has the error.
 
     Args:
-        how: as the model was trained.
-        work: what the decoding processes do with a photo; by default `prepare`.
+        how: how the model's training photos were prepared.
+        work: the function that decoding processes apply to a photo; by default `prepare`.
 
     Raises:
         RunFailed: the decoding processes do not start.
@@ -72,7 +73,7 @@ def fetcher(
                 if not waiting:
                     return
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                while done:  # popped: a photo that the consumer is done with must not stay in memory
+                while done:  # popped, so that a photo is freed when the consumer is done with it
                     yield done.pop().result()
         finally:
             for future in waiting:
@@ -82,7 +83,7 @@ def fetcher(
         yield fetch_items
     finally:
         decoders.close()
-        threads.shutdown(wait=False, cancel_futures=True)  # a download under way ends by itself, at its time-out
+        threads.shutdown(wait=False, cancel_futures=True)  # a running download ends at its own time-out
 
 
 def _fetch_one(store: Store, item: ManifestItem, decoders: Decoders, limits: PhotoLimits) -> Fetched:
@@ -92,7 +93,7 @@ def _fetch_one(store: Store, item: ManifestItem, decoders: Decoders, limits: Pho
         data, etag = store.get(item.key, limits.max_bytes)
     except StorageError as error:
         now = time.monotonic()
-        return Fetched(item, item.etag, None, None, error.kind, str(error), now - started, 0.0, now)
+        return Fetched(item, item.etag, None, None, _KINDS[error.problem], str(error), now - started, 0.0, now)
     download_seconds = time.monotonic() - started
     sha256 = hashlib.sha256(data).hexdigest()
     photo, kind, message = None, None, None

@@ -1,4 +1,4 @@
-"""Files among the photos that are no photos: left out of a listing by their names, and counted."""
+"""Files beside the photos that are not photos: left out of a listing by name, and counted."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,9 +11,9 @@ _SPECIAL = re.compile(r"([.+()|\[\]{}^$\\])")
 
 
 class Skipped:
-    """What the setting `skip` leaves out, counted as it passes.
+    """Filters a listing by the setting `skip`, and counts what it leaves out.
 
-    Names are compared in any case. A pattern with a slash is about the end of the path, one without about the name.
+    Case is ignored. A pattern with a slash is matched with the end of the path, one without a slash with the name.
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
@@ -23,7 +23,7 @@ class Skipped:
 
     @property
     def warning(self) -> str | None:
-        """A line for people; None where nothing was left out."""
+        """One line about the skipped files; None if there are none."""
         if not self.count:
             return None
         files = "1 file is" if self.count == 1 else f"{self.count:,} files are"
@@ -39,7 +39,7 @@ class Skipped:
                 yield one
 
     def photos_of(self, frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-        """The same of an inventory's rows, which come anew and are counted anew at each call."""
+        """The same for the rows of an inventory. Each call reads all rows, so it counts from 0."""
         self.count = 0
         for frame in frames:
             if self._pattern is None:

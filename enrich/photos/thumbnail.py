@@ -1,4 +1,4 @@
-"""Small pictures inside of pages, so that a page needs nothing but itself."""
+"""Thumbnails embedded in HTML pages, so that a page needs no other file."""
 
 import base64
 import io
@@ -13,14 +13,14 @@ from enrich.errors import ImageError
 from enrich.photos.decode import shrink
 from enrich.photos.decoders import Decoders, cores
 from enrich.settings.photos import PhotoLimits
-from enrich.storage import Store
+from enrich.storage import StorageError, Store
 
 _READERS = 8  # photos read at once: about 30 ms each on S3
-_PROCESSES = 4  # at most; one makes some 50 thumbnails a second
+_PROCESSES = 4  # at most; one makes about 50 thumbnails a second
 
 
 def thumbnails(images: Store, keys: Sequence[str], limits: PhotoLimits, side: int) -> Iterator[str | None]:
-    """For each key its photo as a data: URI, `side` pixels on the longer side; None where it cannot be read."""
+    """The photo of each key as a data: URI, `side` pixels on its longer side; None if it cannot be read."""
     if not len(keys):
         return
     processes = min(_PROCESSES, cores(), -(-len(keys) // _READERS))
@@ -32,7 +32,7 @@ def thumbnails(images: Store, keys: Sequence[str], limits: PhotoLimits, side: in
         def one(key: str) -> str | None:
             try:
                 return _data_uri(decoders.decode(images.get(key, limits.max_bytes)[0]).page)
-            except ImageError:
+            except (ImageError, StorageError):
                 return None
 
         yield from pool.map(one, keys)

@@ -1,4 +1,4 @@
-"""What of a WebP file has to be known before Pillow opens it, for that takes all the memory the photo needs."""
+"""Size and chunks of a WebP file, read before Pillow opens it: opening already takes all the memory of the photo."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ def is_webp(data: bytes) -> bool:
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height that the first chunk states; None where it states none."""
+    """Width and height from the first chunk; None if it has none."""
     kind, body = data[12:16], data[20:30]
     if not is_webp(data) or len(body) < 10:
         return None
@@ -24,7 +24,7 @@ def webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def whole_chunks(data: bytes) -> Iterator[bytes]:
-    """The chunks that are there to their last byte, each padded to an even length."""
+    """The complete chunks, each padded to an even length."""
     at = 12
     while at + 8 <= len(data):
         length = int.from_bytes(data[at + 4 : at + 8], "little")

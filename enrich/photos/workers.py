@@ -7,23 +7,23 @@ from enrich.settings.run import RunSettings
 
 @dataclass(frozen=True)
 class Workers:
-    """How many of a kind work at a time."""
+    """Numbers of concurrent workers."""
 
     download: int  # threads
     decode: int  # processes
 
 
 def choose_workers(settings: RunSettings, cores: int) -> Workers:
-    """The workers that `settings` ask for, or where they leave it open what suits a machine of `cores`.
+    """The workers of `settings`, or a choice for a machine of `cores` where the settings leave it open.
 
-    A decoding process makes 50 to 100 photos a second and takes 60 MB, so two keep up with all but large GPUs; two
-    cores are left to the engine and to the process that feeds it. A thread has one photo from its download to the end
-    of its decoding: so many more than processes that 16 are left to wait for S3 (30 to 50 ms a photo).
+    A decoding process decodes 50 to 100 photos a second in about 50 MB, so two are enough for all but large GPUs. Two
+    cores are left to the engine and the process that feeds it. A thread handles one photo from its download to the end
+    of its decoding; with 16 threads more than processes, 16 can wait for S3 (30 to 50 ms a photo).
     """
     decode = settings.decode_processes or min(max(cores - 2, 2), 16)
     return Workers(min(settings.download_threads or 16 + decode, settings.in_flight), decode)
 
 
 def describe_workers(workers: Workers, cores: int) -> str:
-    """One line for who starts a run."""
+    """The workers in one line, for the log of a run."""
     return f"{workers.download} download threads and {workers.decode} decoding processes on {cores} cores"

@@ -52,24 +52,12 @@ class SampleSettings(Settings):
 class FetchSettings(Settings):
     """Downloading the photos of a table with an image URL column."""
 
-    product_code: str = "product_code"
-    image_url: str = "imageurl"
+    product_code: str = Field(default="product_code", description="Column of the product's code")
+    image_url: str = Field(default="imageurl", description="Column of the photo's URL; the first one if it has several")
     limits: PhotoLimits = PhotoLimits()
-    threads: int = Field(default=16, ge=1, le=256)
-    per_host: int = Field(default=8, ge=1, description="Requests to one host at a time")
-    connect_seconds: float = Field(default=10.0, gt=0)
-    read_seconds: float = Field(default=20.0, gt=0, description="Longest silence within an answer")
-    total_seconds: float = Field(
-        default=120.0, gt=0, description="Longest time for one try of one photo, from its look-up to its last byte"
-    )
-    attempts: int = Field(default=4, ge=1, le=20, description="Tries of a photo whose failure may pass")
-    backoff_seconds: float = Field(default=0.5, gt=0, description="Longest first wait; doubles with each try")
-    max_wait_seconds: float = Field(default=60.0, gt=0, description="Longest wait, whatever Retry-After asks for")
-    max_redirects: int = Field(default=5, ge=0, le=20)
     allow_private: bool = Field(default=False, description="Also fetch from loopback, private and link-local addresses")
     proxy: str | None = Field(
         default=None,
         pattern=r"^https?://[^/\s]+/?$",
         description="http://host:port of a proxy, which then decides what may be reached; HTTP_PROXY is not used",
     )
-    user_agent: str = "enrich-catalog-fetch/0.1"

@@ -18,7 +18,6 @@ class PhotoLimits(Settings):
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
     max_bytes: int = Field(default=32 << 20, gt=0, description="Size of the file")
     max_pixels: int = Field(default=64_000_000, gt=0, description="Width times height")
-    max_aspect_ratio: float = Field(default=50.0, ge=1, description="Longer side divided by the shorter one")
     decode_seconds: float = Field(default=20.0, gt=0, description="CPU time that decoding a photo may take")
     decode_memory_bytes: int = Field(default=2 << 30, gt=0, description="Address space that decoding a photo may take")
     decode_total_bytes: int = Field(

@@ -1,4 +1,4 @@
-"""What S3 and botocore say of sessions, keys, regions, archives and certificates, with what to do about it."""
+"""Advice for errors of S3 and botocore about sessions, keys, regions, archived objects and certificates."""
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -16,11 +16,11 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
-from enrich.vocabulary import ErrorKind
+from enrich.storage.store import Problem
 
 HOW_TO_SIGN_IN = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run where a role is attached"
 
-_DENIED, _FAILED, _GONE = ErrorKind.ACCESS_DENIED, ErrorKind.DOWNLOAD_FAILED, ErrorKind.NOT_FOUND
+_DENIED, _FAILED, _GONE = Problem.ACCESS_DENIED, Problem.FAILED, Problem.NOT_FOUND
 _SIGN_IN_AGAIN = "the session has expired; sign in again (aws sso login), or renew AWS_SESSION_TOKEN"
 _KEY = "the access key is not known there; check AWS_ACCESS_KEY_ID, AWS_PROFILE and AWS_ENDPOINT_URL"
 _REGION = "the bucket is in another region; set AWS_DEFAULT_REGION to its region"
@@ -60,10 +60,10 @@ _BY_CODE = {
     "AllAccessDisabled": (_DENIED, _ACCOUNT),
     "InvalidPayer": (_DENIED, _ACCOUNT),
 }  # fmt: skip
-_BY_TYPE: tuple[tuple[type[BotoCoreError] | tuple[type[BotoCoreError], ...], ErrorKind, str], ...] = (
+_BY_TYPE: tuple[tuple[type[BotoCoreError] | tuple[type[BotoCoreError], ...], Problem, str], ...] = (
     (
         (SSOError, TokenRetrievalError, NoAuthTokenError), _DENIED,
-        "the session of this profile has expired or was never opened; run aws sso login (--profile NAME)",
+        "the session of this profile has expired or was never started; run aws sso login (--profile NAME)",
     ),
     (LoginError, _DENIED, "the session has expired; run aws login"),
     (ProfileNotFound, _DENIED, "there is no such profile; check AWS_PROFILE, AWS_CONFIG_FILE and ~/.aws/config"),
@@ -79,8 +79,8 @@ _BY_TYPE: tuple[tuple[type[BotoCoreError] | tuple[type[BotoCoreError], ...], Err
 )  # fmt: skip
 
 
-def advice_on(error: Exception) -> tuple[ErrorKind, str] | None:
-    """The kind of an error of boto3 and what to do about it; None where nothing is known beyond the error itself."""
+def advice_on(error: Exception) -> tuple[Problem, str] | None:
+    """The problem behind an error of boto3, and what to do about it; None if no entry here matches."""
     if isinstance(error, ClientError):
         said = error.response.get("Error", {})
         known = _BY_CODE.get(str(said.get("Code", "")))

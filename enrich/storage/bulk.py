@@ -1,5 +1,6 @@
-"""Many small objects read fast: obstore, a Rust client, takes a quarter of boto3's CPU time for each
-(benchmarks/download.md). It does not verify checksums and cannot name every key: what it cannot vouch for, boto3 reads.
+"""Fast reads of many small objects: obstore, a Rust client, takes a quarter of boto3's CPU time for each
+(benchmarks/download/README.md). It does not verify checksums and cannot represent every key. What it cannot read or
+verify, boto3 reads.
 """
 
 import hashlib
@@ -34,7 +35,7 @@ class BulkReader:
         self._store = store
 
     def get(self, key: str, uri: str, max_bytes: int | None) -> tuple[bytes, str] | None:
-        """Bytes that agree with their etag, and the etag. None where that cannot be said: another client must read.
+        """Bytes that match their etag, and the etag. None if they cannot be verified: then boto3 must read them.
 
         Raises:
             StorageError: TOO_LARGE, before the body is read.
@@ -52,12 +53,12 @@ class BulkReader:
             check_size(uri, found.meta["size"], max_bytes)
             data = bytes(found.bytes())
         except (BaseError, BotoCoreError, FileNotFoundError, PermissionError, ValueError, OSError):
-            return None  # boto3 finds out what is wrong, and says so
+            return None  # boto3 finds and reports the error
         return (data, etag) if agrees(data, etag) else None
 
 
 def is_md5(etag: str) -> bool:
-    """Whether an etag looks like the MD5 of its object: those of multipart uploads do not, those under KMS may."""
+    """Whether an etag may be the MD5 of its object. Multipart uploads have others; under KMS it only looks so."""
     return _MD5.fullmatch(etag) is not None
 
 

@@ -1,4 +1,4 @@
-"""boto3 for control and writes, its errors in our words, and the limits of what is tried again."""
+"""boto3 clients for control and writes, the translation of their errors, and limits on retries."""
 
 import logging
 import random
@@ -26,8 +26,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from enrich.errors import UsageError
 from enrich.storage.advice import HOW_TO_SIGN_IN, advice_on
-from enrich.storage.store import StorageError
-from enrich.vocabulary import ErrorKind
+from enrich.storage.store import Problem, StorageError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -47,9 +46,9 @@ BROKEN_BODY = (ResponseStreamingError, IncompleteReadError, ReadTimeoutError, Fl
 
 
 class RetryBudget:
-    """What a store may try again in all, for what boto3 does not: a retry takes a token, a success gives a tenth back.
+    """Limits the retries of a store that boto3 does not make itself: a retry takes a token, a success returns a tenth.
 
-    Where an endpoint fails for good, thousands of objects must not each be asked for five times.
+    Without a limit, thousands of objects would each be requested five times from an endpoint that fails permanently.
     """
 
     def __init__(self, tokens: float = 200.0) -> None:
@@ -79,21 +78,21 @@ def make_client(uri: str) -> tuple[boto3.session.Session, "S3Client"]:
             return session, client
         return session, session.client("s3", config=CONFIG, endpoint_url=endpoint)  # requests are signed without it
     except ValueError:  # whose text repeats the endpoint, and a password in it
-        raise UsageError(f"{uri}: AWS_ENDPOINT_URL is no URL; write https://host") from None
+        raise UsageError(f"{uri}: AWS_ENDPOINT_URL is not a URL; write https://host") from None
     except BotoCoreError as error:  # an unknown profile, a broken configuration file
         _, advice = advice_on(error) or (None, "check the AWS_* variables")
         raise UsageError(f"{uri}: S3 is not set up: {_one_line(error)}; {advice}") from error
 
 
 def one_shot_client(session: boto3.session.Session, endpoint: str, seconds: float) -> "S3Client":
-    """A client that tries nothing again and waits `seconds` at most for an answer."""
+    """A client without retries that waits at most `seconds` for a response."""
     config = CONFIG.merge(Config(retries={"total_max_attempts": 1}, read_timeout=seconds, connect_timeout=seconds))
     return session.client("s3", config=config, endpoint_url=endpoint)
 
 
 @contextmanager
 def opening(uri: str, bucket: str, client: "S3Client") -> Iterator[None]:
-    """Turns what the first request to a bucket raises into UsageError, with what to do about it."""
+    """Turn errors of the first request to a bucket into UsageError, with advice."""
     try:
         yield
     except NoCredentialsError as error:
@@ -123,21 +122,21 @@ def _refuse(uri: str, bucket: str, client: "S3Client", error: BotoCoreError | Cl
 
 @contextmanager
 def s3_errors(uri: str) -> Iterator[None]:
-    """Turns what boto3 raises into StorageError."""
+    """Turn errors of boto3 into StorageError."""
     try:
         yield
     except ClientError as error:
         if known := advice_on(error):
             kind, advice = known
         elif code_of(error) == "NoSuchKey" or status_of(error) == 404:
-            kind, advice = ErrorKind.NOT_FOUND, "check that it is still there"
+            kind, advice = Problem.NOT_FOUND, "check that it is still there"
         elif status_of(error) in (401, 403):
-            kind, advice = ErrorKind.ACCESS_DENIED, "check the credentials and the bucket's policy"
+            kind, advice = Problem.ACCESS_DENIED, "check the credentials and the bucket's policy"
         else:
-            kind, advice = ErrorKind.DOWNLOAD_FAILED, "run again"
+            kind, advice = Problem.FAILED, "run again"
         raise StorageError(kind, f"{uri}: {_one_line(error)}; {advice}") from error
     except (BotoCoreError, Boto3Error) as error:
-        kind, advice = advice_on(error) or (ErrorKind.DOWNLOAD_FAILED, "check the network and run again")
+        kind, advice = advice_on(error) or (Problem.FAILED, "check the network and run again")
         raise StorageError(kind, f"{uri}: {type(error).__name__}; {advice}") from error
 
 

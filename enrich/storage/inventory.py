@@ -1,7 +1,7 @@
-"""S3 Inventory as a source: Amazon's own list of a bucket, made daily, instead of a listing by us.
+"""S3 Inventory as a source: Amazon's own daily list of a bucket, instead of listing it.
 
-A listing of 100 million keys costs 100,000 requests; an inventory of them is some hundred files. It is up to two days
-old: photos that came since wait for the next one, and photos that are gone fail as not_found.
+Listing 100 million keys costs 100,000 requests; their inventory is about a hundred files. It is up to two days old:
+newer photos wait for the next one, and photos deleted since fail as not_found.
 """
 
 import gzip
@@ -63,12 +63,12 @@ class Inventory:
 
     uri: str
     manifest: InventoryManifest
-    files: Store  # the keys of `manifest.files` lie below it
+    files: Store  # has the keys of `manifest.files`
     bucket: str  # of the photos
     prefix: str  # of the photos, with "/" at the end, or empty
 
     def frames(self, folder: Path) -> Iterator[pl.DataFrame]:
-        """The photos' rows (SOURCE_SCHEMA), some at a time, in no order. One file of it lies in `folder` at a time.
+        """The photos' rows (SOURCE_SCHEMA) in batches, in no order. Its files are downloaded to `folder` one by one.
 
         Raises:
             RunFailed: a file is not what the manifest says.
@@ -85,12 +85,13 @@ class Inventory:
 
 
 def open_inventory(uri: str, images: str, s3: S3Settings = PLAIN_S3) -> Inventory:
-    """The inventory whose manifest.json lies at `uri`, of the photos at `images`.
+    """The inventory with the manifest.json at `uri`, for the photos at `images`.
 
-    Its files are where the manifest says; where `uri` is a local path (a copy), they lie beside it under the same keys.
+    Its files are at the destination of the manifest. If `uri` is a local path (a copy), they are beside it under the
+    same keys.
 
     Raises:
-        UsageError: there is none, it is none, or it is another bucket's.
+        UsageError: the file does not exist, is not a manifest, or is of another bucket.
     """
     parent, _, name = uri.rpartition("/")
     if name != "manifest.json":
@@ -110,7 +111,7 @@ def open_inventory(uri: str, images: str, s3: S3Settings = PLAIN_S3) -> Inventor
 
 
 def parse_manifest(data: bytes, uri: str) -> InventoryManifest:
-    """manifest.json from its bytes; UsageError if it is none that can be used."""
+    """manifest.json from its bytes; UsageError if it cannot be used."""
     try:
         manifest = InventoryManifest.model_validate_json(data)
     except ValidationError as error:
@@ -146,7 +147,7 @@ def _read(path: Path, manifest: InventoryManifest, where: str) -> Iterator[pl.Da
             yield from _read_csv(path, _columns(manifest))
     except (pa.ArrowException, pl.exceptions.PolarsError, OSError, EOFError, ValueError, KeyError, zlib.error) as error:
         reason = " ".join(str(error).split())[:200]
-        raise RunFailed(f"{where}: is no file of an inventory ({reason}); take a newer inventory") from error
+        raise RunFailed(f"{where}: is not a file of an inventory ({reason}); take a newer inventory") from error
 
 
 def _read_parquet(path: Path) -> Iterator[pl.DataFrame]:
@@ -200,7 +201,7 @@ def _photos(rows: pl.DataFrame, bucket: str, prefix: str) -> pl.DataFrame:
 
 
 def _frame(table: pa.Table) -> pl.DataFrame:
-    table.validate(full=True)  # a key that is no UTF-8 would make our own files unreadable
+    table.validate(full=True)  # a key that is not UTF-8 would make our own files unreadable
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return frame

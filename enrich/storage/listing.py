@@ -1,5 +1,5 @@
-"""A listing of S3 in parallel: the key space is cut at a few points, the pieces are listed at the same time and yielded
-in order. Where the cuts lie decides the speed only, so they may be guesses."""
+"""List a prefix of S3 in parallel: the key space is cut at a few points, and the pieces are listed concurrently and
+yielded in order. The cuts affect only the speed, so they may be guesses."""
 
 import string
 from collections.abc import Callable, Iterator, Sequence
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-THREADS = 16  # pieces listed at a time; a page of 1,000 keys takes some 100 ms at S3, whoever asks
+THREADS = 16  # pieces listed at a time; S3 takes about 100 ms for a page of 1,000 keys
 PIECES = 256
-_FIRST_PAGES = 4  # one after the other: cutting a short listing into pieces costs 64 requests, 0.4 s
+_FIRST_PAGES = 4  # listed one by one, because cutting a short listing into pieces costs 64 requests, 0.4 s
 _PAGES_AHEAD = 4  # of each piece, 1,000 keys of about 0.5 kB: 16 x 4 MB in all at most
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 
@@ -22,9 +22,9 @@ Page = Sequence[Any]  # what boto3 says of objects
 
 
 def list_objects(client: "S3Client", bucket: str, below: str, **options: Any) -> Iterator[Page]:
-    """Pages of what ListObjectsV2 says of every object below the prefix `below`, in the UTF-8 byte order of the keys.
+    """Pages of ListObjectsV2's entries for every object below the prefix `below`, in the UTF-8 byte order of the keys.
 
-    A listing of a few pages costs as many requests; what is left then is listed by THREADS threads, memory bounded.
+    A listing of a few pages costs as many requests. The rest is listed by THREADS threads in bounded memory.
     """
     request, last = {"Bucket": bucket, "Prefix": below, **options}, ""
     for found in islice(client.get_paginator("list_objects_v2").paginate(**request), _FIRST_PAGES):
@@ -56,7 +56,7 @@ class _Piece:
 
 
 def _cuts(client: "S3Client", request: dict[str, Any], below: str) -> list[str]:
-    """Where to cut: at folders, at their folders where there are few, at letters and digits where there are none."""
+    """Cuts at folders, at their subfolders if there are few, and at letters and digits if there are none."""
     level = _folders(client, request, below)
     if 0 < len(level) < THREADS:
         with ThreadPoolExecutor(THREADS) as pool:
@@ -68,7 +68,7 @@ def _cuts(client: "S3Client", request: dict[str, Any], below: str) -> list[str]:
 
 
 def _folders(client: "S3Client", request: dict[str, Any], below: str) -> list[str]:
-    """The first folders directly below a prefix: those that one page shows."""
+    """The folders directly below a prefix that the first page shows."""
     page = client.list_objects_v2(**{**request, "Prefix": below, "Delimiter": "/"})
     return [str(found["Prefix"]) for found in page.get("CommonPrefixes", [])]
 
@@ -103,7 +103,7 @@ def _in_order(pieces: Sequence[_Piece]) -> Iterator[Page]:
 
 
 def _put(queue: Queue[Any], value: object, stop: Event) -> None:
-    """Waits for room, but not for a reader that has gone."""
+    """Put `value` into the queue, waiting for room unless `stop` is set."""
     offer: Callable[..., None] = queue.put
     while not stop.is_set():
         try:

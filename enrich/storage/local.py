@@ -14,8 +14,7 @@ from typing import BinaryIO
 
 from enrich.errors import UsageError
 from enrich.storage.staged import remove_abandoned, staged_file
-from enrich.storage.store import OWN_PREFIX, Body, ObjectInfo, StorageError, check_size, is_relative
-from enrich.vocabulary import ErrorKind
+from enrich.storage.store import OWN_PREFIX, Body, ObjectInfo, Problem, StorageError, check_size, is_relative
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +24,9 @@ _PIECE = 1 << 20  # bytes copied at a time
 class LocalStore:
     """Objects are files. Nothing outside the folder is read or written, whatever keys and links say.
 
-    Links to files inside the folder are followed. Listings leave out, and log, what is no readable file: links to
-    directories, to nothing, in a loop or out of the folder, special files, directories that may not be read. An etag
-    is made of mtime (ns), size and inode.
+    Links to files inside the folder are followed. Listings leave out, and log, everything else that is not a readable
+    file: links to directories, out of the folder, in a loop or to a missing file, special files, and directories
+    without permission. An etag is made of mtime (ns), size and inode.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -141,7 +140,7 @@ class LocalStore:
             with open(descriptor, "rb") as file:
                 found = os.fstat(descriptor)
                 if not stat.S_ISREG(found.st_mode):
-                    raise StorageError(ErrorKind.NOT_FOUND, f"{uri}: no regular file")
+                    raise StorageError(Problem.NOT_FOUND, f"{uri}: no regular file")
                 info = _info(key, found)
                 yield file, info
                 if info != _info(key, os.fstat(descriptor)):
@@ -150,7 +149,7 @@ class LocalStore:
     def _path(self, key: str) -> str:
         path = os.path.join(self._root, key)
         if not is_relative(key) or not self._holds(path):
-            raise StorageError(ErrorKind.ACCESS_DENIED, f"{self.uri}: the key {key!r} leads out of the folder")
+            raise StorageError(Problem.ACCESS_DENIED, f"{self.uri}: the key {key!r} leads out of the folder")
         return path
 
     def _holds(self, path: str) -> bool:
@@ -179,7 +178,7 @@ class LocalStore:
                 yield prefix + entry.name, entry
 
     def _why_not(self, entry: os.DirEntry[str]) -> str | None:
-        """Why an entry is no object; None for a directory and for a file, which may turn out to be unreadable."""
+        """Why an entry is not an object; None for directories, and for files, which may still be unreadable."""
         if os.fsencode(entry.name) != entry.name.encode("utf-8", "replace"):
             return "its name is not UTF-8"
         if entry.is_dir(follow_symlinks=False):
@@ -201,9 +200,9 @@ class LocalStore:
         return "a link to a directory" if stat.S_ISDIR(mode) else "no regular file"
 
 
-# What the operating system says of one entry, rather than of a disk or a network that fails.
+# Errors about a single entry, not about a failing disk or network.
 _OF_THE_ENTRY = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
-_TOLD = 20  # entries left out of a listing that are logged one by one
+_TOLD = 20  # so many entries that a listing leaves out are logged one by one
 
 
 class _LeftOut:
@@ -243,17 +242,17 @@ def open_local(uri: str, *, must_exist: bool, create: bool) -> LocalStore:
 
 @contextmanager
 def os_errors(name: str) -> Iterator[None]:
-    """Turns what the operating system says about `name` into StorageError."""
+    """Turn errors of the operating system about `name` into StorageError."""
     try:
         yield
     except OSError as error:
         of_path = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
         if of_path or error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
-            kind, advice = ErrorKind.NOT_FOUND, "check the path"
+            kind, advice = Problem.NOT_FOUND, "check the path"
         elif isinstance(error, PermissionError):
-            kind, advice = ErrorKind.ACCESS_DENIED, "check the permissions"
+            kind, advice = Problem.ACCESS_DENIED, "check the permissions"
         else:
-            kind, advice = ErrorKind.DOWNLOAD_FAILED, "check the disk"
+            kind, advice = Problem.FAILED, "check the disk"
         raise StorageError(kind, f"{name}: {error.strerror or error}; {advice}") from error
 
 
@@ -266,7 +265,7 @@ def _locked(path: str) -> Iterator[None]:
 
 
 def _changed(uri: str) -> StorageError:
-    return StorageError(ErrorKind.DOWNLOAD_FAILED, f"{uri}: changed while it was read; run again")
+    return StorageError(Problem.FAILED, f"{uri}: changed while it was read; run again")
 
 
 def _info(key: str, found: os.stat_result) -> ObjectInfo:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from threading import Lock
 from time import monotonic
@@ -17,7 +18,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 
 from enrich.errors import UsageError
 from enrich.settings.storage import PLAIN_S3, S3Settings
-from enrich.storage import lock
+from enrich.storage import lock, multipart
 from enrich.storage.bulk import BulkReader, agrees, is_md5, open_bulk
 from enrich.storage.client import (
     ATTEMPTS,
@@ -34,18 +35,16 @@ from enrich.storage.client import (
 )
 from enrich.storage.listing import list_objects
 from enrich.storage.local import os_errors
-from enrich.storage.store import OWN_PREFIX, Body, ObjectInfo, StorageError, check_size
-from enrich.vocabulary import ErrorKind
+from enrich.storage.store import OWN_PREFIX, Body, ObjectInfo, Problem, StorageError, check_size
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-PART_BYTES = 64 << 20  # of a multipart upload and of a large download; 10,000 parts are 640 GB
-FOREIGN = timedelta(days=1)  # an upload that is not completed by then never will be
+FOREIGN = timedelta(days=1)  # an upload that is not complete by then never will be
 _PROBE = f"{OWN_PREFIX}probe-"
 _WRITTEN = re.compile(r"products\.parquet|(?:runs|history|reviews)/.*|\.enrich-.*", re.DOTALL)  # keys of an output
-_PROBES = 5  # a lost response makes a sound endpoint look unsound; an unsound one never looks sound
-ONE_PUT_BYTES = 1 << 30  # what is written with one request; S3 takes 5 GB, but a lost connection begins it anew
+_PROBES = 5  # a lost response makes a good endpoint look bad; a bad one never looks good
+ONE_PUT_BYTES = 1 << 30  # larger files are uploaded in parts: a lost connection repeats a whole request
 
 
 class S3Store:
@@ -77,7 +76,7 @@ class S3Store:
             for page in list_objects(self.client, self.bucket, below, **self._reading):
                 for item in page:
                     key = item["Key"].removeprefix(self.base)
-                    is_marker = item["Size"] == 0 and (not key or key.endswith("/"))  # consoles make folders so
+                    is_marker = item["Size"] == 0 and (not key or key.endswith("/"))  # consoles create folders so
                     if not is_marker and f"/{OWN_PREFIX}" not in f"/{key}":
                         yield ObjectInfo(key, item["Size"], item["ETag"].strip('"'))
 
@@ -96,12 +95,16 @@ class S3Store:
         read = bulk and bulk.get(self.base + key, self.uri_of(key), max_bytes)
         return read or self._get(key, max_bytes)
 
-    def _get(self, key: str, max_bytes: int | None) -> tuple[bytes, str]:
-        """With boto3, which verifies the checksum that S3 sends; where it sends none, the etag must be the MD5."""
-        uri, request = self.uri_of(key), {"Bucket": self.bucket, "Key": self.base + key, **self._reading}
+    def _get(self, key: str, max_bytes: int | None, **part: Any) -> tuple[bytes, str]:
+        """Read with boto3, which verifies the checksum that S3 sends. Without one, a whole object must match its etag.
+
+        Args:
+            part: `Range` and `IfMatch` of get_object, for a part of one state of the object.
+        """
+        uri = self.uri_of(key)
         for attempt in range(ATTEMPTS):
             with s3_errors(uri):
-                response = self.client.get_object(**request)
+                response = self.client.get_object(Bucket=self.bucket, Key=self.base + key, **self._reading, **part)
             with closing(response["Body"]) as body:  # entering the body itself would skip its checksum
                 check_size(uri, response["ContentLength"], max_bytes)
                 etag = response["ETag"].strip('"')
@@ -112,9 +115,9 @@ class S3Store:
                     continue
             encrypted = "KMS" in str(response.get("ServerSideEncryption", "")).upper()
             if encrypted or "SSECustomerAlgorithm" in response:
-                self._bulk = None  # etags here say nothing of the bytes
-            elif is_md5(etag) and not agrees(data, etag):
-                self._try_again(attempt, uri, ValueError("the bytes disagree with their etag"))
+                self._bulk = None  # the etag is not an MD5, so obstore's reads could not be verified
+            elif not part and is_md5(etag) and not agrees(data, etag):
+                self._try_again(attempt, uri, ValueError("the bytes do not match their etag"))
                 continue
             self._budget.succeeded()
             return data, etag
@@ -123,34 +126,19 @@ class S3Store:
     def download(self, key: str, path: Path) -> ObjectInfo:
         info = self.head(key)
         if info is None:
-            raise StorageError(ErrorKind.NOT_FOUND, f"{self.uri_of(key)}: no such object; check that it is still there")
+            raise StorageError(Problem.NOT_FOUND, f"{self.uri_of(key)}: no such object; check that it is still there")
         with os_errors(str(path)), open(path, "wb") as file:
-            if info.size <= PART_BYTES:
+            if info.size <= multipart.PART_BYTES:
                 data, etag = self._get(key, None)
                 file.write(data)
                 return ObjectInfo(key, len(data), etag)
-            for start in range(0, info.size, PART_BYTES):
-                file.write(self._get_part(info, start))
+            for start in range(0, info.size, multipart.PART_BYTES):
+                end = min(start + multipart.PART_BYTES, info.size)
+                data, _ = self._get(key, None, IfMatch=f'"{info.etag}"', Range=f"bytes={start}-{end - 1}")
+                if len(data) != end - start:
+                    raise _broken(self.uri_of(key))
+                file.write(data)
         return info
-
-    def _get_part(self, info: ObjectInfo, start: int) -> bytes:
-        """A piece of just this state of an object."""
-        uri, size = self.uri_of(info.key), min(PART_BYTES, info.size - start)
-        for attempt in range(ATTEMPTS):
-            with s3_errors(uri):
-                response = self.client.get_object(
-                    Bucket=self.bucket, Key=self.base + info.key, IfMatch=f'"{info.etag}"',
-                    Range=f"bytes={start}-{start + size - 1}", **self._reading,
-                )  # fmt: skip
-            with closing(response["Body"]) as body:
-                try:
-                    data = body.read()
-                except BROKEN_BODY as error:
-                    self._try_again(attempt, uri, error)
-                    continue
-            if len(data) == size:
-                return data
-        raise _broken(uri)
 
     def create(self, key: str, data: Body) -> bool:
         return self._put_if(key, data, IfNoneMatch="*")
@@ -165,7 +153,7 @@ class S3Store:
             if current is None or current.etag != if_match:
                 return False
             if monotonic() > until - lock.LEASE_SECONDS / 2:
-                return False  # so late that another may hold the lock before the write is through
+                return False  # so late that another writer may hold the lock before the write ends
             return self._put_once(key, data)
 
     def put(self, key: str, data: Body) -> None:
@@ -176,6 +164,16 @@ class S3Store:
     def delete(self, key: str) -> None:
         with s3_errors(self.uri_of(key)):
             self.client.delete_object(Bucket=self.bucket, Key=self.base + key)
+
+    def ages(self, prefix: str) -> dict[str, float]:
+        """Up to 1,000 keys that begin with `prefix`, with their ages in seconds by the server's clock."""
+        with s3_errors(self.uri):
+            page = self.client.list_objects_v2(Bucket=self.bucket, Prefix=f"{self.base}{prefix}")
+        now = parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return {
+            item["Key"].removeprefix(self.base): (now - item["LastModified"]).total_seconds()
+            for item in page.get("Contents", [])
+        }
 
     def check_conditional_writes(self) -> None:
         for _ in range(_PROBES):
@@ -202,7 +200,7 @@ class S3Store:
 
     def remove_abandoned(self) -> int:
         removed, before = 0, datetime.now(UTC) - FOREIGN
-        with suppress(ClientError, BotoCoreError):  # whoever may not look leaves it to the bucket's lifecycle rule
+        with suppress(ClientError, BotoCoreError):  # without permission, the bucket's lifecycle rule has to remove them
             place: Any = {"Bucket": self.bucket, "Prefix": f"{self.base}{_PROBE}"}
             for page in self.client.get_paginator("list_objects_v2").paginate(**place):
                 for found in page.get("Contents", []):
@@ -220,7 +218,7 @@ class S3Store:
         return removed
 
     def _probe(self) -> tuple[tuple[bool, bool], tuple[bool, bool]]:
-        """What creating twice, and replacing with a wrong and the right etag, came to."""
+        """Results of creating an object twice, and of replacing it with a wrong and with the right etag."""
         key = f"{_PROBE}{uuid4().hex}"
         try:
             created = self.create(key, b"1"), self.create(key, b"2")
@@ -240,20 +238,20 @@ class S3Store:
                     self._write(key, data, condition)
                     return True
                 except ClientError as error:
-                    # NoSuchUpload: the answer to a first completion was lost. The caller finds out whose object stands.
+                    # NoSuchUpload: the response to a first completion was lost. The caller checks whose object it is.
                     if status_of(error) == 412 or code_of(error) == "NoSuchUpload":
                         return False
                     if code_of(error) == "NoSuchKey" and "IfMatch" in condition:
                         return False
-                    if status_of(error) != 409:  # 409: another conditional write is under way; neither has won yet
+                    if status_of(error) != 409:  # 409: another conditional write is in progress; neither has won yet
                         raise
                     pause(attempt, uri, error)
-        raise StorageError(ErrorKind.DOWNLOAD_FAILED, f"{uri}: {ATTEMPTS} writes met another writer's; run again")
+        raise StorageError(Problem.FAILED, f"{uri}: {ATTEMPTS} writes met another writer's; run again")
 
     def _put_once(self, key: str, data: Body) -> bool:
-        """Writes with one request that ends well before a lease does: none may arrive when another holds the lock.
+        """Write with one request that ends well before the lease: it must not arrive when another holds the lock.
 
-        False where nobody knows what came of it; the caller looks what is there.
+        Returns False if the outcome is unknown; the caller then reads the object.
         """
         client = self._one_shot or one_shot_client(self._session, self.client.meta.endpoint_url, lock.LEASE_SECONDS / 4)
         self._one_shot = client
@@ -279,62 +277,21 @@ class S3Store:
             with open(data, "rb") as file:
                 self.client.put_object(**place, Body=file, **condition, **options)
         else:
-            self._write_parts(place, data, condition, options)
-
-    def _write_parts(
-        self, place: dict[str, Any], path: Path, condition: dict[str, Any], options: dict[str, Any]
-    ) -> None:
-        upload: dict[str, Any] = {
-            **place,
-            "UploadId": self.client.create_multipart_upload(**place, **options)["UploadId"],
-        }
-        try:
-            parts: list[Any] = []
-            with open(path, "rb") as file:
-                while piece := file.read(PART_BYTES):
-                    number = len(parts) + 1
-                    etag = self.client.upload_part(**upload, PartNumber=number, Body=piece)["ETag"]
-                    parts.append({"PartNumber": number, "ETag": etag})
-            self.client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}, **condition)
-        except BaseException:
-            with suppress(Exception):  # what stays is removed by the bucket's lifecycle rule
-                self.client.abort_multipart_upload(**upload)
-            raise
+            multipart.upload(self.client, place, data, condition, options)
 
     def _completes_on_condition(self) -> bool:
-        """Whether the endpoint honours conditions where a multipart upload is completed; tried once."""
+        """Whether the endpoint checks conditions when a multipart upload is completed. Tried once for each store."""
         with self._parts_lock:
             if self._parts_keep_conditions is None:
-                place: dict[str, Any] = {"Bucket": self.bucket, "Key": f"{self.base}{_PROBE}{uuid4().hex}"}
-                self.client.put_object(**place, Body=b"1")
-                try:
-                    conditions: list[dict[str, Any]] = [{"IfNoneMatch": "*"}, {"IfMatch": f'"{"0" * 32}"'}]
-                    self._parts_keep_conditions = all(self._is_refused(place, condition) for condition in conditions)
-                finally:
-                    self.client.delete_object(**place)
+                place = {"Bucket": self.bucket, "Key": f"{self.base}{_PROBE}{uuid4().hex}"}
+                self._parts_keep_conditions = multipart.keeps_conditions(self.client, place)
             return self._parts_keep_conditions
-
-    def _is_refused(self, place: dict[str, Any], condition: dict[str, Any]) -> bool:
-        """Whether an upload that must not be completed on this condition is not."""
-        upload: dict[str, Any] = {**place, "UploadId": self.client.create_multipart_upload(**place)["UploadId"]}
-        parts: Any = {
-            "Parts": [{"PartNumber": 1, "ETag": self.client.upload_part(**upload, PartNumber=1, Body=b"2")["ETag"]}]
-        }
-        try:
-            self.client.complete_multipart_upload(**upload, MultipartUpload=parts, **condition)
-        except ClientError as error:
-            if status_of(error) != 412:
-                raise
-            with suppress(ClientError):
-                self.client.abort_multipart_upload(**upload)
-            return True
-        return False
 
     def _try_again(self, attempt: int, uri: str, error: Exception) -> None:
         if not self._budget.take():
             raise StorageError(
-                ErrorKind.DOWNLOAD_FAILED,
-                f"{uri}: its bytes came broken, and so many before that it is not tried again",
+                Problem.FAILED,
+                f"{uri}: its bytes arrived damaged, like so many before that it is not read again; check the network",
             ) from error
         pause(attempt, uri, error)
 
@@ -345,7 +302,7 @@ def open_s3(uri: str, settings: S3Settings = PLAIN_S3) -> S3Store:
     if not bucket:
         raise UsageError(f"{uri}: names no bucket; write s3://bucket/prefix")
     if not re.fullmatch(r"[A-Za-z0-9._-]{3,255}", bucket):
-        raise UsageError(f"{uri}: {bucket!r} is no bucket name; it needs 3 or more letters, digits, dots or hyphens")
+        raise UsageError(f"{uri}: {bucket!r} is not a bucket name; it needs 3 or more letters, digits, dots or hyphens")
     for part in prefix.split("/"):
         if part in (".", ".."):
             raise UsageError(f"{uri}: endpoints differ in what `{part}` means; write the path without it")
@@ -358,4 +315,4 @@ def open_s3(uri: str, settings: S3Settings = PLAIN_S3) -> S3Store:
 
 
 def _broken(uri: str) -> StorageError:
-    return StorageError(ErrorKind.DOWNLOAD_FAILED, f"{uri}: its bytes came broken {ATTEMPTS} times; run again")
+    return StorageError(Problem.FAILED, f"{uri}: its bytes arrived damaged {ATTEMPTS} times; run again")

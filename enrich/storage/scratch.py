@@ -1,7 +1,7 @@
-"""Folders on the local disk (TMPDIR) for what does not fit into memory. None outlives its process for long.
+"""Scratch folders on the local disk (TMPDIR) for data that does not fit into memory.
 
-Each holds a lock file that its process keeps locked: the lock ends with the process, whatever ends it. A folder whose
-lock is free belongs to nobody any more.
+Each contains a lock file that its process keeps locked. The lock ends with the process, however it ends; a folder whose
+lock is free is abandoned, and the next process removes it.
 """
 
 import fcntl
@@ -27,7 +27,7 @@ class Scratch:
         _remove_once()
         self._folder = Path(tempfile.mkdtemp(prefix="enrich-scratch-"))
         self._lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with suppress(OSError):  # where locks are not to be had, others cannot have them either, and leave it alone
+        with suppress(OSError):  # on a file system without locks, others cannot lock it either and leave it alone
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self.path = self._folder / "files"
         self.path.mkdir()
@@ -64,7 +64,7 @@ def remove_abandoned() -> int:
 def _remove_unless_owned(folder: Path) -> bool:
     try:
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:  # its process was killed before it made the lock: then nothing else is there either
+    except FileNotFoundError:  # its process was killed before it created the lock, so the folder is empty
         folder.rmdir()
         return True
     try:
@@ -77,5 +77,5 @@ def _remove_unless_owned(folder: Path) -> bool:
 
 @cache
 def _remove_once() -> None:
-    """Once in a process: what the ones before it left is not looked for at every step."""
+    """Remove what earlier processes left, once in each process."""
     remove_abandoned()

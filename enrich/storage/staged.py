@@ -1,7 +1,7 @@
-"""Files and folders that are written beside their place and renamed into it, and what killed writers leave of them.
+"""Write files and folders beside their target and rename them into place; remove those that killed writers left.
 
-A writer keeps what it stages locked. The lock ends with the process, and tells every process under the same kernel that
-nobody owns the name any more. Other machines that share the disk may not see it: they go by the age.
+A writer keeps its staged file locked. The lock ends with the process, so a free lock tells every process under the same
+kernel that the file is abandoned. Other machines that share the disk may not see the lock and go by the age.
 """
 
 import fcntl

@@ -1,20 +1,33 @@
-"""What every store offers."""
+"""The interface of all stores."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from enrich.errors import ImageError
-from enrich.vocabulary import ErrorKind
+from enrich.errors import EnrichError
 
-OWN_PREFIX = ".enrich-"  # begins the names of files that are the package's own
+OWN_PREFIX = ".enrich-"  # of the names of files that the package keeps for itself
 
-Body = bytes | Path  # what is written: bytes, or a local file, which is read a piece at a time
+Body = bytes | Path  # data to write: bytes, or a local file, which is read in pieces
 
 
-class StorageError(ImageError):
-    """An object could not be read or written."""
+class Problem(StrEnum):
+    """Why an object could not be read or written."""
+
+    NOT_FOUND = "not_found"
+    ACCESS_DENIED = "access_denied"
+    TOO_LARGE = "too_large"
+    FAILED = "failed"  # the network, the endpoint or the disk
+
+
+class StorageError(EnrichError):
+    """An object could not be read or written. `problem` says why."""
+
+    def __init__(self, problem: Problem, message: str) -> None:
+        super().__init__(problem, message)  # both arguments, so that pickling works
+        self.problem = problem
 
 
 @dataclass(frozen=True)
@@ -23,7 +36,7 @@ class ObjectInfo:
 
     key: str  # path below the store's URI, "/" between its parts
     size: int  # bytes
-    etag: str  # opaque; another one when the bytes may have changed
+    etag: str  # opaque; differs when the bytes may have changed
 
 
 class Store(Protocol):
@@ -57,10 +70,10 @@ class Store(Protocol):
         """Writes the object only if its etag still is `if_match` (None: only if absent). False if it is not."""
 
     def put(self, key: str, data: Body) -> None:
-        """Writes the object whatever is there. Readers see the old bytes or the new ones, never a mixture."""
+        """Writes the object unconditionally. Readers see the old bytes or the new ones, never a mixture."""
 
     def delete(self, key: str) -> None:
-        """Removes the object; one that is not there is no error."""
+        """Deletes the object; a missing object is not an error."""
 
     def check_conditional_writes(self) -> None:
         """Tries create and replace on a throw-away object.
@@ -70,9 +83,9 @@ class Store(Protocol):
         """
 
     def remove_abandoned(self) -> int:
-        """Removes what killed writers of this package left: staged files, probes, uploads that were never completed.
+        """Removes what killed writers of this package left: staged files, probes, incomplete uploads.
 
-        Returns how many there were. Never raises for what may not be looked at or removed: that stays.
+        Returns the number of removed files. Skips, without raising, those that it has no permission for.
         """
 
 
@@ -84,7 +97,7 @@ def is_s3(uri: str) -> bool:
 def check_size(uri: str, size: int, max_bytes: int | None) -> None:
     """Raises StorageError (TOO_LARGE) for more than `max_bytes`."""
     if max_bytes is not None and size > max_bytes:
-        raise StorageError(ErrorKind.TOO_LARGE, f"{uri}: {size:,} bytes, more than the limit of {max_bytes:,}")
+        raise StorageError(Problem.TOO_LARGE, f"{uri}: {size:,} bytes, more than the limit of {max_bytes:,}")
 
 
 def is_relative(key: str) -> bool:

@@ -1,5 +1,4 @@
-"""Whole directories, such as adapters and catalogs: read to the local disk, written whole or not at all, and where
-unfinished ones are kept."""
+"""Whole directories, such as adapters and catalogs: copied to the local disk, and written whole or not at all."""
 
 import hashlib
 import os
@@ -40,7 +39,7 @@ def read_tree(uri: str, into: Path, progress: Callable[[int, int], None] | None 
         raise UsageError(f"{uri}: no files there; check the prefix")
     for info in objects:
         if not is_relative(info.key):
-            raise UsageError(f"{uri}: the key {info.key!r} is no path below it; rename or delete that object")
+            raise UsageError(f"{uri}: the key {info.key!r} is not a path below it; rename or delete that object")
     done, total = 0, sum(info.size for info in objects)
     with ThreadPoolExecutor(_THREADS) as pool:
         for info in pool.map(partial(_fetch, store, into=into), objects):
@@ -85,7 +84,7 @@ def write_tree(local: Path, uri: str, *, last: str) -> None:
     presence to mean that the tree is complete. A tree of the same kind that is there already is replaced.
 
     Raises:
-        UsageError: the target is a file, holds other things, or lies in `local`.
+        UsageError: the target is a file, contains other files, or is inside `local`.
         StorageError: a file could not be written.
     """
     names = [info.key for info in LocalStore(local).list()]
@@ -115,7 +114,7 @@ def _upload(local: Path, uri: str, names: list[str], last: str) -> None:
 def _swap_in(local: Path, store: LocalStore, names: list[str], last: str) -> None:
     target = Path(os.path.realpath(store.uri))
     if target.is_relative_to(os.path.realpath(local)):
-        raise UsageError(f"{target}: lies in {local}, which is to be copied there; name another place")
+        raise UsageError(f"{target}: is inside {local}, which is to be copied there; name another place")
     _replaceable(store, names, last)
     with os_errors(str(target)), staged_folder(target.parent) as folder:
         staged, old = folder / NEW, folder / OLD / target.name

@@ -10,7 +10,7 @@ from enrich.models.phi3_vision import Phi3VForCausalLM
 from enrich.models.phi3_vision.checkpoint import load_model
 from enrich.settings.training import TrainSettings
 
-# On an H200 compiling took 12 seconds and brought a photo from 46 to 30 ms (benchmarks/finetune_full_size.md): it pays
+# On an H200 compiling took 12 seconds and brought a photo from 46 to 30 ms (benchmarks/finetuning/README.md): it pays
 # from 800 photos shown on, and on a slower host somewhat later.
 COMPILE_FROM = 2000
 

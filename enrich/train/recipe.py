@@ -8,7 +8,7 @@ from enrich.settings.training import TrainSettings
 
 # What suits the tiny base, 7.9 M parameters on a CPU, where the defaults suit 4 B on a GPU.
 # Its words are one retailer's, so a catalog's new words must be learned at the output layer: at one rate for all, high
-# enough for that, what the other layers can see is overwritten before it is put to use (benchmarks/tiny_recipe.md).
+# enough for that, what the other layers can see is overwritten before it is put to use (research/tiny_base/README.md).
 TINY_RECIPE: dict[str, object] = {
     "learning_rate": 1e-3,
     "output_learning_rate": 8e-3,
@@ -19,7 +19,7 @@ TINY_RECIPE: dict[str, object] = {
 }
 TINY_BATCH = 8  # photos in an optimiser step, or the next multiple of a batch_size asked for
 TINY_PHOTOS = 10_000  # shown in all, 1,250 steps: a small catalog is shown more often
-TINY_EPOCHS = (1.0, 12.0)  # a large catalog is shown once: it is learned by its many titles (tiny_recipe.md)
+TINY_EPOCHS = (1.0, 12.0)  # a large catalog is shown once: it is learned by its many titles (research/tiny_base)
 
 
 def resolve_model(settings: TrainSettings, *, gpu: bool, rows: int | None = None) -> TrainSettings:

@@ -7,6 +7,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler
@@ -21,6 +22,7 @@ from huggingface_hub import constants
 from PIL import Image
 
 from enrich.catalog import download
+from enrich.catalog.download import Pace
 from enrich.catalog.fetch import FetchSummary, fetch_catalog
 from enrich.catalog.read import read_catalog
 from enrich.errors import RunFailed, UsageError
@@ -53,15 +55,14 @@ def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
         yield running
 
 
-def _settings(**changes: Any) -> FetchSettings:
-    quick = {
-        "allow_private": True,
-        "backoff_seconds": 0.01,
-        "max_wait_seconds": 0.3,
-        "read_seconds": 0.5,
-        "attempts": 3,
-    }
-    return FetchSettings.model_validate({**quick, **changes})
+def _fetch(
+    source: str, out: Path, progress: Callable[[int, int], None] = lambda done, total: None, **changes: Any
+) -> FetchSummary:
+    """`fetch_catalog` with short waits; `changes` are settings or fields of Pace."""
+    pace = Pace(backoff_seconds=0.01, max_wait_seconds=0.3, read_seconds=0.5, attempts=3)
+    pace = replace(pace, **{name: changes.pop(name) for name in list(changes) if name in Pace.__annotations__})
+    settings = FetchSettings.model_validate({"allow_private": True, **changes})
+    return fetch_catalog(source, out, settings, progress, pace)
 
 
 def _source(tmp_path: Path, urls: dict[str, str]) -> str:
@@ -74,7 +75,7 @@ def _source(tmp_path: Path, urls: dict[str, str]) -> str:
 def _fetch_one(tmp_path: Path, url: str, **changes: Any) -> dict[str, str]:
     """The failure of this URL, {} where it brought a photo; a good row keeps the fetch from failing whole."""
     source = _source(tmp_path, {"good": url.rsplit("/", 1)[0] + "/good", "1": url})
-    fetch_catalog(source, tmp_path / "out", _settings(**changes))
+    _fetch(source, tmp_path / "out", **changes)
     with (tmp_path / "out/failures.csv").open(newline="") as file:
         return next((row for row in csv.DictReader(file) if row["product_code"] == "1"), {})
 
@@ -87,7 +88,7 @@ def test_photos_are_kept_as_they_come(web: Web, tmp_path: Path) -> None:
         urls[f"0{number}"] = f"{web.url}/is/image/{name}"
     seen: list[tuple[int, int]] = []
     source = _source(tmp_path, urls)
-    summary = fetch_catalog(source, tmp_path / "out", _settings(), lambda done, total: seen.append((done, total)))
+    summary = _fetch(source, tmp_path / "out", lambda done, total: seen.append((done, total)))
     assert summary == FetchSummary(photos=6, failed=0, resumed=0)
     assert seen == [(done, 6) for done in range(7)]
     catalog = read_catalog(tmp_path / "out")
@@ -169,7 +170,7 @@ def test_failures_have_a_reason(
 def test_what_is_no_web_address_is_not_asked_for(web: Web, tmp_path: Path, url: str) -> None:
     web.answers["/good"] = _photo
     source = _source(tmp_path, {"good": f"{web.url}/good", "1": url})
-    assert fetch_catalog(source, tmp_path / "out", _settings()).failed == 1
+    assert _fetch(source, tmp_path / "out").failed == 1
     (failure,) = csv.DictReader((tmp_path / "out/failures.csv").open(newline=""))
     assert re.match("no URL|not an http or https URL|not a valid URL", failure["reason"])
 
@@ -177,7 +178,7 @@ def test_what_is_no_web_address_is_not_asked_for(web: Web, tmp_path: Path, url: 
 def test_nobody_listens(web: Web, tmp_path: Path) -> None:
     web.answers["/good"] = _photo
     source = _source(tmp_path, {"good": f"{web.url}/good", "1": "http://127.0.0.1:1/a.jpg"})
-    assert fetch_catalog(source, tmp_path / "out", _settings()) == FetchSummary(photos=1, failed=1, resumed=0)
+    assert _fetch(source, tmp_path / "out") == FetchSummary(photos=1, failed=1, resumed=0)
     assert "connection failed" in (tmp_path / "out/failures.csv").read_text()
 
 
@@ -229,9 +230,7 @@ def test_redirects_are_followed(web: Web, tmp_path: Path) -> None:
 def test_private_addresses_are_refused(web: Web, tmp_path: Path, host: str) -> None:
     port = web.url.rsplit(":", 1)[1]
     with pytest.raises(RunFailed, match=r"is not a public address; allow_private permits it"):
-        fetch_catalog(
-            _source(tmp_path, {"1": f"http://{host}:{port}/a"}), tmp_path / "out", _settings(allow_private=False)
-        )
+        _fetch(_source(tmp_path, {"1": f"http://{host}:{port}/a"}), tmp_path / "out", allow_private=False)
     assert not web.hits
 
 
@@ -241,32 +240,30 @@ def test_an_unknown_host_is_a_failure(web: Web, tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     with pytest.raises(
-        RunFailed, match=r"none of 1 photos could be had \(host shop.invalid not found\); see .*failures"
+        RunFailed, match=r"none of 1 photos could be downloaded \(host shop.invalid not found\); see .*failures"
     ):
-        fetch_catalog(
-            _source(tmp_path, {"1": "http://shop.invalid/a"}), tmp_path / "out", _settings(allow_private=False)
-        )
+        _fetch(_source(tmp_path, {"1": "http://shop.invalid/a"}), tmp_path / "out", allow_private=False)
 
 
 def test_a_fetch_that_was_cut_short_continues(web: Web, tmp_path: Path) -> None:
     web.answers |= {f"/{name}": _photo for name in "abc"}
     source = _source(tmp_path, {name: f"{web.url}/{name}" for name in "abc"})
     out = tmp_path / "out"
-    fetch_catalog(source, out, _settings())
+    _fetch(source, out)
     whole = {path.name: path.read_bytes() for path in (out / "images").iterdir()}
     gone = next(path for path in (out / "images").iterdir() if path.name.startswith("b-"))
     gone.with_suffix(".part").write_bytes(JPEG[:100])  # what a killed process leaves
     gone.unlink()
     (out / "catalog.csv").unlink()
-    assert fetch_catalog(source, out, _settings()) == FetchSummary(photos=3, failed=0, resumed=2)
+    assert _fetch(source, out) == FetchSummary(photos=3, failed=0, resumed=2)
     assert {path.name: path.read_bytes() for path in (out / "images").iterdir()} == whole
     assert (web.hits["/a"], web.hits["/b"], web.hits["/c"]) == (1, 2, 1)
 
 
 def test_another_url_for_a_product_is_another_photo(web: Web, tmp_path: Path) -> None:
     web.answers |= {"/old": _photo, "/new": lambda r, _: send(r, 200, _bytes("PNG"))}
-    fetch_catalog(_source(tmp_path, {"1": f"{web.url}/old"}), tmp_path / "out", _settings())
-    fetch_catalog(_source(tmp_path, {"1": f"{web.url}/new"}), tmp_path / "out", _settings())
+    _fetch(_source(tmp_path, {"1": f"{web.url}/old"}), tmp_path / "out")
+    _fetch(_source(tmp_path, {"1": f"{web.url}/new"}), tmp_path / "out")
     assert Path(read_catalog(tmp_path / "out").products[0].image_path).read_bytes() == _bytes("PNG")
 
 
@@ -274,14 +271,14 @@ def test_a_catalog_that_cannot_be_written_is_a_failed_run(web: Web, tmp_path: Pa
     web.answers["/p"] = _photo
     (tmp_path / "out/catalog.csv").mkdir(parents=True)
     with pytest.raises(RunFailed, match=r"catalog.csv.*: Is a directory; fix that and run again"):
-        fetch_catalog(_source(tmp_path, {"1": f"{web.url}/p"}), tmp_path / "out", _settings())
+        _fetch(_source(tmp_path, {"1": f"{web.url}/p"}), tmp_path / "out")
 
 
 def test_product_codes_never_become_paths(web: Web, tmp_path: Path) -> None:
     codes = ["../../evil", "/etc/passwd", "a/b", "a_b", "..", "x" * 400, "été", "con:1"]
     web.answers["/p"] = _photo
     out = tmp_path / "out"
-    summary = fetch_catalog(_source(tmp_path, dict.fromkeys(codes, f"{web.url}/p")), out, _settings())
+    summary = _fetch(_source(tmp_path, dict.fromkeys(codes, f"{web.url}/p")), out)
     assert summary.photos == len(codes)
     assert {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("*")} == {"out", "source.csv"}
     names = [path.name for path in (out / "images").iterdir()]
@@ -297,7 +294,7 @@ def test_a_host_is_not_overrun(web: Web, tmp_path: Path) -> None:
 
     web.answers |= {f"/{number}": lingering for number in range(24)}
     source = _source(tmp_path, {str(number): f"{web.url}/{number}" for number in range(24)})
-    assert fetch_catalog(source, tmp_path / "out", _settings(per_host=3, threads=12)).photos == 24
+    assert _fetch(source, tmp_path / "out", per_host=3, threads=12).photos == 24
     assert web.most_at_once <= 3
 
 
@@ -307,8 +304,7 @@ def test_other_column_names_and_parquet(web: Web, tmp_path: Path) -> None:
         {"sku": [7, 8], "photo": [f"{web.url}/p", None], "raw": [b"\x00", b"\xff"], "cost": [1.0, 2.5]}
     )
     table.write_parquet(tmp_path / "table.parquet")
-    settings = _settings(product_code="sku", image_url="photo")
-    summary = fetch_catalog(str(tmp_path / "table.parquet"), tmp_path / "out", settings)
+    summary = _fetch(str(tmp_path / "table.parquet"), tmp_path / "out", product_code="sku", image_url="photo")
     assert summary == FetchSummary(photos=1, failed=1, resumed=0)
     (row,) = csv.DictReader((tmp_path / "out/catalog.csv").open(newline=""))
     assert (row["sku"], row["cost"], "raw" in row) == ("7", "1", False)
@@ -316,7 +312,7 @@ def test_other_column_names_and_parquet(web: Web, tmp_path: Path) -> None:
 
 def _say(source: str, out: Path, **changes: Any) -> str:
     with pytest.raises(UsageError) as caught:
-        fetch_catalog(source, out, _settings(**changes))
+        _fetch(source, out, **changes)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -379,7 +375,7 @@ def test_a_data_set_from_a_hub(web: Web, tmp_path: Path, hub: Callable[[dict[str
     web.answers["/p"] = _photo
     train = _parquet([f"{web.url}/p", f"{web.url}/none"])
     hub({"README.md": b"#", "data/train-00000-of-00001.parquet": train, "data/test-00000-of-00001.parquet": b"no"})
-    assert fetch_catalog("shop/prices", tmp_path / "out", _settings()) == FetchSummary(photos=1, failed=1, resumed=0)
+    assert _fetch("shop/prices", tmp_path / "out") == FetchSummary(photos=1, failed=1, resumed=0)
 
 
 def test_bad_data_sets(web: Web, tmp_path: Path, hub: Callable[[dict[str, bytes]], None]) -> None:

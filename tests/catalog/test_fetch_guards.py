@@ -9,6 +9,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from io import BytesIO
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from PIL import Image
 
+from enrich.catalog.download import Pace
 from enrich.catalog.fetch import FetchSummary, fetch_catalog
 from enrich.errors import RunFailed
 from enrich.settings.catalog import FetchSettings
@@ -49,10 +51,12 @@ def web() -> Iterator[Web]:
 
 def _fetch(tmp_path: Path, cells: list[str], **changes: Any) -> FetchSummary:
     """Fetches a table with these cells in its URL column, with one quick try for each."""
-    quick = {"allow_private": True, "attempts": 1, "read_seconds": 2, "connect_seconds": 2}
+    pace = Pace(attempts=1, read_seconds=2, connect_seconds=2)
+    pace = replace(pace, **{name: changes.pop(name) for name in list(changes) if name in Pace.__annotations__})
+    settings = FetchSettings.model_validate({"allow_private": True, **changes})
     source = tmp_path / "source.csv"
     pl.DataFrame({"product_code": [str(n) for n in range(len(cells))], "imageurl": cells}).write_csv(source)
-    return fetch_catalog(str(source), tmp_path / "out", FetchSettings.model_validate({**quick, **changes}))
+    return fetch_catalog(str(source), tmp_path / "out", settings, pace=pace)
 
 
 def _failure(tmp_path: Path, url: str, **changes: Any) -> str:

@@ -96,9 +96,9 @@ def test_a_price_is_positive_and_finite_or_missing(tmp_path: Path, text: str, pr
         ("2,Scarf,,,A,1,USD,images", "photo not found"),
         ("2,Scarf,,,A,1,USD,images/\0.jpg", "photo not found"),
         ("2,Scarf,,,A,1,USD,images/empty.jpg", "photo is an empty file"),
-        ("2,Scarf,,,A,1,USD,../outside.jpg", "photo lies outside the catalog's directory"),
-        ("2,Scarf,,,A,1,USD,images/../../outside.jpg", "photo lies outside the catalog's directory"),
-        ("2,Scarf,,,A,1,USD,/etc/hostname", "photo lies outside the catalog's directory"),
+        ("2,Scarf,,,A,1,USD,../outside.jpg", "photo is outside the catalog's directory"),
+        ("2,Scarf,,,A,1,USD,images/../../outside.jpg", "photo is outside the catalog's directory"),
+        ("2,Scarf,,,A,1,USD,/etc/hostname", "photo is outside the catalog's directory"),
         ("1,Scarf,,,A,1,USD,images/b.jpg", "product_code is in an earlier row"),
     ],
 )

@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 
 from enrich.models.phi3_vision.hd_transform import hd_transform
 from enrich.photos.colour import MAX_PROFILE_BYTES, to_srgb
-from enrich.photos.decode import Preparation, decode, decode_reduced, prepare, shrink
+from enrich.photos.decode import Preparation, decode, prepare, shrink
 from enrich.settings.photos import PhotoLimits
 
 LIMITS = PhotoLimits()
@@ -140,5 +140,5 @@ def test_training_serving_and_thumbnails_see_the_same_colours(fast_decode: bool)
     assert np.abs(page.astype(int) - hd_transform(seen, 4, 28)).mean() < 4
     small = shrink(data, LIMITS, 56).page
     assert off(small) <= 8
-    reduced, _ = decode_reduced(data, LIMITS, lambda width, height: (56, 24))
+    reduced = decode(data, LIMITS, lambda width, height: (56, 24))
     assert off(reduced) <= 8

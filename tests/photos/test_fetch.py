@@ -18,15 +18,20 @@ from PIL import Image
 from enrich.errors import RunFailed
 from enrich.photos import decoders
 from enrich.photos.decode import Admit, Photo, Preparation, prepare
-from enrich.photos.fetch import Fetched, fetch, fetcher
+from enrich.photos.fetch import Fetched, fetcher
 from enrich.settings.photos import PhotoLimits
 from enrich.settings.run import RunSettings
-from enrich.storage import StorageError, Store, open_store
+from enrich.storage import Problem, StorageError, Store, open_store
 from enrich.vocabulary import TRANSIENT, ErrorKind, ManifestItem, Reason
 from tests.testing.processes import decoding_processes
 
 SETTINGS = RunSettings(download_threads=4, decode_processes=2, in_flight=6)
 HOW = Preparation(num_crops=4, image_size=28)
+
+
+def fetch(store: Store, items: list[ManifestItem], settings: RunSettings, how: Preparation) -> Iterator[Fetched]:
+    with fetcher(store, settings, how) as fetch_items:
+        yield from fetch_items(items)
 
 
 def jpeg(grey: int, size: tuple[int, int] = (32, 24)) -> bytes:
@@ -119,7 +124,7 @@ def test_the_etag_is_that_of_the_bytes_read(local: Store) -> None:
 
 def test_what_was_listed_as_too_large_is_not_downloaded(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def get(*_: Any) -> None:
-        raise StorageError(ErrorKind.DOWNLOAD_FAILED, "was read")
+        raise StorageError(Problem.FAILED, "was read")
 
     monkeypatch.setattr(local, "get", get)
     [result] = fetch(local, [item("a.jpg", size=(32 << 20) + 1)], SETTINGS, HOW)
@@ -179,11 +184,11 @@ def test_a_page_of_more_crops_than_the_model_takes_is_not_received(local: Store)
     ("fault", "kind", "message"),
     [
         (b"computes", ErrorKind.NOT_AN_IMAGE, "decoding took more than 0.5 s of CPU time"),
-        (b"fault", ErrorKind.NOT_AN_IMAGE, "the decoder died of it (SIGSEGV)"),
-        (b"exits", ErrorKind.NOT_AN_IMAGE, "the decoder died of it (exit code 3)"),
-        (b"raises", ErrorKind.NOT_AN_IMAGE, "the decoder died of it (exit code 1)"),
+        (b"fault", ErrorKind.NOT_AN_IMAGE, "the decoder crashed on it (SIGSEGV)"),
+        (b"exits", ErrorKind.NOT_AN_IMAGE, "the decoder crashed on it (exit code 3)"),
+        (b"raises", ErrorKind.NOT_AN_IMAGE, "the decoder crashed on it (exit code 1)"),
         (b"allocates", ErrorKind.TOO_MANY_PIXELS, "decoding needs more than 2,147,483,648 bytes of memory"),
-        (b"hang", ErrorKind.ENGINE_FAILED, "not decoded: the decoding process said nothing for 2 s"),
+        (b"hang", ErrorKind.ENGINE_FAILED, "not decoded: the decoding process sent nothing for 2 s"),
         (b"killed", ErrorKind.ENGINE_FAILED, "not decoded: the decoding process was killed from outside (SIGKILL)"),
         (b"killed while sending", ErrorKind.ENGINE_FAILED,
          "not decoded: the decoding process was killed from outside (SIGKILL)"),

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from enrich.photos.decode import ImageRefused, Preparation, decode
-from enrich.photos.fetch import fetch
+from enrich.photos.fetch import fetcher
 from enrich.settings.photos import PhotoLimits
 from enrich.settings.run import RunSettings
 from enrich.storage import open_store
@@ -134,7 +134,8 @@ def fetched(folder: Path, photos: dict[str, bytes], **limits: Any) -> dict[str, 
         store.put(name, data)
     items = [ManifestItem(info.key, info.size, info.etag, Reason.NEW, 1, 0) for info in store.list()]
     settings = RunSettings(decode_processes=1, limits=PhotoLimits(**limits))
-    found = fetch(store, items, settings, Preparation(num_crops=4, image_size=336))
+    with fetcher(store, settings, Preparation(num_crops=4, image_size=336)) as fetch_items:
+        found = list(fetch_items(items))
     return {one.item.key: (one.error_kind, one.error_message) for one in found}
 
 

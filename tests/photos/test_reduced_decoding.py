@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from enrich.models.phi3_vision.hd_transform import hd_transform
-from enrich.photos.decode import ImageRefused, Preparation, decode, decode_reduced, prepare
+from enrich.photos.decode import ImageRefused, Preparation, decode, prepare
 from enrich.vocabulary import ErrorKind
 from tests.testing.photo_files import LIMITS, NOISE, TURNED, encoded, exif, png_header
 
@@ -32,9 +32,8 @@ def test_a_jpeg_is_decoded_at_the_scale_that_is_enough(
     size: tuple[int, int], wanted: tuple[int, int], reduced: bool
 ) -> None:
     data = encoded(smooth(*size), "JPEG", quality=95)
-    image, whole = decode_reduced(data, LIMITS, lambda width, height: wanted)
+    image = decode(data, LIMITS, lambda width, height: wanted)
     assert image.mode == "RGB"
-    assert whole == size
     assert image.size == (wanted if reduced else size)
     if not reduced:
         assert np.array_equal(image, decode(data, LIMITS))
@@ -51,9 +50,9 @@ def test_a_reduced_photo_shows_what_the_whole_one_shows_upright(orientation: int
         asked.append((width, height))
         return width // 2 - 3, height // 2 - 1
 
-    image, whole = decode_reduced(data, LIMITS, half)
-    assert asked == [whole] == [upright.size]
-    assert image.size == (whole[0] // 2 - 3, whole[1] // 2 - 1)
+    image = decode(data, LIMITS, half)
+    assert asked == [upright.size]
+    assert image.size == (upright.width // 2 - 3, upright.height // 2 - 1)
     expected = np.asarray(upright.resize(image.size, Image.Resampling.BILINEAR)).astype(int)
     # Where the half line or column that is not there were counted, the far edge would be off by 6.
     assert np.abs(np.asarray(image) - expected).max() <= 4
@@ -62,7 +61,7 @@ def test_a_reduced_photo_shows_what_the_whole_one_shows_upright(orientation: int
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_reduced_photos_are_rgb_whatever_they_were(mode: str) -> None:
     data = encoded(smooth(200, 266).convert(mode), "JPEG", quality=95)
-    image, _ = decode_reduced(data, LIMITS, lambda width, height: (100, 133))
+    image = decode(data, LIMITS, lambda width, height: (100, 133))
     expected = np.asarray(decode(data, LIMITS).resize((100, 133), Image.Resampling.BILINEAR)).astype(int)
     assert (image.mode, image.size) == ("RGB", (100, 133))
     assert np.abs(np.asarray(image) - expected).max() <= 4
@@ -71,8 +70,8 @@ def test_reduced_photos_are_rgb_whatever_they_were(mode: str) -> None:
 @pytest.mark.parametrize("format", sorted(set(LIMITS.formats) - {"JPEG"}))
 def test_other_formats_are_decoded_whole(format: str) -> None:
     data = encoded(smooth(64, 80), format)
-    image, whole = decode_reduced(data, LIMITS, lambda width, height: (16, 20))
-    assert image.size == whole == (64, 80)
+    image = decode(data, LIMITS, lambda width, height: (16, 20))
+    assert image.size == (64, 80)
     assert np.array_equal(image, decode(data, LIMITS))
 
 
@@ -101,5 +100,5 @@ def test_reduced_decoding_refuses_as_decoding_does() -> None:
         (png_header(51_000, 1_000), ErrorKind.TOO_MANY_PIXELS),
     ):
         with pytest.raises(ImageRefused) as caught:
-            decode_reduced(broken, LIMITS, lambda width, height: (8, 8))
+            decode(broken, LIMITS, lambda width, height: (8, 8))
         assert caught.value.kind is kind

@@ -29,8 +29,7 @@ from enrich.pipeline.run.start import join_run, start_run
 from enrich.settings.catalog import SampleSettings
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.run import GateSettings, RaySettings, RunSettings
-from enrich.storage import StorageError
-from enrich.vocabulary import ErrorKind
+from enrich.storage import Problem, StorageError
 from sample.make import make_sample
 from tests.testing.random_adapter import write_random_adapter
 
@@ -282,7 +281,7 @@ def test_what_a_worker_cannot_do_is_told_with_its_node(shop: Shop, tmp_path: Pat
     [
         (UsageError("no such base"), UsageError, "Ray node 10.0.0.1: no such base"),
         (
-            StorageError(ErrorKind.DOWNLOAD_FAILED, "/out/x: No space left on device; check the disk"),
+            StorageError(Problem.FAILED, "/out/x: No space left on device; check the disk"),
             StorageError,
             "Ray node 10.0.0.1: /out/x: No space left on device; check the disk",
         ),

@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(
         "open",
         lambda self, mode="r", **k: Filling(opened(self, mode, **k)) if "w" in mode else opened(self, mode, **k),
     )
-    with pytest.raises(RunFailed, match="No space left on device; mend that and run again"):
+    with pytest.raises(RunFailed, match="No space left on device; fix that and run again"):
         write_sample(tmp_path / "catalog", products=200, holdout=20)
     left = _files(tmp_path / "catalog")
     assert len(left) > 20
@@ -148,7 +148,7 @@ def test_a_table_that_cannot_be_finished_is_not_there(
     for maker, name in (("_table", "holdout/catalog.csv"), ("_json", "truth.json"), ("_table", "catalog.csv")):
         with monkeypatch.context() as patch:
             patch.setattr(generate, maker, broken)
-            with pytest.raises(RunFailed, match=f"{name}: No space left on device; mend that and run again"):
+            with pytest.raises(RunFailed, match=f"{name}: No space left on device; fix that and run again"):
                 write_sample(tmp_path / name, products=5, holdout=2 if name.startswith("holdout") else 0)
         left = set(_files(tmp_path / name))
         assert name not in left
@@ -158,12 +158,12 @@ def test_a_table_that_cannot_be_finished_is_not_there(
 
 
 def test_a_disk_that_takes_no_more_ends_the_command_in_one_line(tmp_path: Path) -> None:
-    """In processes of their own, by the system's own limit on what a file may hold: 20 kB, less than most photos."""
-    command = f"ulimit -f 20; exec {sys.executable} -m enrich.cli catalog sample --out {tmp_path}/out --products 130"
+    """With files of at most 20 kB, less than most photos. -B, because Python's bytecode caches would be cut too."""
+    command = f"ulimit -f 20; exec {sys.executable} -B -m enrich.cli catalog sample --out {tmp_path}/out --products 130"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=200)
     assert done.returncode == 1
     assert re.fullmatch(
-        r"error: sample file .*\.(jpg|png|webp): File too large; mend that and run again", done.stderr.strip()
+        r"error: sample file .*\.(jpg|png|webp): File too large; fix that and run again", done.stderr.strip()
     )
     left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert not [path for path in left if path.suffix in (".csv", ".part")]

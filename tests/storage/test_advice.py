@@ -8,11 +8,10 @@ import pytest
 from botocore import exceptions
 
 from enrich.errors import UsageError
-from enrich.storage import StorageError, open_store
+from enrich.storage import Problem, StorageError, open_store
 from enrich.storage.advice import advice_on
-from enrich.vocabulary import ErrorKind
 
-DENIED, FAILED, GONE = ErrorKind.ACCESS_DENIED, ErrorKind.DOWNLOAD_FAILED, ErrorKind.NOT_FOUND
+DENIED, FAILED, GONE = Problem.ACCESS_DENIED, Problem.FAILED, Problem.NOT_FOUND
 
 
 def _answering(status: str, code: str, message: str = "said the server") -> Any:
@@ -40,7 +39,7 @@ def test_an_archived_photo_is_said_to_be_archived(s3_bucket: str, storage: str) 
         StorageError, match=r"/cold.jpg: .*; archived; restore it \(aws s3api restore-object\)"
     ) as caught:
         open_store(s3_bucket).get("cold.jpg")
-    assert caught.value.kind is DENIED  # which is tried again: a restored object has the same etag
+    assert caught.value.problem is DENIED  # which is tried again: a restored object has the same etag
 
 
 @pytest.mark.parametrize(
@@ -59,13 +58,13 @@ def test_an_archived_photo_is_said_to_be_archived(s3_bucket: str, storage: str) 
     ],
 )
 def test_what_s3_refuses_says_what_to_do(
-    s3_bucket: str, s3_server: Any, status: str, code: str, kind: ErrorKind, advice: str
+    s3_bucket: str, s3_server: Any, status: str, code: str, kind: Problem, advice: str
 ) -> None:
     store = open_store(s3_bucket)
     s3_server.fault = _answering(status, code)
     with pytest.raises(StorageError) as caught:
         store.get("a")
-    assert caught.value.kind is kind
+    assert caught.value.problem is kind
     assert advice in str(caught.value)
     assert "grant s3:ListBucket" not in _refused(s3_bucket)
     assert advice in _refused(s3_bucket)
@@ -78,7 +77,7 @@ def test_a_key_policy_that_denies_is_told_from_the_buckets(s3_bucket: str, s3_se
         store.get("a")
 
 
-ERRORS: list[tuple[Exception, ErrorKind, str]] = [
+ERRORS: list[tuple[Exception, Problem, str]] = [
     (exceptions.UnauthorizedSSOTokenError(), DENIED, "aws sso login"),
     (exceptions.SSOTokenLoadError(error_msg="none"), DENIED, "aws sso login"),
     (exceptions.TokenRetrievalError(provider="sso", error_msg="expired"), DENIED, "aws sso login"),
@@ -93,7 +92,7 @@ ERRORS: list[tuple[Exception, ErrorKind, str]] = [
 
 @pytest.mark.parametrize(("error", "kind", "advice"), ERRORS, ids=[type(error).__name__ for error, *_ in ERRORS])
 def test_what_botocore_raises_says_what_to_do(
-    s3_bucket: str, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: ErrorKind, advice: str
+    s3_bucket: str, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: Problem, advice: str
 ) -> None:
     store: Any = open_store(s3_bucket)
 
@@ -104,7 +103,7 @@ def test_what_botocore_raises_says_what_to_do(
     monkeypatch.setattr(store.client, "_make_api_call", fail)
     with pytest.raises(StorageError) as caught:
         store.get("a")
-    assert caught.value.kind is kind
+    assert caught.value.problem is kind
     assert advice in str(caught.value)
     monkeypatch.setattr("botocore.client.BaseClient._make_api_call", fail)
     assert advice in _refused(s3_bucket)

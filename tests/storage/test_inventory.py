@@ -186,7 +186,7 @@ def test_a_key_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
     described["files"][0] |= {"size": len(content), "MD5checksum": hashlib.md5(content).hexdigest()}
     Path(uri).write_text(json.dumps(described))
 
-    with pytest.raises(EnrichError, match=r"is no file of an inventory .*UTF8"):
+    with pytest.raises(EnrichError, match=r"is not a file of an inventory .*UTF8"):
         listed(uri, tmp_path)
 
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from enrich.errors import UsageError
+from enrich.errors import RunFailed, UsageError
 from enrich.settings.storage import S3Settings
-from enrich.storage import StorageError, bulk, client, listing, lock, open_store, s3
+from enrich.storage import Problem, StorageError, bulk, client, listing, lock, multipart, open_store, s3
 from enrich.storage.s3 import S3Store
-from enrich.vocabulary import ErrorKind
 from tests.testing.s3_server import without_if_match
 
 
@@ -111,7 +110,7 @@ def test_an_error_within_a_listing_is_raised_where_it_is_read(
     s3_server.fault = denied_later
     with pytest.raises(StorageError) as caught:
         list(store.list())
-    assert caught.value.kind is ErrorKind.ACCESS_DENIED
+    assert caught.value.problem is Problem.ACCESS_DENIED
 
 
 # ---- reading
@@ -189,7 +188,7 @@ def test_bytes_that_disagree_with_an_md5_are_given_up(
         return [b"dat4" if part == b"data" else part for part in app(environ, answer)]
 
     s3_server.fault = flipped
-    with pytest.raises(StorageError, match="its bytes came broken 5 times; run again"):
+    with pytest.raises(StorageError, match="its bytes arrived damaged 5 times; run again"):
         store.get("a")
 
 
@@ -230,7 +229,7 @@ def test_credentials_that_were_renewed_are_used(
 def test_a_large_file_goes_in_parts_and_comes_in_pieces(
     store: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr(multipart, "PART_BYTES", 5 << 20)
     monkeypatch.setattr(s3, "ONE_PUT_BYTES", 1 << 20)
     data = random.Random(0).randbytes(11 << 20)
     (tmp_path / "big").write_bytes(data)
@@ -325,7 +324,7 @@ def test_a_lock_whose_holder_died_is_taken_when_its_lease_is_over(
 ) -> None:
     store.create(lock._key(7), b"held by nobody")
     monkeypatch.setattr(lock, "_WAIT_SECONDS", 0.5)
-    with pytest.raises(StorageError, match="others held its lock"), lock.locked(store):
+    with pytest.raises(RunFailed, match="others held its lock"), lock.locked(store):
         pass
     monkeypatch.setattr(lock, "LEASE_SECONDS", -5.0)
     with lock.locked(store):
@@ -343,7 +342,7 @@ def test_one_who_comes_late_with_an_old_number_does_not_hold_the_lock(
     real = lock._greatest
     monkeypatch.setattr(lock, "_greatest", lambda store: next(answers, None) or real(store))
     monkeypatch.setattr(lock, "_WAIT_SECONDS", 0.3)
-    with pytest.raises(StorageError, match="others held its lock"), lock.locked(store):
+    with pytest.raises(RunFailed, match="others held its lock"), lock.locked(store):
         pass
 
 

@@ -13,9 +13,8 @@ import boto3.session
 import pytest
 
 from enrich.errors import UsageError
-from enrich.storage import StorageError, Store, contains, is_s3, open_store, overlap, read_tree, write_tree
+from enrich.storage import Problem, StorageError, Store, contains, is_s3, open_store, overlap, read_tree, write_tree
 from enrich.storage.local import LocalStore
-from enrich.vocabulary import ErrorKind
 
 ODD_KEYS = [
     "a b.jpg",
@@ -52,10 +51,10 @@ def keys(store: Store, prefix: str = "") -> list[str]:
     return [info.key for info in store.list(prefix)]
 
 
-def kind_of(call: Callable[[], object]) -> tuple[ErrorKind, str]:
+def kind_of(call: Callable[[], object]) -> tuple[Problem, str]:
     with pytest.raises(StorageError) as caught:
         call()
-    return caught.value.kind, str(caught.value)
+    return caught.value.problem, str(caught.value)
 
 
 # ---- reading and writing
@@ -133,11 +132,11 @@ def test_get_refuses_what_is_too_large_before_reading_it(store: Store) -> None:
     store.put("a", b"12345")
     assert store.get("a", max_bytes=5)[0] == b"12345"
     kind, message = kind_of(lambda: store.get("a", max_bytes=4))
-    assert (kind, message) == (ErrorKind.TOO_LARGE, f"{store.uri}/a: 5 bytes, more than the limit of 4")
+    assert (kind, message) == (Problem.TOO_LARGE, f"{store.uri}/a: 5 bytes, more than the limit of 4")
 
 
 def test_what_is_missing_is_not_found(store: Store) -> None:
-    assert kind_of(lambda: store.get("absent"))[0] is ErrorKind.NOT_FOUND
+    assert kind_of(lambda: store.get("absent"))[0] is Problem.NOT_FOUND
     assert store.head("absent/too") is None
 
 
@@ -234,7 +233,7 @@ def test_a_failed_local_write_leaves_the_old_bytes_and_no_staged_file(
     monkeypatch.setattr("os.fsync", full)
     kind, message = kind_of(lambda: store.put("table", b"new"))
     assert (kind, message) == (
-        ErrorKind.DOWNLOAD_FAILED,
+        Problem.FAILED,
         f"{tmp_path}/table: No space left on device; check the disk",
     )
     assert os.listdir(tmp_path) == ["table"]
@@ -270,7 +269,7 @@ def test_local_keys_never_leave_the_folder(tmp_path: Path, key: str) -> None:
     ]
     for call in calls:
         message = f"{tmp_path}/root: the key {key!r} leads out of the folder"
-        assert kind_of(call) == (ErrorKind.ACCESS_DENIED, message)
+        assert kind_of(call) == (Problem.ACCESS_DENIED, message)
     assert (tmp_path / "secret").read_bytes() == b"secret"
 
 
@@ -294,8 +293,8 @@ def test_local_listing_follows_links_inside_the_folder_only(tmp_path: Path, capl
         f"'{root}/loop' left out: a link to a directory",
         f"'{root}/outside.jpg' left out: a link that leads out of the folder",
     ]
-    assert kind_of(lambda: store.get("fifo")) == (ErrorKind.NOT_FOUND, f"{root}/fifo: no regular file")
-    assert kind_of(lambda: store.get("outside.jpg"))[0] is ErrorKind.ACCESS_DENIED
+    assert kind_of(lambda: store.get("fifo")) == (Problem.NOT_FOUND, f"{root}/fifo: no regular file")
+    assert kind_of(lambda: store.get("outside.jpg"))[0] is Problem.ACCESS_DENIED
 
 
 def test_an_unreadable_entry_is_left_out_and_told_and_the_listing_goes_on(
@@ -335,7 +334,7 @@ def test_an_unreadable_entry_is_left_out_and_told_and_the_listing_goes_on(
             ("two", "a loop of links"),
         ]
     ]
-    assert kind_of(lambda: store.get("one"))[0] is ErrorKind.NOT_FOUND
+    assert kind_of(lambda: store.get("one"))[0] is Problem.NOT_FOUND
 
 
 def test_of_many_entries_left_out_the_first_are_named_and_all_are_counted(
@@ -360,7 +359,7 @@ def test_a_directory_that_fails_ends_a_listing_and_is_named(tmp_path: Path, monk
 
     monkeypatch.setattr("os.scandir", fail)
     assert kind_of(lambda: list(LocalStore(tmp_path).list())) == (
-        ErrorKind.DOWNLOAD_FAILED,
+        Problem.FAILED,
         f"{tmp_path}/broken: Input/output error; check the disk",
     )
 
@@ -437,7 +436,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeyp
         return found
 
     monkeypatch.setattr("os.fstat", fstat_then_write)
-    assert kind_of(lambda: store.get("a"))[0] is ErrorKind.DOWNLOAD_FAILED
+    assert kind_of(lambda: store.get("a"))[0] is Problem.FAILED
 
 
 def test_denied_files_are_access_denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,7 +448,7 @@ def test_denied_files_are_access_denied(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("os.open", deny)  # the tests may run as root, whom no mode bits stop
     message = f"{tmp_path}/a: Permission denied; check the permissions"
-    assert kind_of(lambda: store.get("a")) == (ErrorKind.ACCESS_DENIED, message)
+    assert kind_of(lambda: store.get("a")) == (Problem.ACCESS_DENIED, message)
 
 
 def test_a_listing_of_a_denied_directory_itself_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -465,7 +464,7 @@ def test_a_listing_of_a_denied_directory_itself_says_so(tmp_path: Path, monkeypa
 
     monkeypatch.setattr("os.scandir", deny)
     message = f"{tmp_path}/closed: Permission denied; check the permissions"
-    assert kind_of(lambda: list(store.list("closed"))) == (ErrorKind.ACCESS_DENIED, message)
+    assert kind_of(lambda: list(store.list("closed"))) == (Problem.ACCESS_DENIED, message)
 
 
 # ---- opening
@@ -482,7 +481,7 @@ def test_a_listing_of_a_denied_directory_itself_says_so(tmp_path: Path, monkeypa
         ("s3:/bucket", "s3:/bucket: unknown scheme; use s3://bucket/prefix or a local path"),
         ("s3://", "s3://: names no bucket; write s3://bucket/prefix"),
         ("s3:///x", "s3:///x: names no bucket; write s3://bucket/prefix"),
-        ("s3://ab/x", "s3://ab/x: 'ab' is no bucket name; it needs 3 or more letters, digits, dots or hyphens"),
+        ("s3://ab/x", "s3://ab/x: 'ab' is not a bucket name; it needs 3 or more letters, digits, dots or hyphens"),
         ("s3://no-bucket/x", "s3://no-bucket/x: there is no bucket no-bucket; create it or check the name"),
     ],
 )
@@ -534,7 +533,7 @@ def test_s3_without_credentials(s3_bucket: str, monkeypatch: pytest.MonkeyPatch)
             {"AWS_ENDPOINT_URL": "http://user:hidden@127.0.0.1:9"},
             "http://127.0.0.1:9 cannot be reached; check AWS_ENDPOINT_URL and the network",
         ),
-        ({"AWS_ENDPOINT_URL": "user:hidden@host"}, "AWS_ENDPOINT_URL is no URL; write https://host"),
+        ({"AWS_ENDPOINT_URL": "user:hidden@host"}, "AWS_ENDPOINT_URL is not a URL; write https://host"),
         (
             {"AWS_PROFILE": "absent"},
             "S3 is not set up: The config profile (absent) could not be found; there is no such profile; "
@@ -570,7 +569,7 @@ def test_denied_access_says_what_to_grant(s3_bucket: str, s3_server: Any) -> Non
     store = open_store(s3_bucket)
     s3_server.fault = answer("403 Forbidden", "AccessDenied")
     for call in (lambda: store.get("a"), lambda: store.create("a", b""), lambda: keys(store)):
-        assert kind_of(call)[0] is ErrorKind.ACCESS_DENIED
+        assert kind_of(call)[0] is Problem.ACCESS_DENIED
     assert kind_of(lambda: store.get("a"))[1] == (
         f"{s3_bucket}/a: An error occurred (AccessDenied) when calling the GetObject operation: said the server; "
         "check the credentials and the bucket's policy"
@@ -636,8 +635,8 @@ def test_bodies_that_stay_broken_are_given_up(s3_store: Store, s3_server: Any, m
     monkeypatch.setattr("enrich.storage.client.time.sleep", lambda _: None)
     s3_store.put("a", b"0123456789")
     s3_server.fault = broken_bodies(99, SPOILERS["cut"])
-    message = f"{s3_store.uri}/a: its bytes came broken 5 times; run again"
-    assert kind_of(lambda: s3_store.get("a")) == (ErrorKind.DOWNLOAD_FAILED, message)
+    message = f"{s3_store.uri}/a: its bytes arrived damaged 5 times; run again"
+    assert kind_of(lambda: s3_store.get("a")) == (Problem.FAILED, message)
 
 
 def test_conflicts_are_tried_again(s3_store: Store, s3_server: Any) -> None:
@@ -656,7 +655,7 @@ def test_conflicts_without_end_are_given_up(s3_store: Store, s3_server: Any, mon
     monkeypatch.setattr("enrich.storage.client.time.sleep", lambda _: None)
     s3_server.fault = answer("409 Conflict", "ConditionalRequestConflict")
     message = f"{s3_store.uri}/shard: 5 writes met another writer's; run again"
-    assert kind_of(lambda: s3_store.create("shard", b"x")) == (ErrorKind.DOWNLOAD_FAILED, message)
+    assert kind_of(lambda: s3_store.create("shard", b"x")) == (Problem.FAILED, message)
 
 
 def test_the_probe_says_what_it_needs(s3_store: Store, s3_server: Any) -> None:
@@ -673,7 +672,7 @@ def test_an_endpoint_that_is_no_s3_is_refused(s3_bucket: str, s3_server: Any) ->
 
 def test_an_object_is_not_taken_for_absent_where_its_state_is_denied(s3_store: Store, s3_server: Any) -> None:
     s3_server.fault = answer("403 Forbidden", "AccessDenied")
-    assert kind_of(lambda: s3_store.head("a"))[0] is ErrorKind.ACCESS_DENIED
+    assert kind_of(lambda: s3_store.head("a"))[0] is Problem.ACCESS_DENIED
 
 
 @pytest.mark.parametrize("spoiler", SPOILERS)
@@ -806,7 +805,7 @@ def test_an_s3_tree_that_fails_half_way_lacks_its_last_file(
 @pytest.mark.parametrize("key", ["../outside", "a//b", "/absolute", "a/./b"])
 def test_an_s3_tree_with_a_key_that_leads_out_is_refused(s3_store: Store, tmp_path: Path, key: str) -> None:
     s3_store.put(key, b"evil")
-    with pytest.raises(UsageError, match="is no path below it; rename or delete that object"):
+    with pytest.raises(UsageError, match="is not a path below it; rename or delete that object"):
         read_tree(s3_store.uri, tmp_path / "into")
     assert not (tmp_path / "into").exists()
 

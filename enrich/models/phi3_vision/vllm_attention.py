@@ -3,7 +3,7 @@
 Where heads have 96 dimensions FlashAttention 3 computes tiles of 192 queries. Phi-3 has as many key heads as query
 heads, so the one new token of an answer fills one row of such a tile, and the tile's products take longer than reading
 the answer's keys and values, which is all that there is to do. The kernel here does no more than that, 1.7 (bf16) and
-2.3 times (fp8) as fast on an H200 (benchmarks/vllm_attention.md).
+2.3 times (fp8) as fast on an H200 (benchmarks/vllm_attention/README.md).
 """
 
 from dataclasses import dataclass, fields

@@ -2,7 +2,7 @@
 
 A crop has 577 tokens, of which one, the class token, is not a patch. FlashAttention 3 takes 192 x 192 of them at a time
 where heads have 64 dimensions, so it computes 768 x 768. Here the class token's key opens the sum and the 576 patches'
-keys fill tiles of 64, so 640 x 577 are computed, in two thirds of the time (benchmarks/vllm_attention.md).
+keys fill tiles of 64, so 640 x 577 are computed, in two thirds of the time (benchmarks/vllm_attention/README.md).
 """
 
 from typing import Any

@@ -1,0 +1,222 @@
+"""Phi-3-vision at full size through vLLM on one GPU: the stock path, what could be had at best, and this engine.
+
+    python -m benchmarks.vllm_serving.run                        # every part, each in a process of its own
+    python -m benchmarks.vllm_serving.run fp8 --photos 2048       # some of them
+    python -m benchmarks.vllm_serving.run --tiny                  # a small model on a CPU, to try the script
+
+    stock  vLLM as it comes: LLM.generate with its own class, PIL images in memory, decoded beforehand; and prompts
+           of the same length without a photo
+    bf16   in one engine: prompts of the same length without a photo, the encoder alone, as vLLM runs it and as it is
+           here, and of both the ceiling 1 / (1 / text + 1 / encoder); then this engine from the bytes of JPEG files;
+           where AWS_ENDPOINT_URL is set, the whole job from S3 (AWS_ACCESS_KEY_ID, ...) to Parquet, once more with 1 %
+           of the photos cut short; answers of 16 tokens; num_crops 1 and 16; smaller steps
+    fp8    the same with fp8 weights and fp8 keys and values
+    NAME=VALUE,...   this engine in bf16 with other settings, or vLLM's own as vllm.NAME, twice over the photos, such as
+                     max_num_batched_tokens=8192 or vllm.block_size=144
+
+The checkpoint is made up, and always answers the same 32 tokens. Photos are 1000x1333 JPEGs of the sample generator,
+all different; num_crops is 4 (757 image tokens). Rates are of all photos from the first request to the last answer,
+after a warm-up. Results of a run: README.md beside this file.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.made_up import FULL, TINY, begin_run, make_checkpoint, make_photos, preparation, prompt
+from benchmarks.vllm_serving.measured_engine import (
+    Bench,
+    clock,
+    photo_bytes,
+    run_tower_as_vllm,
+    run_tower_compiled,
+    text_prompts,
+    warm_up,
+)
+
+ROOT = Path(__file__).parents[2]
+# What a part's processes load as vLLM's plugin. The stock part gets the configuration and the processor only.
+STOCK, PLUGIN = "enrich.models.phi3_vision.auto:register", "enrich.models.phi3_vision.vllm_plugin:register"
+FP8 = {"quantization": "fp8", "kv_cache_dtype": "fp8"}
+Row = tuple[str, dict[str, float]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=["stock", "bf16", "fp8"])
+    parser.add_argument("--photos", type=int, help="how many; 1024, or 6 where --tiny")
+    parser.add_argument("--workers", type=int, help="decoding processes; by default all cores but three")
+    parser.add_argument("--folder", type=Path, help="where photos and checkpoint are made, or were")
+    parser.add_argument("--profile", action="store_true", help="say which kernels took the GPU's time")
+    parser.add_argument("--tiny", action="store_true", help="a small model, to try the script on a CPU")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.photos = options.photos or (6 if options.tiny else 1024)
+    options.workers = options.workers or max(1, (os.cpu_count() or 4) - 3)
+    if options.one:
+        for what, result in measure(options.parts[0], options):
+            cells = [f"{result[name]:{form}}" if name in result else "" for name, form in CELLS.items()]
+            print(f"| {what} | {' | '.join(cells)} |", flush=True)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        options.folder = options.folder or Path(scratch)
+        started = time.perf_counter()
+        make_photos(options.folder / "photos", options.photos + warm_up(options))
+        make_checkpoint(options.folder / "model", TINY if options.tiny else FULL)
+        print(f"{options.photos} photos and a checkpoint made in {time.perf_counter() - started:.0f} s\n", flush=True)
+        print(f"| what | {' | '.join(CELLS)} |\n|{' --- |' * (len(CELLS) + 1)}", flush=True)
+        for part in options.parts:
+            run_alone(part, options)
+
+
+CELLS = {"images/s": ".2f", "GPU busy": ".0%", "CPU s/image": ".4f", "ready after s": ".0f"}
+
+
+def run_alone(part: str, options: argparse.Namespace) -> None:
+    """Measure a part in a process of its own, which shares neither memory nor compiled code with another's."""
+    plugins = options.folder / f"plugin-{part == 'stock'}" / "enrich_benchmark-0.dist-info"
+    plugins.mkdir(parents=True, exist_ok=True)
+    (plugins / "METADATA").write_text("Metadata-Version: 2.1\nName: enrich-benchmark\nVersion: 0\n")
+    entry = STOCK if part == "stock" else PLUGIN
+    (plugins / "entry_points.txt").write_text(f"[vllm.general_plugins]\nenrich_benchmark = {entry}\n")
+    paths = [str(plugins.parent), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "VLLM_PLUGINS": "enrich_benchmark",  # and not the installed package's, in whose place it is
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",  # functions of this file run in the engine's process
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if options.tiny:
+        environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        environment["OMP_NUM_THREADS"] = str(os.cpu_count())
+    command = [sys.executable, "-m", "benchmarks.vllm_serving.run", part, "--one", "--folder", str(options.folder)]
+    command += ["--photos", str(options.photos), "--workers", str(options.workers)]
+    command += [f"--{name}" for name in ("tiny", "profile") if getattr(options, name)]
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        print(f"| {part} | failed: {done.stderr.strip()[-4000:]} |", flush=True)
+
+
+def measure(part: str, options: argparse.Namespace) -> Iterator[Row]:
+    """The rows of one part: what was measured, and its figures."""
+    if part == "stock":
+        yield from measure_stock(options)
+    elif part in ("bf16", "fp8"):
+        yield from measure_engine(part, FP8 if part == "fp8" and not options.tiny else {}, options)
+    else:
+        settings = dict(setting.split("=") for setting in part.split(","))
+        with Bench(settings, options) as bench:
+            for _ in range(2):
+                yield f"this engine, {part}", bench.from_jpeg()
+
+
+def measure_stock(options: argparse.Namespace) -> Iterator[Row]:
+    from io import BytesIO
+
+    from PIL import Image
+    from vllm import LLM, SamplingParams
+
+    from enrich.answers.prompt import render_prompt
+    from enrich.models.phi3_vision.checkpoint import load_processor
+
+    started = time.perf_counter()
+    plain = {"enforce_eager": True, "max_num_seqs": 8} if options.tiny else {}
+    model = options.folder / "model"
+    llm = LLM(str(model), max_model_len=4096, limit_mm_per_prompt={"image": 1}, disable_log_stats=True, **plain)
+    count = warm_up(options)
+    images = [Image.open(BytesIO(data)).convert("RGB") for data in photo_bytes(options, 0, options.photos + count)]
+    prompts = [{"prompt": render_prompt(prompt()), "multi_modal_data": {"image": image}} for image in images]
+    greedy = SamplingParams(temperature=0.0, max_tokens=FULL.answer_tokens, ignore_eos=True)
+    llm.generate(prompts[options.photos :], greedy, use_tqdm=False)
+    ready = time.perf_counter() - started
+    with clock(options.photos) as result:
+        llm.generate(prompts[: options.photos], greedy, use_tqdm=False)
+    yield "stock: LLM.generate, PIL images in memory", {**result, "ready after s": ready}
+    texts = text_prompts(load_processor(model), options)
+    with clock(options.photos) as result:
+        llm.generate(texts, greedy, use_tqdm=False)
+    yield "stock, text alone", result
+
+
+def measure_engine(name: str, settings: dict[str, str], options: argparse.Namespace) -> Iterator[Row]:
+    with Bench({**settings, "shard_size": "512"}, options) as bench:
+        yield f"{name}, text alone", (text := bench.text())
+        for how, run in (("as vLLM runs it", run_tower_as_vllm), ("compiled", run_tower_compiled)):
+            bench.run_in_engine(run)
+            yield f"{name}, encoder alone, {how}", (encoder := bench.encoder())
+            yield f"{name}, ceiling with it", {"images/s": 1 / (1 / text["images/s"] + 1 / encoder["images/s"])}
+        yield f"{name}, this engine from JPEG bytes", bench.from_jpeg()
+        if options.profile:
+            print(bench.profile(), flush=True)
+        if name == "bf16" and os.environ.get("AWS_ENDPOINT_URL"):
+            yield from measure_job(name, bench)
+        yield f"{name}, this engine, answers of 16 tokens", bench.from_jpeg(tokens=16)
+        yield f"{name}, this engine, num_crops 1", bench.from_jpeg(num_crops=1)
+        if not options.tiny:
+            yield f"{name}, this engine, num_crops 16", bench.from_jpeg(num_crops=16, count=options.photos // 4)
+        yield f"{name}, this engine once more", bench.from_jpeg()
+        if not options.tiny:  # on a CPU the scheduler is out of reach
+            most = bench.arguments["max_num_batched_tokens"]
+            for tokens in (most // 2, most // 4 * 3):
+                bench.set_step_tokens(tokens)
+                yield f"{name}, this engine, {tokens} tokens a step", bench.from_jpeg()
+
+
+def measure_job(name: str, bench: Bench) -> Iterator[Row]:
+    """The whole job on the same photos, on them with 1 % cut short, and the engine alone between them."""
+    import boto3
+
+    s3 = boto3.session.Session().client("s3")
+    for bucket in ("whole", "faulty"):
+        s3.create_bucket(Bucket=bucket)
+        for index, data in enumerate(photo_bytes(bench.options, 0, bench.options.photos)):
+            cut = bucket == "faulty" and index % 100 == 50
+            s3.put_object(Bucket=bucket, Key=f"{index}.jpg", Body=data[: len(data) // 2] if cut else data)
+    with tempfile.TemporaryDirectory() as output:
+        yield f"{name}, job: S3 to Parquet", whole_job(bench, "whole", f"{output}/1")
+        yield f"{name}, this engine from JPEG bytes", bench.from_jpeg()
+        yield f"{name}, job, 1 % of the photos cut short", whole_job(bench, "faulty", f"{output}/2")
+        yield f"{name}, job: S3 to Parquet", whole_job(bench, "whole", f"{output}/3")
+
+
+def whole_job(bench: Bench, bucket: str, output: str) -> dict[str, float]:
+    """List, plan, download, decode, answer, judge and commit; all but starting engine and decoders, the gate and the
+    report."""
+    from enrich.engines.predictor import Predictor
+    from enrich.engines.vllm_render import sampling
+    from enrich.models.phi3_vision.checkpoint import stop_ids
+    from enrich.output.history import read_shards
+    from enrich.photos.fetch import fetcher
+    from enrich.pipeline.run.deadline import Deadline
+    from enrich.pipeline.run.session import Session
+    from enrich.storage import open_store
+
+    bench.engine._free = sampling(stop_ids(bench.processor), 64)
+    source, target = open_store(f"s3://{bucket}", must_exist=True), open_store(output, create=True)
+    model = bench.options.folder / "model"
+    with fetcher(source, bench.settings, preparation(model)) as fetch:
+        time.sleep(10)  # the decoding processes start beside the engine, which takes a minute (see `open_session`)
+        with clock(bench.options.photos) as result:
+            run = begin_run(source, target, model, bench.settings)
+            predictor = Predictor(bench.engine, bench.engine.tokens, run.adapter.calibration, bench.settings.review)
+            session = Session(run, "vllm", predictor, fetch, bench.engine.clock, "benchmark")
+            for _ in session.answer(run.manifest.shards, Deadline()):
+                pass
+    counts = read_shards(target, run.info)["status"].value_counts().sort("status").rows()
+    print(f"rows: {dict(counts)}", flush=True)
+    return result
+
+
+if __name__ == "__main__":
+    main()
