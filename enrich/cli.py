@@ -158,7 +158,7 @@ def finetune(
     from enrich.pipeline.finetuning import finetune as run
 
     with progress_bars() as progress:
-        done = run(catalog, out, settings, progress, announce=lambda line: console.print(Text(line)))
+        done = run(catalog, out, settings, progress, on_message=lambda line: console.print(Text(line)))
     print_scores(done.metrics)
     console.print(f"adapter {done.adapter}: {done.uri}")
     if done.warning:
@@ -416,7 +416,7 @@ def print_overfitting(catalog: str, settings: TrainSettings) -> None:
     from enrich.train.overfit import describe_losses
 
     with progress_bars() as progress:
-        losses = overfit(catalog, settings, progress, announce=lambda line: console.print(Text(line)))
+        losses = overfit(catalog, settings, progress, on_message=lambda line: console.print(Text(line)))
     console.print(describe_losses(losses))
     console.print(f"one batch of {catalog} was learned by heart; no adapter was written")
 

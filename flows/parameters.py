@@ -56,7 +56,7 @@ class Training(BaseModel):
         default=False, title="Base in 4 bits", description="QLoRA, for a GPU of 16 GB; not with the vision side"
     )
     report_to: Literal["none", "wandb", "mlflow", "trackio", "tensorboard"] = Field(
-        default="none", title="Experiment tracker", description="Gets every step and, at each evaluation, photos"
+        default="none", title="Experiment tracker", description="Gets every step; Weights & Biases also gets photos"
     )
     run_name: str | None = Field(
         default=None, min_length=1, title="Name at the tracker", description="Left empty, the time"

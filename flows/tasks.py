@@ -106,7 +106,7 @@ def find_adapter(
 @task(name="fine-tune", task_run_name="fine-tune", timeout_seconds=TRAINING, **RETRIED)
 def train(catalog: str, out: str, settings: TrainSettings, progress: Progress | None = None) -> Finetuned:
     """An adapter at `out`; its scores beside the baselines are the artifact `adapter-scores`."""
-    done = finetune(catalog, out, settings, progress or watched(), announce=get_run_logger().info)
+    done = finetune(catalog, out, settings, progress or watched(), on_message=get_run_logger().info)
     show_scores(done.metrics, f"Adapter {done.adapter} at {done.uri}")
     return done
 

@@ -65,7 +65,7 @@ def test_an_empty_file_changes_nothing(tmp_path: Path, text: str) -> None:
         (
             TrainSettings,
             "batch_size: 3\neffective_batch_size: 16",
-            "TrainSettings: Value error, effective_batch_size 16 is no multiple of batch_size 3; change that value",
+            "TrainSettings: Value error, effective_batch_size 16 is not a multiple of batch_size 3; change that value",
         ),
         (
             RunSettings,

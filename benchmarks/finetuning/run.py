@@ -38,8 +38,9 @@ from enrich.settings.training import TrainSettings
 from enrich.train.collate import Photos
 from enrich.train.examples import IGNORED, Example, build_examples
 from enrich.train.features import FeatureCache
-from enrich.train.fit import fit
+from enrich.train.fit import adapt, fit
 from enrich.train.lora import add_lora
+from enrich.train.trainer import training_arguments
 from enrich.vocabulary import Product
 from sample.dialects import DEMO
 from sample.draw import render
@@ -264,9 +265,11 @@ def train_ours(
         cache = FeatureCache(work / "features", lengths, model.config.hidden_size, model.dtype)
     photos = Photos(examples, processor, settings.limits, cache)
     unseen = Photos(examples[:2], processor, settings.limits)
+    adapted = adapt(model, settings, len(photos))
+    arguments = training_arguments(settings, work / "checkpoints", device=model.device, dtype=model.dtype)
     fit(
-        model, photos, unseen, settings, work / "checkpoints",
-        progress=lambda told: steps.append((time.perf_counter(), told.loss or 0.0)),
+        adapted, photos, unseen, settings, arguments,
+        on_progress=lambda state: steps.append((time.perf_counter(), state.loss or 0.0)),
     )  # fmt: skip
 
 

@@ -95,7 +95,7 @@ def measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str,
     try:
         train(
             products[UNSEEN:], products[:UNSEEN], prompt, settings, folder / "base", workdir, data_fingerprint="x",
-            progress=told, announce=lambda plan: print(*plan.lines, sep="\n", file=sys.stderr),
+            on_progress=told, on_message=lambda line: print(line, file=sys.stderr),
         )  # fmt: skip
     except EnrichError as failure:
         error = str(failure)
@@ -117,7 +117,7 @@ def measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str,
         "photos_per_second": round(report.images_per_second, 2),
         "steps": report.steps,
         "trainable_parameters": report.trainable_parameters,
-        "estimated_gib": round(report.preflight.memory.total / 2**30, 1),
+        "trial_gib": round(report.trial_memory_bytes / 2**30, 1),
         "merge_check": report.merge_check.model_dump(),
         "seconds": round(report.seconds, 1),
         "kept_in": record.parent.name,

@@ -10,7 +10,7 @@ from enrich.errors import UsageError
 from enrich.settings.training import TrainSettings
 from enrich.storage import is_s3, open_store
 from enrich.train import record
-from enrich.train.device import leads
+from enrich.train.device import is_main_process
 
 
 def all_dropped(labelled: Catalog, unlearnable: Iterable[record.Dropped] = ()) -> tuple[Dropped, ...]:
@@ -50,7 +50,7 @@ def refuse_losses(
     if out is not None:
         folder, name = _file_beside(out)
         store = open_store(folder, create=True)
-        if leads():  # of several processes that train, one
+        if is_main_process():  # of several processes that train, one
             store.put(name, encode(dropped))
         listed = f"; {store.uri_of(name)} lists them"
     rows = len({one.row for one in dropped})

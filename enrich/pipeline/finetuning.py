@@ -18,7 +18,6 @@ from enrich.catalog.split import Splits, split_catalog
 from enrich.engines.adapter import DROPPED_FILE, METRICS_FILE, adapter_id, read_adapter
 from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import find_base
-from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.pages.report import render_card
 from enrich.pipeline.dropping import all_dropped, describe_unlearnable, forget_refusal, refuse_losses
 from enrich.pipeline.kept_apart import check_outside, check_replaced
@@ -32,13 +31,13 @@ from enrich.settings.training import TrainSettings
 from enrich.storage import write_tree
 from enrich.storage.cache import disk_errors
 from enrich.storage.tree import local_tree, work_directory
-from enrich.train.device import leads
+from enrich.train.device import is_main_process
 from enrich.train.examples import check_answers
 from enrich.train.overfit import overfit_one_batch
 from enrich.train.preflight import refuse_leaks
 from enrich.train.recipe import resolve_model
-from enrich.train.record import Dropped
-from enrich.train.run import model_errors, train
+from enrich.train.record import Dropped, TrainProgress, TrainReport
+from enrich.train.run import OnMessage, open_processor, send_lines, train
 from enrich.vocabulary import RECORD_FILE, Product
 
 
@@ -66,64 +65,55 @@ class Finetuned:
         )
 
 
+@dataclass(frozen=True)
+class _PreparedCatalog:
+    """A labelled catalog, split, with all that training on it needs to know."""
+
+    catalog: str  # as it was named
+    labelled: Catalog
+    splits: Splits
+    settings: TrainSettings  # resolved for this machine and catalog
+    base: Path
+    prompt: Prompt
+    unlearnable: list[Dropped]  # rows whose answers cannot be learned
+
+
 def finetune(
     catalog: str,
     out: str,
     settings: TrainSettings,
     progress: Progress = silent,
-    announce: Callable[[str], object] = lambda line: None,
+    on_message: OnMessage = lambda line: None,
 ) -> Finetuned:
     """Teach the base a catalog and write the adapter directory to `out`, whole or not at all.
 
-    A killed call that is made again goes on where it was. `announce` gets lines that say which rows are left out and
-    why and, before the base is loaded, what will be trained, on what, and about how much memory and time that takes.
-    The adapter's dropped.csv lists every row that was left out. Of several processes every one trains; then all
-    but the first one end (SystemExit), and that one announces, measures and writes.
+    A killed call that is made again continues where it was. The adapter's dropped.csv lists every row that was left
+    out. Of several processes every one trains; then all but the first one end (SystemExit), and that one reports,
+    measures and writes.
+
+    Args:
+        on_message: gets lines for people: which rows are left out and why, what will be trained on what, and the memory
+            that a trial step took.
 
     Raises:
-        UsageError: catalog, model or settings are no good, or more than a tenth of the rows cannot be used, which a
+        UsageError: catalog, model or settings are not usable, or more than a tenth of the rows cannot be used, which a
             file beside `out` then lists; nothing else was written. RunFailed: training broke off.
     """
     check_replaced(out, catalog, "catalog")
     check_outside(out, f"{catalog}/images")
     with local_tree(catalog) as folder:
-        labelled = read_catalog(folder, settings.columns)
-        refuse_losses(catalog, labelled, (), settings, out)
-        splits = split_catalog(labelled.products, settings.split)
-        refuse_leaks(vars(splits))
-        settings = resolve_model(settings, gpu=torch.cuda.is_available(), rows=len(splits.train))
-        base = find_base(settings.model, settings.revision)
+        prepared = _prepare(catalog, folder, settings, out, on_message)
         work = work_directory(out, "training")
-        prompt, unlearnable = _ask(catalog, labelled, settings, base, out, announce)
-
-        def check_photos(dropped: Sequence[Dropped]) -> None:
-            refuse_losses(catalog, labelled, (*unlearnable, *dropped), settings, out)
-            known = {one.product_code for one in unlearnable}
-            fresh = [one for one in dropped if one.product_code not in known]
-            _announce(describe_unlearnable(labelled, fresh), announce)
-
-        with disk_errors(work):
-            report = train(
-                splits.train,
-                splits.validation,
-                prompt,
-                settings,
-                base,
-                work,
-                data_fingerprint=labelled.fingerprint,
-                progress=lambda state: progress(state.what, state.step, state.steps),
-                announce=lambda plan: [announce(line) for line in plan.lines],
-                check_dropped=check_photos,
-            )
-        if not leads():
+        report = _train(prepared, work, out, progress, on_message)
+        if not is_main_process():
             raise SystemExit(0)
         directory = work / "adapter"
-        metrics, unread = _calibrate_and_score(directory, folder, splits, settings, prompt, progress)
-        _announce(describe_unlearnable(labelled, unread), announce)
-    dropped = all_dropped(labelled, (*unlearnable, *report.rows.dropped, *unread))
+        metrics, unread = _calibrate_and_score(directory, folder, prepared, progress)
+        send_lines(describe_unlearnable(prepared.labelled, unread), on_message)
+    dropped = all_dropped(prepared.labelled, (*prepared.unlearnable, *report.rows.dropped, *unread))
     (directory / DROPPED_FILE).write_bytes(encode(dropped))
     record = json.loads((directory / RECORD_FILE).read_text())
-    (directory / "README.md").write_text(render_card(record, metrics, prompt))
+    (directory / "README.md").write_text(render_card(record, metrics, prepared.prompt))
     write_tree(directory, out, last=RECORD_FILE)
     identity = adapter_id(directory)
     shutil.rmtree(work)
@@ -135,70 +125,88 @@ def overfit(
     catalog: str,
     settings: TrainSettings,
     progress: Progress = silent,
-    announce: Callable[[str], object] = lambda line: None,
+    on_message: OnMessage = lambda line: None,
 ) -> tuple[float, ...]:
     """Learn one batch of the training split by heart, and keep nothing but the loss of each step.
 
-    `announce` gets lines that say which rows of the catalog are left out and why.
+    `on_message` gets lines that say which rows of the catalog are left out and why.
 
     Raises:
-        UsageError: catalog, model or settings are no good. RunFailed: the batch was not learned.
+        UsageError: catalog, model or settings are not usable. RunFailed: the batch was not learned.
     """
     with local_tree(catalog) as folder:
-        labelled = read_catalog(folder, settings.columns)
-        refuse_losses(catalog, labelled, (), settings, None)
-        splits = split_catalog(labelled.products, settings.split)
-        settings = resolve_model(settings, gpu=torch.cuda.is_available(), rows=len(splits.train))
-        base = find_base(settings.model, settings.revision)
-        prompt, _ = _ask(catalog, labelled, settings, base, None, announce)
+        prepared = _prepare(catalog, folder, settings, None, on_message)
         return overfit_one_batch(
-            splits.train,
-            prompt,
-            settings,
-            base,
-            progress=lambda state: progress(state.what, state.step, state.steps),
+            prepared.splits.train,
+            prepared.prompt,
+            prepared.settings,
+            prepared.base,
+            on_progress=_on_progress(progress),
         )
 
 
-def _ask(
-    catalog: str,
-    labelled: Catalog,
-    settings: TrainSettings,
-    base: Path,
-    out: str | None,
-    announce: Callable[[str], object],
-) -> tuple[Prompt, list[Dropped]]:
-    """The prompt, and the rows whose answers cannot be learned, told with what was left out of the table before."""
-    with model_errors(settings):
-        processor = load_processor(base, num_crops=settings.num_crops, fast_decode=settings.fast_decode)
+def _prepare(
+    catalog: str, folder: Path, settings: TrainSettings, out: str | None, on_message: OnMessage
+) -> _PreparedCatalog:
+    """Read and split the catalog in `folder`, find the base, and report the rows that are left out so far.
+
+    Raises:
+        UsageError: see `finetune`.
+    """
+    labelled = read_catalog(folder, settings.columns)
+    refuse_losses(catalog, labelled, (), settings, out)
+    splits = split_catalog(labelled.products, settings.split)
+    refuse_leaks(vars(splits))
+    settings = resolve_model(settings, gpu=torch.cuda.is_available(), rows=len(splits.train))
+    base = find_base(settings.model, settings.revision)
+    processor = open_processor(base, settings)
     unlearnable = check_answers(labelled.products, processor, make_prompt((), labelled.currency), settings)
     refuse_losses(catalog, labelled, unlearnable, settings, out)
-    _announce([*labelled.lines, *describe_unlearnable(labelled, unlearnable)], announce)
+    send_lines([*labelled.lines, *describe_unlearnable(labelled, unlearnable)], on_message)
     never = {one.product_code for one in unlearnable}
     taught = {product.category for product in labelled.products if product.product_code not in never}
-    return make_prompt(tuple(taught), labelled.currency), unlearnable
+    prompt = make_prompt(tuple(taught), labelled.currency)
+    return _PreparedCatalog(catalog, labelled, splits, settings, base, prompt, unlearnable)
 
 
-def _announce(lines: Sequence[str], announce: Callable[[str], object]) -> None:
-    """Once, however many processes train."""
-    if leads():
-        for line in lines:
-            announce(line)
+def _train(prepared: _PreparedCatalog, work: Path, out: str, progress: Progress, on_message: OnMessage) -> TrainReport:
+    """Train in the directory `work`. Raises UsageError where photos that cannot be read make the losses too large."""
+    labelled, unlearnable = prepared.labelled, prepared.unlearnable
+
+    def check_photos(dropped: Sequence[Dropped]) -> None:
+        refuse_losses(prepared.catalog, labelled, (*unlearnable, *dropped), prepared.settings, out)
+        known = {one.product_code for one in unlearnable}
+        fresh = [one for one in dropped if one.product_code not in known]
+        send_lines(describe_unlearnable(labelled, fresh), on_message)
+
+    with disk_errors(work):
+        return train(
+            prepared.splits.train,
+            prepared.splits.validation,
+            prepared.prompt,
+            prepared.settings,
+            prepared.base,
+            work,
+            data_fingerprint=labelled.fingerprint,
+            on_progress=_on_progress(progress),
+            on_message=on_message,
+            check_dropped=check_photos,
+        )
+
+
+def _on_progress(progress: Progress) -> Callable[[TrainProgress], None]:
+    return lambda state: progress(state.what, state.step, state.steps)
 
 
 def _calibrate_and_score(
-    directory: Path,
-    folder: Path,
-    splits: Splits,
-    settings: TrainSettings,
-    prompt: Prompt,
-    progress: Progress,
+    directory: Path, folder: Path, prepared: _PreparedCatalog, progress: Progress
 ) -> tuple[dict[str, Any], list[Dropped]]:
     """Measure the adapter the way it is served, and write calibration.json and metrics.json.
 
     Returns:
         The metrics, and the rows whose photos could not be read.
     """
+    splits, settings = prepared.splits, prepared.settings
     (directory / CALIBRATION_FILE).write_text(Calibration.uncalibrated().model_dump_json(indent=1))
     run_settings = RunSettings(
         engine="transformers", device=settings.device, batch_size=settings.batch_size,

@@ -17,7 +17,7 @@ from enrich.errors import RunFailed, UsageError
 from enrich.models.device import device_and_dtype, free_memory
 from enrich.models.generation import generate_answers
 from enrich.models.phi3_vision import Phi3VProcessor
-from enrich.models.phi3_vision.checkpoint import load_adapted, load_processor, save_merged, stop_ids
+from enrich.models.phi3_vision.checkpoint import CheckpointError, load_adapted, load_processor, save_merged, stop_ids
 from enrich.pipeline.drawn import SIZES, draw_photo
 from enrich.pipeline.kept_apart import check_replaced
 from enrich.pipeline.progress import Progress, silent
@@ -30,7 +30,7 @@ from enrich.train import merge_check
 from enrich.train.export import versions
 from enrich.train.record import MergeCheck
 
-RECORD_FILE = "merge.json"  # written last: a merged checkpoint without it is not whole
+RECORD_FILE = "merge.json"  # written last: without it the checkpoint is incomplete
 
 
 @dataclass(frozen=True)
@@ -47,19 +47,19 @@ def merge(
 ) -> Merged:
     """Merge an adapter into its base in float32, cast the sum once, compare, and write it to `out` whole or not at all.
 
-    The adapter's own photos lie elsewhere, so the models are compared on photos drawn here: each answers its prompt,
-    and their logits on the unmerged model's answers are compared as after training.
+    An adapter comes without photos, so the models are compared on photos drawn here: each answers its prompt, and their
+    logits on the unmerged model's answers are compared as after training.
 
     Args:
-        base: hub id or directory of the base, where it is not to be had by the name that the adapter gives it.
+        base: hub id or directory of the base, if it is no longer where the adapter says.
 
     Raises:
-        UsageError: adapter, base or `out` are no good; nothing was written.
+        UsageError: adapter, base or `out` are not usable; nothing was written.
         RunFailed: the merged model is not the adapter; nothing was written.
     """
     check_replaced(out, adapter, "adapter")
     if is_s3(out):
-        open_store(out)  # a bucket that is not there must not cost the work first
+        open_store(out)  # a missing bucket is found before the work, not after it
     with local_tree(adapter) as directory, disk_errors(work_directory(out, "merging")):
         loaded = open_adapter(directory, base)
         source = base_of(loaded)
@@ -83,7 +83,7 @@ def merge(
 def _write_checkpoint(
     adapter: Adapter, base: Path, target: Path, settings: MergeSettings, progress: Progress
 ) -> MergeCheck:
-    """The merged checkpoint in `target`, after it was compared."""
+    """Write the merged checkpoint to `target` if it is the same model as the adapter on its base."""
     device, _ = device_and_dtype(settings.device)
     dtype = getattr(torch, settings.dtype)
     processor = load_processor(adapter.path)
@@ -114,7 +114,8 @@ def _adapter_errors(adapter: Adapter) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        reason = str(error).splitlines()[0].removeprefix(f"adapter {adapter.path}: ")
+        of_adapter = isinstance(error, CheckpointError) and error.place == f"adapter {adapter.path}"
+        reason = (error.reason if of_adapter else str(error)).splitlines()[0]
         raise UsageError(
             f"adapter {adapter.path}: it cannot be merged: {reason}; fine-tune again, or name the base it was made from"
         ) from error

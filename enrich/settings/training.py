@@ -1,6 +1,6 @@
 """Settings of fine-tuning and merging."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,6 +10,12 @@ from enrich.settings.models import AUTO, PHI3_VISION, TINY_MODEL
 from enrich.settings.photos import PhotoLimits
 
 Tracker = Literal["wandb", "mlflow", "trackio", "tensorboard"]
+# What `optimizer` may hold: the fields of transformers.TrainingArguments that change how weights are updated and that
+# have no setting of their own. enrich sets the others itself, or has no use for them.
+OPTIMIZER_FIELDS = (
+    "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm",
+    "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "neftune_noise_alpha",
+)  # fmt: skip
 
 
 class TrainSettings(Settings):
@@ -36,13 +42,10 @@ class TrainSettings(Settings):
 
     lora_r: int = Field(default=16, ge=1, description="Rank of the LoRA matrices")
     lora_alpha: int = Field(default=32, ge=1, description="LoRA updates are scaled by lora_alpha / lora_r")
-    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout of the LoRA layers' inputs")
     target_modules: tuple[str, ...] = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
     adapt_vision: bool = Field(
         default=False, description="LoRA on the vision tower and the projector too; served merged, features not cached"
     )
-    use_rslora: bool = Field(default=False, description="Scale by lora_alpha / sqrt(lora_r), for high ranks")
-    use_dora: bool = Field(default=False, description="Weight-decomposed LoRA; served merged")
     load_in_4bit: bool = Field(default=False, description="QLoRA: the frozen base in NF4, for a GPU of 16 GB")
 
     learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate")
@@ -52,11 +55,9 @@ class TrainSettings(Settings):
     price_weight: int = Field(
         default=1, ge=1, le=16, description="How many times a digit of the price counts in the loss, a word once"
     )
-    warmup_ratio: float = Field(
-        default=0.03, ge=0, lt=1, description="Share of the steps in which the learning rate rises"
+    optimizer: dict[str, Any] = Field(
+        default={}, description=f"Fields of transformers.TrainingArguments: {', '.join(OPTIMIZER_FIELDS)}"
     )
-    weight_decay: float = Field(default=0.0, ge=0, description="AdamW's weight decay")
-    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm")
     epochs: float = Field(default=3.0, gt=0, description="Passes over the training split")
     batch_size: int = Field(default=8, ge=1, description="Photos in one forward pass")
     effective_batch_size: int = Field(default=16, ge=1, description="Photos in one optimiser step")
@@ -85,18 +86,26 @@ class TrainSettings(Settings):
     def _one_or_none(cls, value: object) -> object:
         return () if value in (None, "none") else (value,) if isinstance(value, str) else value
 
+    @field_validator("optimizer")
+    @classmethod
+    def _names_optimizer_fields(cls, optimizer: dict[str, Any]) -> dict[str, Any]:
+        for name in optimizer:
+            if name not in OPTIMIZER_FIELDS:
+                raise ValueError(f"{name!r} cannot be set here; choose from {', '.join(OPTIMIZER_FIELDS)}")
+        return optimizer
+
     @model_validator(mode="after")
     def _batches_divide(self) -> "TrainSettings":
         if self.effective_batch_size % self.batch_size:
             raise ValueError(
-                f"effective_batch_size {self.effective_batch_size} is no multiple of batch_size {self.batch_size}"
+                f"effective_batch_size {self.effective_batch_size} is not a multiple of batch_size {self.batch_size}"
             )
         return self
 
     @model_validator(mode="after")
     def _four_bits_are_plain(self) -> "TrainSettings":
-        if self.load_in_4bit and (self.adapt_vision or self.use_dora):
-            raise ValueError("load_in_4bit goes with LoRA on the language model only; drop adapt_vision and use_dora")
+        if self.load_in_4bit and self.adapt_vision:
+            raise ValueError("load_in_4bit goes with LoRA on the language model only; drop adapt_vision")
         return self
 
 

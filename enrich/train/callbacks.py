@@ -1,4 +1,4 @@
-"""When a run evaluates, saves and stops, what it does with a broken gradient, and what it tells meanwhile."""
+"""When a run evaluates, saves and stops, how it treats non-finite gradients, and what progress it reports."""
 
 import logging
 import math
@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from enrich.train.device import agreed
+from enrich.train.device import broadcast
 from enrich.train.record import Evaluation, Skipped, TrainProgress
 
 logger = logging.getLogger(__name__)
-CHECKPOINT_SECONDS = 300.0  # at most so much work is lost with a killed run; a checkpoint takes about a second
-WARM_UP_STEPS = 3  # that no rate counts: layers are compiled in them, kernels chosen, memory asked for
+CHECKPOINT_SECONDS = 300.0  # of work that a killed run loses at most; a checkpoint takes about a second
+WARM_UP_STEPS = 3  # left out of rates: layers are compiled, kernels chosen and memory allocated in them
 MAX_SKIPPED_IN_A_ROW = 5  # one bad batch passes, a model that has diverged does not
 
 
@@ -37,20 +37,20 @@ class Schedule(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         now = time.monotonic()
-        if state.global_step < state.max_steps and agreed(now > self._deadline):
+        if state.global_step < state.max_steps and broadcast(now > self._deadline):
             self.out_of_time = control.should_training_stop = True
         control.should_evaluate = self.out_of_time or state.global_step in self._steps
-        control.should_save = control.should_evaluate or agreed(now - self._saved > CHECKPOINT_SECONDS)
+        control.should_save = control.should_evaluate or broadcast(now - self._saved > CHECKPOINT_SECONDS)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._saved = time.monotonic()
 
 
 class FiniteGuard(TrainerCallback):
-    """Leaves out a step whose gradient is not finite (a NaN loss makes such a one), and stops when it goes on so.
+    """Skips steps whose gradient is not finite (after a NaN loss, for example), and stops after several in a row.
 
-    One NaN would enter AdamW's moments and from there every weight, for good. Which products the step was made of goes
-    into the log and, with Trainer's history, into checkpoints and train.json.
+    One NaN would enter AdamW's moments and from there every weight, for good. The products of a skipped step are
+    logged and, with Trainer's history, written to checkpoints and train.json.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class FiniteGuard(TrainerCallback):
         self.diverged = False
 
     def trained(self, product_codes: Sequence[str], loss: torch.Tensor) -> None:
-        """Remember a batch of the step being made. The loss is not looked at yet: that would wait for the GPU."""
+        """Remember a batch of the current step. Its loss is not read yet: that would wait for the GPU."""
         self._batches.append((product_codes, loss))
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

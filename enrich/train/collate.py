@@ -1,4 +1,4 @@
-"""Examples and what the model needs of their photos, put together to batches."""
+"""Examples with their photos, and how they become batches."""
 
 import multiprocessing
 import os
@@ -9,19 +9,22 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import Dataset
 
+from enrich.errors import RunFailed
 from enrich.models.phi3_vision import Phi3VProcessor
 from enrich.photos.decoders import Decoders, Room
 from enrich.settings.photos import PhotoLimits
-from enrich.train.examples import IGNORED, Example, loading_workers, page_decoders, read_photo
+from enrich.train.examples import IGNORED, Example, Unusable, loading_workers, page_decoders, read_photo
 from enrich.train.features import FeatureCache
+
+Unreadable = Unusable | RunFailed  # what `read_photo` raises
 
 
 class Item(NamedTuple):
-    """One example with its photo: crops as bytes (pixel_values and image_sizes), or image_features."""
+    """One example with its photo: crops as bytes (pixel_values and image_sizes), image_features, or the error."""
 
     row: int
     example: Example
-    image: dict[str, torch.Tensor]
+    image: dict[str, torch.Tensor] | Unreadable
 
 
 class Photos(Dataset[Item]):
@@ -49,6 +52,11 @@ class Photos(Dataset[Item]):
         """The first few of them."""
         return Photos(self.examples[:rows], self.processor, self._limits, self.cache)
 
+    def longest(self, rows: int) -> "Photos":
+        """Those with the longest token sequences, without the cache."""
+        by_length = sorted(self.examples, key=lambda example: len(example.input_ids), reverse=True)
+        return Photos(by_length[:rows], self.processor, self._limits)
+
     @property
     def workers(self) -> int:
         """Processes worth starting to load them."""
@@ -73,15 +81,18 @@ class Photos(Dataset[Item]):
         cached = self.cache is not None and self.cache.has(indices)
         return [Item(index, self.examples[index], self._image(index, cached)) for index in indices]
 
-    def _image(self, index: int, cached: bool) -> dict[str, torch.Tensor]:
+    def _image(self, index: int, cached: bool) -> dict[str, torch.Tensor] | Unreadable:
         if cached and self.cache is not None:
             return {"image_features": self.cache[index]}
-        photo = read_photo(self.examples[index].product.image_path, self._limits, self._own_decoders())
+        try:
+            photo = read_photo(self.examples[index].product.image_path, self._limits, self._own_decoders())
+        except (Unusable, RunFailed) as error:
+            return error  # a DataLoader's worker would raise a traceback as text instead; `embed_images` raises it
         prepared = self.processor.image_processor(photo.page, do_hd_transform=False, do_normalize=False)
         return {name: prepared[name] for name in ("pixel_values", "image_sizes")}
 
     def _own_decoders(self) -> Decoders:
-        """This process's: a worker that was forked may not read from the socket of its parent's."""
+        """The decoders of this process: a forked worker must not read from its parent's socket."""
         if self._decoders is None or self._decoders[0] != os.getpid():
             decoders = page_decoders(self.processor, self._limits, 1, self._room)
             weakref.finalize(self, decoders.close)
@@ -92,16 +103,16 @@ class Photos(Dataset[Item]):
 class Collator:
     """Batches for the model.
 
-    Training rows are padded on the RIGHT: no real token can see what follows it, so attention needs no mask, and
-    kernels without one are the fastest. Where the answers stand is told instead (predict_at). Prompts are padded on
-    the left, for they go on at their ends.
+    Training rows are padded on the right: no real token can see what follows it, so attention needs no mask, and
+    kernels without one are the fastest. `predict_at` holds the positions of the answers. Prompts are padded on the
+    left, since generation continues at their ends.
     """
 
     def __init__(self, pad_token_id: int, length: int = 0, price_weight: int = 1) -> None:
         """
         Args:
-            length: rows for training have at least this. Compiled code is made anew for each length there is.
-            price_weight: a price's digits are told so many times in predict_at, and so count as often in the loss.
+            length: least length of training rows. Compiled code is specialised to each length.
+            price_weight: how many times the positions of a price's digits occur in predict_at, and count in the loss.
         """
         self._pad = pad_token_id
         self._length = length
@@ -143,9 +154,16 @@ def _right_padded(rows: Sequence[Sequence[int]], length: int, value: int) -> tor
 def images(items: Sequence[Item]) -> dict[str, Any]:
     """The images of a batch in the order of the items: crops as bytes with their sizes, or features; and their rows.
 
-    What is no tensor stays on the CPU, where it is read: from a GPU that would mean to wait for all work queued there.
+    Where a photo could not be read, `unreadable` holds the error instead. Sizes are lists, since they are read on the
+    CPU: reading a tensor from a GPU waits for all work that is queued there.
     """
-    joined: dict[str, Any] = {name: torch.cat([item.image[name] for item in items]) for name in items[0].image}
+    rows = [item.row for item in items]
+    read: list[dict[str, torch.Tensor]] = []
+    for item in items:
+        if isinstance(item.image, Exception):
+            return {"rows": rows, "unreadable": item.image}
+        read.append(item.image)
+    joined: dict[str, Any] = {name: torch.cat([image[name] for image in read]) for name in read[0]}
     if "image_sizes" in joined:
         joined["image_sizes"] = joined["image_sizes"].tolist()
-    return {"rows": [item.row for item in items], **joined}
+    return {"rows": rows, **joined}

@@ -29,14 +29,21 @@ def device_and_dtype(device: str) -> tuple[torch.device, torch.dtype]:
     return PartialState().device, dtype
 
 
-def agreed(decision: bool) -> bool:
-    """What the first of the processes decides, for all of them: their clocks differ, and they must go on together."""
+def broadcast(decision: bool) -> bool:
+    """The first process's decision, in every process: their clocks differ, and they must continue together."""
     return decision if PartialState().num_processes == 1 else broadcast_object_list([decision])[0]
 
 
-def leads() -> bool:
-    """Whether this is the one process that writes; of a run that is not distributed it is the only one."""
+def is_main_process() -> bool:
+    """Whether this is the process that writes: the first of several, or the only one."""
     return PartialState().is_main_process
+
+
+def describe_memory(peak: int, device: torch.device) -> str:
+    """What the trial step took, in a line for people."""
+    total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+    of = f" of the GPU's {total / 2**30:.1f} GiB" if total else " of the process"
+    return f"memory: {peak / 2**30:.1f} GiB{of}, measured in a trial step on the longest photos and answers"
 
 
 def device_name(device: torch.device) -> str:
@@ -47,6 +54,6 @@ def device_name(device: torch.device) -> str:
 def peak_memory_bytes(device: torch.device) -> int:
     """The most that tensors took on the GPU; without one, the most that the process took."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB on Linux

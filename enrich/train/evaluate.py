@@ -24,8 +24,8 @@ from enrich.train.record import Evaluation
 MAX_ROWS = 512  # a share measured on so many rows has a standard error below 0.022
 
 
-class Said(NamedTuple):
-    """What a photo should say, and what the model says of it: untrusted text."""
+class SamplePrediction(NamedTuple):
+    """A photo's true answer, and the one that the model wrote: untrusted text."""
 
     image_path: str
     truth: str
@@ -38,11 +38,11 @@ def evaluate(
     settings: TrainSettings,
     *,
     step: int,
-    said: Callable[[Sequence[Said]], None] = lambda answers: None,
+    keep_samples: Callable[[Sequence[SamplePrediction]], None] = lambda predictions: None,
 ) -> Evaluation:
-    """Answer `photos` greedily and score the answers; `said` gets them first. Leaves the model in eval mode."""
+    """Answer `photos` greedily and score the answers; `keep_samples` gets them. Leaves the model in eval mode."""
     generated = generate(model, photos, settings)
-    said(_said(photos, generated))
+    keep_samples(_sample_predictions(photos, generated))
     answers = [_read(answer, photos.processor) for answer in generated]
     scores = score([example.product for example in photos.examples], answers)
     return Evaluation(
@@ -92,10 +92,10 @@ def embed(
     return embed_images(base, batch, image_processor, photos.cache, frozen=not settings.adapt_vision)
 
 
-def _said(photos: Photos, generated: Sequence[Generated]) -> list[Said]:
+def _sample_predictions(photos: Photos, generated: Sequence[Generated]) -> list[SamplePrediction]:
     decode = photos.processor.tokenizer.decode
     return [
-        Said(
+        SamplePrediction(
             example.product.image_path,
             decode(example.answer_ids, skip_special_tokens=True),
             decode(answer.token_ids, skip_special_tokens=True),

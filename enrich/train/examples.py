@@ -1,4 +1,4 @@
-"""Labelled products to token ids. Ids and loss mask are made here and nowhere else."""
+"""Labelled products to token ids. The only place that makes ids and the loss mask."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -103,11 +103,11 @@ def check_answers(
 
 
 def read_photo(path: str, limits: PhotoLimits, decoders: Decoders) -> Photo:
-    """What `decoders` make of the photo.
+    """Read and decode a photo.
 
     Raises:
-        Unusable: the file is not there, may not be read, is no photo or passes a limit.
-        RunFailed: it could not be read or decoded now, which says nothing of the photo.
+        Unusable: the file is missing, unreadable, not a photo or beyond a limit.
+        RunFailed: it could not be read or decoded now, for a reason that is not the photo.
     """
     try:
         with Path(path).open("rb") as file:
@@ -221,4 +221,4 @@ def _check_enough(examples: list[Example], dropped: list[Dropped]) -> None:
     if examples and len(dropped) <= MAX_DROPPED * rows:
         return
     first = f"; the first, product {dropped[0].product_code}: {dropped[0].reason}" if dropped else ""
-    raise UsageError(f"catalog: {len(examples)} of {rows} rows of a split can be learned from{first}; mend the catalog")
+    raise UsageError(f"catalog: {len(examples)} of {rows} rows of a split can be learned from{first}; fix the catalog")

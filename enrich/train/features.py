@@ -1,8 +1,8 @@
 """Features of the frozen vision tower: computed when a photo is first seen, read back in every later epoch.
 
 The tower and projector take a tenth to a third of a step's time and never change; an image's features are
-757 x 3072 bf16 = 4.65 MB at four crops. They lie in one file that is mapped into memory: the page cache keeps as much
-of it as there is room for.
+757 x 3072 bf16 = 4.65 MB at four crops. They are stored in one memory-mapped file: the page cache keeps as much
+of it as fits.
 """
 
 import shutil
@@ -66,7 +66,7 @@ class FeatureCache:
 
 
 def _make_room(path: Path, size: int, marks: Path, images: int) -> None:
-    """Both files at their sizes, as an earlier run left them or full of zeros; a new one of holes takes no disk yet."""
+    """Both files at their sizes: as an earlier run left them, or new and sparse, which takes no disk yet."""
     if path.is_file() and path.stat().st_size == size and marks.is_file() and marks.stat().st_size == images:
         return
     free = shutil.disk_usage(path.parent).free
@@ -92,9 +92,14 @@ def embed_images(
 
     Crops get there as bytes, a fifth of the pixel values they become (1.35 MB for 6.8 MB an image at four crops). Of a
     `frozen` tower the features are computed too, without a graph, and kept in the cache.
+
+    Raises:
+        Unusable, RunFailed: a photo of the batch could not be read, see `examples.read_photo`.
     """
     ready = dict(batch)
     rows = ready.pop("rows")
+    if "unreadable" in ready:
+        raise ready["unreadable"]
     if "pixel_values" not in ready:
         return ready
     mean, std = image_processor.image_mean, image_processor.image_std

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from peft.helpers import disable_input_dtype_casting
-from transformers import set_seed
+from transformers import TrainingArguments, set_seed
 
 from enrich.errors import RunFailed
 from enrich.models.phi3_vision import Phi3VForCausalLM
@@ -16,44 +15,48 @@ from enrich.train.callbacks import MAX_SKIPPED_IN_A_ROW, FiniteGuard, Reporter, 
 from enrich.train.collate import Collator, Photos
 from enrich.train.evaluate import evaluate
 from enrich.train.kernels import compile_layers, worth_compiling
-from enrich.train.lora import add_lora, count_parameters, optimizer
+from enrich.train.lora import add_lora, count_parameters, optimizer, uncast_lora_inputs
 from enrich.train.record import Stopped, Training, TrainProgress
 from enrich.train.tracking import PROJECT, UNTRACKED, Tracking
-from enrich.train.trainer import AnswerTrainer, early_stopping, last_checkpoint, training_arguments
+from enrich.train.trainer import AnswerTrainer, early_stopping, last_checkpoint
+
+
+def adapt(model: Phi3VForCausalLM, settings: TrainSettings, photos: int) -> PeftModel:
+    """Add the adapter to `model` in place, drawn from the seed, and compile the layers if that pays for `photos`."""
+    set_seed(settings.seed)
+    adapted = add_lora(model, settings)
+    if worth_compiling(settings, model.device, photos):
+        compile_layers(model)
+    return adapted
 
 
 def fit(
-    model: Phi3VForCausalLM,
+    adapted: PeftModel,
     photos: Photos,
     unseen: Photos,
     settings: TrainSettings,
-    checkpoints: Path,
+    arguments: TrainingArguments,
     *,
-    progress: Callable[[TrainProgress], None],
+    on_progress: Callable[[TrainProgress], None],
     tracking: Tracking = UNTRACKED,
     deadline: float = math.inf,
-) -> tuple[PeftModel, Training]:
-    """Train an adapter on `photos`, from the last of `checkpoints` if there is one, and return its best state.
+) -> Training:
+    """Train the adapter on `photos`, from the last checkpoint if there is one, and leave it in its best state.
 
     Args:
-        model: the base; the adapter is added to it in place.
-        unseen: what the evaluations are made on.
+        adapted: see `adapt`.
+        unseen: the photos that evaluations are made on.
+        arguments: see `training_arguments`; checkpoints are written to their output_dir.
         tracking: see `tracked`.
         deadline: on time.monotonic's clock; past it the run evaluates once more and stops.
 
     Raises:
         RunFailed: gradients stayed non-finite, or GPU memory ran out. Checkpoints stay.
     """
-    set_seed(settings.seed)
-    adapted = add_lora(model, settings)
-    length = 0
-    if worth_compiling(settings, model.device, len(photos)):
-        compile_layers(model)
-        length = max(len(example.input_ids) for example in photos.examples)
-    schedule, guard, reporter = Schedule(settings.evaluations, deadline), FiniteGuard(), Reporter(progress)
-    arguments = training_arguments(
-        settings, checkpoints, device=model.device, dtype=model.dtype, workers=photos.workers
-    )
+    compiled = worth_compiling(settings, adapted.device, len(photos))
+    length = max(len(example.input_ids) for example in photos.examples) if compiled else 0
+    schedule, guard, reporter = Schedule(settings.evaluations, deadline), FiniteGuard(), Reporter(on_progress)
+    arguments.dataloader_num_workers = photos.workers
     arguments.report_to, arguments.run_name, arguments.project = list(tracking.report_to), tracking.run_name, PROJECT
     trainer = AnswerTrainer(
         model=adapted,
@@ -61,17 +64,15 @@ def fit(
         photos=photos,
         settings=settings,
         guard=guard,
-        evaluate_step=lambda step: evaluate(adapted, unseen, settings, step=step, said=tracking.said),
+        evaluate_step=lambda step: evaluate(adapted, unseen, settings, step=step, keep_samples=tracking.keep_samples),
         callbacks=[schedule, reporter, early_stopping(settings), *tracking.callbacks],
         eval_dataset=unseen,
         data_collator=Collator(photos.processor.tokenizer.pad_token_id, length, settings.price_weight),
-        optimizers=(optimizer(adapted, settings), None),
+        optimizers=(optimizer(adapted, settings, arguments), None),
     )
-    last = last_checkpoint(checkpoints)
+    last = last_checkpoint(Path(arguments.output_dir))
     try:
-        # Under autocast A and B are cast to bf16 in the product; PEFT would cast their inputs to float32 instead and
-        # keep those for the backward pass, a fifth of the peak memory.
-        with disable_input_dtype_casting(adapted, active=model.dtype == torch.bfloat16):
+        with uncast_lora_inputs(adapted):
             trainer.train(resume_from_checkpoint=str(last) if last else None)
     except torch.OutOfMemoryError as error:
         raise RunFailed(
@@ -80,7 +81,7 @@ def fit(
         ) from error
     if guard.diverged:
         raise RunFailed(_diverged(trainer))
-    return adapted, _training(trainer, schedule, reporter)
+    return _training(trainer, schedule, reporter)
 
 
 def _training(trainer: AnswerTrainer, schedule: Schedule, reporter: Reporter) -> Training:

@@ -19,7 +19,7 @@ def attention_kernel(wanted: str, device: torch.device) -> str:
     """What `attn_implementation` to load the model with: `wanted`, or for `auto` the best that is installed.
 
     Raises:
-        UsageError: a flash-attention that is asked for is not installed, or there is no GPU for it.
+        UsageError: the requested flash-attention is not installed, or there is no GPU.
     """
     installed = {"flash_attention_3": is_flash_attn_3_available, "flash_attention_2": is_flash_attn_2_available}
     if wanted == "auto":
@@ -30,7 +30,7 @@ def attention_kernel(wanted: str, device: torch.device) -> str:
 
 
 def check_4bit(settings: TrainSettings) -> None:
-    """UsageError where `settings` ask for a 4-bit base and what makes one is not installed."""
+    """Refuse `load_in_4bit` without bitsandbytes. Raises UsageError."""
     if settings.load_in_4bit and not is_bitsandbytes_available():
         raise UsageError("load_in_4bit: needs bitsandbytes; pip install 'enrich[qlora]', or set load_in_4bit: false")
 

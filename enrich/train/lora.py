@@ -1,10 +1,13 @@
 """LoRA on the language model's linear layers, and where asked for on the vision tower and the projector too."""
 
 import re
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.helpers import disable_input_dtype_casting
+from transformers import Trainer, TrainingArguments
 
 from enrich.errors import UsageError
 from enrich.models.phi3_vision import Phi3VForCausalLM
@@ -44,9 +47,6 @@ def add_lora(model: Phi3VForCausalLM, settings: TrainSettings) -> PeftModel:
         task_type="CAUSAL_LM",
         r=settings.lora_r,
         lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        use_rslora=settings.use_rslora,
-        use_dora=settings.use_dora,
         target_modules="|".join(targets),
     )
     # autocast_adapter_dtype keeps A and B in float32 on a bf16 base: AdamW's small updates would be rounded away.
@@ -61,21 +61,30 @@ def merge_only(settings: TrainSettings) -> tuple[str, ...]:
     """Why vLLM could not serve such an adapter beside its base, only merged into it; empty where it could."""
     reasons = {
         "adapt_vision: vLLM has LoRA on the language model only": settings.adapt_vision,
-        "use_dora: vLLM has no DoRA": settings.use_dora,
         f"lora_r {settings.lora_r}: vLLM takes at most {_MAX_VLLM_RANK}": settings.lora_r > _MAX_VLLM_RANK,
     }
     return tuple(reason for reason, holds in reasons.items() if holds)
 
 
-def optimizer(model: PeftModel, settings: TrainSettings) -> torch.optim.AdamW:
-    """AdamW over the adapter; the output layer's part has its own learning rate."""
+def optimizer(model: PeftModel, settings: TrainSettings, arguments: TrainingArguments) -> torch.optim.Optimizer:
+    """The optimiser of `arguments`, by default AdamW, over the adapter; the output layer has its own learning rate."""
     trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     inner = [parameter for name, parameter in trainable if "lm_head" not in name]
     output = [parameter for name, parameter in trainable if "lm_head" in name]
     groups: list[dict[str, Any]] = [{"params": inner, "lr": settings.learning_rate}]
     if output:
         groups.append({"params": output, "lr": settings.output_learning_rate})
-    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    return kind([{**group, "weight_decay": arguments.weight_decay} for group in groups], **options)
+
+
+def uncast_lora_inputs(model: PeftModel) -> AbstractContextManager[None]:
+    """Keep PEFT from casting the inputs of A and B to float32 on a bf16 base.
+
+    Autocast casts A and B to bf16 in the product instead. The float32 inputs would be kept for the backward pass, a
+    fifth of the peak memory.
+    """
+    return disable_input_dtype_casting(model, active=model.dtype == torch.bfloat16)
 
 
 def count_parameters(model: PeftModel) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from accelerate.utils import send_to_device
 from peft import PeftModel
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -47,12 +48,9 @@ def outputs(
     def logits() -> torch.Tensor:
         batch = embed(model, collate(photos.__getitems__(range(len(photos)))), photos, settings)
         del batch["labels"]
-        moved = {
-            name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()
-        }
         # Compiled code rounds less often than the same layers uncompiled, which is how the merged model runs.
         with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
-            return model(**moved, use_cache=False).logits.float().cpu()
+            return model(**send_to_device(batch, model.device), use_cache=False).logits.float().cpu()
 
     answers = [answer.token_ids for answer in generated]
     return Outputs(logits(), answers, rounded_otherwise(model, logits) if noise else None)

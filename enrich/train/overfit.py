@@ -5,14 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft.helpers import disable_input_dtype_casting
-from transformers import SchedulerType, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import RunFailed
-from enrich.models.phi3_vision.checkpoint import load_processor
-from enrich.photos.decode import PREPARATION_VERSION
 from enrich.settings.training import TrainSettings
 from enrich.storage.scratch import scratch
 from enrich.train.callbacks import FiniteGuard, Reporter
@@ -20,14 +16,21 @@ from enrich.train.collate import Collator
 from enrich.train.device import device_and_dtype
 from enrich.train.examples import build_examples
 from enrich.train.kernels import load_base
-from enrich.train.lora import add_lora, optimizer
+from enrich.train.lora import add_lora, optimizer, uncast_lora_inputs
 from enrich.train.record import Evaluation, TrainProgress
-from enrich.train.run import model_errors, open_photos
+from enrich.train.run import model_errors, open_photos, open_processor
 from enrich.train.trainer import AnswerTrainer, training_arguments
 from enrich.vocabulary import Product
 
 LEARNED = 0.01  # mean loss of an answer token: each is then given a probability of 0.99
 MAX_STEPS = 300
+# Works against learning by heart, and is therefore left out.
+_PLAIN = {
+    "lr_scheduler_type": "constant",
+    "lr_scheduler_kwargs": None,
+    "weight_decay": 0.0,
+    "neftune_noise_alpha": None,
+}
 _SHOWN = 5  # losses in a message
 
 
@@ -37,34 +40,26 @@ def overfit_one_batch(
     settings: TrainSettings,
     base: Path,
     *,
-    progress: Callable[[TrainProgress], None] = lambda told: None,
+    on_progress: Callable[[TrainProgress], None] = lambda state: None,
     max_steps: int | None = None,
 ) -> tuple[float, ...]:
     """Train on the first `settings.batch_size` products only, until the loss is below `LEARNED`.
 
-    The way of training is the run's own, but for what works against learning by heart: no dropout, no weight decay, a
-    constant learning rate. Nothing is evaluated and nothing is kept.
+    Training is a run's own, except for a constant learning rate and no regularisation. Nothing is evaluated or kept.
 
     Returns:
         The loss of each step, the last of them below `LEARNED`.
 
     Raises:
-        UsageError: products or settings are no good.
+        UsageError: products or settings are not usable.
         RunFailed: the loss was not reached in `max_steps` steps (by default `MAX_STEPS`); the message ends with what to
             look at.
     """
     batch = products[: settings.batch_size]
-    steps = max_steps or MAX_STEPS
-    changes = {"lora_dropout": 0.0, "weight_decay": 0.0, "epochs": float(steps)}
+    changes = {"optimizer": {**settings.optimizer, **_PLAIN}, "epochs": float(max_steps or MAX_STEPS)}
     settings = settings.model_copy(update={**changes, "batch_size": len(batch), "effective_batch_size": len(batch)})
     device, dtype = device_and_dtype(settings.device)
-    with model_errors(settings):
-        processor = load_processor(
-            base,
-            num_crops=settings.num_crops,
-            fast_decode=settings.fast_decode,
-            preparation_version=PREPARATION_VERSION,
-        )
+    processor = open_processor(base, settings)
     examples, _ = build_examples(batch, processor, prompt, settings)
     set_seed(settings.seed)
     with model_errors(settings):
@@ -73,8 +68,7 @@ def overfit_one_batch(
     with scratch() as folder:
         photos = open_photos(model, examples, processor, settings, folder / "features")
         adapted = add_lora(model, settings)
-        arguments = training_arguments(settings, folder / "none", device=device, dtype=dtype, workers=0)
-        arguments.lr_scheduler_type = SchedulerType.CONSTANT
+        arguments = training_arguments(settings, folder / "none", device=device, dtype=dtype)
         trainer = AnswerTrainer(
             model=adapted,
             args=arguments,
@@ -82,12 +76,12 @@ def overfit_one_batch(
             settings=settings,
             guard=guard,
             evaluate_step=_never,
-            callbacks=[Reporter(progress), losses],
+            callbacks=[Reporter(on_progress), losses],
             eval_dataset=photos,
             data_collator=Collator(processor.tokenizer.pad_token_id),
-            optimizers=(optimizer(adapted, settings), None),
+            optimizers=(optimizer(adapted, settings, arguments), None),
         )
-        with disable_input_dtype_casting(adapted, active=dtype == torch.bfloat16):  # as in `fit`
+        with uncast_lora_inputs(adapted):
             trainer.train()
     if guard.diverged:
         raise RunFailed(_not_learned(losses.seen, settings, "; its gradient is not finite"))

@@ -1,6 +1,5 @@
-"""What fine-tuning tells while it runs, and what it leaves behind: train.json. Loads no torch."""
+"""Progress of a fine-tuning and its record, train.json. Loads no torch."""
 
-import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -39,7 +38,7 @@ class TrainProgress(_Record):
 
     @property
     def what(self) -> str:
-        """What is going on, for a progress bar's caption."""
+        """The current work, for a progress bar's caption."""
         if self.stage == "photos":
             return "reading photos"
         score = f", score {self.evaluation.score:.2f}" if self.evaluation else ""
@@ -65,22 +64,8 @@ class Spread(_Record):
         return f"{self.least} to {self.most}, median {self.median}" if self.least < self.most else f"{self.most}"
 
 
-class Memory(_Record):
-    """Bytes that training is estimated to take at its peak."""
-
-    weights: int  # the frozen base
-    adapter: int  # with its gradients and AdamW's moments
-    training: int  # what a batch adds
-    evaluation: int  # what a batch adds then: more than training where that keeps no activations
-
-    @property
-    def total(self) -> int:
-        """All together."""
-        return self.weights + self.adapter + max(self.training, self.evaluation)
-
-
 class Preflight(_Record):
-    """What training is about to do, known before the base is loaded."""
+    """What training is about to do, known before the base is loaded. The trial step measures its memory."""
 
     trainable: tuple[Trainable, ...]
     merge_only: tuple[str, ...]  # why vLLM could serve the adapter merged only; empty where it could beside its base
@@ -93,43 +78,24 @@ class Preflight(_Record):
     epochs: float
     steps: int
     effective_batch_size: int
-    memory: Memory  # estimated
-    free_memory_bytes: int | None  # of the GPU; None without one
-    seconds: float  # estimated
 
     @property
     def lines(self) -> list[str]:
         """For people."""
         trained = sum(group.parameters for group in self.trainable)
         names = ", ".join(f"{group.module} x {group.count}" for group in self.trainable)
-        free = " of tensors" if self.free_memory_bytes is None else f" of {_gib(self.free_memory_bytes)} free"
-        memory = self.memory
         return [
             f"trained: {names}: {_count(trained)} of {_count(self.parameters)} parameters "
             f"({trained / self.parameters:.2%})",
             f"learned of product {self.product_code}: {self.learned!r}",
             f"photos: {self.photos:,} for {self.epochs:g} epochs: {self.steps:,} steps of {self.effective_batch_size}; "
             f"image tokens {self.image_tokens}; sequence length {self.length}",
-            f"memory: about {_gib(memory.total)}{free} (weights {_gib(memory.weights)}, adapter and optimiser "
-            f"{_gib(memory.adapter)}, a batch {_gib(max(memory.training, memory.evaluation))})",
-            f"time: about {_duration(self.seconds)}",
             *(f"served merged into the base only: {reason}" for reason in self.merge_only),
         ]
 
 
 def _count(number: int) -> str:
     return f"{number / 1e6:,.1f} M" if number >= 1e5 else f"{number:,}"
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{math.ceil(seconds)} s"
-    minutes = math.ceil(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
 class Dropped(_Record):
@@ -201,7 +167,7 @@ class TrainReport(Training):
 
     settings: TrainSettings
     data_fingerprint: str
-    base_weights: str  # `checkpoint.weights_signature` of the base, by which another one is told from it
+    base_weights: str  # `checkpoint.weights_signature` of the base, to recognise it
     versions: dict[str, str]
     commit: str | None
     device: str
@@ -209,4 +175,5 @@ class TrainReport(Training):
     preflight: Preflight
     merge_check: MergeCheck
     seconds: float  # of this call; a resumed run counts from its resumption
+    trial_memory_bytes: int  # peak of the trial step (`trial.try_longest_batch`), counted as the next
     peak_memory_bytes: int  # of the GPU where there is one, else of the process

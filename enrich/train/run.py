@@ -1,4 +1,4 @@
-"""Fine-tuning from products to a verified adapter directory. A call that was killed and is made again goes on."""
+"""Fine-tuning from products to a verified adapter directory. A killed call that is repeated continues."""
 
 import math
 import time
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from transformers import TrainingArguments
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import RunFailed, UsageError
@@ -19,24 +20,28 @@ from enrich.photos.decode import PREPARATION_VERSION
 from enrich.settings.training import TrainSettings
 from enrich.train import evaluate, merge_check
 from enrich.train.collate import Photos
-from enrich.train.device import device_and_dtype, device_name, leads, peak_memory_bytes
+from enrich.train.device import describe_memory, device_and_dtype, device_name, is_main_process, peak_memory_bytes
 from enrich.train.examples import Example, Unusable, build_examples
 from enrich.train.export import commit, finish_adapter, keep_unverified, versions, write_adapter
 from enrich.train.features import FeatureCache
-from enrich.train.fit import fit
+from enrich.train.fit import adapt, fit
 from enrich.train.kernels import check_4bit, load_base
 from enrich.train.preflight import preflight
 from enrich.train.record import Dropped, MergeCheck, Preflight, Rows, Training, TrainProgress, TrainReport
 from enrich.train.tracking import UNTRACKED, require_trackers, tracked
+from enrich.train.trainer import training_arguments
+from enrich.train.trial import refuse_out_of_memory, try_longest_batch
 from enrich.train.workdir import identify, own_workdir
 from enrich.vocabulary import Product
 
 ADAPTER, UNVERIFIED = "adapter", "unverified"  # in the work directory
+OnProgress = Callable[[TrainProgress], None]
+OnMessage = Callable[[str], object]
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What all steps of a run need to know."""
+    """What to train, and where: the same in all steps of a run."""
 
     prompt: Prompt
     settings: TrainSettings
@@ -44,18 +49,25 @@ class _Job:
     workdir: Path
     device: torch.device
     dtype: torch.dtype
-    tell: Callable[[TrainProgress], None]
-    announce: Callable[[Preflight], object]
-    check_dropped: Callable[[Sequence[Dropped]], object]
+    arguments: TrainingArguments
 
 
 @dataclass(frozen=True)
-class _Taught:
+class _Data:
+    """The examples of both splits."""
+
+    processor: Phi3VProcessor
+    train: list[Example]
+    validation: list[Example]
+    rows: Rows
+
+
+@dataclass(frozen=True)
+class TrainResult:
     """What is left of training once the model is gone."""
 
     training: Training
-    rows: Rows
-    plan: Preflight
+    trial_memory_bytes: int
     few: Photos  # validation photos, and what the unmerged model makes of them
     unmerged: merge_check.Outputs
 
@@ -69,73 +81,103 @@ def train(
     workdir: Path,
     *,
     data_fingerprint: str,
-    progress: Callable[[TrainProgress], None] | None = None,
-    announce: Callable[[Preflight], object] | None = None,
-    check_dropped: Callable[[Sequence[Dropped]], object] | None = None,
+    on_progress: OnProgress = lambda state: None,
+    on_message: OnMessage = lambda line: None,
+    check_dropped: Callable[[Sequence[Dropped]], object] = lambda dropped: None,
 ) -> TrainReport:
-    """Teach the model in `base` the training products and write the best adapter to `workdir`/adapter.
+    """Train an adapter on the products and write the best one to `workdir`/adapter.
 
-    Best is by what it writes on the validation products (`evaluate.composite`). The directory appears whole or not at
-    all, after its merge into the base has been checked; the report is its train.json. The same call after a kill goes
-    on from the last checkpoint; another call in that directory (other settings, prompt, data or base) starts anew.
-    `check_dropped` gets the rows that cannot be learned from, and may raise; `announce` is told what training will do
-    and need before the base is loaded. Of several processes (RANK, WORLD_SIZE) each makes
-    the same call and gets the same report; the first one writes.
+    Best is by the answers that it writes for the validation products (`evaluate.composite`). The directory appears
+    whole or not at all, after its merge into the base has been checked; the report is its train.json. The same call
+    after a kill continues from the last checkpoint; another call in that directory (other settings, prompt, data or
+    base) starts anew. Of several processes (RANK, WORLD_SIZE) each makes the same call and gets the same report; the
+    first one writes.
+
+    Args:
+        on_message: gets lines for people: before the base is loaded what will be trained, then the memory of a trial
+            step.
+        check_dropped: gets the rows that cannot be learned from, and may raise.
 
     Raises:
-        UsageError: products, settings, base or work directory are no good.
-        RunFailed: gradients stayed non-finite, GPU memory ran out, a photo was lost on the way, or the merged model is
-            not the adapter, which then stays in `workdir`/unverified, fit to be served unmerged.
+        UsageError: products, settings, base or work directory are not usable, or GPU memory ran out in the trial step.
+        RunFailed: gradients stayed non-finite, GPU memory ran out later, a photo was lost on the way, or the merged
+            model is not the adapter, which then stays in `workdir`/unverified, fit to be served unmerged.
     """
     started = time.monotonic()
-    device, dtype = device_and_dtype(settings.device)
-    check_4bit(settings)
-    require_trackers(settings)
-    job = _Job(
-        prompt,
-        settings,
-        base,
-        workdir,
-        device,
-        dtype,
-        progress or _ignore,
-        announce or _ignore,
-        check_dropped or _ignore,
-    )
+    job = _check_settings(settings, prompt, base, workdir)
     with model_errors(settings):
         identity = identify(settings, prompt, base, workdir, data_fingerprint)
-    with own_workdir(workdir, identity) if leads() else nullcontext(), _lost_photos():
+    with own_workdir(workdir, identity) if is_main_process() else nullcontext(), _lost_photos():
         PartialState().wait_for_everyone()
-        taught = _teach(job, train_products, validation_products, started + 60 * (settings.max_minutes or math.inf))
-        unverified = workdir / UNVERIFIED
-        check = _check_merge(job, taught)
-        report = TrainReport(
-            **dict(taught.training),
-            settings=settings,
-            data_fingerprint=data_fingerprint,
-            base_weights=weights_signature(base),
-            versions=versions(),
-            commit=commit(),
-            device=device_name(device),
-            rows=taught.rows,
-            preflight=taught.plan,
-            merge_check=check,
-            seconds=time.monotonic() - started,
-            peak_memory_bytes=peak_memory_bytes(device),
-        )
-        if leads() and check.ok:
-            finish_adapter(unverified, workdir / ADAPTER, report)
-        elif leads():
-            keep_unverified(unverified, report)
-    if not check.ok:
-        raise RunFailed(
-            f"{merge_check.describe_failure(check)}; the adapter is kept in {unverified}: "
-            f"{merge_check.unmerged_advice(taught.plan.merge_only)}"
-        )
+        data = _read(job, train_products, validation_products, on_progress)
+        check_dropped(data.rows.dropped)
+        with model_errors(settings):
+            plan = preflight(data.train, data.processor, prompt, settings, base)
+        send_lines(plan.lines, on_message)
+        deadline = started + 60 * (settings.max_minutes or math.inf)
+        result = _train_adapter(job, data, deadline, on_progress, on_message)
+        check = _check_merge(job, result)
+        report = _report(job, data, plan, result, check, data_fingerprint, started)
+        _keep(job, report)
     return report
 
 
-def _check_merge(job: _Job, taught: _Taught) -> MergeCheck:
+def _check_settings(settings: TrainSettings, prompt: Prompt, base: Path, workdir: Path) -> _Job:
+    """Refuse settings that cannot work here. Raises UsageError."""
+    device, dtype = device_and_dtype(settings.device)
+    check_4bit(settings)
+    require_trackers(settings)
+    arguments = training_arguments(settings, workdir / "checkpoints", device=device, dtype=dtype)
+    return _Job(prompt, settings, base, workdir, device, dtype, arguments)
+
+
+def _read(
+    job: _Job, train_products: Sequence[Product], validation_products: Sequence[Product], on_progress: OnProgress
+) -> _Data:
+    """Examples of both splits, validation thinned to what an evaluation needs."""
+    processor = open_processor(job.base, job.settings)
+    thinned = validation_products[:: max(1, math.ceil(len(validation_products) / evaluate.MAX_ROWS))]
+    total = len(train_products) + len(thinned)
+
+    def read(products: Sequence[Product], before: int) -> tuple[list[Example], list[Dropped]]:
+        def progress(done: int) -> None:
+            on_progress(TrainProgress(stage="photos", step=before + done, steps=total))
+
+        return build_examples(products, processor, job.prompt, job.settings, progress)
+
+    examples, dropped = read(train_products, 0)
+    unseen, dropped_unseen = read(thinned, len(train_products))
+    rows = Rows(train=len(examples), validation=len(unseen), dropped=(*dropped, *dropped_unseen))
+    return _Data(processor, examples, unseen, rows)
+
+
+def _train_adapter(
+    job: _Job, data: _Data, deadline: float, on_progress: OnProgress, on_message: OnMessage
+) -> TrainResult:
+    """Train, write the adapter as UNVERIFIED, and keep the outputs that the merged model is compared with."""
+    settings = job.settings
+    with model_errors(settings), refuse_out_of_memory(settings):
+        model = load_base(job.base, settings, device=job.device, dtype=job.dtype)
+    photos, unseen = (
+        open_photos(model, examples, data.processor, settings, job.workdir / f"{name}.features")
+        for name, examples in (("train", data.train), ("validation", data.validation))
+    )
+    adapted = adapt(model, settings, len(photos))
+    peak = try_longest_batch(adapted, photos, settings, job.arguments)
+    send_lines([describe_memory(peak, job.device)], on_message)
+    with tracked(settings) if is_main_process() else nullcontext(UNTRACKED) as tracking:
+        training = fit(
+            adapted, photos, unseen, settings, job.arguments,
+            on_progress=on_progress, tracking=tracking, deadline=deadline,
+        )  # fmt: skip
+    if is_main_process():
+        write_adapter(job.workdir / UNVERIFIED, adapted, data.processor, job.prompt, job.base)
+    PartialState().wait_for_everyone()
+    few = unseen.first(merge_check.MAX_ROWS)
+    return TrainResult(training, peak, few, merge_check.outputs(adapted, few, settings, noise=True))
+
+
+def _check_merge(job: _Job, result: TrainResult) -> MergeCheck:
     """The adapter merged beside the adapter as it was trained.
 
     After a 4-bit training it is merged into the base that was trained on, brought back from 4 bits: on the base in full
@@ -147,77 +189,64 @@ def _check_merge(job: _Job, taught: _Taught) -> MergeCheck:
         model = merge_check.merged_model(
             job.base, job.workdir / UNVERIFIED, dtype=job.dtype, device=job.device, quantized=quantized
         )
-        return merge_check.outputs(model, taught.few, job.settings)
+        return merge_check.outputs(model, result.few, job.settings)
 
     four_bit = job.settings.load_in_4bit
-    check = merge_check.compare(taught.unmerged, merged(quantized=four_bit), job.dtype)
+    check = merge_check.compare(result.unmerged, merged(quantized=four_bit), job.dtype)
     if not four_bit:
         return check
-    return check.model_copy(update={"served": merge_check.difference(taught.unmerged, merged(quantized=False))})
+    return check.model_copy(update={"served": merge_check.difference(result.unmerged, merged(quantized=False))})
 
 
-def _teach(
-    job: _Job, train_products: Sequence[Product], validation_products: Sequence[Product], deadline: float
-) -> _Taught:
-    """Train, write the adapter as UNVERIFIED, and ask the model with it what the merged one must say too."""
-    settings = job.settings
-    model, photos, unseen, rows, plan = _prepare(job, train_products, validation_products)
-    with tracked(settings) if leads() else nullcontext(UNTRACKED) as tracking:
-        adapted, training = fit(
-            model, photos, unseen, settings, job.workdir / "checkpoints",
-            progress=job.tell, tracking=tracking, deadline=deadline,
-        )  # fmt: skip
-    unverified = job.workdir / UNVERIFIED
-    if leads():
-        write_adapter(unverified, adapted, photos.processor, job.prompt, job.base)
-    PartialState().wait_for_everyone()
-    few = unseen.first(merge_check.MAX_ROWS)
-    return _Taught(training, rows, plan, few, merge_check.outputs(adapted, few, settings, noise=True))
+def _report(
+    job: _Job,
+    data: _Data,
+    plan: Preflight,
+    result: TrainResult,
+    check: MergeCheck,
+    data_fingerprint: str,
+    started: float,
+) -> TrainReport:
+    return TrainReport(
+        **dict(result.training),
+        settings=job.settings,
+        data_fingerprint=data_fingerprint,
+        base_weights=weights_signature(job.base),
+        versions=versions(),
+        commit=commit(),
+        device=device_name(job.device),
+        rows=data.rows,
+        preflight=plan,
+        merge_check=check,
+        seconds=time.monotonic() - started,
+        trial_memory_bytes=result.trial_memory_bytes,
+        peak_memory_bytes=peak_memory_bytes(job.device),
+    )
 
 
-def _prepare(
-    job: _Job, train_products: Sequence[Product], validation_products: Sequence[Product]
-) -> tuple[Phi3VForCausalLM, Photos, Photos, Rows, Preflight]:
-    """The base on its device, the photos of both splits as it will see them, which rows they are, and what is ahead."""
-    with model_errors(job.settings):
-        processor = load_processor(
-            job.base,
-            num_crops=job.settings.num_crops,
-            fast_decode=job.settings.fast_decode,
+def _keep(job: _Job, report: TrainReport) -> None:
+    """Move the adapter to its name, or raise RunFailed and leave it as UNVERIFIED if it failed the merge check."""
+    unverified, check = job.workdir / UNVERIFIED, report.merge_check
+    if is_main_process() and check.ok:
+        finish_adapter(unverified, job.workdir / ADAPTER, report)
+    elif is_main_process():
+        keep_unverified(unverified, report)
+    if not check.ok:
+        raise RunFailed(
+            f"{merge_check.describe_failure(check)}; the adapter is kept in {unverified}: "
+            f"{merge_check.unmerged_advice(report.preflight.merge_only)}"
+        )
+
+
+def open_processor(base: Path, settings: TrainSettings) -> Phi3VProcessor:
+    """The base's processor with the settings' preparation of photos. Raises UsageError where files are missing."""
+    with model_errors(settings):
+        return load_processor(
+            base,
+            num_crops=settings.num_crops,
+            fast_decode=settings.fast_decode,
             preparation_version=PREPARATION_VERSION,
         )
-    examples, unseen, rows = _read(job, train_products, validation_products, processor)
-    job.check_dropped(rows.dropped)
-    with model_errors(job.settings):
-        plan = preflight(
-            examples, unseen, processor, job.prompt, job.settings, job.base, device=job.device, dtype=job.dtype
-        )
-        if leads():
-            job.announce(plan)
-        model = load_base(job.base, job.settings, device=job.device, dtype=job.dtype)
-    photos, unseen_photos = (
-        open_photos(model, own, processor, job.settings, job.workdir / f"{name}.features")
-        for name, own in (("train", examples), ("validation", unseen))
-    )
-    return model, photos, unseen_photos, rows, plan
-
-
-def _read(
-    job: _Job, train_products: Sequence[Product], validation_products: Sequence[Product], processor: Phi3VProcessor
-) -> tuple[list[Example], list[Example], Rows]:
-    """Examples of both splits, validation thinned to what an evaluation needs."""
-    thinned = validation_products[:: max(1, math.ceil(len(validation_products) / evaluate.MAX_ROWS))]
-    total = len(train_products) + len(thinned)
-
-    def read(products: Sequence[Product], before: int) -> tuple[list[Example], list[Dropped]]:
-        def progress(done: int) -> None:
-            job.tell(TrainProgress(stage="photos", step=before + done, steps=total))
-
-        return build_examples(products, processor, job.prompt, job.settings, progress)
-
-    examples, dropped = read(train_products, 0)
-    unseen, dropped_unseen = read(thinned, len(train_products))
-    return examples, unseen, Rows(train=len(examples), validation=len(unseen), dropped=(*dropped, *dropped_unseen))
 
 
 def open_photos(
@@ -238,7 +267,7 @@ def open_photos(
 
 @contextmanager
 def model_errors(settings: TrainSettings) -> Iterator[None]:
-    """What is wrong with the base's files, as the UsageError that it is."""
+    """Errors about the base's files as UsageErrors."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -247,23 +276,18 @@ def model_errors(settings: TrainSettings) -> Iterator[None]:
 
 @contextmanager
 def _lost_photos() -> Iterator[None]:
+    """A photo that was readable when the run started and is not now, as the RunFailed that says how to continue."""
     try:
         yield
     except Unusable as error:
-        reason = _last_line(error)
         raise RunFailed(
-            f"training: {reason}; it was there at first; put it back and start again: "
+            f"training: {error}; it was there at first; put it back and start again: "
             "training goes on from its last checkpoint"
         ) from error
-    except RunFailed as error:
-        raise RunFailed(_last_line(error)) from error
 
 
-def _last_line(error: Exception) -> str:
-    """The message: what a DataLoader's worker raised comes with the worker's traceback before it."""
-    kind = type(error)
-    return str(error).splitlines()[-1].removeprefix(f"{kind.__module__}.{kind.__name__}: ")
-
-
-def _ignore(told: TrainProgress | Preflight | Sequence[Dropped]) -> None:
-    """For a caller that does not want to know."""
+def send_lines(lines: Sequence[str], on_message: OnMessage) -> None:
+    """Report lines once, however many processes train."""
+    if is_main_process():
+        for line in lines:
+            on_message(line)

@@ -1,10 +1,8 @@
-"""Experiment trackers. The numbers go through transformers' own integrations; a table of photos with what they should
-say and what the model says of them, as the tutorial logs it, comes from here at each evaluation."""
+"""Experiment trackers. The numbers go through transformers' own integrations (`report_to`). Weights & Biases also gets,
+at each evaluation, a table of photos with their true and predicted texts, as the tutorial logs it."""
 
-import html
 import importlib.util
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,7 +10,6 @@ from functools import partial
 from time import strftime
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
@@ -22,49 +19,38 @@ from enrich.photos.decode import shrink
 from enrich.photos.decoders import Decoders
 from enrich.settings.photos import PhotoLimits
 from enrich.settings.training import TrainSettings
-from enrich.train.evaluate import Said
+from enrich.train.evaluate import SamplePrediction
 from enrich.train.examples import read_photo
 
-PROJECT = "enrich"  # unless the tracker's own environment variable names another
+PROJECT = "enrich"  # at W&B and Trackio, unless WANDB_PROJECT names another
 COLUMNS = ("Image", "Ground Truth Text", "Predicted Text")
 ROWS = 8  # in a table: at 336 x 336 pixels about 1 MB
 SIDE = 336  # pixels
 _LONGEST = 1000  # characters of a cell
-_TABLE = "samples"
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>])")
 
 
-@dataclass(frozen=True)
-class Row:
-    """A line of the table: a photo, and two texts that are safe to show as they are."""
+class SampleTable(TrainerCallback):
+    """Logs a W&B table of the first rows of each evaluation: `keep` receives them, then Trainer reports the evaluation.
 
-    image: Image.Image
-    truth: str
-    predicted: str
+    W&B shows strings as data, never as markup.
+    """
 
-
-LogTable = Callable[[int, Sequence[Row]], None]  # step, rows
-
-
-class SampleTables(TrainerCallback):
-    """Logs a table of the first rows of each evaluation. `said` is given them; Trainer then says that it evaluated."""
-
-    def __init__(self, tables: Sequence[LogTable], limits: PhotoLimits) -> None:
-        self._tables = tables
+    def __init__(self, limits: PhotoLimits) -> None:
         self._limits = limits
-        self._said: Sequence[Said] = ()
+        self._kept: Sequence[SamplePrediction] = ()
         self._photos: dict[str, Image.Image] = {}  # the same few at every evaluation
 
-    def said(self, answers: Sequence[Said]) -> None:
-        """Remember what the model said of the first photos of an evaluation."""
-        self._said = answers[:ROWS]
+    def keep(self, predictions: Sequence[SamplePrediction]) -> None:
+        """Remember the first predictions of an evaluation."""
+        self._kept = predictions[:ROWS]
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if not self._tables:
-            return
-        rows = [Row(self._photo(row.image_path), _plain(row.truth), _plain(row.predicted)) for row in self._said]
-        for log in self._tables:
-            log(state.global_step, rows)
+        import wandb
+
+        data = [
+            [wandb.Image(self._photo(row.image_path)), _plain(row.truth), _plain(row.predicted)] for row in self._kept
+        ]
+        wandb.log({"samples": wandb.Table(columns=list(COLUMNS), data=data), "train/global_step": state.global_step})
 
     def _photo(self, path: str) -> Image.Image:
         if path not in self._photos:
@@ -81,7 +67,7 @@ class Tracking:
     callbacks: Sequence[TrainerCallback] = ()
     report_to: Sequence[str] = ()  # for TrainingArguments; TensorBoard's integration is among the callbacks
     run_name: str | None = None
-    said: Callable[[Sequence[Said]], None] = lambda answers: None
+    keep_samples: Callable[[Sequence[SamplePrediction]], None] = lambda predictions: None
 
 
 UNTRACKED = Tracking()
@@ -100,118 +86,49 @@ def require_trackers(settings: TrainSettings) -> None:
 
 @contextmanager
 def tracked(settings: TrainSettings) -> Iterator[Tracking]:
-    """A run at each tracker of `settings.report_to`, ended with the block, as failed where an error leaves it.
+    """The trackers of `settings.report_to`. A W&B run opened here ends with the block, as failed after an error.
 
-    Accounts, servers and folders are the trackers' own affair: WANDB_MODE, MLFLOW_TRACKING_URI,
-    TENSORBOARD_LOGGING_DIR (else runs/NAME).
+    Accounts, servers and folders are configured at the trackers: WANDB_MODE, MLFLOW_TRACKING_URI,
+    TENSORBOARD_LOGGING_DIR (default: runs/NAME).
 
     Raises:
-        UsageError: a package is missing, or Weights & Biases is not logged in.
+        UsageError: Weights & Biases is not logged in.
     """
-    require_trackers(settings)
     name = settings.run_name or strftime("finetune-%Y%m%d-%H%M%S")
+    others = [tracker for tracker in settings.report_to if tracker != "tensorboard"]
+    callbacks: list[TrainerCallback] = []
+    if "tensorboard" in settings.report_to:
+        callbacks.append(_tensorboard(name))
     with ExitStack() as stack:
-        callbacks: list[TrainerCallback] = []
-        tables: list[LogTable] = []
-        for tracker in settings.report_to:
-            if tracker == "tensorboard":
-                # Left to itself the integration writes into the work directory, which goes when training is done.
-                writer = _tensorboard_writer(name)
-                stack.callback(writer.close)
-                callbacks.append(TensorBoardCallback(writer))
-                tables.append(_tensorboard_table(writer))
-            else:
-                tables.append(_OPEN[tracker](name, stack))
-        samples = SampleTables(tables, settings.limits)
-        others = [tracker for tracker in settings.report_to if tracker != "tensorboard"]
-        yield Tracking([*callbacks, samples], others, name, samples.said)
+        if "wandb" not in settings.report_to:
+            yield Tracking(callbacks, others, name)
+            return
+        _open_wandb(name, stack)
+        table = SampleTable(settings.limits)
+        yield Tracking([*callbacks, table], others, name, table.keep)
 
 
-def _tensorboard_writer(name: str) -> Any:
+def _tensorboard(name: str) -> TrainerCallback:
+    """TensorBoard's integration. Its own default folder is the work directory, which is removed after training."""
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(os.environ.get("TENSORBOARD_LOGGING_DIR") or os.path.join("runs", name))
+    return TensorBoardCallback(SummaryWriter(os.environ.get("TENSORBOARD_LOGGING_DIR") or os.path.join("runs", name)))
 
 
-def _tensorboard_table(writer: Any) -> LogTable:
-    def log(step: int, rows: Sequence[Row]) -> None:
-        lines = ["| " + " | ".join(("Row", *COLUMNS[1:])) + " |", "| --- | --- | --- |"]
-        lines += [f"| {i} | {_escaped(row.truth)} | {_escaped(row.predicted)} |" for i, row in enumerate(rows)]
-        writer.add_text(_TABLE, "\n".join(lines), step)
-        for i, row in enumerate(rows):
-            writer.add_image(f"{_TABLE}/{i}", np.asarray(row.image), step, dataformats="HWC")
-        writer.flush()
-
-    return log
-
-
-def _open_wandb(name: str, stack: ExitStack) -> LogTable:
+def _open_wandb(name: str, stack: ExitStack) -> None:
+    """Open a W&B run, which ends with `stack`. A run that the caller has opened is used, and left to the caller."""
     import wandb
 
-    if wandb.run is None:  # otherwise the caller opened this run and must close it
-        try:
-            run = wandb.init(project=os.environ.get("WANDB_PROJECT", PROJECT), name=name)
-        except wandb.errors.Error as error:
-            raise UsageError(
-                f"report_to: wandb: {error}; log in with `wandb login`, or set WANDB_MODE=offline"
-            ) from error
-        stack.push(lambda kind, error, trace: run.finish(exit_code=int(kind is not None)))
-
-    def log(step: int, rows: Sequence[Row]) -> None:
-        # Strings are data there, never markup.
-        data = [[wandb.Image(row.image), row.truth, row.predicted] for row in rows]
-        wandb.log({_TABLE: wandb.Table(columns=list(COLUMNS), data=data), "train/global_step": step})
-
-    return log
-
-
-def _open_mlflow(name: str, stack: ExitStack) -> LogTable:
-    import mlflow
-
-    if mlflow.active_run() is None:
-        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT))
-        mlflow.start_run(run_name=name)
-        stack.push(lambda kind, error, trace: mlflow.end_run("FINISHED" if kind is None else "FAILED"))
-
-    def log(step: int, rows: Sequence[Row]) -> None:
-        images = [mlflow.Image(row.image) for row in rows]
-        columns = (images, [row.truth for row in rows], [row.predicted for row in rows])  # data there, never markup
-        mlflow.log_table(dict(zip(COLUMNS, columns, strict=True)), artifact_file=f"{_TABLE}/step-{step:06d}.json")
-
-    return log
-
-
-def _open_trackio(name: str, stack: ExitStack) -> LogTable:
-    import trackio
-
-    def close() -> None:
-        if trackio.context_vars.current_run.get() is not None:  # a second `finish` would raise
-            trackio.finish()
-
-    # Begun by the integration, whose `init` is not left out where a run is open, and ended by it, but for an error.
-    stack.callback(close)
-
-    def log(step: int, rows: Sequence[Row]) -> None:
-        # Strings are Markdown there.
-        data = [[trackio.Image(row.image), _escaped(row.truth), _escaped(row.predicted)] for row in rows]
-        trackio.log({_TABLE: trackio.Table(columns=list(COLUMNS), data=data), "train/global_step": step})
-
-    return log
-
-
-_OPEN: dict[str, Callable[[str, ExitStack], LogTable]] = {
-    "wandb": _open_wandb,
-    "mlflow": _open_mlflow,
-    "trackio": _open_trackio,
-}
+    if wandb.run is not None:
+        return
+    try:
+        run = wandb.init(project=os.environ.get("WANDB_PROJECT", PROJECT), name=name)
+    except wandb.errors.Error as error:
+        raise UsageError(f"report_to: wandb: {error}; log in with `wandb login`, or set WANDB_MODE=offline") from error
+    stack.push(lambda kind, error, trace: run.finish(exit_code=int(kind is not None)))
 
 
 def _plain(text: str) -> str:
     """What a model wrote, without characters that steer a terminal or a page, and not for ever."""
     shown = "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
     return shown if len(shown) <= _LONGEST else shown[:_LONGEST] + "..."
-
-
-def _escaped(text: str) -> str:
-    """As text within a cell of a Markdown table that is rendered to HTML."""
-    return html.escape(_MARKDOWN.sub(r"\\\1", text), quote=False).replace("\n", "<br>")

@@ -1,12 +1,13 @@
 """transformers' Trainer with generation-based evaluation, and adapters as its checkpoints."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from accelerate import PartialState
+from pydantic import TypeAdapter, ValidationError
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
@@ -17,7 +18,7 @@ from transformers import (
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from enrich.errors import UsageError
+from enrich.errors import UsageError, first_line
 from enrich.settings.training import TrainSettings
 from enrich.train.callbacks import FiniteGuard
 from enrich.train.collate import Photos
@@ -25,6 +26,7 @@ from enrich.train.evaluate import embed
 from enrich.train.record import Evaluation, Skipped
 
 _NEVER = 10**9  # steps; callbacks.Schedule decides
+WARMUP = 0.03  # share of the steps in which the learning rate rises, unless `optimizer` says otherwise
 
 
 class AnswerTrainer(Trainer):
@@ -104,54 +106,71 @@ _EVALUATED = [name for name in Evaluation.model_fields if name != "step"]
 
 
 def training_arguments(
-    settings: TrainSettings, output_dir: Path, *, device: torch.device, dtype: torch.dtype, workers: int
+    settings: TrainSettings, output_dir: Path, *, device: torch.device, dtype: torch.dtype
 ) -> TrainingArguments:
-    """`settings` in Trainer's words. A bf16 base runs under autocast, for the adapter on it is float32.
+    """`settings` as Trainer's arguments. A bf16 base runs under autocast, since the adapter on it is float32.
 
     Raises:
-        UsageError: the processes' batches do not make up an effective batch.
+        UsageError: the processes' batches do not make up an effective batch, or `optimizer` holds a wrong value.
     """
     processes = PartialState().num_processes
     if settings.effective_batch_size % (settings.batch_size * processes):
         raise UsageError(
-            f"effective_batch_size {settings.effective_batch_size} is no multiple of batch_size {settings.batch_size} "
-            f"times {processes} processes; lower batch_size or raise effective_batch_size"
+            f"effective_batch_size {settings.effective_batch_size} is not a multiple of batch_size "
+            f"{settings.batch_size} times {processes} processes; lower batch_size or raise effective_batch_size"
         )
-    arguments = TrainingArguments(
-        output_dir=str(output_dir.absolute()),
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.effective_batch_size // (settings.batch_size * processes),
-        num_train_epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=settings.warmup_ratio,  # below 1 it is a share of all steps
-        max_grad_norm=settings.max_grad_norm,
-        bf16=dtype == torch.bfloat16,
-        use_cpu=device.type == "cpu",
-        gradient_checkpointing=settings.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        seed=settings.seed,
-        dataloader_num_workers=workers,
-        dataloader_pin_memory=device.type == "cuda",
-        accelerator_config={"non_blocking": device.type == "cuda"},
-        ddp_find_unused_parameters=False,
-        logging_nan_inf_filter=False,  # it would wait for the GPU at every pass; callbacks.FiniteGuard sees to it
-        remove_unused_columns=False,  # batches are built for the model's forward
-        eval_strategy="steps",
-        eval_steps=_NEVER,
-        save_strategy="steps",
-        save_steps=_NEVER,
-        save_total_limit=2,  # the newest and the best
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_score",
-        greater_is_better=True,
-        restore_callback_states_from_checkpoint=True,  # early stopping's count
-        logging_steps=1,
-        report_to="none",
-        disable_tqdm=True,
-    )
+    optimizer = {"lr_scheduler_type": "cosine", "warmup_steps": WARMUP} | _checked(settings.optimizer)
+    try:
+        arguments = TrainingArguments(**_fixed(settings, output_dir, device, dtype), **optimizer)
+    except ValueError as error:  # of a choice, such as lr_scheduler_type
+        raise UsageError(f"optimizer: {first_line(error)}; change that value") from error
     arguments._n_gpu = min(1, arguments.n_gpu)  # Trainer would split batches over all GPUs it sees (DataParallel)
     return arguments
+
+
+def _checked(optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as the types of TrainingArguments' fields, which it does not check itself."""
+    kinds, checked = get_type_hints(TrainingArguments), {}
+    for name, value in optimizer.items():
+        try:
+            checked[name] = TypeAdapter(kinds[name]).validate_python(value)
+        except ValidationError as error:
+            raise UsageError(f"optimizer.{name}: {error.errors()[0]['msg']}; change that value") from error
+    return checked
+
+
+def _fixed(settings: TrainSettings, output_dir: Path, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """All arguments but those that `settings.optimizer` may hold."""
+    accumulated = settings.effective_batch_size // (settings.batch_size * PartialState().num_processes)
+    return {
+        "output_dir": str(output_dir.absolute()),
+        "per_device_train_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": accumulated,
+        "num_train_epochs": settings.epochs,
+        "learning_rate": settings.learning_rate,
+        "bf16": dtype == torch.bfloat16,
+        "use_cpu": device.type == "cpu",
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "seed": settings.seed,
+        "dataloader_pin_memory": device.type == "cuda",
+        "accelerator_config": {"non_blocking": device.type == "cuda"},
+        "ddp_find_unused_parameters": False,
+        "logging_nan_inf_filter": False,  # it would wait for the GPU at every pass; callbacks.FiniteGuard sees to it
+        "remove_unused_columns": False,  # batches are built for the model's forward
+        "eval_strategy": "steps",
+        "eval_steps": _NEVER,
+        "save_strategy": "steps",
+        "save_steps": _NEVER,
+        "save_total_limit": 2,  # the newest and the best
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_score",
+        "greater_is_better": True,
+        "restore_callback_states_from_checkpoint": True,  # early stopping's count
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
 
 
 def early_stopping(settings: TrainSettings) -> TrainerCallback:

@@ -1,4 +1,4 @@
-"""The work directory: what a killed run left, and whether it is the same run."""
+"""The work directory of a run: its lock, and whether what it holds belongs to the same run."""
 
 import fcntl
 import hashlib
@@ -14,7 +14,7 @@ from enrich.errors import UsageError
 from enrich.settings.training import TrainSettings
 
 _MARKER = "finetune.json"
-# What changes how a run is done, but not what comes of it: a run that ran out of memory goes on with a smaller batch.
+# Settings that change how a run is done but not its result: after running out of memory, a smaller batch continues it.
 CIRCUMSTANCES = {
     "max_minutes", "device", "batch_size", "gradient_checkpointing", "cache_vision_features", "compile", "attention",
     "report_to", "run_name", "allow_dropped",

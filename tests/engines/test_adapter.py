@@ -33,7 +33,7 @@ def adapter(tmp_path: Path) -> Path:
         "tokenizer.json": json.loads((TINY_MODEL_PATH / "tokenizer.json").read_text()),
         "prompt.json": PROMPT.model_dump(mode="json"),
         "calibration.json": Calibration.uncalibrated().model_dump(mode="json"),
-        "train.json": {"preflight": {"merge_only": ["use_dora: why"]}},
+        "train.json": {"preflight": {"merge_only": ["adapt_vision: why"]}},
         "metrics.json": {},
     }
     for name, value in files.items():
@@ -48,7 +48,7 @@ def test_a_whole_adapter_is_read(adapter: Path) -> None:
 
     assert (read.path, read.base, read.revision) == (adapter, "base/model", "abc")
     assert read.preparation == Preparation(num_crops=4, image_size=336, fast_decode=False, version=1)
-    assert read.merge_only == ("use_dora: why",)
+    assert read.merge_only == ("adapt_vision: why",)
     assert read.prompt == PROMPT
     assert read.calibration == Calibration.uncalibrated()
     assert read.id == adapter_id(adapter)

@@ -27,7 +27,7 @@ def small(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeWor
     """A demo of a few photos that trains nothing."""
 
     def finetune(
-        catalog: str, out: str, settings: TrainSettings, progress: Progress, announce: Callable[[str], object]
+        catalog: str, out: str, settings: TrainSettings, progress: Progress, on_message: Callable[[str], object]
     ) -> Finetuned:
         Path(out).mkdir(parents=True)
         (Path(out) / "train.json").write_text("{}")

@@ -37,7 +37,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, TrainSettings]]:
     calls = []
 
     def finetune(
-        catalog: str, out: str, settings: TrainSettings, progress: Progress, announce: Callable[[str], object]
+        catalog: str, out: str, settings: TrainSettings, progress: Progress, on_message: Callable[[str], object]
     ) -> Finetuned:
         calls.append((out, settings))
         Path(out).mkdir(parents=True)

@@ -104,7 +104,9 @@ def test_fields_left_empty_take_what_suits_the_base() -> None:
 
 
 def test_fields_that_do_not_go_together_are_told_in_one_line() -> None:
-    with pytest.raises(UsageError, match="effective_batch_size 16 is no multiple of batch_size 5; change that value"):
+    with pytest.raises(
+        UsageError, match="effective_batch_size 16 is not a multiple of batch_size 5; change that value"
+    ):
         Training(batch_size=5).settings("auto")
 
 

@@ -60,6 +60,6 @@ def story(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Story:
         if not told.exists():
             make_sample(str(catalog), SampleSettings(products=144, bucket=20, seed=1), bucket=str(bucket))
             announced: list[str] = []
-            done = finetune(str(catalog), str(adapter), QUICK, announce=announced.append)
+            done = finetune(str(catalog), str(adapter), QUICK, on_message=announced.append)
             told.write_bytes(pickle.dumps((done, announced)))
     return Story(catalog, bucket, adapter, *pickle.loads(told.read_bytes()))

@@ -104,7 +104,7 @@ def test_what_is_allowed_to_go_is_told_and_listed_in_the_adapter(
     code = read_catalog(catalog).products[-1].product_code
     _without_training(monkeypatch, Dropped(product_code=code, reason="photo x: cut", kind="photo cannot be read"))
     told: list[str] = []
-    done = finetune(str(catalog), str(out), TINY.model_copy(update={"allow_dropped": True}), announce=told.append)
+    done = finetune(str(catalog), str(out), TINY.model_copy(update={"allow_dropped": True}), on_message=told.append)
     assert [line.partition(" (row")[0] for line in told] == [
         "left out: 4 of 40 rows: 4 photo not found",
         "without price: 2 of 40 rows: 2 price cannot be used, taught without it",

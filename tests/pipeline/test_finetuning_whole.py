@@ -41,7 +41,7 @@ def test_what_is_ahead_is_announced_and_recorded(story: Any) -> None:
     record = json.loads((story.adapter / "train.json").read_text())
     kinds = [line.partition(":")[0] for line in story.announced]
     learned = f"learned of product {record['preflight']['product_code']}"
-    assert kinds == ["trained", learned, "photos", "memory", "time"]
+    assert kinds == ["trained", learned, "photos", "memory"]
     assert record["preflight"]["steps"] == record["planned_steps"] == record["steps"]
     assert record["preflight"]["learned"].endswith("<|end|>")
 

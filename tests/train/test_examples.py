@@ -141,7 +141,7 @@ def test_a_catalog_that_is_mostly_unusable_is_refused(
     with pytest.raises(UsageError) as raised:
         build_examples(rows, tiny.processor, prompt, make_settings())
     assert str(raised.value) == (
-        f"catalog: {good} of {good + bad} rows of a split can be learned from{first}; mend the catalog"
+        f"catalog: {good} of {good + bad} rows of a split can be learned from{first}; fix the catalog"
     )
 
 

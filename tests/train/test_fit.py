@@ -21,7 +21,7 @@ from enrich.train.callbacks import FiniteGuard
 from enrich.train.collate import Collator, Photos
 from enrich.train.evaluate import composite, evaluate
 from enrich.train.examples import build_examples
-from enrich.train.fit import fit
+from enrich.train.fit import adapt, fit
 from enrich.train.lora import add_lora
 from enrich.train.record import Evaluation, Skipped, Training, TrainProgress
 from enrich.train.trainer import AnswerTrainer, last_checkpoint, training_arguments
@@ -42,7 +42,9 @@ def _fit(
 ) -> tuple[torch.nn.Module, Training, list[TrainProgress]]:
     told: list[TrainProgress] = []
     model = model or copy.deepcopy(tiny.model)
-    adapted, training = fit(model, photos, photos, settings, folder, progress=told.append, deadline=deadline)
+    adapted = adapt(model, settings, len(photos))
+    arguments = training_arguments(settings, folder, device=torch.device("cpu"), dtype=torch.float32)
+    training = fit(adapted, photos, photos, settings, arguments, on_progress=told.append, deadline=deadline)
     return adapted, training, told
 
 
@@ -61,7 +63,7 @@ def test_accumulation_does_not_change_the_scale_of_the_loss(
 ) -> None:
     def run(batch_size: int) -> tuple[dict[str, torch.Tensor], float]:
         settings = make_settings(
-            batch_size=batch_size, effective_batch_size=4, epochs=1, max_grad_norm=1e9, evaluations=1
+            batch_size=batch_size, effective_batch_size=4, epochs=1, optimizer={"max_grad_norm": 1e9}, evaluations=1
         )
         torch.manual_seed(0)
         gradients = _Gradients()
@@ -69,7 +71,7 @@ def test_accumulation_does_not_change_the_scale_of_the_loss(
         trainer = AnswerTrainer(
             model=model,
             args=training_arguments(
-                settings, tmp_path / str(batch_size), device=torch.device("cpu"), dtype=torch.float32, workers=0
+                settings, tmp_path / str(batch_size), device=torch.device("cpu"), dtype=torch.float32
             ),
             photos=photos,
             settings=settings,

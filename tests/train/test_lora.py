@@ -2,13 +2,19 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import TrainingArguments
 
 from enrich.errors import UsageError
-from enrich.settings.training import TrainSettings
+from enrich.settings.load import load_settings
+from enrich.settings.training import OPTIMIZER_FIELDS, TrainSettings
+from enrich.train import trainer
 from enrich.train.lora import add_lora, count_parameters, merge_only, optimizer
+from enrich.train.trainer import training_arguments
 from tests.testing.tiny_phi3v import Tiny
 
 
@@ -39,12 +45,84 @@ def test_an_unknown_target_module_is_refused(tiny: Tiny, make_settings: Callable
     )
 
 
-def test_the_output_layer_learns_at_its_own_rate(tiny: Tiny, make_settings: Callable[..., TrainSettings]) -> None:
+def test_the_output_layer_learns_at_its_own_rate(
+    tiny: Tiny, make_settings: Callable[..., TrainSettings], tmp_path: Path
+) -> None:
     for asked, rates in (({"output_learning_rate": 1e-2}, {1e-3: 16, 1e-2: 2}), ({}, {1e-3: 16})):
         settings = make_settings(learning_rate=1e-3, **asked)
         adapted = add_lora(copy.deepcopy(tiny.model), settings)
         # A and B of four modules in each of two layers, and of lm_head
-        assert {group["lr"]: len(group["params"]) for group in optimizer(adapted, settings).param_groups} == rates
+        made = optimizer(adapted, settings, _arguments(settings, tmp_path))
+        assert {group["lr"]: len(group["params"]) for group in made.param_groups} == rates
+
+
+def test_the_optimizer_mapping_reaches_the_optimiser(
+    tiny: Tiny, make_settings: Callable[..., TrainSettings], tmp_path: Path
+) -> None:
+    def made(**given: object) -> torch.optim.Optimizer:
+        settings = make_settings(optimizer=given, output_learning_rate=1e-2)
+        return optimizer(add_lora(copy.deepcopy(tiny.model), settings), settings, _arguments(settings, tmp_path))
+
+    plain, changed = made(), made(weight_decay=0.1, adam_beta2=0.95)
+    assert {(type(plain), group["weight_decay"], group["betas"]) for group in plain.param_groups} == {
+        (torch.optim.AdamW, 0.0, (0.9, 0.999))
+    }
+    assert {(group["weight_decay"], group["betas"]) for group in changed.param_groups} == {(0.1, (0.9, 0.95))}
+    assert type(made(optim="adafactor")).__name__ == "Adafactor"
+
+
+def test_the_schedule_is_a_cosine_after_a_warm_up_unless_the_mapping_says_otherwise(
+    make_settings: Callable[..., TrainSettings], tmp_path: Path
+) -> None:
+    plain = _arguments(make_settings(), tmp_path)
+    assert (plain.lr_scheduler_type, plain.warmup_steps, plain.max_grad_norm) == ("cosine", 0.03, 1.0)
+    given = {"lr_scheduler_type": "linear", "warmup_steps": "1e-1", "max_grad_norm": 2}
+    changed = _arguments(make_settings(optimizer=given), tmp_path)
+    assert (changed.lr_scheduler_type, changed.warmup_steps, changed.max_grad_norm) == ("linear", 0.1, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"weight_decay": "much"},
+            "optimizer.weight_decay: Input should be a valid number, unable to parse string as a number; change that "
+            "value",
+        ),
+        (
+            {"lr_scheduler_type": "steep"},
+            "optimizer: steep is not a valid SchedulerType, please select one of ['linear', ",
+        ),
+        ({"optim": "sgdd"}, "optimizer: sgdd is not a valid OptimizerNames, please select one of "),
+    ],
+)
+def test_a_wrong_value_of_the_optimizer_mapping_is_refused(
+    make_settings: Callable[..., TrainSettings], tmp_path: Path, given: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        _arguments(make_settings(optimizer=given), tmp_path)
+    assert str(raised.value).startswith(message)
+
+
+@pytest.mark.parametrize("name", ["wieght_decay", "output_dir", "learning_rate", "hub_token"])
+def test_a_field_that_is_unknown_or_set_by_enrich_is_refused(name: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        load_settings(TrainSettings, optimizer={name: 1})
+    assert str(raised.value) == (
+        f"settings: optimizer: Value error, {name!r} cannot be set here; choose from {', '.join(OPTIMIZER_FIELDS)}; "
+        "change that value"
+    )
+
+
+def test_every_field_of_the_optimizer_mapping_is_one_of_transformers_and_not_set_by_enrich(
+    make_settings: Callable[..., TrainSettings], tmp_path: Path
+) -> None:
+    fixed = trainer._fixed(make_settings(), tmp_path, torch.device("cpu"), torch.float32)
+    assert set(OPTIMIZER_FIELDS) <= {field.name for field in fields(TrainingArguments)} - set(fixed)
+
+
+def _arguments(settings: TrainSettings, folder: Path) -> TrainingArguments:
+    return training_arguments(settings, folder, device=torch.device("cpu"), dtype=torch.float32)
 
 
 def test_the_vision_side_is_adapted_where_asked_for_but_its_dead_layer(
@@ -71,9 +149,11 @@ def test_the_vision_side_is_adapted_where_asked_for_but_its_dead_layer(
     ("changes", "reasons"),
     [
         ({}, ()),
-        ({"use_rslora": True, "lora_r": 512, "output_learning_rate": 1e-3}, ()),
-        ({"adapt_vision": True}, ("adapt_vision: vLLM has LoRA on the language model only",)),
-        ({"use_dora": True, "lora_r": 513}, ("use_dora: vLLM has no DoRA", "lora_r 513: vLLM takes at most 512")),
+        ({"lora_r": 512, "output_learning_rate": 1e-3}, ()),
+        (
+            {"adapt_vision": True, "lora_r": 513},
+            ("adapt_vision: vLLM has LoRA on the language model only", "lora_r 513: vLLM takes at most 512"),
+        ),
     ],
 )
 def test_what_vllm_could_not_serve_unmerged_is_told(

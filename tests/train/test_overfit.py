@@ -21,8 +21,8 @@ def test_one_batch_is_learned_by_heart(
     products: list[Product], prompt: Prompt, tiny: Tiny, make_settings: Make, tmp_path: Path
 ) -> None:
     told: list[TrainProgress] = []
-    settings = make_settings(batch_size=4, effective_batch_size=8, lora_dropout=0.5)
-    losses = overfit_one_batch(products, prompt, settings, tiny.path, progress=told.append)
+    settings = make_settings(batch_size=4, effective_batch_size=8, optimizer={"neftune_noise_alpha": 50})
+    losses = overfit_one_batch(products, prompt, settings, tiny.path, on_progress=told.append)
     assert losses[-1] < LEARNED <= min(losses[:-1])
     assert losses[0] > 1.0
     assert [progress.loss for progress in told] == list(losses)

@@ -3,19 +3,15 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import UsageError
 from enrich.settings.training import TrainSettings
-from enrich.train import preflight as preflight_module
-from enrich.train import run as run_module
 from enrich.train.examples import Example, build_examples
 from enrich.train.preflight import preflight, refuse_broken_prefix, refuse_leaks
-from enrich.train.record import Memory, Preflight, Spread, Trainable
+from enrich.train.record import Preflight, Spread, Trainable
 from enrich.train.run import train
 from enrich.vocabulary import Product
 from tests.testing.tiny_phi3v import Tiny
@@ -31,12 +27,8 @@ def examples(products: list[Product], tiny: Tiny, prompt: Prompt, make_settings:
 
 @pytest.fixture
 def look(examples: list[Example], tiny: Tiny, prompt: Prompt, make_settings: Make) -> Look:
-    def do(device: str = "cpu", **changes: object) -> Preflight:
-        settings = make_settings(**changes)
-        return preflight(
-            examples, examples, tiny.processor, prompt, settings, tiny.path,
-            device=torch.device(device), dtype=torch.float32,
-        )  # fmt: skip
+    def do(**changes: object) -> Preflight:
+        return preflight(examples, tiny.processor, prompt, make_settings(**changes), tiny.path)
 
     return do
 
@@ -57,92 +49,27 @@ def test_what_is_ahead_is_counted_from_the_rows_and_the_configuration(look: Look
 def test_the_record_tells_what_then_happens(
     tiny: Tiny, products: list[Product], prompt: Prompt, make_settings: Make, tmp_path: Path
 ) -> None:
-    told: list[Preflight] = []
+    told: list[str] = []
     settings = make_settings(batch_size=2, effective_batch_size=4, epochs=2.5, evaluations=1)
-    report = train(products, products, prompt, settings, tiny.path, tmp_path, data_fingerprint="", announce=told.append)
-    assert told == [report.preflight]
-    assert told[0].steps == report.planned_steps
-    assert told[0].parameters == report.parameters
-    assert sum(group.parameters for group in told[0].trainable) == report.trainable_parameters
+    report = train(
+        products, products, prompt, settings, tiny.path, tmp_path, data_fingerprint="", on_message=told.append
+    )
+    plan = report.preflight
+    assert told[:-1] == plan.lines
+    assert told[-1].startswith("memory: ")
+    assert plan.steps == report.planned_steps
+    assert plan.parameters == report.parameters
+    assert sum(group.parameters for group in plan.trainable) == report.trainable_parameters
 
 
 def test_people_are_told_in_lines(look: Look) -> None:
-    found = look(output_learning_rate=1e-2, epochs=3).model_copy(
-        update={
-            "memory": Memory(weights=8 << 30, adapter=384 << 20, training=29 << 30, evaluation=5 << 30),
-            "free_memory_bytes": 79 << 30,
-            "seconds": 3700.0,
-        }
-    )
-    assert found.lines == [
+    assert look(output_learning_rate=1e-2, epochs=3).lines == [
         "trained: o_proj x 2, qkv_proj x 2, gate_up_proj x 2, down_proj x 2, lm_head x 1: 17,552 of 63,928 parameters "
         "(27.46%)",
         "learned of product P0: 'Product: Red\\nCategory: WARM\\nFull Price: 12<|end|>'",
         "photos: 5 for 3 epochs: 3 steps of 5; image tokens 21 to 27, median 27; sequence length 146 to 158, "
         "median 157",
-        "memory: about 37.4 GiB of 79.0 GiB free (weights 8.0 GiB, adapter and optimiser 384 MiB, a batch 29.0 GiB)",
-        "time: about 1 h 2 min",
     ]
-    cpu = found.model_copy(update={"free_memory_bytes": None, "seconds": 3.2})
-    assert cpu.lines[3].startswith("memory: about 37.4 GiB of tensors (")
-    assert cpu.lines[4] == "time: about 4 s"
-
-
-@pytest.mark.parametrize(
-    ("share", "advice"),
-    [
-        (0.6, "; set batch_size: 2"),
-        (
-            0.01,
-            "; no batch_size fits, not even with gradient_checkpointing and the smallest base: "
-            "lower num_crops or use another GPU",
-        ),
-    ],
-)
-def test_a_gpu_that_is_too_small_is_refused_before_the_base_is_loaded(
-    look: Look, monkeypatch: pytest.MonkeyPatch, share: float, advice: str
-) -> None:
-    settings: dict[str, Any] = {"batch_size": 4, "effective_batch_size": 4}
-    needed = look(**settings).memory.total
-    free = int(share * needed)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
-    with pytest.raises(UsageError) as raised:
-        look("cuda", **settings)
-    assert str(raised.value) == (
-        f"GPU memory: training needs about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free{advice}"
-    )
-
-
-def test_nothing_is_loaded_where_the_gpu_is_too_small(
-    tiny: Tiny,
-    products: list[Product],
-    prompt: Prompt,
-    make_settings: Make,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def loaded(*_: Any, **__: Any) -> None:
-        raise AssertionError("the base was loaded")
-
-    monkeypatch.setattr(run_module, "load_base", loaded)
-    monkeypatch.setattr(run_module, "device_and_dtype", lambda _: (torch.device("cuda"), torch.bfloat16))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 1000))
-    with pytest.raises(UsageError, match=r"^GPU memory: training needs about "):
-        train(products, products, prompt, make_settings(), tiny.path, tmp_path, data_fingerprint="")
-
-
-def test_advice_names_every_setting_to_change(make_settings: Make) -> None:
-    settings = make_settings(batch_size=4, effective_batch_size=4)
-    fits = settings.model_copy(update={"batch_size": 2, "gradient_checkpointing": True})
-    assert preflight_module._too_large(settings, 80 << 30, 24 << 30, fits) == (
-        "GPU memory: training needs about 80.0 GiB, 24.0 GiB are free; set batch_size: 2, gradient_checkpointing: true"
-    )
-
-
-def test_a_gpu_that_is_large_enough_is_not_refused(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (80 << 30, 80 << 30))
-    monkeypatch.setattr(preflight_module, "sustained_rate", lambda device, dtype: 1e14)
-    assert look("cuda").free_memory_bytes == 80 << 30
 
 
 @pytest.mark.parametrize("title", ["Red", "RED", " red ", "R\uff45d", "Red\u00a0"])

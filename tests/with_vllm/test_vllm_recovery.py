@@ -248,10 +248,12 @@ def test_an_adapter_gets_room_for_its_rank(tmp_path: Path) -> None:
 
 def test_an_adapter_that_is_served_merged_only_is_not_served_beside_its_base(tmp_path: Path) -> None:
     prompt, how = make_prompt(("BAGS", "HATS"), "EUR"), Preparation(4, 112)
-    adapter = Adapter(tmp_path, "id", TINY_MODEL, None, how, ("use_dora: no DoRA",), prompt, Calibration.uncalibrated())
+    adapter = Adapter(
+        tmp_path, "id", TINY_MODEL, None, how, ("adapt_vision: no LoRA",), prompt, Calibration.uncalibrated()
+    )
     with pytest.raises(UsageError) as caught:
         load_vllm_engine(adapter, RunSettings(served="lora"))
-    assert str(caught.value) == f"adapter {tmp_path}: served: lora: use_dora: no DoRA; set served to merged"
+    assert str(caught.value) == f"adapter {tmp_path}: served: lora: adapt_vision: no LoRA; set served to merged"
 
 
 @pytest.mark.parametrize(

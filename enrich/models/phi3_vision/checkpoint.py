@@ -245,7 +245,7 @@ def _known_stop_ids(adapter: Path, processor: Phi3VProcessor) -> list[int]:
     known = processor.tokenizer.get_vocab()
     unknown = [token for token in STOP_TOKENS if token not in known]
     if unknown:
-        raise ValueError(f"adapter {adapter}: its tokenizer has no {unknown[0]}, where an answer ends")
+        raise CheckpointError(f"adapter {adapter}", f"its tokenizer has no {unknown[0]}, where an answer ends")
     return stop_ids(processor)
 
 
@@ -279,10 +279,10 @@ def _read_adapter(adapter: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
         config = PeftConfig.from_pretrained(str(adapter))
         weights = load_file(adapter / _ADAPTER_WEIGHTS)
     except (ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise ValueError(f"adapter {adapter}: cannot be read: {error}") from error
+        raise CheckpointError(f"adapter {adapter}", f"cannot be read: {error}") from error
     # Initialisations other than these change the base's weights, so that the adapter alone is not the whole difference.
     if not isinstance(config, LoraConfig) or config.init_lora_weights not in (True, False, "gaussian"):
-        raise ValueError(f"adapter {adapter}: only plain LoRA adapters can be merged")
+        raise CheckpointError(f"adapter {adapter}", "only plain LoRA adapters can be merged")
     return config, weights
 
 
