@@ -55,7 +55,10 @@ def try_longest_batch(model: PeftModel, photos: Photos, settings: TrainSettings,
 
 
 def _step(model: PeftModel, photos: Photos, settings: TrainSettings, arguments: TrainingArguments) -> None:
-    """Forward, backward and an optimiser step as Trainer makes them, in the same precision and compiled alike."""
+    """Forward, backward and an optimiser step as Trainer makes them.
+
+    In the same precision and with the same arguments, so that training reuses the code that is compiled here.
+    """
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(arguments.gradient_checkpointing_kwargs)
     model.train()
@@ -67,7 +70,7 @@ def _step(model: PeftModel, photos: Photos, settings: TrainSettings, arguments: 
     full = len(photos) == settings.batch_size
     with uncast_lora_inputs(model), torch.compiler.set_stance("default" if full else "force_eager"):
         with torch.autocast(model.device.type, torch.bfloat16, enabled=arguments.bf16):
-            loss = model(**batch, num_items_in_batch=(batch["labels"] != IGNORED).sum()).loss
+            loss = model(**batch, use_cache=False, num_items_in_batch=(batch["labels"] != IGNORED).sum()).loss
         loss.backward()
     optimizer(model, settings, arguments).step()
 

@@ -129,7 +129,9 @@ def test_compiled_layers_learn_the_same(
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert names[0] == names[1]
-    assert graphs[0] == 0 < graphs[1]
+    # A tower layer, the first decoder layer, which has no gradient to pass on, and the others: training reuses the
+    # code that the trial step compiled.
+    assert graphs == [0, 3]
 
 
 _ONE_OF_TWO = """
