@@ -37,7 +37,7 @@ from enrich.train.examples import check_answers
 from enrich.train.overfit import overfit_one_batch
 from enrich.train.preflight import refuse_leaks
 from enrich.train.recipe import resolve_model
-from enrich.train.record import Dropped
+from enrich.train.record import Dropped, Preflight
 from enrich.train.run import model_errors, train
 from enrich.vocabulary import RECORD_FILE, Product
 
@@ -102,6 +102,10 @@ def finetune(
             fresh = [one for one in dropped if one.product_code not in known]
             _announce(describe_unlearnable(labelled, fresh), announce)
 
+        def announce_plan(plan: Preflight) -> None:
+            _announce(plan.lines, announce)
+            progress("loading the base model", 0, 0)
+
         with disk_errors(work):
             report = train(
                 splits.train,
@@ -112,7 +116,7 @@ def finetune(
                 work,
                 data_fingerprint=labelled.fingerprint,
                 progress=lambda state: progress(state.what, state.step, state.steps),
-                announce=lambda plan: [announce(line) for line in plan.lines],
+                announce=announce_plan,
                 check_dropped=check_photos,
             )
         if not leads():
@@ -205,6 +209,7 @@ def _calibrate_and_score(
         max_new_tokens=settings.max_new_tokens, limits=settings.limits,
     )  # fmt: skip
     adapter = read_adapter(directory)
+    progress("loading the adapter", 0, 0)
     engine = start_engine(adapter, run_settings)
     answers = predict(engine, adapter, splits.calibration, settings.limits, "calibrating", progress)
     unread = _without_photo(splits.calibration, answers)

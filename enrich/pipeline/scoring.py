@@ -83,6 +83,7 @@ def score_adapter(
         raise UsageError(f"out {out}: is the adapter itself, whose own scores would be lost; name another folder")
     with local_tree(adapter) as directory, local_tree(catalog) as folder:
         loaded = open_adapter(directory, settings.base)
+        progress("starting the engine", 0, 0)
         engine = start_engine(loaded, settings)
         found = [_score(engine, loaded, folder, settings, columns, progress, announce)]
         if (folder / HOLDOUT).is_dir():
@@ -293,6 +294,7 @@ def score_base(
     adapter: Adapter, products: Sequence[Product], settings: RunSettings, what: str, progress: Progress
 ) -> Scores:
     """Scores of the adapter's base with the same prompt, without the grammar pass."""
+    progress("loading the base model", 0, 0)
     engine = load_base_engine(base_of(adapter), adapter, settings)
     predictions = predict(engine, adapter, products, settings.limits, what, progress, second_pass=False)
     engine.close()
