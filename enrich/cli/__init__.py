@@ -24,8 +24,8 @@ app = typer.Typer(
 )
 catalog_app = typer.Typer(no_args_is_help=True, help="Make or fetch a labelled catalog.")
 app.add_typer(catalog_app, name="catalog")
-for command in (catalogs.sample, catalogs.fetch):
-    catalog_app.command()(command)
+for catalog_command in (catalogs.sample, catalogs.fetch):
+    catalog_app.command()(catalog_command)
 for command in (
     adapters.finetune, adapters.score, adapters.merge,
     runs.run, runs.publish, runs.rollback, runs.rebuild, runs.tidy, runs.report, runs.review,
