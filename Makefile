@@ -10,7 +10,7 @@ export DO_NOT_TRACK = 1
 export PYTHONDONTWRITEBYTECODE =
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: demo test test-faults test-live test-ray test-ui test-vllm lint ui install clean
+.PHONY: demo docs test test-faults test-live test-ray test-ui test-vllm lint ui install clean
 
 install: $(STAMP)
 
@@ -61,6 +61,11 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m docs.reference --check
+
+# The pages that are written from the code.
+docs: install
+	$(BIN)/python -m docs.reference
 
 ui: install
 	$(BIN)/python -m deployments.bring_up

@@ -4,9 +4,10 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -24,6 +25,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from enrich.errors import EnrichError, redact
+from enrich.pipeline.progress import describe_duration, describe_progress
 from enrich.vocabulary import TRANSIENT, ErrorKind
 
 if TYPE_CHECKING:
@@ -147,30 +149,70 @@ def describe_nothing(record: "RunRecord") -> str:
 
 
 class _Rate(ProgressColumn):
-    """Items a second, once there is something to divide."""
+    """Items per second, once there is something to divide."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.1f}/s" if task.speed else "", style="cyan")
 
 
 @contextmanager
-def progress_bars() -> "Iterator[Callback]":
-    """A bar for each kind of work, with a rate and an estimate of the time left."""
+def progress_bars(what: str, every_seconds: float = 20.0) -> "Iterator[Callback]":
+    """Show how far long work is, on standard error.
+
+    A terminal gets a bar for each kind of work, with its rate and the time left. A file or a pipe gets a line every
+    `every_seconds`, also while the work reports nothing. `what` names the work until it reports its first step.
+    """
     columns = (
         SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _Rate(),
         TimeRemainingColumn(),
     )  # fmt: skip
-    seen = errors.is_terminal and speaks()  # into a file go blank lines at best
-    with Progress(*columns, console=errors, transient=True, disable=not seen) as bars:
-        tasks: dict[str, Any] = {}
+    on_terminal = errors.is_terminal
+    with Progress(*columns, console=errors, transient=True, disable=not (on_terminal and speaks())) as bars:
+        tasks = {what: bars.add_task(what, total=None)}
+        current = what
 
         def update(what: str, done: int, total: int) -> None:
+            nonlocal current
             kind = what.partition(",")[0]
+            if kind != current and bars.tasks[tasks[current]].total is None:
+                bars.update(tasks[current], visible=False)  # it would never fill
             if kind not in tasks:
                 tasks[kind] = bars.add_task(what, total=total or None)
-            bars.update(tasks[kind], description=what, completed=done, total=total or None)
+            bars.update(tasks[kind], description=what, completed=done, total=total or None, visible=True)
+            current = kind
 
-        yield update
+        if on_terminal or not speaks():
+            yield update
+            return
+        with _repeated(lambda: errors.print(_describe(bars.tasks[tasks[current]])), every_seconds):
+            yield update
+
+
+@contextmanager
+def _repeated(act: Callable[[], object], every_seconds: float) -> Iterator[None]:
+    """Call `act` every so often, on a thread, until the block ends."""
+    done = Event()
+
+    def repeat() -> None:
+        while not done.wait(every_seconds):
+            act()
+
+    thread = Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _describe(task: Task) -> str:
+    """`photos: 120 of 3,000, 3.0/s, 16 min 0 s left (40 s so far)`."""
+    rate = 0.0 if task.finished else task.speed or 0.0
+    line = describe_progress(task.description, int(task.completed), int(task.total or 0), rate)
+    if task.finished:
+        line += ", next step under way"
+    return f"{line} ({describe_duration(task.get_time() - (task.start_time or 0))} so far)"
 
 
 def speaks() -> bool:

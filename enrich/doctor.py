@@ -1,4 +1,4 @@
-"""What this machine can run, what is missing, and the command that mends it."""
+"""What this machine can run, what is missing, and the command that fixes it."""
 
 import importlib.util
 import os
@@ -26,7 +26,7 @@ class Finding:
     here: str
     ok: bool
     required: bool
-    mend: str
+    fix: str
 
 
 def examine(output: str | None = None, s3: S3Settings = PLAIN_S3) -> list[Finding]:
@@ -60,17 +60,17 @@ def _packages() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    mend = f"a CUDA GPU with 16 GiB or more runs {PHI3_VISION}; without one the tiny base is used"
+    fix = f"a CUDA GPU with 16 GiB or more runs {PHI3_VISION}; without one the tiny base is used"
     if importlib.util.find_spec("torch") is None:
         return
     import torch
 
     if not torch.cuda.is_available():
-        yield Finding("GPU", "-", False, False, mend)
+        yield Finding("GPU", "-", False, False, fix)
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         here = f"{properties.name}, {properties.total_memory / GIB:.0f} GiB"
-        yield Finding(f"GPU {index}", here, properties.total_memory >= 15 * GIB, False, mend)
+        yield Finding(f"GPU {index}", here, properties.total_memory >= 15 * GIB, False, fix)
 
 
 def _machine() -> Iterator[Finding]:
@@ -85,17 +85,17 @@ def _credentials(output: str | None) -> Finding:
     import boto3.session
     from botocore.exceptions import BotoCoreError
 
-    mend = "for s3:// set AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use an instance role"
+    fix = "for s3:// set AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use an instance role"
     try:
         credentials = boto3.session.Session().get_credentials()
     except BotoCoreError as error:  # an unknown profile, half a key pair, a broken configuration file
-        credentials, mend = None, f"{' '.join(str(error).split())}; {mend}"
+        credentials, fix = None, f"{' '.join(str(error).split())}; {fix}"
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     # The method tells where credentials came from; they themselves are never shown, nor those in an endpoint's URL.
     endpoint = re.sub("//[^/]*@", "//", endpoint)
     here = f"{credentials.method}{f', endpoint {endpoint}' if endpoint else ''}" if credentials else "-"
     wanted = output is not None and is_s3(output)
-    return Finding("S3 credentials", here, credentials is not None, wanted, mend)
+    return Finding("S3 credentials", here, credentials is not None, wanted, fix)
 
 
 def _output(output: str, s3: S3Settings) -> Iterator[Finding]:

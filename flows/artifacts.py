@@ -20,7 +20,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 
 from enrich.output.run_record import RunRecord
 from enrich.pages.report import render_summary, score_table
-from enrich.pipeline.progress import Progress
+from enrich.pipeline.progress import Progress, describe_progress
 from enrich.pipeline.run.records import contact_sheet
 from enrich.settings.run import RunSettings
 from enrich.storage import is_s3
@@ -65,22 +65,6 @@ class ProgressArtifact:
 def _send(artifact: Any, share: float, line: str) -> None:
     with suppress(Exception), get_client(sync_client=True) as client:
         client.update_artifact(artifact, ArtifactUpdate(data=share, description=line))
-
-
-def describe_progress(what: str, done: int, total: int, rate: float) -> str:
-    """`photos: 1,024 of 7,500, 33.1/s, 3 min 16 s left`; `rate` in items a second, 0 where it is not known."""
-    parts = [f"{what}: {done:,} of {total:,}" if total else f"{what}: {done:,}"]
-    if rate > 0:
-        parts.append(f"{rate:,.1f}/s")
-        if total > done:
-            parts.append(f"{_duration((total - done) / rate)} left")
-    return ", ".join(parts)
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, second = divmod(rest, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {second} s" if minutes else f"{second} s"
 
 
 def show_scores(metrics: dict[str, Any], where: str) -> None:

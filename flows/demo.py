@@ -46,15 +46,13 @@ SHEET = "contact_sheet.jpg"
 
 
 @flow(name="demo", flow_run_name="demo in {folder}")
-def demo(folder: str = "demo") -> tuple[Finetuned, dict[str, Any], RunRecord]:
+def demo(folder: str, progress: Any) -> tuple[Finetuned, dict[str, Any], RunRecord]:
     """Make a catalog and a bucket in `folder`, teach the tiny base the catalog, and enrich the bucket."""
     catalog, bucket, adapter, output = (f"{folder}/{part}" for part in PARTS)
-    with progress_bars() as progress:
-        tasks.sample(catalog, bucket, SAMPLE, progress)
-        done = tasks.train(catalog, adapter, TRAINING.settings(TINY_MODEL), progress)
-        holdout = tasks.score_unlike(adapter, catalog, f"{folder}/{SHEET}", RUN, progress)
-        record = enrich(RunRequest(bucket, adapter, output, RUN), progress)
-    return done, holdout, record
+    tasks.sample(catalog, bucket, SAMPLE, progress)
+    done = tasks.train(catalog, adapter, TRAINING.settings(TINY_MODEL), progress)
+    holdout = tasks.score_unlike(adapter, catalog, f"{folder}/{SHEET}", RUN, progress)
+    return done, holdout, enrich(RunRequest(bucket, adapter, output, RUN), progress)
 
 
 def main(folder: str = "demo") -> int:
@@ -64,7 +62,8 @@ def main(folder: str = "demo") -> int:
     try:
         make_room(Path(folder))
         console.print(f"catalog, bucket, adapter and output go to {folder}/; this takes some minutes")
-        done, holdout, record = demo(folder)
+        with progress_bars("starting Prefect") as progress:
+            done, holdout, record = demo(folder, progress)
         console.print(_heading("Unseen products", f" ({done.metrics['test']['rows']}, the test split)"))
         print_scores(done.metrics)
         rows = holdout["test"]["rows"]

@@ -32,6 +32,7 @@ def score_holdout(adapter: str, catalog: str, settings: RunSettings, progress: P
     if not folder.is_dir():
         raise UsageError(f"catalog {catalog}: has no {HOLDOUT}/; make the sample with a hold-out")
     products = read_catalog(folder).products[:HOLDOUT_ROWS]
+    progress("loading the adapter", 0, 0)
     engine = start_engine(loaded, settings)
     predictions = predict(engine, loaded, products, settings.limits, "scoring the hold-out", progress)
     engine.close()

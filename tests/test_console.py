@@ -1,10 +1,11 @@
-"""What `enrich run` says at its end."""
+"""What `enrich run` says at its end, and what long work says meanwhile."""
 
+import time
 from typing import Any
 
 import pytest
 
-from enrich.console import print_record
+from enrich.console import print_record, progress_bars
 from enrich.output.run_record import Changes, RunRecord
 from tests.testing.rows import at, make_run
 
@@ -43,3 +44,46 @@ def test_every_photo_has_its_answer_only_where_that_is_true(capsys: pytest.Captu
 def test_photos_that_left_the_source_are_always_told(capsys: pytest.CaptureFixture[str], state: str) -> None:
     changes = Changes(0, 0, 0, 0, {}, 0, 0, gone=5, examples=())
     assert "5 photos that were there before are gone from s3://photos" in said(capsys, state=state, changes=changes)
+
+
+def heartbeat(capsys: pytest.CaptureFixture[str], *steps: tuple[str, int, int]) -> list[str]:
+    """The lines that work without a terminal prints after it has reported `steps` and then says nothing more."""
+    with progress_bars("fine-tuning", every_seconds=0.01) as progress:
+        for step in steps:
+            progress(*step)
+        time.sleep(0.1)
+    return capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("steps", "line"),
+    [
+        ([], "fine-tuning (0 s so far)"),
+        ([("loading the base model", 0, 0)], "loading the base model (0 s so far)"),
+        ([("listing", 1000, 0), ("photos", 1, 3)], "photos: 1 of 3 (0 s so far)"),
+        ([("photos", 1, 3), ("photos", 3, 3)], "photos: 3 of 3, next step under way (0 s so far)"),
+        ([("training, loss 2.0", 1, 9), ("training, loss [1.9]", 1, 9)], "training, loss [1.9]: 1 of 9 (0 s so far)"),
+    ],
+)
+def test_without_a_terminal_the_last_step_is_repeated(
+    capsys: pytest.CaptureFixture[str], steps: list[tuple[str, int, int]], line: str
+) -> None:
+    lines = heartbeat(capsys, *steps)
+
+    assert len(lines) > 1
+    assert lines[-1] == line
+
+
+def test_work_that_is_done_before_the_first_line_is_due_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bars("fine-tuning") as progress:
+        progress("photos", 1, 2)
+
+    assert capsys.readouterr() == ("", "")
+
+
+def test_of_processes_that_train_together_only_the_first_prints(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+
+    assert heartbeat(capsys, ("photos", 1, 3)) == []

@@ -108,10 +108,10 @@ def test_memory_and_disk_are_judged(monkeypatch: pytest.MonkeyPatch, memory: int
 
 
 def test_no_credentials_matter_only_to_s3(tmp_path: Path) -> None:
-    mend = "for s3:// set AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use an instance role"
+    fix = "for s3:// set AWS_PROFILE, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use an instance role"
 
-    assert findings(str(tmp_path))["S3 credentials"] == Finding("S3 credentials", "-", False, False, mend)
-    assert findings("s3://bucket/out")["S3 credentials"] == Finding("S3 credentials", "-", False, True, mend)
+    assert findings(str(tmp_path))["S3 credentials"] == Finding("S3 credentials", "-", False, False, fix)
+    assert findings("s3://bucket/out")["S3 credentials"] == Finding("S3 credentials", "-", False, True, fix)
 
 
 def test_credentials_are_found_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_credentials_that_are_set_up_wrong_are_told(
     found = findings()["S3 credentials"]
 
     assert (found.here, found.ok) == ("-", False)
-    assert found.mend.startswith(reason)
+    assert found.fix.startswith(reason)
 
 
 def test_a_local_output_can_be_written(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_an_output_where_if_match_is_ignored(s3_bucket: str, s3_server: Any) -> 
     found = findings(output)
 
     assert (found["output"].here, found["output"].ok, found["output"].required) == (here, False, True)
-    assert found["output"].mend.endswith("or the setting `s3: {lock: true}`")
+    assert found["output"].fix.endswith("or the setting `s3: {lock: true}`")
     works = "keeps one publisher out while another writes"
     assert found["lock object"] == Finding("lock object", works, True, False, "")
 
@@ -199,7 +199,7 @@ def test_an_output_without_conditional_writes(s3_bucket: str, s3_server: Any, lo
     found = findings(f"{s3_bucket}/out", lock=lock)
 
     assert (found["output"].ok, found["output"].required) == (False, True)
-    assert ": ignores conditional writes, so two runs could overwrite each other" in found["output"].mend
+    assert ": ignores conditional writes, so two runs could overwrite each other" in found["output"].fix
     assert "lock object" not in found
 
 
@@ -207,7 +207,7 @@ def test_a_bucket_that_is_not_there(s3_server: object) -> None:
     found = findings("s3://no-such-bucket/out")["output"]
 
     assert (found.here, found.ok, found.required) == ("s3://no-such-bucket/out", False, True)
-    assert found.mend == "s3://no-such-bucket/out: there is no bucket no-such-bucket; create it or check the name"
+    assert found.fix == "s3://no-such-bucket/out: there is no bucket no-such-bucket; create it or check the name"
 
 
 @pytest.mark.parametrize(
@@ -220,4 +220,4 @@ def test_a_vllm_that_does_not_know_the_plugin(monkeypatch: pytest.MonkeyPatch, p
     found = findings()["vLLM plugin"]
 
     assert (found.here, found.ok, found.required) == (here, bool(points), False)
-    assert found.mend == "install enrich again: its entry point is missing"
+    assert found.fix == "install enrich again: its entry point is missing"

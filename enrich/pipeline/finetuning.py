@@ -213,6 +213,7 @@ def _calibrate_and_score(
         max_new_tokens=settings.max_new_tokens, limits=settings.limits,
     )  # fmt: skip
     adapter = read_adapter(directory)
+    progress("loading the adapter", 0, 0)
     engine = start_engine(adapter, run_settings)
     answers = predict(engine, adapter, splits.calibration, settings.limits, "calibrating", progress)
     unread = _without_photo(splits.calibration, answers)

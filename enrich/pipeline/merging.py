@@ -114,10 +114,12 @@ def _adapter_errors(adapter: Adapter) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        of_adapter = isinstance(error, CheckpointError) and error.place == f"adapter {adapter.path}"
-        reason = (error.reason if of_adapter else str(error)).splitlines()[0]
+        reason = str(error)
+        if isinstance(error, CheckpointError) and error.place == f"adapter {adapter.path}":
+            reason = error.reason  # the line below names the place
         raise UsageError(
-            f"adapter {adapter.path}: it cannot be merged: {reason}; fine-tune again, or name the base it was made from"
+            f"adapter {adapter.path}: it cannot be merged: {reason.splitlines()[0]}; fine-tune again, or name the base "
+            "it was made from"
         ) from error
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +30,7 @@ from enrich.output.schema import SCORE_SCHEMA
 from enrich.pages.report import render_scores
 from enrich.photos.decode import ImageRefused, Preparation, prepare
 from enrich.photos.decoders import Decoders, DecodingFailed, cores
-from enrich.pipeline.progress import Progress, silent
+from enrich.pipeline.progress import OnMessage, Progress, silent, unheard
 from enrich.scores.assess import SCORES_FILE, VERDICTS_KEY, assess
 from enrich.scores.metrics import Scores, baselines, score
 from enrich.scores.worth import tell
@@ -71,11 +71,11 @@ def score_adapter(
     columns: Columns | None = None,
     out: str | None = None,
     progress: Progress = silent,
-    announce: Callable[[str], object] = lambda line: None,
+    on_message: OnMessage = unheard,
 ) -> list[Scored]:
     """Scores of an adapter on a catalog: the test split of the one it was made from, every row of any other.
 
-    A sample catalog's hold-out is scored after it. `announce` receives lines that say which rows of the catalog are
+    A sample catalog's hold-out is scored after it. `on_message` gets lines that say which rows of the catalog are
     left out and why. With `out`, metrics.json, scores.parquet and a page of plots are written there, the hold-out's
     below holdout/.
     """
@@ -83,10 +83,11 @@ def score_adapter(
         raise UsageError(f"out {out}: is the adapter itself, whose own scores would be lost; name another folder")
     with local_tree(adapter) as directory, local_tree(catalog) as folder:
         loaded = open_adapter(directory, settings.base)
+        progress("starting the engine", 0, 0)
         engine = start_engine(loaded, settings)
-        found = [_score(engine, loaded, folder, settings, columns, progress, announce)]
+        found = [_score(engine, loaded, folder, settings, columns, progress, on_message)]
         if (folder / HOLDOUT).is_dir():
-            found.append(_score(engine, loaded, folder / HOLDOUT, settings, columns, progress, announce))
+            found.append(_score(engine, loaded, folder / HOLDOUT, settings, columns, progress, on_message))
         engine.close()
     if out is not None:
         store = open_store(out, create=True)
@@ -105,10 +106,10 @@ def _score(
     settings: RunSettings,
     columns: Columns | None,
     progress: Progress,
-    announce: Callable[[str], object],
+    on_message: OnMessage,
 ) -> Scored:
     columns = columns or trained_with(adapter).columns
-    products, splits = products_to_score(adapter, folder, columns, announce)
+    products, splits = products_to_score(adapter, folder, columns, on_message)
     predictions = predict(engine, adapter, products, settings.limits, "scoring", progress)
     table, metrics = measure(products, predictions, adapter.calibration, read_truth(folder))
     metrics = tell({**metrics, "baselines": baselines(splits.train if splits else products, products)})
@@ -246,16 +247,16 @@ def products_to_score(
     adapter: Adapter,
     catalog: Path,
     columns: Columns | None = None,
-    announce: Callable[[str], object] = lambda line: None,
+    on_message: OnMessage = unheard,
 ) -> tuple[Sequence[Product], Splits | None]:
     """Products that the adapter has not seen: of its own catalog the test split, with all splits; of any other, all.
 
-    `announce` receives lines that say which rows of the catalog are left out and why.
+    `on_message` gets lines that say which rows of the catalog are left out and why.
     """
     settings = trained_with(adapter)
     labelled = read_catalog(catalog, columns or settings.columns)
     for line in labelled.lines:
-        announce(line)
+        on_message(line)
     if labelled.fingerprint != json.loads((adapter.path / RECORD_FILE).read_text())["data_fingerprint"]:
         return labelled.products, None
     splits = split_catalog(labelled.products, settings.split)
@@ -293,6 +294,7 @@ def score_base(
     adapter: Adapter, products: Sequence[Product], settings: RunSettings, what: str, progress: Progress
 ) -> Scores:
     """Scores of the adapter's base with the same prompt, without the grammar pass."""
+    progress("loading the base model", 0, 0)
     engine = load_base_engine(base_of(adapter), adapter, settings)
     predictions = predict(engine, adapter, products, settings.limits, what, progress, second_pass=False)
     engine.close()

@@ -26,9 +26,12 @@ class Evaluation(_Record):
 
 
 class TrainProgress(_Record):
-    """A moment of the run. `step` of `steps`: photos while they are read, then optimiser steps."""
+    """A moment of the run. `step` of `steps`: photos while they are read, then optimiser steps.
 
-    stage: Literal["photos", "training"]
+    Both are 0 while the base model is loaded.
+    """
+
+    stage: Literal["photos", "base", "training"]
     step: int
     steps: int
     epoch: float = 0.0
@@ -41,6 +44,8 @@ class TrainProgress(_Record):
         """The current work, for a progress bar's caption."""
         if self.stage == "photos":
             return "reading photos"
+        if self.stage == "base":
+            return "loading the base model"
         score = f", score {self.evaluation.score:.2f}" if self.evaluation else ""
         return f"training, loss {self.loss:.3f}{score}"
 

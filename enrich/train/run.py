@@ -156,6 +156,7 @@ def _train_adapter(
 ) -> TrainResult:
     """Train, write the adapter as UNVERIFIED, and keep the outputs that the merged model is compared with."""
     settings = job.settings
+    on_progress(TrainProgress(stage="base", step=0, steps=0))
     with model_errors(settings), refuse_out_of_memory(settings):
         model = load_base(job.base, settings, device=job.device, dtype=job.dtype)
     photos, unseen = (

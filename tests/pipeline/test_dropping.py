@@ -134,7 +134,7 @@ def test_photos_that_cannot_be_decoded_count_too(
 def test_scoring_tells_what_is_left_out_of_a_catalog(story: Any, catalog: Path) -> None:
     _damage(catalog, range(1, 5), local_image_path="images/gone.jpg")
     told: list[str] = []
-    products, _ = products_to_score(read_adapter(story.adapter), catalog, announce=told.append)
+    products, _ = products_to_score(read_adapter(story.adapter), catalog, on_message=told.append)
     assert len(products) == 36
     assert [line.partition(" (row")[0] for line in told] == ["left out: 4 of 40 rows: 4 photo not found"]
 

@@ -32,6 +32,7 @@ def run_enrichment(request: RunRequest, progress: Progress = silent, on_message:
             on_message(f"warning: {line}")
         shards = run.missing_shards()
         if shards:
+            progress("starting the engine", 0, 0)
             with open_runner(run, progress, on_message) as runner:
                 total = run.manifest.rows
                 before = done = total - run.manifest.rows_in(shards)
@@ -40,6 +41,7 @@ def run_enrichment(request: RunRequest, progress: Progress = silent, on_message:
                     progress("photos", done, total)
                 if done < total:
                     on_message(f"stopped at its deadline: {total - done:,} of {total:,} photos are left")
+        progress("publishing", 0, 0)
         return finish_run(run)
 
 

@@ -80,11 +80,13 @@ def compare_engines(
     adapter: Adapter, settings: RunSettings, requests: Sequence[Request], progress: Progress, stack: ExitStack
 ) -> tuple[Engine, ParityRecord]:
     """vLLM's engine, closed with `stack`, and how it compares. One model at a time: a small GPU has no room for two."""
+    progress("loading the model", 0, 0)
     reference = load_engine(adapter, settings)
     ours = _complete(reference, requests, "comparing, transformers", progress)
     reference.close()
     del reference
     free_memory()
+    progress("starting vLLM", 0, 0)
     engine = start_engine(adapter, settings)
     stack.callback(engine.close)
     theirs = _complete(engine, requests, "comparing, vLLM", progress)

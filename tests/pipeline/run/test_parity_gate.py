@@ -250,7 +250,7 @@ def test_options_that_do_not_go_together(
     code, _, told = enrich(monkeypatch, capsys, "score", "--adapter", "a", *arguments)
 
     assert code == 2
-    assert "scoring needs --catalog; --rows goes with --parity; `enrich --help` shows what there is" in told
+    assert "scoring needs --catalog; --rows goes with --parity; `enrich --help` lists commands and options" in told
 
 
 @pytest.mark.parametrize(

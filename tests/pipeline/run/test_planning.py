@@ -10,7 +10,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from enrich import cli
+from enrich.cli.options import parse_duration
+from enrich.cli.runs import publish, rollback
 from enrich.engines.adapter import read_adapter
 from enrich.errors import UsageError
 from enrich.pipeline.releasing import roll_back
@@ -93,11 +94,11 @@ def test_a_rollback_by_command(story: Any, tmp_path: Path, capsys: pytest.Captur
     places = str(story.bucket), str(story.adapter), str(tmp_path)
     run_enrichment(RunRequest(*places, SETTINGS, run_id="one", limit=4))
     run_enrichment(RunRequest(*places, SETTINGS, run_id="two", limit=4))
-    cli.rollback(output=str(tmp_path), run_id="one")
+    rollback(output=str(tmp_path), run_id="one")
     assert "as of run one; held back since: two" in capsys.readouterr().out
     assert len(keys_in(tmp_path)) == 4
     assert run_enrichment(RunRequest(*places, SETTINGS, run_id="two")).state == "held"
-    cli.publish(output=str(tmp_path), run_id="two")
+    publish(output=str(tmp_path), run_id="two")
     assert len(keys_in(tmp_path)) == 8
     with pytest.raises(UsageError, match="run three: not in"):
         roll_back(str(tmp_path), "three")
@@ -107,13 +108,15 @@ def test_a_rollback_by_command(story: Any, tmp_path: Path, capsys: pytest.Captur
     ("text", "seconds"), [("6h", 21600), ("90m", 5400), ("2h30m", 9000), ("45s", 45), ("2d", 172800)]
 )
 def test_lengths_of_time(text: str, seconds: int) -> None:
-    assert cli.parse_duration(text).total_seconds() == seconds
+    assert parse_duration(text).total_seconds() == seconds
 
 
 @pytest.mark.parametrize("text", ["", "6", "h", "-1h", "1h 5", "tomorrow"])
 def test_what_is_no_length_of_time(text: str) -> None:
-    with pytest.raises(UsageError, match=f"{re.escape(repr(text))} is no length of time; write 90d, 6h, 2h30m or 45s"):
-        cli.parse_duration(text)
+    with pytest.raises(
+        UsageError, match=f"{re.escape(repr(text))} is not a length of time; write 90d, 6h, 2h30m or 45s"
+    ):
+        parse_duration(text)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,127 @@
+"""`enrich finetune`, `score` and `merge`: make, measure and export an adapter."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+import enrich
+from enrich.cli.options import Adapter, Base, Config, Engine, say
+from enrich.console import console, errors, print_estimates, print_scores, progress_bars
+from enrich.errors import HeldBack
+from enrich.settings.load import load_settings
+from enrich.settings.run import RunSettings
+from enrich.settings.training import MergeSettings, TrainSettings
+
+
+def finetune(
+    catalog: Annotated[str, typer.Option(help="Labelled products with photos: a directory or s3://bucket/prefix.")],
+    out: Annotated[str | None, typer.Option(help="Where the adapter goes.")] = None,
+    model: Annotated[str | None, typer.Option(help="Hub id or directory of a Phi-3-vision.")] = None,
+    overfit_one_batch: Annotated[
+        bool, typer.Option("--overfit-one-batch", help="Only test that the model can learn one batch by heart.")
+    ] = False,
+    allow_dropped: Annotated[
+        bool, typer.Option("--allow-dropped", help="Train even if more than a tenth of the rows cannot be used.")
+    ] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Number of processes, one for each GPU of this machine.")] = 1,
+    config: Config = None,
+) -> None:
+    """Teach Phi-3-vision a catalog: photo to title, category and full price, as a LoRA adapter with known errors."""
+    settings = load_settings(TrainSettings, config, "finetune", model=model, allow_dropped=allow_dropped or None)
+    if overfit_one_batch:
+        _overfit(catalog, settings)
+        return
+    if out is None:
+        raise typer.BadParameter("fine-tuning needs --out (or --overfit-one-batch)")
+    if processes > 1 and "RANK" not in os.environ:
+        from enrich.pipeline.processes import run_together
+
+        code, told = run_together([sys.executable, "-m", "enrich.cli", *sys.argv[1:]], processes)
+        if told:
+            errors.print(Text.assemble(("error: ", "red"), told))
+        raise typer.Exit(code)
+    with progress_bars("fine-tuning") as progress:
+        done = enrich.finetune(catalog, out, settings, progress=progress, on_message=say)
+    print_scores(done.metrics)
+    console.print(f"adapter {done.adapter}: {done.uri}")
+    if done.warning:
+        raise HeldBack(done.warning)
+
+
+def _overfit(catalog: str, settings: TrainSettings) -> None:
+    from enrich.pipeline.finetuning import overfit
+    from enrich.train.overfit import describe_losses
+
+    with progress_bars("learning one batch") as progress:
+        losses = overfit(catalog, settings, progress, on_message=say)
+    console.print(describe_losses(losses))
+    console.print(f"one batch of {catalog} was learned by heart; no adapter was written")
+
+
+def score(
+    adapter: Adapter,
+    catalog: Annotated[str | None, typer.Option(help="Catalog to score on.")] = None,
+    base: Base = None,
+    engine: Engine = None,
+    parity: Annotated[
+        bool, typer.Option("--parity", help="Only compare vLLM with transformers; on drawn photos without a catalog.")
+    ] = False,
+    rows: Annotated[int | None, typer.Option(min=1, help="Number of photos to compare.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for metrics, table and plots; with --parity the comparison's JSON file.")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Score an adapter on a catalog: the test split of the one it was made from, every row of any other."""
+    settings = load_settings(RunSettings, config, "score", engine=engine, base=base)
+    if parity:
+        _compare_engines(adapter, catalog, settings, rows, out)
+        return
+    if catalog is None or rows is not None:
+        raise typer.BadParameter("scoring needs --catalog; --rows goes with --parity")
+    with progress_bars("scoring") as progress:
+        found = enrich.score(adapter, catalog, settings, out=out, progress=progress, on_message=say)
+    for name, scored in zip(("", "/holdout"), found, strict=False):
+        console.print(f"{scored.what} of {catalog}{name}")
+        print_scores(scored.metrics)
+        print_estimates(scored.metrics)
+    console.print(f"adapter: {adapter}")
+    if out is not None:
+        console.print(f"scores: {out}/metrics.json, scores.parquet, scores.html")
+
+
+def _compare_engines(
+    adapter: str, catalog: str | None, settings: RunSettings, rows: int | None, out: Path | None
+) -> None:
+    from enrich.pipeline.comparing import measure_parity
+    from enrich.pipeline.run.parity_gate import PHOTOS
+
+    with progress_bars("comparing engines") as progress:
+        record = measure_parity(adapter, catalog, settings, rows or PHOTOS, out, progress)
+    say(record.summary)
+    console.print(f"the same model: adapter {record.adapter}" + (f": {out}" if out else ""))
+
+
+def merge(
+    adapter: Adapter,
+    out: Annotated[str, typer.Option(help="Where the checkpoint goes.")],
+    base: Base = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16 or float32.")] = None,
+    config: Config = None,
+) -> None:
+    """Write an adapter and its base as one checkpoint, for servers that load no adapters, after comparing the two."""
+    from enrich.pipeline.merging import merge as run
+
+    settings = load_settings(MergeSettings, config, "merge", dtype=dtype)
+    with progress_bars("merging") as progress:
+        done = run(adapter, out, settings, base=base, progress=progress)
+    check = done.check
+    console.print(
+        f"merged beside unmerged: logits differ by {check.relative_difference:.2g} of their size, "
+        f"{check.same_answers} of {check.rows} answers agree"
+    )
+    console.print(f"checkpoint of adapter {done.adapter}: {done.uri}")

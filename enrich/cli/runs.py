@@ -1,0 +1,156 @@
+"""`enrich run`, and what can be done with the output of runs afterwards."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import enrich
+from enrich.cli.options import Adapter, Base, Config, Engine, Output, RunId, parse_duration, say
+from enrich.console import console, print_record, progress_bars
+from enrich.settings.catalog import Columns
+from enrich.settings.load import load_settings
+from enrich.settings.run import RunSettings
+
+
+def run(
+    images: Annotated[str, typer.Option(help="The photos: a directory or s3://bucket/prefix.")],
+    adapter: Adapter,
+    output: Annotated[str, typer.Option(help="Where the tables go: a directory or s3://bucket/prefix.")],
+    run_id: Annotated[str | None, typer.Option(help="Name of the run; give it again to continue it.")] = None,
+    base: Base = None,
+    engine: Engine = None,
+    limit: Annotated[int | None, typer.Option(help="Number of photos at most.")] = None,
+    deadline: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Stop and publish after this time: 6h, 90m, 2h30m.")
+    ] = None,
+    inventory: Annotated[
+        str | None, typer.Option(metavar="URI", help="manifest.json of an S3 Inventory, instead of a listing.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes.")
+    ] = False,
+    config: Config = None,
+) -> None:
+    """Enrich what is new or changed in a bucket, and publish products.parquet."""
+    settings = load_settings(RunSettings, config, "run", engine=engine, base=base)
+    if dry_run:
+        from enrich.pipeline.run import start
+        from enrich.pipeline.run.request import RunRequest
+
+        with progress_bars("planning") as progress:
+            forecast = start.dry_run(RunRequest(images, adapter, output, settings, run_id, limit, inventory), progress)
+        for line in forecast.lines():
+            console.print(line)
+        return
+    with progress_bars("planning") as progress:
+        record = enrich.run(
+            images, adapter, output, settings, run_id=run_id, limit=limit, inventory=inventory, progress=progress,
+            deadline=None if deadline is None else parse_duration(deadline), on_message=say,
+        )  # fmt: skip
+    print_record(record, output)
+    if record.state == "held":
+        from enrich.pipeline.run.records import held_back
+
+        raise held_back(record, output)
+
+
+def publish(output: Output, run_id: RunId, config: Config = None) -> None:
+    """Publish a run that the gate held back."""
+    from enrich.pipeline.releasing import publish_held
+
+    with progress_bars("publishing"):
+        record = publish_held(output, run_id, load_settings(RunSettings, config, "publish"))
+    print_record(record, output)
+
+
+def rollback(output: Output, run_id: RunId, config: Config = None) -> None:
+    """Restore products.parquet as it was after a run; later runs are held back."""
+    from enrich.pipeline.releasing import roll_back
+
+    with progress_bars("rolling back"):
+        records = roll_back(output, run_id, load_settings(RunSettings, config, "rollback"))
+    held = ", ".join(record.run.run_id for record in records) or "none"
+    console.print(f"products: {output}/products.parquet as of run {run_id}; held back since: {held}")
+
+
+def rebuild(output: Output, config: Config = None) -> None:
+    """Rebuild products.parquet from history, whether it was lost, damaged or neither."""
+    from enrich.pipeline.releasing import rebuild
+
+    with progress_bars("rebuilding"):
+        rows, runs = rebuild(output, load_settings(RunSettings, config, "rebuild"))
+    console.print(f"products: {output}/products.parquet, {rows:,} rows of {runs:,} runs")
+
+
+def tidy(
+    output: Output,
+    keep: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Delete the rows of superseded runs older than this: 90d.")
+    ] = None,
+    grace: Annotated[
+        str, typer.Option(metavar="TIME", help="How long shards stay after they were packed, for their readers.")
+    ] = "24h",
+    config: Config = None,
+) -> None:
+    """Pack the many small files of finished runs into few, and delete what nothing needs any more."""
+    from enrich.pipeline.tidying import tidy
+
+    settings = load_settings(RunSettings, config, "tidy")
+    kept = None if keep is None else parse_duration(keep)
+    with progress_bars("packing"):
+        done = tidy(output, settings, grace=parse_duration(grace), keep=kept)
+    console.print(f"{done.packed} shards packed into {done.packs} files, {done.deleted} packed shards deleted")
+    if done.packed:
+        console.print(
+            f"their rows are stored twice until they are deleted, {grace} from now at the earliest: queries on history "
+            "take each (run_id, image_key) once, as those in docs/queries.md"
+        )
+    console.print(f"{done.retired} runs retired: {output}/history")
+    if done.litter:
+        console.print(f"{done.litter} leftovers of killed processes removed")
+
+
+def report(
+    output: Output,
+    run_id: Annotated[str | None, typer.Option(help="The run; the last one by default.")] = None,
+) -> None:
+    """Render the report of a run again."""
+    from enrich.pipeline.releasing import rewrite_report
+
+    with progress_bars("rendering the report"):
+        record, _ = rewrite_report(output, run_id)
+    print_record(record, output)
+
+
+def review(
+    output: Output,
+    apply: Annotated[Path | None, typer.Option(help="File of decisions that the review page saved.")] = None,
+    catalog: Annotated[
+        str | None, typer.Option(help="Also put what was accepted or edited into this catalog, with --apply.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows on the page at most, most value at risk first.")] = 1000,
+    config: Annotated[Path | None, typer.Option(help="YAML file with the catalog's columns.")] = None,
+) -> None:
+    """Write a page of the rows that need a person, or apply what was decided there."""
+    from enrich.pipeline.reviewing import apply_decisions, write_queue
+
+    if apply is None:
+        if catalog is not None or config is not None:
+            raise typer.BadParameter("--catalog and --config go with --apply FILE")
+        with progress_bars("writing the review page"):
+            queue = write_queue(output, limit)
+        console.print(f"{queue.rows} of {queue.waiting} rows that need review: {queue.uri}")
+        return
+    with progress_bars("applying decisions"):
+        done = apply_decisions(output, apply, catalog, load_settings(Columns, config, "review"))
+    console.print(", ".join(f"{count} {decision}" for decision, count in done.counts.items()))
+    if done.outdated:
+        console.print(f"{done.outdated} of them are about photos that have changed since, and have no effect")
+    if done.added is not None:
+        console.print(f"{done.added.new} new products for the next fine-tuning: {catalog}")
+        if done.added.withdrawn:
+            console.print(f"{done.added.withdrawn} taken out of the catalog again: they were rejected")
+        if missed := done.added.missed:
+            say(f"{len(missed)} not added, {missed[0]!r} among them: the photo reviewed is gone or another by now")
+    console.print(f"products: {done.uri}")
