@@ -173,8 +173,8 @@ def open_adapter(path: Path, base: str | None = None) -> Adapter:
     expected = base_weights(path)
     try:
         actual = weights_signature(found) if expected else None
-    except CheckpointError as error:
-        raise UsageError(f"model {error}") from error
+    except ValueError as error:
+        raise UsageError(f"model {found}: {first_line(error)}") from error
     if expected != actual:
         raise UsageError(
             f"adapter {path}: {base or found} has other weights than the base it was made from ({adapter.base}); "
@@ -206,3 +206,5 @@ def find_base(model: str, revision: str | None) -> Path:
     except CheckpointError as error:
         reason = error.reason if error.place == model else str(error)
         raise UsageError(f"model {model}: {reason}") from error
+    except ValueError as error:
+        raise UsageError(f"model {model}: {first_line(error)}") from error

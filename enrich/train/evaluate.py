@@ -73,11 +73,16 @@ def generate(model: PreTrainedModel | PeftModel, photos: Photos, settings: Train
     own: list[tuple[int, Generated]] = []
     size = settings.batch_size
     batches = [range(start, min(start + size, len(photos))) for start in range(0, len(photos), size)]
+    # Accelerate wraps PeftModel.forward in autocast for a bf16 base; stock `generate` calls the base's forward instead.
+    mixed = isinstance(model, PeftModel) and model.dtype == torch.bfloat16
     # Compiled code would be made anew for every length that the cache grows to.
     with torch.compiler.set_stance("force_eager"):
         for indices in batches[ranks.process_index :: ranks.num_processes]:
             prompts = embed(model, collator.prompts(photos.__getitems__(indices)), photos, settings)
-            answers = generate_answers(model, prompts, max_new_tokens=settings.max_new_tokens, stop_ids=ends, top_k=1)
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=mixed):
+                answers = generate_answers(
+                    model, prompts, max_new_tokens=settings.max_new_tokens, stop_ids=ends, top_k=1
+                )
             own += zip(indices, answers, strict=True)
             photos.keep()
     return [answer for _, answer in sorted(gather_object(own), key=itemgetter(0))]

@@ -49,7 +49,8 @@ def resolve(name_or_path: str, revision: str | None = None) -> Path:
 
     Raises:
         CheckpointError: no such local directory; the hub cannot deliver the model at that revision; config.json or some
-            of the safetensors weights are missing or damaged; another kind of model.
+            of the safetensors weights are missing; another kind of model.
+        ValueError: a file is damaged.
     """
     local = Path(name_or_path).expanduser()
     if local.is_dir():
@@ -85,8 +86,8 @@ def load_model(
             bytes a weight; vision tower, projector, embeddings and head stay in `dtype`. Needs bitsandbytes.
 
     Raises:
-        CheckpointError: missing or damaged files, or another kind of model.
-        ValueError: missing, unexpected or mismatched tensors.
+        CheckpointError: missing files, or another kind of model.
+        ValueError: a damaged file, or missing, unexpected or mismatched tensors.
     """
     directory = _checked(Path(path))
     model, info = Phi3VForCausalLM.from_pretrained(
@@ -255,7 +256,7 @@ def weights_signature(directory: Path) -> str:
     So it is the same for a copy in other files or another precision, and next to nothing is read.
 
     Raises:
-        CheckpointError: a file of weights is missing or damaged.
+        ValueError: a file of weights is damaged.
     """
     found = []
     for name in _weight_files(directory):
@@ -268,7 +269,7 @@ def weights_signature(directory: Path) -> str:
                     few = row.flatten()[:16].to(torch.bfloat16).float().tolist()
                     found.append([tensor, shape, few])
         except SafetensorError as error:
-            raise CheckpointError(directory, f"{name} is damaged: {error}; fetch it again") from error
+            raise ValueError(f"{directory}/{name} is damaged: {error}; fetch it again") from error
     return hashlib.sha256(json.dumps(sorted(found, key=lambda entry: entry[0])).encode()).hexdigest()[:16]
 
 
@@ -296,7 +297,7 @@ def _checked(directory: Path) -> Path:
             with safe_open(directory / name, framework="pt"):  # reads the header, which says how long the file is
                 pass
         except SafetensorError as error:
-            raise CheckpointError(directory, f"{name} is damaged: {error}; fetch it again") from error
+            raise ValueError(f"{directory}/{name} is damaged: {error}; fetch it again") from error
     return directory
 
 
@@ -308,7 +309,7 @@ def _weight_files(directory: Path) -> list[str]:
     try:
         return sorted(set(json.loads((directory / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(directory, f"{_INDEX} is damaged; fetch it again") from error
+        raise ValueError(f"{directory}/{_INDEX} is damaged; fetch it again") from error
 
 
 def _need(directory: Path, what: str, *candidates: Path) -> None:
@@ -320,7 +321,7 @@ def _check_model_type(directory: Path) -> None:
     try:
         model_type = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise CheckpointError(directory, "config.json is not a JSON object") from error
+        raise ValueError(f"{directory}/config.json is not a JSON object") from error
     if model_type != Phi3VConfig.model_type:
         raise CheckpointError(directory, f"model_type is {model_type!r}, expected {Phi3VConfig.model_type!r}")
 

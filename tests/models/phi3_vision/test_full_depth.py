@@ -108,12 +108,12 @@ def lose_the_index(path: Path) -> str:
 def cut_a_shard(path: Path) -> str:
     (path / SHARDS[1]).write_bytes((path / SHARDS[1]).read_bytes()[:-100])
     reason = "Error while deserializing header: incomplete metadata, file not fully covered"
-    return f"{path}: {SHARDS[1]} is damaged: {reason}; fetch it again"
+    return f"{path}/{SHARDS[1]} is damaged: {reason}; fetch it again"
 
 
 def cut_the_index(path: Path) -> str:
     (path / "model.safetensors.index.json").write_text('{"metadata": {}}')
-    return f"{path}: model.safetensors.index.json is damaged; fetch it again"
+    return f"{path}/model.safetensors.index.json is damaged; fetch it again"
 
 
 def change_the_architecture(path: Path) -> str:
