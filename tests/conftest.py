@@ -117,7 +117,11 @@ def _s3_admin(_running_s3_server: S3Server) -> Any:
     """One client for all buckets: to make one takes 0.2 s."""
     import boto3.session
 
-    keys = {"aws_access_key_id": "test-key", "aws_secret_access_key": "test-secret", "region_name": "us-east-1"}
+    keys: dict[str, Any] = {
+        "aws_access_key_id": "test-key",
+        "aws_secret_access_key": "test-secret",
+        "region_name": "us-east-1",
+    }
     return boto3.session.Session(**keys).client("s3", endpoint_url=_running_s3_server.endpoint)
 
 

@@ -272,7 +272,8 @@ def try_engine(what: str, adapter: Path) -> None:
 def test_a_spoiled_tokenizer_is_told_in_one_line(shop: Shop, tmp_path: Path) -> None:
     whole = json.loads((shop.adapter / "tokenizer.json").read_bytes())
     texts = ["", "{}", "null", "[" * 50_000, json.dumps(whole)[:5000]]
-    texts += [json.dumps(put(whole, (key,), value)) for key in whole for value in (None, {}, "x", ...)]
+    values: tuple[Any, ...] = (None, {}, "x", ...)
+    texts += [json.dumps(put(whole, (key,), value)) for key in whole for value in values]
     for number, text in enumerate(texts):
         adapter = tmp_path / str(number)
         shutil.copytree(shop.adapter, adapter)
@@ -399,8 +400,8 @@ def test_a_spoiled_settings_file_is_told_in_one_line(shop: Shop, tmp_path: Path,
         "doctor": (),
     }
     path = tmp_path / "settings.yaml"
-    for text in [*YAML, b"a: \xff\xfe", b"\xff\xfea\x00"]:
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    for text in [*(text.encode() for text in YAML), b"a: \xff\xfe", b"\xff\xfea\x00"]:
+        path.write_bytes(text)
         code, err = enrich(*command.split(), *more[command], "--config", path)
         accept(f"{text[:60]!r}", code, err)
         assert code == 2, (text[:60], err)

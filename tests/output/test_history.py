@@ -90,7 +90,7 @@ def test_a_reader_of_packs_in_the_making_sees_each_row_once(tmp_path: Path) -> N
     class Watched(Wrapped):
         def after(self, number: int, name: str, result: Any) -> Any:
             if name in ("create", "delete", "put"):
-                counts.extend(duckdb.sql(query).fetchall())
+                counts.extend(duckdb.execute(query).fetchall())
                 counts.append((history.read_shards(store, run).height,) * 2)
             return result
 
@@ -211,7 +211,7 @@ def test_a_fold_by_ranges_is_the_fold(tmp_path: Path, monkeypatch: pytest.Monkey
         lambda store: night(store, make_run("n3", 20, shard_size=16, fingerprint="f2"), listing(*keys[:150])),
     ]
     whole, small = (open_store(str(tmp_path / name), create=True) for name in ("whole", "small"))
-    tables = []
+    tables: list[pl.DataFrame] = []
     for store, piece in ((whole, 250_000), (small, 23)):
         for module in ("enrich.output.spill", "enrich.output.manifest"):
             monkeypatch.setattr(f"{module}.PARTITION_ROWS", piece)

@@ -78,16 +78,18 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_figures_are_those_of_the_parquet_files(open_page: Callable[[Path], Page], output: Path) -> None:
     page = open_page(output / "runs" / "night-1" / "report.html")
     rows = f"read_parquet('{output}/history/**/*.parquet', hive_partitioning = false)"
-    ok, failed, review = duckdb.sql(
+    ok, failed, review = duckdb.execute(
         f"""SELECT count(*) FILTER (status = 'ok'), count(*) FILTER (status = 'failed'), avg(needs_review::int)
             FROM {rows}"""
     ).fetchall()[0]
-    categories = duckdb.sql(f"SELECT category, count(*) FROM {rows} WHERE status = 'ok' GROUP BY category").fetchall()
-    reasons = duckdb.sql(
+    categories = duckdb.execute(
+        f"SELECT category, count(*) FROM {rows} WHERE status = 'ok' GROUP BY category"
+    ).fetchall()
+    reasons = duckdb.execute(
         f"SELECT r, count(*) FROM (SELECT unnest(review_reasons) AS r FROM {rows}) GROUP BY r"
     ).fetchall()
     scores = f"'{output}/runs/night-1/scores.parquet'"
-    inside = duckdb.sql(f"SELECT avg((price BETWEEN price_low AND price_high)::int) FROM {scores}").fetchall()[0][0]
+    inside = duckdb.execute(f"SELECT avg((price BETWEEN price_low AND price_high)::int) FROM {scores}").fetchall()[0][0]
 
     def figure(name: str) -> str:
         return page.locator(f'[data-figure="{name}"]').inner_text()

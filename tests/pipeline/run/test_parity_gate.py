@@ -136,7 +136,7 @@ def test_an_adapter_is_compared_before_its_first_run_only(places: Places, tmp_pa
     ],
 )
 def test_another_way_of_serving_is_compared_anew(
-    places: Places, tmp_path: Path, vllm: FakeVllm, changes: dict[str, str], kept_as: str
+    places: Places, tmp_path: Path, vllm: FakeVllm, changes: dict[str, Any], kept_as: str
 ) -> None:
     run(places, tmp_path)
     run(places, tmp_path, **changes)
