@@ -74,7 +74,7 @@ def test_a_cut_short_run_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     write_sample(tmp_path / "whole", products=24, seed=3, holdout=6)
     drawn: list[int] = []
 
-    def stopped(product: SampleProduct, view_seed: str) -> Image.Image:
+    def stopped(product: SampleProduct, view_seed: int) -> Image.Image:
         drawn.append(1)
         if len(drawn) == 9:
             raise KeyboardInterrupt

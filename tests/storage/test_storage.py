@@ -626,11 +626,8 @@ def test_bodies_that_stay_broken_are_given_up(
 ) -> None:
     monkeypatch.setattr("enrich.storage.client.time.sleep", lambda _: None)
     s3_store.put("a", b"0123456789")
-    s3_server.fault = broken_bodies(99, SPOILERS["cut"])
-    message = f"{s3_store.uri}/a: its bytes arrived damaged 5 times; run again"
-    assert kind_of(lambda: s3_store.get("a")) == (Problem.FAILED, message)
     s3_server.fault = broken_bodies(99, "cut")
-    message = f"{s3_store.uri}/a: its bytes came broken 5 times; run again"
+    message = f"{s3_store.uri}/a: its bytes arrived damaged 5 times; run again"
     assert kind_of(lambda: s3_store.get("a")) == (Problem.FAILED, message)
 
 

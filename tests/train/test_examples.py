@@ -165,9 +165,8 @@ def test_no_title_or_category_makes_one_of_the_tokenizers_own_tokens(
     assert len(added) > 40
     settings = make_settings(max_new_tokens=200)
     for number, token in added.items():
-        changes: dict[str, Any]
-        for changes in ({"title": f"Red {token.content} Hat"}, {"category": f"H{token.content}"}):
-            bad = replace(products[0], product_code="bad", **changes)
+        product = replace(products[0], product_code="bad")
+        for bad in (replace(product, title=f"Red {token.content} Hat"), replace(product, category=f"H{token.content}")):
             (dropped,) = check_answers([bad, products[1]], processor, prompt, settings)
             assert dropped.product_code == "bad", number
             assert dropped.kind == "title or category spells a control token of the model"

@@ -191,7 +191,7 @@ def test_evaluation_generates_and_never_sees_an_answer(
 ) -> None:
     adapted, _, _ = _fit(photos, tiny, make_settings(), tmp_path)
     fed: list[dict[str, Any]] = []
-    base: Any = adapted.get_base_model()
+    base: Any = adapted.get_base_model()  # type: ignore[operator]  # mypy sees no types of peft
     base.register_forward_pre_hook(lambda _, __, arguments: fed.append(arguments), with_kwargs=True)
     assert evaluate(adapted, photos, make_settings(), step=1).score == 1.0
     longest = max(len(example.prompt_ids) for example in photos.examples)

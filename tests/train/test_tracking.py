@@ -211,7 +211,7 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_else(
     ("written", "read"),
     [("none", ()), (None, ()), ("wandb", ("wandb",)), (["wandb", "tensorboard"], ("wandb", "tensorboard")), ([], ())],
 )
-def test_report_to_takes_a_name_or_several(written: object, read: tuple[str, ...]) -> None:
+def test_report_to_takes_a_name_or_several(written: Any, read: tuple[str, ...]) -> None:
     settings = TrainSettings(report_to=written)
     assert settings.report_to == read
     assert TrainSettings.model_validate_json(settings.model_dump_json()) == settings

@@ -67,7 +67,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     record = RunRecord(
         run=run, state="published", counts={"rows": 60, "ok": stats.ok, "failed": stats.failed}, by_reason={"new": 60},
-        stats=stats, previous=stats, changes=changes, cost=Cost(0.4, 0.021, "EUR"), started_at=at(0),
+        stats=stats, previous=stats, changes=changes, cost=Cost(0.4, 0.021), started_at=at(0),
         finished_at=at(1), seconds=60.0, images_per_second=1.0, engine="transformers", host="here",
     )  # fmt: skip
     store.put(f"{run.folder}{SCORES_FILE}", encode_scores(scored(200), assess(scored(200))))
@@ -113,7 +113,7 @@ def test_everything_is_there_and_the_models_text_stays_text(open_page: Callable[
     text = page.inner_text("body")
 
     wanted = (
-        "0.02 EUR", "for 1,000 photos, at 0.40 an hour", "What changed since the last run", "Cap, Coats, 100",
+        "0.02", "cost of 1,000 photos, at 0.40 an hour", "What changed since the last run", "Cap, Coats, 100",
         "1 photos had a good answer before: 1 got another category", "Why a person should look", "answer_malformed",
         "Prices, true and estimated", "Is the confidence right?", "Coverage of the price intervals by category",
         "Which categories are taken for which", "there is nothing to compare",
