@@ -105,7 +105,9 @@ def zombies() -> "AutomationCore":
             within=timedelta(seconds=SILENCE_SECONDS),
         ),
         actions=[
-            ChangeFlowRunState(state=StateType.CRASHED, message=f"it has been silent for {SILENCE_SECONDS} s"),
+            ChangeFlowRunState(
+                state=StateType.CRASHED, name=None, force=False, message=f"it has been silent for {SILENCE_SECONDS} s"
+            ),
         ],
     )
 
@@ -139,7 +141,9 @@ def resumption() -> "AutomationCore":
             within=timedelta(days=7),
         ),
         actions=[
-            ChangeFlowRunState(state=StateType.SCHEDULED, name="AwaitingRetry", message="it goes on after a crash"),
+            ChangeFlowRunState(
+                state=StateType.SCHEDULED, name="AwaitingRetry", force=False, message="it goes on after a crash"
+            ),
         ],
     )
 

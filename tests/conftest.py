@@ -1,6 +1,7 @@
-"""A local S3 server, and buckets in it."""
+"""How tests are ordered and measured; the command in this process; a local S3 server and buckets in it."""
 
 import gc
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
+from enrich import cli
+from tests.testing.cli import RunCli
 from tests.testing.s3_server import S3Server, serve_s3
 
 # The same examples every time: what fails here fails for everybody. --hypothesis-profile=default looks for new ones.
@@ -71,6 +74,21 @@ def _within(item: pytest.Item, name: str) -> bool:
     return item.path.is_relative_to(Path(__file__).parent / name)
 
 
+@pytest.fixture
+def run_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunCli:
+    """Runs `enrich` in this process: exit code, standard output, standard error. Words without spaces, or one each."""
+
+    def run(words: str = "", *more: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["enrich", *words.split(), *map(str, more)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def _running_s3_server() -> Iterator[S3Server]:
     with serve_s3() as server:
@@ -99,7 +117,11 @@ def _s3_admin(_running_s3_server: S3Server) -> Any:
     """One client for all buckets: to make one takes 0.2 s."""
     import boto3.session
 
-    keys = {"aws_access_key_id": "test-key", "aws_secret_access_key": "test-secret", "region_name": "us-east-1"}
+    keys: dict[str, Any] = {
+        "aws_access_key_id": "test-key",
+        "aws_secret_access_key": "test-secret",
+        "region_name": "us-east-1",
+    }
     return boto3.session.Session(**keys).client("s3", endpoint_url=_running_s3_server.endpoint)
 
 

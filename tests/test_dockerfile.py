@@ -47,8 +47,7 @@ def test_a_target_runs_a_checked_worker_as_nobody_special(target: str) -> None:
 
 def test_what_is_installed_is_pinned() -> None:
     installs = re.findall(r"pip install[^&\n]*", TEXT)
-
+    assert installs
     for command in installs:
         pinned = "--constraint constraints.txt" in command or "--no-deps" in command
         assert pinned or command.strip() == "pip install --no-cache-dir --upgrade pip", command
-    assert len(installs) == 6

@@ -5,7 +5,6 @@ import os
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from enrich import doctor
 from enrich.doctor import Finding, examine
 from enrich.settings.models import PHI3_VISION
 from enrich.settings.storage import S3Settings
-from tests.testing.s3_server import without_conditions, without_if_match
+from tests.testing.s3_server import IGNORES_CONDITIONS, REFUSES_IF_MATCH, S3Server
 
 
 @pytest.fixture(autouse=True)
@@ -167,8 +166,8 @@ def test_an_output_in_s3(s3_bucket: str) -> None:
     assert found["S3 credentials"].ok
 
 
-def test_an_output_where_if_match_is_ignored(s3_bucket: str, s3_server: Any) -> None:
-    s3_server.fault = without_if_match
+def test_an_output_where_if_match_is_ignored(s3_bucket: str, s3_server: S3Server) -> None:
+    s3_server.fault = REFUSES_IF_MATCH
     output = f"{s3_bucket}/out"
     here = f"{output} creates only what is absent, and ignores If-Match"
 
@@ -193,8 +192,8 @@ def test_a_lock_object_that_is_not_needed(s3_bucket: str) -> None:
 
 
 @pytest.mark.parametrize("lock", [False, True])
-def test_an_output_without_conditional_writes(s3_bucket: str, s3_server: Any, lock: bool) -> None:
-    s3_server.fault = without_conditions
+def test_an_output_without_conditional_writes(s3_bucket: str, s3_server: S3Server, lock: bool) -> None:
+    s3_server.fault = IGNORES_CONDITIONS
 
     found = findings(f"{s3_bucket}/out", lock=lock)
 

@@ -7,7 +7,6 @@ import logging
 import pickle
 import pkgutil
 from collections.abc import Iterator
-from typing import Any
 
 import polars as pl
 import pytest
@@ -18,6 +17,7 @@ from enrich.errors import EnrichError, ImageError, RunFailed, UsageError, locate
 from enrich.storage import Problem, StorageError, open_store
 from enrich.storage.s3 import S3Store
 from enrich.vocabulary import ErrorKind
+from tests.testing.s3_server import S3Server
 
 OPTIONAL = ("enrich.engines.vllm", "enrich.models.phi3_vision.vllm")  # import vLLM, which may not be there
 
@@ -102,7 +102,7 @@ def test_what_libraries_log_is_redacted(capsys: pytest.CaptureFixture[str], monk
 
 
 def test_a_password_in_the_endpoint_is_neither_used_nor_shown(
-    s3_bucket: str, s3_server: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    s3_bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     host = s3_server.endpoint.removeprefix("http://")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://ann:hunter2@{host}")

@@ -5,9 +5,7 @@ import json
 import math
 import re
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from enrich import cli
 from enrich.engines.adapter import read_adapter
 from enrich.engines.transformers_engine import load_engine
 from enrich.errors import EnrichError
@@ -32,6 +29,7 @@ from enrich.pipeline.run.request import RunRequest
 from enrich.pipeline.run.start import start_run
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.run import RunSettings
+from tests.testing.cli import RunCli
 from tests.testing.random_adapter import write_random_adapter
 from tests.testing.rows import make_row
 
@@ -79,20 +77,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     return Shop(photos, adapter, output, catalog)
 
 
-def enrich(*arguments: object) -> tuple[int, str]:
-    """Exit code and standard error of a command in this process."""
-    err = io.StringIO()
-    with (
-        mock.patch.object(sys, "argv", ["enrich", *map(str, arguments)]),
-        redirect_stdout(io.StringIO()),
-        redirect_stderr(err),
-        pytest.raises(SystemExit) as stop,
-    ):
-        cli.main()
-    return int(stop.value.code or 0), err.getvalue()
-
-
-def accept(what: str, code: int, err: str) -> None:
+def accept(what: str, code: int, _: str, err: str) -> None:
     """A command ended well: with its work done, or with one line that says what is wrong."""
     told = f"{what}: exit code {code}, {err[:600]!r}"
     assert code in (0, 1, 2, 3), told
@@ -182,18 +167,17 @@ def encode(table: pa.Table) -> bytes:
 # ---- an output
 
 
-def commands(shop: Shop, output: Path) -> list[tuple[object, ...]]:
-    places = ("--images", shop.photos, "--adapter", shop.adapter, "--output", output)
-    engine = ("--engine", "transformers")
+def commands(shop: Shop, output: Path) -> list[str]:
+    run = f"run --images {shop.photos} --adapter {shop.adapter} --output {output} --engine transformers"
     return [
-        ("report", "--output", output),
-        ("run", *places, *engine, "--dry-run"),
-        ("tidy", "--output", output, "--grace", "0s", "--keep", "0s"),
-        ("run", *places, *engine, "--run-id", "night"),
-        ("publish", "--output", output, "--run-id", "night"),
-        ("review", "--output", output),
-        ("rollback", "--output", output, "--run-id", "night"),
-        ("run", *places, *engine),
+        f"report --output {output}",
+        f"{run} --dry-run",
+        f"tidy --output {output} --grace 0s --keep 0s",
+        f"{run} --run-id night",
+        f"publish --output {output} --run-id night",
+        f"review --output {output}",
+        f"rollback --output {output} --run-id night",
+        run,
     ]
 
 
@@ -204,7 +188,9 @@ FILES = [
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_spoiled_file_of_an_output_is_told_in_one_line(shop: Shop, tmp_path: Path, name: str) -> None:
+def test_a_spoiled_file_of_an_output_is_told_in_one_line(
+    shop: Shop, tmp_path: Path, run_cli: RunCli, name: str
+) -> None:
     [original] = shop.output.glob(name)
     for number, (how, data) in enumerate(spoiled(original, each=1)):
         for turn in (0, 4):  # two of the commands for each; all of them meet every kind of damage in some file
@@ -212,11 +198,11 @@ def test_a_spoiled_file_of_an_output_is_told_in_one_line(shop: Shop, tmp_path: P
             shutil.copytree(shop.output, output)
             (output / original.relative_to(shop.output)).write_bytes(data)
             command = commands(shop, output)[(number + turn) % 8]
-            accept(f"{name}, {how}: {command}", *enrich(*command))
+            accept(f"{name}, {how}: {command}", *run_cli(command))
             shutil.rmtree(output)
 
 
-def test_a_missing_file_of_an_output_is_told_in_one_line(shop: Shop, tmp_path: Path) -> None:
+def test_a_missing_file_of_an_output_is_told_in_one_line(shop: Shop, tmp_path: Path, run_cli: RunCli) -> None:
     for number, name in enumerate(FILES):
         for turn in range(8):
             output = tmp_path / f"{number}-{turn}"
@@ -226,13 +212,13 @@ def test_a_missing_file_of_an_output_is_told_in_one_line(shop: Shop, tmp_path: P
             if turn % 2:
                 path.mkdir()  # as a careless copy leaves it
             command = commands(shop, output)[turn]
-            accept(f"{name} missing: {command}", *enrich(*command))
+            accept(f"{name} missing: {command}", *run_cli(command))
 
 
-def test_every_command_works_on_the_files_as_they_are(shop: Shop, tmp_path: Path) -> None:
+def test_every_command_works_on_the_files_as_they_are(shop: Shop, tmp_path: Path, run_cli: RunCli) -> None:
     for number, command in enumerate(commands(shop, tmp_path)):
         shutil.copytree(shop.output, tmp_path, dirs_exist_ok=True)
-        code, err = enrich(*command)
+        code, _, err = run_cli(command)
         expected = 2 if number == 4 else 0  # it is published already
         assert code == expected, (command, err)
 
@@ -247,14 +233,16 @@ ENGINE_FILES = ADAPTER_FILES[:3] + ADAPTER_FILES[-1:]  # what the engine reads; 
 
 
 @pytest.mark.parametrize("name", ADAPTER_FILES)
-def test_a_spoiled_file_of_an_adapter_is_told_in_one_line(shop: Shop, tmp_path: Path, name: str) -> None:
+def test_a_spoiled_file_of_an_adapter_is_told_in_one_line(
+    shop: Shop, tmp_path: Path, run_cli: RunCli, name: str
+) -> None:
     for number, (how, data) in enumerate(spoiled(shop.adapter / name, each=2)):
         adapter = tmp_path / str(number)
         shutil.copytree(shop.adapter, adapter)
         (adapter / name).write_bytes(data)
-        run = ("run", "--images", shop.photos, "--adapter", adapter, "--output", tmp_path / "out", "--dry-run")
-        code, err = enrich(*run, "--engine", "transformers")
-        accept(f"{name}, {how}", code, err)
+        run = f"run --images {shop.photos} --adapter {adapter} --output {tmp_path}/out --dry-run --engine transformers"
+        code, told, err = run_cli(run)
+        accept(f"{name}, {how}", code, told, err)
         if code == 0 and name in ENGINE_FILES and number % 4 == 0:
             try_engine(f"{name}, {how}", adapter)
         shutil.rmtree(adapter)
@@ -269,17 +257,18 @@ def try_engine(what: str, adapter: Path) -> None:
         raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
 
 
-def test_a_spoiled_tokenizer_is_told_in_one_line(shop: Shop, tmp_path: Path) -> None:
+def test_a_spoiled_tokenizer_is_told_in_one_line(shop: Shop, tmp_path: Path, run_cli: RunCli) -> None:
     whole = json.loads((shop.adapter / "tokenizer.json").read_bytes())
     texts = ["", "{}", "null", "[" * 50_000, json.dumps(whole)[:5000]]
-    texts += [json.dumps(put(whole, (key,), value)) for key in whole for value in (None, {}, "x", ...)]
+    values: tuple[Any, ...] = (None, {}, "x", ...)
+    texts += [json.dumps(put(whole, (key,), value)) for key in whole for value in values]
     for number, text in enumerate(texts):
         adapter = tmp_path / str(number)
         shutil.copytree(shop.adapter, adapter)
         (adapter / "tokenizer.json").write_text(text)
-        run = ("run", "--images", shop.photos, "--adapter", adapter, "--output", tmp_path / "out", "--dry-run")
-        code, err = enrich(*run, "--engine", "transformers")
-        accept(f"tokenizer.json: {text[:80]}", code, err)
+        run = f"run --images {shop.photos} --adapter {adapter} --output {tmp_path}/out --dry-run --engine transformers"
+        code, told, err = run_cli(run)
+        accept(f"tokenizer.json: {text[:80]}", code, told, err)
         if code == 0:
             try_engine(f"tokenizer.json: {text[:80]}", adapter)
 
@@ -297,7 +286,7 @@ def test_a_spoiled_tokenizer_is_told_in_one_line(shop: Shop, tmp_path: Path) -> 
     ],
 )
 def test_weights_that_are_no_numbers_or_cannot_be_read_are_refused(
-    shop: Shop, tmp_path: Path, how: str, message: str
+    shop: Shop, tmp_path: Path, run_cli: RunCli, how: str, message: str
 ) -> None:
     adapter = tmp_path / "adapter"
     shutil.copytree(shop.adapter, adapter)
@@ -313,19 +302,18 @@ def test_weights_that_are_no_numbers_or_cannot_be_read_are_refused(
         path.write_bytes(
             {"empty file": b"", "cut": data[:-10], "absurd header": b"\xff" * 8 + data[8:], "garbage": b"x" * 99}[how]
         )
-    images = ("--images", shop.photos, "--output", tmp_path / "out", "--dry-run")
     for command in (
-        ("run", *images, "--adapter", adapter),
-        ("score", "--adapter", adapter, "--catalog", shop.catalog, "--engine", "transformers"),
-        ("merge", "--adapter", adapter, "--out", tmp_path / "merged"),
+        f"run --adapter {adapter} --images {shop.photos} --output {tmp_path}/out --dry-run",
+        f"score --adapter {adapter} --catalog {shop.catalog} --engine transformers",
+        f"merge --adapter {adapter} --out {tmp_path}/merged",
     ):
-        code, err = enrich(*command)
-        accept(how, code, err)
+        code, _, err = run_cli(command)
+        accept(how, code, "", err)
         assert code == 2
         assert message in err
 
 
-def test_weights_of_other_shapes_are_told_in_one_line(shop: Shop, tmp_path: Path) -> None:
+def test_weights_of_other_shapes_are_told_in_one_line(shop: Shop, tmp_path: Path, run_cli: RunCli) -> None:
     weights = load_file(shop.adapter / "adapter_model.safetensors")
     first = sorted(weights)[0]
     others = [
@@ -341,19 +329,19 @@ def test_weights_of_other_shapes_are_told_in_one_line(shop: Shop, tmp_path: Path
         try_engine(f"weights {number}", adapter)
 
 
-def test_a_spoiled_record_is_told_where_an_adapter_is_scored(shop: Shop, tmp_path: Path) -> None:
+def test_a_spoiled_record_is_told_where_an_adapter_is_scored(shop: Shop, tmp_path: Path, run_cli: RunCli) -> None:
     with mock.patch("enrich.pipeline.scoring.start_engine", side_effect=EnrichError("no engine here")):
         for number, (how, data) in enumerate(spoiled(shop.adapter / "train.json")):
             adapter = tmp_path / str(number)
             shutil.copytree(shop.adapter, adapter)
             (adapter / "train.json").write_bytes(data)
-            accept(f"train.json, {how}", *enrich("score", "--adapter", adapter, "--catalog", shop.catalog))
+            accept(f"train.json, {how}", *run_cli(f"score --adapter {adapter} --catalog {shop.catalog}"))
 
 
 # ---- decisions and settings
 
 
-def test_a_spoiled_file_of_decisions_is_told_in_one_line(shop: Shop, tmp_path: Path) -> None:
+def test_a_spoiled_file_of_decisions_is_told_in_one_line(shop: Shop, tmp_path: Path, run_cli: RunCli) -> None:
     row = pl.read_parquet(shop.output / "products.parquet").row(0, named=True)
     decision = {
         **{name: row[name] for name in ("image_key", "image_etag", "image_sha256", "run_id")},
@@ -368,7 +356,7 @@ def test_a_spoiled_file_of_decisions_is_told_in_one_line(shop: Shop, tmp_path: P
         output, file = tmp_path / str(number), tmp_path / "changed.json"
         shutil.copytree(shop.output, output)
         file.write_bytes(data)
-        accept(f"decisions, {how}", *enrich("review", "--output", output, "--apply", file))
+        accept(f"decisions, {how}", *run_cli(f"review --output {output} --apply {file}"))
         shutil.rmtree(output)
 
 
@@ -386,26 +374,26 @@ YAML = [
 
 
 @pytest.mark.parametrize("command", ["run", "finetune", "tidy", "merge", "score", "review", "catalog fetch", "doctor"])
-def test_a_spoiled_settings_file_is_told_in_one_line(shop: Shop, tmp_path: Path, command: str) -> None:
+def test_a_spoiled_settings_file_is_told_in_one_line(shop: Shop, tmp_path: Path, run_cli: RunCli, command: str) -> None:
     out = tmp_path / "out"
-    more: dict[str, tuple[object, ...]] = {
-        "run": ("--images", shop.photos, "--adapter", shop.adapter, "--output", out, "--dry-run"),
-        "finetune": ("--catalog", tmp_path / "none", "--out", out),
-        "tidy": ("--output", tmp_path / "none"),
-        "merge": ("--adapter", tmp_path / "none", "--out", out),
-        "score": ("--adapter", tmp_path / "none", "--catalog", tmp_path / "none"),
-        "review": ("--output", tmp_path / "none", "--apply", tmp_path / "none"),
-        "catalog fetch": ("--source", tmp_path / "none.csv", "--out", out),
-        "doctor": (),
+    more = {
+        "run": f"--images {shop.photos} --adapter {shop.adapter} --output {out} --dry-run",
+        "finetune": f"--catalog {tmp_path}/none --out {out}",
+        "tidy": f"--output {tmp_path}/none",
+        "merge": f"--adapter {tmp_path}/none --out {out}",
+        "score": f"--adapter {tmp_path}/none --catalog {tmp_path}/none",
+        "review": f"--output {tmp_path}/none --apply {tmp_path}/none",
+        "catalog fetch": f"--source {tmp_path}/none.csv --out {out}",
+        "doctor": "",
     }
     path = tmp_path / "settings.yaml"
-    for text in [*YAML, b"a: \xff\xfe", b"\xff\xfea\x00"]:
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        code, err = enrich(*command.split(), *more[command], "--config", path)
-        accept(f"{text[:60]!r}", code, err)
+    for text in [*(text.encode() for text in YAML), b"a: \xff\xfe", b"\xff\xfea\x00"]:
+        path.write_bytes(text)
+        code, told, err = run_cli(f"{command} {more[command]} --config {path}")
+        accept(f"{text[:60]!r}", code, told, err)
         assert code == 2, (text[:60], err)
     for unreadable in (tmp_path, tmp_path / "none", "/dev/zero"):
-        code, err = enrich(*command.split(), *more[command], "--config", unreadable)
-        accept(str(unreadable), code, err)
+        code, told, err = run_cli(f"{command} {more[command]} --config {unreadable}")
+        accept(str(unreadable), code, told, err)
         assert code == 2
     assert not out.exists()

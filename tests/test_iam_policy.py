@@ -21,8 +21,9 @@ from enrich.settings.run import RunSettings
 from enrich.settings.storage import S3Settings
 from enrich.storage import open_store, read_tree, write_tree
 from enrich.storage.tree import local_tree
-from tests.testing.badweb import send, serve
+from tests.testing.badweb import reply, serve
 from tests.testing.rows import enrich_night, finish, listing, make_run
+from tests.testing.s3_server import Environ, S3Server, WsgiApp, refuse
 
 POLICY = json.loads((Path(__file__).parents[1] / "deployments" / "iam-policy.json").read_text())
 PHOTOS, ADAPTERS = "s3://policy-photos/photos", "s3://policy-adapters/adapters"
@@ -50,14 +51,14 @@ def _allowed(sids: tuple[str, ...], action: str, resource: str, prefix: str | No
 
 
 @pytest.fixture
-def role(s3_server: Any, _s3_admin: Any) -> Iterator[Callable[..., Any]]:
+def role(s3_server: S3Server, _s3_admin: Any) -> Iterator[Callable[..., Any]]:
     """A context in which the server obeys a role only."""
     for name in ("photos", "adapters", "catalogs", "output"):
         _s3_admin.create_bucket(Bucket=f"policy-{name}")
 
     @contextmanager
     def acting(*sids: str) -> Iterator[None]:
-        def fault(application: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        def fault(application: WsgiApp, environ: Environ, start_response: Any) -> Iterable[bytes]:
             bucket, _, key = unquote(environ["PATH_INFO"]).lstrip("/").partition("/")
             query = parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
             method = environ["REQUEST_METHOD"]
@@ -70,11 +71,9 @@ def role(s3_server: Any, _s3_admin: Any) -> Iterator[Callable[..., Any]]:
                 action = "s3:AbortMultipartUpload"
             resource = f"{bucket}/{key}" if key else bucket
             if _allowed(sids, action, resource, query.get("prefix", [None])[0]):
-                return application(environ, start_response)  # type: ignore[no-any-return]
-            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-            body = f"<Error><Code>AccessDenied</Code><Message>{action} {resource}</Message></Error>".encode()
-            start_response("403 Forbidden", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
-            return [body]
+                return application(environ, start_response)
+            denied = refuse("403 Forbidden", "AccessDenied", f"{action} {resource}")
+            return denied(application, environ, start_response)
 
         s3_server.fault = fault
         try:
@@ -125,7 +124,7 @@ def test_people_fetch_catalogs(role: Any, tmp_path: Path, monkeypatch: pytest.Mo
     buffer = BytesIO()
     Image.new("RGB", (20, 20), "teal").save(buffer, "PNG")
     with serve() as web, role("PeopleWriteCatalogs", "TrainingListsCatalogs", "TrainingReadsCatalogs"):
-        web.answers["/a.png"] = lambda request, _: send(request, 200, buffer.getvalue())
+        web.answers["/a.png"] = reply(200, buffer.getvalue())
         (tmp_path / "source.csv").write_text(f"product_code,imageurl\n1,{web.url}/a.png\n")
         for _ in range(2):
             fetch_photos(str(tmp_path / "source.csv"), f"{CATALOGS}/new", FetchSettings(allow_private=True))

@@ -3,6 +3,7 @@
 import unicodedata
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 import pytest
@@ -212,8 +213,11 @@ def test_paths_written_on_windows_are_found(tmp_path: Path) -> None:
     assert outside.reason == "photo not found"
 
 
+Form = Literal["NFC", "NFD"]
+
+
 @pytest.mark.parametrize(("on_disk", "in_table"), [("NFD", "NFC"), ("NFC", "NFD")])
-def test_names_with_accents_are_found_in_either_form(tmp_path: Path, on_disk: str, in_table: str) -> None:
+def test_names_with_accents_are_found_in_either_form(tmp_path: Path, on_disk: Form, in_table: Form) -> None:
     name = "\u00e9t\u00e9/caf\u00e9.jpg"
     path = tmp_path / unicodedata.normalize(on_disk, name)
     path.parent.mkdir()

@@ -1,6 +1,7 @@
 """Reviewed products join a catalog of any form: its types, lines and columns stay, or it is refused untouched."""
 
 import io
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -41,9 +42,9 @@ TYPES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def labelled(digest: str = "d" * 64, key: str = "new/7.jpg", **changes: Any) -> Labelled:
-    values = {"title": "Felt Hat", "category": "Hats", "priced": True, "price": 120.0, "currency": "EUR"}
-    return Labelled(changes.pop("product_id", "7"), key, digest, Label(**(values | changes)))
+def labelled(digest: str = "d" * 64, key: str = "new/7.jpg", product_id: str = "7", **changes: Any) -> Labelled:
+    label = Label(title="Felt Hat", category="Hats", priced=True, price=120.0, currency="EUR")
+    return Labelled(product_id, key, digest, replace(label, **changes))
 
 
 @pytest.fixture

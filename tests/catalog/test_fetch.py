@@ -28,7 +28,7 @@ from enrich.catalog.read import read_catalog
 from enrich.errors import RunFailed, UsageError
 from enrich.settings.catalog import FetchSettings
 from enrich.settings.photos import PhotoLimits
-from tests.testing.badweb import Web, reset, send, serve
+from tests.testing.badweb import Web, reply, reset, send, serve
 
 Request = BaseHTTPRequestHandler
 
@@ -84,7 +84,7 @@ def test_photos_are_kept_as_they_come(web: Web, tmp_path: Path) -> None:
     formats = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "AVIF": "avif"}
     urls = {}
     for number, name in enumerate(formats):
-        web.answers[f"/is/image/{name}"] = lambda request, hit, name=name: send(request, 200, _bytes(name))
+        web.answers[f"/is/image/{name}"] = reply(200, _bytes(name))
         urls[f"0{number}"] = f"{web.url}/is/image/{name}"
     seen: list[tuple[int, int]] = []
     source = _source(tmp_path, urls)
@@ -129,24 +129,24 @@ def _endless(request: Request, hit: int) -> None:
 
 NO_IMAGE = "no image of an accepted format (JPEG, PNG, WEBP, GIF, BMP, AVIF)"
 BAD: list[tuple[str, Callable[[Request, int], None], str, int]] = [
-    ("not found", lambda r, _: send(r, 404), "HTTP 404 Not Found", 1),
-    ("forbidden", lambda r, _: send(r, 403), "HTTP 403 Forbidden", 1),
-    ("always busy", lambda r, _: send(r, 503), "HTTP 503 Service Unavailable", 3),
-    ("no content", lambda r, _: send(r, 204), "HTTP 204 No Content", 1),
+    ("not found", reply(404), "HTTP 404 Not Found", 1),
+    ("forbidden", reply(403), "HTTP 403 Forbidden", 1),
+    ("always busy", reply(503), "HTTP 503 Service Unavailable", 3),
+    ("no content", reply(204), "HTTP 204 No Content", 1),
     ("slow", _slow, "no answer in time (timed out)", 3),
     ("drip", _drip, "not done in 0.6 seconds", 3),
     ("cut short", _cut_short, "connection failed (peer closed connection without sending complete message body.*", 3),
     ("reset", lambda r, _: reset(r), "connection failed (.*", 3),
-    ("web page", lambda r, _: send(r, 200, b"<!DOCTYPE html><p>gone"), "a web page, not a photo", 1),
-    ("not an image", lambda r, _: send(r, 200, b"%PDF-1.7"), NO_IMAGE, 1),
-    ("format not accepted", lambda r, _: send(r, 200, _bytes("TIFF")), NO_IMAGE, 1),
-    ("empty", lambda r, _: send(r, 200, b""), "the file is empty", 1),
-    ("stated too large", lambda r, _: send(r, 200, bytes(9000)), "9,000 bytes, more than the limit of 4,000", 1),
+    ("web page", reply(200, b"<!DOCTYPE html><p>gone"), "a web page, not a photo", 1),
+    ("not an image", reply(200, b"%PDF-1.7"), NO_IMAGE, 1),
+    ("format not accepted", reply(200, _bytes("TIFF")), NO_IMAGE, 1),
+    ("empty", reply(200, b""), "the file is empty", 1),
+    ("stated too large", reply(200, bytes(9000)), "9,000 bytes, more than the limit of 4,000", 1),
     ("found too large", _endless, "more than the limit of 4,000 bytes", 1),
-    ("many pixels", lambda r, _: send(r, 200, _bytes("PNG", 99)), "99 x 99 pixels, more than the limit of 9,000", 1),
-    ("not really gzip", lambda r, _: send(r, 200, JPEG, Content_Encoding="gzip"), "content-encoding 'gzip', .*", 1),
+    ("many pixels", reply(200, _bytes("PNG", 99)), "99 x 99 pixels, more than the limit of 9,000", 1),
+    ("not really gzip", reply(200, JPEG, Content_Encoding="gzip"), "content-encoding 'gzip', .*", 1),
     ("redirect to itself", lambda r, _: send(r, 302, Location=r.path), "more than 5 redirects", 1),
-    ("redirect to a file", lambda r, _: send(r, 302, Location="file:///a"), "not an http or https URL (file)", 1),
+    ("redirect to a file", reply(302, Location="file:///a"), "not an http or https URL (file)", 1),
 ]  # fmt: skip
 
 
@@ -218,7 +218,7 @@ def test_redirects_are_followed(web: Web, tmp_path: Path) -> None:
     web.answers |= {"/good": _photo, "/there": _photo}
     for hop in range(5):
         target = "/there" if hop == 4 else f"/hop{hop + 1}"
-        web.answers[f"/hop{hop}"] = lambda r, _, target=target: send(r, 301, Location=target)
+        web.answers[f"/hop{hop}"] = reply(301, Location=target)
     assert _fetch_one(tmp_path, f"{web.url}/hop0") == {}
     assert web.hits["/there"] == 1
 
@@ -261,7 +261,7 @@ def test_a_fetch_that_was_cut_short_continues(web: Web, tmp_path: Path) -> None:
 
 
 def test_another_url_for_a_product_is_another_photo(web: Web, tmp_path: Path) -> None:
-    web.answers |= {"/old": _photo, "/new": lambda r, _: send(r, 200, _bytes("PNG"))}
+    web.answers |= {"/old": _photo, "/new": reply(200, _bytes("PNG"))}
     _fetch(_source(tmp_path, {"1": f"{web.url}/old"}), tmp_path / "out")
     _fetch(_source(tmp_path, {"1": f"{web.url}/new"}), tmp_path / "out")
     assert Path(read_catalog(tmp_path / "out").products[0].image_path).read_bytes() == _bytes("PNG")
@@ -345,7 +345,7 @@ def hub(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     monkeypatch.setattr(constants, "ENDPOINT", web.url)
     template = web.url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    web.answers[TREE.replace("prices", "none")] = lambda r, _: send(r, 404, b"{}", X_Error_Code="RepoNotFound")
+    web.answers[TREE.replace("prices", "none")] = reply(404, b"{}", X_Error_Code="RepoNotFound")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     commit = "0123456789abcdef0123456789abcdef01234567"
 
@@ -355,12 +355,10 @@ def hub(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
             for name, content in files.items()
         ]
         body = json.dumps(tree).encode()
-        web.answers[TREE] = lambda r, _: send(r, 200, body, Content_Type="application/json")
+        web.answers[TREE] = reply(200, body, Content_Type="application/json")
         for name, content in files.items():
             headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": commit}
-            web.answers[f"/datasets/shop/prices/resolve/main/{name}"] = lambda r, _, c=content, h=headers: send(
-                r, 200, c, **h
-            )
+            web.answers[f"/datasets/shop/prices/resolve/main/{name}"] = reply(200, content, **headers)
 
     return hold
 

@@ -28,7 +28,7 @@ from enrich.catalog.fetch import FetchSummary, fetch_catalog
 from enrich.errors import RunFailed
 from enrich.settings.catalog import FetchSettings
 from enrich.settings.photos import PhotoLimits
-from tests.testing.badweb import Web, send, serve
+from tests.testing.badweb import Web, reply, send, serve
 
 Request = BaseHTTPRequestHandler
 PUBLIC = "93.184.215.14"
@@ -70,7 +70,7 @@ def _failure(tmp_path: Path, url: str, **changes: Any) -> str:
 @pytest.mark.parametrize("coding", ["gzip, gzip", "gzip", "deflate", "br", "zstd", "x-gzip", "identity, gzip", "none"])
 def test_an_encoded_answer_is_refused_unread(web: Web, tmp_path: Path, coding: str) -> None:
     bomb = gzip.compress(gzip.compress(bytes(64 << 20), mtime=0), mtime=0)  # 64 MB in less than 1 kB
-    web.answers["/a"] = lambda r, _: send(r, 200, bomb, Content_Encoding=coding)
+    web.answers["/a"] = reply(200, bomb, Content_Encoding=coding)
     tracemalloc.start()
     reason = _failure(tmp_path, f"{web.url}/a")
     peak = tracemalloc.get_traced_memory()[1]
@@ -201,7 +201,7 @@ def test_a_name_with_one_address_inside_is_not_connected_to(
 def test_public_addresses_are_connected_to(
     web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
-    web.answers["/a"] = lambda r, _: send(r, 200, JPEG)
+    web.answers["/a"] = reply(200, JPEG)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: _answers(address))
     dialled = _dialling(monkeypatch, web)
     assert _fetch(tmp_path, ["http://shop.example/a"], allow_private=False).photos == 1
@@ -211,7 +211,7 @@ def test_public_addresses_are_connected_to(
 
 @pytest.mark.parametrize("host", ["2130706433", "0x7f000001", "0x7f.1", "127.1", "localhost", "[::ffff:7f00:1]"])
 def test_other_spellings_of_this_machine_are_refused(web: Web, tmp_path: Path, host: str) -> None:
-    web.answers["/a"] = lambda r, _: send(r, 200, JPEG)
+    web.answers["/a"] = reply(200, JPEG)
     port = web.url.rsplit(":", 1)[1]
     assert "is not a public address" in _failure(tmp_path, f"http://{host}:{port}/a", allow_private=False)
     assert not web.hits
@@ -220,7 +220,7 @@ def test_other_spellings_of_this_machine_are_refused(web: Web, tmp_path: Path, h
 def test_a_name_that_changes_its_address_reaches_only_the_one_that_was_checked(
     web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    web.answers["/a"] = lambda r, _: send(r, 200, JPEG)
+    web.answers["/a"] = reply(200, JPEG)
     answers = iter([_answers(PUBLIC)])
     real = socket.create_connection
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: next(answers, _answers("127.0.0.1")))
@@ -239,9 +239,9 @@ def test_a_name_that_changes_its_address_reaches_only_the_one_that_was_checked(
 
 
 def test_a_redirect_is_checked_as_the_url_itself(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    web.answers |= {"/a": lambda r, _: send(r, 302, Location="http://inside.example/b")}
+    web.answers |= {"/a": reply(302, Location="http://inside.example/b")}
     where = {"shop.example": PUBLIC, "inside.example": "10.0.0.7"}
-    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: _answers(where.get(host, host)))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: _answers(where[host]))
     dialled = _dialling(monkeypatch, web)
     reason = _failure(tmp_path, "http://shop.example/a", allow_private=False)
     assert reason == "10.0.0.7 is not a public address; allow_private permits it"
@@ -249,7 +249,7 @@ def test_a_redirect_is_checked_as_the_url_itself(web: Web, tmp_path: Path, monke
 
 
 def test_the_next_address_is_tried_where_one_is_dead(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    web.answers["/a"] = lambda r, _: send(r, 200, JPEG)
+    web.answers["/a"] = reply(200, JPEG)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: _answers("2606:2800:21f::1", PUBLIC))
     dialled = _dialling(monkeypatch, web, dead=("2606:2800:21f::1",))
     assert _fetch(tmp_path, ["http://shop.example/a"], allow_private=False).photos == 1
@@ -270,14 +270,14 @@ def test_the_certificate_is_the_names_and_not_the_addresss(tmp_path: Path, monke
 
 
 def test_the_proxy_of_the_environment_is_not_asked(web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    web.answers |= {"/a": lambda r, _: send(r, 200, JPEG)}
+    web.answers |= {"/a": reply(200, JPEG)}
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     assert _fetch(tmp_path, [f"{web.url}/a"]).photos == 1
 
 
 def test_a_proxy_that_the_settings_name_is_asked_and_finds_the_hosts(web: Web, tmp_path: Path) -> None:
-    web.answers["http://shop.invalid/a"] = lambda r, _: send(r, 200, JPEG)
+    web.answers["http://shop.invalid/a"] = reply(200, JPEG)
     assert _fetch(tmp_path, ["http://shop.invalid/a"], proxy=web.url, allow_private=False).photos == 1
     assert "not a public address" in _failure(tmp_path, "http://169.254.169.254/a", proxy=web.url, allow_private=False)
     assert web.hits.total() == 1
@@ -292,8 +292,8 @@ def test_a_password_in_a_url_goes_to_its_server_and_nowhere_else(web: Web, tmp_p
 
     with serve() as other:
         other.answers["/away"] = note
-        web.answers |= {"/a": note, "/gone": lambda r, _: send(r, 404)}
-        web.answers |= {"/moved": lambda r, _: send(r, 302, Location=f"{other.url.replace('//', '//o:p@')}/away")}
+        web.answers |= {"/a": note, "/gone": reply(404)}
+        web.answers |= {"/moved": reply(302, Location=f"{other.url.replace('//', '//o:p@')}/away")}
         mine = web.url.replace("//", "//user:s3cret@")
         assert _fetch(tmp_path, [f"{mine}/a", f"{mine}/moved", f"{mine}/gone"]).photos == 2
     assert seen == {"/a": "Basic dXNlcjpzM2NyZXQ=", "/away": None}
@@ -304,8 +304,8 @@ def test_a_password_in_a_url_goes_to_its_server_and_nowhere_else(web: Web, tmp_p
 
 def test_cookies_are_not_kept(web: Web, tmp_path: Path) -> None:
     web.answers |= {
-        "/a": lambda r, _: send(r, 302, Location="/b", Set_Cookie="who=me"),
-        "/b": lambda r, _: send(r, 200, JPEG),
+        "/a": reply(302, Location="/b", Set_Cookie="who=me"),
+        "/b": reply(200, JPEG),
     }
     assert _fetch(tmp_path, [f"{web.url}/a"]).photos == 1
     assert "cookie" not in web.headers
@@ -321,7 +321,7 @@ def test_cookies_are_not_kept(web: Web, tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_the_first_url_of_a_cell_is_fetched_and_the_others_are_counted(web: Web, tmp_path: Path, cell: str) -> None:
-    web.answers["/1.jpg"] = lambda r, _: send(r, 200, JPEG)
+    web.answers["/1.jpg"] = reply(200, JPEG)
     summary = _fetch(tmp_path, [cell.format(web.url, web.url.removeprefix("http://"))])
     assert summary == FetchSummary(photos=1, failed=0, resumed=0, several=int("2.jpg" in cell))
     assert dict(web.hits) == {"/1.jpg": 1}
@@ -331,12 +331,12 @@ def test_the_first_url_of_a_cell_is_fetched_and_the_others_are_counted(web: Web,
     "path", ["/w_300,h_200/a.jpg", "/a.jpg?size=1,2;3", "/red%20shirt.jpg", "/red shirt.jpg", "/a|b"]
 )
 def test_separators_within_a_url_belong_to_it(web: Web, tmp_path: Path, path: str) -> None:
-    web.answers[path.replace(" ", "%20")] = lambda r, _: send(r, 200, JPEG)
+    web.answers[path.replace(" ", "%20")] = reply(200, JPEG)
     assert _fetch(tmp_path, [f"{web.url}{path}"]) == FetchSummary(photos=1, failed=0, resumed=0)
 
 
 def test_a_url_without_its_scheme_is_asked_for_by_http_where_nobody_speaks_https(web: Web, tmp_path: Path) -> None:
-    web.answers["/a.jpg"] = lambda r, _: send(r, 200, JPEG)
+    web.answers["/a.jpg"] = reply(200, JPEG)
     host = web.url.removeprefix("http://")
     assert _fetch(tmp_path, [f"//{host}/a.jpg", f"{host}/a.jpg"]).photos == 2
 

@@ -47,7 +47,7 @@ def test_a_worker_starts_no_command_and_environment_that_a_deployment_was_change
     planted = {"command": "touch owned", "env": {"PYTHONPATH": "/tmp"}, "env.PYTHONSTARTUP": "x", "working_dir": "/"}
 
     template = pool_template("process", pool)
-    made = asyncio.run(ProcessJobConfiguration.from_template_and_values(template, planted, client=AsyncMock()))
+    made: Any = asyncio.run(ProcessJobConfiguration.from_template_and_values(template, planted, client=AsyncMock()))
 
     assert (made.command, made.env, str(made.working_dir)) == (None, {}, ".")
 

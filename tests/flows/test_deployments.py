@@ -2,9 +2,11 @@
 
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from prefect import Flow
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
@@ -23,7 +25,7 @@ def test_the_deployments_are_there() -> None:
 @pytest.mark.parametrize("name", DEPLOYMENTS)
 def test_a_deployment_starts_a_flow_with_parameters_that_pass(name: str) -> None:
     deployment = DEPLOYMENTS[name]
-    flow = load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
+    flow: Flow[..., Any] = load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
     fields = parameter_schema(flow).model_dump_for_openapi()["properties"]
     schedules = deployment.get("schedules", [])
 

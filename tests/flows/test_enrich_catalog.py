@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 import polars as pl
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
-from prefect.client.schemas.objects import Artifact, State
+from prefect.client.schemas.objects import State
 
 import flows.enrich_catalog
 from enrich.answers.postprocess import Prediction
@@ -32,7 +33,7 @@ def flow_run_id(state: State) -> UUID:
     return state.state_details.flow_run_id
 
 
-def artifacts(client: SyncPrefectClient, state: State) -> dict[str, Artifact]:
+def artifacts(client: SyncPrefectClient, state: State) -> dict[str, Any]:
     """By key; the progress is the last one sent."""
     run = ArtifactFilterFlowRunId(any_=[flow_run_id(state)])
     found = client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=run))
@@ -246,7 +247,8 @@ def test_task_runs_are_named_after_their_shards(
 
     enrich_catalog(**world.places, settings=RunSettings(shard_size=1))
 
-    named = [record.task_run_name for record in caplog.records if "shard" in getattr(record, "task_run_name", "")]
+    names = [getattr(record, "task_run_name", "") for record in caplog.records]
+    named = [name for name in names if "shard" in name]
     assert list(dict.fromkeys(named)) == ["shard 0", "shards 1-2", "shards 3-4"]
 
 

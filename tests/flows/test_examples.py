@@ -145,7 +145,7 @@ def test_every_command_of_the_readme_runs(
                 assert stop.value.code in ((0, 3) if arguments[0] == "finetune" else (0,)), line
                 ran.append(arguments[0])
             case ["duckdb", "-c", query]:
-                assert duckdb.sql(query).fetchall()
+                assert duckdb.execute(query).fetchall()
                 ran.append("duckdb")
             case ["make", target]:  # `make demo` and `make ui` are run by people and by test-ui
                 assert re.search(rf"^{target}:", makefile, re.MULTILINE), line

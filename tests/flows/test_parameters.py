@@ -19,7 +19,7 @@ from flows.parameters import Training
 from flows.release_held import release_held
 from flows.sample_catalog import sample_catalog
 
-FORMS = [enrich_catalog, finetune_adapter, nightly, release_held, sample_catalog]
+FORMS: list[Flow[..., Any]] = [enrich_catalog, finetune_adapter, nightly, release_held, sample_catalog]
 
 
 def schema(flow: Flow[..., Any]) -> dict[str, Any]:

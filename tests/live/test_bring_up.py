@@ -28,7 +28,8 @@ def bring_up(home: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """`deployments/bring_up.py` as a user starts it, with its URL once it is ready; stopped at the end."""
     ready = home / "url"
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    command = [sys.executable, "-m", "deployments.bring_up", "--port", "0", "--home", home, "--ready-file", ready]
+    command = [sys.executable, "-m", "deployments.bring_up", "--port", "0", "--home", str(home)]
+    command += ["--ready-file", str(ready)]
     process = subprocess.Popen(
         command, cwd=ROOT, env=clean, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -64,7 +65,7 @@ class Up:
         """One that asks again where the answer is 503: the server's way to say that its SQLite file was locked."""
         return PrefectHttpxSyncClient(
             base_url=f"{self.url}/api",
-            auth=tuple(self.password.split(":")),  # type: ignore[arg-type]
+            auth=tuple(self.password.split(":")),
             enable_csrf_support=False,
             raise_on_all_errors=False,
             timeout=60,

@@ -7,6 +7,7 @@ import boto3
 import pytest
 from prefect.blocks.system import Secret
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from pydantic import SecretStr
 
 from tests.testing.live import PASSWORD, WEBHOOK_SECRET, Live, Shop, wait_for
 from tests.testing.s3_server import S3Server
@@ -20,7 +21,7 @@ def save_secrets(live: Live, **secrets: str) -> None:
     """What `Secret(value=...).save(name)` does on anybody's machine."""
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{live.port}/api", PREFECT_API_AUTH_STRING: PASSWORD}):
         for name, value in secrets.items():
-            Secret(value=value).save(name.replace("_", "-"), overwrite=True)
+            Secret[str](value=SecretStr(value)).save(name.replace("_", "-"), overwrite=True)
 
 
 def use_in_pool(live: Live, pool: str, environment: dict[str, str]) -> None:

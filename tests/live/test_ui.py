@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Locator, Page, TimeoutError, sync_playwright
 
 from tests.testing.live import PASSWORD, ROOT, Live, Shop, wait_for
 
-playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.ui, pytest.mark.timeout(900)]
 SHOTS = Path(os.environ.get("ENRICH_SCREENSHOTS", ROOT / ".screenshots"))
 SECOND = 1000  # milliseconds, Playwright's unit
@@ -23,7 +23,7 @@ QUIET = ["--disable-background-networking", "--disable-component-update", "--dis
 class Screen:
     """A page of the UI, with a picture of every step."""
 
-    def __init__(self, page: "playwright.Page", url: str) -> None:
+    def __init__(self, page: Page, url: str) -> None:
         self.page, self.url, self.taken = page, url, 0
 
     def open(self, path: str) -> None:
@@ -34,7 +34,7 @@ class Screen:
         found.wait_for(timeout=seconds * SECOND)
         found.scroll_into_view_if_needed()
 
-    def field(self, title: str) -> "playwright.Locator":
+    def field(self, title: str) -> Locator:
         """The control that follows a title of the form."""
         after = (
             f'xpath=//*[normalize-space(text())="{title} (Optional)"]/following::*[self::textarea or self::input][1]'
@@ -54,7 +54,7 @@ class Screen:
 def screen(live: Live) -> Iterator[Screen]:
     found = shutil.which("chromium")
     assert found, "chromium is not in PATH; on Debian: apt-get install chromium"
-    with playwright.sync_playwright() as started:
+    with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=found, args=QUIET)
         context = browser.new_context(
             viewport={"width": 1300, "height": 1000}, http_credentials=None, timezone_id="Europe/Berlin"
@@ -81,7 +81,7 @@ def submit(screen: Screen, then: re.Pattern[str]) -> None:
     screen.page.on("response", lambda told: answers.append(told.status) if "create_flow_run" in told.url else None)
     for _ in range(3):
         screen.press("Submit")
-        with suppress(playwright.TimeoutError):
+        with suppress(TimeoutError):
             screen.page.wait_for_url(then, timeout=60 * SECOND)
             break
         screen.shot("refused")

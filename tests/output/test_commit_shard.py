@@ -15,7 +15,7 @@ from enrich.output import history, parquet
 from enrich.output.history import commit_shard, committed_shards, shard_key
 from enrich.output.run_record import RunInfo
 from enrich.output.schema import HISTORY_SCHEMA, ROW_SCHEMA, SOURCE_SCHEMA, Row
-from enrich.storage import Store, open_store
+from enrich.storage import Body, Store, open_store
 from enrich.vocabulary import Alternative, ErrorKind
 from tests.testing.rows import Wrapped, make_row, make_run
 
@@ -103,7 +103,7 @@ def test_duckdb_and_polars_read_history_as_it_lies(tmp_path: Path) -> None:
     commit_shard(output, later, 0, [make_row(later, "a.jpg", error_kind=ErrorKind.EMPTY)], ["a.jpg"])
     glob = f"{tmp_path}/history/**/*.parquet"
     query = "select run_date::varchar, run_id, count(*), sum(price) from read_parquet('{}') group by all order by 1"
-    assert duckdb.sql(query.format(glob)).fetchall() == [
+    assert duckdb.execute(query.format(glob)).fetchall() == [
         ("2026-11-22", "night-1", 2, 200.0),
         ("2026-11-23", "night-2", 1, None),
     ]
@@ -148,7 +148,7 @@ def test_a_writer_whose_response_was_lost_knows_its_own_shard(output: Store) -> 
 
 def test_a_shard_that_can_be_neither_created_nor_read_fails_the_run(tmp_path: Path) -> None:
     class Refuses(Wrapped):
-        def create(self, key: str, data: bytes) -> bool:
+        def create(self, key: str, data: Body) -> bool:
             return False
 
     output = open_store(str(tmp_path))

@@ -74,7 +74,7 @@ def rows_of(found: list[tuple]) -> list[tuple]:
 
 @pytest.mark.parametrize(("question", "body"), QUESTIONS, ids=[question for question, _ in QUESTIONS])
 def test_a_question_has_one_answer(output: Path, question: str, body: str) -> None:
-    duck = duckdb.sql(block(body, "DuckDB").replace("enriched/", f"{output}/")).fetchall()
+    duck = duckdb.execute(block(body, "DuckDB").replace("enriched/", f"{output}/")).fetchall()
     scope: dict[str, Any] = {"pl": pl}
     exec(block(body, "Polars").replace("enriched/", f"{output}/"), scope)
     polars = scope["answer"].collect().rows()
@@ -102,12 +102,11 @@ def test_the_dictionary_is_the_schemas() -> None:
 
 
 def test_athenas_declarations_are_the_schemas() -> None:
-    products, history = sqlglot.parse(
-        re.search(r"<!-- athena -->\n```sql\n(.*?)```", TEXT, re.DOTALL)[1], read="athena"
-    )[:2]  # type: ignore[index]
+    (declared,) = re.findall(r"<!-- athena -->\n```sql\n(.*?)```", TEXT, re.DOTALL)
+    products, history = sqlglot.parse(declared, read="athena")[:2]
     for statement, schema in ((products, PRODUCTS_SCHEMA), (history, ROW_SCHEMA)):
         assert statement is not None
-        columns = {column.name: column.kind.sql("hive") for column in statement.find_all(sqlglot.exp.ColumnDef)}
+        columns = {column.name: column.args["kind"].sql("hive") for column in statement.find_all(sqlglot.exp.ColumnDef)}
         assert [name for name in columns if name in schema.names] == schema.names
         assert (columns["price"], columns["attempt"], columns["needs_review"]) == ("DOUBLE", "SMALLINT", "BOOLEAN")
         assert columns["category_alternatives"] == "ARRAY<STRUCT<category: STRING, confidence: FLOAT>>"

@@ -1,4 +1,5 @@
 from dataclasses import asdict, replace
+from typing import Any
 
 import polars as pl
 import pytest
@@ -103,7 +104,7 @@ def test_the_mix_of_categories_is_compared_where_both_runs_have_one() -> None:
     ],
 )
 def test_each_limit_is_found_and_says_what_to_change(
-    change: dict[str, object], limit: str, value: float, message: str
+    change: dict[str, Any], limit: str, value: float, message: str
 ) -> None:
     (finding,) = judge_run(replace(GOOD, **change), GOOD, GateSettings())
     assert (finding.limit, finding.value, finding.message) == (limit, value, message)
@@ -124,7 +125,7 @@ def test_each_limit_is_found_and_says_what_to_change(
         {"category_mix": {}},
     ],
 )
-def test_a_limit_that_is_only_reached_is_not_passed(change: dict[str, object]) -> None:
+def test_a_limit_that_is_only_reached_is_not_passed(change: dict[str, Any]) -> None:
     assert judge_run(replace(GOOD, **change), GOOD, GateSettings()) == ()
 
 

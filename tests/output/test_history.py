@@ -11,10 +11,10 @@ import duckdb
 import polars as pl
 import pytest
 
-from enrich import cli
+from enrich.cli import runs
 from enrich.errors import UsageError
 from enrich.output import history, parquet, publish, run_record
-from enrich.output.products import read_products
+from enrich.output.products import Products, read_products
 from enrich.output.run_record import RunInfo
 from enrich.output.schema import ROW_SCHEMA
 from enrich.pipeline import releasing, tidying
@@ -63,11 +63,11 @@ def test_shards_are_packed_and_later_deleted_and_every_row_stays(output: str) ->
 
 def test_the_command_says_how_to_read_history_meanwhile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     night(open_store(str(tmp_path), create=True), make_run(), listing(*KEYS))
-    cli.tidy(str(tmp_path), keep=None, grace="12h", config=None)
+    runs.tidy(str(tmp_path), keep=None, grace="12h", config=None)
     said = capsys.readouterr().out
     assert said.startswith("5 shards packed into 1 files, 0 packed shards deleted\n")
     assert "12h from now at the earliest: queries on history take each (run_id, image_key) once" in said
-    cli.tidy(str(tmp_path), keep=None, grace="0s", config=None)
+    runs.tidy(str(tmp_path), keep=None, grace="0s", config=None)
     assert "run_id" not in capsys.readouterr().out
 
 
@@ -90,7 +90,7 @@ def test_a_reader_of_packs_in_the_making_sees_each_row_once(tmp_path: Path) -> N
     class Watched(Wrapped):
         def after(self, number: int, name: str, result: Any) -> Any:
             if name in ("create", "delete", "put"):
-                counts.extend(duckdb.sql(query).fetchall())
+                counts.extend(duckdb.execute(query).fetchall())
                 counts.append((history.read_shards(store, run).height,) * 2)
             return result
 
@@ -211,7 +211,7 @@ def test_a_fold_by_ranges_is_the_fold(tmp_path: Path, monkeypatch: pytest.Monkey
         lambda store: night(store, make_run("n3", 20, shard_size=16, fingerprint="f2"), listing(*keys[:150])),
     ]
     whole, small = (open_store(str(tmp_path / name), create=True) for name in ("whole", "small"))
-    tables = []
+    tables: list[list[Products]] = []
     for store, piece in ((whole, 250_000), (small, 23)):
         for module in ("enrich.output.spill", "enrich.output.manifest"):
             monkeypatch.setattr(f"{module}.PARTITION_ROWS", piece)

@@ -217,7 +217,7 @@ def test_the_plan_equals_a_decision_image_by_image(data: st.DataObject) -> None:
     fingerprint = data.draw(fingerprints)
 
     def row(key: str, run: RunInfo, etag: str, kind: ErrorKind | None, attempt: int) -> Row:
-        failure = {"error_kind": kind} if kind else {}
+        failure: dict[str, Any] = {"error_kind": kind} if kind else {}
         return make_row(run, f"{key}.jpg", image_etag=etag, attempt=attempt, **failure)
 
     def decide(key: str) -> tuple[Reason, int] | None:

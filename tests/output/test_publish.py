@@ -21,7 +21,7 @@ from enrich.output.products import Products, fold, last_runs, read_products
 from enrich.output.run_record import Finding, PublishedRun, RunInfo, RunRecord, Stages, StageUse
 from enrich.output.schema import PRODUCTS_SCHEMA, ROW_SCHEMA, Row
 from enrich.settings.run import GateSettings
-from enrich.storage import ObjectInfo, Store, open_store
+from enrich.storage import Body, ObjectInfo, Store, open_store
 from enrich.vocabulary import ErrorKind, ManifestItem
 from tests.testing.rows import (
     START,
@@ -207,7 +207,7 @@ def test_products_is_a_table_that_analysts_can_read(output: Store, tmp_path: Pat
     path.write_bytes(data)
     query = f"select image_key, status, in_source, last_run_id from '{path}'"
     expected = [("a.jpg", "ok", True), ("z.jpg", "ok", True), ("bad.jpg", "failed", True)]
-    assert duckdb.sql(query).fetchall() == [(*row, "night-1") for row in expected]
+    assert duckdb.execute(query).fetchall() == [(*row, "night-1") for row in expected]
     assert pl.read_parquet(path).select("image_key", "status", "in_source").rows() == expected
 
 
@@ -473,7 +473,7 @@ def test_a_lost_response_and_another_publisher_leave_both_runs(local: Store) -> 
 
 def test_a_publisher_that_is_always_late_gives_up_and_says_what_to_do(local: Store, no_sleep: list[float]) -> None:
     class AlwaysLate(Wrapped):
-        def replace(self, key: str, data: bytes, if_match: str | None) -> bool:
+        def replace(self, key: str, data: Body, if_match: str | None) -> bool:
             return False
 
     held(local, make_run(), listing("a.jpg"), minutes=1)

@@ -40,7 +40,7 @@ def output(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def run_query(language: str, text: str, output: Path) -> Any:
     text = text.replace("enriched/", f"{output}/")
     if language == "sql":
-        return duckdb.sql(text).fetchall()
+        return duckdb.execute(text).fetchall()
     names: dict[str, Any] = {}
     exec(text, names)
     result = names["result"]
@@ -88,8 +88,8 @@ def test_usual_readers_take_the_folder_of_history_as_one_table(output: Path) -> 
         ds.dataset(folder, partitioning=discovered).to_table().to_pandas(),
         pl.read_parquet(folder).to_pandas(),
         pl.scan_parquet(f"{folder}/**/*.parquet", hive_partitioning=True).collect().to_pandas(),
-        duckdb.sql(f"from read_parquet('{folder}/**/*.parquet', hive_partitioning = true)").df(),
-        duckdb.sql(f"from read_parquet('{folder}/**/*.parquet', hive_partitioning = false)").df(),
+        duckdb.execute(f"from read_parquet('{folder}/**/*.parquet', hive_partitioning = true)").df(),
+        duckdb.execute(f"from read_parquet('{folder}/**/*.parquet', hive_partitioning = false)").df(),
     ]
     for table in tables:
         assert len(table) == rows
@@ -116,6 +116,6 @@ def test_what_a_query_says_of_packing_is_true(tmp_path: Path) -> None:
     store = open_store(str(root), create=True)
     finish(store, enrich_night(store, make_run(), listing(*KEYS)), 0)
     tidy(str(root), RunSettings(), grace=timedelta(days=1), keep=None)
-    counted = duckdb.sql(f"select count(*) from read_parquet('{root}/history/**/*.parquet')").fetchall()
+    counted = duckdb.execute(f"select count(*) from read_parquet('{root}/history/**/*.parquet')").fetchall()
     assert counted == [(10,)]
     shutil.rmtree(root)

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from enrich import cli
+from enrich.cli import runs
 from enrich.errors import RunFailed, UsageError
 from enrich.output import history, manifest, parquet, publish, run_record
 from enrich.output.products import Products, read_products
@@ -89,10 +89,10 @@ def test_a_table_that_is_missing_when_a_run_begins_has_its_photos_answered_no_se
 def test_the_command_makes_the_table_anew(output: Store, capsys: pytest.CaptureFixture[str]) -> None:
     before = two_nights(output)
     output.put("products.parquet", b"PAR1 no more")
-    cli.rebuild(output=output.uri)
+    runs.rebuild(output=output.uri)
     assert capsys.readouterr().out == f"products: {output.uri}/products.parquet, 4 rows of 2 runs\n"
     assert read_products(output).table.equals(before)
-    cli.rebuild(output=output.uri)
+    runs.rebuild(output=output.uri)
     assert read_products(output).table.equals(before)
 
 

@@ -58,7 +58,7 @@ def frame(*rows: Row) -> pl.DataFrame:
 
 
 def ok_row(key: str, **changes: Any) -> Row:
-    values = {"category_confidence": 0.87, "image_sha256": key, "price_low": 80.0, "price_high": 1250.4}
+    values: dict[str, Any] = {"category_confidence": 0.87, "image_sha256": key, "price_low": 80.0, "price_high": 1250.4}
     return make_row(RUN, key, **(values | changes))
 
 

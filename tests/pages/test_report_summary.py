@@ -1,5 +1,8 @@
 """The half page about a run that is shown where Markdown is rendered."""
 
+import html
+import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -35,17 +38,18 @@ def render(text: str) -> str:
     return MarkdownIt("commonmark", {"html": True}).enable("table").enable("strikethrough").render(text)
 
 
+def cells(page: str) -> list[str]:
+    return [html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", page)]
+
+
 def test_counts_and_reasons_are_tables() -> None:
     page = render(render_summary(record(), "s3://out/"))
 
-    assert '<td>ok</td>\n<td style="text-align:right">1</td>' in page
-    assert '<td>failed with not_an_image</td>\n<td style="text-align:right">2</td>' in page
-    assert '<td>new</td>\n<td style="text-align:right">3</td>' in page
-    assert "<td>s3://out/runs/night/report.html</td>" in page
-    assert "<td>12 s, 0.2 photos a second</td>" in page
-    assert "<td>decode: raise decode_processes from 2 to 5</td>" in page
-    assert "<td>46 % of the time</td>" in page
-    assert "<td>decode 11.4 ms, engine 240 ms</td>" in page
+    assert {("ok", "1"), ("failed with not_an_image", "2"), ("new", "3")} <= set(pairwise(cells(page)))
+    assert {
+        "s3://out/runs/night/report.html", "12 s, 0.2 photos a second", "decode: raise decode_processes from 2 to 5",
+        "46 % of the time", "decode 11.4 ms, engine 240 ms",
+    } <= set(cells(page))  # fmt: skip
     assert "bottleneck" not in render_summary(record(stages=None), "s3://out")
 
 
@@ -64,10 +68,9 @@ def test_the_first_line_says_how_it_ended(state: str, words: str) -> None:
 def test_words_from_outside_are_shown_as_they_are() -> None:
     page = render(render_summary(record(findings=[{"message": EVIL}]), "s3://out"))
 
-    assert (
-        "<li>&lt;img src=x onerror=alert(1)&gt; | a`b` *c* _d_ [e](http://f) ![g](h) ~~i~~ &amp;lt; \\ # "
-        "https://evil.example - j</li>"
-    ) in page
+    (item,) = re.findall(r"<li>(.*?)</li>", page)
+    assert "<" not in item
+    assert html.unescape(item) == " ".join(EVIL.split())
 
 
 def test_words_from_outside_do_not_leave_their_cell() -> None:
@@ -75,5 +78,5 @@ def test_words_from_outside_do_not_leave_their_cell() -> None:
 
     page = render(render_summary(record(run=run), "s3://out"))
 
-    assert page.count("<td>photos</td>\n<td>&lt;img src=x onerror=alert(1)&gt; | a`b` *c*") == 1
+    assert ("photos", " ".join(EVIL.split())) in pairwise(cells(page))
     assert page.count("<tr>") == render(render_summary(record(), "s3://out")).count("<tr>")

@@ -1,5 +1,4 @@
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from enrich.errors import EnrichError
 from enrich.photos.decode import ImageRefused, decode
 from enrich.settings.photos import PhotoLimits
 from enrich.vocabulary import ErrorKind
-from tests.testing.photo_files import LIMITS, NOISE, PNG, TURNED, encoded, exif, png_header
+from tests.testing.photo_files import LIMITS, NOISE, PNG, TURNED, decoded, encoded, exif, png_header
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -89,26 +88,26 @@ def test_modes_of_formats_that_a_setting_adds(data: bytes, expected: list[Any]) 
 
 def test_cmyk_is_converted_as_adobe_stores_it() -> None:
     cyan, black = Image.new("CMYK", (8, 8), (255, 0, 0, 0)), Image.new("CMYK", (8, 8), (0, 0, 0, 255))
-    assert np.allclose(decode(encoded(cyan, "JPEG", quality=100), LIMITS), (0, 255, 255), atol=3)
-    assert np.allclose(decode(encoded(black, "JPEG", quality=100), LIMITS), (0, 0, 0), atol=3)
+    assert np.allclose(decoded(encoded(cyan, "JPEG", quality=100)), (0, 255, 255), atol=3)
+    assert np.allclose(decoded(encoded(black, "JPEG", quality=100)), (0, 0, 0), atol=3)
 
 
 def test_avif_is_read() -> None:
-    assert np.allclose(decode(encoded(Image.new("RGB", (8, 8), RED), "AVIF"), LIMITS), RED, atol=8)
+    assert np.allclose(decoded(encoded(Image.new("RGB", (8, 8), RED), "AVIF")), RED, atol=8)
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "AVIF"])
 def test_an_animation_is_its_first_frame(format: str) -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, GREEN, BLUE)]
     data = encoded(frames[0], format, save_all=True, append_images=frames[1:], lossless=True)
-    assert np.allclose(decode(data, LIMITS), RED, atol=8)
+    assert np.allclose(decoded(data), RED, atol=8)
 
 
 def test_a_phones_photo_with_a_second_picture_is_its_first() -> None:
     data = encoded(
         Image.new("RGB", (16, 16), RED), "MPO", save_all=True, append_images=[Image.new("RGB", (16, 16), BLUE)]
     )
-    assert np.allclose(decode(data, LIMITS), RED, atol=8)
+    assert np.allclose(decoded(data), RED, atol=8)
 
 
 # ---- EXIF
@@ -118,9 +117,8 @@ CORNERS = Image.fromarray(np.array([[RED, GREEN, BLUE], [WHITE, (0, 0, 0), (9, 9
 
 @pytest.mark.parametrize("orientation", TURNED)
 def test_exif_orientation_is_applied(orientation: int) -> None:
-    turn: Callable[..., Any] = TURNED[orientation]
     data = encoded(CORNERS, exif=exif(orientation))
-    assert np.array_equal(decode(data, LIMITS), turn(np.asarray(CORNERS)))
+    assert np.array_equal(decoded(data), TURNED[orientation](np.asarray(CORNERS)))
 
 
 def test_orientation_6_makes_a_wide_photo_tall() -> None:

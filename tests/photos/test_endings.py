@@ -10,6 +10,7 @@ from PIL import Image
 from enrich.photos.decode import ImageRefused, decode, inspect
 from enrich.settings.photos import PhotoLimits
 from enrich.vocabulary import ErrorKind
+from tests.testing.photo_files import decoded
 
 LIMITS = PhotoLimits()
 NOISE = Image.effect_noise((43, 30), 80).convert("RGB")
@@ -30,18 +31,18 @@ def test_a_jpeg_without_its_end_marker_is_the_whole_photo_with_a_note(options: d
     assert data.endswith(b"\xff\xd9")
     assert not inspect(data, LIMITS).unfinished
     for cut in (1, 2):
-        assert np.array_equal(decode(data[:-cut], LIMITS), decode(data, LIMITS))
+        assert np.array_equal(decoded(data[:-cut]), decoded(data))
         assert inspect(data[:-cut], LIMITS).unfinished
 
 
 @pytest.mark.parametrize("options", JPEGS, ids=str)
 def test_a_jpeg_that_lacks_pixels_is_truncated(options: dict[str, Any]) -> None:
     """Cut anywhere: a refusal, or the very photo."""
-    data, whole = encoded("JPEG", **options), np.asarray(decode(encoded("JPEG", **options), LIMITS)).astype(int)
+    data, whole = encoded("JPEG", **options), decoded(encoded("JPEG", **options)).astype(int)
     refused = set()
     for cut in [*range(3, 40), *range(40, len(data), 97)]:
         try:
-            found = np.asarray(decode(data[:-cut], LIMITS)).astype(int)
+            found = decoded(data[:-cut]).astype(int)
         except ImageRefused as refusal:
             refused.add(refusal.kind)
         else:
@@ -52,7 +53,7 @@ def test_a_jpeg_that_lacks_pixels_is_truncated(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("format", "cut"), [("PNG", 12), ("PNG", 4), ("GIF", 1), ("GIF", 2), ("BMP", 3)])
 def test_other_formats_without_their_end_are_whole_photos(format: str, cut: int) -> None:
     data = encoded(format)
-    assert np.array_equal(decode(data[:-cut], LIMITS), decode(data, LIMITS))
+    assert np.array_equal(decoded(data[:-cut]), decoded(data))
 
 
 @pytest.mark.parametrize("lossless", [False, True])
@@ -60,9 +61,9 @@ def test_a_webp_whose_header_or_metadata_is_wrong_about_its_length_is_a_whole_ph
     exif = Image.Exif()
     exif[0x010E] = "a description that an upload lost"
     data = encoded("WEBP", lossless=lossless, exif=exif.tobytes())
-    whole = decode(data, LIMITS)
+    whole = decoded(data)
     for other in (data[:-10], data[:4] + (40).to_bytes(4, "little") + data[8:]):
-        assert np.array_equal(decode(other, LIMITS), whole)
+        assert np.array_equal(decoded(other), whole)
     plain = encoded("WEBP", lossless=lossless)
     with pytest.raises(ImageRefused):
         decode(plain[:-40], LIMITS)

@@ -57,7 +57,7 @@ def test_an_adapter_is_scored_on_its_test_split(story: Any) -> None:
 def test_settings_are_a_mapping_a_file_or_an_object(story: Any, tmp_path: Path, form: str) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("run: {engine: transformers, shard_size: 7}\n")
-    settings = {
+    settings: Any = {
         "mapping": {"engine": "transformers", "shard_size": 7},
         "file": file,
         "object": RunSettings(engine="transformers", shard_size=7),

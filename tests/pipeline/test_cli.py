@@ -14,14 +14,12 @@ import psutil
 import pytest
 
 from enrich.settings.models import TINY_MODEL_PATH
-from tests.testing.cli import enrich
+from tests.testing.cli import RunCli
 
 
-def test_the_version_is_printed_and_no_arguments_print_the_help(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert enrich(monkeypatch, capsys, "--version") == (0, f"enrich {version('enrich')}\n", "")
-    code, out, err = enrich(monkeypatch, capsys)
+def test_the_version_is_printed_and_no_arguments_print_the_help(run_cli: RunCli) -> None:
+    assert run_cli("--version") == (0, f"enrich {version('enrich')}\n", "")
+    code, out, err = run_cli()
     assert code == 2
     assert "rollback" in out
     assert err == ""
@@ -95,19 +93,12 @@ def test_importing_the_command_loads_nothing_heavy() -> None:
         ("dance", "No such command 'dance'"),
     ],
 )
-def test_bad_input(
-    story: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: str,
-    message: str,
-) -> None:
+def test_bad_input(story: Any, tmp_path: Path, run_cli: RunCli, arguments: str, message: str) -> None:
     make_bad_things(tmp_path)
     (tmp_path / "link").symlink_to(story.bucket)
     before = sorted(tmp_path.rglob("*"))
     places = {"tmp": tmp_path, "bucket": story.bucket, "adapter": story.adapter, "catalog": story.catalog}
-    code, _, err = enrich(monkeypatch, capsys, *arguments.format(**places).split(" "))
+    code, _, err = run_cli(arguments.format(**places))
     assert code == 2, err
     assert message.format(**places) in err.replace("\n", " ")
     assert "Traceback" not in err
@@ -143,21 +134,14 @@ def make_bad_things(root: Path) -> None:
             (root / name / file).write_bytes(data)
 
 
-def test_a_missing_bucket_is_a_usage_error(
-    story: Any, s3_bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    code, _, err = enrich(
-        monkeypatch, capsys, "run", "--images", f"{s3_bucket}-gone", "--adapter", str(story.adapter),
-        "--output", str(tmp_path / "out"),
-    )  # fmt: skip
+def test_a_missing_bucket_is_a_usage_error(story: Any, s3_bucket: str, run_cli: RunCli, tmp_path: Path) -> None:
+    code, _, err = run_cli(f"run --images {s3_bucket}-gone --adapter {story.adapter} --output {tmp_path}/out")
     assert code == 2
     assert f"{s3_bucket}-gone" in err
     assert len(err.strip().splitlines()) == 1
 
 
-def test_an_adapter_of_another_base_is_a_usage_error(
-    story: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_an_adapter_of_another_base_is_a_usage_error(story: Any, run_cli: RunCli, tmp_path: Path) -> None:
     from tests.testing.tiny_phi3v import tiny_phi3v
 
     other = tiny_phi3v(tmp_path / "other")
@@ -165,59 +149,47 @@ def test_an_adapter_of_another_base_is_a_usage_error(
     shutil.copytree(story.adapter, adapter)
     config = adapter / "adapter_config.json"
     config.write_text(config.read_text().replace('"phi3v-tiny"', f'"{other.path}"'))
-    code, _, err = enrich(
-        monkeypatch, capsys, "run", "--images", str(story.bucket), "--adapter", str(adapter),
-        "--output", str(tmp_path / "out"),
-    )  # fmt: skip
+    code, _, err = run_cli(f"run --images {story.bucket} --adapter {adapter} --output {tmp_path}/out")
     assert code == 2, err
     assert "it does not fit its base" in err
     assert not (tmp_path / "out" / "products.parquet").exists()
 
 
-def test_a_run_and_its_report(
-    story: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_and_its_report(story: Any, tmp_path: Path, run_cli: RunCli) -> None:
     config = tmp_path / "short.yaml"
     config.write_text("gate: {allow_weak_adapter: true}\n")  # 80 steps do not teach it 32 categories
-    arguments = (
-        "--images", str(story.bucket), "--adapter", str(story.adapter), "--output", str(tmp_path), "--config",
-        str(config),
-    )  # fmt: skip
-    code, out, _ = enrich(monkeypatch, capsys, "run", *arguments, "--run-id", "one")
+    command = f"run --images {story.bucket} --adapter {story.adapter} --output {tmp_path} --config {config}"
+    code, out, _ = run_cli(f"{command} --run-id one")
     assert code == 0
     assert "5 failed" in out
     assert f"products: {tmp_path}/products.parquet" in out
     assert f"report: {tmp_path}/runs/one/report.html" in out
-    code, out, _ = enrich(monkeypatch, capsys, "run", *arguments)
+    code, out, _ = run_cli(command)
     assert code == 0
     assert out.startswith(
         f"nothing to do: 27 photos of {story.bucket} have their answer, 5 failed (1 empty, 2 not_an_image, "
     )
-    code, out, _ = enrich(monkeypatch, capsys, "report", "--output", str(tmp_path), "--run-id", "one")
+    code, out, _ = run_cli(f"report --output {tmp_path} --run-id one")
     assert code == 0
     assert f"report: {tmp_path}/runs/one/report.html" in out
 
 
-def test_a_held_run_exits_with_3(
-    story: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_held_run_exits_with_3(story: Any, tmp_path: Path, run_cli: RunCli) -> None:
     config = tmp_path / "strict.yaml"
     config.write_text("gate: {min_rows: 1, max_failed: 0.0}\n")
     output = tmp_path / "output"
-    arguments = "--images", str(story.bucket), "--adapter", str(story.adapter), "--output", str(output)
-    code, _, err = enrich(monkeypatch, capsys, "run", *arguments, "--run-id", "strict", "--config", str(config))
+    command = f"run --images {story.bucket} --adapter {story.adapter} --output {output} --run-id strict"
+    code, _, err = run_cli(f"{command} --config {config}")
     assert code == 3
     assert "run strict is held back: " in err
     assert not (output / "products.parquet").exists()
-    code, out, _ = enrich(monkeypatch, capsys, "publish", "--output", str(output), "--run-id", "strict")
+    code, out, _ = run_cli(f"publish --output {output} --run-id strict")
     assert code == 0
     assert f"products: {output}/products.parquet" in out
 
 
-def test_scores_of_an_adapter(story: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = enrich(
-        monkeypatch, capsys, "score", "--adapter", str(story.adapter), "--catalog", str(story.catalog)
-    )
+def test_scores_of_an_adapter(story: Any, run_cli: RunCli) -> None:
+    code, out, _ = run_cli(f"score --adapter {story.adapter} --catalog {story.catalog}")
     assert code == 0
     assert "products of the test split" in out
     assert "category median" in out
@@ -225,18 +197,12 @@ def test_scores_of_an_adapter(story: Any, monkeypatch: pytest.MonkeyPatch, capsy
 
 @pytest.mark.parametrize(("rate", "code"), [("1e-3", 0), ("1e-9", 1)])
 def test_one_batch_is_learned_by_heart_or_not(
-    story: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    rate: str,
-    code: int,
+    story: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: RunCli, rate: str, code: int
 ) -> None:
     monkeypatch.setattr("enrich.train.overfit.MAX_STEPS", 40)
     config = tmp_path / "rate.yaml"
     config.write_text(f"learning_rate: {rate}\noutput_learning_rate: {rate}\nbatch_size: 2\nmodel: phi3v-tiny\n")
-    arguments = "--catalog", str(story.catalog), "--config", str(config), "--overfit-one-batch"
-    stopped, out, err = enrich(monkeypatch, capsys, "finetune", *arguments)
+    stopped, out, err = run_cli(f"finetune --catalog {story.catalog} --config {config} --overfit-one-batch")
     assert stopped == code, err
     if code:
         assert "error: one batch of 2 photos was not learned by heart in 40 steps at learning_rate 1e-09; " in err
@@ -248,17 +214,7 @@ def test_one_batch_is_learned_by_heart_or_not(
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_a_command_that_is_stopped_says_so_and_takes_its_processes_along(tmp_path: Path, stop: signal.Signals) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "enrich.cli",
-        "catalog",
-        "sample",
-        "--products",
-        "3000",
-        "--out",
-        str(tmp_path / "c"),
-    ]
+    command = [sys.executable, "-m", "enrich.cli", *f"catalog sample --products 3000 --out {tmp_path}/c".split()]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         while not any((tmp_path / "c").rglob("*.jpg")):  # the processes that draw are at work
             assert process.poll() is None

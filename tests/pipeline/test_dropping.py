@@ -8,7 +8,6 @@ from typing import Any
 import polars as pl
 import pytest
 
-from enrich import cli
 from enrich.answers.prompt import Prompt
 from enrich.catalog.read import read_catalog
 from enrich.engines.adapter import adapter_id, read_adapter
@@ -21,6 +20,7 @@ from enrich.settings.training import TrainSettings
 from enrich.train.record import Dropped
 from flows.parameters import Training
 from sample.make import make_sample
+from tests.testing.cli import RunCli
 
 TINY = TrainSettings(model="phi3v-tiny", epochs=1, evaluations=1, max_new_tokens=48)
 
@@ -156,18 +156,13 @@ def test_a_category_of_rows_that_cannot_be_learned_is_not_asked_for(
 
 
 @pytest.mark.parametrize("flag", [False, True])
-def test_the_command_has_a_flag_for_it(
-    catalog: Path, tmp_path: Path, flag: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_has_a_flag_for_it(catalog: Path, tmp_path: Path, flag: bool, run_cli: RunCli) -> None:
     _damage(catalog, range(1, 6), title="")
     config = tmp_path / "settings.yaml"
     config.write_text(json.dumps({"model": "/nowhere/model"}))
-    arguments = ["enrich", "finetune", f"--catalog={catalog}", f"--out={tmp_path}/out", f"--config={config}"]
-    monkeypatch.setattr("sys.argv", arguments + ["--allow-dropped"] * flag)
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 2
-    said = capsys.readouterr().err
+    command = f"finetune --catalog={catalog} --out={tmp_path}/out --config={config}"
+    code, _, said = run_cli(f"{command} --allow-dropped" if flag else command)
+    assert code == 2
     assert ("--allow-dropped" in said) is not flag
     assert ("/nowhere/model" in said) is flag
 

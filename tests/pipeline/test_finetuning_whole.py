@@ -107,7 +107,7 @@ def test_a_run_reports_how_far_its_adapter_is_trusted(story: Any, tmp_path: Path
     page = (output / "runs" / again.run.run_id / "report.html").read_text()
     assert page.count("data:image/svg+xml") == 5
     history = f"read_parquet('{output}/history/**/*.parquet', hive_partitioning = false)"
-    rows = duckdb.sql(
+    rows = duckdb.execute(
         f"SELECT status, count(*) FROM {history} WHERE run_id = '{again.run.run_id}' GROUP BY status"
     ).fetchall()
     for status, count in rows:

@@ -18,7 +18,7 @@ from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.training import MergeSettings
 from enrich.storage import open_store
 from enrich.train import merge_check
-from tests.testing.cli import enrich
+from tests.testing.cli import RunCli
 from tests.testing.random_adapter import write_random_adapter
 from tests.testing.tiny_phi3v import tiny_phi3v
 
@@ -120,21 +120,19 @@ def test_an_adapter_whose_tensors_do_not_fit_is_refused(adapter: Path, base: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["torn"]
 
 
-def test_the_command(
-    adapter: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command(adapter: Path, base: Path, tmp_path: Path, run_cli: RunCli) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(adapter, moved)
     settings = json.loads((moved / "adapter_config.json").read_text())
     (moved / "adapter_config.json").write_text(json.dumps({**settings, "base_model_name_or_path": "/gone"}))
-    arguments = "--adapter", str(moved), "--out", str(tmp_path / "out")
-    code, _, err = enrich(monkeypatch, capsys, "merge", *arguments)
+    command = f"merge --adapter {moved} --out {tmp_path}/out"
+    code, _, err = run_cli(command)
     assert (code, err.strip()) == (
         2,
         f"error: adapter {moved}: model /gone: no such directory; give a local checkpoint or a Hub name; or say where "
         "its base is now with --base",
     )
-    code, out, _ = enrich(monkeypatch, capsys, "merge", *arguments, "--base", str(base), "--dtype", "float32")
+    code, out, _ = run_cli(f"{command} --base {base} --dtype float32")
     assert code == 0
     first, second = out.splitlines()
     assert first.startswith("merged beside unmerged: logits differ by ")
@@ -146,23 +144,20 @@ def test_the_command(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--adapter", "{tmp}/none", "--out", "{tmp}/out"), "{tmp}/none: no such directory; check the path"),
-        (("--adapter", "{tmp}", "--out", "{tmp}/out"), "adapter_config.json is missing; it is not whole"),
-        (("--adapter", "{adapter}", "--out", "{tmp}/file"), "out {tmp}/file: is a file; name a directory"),
+        ("--adapter {tmp}/none --out {tmp}/out", "{tmp}/none: no such directory; check the path"),
+        ("--adapter {tmp} --out {tmp}/out", "adapter_config.json is missing; it is not whole"),
+        ("--adapter {adapter} --out {tmp}/file", "out {tmp}/file: is a file; name a directory"),
         (
-            ("--adapter", "{adapter}", "--out", "{tmp}/out", "--base", "{other}"),
-            "it does not fit its base {other}: eos_token_id differs",
+            "--adapter {adapter} --out {tmp}/out --base {other}",
+            "does not fit its base {other}: eos_token_id differs",
         ),
-        (("--adapter", "{adapter}", "--out", "{tmp}/out", "--dtype", "int8"), "settings: dtype: Input should be"),
+        ("--adapter {adapter} --out {tmp}/out --dtype int8", "settings: dtype: Input should be"),
     ],
 )
-def test_bad_input(
-    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    arguments: tuple[str, ...], message: str,
-) -> None:  # fmt: skip
+def test_bad_input(adapter: Path, tmp_path: Path, run_cli: RunCli, arguments: str, message: str) -> None:
     (tmp_path / "file").write_text("mine")
     places = {"tmp": tmp_path, "adapter": adapter, "other": TINY_MODEL_PATH}
-    code, _, err = enrich(monkeypatch, capsys, "merge", *(argument.format(**places) for argument in arguments))
+    code, _, err = run_cli(f"merge {arguments}".format(**places))
     assert code == 2
     assert message.format(**places) in err
     assert len(err.strip().splitlines()) == 1

@@ -8,7 +8,7 @@ import pytest
 from enrich import cli
 from enrich.pipeline import processes
 from enrich.pipeline.processes import run_together
-from tests.testing.cli import enrich
+from tests.testing.cli import RunCli
 
 ONE_OF_GROUP = """
 import sys, torch
@@ -63,13 +63,11 @@ def test_wrong_usage_of_several_processes_is_one_line_and_exit_code_2(
 
 @pytest.mark.parametrize(("rank", "said"), [("0", True), ("1", False)])
 def test_of_several_processes_only_the_first_speaks_of_wrong_usage(
-    rank: str, said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    rank: str, said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_cli: RunCli
 ) -> None:
     monkeypatch.setenv("RANK", rank)
-    code, _, err = enrich(
-        monkeypatch, capsys, "finetune", "--catalog", str(tmp_path / "none"), "--out", str(tmp_path / "out")
-    )
+    code, _, err = run_cli(f"finetune --catalog {tmp_path}/none --out {tmp_path}/out")
     assert code == 2
     assert bool(err) == said
-    code, _, err = enrich(monkeypatch, capsys, "finetune", "--no-such-option")
+    code, _, err = run_cli("finetune --no-such-option")
     assert (code, bool(err)) == (2, said)

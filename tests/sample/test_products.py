@@ -4,6 +4,7 @@ import math
 import re
 import statistics
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -218,6 +219,6 @@ def test_dialects_tell_of_the_same_drawings_in_other_words() -> None:
         ),
     ],
 )
-def test_an_unknown_vocabulary_key_is_named(part: str, value: object, message: str) -> None:
+def test_an_unknown_vocabulary_key_is_named(part: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"dialect demo: {message}")):
         replace(DEMO, **{part: value})

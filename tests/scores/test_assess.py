@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -27,7 +28,7 @@ def test_metrics_are_those_that_duckdb_finds(tmp_path: Path) -> None:
         "category_accuracy", "price_coverage_90%", "price_width_90%", "price_mdape", "price_mae", "review_share",
         "review_catches_wrong_categories", "price_within_20_percent", "price_rmsle", "price_log_bias",
     )  # fmt: skip
-    expected = duckdb.sql(f"""
+    expected = duckdb.execute(f"""
         SELECT avg((category = answered_category)::int), avg((price BETWEEN price_low AND price_high)::int),
                avg(ln(price_high / price_low)), median(abs(answered_price / price - 1)),
                avg(abs(answered_price - price)), avg(needs_review::int),
@@ -109,7 +110,7 @@ def test_the_best_possible_stands_beside() -> None:
 
 
 def test_without_prices_and_without_answers() -> None:
-    nothing = dict.fromkeys(
+    nothing: dict[str, Any] = dict.fromkeys(
         ("price", "best_price", "answered_title", "answered_category", "answered_price", "category_confidence",
          "price_low", "price_high", "price_low_80", "price_high_80", "price_crps")
     )  # fmt: skip
@@ -151,7 +152,7 @@ def test_crps_of_a_point_is_its_error_and_of_a_normal_what_is_known() -> None:
     assert quantile_crps(3.0, [1.0]) == pytest.approx(2.0)
     rng = np.random.default_rng(0)
     quantiles = np.quantile(rng.normal(0, 1, 200_000), np.arange(1, 200) / 200)
-    mean = np.mean([quantile_crps(true, quantiles) for true in rng.normal(0, 1, 4000)])
+    mean = np.mean([quantile_crps(true, quantiles.tolist()) for true in rng.normal(0, 1, 4000)])
     assert mean == pytest.approx(1 / math.sqrt(math.pi), rel=0.03)
 
 

@@ -50,14 +50,14 @@ def test_an_adapter_that_always_says_the_most_frequent_category_is_weak() -> Non
 
 
 def test_where_one_category_has_nearly_all_products_finding_the_others_counts() -> None:
-    nearly_all = {"category": (0.949, 0.93, 0.968), "guessed": 0.95}
+    nearly_all: dict[str, Any] = {"category": (0.949, 0.93, 0.968), "guessed": 0.95}
 
     assert judge_worth(metrics(**nearly_all, macro_f1=0.6)).state == "beats"
     assert judge_worth(metrics(**nearly_all, macro_f1=0.05)).state == "weak"
 
 
 def test_a_catalog_of_one_category_and_no_prices_is_judged_by_its_titles() -> None:
-    alone = {"category": (1.0, 1.0, 1.0), "guessed": 1.0, "price": None, "guessed_price": None}
+    alone: dict[str, Any] = {"category": (1.0, 1.0, 1.0), "guessed": 1.0, "price": None, "guessed_price": None}
 
     assert judge_worth(metrics(**alone)).state == "beats"
     assert judge_worth(metrics(**alone, title=(0.1, 0.05, 0.2))).state == "weak"
@@ -68,7 +68,7 @@ def test_prices_that_no_photo_shows_do_not_make_good_categories_worthless() -> N
 
 
 def test_few_test_rows_are_noise_and_many_are_not() -> None:
-    ahead = {"category": (0.4, 0.25, 0.55), "price": (0.52, 0.4, 0.8), "macro_f1": 0.2}
+    ahead: dict[str, Any] = {"category": (0.4, 0.25, 0.55), "price": (0.52, 0.4, 0.8), "macro_f1": 0.2}
 
     assert judge_worth(metrics(**ahead, rows=ENOUGH_ROWS - 1)).state == "beats"
     assert judge_worth(metrics(**ahead, rows=ENOUGH_ROWS)).state == "weak"

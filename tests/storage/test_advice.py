@@ -1,7 +1,7 @@
 """Errors of S3, of sessions and of certificates: each says in one line what to do about it."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Literal
 
 import boto3.session
 import pytest
@@ -10,18 +10,9 @@ from botocore import exceptions
 from enrich.errors import UsageError
 from enrich.storage import Problem, StorageError, open_store
 from enrich.storage.advice import advice_on
+from tests.testing.s3_server import S3Server, refuse
 
 DENIED, FAILED, GONE = Problem.ACCESS_DENIED, Problem.FAILED, Problem.NOT_FOUND
-
-
-def _answering(status: str, code: str, message: str = "said the server") -> Any:
-    def fault(_: Any, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
-        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
-        start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
-        return iter([body])
-
-    return fault
 
 
 def _refused(uri: str) -> str:
@@ -32,7 +23,7 @@ def _refused(uri: str) -> str:
 
 
 @pytest.mark.parametrize("storage", ["GLACIER", "DEEP_ARCHIVE"])
-def test_an_archived_photo_is_said_to_be_archived(s3_bucket: str, storage: str) -> None:
+def test_an_archived_photo_is_said_to_be_archived(s3_bucket: str, storage: Literal["GLACIER", "DEEP_ARCHIVE"]) -> None:
     client = boto3.session.Session().client("s3")
     client.put_object(Bucket=s3_bucket.removeprefix("s3://"), Key="cold.jpg", Body=b"photo", StorageClass=storage)
     with pytest.raises(
@@ -58,10 +49,10 @@ def test_an_archived_photo_is_said_to_be_archived(s3_bucket: str, storage: str) 
     ],
 )
 def test_what_s3_refuses_says_what_to_do(
-    s3_bucket: str, s3_server: Any, status: str, code: str, kind: Problem, advice: str
+    s3_bucket: str, s3_server: S3Server, status: str, code: str, kind: Problem, advice: str
 ) -> None:
     store = open_store(s3_bucket)
-    s3_server.fault = _answering(status, code)
+    s3_server.fault = refuse(status, code)
     with pytest.raises(StorageError) as caught:
         store.get("a")
     assert caught.value.problem is kind
@@ -70,9 +61,9 @@ def test_what_s3_refuses_says_what_to_do(
     assert advice in _refused(s3_bucket)
 
 
-def test_a_key_policy_that_denies_is_told_from_the_buckets(s3_bucket: str, s3_server: Any) -> None:
+def test_a_key_policy_that_denies_is_told_from_the_buckets(s3_bucket: str, s3_server: S3Server) -> None:
     store = open_store(s3_bucket)
-    s3_server.fault = _answering("403 Forbidden", "AccessDenied", "not authorized to perform: kms:Decrypt")
+    s3_server.fault = refuse("403 Forbidden", "AccessDenied", "not authorized to perform: kms:Decrypt")
     with pytest.raises(StorageError, match="grant kms:Decrypt and kms:GenerateDataKey"):
         store.get("a")
 
@@ -85,7 +76,11 @@ ERRORS: list[tuple[Exception, Problem, str]] = [
     (exceptions.PartialCredentialsError(provider="env", cred_var="secret"), DENIED, "half of a key pair"),
     (exceptions.NoCredentialsError(), DENIED, "AWS_PROFILE"),
     (exceptions.CredentialRetrievalError(provider="process", error_msg="1"), DENIED, "could not be got"),
-    (exceptions.SSLError(endpoint_url="https://user:secret@s3", error="self-signed"), FAILED, "AWS_CA_BUNDLE"),
+    (
+        exceptions.SSLError(endpoint_url="https://user:secret@s3", error=OSError("mismatch")),
+        FAILED,
+        "AWS_CA_BUNDLE",
+    ),
     (exceptions.ProxyConnectionError(proxy_url="http://user:secret@proxy"), FAILED, "HTTPS_PROXY"),
 ]
 

@@ -16,7 +16,7 @@ from enrich.settings.catalog import FetchSettings
 from enrich.storage import cache, open_store
 from enrich.storage.cache import cache_directory, disk_errors
 from enrich.storage.tree import work_directory
-from tests.testing.badweb import send, serve
+from tests.testing.badweb import reply, serve
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ def test_a_catalog_is_fetched_to_s3_where_the_home_cannot_be_written_to(s3_bucke
     buffer = BytesIO()
     Image.new("RGB", (20, 20), "teal").save(buffer, "PNG")
     with serve() as web:
-        web.answers["/a.png"] = lambda request, _: send(request, 200, buffer.getvalue())
+        web.answers["/a.png"] = reply(200, buffer.getvalue())
         (tmp_path / "source.csv").write_text(f"product_code,imageurl\n1,{web.url}/a.png\n")
         settings = FetchSettings(allow_private=True)
         assert fetch_photos(str(tmp_path / "source.csv"), f"{s3_bucket}/catalog", settings).photos == 1

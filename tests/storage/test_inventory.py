@@ -20,6 +20,7 @@ from enrich.output.listing import write_inventory
 from enrich.storage import open_store
 from enrich.storage.inventory import open_inventory, parse_manifest
 from tests.testing.rows import make_run
+from tests.testing.s3_server import S3Server
 
 FIELDS = "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag"
 Row = tuple[str, int, str, bool, bool]  # key, size, etag, latest, delete marker
@@ -114,7 +115,7 @@ def test_an_inventory_larger_than_memory_comes_in_order(
     assert [key for key, *_ in found] == [f"{number:03}" for number in range(199)]
 
 
-def test_an_inventory_in_s3_names_its_own_bucket(s3_bucket: str, s3_server: Any, tmp_path: Path) -> None:
+def test_an_inventory_in_s3_names_its_own_bucket(s3_bucket: str, s3_server: S3Server, tmp_path: Path) -> None:
     bucket = s3_bucket.removeprefix("s3://")
     local = write(tmp_path, "Parquet", [ROWS], destinationBucket=f"arn:aws:s3:::{bucket}")
     store = open_store(s3_bucket)

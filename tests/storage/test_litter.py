@@ -5,11 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import boto3.session
 import pytest
@@ -18,6 +17,7 @@ from enrich.pipeline.tidying import tidy
 from enrich.settings.run import RunSettings
 from enrich.storage import open_store, scratch, staged, write_tree
 from enrich.storage.s3 import S3Store
+from tests.testing.s3_server import DENIED, S3Server
 
 HOLD = """
 import sys, time
@@ -244,12 +244,7 @@ def test_probes_and_uploads_that_a_killed_writer_left_are_removed_after_a_day(
     assert there == ["output/.enrich-lock-000000000001", "output/products.parquet", "x/.enrich-probe-1"]
 
 
-def test_whoever_may_not_look_for_what_was_left_is_not_stopped(s3_bucket: str, s3_server: Any) -> None:
+def test_whoever_may_not_look_for_what_was_left_is_not_stopped(s3_bucket: str, s3_server: S3Server) -> None:
     output = open_store(f"{s3_bucket}/output")
-
-    def deny(app: Callable[..., Any], environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-        start_response("403 Forbidden", [("Content-Type", "application/xml")])
-        return [b"<Error><Code>AccessDenied</Code></Error>"]
-
-    s3_server.fault = deny
+    s3_server.fault = DENIED
     assert output.remove_abandoned() == 0

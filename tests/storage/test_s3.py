@@ -12,7 +12,18 @@ from enrich.errors import RunFailed, UsageError
 from enrich.settings.storage import S3Settings
 from enrich.storage import Problem, StorageError, bulk, client, listing, lock, multipart, open_store, s3
 from enrich.storage.s3 import S3Store
-from tests.testing.s3_server import without_if_match
+from tests.testing.s3_server import (
+    DENIED,
+    REFUSES_IF_MATCH,
+    Environ,
+    Fault,
+    S3Server,
+    WsgiApp,
+    real,
+    small_pages,
+    where,
+    without,
+)
 
 
 @pytest.fixture
@@ -25,24 +36,9 @@ def store(s3_bucket: str) -> S3Store:
 PAGE = 3
 
 
-def small_pages(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    """At most PAGE keys a page, so that a listing is cut into pieces."""
-    return app({**environ, "QUERY_STRING": f"{environ['QUERY_STRING']}&max-keys={PAGE}"}, start_response)
-
-
 LAYOUTS = {
     "flat": [f"{number:03}.jpg" for number in range(40)],
-    "flat with odd letters": [
-        *(f"ü{number}" for number in range(9)),
-        "~",
-        "!",
-        "0",
-        "0a",
-        "Z",
-        "日本",
-        "\U0001f600",
-        "a b",
-    ],
+    "flat with odd letters": [*(f"ü{n}" for n in range(9)), "~", "!", "0", "0a", "Z", "日本", "\U0001f600", "a b"],
     "folders": [f"{folder:02}/{number}" for folder in range(30) for number in range(2)],
     "folders of folders": [f"{a}/{b}/{c}" for a in "xyz" for b in "pqr" for c in range(4)],
     "files among folders": ["a", "a/1", "a/2", "a-b", "a0", "b", "b/1/2/3", "c//d", "c/d", "%2F/x", "1+1=2/y"],
@@ -52,62 +48,53 @@ LAYOUTS = {
 @pytest.mark.parametrize("first_pages", [1, 2])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_listing_in_pieces_has_every_key_once_and_in_byte_order(
-    store: S3Store, s3_server: Any, layout: str, first_pages: int, monkeypatch: pytest.MonkeyPatch
+    store: S3Store, s3_server: S3Server, layout: str, first_pages: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pieces: list[int] = []
     monkeypatch.setattr(listing, "_FIRST_PAGES", first_pages)
-    monkeypatch.setattr(
-        listing, "_in_order", lambda cut, inner=listing._in_order: pieces.append(len(cut)) or inner(cut)
-    )
+    in_order = listing._in_order
+
+    def watched(cut: list[Any]) -> Any:
+        pieces.append(len(cut))
+        return in_order(cut)
+
+    monkeypatch.setattr(listing, "_in_order", watched)
     keys = LAYOUTS[layout]
     for key in keys:
         store.put(key, b"x")
-    s3_server.fault = small_pages
+    s3_server.fault = small_pages(PAGE)
     assert [info.key for info in store.list()] == sorted(keys, key=str.encode)
     assert pieces[0] > 1 or first_pages > 1
 
 
-def test_a_short_listing_costs_a_request_a_page(store: S3Store, s3_server: Any) -> None:
+def test_a_short_listing_costs_a_request_a_page(store: S3Store, s3_server: S3Server) -> None:
     keys = [f"{number:02}" for number in range(listing._FIRST_PAGES * PAGE)]
     for key in keys:
         store.put(key, b"x")
-    requests = []
-
-    def counted(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        requests.append(environ["QUERY_STRING"])
-        return small_pages(app, environ, start_response)
-
-    s3_server.fault = counted
+    requests = requests_seen(s3_server, small_pages(PAGE))
     assert [info.key for info in store.list()] == keys
     assert len(requests) == listing._FIRST_PAGES
 
 
 def test_a_listing_that_is_given_up_ends_its_threads(
-    store: S3Store, s3_server: Any, monkeypatch: pytest.MonkeyPatch
+    store: S3Store, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listing, "_FIRST_PAGES", 1)
     for number in range(40):
         store.put(f"{number:02}", b"x")
-    s3_server.fault = small_pages
+    s3_server.fault = small_pages(PAGE)
     found = store.list()
     assert [next(found).key for _ in range(PAGE + 1)][-1] == f"{PAGE:02}"
     found.close()  # type: ignore[attr-defined]  # waits for its threads; pytest's time limit would tell
 
 
 def test_an_error_within_a_listing_is_raised_where_it_is_read(
-    store: S3Store, s3_server: Any, monkeypatch: pytest.MonkeyPatch
+    store: S3Store, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listing, "_FIRST_PAGES", 1)
     for number in range(40):
         store.put(f"{number:02}", b"x")
-
-    def denied_later(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        if "continuation-token" in environ["QUERY_STRING"]:
-            start_response("403 Forbidden", [])
-            return [b"<Error><Code>AccessDenied</Code></Error>"]
-        return small_pages(app, environ, start_response)
-
-    s3_server.fault = denied_later
+    s3_server.fault = where(lambda environ: "continuation-token" in environ["QUERY_STRING"], DENIED, small_pages(PAGE))
     with pytest.raises(StorageError) as caught:
         list(store.list())
     assert caught.value.problem is Problem.ACCESS_DENIED
@@ -116,19 +103,19 @@ def test_an_error_within_a_listing_is_raised_where_it_is_read(
 # ---- reading
 
 
-def requests_seen(s3_server: Any) -> list[dict[str, Any]]:
-    seen: list[dict[str, Any]] = []
+def requests_seen(s3_server: S3Server, fault: Fault = real) -> list[Environ]:
+    seen: list[Environ] = []
 
-    def watch(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def watch(app: WsgiApp, environ: Environ, start_response: Any) -> Iterable[bytes]:
         seen.append(dict(environ))
-        return app(environ, start_response)
+        return fault(app, environ, start_response)
 
     s3_server.fault = watch
     return seen
 
 
 @pytest.mark.parametrize("key", ["a b.jpg", "100%.jpg", "%2e%2E/x", "ü/日本.jpg", "q?x=1#y", "back\\slash", "k/" * 505])
-def test_the_fast_client_reads_what_boto3_reads(store: S3Store, s3_server: Any, key: str) -> None:
+def test_the_fast_client_reads_what_boto3_reads(store: S3Store, s3_server: S3Server, key: str) -> None:
     key = key.rstrip("/")
     store.put(key, key.encode())
     seen = requests_seen(s3_server)
@@ -137,14 +124,14 @@ def test_the_fast_client_reads_what_boto3_reads(store: S3Store, s3_server: Any, 
 
 
 @pytest.mark.parametrize("key", ["a//b", "/leading", "../up", "trailing/"])
-def test_keys_that_the_fast_client_cannot_name_are_read_by_boto3(store: S3Store, s3_server: Any, key: str) -> None:
+def test_keys_that_the_fast_client_cannot_name_are_read_by_boto3(store: S3Store, s3_server: S3Server, key: str) -> None:
     store.put(key, b"data")
     seen = requests_seen(s3_server)
     assert store.get(key)[0] == b"data"
     assert all("Boto3" in request["HTTP_USER_AGENT"] for request in seen)
 
 
-def test_what_is_too_large_is_refused_by_its_header(store: S3Store, s3_server: Any) -> None:
+def test_what_is_too_large_is_refused_by_its_header(store: S3Store, s3_server: S3Server) -> None:
     store.put("a", b"x" * 1000)
     seen = requests_seen(s3_server)
     with pytest.raises(StorageError, match="1,000 bytes, more than the limit of 999"):
@@ -159,10 +146,10 @@ def test_a_multipart_object_is_read_by_boto3_since_its_etag_is_no_checksum(store
     assert store.get("big")[0] == data
 
 
-def test_bytes_under_kms_are_taken_though_their_etag_is_no_md5(store: S3Store, s3_server: Any) -> None:
+def test_bytes_under_kms_are_taken_though_their_etag_is_no_md5(store: S3Store, s3_server: S3Server) -> None:
     store.put("a", b"data")
 
-    def kms(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def kms(app: WsgiApp, environ: Environ, start_response: Any) -> Iterable[bytes]:
         def answer(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
             kept = [pair for pair in headers if pair[0].lower() != "etag" and "checksum" not in pair[0].lower()]
             extra = [("ETag", f'"{"ab" * 16}"'), ("x-amz-server-side-encryption", "aws:kms")]
@@ -176,12 +163,12 @@ def test_bytes_under_kms_are_taken_though_their_etag_is_no_md5(store: S3Store, s
 
 
 def test_bytes_that_disagree_with_an_md5_are_given_up(
-    store: S3Store, s3_server: Any, monkeypatch: pytest.MonkeyPatch
+    store: S3Store, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("enrich.storage.client.time.sleep", lambda _: None)
     store.put("a", b"data")
 
-    def flipped(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+    def flipped(app: WsgiApp, environ: Environ, start_response: Any) -> Iterable[bytes]:
         def answer(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
             return start_response(status, [pair for pair in headers if "checksum" not in pair[0].lower()], *rest)
 
@@ -201,7 +188,7 @@ def test_retries_have_a_budget() -> None:
 
 
 def test_credentials_that_were_renewed_are_used(
-    s3_bucket: str, s3_server: Any, monkeypatch: pytest.MonkeyPatch
+    s3_bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys = iter(range(1000))
 
@@ -247,16 +234,11 @@ def test_a_large_file_goes_in_parts_and_comes_in_pieces(
 
 
 def test_parts_are_not_used_where_their_completion_ignores_conditions(
-    store: S3Store, s3_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: S3Store, s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "ONE_PUT_BYTES", 1)
-
-    def ignores(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] == "POST":  # a completion
-            environ.pop("HTTP_IF_NONE_MATCH", None)
-        return app(environ, start_response)
-
-    s3_server.fault = ignores  # moto ignores If-Match there by itself
+    completes = where(lambda environ: environ["REQUEST_METHOD"] == "POST", without("HTTP_IF_NONE_MATCH"))
+    s3_server.fault = completes  # moto ignores If-Match there by itself
     (tmp_path / "big").write_bytes(b"first")
     assert store.create("big", tmp_path / "big")
     (tmp_path / "big").write_bytes(b"second")
@@ -267,7 +249,7 @@ def test_parts_are_not_used_where_their_completion_ignores_conditions(
 # ---- what buckets ask for
 
 
-def test_requester_pays_and_kms_settings_pass_through(s3_bucket: str, s3_server: Any) -> None:
+def test_requester_pays_and_kms_settings_pass_through(s3_bucket: str, s3_server: S3Server) -> None:
     seen = requests_seen(s3_server)
     asks = S3Settings(requester_pays=True, encryption="aws:kms", kms_key_id="key-1")
     paid = open_store(s3_bucket, s3=asks)
@@ -298,8 +280,8 @@ def test_of_a_versioned_bucket_the_newest_version_counts(store: S3Store) -> None
 # ---- the lock object
 
 
-def test_a_lock_object_makes_up_for_if_match(s3_bucket: str, s3_server: Any) -> None:
-    s3_server.fault = without_if_match
+def test_a_lock_object_makes_up_for_if_match(s3_bucket: str, s3_server: S3Server) -> None:
+    s3_server.fault = REFUSES_IF_MATCH
     with pytest.raises(UsageError, match="ignores conditional writes with If-Match"):
         open_store(s3_bucket).check_conditional_writes()
     store = open_store(s3_bucket, s3=S3Settings(lock=True))
@@ -346,8 +328,10 @@ def test_one_who_comes_late_with_an_old_number_does_not_hold_the_lock(
         pass
 
 
-def test_a_lock_that_lets_two_in_is_refused(s3_bucket: str, s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    s3_server.fault = without_if_match
+def test_a_lock_that_lets_two_in_is_refused(
+    s3_bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3_server.fault = REFUSES_IF_MATCH
     store = open_store(s3_bucket, s3=S3Settings(lock=True))
     store.check_conditional_writes()
     monkeypatch.setattr(lock, "LEASE_SECONDS", -5.0)  # as on an endpoint whose clock runs ahead of its listing

@@ -4,7 +4,7 @@ import errno
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,19 @@ import pytest
 from enrich.errors import UsageError
 from enrich.storage import Problem, StorageError, Store, contains, is_s3, open_store, overlap, read_tree, write_tree
 from enrich.storage.local import LocalStore
+from tests.testing.s3_server import (
+    DENIED,
+    Environ,
+    Fault,
+    S3Server,
+    WsgiApp,
+    first,
+    refuse,
+    small_pages,
+    spoiled,
+    where,
+    without,
+)
 
 ODD_KEYS = [
     "a b.jpg",
@@ -116,15 +129,12 @@ def test_a_listing_leaves_out_the_packages_own_files(store: Store) -> None:
     assert keys(store) == [".hidden", "kept"]
 
 
-def test_s3_directory_markers_are_left_out_and_pages_are_joined(s3_bucket: str, s3_server: Any) -> None:
-    def small_pages(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        return app({**environ, "QUERY_STRING": f"{environ['QUERY_STRING']}&max-keys=3"}, start_response)
-
+def test_s3_directory_markers_are_left_out_and_pages_are_joined(s3_bucket: str, s3_server: S3Server) -> None:
     client = boto3.session.Session().client("s3")
     bucket = s3_bucket.removeprefix("s3://")
     for key in ("photos/", "photos/sub/", *(f"photos/{number}" for number in range(8))):
         client.put_object(Bucket=bucket, Key=key, Body=b"")
-    s3_server.fault = small_pages
+    s3_server.fault = small_pages(3)
     assert keys(open_store(f"{s3_bucket}/photos/")) == [f"{number}" for number in range(8)]
 
 
@@ -555,19 +565,9 @@ def test_s3_that_is_set_up_wrongly(
 # ---- an endpoint that misbehaves
 
 
-def answer(status: str, code: str) -> Callable[..., Iterable[bytes]]:
-    def fault(_: Any, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
-        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        body = f"<Error><Code>{code}</Code><Message>said the server</Message></Error>".encode()
-        start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
-        return iter([body])
-
-    return fault
-
-
-def test_denied_access_says_what_to_grant(s3_bucket: str, s3_server: Any) -> None:
+def test_denied_access_says_what_to_grant(s3_bucket: str, s3_server: S3Server) -> None:
     store = open_store(s3_bucket)
-    s3_server.fault = answer("403 Forbidden", "AccessDenied")
+    s3_server.fault = DENIED
     for call in (lambda: store.get("a"), lambda: store.create("a", b""), lambda: keys(store)):
         assert kind_of(call)[0] is Problem.ACCESS_DENIED
     assert kind_of(lambda: store.get("a"))[1] == (
@@ -594,112 +594,91 @@ def test_denied_access_says_what_to_grant(s3_bucket: str, s3_server: Any) -> Non
     ],
 )
 def test_an_endpoint_that_ignores_conditions_is_refused(
-    s3_store: Store, s3_server: Any, header: str, message: str
+    s3_store: Store, s3_server: S3Server, header: str, message: str
 ) -> None:
-    def strip(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        environ.pop(header, None)
-        return app(environ, start_response)
-
-    s3_server.fault = strip
+    s3_server.fault = without(header)
     with pytest.raises(UsageError) as caught:
         s3_store.check_conditional_writes()
     assert str(caught.value) == f"{s3_server.endpoint}: {message}"
     assert keys(s3_store) == []
 
 
-def broken_bodies(times: int, spoil: Callable[[bytes], bytes]) -> Callable[..., Iterable[bytes]]:
-    """Spoils the first `times` bodies, whose Content-Length and checksum stay as they were."""
-    left = [times]
-
-    def fault(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        body = b"".join(app(environ, start_response))
-        if environ["REQUEST_METHOD"] != "GET" or not left[0]:
-            return [body]
-        left[0] -= 1
-        return [spoil(body)]
-
-    return fault
+def broken_bodies(times: int, spoiler: str) -> Fault:
+    """Spoils the first `times` bodies of objects."""
+    spoil = first(times, spoiled(SPOILERS[spoiler]))
+    return where(
+        lambda environ: environ["REQUEST_METHOD"] == "GET" and "list-type" not in environ["QUERY_STRING"], spoil
+    )
 
 
 SPOILERS = {"cut": lambda body: body[:-5], "flipped": lambda body: b"X" + body[1:]}
 
 
 @pytest.mark.parametrize("spoiler", SPOILERS)
-def test_broken_bodies_are_read_again(s3_store: Store, s3_server: Any, tmp_path: Path, spoiler: str) -> None:
+def test_broken_bodies_are_read_again(s3_store: Store, s3_server: S3Server, tmp_path: Path, spoiler: str) -> None:
     s3_store.put("a", b"0123456789" * 100)
-    s3_server.fault = broken_bodies(2, SPOILERS[spoiler])
+    s3_server.fault = broken_bodies(2, spoiler)
     assert s3_store.get("a")[0] == b"0123456789" * 100
 
 
-def test_bodies_that_stay_broken_are_given_up(s3_store: Store, s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bodies_that_stay_broken_are_given_up(
+    s3_store: Store, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("enrich.storage.client.time.sleep", lambda _: None)
     s3_store.put("a", b"0123456789")
-    s3_server.fault = broken_bodies(99, SPOILERS["cut"])
+    s3_server.fault = broken_bodies(99, "cut")
     message = f"{s3_store.uri}/a: its bytes arrived damaged 5 times; run again"
     assert kind_of(lambda: s3_store.get("a")) == (Problem.FAILED, message)
 
 
-def test_conflicts_are_tried_again(s3_store: Store, s3_server: Any) -> None:
-    conflict = answer("409 Conflict", "ConditionalRequestConflict")
-    left = [2]
-
-    def fault(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        left[0] -= 1
-        return app(environ, start_response) if left[0] < 0 else conflict(app, environ, start_response)
-
-    s3_server.fault = fault
+def test_conflicts_are_tried_again(s3_store: Store, s3_server: S3Server) -> None:
+    s3_server.fault = first(2, refuse("409 Conflict", "ConditionalRequestConflict"))
     assert s3_store.create("shard", b"x")
 
 
-def test_conflicts_without_end_are_given_up(s3_store: Store, s3_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conflicts_without_end_are_given_up(
+    s3_store: Store, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("enrich.storage.client.time.sleep", lambda _: None)
-    s3_server.fault = answer("409 Conflict", "ConditionalRequestConflict")
+    s3_server.fault = refuse("409 Conflict", "ConditionalRequestConflict")
     message = f"{s3_store.uri}/shard: 5 writes met another writer's; run again"
     assert kind_of(lambda: s3_store.create("shard", b"x")) == (Problem.FAILED, message)
 
 
-def test_the_probe_says_what_it_needs(s3_store: Store, s3_server: Any) -> None:
-    s3_server.fault = answer("403 Forbidden", "AccessDenied")
+def test_the_probe_says_what_it_needs(s3_store: Store, s3_server: S3Server) -> None:
+    s3_server.fault = DENIED
     with pytest.raises(UsageError, match="publishing needs s3:PutObject and s3:GetObject there"):
         s3_store.check_conditional_writes()
 
 
-def test_an_endpoint_that_is_no_s3_is_refused(s3_bucket: str, s3_server: Any) -> None:
-    s3_server.fault = answer("405 Method Not Allowed", "MethodNotAllowed")
+def test_an_endpoint_that_is_no_s3_is_refused(s3_bucket: str, s3_server: S3Server) -> None:
+    s3_server.fault = refuse("405 Method Not Allowed", "MethodNotAllowed")
     with pytest.raises(UsageError, match="said the server; check the bucket and AWS_ENDPOINT_URL"):
         open_store(s3_bucket)
 
 
-def test_an_object_is_not_taken_for_absent_where_its_state_is_denied(s3_store: Store, s3_server: Any) -> None:
-    s3_server.fault = answer("403 Forbidden", "AccessDenied")
+def test_an_object_is_not_taken_for_absent_where_its_state_is_denied(s3_store: Store, s3_server: S3Server) -> None:
+    s3_server.fault = DENIED
     assert kind_of(lambda: s3_store.head("a"))[0] is Problem.ACCESS_DENIED
 
 
 @pytest.mark.parametrize("spoiler", SPOILERS)
-def test_broken_bodies_of_a_tree_are_read_again(s3_store: Store, s3_server: Any, tmp_path: Path, spoiler: str) -> None:
+def test_broken_bodies_of_a_tree_are_read_again(
+    s3_store: Store, s3_server: S3Server, tmp_path: Path, spoiler: str
+) -> None:
     s3_store.put("train.json", b"0123456789" * 100)
-    spoil = broken_bodies(1, SPOILERS[spoiler])
-
-    def fault(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        is_listing = "list-type" in environ["QUERY_STRING"]
-        return app(environ, start_response) if is_listing else spoil(app, environ, start_response)
-
-    s3_server.fault = fault
+    s3_server.fault = broken_bodies(1, spoiler)
     assert content(read_tree(s3_store.uri, tmp_path / "into")) == {"train.json": b"0123456789" * 100}
 
 
-def test_a_lost_response_makes_the_winner_see_false(s3_store: Store, s3_server: Any) -> None:
-    error = answer("500 Internal Server Error", "InternalError")
-    left = [1]
+def test_a_lost_response_makes_the_winner_see_false(s3_store: Store, s3_server: S3Server) -> None:
+    error = refuse("500 Internal Server Error", "InternalError")
 
-    def fault(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        left[0] -= 1
-        if left[0] < 0:
-            return app(environ, start_response)
+    def lost(app: WsgiApp, environ: Environ, start_response: Any) -> Iterable[bytes]:
         list(app(environ, lambda *_: None))
         return error(app, {**environ, "CONTENT_LENGTH": "0"}, start_response)
 
-    s3_server.fault = fault
+    s3_server.fault = first(1, lost)
     assert not s3_store.create("shard", b"mine")
     assert s3_store.get("shard")[0] == b"mine"
 
@@ -786,17 +765,11 @@ def test_a_local_tree_that_fails_leaves_the_older_one(
 
 
 def test_an_s3_tree_that_fails_half_way_lacks_its_last_file(
-    tree: Path, s3_bucket: str, s3_server: Any, monkeypatch: pytest.MonkeyPatch
+    tree: Path, s3_bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri = f"{s3_bucket}/adapter"
     write_tree(tree, uri, last="train.json")
-
-    def fault(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] == "PUT" and environ["PATH_INFO"].endswith("weights"):
-            return answer("403 Forbidden", "AccessDenied")(app, environ, start_response)
-        return app(environ, start_response)
-
-    s3_server.fault = fault
+    s3_server.fault = where(lambda e: e["REQUEST_METHOD"] == "PUT" and e["PATH_INFO"].endswith("weights"), DENIED)
     with pytest.raises(StorageError):
         write_tree(tree, uri, last="train.json")
     assert keys(open_store(uri)) == ["deep/er/weights"]

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 
+Answer = Callable[[BaseHTTPRequestHandler, int], None]
+
 
 class Web:
     """How each path is answered, by a function of the request and of how often the path was asked for."""
 
     def __init__(self) -> None:
-        self.answers: dict[str, Callable[[BaseHTTPRequestHandler, int], None]] = {}
+        self.answers: dict[str, Answer] = {}
         self.hits: Counter[str] = Counter()
         self.headers: dict[str, str] = {}  # of the last request
         self.most_at_once = 0
@@ -29,6 +31,11 @@ def send(request: BaseHTTPRequestHandler, status: int, body: bytes = b"", **head
     request.end_headers()
     if request.command != "HEAD":
         request.wfile.write(body)
+
+
+def reply(status: int, body: bytes = b"", **headers: str) -> Answer:
+    """The same answer to every request."""
+    return lambda request, hit: send(request, status, body, **headers)
 
 
 def reset(request: BaseHTTPRequestHandler) -> None:

@@ -22,7 +22,7 @@ def compute_half_a_second(data: bytearray, limits: "PhotoLimits", admit: Admit) 
     until = time.process_time() + 0.5
     while time.process_time() < until:
         pass
-    return inspect(data, limits)
+    return inspect(bytes(data), limits)
 
 
 def say_so_and_compute(data: bytearray, limits: "PhotoLimits", admit: Admit) -> Photo:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class FakeWorld:
     clock: EngineClock = field(default_factory=EngineClock)
 
     @property
-    def places(self) -> dict[str, str]:
+    def places(self) -> dict[str, Any]:
         """What a flow is called with."""
         return {name: str(self.root / name) for name in ("images", "adapter", "output")}
 

@@ -49,7 +49,7 @@ class Live:
         was locked."""
         return PrefectHttpxSyncClient(
             base_url=f"http://127.0.0.1:{self.port}/api",
-            auth=tuple(PASSWORD.split(":")),  # type: ignore[arg-type]
+            auth=tuple(PASSWORD.split(":")),
             enable_csrf_support=False,
             raise_on_all_errors=False,
             timeout=60,

@@ -2,12 +2,14 @@
 
 import struct
 import zlib
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from enrich.photos.decode import decode
 from enrich.settings.photos import PhotoLimits
 
 LIMITS = PhotoLimits()
@@ -19,7 +21,12 @@ def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     return file.getvalue()
 
 
-TURNED = {  # how the array must be turned, by numpy's names for it
+def decoded(data: bytes) -> np.ndarray:
+    """(height, width, 3) uint8, as a run sees the photo."""
+    return np.asarray(decode(data, LIMITS))
+
+
+TURNED: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # how the array must be turned, by numpy's names for it
     1: lambda a: a,
     2: np.fliplr,
     3: lambda a: np.rot90(a, 2),

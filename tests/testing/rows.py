@@ -25,7 +25,7 @@ def at(minutes: float) -> datetime:
 
 
 def make_run(run_id: str = "night-1", minutes: float = 0, **changes: Any) -> RunInfo:
-    values = {
+    values: dict[str, Any] = {
         "run_id": run_id,
         "created_at": at(minutes),
         "images_uri": "s3://photos",

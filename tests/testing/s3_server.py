@@ -4,9 +4,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
-WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+Environ = dict[str, Any]
+WsgiApp = Callable[[Environ, Any], Iterable[bytes]]
+Fault = Callable[[WsgiApp, Environ, Any], Iterable[bytes]]
 
 
 @dataclass
@@ -14,7 +17,7 @@ class S3Server:
     """Where `fault` is set it answers instead of the real application."""
 
     endpoint: str = ""
-    fault: Callable[[WsgiApp, dict[str, Any], Callable[..., Any]], Iterable[bytes]] | None = None
+    fault: Fault | None = None
 
 
 @contextmanager
@@ -31,12 +34,10 @@ def serve_s3() -> Iterator[S3Server]:
     server = S3Server()
     lock = threading.Lock()
 
-    def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if server.fault:
-            return server.fault(one_at_a_time, environ, start_response)
-        return one_at_a_time(environ, start_response)
+    def serve(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        return (server.fault or real)(one_at_a_time, environ, start_response)
 
-    def one_at_a_time(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def one_at_a_time(environ: Environ, start_response: Any) -> Iterable[bytes]:
         with lock:  # S3 is atomic for each key; moto lets other requests between its check of a condition and its write
             return list(application(environ, start_response))
 
@@ -51,17 +52,57 @@ def serve_s3() -> Iterator[S3Server]:
         thread.join()
 
 
-def without_if_match(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    """As radosgw 16 does: If-None-Match is honoured, If-Match refuses the right etag too."""
-    if "HTTP_IF_MATCH" in environ and environ["REQUEST_METHOD"] == "PUT":
-        start_response("412 Precondition Failed", [])
-        return [b"<Error><Code>PreconditionFailed</Code></Error>"]
+# ---- faults
+
+
+def real(app: WsgiApp, environ: Environ, start_response: Any) -> Iterable[bytes]:
+    """No fault."""
     return app(environ, start_response)
 
 
-def without_conditions(app: Any, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-    """Writes whatever is there."""
-    if environ["REQUEST_METHOD"] == "PUT":
-        for name in ("HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"):
-            environ.pop(name, None)
-    return app(environ, start_response)
+def where(condition: Callable[[Environ], bool], fault: Fault, otherwise: Fault = real) -> Fault:
+    """A fault of the requests that meet a condition."""
+    return lambda app, environ, start: (fault if condition(environ) else otherwise)(app, environ, start)
+
+
+def first(times: int, fault: Fault) -> Fault:
+    """A fault of the first requests only."""
+    numbers = count()
+    return where(lambda _: next(numbers) < times, fault)
+
+
+def refuse(status: str, code: str, message: str = "said the server") -> Fault:
+    """Answers with an error as S3 words it."""
+
+    def fault(_: WsgiApp, environ: Environ, start_response: Any) -> Iterable[bytes]:
+        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+        start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+        return [body]
+
+    return fault
+
+
+def without(*headers: str) -> Fault:
+    """Overlooks headers of the request, named as WSGI does."""
+    return lambda app, environ, start: app({k: v for k, v in environ.items() if k not in headers}, start)
+
+
+def spoiled(spoil: Callable[[bytes], bytes]) -> Fault:
+    """Changes the body of the answer; its Content-Length and checksum stay."""
+    return lambda app, environ, start: [spoil(b"".join(app(environ, start)))]
+
+
+def small_pages(size: int) -> Fault:
+    """Lists at most `size` keys a page."""
+    return lambda app, environ, start: app(
+        {**environ, "QUERY_STRING": f"{environ['QUERY_STRING']}&max-keys={size}"}, start
+    )
+
+
+DENIED = refuse("403 Forbidden", "AccessDenied")
+# As radosgw 16 does: If-None-Match is honoured, If-Match refuses the right etag too.
+REFUSES_IF_MATCH = where(
+    lambda environ: "HTTP_IF_MATCH" in environ, refuse("412 Precondition Failed", "PreconditionFailed")
+)
+IGNORES_CONDITIONS = without("HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH")

@@ -9,7 +9,7 @@ from PIL import Image
 from enrich.answers.prompt import END, Prompt
 from enrich.models.phi3_vision import Phi3VImageProcessor
 from enrich.settings.training import TrainSettings
-from enrich.train.collate import Collator, Photos
+from enrich.train.collate import Collator, Item, Photos
 from enrich.train.examples import IGNORED, build_examples
 from enrich.vocabulary import Product
 from tests.testing.tiny_phi3v import Tiny
@@ -19,6 +19,10 @@ from tests.testing.tiny_phi3v import Tiny
 def photos(products: list[Product], tiny: Tiny, prompt: Prompt, make_settings: Callable[..., TrainSettings]) -> Photos:
     settings = make_settings()
     return Photos(build_examples(products, tiny.processor, prompt, settings)[0], tiny.processor, settings.limits)
+
+
+def all_of(photos: Photos) -> list[Item]:
+    return [photos[row] for row in range(len(photos))]
 
 
 @pytest.fixture
@@ -35,7 +39,7 @@ def _inputs(batch: dict, items: list) -> dict:
 
 
 def test_rows_are_padded_on_the_right_and_padding_is_never_learned(photos: Photos, collator: Collator) -> None:
-    batch = collator(list(photos))
+    batch = collator(all_of(photos))
     length = batch["input_ids"].shape[1]
     assert batch["rows"] == [0, 1, 2, 3, 4]
     for row, example in enumerate(photos.examples):
@@ -49,19 +53,19 @@ def test_rows_are_padded_on_the_right_and_padding_is_never_learned(photos: Photo
 def test_each_token_of_an_answer_is_predicted_from_the_one_before_it(
     photos: Photos, collator: Collator, tiny: Tiny
 ) -> None:
-    batch = collator(list(photos))
+    batch = collator(all_of(photos))
     learned = batch["input_ids"].flatten()[batch["predict_at"] + 1].tolist()
     assert learned == [token for example in photos.examples for token in example.answer_ids]
     assert learned.count(tiny.processor.tokenizer.convert_tokens_to_ids(END)) == len(photos)
 
 
 def test_the_price_s_digits_count_as_often_as_asked(photos: Photos, collator: Collator, tiny: Tiny) -> None:
-    items = list(photos)
+    items = all_of(photos)
     plain, thrice = collator(items), Collator(collator._pad, price_weight=3)(items)
     count = len(plain["predict_at"])
     assert thrice["predict_at"][:count].tolist() == plain["predict_at"].tolist()
     again = thrice["input_ids"].flatten()[thrice["predict_at"][count:] + 1]
-    prices = [f"{product.price:.0f}" for product in (item.example.product for item in items) if product.price]
+    prices = [f"{product.price:.0f}" for product in (item.example.product for item in all_of(photos)) if product.price]
     assert 0 < len(prices) <= len(items)
     assert tiny.processor.tokenizer.decode(again) == "".join(prices) * 2
 
@@ -77,12 +81,12 @@ def test_a_batch_has_the_loss_of_its_rows(photos: Photos, collator: Collator, ti
     def loss_sum(items: list) -> torch.Tensor:
         return tiny.model(**_inputs(collator(items), items), num_items_in_batch=1).loss
 
-    alone = sum(loss_sum([item]) for item in photos)
-    torch.testing.assert_close(loss_sum(list(photos)), alone)
+    alone = sum(loss_sum([item]) for item in all_of(photos))
+    torch.testing.assert_close(loss_sum(all_of(photos)), alone)
 
 
 def test_logits_at_the_answers_are_enough(photos: Photos, collator: Collator, tiny: Tiny) -> None:
-    items = list(photos)
+    items = all_of(photos)
     inputs = _inputs(collator(items), items)
     at_answers = tiny.model(**inputs)
     kept = inputs.pop("predict_at")
@@ -96,7 +100,7 @@ def test_logits_at_the_answers_are_enough(photos: Photos, collator: Collator, ti
 
 
 def test_prompts_hold_no_answer(photos: Photos, collator: Collator) -> None:
-    batch = collator.prompts(list(photos))
+    batch = collator.prompts(all_of(photos))
     assert "labels" not in batch
     for row, example in enumerate(photos.examples):
         prompt = batch["input_ids"][row][batch["attention_mask"][row] == 1]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -67,7 +68,7 @@ def test_bos_stands_where_the_processor_puts_it_and_nowhere_else(examples: list[
 def test_no_image_token_is_cut(examples: list[Example], tiny: Tiny, make_settings: Make) -> None:
     photos = Photos(examples, tiny.processor, make_settings().limits)
     counts = []
-    for _, example, image in photos:
+    for _, example, image in (photos[row] for row in range(len(photos))):
         (features,) = embed_images(
             tiny.model,
             {**image, "image_sizes": image["image_sizes"].tolist(), "rows": [0]},
@@ -108,7 +109,7 @@ def test_a_row_over_max_length_is_refused_not_cut(
     ],
 )
 def test_a_row_that_would_teach_nonsense_is_dropped_with_its_reason(
-    changes: dict[str, str],
+    changes: dict[str, Any],
     reason: str,
     products: list[Product],
     tiny: Tiny,
@@ -164,8 +165,8 @@ def test_no_title_or_category_makes_one_of_the_tokenizers_own_tokens(
     assert len(added) > 40
     settings = make_settings(max_new_tokens=200)
     for number, token in added.items():
-        for changes in ({"title": f"Red {token.content} Hat"}, {"category": f"H{token.content}"}):
-            bad = replace(products[0], product_code="bad", **changes)
+        product = replace(products[0], product_code="bad")
+        for bad in (replace(product, title=f"Red {token.content} Hat"), replace(product, category=f"H{token.content}")):
             (dropped,) = check_answers([bad, products[1]], processor, prompt, settings)
             assert dropped.product_code == "bad", number
             assert dropped.kind == "title or category spells a control token of the model"

@@ -11,6 +11,7 @@ from PIL import Image
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import UsageError
+from enrich.models.phi3_vision import Phi3VForCausalLM
 from enrich.settings.training import TrainSettings
 from enrich.train.collate import Photos, images
 from enrich.train.examples import build_examples
@@ -30,7 +31,7 @@ def _cached(photos: Photos, path: Path, dtype: torch.dtype = torch.float32) -> P
     return Photos(photos.examples, photos.processor, photos._limits, cache)
 
 
-def _embed(photos: Photos, model: torch.nn.Module, rows: list[int], *, frozen: bool = True) -> dict:
+def _embed(photos: Photos, model: Phi3VForCausalLM, rows: list[int], *, frozen: bool = True) -> dict:
     ready = embed_images(
         model, images(photos.__getitems__(rows)), photos.processor.image_processor, photos.cache, frozen=frozen
     )
@@ -93,6 +94,7 @@ def test_what_was_computed_before_a_kill_is_kept(photos: Photos, tiny: Tiny, tmp
     assert again.cache is not None
     assert again.cache.has([0, 1, 2])
     assert not again.cache.has([2, 3])
+    assert first.cache is not None
     assert torch.equal(again.cache[1], first.cache[1])
 
 

@@ -9,10 +9,11 @@ from enrich.train import merge_check
 
 def test_rounding_otherwise_moves_a_result_by_rounding_only() -> None:
     torch.manual_seed(0)
-    layers = nn.Sequential(nn.Linear(33, 64), nn.GELU(), nn.Linear(64, 8, bias=False))
+    first = nn.Linear(33, 64)
+    layers = nn.Sequential(first, nn.GELU(), nn.Linear(64, 8, bias=False))
     given = torch.randn(5, 33)
     with torch.no_grad():
-        nn.init.normal_(layers[0].bias, std=10.0)  # counted twice or not at all it would show
+        nn.init.normal_(first.bias, std=10.0)  # counted twice or not at all it would show
         plain = layers(given)
         otherwise = merge_check.rounded_otherwise(layers, lambda: layers(given))
         assert not torch.equal(plain, otherwise)

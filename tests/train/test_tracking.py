@@ -74,7 +74,12 @@ def test_weights_and_biases_gets_numbers_and_tables_offline(
         made = init(**arguments)
         assert (made.project, made.name) == ("enrich", "autumn")
         keep = made.log
-        monkeypatch.setattr(wandb, "log", lambda data, **more: (logged.append(data), keep(data, **more)))
+
+        def log(data: dict[str, Any], **more: Any) -> None:
+            logged.append(data)
+            keep(data, **more)
+
+        monkeypatch.setattr(wandb, "log", log)
         return made
 
     monkeypatch.setattr(wandb, "init", watched)
@@ -143,7 +148,7 @@ def _show(settings: TrainSettings, image: Path, predicted: str) -> None:
     with tracked(settings) as tracking:
         tracking.keep_samples([SamplePrediction(str(image), "Product: A & B", predicted)] * 20)
         samples = tracking.callbacks[-1]
-        samples.on_evaluate(None, SimpleNamespace(global_step=7), None)  # type: ignore[arg-type]
+        samples.on_evaluate(None, SimpleNamespace(global_step=7), None)
 
 
 @pytest.fixture
@@ -187,7 +192,7 @@ def test_photos_are_read_once(make_settings: Make, photo: Path, fakes: dict[str,
     samples = SampleTable(make_settings().limits)
     samples.keep([SamplePrediction(str(photo), "a", "b")])
     for step in (1, 2):
-        samples.on_evaluate(None, SimpleNamespace(global_step=step), None)  # type: ignore[arg-type]
+        samples.on_evaluate(None, SimpleNamespace(global_step=step), None)
         photo.unlink(missing_ok=True)
     assert [table["train/global_step"] for table in fakes["tables"]] == [1, 2]
 
@@ -206,8 +211,8 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_else(
     ("written", "read"),
     [("none", ()), (None, ()), ("wandb", ("wandb",)), (["wandb", "tensorboard"], ("wandb", "tensorboard")), ([], ())],
 )
-def test_report_to_takes_a_name_or_several(written: object, read: tuple[str, ...]) -> None:
-    settings = TrainSettings(report_to=written)  # type: ignore[arg-type]
+def test_report_to_takes_a_name_or_several(written: Any, read: tuple[str, ...]) -> None:
+    settings = TrainSettings(report_to=written)
     assert settings.report_to == read
     assert TrainSettings.model_validate_json(settings.model_dump_json()) == settings
     require_trackers(TrainSettings())

@@ -67,7 +67,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     record = RunRecord(
         run=run, state="published", counts={"rows": 60, "ok": stats.ok, "failed": stats.failed}, by_reason={"new": 60},
-        stats=stats, previous=stats, changes=changes, cost=Cost(0.4, 0.021, "EUR"), started_at=at(0),
+        stats=stats, previous=stats, changes=changes, cost=Cost(0.4, 0.021), started_at=at(0),
         finished_at=at(1), seconds=60.0, images_per_second=1.0, engine="transformers", host="here",
     )  # fmt: skip
     store.put(f"{run.folder}{SCORES_FILE}", encode_scores(scored(200), assess(scored(200))))
@@ -78,16 +78,18 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_figures_are_those_of_the_parquet_files(open_page: Callable[[Path], Page], output: Path) -> None:
     page = open_page(output / "runs" / "night-1" / "report.html")
     rows = f"read_parquet('{output}/history/**/*.parquet', hive_partitioning = false)"
-    ok, failed, review = duckdb.sql(
+    ok, failed, review = duckdb.execute(
         f"""SELECT count(*) FILTER (status = 'ok'), count(*) FILTER (status = 'failed'), avg(needs_review::int)
             FROM {rows}"""
     ).fetchall()[0]
-    categories = duckdb.sql(f"SELECT category, count(*) FROM {rows} WHERE status = 'ok' GROUP BY category").fetchall()
-    reasons = duckdb.sql(
+    categories = duckdb.execute(
+        f"SELECT category, count(*) FROM {rows} WHERE status = 'ok' GROUP BY category"
+    ).fetchall()
+    reasons = duckdb.execute(
         f"SELECT r, count(*) FROM (SELECT unnest(review_reasons) AS r FROM {rows}) GROUP BY r"
     ).fetchall()
     scores = f"'{output}/runs/night-1/scores.parquet'"
-    inside = duckdb.sql(f"SELECT avg((price BETWEEN price_low AND price_high)::int) FROM {scores}").fetchall()[0][0]
+    inside = duckdb.execute(f"SELECT avg((price BETWEEN price_low AND price_high)::int) FROM {scores}").fetchall()[0][0]
 
     def figure(name: str) -> str:
         return page.locator(f'[data-figure="{name}"]').inner_text()
@@ -111,7 +113,7 @@ def test_everything_is_there_and_the_models_text_stays_text(open_page: Callable[
     text = page.inner_text("body")
 
     wanted = (
-        "0.02 EUR", "for 1,000 photos, at 0.40 an hour", "What changed since the last run", "Cap, Coats, 100",
+        "0.02", "cost of 1,000 photos, at 0.40 an hour", "What changed since the last run", "Cap, Coats, 100",
         "1 photos had a good answer before: 1 got another category", "Why a person should look", "answer_malformed",
         "Prices, true and estimated", "Is the confidence right?", "Coverage of the price intervals by category",
         "Which categories are taken for which", "there is nothing to compare",

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Dialog, Page
 
 from enrich.output.run_record import RunInfo
 from enrich.output.schema import Row
@@ -346,8 +346,13 @@ def test_pasted_lines_become_one_with_spaces(page: Page) -> None:
 
 
 def test_leaving_with_unsaved_decisions_is_asked_about(page: Page, tmp_path: Path) -> None:
-    asked = []
-    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
+    asked: list[str] = []
+
+    def accept(dialog: Dialog) -> None:
+        asked.append(dialog.type)
+        dialog.accept()
+
+    page.on("dialog", accept)
     press(page, "n")
     page.keyboard.type("Ann")
     press(page, "Enter", "a")

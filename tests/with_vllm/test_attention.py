@@ -41,7 +41,8 @@ def attend(lengths: list[int], size: int, by_head: bool, dtype: torch.dtype, sca
     scales = (torch.tensor(scale), torch.tensor(0.5 * scale), torch.tensor(3 * scale))
     one_token_attention(out, query, keys, values, pages, torch.tensor(lengths, dtype=torch.int32), scales, size**-0.5)
     plain = [part.float() * by for part, by in zip((query, keys, values), scales, strict=True)]
-    return out, torch.stack([definition(*plain, pages[row], n, row) for row, n in enumerate(lengths)])
+    query, keys, values = plain
+    return out, torch.stack([definition(query, keys, values, pages[row], n, row) for row, n in enumerate(lengths)])
 
 
 def paged_cache(lengths: list[int], size: int, by_head: bool = True) -> tuple[torch.Tensor, torch.Tensor]:

@@ -46,7 +46,7 @@ def up_to_4096(engine: Engine, checkpoint: Path) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def together(up_to_4096: Any) -> dict[tuple[int, tuple[int, int]], Any]:
     """What vLLM makes of the cases: those of one `num_crops` in one batch (stock vLLM fails on a mixture)."""
-    completions = {}
+    completions: dict[tuple[int, tuple[int, int]], Any] = {}
     for num_crops in (1, 4, 9, 16):
         cases = [case for case in CASES if case[0] == num_crops]
         options = {"mm_processor_kwargs": {"num_crops": num_crops}}

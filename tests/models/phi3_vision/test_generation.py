@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ def model() -> Phi3VForCausalLM:
     return random_model(tiny_config())
 
 
-def answer(model: Phi3VForCausalLM, rows: list, steps: int, stop_ids: list[int], **options: object) -> list[Generated]:
+def answer(model: Phi3VForCausalLM, rows: list, steps: int, stop_ids: list[int], **options: Any) -> list[Generated]:
     return generate_answers(model, prompt_inputs(*rows), max_new_tokens=steps, stop_ids=stop_ids, **options)
 
 
@@ -111,8 +113,8 @@ def test_cached_features_answer_the_same(model: Phi3VForCausalLM) -> None:
     inputs = prompt_inputs(*ROWS)
     expected = generate_answers(model, inputs, max_new_tokens=4, stop_ids=[NEVER])
     with torch.no_grad():
-        inputs["image_features"] = model.get_image_features(inputs.pop("pixel_values"), inputs.pop("image_sizes"))
-    actual = generate_answers(model, inputs, max_new_tokens=4, stop_ids=[NEVER])
+        features = model.get_image_features(inputs.pop("pixel_values"), inputs.pop("image_sizes"))
+    actual = generate_answers(model, {**inputs, "image_features": features}, max_new_tokens=4, stop_ids=[NEVER])
     assert [generated.token_ids for generated in actual] == [generated.token_ids for generated in expected]
 
 

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -233,7 +234,7 @@ def test_prepared_images_give_the_same_as_photos() -> None:
         ({"image_size": 35, "patch_size": 7}, "image_size 35 must be a multiple of twice the patch_size (7)"),
     ],
 )
-def test_settings_are_checked(values: dict[str, int], message: str) -> None:
+def test_settings_are_checked(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=r"must be") as caught:
         Phi3VImageProcessor(**values)
     assert str(caught.value) == message

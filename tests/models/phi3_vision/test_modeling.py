@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
@@ -124,10 +124,10 @@ def test_image_features_follow_the_published_arrangement(model: Phi3VForCausalLM
             tokens.append(embedding.glb_GN.flatten())
             for y in range(2):
                 tokens += [token(0, y, 0), token(0, y, 1), embedding.sub_GN.flatten()]
-            first, second = embedding.img_projection[0], embedding.img_projection[2]
-            inner = torch.stack(tokens) @ first.weight.T + first.bias
+            weights = dict(embedding.img_projection.named_parameters())
+            inner = torch.stack(tokens) @ weights["0.weight"].T + weights["0.bias"]
             inner = inner * 0.5 * (1 + torch.erf(inner / 2**0.5))  # exact GELU
-            expected = inner @ second.weight.T + second.bias
+            expected = inner @ weights["2.weight"].T + weights["2.bias"]
             assert len(expected) == images["num_img_tokens"][number]
             torch.testing.assert_close(actual[number], expected, rtol=1e-4, atol=1e-5)
 
@@ -261,7 +261,7 @@ def test_kept_logits_give_the_same_loss(model: Phi3VForCausalLM) -> None:
             model(**inputs, logits_to_keep=torch.tensor([1]))
 
 
-def lora_model(targets: str | list[str]) -> torch.nn.Module:
+def lora_model(targets: str | list[str]) -> PeftModel:
     torch.manual_seed(1)
     wrapped = get_peft_model(
         random_model(tiny_config()), LoraConfig(r=2, target_modules=targets, init_lora_weights=False)

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -168,7 +169,7 @@ TWO = "image tags needed for 2 images: <|image_1|> to <|image_2|> in order, once
         (["<|image_1|>"], [[]], "image tags needed for 0 images: none; found: <|image_1|>"),
     ],
 )
-def test_tags_and_images_must_match(tiny: Tiny, text: str, images: object, message: str) -> None:
+def test_tags_and_images_must_match(tiny: Tiny, text: str, images: Any, message: str) -> None:
     with pytest.raises(ValueError, match=r"image") as caught:
         tiny.processor(text, images)
     assert str(caught.value) == message

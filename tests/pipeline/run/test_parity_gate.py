@@ -26,7 +26,7 @@ from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.run import GateSettings, RunSettings
 from flows.tasks import worth_retrying
 from sample.make import make_sample
-from tests.testing.cli import enrich
+from tests.testing.cli import RunCli
 from tests.testing.random_adapter import write_random_adapter
 
 SETTINGS = RunSettings(
@@ -136,7 +136,7 @@ def test_an_adapter_is_compared_before_its_first_run_only(places: Places, tmp_pa
     ],
 )
 def test_another_way_of_serving_is_compared_anew(
-    places: Places, tmp_path: Path, vllm: FakeVllm, changes: dict[str, str], kept_as: str
+    places: Places, tmp_path: Path, vllm: FakeVllm, changes: dict[str, Any], kept_as: str
 ) -> None:
     run(places, tmp_path)
     run(places, tmp_path, **changes)
@@ -217,13 +217,10 @@ def test_a_bucket_without_a_photo(tmp_path: Path, places: Places, vllm: FakeVllm
 
 
 @pytest.mark.parametrize("catalog", [True, False])
-def test_the_command(
-    places: Places, tmp_path: Path, vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    catalog: bool,
-) -> None:  # fmt: skip
-    out, source = tmp_path / "parity.json", ["--catalog", str(places.catalog)] if catalog else []
-    command = "score", "--adapter", str(places.adapter), "--parity", "--rows", "5", "--out", str(out), *source
-    code, told, _ = enrich(monkeypatch, capsys, *command)
+def test_the_command(places: Places, tmp_path: Path, vllm: FakeVllm, run_cli: RunCli, catalog: bool) -> None:
+    out, source = tmp_path / "parity.json", f"--catalog {places.catalog}" if catalog else ""
+    command = f"score --adapter {places.adapter} --parity --rows 5 --out {out} {source}"
+    code, told, _ = run_cli(command)
 
     assert code == 0
     assert told.startswith("5 photos through transformers and vllm 1.2 (merged, float32): 5 prompts and 5 answers ")
@@ -231,7 +228,7 @@ def test_the_command(
     assert json.loads(out.read_text())["rows"] == 5
 
     vllm.broken = True
-    code, _, told = enrich(monkeypatch, capsys, *command)
+    code, _, told = run_cli(command)
 
     assert code == 1
     assert told.splitlines()[-1].startswith(
@@ -240,14 +237,9 @@ def test_the_command(
     assert not json.loads(out.read_text())["ok"]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [("--rows", "3"), ("--catalog", "c", "--rows", "3"), ("--out", "o.json"), ()],
-)
-def test_options_that_do_not_go_together(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
-) -> None:
-    code, _, told = enrich(monkeypatch, capsys, "score", "--adapter", "a", *arguments)
+@pytest.mark.parametrize("arguments", ["--rows 3", "--catalog c --rows 3", "--out o.json", ""])
+def test_options_that_do_not_go_together(run_cli: RunCli, arguments: str) -> None:
+    code, _, told = run_cli(f"score --adapter a {arguments}")
 
     assert code == 2
     assert "scoring needs --catalog; --rows goes with --parity; `enrich --help` lists commands and options" in told

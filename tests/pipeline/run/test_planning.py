@@ -43,6 +43,7 @@ def test_a_dry_run_writes_nothing_and_goes_by_the_last_run(story: Any, tmp_path:
     files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     rest = dry_run(RunRequest(*places, SETTINGS))
     assert rest.todo == photos - 6
+    assert rest.seconds is not None
     assert rest.seconds == pytest.approx(rest.todo / record.images_per_second)
     assert rest.lines()[0].startswith(f"{rest.todo} of {photos} photos to do ({rest.todo} new), 0.00 GB, ")
     assert rest.lines()[2] == f"expected cost: {rest.seconds / 1000:.2f}, at 3.6 an hour"

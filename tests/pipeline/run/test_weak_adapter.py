@@ -1,7 +1,6 @@
 """An adapter that is no better than guessing: fine-tuning says so, and what it answers is not published by itself."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +8,15 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from enrich import cli
 from enrich.pipeline import finetuning
 from enrich.pipeline.finetuning import Finetuned
 from enrich.scores.worth import tell
 from enrich.settings.models import TINY_MODEL_PATH
+from tests.testing.cli import RunCli
 from tests.testing.random_adapter import write_random_adapter
 from tests.testing.scores import metrics
 
 BAD = tell(metrics(category=(0, 0, 0), price=(7.84, 5, 9), macro_f1=0))
-
-
-def enrich(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["enrich", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    return int(ended.value.code or 0)
 
 
 @pytest.fixture(scope="module")
@@ -42,21 +34,17 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("scores", "code"), [(BAD, 3), (tell(metrics()), 0)])
 def test_fine_tuning_that_learned_nothing_says_so_and_exits_with_3(
-    scores: dict[str, Any],
-    code: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    scores: dict[str, Any], code: int, monkeypatch: pytest.MonkeyPatch, run_cli: RunCli
 ) -> None:
     done = Finetuned("shop/adapter", "a1b2", {**scores, "test": SCORES, "intervals": None, "baselines": BASELINES})
     monkeypatch.setattr(finetuning, "finetune", lambda *_, **__: done)
 
-    assert enrich(monkeypatch, "finetune", "--catalog", "shop/catalog", "--out", "shop/adapter") == code
+    ended, out, err = run_cli("finetune --catalog shop/catalog --out shop/adapter")
 
-    told = capsys.readouterr()
-    assert "adapter a1b2: shop/adapter" in told.out
+    assert ended == code
+    assert "adapter a1b2: shop/adapter" in out
     if code:
-        line = told.err.splitlines()[-1]
+        line = err.splitlines()[-1]
         assert line.startswith("error: adapter a1b2 (shop/adapter): The adapter is no better than guessing")
         assert "gate.allow_weak_adapter" in line
 
@@ -67,58 +55,53 @@ BASELINES = {"majority_class": {**SCORES, "category_accuracy": 0.3, "price": Non
 
 
 def test_a_run_of_two_photos_is_held_until_a_person_releases_it_or_the_settings_allow_it(
-    adapter: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    adapter: Path, images: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
     (adapter / "metrics.json").write_text(json.dumps(BAD))
     output, allowed = tmp_path / "output", tmp_path / "allowed"
-    places = ["--images", images, "--adapter", adapter]
+    run = f"run --images {images} --adapter {adapter} --run-id night"
 
-    assert enrich(monkeypatch, "run", *places, "--output", output, "--run-id", "night") == 3
-    told = capsys.readouterr()
-    assert "0.0% of the categories are right" in told.out  # before the first photo
-    assert told.err.splitlines()[-1].startswith("error: run night is held back: The adapter is no better than guessing")
+    code, out, err = run_cli(f"{run} --output {output}")
+    assert code == 3
+    assert "0.0% of the categories are right" in out  # before the first photo
+    assert err.splitlines()[-1].startswith("error: run night is held back: The adapter is no better than guessing")
     assert not (output / "products.parquet").exists()
     assert "no better than guessing" in (output / "runs/night/report.html").read_text()
 
-    assert enrich(monkeypatch, "publish", "--output", output, "--run-id", "night") == 0
+    assert run_cli(f"publish --output {output} --run-id night")[0] == 0
     assert pl.read_parquet(output / "products.parquet").height == 2
 
     settings = tmp_path / "settings.yaml"
     settings.write_text("gate: {allow_weak_adapter: true}\n")
-    assert enrich(monkeypatch, "run", *places, "--output", allowed, "--config", settings, "--run-id", "night") == 0
+    assert run_cli(f"{run} --output {allowed} --config {settings}")[0] == 0
     assert "no better than guessing" in (allowed / "runs/night/report.html").read_text()
 
 
 @pytest.mark.parametrize("scores", [None, "{", "[]", json.dumps({"test": {"parse_rate": 1.0}})])
 def test_scores_that_are_not_there_are_told_and_hold_nothing(
-    scores: str | None,
-    adapter: Path,
-    images: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    scores: str | None, adapter: Path, images: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
     (adapter / "metrics.json").unlink(missing_ok=True)
     if scores is not None:
         (adapter / "metrics.json").write_text(scores)
 
-    places = "--images", images, "--adapter", adapter, "--output", tmp_path / "out"
+    code, out, _ = run_cli(f"run --images {images} --adapter {adapter} --output {tmp_path}/out --dry-run")
 
-    assert enrich(monkeypatch, "run", *places, "--dry-run") == 0
-    assert "warning: Whether the adapter beats what can be guessed without a photo" in capsys.readouterr().out
+    assert code == 0
+    assert "warning: Whether the adapter beats what can be guessed without a photo" in out
 
 
 def test_ids_that_photos_share_are_told_in_dry_run_run_and_report(
-    adapter: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    adapter: Path, images: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
     (adapter / "metrics.json").unlink(missing_ok=True)
-    run = ["run", "--images", images, "--adapter", adapter, "--output", tmp_path / "out"]
+    run = f"run --images {images} --adapter {adapter} --output {tmp_path}/out"
     warning = "2 photos share 1 product id, e.g. 'front' (2 photos): set product_id_pattern"
 
-    assert enrich(monkeypatch, *run, "--dry-run") == 0
-    assert f"warning: {warning}" in capsys.readouterr().out
-    assert enrich(monkeypatch, *run, "--run-id", "night") == 0
-    assert f"warning: {warning}" in capsys.readouterr().out
+    for options in ("--dry-run", "--run-id night"):
+        code, out, _ = run_cli(f"{run} {options}")
+        assert code == 0
+        assert f"warning: {warning}" in out
     record = json.loads((tmp_path / "out/runs/night/run.json").read_text())
     assert record["warnings"][0].startswith(warning)
     assert "2 photos share 1 product id" in (tmp_path / "out/runs/night/report.html").read_text()

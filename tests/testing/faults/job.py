@@ -30,7 +30,7 @@ from tests.testing.fake_engine import write_completion
 _models = botocore.loaders.create_loader()
 for _service in ("endpoints", "partitions", "sdk-default-configuration"):
     _models.load_data(_service)
-botocore.loaders.create_loader = lambda search_path_string=None: _models  # type: ignore[assignment]
+botocore.loaders.create_loader = lambda search_path_string=None: _models
 botocore.session.Session().create_client("s3", region_name="us-east-1")
 
 _TOKENIZER = load_processor(TINY_MODEL_PATH).tokenizer
@@ -93,7 +93,7 @@ def work(
     if broken:
         BROKEN[broken]()
     engine = ColourEngine(stage)
-    session.start_verified_engine = lambda *_: engine  # type: ignore[assignment]
+    session.start_verified_engine = lambda *_: engine
     enrichment.run_enrichment(RunRequest(images, adapter, output, settings(lock_object), run_id=run_id))
 
 
@@ -178,7 +178,7 @@ def leaving_rows_out() -> None:
         kept = rows[:-1]
         return inner(output, run, shard, kept, {row.image_key for row in kept})
 
-    session.commit_shard = commit
+    session.commit_shard = commit  # type: ignore[assignment]  # as loosely typed as it needs
 
 
 def publishing_blindly() -> None:
@@ -206,7 +206,7 @@ def mixing_answers_up() -> None:
         turned = [replace(row, title=title) for row, title in zip(rows, titles[1:] + titles[:1], strict=True)]
         return inner(output, run, shard, turned, keys)
 
-    session.commit_shard = commit
+    session.commit_shard = commit  # type: ignore[assignment]  # as loosely typed as it needs
 
 
 BROKEN: dict[str, Callable[[], None]] = {

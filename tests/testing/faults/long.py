@@ -142,8 +142,9 @@ def tell(done: Done, place: Place, seconds: float, state: Path | None) -> None:
 def read(state: Path | None) -> Done:
     if state is None or not state.exists():
         return Done()
-    kept = json.loads(state.read_text())
-    return Done(**{name: Counter(value) if isinstance(value, dict) else value for name, value in kept.items()})
+    kept: dict[str, Any] = json.loads(state.read_text())
+    kept |= {name: Counter(value) for name, value in kept.items() if isinstance(value, dict)}
+    return Done(**kept)
 
 
 def client_of(endpoint: str) -> Any:
