@@ -159,4 +159,4 @@ def test_photos_are_shown_from_where_the_last_run_saw_them(tmp_path: Path) -> No
     output = open_store(str(tmp_path / "output"), create=True)
     night(output, "n1", 0, "101", RunSettings(), images_uri=str(tmp_path / "before"))
     night(output, "n2", 10, "101", RunSettings(), images_uri=str(tmp_path / "moved"))
-    assert reviewing._images(output).uri == str(tmp_path / "moved")
+    assert reviewing._images(output, read_products(output)).uri == str(tmp_path / "moved")
