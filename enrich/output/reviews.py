@@ -18,7 +18,6 @@ from enrich.storage import Store
 
 REVIEWS = "reviews"
 _LATER_COLUMNS = ("confirmed", "sequence")  # which files of the first version lack
-_OUTCOME = ("title", "category", "price", "currency")
 _WHO = ("reviewed_by", "reviewed_at")
 
 

@@ -67,17 +67,19 @@ class RangePartitions:
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
         """The rows of each range, in order of the ranges. The file is deleted after the last."""
-        if self._writer is None:
+        writer, self._writer = self._writer, None  # a reference would keep the file open
+        if writer is None:
             held, self._held = self._held, []
             yield pl.concat([self._empty, *held])
             yield from (self._empty for _ in range(self._bounds.height))
             return
-        self._writer.close()
+        writer.close()
+        del writer
         with pa.OSFile(str(self._path)) as file:
             reader = pa.ipc.open_file(file)
             for batches in self._batches:
-                rows = pa.Table.from_batches((reader.get_batch(place) for place in batches), reader.schema)
-                yield pl.DataFrame(rows)
+                # No name for the table, which would keep it in memory beside the frame.
+                yield pl.DataFrame(pa.Table.from_batches(map(reader.get_batch, batches), reader.schema))
         self._path.unlink()
 
     def in_order(self) -> Iterator[pl.DataFrame]:
