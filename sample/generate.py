@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -75,11 +76,7 @@ def write_sample(
         UsageError: `out` holds something else or cannot be a directory, or a number is out of range.
         RunFailed: a file could not be written; the same call continues.
     """
-    if not 1 <= products <= BUCKET_START or not 0 <= holdout <= BUCKET_START or bucket < 1 or seed < 0:
-        raise UsageError(
-            f"sample of {products} products, {holdout} held out, {bucket} bucket photos and seed {seed}: give 1 to "
-            f"{BUCKET_START:,} products, up to as many held out, at least 1 bucket photo and a seed of at least 0"
-        )
+    _check_numbers(products, holdout, bucket, seed)
     settings: dict[str, Any] = {
         "version": VERSION, "dialect": dialect.name, "seed": seed, "products": products, "holdout_products": holdout,
     }  # fmt: skip
@@ -87,35 +84,26 @@ def write_sample(
         settings["bucket_photos"] = bucket
     claim(out, bucket_out, settings, overwrite=overwrite)
 
-    def labelled() -> Iterator[Photo]:
-        return labelled_photos(out, seed, products)
-
-    def held_out() -> Iterator[Photo]:
-        return holdout_photos(out, seed, holdout)
+    # Called anew for each pass over the photos: a list of a million of them would take memory.
+    labelled = partial(labelled_photos, out, seed, products)
+    held_out = partial(holdout_photos, out, seed, holdout)
 
     def unlabelled() -> Iterator[Photo]:
         return iter(()) if bucket_out is None else bucket_photos(bucket_out, seed, bucket)
 
     in_bucket = sum(1 for _ in unlabelled())
-    everything = chain(labelled(), held_out(), unlabelled())
-    draw_photos(everything, products + holdout + in_bucket, seed, progress)
+    draw_photos(chain(labelled(), held_out(), unlabelled()), products + holdout + in_bucket, seed, progress)
 
+    known = partial(_truth_of, seed=seed, dialect=dialect)
     truth: dict[str, Iterable[tuple[str, dict[str, Any]]]] = {
-        "images": ((photo.key, _truth(sample_product(seed, photo.index, dialect))) for photo in labelled()),
-        "holdout": (
-            (f"{HOLDOUT}/{photo.key}", _truth(sample_product(seed, photo.index, dialect))) for photo in held_out()
-        ),
+        "images": known(labelled()),
+        "holdout": known(held_out(), below=f"{HOLDOUT}/"),
     }
     extras: dict[str, dict[str, Any]] = {}
     if bucket_out is not None:
         extras = _finish_bucket(bucket_out, unlabelled, seed, dialect)
-        truth["bucket"] = chain(
-            (
-                (photo.key, {"status": "ok", **_truth(sample_product(seed, photo.index, dialect))})
-                for photo in unlabelled()
-            ),
-            extras.items(),
-        )
+        usual = ((key, {"status": "ok", **facts}) for key, facts in known(unlabelled()))
+        truth["bucket"] = chain(usual, extras.items())
     if holdout:
         write(out / HOLDOUT / CATALOG, _table(held_out(), seed, dialect, set()))
     write(out / TRUTH, _json(settings, _optimum(seed, products, dialect), truth))
@@ -124,6 +112,22 @@ def write_sample(
     write(out / CATALOG, _table(labelled(), seed, dialect, categories))
     finish(out)
     return SampleSummary(products, len(categories), holdout, in_bucket + len(extras))
+
+
+def _check_numbers(products: int, holdout: int, bucket: int, seed: int) -> None:
+    if not 1 <= products <= BUCKET_START or not 0 <= holdout <= BUCKET_START or bucket < 1 or seed < 0:
+        raise UsageError(
+            f"sample of {products} products, {holdout} held out, {bucket} bucket photos and seed {seed}: give 1 to "
+            f"{BUCKET_START:,} products, up to as many held out, at least 1 bucket photo and a seed of at least 0"
+        )
+
+
+def _truth_of(
+    photos: Iterable[Photo], *, seed: int, dialect: Dialect, below: str = ""
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each photo's key below `below`, and what is true of its product."""
+    for photo in photos:
+        yield f"{below}{photo.key}", _truth(sample_product(seed, photo.index, dialect))
 
 
 def _optimum(seed: int, products: int, dialect: Dialect) -> dict[str, Any]:
