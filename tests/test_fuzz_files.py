@@ -1,4 +1,4 @@
-"""Files that somebody edited or a disk damaged: every command does its work, or says in one line why it cannot."""
+"""With edited or damaged files, every command does its work, or says in one line why it cannot."""
 
 import io
 import json
@@ -78,23 +78,23 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 
 def accept(what: str, code: int, _: str, err: str) -> None:
-    """A command ended well: with its work done, or with one line that says what is wrong."""
+    """Check that a command ended well: it did its work, or printed one line that says what is wrong."""
     told = f"{what}: exit code {code}, {err[:600]!r}"
     assert code in (0, 1, 2, 3), told
     assert "Traceback" not in err, told
     assert "report it" not in err, told
     if code:
         assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1, told
-        # Transformers' bar, which the `enrich` process turns off before it imports transformers.
+        # Transformers' progress bar, which the `enrich` process turns off before it imports transformers.
         lines = [line for line in re.split(r"[\r\n]+", err) if line.strip() and not line.startswith("Loading weights")]
         assert len(lines) == 1, told
 
 
-# ---- ways to spoil a file
+# ---- ways to damage a file
 
 
 def spoiled(path: Path, each: int = 2) -> Iterator[tuple[str, bytes]]:
-    """What a file may have become, with a word for it. `each` values are tried in each place of a JSON file."""
+    """Yield damaged versions of a file, each with a label. `each` values are tried in each place of a JSON file."""
     data = path.read_bytes()
     yield "empty", b""
     yield "cut", data[: len(data) // 2]
@@ -113,7 +113,7 @@ def spoiled(path: Path, each: int = 2) -> Iterator[tuple[str, bytes]]:
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in a JSON value; of lists and long mappings the first ones."""
+    """Every place in a JSON value; only the first ones in lists and long mappings."""
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, child in list(inside)[: 40 if isinstance(value, dict) else 2]:
         yield (*at, key)
@@ -122,7 +122,7 @@ def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def put(whole: Any, place: Sequence[Any], value: Any) -> Any:
-    """A copy of a JSON value with another one in a place, or without that place for an Ellipsis."""
+    """Return a copy of a JSON value with one place replaced, or removed if the new value is an Ellipsis."""
     copy = json.loads(json.dumps(whole))
     inside = copy
     for key in place[:-1]:
@@ -193,7 +193,7 @@ def test_a_spoiled_file_of_an_output_is_told_in_one_line(
 ) -> None:
     [original] = shop.output.glob(name)
     for number, (how, data) in enumerate(spoiled(original, each=1)):
-        for turn in (0, 4):  # two of the commands for each; all of them meet every kind of damage in some file
+        for turn in (0, 4):  # two commands per case; every command meets every kind of damage in some file
             output = tmp_path / f"{number}-{turn}"
             shutil.copytree(shop.output, output)
             (output / original.relative_to(shop.output)).write_bytes(data)
@@ -210,7 +210,7 @@ def test_a_missing_file_of_an_output_is_told_in_one_line(shop: Shop, tmp_path: P
             [path] = output.glob(name)
             path.unlink()
             if turn % 2:
-                path.mkdir()  # as a careless copy leaves it
+                path.mkdir()  # as a careless copy would leave it
             command = commands(shop, output)[turn]
             accept(f"{name} missing: {command}", *run_cli(command))
 
@@ -219,7 +219,7 @@ def test_every_command_works_on_the_files_as_they_are(shop: Shop, tmp_path: Path
     for number, command in enumerate(commands(shop, tmp_path)):
         shutil.copytree(shop.output, tmp_path, dirs_exist_ok=True)
         code, _, err = run_cli(command)
-        expected = 2 if number == 4 else 0  # it is published already
+        expected = 2 if number == 4 else 0  # it is already published
         assert code == expected, (command, err)
 
 
@@ -285,7 +285,7 @@ def test_a_spoiled_tokenizer_is_told_in_one_line(shop: Shop, tmp_path: Path, run
         ("no tensors", "holds no weights"),
     ],
 )
-def test_weights_that_are_no_numbers_or_cannot_be_read_are_refused(
+def test_weights_that_are_not_numbers_or_cannot_be_read_are_refused(
     shop: Shop, tmp_path: Path, run_cli: RunCli, how: str, message: str
 ) -> None:
     adapter = tmp_path / "adapter"

@@ -1,4 +1,4 @@
-"""Settings from defaults, files and overrides; what is wrong with them is told in one line."""
+"""Settings from defaults, files and overrides; errors in them are reported in one line."""
 
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ def test_a_file_without_a_mapping_is_refused(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"a: [1, 2", b"a: \xff\xfe", b"a: !!python/object/apply:os.getcwd []"])
-def test_a_file_that_is_no_yaml_is_told_in_one_line(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_not_yaml_is_told_in_one_line(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "broken.yaml"
     path.write_bytes(data)
 
@@ -149,7 +149,7 @@ def test_settings_do_not_change() -> None:
         ({"learning_rate": 5e-4}, False, {"learning_rate": 5e-4, "lora_r": 16, "price_weight": 4}),
         ({"model": PHI3_VISION, "revision": "0" * 40}, False, {"revision": "0" * 40, "learning_rate": 1e-4}),
         ({"model": "./mine"}, True, {"model": "./mine", "revision": None, "learning_rate": 1e-4}),
-        # A batch size that was asked for must still divide the recipe's step.
+        # A requested batch size must still divide the recipe's step.
         ({"batch_size": 16}, False, {"batch_size": 16, "effective_batch_size": 16}),
         ({"batch_size": 4}, False, {"batch_size": 4, "effective_batch_size": 8}),
         ({"effective_batch_size": 24}, False, {"batch_size": 8, "effective_batch_size": 24}),
@@ -248,7 +248,7 @@ def test_a_file_may_hold_the_settings_of_several_commands(tmp_path: Path) -> Non
     assert load_settings(RunSettings, file, "score") == RunSettings(batch_size=2)
     assert load_settings(Columns, file, "review").title == "name"
     assert load_settings(MergeSettings, file, "merge") == MergeSettings()
-    file.write_text("review: {max_price_ratio: 3}\n")  # a setting of runs, not the section of a command
+    file.write_text("review: {max_price_ratio: 3}\n")  # a setting of runs, not a section for a command
     assert load_settings(RunSettings, file, "run").review.max_price_ratio == 3
 
 

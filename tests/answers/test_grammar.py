@@ -1,4 +1,4 @@
-"""Whatever is drawn from what the grammar allows is an answer of the taxonomy."""
+"""Every sequence sampled from the tokens that the grammar allows is a valid answer of the taxonomy."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ HOSTILE = ("A", "AA", "A A", "12", "unknown", "Full Price: 3", "Product", "Ñand
 
 
 def walk(allowed: Allowed, stop: int, choose: Choose) -> list[int]:
-    """Tokens chosen one after the other until the end is."""
+    """Choose tokens one at a time until the stop token."""
     written: list[int] = []
     for _ in range(500):
         token = choose(allowed(written))
@@ -39,7 +39,7 @@ def test_every_walk_ends_in_an_answer_with_a_known_category(
     seen = set()
     for seed in range(60):
         rng = random.Random(seed)
-        title_ends = rng.random()  # from one word to as many as fit
+        title_ends = rng.random()  # from one word to the maximum
 
         def choose(options: list[int], rng: random.Random = rng, title_ends: float = title_ends) -> int:
             ends = tokens.newline in options and len(options) > 50
@@ -99,7 +99,7 @@ def test_no_title_holds_control_tokens_or_bytes(tokenizer: PreTrainedTokenizerBa
 
 
 def test_no_title_holds_control_characters_of_the_vocabulary() -> None:
-    """The original's vocabulary has zero-width and right-to-left marks as words of their own."""
+    """The original vocabulary contains zero-width and right-to-left marks as separate tokens."""
     pieces = ["<unk>", "<s>", "</s>", "<|endoftext|>", *(f"<0x{byte:02X}>" for byte in range(256))]
     pieces += ["\u2581", "Hat", "\u200b", "\u202eHat", "\r", "\ufeff", "帽子"]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
@@ -118,7 +118,7 @@ def test_a_price_has_no_leading_zero_and_ends_in_time(tokenizer: PreTrainedToken
     text = "Product: a\nCategory: HATS\n"
     begun = [*tokenizer.encode(text, add_special_tokens=False), *tokens.price_prefix]
 
-    unknown = tokens.unknown_price[len(tokens.price_prefix)]  # it begins as a price does
+    unknown = tokens.unknown_price[len(tokens.price_prefix)]  # it starts like a price
 
     assert {*allowed(begun)} == {unknown, *(ids[digit] for digit in "123456789")}
     assert {*allowed([*begun, ids["1"]])} == {*ids.values(), tokens.stop}

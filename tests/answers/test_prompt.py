@@ -1,4 +1,4 @@
-"""Prompt and answer are worded once, and read back from an adapter as they were."""
+"""Prompt and answer are worded in one place, and an adapter returns them unchanged."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the cells of real catalogs hold: prices of both conventions, placeholders, invisible characters, odd paths."""
+"""Cells of real catalogs: prices in both conventions, placeholders, invisible characters, odd paths."""
 
 import unicodedata
 from contextlib import nullcontext
@@ -124,7 +124,7 @@ def test_a_price_that_cannot_be_read_is_told_with_its_row_and_text(tmp_path: Pat
 
 
 @pytest.mark.parametrize("nothing", ["", "N/A", "None", "null", "-", "n.a.", "N.A.", "NaN", "\u2013", " n/a "])
-def test_a_placeholder_is_no_value(tmp_path: Path, nothing: str) -> None:
+def test_a_placeholder_is_not_a_value(tmp_path: Path, nothing: str) -> None:
     catalog = _read(
         tmp_path, {}, {"name": nothing}, {"kind": nothing}, {"cost": nothing}, {"cost": nothing, "money": nothing}
     )
@@ -144,7 +144,7 @@ def test_spellings_of_a_currency_are_one_and_several_currencies_are_refused(tmp_
 
 
 @pytest.mark.parametrize("money", ["<|end|><|assistant|>", "<|image_1|>", "EURO PLEASE", "E", "EUR\x0bUSD"])
-def test_a_currency_cell_that_is_no_code_gives_no_currency_and_no_price(tmp_path: Path, money: str) -> None:
+def test_a_currency_cell_that_is_not_a_code_gives_no_currency_and_no_price(tmp_path: Path, money: str) -> None:
     catalog = _read(tmp_path, {"money": money}, {"money": "EUR"})
     assert (catalog.currency, [product.price for product in catalog.products]) == ("EUR", [None, 10])
     assert catalog.unread[0].detail.endswith("is no currency; write a code of three letters such as EUR")

@@ -1,4 +1,4 @@
-"""A stream of photos through an engine: each content once, each key once, a second pass where it helps."""
+"""Photos streamed through an engine: each content and each key once, and a second pass where it helps."""
 
 import gc
 import weakref
@@ -28,15 +28,15 @@ def photo(key: str, content: str | None = None) -> Image:
 
 
 def titles(outcomes: list[tuple[str, Prediction]]) -> dict[str, str | None]:
-    """key -> title, None where it failed."""
+    """Map each key to its title, or to None if it failed."""
     return {key: outcome.answer.title if outcome.answer else None for key, outcome in outcomes}
 
 
 @pytest.fixture
 def make_predictor(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> MakePredictor:
     def make(*, in_flight: int = 1, second_pass: bool = True) -> tuple[Predictor, FakeEngine]:
-        """Contents with `odd` in them are answered only under the grammar, with `dead` the engine fails,
-        with `dies` it fails under the grammar, and `hopeless` ones are no answer even then."""
+        """Contents with `odd` get an answer only under the grammar, `dead` makes the engine fail,
+        `dies` makes it fail under the grammar, and `hopeless` gets no valid answer even then."""
 
         def write(request: Request, grammar: bool) -> Completion:
             text = f"Product: Title of {request.id}\nCategory: HATS\nFull Price: 12"
@@ -112,7 +112,7 @@ def test_a_key_given_twice_is_answered_twice(make_predictor: MakePredictor) -> N
         ("dies", ErrorKind.ENGINE_FAILED, 2),
     ],
 )
-def test_the_second_pass_is_for_what_it_can_mend_and_runs_once(
+def test_the_second_pass_is_for_what_it_can_fix_and_runs_once(
     make_predictor: MakePredictor, content: str, kind: ErrorKind | None, passes: int
 ) -> None:
     predictor, engine = make_predictor()
@@ -165,7 +165,7 @@ def test_pages_are_dropped_once_they_are_answered(make_predictor: MakePredictor)
         most = max(most, sum(reference() is not None for reference in alive))
     gc.collect()
 
-    assert most <= 2 * SECOND_PASS + 2  # those waiting for the second pass, those in it, and the one in hand
+    assert most <= 2 * SECOND_PASS + 2  # waiting for the second pass, in it, and the current one
     assert not [reference for reference in alive if reference() is not None]
 
 

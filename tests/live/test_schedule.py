@@ -1,4 +1,4 @@
-"""Schedules: at the right hour over a change of the clocks, and a night that begins by itself."""
+"""Schedules keep their hour across clock changes, and start a nightly run by themselves."""
 
 import json
 from datetime import UTC, datetime, timedelta

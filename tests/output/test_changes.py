@@ -1,4 +1,4 @@
-"""What a run changes of what was there, and what its machine costs."""
+"""What a run changes in an existing table, and what its machine costs."""
 
 from dataclasses import asdict
 from typing import Any

@@ -1,4 +1,4 @@
-"""Runs on machines whose clock is wrong: what was created later wins, whatever time it says it is."""
+"""Runs on machines with a wrong clock: the run created later wins, whatever its timestamp says."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -27,7 +27,7 @@ def output(tmp_path: Path) -> Store:
 
 
 def night(output: Store, photos: Path, name: str, wrong_by: timedelta, **contents: str) -> RunInfo:
-    """A run over files of these contents, created at a time that is `wrong_by` so much."""
+    """Run over files with these contents, with a creation time that is off by `wrong_by`."""
     photos.mkdir(exist_ok=True)
     for key, content in contents.items():
         (photos / f"{key}.jpg").write_text(content)
@@ -72,7 +72,7 @@ def test_a_clock_wrong_by_a_year_does_not_poison_the_table(output: Store, tmp_pa
         "d.jpg": ("d new in n3", "n3", True),
     }
     assert night(output, photos, "n4", timedelta(days=2)).sequence == last.sequence + 1
-    assert history.committed_shards(output, replace(last, run_id="n4")) == set()  # nothing was to be done
+    assert history.committed_shards(output, replace(last, run_id="n4")) == set()  # there was nothing to do
     assert records.last_run_id(output) == "n4"
 
 
@@ -84,7 +84,7 @@ def test_a_rollback_goes_by_the_order_in_which_runs_were_created(output: Store, 
 
 
 def test_a_table_that_a_wrong_clock_had_poisoned_before_recovers(output: Store, tmp_path: Path) -> None:
-    """As tables are that were written without sequences."""
+    """Tables written without sequences can be in this state."""
     photos, source = tmp_path / "photos", listing_of(tmp_path / "photos", a="old")
     ahead = make_run("ahead", images_uri=source.uri, created_at=START + YEAR)
     begun = manifest_without_sequence(output, source, ahead)

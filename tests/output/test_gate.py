@@ -161,7 +161,7 @@ def test_a_small_run_whose_answers_all_have_one_title_is_held_unless_told_otherw
     assert judge_run(replace(same, rows=FEW - 1, ok=FEW - 1), None, GateSettings()) == ()
 
 
-def test_one_title_for_photos_of_one_product_is_no_matter() -> None:
+def test_one_title_for_photos_of_one_product_is_allowed() -> None:
     rows = [make_row(RUN, f"{n}.jpg", title="Wool coat", product_id=product) for n, product in enumerate("aaab")]
     table = parquet.from_records([asdict(row) for row in rows], ROW_SCHEMA)
     assert run_stats(table).same_title == "Wool coat"

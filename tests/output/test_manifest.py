@@ -93,11 +93,11 @@ OK = (RUN_1, make_row(RUN_1))
 NOT_AN_IMAGE = (RUN_1, make_row(RUN_1, error_kind=ErrorKind.NOT_AN_IMAGE))
 ENGINE_FAILED = (RUN_1, make_row(RUN_1, error_kind=ErrorKind.ENGINE_FAILED))
 LAST_TRY = (RUN_1, make_row(RUN_1, error_kind=ErrorKind.ENGINE_FAILED, attempt=3))
-# A newer run failed on new bytes: the older good row is shown, the failure is the newest outcome.
+# A newer run failed on new bytes: the table shows the older good row, and the failure is the newest outcome.
 FAILED_LATER = (RUN_2, make_row(RUN_2, minutes=11, image_etag="e2", error_kind=ErrorKind.TRUNCATED))
 OK_LATER = (RUN_2, make_row(RUN_2, minutes=11))
 NEW_BYTES_LATER = (make_run("r3", 10), make_row(make_run("r3", 10), minutes=11, image_etag="e2"))
-# The older run was resumed after the newer one, whose row is shown nevertheless.
+# The older run was resumed after the newer one, but the table still shows the row of the newer one.
 RESUMED = (RUN_1, make_row(RUN_1, minutes=20))
 
 
@@ -160,7 +160,7 @@ def test_a_failure_is_tried_anew_when_its_circumstances_changed_and_a_good_answe
     assert rows.plan(source, products, same).is_empty()
     now = make_run("r2", 10, circumstances="large limits")
     again = products_of(failed, (now, make_row(now, minutes=11, error_kind=kind, attempt=3)))
-    assert rows.plan(listing("a.jpg"), again, raised).is_empty()  # once, and not every night
+    assert rows.plan(listing("a.jpg"), again, raised).is_empty()  # once, not every night
 
 
 def test_a_failure_of_new_bytes_is_tried_anew_behind_a_good_answer_when_circumstances_changed() -> None:
@@ -261,7 +261,7 @@ def test_an_empty_manifest_is_a_manifest(output: Store) -> None:
 
 def test_a_sequence_is_higher_than_all_before_it(output: Store) -> None:
     assert [run_record.claim_sequence(output, "r1", 0), run_record.claim_sequence(output, "r2", 0)] == [1, 2]
-    assert run_record.claim_sequence(output, "r3", 40) == 41  # the table knows of runs whose claims were deleted
+    assert run_record.claim_sequence(output, "r3", 40) == 41  # the table records runs whose claims were deleted
     output.put(f"{run_record.SEQUENCES}/notes.txt", b"not a number")
     assert run_record.claim_sequence(output, "r4", 3) == 42
 
@@ -269,7 +269,7 @@ def test_a_sequence_is_higher_than_all_before_it(output: Store) -> None:
 def test_two_runs_created_at_once_have_different_sequences(output: Store) -> None:
     class Raced(Wrapped):
         def before(self, number: int, name: str) -> None:
-            if number == 1:  # between the other's look and its claim
+            if number == 1:  # after the slower one looked, before it claims
                 assert run_record.claim_sequence(output, "faster", 0) == 1
 
     assert run_record.claim_sequence(Raced(output), "slower", 0) == 2
@@ -286,7 +286,7 @@ def test_the_manifest_that_was_first_stands(output: Store) -> None:
 def test_a_run_exists_with_its_manifest_only(output: Store) -> None:
     class Dies(Wrapped):
         def before(self, number: int, name: str) -> None:
-            if number == 1:  # after the listing, before the manifest
+            if number == 1:  # after writing the listing, before the manifest
                 raise KeyboardInterrupt
 
     source = listing("a.jpg")
@@ -299,7 +299,7 @@ def test_a_run_exists_with_its_manifest_only(output: Store) -> None:
     assert pl.read_parquet(data)["key"].to_list() == ["a.jpg", "b.jpg"]
 
 
-def test_a_file_that_is_no_manifest_is_named(output: Store) -> None:
+def test_a_file_that_is_not_a_manifest_is_named(output: Store) -> None:
     key = "runs/night-1/manifest.parquet"
     uri = output.uri_of(key)
     output.put(key, b"not Parquet")
@@ -318,7 +318,7 @@ def test_a_file_that_is_no_manifest_is_named(output: Store) -> None:
     assert str(error.value) == f"{uri} does not say which run it belongs to; use another run id"
 
 
-def test_a_run_id_goes_on_with_what_it_was_begun_with() -> None:
+def test_a_run_id_continues_with_what_it_was_started_with() -> None:
     begun = manifest.Manifest(make_run(), Path("nowhere"), 0)
     manifest.check_same_run(begun, make_run(minutes=60 * 24, shard_size=9))
     with pytest.raises(UsageError) as error:
@@ -390,7 +390,7 @@ def test_a_run_id_does_not_go_on_under_other_limits() -> None:
     with pytest.raises(UsageError, match="run night-1 was begun with other limits on photos or answers"):
         manifest.check_same_run(begun, make_run(circumstances="c2"))
     before = manifest.Manifest(make_run(), Path("nowhere"), 0)
-    manifest.check_same_run(before, make_run(circumstances="c2"))  # it did not note them
+    manifest.check_same_run(before, make_run(circumstances="c2"))  # it did not record them
 
 
 def test_a_restart_on_another_day_writes_to_the_same_place() -> None:

@@ -58,7 +58,7 @@ def table_of(*rows: Row) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Night:
-    """A run with its listing and its rows, for the fold alone."""
+    """A run with its listing and its rows, for tests of the fold alone."""
 
     run: RunInfo
     present: tuple[str, ...]
@@ -67,8 +67,8 @@ class Night:
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Night]:
-    """Up to five runs over six photos. Few distinct times and sequences, so that runs overlap, tie and finish out of
-    order, and clocks contradict the sequences."""
+    """Up to five runs over six photos, with so few distinct times and sequences that runs overlap, tie and finish
+    out of order, and clocks contradict the sequences."""
     keys = st.sampled_from("abcdef")
     outcomes = st.tuples(
         st.sampled_from([None, None, "empty", "engine_failed"]), st.sampled_from("xy"), st.integers(0, 4)
@@ -103,7 +103,7 @@ def folded(nights: list[Night]) -> Products:
 
 
 def recomputed(nights: list[Night]) -> dict[str, dict[str, Any]]:
-    """products.parquet from the whole history at once, in plain Python."""
+    """Compute products.parquet from the whole history at once, in plain Python."""
     present = max(nights, key=order).present
     expected = {}
     for key in {row.image_key for night in nights for row in night.rows}:
@@ -257,7 +257,7 @@ def test_an_empty_bucket_publishes_an_empty_table(local: Store) -> None:
 
 
 def held(output: Store, run: RunInfo, source: pl.DataFrame, minutes: float) -> None:
-    """Everything of a run but its publish, as if the gate had held it back."""
+    """Do everything in a run except publishing it, as if the gate had held it back."""
     todo = plan(source, Products(), run)
     begun = begin(output, run, source, todo)
     for shard in begun.shards:
@@ -282,7 +282,7 @@ def test_held_runs_may_be_released_in_any_order(tmp_path: Path, sequence: str) -
     tables = []
     for name, numbers in (("in order", "012"), ("drawn", sequence)):
         output = open_store(str(tmp_path / name), create=True)
-        for run, source, minutes in zip(runs, sources, (1, 35, 21), strict=True):  # the second was finished last
+        for run, source, minutes in zip(runs, sources, (1, 35, 21), strict=True):  # the second one finished last
             held(output, run, source, minutes)
         for number in numbers:
             released(output, runs[int(number)])
@@ -334,7 +334,7 @@ def test_eight_runs_that_publish_at_once_all_survive(output: Store) -> None:
 
 
 class Noting(Wrapped):
-    """Notes the names of the files that are read."""
+    """Records the names of the files that are read."""
 
     def __init__(self, inner: Store) -> None:
         super().__init__(inner)
@@ -363,7 +363,7 @@ def test_a_publisher_that_has_rows_and_table_downloads_neither_again(output: Sto
 
     held(output, other, listing("a.jpg", "b.jpg", "c.jpg"), minutes=21)
     stale = publish.publish(store, other, rows=publish.fetch_run(output, other, tmp_path), products=products)
-    assert (stale.rows, stale.attempts) == (3, 2)  # the table that it had was replaced since
+    assert (stale.rows, stale.attempts) == (3, 2)  # its table has been replaced since
     assert sorted(read_products(output).table["image_key"]) == ["a.jpg", "b.jpg", "c.jpg"]
 
 
@@ -383,7 +383,7 @@ def test_a_table_that_was_lost_is_made_anew_once_to_plan_and_to_publish(local: S
 
 
 class Dies(Wrapped):
-    """The process dies at call number `at`, before the call happens or just after it did."""
+    """Make the process die at call number `at`, before or just after the call happens."""
 
     def __init__(self, inner: Store, at: int, when: str) -> None:
         super().__init__(inner)
@@ -421,7 +421,7 @@ def test_a_night_killed_at_any_step_is_finished_by_its_run_id(output: Store, tmp
             enrich_night(Dies(store, step, when), make_run("n2", 10), second)
         committed = {info.key: info.etag for info in store.list("history")}
         begun = manifest.read_manifest(store, "n2") is not None
-        # The next day: once it is begun, the run stays the one of its manifest.
+        # The next day: a started run keeps the values of its manifest.
         restart = make_run("n2", 60 * 24 if begun else 10)
         run = enrich_night(store, restart, second)
         assert run == make_run("n2", 10)
@@ -433,7 +433,7 @@ def test_a_night_killed_at_any_step_is_finished_by_its_run_id(output: Store, tmp
 
 
 class LostResponse(Wrapped):
-    """The first swap goes through, and the caller hears otherwise; then others may come in between."""
+    """The first swap succeeds but is reported as failed; then others may intervene."""
 
     def __init__(self, inner: Store, meanwhile: Callable[[], object] = lambda: None) -> None:
         super().__init__(inner)
@@ -626,7 +626,7 @@ def test_a_record_from_before_there_were_sequences_is_found_after_the_others(loc
     assert found.run == older[0]
     run_record.claim_sequence(local, "lost", 0)
     newer = make_run("a", -10, sequence=run_record.claim_sequence(local, "a", 0))
-    run_record.claim_sequence(local, "a", 0)  # by a second process, which found the run begun
+    run_record.claim_sequence(local, "a", 0)  # by a second process, which found the run started
     finish(local, newer, 1)
     found = run_record.find_record(local, lambda record: True)
     assert found is not None

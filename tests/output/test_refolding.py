@@ -1,4 +1,4 @@
-"""A table that was lost or damaged comes back from history whole, or an error says what history lacks."""
+"""A lost or damaged table is restored from history in full, or an error says what history lacks."""
 
 import shutil
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_a_table_that_is_harmed_during_a_run_comes_back_whole(output: Store, har
             f"{output.uri}/products.parquet is not a readable Parquet file; make it anew from history with "
             f"`enrich rebuild --output {output.uri}`"
         )
-        assert releasing.rebuild(output.uri) == (before.height, 2)  # the third goes on by its id
+        assert releasing.rebuild(output.uri) == (before.height, 2)  # the third continues under its id
         assert read_products(output).table.equals(before)
     output.delete("products.parquet")
     enrich_night(output, third, source)
@@ -83,7 +83,7 @@ def test_a_table_that_is_missing_when_a_run_begins_has_its_photos_answered_no_se
         assert pl.read_parquet(found.path).equals(before)
         todo = plan(listing("a.jpg", "bad.jpg", b="e2"), Products(pl.read_parquet(found.path), found.runs), make_run())
     assert todo.is_empty()
-    assert output.head("products.parquet") is None  # looking writes nothing
+    assert output.head("products.parquet") is None  # reading writes nothing
 
 
 def test_the_command_makes_the_table_anew(output: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,7 +199,7 @@ def test_a_lost_listing_asks_for_a_new_run_which_makes_the_table_anew(output: St
         output.put("runs/n2/source.parquet", data)
     with pytest.raises(RunFailed, match="start a new run"):
         releasing.rebuild(output.uri)
-    with scratch() as folder:  # as the new run plans
+    with scratch() as folder:  # as the new run does when it plans
         found = publish.current_products(output, folder)
         assert found.rows == 4
     enrich_night(output, make_run("n3", 20), listing(*KEYS))

@@ -1,4 +1,4 @@
-"""Settings that changed take effect on rows that are there, without an answer."""
+"""Changed settings take effect on existing rows without a new answer."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,7 +30,7 @@ def output(tmp_path: Path) -> Store:
 
 
 def judged(reviewed_by: str | None = None, review: dict[str, Any] | None = None, **changes: Any) -> list[str]:
-    """The review reasons of one row after other settings."""
+    """Return the review reasons of one row under other settings."""
     row = make_row(RUN, **changes)
     table = parquet.from_records([{**asdict(row), "in_source": True, "reviewed_by": reviewed_by}], PRODUCTS_SCHEMA)
     rules = Rules(product_id_pattern="(?P<product_id>.*)", review=ReviewSettings.model_validate(review or {}))
@@ -84,7 +84,7 @@ def test_only_the_rows_that_may_be_under_other_rules_are_stated_anew() -> None:
 def night(
     output: Store, name: str, minutes: float, keys: str, settings: RunSettings, **changes: Any
 ) -> publish.Published:
-    """A run from listing to publish, with the settings noted beside its listing."""
+    """Do a run from listing to publish, with the settings recorded beside its listing."""
     run = make_run(name, minutes, shard_size=100, review_below=0.5, **changes)
     listed = source_table(ObjectInfo(f"00{key}.jpg", 10, "e1") for key in keys.split())
     with scratch() as folder:
@@ -114,7 +114,7 @@ def test_a_changed_product_id_pattern_takes_effect_without_answering_again(outpu
     changed = RunSettings(product_id_pattern=PATTERN)
     assert night(output, "n2", 10, "101 103", changed).changed
     table = read_products(output).table
-    assert sorted(table["product_id"]) == ["101", "103", "105"]  # also of the photo that is gone
+    assert sorted(table["product_id"]) == ["101", "103", "105"]  # including the photo that is gone
     assert table["run_id"].unique().to_list() == ["n1"]
     assert not night(output, "n3", 20, "101 103", changed).changed
     night(output, "n4", 30, "101 103 107", changed)

@@ -1,4 +1,4 @@
-"""The one door for photos: what is final and what is not, memory and time in all, and that nobody goes round it."""
+"""Only `Decoders` decodes photos: which failures are final, total memory and time, and that nothing bypasses it."""
 
 import ast
 import os
@@ -52,11 +52,11 @@ def door(limits: PhotoLimits = LIMITS, processes: int = 1) -> Decoders:
     return Decoders(partial(prepare, how=HOW), limits, processes, most_pixels=4 * 28 * 28)
 
 
-# ---- what a process costs
+# ---- cost of a process
 
 
 def test_an_idle_process_takes_at_most_60_mb() -> None:
-    """38 MB, of which numpy and Pillow are 37; 52 MB after photos of 1.3 megapixels."""
+    """It takes 38 MB, 37 of them for numpy and Pillow; 52 MB after photos of 1.3 megapixels."""
     with door() as opened:
         opened.decode(jpeg())
         [process] = decoding_processes()
@@ -85,7 +85,7 @@ def test_a_process_loads_numpy_and_pillow_and_nothing_else_that_is_heavy() -> No
     assert loaded & {*heavy, "transformers", "typer", "rich", "multiprocessing", "asyncio"} == set()
 
 
-# ---- circumstances are no verdicts
+# ---- outside circumstances are not final
 
 
 STOPPED = """
@@ -120,7 +120,7 @@ def test_a_process_group_that_is_stopped_for_longer_than_decoding_may_take_loses
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU])
-def test_a_decoder_killed_from_outside_is_no_word_on_the_photo(
+def test_a_decoder_killed_from_outside_does_not_fail_the_photo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     mark = tmp_path / "decoding"
@@ -137,7 +137,7 @@ def test_a_decoder_killed_from_outside_is_no_word_on_the_photo(
                 os.kill(process, number)
             return photo
 
-        assert killed(1).result().width == 32  # the next process does it
+        assert killed(1).result().width == 32  # the next process decodes it
         mark.unlink()
         with pytest.raises(DecodingFailed) as caught:
             killed(2).result()
@@ -145,8 +145,8 @@ def test_a_decoder_killed_from_outside_is_no_word_on_the_photo(
         assert str(caught.value) == f"not decoded: the decoding process was killed from outside ({number.name})"
 
 
-def test_a_machine_without_memory_is_no_word_on_the_photo() -> None:
-    """With `ulimit -v` the address space ends before the photo's own limit does."""
+def test_a_machine_without_memory_does_not_fail_the_photo() -> None:
+    """With `ulimit -v` the address space is exhausted before the photo reaches its own limit."""
     script = (
         "import resource, sys; from enrich.photos.decoders import *; from enrich.photos.decode import inspect\n"
         "from enrich.settings.photos import PhotoLimits\n"
@@ -180,10 +180,10 @@ def test_decoders_that_cannot_be_started_for_now_wait_and_then_end_the_run(monke
         decoders.decode(jpeg())
 
 
-def test_too_many_open_files_while_training_is_no_word_on_the_photo(
+def test_too_many_open_files_while_training_do_not_fail_the_photo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from enrich.train.examples import read_photo  # with torch, which decoding processes must not import
+    from enrich.train.examples import read_photo  # imports torch, which decoding processes must not
 
     def open_none(*_: Any) -> None:
         raise OSError(24, "Too many open files")
@@ -193,11 +193,11 @@ def test_too_many_open_files_while_training_is_no_word_on_the_photo(
         read_photo(str(tmp_path / "a.jpg"), LIMITS, decoders)
 
 
-# ---- what the bytes did is final
+# ---- failures caused by the bytes are final
 
 
 def png_bomb(side: int) -> bytes:
-    """A few kilobytes that state `side` squared pixels, and have them."""
+    """A few kilobytes that declare `side` squared pixels and really contain them."""
     packer = zlib.compressobj(9)
     data = b"".join([*(packer.compress(bytes(1 + side // 8)) for _ in range(side)), packer.flush()])
 
@@ -228,11 +228,11 @@ def test_a_webp_of_few_bytes_and_many_pixels_is_refused_before_it_takes_memory()
     assert caught.value.kind is ErrorKind.TOO_MANY_PIXELS
 
 
-# ---- memory and time in all
+# ---- total memory and time
 
 
 def peak_of_children() -> int:
-    """Resident bytes of all decoding processes now."""
+    """Return the current resident bytes of all decoding processes."""
     total = 0
     for process in decoding_processes():
         fields = Path(f"/proc/{process}/statm").read_text().split()
@@ -259,7 +259,7 @@ def test_several_photos_of_64_megapixels_at_once_stay_within_the_stated_memory()
         watcher.join()
     assert [found.width for found in photos] == [8000] * 8
     assert peak < 4 * (256 << 20) + limits.decode_total_bytes
-    assert peak < 4 * (100 << 20) + (400 << 20)  # as it is: one at a time has 64 million times 4 bytes, and its page
+    assert peak < 4 * (100 << 20) + (400 << 20)  # one at a time holds 64 million times 4 bytes, plus its page
 
 
 def test_large_photos_wait_for_memory_that_others_have_and_small_ones_do_not() -> None:
@@ -274,7 +274,7 @@ def test_large_photos_wait_for_memory_that_others_have_and_small_ones_do_not() -
 
 
 def slow_jpeg() -> bytes:
-    """A progressive JPEG that repeats its scans: little to download, long to decode."""
+    """A progressive JPEG that repeats its scans: small to download, slow to decode."""
     data = jpeg((4000, 4000), progressive=True)
     start = data.rindex(b"\xff\xda")
     return data[:start] + data[start:-2] * 3000 + data[-2:]
@@ -302,13 +302,13 @@ def test_a_thumbnail_shows_the_photo_small_and_upright() -> None:
     assert abs(photo.page.astype(int) - [0, 128, 128]).max() < 4
 
 
-# ---- nobody goes round it
+# ---- nothing bypasses it
 
 DECODES = {"decode", "prepare", "shrink", "inspect"}  # of enrich.photos.decode
 
 
 def test_no_module_but_the_decoding_process_opens_photos_itself() -> None:
-    """Names of enrich.photos.decode may be imported to be handed to `Decoders`; calling them is the decoders' own."""
+    """Modules may import names of enrich.photos.decode to pass them to `Decoders`; only the decoders call them."""
     found = []
     for path in [path for room in ("enrich", "flows", "sample") for path in (ROOT / room).rglob("*.py")]:
         if path.name in ("decode.py", "decoder_process.py") and path.parent.name == "photos":
@@ -339,7 +339,7 @@ def test_a_report_is_written_while_a_photo_keeps_its_decoder_busy(tmp_path: Path
     started = time.monotonic()
     sheet = render_sheet(pl.DataFrame([row]), open_store(str(tmp_path)), PhotoLimits(decode_seconds=0.5), most=12)
     assert time.monotonic() - started < 20
-    assert len(sheet.splitlines()) == 2  # the head only
+    assert len(sheet.splitlines()) == 2  # only the header
 
 
 def test_a_silent_process_is_given_up_and_its_photo_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

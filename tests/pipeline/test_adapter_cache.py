@@ -1,4 +1,4 @@
-"""Which adapter stands for a catalog."""
+"""Which adapter is used for a catalog."""
 
 import csv
 import json
@@ -103,7 +103,7 @@ def four(tmp_path: Path) -> Path:
 
 
 def made_by_hand(adapter: Path, catalog: Path, **changes: object) -> str:
-    """What `enrich finetune --catalog --out` leaves, as far as it is read here."""
+    """Write the files of `enrich finetune --catalog --out` that are read here."""
     settings = TINY.model_copy(update=changes)
     labelled = read_catalog(catalog, settings.columns)
     rows = len(split_catalog(labelled.products, settings.split).train)
@@ -118,7 +118,7 @@ def made_by_hand(adapter: Path, catalog: Path, **changes: object) -> str:
 
 
 @pytest.mark.parametrize("place", ["adapter", "adapters", "adapters/mine"])
-def test_an_adapter_that_was_made_from_this_very_catalog_serves_whoever_made_it(
+def test_an_adapter_that_was_made_from_this_very_catalog_serves_no_matter_who_made_it(
     four: Path, tmp_path: Path, place: str
 ) -> None:
     mine = made_by_hand(tmp_path / place, four)
@@ -176,7 +176,7 @@ def test_a_catalog_that_is_not_there_is_told(tmp_path: Path) -> None:
         find_adapter(str(tmp_path / "nothing"), "adapters", TINY)
 
 
-def test_adapters_may_lie_in_s3(catalog: Path, s3_bucket: str) -> None:
+def test_adapters_may_be_stored_in_s3(catalog: Path, s3_bucket: str) -> None:
     standing = find_adapter(str(catalog), f"{s3_bucket}/adapters", TINY)
 
     assert standing.uri.startswith(f"{s3_bucket}/adapters/phi3v-tiny-")

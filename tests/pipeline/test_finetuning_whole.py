@@ -1,4 +1,4 @@
-"""Fine-tuning as a whole: the adapter directory, its records, and its scores on a catalog."""
+"""Fine-tuning end to end: the adapter directory, its records, and its scores on a catalog."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def test_the_adapter_directory_is_whole(story: Any) -> None:
     assert (adapter.base, adapter.preparation.num_crops, adapter.prompt.currency) == ("phi3v-tiny", 4, "EUR")
     assert "T-SHIRTS" in adapter.prompt.categories
     assert adapter.calibration.price is not None
-    assert not list(story.adapter.parent.glob(".adapter.*"))  # no training state left behind
+    assert not list(story.adapter.parent.glob(".adapter.*"))  # no training state is left behind
 
 
 def test_what_is_ahead_is_announced_and_recorded(story: Any) -> None:
@@ -63,7 +63,7 @@ def test_metrics_stand_beside_base_and_baselines(story: Any) -> None:
     assert metrics == json.loads(json.dumps(story.finetuned.metrics))
     assert set(metrics["baselines"]) == {"majority_class", "category_median"}
     assert metrics["test"]["rows"] == metrics["base"]["rows"] == metrics["rows"]["test"]
-    assert metrics["base"]["category_accuracy"] == 0  # another retailer's categories
+    assert metrics["base"]["category_accuracy"] == 0  # its categories are another retailer's
     assert 0 <= metrics["intervals"]["coverage"] <= 1
     card = (story.adapter / "README.md").read_text()
     assert "| adapter |" in card
@@ -74,7 +74,7 @@ def test_scores_on_the_same_catalog_are_those_of_the_test_split(story: Any) -> N
     scored = score_adapter(str(story.adapter), str(story.catalog), RunSettings())[0]
     assert scored.what == f"{scored.metrics['test']['rows']} products of the test split"
     assert scored.metrics["test"] == story.finetuned.metrics["test"]
-    for name, one in scored.metrics["estimates"].items():  # batches differ, so do sums in their last digits
+    for name, one in scored.metrics["estimates"].items():  # batches differ, so the last digits of sums do
         assert one == pytest.approx(story.finetuned.metrics["estimates"][name], rel=1e-4, abs=1e-4), name
 
 
@@ -83,7 +83,7 @@ def test_scores_are_written_with_plots_and_the_optimum(story: Any, tmp_path: Pat
     assert {path.name for path in tmp_path.iterdir()} >= {"metrics.json", "scores.parquet", "scores.html"}
     table = pl.read_parquet(tmp_path / "scores.parquet")
     assert table.drop("review_reasons").equals(scored.table.drop("review_reasons"))
-    assert table["best_price"].is_not_null().all()  # truth.json lies beside the catalog
+    assert table["best_price"].is_not_null().all()  # truth.json is beside the catalog
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     right = (table["category"] == table["answered_category"]).sum() / table.height
     assert metrics["estimates"]["category_accuracy"]["value"] == pytest.approx(right)

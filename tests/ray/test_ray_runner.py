@@ -1,4 +1,4 @@
-"""The runner ray beside the runner inline: the same rows, whatever dies. Real workers and the tiny base."""
+"""The ray runner writes the same rows as the inline runner, whatever dies. Real workers and the tiny base."""
 
 import errno
 import os
@@ -43,14 +43,14 @@ INLINE = RunSettings(
     engine="transformers", device="cpu", shard_size=2, decode_processes=1, gate=GateSettings(enabled=False)
 )
 RAY = INLINE.model_copy(update={"runner": "ray"})
-CLOCKS = ("processed_at", "run_id", "last_run_id")  # all that may differ between two runs over the same photos
+CLOCKS = ("processed_at", "run_id", "last_run_id")  # only these may differ between two runs over the same photos
 
 
 @dataclass(frozen=True)
 class Shop:
     bucket: Path
     adapter: Path
-    answered: pl.DataFrame  # products.parquet of the runner inline
+    answered: pl.DataFrame  # products.parquet of the inline runner
 
     def run(
         self,
@@ -82,15 +82,15 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 
 def are_the_same(found: pl.DataFrame, expected: pl.DataFrame) -> None:
-    """Every text and number; probabilities up to the order in which cores added."""
+    """Compare every text and number; probabilities up to the order in which cores summed them."""
     assert_frame_equal(found, expected, check_exact=False, rel_tol=1e-4)
 
 
 def answering() -> list[psutil.Process]:
-    """Workers that have a shard."""
+    """Return the workers that have a shard."""
     found = []
     for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):  # it has ended meanwhile
+        with suppress(psutil.Error):  # it has exited meanwhile
             if "".join(child.cmdline()[:1]).startswith("ray::Worker.answer"):
                 found.append(child)
     return found
@@ -98,7 +98,7 @@ def answering() -> list[psutil.Process]:
 
 @contextmanager
 def watching(look: Callable[[], bool]) -> Iterator[None]:
-    """`look` is called every 10 ms, until it says that it is done or the block ends."""
+    """Call `look` every 10 ms until it returns that it is done or the block ends."""
     over = threading.Event()
 
     def watch() -> None:
@@ -116,7 +116,7 @@ def watching(look: Callable[[], bool]) -> Iterator[None]:
 
 @contextmanager
 def killing(times: int) -> Iterator[list[int]]:
-    """Kills workers as soon as they have a shard, so many in all; yields the ids of those it has killed."""
+    """Kill workers as soon as they have a shard, up to a given number; yield the ids of those killed."""
     killed: list[int] = []
 
     def look() -> bool:
@@ -133,9 +133,9 @@ def killing(times: int) -> Iterator[list[int]]:
 
 @contextmanager
 def losing(raylet: int, remove: Callable[[], object]) -> Iterator[list[int]]:
-    """Removes a node as soon as its worker has a shard; yields the ids of workers lost so, one at most.
+    """Remove a node as soon as its worker has a shard; yield the ids of workers lost this way, one at most.
 
-    The worker is stopped first: it can neither end its shard nor take another while its node goes.
+    The worker is stopped first, so that it can neither finish its shard nor take another while its node goes away.
     """
     lost: list[int] = []
 
@@ -145,7 +145,7 @@ def losing(raylet: int, remove: Callable[[], object]) -> Iterator[list[int]]:
                 if worker.ppid() != raylet:
                     continue
                 worker.suspend()
-                if worker.pid not in [still.pid for still in answering()]:  # it has ended its shard meanwhile
+                if worker.pid not in [still.pid for still in answering()]:  # it has finished its shard meanwhile
                     worker.resume()
                     continue
                 lost.append(worker.pid)
@@ -159,7 +159,7 @@ def losing(raylet: int, remove: Callable[[], object]) -> Iterator[list[int]]:
 
 
 def sessions(output: Path) -> int:
-    """How many workers committed shards."""
+    """Return how many workers committed shards."""
     return len(list(output.glob("runs/*/sessions/*.json")))
 
 
@@ -268,7 +268,7 @@ def test_what_a_worker_cannot_do_is_told_with_its_node(shop: Shop, tmp_path: Pat
     settings = RAY.model_copy(update={"ray": RaySettings(workers=1)})
 
     def hide(line: str) -> None:
-        (tmp_path / "adapter").unlink(missing_ok=True)  # this process has read it by now
+        (tmp_path / "adapter").unlink(missing_ok=True)  # this process has already read it
 
     with pytest.raises(UsageError, match=r"^Ray node [\d.]+: .*/adapter: no such directory"):
         run_enrichment(
@@ -317,7 +317,7 @@ def test_a_disk_that_fills_up_on_a_worker_ends_the_run_in_one_line_and_shards_un
     settings = RAY.model_copy(update={"ray": RaySettings(workers=2)})
 
     def fill(line: str) -> None:
-        """A file in the place of the folder of shards: from then on nobody can write one."""
+        """Replace the folder of shards with a file: from then on nothing can write a shard."""
         if (tmp_path / "history").is_dir():
             shutil.rmtree(tmp_path / "history")
             (tmp_path / "history").write_text("")
@@ -330,7 +330,7 @@ def test_a_disk_that_fills_up_on_a_worker_ends_the_run_in_one_line_and_shards_un
     are_the_same(shop.run(tmp_path, INLINE, run_id="night"), shop.answered)
 
 
-def test_a_run_is_joined_where_it_is_and_never_begun(shop: Shop, tmp_path: Path) -> None:
+def test_a_run_is_joined_where_it_is_and_never_started(shop: Shop, tmp_path: Path) -> None:
     request = RunRequest(str(shop.bucket), str(shop.adapter), str(tmp_path), INLINE, run_id="night")
     with pytest.raises(UsageError, match="run night is not there; name a place that all machines share"):
         join_run(request).__enter__()

@@ -1,4 +1,4 @@
-"""Numbers with error bars, against values worked out by hand, DuckDB, and distributions whose answer is known."""
+"""Numbers with error bars, checked against values computed by hand, DuckDB, and known distributions."""
 
 import math
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_metrics_are_those_that_duckdb_finds(tmp_path: Path) -> None:
 
 
 def test_error_bars_hold_what_they_are_of() -> None:
-    """The 95 % interval of an accuracy, over 24 catalogs whose true accuracy is 0.9."""
+    """Check the 95 % interval of an accuracy over 24 catalogs whose true accuracy is 0.9."""
     held = [
         one["low"] <= 0.9 <= one["high"]
         for seed in range(24)
@@ -53,7 +53,7 @@ def test_error_bars_hold_what_they_are_of() -> None:
     assert np.mean(held) >= 0.8  # the chance of fewer is below 1 %
 
 
-def test_photos_of_one_design_are_no_evidence_of_their_own() -> None:
+def test_photos_of_one_design_are_not_independent_evidence() -> None:
     alone, copies = scored(60), pl.concat([scored(60)] * 9)
 
     widths = [
@@ -62,7 +62,7 @@ def test_photos_of_one_design_are_no_evidence_of_their_own() -> None:
         for one in [assess(table)["estimates"]["category_accuracy"]]
     ]
 
-    assert widths[1] == pytest.approx(widths[0], rel=0.2)  # nine times the rows, and nothing new
+    assert widths[1] == pytest.approx(widths[0], rel=0.2)  # nine times the rows, but no new information
 
 
 def test_a_shift_is_said_and_not_hidden() -> None:

@@ -1,4 +1,4 @@
-"""Rows, runs and whole nights for tests of what a run leaves behind, and stores that fail."""
+"""Rows, runs and whole nights for tests of the output of a run, and stores that fail."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -39,7 +39,7 @@ def make_run(run_id: str = "night-1", minutes: float = 0, **changes: Any) -> Run
 
 
 def make_row(run: RunInfo, key: str = "a.jpg", minutes: float = 1, **changes: Any) -> Row:
-    """An ok row of `run`, processed `minutes` after START; a failed one where an error_kind is given."""
+    """An ok row of `run`, processed `minutes` after START; a failed one if an error_kind is given."""
     values: dict[str, Any] = {
         "product_id": key.rsplit("/")[-1].split(".")[0],
         "image_key": key,
@@ -74,13 +74,13 @@ def source_table(objects: Iterable[ObjectInfo]) -> pl.DataFrame:
 
 
 def answer(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
-    """A stand-in for inference, a function of the image and the run: keys with `bad` in them fail."""
+    """A stand-in for inference that depends on the image and the run: keys containing `bad` fail."""
     changes: dict[str, Any] = {"error_kind": ErrorKind.NOT_AN_IMAGE} if "bad" in item.key else {"title": item.etag}
     return make_row(run, item.key, minutes, image_etag=item.etag, attempt=item.attempt, shard=item.shard, **changes)
 
 
 def enrich_night(output: Store, run: RunInfo, source: pl.DataFrame, answer: Callable[..., Row] = answer) -> RunInfo:
-    """One run from listing to publish, restartable under its run id. Returns the run that its manifest stands for."""
+    """Do one run from listing to publish, restartable under its run id. Return the run of its manifest."""
     begun = manifest.read_manifest(output, run.run_id)
     if begun is None:
         products = read_products(output)
@@ -101,7 +101,7 @@ def enrich_night(output: Store, run: RunInfo, source: pl.DataFrame, answer: Call
 def plan(
     source: pl.DataFrame, products: publish.Products, run: RunInfo, limit: int | None = None, **changes: Any
 ) -> pl.DataFrame:
-    """What a run has to do, from tables in memory."""
+    """Return what a run has to do, from tables in memory."""
     with scratch.scratch() as folder:
         parquet.write(folder / "source", [source.sort("key")], SOURCE_SCHEMA, {})
         parquet.write(folder / "products", [products.table], PRODUCTS_SCHEMA, {})
@@ -112,7 +112,7 @@ def plan(
 
 
 def begin(output: Store, run: RunInfo, source: pl.DataFrame, todo: pl.DataFrame) -> manifest.Manifest:
-    """Begin a run from tables in memory."""
+    """Start a run from tables in memory."""
     with scratch.scratch() as folder:
         pairs = {parquet.RUN_KEY: run.to_json()}
         parquet.write(folder / "source", [source], SOURCE_SCHEMA, pairs)
@@ -131,16 +131,16 @@ def finish(store: Store, run: RunInfo, minutes: float, state: Any = "published")
 
 
 class Wrapped:
-    """A store whose calls can be counted and made to fail: `before` and `after` see each call's number and name."""
+    """A store that can count calls or make them fail: `before` and `after` get the number and name of each call."""
 
     def __init__(self, inner: Store) -> None:
-        self.inner, self.uri, self._numbers = inner, inner.uri, itertools.count()  # shards are read by several threads
+        self.inner, self.uri, self._numbers = inner, inner.uri, itertools.count()  # several threads read shards
 
     def before(self, number: int, name: str) -> None:
-        """Raise to have the call not happen."""
+        """Raise to prevent the call."""
 
     def after(self, number: int, name: str, result: Any) -> Any:
-        """The result that the caller sees, or raise to have it lost."""
+        """Return the result that the caller sees, or raise to lose it."""
         return result
 
     def _call(self, name: str, *args: Any) -> Any:

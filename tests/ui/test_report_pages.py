@@ -1,4 +1,4 @@
-"""The report of a run and the scores of an adapter in a real browser: on a desk, on a phone, on paper."""
+"""The report of a run and the scores of an adapter in a real browser: desktop, phone and print."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -36,7 +36,7 @@ EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)">'
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 60 photos, five of which fail, in an output of its own, with its report."""
+    """A run over 60 photos, five of which fail, in a separate output, with its report."""
     root = tmp_path_factory.mktemp("report")
     (root / "photos").mkdir()
     keys = [f"a rather long folder/{number:03}.jpg" for number in range(60)]
@@ -122,7 +122,7 @@ def test_everything_is_there_and_the_models_text_stays_text(open_page: Callable[
         assert words in text, words
     broken = page.evaluate("[...document.images].filter((image) => !image.naturalWidth).length")
     assert broken == 0
-    assert page.locator("table img").count() == 5  # of photos that failed although they can be seen
+    assert page.locator("table img").count() == 5  # photos that failed but can still be displayed
     assert page.locator("script").count() == 0
 
 

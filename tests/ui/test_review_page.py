@@ -1,4 +1,4 @@
-"""The review page in a real browser, by keyboard alone: a thousand rows from start to applied decisions."""
+"""The review page in a real browser, with the keyboard only: a thousand rows from start to applied decisions."""
 
 import json
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def page(open_page: Callable[[Path], Page], output: Path) -> Page:
 
 @pytest.fixture
 def page_in(open_page: Callable[[Path], Page], output: Path, tmp_path: Path) -> Callable[[str | None], Page]:
-    """The page as it would be for prices in another currency."""
+    """Open the page with prices in another currency."""
 
     def opened(currency: str | None) -> Page:
         text = (output / "review.html").read_text()
@@ -82,7 +82,7 @@ def decided(page: Page) -> list[dict[str, Any]]:
 
 
 def send(page: Page, **event: Any) -> None:
-    """A key event that no keyboard of the test makes."""
+    """Send a key event that the test keyboard cannot produce."""
     page.evaluate(
         "(event) => document.activeElement.dispatchEvent("
         "new KeyboardEvent('keydown', { bubbles: true, cancelable: true, ...event }))",
@@ -279,7 +279,7 @@ def test_enter_in_an_input_method_a_held_key_and_chords_decide_nothing(page: Pag
     for changes in ({"repeat": True}, {"ctrlKey": True}, {"metaKey": True}, {"altKey": True}, {"isComposing": True}):
         send(page, key="a", code="KeyA", **changes)
     send(page, code="KeyA")
-    page.evaluate("document.dispatchEvent(new Event('keydown'))")  # what picking from a list of suggestions sends
+    page.evaluate("document.dispatchEvent(new Event('keydown'))")  # sent when a suggestion is picked from a list
     assert decided(page) == []
     page.locator("#accept").focus()
     send(page, key="Enter", repeat=True)
@@ -360,7 +360,7 @@ def test_leaving_with_unsaved_decisions_is_asked_about(page: Page, tmp_path: Pat
     assert asked == ["beforeunload"]
     saved(page, tmp_path / "decisions.json")
     page.reload()
-    assert len(asked) == 1  # what was saved may be left
+    assert len(asked) == 1  # saved decisions need no confirmation
     press(page, "e")
     page.keyboard.type("half")
     page.reload()

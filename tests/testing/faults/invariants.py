@@ -1,4 +1,4 @@
-"""What must hold of an output, found out from outside: its objects are copied and asked with plain DuckDB."""
+"""Invariants of an output, checked from outside: its objects are copied and queried with plain DuckDB."""
 
 import json
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ import duckdb
 
 @dataclass
 class Seen:
-    """What earlier looks at an output found. Nothing in history may ever change."""
+    """What earlier checks of an output found. Nothing in history may ever change."""
 
     etags: dict[str, str] = field(default_factory=dict)
 
 
 def copy_output(client: Any, bucket: str, prefix: str, into: Path) -> dict[str, str]:
-    """Every object of an output as a file, and its etag."""
+    """Copy every object of an output to a file, and return the etags."""
     etags: dict[str, str] = {}
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/"):
         for item in page.get("Contents", []):
@@ -36,12 +36,12 @@ def violations(
     output: Path, etags: Mapping[str, str], seen: Seen, titles: Mapping[str, str], finished: list[str],
     several_buckets: bool = False,
 ) -> list[str]:  # fmt: skip
-    """What is wrong, in words; nothing if all is well.
+    """Describe each violation; return an empty list if all is well.
 
     Args:
-        titles: what the photos in the bucket must be called, by key; checked once runs are `finished`.
-        finished: runs that ended well and were published.
-        several_buckets: the photos lie in several, so that to the last run those of others are gone.
+        titles: the expected titles of the photos in the bucket, by key; checked once runs are `finished`.
+        finished: runs that completed and were published.
+        several_buckets: the photos are in several buckets, so to the last run, photos in the others are gone.
     """
     found: list[str] = []
     history = {key: etag for key, etag in etags.items() if key.startswith("history/") and key.endswith(".parquet")}
@@ -84,7 +84,7 @@ def _lost(db: duckdb.DuckDBPyConnection, output: Path, rows: str, run: str) -> l
     wanted = {key for (key,) in db.sql(f"select key from read_parquet('{manifest}')").fetchall()}
     there: set[str] = set()
     if wanted:
-        with suppress(duckdb.Error):  # no history at all
+        with suppress(duckdb.Error):  # there is no history
             there = {key for (key,) in db.sql(f"select image_key from {rows} where run_id = '{run}'").fetchall()}
     found += [f"lost: {key} of run {run}" for key in sorted(wanted - there)]
     found += [f"too much: {key} of run {run}" for key in sorted(there - wanted)]

@@ -1,4 +1,4 @@
-"""Greedy answers of the port and of vLLM, token by token."""
+"""Compare greedy answers of the port and of vLLM token by token."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -17,8 +17,8 @@ Engine = Callable[..., AbstractContextManager[Any]]  # the fixture `engine`: sta
 PROMPT = "<|user|>\n<|image_1|>\nWhat product is this? Give its title, category and full price.<|end|>\n<|assistant|>\n"
 TEXT_PROMPT = PROMPT.replace("<|image_1|>\n", "")
 NEW_TOKENS = 12
-# Of log-probabilities, in float32. 5e-5 was the most seen, where the best two tokens lay 0.008 apart or more. The least
-# of the mistakes tried, a tanh for the exact GELU between the projector's layers, made 8e-4; quick_gelu's absence 0.06.
+# For log-probabilities in float32. The largest difference seen was 5e-5, with the best two tokens at least 0.008 apart.
+# Of the mistakes tried, tanh for exact GELU between the projector's layers made the least, 8e-4; no quick_gelu, 0.06.
 TOLERANCE = 3e-4
 
 
@@ -38,9 +38,9 @@ def seen_by_vllm(input_ids: torch.Tensor) -> list[int]:
 
 
 def difference(answer: Generated, completion: Any) -> float:
-    """Largest difference of log-probabilities over our best five tokens of each step."""
+    """Return the largest difference in log-probability over our best five tokens of each step."""
     (output,) = completion.outputs
-    assert (answer.top_logprobs[:, 0] - answer.top_logprobs[:, 1]).min() > TOLERANCE  # the same tokens are no accident
+    assert (answer.top_logprobs[:, 0] - answer.top_logprobs[:, 1]).min() > TOLERANCE  # no near ties
     assert list(output.token_ids) == list(answer.token_ids)
     assert len(answer.token_ids) == NEW_TOKENS
     return max(
