@@ -1,7 +1,6 @@
-"""Amounts of money as people and shops write them. What could mean two amounts is refused, never guessed.
+"""Parse amounts of money as people and shops write them. Text that could mean two amounts is refused, never guessed.
 
-The review page reads what is typed into it by the same rules; both are tested on the table
-tests/answers/amount_cases.json.
+The review page parses its input by the same rules; tests/answers/amount_cases.json holds test cases for both.
 """
 
 import json
@@ -14,15 +13,15 @@ from typing import Literal
 DecimalMark = Literal[".", ","]
 
 SMALLEST, LARGEST = 0.01, 999_999_999.0  # units of the currency; an answer writes at most nine digits
-LONGEST = 64  # characters; no amount takes more
+LONGEST = 64  # characters; no amount is longer
 
 _TABLES = json.loads((Path(__file__).parents[1] / "assets" / "currencies.json").read_text("utf-8"))
-# The codes that may stand beside an amount (ISO 4217, without metals and funds), so that "12 pcs" names no currency.
+# The codes allowed beside an amount (ISO 4217 without metals and funds), so that "12 pcs" does not name a currency.
 CURRENCIES = frozenset(_TABLES["codes"])
-# Currencies without a minor unit (ISO 4217): a mark before three digits can only group them.
+# Currencies without a minor unit (ISO 4217): a mark before three digits can only be a group separator.
 WHOLE_UNITS = frozenset(_TABLES["whole_units"])
-# Signs, as they are after NFKC and case folding, without blanks and full stops. The first currency is the one that a
-# sign means where nothing else is known; where that cannot be told, the first is "".
+# Signs after NFKC and case folding, without spaces and full stops. The first currency is the sign's default; it is
+# "" if the sign has no default.
 SIGNS: dict[str, tuple[str, ...]] = {sign: tuple(codes) for sign, codes in _TABLES["signs"].items()}
 
 _CODE = re.compile(r"[A-Z]{3}")
@@ -42,7 +41,7 @@ _SAME = str.maketrans(
 
 @dataclass(frozen=True)
 class Amount:
-    """A positive amount. `decimal` is the decimal mark that its writing proves, None where it proves none."""
+    """A positive amount. `decimal` is the decimal mark if the text determines it, else None."""
 
     value: float  # units of the currency
     currency: str | None
@@ -50,7 +49,7 @@ class Amount:
 
 
 class AmountError(ValueError):
-    """The text is not one amount; `ambiguous`: it could be either of two, by what its mark means."""
+    """The text is not a single amount; `ambiguous`: its mark has two possible meanings."""
 
     def __init__(self, reason: str, ambiguous: bool = False) -> None:
         super().__init__(reason, ambiguous)  # both, so that it survives pickling
@@ -61,17 +60,18 @@ class AmountError(ValueError):
 
 
 def parse_amount(text: str, *, decimal: DecimalMark | None = None, currency: str | None = None) -> Amount:
-    """The amount that `text` writes, with its currency: the one it names, else `currency` (three letters).
+    """Parse the amount in `text`, with its currency: the one it names, else `currency` (three letters).
 
-    Blanks and apostrophes group digits in threes. Of `.` and `,` the last is the decimal mark where both occur; one
-    that occurs several times groups. A single mark between one to three digits and exactly three is ambiguous unless
-    `decimal` says what it is, or the currency has no minor unit; any other single mark is the decimal mark.
+    Spaces and apostrophes separate groups of three digits. If both `.` and `,` occur, the last one is the decimal mark;
+    a mark that occurs several times is a group separator. A single mark with one to three digits before and exactly
+    three after it is ambiguous unless `decimal` is given or the currency has no minor unit; any other single mark is
+    the decimal mark.
 
     Raises:
-        AmountError: no amount, several, one that is not in `currency`, not from SMALLEST to LARGEST, or ambiguous.
+        AmountError: no amount, several amounts, another currency, out of range (SMALLEST to LARGEST), or ambiguous.
     """
     if any(character.isdigit() and not character.isdecimal() for character in text):
-        raise AmountError(f"{_shown(text)} holds raised or circled digits")  # NFKC would make 1299 of 12⁹⁹
+        raise AmountError(f"{_shown(text)} holds raised or circled digits")  # NFKC would turn 12⁹⁹ into 1299
     match = _AMOUNT.fullmatch(_plain(text)) if len(text) <= LONGEST else None
     if match is None:
         raise AmountError(f"{_shown(text)} is not one amount of money")
@@ -83,10 +83,10 @@ def parse_amount(text: str, *, decimal: DecimalMark | None = None, currency: str
 
 
 def parse_currency(text: str) -> str:
-    """The currency that a code in any case, or a sign, names: three capital letters.
+    """The currency of a code (in any case) or a sign, as three capital letters.
 
     Raises:
-        AmountError: it is neither, or a sign of several currencies.
+        AmountError: it is neither, or a sign that several currencies share.
     """
     written = _plain(text) if len(text) <= LONGEST else ""
     signs = SIGNS.get(_sign(written), ())
@@ -102,7 +102,7 @@ def is_currency(code: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    """One form of equal writings: NFKC, plain digits, marks and blanks, nothing invisible."""
+    """Normalize: NFKC, plain digits, marks and spaces, no invisible characters."""
     folded = unicodedata.normalize("NFKC", text).translate(_SAME)
     visible = "".join(character for character in folded if unicodedata.category(character) != "Cf")
     return _BARE_MARK.sub("", _NO_CENTS.sub(r"\g<1>00", " ".join(visible.split())))
@@ -113,7 +113,7 @@ def _sign(text: str) -> str:
 
 
 def _currency(text: str, before: str, after: str, expected: str | None) -> str | None:
-    """The currency that stands before or after an amount, or the expected one."""
+    """The currency written before or after an amount, or the expected one."""
     candidates = [_candidates(text, part) for part in (before, after) if _sign(part)]
     if not candidates:
         return expected
@@ -140,7 +140,7 @@ def _candidates(text: str, part: str) -> tuple[str, ...]:
 
 
 def _number(text: str, number: str, decimal: DecimalMark | None, whole_units: bool) -> tuple[float, DecimalMark | None]:
-    """Value, and the decimal mark that the writing proves."""
+    """The value, and the decimal mark if the text determines it."""
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?[eE][+-]?[0-9]+", number):
         return float(number), None
     if re.fullmatch(r"[0-9]+", number):
@@ -149,7 +149,7 @@ def _number(text: str, number: str, decimal: DecimalMark | None, whole_units: bo
     mark: DecimalMark = "," if last >= 0 and number[last] == "," else "."
     other: DecimalMark = "." if mark == "," else ","
     head, _, tail = number.rpartition(mark)
-    if last < 0:  # blanks or apostrophes only
+    if last < 0:  # spaces or apostrophes only
         return _grouped(text, number, None), None
     if number.count(mark) > 1:
         return _grouped(text, number, mark), other
@@ -176,7 +176,7 @@ def _with_decimals(text: str, head: str, tail: str, other: DecimalMark) -> float
 
 
 def _grouped(text: str, number: str, mark: str | None) -> float:
-    """Digits in groups of three, or as in India (12,34,567), by one kind of mark."""
+    """Parse digits in groups of three or Indian groups (12,34,567), with one kind of separator."""
     marks = _others(number)
     mark = mark or min(marks)
     if marks == {mark}:

@@ -1,4 +1,4 @@
-"""The one place where prompt and answer are worded. Training and serving render them here, so they cannot differ."""
+"""The wording of prompts and answers. Training and serving both render them here, so they cannot differ."""
 
 import re
 import unicodedata
@@ -12,7 +12,7 @@ from enrich.errors import UsageError
 
 PROMPT_VERSION = "1"
 PROMPT_FILE = "prompt.json"
-END = "<|end|>"  # the turn's real end; config.json's eos (2) never occurs in a chat
+END = "<|end|>"  # the token that really ends a turn; config.json's eos (2) never occurs in a chat
 UNKNOWN_PRICE = "unknown"
 ANSWER_TEMPLATE = "Product: {title}\nCategory: {category}\nFull Price: {price}"
 # How chat models write their control tokens: <|end|>, <|image_1|>, <s>, </s>, <unk>.
@@ -56,7 +56,7 @@ class Prompt(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The prompt stored at `path`; UsageError if it is missing or not one of ours."""
+        """The prompt stored at `path`; UsageError if it is missing or not in our format."""
         try:
             return cls.model_validate_json(path.read_bytes())
         except OSError as error:
@@ -68,7 +68,7 @@ class Prompt(BaseModel):
 
 
 def spells_control_token(text: str) -> bool:
-    """Whether `text` holds what a chat model reads as a token of its own, also in full-width characters."""
+    """Whether `text` contains a control token of a chat model, also in full-width characters."""
     visible = "".join(one for one in unicodedata.normalize("NFKC", text) if unicodedata.category(one) != "Cf")
     return _CONTROL_TOKEN.search(visible) is not None
 
@@ -84,14 +84,14 @@ def make_prompt(categories: tuple[str, ...], currency: str | None) -> Prompt:
 
 
 def render_prompt(prompt: Prompt) -> str:
-    """The user's turn and the opening of the assistant's, as Phi-3-vision's model card writes them."""
+    """The user's turn and the start of the assistant's turn, in the format of Phi-3-vision's model card."""
     return f"<|user|>\n<|image_1|>\n{prompt.instruction}<|end|>\n<|assistant|>\n"
 
 
 def render_answer(prompt: Prompt, title: str, category: str, price: float | None) -> str:
     """The answer without its closing `<|end|>`. The price is a bare integer: digits are single tokens.
 
-    Title and category must be single lines; a price below 0.5 is written as 1, for 0 would be no price.
+    Title and category must be single lines; a price below 0.5 is written as 1, because 0 is not a valid price.
     """
     written = UNKNOWN_PRICE if price is None else str(max(1, round(price)))
     return prompt.answer_template.format(title=title, category=category, price=written)

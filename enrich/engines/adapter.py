@@ -1,4 +1,4 @@
-"""An adapter directory, read and checked before anything relies on it."""
+"""Read an adapter directory and check it before use."""
 
 import hashlib
 import json
@@ -19,27 +19,27 @@ from enrich.vocabulary import RECORD_FILE
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 REQUIRED = (CONFIG_FILE, WEIGHTS_FILE, "config.json", "preprocessor_config.json", "tokenizer.json", PROMPT_FILE)
-# Of a configuration, what another version or precision of the same model may say otherwise.
+# Configuration keys that may differ between versions or precisions of the same model.
 _WRITTEN_ANEW = {"transformers_version", "dtype", "torch_dtype", "auto_map", "_name_or_path"}
 METRICS_FILE = "metrics.json"
-DROPPED_FILE = "dropped.csv"  # the rows of its catalog that it was not taught, and why
-# What changes no answer and so does not enter the id.
+DROPPED_FILE = "dropped.csv"  # the catalog rows that were excluded from training, and why
+# Files that do not affect answers, and so are not part of the id.
 RECORDS = ("README.md", METRICS_FILE, SCORES_FILE, DROPPED_FILE, RECORD_FILE)
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A fine-tuned adapter: where it lies, what it belongs to, and how far it can be trusted."""
+    """A fine-tuned adapter: where it is stored, what it belongs to, and how far it can be trusted."""
 
     path: Path
-    id: str  # 16 hex digits of a hash of everything that shapes an answer
+    id: str  # 16 hex digits of a hash of everything that affects an answer
     base: str  # a hub id, a directory, or the name of the tiny base
     revision: str | None
     preparation: Preparation
-    merge_only: tuple[str, ...]  # why vLLM could serve it merged only; empty where it could beside its base
+    merge_only: tuple[str, ...]  # why vLLM can only serve it merged; empty if it can serve it unmerged
     prompt: Prompt
     calibration: Calibration
-    base_at: Path | None = None  # where the base was found, once it was looked for
+    base_at: Path | None = None  # where the base was found, after a search for it
 
 
 def read_adapter(path: Path) -> Adapter:
@@ -89,7 +89,7 @@ def read_adapter(path: Path) -> Adapter:
 
 
 def read_metrics(path: Path) -> dict[str, Any] | None:
-    """The scores of an adapter directory (metrics.json); None where it has none that can be read: no run needs them."""
+    """The scores of an adapter directory (metrics.json); None if missing or unreadable, because no run needs them."""
     try:
         loaded = json.loads((path / METRICS_FILE).read_bytes())
     except (OSError, ValueError):
@@ -98,7 +98,7 @@ def read_metrics(path: Path) -> dict[str, Any] | None:
 
 
 class _Read(BaseModel):
-    """The part of a file that is looked at here."""
+    """The part of a file that this module reads."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -113,9 +113,9 @@ class _Lora(_Read):
 
 class _Crops(_Read):
     num_crops: int = Field(ge=1, le=16)
-    image_size: int = Field(default=336, ge=14, le=4096)  # the original's, whose file does not say it
+    image_size: int = Field(default=336, ge=14, le=4096)  # the value of the original, whose file omits it
     fast_decode: bool = False
-    preparation_version: int = 1  # adapters of before it was kept
+    preparation_version: int = 1  # adapters from before it was recorded
 
 
 class _Preflight(_Read):
@@ -141,15 +141,15 @@ def _check_tokenizer(path: Path) -> None:
 
     try:
         Tokenizer.from_file(str(path / "tokenizer.json"))
-    except Exception as error:  # it raises nothing more special
+    except Exception as error:  # it raises nothing more specific
         raise UsageError(f"adapter {path}: tokenizer.json is damaged ({error}); make the adapter again") from error
     if (path / "tokenizer_config.json").is_file():
         _read_json(path / "tokenizer_config.json")
 
 
 def _check_weights(path: Path) -> None:
-    """UsageError where the weights cannot be read, or hold what is no number: every answer would be nonsense."""
-    import torch  # a second, which commands that read no adapter need not pay
+    """UsageError if the weights are unreadable or contain NaN or infinity, which would make every answer nonsense."""
+    import torch  # takes a second, which commands that do not read an adapter need not spend
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -168,7 +168,7 @@ def _check_weights(path: Path) -> None:
 
 
 def check_base(adapter: Adapter, base: Path) -> None:
-    """UsageError if the model in `base` is not the one the adapter was made from, as far as its configuration tells."""
+    """UsageError if, by its configuration, the model in `base` is not the one that the adapter was made from."""
     mine, theirs = (_with_positions(_read_json(path / "config.json")) for path in (adapter.path, base))
     odd = [key for key in sorted({*mine, *theirs} - _WRITTEN_ANEW) if mine.get(key) != theirs.get(key)]
     if odd:
@@ -179,7 +179,7 @@ def check_base(adapter: Adapter, base: Path) -> None:
 
 
 def _with_positions(config: dict[str, Any]) -> dict[str, Any]:
-    """`config` with its rotary positions in one form: files have the original's, transformers 5's, or both."""
+    """`config` with normalized rotary positions: files have the original form, that of transformers 5, or both."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(rope, dict):
         return config
@@ -191,13 +191,13 @@ def _with_positions(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def base_weights(path: Path) -> str | None:
-    """The signature of the weights that the adapter in `path` was made from; None where its record has none."""
+    """The signature of the weights that the adapter in `path` was made from; None if its record has none."""
     found = _read_json(path / RECORD_FILE).get("base_weights")
     return found if isinstance(found, str) else None
 
 
 def adapter_id(path: Path) -> str:
-    """Hash of the names and contents of all files but the records about it."""
+    """Hash of the names and contents of all files except RECORDS."""
     digest = hashlib.sha256()
     for file in sorted(path.iterdir()):
         if file.is_file() and file.name not in RECORDS:
@@ -206,7 +206,7 @@ def adapter_id(path: Path) -> str:
 
 
 def base_source(model: str) -> str:
-    """Where the base `model` is loaded from: the tiny base lies in the package, others name a directory or a hub id."""
+    """Where to load the base `model` from: the tiny base is in the package, others are a directory or a hub id."""
     return str(TINY_MODEL_PATH) if model == TINY_MODEL else model
 
 

@@ -1,7 +1,7 @@
-"""Whether two engines serve the same model: the same prompts, the same answers, the same log-probabilities.
+"""Check that two engines serve the same model: the same prompts, answers and log-probabilities.
 
-Only this check catches an adapter that is not applied, other crops, or another template: such an engine still answers
-in three lines and is merely wrong more often.
+Only this check detects an adapter that is not applied, different crops, or a different template: such an engine still
+answers in three lines and is merely wrong more often.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -17,15 +17,15 @@ Precision = Literal["float32", "bfloat16", "fp8"]
 
 
 class Limits(NamedTuple):
-    """Of the differences of natural log-probabilities of the tokens chosen, over all photos."""
+    """Limits on the differences in natural log-probability of the chosen tokens, over all photos."""
 
     largest: float
     mean: float
 
 
-# float32: a trained tiny adapter differed by 6e-6 at most; of a random one that was not applied no answer was the same.
-# The others are reasoned, not measured: bfloat16 rounds every sum to 8 bits, fp8 every weight to 4 bits. At the limits
-# a token's probability changes by a factor of 1.6 and 4.5, once; on average by 5 % and 16 %.
+# float32: a trained tiny adapter differed by 6e-6 at most; with a random one that was not applied, every answer
+# differed. The others are estimated, not measured: bfloat16 rounds every sum to 8 bits, fp8 every weight to 4 bits.
+# At the limits one token's probability changes by a factor of 1.6 and 4.5; the average change is 5 % and 16 %.
 LIMITS: dict[Precision, Limits] = {
     "float32": Limits(2e-3, 2e-4),
     "bfloat16": Limits(0.5, 0.05),
@@ -34,7 +34,7 @@ LIMITS: dict[Precision, Limits] = {
 
 
 class ParityRecord(BaseModel):
-    """What a comparison found. `ok`: the same model, as far as this precision can tell."""
+    """The result of a comparison. `ok`: the same model, within this precision."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,10 +43,10 @@ class ParityRecord(BaseModel):
     served: str
     precision: Precision
     rows: int  # photos compared
-    failed: int  # photos that one of them had no answer to
+    failed: int  # photos that one of the engines did not answer
     same_prompts: int
     same_answers: int
-    near_ties: int  # answers that part where two tokens were about as probable
+    near_ties: int  # answers that diverge where two tokens were about equally probable
     largest_difference: float
     mean_difference: float
     largest_allowed: float
@@ -56,7 +56,7 @@ class ParityRecord(BaseModel):
 
     @property
     def summary(self) -> str:
-        """One line."""
+        """A one-line summary."""
         ties = f" ({self.near_ties} part at a near tie)" if self.near_ties else ""
         return (
             f"{self.rows} photos through transformers and {self.engine} ({self.served}, {self.precision}): "
@@ -68,12 +68,12 @@ class ParityRecord(BaseModel):
 
 @dataclass(frozen=True)
 class Comparison:
-    """One photo's two completions beside each other."""
+    """The two completions of one photo, compared."""
 
     same_prompt: bool
     same_answer: bool
     near_tie: bool
-    differences: np.ndarray  # of log-probabilities, of the tokens both chose, up to the first that differs
+    differences: np.ndarray  # in log-probability of the tokens that both chose, before the first that differs
     finding: str | None
 
 
@@ -88,13 +88,13 @@ def compare(
     engine: str,
     served: str,
 ) -> ParityRecord:
-    """Compare the completions of transformers with another engine's, in the order of `ours`.
+    """Compare the completions of transformers with those of another engine, in the order of `ours`.
 
-    A photo that an engine failed on is no evidence, unless most are such.
+    A photo that an engine failed on is ignored, unless this holds for most photos.
 
     Args:
-        stop_ids: what ends an answer; completions leave it out.
-        spell: a token's text, for the finding.
+        stop_ids: the tokens that end an answer; completions do not include them.
+        spell: returns a token's text, for the finding.
     """
     limits, others = LIMITS[precision], {completion.id: completion for completion in theirs}
     pairs = [(one, others[one.id]) for one in ours]
@@ -130,17 +130,17 @@ def compare(
 def compare_one(
     ours: Completion, theirs: Completion, limit: float, stop_ids: Collection[int], spell: Callable[[int], str]
 ) -> Comparison:
-    """Compare one photo's completions. `finding` says where they are not the same model's, if they are not.
+    """Compare one photo's completions. `finding` says where they show that the models differ, if they do.
 
-    Two tokens that both engines find about as probable may change places, each by `limit`; what follows was asked of
-    another text and says nothing.
+    Two tokens that both engines rate about equally probable may swap, each shifting by up to `limit`; the tokens after
+    that follow a different text and are not compared.
     """
     same_prompt = bool(np.array_equal(ours.prompt_ids, theirs.prompt_ids))
     pairs = zip(ours.token_ids, theirs.token_ids, strict=False)
     shared = next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(ours.token_ids), len(theirs.token_ids)))
     same_answer = (ours.token_ids, ours.finished) == (theirs.token_ids, theirs.finished)
     differences = np.abs(ours.logprobs[:shared] - theirs.logprobs[:shared])
-    apart = np.flatnonzero(~(differences <= limit))  # NaN too
+    apart = np.flatnonzero(~(differences <= limit))  # also true for NaN
     near_tie = not same_answer and not len(apart) and _is_near_tie(ours, theirs, shared, 2 * limit, stop_ids)
     finding = None
     if not same_prompt:
@@ -160,7 +160,7 @@ def compare_one(
 
 
 def _is_near_tie(ours: Completion, theirs: Completion, at: int, gap: float, stop_ids: Collection[int]) -> bool:
-    """Whether the tokens chosen at `at` are about as probable, for each engine that says so (none does of a stop)."""
+    """Whether the tokens chosen at `at` are about equally probable, for each engine that reports it (not for stops)."""
     gaps = []
     for one, other in ((ours, theirs), (theirs, ours)):
         if at >= len(one.token_ids):

@@ -1,4 +1,4 @@
-"""A stream of photos through an engine: identical bytes once, a second pass where the first did not parse."""
+"""Stream photos through an engine: identical bytes only once, with a second pass if the first answer did not parse."""
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator
@@ -13,8 +13,8 @@ from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines.base import Engine, Request
 from enrich.settings.review import ReviewSettings
 
-SEEN = 100_000  # predictions kept for identical bytes later in the run; about 1 kB each
-SECOND_PASS = 16  # photos that wait for the grammar pass before it runs; bounds their memory
+SEEN = 100_000  # predictions cached for identical bytes later in the run; about 1 kB each
+SECOND_PASS = 16  # photos collected before the grammar pass runs; bounds their memory
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Image:
 
 @dataclass
 class Predictor:
-    """Answers photos with one engine, for as long as a run lasts.
+    """Answers photos with one engine for the duration of a run.
 
-    Predictions are remembered by content, a failure of the engine too: bytes that break it must not break it once for
-    each of their copies. What failed is tried again by the next run. `second_pass` off takes first answers as they are.
+    Predictions are cached by content, including failures of the engine, so that bytes that crash it do not crash it
+    again for each copy. The next run retries failures. Without `second_pass`, first answers are final.
     """
 
     engine: Engine
@@ -45,7 +45,7 @@ class Predictor:
         """Yield (key, prediction) for every image, as they finish."""
         in_flight: dict[str, np.ndarray] = {}  # sha256 -> page, kept for a second pass
         waiting: dict[str, list[str]] = defaultdict(list)  # sha256 -> keys with these bytes
-        done: list[tuple[str, Prediction]] = []  # keys whose bytes were answered before
+        done: list[tuple[str, Prediction]] = []  # keys whose bytes were already answered
         second: list[Request] = []
 
         def requests() -> Iterator[Request]:

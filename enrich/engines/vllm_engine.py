@@ -1,4 +1,4 @@
-"""The engine for GPUs: a continuous stream of photos through vLLM, which is started again when it dies."""
+"""The engine for GPUs: streams photos through vLLM and restarts it when it dies."""
 
 import dataclasses
 import logging
@@ -31,14 +31,14 @@ from enrich.storage.cache import cache_directory
 
 log = logging.getLogger(__name__)
 
-DEATHS = 3  # consecutive ones without an answer between them end the run
-_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM has kernels for
+DEATHS = 3  # the run ends after this many consecutive deaths without an answer between them
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM has kernels for
 GIB = 1 << 30
 
 
 @dataclass
 class _Flight:
-    """A request that the engine has, and where its completion goes."""
+    """A request that was sent to the engine, and where its completion goes."""
 
     key: str
     request: Request
@@ -50,13 +50,13 @@ class _Flight:
 class VllmEngine:
     """Greedy answers from vLLM, `in_flight` photos at a time.
 
-    An engine that dies is started again, and the photos in flight are sent again one at a time: a photo that kills it
-    again is answered with an error, and no other is. This takes 0.3 s a photo at full size, minutes for what a GPU has
-    in flight. After `DEATHS` deaths without an answer the run ends.
+    An engine that dies is restarted, and the photos in flight are resent one at a time, so that only a photo that kills
+    it again gets an error. This takes 0.3 s per photo at full size, and minutes for all photos that a GPU has in
+    flight. After `DEATHS` deaths without an answer the run ends.
 
     Args:
         start: starts an engine process.
-        in_flight: photos that the engine has at a time. Each holds its page, 1.4 MB at num_crops 4.
+        in_flight: photos that the engine has at a time. Each keeps its page in memory, 1.4 MB at num_crops 4.
     """
 
     name = "vllm"
@@ -93,7 +93,7 @@ class VllmEngine:
         """See `Engine`. Streams may be nested: each gets the completions of its own requests.
 
         Raises:
-            RunFailed: the engine died again and again, or did not start again.
+            RunFailed: the engine died repeatedly, or could not be restarted.
         """
         inbox: deque[Completion] = deque()
         params = self._constrained if grammar else self._free
@@ -105,7 +105,7 @@ class VllmEngine:
                     yield inbox.popleft()
                 if exhausted and not asked:
                     return
-                # Finished answers go first: the next photo may take a while to arrive.
+                # Yield finished answers first: the next photo may take a while to arrive.
                 if not exhausted and self._has_room() and not self.process.has_outputs():
                     with self._timer.pulling():
                         request = next(stream, None)
@@ -119,7 +119,7 @@ class VllmEngine:
             self._forget(inbox)
 
     def close(self) -> None:
-        """End the engine process."""
+        """Stop the engine process."""
         self.process.close()
 
     def _has_room(self) -> bool:
@@ -179,7 +179,7 @@ class VllmEngine:
             raise RunFailed(f"engine vllm: it died ({died}) and did not start again: {error}") from error
 
     def _forget(self, inbox: deque[Completion]) -> None:
-        """Withdraw the requests of a stream that no longer waits for them."""
+        """Cancel the requests of a stream that no longer waits for them."""
         unwanted = [key for key, flight in self._flying.items() if flight.inbox is inbox]
         for key in unwanted:
             del self._flying[key]
@@ -189,21 +189,21 @@ class VllmEngine:
 
 
 def load_vllm_engine(adapter: Adapter, settings: RunSettings) -> VllmEngine:
-    """The engine for `adapter`, merged into its base's weights or beside them, as `settings.served` says.
+    """The engine for `adapter`, merged into its base's weights or unmerged, according to `settings.served`.
 
     Raises:
-        UsageError: this vLLM has no device here, too little memory, no base, or an adapter that does not fit it.
+        UsageError: no device for this vLLM, too little memory, no base, or an adapter that vLLM cannot serve.
         RunFailed: vLLM does not start.
     """
     device, dtype = device_and_dtype(settings.device)
     lora = adapter.path if settings.served == "lora" else None
     if lora and adapter.merge_only:
         raise UsageError(f"adapter {lora}: served: lora: {adapter.merge_only[0]}; set served to merged")
-    arguments = engine_arguments(settings, device, dtype)  # before minutes of merging: it may refuse the settings
+    arguments = engine_arguments(settings, device, dtype)  # before merging (minutes): it may reject the settings
     arguments["model"] = str(
         base_of(adapter) if lora else merged_checkpoint(adapter, dtype, cache_directory() / "merged")
     )
-    if lora:  # the base's own number of crops may be another
+    if lora:  # the base's own number of crops may differ
         arguments |= {**lora_arguments(lora), "mm_processor_kwargs": {"num_crops": adapter.preparation.num_crops}}
     in_flight = arguments["max_num_seqs"] * 5 // 4
     log.info("vLLM: %s, in_flight %d", arguments, in_flight)
@@ -217,10 +217,10 @@ def load_vllm_engine(adapter: Adapter, settings: RunSettings) -> VllmEngine:
 
 
 def engine_arguments(settings: RunSettings, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """vLLM's arguments for a stream of photos that are all different.
+    """vLLM's arguments for a stream of distinct photos.
 
     Raises:
-        UsageError: `settings.vllm` names a field that vLLM does not have, or that is set here.
+        UsageError: `settings.vllm` names a field that vLLM does not have, or that this function sets.
     """
     tokens, sequences = _sizes(device)
     hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
@@ -228,25 +228,25 @@ def engine_arguments(settings: RunSettings, device: torch.device, dtype: torch.d
         "max_num_batched_tokens": tokens,
         "max_num_seqs": sequences,
         "gpu_memory_utilization": 0.9,
-        "enforce_eager": device.type == "cpu",  # compiling takes a minute there and gains nothing
+        "enforce_eager": device.type == "cpu",  # compiling takes a minute on a CPU and gains nothing
     }
     fixed = {
         "dtype": str(dtype).removeprefix("torch."),
-        "max_model_len": 4096,  # beyond it LongRoPE takes other factors, for every request
+        "max_model_len": 4096,  # above it LongRoPE uses different factors for every request
         "seed": 0,
         "quantization": None if settings.quantization == "none" else settings.quantization,
         "kv_cache_dtype": settings.kv_cache_dtype,
         "attention_backend": "CUSTOM" if hopper and dtype != torch.float32 else None,  # vllm_attention.py
         "limit_mm_per_prompt": {"image": 1},
-        # Prompts differ from their fifth token on, where the photo begins: no block of 16 is ever shared, and hashing
-        # 50 of them a photo is wasted. Nor does a photo come twice, so keeping its crops would only cost memory.
+        # Prompts differ from their fifth token on, where the photo starts: no block of 16 is ever shared, and hashing
+        # 50 blocks per photo is wasted. No photo occurs twice either, so caching its crops would only cost memory.
         "enable_prefix_caching": False,
         "mm_processor_cache_gb": 0,
-        "generation_config": "vllm",  # nothing of the checkpoint's: the engine names its own stop tokens
+        "generation_config": "vllm",  # ignore the checkpoint's: the engine sets its own stop tokens
         "max_logprobs": TOP_K,
         "disable_log_stats": True,
-        "use_tqdm_on_load": False,  # progress is ours to print
-        "trust_remote_code": False,  # whoever starts a run chooses its settings, not its code
+        "use_tqdm_on_load": False,  # we print the progress ourselves
+        "trust_remote_code": False,  # those who start a run choose its settings, not its code
     }
     _check_names(settings.vllm, fixed)
     return {**defaults, **settings.vllm, **fixed}
@@ -267,17 +267,17 @@ def _check_names(given: Mapping[str, object], fixed: Mapping[str, object]) -> No
 
 
 def lora_arguments(adapter: Path) -> dict[str, Any]:
-    """What vLLM needs to serve one adapter beside its base."""
+    """The arguments with which vLLM serves one adapter without merging it."""
     config = LoraConfig.from_pretrained(str(adapter))
     rank = max([config.r, *(config.rank_pattern or {}).values()])
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(r for r in _LORA_RANKS if r >= rank)}
 
 
 def _sizes(device: torch.device) -> tuple[int, int]:
-    """max_num_batched_tokens and max_num_seqs by the device's memory.
+    """max_num_batched_tokens and max_num_seqs for the device's memory.
 
-    A photo's keys and values are 0.33 GB in bf16 at num_crops 4: beside 8.3 GB of weights 24 GB hold 30 of them, 80 GB
-    190, 141 GB 340, and twice as many in fp8. A bound above that costs nothing; beyond 512 vLLM has no CUDA graphs.
+    A photo's keys and values take 0.33 GB in bf16 at num_crops 4: with 8.3 GB of weights, 24 GB hold 30 photos, 80 GB
+    190, 141 GB 340, and twice as many in fp8. A higher bound costs nothing; above 512 vLLM has no CUDA graphs.
     """
     if device.type == "cpu":
         return 4096, 8

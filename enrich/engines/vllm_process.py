@@ -1,4 +1,4 @@
-"""vLLM's engine in its own process: starting, feeding and watching it, and finding out why it died."""
+"""vLLM's engine in its own process: start, feed and watch it, and find out why it died."""
 
 import json
 import logging
@@ -23,14 +23,14 @@ _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     # A fork would copy locks that this process's threads hold, and its pipes to the decoders.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    # Greedy decoding needs no sampler, and this one is compiled at start.
+    # Greedy decoding does not need a sampler, and this one is compiled at startup.
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
 _ON_CPU = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": str(os.cpu_count() or 1),  # unset, vLLM takes one thread
+    "OMP_NUM_THREADS": str(os.cpu_count() or 1),  # if unset, vLLM uses one thread
 }
 _NO_MEMORY = re.compile(
     r"out of memory|OutOfMemoryError|less than desired GPU memory utilization|No available memory for the cache"
@@ -39,21 +39,21 @@ _NO_MEMORY = re.compile(
 
 
 class EngineDied(Exception):
-    """The engine's process is gone; the message says why if its log does."""
+    """The engine's process has ended; the message says why if its log does."""
 
 
 class EngineProcess:
-    """One vLLM engine. Everything that waits for it raises `EngineDied` within a second of its end.
+    """One vLLM engine. Every call that waits for it raises `EngineDied` within a second of its death.
 
-    An engine that makes no step for HANG_SECONDS, though it has something to do, is ended.
+    An engine that has work but makes no step for HANG_SECONDS is killed.
 
     Args:
-        arguments: of vLLM's EngineArgs.
-        lora: an adapter's directory, served beside the base's weights.
+        arguments: arguments of vLLM's EngineArgs.
+        lora: directory of an adapter to serve unmerged.
 
     Raises:
-        UsageError: the GPU lacks the memory that the settings ask for, or vLLM refuses the arguments.
-        RunFailed: it does not start for any other reason.
+        UsageError: the GPU lacks the memory that the settings require, or vLLM rejects the arguments.
+        RunFailed: it fails to start for any other reason.
     """
 
     def __init__(self, arguments: dict[str, Any], *, cpu: bool, lora: Path | None = None) -> None:
@@ -67,7 +67,7 @@ class EngineProcess:
         from enrich.engines.vllm_compat import EngineDeadError, Internals, LLMEngine
         from enrich.models.phi3_vision.vllm_plugin import register
 
-        register()  # vLLM loads plugins once a process, and may have done so before this one was installed
+        register()  # vLLM loads plugins once per process, perhaps before this one was installed
         self._dead: type[Exception] = EngineDeadError
         self._lora = LoRARequest("adapter", 1, str(lora)) if lora else None
         try:
@@ -77,17 +77,17 @@ class EngineProcess:
             text = self._log.read_text(errors="replace") if self._log.is_file() else ""
             raise start_failure(error, text, arguments, self._log) from error
         self._internals = Internals(self._engine)
-        self._waiting_since: float | None = None  # time.monotonic, since when `outputs` waits for a step
+        self._waiting_since: float | None = None  # time.monotonic at which `outputs` started to wait for a step
         self._hung = False
         threading.Thread(target=self._watch, daemon=True, name="enrich-vllm-watch").start()
 
     @property
     def pids(self) -> list[int]:
-        """Of the engine's processes."""
+        """The ids of the engine's processes."""
         return [process.pid for process in self._internals.processes if process.pid is not None]
 
     def add(self, id: str, prompt: Any, params: Any) -> None:
-        """Give the engine a request. ValueError: it refuses it. EngineDied: it is gone."""
+        """Send a request to the engine. ValueError: the engine rejects it. EngineDied: the engine has ended."""
         from vllm.exceptions import VLLMClientError
         from zmq.error import ZMQError
 
@@ -95,11 +95,11 @@ class EngineProcess:
             self._engine.add_request(id, prompt, params, lora_request=self._lora)
         except VLLMClientError as error:
             raise ValueError(str(error)) from error
-        except (self._dead, ZMQError) as error:  # the second in the moment in which vLLM closes its sockets
+        except (self._dead, ZMQError) as error:  # ZMQError while vLLM is closing its sockets
             raise EngineDied(self.reason()) from error
 
     def has_outputs(self) -> bool:
-        """Whether `outputs` would not wait."""
+        """Whether `outputs` would return without waiting."""
         return self._internals.has_outputs()
 
     def finished(self) -> tuple[int, float]:
@@ -107,7 +107,7 @@ class EngineProcess:
         return self._internals.finished()
 
     def outputs(self) -> list[Any]:
-        """Wait for the engine's next step, which must have requests; the ones it finished. EngineDied: it is gone."""
+        """Wait for the next step of an engine that has requests; return those it finished. EngineDied: it has ended."""
         self._waiting_since = time.monotonic()
         try:
             return self._engine.step()
@@ -117,12 +117,12 @@ class EngineProcess:
             self._waiting_since = None
 
     def abort(self, ids: Sequence[str]) -> None:
-        """Forget requests, answered or not."""
+        """Cancel requests, answered or not."""
         from zmq.error import ZMQError
 
         try:
             self._engine.abort_request(list(ids))
-        except (self._dead, ZMQError):  # then there is nothing to forget
+        except (self._dead, ZMQError):  # then there is nothing to cancel
             return
 
     def reason(self) -> str:
@@ -130,19 +130,19 @@ class EngineProcess:
         if self._hung:
             return f"it made no step for {HANG_SECONDS:.0f} s"
         for process in self._internals.processes:
-            process.join(1.0)  # the pipe ends a moment before the process, which is to tell how it ended
+            process.join(1.0)  # the pipe closes shortly before the process ends and has an exit code
         if self._log.is_file() and (told := last_error(self._log.read_text(errors="replace"))):
             return told
         codes = [process.exitcode for process in self._internals.processes if process.exitcode]
         return f"its process ended with code {codes[0]}" if codes else "its process ended"
 
     def close(self) -> None:
-        """End the engine, dead or alive, and free what it holds."""
+        """Stop the engine, dead or alive, and free its resources."""
         self._internals.shutdown()
         self._scratch.remove()
 
     def _watch(self) -> None:
-        """Kill the processes if they hang; when they end, wake whoever waits for an output."""
+        """Kill the processes if they hang; when they end, wake any caller that waits for an output."""
         sentinels = [process.sentinel for process in self._internals.processes]
         while not multiprocessing.connection.wait(sentinels, timeout=_LOOK_SECONDS):
             since = self._waiting_since
@@ -155,7 +155,7 @@ class EngineProcess:
 
 def start_failure(error: Exception, text: str, arguments: dict[str, Any], file: Path) -> UsageError | RunFailed:
     """The error to report if the engine did not start: `error` was raised here, `text` is its log in `file`."""
-    refused = re.search(r"Value error, (.+?) \[type=", str(error), re.DOTALL)  # as pydantic words it
+    refused = re.search(r"Value error, (.+?) \[type=", str(error), re.DOTALL)  # pydantic's format
     reason = last_error(text) or " ".join((refused[1] if refused else str(error)).split())[:300]
     if _NO_MEMORY.search(reason):
         named = ("gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs")
@@ -170,7 +170,7 @@ def start_failure(error: Exception, text: str, arguments: dict[str, Any], file: 
 
 
 def _logging_config(folder: Path, file: Path) -> Any:
-    """vLLM logs everything to a file and only errors to the terminal, unless its own variables say otherwise."""
+    """Make vLLM log everything to a file and only errors to the terminal, unless its own variables override this."""
     if "VLLM_LOGGING_CONFIG_PATH" in os.environ or os.environ.get("VLLM_CONFIGURE_LOGGING") == "0":
         return None
     from vllm.config.logging import LoggingConfig
@@ -189,7 +189,7 @@ def _logging_config(folder: Path, file: Path) -> Any:
 
 
 def last_error(text: str) -> str | None:
-    """The last line of a log that names an exception, except those that only pass one on."""
+    """The last line of a log that names an exception, except those that only refer to another one."""
     found = re.findall(r"^(?:\(.*?\) ERROR )?((?:\w+\.)*\w+(?:Error|Exception): .+)$", text, re.MULTILINE)
     own = [line for line in found if "See root cause above" not in line and "EngineDeadError" not in line]
     return own[-1][:300] if own else None

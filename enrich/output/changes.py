@@ -1,22 +1,22 @@
-"""What a run says of photos that had an answer before it."""
+"""Compare a run's answers with the answers that its photos had before."""
 
 import polars as pl
 
 from enrich.output.run_record import Change, Changes
 
-PRICE_MOVED = 0.2  # share of the price before
+PRICE_MOVED = 0.2  # share of the previous price
 EXAMPLES = 12  # kept in run.json
 
 
 def compare(rows: pl.DataFrame, before: pl.LazyFrame, manifest: pl.LazyFrame, listing: pl.LazyFrame) -> Changes:
-    """Compare a run with the table that it found.
+    """Compare a run with the table as it was before the run.
 
     Args:
         rows: the run's rows (ROW_SCHEMA).
-        before: products.parquet (PRODUCTS_SCHEMA) before the run was published; no more of it than `rows` gets into
-            memory, nor of the others.
-        manifest: the run's manifest, of which columns key and reason are read.
-        listing: what it saw in the source, column key.
+        before: products.parquet (PRODUCTS_SCHEMA) before the run was published; of this table and those below, at most
+            as many rows as `rows` has are loaded into memory.
+        manifest: the run's manifest; columns key and reason are read.
+        listing: the source as the run listed it, column key.
     """
     answered = (pl.col("status") == "ok").sum()
     there = before.filter("in_source")
@@ -60,7 +60,7 @@ def compare(rows: pl.DataFrame, before: pl.LazyFrame, manifest: pl.LazyFrame, li
 
 
 def newest_outcomes(products: pl.LazyFrame) -> tuple[int, dict[str, int]]:
-    """Of products.parquet, for the photos that are there: how many were answered, and the failures by kind."""
+    """Count the photos of products.parquet that are in the source: those answered, and the failures by kind."""
     counted = (
         products.filter("in_source")
         .group_by("last_status", "last_error_kind")

@@ -1,4 +1,4 @@
-"""Whether a run may be published: its adapter, and its statistics beside the limits and the last published run's."""
+"""Decide whether a run may be published: check its adapter, and its statistics against limits and the last run."""
 
 import math
 
@@ -9,11 +9,11 @@ from enrich.scores.worth import Worth
 from enrich.settings.run import GateSettings
 from enrich.vocabulary import ErrorKind, ReviewReason
 
-FEW = 10  # rows from which "every single one of them" is no accident, also in a run that is too small for shares
+FEW = 10  # from this many rows on, "all of them" is not a coincidence, even in a run that is too small for shares
 
 
 def run_stats(rows: pl.DataFrame | pl.LazyFrame) -> RunStats:
-    """What the gate compares, from a run's rows (ROW_SCHEMA)."""
+    """The statistics that the gate compares, from a run's rows (ROW_SCHEMA)."""
     scan, ok, failed = rows.lazy(), pl.col("status") == "ok", pl.col("status") == "failed"
     failed_unknown = pl.col("error_kind").eq_missing(pl.lit(ErrorKind.CATEGORY_UNKNOWN))
     flagged_unknown = pl.col("review_reasons").list.contains(ReviewReason.CATEGORY_UNKNOWN)
@@ -25,12 +25,12 @@ def run_stats(rows: pl.DataFrame | pl.LazyFrame) -> RunStats:
         failed=failed.sum(),
         unknown=(failed_unknown | flagged_unknown).sum(),
         review=pl.col("needs_review").sum(),
-        # The ends of the order instead of a count: titles are as many as rows.
+        # Minimum and maximum instead of a distinct count: there are as many titles as rows.
         first_title=pl.col("title").filter(ok).min(),
         last_title=pl.col("title").filter(ok).max(),
         products=(pl.col("product_id").filter(ok).min() != pl.col("product_id").filter(ok).max()),
     )
-    prices = scan.filter(ok).drop_nulls("price").group_by("price").len().sort("price")  # fewer than rows by far
+    prices = scan.filter(ok).drop_nulls("price").group_by("price").len().sort("price")  # far fewer than rows
     counts, by_kind, by_category, by_price = pl.collect_all([counted, kinds, mix, prices], engine="streaming")
     [count] = counts.to_dicts()
     return RunStats(
@@ -47,7 +47,7 @@ def run_stats(rows: pl.DataFrame | pl.LazyFrame) -> RunStats:
 
 
 def _median(counted: pl.DataFrame) -> float | None:
-    """The median of prices of which it is known how often there is each: columns price, ascending, and len."""
+    """The median of prices given with their counts: columns price, ascending, and len."""
     below, rows = counted["len"].cum_sum(), counted["len"].sum()
     if not rows:
         return None
@@ -58,15 +58,15 @@ def _median(counted: pl.DataFrame) -> float | None:
 def judge_run(
     stats: RunStats, previous: RunStats | None, gate: GateSettings, worth: Worth | None = None
 ) -> tuple[Finding, ...]:
-    """The limits of `gate` that a run passed; none if it may be published.
+    """The limits of `gate` that a run exceeds; empty if it may be published.
 
-    A weak adapter and one title for everything count in a run of any size. Shares count from gate.min_rows images on,
-    and below that, from FEW on, where no image is left: all failed, none has a category.
+    A weak adapter and a single title for all products are findings in a run of any size. Shares are checked from
+    gate.min_rows images on; from FEW on, only total failure is a finding: all images failed, or none has a category.
 
     Args:
         previous: the statistics of the last published run of at least gate.min_rows images (LastRuns.stats);
-            without them only the absolute limits hold. Shares are of the run's rows.
-        worth: of the adapter; left out, it is not judged.
+            without them only the absolute limits apply. Shares are of the run's rows.
+        worth: the adapter's worth; without it, the adapter is not judged.
     """
     if not gate.enabled or not stats.rows:
         return ()
@@ -82,9 +82,9 @@ def judge_run(
 
 
 def judge_gone(changes: Changes, gate: GateSettings) -> tuple[Finding, ...]:
-    """The limit of `gate` that photos gone from the source pass, if they do: the listing may not be whole.
+    """The limit of `gate` that photos gone from the source exceed, if they do: the listing may be incomplete.
 
-    Photos without an answer do not count: nothing is lost with them.
+    Photos without an answer do not count, because no answer is lost with them.
     """
     if not gate.enabled or not changes.answered:
         return ()
@@ -125,15 +125,15 @@ def _absolute(stats: RunStats, gate: GateSettings) -> list[Finding]:
 
 
 def _review_rise(stats: RunStats, previous: RunStats, gate: GateSettings) -> list[Finding]:
-    """How many more rows need review, as a share. No limit on the share itself: what a weak model writes is marked as
-    such row by row, and may be all that there is; that it got worse overnight is news."""
+    """The increase of the share of rows that need review. The share itself has no limit: a weak model's answers are
+    flagged row by row, and may be the best available; only a sudden rise is a finding."""
     now, before = stats.review / stats.rows, previous.review / previous.rows
     what = f"{stats.review:,} of {stats.rows:,} images need review, {now:.0%} after {before:.0%}"
     return [_finding("max_review_rise", now - before, gate.max_review_rise, what)]
 
 
 def _category_shift(stats: RunStats, previous: RunStats, gate: GateSettings) -> list[Finding]:
-    """Total variation distance of the two mixes: 0 where they are the same, 1 where they share no category."""
+    """Total variation distance of the two mixes: 0 if they are the same, 1 if they share no category."""
     now, before = stats.category_mix, previous.category_mix
     if not now or not before:
         return []
@@ -144,7 +144,7 @@ def _category_shift(stats: RunStats, previous: RunStats, gate: GateSettings) -> 
 
 
 def _price_shift(stats: RunStats, previous: RunStats, gate: GateSettings) -> list[Finding]:
-    """Absolute change of the log of the median: 0.69 is twice or half."""
+    """Absolute change of the log of the median: 0.69 is a factor of two."""
     now, before = stats.price_median, previous.price_median
     if not now or not before or min(now, before) <= 0:
         return []
@@ -153,6 +153,6 @@ def _price_shift(stats: RunStats, previous: RunStats, gate: GateSettings) -> lis
 
 
 def _finding(limit: str, value: float, allowed: float, what: str) -> Finding:
-    value = round(value, 6)  # a mix summed in floating point is not to pass a limit that it only reaches
+    value = round(value, 6)  # so that rounding errors do not push a mix over a limit that it only reaches
     message = f"{what}: {value:.2f} is above {allowed:g}; mend the cause, or raise gate.{limit} if this is right"
     return Finding(limit, value, allowed, message)

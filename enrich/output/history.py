@@ -1,8 +1,8 @@
-"""History: the files of a run's rows. A shard has one of its own until a finished run's shards are packed together.
+"""History: the files of a run's rows. Each shard has its own file until a finished run's shards are packed together.
 
-Each file is created once, whole or not at all, and never replaced. A pack is created before the shards it holds are
-deleted, hours later, so what a reader listed stays readable. In between a row lies in two files; it is one row, for a
-photo has one row in a run: (run_id, image_key) tells rows apart.
+Each file is created once, atomically, and never replaced. The shards in a pack are deleted hours after the pack is
+created, so that readers can still read the files they listed. In between a row is in two files; readers identify
+duplicates by (run_id, image_key), because a photo has one row per run.
 """
 
 import re
@@ -24,12 +24,12 @@ from enrich.storage import Store
 
 _NAME = re.compile(r"shard-(\d{5,})\.parquet|shards-(\d{5,})-(\d{5,})\.parquet")
 _OF_RUN = re.compile(r"history/run_date=[^/]+/run_id=([^/]+)/([^/]+)")
-_READERS = 8  # files read at once: about 30 ms each on S3, and a first run has thousands
+_READERS = 8  # files read in parallel: about 30 ms each on S3, and a first run has thousands
 
 
 @dataclass(frozen=True)
 class HistoryFile:
-    """A file of rows: of the shards `first` to `last`."""
+    """A file with the rows of the shards `first` to `last`."""
 
     key: str
     first: int
@@ -38,27 +38,27 @@ class HistoryFile:
 
 
 def shard_key(run: RunInfo, shard: int) -> str:
-    """Where a shard lies: a function of the run and the shard's number only."""
+    """The key of a shard's file, which depends only on the run and the shard's number."""
     return f"{run.history}shard-{shard:05d}.parquet"
 
 
 def pack_key(run: RunInfo, first: int, last: int) -> str:
-    """Where the shards `first` to `last` lie together."""
+    """The key of the pack of the shards `first` to `last`."""
     return f"{run.history}shards-{first:05d}-{last:05d}.parquet"
 
 
 def answer_again(run: RunInfo) -> str:
-    """What to do about rows of a run that are lost."""
+    """What a user can do about lost rows of a run."""
     return f"answer its photos again: `enrich run --run-id {run.run_id}` with the photos and the adapter of that run"
 
 
 def committed_shards(output: Store, run: RunInfo) -> set[int]:
-    """The shards of a run that are done, from one listing."""
+    """The committed shards of a run, from one listing."""
     return {shard for file in all_files(output, run) for shard in range(file.first, file.last + 1)}
 
 
 def all_files(output: Store, run: RunInfo) -> list[HistoryFile]:
-    """Every file of a run, also shards that a pack holds; RunFailed for a Parquet file that is none of them."""
+    """Every file of a run, including shards that are in a pack; RunFailed for any other Parquet file."""
     found = []
     for info in output.list(run.history):
         name = info.key.removeprefix(run.history)
@@ -73,7 +73,7 @@ def all_files(output: Store, run: RunInfo) -> list[HistoryFile]:
 
 
 def files_in_force(files: Sequence[HistoryFile]) -> list[HistoryFile]:
-    """Those that hold every row once, by shard: of a pack and the shards it holds only the pack."""
+    """The files that together hold every row once, by shard: a pack replaces the shards in it."""
     kept: list[HistoryFile] = []
     for file in sorted(files, key=lambda file: (file.first, -file.last)):
         if not kept or file.first > kept[-1].last:
@@ -82,7 +82,7 @@ def files_in_force(files: Sequence[HistoryFile]) -> list[HistoryFile]:
 
 
 def read_frames(output: Store, run: RunInfo) -> Iterator[pl.DataFrame]:
-    """Every committed row of a run (ROW_SCHEMA), a file at a time; RunFailed if one is not the run's own."""
+    """Every committed row of a run (ROW_SCHEMA), one file at a time; RunFailed if one belongs to another run."""
 
     def rows_of(file: HistoryFile) -> pl.DataFrame:
         found = parquet.read(output, file.key, ROW_SCHEMA, f"move it away, and {answer_again(run)}")
@@ -94,12 +94,12 @@ def read_frames(output: Store, run: RunInfo) -> Iterator[pl.DataFrame]:
 
     files = iter(files_in_force(all_files(output, run)))
     with ThreadPoolExecutor(_READERS) as pool:
-        while some := list(islice(files, 2 * _READERS)):  # no more in memory than these
+        while some := list(islice(files, 2 * _READERS)):  # at most these in memory
             yield from pool.map(rows_of, some)
 
 
 def runs_with_rows(output: Store) -> Iterator[tuple[str, HistoryFile]]:
-    """Every run that history has rows of, by its id, with one of its files."""
+    """The id of every run that has rows in history, with one of its files."""
     last = ""
     for info in output.list("history"):
         match = _OF_RUN.fullmatch(info.key)
@@ -115,18 +115,18 @@ def read_shards(output: Store, run: RunInfo) -> pl.DataFrame:
 
 
 def fetch_rows(output: Store, run: RunInfo, path: Path) -> int:
-    """Copies every committed row of a run to one local file, and returns how many there are."""
+    """Copy every committed row of a run to one local file; returns the number of rows."""
     return parquet.write(path, read_frames(output, run), ROW_SCHEMA, {parquet.RUN_ID_KEY: run.run_id})
 
 
 def commit_shard(output: Store, run: RunInfo, shard: int, rows: Sequence[Row], expected_keys: Collection[str]) -> bool:
     """Create a shard's file from its rows, one for each of `expected_keys`.
 
-    A file that is there already stands. Returns whether it is this call's, as after a lost response, or another
-    writer's for the same images.
+    An existing file is kept. Returns whether the file is from this call (possibly after a lost response), not from
+    another writer for the same images.
 
     Raises:
-        RunFailed: the rows are not this shard's, or the file that is there is not this shard's.
+        RunFailed: the rows, or those of the existing file, are not this shard's.
     """
     _check_rows(run, shard, rows, expected_keys)
     key, writer_id = shard_key(run, shard), uuid.uuid4().hex
@@ -144,7 +144,7 @@ def commit_shard(output: Store, run: RunInfo, shard: int, rows: Sequence[Row], e
 
 
 def _check_rows(run: RunInfo, shard: int, rows: Sequence[Row], expected_keys: Collection[str]) -> None:
-    """Every image of a shard gets exactly one row, of this run; anything else is our own fault and is not stored."""
+    """Check that every image of a shard has exactly one row, of this run; anything else is a bug and is not stored."""
     keys, expected = [row.image_key for row in rows], set(expected_keys)
     place = f"run {run.run_id}, shard {shard}"
     if len(keys) != len(expected) or set(keys) != expected:
@@ -162,7 +162,7 @@ def _check_rows(run: RunInfo, shard: int, rows: Sequence[Row], expected_keys: Co
 
 
 def _standing_writer(output: Store, key: str, run: RunInfo, shard: int, expected_keys: Collection[str]) -> str | None:
-    """The writer of the file that was there first; RunFailed if its rows are not this shard's."""
+    """The writer of the existing file; RunFailed if its rows are not this shard's."""
     file = parquet.read(output, key, ROW_SCHEMA)
     if file is None:
         raise RunFailed(f"{output.uri_of(key)} could be neither created nor read; start the run again")

@@ -1,4 +1,4 @@
-"""What one run has to do: the listing of the bucket minus what products.parquet already has."""
+"""The images that a run has to process: the listing of the bucket minus those already in products.parquet."""
 
 import json
 import re
@@ -32,15 +32,15 @@ _LINES = TypeAdapter(tuple[str, ...])
 
 @dataclass(frozen=True, weakref_slot=True, slots=True)
 class Manifest:
-    """A run and its images, in a local file (MANIFEST_SCHEMA, by key) that lives as long as this object.
+    """A run and its images, in a local file (MANIFEST_SCHEMA, by key) that exists as long as this object.
 
-    Made once, before any work; a restarted run reads it back.
+    Created once, before any work; a restarted run reads it back.
     """
 
     run: RunInfo
     path: Path
     rows: int
-    warnings: tuple[str, ...] = ()  # one line each: what planning found that a person should know
+    warnings: tuple[str, ...] = ()  # from planning, for the user; one line each
 
     @property
     def shards(self) -> range:
@@ -48,12 +48,12 @@ class Manifest:
         return range(-(-self.rows // self.run.shard_size))
 
     def by_reason(self) -> dict[str, int]:
-        """How many images there are of each reason."""
+        """The number of images by reason."""
         counts = pl.scan_parquet(self.path).group_by("reason").len().sort("reason").collect(engine="streaming")
         return dict(counts.iter_rows())
 
     def rows_in(self, shards: Sequence[int]) -> int:
-        """How many images there are in some shards."""
+        """The number of images in `shards`."""
         size = self.run.shard_size
         return sum(max(0, min(size, self.rows - shard * size)) for shard in shards)
 
@@ -64,7 +64,7 @@ def new_run_id(now: datetime) -> str:
 
 
 def check_run_id(run_id: str) -> str:
-    """`run_id` itself, or UsageError if it could not name a folder everywhere."""
+    """Return `run_id`; UsageError if it is not a valid folder name on every system."""
     if not _RUN_ID.fullmatch(run_id):
         raise UsageError(
             f"run id {run_id!r} is not valid: use 1 to 100 letters, digits, dots, dashes and underscores, "
@@ -74,7 +74,7 @@ def check_run_id(run_id: str) -> str:
 
 
 def check_new_run_id(run_id: str) -> None:
-    """UsageError for a run id of digits only: readers of history would take the folder run_id=42 for a number."""
+    """UsageError for a run id of digits only: readers of history would parse the folder run_id=42 as a number."""
     if run_id.isdecimal():
         raise UsageError(
             f"run id {run_id}: pandas and others would read the folder run_id={run_id} as a number; add a letter, "
@@ -92,20 +92,20 @@ def write_plan(
     limit: int | None = None,
     warnings: Sequence[str] = (),
 ) -> int:
-    """Write the images that a run has to do (MANIFEST_SCHEMA, by key); returns how many.
+    """Write the images that a run has to process (MANIFEST_SCHEMA, by key); returns their number.
 
-    Memory holds PARTITION_ROWS rows of the listing and of the table at a time.
+    At most PARTITION_ROWS rows of the listing and of the table are in memory at a time.
 
     Args:
-        source: the listing now (SOURCE_SCHEMA, by key).
-        limit: only the first so many.
-        warnings: kept with the manifest, see `Manifest`.
+        source: the current listing (SOURCE_SCHEMA, by key).
+        limit: the maximum number of images.
+        warnings: stored with the manifest, see `Manifest`.
     """
 
     def parts() -> Iterator[pl.DataFrame]:
         done = 0
         for listed, known in _by_key(pl.scan_parquet(source), products.frames(_KNOWN), _KNOWN, folder / "known"):
-            # The few rows of each part are held until they make up a row group.
+            # The few rows of each part are kept in memory until they fill a row group.
             todo = detached(_todo(listed, known, products.runs, run, settings))
             todo = todo if limit is None else todo.head(max(0, limit - done))
             shard = (pl.int_range(pl.len()) + done) // run.shard_size
@@ -119,11 +119,11 @@ def write_plan(
 def _by_key(
     listed: pl.LazyFrame, frames: Iterable[pl.DataFrame], columns: Sequence[str], folder: Path
 ) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-    """Rows in order of their column key, PARTITION_ROWS at a time, each part with the rows of `frames` whose image_key
-    is in the same range of keys.
+    """Yield the rows of `listed` by key, PARTITION_ROWS at a time, each part with the rows of `frames` in the same
+    range of image_key.
 
     Args:
-        columns: of `frames`, which are rows of PRODUCTS_SCHEMA in any order.
+        columns: the columns of `frames`, which are rows of PRODUCTS_SCHEMA in any order.
     """
     rows = listed.select(pl.len()).collect().item()
     size = max(PARTITION_ROWS, -(-rows // MAX_PARTITIONS))
@@ -136,11 +136,11 @@ def _by_key(
 
 
 def write_answers(path: Path, plan: Path, products: StoredProducts, run: RunInfo, folder: Path) -> int:
-    """Write the answers (ROW_SCHEMA, by key) that images of a plan keep if they turn out to have the bytes that were
-    answered, since a new etag does not prove new bytes. Returns how many. What a person decided is not among them.
+    """Write the answers (ROW_SCHEMA, by key) that images of a plan keep if their bytes turn out to be the same, since
+    a new etag does not prove new bytes. Returns their number. Reviewed rows are left out.
 
     Args:
-        plan: what `write_plan` wrote.
+        plan: the file from `write_plan`.
     """
     may_stay = (
         (pl.col("status") == "ok")
@@ -151,7 +151,7 @@ def write_answers(path: Path, plan: Path, products: StoredProducts, run: RunInfo
     wanted = pl.scan_parquet(plan).filter(pl.col("reason") != Reason.NEW).select("key")
     few = wanted.head(PARTITION_ROWS + 1).collect()
     frames = (frame.filter(may_stay) for frame in products.frames()) if few.height else iter(())
-    if few.height <= PARTITION_ROWS:  # one range, which is held in memory: leave out the rest of the table
+    if few.height <= PARTITION_ROWS:  # a single range, which is loaded into memory: leave out the rest of the table
         frames = (frame.join(few, left_on="image_key", right_on="key", how="semi") for frame in frames)
     kept = (
         detached(known.join(keys, left_on="image_key", right_on="key", how="semi").sort("image_key"))
@@ -161,13 +161,13 @@ def write_answers(path: Path, plan: Path, products: StoredProducts, run: RunInfo
 
 
 def fetch_answers(output: Store, run: RunInfo, folder: Path) -> Path | None:
-    """A copy of what `write_answers` wrote for a run, None if it has none."""
+    """A local copy of the file that `write_answers` wrote for a run, or None if the run has none."""
     file = parquet.fetch(output, run.answers, ROW_SCHEMA, folder / "answers.parquet", "use another run id")
     return file.path if file else None
 
 
 def known_answers(answers: Path, items: Sequence[ManifestItem]) -> dict[str, dict[str, Any]]:
-    """Of such a file the rows of some images that follow each other in the manifest, by key."""
+    """The rows of such a file for consecutive images of the manifest, by key."""
     if not items:
         return {}
     between = pl.col("image_key").is_between(pl.lit(items[0].key), pl.lit(items[-1].key))
@@ -182,14 +182,14 @@ def _todo(
     run: RunInfo,
     settings: RunSettings,
 ) -> pl.DataFrame:
-    """The images of a listing that a run has to do, with reason and attempt, by key in UTF-8 order.
+    """The images of a listing that a run has to process, with reason and attempt, by key in UTF-8 order.
 
-    A failure that is not TRANSIENT is not tried again under the same circumstances: it would only fail again.
+    A failure that is not TRANSIENT is not retried under the same circumstances, because it would fail again.
 
     Args:
-        source: the listing now (SOURCE_SCHEMA).
+        source: the current listing (SOURCE_SCHEMA).
         products: the current table's rows for these keys, columns _KNOWN.
-        runs: the runs that its last_run_id names.
+        runs: the runs in its last_run_id.
     """
     of_runs = pl.DataFrame(
         [(name, before.fingerprint, before.circumstances == run.circumstances) for name, before in runs.items()],
@@ -221,10 +221,10 @@ _KNOWN = (
 
 
 def _reason(fingerprint: str, max_attempts: int) -> pl.Expr:
-    """Why an image is to be done, or null. `fingerprint` is this run's; last_fingerprint is the newest outcome's.
+    """Why an image has to be processed, or null. `fingerprint` is this run's; last_fingerprint is the newest outcome's.
 
-    The newest outcome decides. Where it is good, the row shown must be of the same bytes and fingerprint too: tables
-    from before there were sequences show what was processed last, be it with older bytes or an older adapter.
+    The newest outcome decides. If it is good, the row shown must also have the same bytes and fingerprint: tables from
+    before sequences were introduced show what was processed last, even with older bytes or an older adapter.
     """
     answered = pl.col("last_status") == "ok"
     other_bytes = (pl.col("last_etag") != pl.col("etag")) | (answered & (pl.col("image_etag") != pl.col("etag")))
@@ -246,11 +246,11 @@ def _reason(fingerprint: str, max_attempts: int) -> pl.Expr:
 
 
 def create_manifest(output: Store, run: RunInfo, source: Path, manifest: Path, answers: Path | None = None) -> Manifest:
-    """Write the listing and the answers that may stay, then the manifest, which makes the run exist. Returns the
-    manifest that stands.
+    """Write the listing and the answers that may be kept, then the manifest, which creates the run. Returns the
+    manifest in force.
 
-    Where another process began the same run first, its manifest stands and this one's is dropped. The others are
-    written without a condition: one left by a process that died before its manifest is older than this one.
+    If another process started the same run first, its manifest is in force and this one is dropped. Listing and
+    answers are overwritten: those left by a process that died before it wrote its manifest are older.
     """
     output.put(f"{run.folder}source.parquet", source)
     if answers is not None:
@@ -264,7 +264,7 @@ def create_manifest(output: Store, run: RunInfo, source: Path, manifest: Path, a
 
 
 def read_manifest(output: Store, run_id: str) -> Manifest | None:
-    """The manifest of a run that was begun, copied to the local disk, else None; RunFailed if the file is not one."""
+    """The manifest of a run that was started, copied to the local disk, else None; RunFailed if it is invalid."""
     key, folder = f"runs/{check_run_id(run_id)}/manifest.parquet", Scratch()
     with ExitStack() as failed:
         failed.callback(folder.remove)
@@ -282,7 +282,7 @@ def read_manifest(output: Store, run_id: str) -> Manifest | None:
 
 
 def check_same_run(manifest: Manifest, run: RunInfo) -> None:
-    """UsageError if `run` would go on with a run id that was begun on other images or would be answered otherwise."""
+    """UsageError if `run` would resume a run id that was started with other images or that would get other answers."""
     begun = manifest.run
     if begun.images_uri != run.images_uri:
         raise UsageError(

@@ -1,6 +1,6 @@
-"""What settings make of rows that are there: their ids and URIs, and which of them need a person.
+"""Apply current settings to existing rows: their ids and URIs, and which of them need review.
 
-The answer itself is not touched, so settings that change take effect without one photo being answered again.
+The answers do not change, so changed settings take effect without answering any photo again.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ RULES_KEY = "enrich.rules"  # metadata of a listing: Rules as JSON
 
 
 class Rules(BaseModel):
-    """Those settings, as a run had them."""
+    """The settings that a run used for this."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -30,12 +30,12 @@ class Rules(BaseModel):
 
     @classmethod
     def of(cls, settings: RunSettings) -> Self:
-        """Those of `settings`."""
+        """The rules in `settings`."""
         return cls(product_id_pattern=settings.product_id_pattern, review=settings.review)
 
     @classmethod
     def read(cls, text: str | bytes) -> Self | None:
-        """Those of a listing; None if a version with other settings wrote it."""
+        """The rules of a listing; None if a version with other settings wrote it."""
         try:
             return cls.model_validate_json(text)
         except ValidationError:
@@ -43,25 +43,25 @@ class Rules(BaseModel):
 
     @property
     def digest(self) -> str:
-        """Tells rules apart; 16 hex digits."""
+        """A hash that identifies the rules, 16 hex digits."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
 
 def restated(
     products: pl.DataFrame, rules: Rules, runs: Mapping[str, PublishedRun], only: Collection[str] | None = None
 ) -> pl.DataFrame:
-    """`products` (PRODUCTS_SCHEMA) under `rules`; the rows of the runs `only`, if they are given."""
+    """`products` (PRODUCTS_SCHEMA) under `rules`; with `only`, just the rows of these runs change."""
     chosen = pl.lit(True) if only is None else pl.col("run_id").is_in(list(only))
     rows = with_ids(products.filter(chosen), rules)
     return pl.concat([products.filter(~chosen), judged_again(rows, rules, runs)])
 
 
 def with_uris(products: pl.DataFrame, runs: Mapping[str, PublishedRun], images_uri: str) -> pl.DataFrame:
-    """`products` (PRODUCTS_SCHEMA) with the URI of each photo where it was seen last.
+    """`products` (PRODUCTS_SCHEMA) with the URI at which each photo was last seen.
 
     Args:
-        runs: those that run_id names; a row of another keeps its URI.
-        images_uri: where the photos lie that are in the source.
+        runs: the runs in run_id; a row of any other run keeps its URI.
+        images_uri: the location of the photos that are in the source.
     """
     named = [name for name, run in runs.items() if run.images_uri]
     answered = pl.col("run_id").replace_strict(
@@ -80,13 +80,13 @@ def with_ids(rows: pl.DataFrame, rules: Rules) -> pl.DataFrame:
 
 
 def judged_again(products: pl.DataFrame, rules: Rules, runs: Mapping[str, PublishedRun]) -> pl.DataFrame:
-    """`products` (PRODUCTS_SCHEMA) with those review reasons decided anew that follow from what rows hold.
+    """`products` (PRODUCTS_SCHEMA) with those review reasons recomputed that depend only on the rows.
 
     The others (`category_unknown`, `price_outlier`, `title_ungrounded`) need the tokens of the answer or the adapter's
-    calibration and stay as they are, like rows that a person decided on.
+    calibration and do not change, and neither do reviewed rows.
 
     Args:
-        runs: those that run_id names, for their adapters' own limits of confidence.
+        runs: the runs in run_id, for the confidence limits of their adapters.
     """
     named = list(runs)
     own = pl.col("run_id").replace_strict(

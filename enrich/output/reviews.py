@@ -1,8 +1,8 @@
-"""What people decided about rows: a history of its own, applied to products.parquet at every publish.
+"""Review decisions: a separate history, applied to products.parquet at every publish.
 
-Decisions are append-only like rows: a file under reviews/ is created once, named by its content. Whatever run answers a
-photo later, and under whatever key, the newest decision about its bytes stands; new bytes are the model's again. Newest
-is what was applied last: files carry a sequence number, since neither browsers nor machines agree on the time.
+Decisions are append-only like rows: a file under reviews/ is created once, named by its content. The newest decision
+about a photo's bytes holds for every later run and under every key; for new bytes the model's answer counts again.
+Newest means applied last: files have a sequence number, because clocks of browsers and machines differ.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from enrich.output.schema import REVIEW_SCHEMA
 from enrich.storage import Store
 
 REVIEWS = "reviews"
-_LATER_COLUMNS = ("confirmed", "sequence")  # which files of the first version lack
+_LATER_COLUMNS = ("confirmed", "sequence")  # missing in files of the first version
 _WHO = ("reviewed_by", "reviewed_at")
 
 
 def review_key(digest: str) -> str:
-    """Where the decisions of a file are kept: a function of its content, so that it counts once."""
+    """The key for the decisions of a file, derived from its content, so that a file counts once."""
     return f"{REVIEWS}/{digest[:32]}.parquet"
 
 
@@ -48,23 +48,23 @@ def read_reviews(output: Store) -> pl.DataFrame:
 def next_reviews(
     reviews: pl.DataFrame, decisions: Sequence[Decision], reviewed_by: str, reviewed_at: datetime
 ) -> pl.DataFrame:
-    """Decisions as rows that come after all of `reviews` (both REVIEW_SCHEMA)."""
+    """Decisions as rows that follow all of `reviews` (both REVIEW_SCHEMA)."""
     sequence = 1 + (reviews["sequence"].max() or 0)  # type: ignore[operator]  # of an int column
     who = {"reviewed_by": reviewed_by, "reviewed_at": reviewed_at, "sequence": sequence}
     return parquet.from_records([{**one.model_dump(), **who} for one in decisions], REVIEW_SCHEMA)
 
 
 def write_reviews(output: Store, digest: str, rows: pl.DataFrame) -> bool:
-    """Add the decisions of a file to history, once however often it is called. False if they were there already."""
+    """Add the decisions of a file to history; idempotent. Returns False if they were already there."""
     return output.create(review_key(digest), parquet.encode(rows, REVIEW_SCHEMA, {}))
 
 
 def standing(reviews: pl.DataFrame) -> pl.DataFrame:
-    """What people say about each photo in all: columns photo, decision, title, category, price, currency, priced,
+    """The combined decisions about each photo: columns photo, decision, title, category, price, currency, priced,
     reviewed_by, reviewed_at.
 
-    Each field is from the newest decision that settles it. A rejection settles all of them; a price that nobody
-    confirmed is not settled (`priced` is False) and is still the model's to say.
+    Each field is from the newest decision that settles it. A rejection settles all of them; for a price that
+    nobody confirmed (`priced` is False), the model's answer still counts.
     """
     ordered = reviews.with_columns(photo=photo()).sort(
         "sequence", "reviewed_at", "reviewed_by", "decision", "title", "category", "price"
@@ -80,10 +80,10 @@ def standing(reviews: pl.DataFrame) -> pl.DataFrame:
 
 
 def apply_reviews(products: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
-    """`products` (PRODUCTS_SCHEMA) with what people decided about a photo's bytes in place of the model's answer.
+    """`products` (PRODUCTS_SCHEMA) with decisions about a photo's bytes in place of the model's answer.
 
-    The same table whatever the order of decisions and runs. An accepted or edited row is certain and needs no review,
-    but for a price that nobody confirmed: that is still an estimate, with its interval. A rejected row loses title,
+    The result does not depend on the order of decisions and runs. An accepted or edited row is certain and needs no
+    review, except that a price that nobody confirmed is still an estimate with an interval. A rejected row loses title,
     category and price, so that nobody uses them.
     """
     if not reviews.height:
@@ -99,7 +99,7 @@ def apply_reviews(products: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame
         "needs_review": pl.lit(False),
         "review_reasons": reasons,
     }
-    priced: dict[str, pl.Expr] = {  # what a person stands for is no estimate: it has no interval
+    priced: dict[str, pl.Expr] = {  # a confirmed price is not an estimate: it has no interval
         **{name: pl.col(f"_{name}") for name in ("price", "currency")},
         **{name: pl.lit(None, pl.Float64) for name in ("price_low", "price_high")},
     }
@@ -114,10 +114,10 @@ def apply_reviews(products: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame
 
 
 def photo() -> pl.Expr:
-    """What makes a photo the same: its bytes, under whatever key; where they were never hashed, key and version."""
+    """The identity of a photo: its bytes, under any key; key and version if the bytes were never hashed."""
     return pl.coalesce("image_sha256", pl.concat_str("image_key", "image_etag", separator="\0"))
 
 
 def photo_of(decision: Decision) -> str:
-    """`photo` of what was decided on."""
+    """`photo` for a decision."""
     return decision.image_sha256 or f"{decision.image_key}\0{decision.image_etag}"

@@ -1,4 +1,4 @@
-"""What a run says of itself: in the metadata of every file that it writes, and in runs/ID/run.json."""
+"""A run's description of itself: in the metadata of every file that it writes, and in runs/ID/run.json."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_
 from enrich.errors import RunFailed
 from enrich.storage import Store
 
-SEQUENCES = "runs/.sequence"  # no run id begins with a dot
+SEQUENCES = "runs/.sequence"  # no run id starts with a dot
 
 
 @dataclass(frozen=True, order=True, kw_only=True)
 class RunMark:
-    """A run's place in the order of runs, whenever they are published.
+    """A run's place in the order of runs, regardless of when they are published.
 
-    Clocks may be wrong, so the sequence comes first; runs from before there were sequences have 0.
+    Clocks may be wrong, so the sequence comes first; runs from before sequences were introduced have 0.
     """
 
     sequence: int = 0
@@ -27,7 +27,7 @@ class RunMark:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """One pass over a bucket: what it read, and what would change its answers. Every file it writes says so."""
+    """One pass over a bucket: its input, and what affects its answers. Every file that it writes contains this."""
 
     run_id: str
     created_at: datetime  # UTC, microseconds
@@ -37,9 +37,9 @@ class RunInfo:
     adapter: str  # the adapter's id, a hash of its content
     prompt_version: str
     shard_size: int  # images
-    sequence: int = 0  # higher than that of every run created in this output before
-    circumstances: str = ""  # hash of what a failure may depend on beside bytes and fingerprint; none in older runs
-    review_below: float | None = None  # confidence, by the adapter's calibration; not known of older runs
+    sequence: int = 0  # higher than that of every earlier run in this output
+    circumstances: str = ""  # hash of what else, beyond bytes and fingerprint, a failure depends on; "" in older runs
+    review_below: float | None = None  # confidence, from the adapter's calibration; unknown for older runs
 
     @property
     def mark(self) -> RunMark:
@@ -48,17 +48,17 @@ class RunInfo:
 
     @property
     def folder(self) -> str:
-        """Where the run's manifest, listing and record lie, below the output."""
+        """The folder of the run's manifest, listing and record, below the output."""
         return f"runs/{self.run_id}/"
 
     @property
     def answers(self) -> str:
-        """Where the answers lie that photos keep if only their etag changed."""
+        """The key of the answers that photos keep if only their etag changed."""
         return f"{self.folder}answers.parquet"
 
     @property
     def history(self) -> str:
-        """Where the run's shards lie. The date is the run's, so a restart on another day finds what is done."""
+        """The folder of the run's shards. It has the run's date, so a restart on another day finds completed shards."""
         return f"history/run_date={self.created_at.astimezone(UTC):%Y-%m-%d}/run_id={self.run_id}/"
 
     def to_json(self) -> str:
@@ -66,13 +66,13 @@ class RunInfo:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Raises pydantic.ValidationError if `text` is not one of ours."""
+        """Raises pydantic.ValidationError if `text` is not a RunInfo."""
         return TypeAdapter(cls).validate_json(text)
 
 
 @dataclass(frozen=True)
 class PublishedRun:
-    """What products.parquet remembers of a run that it refers to."""
+    """What products.parquet stores about a run that it refers to."""
 
     created_at: datetime
     fingerprint: str
@@ -83,13 +83,13 @@ class PublishedRun:
 
     @classmethod
     def of(cls, run: RunInfo) -> Self:
-        """What is remembered of `run`."""
+        """The part of `run` that is stored."""
         return cls(run.created_at, run.fingerprint, run.sequence, run.circumstances, run.images_uri, run.review_below)
 
 
 @dataclass(frozen=True)
 class RunStats:
-    """What the publish gate compares between runs. Shares are 0..1."""
+    """The statistics that the publish gate compares between runs. Shares are 0..1."""
 
     rows: int
     ok: int
@@ -99,12 +99,12 @@ class RunStats:
     review: int  # rows with needs_review
     category_mix: dict[str, float]  # category -> share of the ok rows
     price_median: float | None  # of the ok rows that have a price
-    same_title: str | None = None  # of all ok rows, where they are of several products
+    same_title: str | None = None  # the title of all ok rows, if they belong to several products
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A limit of the publish gate that a run passed."""
+    """A limit of the publish gate that a run exceeded."""
 
     limit: str  # the setting's name in GateSettings
     value: float
@@ -114,56 +114,56 @@ class Finding:
 
 @dataclass(frozen=True)
 class StageUse:
-    """What one stage of a run took, and the share of its workers' time in which they worked."""
+    """The time that one stage of a run took, and the share of its workers' time in which they were busy."""
 
     stage: str
-    seconds: float  # an image, in one worker
-    workers: int | None  # None: photos wait there, nobody works
+    seconds: float  # per image, in one worker
+    workers: int | None  # None: a stage in which photos only wait
     busy: float | None
 
 
 @dataclass(frozen=True)
 class Stages:
-    """Where a run's time went, which stage held up the others, and the setting that moves it."""
+    """Where a run's time went, which stage was the bottleneck, and the setting that affects it."""
 
     photos: int
     photos_per_second: float  # without the time to start the engine
     uses: tuple[StageUse, ...]
-    starved: float  # share of the time in which the engine had nothing to do, for no photo was ready
+    starved: float  # share of the time in which the engine was idle because no photo was ready
     bottleneck: str
     advice: str
 
 
 @dataclass(frozen=True)
 class Change:
-    """A photo that was answered otherwise than before."""
+    """A photo whose answer changed."""
 
     image_key: str
-    reason: str | None  # why it was done again
+    reason: str | None  # why it was processed again
     before: str  # title, category and price in one line
     after: str
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What a run says of photos that had a good answer before it."""
+    """How a run's answers differ for photos that already had a good answer."""
 
     compared: int
-    title: int  # photos whose title is another one
+    title: int  # photos whose title changed
     category: int
     price: int  # more than 20 % up or down
     by_reason: dict[str, int]  # reason -> photos with any of these
-    now_failing: int  # the good answer before stays
-    mended: int  # photos that had failed only
-    gone: int  # photos that were there at the last run
+    now_failing: int  # their previous good answer is kept
+    mended: int  # photos that had only failed before
+    gone: int  # photos that were in the source at the last run
     examples: tuple[Change, ...]
-    gone_answered: int = 0  # those of the gone that have an answer
-    answered: int = 0  # photos with an answer that were there at the last run
+    gone_answered: int = 0  # photos of `gone` that have an answer
+    answered: int = 0  # photos with an answer that were in the source at the last run
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What the machine cost, by its price an hour and the whole time of the run, in the currency of that price."""
+    """The machine's cost: its hourly price times the duration of the run, in the currency of that price."""
 
     per_hour: float
     per_1000_photos: float
@@ -179,14 +179,14 @@ class RunRecord(BaseModel):
     counts: dict[Literal["rows", "ok", "failed"], int]
     by_reason: dict[str, int] = {}
     by_error_kind: dict[str, int] = {}
-    same_bytes: int = 0  # photos of another etag and the bytes of before, which kept their answer
-    answered_before: int | None = None  # photos whose answer stands; counted only where there was nothing to do
-    failed_before: dict[str, int] = {}  # error kind -> photos that are not tried again; counted as answered_before
+    same_bytes: int = 0  # photos with a new etag but the same bytes, which kept their answer
+    answered_before: int | None = None  # photos that keep their answer; counted only if there was nothing to do
+    failed_before: dict[str, int] = {}  # error kind -> photos that are not retried; counted as answered_before is
     findings: tuple[Finding, ...] = ()
-    warnings: tuple[str, ...] = ()  # what a person should know, though it held nothing back
+    warnings: tuple[str, ...] = ()  # for the user; they did not hold the run back
     stats: RunStats | None = None
     shards: int = 0
-    missing_shards: int = 0  # left undone by a run that stopped at its deadline; its run id goes on with them
+    missing_shards: int = 0  # not processed before the run's deadline; its run id resumes with them
     retired: bool = False  # its rows, listing and manifest were deleted (`enrich tidy`)
     started_at: datetime
     finished_at: datetime
@@ -209,9 +209,9 @@ class RunRecord(BaseModel):
 
 
 def claim_sequence(output: Store, run_id: str, above: int) -> int:
-    """The sequence number of a new run: higher than `above` and than any that was claimed before, by whichever clock.
+    """The sequence number of a new run: higher than `above` and than any that was claimed before, on any machine.
 
-    Each is an object that is created once. A number whose run never came to be stays unused.
+    Each is an object that is created once. A number whose run was never created stays unused.
     """
     sequence = max(above, *claims(output), 0) + 1
     while not output.create(f"{SEQUENCES}/{sequence:08d}", run_id.encode()):
@@ -220,7 +220,7 @@ def claim_sequence(output: Store, run_id: str, above: int) -> int:
 
 
 def claims(output: Store) -> dict[int, str]:
-    """The sequence numbers that were claimed, highest first, and the object of each, which holds the run id."""
+    """The claimed sequence numbers, highest first, and the object of each, which contains the run id."""
     names = {info.key.rpartition("/")[2]: info.key for info in output.list(SEQUENCES)}
     return dict(sorted(((int(name), key) for name, key in names.items() if name.isdecimal()), reverse=True))
 
@@ -231,7 +231,7 @@ def write_run_record(output: Store, record: RunRecord) -> None:
 
 
 def read_run_record(output: Store, run: RunInfo) -> RunRecord | None:
-    """How a run ended, or None if it has not; RunFailed if its run.json is not one of ours."""
+    """How a run ended, or None if it has not; RunFailed if its run.json is invalid."""
     key = f"{run.folder}run.json"
     if output.head(key) is None:
         return None
@@ -248,14 +248,14 @@ def _read_record(output: Store, key: str) -> RunRecord:
 
 
 def read_records(output: Store) -> list[RunRecord]:
-    """The records of all finished runs, those created last first."""
+    """The records of all finished runs, newest first."""
     return _newest_first(_read_record(output, key) for key in _record_keys(output))
 
 
 def find_record(output: Store, wanted: Callable[[RunRecord], bool]) -> RunRecord | None:
-    """The finished run that was created last, of those that are `wanted`.
+    """The most recently created finished run that is `wanted`.
 
-    Claims of sequence numbers tell the order, so run.json is read of the newest runs only, until one is `wanted`.
+    Claims of sequence numbers give the order, so run.json is read only for the newest runs, until one is `wanted`.
     """
     finished = _record_keys(output)
     for sequence, claim in claims(output).items():
@@ -267,7 +267,7 @@ def find_record(output: Store, wanted: Callable[[RunRecord], bool]) -> RunRecord
             finished.remove(key)
             if wanted(record):
                 return record
-    unclaimed = _newest_first(_read_record(output, key) for key in finished)  # from before there were sequences
+    unclaimed = _newest_first(_read_record(output, key) for key in finished)  # from before sequences were introduced
     return next(filter(wanted, unclaimed), None)
 
 

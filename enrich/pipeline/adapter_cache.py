@@ -1,4 +1,4 @@
-"""Adapters that are kept: one for each state of the catalog and each set of training settings."""
+"""A cache of adapters: one for each state of the catalog and each set of training settings."""
 
 import hashlib
 import json
@@ -23,24 +23,24 @@ from enrich.train.recipe import resolve_model
 from enrich.train.workdir import CIRCUMSTANCES
 from enrich.vocabulary import RECORD_FILE
 
-# Settings that do not change an adapter; which columns were read is in the catalog's fingerprint.
+# Settings that do not change an adapter; the catalog's fingerprint covers the columns that were read.
 _IRRELEVANT = (CIRCUMSTANCES - {"max_minutes"}) | {"columns"}
 
 
 @dataclass(frozen=True)
 class CachedAdapter:
-    """Where the adapter for a catalog is, or is to be written if it is not `ready`."""
+    """The location of the adapter for a catalog, or where to write it if it is not `ready`."""
 
     uri: str
     ready: bool
 
 
 def find_adapter(catalog: str, adapters: str, settings: TrainSettings, in_use: str | None = None) -> CachedAdapter:
-    """An adapter that was made from `catalog` as it is now, with `settings`, whoever made it.
+    """Find an adapter that was made from the current `catalog` with `settings`, by any process.
 
-    Candidates are the one that is `in_use`, every one directly below `adapters`, and `adapters` itself. Their
+    Candidates are the adapter `in_use`, every one directly below `adapters`, and `adapters` itself. Their
     train.json and prompt.json say what they were made from. If none fits, the URI is a new one below `adapters`: its
-    name depends on catalog, base and settings, so that an adapter that serves a run is never overwritten.
+    name depends on catalog, base and settings, so an adapter that a run uses is never overwritten.
 
     Raises:
         UsageError: the catalog cannot be read.
@@ -58,7 +58,7 @@ def find_adapter(catalog: str, adapters: str, settings: TrainSettings, in_use: s
 
 
 def _name(resolved: TrainSettings, fingerprint: str) -> str:
-    # Without defaults: a setting that a later version adds must not outdate every adapter.
+    # Without defaults: a setting that a later version adds must not invalidate every adapter.
     chosen = resolved.model_dump(mode="json", exclude=set(_IRRELEVANT), exclude_defaults=True)
     digest = hashlib.sha256(json.dumps([chosen, fingerprint], sort_keys=True).encode()).hexdigest()
     base = re.sub(r"[^A-Za-z0-9._-]", "-", resolved.model.rstrip("/").rpartition("/")[2])
@@ -66,7 +66,7 @@ def _name(resolved: TrainSettings, fingerprint: str) -> str:
 
 
 def _is_named(uri: str, fingerprint: str) -> bool:
-    """Whether there is an adapter under the name that belongs to this catalog, and its record does not contradict."""
+    """Whether there is an adapter under this catalog's name whose record does not contradict the fingerprint."""
     record = _read(uri, RECORD_FILE)
     return record is not None and record.get("data_fingerprint", fingerprint) == fingerprint
 
@@ -99,12 +99,12 @@ def _fits(uri: str, catalog: Catalog, settings: TrainSettings) -> bool:
 
 
 def read_metrics(adapter: str) -> dict[str, Any] | None:
-    """The scores of an adapter directory (metrics.json), or None where it has none that can be read."""
+    """The scores of an adapter directory (metrics.json), or None if missing or unreadable."""
     return _read(adapter, METRICS_FILE)
 
 
 def _read(adapter: str, name: str) -> dict[str, Any] | None:
-    """A JSON object of an adapter directory; None where there is none."""
+    """A JSON object from an adapter directory, or None if missing or unreadable."""
     store = open_store(adapter)
     if store.head(name) is None:
         return None

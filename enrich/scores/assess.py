@@ -1,4 +1,4 @@
-"""Metrics with error bars, and verdicts in words, of a table of held-out products and answers (SCORE_SCHEMA)."""
+"""Metrics with error bars, and verdicts in words, for a table of held-out products and answers (SCORE_SCHEMA)."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +10,9 @@ import polars as pl
 from enrich.scores.metrics import chrf, expected_calibration_error, risk_coverage, token_f1
 from enrich.vocabulary import ErrorKind, same_design
 
-SCORES_FILE = "scores.parquet"  # beside metrics.json: the test split, answer by answer
-VERDICTS_KEY = "enrich.verdicts"  # of its metadata: runs show them without computing them again
-RESAMPLES = 400  # of the bootstrap: an end of a 95 % interval is then known to about a tenth of its width
+SCORES_FILE = "scores.parquet"  # next to metrics.json: the test split, one row per answer
+VERDICTS_KEY = "enrich.verdicts"  # key in its metadata: runs show verdicts without recomputing them
+RESAMPLES = 400  # of the bootstrap: this gives the ends of a 95 % interval to about a tenth of its width
 ENOUGH = 50  # rows of a category below which its coverage is noise: a standard error of 4 points at 90 %
 TOLERANCE = 0.06  # how far a category's coverage may fall short of the level
 INTERVAL_COLUMNS = {0.9: ("price_low", "price_high"), 0.8: ("price_low_80", "price_high_80")}
@@ -30,7 +30,7 @@ class Estimate(TypedDict):
 
 
 class Verdict(TypedDict):
-    """A finding in one line, and whether it is as promised."""
+    """A one-line finding, and whether it meets the target."""
 
     ok: bool
     text: str
@@ -43,12 +43,12 @@ def assess(
 
     Args:
         table: SCORE_SCHEMA, at least one row.
-        sigma: spread of the log price given what is visible, if known (sample catalogs).
+        sigma: spread of the log price given the visible attributes, if known (sample catalogs).
         ideal_width: log(high / low) of the narrowest valid 90 % interval, if known better than from sigma.
-        calibrated_on: designs that the intervals were fitted on; 0 takes their coverage as exact.
+        calibrated_on: number of designs that the intervals were fitted on; 0 treats their coverage as exact.
 
-    The bootstrap draws designs, not rows, because photos of one design share its error. A metric without rows is left
-    out.
+    The bootstrap samples designs, not rows, because photos of one design share its error. A metric without rows is
+    omitted.
     """
     columns = _columns(table)
     designs = _designs(table)
@@ -93,7 +93,7 @@ def _columns(table: pl.DataFrame) -> dict[str, np.ndarray]:
         **{name: np.array([metric(a, b) for a, b in pairs]) for name, metric in _TITLES.items()},
         "price": price,
         "log_error": error,
-        # No answer is 100 % off.
+        # A missing answer counts as an error of 100 %.
         "absolute": np.where(np.isnan(price), math.nan, np.abs(np.nan_to_num(answered) - price)),
         **inside,
         **widths,
@@ -190,7 +190,7 @@ METRICS: dict[str, Callable[[Columns], float]] = {
 
 
 def _intervals(table: pl.DataFrame, level: float) -> dict[str, dict[str, float]]:
-    """Category -> rows with an interval and a known price, and the share of these prices inside."""
+    """Category -> rows with an interval and a known price, and the share of these prices in the interval."""
     low, high = INTERVAL_COLUMNS[level]
     known = table.filter(pl.col(low).is_not_null(), pl.col("price").is_not_null())
     grouped = known.group_by("category").agg(
@@ -211,7 +211,7 @@ def _review(table: pl.DataFrame) -> dict[str, Any]:
 
 
 def _ideal(table: pl.DataFrame, sigma: float | None, width: float | None) -> dict[str, float] | None:
-    """The best possible on a sample catalog: errors of the noiseless price, and the interval of a known sigma."""
+    """The best possible on a sample catalog: errors of the noiseless price, and the interval for a known sigma."""
     known = table.filter(pl.col("best_price").is_not_null(), pl.col("price").is_not_null())
     if sigma is None or not known.height:
         return None
@@ -228,7 +228,7 @@ def _ideal(table: pl.DataFrame, sigma: float | None, width: float | None) -> dic
 
 
 def _verdicts(found: Mapping[str, Any], table: pl.DataFrame, chance: float) -> list[Verdict]:
-    """What holds and what does not. Coverage may fall short of its level by `chance` times its own bootstrap error: the
+    """The verdicts on all targets. Coverage may fall short of its level by `chance` times its bootstrap error: the
     designs that the quantiles were fitted on are a sample too, whose error is added."""
     estimates, verdicts = found["estimates"], list[Verdict]()
     for level in INTERVAL_COLUMNS:

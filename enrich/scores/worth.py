@@ -9,17 +9,17 @@ from pydantic import BaseModel, ValidationError
 
 from enrich.scores.assess import Verdict
 
-WORTH_KEY = "beats_baselines"  # of metrics.json, for people and other programs; runs judge the numbers themselves
-ENOUGH_ROWS = 50  # test rows from which "unclear" counts against an adapter: fewer are noise
+WORTH_KEY = "beats_baselines"  # in metrics.json, for people and other programs; runs judge the numbers themselves
+ENOUGH_ROWS = 50  # from this many test rows on, "unclear" counts against an adapter: fewer are noise
 _EXACT = 1e-9  # differences of shares below this are rounding
 
 
 @dataclass(frozen=True)
 class Worth:
-    """The verdict on the test scores. `unknown`: there are none, or too few numbers."""
+    """The verdict on the test scores. `unknown`: scores are missing or incomplete."""
 
     state: Literal["beats", "weak", "unknown"]
-    reasons: tuple[str, ...] = ()  # weak: what is no better than a guess, with numbers
+    reasons: tuple[str, ...] = ()  # if weak: what is no better than a guess, with numbers
 
     @property
     def text(self) -> str:
@@ -33,8 +33,7 @@ class Worth:
 
 @dataclass(frozen=True)
 class _Measure:
-    """One metric beside its baseline. `better`: the interval excludes the baseline, to the good side; `worse`: no part
-    of the interval is better than the baseline."""
+    """One metric and its baseline. `better`: the whole interval beats the baseline; `worse`: no part of it does."""
 
     verdict: Literal["better", "unclear", "worse"]
     ahead: bool  # the value itself is better than the baseline
@@ -49,7 +48,7 @@ class _Scores(BaseModel):
     rows: int
     category_accuracy: float
     category_macro_f1: float
-    title_chrf: float | None = None  # adapters made before it was measured have none
+    title_chrf: float | None = None  # None for adapters from before it was measured
     price: _Price | None = None
 
 
@@ -64,7 +63,7 @@ class _Baselines(BaseModel):
 
 
 class _Metrics(BaseModel):
-    """What is read of metrics.json."""
+    """The part of metrics.json that is read."""
 
     test: _Scores
     baselines: _Baselines
@@ -72,7 +71,7 @@ class _Metrics(BaseModel):
 
 
 def judge_worth(metrics: Mapping[str, Any] | None) -> Worth:
-    """Compare an adapter's metrics (metrics.json; None: it has none) with its baselines, given their error bars.
+    """Compare an adapter's metrics (metrics.json, None if missing) with its baselines, given their error bars.
 
     An adapter is weak if categories, prices or titles are clearly no better than their baseline, or if neither
     categories nor prices are clearly better. With fewer than ENOUGH_ROWS test rows no interval is narrow, so it is
@@ -96,7 +95,7 @@ def judge_worth(metrics: Mapping[str, Any] | None) -> Worth:
 
 
 def tell(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """`metrics` with the verdict on the adapter's worth: WORTH_KEY, and a line among the verdicts if it is weak."""
+    """`metrics` with the verdict on the adapter's worth: WORTH_KEY, and one more verdict if it is weak."""
     worth = judge_worth(metrics)
     told = [Verdict(ok=False, text=worth.text)] if worth.state == "weak" else []
     return {
@@ -111,7 +110,7 @@ def _category(metrics: _Metrics) -> _Measure | None:
     if found is None:
         return None
     baseline = guess.category_accuracy
-    # If one category has nearly all products, finding the others counts, even if the share of right ones is no larger.
+    # If one category has nearly all products, finding the others counts, even if accuracy does not rise.
     finds_others = metrics.test.category_macro_f1 > guess.category_macro_f1 + _EXACT
     text = f"{found.value:.1%} of the categories are right, {baseline:.1%} if it is always the most frequent one"
     return _judge(found, baseline, text, best=1.0, undecided_is_worse=not finds_others)

@@ -1,4 +1,4 @@
-"""Settings files: which command reads which settings, and how."""
+"""Load settings files: which command reads which settings, and how."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,18 +24,18 @@ SECTIONS: dict[str, type[Settings]] = {
     "review": Columns,
     "catalog fetch": FetchSettings,
 }
-# All commands that read --config. These others have sections of their own too, or share `run`.
+# All commands that read --config. The commands added here have their own sections too, or share `run`.
 COMMANDS = SECTIONS | dict.fromkeys(("score", "publish", "rollback", "rebuild", "tidy", "doctor"), RunSettings)
 
 
 def load_settings(cls: type[S], path: str | Path | None = None, command: str | None = None, **overrides: object) -> S:
-    """Settings from defaults, then a YAML file, then `overrides` (those that are None are left out).
+    """Settings from defaults, then a YAML file, then `overrides` (None values are ignored).
 
-    The file holds the settings themselves, or those of several commands below their names, of which `command` reads
-    its own.
+    The file contains the settings themselves, or a section for each of several commands, of which `command` reads its
+    own.
 
     Raises:
-        UsageError: the file cannot be read, is no mapping, or has an unknown key or a value out of range.
+        UsageError: the file cannot be read, is not a mapping, or has an unknown key or a value out of range.
     """
     values = {} if path is None else read_yaml(Path(path))
     source = "settings" if path is None else f"settings file {path}"
@@ -54,7 +54,7 @@ def load_settings(cls: type[S], path: str | Path | None = None, command: str | N
 
 
 def _own_section(values: dict[str, Any], cls: type[Settings], command: str, source: str) -> dict[str, Any]:
-    """What `values` hold for a command: all of them, unless a key names a command and is no setting of its own."""
+    """The part of `values` for a command: all, unless a key names a command and is not one of its own settings."""
     sections = [key for key in values if key in COMMANDS and key not in cls.model_fields]
     if not sections:
         return values

@@ -1,10 +1,10 @@
-"""What a photo from outside may cost, and which files are not photos."""
+"""Limits on photos from outside, and which files are not photos."""
 
 from pydantic import Field, field_validator
 
 from enrich.settings.base import Settings
 
-# What cameras, editors, desktops, shops and exports leave beside photos. A photo without an extension stays one.
+# Files that cameras, editors, desktops, shops and exports leave next to photos. Files without an extension are photos.
 SIDECARS = (
     "*.json", "*.jsonl", "*.ndjson", "*.xml", "*.xmp", "*.yaml", "*.yml", "*.txt", "*.csv", "*.tsv", "*.md", "*.log",
     "*.ini", "*.md5", "*.sha1", "*.sha256", "*.parquet", "*.db", "*.lnk", "*.url", "._*", ".DS_Store", ".directory",
@@ -13,7 +13,7 @@ SIDECARS = (
 
 
 class PhotoLimits(Settings):
-    """What a photo from outside may cost. Checked before it is decoded."""
+    """Limits on a photo from outside, checked before it is decoded."""
 
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
     max_bytes: int = Field(default=32 << 20, gt=0, description="Size of the file")
@@ -29,7 +29,7 @@ class PhotoLimits(Settings):
     @field_validator("formats")
     @classmethod
     def _pillow_reads_them(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
-        from PIL import Image  # only where they are set
+        from PIL import Image  # imported only if they are set
 
         Image.init()
         names = tuple(name.strip().upper() for name in formats)

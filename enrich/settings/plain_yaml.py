@@ -1,4 +1,4 @@
-"""Settings files: the part of YAML that they need, and one line for everything else that a file may hold."""
+"""Parse the subset of YAML that settings files need; anything else gets a one-line error."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import yaml
 
 from enrich.errors import UsageError
 
-_MAX_BYTES = 1 << 20  # of a settings file; all settings there are take some 10 kB
+_MAX_BYTES = 1 << 20  # per settings file; a file with all settings takes about 10 kB
 
 
 class _PlainLoader(yaml.SafeLoader):
