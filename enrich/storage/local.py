@@ -94,6 +94,8 @@ class LocalStore:
             try:
                 os.link(staged, path)
             except FileExistsError:
+                if os.path.isdir(path):  # it stays there, however often the caller tries again
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
                 return False
             except OSError as error:
                 if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):

@@ -245,7 +245,7 @@ def test_task_runs_are_named_after_their_shards(
     world.add_photos(*(f"{number}.jpg" for number in range(5)))
     monkeypatch.setattr(flows.enrich_catalog, "shard_groups", partial(shard_groups, least=2))
 
-    enrich_catalog(**world.places, settings=RunSettings(shard_size=1))
+    enrich_catalog(**world.places, settings=RunSettings(shard_size=1), return_state=True)
 
     names = [getattr(record, "task_run_name", "") for record in caplog.records]
     named = [name for name in names if "shard" in name]

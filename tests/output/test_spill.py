@@ -62,7 +62,7 @@ def test_open_files_do_not_grow_with_the_ranges(tmp_path: Path) -> None:
             most.append(open_files() - before)
         assert count == rows.height
     assert max(most) == 1
-    assert open_files() == before
+    assert open_files() <= before  # fewer where garbage of earlier tests went meanwhile
 
 
 def open_files() -> int:

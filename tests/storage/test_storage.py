@@ -283,6 +283,13 @@ def test_local_keys_never_leave_the_folder(tmp_path: Path, key: str) -> None:
     assert (tmp_path / "secret").read_bytes() == b"secret"
 
 
+def test_a_directory_in_place_of_an_object_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "products.parquet").mkdir()
+
+    message = f"{tmp_path}/products.parquet: Is a directory; check the path"
+    assert kind_of(lambda: LocalStore(tmp_path).create("products.parquet", b"x")) == (Problem.NOT_FOUND, message)
+
+
 def test_local_listing_follows_links_inside_the_folder_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = tmp_path / "root"
     (root / "real").mkdir(parents=True)

@@ -68,6 +68,7 @@ def test_a_handful_of_photos_is_learned(trained: tuple[Path, TrainReport, list[T
     assert report.best.mdape == 0.0
     assert [progress.stage for progress in told if progress.step == progress.steps] == [
         "photos",
+        "base",
         "training",
     ]
     assert [progress.step for progress in told[:10]] == list(range(1, 11))
