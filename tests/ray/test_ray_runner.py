@@ -194,7 +194,7 @@ def test_a_shard_that_kills_its_worker_twice_ends_the_run_and_the_run_goes_on(sh
 
     with (
         killing(2) as killed,
-        pytest.raises(RunFailed, match=r"run night: 2 workers died over shard 0; node .* the same run id goes on"),
+        pytest.raises(RunFailed, match=r"run night: 2 workers died over shard 0; node .* the same run id continues it"),
     ):
         shop.run(tmp_path, one, run_id="night")
 

