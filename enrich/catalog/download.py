@@ -33,14 +33,11 @@ _OVERHEAD_BYTES = 1 << 18
 
 @dataclass(frozen=True)
 class Pace:
-    """How many requests run at a time, and how long and how often a photo is tried."""
+    """How many requests run at a time, and how long they wait."""
 
     threads: int = 16
-    per_host: int = 8  # requests to one host at a time
     connect_seconds: float = 10.0
     read_seconds: float = 20.0  # longest silence within a response
-    total_seconds: float = 120.0  # longest time for one try of one photo, from the look-up of its host to its last byte
-    attempts: int = 4  # tries of a photo whose failure may pass
     backoff_seconds: float = 0.5  # longest first wait; doubles with each try
     max_wait_seconds: float = 60.0  # longest wait, whatever Retry-After asks for
     max_redirects: int = 5
@@ -63,7 +60,7 @@ class Downloader:
 
     def __init__(self, directory: Path, settings: FetchSettings, pace: Pace) -> None:
         self._directory, self._settings, self._pace = directory, settings, pace
-        self._slots: dict[str, threading.Semaphore] = defaultdict(lambda: threading.Semaphore(pace.per_host))
+        self._slots: dict[str, threading.Semaphore] = defaultdict(lambda: threading.Semaphore(settings.per_host))
         self._lock = threading.Lock()
         self._decoders = Decoders(inspect, settings.limits, min(_PROCESSES, cores()), most_pixels=0)
         self._resolver = ThreadPoolExecutor(pace.threads, thread_name_prefix="resolve")
@@ -89,13 +86,13 @@ class Downloader:
         A URL without a scheme is requested by https, and by http if the server does not speak https.
         """
         part = self._directory / f"{stem}.part"
-        for attempt in range(1, self._pace.attempts + 1):
+        for attempt in range(1, self._settings.attempts + 1):
             try:
                 self._download(url, part)
                 return Outcome(self._finish(part, stem), "", attempt)
             except Refused as refused:
                 part.unlink(missing_ok=True)
-                if not refused.again or attempt == self._pace.attempts:
+                if not refused.again or attempt == self._settings.attempts:
                     return Outcome(None, refused.reason, attempt)
                 time.sleep(self._wait(attempt, refused.wait))
         raise AssertionError("at least one attempt")
@@ -107,7 +104,7 @@ class Downloader:
 
     def _download(self, url: str, part: Path) -> None:
         """One try: from the first look-up to the last byte, redirects included, within total_seconds."""
-        budget = Budget(self._pace.total_seconds, 2 * self._settings.limits.max_bytes + _OVERHEAD_BYTES)
+        budget = Budget(self._settings.total_seconds, 2 * self._settings.limits.max_bytes + _OVERHEAD_BYTES)
         self._connector.begin(budget)
         try:
             if not url.startswith("//"):

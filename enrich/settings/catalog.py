@@ -55,6 +55,11 @@ class FetchSettings(Settings):
     product_code: str = Field(default="product_code", description="Column of the product's code")
     image_url: str = Field(default="imageurl", description="Column of the photo's URL; the first one if it has several")
     limits: PhotoLimits = PhotoLimits()
+    per_host: int = Field(default=8, ge=1, le=256, description="Requests to one host at a time")
+    attempts: int = Field(default=4, ge=1, le=20, description="Tries of a photo whose failure may pass")
+    total_seconds: float = Field(
+        default=120.0, gt=0, description="Longest time for one try of one photo, from its look-up to its last byte"
+    )
     allow_private: bool = Field(default=False, description="Also fetch from loopback, private and link-local addresses")
     proxy: str | None = Field(
         default=None,

@@ -59,9 +59,9 @@ def _fetch(
     source: str, out: Path, progress: Callable[[int, int], None] = lambda done, total: None, **changes: Any
 ) -> FetchSummary:
     """`fetch_catalog` with short waits; `changes` are settings or fields of Pace."""
-    pace = Pace(backoff_seconds=0.01, max_wait_seconds=0.3, read_seconds=0.5, attempts=3)
+    pace = Pace(backoff_seconds=0.01, max_wait_seconds=0.3, read_seconds=0.5)
     pace = replace(pace, **{name: changes.pop(name) for name in list(changes) if name in Pace.__annotations__})
-    settings = FetchSettings.model_validate({"allow_private": True, **changes})
+    settings = FetchSettings.model_validate({"allow_private": True, "attempts": 3, **changes})
     return fetch_catalog(source, out, settings, progress, pace)
 
 

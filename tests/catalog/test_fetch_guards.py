@@ -51,9 +51,9 @@ def web() -> Iterator[Web]:
 
 def _fetch(tmp_path: Path, cells: list[str], **changes: Any) -> FetchSummary:
     """Fetches a table with these cells in its URL column, with one quick try for each."""
-    pace = Pace(attempts=1, read_seconds=2, connect_seconds=2)
+    pace = Pace(read_seconds=2, connect_seconds=2)
     pace = replace(pace, **{name: changes.pop(name) for name in list(changes) if name in Pace.__annotations__})
-    settings = FetchSettings.model_validate({"allow_private": True, **changes})
+    settings = FetchSettings.model_validate({"allow_private": True, "attempts": 1, **changes})
     source = tmp_path / "source.csv"
     pl.DataFrame({"product_code": [str(n) for n in range(len(cells))], "imageurl": cells}).write_csv(source)
     return fetch_catalog(str(source), tmp_path / "out", settings, pace=pace)
