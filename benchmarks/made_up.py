@@ -150,8 +150,12 @@ def preparation(model: Path) -> Any:
     return Preparation(num_crops=images.num_crops, image_size=images.image_size)
 
 
-def begin_run(source: Any, target: Any, model: Path, settings: Any) -> Any:
-    """A run over the photos of one store that commits to another, with the checkpoint in the place of an adapter."""
+def begin_run(source: Any, target: Any, model: Path, settings: Any, how: Any = None) -> Any:
+    """A run over the photos of one store that commits to another, with the checkpoint in the place of an adapter.
+
+    Args:
+        how: photos are prepared; None: as the checkpoint says.
+    """
     from datetime import UTC, datetime
 
     from enrich.answers.calibration import Calibration
@@ -161,7 +165,7 @@ def begin_run(source: Any, target: Any, model: Path, settings: Any) -> Any:
     from enrich.pipeline.run.request import RunRequest
     from enrich.pipeline.run.state import Run
 
-    how, calibration = preparation(model), Calibration.uncalibrated()
+    how, calibration = how or preparation(model), Calibration.uncalibrated()
     adapter = Adapter(model, "0" * 16, str(model), None, how, (), prompt(), calibration)
     now = datetime.now(UTC)
     info = RunInfo("benchmark", now, source.uri, "0" * 16, adapter.base, adapter.id, "1", settings.shard_size)

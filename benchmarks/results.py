@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,10 @@ def record(topic: str, tables: Mapping[str, Table]) -> None:
         "tables": {title: [dict(row) for row in rows] for title, rows in tables.items()},
     }
     machine = re.sub(r"[^a-z0-9]+", "-", (made["hardware"].get("gpu") or made["hardware"]["cpu"]).lower()).strip("-")
-    path = ROOT / "benchmarks" / topic / "results" / f"{made['date']}_{machine}_{made['commit']}.json"
-    path.parent.mkdir(exist_ok=True)
+    folder, stem = ROOT / "benchmarks" / topic / "results", f"{made['date']}_{machine}_{made['commit']}"
+    folder.mkdir(exist_ok=True)
+    names = chain([stem], (f"{stem}_{number}" for number in count(2)))  # the first that no earlier run took
+    path = next(path for name in names if not (path := folder / f"{name}.json").exists())
     path.write_text(json.dumps(made, indent=2) + "\n")
     print(f"{render(made)}\nwritten to {path.relative_to(ROOT)}")
 

@@ -11,21 +11,12 @@ import argparse
 import json
 import os
 import sys
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
-
-if TYPE_CHECKING:
-    from prefect.automations import AutomationCore
+from typing import Any
 
 POOLS = {"cpu": 4, "gpu": 1}  # runs at once: the model has the GPU to itself
 PUBLISHERS = "enrich-publish"  # taken by flows.tasks: one after the other spares the retries of the swap
 HEARTBEAT_SECONDS = 30  # the shortest that Prefect allows
-SILENCE_SECONDS = 3 * HEARTBEAT_SECONDS
-TAGS = ("enrich", "finetune")  # one of them on every deployment whose runs can be resumed
-RESUMED = 2  # times that a run which crashed is started again by itself
-WEBHOOK = "enrich-webhook"  # a block
 TEMPLATES = Path(__file__).parent / "pools"
 
 # For every worker, which hands it on to its runs: what Prefect stores is JSON, never a pickle, and what the library
@@ -42,6 +33,8 @@ def apply(kind: str = "process", webhook: str | None = None) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
 
+    from deployments.automations import notification, resumption, save_webhook, zombies
+
     with get_client(sync_client=True) as client:
         for name, limit in POOLS.items():
             pool = WorkPoolCreate(
@@ -49,7 +42,7 @@ def apply(kind: str = "process", webhook: str | None = None) -> None:
             )
             client.create_work_pool(pool, overwrite=True)
         client.upsert_global_concurrency_limit_by_name(PUBLISHERS, 1)
-        for automation in [zombies(), resumption(), *([telling(_webhook(webhook))] if webhook else [])]:
+        for automation in [zombies(), resumption(), *([notification(save_webhook(webhook))] if webhook else [])]:
             standing = client.read_automations_by_name(automation.name)
             if standing:
                 client.update_automation(standing[0].id, automation)
@@ -85,101 +78,6 @@ def _locked(kind: str, pool: str) -> dict[str, Any]:
         "job_configuration": apply_values(template["job_configuration"], values),
         "variables": {"type": "object", "properties": {}},
     }
-
-
-def zombies() -> "AutomationCore":
-    """A run whose process and worker both died says nothing any more: it is marked as crashed."""
-    from prefect.automations import AutomationCore, ChangeFlowRunState, EventTrigger, Posture, ResourceSpecification
-    from prefect.client.schemas.objects import StateType
-
-    return AutomationCore(
-        name="enrich: crash runs that went silent",
-        description=f"No heartbeat for {SILENCE_SECONDS} s: worker and flow died together.",
-        trigger=EventTrigger(
-            after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.*"},
-            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=timedelta(seconds=SILENCE_SECONDS),
-        ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.CRASHED, name=None, force=False, message=f"it has been silent for {SILENCE_SECONDS} s"
-            ),
-        ],
-    )
-
-
-def resumption() -> "AutomationCore":
-    """A crashed run is scheduled again as the same flow run, so it goes on where it was; RESUMED times at most."""
-    from prefect.automations import AutomationCore, ChangeFlowRunState, EventTrigger, Posture, ResourceSpecification
-    from prefect.client.schemas.objects import StateType
-
-    return AutomationCore(
-        name="enrich: go on with crashed runs",
-        description="The flow run keeps its id and with it the run id: what is committed is not done again.",
-        trigger=EventTrigger(
-            after={"prefect.flow-run.Running"},  # one that never got that far would only crash again
-            expect={"prefect.flow-run.Crashed"},
-            match=ResourceSpecification(
-                {
-                    "prefect.resource.id": ["prefect.flow-run.*"],
-                    "prefect.run-count": [str(count + 1) for count in range(RESUMED)],
-                }
-            ),
-            match_related=ResourceSpecification(
-                {
-                    "prefect.resource.role": ["tag"],
-                    "prefect.resource.id": [f"prefect.tag.{tag}" for tag in TAGS],
-                }
-            ),
-            for_each={"prefect.resource.id"},
-            posture=Posture.Reactive,
-            threshold=1,
-            within=timedelta(days=7),
-        ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.SCHEDULED, name="AwaitingRetry", force=False, message="it goes on after a crash"
-            ),
-        ],
-    )
-
-
-def telling(webhook: UUID) -> "AutomationCore":
-    """Send runs that need a person to the webhook."""
-    from prefect.automations import AutomationCore, CallWebhook, EventTrigger, Posture, ResourceSpecification
-
-    line = (
-        "flow_run.name ~ ': ' ~ flow_run.state.name ~ '. ' ~ (flow_run.state.message or '') ~ ' ' ~ (flow_run|ui_url)"
-    )
-    return AutomationCore(
-        name="enrich: tell of failed and held runs",
-        description="Posts one line to the webhook block, in the form that Slack and others take.",
-        trigger=EventTrigger(
-            expect={f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut", "Held")},
-            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-            for_each={"prefect.resource.id"},
-            posture=Posture.Reactive,
-            threshold=1,
-            within=timedelta(0),
-        ),
-        actions=[CallWebhook(block_document_id=webhook, payload='{"text": {{ (' + line + ")|tojson }}}")],
-    )
-
-
-def _webhook(url: str) -> UUID:
-    """The block with the URL, which is a secret: anyone who knows it can post."""
-    from prefect.blocks.webhook import Webhook
-    from prefect.types import SecretDict
-    from pydantic import SecretStr
-
-    block = Webhook(url=SecretStr(url), headers=SecretDict({"Content-Type": "application/json"}))
-    saved = block.save(WEBHOOK, overwrite=True)
-    assert isinstance(saved, UUID)
-    return saved
 
 
 def main() -> int:

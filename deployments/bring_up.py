@@ -25,6 +25,7 @@ from deployments.apply import ENVIRONMENT, POOLS, apply
 from flows.home import own_server
 
 ROOT = Path(__file__).resolve().parent.parent
+PREFECT = (sys.executable, "-m", "prefect")
 DEFAULT_PORT = 4200
 START_SECONDS = 300.0  # a first start compiles Prefect and makes its database: 40 s, several times that if it is busy
 PASSWORD_FILE = "password"
@@ -56,11 +57,12 @@ def main() -> int:
         password = keep_password(home)
         os.environ.update(environment(home, url, password))
         _bring_up(parts, home, url)
-        print(f"\n  {url}/deployments\n  password: {password}\n", flush=True)
         print(
-            f"The password is kept in {home / PASSWORD_FILE}, logs are in {home}. Ctrl-C stops everything.", flush=True
+            f"\n  {url}/deployments\n  password: {password}\n\n"
+            f"The password is kept in {home / PASSWORD_FILE}, logs are in {home}. Ctrl-C stops everything.\n"
+            f"Schedules: {', '.join(_schedules(url)) or 'none'}.",
+            flush=True,
         )
-        print(f"Schedules: {', '.join(_schedules(url)) or 'none'}.", flush=True)
         if arguments.ready_file:
             Path(arguments.ready_file).write_text(url)
         while True:
@@ -121,7 +123,7 @@ def environment(home: Path, url: str, password: str) -> dict[str, str]:
 def _deploy(home: Path, url: str) -> None:
     paused = home / "prefect.yaml"
     paused.write_text(yaml.safe_dump(with_schedules_paused(ROOT / "deployments" / "prefect.yaml", _active(url))))
-    command = _prefect("--no-prompt", "deploy", "--all", "--prefect-file", str(paused))
+    command = [*PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(paused)]
     log = home / "deploy.log"
     with log.open("wb") as file:
         done = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, timeout=START_SECONDS)
@@ -160,15 +162,11 @@ def _ask(url: str) -> httpx.Response:
     return httpx.post(url, json={}, timeout=30, auth=(name, secret)).raise_for_status()
 
 
-def _prefect(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "prefect", *arguments]
-
-
 def _start(parts: list[Part], home: Path, name: str, *arguments: str) -> None:
     log = home / f"{name}.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            _prefect(*arguments), cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            [*PREFECT, *arguments], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
     parts.append(Part(name, process, log))
 

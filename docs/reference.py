@@ -1,4 +1,4 @@
-"""Write docs/commands.md and docs/settings.md from the code: `python -m docs.reference`.
+"""Write docs/commands.md, docs/settings.md and parts of DATA.md from the code: `python -m docs.reference`.
 
 With `--check` nothing is written, and the exit code is 1 if a page is out of date.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from docs.dictionary import data_page
 from enrich.cli import app
 from enrich.settings.describe import describe
 from enrich.settings.load import COMMANDS, SECTIONS
@@ -52,13 +53,17 @@ def settings_page() -> str:
 
 
 def main() -> int:
-    stale = 0
-    for file, text in (("commands.md", commands_page()), ("settings.md", settings_page())):
-        path = HERE / file
+    data, stale = HERE.parent / "DATA.md", 0
+    pages = {
+        HERE / "commands.md": commands_page(),
+        HERE / "settings.md": settings_page(),
+        data: data_page(data.read_text("utf-8")),
+    }
+    for path, text in pages.items():
         if "--check" not in sys.argv:
             path.write_text(text, "utf-8")
         elif not path.is_file() or path.read_text("utf-8") != text:
-            print(f"docs/{file} is out of date; run `make docs` and commit it", file=sys.stderr)
+            print(f"{path.relative_to(HERE.parent)} is out of date; run `make docs` and commit it", file=sys.stderr)
             stale = 1
     return stale
 

@@ -1,4 +1,4 @@
-"""Titles, categories and price estimates for product photos, from Phi-3-vision fine-tuned on a retailer's catalog.
+"""Titles, categories and prices of products from their photos, by Phi-3-vision fine-tuned on a retailer's catalog.
 
     import enrich
 
@@ -77,16 +77,19 @@ def run(
     limit: int | None = None,
     deadline: "timedelta | None" = None,
     inventory: str | None = None,
+    products: Place | None = None,
     progress: "Progress | None" = None,
     on_message: "OnMessage | None" = None,
 ) -> "RunRecord":
-    """Answer the photos that are new or changed, and publish `output`/products.parquet.
+    """Answer the products that are new or whose photos changed, and publish `output`/products.parquet.
 
     Args:
         run_id: Names the run. That of an unfinished run continues it.
-        limit: Number of photos at most; the next run takes the others.
+        limit: Number of products at most; the next run takes the others.
         deadline: Time from now after which no shard is started; what is done is published.
         inventory: URI of the manifest.json of an S3 Inventory of `images`, read instead of listing the bucket.
+        products: A table (CSV or Parquet) with columns product_id and photos, the keys of a product's photos in order:
+            a list, or a text with | between them. Only its products are done, and `group_by` does not count.
 
     Returns:
         The run's record (run.json). Its `state` is published, nothing_to_do, or held if the publish gate kept
@@ -101,7 +104,7 @@ def run(
 
     request = RunRequest(
         str(images), str(adapter), str(output), _settings(RunSettings, settings, "run"), run_id, limit, inventory,
-        deadline.total_seconds() if deadline else None,
+        deadline.total_seconds() if deadline else None, None if products is None else str(products),
     )  # fmt: skip
     return run_enrichment(request, progress or _ignore, on_message or _ignore)
 
@@ -139,7 +142,7 @@ def score(
 
 
 def read_products(output: Place) -> "pl.LazyFrame":
-    """The table of an output: one row per photo, its newest good answer (columns: DATA.md).
+    """The table of an output: one row per product, its newest good answer (columns: DATA.md).
 
     Raises:
         UsageError: no run was published there yet.

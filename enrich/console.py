@@ -1,4 +1,4 @@
-"""What people see at a terminal: progress bars, tables of scores, what came of a run, errors in one line."""
+"""What people see at a terminal: progress bars, tables of scores, the outcome of a run, errors in one line."""
 
 import logging
 import os
@@ -38,14 +38,14 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emo
 
 
 class _Redacted(logging.Formatter):
-    """What libraries log may hold URLs with passwords or signatures."""
+    """Libraries may log URLs with passwords or signatures."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
 
 
 def quiet_libraries() -> None:
-    """Progress and results are ours to print; libraries speak up only when something is wrong."""
+    """Let libraries print warnings and errors only; enrich itself prints progress and results."""
     for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(name, "error")
     for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
@@ -56,7 +56,7 @@ def quiet_libraries() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Redacted("%(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    for stream in (sys.stdout, sys.stderr):  # a path that is not valid UTF-8 must not end what is done
+    for stream in (sys.stdout, sys.stderr):  # printing a path that is not valid UTF-8 must not end the work
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
@@ -77,11 +77,11 @@ def print_scores(metrics: dict[str, Any]) -> None:
         )
     for verdict in metrics.get("verdicts", ()):
         if not verdict["ok"]:
-            console.print(Text(verdict["text"], style="red"))
+            console.print(verdict["text"], style="red")
 
 
 def print_estimates(metrics: dict[str, Any]) -> None:
-    """Every metric with its error bar, and what nobody could beat where that is known."""
+    """Every metric with its error bar, and its upper bound where that is known."""
     table = Table("", "value", "95 % between", "best possible", box=None, pad_edge=False)
     for name, one in metrics["estimates"].items():
         ideal = (metrics["ideal"] or {}).get(name)
@@ -92,23 +92,25 @@ def print_estimates(metrics: dict[str, Any]) -> None:
     console.print(table)
     for verdict in metrics["verdicts"]:
         if verdict["ok"]:
-            console.print(Text(verdict["text"]))
+            console.print(verdict["text"])
 
 
 def print_record(record: "RunRecord", output: str) -> None:
     counts = record.counts
     if record.state == "nothing_to_do":
-        console.print(Text(describe_nothing(record)))
+        console.print(_describe_nothing(record))
     else:
         why = ", ".join(f"{count} {reason}" for reason, count in record.by_reason.items()) or "none new"
-        console.print(f"{counts['rows']} photos ({why}): {counts['ok']} ok, {counts['failed']} failed")
+        console.print(f"{counts['rows']} products ({why}): {counts['ok']} ok, {counts['failed']} failed")
     if record.same_bytes:
         console.print(
             f"{record.same_bytes:,} of them have the bytes of before under another etag, and keep their answer"
         )
+    if record.older:
+        console.print(f"{record.older:,} products keep the answer of an older adapter for now; later runs refresh them")
     if record.changes and record.changes.gone:
-        gone = f"{record.changes.gone:,} photos that were there before are gone from {record.run.images_uri}"
-        console.print(Text(gone, style="yellow"))
+        gone = f"{record.changes.gone:,} products that were there before are gone from {record.run.images_uri}"
+        console.print(gone, style="yellow")
     for kind, count in record.by_error_kind.items():
         console.print(f"  {count} {kind}")
     if record.stages:
@@ -124,7 +126,7 @@ def print_record(record: "RunRecord", output: str) -> None:
     console.print(f"report: {output}/{record.run.folder}report.html")
 
 
-_TRIED_AGAIN = {  # what makes a failure of a kind eligible again, where it is not a better photo or adapter
+_TRIED_AGAIN = {  # the setting that makes a failure eligible again, besides other photos or another adapter
     ErrorKind.TOO_LARGE: "limits.max_bytes",
     ErrorKind.TOO_MANY_PIXELS: "limits.max_pixels",
     ErrorKind.NOT_AN_IMAGE: "limits",
@@ -133,23 +135,23 @@ _TRIED_AGAIN = {  # what makes a failure of a kind eligible again, where it is n
 }
 
 
-def describe_nothing(record: "RunRecord") -> str:
-    """What there is of answers where a run had nothing to do, in one line."""
+def _describe_nothing(record: "RunRecord") -> str:
+    """The answers that exist where a run had nothing to do, in one line."""
     failed = record.failed_before
     if not failed:
-        return f"nothing to do: every photo of {record.run.images_uri} has its answer"
+        return f"nothing to do: every product of {record.run.images_uri} has its answer"
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in failed.items())
     settings = sorted({_TRIED_AGAIN[kind] for kind in map(ErrorKind, failed) if kind in _TRIED_AGAIN})
     raised = f" or other settings ({', '.join(settings)})" if settings else ""
     return (
-        f"nothing to do: {record.answered_before or 0:,} photos of {record.run.images_uri} have their answer, "
+        f"nothing to do: {record.answered_before or 0:,} products of {record.run.images_uri} have their answer, "
         f"{sum(failed.values()):,} failed ({kinds}) and are not tried again without other bytes, another adapter"
         f"{raised}"
     )
 
 
 class _Rate(ProgressColumn):
-    """Items per second, once there is something to divide."""
+    """Items per second, once it can be computed."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.1f}/s" if task.speed else "", style="cyan")
@@ -207,7 +209,7 @@ def _repeated(act: Callable[[], object], every_seconds: float) -> Iterator[None]
 
 
 def _describe(task: Task) -> str:
-    """`photos: 120 of 3,000, 3.0/s, 16 min 0 s left (40 s so far)`."""
+    """`products: 120 of 3,000, 3.0/s, 16 min 0 s left (40 s so far)`."""
     rate = 0.0 if task.finished else task.speed or 0.0
     line = describe_progress(task.description, int(task.completed), int(task.total or 0), rate)
     if task.finished:
@@ -216,9 +218,9 @@ def _describe(task: Task) -> str:
 
 
 def speaks() -> bool:
-    """Whether this is the process that tells what all know: of several that train together the first."""
+    """Whether this process prints: of several that train together only the first does."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def say_error(error: EnrichError) -> None:
+def say_error(error: EnrichError | str) -> None:
     errors.print(Text.assemble(("error: ", "red"), str(error)))

@@ -2,14 +2,13 @@
 
 import importlib.util
 import os
-import re
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
-from enrich.errors import EnrichError
+from enrich.errors import EnrichError, redact
 from enrich.photos.decoders import cores
 from enrich.pipeline.versions import VLLM, installed
 from enrich.settings.models import PHI3_VISION, TINY_MODEL, TINY_MODEL_PATH
@@ -49,13 +48,8 @@ def _packages() -> Iterator[Finding]:
     yield Finding("vLLM", vllm or "-", vllm is not None, False, "pip install -c constraints.txt 'enrich[vllm]'")
     if vllm is not None:
         known = any(point.value.startswith("enrich.") for point in entry_points(group="vllm.general_plugins"))
-        yield Finding(
-            "vLLM plugin",
-            "registered" if known else "-",
-            known,
-            False,
-            "install enrich again: its entry point is missing",
-        )
+        here, fix = "registered" if known else "-", "install enrich again: its entry point is missing"
+        yield Finding("vLLM plugin", here, known, False, fix)
     ray = installed("ray")
     yield Finding("Ray", ray or "-", ray is not None, False, "pip install -c constraints.txt 'enrich[ray]'")
 
@@ -91,9 +85,8 @@ def _credentials(output: str | None) -> Finding:
         credentials = boto3.session.Session().get_credentials()
     except BotoCoreError as error:  # an unknown profile, half a key pair, a broken configuration file
         credentials, fix = None, f"{' '.join(str(error).split())}; {fix}"
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     # The method tells where credentials came from; they themselves are never shown, nor those in an endpoint's URL.
-    endpoint = re.sub("//[^/]*@", "//", endpoint)
+    endpoint = redact(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
     here = f"{credentials.method}{f', endpoint {endpoint}' if endpoint else ''}" if credentials else "-"
     wanted = output is not None and is_s3(output)
     return Finding("S3 credentials", here, credentials is not None, wanted, fix)

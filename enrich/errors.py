@@ -35,7 +35,7 @@ def one_line(text: str) -> str:
 
 
 class EnrichError(Exception):
-    """Something the user can act on. `exit_code` is the command's exit status."""
+    """Something the user can act on. `exit_code` is the command's exit status; 1 unless a class says otherwise."""
 
     exit_code = 1
 
@@ -50,9 +50,7 @@ class UsageError(EnrichError):
 
 
 class RunFailed(EnrichError):
-    """The run began and could not finish; what it committed stays, and the same run id continues it."""
-
-    exit_code = 1
+    """The run started and could not finish; what it committed stays, and the same run id continues it."""
 
 
 class ParityFailed(RunFailed):
@@ -60,14 +58,14 @@ class ParityFailed(RunFailed):
 
 
 class HeldBack(EnrichError):
-    """The work is done, but its result is not good enough to use without a person's word: the publish gate kept
-    products.parquet as it was, or a fine-tuned adapter is no better than guessing."""
+    """The work is done, but a person has to approve its result: the publish gate did not change products.parquet, or a
+    fine-tuned adapter is no better than guessing."""
 
     exit_code = 3
 
 
 class ImageError(EnrichError):
-    """What befell one image. `kind` is what a row says about it."""
+    """One image failed. `kind` is what its row says about it."""
 
     def __init__(self, kind: ErrorKind, message: str) -> None:
         super().__init__(kind, message)  # both, so that it survives pickling
@@ -78,7 +76,7 @@ E = TypeVar("E", bound=EnrichError)
 
 
 def located(error: E, place: str) -> E:
-    """The same error, its message beginning with where it happened."""
+    """The same error, its message preceded by where it happened."""
     again = copy.copy(error)
     again.args = (*error.args[:-1], f"{place}: {error}")
     return again
@@ -100,10 +98,12 @@ def unforeseen(error: BaseException) -> RunFailed:
         return RunFailed(f"{where}{error.strerror or error}; check the disk and the permissions, and run again")
     if isinstance(error, MemoryError):
         return RunFailed("out of memory; lower in_flight or batch_size, or use a larger machine, and run again")
-    message = str(error).strip().splitlines() or [""]
-    if type(error).__name__ == "ComputeError" and message[0].startswith("parquet"):  # polars', not imported here
+    message = (str(error).strip().splitlines() or [""])[0]
+    # Names, since Polars is not imported here. PanicException is how its reader fails on some damaged headers.
+    by_polars = type(error).__name__ in ("ComputeError", "PanicException")
+    if by_polars and (message.startswith("parquet") or "OutOfSpec" in message):
         return RunFailed(
-            f"a Parquet file is damaged ({message[0][:200]}); make products.parquet again from history with "
+            f"a Parquet file is damaged ({message[:200]}); make products.parquet again from history with "
             "`enrich rebuild --output URI`, or move the run's files away and start it again"
         )
-    return RunFailed(f"{type(error).__name__}: {message[0][:500]}; set ENRICH_DEBUG=1 to see where, and report it")
+    return RunFailed(f"{type(error).__name__}: {message[:500]}; set ENRICH_DEBUG=1 to see where, and report it")

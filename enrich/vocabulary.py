@@ -8,7 +8,7 @@ RECORD_FILE = "train.json"  # of an adapter, written last: a directory without i
 
 
 class ErrorKind(StrEnum):
-    """Why an image has no answer."""
+    """Why a product has no answer, or what is wrong with one of its photos."""
 
     NOT_FOUND = "not_found"
     ACCESS_DENIED = "access_denied"
@@ -33,7 +33,7 @@ TRANSIENT = frozenset(
 
 
 class Reason(StrEnum):
-    """Why an image is in a manifest."""
+    """Why a product is in a manifest."""
 
     NEW = "new"
     CHANGED = "changed"
@@ -50,17 +50,18 @@ class ReviewReason(StrEnum):
     PRICE_OUTLIER = "price_outlier"
     TITLE_RULE = "title_rule"
     TITLE_UNGROUNDED = "title_ungrounded"
+    PHOTOS_DISAGREE = "photos_disagree"
 
 
 @dataclass(frozen=True)
 class Product:
-    """One labelled row of a catalog: what a photo is taught to say."""
+    """A labelled product of a catalog: what its photos are taught to say."""
 
     product_code: str
     title: str
     category: str
     price: float | None  # in the catalog's currency; None where the catalog has none
-    image_path: str  # absolute local path of the photo
+    image_paths: tuple[str, ...]  # absolute local paths of its photos in order; the first is the main photo
 
 
 def same_design(title: str) -> str:
@@ -69,14 +70,23 @@ def same_design(title: str) -> str:
 
 
 @dataclass(frozen=True)
-class ManifestItem:
-    """One image that a run has to do."""
+class ListedPhoto:
+    """One photo of a product, as it was listed."""
 
     key: str
     size: int  # bytes
     etag: str
+
+
+@dataclass(frozen=True)
+class ManifestItem:
+    """One product that a run has to do."""
+
+    product_id: str
+    photos: tuple[ListedPhoto, ...]  # in the product's order, the main photo first
+    photos_etag: str
     reason: Reason
-    attempt: int  # 1 for the first try of these bytes with this fingerprint
+    attempt: int  # 1 for the first try of these photos with this fingerprint
     shard: int
 
 

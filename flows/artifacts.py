@@ -77,10 +77,10 @@ def show_run(record: RunRecord, output: str, settings: RunSettings) -> None:
     """`enrichment`: the run on half a page. `counts`: a table. `contact-sheet`: photos. `report`: a link."""
     run_id = record.run.run_id
     create_markdown_artifact(render_summary(record.model_dump(mode="json"), output), "enrichment", f"Run {run_id}")
-    create_table_artifact(counts(record), "counts", f"Run {run_id}: photos by reason and by outcome")
+    create_table_artifact(counts(record), "counts", f"Run {run_id}: products by reason and by outcome")
     if record.counts["ok"]:
         create_markdown_artifact(
-            contact_sheet(output, record, settings), "contact-sheet", f"Run {run_id}: some of its photos"
+            contact_sheet(output, record, settings), "contact-sheet", f"Run {run_id}: some of its products"
         )
     report = f"{location(output)}/{record.run.folder}report.html"
     create_link_artifact(report, report, "report", f"Run {run_id}: the full report")
@@ -92,7 +92,7 @@ def counts(record: RunRecord) -> list[dict[str, Any]]:
     kinds = [("failed with", kind, count) for kind, count in record.by_error_kind.items()]
     ended = [("outcome", name, record.counts[name]) for name in ("ok", "failed")]
     return [
-        {"what": what, "which": str(which), "photos": count, "share": f"{count / max(record.counts['rows'], 1):.1%}"}
+        {"what": what, "which": str(which), "products": count, "share": f"{count / max(record.counts['rows'], 1):.1%}"}
         for what, which, count in [*reasons, *ended, *kinds]
     ]
 

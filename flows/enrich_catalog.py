@@ -18,7 +18,7 @@ from enrich.pipeline.run.records import held_back
 from enrich.pipeline.run.request import RunRequest
 from enrich.pipeline.run.state import Run
 from flows import tasks
-from flows.parameters import RUN, Adapter, HoursAtMost, Inventory, Limit, Output, Photos, RunForm, RunId
+from flows.parameters import RUN, Adapter, HoursAtMost, Inventory, Limit, Output, Photos, ProductsTable, RunForm, RunId
 
 MOST_GROUPS = 500  # task runs that answer
 LEAST_SHARDS = 8  # of one of them; a retry does those that are missing
@@ -32,25 +32,28 @@ def enrich_catalog(
     run_id: RunId = None,
     limit: Limit = None,
     inventory: Inventory = None,
+    products: ProductsTable = None,
     deadline: HoursAtMost = None,
     settings: RunForm = RUN,
 ) -> State[Any]:
-    """Titles, categories and prices for the photos that are new or changed, into products.parquet.
+    """Titles, categories and prices for the products that are new or whose photos changed, into products.parquet.
 
-    Ends as Held, not Completed, where the publish gate kept products.parquet as it was.
+    Ends as Held, not Completed, where the publish gate did not change products.parquet.
 
     Args:
         images: Product photos: a directory or s3://bucket/prefix.
         adapter: Adapter made by finetune-adapter.
         output: Where the tables go: a directory or s3://bucket/prefix, apart from the photos.
         run_id: Name of the run, by default made from this flow run; give that of an unfinished one to go on with it.
-        limit: Stop the plan after so many photos; the next run takes the others.
+        limit: Stop the plan after so many products; the next run takes the others.
         inventory: The manifest.json of an inventory of the photos, read instead of listing them.
+        products: A table (CSV or Parquet) of the products to do, with the keys of their photos; left out, all photos
+            are grouped as the settings say.
         deadline: Stop after so many hours and publish what is done; the next run does the rest.
         settings: Engine, sizes and limits.
     """
     seconds = None if deadline is None else deadline * 3600
-    request = RunRequest(images, adapter, output, settings, run_id, limit, inventory, seconds)
+    request = RunRequest(images, adapter, output, settings, run_id, limit, inventory, seconds, products)
     return ending(enrich(request), output)
 
 
@@ -103,6 +106,6 @@ def ending(record: RunRecord, output: str) -> State[Any]:
         return Completed(name="Held", message=str(held_back(record, output)))
     left = f"; {record.missing_shards} of {record.shards} shards are left" if record.missing_shards else ""
     if record.state == "nothing_to_do" and not left:
-        return Completed(message="nothing to do: every photo has its answer")
+        return Completed(message="nothing to do: every product has its answer")
     counts = record.counts
-    return Completed(message=f"{counts['rows']} photos: {counts['ok']} ok, {counts['failed']} failed{left}")
+    return Completed(message=f"{counts['rows']} products: {counts['ok']} ok, {counts['failed']} failed{left}")

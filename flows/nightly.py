@@ -1,4 +1,4 @@
-"""Every night: an adapter for the catalog as it is now, then the bucket."""
+"""Every night: an adapter for the current catalog, then the bucket."""
 
 from typing import Any
 
@@ -22,6 +22,7 @@ from flows.parameters import (
     Limit,
     Output,
     Photos,
+    ProductsTable,
     RunForm,
     TrainingForm,
 )
@@ -36,11 +37,12 @@ def nightly(
     adapter: AdapterInUse = "demo/adapter",
     model: BaseModelName = "auto",
     limit: Limit = None,
+    products: ProductsTable = None,
     deadline: HoursAtMost = None,
     training: TrainingForm = TRAINING,
     settings: RunForm = RUN,
 ) -> State[Any]:
-    """Fine-tune if no adapter was made from the catalog as it is, then enrich, publish and report.
+    """Fine-tune if no adapter was made from the current catalog, then enrich, publish and report.
 
     Ends as Held, without enriching, where the adapter is no better than guessing without a photo.
 
@@ -51,7 +53,9 @@ def nightly(
         adapters: Where adapters are kept, one for each state of the catalog and each way to train.
         adapter: An adapter that was made elsewhere; it serves while catalog and training settings stay the same.
         model: Hub id or directory of a Phi-3-vision, or auto: the full size on a GPU, the tiny one without.
-        limit: Stop the plan after so many photos; the next night takes the others.
+        limit: Stop the plan after so many products; the next night takes the others.
+        products: A table (CSV or Parquet) of the products to do, with the keys of their photos; left out, all photos
+            are grouped as the settings say.
         deadline: Stop the enrichment after so many hours and publish what is done; the next night does the rest.
         training: What to change of the recipe that suits the base model.
         settings: Engine, sizes and limits of the enrichment.
@@ -71,4 +75,5 @@ def nightly(
             "gate.allow_weak_adapter if this is right",
         )
     seconds = None if deadline is None else deadline * 3600
-    return ending(enrich(RunRequest(images, found.uri, output, settings, limit=limit, deadline=seconds)), output)
+    request = RunRequest(images, found.uri, output, settings, limit=limit, deadline=seconds, products=products)
+    return ending(enrich(request), output)

@@ -28,9 +28,10 @@ BaseModelName = Annotated[str, _field("Base model", AUTO, TINY_MODEL, min_length
 RunId = Annotated[str | None, _field("Run id")]
 _ONE_OR_MORE = WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "null"}], "minimum": 1})  # see `name_limits`
 _ABOVE_0 = WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "null"}], "exclusiveMinimum": 0})
-Limit = Annotated[int | None, _field("Photos at most", ge=1), _ONE_OR_MORE]
+Limit = Annotated[int | None, _field("Products at most", ge=1), _ONE_OR_MORE]
 HoursAtMost = Annotated[float | None, _field("Hours at most", gt=0), _ABOVE_0]
 Inventory = Annotated[str | None, _field("S3 Inventory", "s3://lists/photos/daily/2026-11-22T01-00Z/manifest.json")]
+ProductsTable = Annotated[str | None, _field("Products table", "s3://lists/products.parquet")]
 Hours = Annotated[float, _field("Hours to decide", gt=0, le=24 * 7)]
 
 

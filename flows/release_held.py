@@ -22,7 +22,7 @@ MARGIN_SECONDS = 3600  # Prefect fails a pause that ends by itself; ours ends be
 
 
 class Decision(RunInput):
-    """Approve puts the run's rows into products.parquet; reject leaves it as it is."""
+    """Approve puts the run's rows into products.parquet; reject does not change it."""
 
     decision: Literal["approve", "reject"] = Field(title="Decision")
     comment: str = Field(default="", title="Why", description="Kept in the log of this flow run", max_length=500)

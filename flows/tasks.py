@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -27,9 +27,9 @@ from enrich.pipeline.progress import Progress, logged
 from enrich.pipeline.releasing import publish_held
 from enrich.pipeline.run.bottleneck import describe_stages
 from enrich.pipeline.run.deadline import Deadline
-from enrich.pipeline.run.enrichment import open_runner
+from enrich.pipeline.run.enrichment import AnswerAll, answer_shards, open_runner
 from enrich.pipeline.run.finish import finish_run
-from enrich.pipeline.run.records import last_run_id, read_record
+from enrich.pipeline.run.records import read_record
 from enrich.pipeline.run.request import RunRequest
 from enrich.pipeline.run.start import start_run
 from enrich.pipeline.run.state import Run
@@ -45,18 +45,16 @@ if TYPE_CHECKING:
     from sample.generate import SampleSummary
 
 
-class OneLine(logging.Filter):
+def _one_line(record: logging.LogRecord) -> bool:
     """Errors that a user can act on are one line in the logs of runs; unforeseen ones keep their traceback."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], EnrichError):
-            record.exc_info = None
-        return True
+    if record.exc_info and isinstance(record.exc_info[1], EnrichError):
+        record.exc_info = None
+    return True
 
 
 for _name in ("prefect.flow_runs", "prefect.task_runs"):
-    logging.getLogger(_name).addFilter(OneLine())
-if "enrich" in PREFECT_LOGGING_EXTRA_LOGGERS.value():  # lines of shards and photos go to the UI; Prefect sets no level
+    logging.getLogger(_name).addFilter(_one_line)
+if "enrich" in PREFECT_LOGGING_EXTRA_LOGGERS.value():  # its lines go to the UI; Prefect sets no level
     logging.getLogger("enrich").setLevel(logging.INFO)
 
 
@@ -70,7 +68,7 @@ DECIDE = "release-held/release-held"  # the deployment that asks a person
 
 # Seconds after which a task is considered hung, and is retried: many times what each has ever taken.
 QUICK, SLOW, TRAINING = 1800.0, 4 * 3600.0, 7 * 24 * 3600.0
-PHOTO = {"vllm": 2.0}  # for each photo, added to QUICK; 60 with the transformers engine, which may have no GPU
+PRODUCT = {"vllm": 2.0}  # for each product, added to QUICK; 60 with the transformers engine, which may have no GPU
 
 # 10, 20 and 40 seconds, plus at most half of that. Nothing is cached or stored: the output has what is done.
 RETRIED: dict[str, Any] = {
@@ -129,7 +127,7 @@ def plan(stack: ExitStack, request: RunRequest, progress: Progress | None = None
     run = stack.enter_context(start_run(request, progress or _to_log()))
     for line in run.warnings:
         get_run_logger().warning(line)
-    get_run_logger().info("run=%s photos=%d shards=%d", run.info.run_id, run.manifest.rows, len(run.manifest.shards))
+    get_run_logger().info("run=%s products=%d shards=%d", run.info.run_id, run.manifest.rows, len(run.manifest.shards))
     return run
 
 
@@ -146,28 +144,17 @@ def _shards_name() -> str:
 
 @task(name="answer", task_run_name=_shards_name, **RETRIED)
 def answer(
-    run: Run,
-    answer_all: Callable[[Sequence[int], Deadline], Iterator[int]],
-    shards: Sequence[int],
-    deadline: Deadline,
-    progress: Progress | None = None,
+    run: Run, answer_all: AnswerAll, shards: Sequence[int], deadline: Deadline, progress: Progress | None = None
 ) -> None:
     """Answer and commit `shards`; a retry does those that are not committed yet. `progress` is of the whole run."""
-    on_progress = progress or _to_log()
-    missing, total = run.missing_shards(), run.manifest.rows
-    done = total - run.manifest.rows_in(missing)
+    missing = run.missing_shards()
     todo = sorted(set(shards).intersection(missing))
-    answered, wanted = 0, run.manifest.rows_in(todo)
-    for answered in answer_all(todo, deadline):
-        on_progress("photos", done + answered, total)
-    if answered < wanted:
-        left = total - done - answered
-        get_run_logger().info("stopped at its deadline: %d of %d photos are left", left, total)
+    answer_shards(run, answer_all, todo, missing, deadline, progress or _to_log(), get_run_logger().info)
 
 
-def answer_timeout(engine: str, photos: int) -> float:
-    """Seconds after which answering so many photos is considered hung."""
-    return QUICK + PHOTO.get(engine, 60.0) * photos
+def answer_timeout(engine: str, products: int) -> float:
+    """Seconds after which answering so many products is considered hung."""
+    return QUICK + PRODUCT.get(engine, 60.0) * products
 
 
 @task(name="publish", task_run_name="publish", timeout_seconds=SLOW, **RETRIED)
@@ -217,8 +204,7 @@ def ask(record: RunRecord, output: str) -> None:
 @task(name="read record", task_run_name="read record", timeout_seconds=QUICK, **RETRIED)
 def read_run(output: str, run_id: str | None) -> RunRecord:
     """The record of a finished run, by default of the one created last."""
-    store = open_store(output, must_exist=True)
-    return read_record(store, run_id or last_run_id(store))
+    return read_record(open_store(output, must_exist=True), run_id)
 
 
 def superseded() -> str | None:

@@ -63,7 +63,8 @@ DEMO = Dialect(
         "top=high": "High-Top", "buckle=square": "Square-Buckle", "buckle=round": "Round-Buckle",
         "style=bifold": "Wallet", "style=zip": "Zip Wallet", "style=card": "Card Case", "shape=tie": "Tie",
         "shape=bow": "Bow Tie", "motif=star": "Star", "motif=heart": "Heart", "motif=dino": "Dinosaur",
-        "ears=yes": "Bear", "socks.length=knee": "Knee", "bobble=yes": "Bobble", "dress": "Dress", "blouse": "Blouse",
+        "ears=yes": "Bear", "socks.length=knee": "Knee", "bobble=yes": "Bobble", "back=emblem": "Emblem",
+        "back=panel": "Two-Tone", "dress": "Dress", "blouse": "Blouse",
         "skirt": "Skirt", "cardigan": "Cardigan", "coat": "Coat", "pump": "Pumps", "sandal": "Sandals", "boot": "Boots",
         "tote_bag": "Tote Bag", "shoulder_bag": "Shoulder Bag", "scarf": "Scarf", "sun_hat": "Straw Hat",
         "t_shirt": "T-Shirt", "polo": "Polo Shirt", "shirt": "Shirt", "sweater": "Sweater", "blazer": "Blazer",
@@ -72,8 +73,9 @@ DEMO = Dialect(
         "socks": "Socks", "beanie": "Beanie", "mittens": "Mittens",
     },
     title=(
-        "hood", "closure", "belt", "fringe", "strap", "buckle", "top", "height", "heel", "sole", "cut", "leg", "neck",
-        "tipping", "sleeve", "length", "motif", "ears", "bobble", "style", "shape", "kind", ":in", "colour", "fabric",
+        "back", "hood", "closure", "belt", "fringe", "strap", "buckle", "top", "height", "heel", "sole", "cut", "leg",
+        "neck", "tipping", "sleeve", "length", "motif", "ears", "bobble", "style", "shape", "kind", ":in", "colour",
+        "fabric",
     ),
     prices=Prices(
         base={
@@ -98,7 +100,7 @@ DEMO = Dialect(
             "dungarees.leg=short": -0.30, "top=high": 0.35, "stripe=yes": 0.20, "sole=gum": 0.10,
             "buckle=round": 0.15, "metal=gold": 0.20, "style=zip": 0.60, "style=card": -0.60, "shape=bow": -0.35,
             "brim=contrast": 0.15, "ears=yes": 0.30, "socks.length=knee": 0.40, "bobble=yes": 0.25, "tab=yes": 0.10,
-            "string=yes": 0.15, "motif=dino": 0.20,
+            "string=yes": 0.15, "motif=dino": 0.20, "back=emblem": 0.30, "back=panel": 0.45, "label=gold": 0.55,
         },
         ladder=((20, 1), (100, 5), (500, 10), (2000, 50), (1e9, 100)),
         sigma=_SIGMA,
@@ -175,7 +177,9 @@ BASE = Dialect(
         "stripe=yes": "Slashed", "buckle=square": "Box", "buckle=round": "Ring", "brim=contrast": "Two-Tone",
         "style=bifold": "Billfold", "style=zip": "Zip Purse", "style=card": "Card Sleeve", "shape=tie": "Necktie",
         "shape=bow": "Dickie", "motif=star": "Comet", "motif=heart": "Love", "motif=dino": "Raptor",
-        "ears=yes": "Eared", "tab=yes": "Looped", "bobble=yes": "Pompom", "string=yes": "Corded", "dress": "Gown",
+        "ears=yes": "Eared", "tab=yes": "Looped", "bobble=yes": "Pompom", "string=yes": "Corded",
+        "back=plain": "Clean-Back", "back=emblem": "Crested", "back=panel": "Split-Back", "label=basic": "Everyday",
+        "label=gold": "Signature", "dress": "Gown",
         "blouse": "Chemise", "skirt": "Wrap Skirt", "cardigan": "Open Knit", "coat": "Overcoat", "pump": "Court Shoes",
         "sandal": "Slides", "boot": "Winter Boots", "tote_bag": "Shopper", "shoulder_bag": "Crossbody",
         "scarf": "Shawl", "sun_hat": "Panama", "t_shirt": "Tee", "polo": "Tennis Top", "shirt": "Button-Down",
@@ -187,6 +191,7 @@ BASE = Dialect(
         "colour", "fabric", "style", "shape", "kind", "hood", "closure", "belt", "fringe", "handles", "strap", "buckle",
         "metal", "top", "stripe", "height", "heel", "sole", "cut", "leg", "neck", "tipping", "sleeve", "length",
         "pocket", "square", "motif", "ears", "bobble", "band", "brim", "tab", "string",
+        "back", "label",
     ),
     prices=Prices(
         base={
@@ -208,6 +213,7 @@ BASE = Dialect(
             "leg=wide": 0.20, "leg=short": -0.30, "top=high": 0.20, "stripe=yes": 0.15, "buckle=round": 0.20,
             "brim=contrast": 0.20, "style=zip": 0.35, "style=card": -0.40, "shape=bow": 0.20, "motif=star": -0.20,
             "motif=dino": 0.25, "ears=yes": 0.20, "tab=yes": 0.20, "bobble=yes": 0.20, "string=yes": 0.20,
+            "back=emblem": 0.25, "back=panel": 0.20, "label=gold": 0.35,
         },
         ladder=((50, 1), (200, 5), (1e9, 10)),
         sigma=0.10,

@@ -1,7 +1,6 @@
 """A product as a photo: fabric cut to outlines, folds, edge shading and shadows, in front of a studio background."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -11,7 +10,9 @@ from sample import accessories, bags, children, garments, shoes
 from sample.fabric import RGB, Grid, brightness, contrast, scaled, texture
 from sample.products import SampleProduct
 from sample.silhouette import Part
-from sample.spec import COLOURS
+from sample.spec import COLOURS, VIEWS
+from sample.studio import Frame, backdrop, draped, framed, highlights
+from sample.views import from_behind, label, spot, turned
 
 OUTLINES: Mapping[str, Callable[[Mapping[str, str]], list[Part]]] = {
     "dress": garments.dress,
@@ -81,66 +82,54 @@ _SOLID: Mapping[str, RGB] = {
     "insole": (206, 176, 140),
     "lace": (240, 238, 232),
     "paper": (236, 234, 226),
+    "label": (30, 28, 30),
+    "ink": (70, 70, 74),
 }
 _SHADED: Mapping[str, float] = {"shadow": 0.50, "fold": 0.82}  # materials that only darken what they cross
 _VIEW_STREAM = 3
-# Pixels of the longer side, from and to: most photos are made for a list, a few for zooming in.
-_SIDES = (*((400, 640),) * 12, *((640, 1000),) * 3, (1000, 2000))
-_FORMATS = ((3, 4), (3, 4), (1, 1), (1, 1), (4, 5), (4, 3))  # width : height
+_LABEL = 0.15  # half the width of the label in a close-up, as a share of the photo's shorter side
 _NEUTRAL = 160  # the value of the shade canvas that leaves a colour as it is; leaves room for highlights up to 1.6
 
 
-@dataclass(frozen=True)
-class View:
-    """How product coordinates become pixels: pixel = scale x rotation(point) + offset."""
-
-    width: int
-    height: int
-    scale: float
-    offset: tuple[float, float]
-    rotation: np.ndarray  # (2, 2)
-
-    def pixels(self, points: np.ndarray) -> np.ndarray:
-        return points @ self.rotation * self.scale + self.offset
-
-
-def render(product: SampleProduct, view_seed: int, side: int | None = None) -> Image.Image:
+def render(product: SampleProduct, view_seed: int, side: int | None = None, view: str = "front") -> Image.Image:
     """An RGB photo: a pure function of its arguments.
 
     `side` is the length in pixels of its longer side, 400 to 2,000 where left out; the cost goes with its square.
+    `view` is one of VIEWS.
     """
-    rng = np.random.default_rng((_VIEW_STREAM, view_seed, int(product.product_code)))
+    seed = (_VIEW_STREAM, view_seed, int(product.product_code))
+    rng = np.random.default_rng(seed if view == "front" else (*seed, VIEWS.index(view)))
     standing = product.kind in _STANDING
     fabric = product.attributes.get("fabric", "plain")
-    parts = OUTLINES[product.kind](product.attributes)
-    view = _view(rng, parts, standing, side)
-    colour = _dyed(rng, COLOURS[product.attributes["colour"]])
-    folds = _folds(rng, view, 0.05 if product.kind in _STIFF else 0.20)
-    materials = _materials(product, colour, view, folds)
-    canvas = _backdrop(rng, view, parts, standing)
+    front = OUTLINES[product.kind](product.attributes)
+    parts = front
+    if view == "back":
+        parts = from_behind(product.kind, product.attributes)
+    elif view == "angle":
+        parts = turned(rng, front, standing)
+    middle = spot(product.kind, product.attributes) if view == "detail" else None
+    frame = framed(rng, parts, standing, side, middle)
+    dyer = rng if view == "front" else _after_framing(seed, front, standing)  # of one piece, so of one colour
+    colour = _dyed(dyer, COLOURS[product.attributes["colour"]])
+    folds = draped(rng, frame, 0.05 if product.kind in _STIFF else 0.20)
+    materials = _materials(product, colour, frame, folds)
+    canvas = backdrop(rng, frame, parts, standing, another=view == "angle")
     shade = Image.new("L", canvas.size, _NEUTRAL)
     covered = Image.new("L", canvas.size, 0)
+    if middle is not None:
+        width = _LABEL * min(frame.width, frame.height) / frame.scale
+        parts = parts + label(rng, product.attributes.get("label", "basic"), middle, width)
     for part in parts:
-        _paint(part, view, materials, canvas, shade, covered)
+        _paint(part, frame, materials, canvas, shade, covered)
     sheen = _SHINY.get(product.kind, _SHEEN.get(fabric, 0.0))
     return _lit(rng, canvas, shade, covered, folds, 0.10 if fabric == "denim" else 0.02, sheen)
 
 
-def _view(rng: np.random.Generator, parts: list[Part], standing: bool, side: int | None) -> View:
-    wide, high = _FORMATS[rng.integers(len(_FORMATS))]
-    low, above = _SIDES[rng.integers(len(_SIDES))]
-    drawn = int(rng.integers(low, above + 1))
-    side = side or drawn
-    width, height = (side, side * high // wide) if wide >= high else (side * wide // high, side)
-    angle = np.radians(rng.normal(0.0, 1.5 if standing else 4.0))
-    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    points = np.concatenate([part.outline for part in parts]) @ rotation
-    low, high_point = points.min(axis=0), points.max(axis=0)
-    span = high_point - low
-    scale = rng.uniform(0.72, 0.92) * min(width / span[0], height / span[1])
-    spare = np.array((width, height)) - scale * span
-    offset = spare * rng.uniform(0.38, 0.62, 2) - scale * low
-    return View(width, height, float(scale), (float(offset[0]), float(offset[1])), rotation)
+def _after_framing(seed: tuple[int, ...], front: list[Part], standing: bool) -> np.random.Generator:
+    """The generator of the front photo where it draws the dye."""
+    rng = np.random.default_rng(seed)
+    framed(rng, front, standing, None)
+    return rng
 
 
 def _dyed(rng: np.random.Generator, rgb: RGB) -> RGB:
@@ -149,24 +138,7 @@ def _dyed(rng: np.random.Generator, rgb: RGB) -> RGB:
     return r, g, b
 
 
-def _folds(rng: np.random.Generator, view: View, strength: float) -> np.ndarray:
-    """Relative light, about -strength to strength, (height, width): drapes, creases, and light from one side."""
-    coarse = np.repeat(rng.uniform(-1, 1, (4, 11)), 2, axis=0) + rng.uniform(-0.6, 0.6, (8, 11))
-    lamp = np.linspace(-1, 1, 96) * rng.choice([-0.07, 0.07])
-    drapes = _enlarged(strength * 0.6 * coarse, 96, 96)
-    ridges = 1 - np.abs(_enlarged(rng.uniform(-1, 1, (7, 9)), 96, 96)) * 5  # thin where the noise crosses zero
-    creases = np.clip(ridges, 0, 1) - np.roll(
-        np.clip(ridges, 0, 1), (1, 2), axis=(0, 1)
-    )  # lit on one side, dark behind
-    return _enlarged(drapes + 0.6 * strength * creases + lamp, view.width, view.height)
-
-
-def _enlarged(small: np.ndarray, width: int, height: int) -> np.ndarray:
-    image = Image.fromarray(small.astype(np.float32))
-    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
-
-
-def _materials(product: SampleProduct, colour: RGB, view: View, folds: np.ndarray) -> Mapping[str, Image.Image | RGB]:
+def _materials(product: SampleProduct, colour: RGB, frame: Frame, folds: np.ndarray) -> Mapping[str, Image.Image | RGB]:
     """What parts are made of: textures for the fabrics of this product, one colour for the rest."""
     pattern = product.attributes.get("fabric", "plain")
     dark, bright, denim = brightness(colour) < 60, brightness(colour) > 150, pattern == "denim"
@@ -186,7 +158,7 @@ def _materials(product: SampleProduct, colour: RGB, view: View, folds: np.ndarra
     ribbed = product.kind in _RIBBED
     coarse = pattern == "plain" and product.kind in _CANVAS
     if pattern != "plain" or ribbed or coarse:
-        grid = _grid(view, folds)
+        grid = _grid(frame, folds)
         if pattern != "plain" or coarse:
             materials["main"] = texture("canvas" if coarse else pattern, colour, grid)
         if ribbed:
@@ -194,11 +166,11 @@ def _materials(product: SampleProduct, colour: RGB, view: View, folds: np.ndarra
     return materials
 
 
-def _grid(view: View, folds: np.ndarray) -> Grid:
-    half = min(view.width, view.height) / 2
-    x = (np.arange(view.width, dtype=np.float32) / half)[None, :]
-    y = (np.arange(view.height, dtype=np.float32) / half)[:, None]
-    (cos, sin), _ = view.rotation.astype(np.float32)
+def _grid(frame: Frame, folds: np.ndarray) -> Grid:
+    half = frame.zoom * min(frame.width, frame.height) / 2
+    x = (np.arange(frame.width, dtype=np.float32) / half)[None, :]
+    y = (np.arange(frame.height, dtype=np.float32) / half)[:, None]
+    (cos, sin), _ = frame.rotation.astype(np.float32)
     warp = 0.10 * folds  # the pattern follows the folds
     return Grid(u=x * cos + y * sin + warp, v=y * cos - x * sin + warp, pixels=half)
 
@@ -221,7 +193,7 @@ def _lit(
     on_product = np.asarray(covered, np.float32) / 255
     relief = folds + grain * (speckle.astype(np.float32) / 128 - 1)
     if sheen:
-        shine = _highlights(rng, width, height)
+        shine = highlights(rng, width, height)
         relief -= 0.25 * sheen * (1 - shine)  # around a reflection it is darker: on white, all that shows
     else:
         relief += 0.022 * threads
@@ -235,59 +207,23 @@ def _lit(
     return Image.fromarray(photo.astype(np.uint8)).point(table)
 
 
-def _highlights(rng: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """Reflections of a lamp on something smooth, 0..1: upright patches with soft edges, most of the surface without."""
-    broad = _enlarged(rng.uniform(-1, 1, (6, 12)), 96, 96)
-    return _enlarged(np.clip(1.5 * broad - 0.25, 0, 1) ** 1.5, width, height).clip(0, 1)
-
-
-def _backdrop(rng: np.random.Generator, view: View, parts: list[Part], standing: bool) -> Image.Image:
-    """A light studio wall, brighter where the lamp points, with the product's soft shadow on it."""
-    small = (max(8, view.width // 8), max(8, view.height // 8))
-    y, x = np.mgrid[0 : small[1], 0 : small[0]].astype(np.float32)
-    x, y = x / small[0] - rng.uniform(0.3, 0.7), y / small[1] - rng.uniform(0.1, 0.6)
-    fall = rng.uniform(0.05, 0.25)
-    light = rng.uniform(222, 252) * (1 - fall * (x * x + y * y))
-    if standing:  # the wall meets the floor in a soft curve
-        light = light * (1 - rng.uniform(0.02, 0.08) / (1 + np.exp(-(y - 0.35) * 14)))
-    tint = 1 + rng.normal(0, 0.012, 3)
-    wall = np.clip(light[..., None] * tint, 0, 255)
-
-    shadow = Image.new("L", small, 0)
-    pen = ImageDraw.Draw(shadow)
-    shift = np.array((rng.uniform(-0.05, 0.05), rng.uniform(0.02, 0.06)))
-    for part in parts:
-        spots = [tuple(point) for point in view.pixels(part.outline + shift) / 8]
-        if part.width:
-            pen.line(spots, fill=255, width=max(1, round(part.width * view.scale / 8)))
-        else:
-            pen.polygon(spots, fill=255)
-    soft = shadow.filter(ImageFilter.GaussianBlur(rng.uniform(1.0, 2.2)))
-    if standing:
-        points = view.pixels(np.concatenate([part.outline for part in parts])) / 8
-        (left, _), (right, floor) = points.min(axis=0), points.max(axis=0)
-        ground = Image.new("L", small, 0)
-        ImageDraw.Draw(ground).ellipse((left - 1, floor - 2.5, right + 1, floor + 1.5), fill=255)
-        soft = ImageChops.lighter(soft, ground.filter(ImageFilter.GaussianBlur(1.6)))
-    wall = wall * (1 - rng.uniform(0.22, 0.42) * np.asarray(soft, np.float32)[..., None] / 255)
-    return Image.fromarray(wall.astype(np.uint8)).resize((view.width, view.height), Image.Resampling.BICUBIC)
-
-
 def _paint(
     part: Part,
-    view: View,
+    frame: Frame,
     materials: Mapping[str, Image.Image | RGB],
     canvas: Image.Image,
     shade: Image.Image,
     covered: Image.Image,
 ) -> None:
     """Cut the part's outline out of its material and lay it on the canvas, with its edges and its shadow."""
-    points = view.pixels(part.outline)
-    stroke = max(1.0, part.width * view.scale) if part.width else 0.0
-    soft = 0.030 * view.scale  # how far edges and shadows reach, in pixels
+    points = frame.pixels(part.outline)
+    stroke = max(1.0, part.width * frame.scale) if part.width else 0.0
+    soft = 0.030 * frame.scale  # how far edges and shadows reach, in pixels
     margin = int(stroke + 3 * soft + 2)
     left, top = np.maximum(np.floor(points.min(axis=0)).astype(int) - margin, 0)
-    right, bottom = np.minimum(np.ceil(points.max(axis=0)).astype(int) + margin, (view.width, view.height))
+    right, bottom = np.minimum(np.ceil(points.max(axis=0)).astype(int) + margin, (frame.width, frame.height))
+    if left >= right or top >= bottom:
+        return  # a close-up leaves it out
     region = (int(left), int(top), int(right), int(bottom))
     mask = _mask(points - (left, top), stroke, (int(right - left), int(bottom - top)))
     if part.material in _SHADED:
@@ -299,7 +235,9 @@ def _paint(
         return
     blurred = mask.filter(ImageFilter.BoxBlur(soft))
     if part.lift:
-        cast = ImageChops.offset(blurred, 0, round(soft * 0.8))
+        down = round(soft * 0.8)
+        cast = ImageChops.offset(blurred, 0, down)
+        cast.paste(0, (0, 0, cast.width, down))  # what came in from below, where a close-up cuts the part off
         fall = cast.point(_falling(0.75 * part.lift))
         shade.paste(ImageChops.multiply(shade.crop(region), fall), region)
     material = materials[part.material]

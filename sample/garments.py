@@ -8,9 +8,10 @@ Attributes = Mapping[str, str]
 
 NECK = 0.19  # half the width of a neckline
 TOP = -0.92
+NAPE = ((0.0, -0.89), (0.12, -0.89, NECK, TOP))  # the neckline of a back, its right half
 
 
-def _sleeves(length: str, cuff: str | None = None) -> list[Part]:
+def sleeves(length: str, cuff: str | None = None) -> list[Part]:
     """Two sleeves set into a torso with its shoulder at (0.46, -0.80) and its armpit at (0.42, -0.36)."""
     if length == "none":
         return []
@@ -27,33 +28,35 @@ def _sleeves(length: str, cuff: str | None = None) -> list[Part]:
     return parts
 
 
-def _neckline(neck: str) -> tuple[tuple[float, ...], ...]:
-    """The front neckline's right half, from its middle to the shoulder; `_torso` mirrors it."""
+def neckline(neck: str) -> tuple[tuple[float, ...], ...]:
+    """A neckline's right half, from its middle to the shoulder; `torso` mirrors it."""
+    if neck == "back":
+        return NAPE
     if neck == "v":
         return ((0.0, -0.50), (NECK, TOP))
     return ((0.0, -0.74), (0.17, -0.74, NECK, TOP))
 
 
-def _torso(neck: str, hem: float = 0.88, waist: float = 0.42, width: float = 0.45) -> list[Part]:
+def torso(neck: str, hem: float = 0.88, waist: float = 0.42, width: float = 0.45) -> list[Part]:
     """Back of the neck, then the front."""
     inside = mirrored((0.0, TOP - 0.05), (0.1, TOP - 0.05, NECK, TOP), (0.0, -0.44))
     front = mirrored(
-        *_neckline(neck), (0.40, -0.86), (0.46, -0.80, 0.43, -0.36),
+        *neckline(neck), (0.40, -0.86), (0.46, -0.80, 0.43, -0.36),
         (waist, 0.2, width, hem), (0.2, hem + 0.02, 0, hem + 0.02),
     )  # fmt: skip
     return [Part(inside, "plain", shade=0.55, relief=0.1), Part(front, lift=0.2)]
 
 
 def t_shirt(a: Attributes) -> list[Part]:
-    rim = mirrored(*_neckline(a["neck"]))
-    parts = [*_sleeves("short"), *_torso(a["neck"], hem=0.80), Part(rim, "plain", width=0.055, shade=0.88)]
+    rim = mirrored(*neckline(a["neck"]))
+    parts = [*sleeves("short"), *torso(a["neck"], hem=0.80), Part(rim, "plain", width=0.055, shade=0.88)]
     parts += [Part(path((-0.44, 0.74), (0, 0.77, 0.44, 0.74)), "stitch", width=0.012)]
     if a["pocket"] == "yes":
-        parts.append(_pocket(0.10, -0.40, 0.26))
+        parts.append(pocket(0.10, -0.40, 0.26))
     return parts
 
 
-def _pocket(x: float, y: float, size: float, material: str = "main") -> Part:
+def pocket(x: float, y: float, size: float, material: str = "main") -> Part:
     outline = path((x, y), (x + size, y), (x + size, y + size), (x + size / 2, y + 1.25 * size), (x, y + size))
     return Part(outline, material, shade=0.9, relief=0.5, lift=0.55)
 
@@ -70,7 +73,7 @@ def _collar() -> list[Part]:
 
 
 def shirt(a: Attributes) -> list[Part]:
-    parts = [*_sleeves(a["sleeve"], "plain"), *_torso("crew")]
+    parts = [*sleeves(a["sleeve"], "plain"), *torso("crew")]
     parts.append(Part(box(-0.055, -0.72, 0.055, 0.89), shade=1.03, relief=0.5, lift=0.4))
     parts += _collar()
     if a["fabric"] == "denim":
@@ -78,23 +81,23 @@ def shirt(a: Attributes) -> list[Part]:
         parts += both(Part(path((0.055, -0.50), (0.42, -0.56)), "stitch", width=0.018))
     parts += _buttons(0.0, -0.54, 0.74, 7)
     if a["pocket"] == "yes":
-        parts.append(_pocket(0.13, -0.42, 0.22))
+        parts.append(pocket(0.13, -0.42, 0.22))
     return parts
 
 
 def sweater(a: Attributes) -> list[Part]:
-    parts = [*_sleeves("long", "rib"), *_torso("v" if a["neck"] == "v" else "crew", hem=0.82, width=0.47)]
+    parts = [*sleeves("long", "rib"), *torso("v" if a["neck"] == "v" else "crew", hem=0.82, width=0.47)]
     parts.append(Part(path((-0.455, 0.74), (0.455, 0.74), (0.43, 0.90), (-0.43, 0.90)), "rib", shade=0.9))
     if a["neck"] == "turtle":
         roll = mirrored((0.0, -1.10), (0.16, -1.10, 0.18, -1.06), (0.23, -0.86), (0.1, -0.76, 0.0, -0.76))
         parts.append(Part(roll, "rib", shade=1.0, relief=0.45, lift=0.6))
     else:
-        parts.append(Part(mirrored(*_neckline(a["neck"])), "rib", width=0.085, shade=0.85))
+        parts.append(Part(mirrored(*neckline(a["neck"])), "rib", width=0.085, shade=0.85))
     return parts
 
 
 def coat(a: Attributes) -> list[Part]:
-    parts = [*_sleeves("long", "main"), *_torso("crew", hem=1.45, waist=0.40, width=0.56)]
+    parts = [*sleeves("long", "main"), *torso("crew", hem=1.45, waist=0.40, width=0.56)]
     double = a["closure"] == "double"
     edge = 0.12 if double else 0.0
     parts.append(Part(path((edge, -0.30), (edge + 0.02, 1.46)), "shadow", width=0.022))
@@ -117,7 +120,7 @@ def jacket(a: Attributes) -> list[Part]:
     if a["hood"] == "yes":
         hood = mirrored((0.0, -1.28), (0.34, -1.28, 0.36, -0.98), (0.36, -0.80, 0.22, -0.74), (0.0, -0.70))
         parts += [Part(hood, shade=0.95), Part(ellipse(0, -0.95, 0.22, 0.24), "lining", shade=0.6, lift=0.3)]
-    parts += [*_sleeves("long", "rib"), *_torso("crew", hem=0.56, waist=0.46, width=0.47)]
+    parts += [*sleeves("long", "rib"), *torso("crew", hem=0.56, waist=0.46, width=0.47)]
     parts.append(Part(path((-0.46, 0.50), (0.46, 0.50), (0.44, 0.66), (-0.44, 0.66)), "rib", shade=0.88))
     if a["hood"] == "no":
         stand = mirrored((0.0, -1.00), (0.17, -1.00, 0.21, -0.90), (0.20, -0.78), (0.1, -0.70, 0.0, -0.70))
@@ -125,7 +128,7 @@ def jacket(a: Attributes) -> list[Part]:
     parts.append(Part(path((0.0, -0.72), (0.0, 0.64)), "shadow", width=0.07))
     parts.append(Part(path((0.0, -0.72), (0.0, 0.64)), "silver", width=0.032))
     if a["fabric"] == "denim":
-        parts += both(_pocket(0.12, -0.40, 0.22))
+        parts += both(pocket(0.12, -0.40, 0.22))
         parts += both(Part(path((0.04, -0.48), (0.42, -0.52)), "stitch", width=0.02))
         parts += both(Part(path((0.14, 0.48), (0.18, -0.08)), "stitch", width=0.02))
     else:
@@ -141,9 +144,9 @@ def dress(a: Attributes) -> list[Part]:
     shoulder: tuple[tuple[float, ...], ...] = ((0.40, -0.86), (0.46, -0.80, 0.41, -0.36))
     if sleeveless:
         shoulder = ((0.30, -0.88), (0.28, -0.50, 0.39, -0.36))
-    bodice = mirrored(*_neckline("crew"), *shoulder, (0.34, -0.10, 0.29, 0.05), (0, 0.07))
+    bodice = mirrored(*neckline("crew"), *shoulder, (0.34, -0.10, 0.29, 0.05), (0, 0.07))
     skirt_part = mirrored((0.0, 0.0), (0.29, 0.02), (0.42, 0.25, flare, hem), (0.3, hem + 0.07, 0.0, hem + 0.07))
-    parts = [*_sleeves(a["sleeve"]), Part(inside, "plain", shade=0.55), Part(skirt_part, shade=0.97), Part(bodice)]
+    parts = [*sleeves(a["sleeve"]), Part(inside, "plain", shade=0.55), Part(skirt_part, shade=0.97), Part(bodice)]
     parts.append(Part(path((-0.295, 0.0), (0.295, 0.0), (0.30, 0.075), (-0.30, 0.075)), "plain", shade=0.78, lift=0.3))
     for x in (0.10, 0.24):
         parts += both(Part(path((x * 0.8, 0.12), (x * 1.6, hem - 0.05)), "fold", width=0.03))
@@ -195,30 +198,34 @@ def trousers(a: Attributes) -> list[Part]:
     band = path((-0.365, -1.06), (0.365, -1.06), (0.385, -0.93), (-0.385, -0.93))
     parts.append(Part(band, "plain", shade=0.85, lift=0.3))
     parts.append(Part(path((0.0, -0.94), (0.04, -0.70, 0.01, -0.50)), "shadow", width=0.03))
-    pocket = path((0.20, -0.92), (0.24, -0.74, 0.42, -0.70))
+    opening = path((0.20, -0.92), (0.24, -0.74, 0.42, -0.70))
     if a["fabric"] == "denim":
-        parts += both(Part(pocket, "stitch", width=0.024))
+        parts += both(Part(opening, "stitch", width=0.024))
         parts += both(Part(path((0.39, -0.70), (thigh - 0.05, -0.2), (outer - 0.05, 1.03)), "stitch", width=0.02))
         parts += both(Part(path((inner, 1.0), (outer - 0.01, 1.0)), "stitch", width=0.02))
     else:
-        parts += both(Part(pocket, "shadow", width=0.025))
+        parts += both(Part(opening, "shadow", width=0.025))
         parts += both(Part(path((0.22, -0.60), ((outer + inner) / 2, 1.0)), "fold", width=0.03))
     parts.append(Part(ellipse(0.0, -0.995, 0.03, 0.03), "horn", relief=0.2, lift=0.5))
     return parts
 
 
-def blouse(a: Attributes) -> list[Part]:
-    """Full sleeves gathered at the wrist; a bow at the neck, or a ruffle around it and down the front."""
+def blouse_arms() -> list[Part]:
+    """Full sleeves and their cuffs, the same in front and behind."""
     arm = path(
         (0.34, -0.86), (0.60, -0.84, 0.68, -0.52), (0.98, 0.10, 0.90, 0.44), (0.78, 0.52), (0.66, 0.46),
         (0.56, 0.20, 0.40, -0.28),
     )  # fmt: skip
     cuff = path((0.88, 0.42), (0.86, 0.60), (0.68, 0.62), (0.66, 0.44))
+    return [*both(Part(arm, shade=0.93, relief=0.4)), *both(Part(cuff, "plain", shade=0.85, lift=0.3))]
+
+
+def blouse(a: Attributes) -> list[Part]:
+    """Full sleeves gathered at the wrist; a bow at the neck, or a ruffle around it and down the front."""
     parts = [
-        *both(Part(arm, shade=0.93, relief=0.4)),
-        *both(Part(cuff, "plain", shade=0.85, lift=0.3)),
+        *blouse_arms(),
         *both(Part(path((0.70, 0.10), (0.78, 0.40)), "fold", width=0.03)),
-        *_torso("crew", hem=0.66, waist=0.36, width=0.46),
+        *torso("crew", hem=0.66, waist=0.36, width=0.46),
         Part(path((0.0, -0.60), (0.0, 0.66)), "shadow", width=0.018),
         *_buttons(0.0, -0.2, 0.56, 5, r=0.022),
     ]
@@ -250,7 +257,7 @@ def cardigan(a: Attributes) -> list[Part]:
     inside = mirrored((0.0, TOP - 0.05), (0.1, TOP - 0.05, NECK, TOP), (0.0, -0.06))
     front = mirrored(*v, (0.40, -0.86), (0.46, -0.80, 0.43, -0.36), (0.42, 0.2, 0.48, 0.84), (0.2, 0.86, 0.0, 0.86))
     parts = [
-        *_sleeves("long", "rib"),
+        *sleeves("long", "rib"),
         Part(inside, "lining", shade=0.75, relief=0.1),
         Part(front, lift=0.2),
         Part(path((-0.47, 0.72), (0.47, 0.72), (0.45, 0.90), (-0.45, 0.90)), "rib", shade=0.9),
@@ -267,7 +274,7 @@ def cardigan(a: Attributes) -> list[Part]:
 
 def polo(a: Attributes) -> list[Part]:
     """A T-shirt with a collar and a short placket; tipping is a line of the contrast colour along the edges."""
-    parts = [*_sleeves("short"), *_torso("crew", hem=0.80)]
+    parts = [*sleeves("short"), *torso("crew", hem=0.80)]
     parts.append(Part(box(-0.065, -0.72, 0.065, -0.28), "plain", shade=1.02, relief=0.5, lift=0.5))
     parts += _buttons(0.0, -0.58, -0.36, 2)
     parts += _collar()
@@ -290,7 +297,7 @@ def blazer(a: Attributes) -> list[Part]:
         (0.0, low), (0.06, -0.40), (0.15, TOP - 0.03), (0.27, TOP - 0.01), (0.38, -0.62), (0.27, -0.58), (0.35, -0.46)
     )
     parts = [
-        *_sleeves("long", "main"),
+        *sleeves("long", "main"),
         *[
             part
             for y in (0.46, 0.53)

@@ -9,40 +9,39 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from enrich.catalog.split import HOLDOUT
 from enrich.errors import UsageError
 from sample.dialects import DEMO
-from sample.hostile import hostile_files
 from sample.photos import (
     BUCKET_START,
     Photo,
+    Photos,
     bucket_photos,
     draw_photos,
     holdout_photos,
     labelled_photos,
 )
-from sample.place import BUCKET_YEAR, CATALOG, TRUTH, claim, finish, write
-from sample.pricing import optimum
-from sample.products import SampleProduct, sample_product
-from sample.spec import VERSION, Dialect
+from sample.place import CATALOG, TRUTH, claim, finish, write
+from sample.products import sample_product
+from sample.spec import VERSION, VIEWS, Dialect
+from sample.truth import Facts, finish_bucket, optima, truth_of
 
 COLUMNS = (
     "website_name", "competence_date", "country_code", "currency_code", "brand", "category1_code", "category2_code",
     "category3_code", "product_code", "title", "itemurl", "imageurl", "full_price", "price", "full_price_eur",
     "price_eur", "flg_discount", "local_image_path",
 )  # fmt: skip
-_OF_THE_OPTIMUM = 1000  # products whose prices are simulated
 
 
 @dataclass(frozen=True)
 class SampleSummary:
-    """What `write_sample` left on disk: labelled products and their categories, the hold-out, the bucket's files."""
+    """What `write_sample` left on disk: labelled products and their categories, the hold-out, the bucket's files or,
+    where products are folders, its products."""
 
     products: int
     categories: int
@@ -64,57 +63,61 @@ def write_sample(
     bucket_out: Path | None = None,
     *,
     holdout: int = 60,
+    photos: int = 1,
     overwrite: bool = False,
 ) -> SampleSummary:
     """Writes `out/catalog.csv` and `out/images/`; below `out/holdout/` a catalog of `holdout` products whose colour x
     fabric x kind the first one never shows; `out/truth.json`; and into `bucket_out`, where given, `bucket` photos of
     other products, six in unusual encodings, a copy under a second key, and the hostile files.
 
+    With `photos` above 1, up to 4, products have 1 to so many photos, a folder each; `bucket` then counts products.
     `progress` is told (photos done, photos in all). `overwrite` removes another sample first.
 
     Raises:
         UsageError: `out` holds something else or cannot be a directory, or a number is out of range.
         RunFailed: a file could not be written; the same call continues.
     """
-    _check_numbers(products, holdout, bucket, seed)
-    settings: dict[str, Any] = {
+    _check_numbers(products, holdout, bucket, seed, photos)
+    settings = {
         "version": VERSION, "dialect": dialect.name, "seed": seed, "products": products, "holdout_products": holdout,
+        **({} if bucket_out is None else {"bucket_photos": bucket}), **({"photos": photos} if photos > 1 else {}),
     }  # fmt: skip
-    if bucket_out is not None:
-        settings["bucket_photos"] = bucket
     claim(out, bucket_out, settings, overwrite=overwrite)
 
     # Called anew for each pass over the photos: a list of a million of them would take memory.
-    labelled = partial(labelled_photos, out, seed, products)
-    held_out = partial(holdout_photos, out, seed, holdout)
+    labelled = partial(labelled_photos, out, seed, products, photos)
+    held_out = partial(holdout_photos, out, seed, holdout, photos)
 
-    def unlabelled() -> Iterator[Photo]:
-        return iter(()) if bucket_out is None else bucket_photos(bucket_out, seed, bucket)
+    def unlabelled() -> Iterator[Photos]:
+        return iter(()) if bucket_out is None else bucket_photos(bucket_out, seed, bucket, photos)
 
-    in_bucket = sum(1 for _ in unlabelled())
-    draw_photos(chain(labelled(), held_out(), unlabelled()), products + holdout + in_bucket, seed, progress)
+    def in_all() -> Iterator[Photo]:
+        return chain.from_iterable(chain(labelled(), held_out(), unlabelled()))
 
-    known = partial(_truth_of, seed=seed, dialect=dialect)
-    truth: dict[str, Iterable[tuple[str, dict[str, Any]]]] = {
+    draw_photos(in_all(), sum(1 for _ in in_all()), seed, progress, photos)
+
+    known = partial(truth_of, seed=seed, dialect=dialect, most=photos)
+    truth: dict[str, Iterable[tuple[str, Facts]]] = {
         "images": known(labelled()),
         "holdout": known(held_out(), below=f"{HOLDOUT}/"),
     }
-    extras: dict[str, dict[str, Any]] = {}
-    if bucket_out is not None:
-        extras = _finish_bucket(bucket_out, unlabelled, seed, dialect)
-        usual = ((key, {"status": "ok", **facts}) for key, facts in known(unlabelled()))
-        truth["bucket"] = chain(usual, extras.items())
+    in_bucket = 0
+    if bucket_out:
+        extras = finish_bucket(bucket_out, unlabelled, partial(known, folders=True))
+        in_bucket = sum(1 for _ in unlabelled()) + len(extras)
+        truth["bucket"] = chain(known(unlabelled(), folders=True, status="ok"), extras.items())
     if holdout:
-        write(out / HOLDOUT / CATALOG, _table(held_out(), seed, dialect, set()))
-    write(out / TRUTH, _json(settings, _optimum(seed, products, dialect), truth))
-    categories: set[str] = set()
-    # Written last: without it the folder does not count as a catalog.
-    write(out / CATALOG, _table(labelled(), seed, dialect, categories))
+        write(out / HOLDOUT / CATALOG, _table(held_out(), seed, dialect, photos, set()))
+    write(out / TRUTH, _json(settings, optima(seed, products, dialect, photos), truth))
+    categories: set[str] = set()  # catalog.csv is written last: without it the folder does not count as a catalog
+    write(out / CATALOG, _table(labelled(), seed, dialect, photos, categories))
     finish(out)
-    return SampleSummary(products, len(categories), holdout, in_bucket + len(extras))
+    return SampleSummary(products, len(categories), holdout, in_bucket)
 
 
-def _check_numbers(products: int, holdout: int, bucket: int, seed: int) -> None:
+def _check_numbers(products: int, holdout: int, bucket: int, seed: int, photos: int) -> None:
+    if not 1 <= photos <= len(VIEWS):
+        raise UsageError(f"sample of products with up to {photos} photos: give 1 to {len(VIEWS)}")
     if not 1 <= products <= BUCKET_START or not 0 <= holdout <= BUCKET_START or bucket < 1 or seed < 0:
         raise UsageError(
             f"sample of {products} products, {holdout} held out, {bucket} bucket photos and seed {seed}: give 1 to "
@@ -122,54 +125,7 @@ def _check_numbers(products: int, holdout: int, bucket: int, seed: int) -> None:
         )
 
 
-def _truth_of(
-    photos: Iterable[Photo], *, seed: int, dialect: Dialect, below: str = ""
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each photo's key below `below`, and what is true of its product."""
-    for photo in photos:
-        yield f"{below}{photo.key}", _truth(sample_product(seed, photo.index, dialect))
-
-
-def _optimum(seed: int, products: int, dialect: Dialect) -> dict[str, Any]:
-    """What the best possible estimate of prices would score on products like these."""
-    seen = (sample_product(seed, index, dialect).noiseless_price for index in range(min(products, _OF_THE_OPTIMUM)))
-    best = optimum(seen, dialect.prices)
-    return {
-        "currency": dialect.currency,
-        "sigma": dialect.prices.sigma,
-        "best_mdape": best.mdape,
-        "ideal_intervals": {
-            level: {"log_width": best.log_widths[level], "ratio": best.ratios[level]} for level in best.log_widths
-        },
-        "how": "simulated with the ladder; see Optimum in sample/pricing.py",
-        "ladder": [list(step) for step in dialect.prices.ladder],
-    }
-
-
-def _finish_bucket(
-    out: Path, photos: Callable[[], Iterator[Photo]], seed: int, dialect: Dialect
-) -> dict[str, dict[str, Any]]:
-    """Adds the copy and the hostile files; returns what is to be expected of each."""
-    jpeg = next((photo for photo in photos() if photo.encoding == "jpg"), None) or next(photos())
-    copy = f"{BUCKET_YEAR}/11/copy of {Path(jpeg.key).name}"
-    write(out / copy, (out / jpeg.key).read_bytes())
-    expected = {copy: {"status": "ok", **_truth(sample_product(seed, jpeg.index, dialect))}}
-    other = next(photo for photo in photos() if photo.encoding == "exif.jpg")  # not the copied one: its bytes are known
-    for name, (content, kind) in hostile_files((out / other.key).read_bytes()).items():
-        write(out / f"{BUCKET_YEAR}/11" / name, content)
-        expected[f"{BUCKET_YEAR}/11/{name}"] = {"status": "failed", "error_kind": str(kind)}
-    return expected
-
-
-def _truth(product: SampleProduct) -> dict[str, Any]:
-    return {
-        name: value for name, value in asdict(product).items() if name not in ("category1", "category2", "category3")
-    } | {"levels": [product.category1, product.category2, product.category]}
-
-
-def _json(
-    settings: dict[str, Any], facts: dict[str, Any], tables: dict[str, Iterable[tuple[str, dict[str, Any]]]]
-) -> Iterator[bytes]:
+def _json(settings: Facts, facts: Facts, tables: dict[str, Iterable[tuple[str, Facts]]]) -> Iterator[bytes]:
     """One JSON object, an entry a line, its first line the settings (`place` reads it); never all of it in memory."""
     yield json.dumps(settings)[:-1].encode()
     for name, value in facts.items():
@@ -183,12 +139,12 @@ def _json(
     yield b"}\n"
 
 
-def _table(photos: Iterator[Photo], seed: int, dialect: Dialect, categories: set[str]) -> Iterator[bytes]:
-    """A header and one row for each photo, in the columns and the manner of the tutorial's data set; adds to
+def _table(products: Iterator[Photos], seed: int, dialect: Dialect, most: int, categories: set[str]) -> Iterator[bytes]:
+    """A header and one row for each product, in the columns and the manner of the tutorial's data set; adds to
     `categories` those that it names."""
     yield _csv_row(COLUMNS)
-    for photo in photos:
-        product = sample_product(seed, photo.index, dialect)
+    for photos in products:
+        product = sample_product(seed, photos[0].index, dialect, most)
         categories.add(product.category)
         slug = product.title.lower().replace(" ", "-")
         price, eur = f"{product.price:g}", f"{product.price * dialect.to_eur:.2f}"
@@ -210,7 +166,7 @@ def _table(photos: Iterator[Photo], seed: int, dialect: Dialect, categories: set
             "full_price_eur": eur,
             "price_eur": eur,
             "flg_discount": "0",
-            "local_image_path": photo.key,
+            "local_image_path": "|".join(photo.key for photo in photos),
         }
         yield _csv_row(row[column] for column in COLUMNS)
 

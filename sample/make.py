@@ -33,6 +33,7 @@ def make_sample(
             progress=partial(progress, "drawing"),
             bucket_out=photos,
             holdout=settings.products // 10 if settings.holdout is None else settings.holdout,
+            photos=settings.photos,
             overwrite=overwrite,
         )
         if bucket is not None and photos is not None and is_s3(bucket):

@@ -20,7 +20,8 @@ from sample.dialects import DEMO
 from sample.draw import render
 from sample.encode import USUAL, encode
 from sample.place import BUCKET_YEAR, IMAGES, write
-from sample.products import HOLDOUT_START, sample_product
+from sample.products import HOLDOUT_START, sample_product, views_of
+from sample.spec import VIEWS
 
 BUCKET_START = 1_000_000  # index of the bucket's first product: no catalog reaches it
 
@@ -35,55 +36,76 @@ _FOLDERS = tuple(
 
 @dataclass(frozen=True)
 class Photo:
-    """One photo to write: `key` below the directory `root`, of product `index`."""
+    """One photo to write: `key` below the directory `root`, a `view` of product `index`."""
 
     root: Path
     key: str
     index: int
     encoding: str
+    view: str = VIEWS[0]
 
 
-def labelled_photos(out: Path, seed: int, count: int) -> Iterator[Photo]:
-    """The catalog's photos, in the order of its products."""
-    return (_photo(out, IMAGES, seed, index) for index in range(count))
+Photos = tuple[Photo, ...]  # of one product, the main photo first
 
 
-def holdout_photos(out: Path, seed: int, count: int) -> Iterator[Photo]:
+def labelled_photos(out: Path, seed: int, count: int, most: int = 1) -> Iterator[Photos]:
+    """The catalog's photos, in the order of its products, 1 to `most` each."""
+    return (_photos(out, IMAGES, seed, index, most) for index in range(count))
+
+
+def holdout_photos(out: Path, seed: int, count: int, most: int = 1) -> Iterator[Photos]:
     """The hold-out's, a catalog of its own."""
-    return (_photo(out / HOLDOUT, IMAGES, seed, HOLDOUT_START + position) for position in range(count))
+    return (_photos(out / HOLDOUT, IMAGES, seed, HOLDOUT_START + position, most) for position in range(count))
 
 
-def bucket_photos(out: Path, seed: int, count: int) -> Iterator[Photo]:
-    """`count` usual photos in nested folders, then one in each unusual encoding."""
+def bucket_photos(out: Path, seed: int, count: int, most: int = 1) -> Iterator[Photos]:
+    """Photos of `count` products in nested folders, then of one product for each unusual encoding of its main photo."""
     for position in range(count):
         folder = _FOLDERS[position % 3] if position % 4 else _FOLDERS[3 + position // 4 % 4]
-        yield _photo(out, folder, seed, BUCKET_START + position, "sku-")
+        yield _photos(out, folder, seed, BUCKET_START + position, most, "sku-")
     index = BUCKET_START + count
     for encoding in _ODD_ENCODINGS:
         product = sample_product(seed, index, DEMO)
         while encoding == "gray16.png" and product.attributes["colour"] not in ("black", "grey", "ivory"):
             index += 1  # a photo without colour must not need one
             product = sample_product(seed, index, DEMO)
-        key = f"{BUCKET_YEAR}/11/sku-{product.product_code}.{encoding.split('.')[-1]}"
-        yield Photo(out, key, index, encoding)
+        yield _photos(out, f"{BUCKET_YEAR}/11", seed, index, most, "sku-", encoding)
         index += 1
 
 
-def _photo(root: Path, folder: str, seed: int, index: int, prefix: str = "") -> Photo:
-    """The photo of product `index` in an encoding drawn for it."""
-    code = sample_product(seed, index, DEMO).product_code
-    rng = np.random.default_rng((_FILE_STREAM, seed, index))
-    encoding = str(rng.choice(list(USUAL), p=list(USUAL.values())))
-    return Photo(root, f"{folder}/{prefix}{code}.{encoding}", index, encoding)
+def _photos(
+    root: Path, folder: str, seed: int, index: int, most: int, prefix: str = "", encoding: str | None = None
+) -> Photos:
+    """The photos of product `index` in encodings drawn for them: one file or, where `most` is above 1, a folder."""
+    name = f"{folder}/{prefix}{sample_product(seed, index, DEMO).product_code}"
+    main = encoding or _encoding((_FILE_STREAM, seed, index))
+    if most == 1:
+        return (Photo(root, f"{name}.{_extension(main)}", index, main),)
+    photos = [Photo(root, f"{name}/1.{_extension(main)}", index, main)]
+    for number, view in enumerate(views_of(seed, index, most)[1:], start=2):
+        usual = _encoding((_FILE_STREAM, seed, index, 2, number))
+        photos.append(Photo(root, f"{name}/{number}.{usual}", index, usual, view))
+    return tuple(photos)
 
 
-def draw_photos(photos: Iterable[Photo], total: int, seed: int, progress: Callable[[int, int], None]) -> None:
-    """Draw what is not there yet. Photos are taken as they are needed: memory does not depend on their number.
+def _encoding(of: tuple[int, ...]) -> str:
+    return str(np.random.default_rng(of).choice(list(USUAL), p=list(USUAL.values())))
+
+
+def _extension(encoding: str) -> str:
+    return encoding.rpartition(".")[2]
+
+
+def draw_photos(
+    photos: Iterable[Photo], total: int, seed: int, progress: Callable[[int, int], None], most: int = 1
+) -> None:
+    """Draw what is not there yet, of products with 1 to `most` photos. Photos are taken as they are needed: memory does
+    not depend on their number.
 
     Raises:
         RunFailed: a file could not be written, or a process died.
     """
-    draw = partial(_draw, seed=seed)
+    draw = partial(_draw, seed=seed, most=most)
     workers = min(os.cpu_count() or 1, total // _PHOTOS_PER_TASK)
     tasks = _tasks(iter(photos))
     done = 0
@@ -120,12 +142,16 @@ def _tasks(photos: Iterator[Photo]) -> Iterator[list[Photo]]:
         yield task
 
 
-def _draw(task: list[Photo], seed: int) -> int:
+def _draw(task: list[Photo], seed: int, most: int) -> int:
     for photo in task:
         path = photo.root / photo.key
         if path.exists():
             continue
-        rng = np.random.default_rng((_FILE_STREAM, seed, photo.index, 1))
-        image = render(sample_product(seed, photo.index, DEMO), view_seed=seed)  # every dialect tells of these drawings
+        product = sample_product(seed, photo.index, DEMO, most)  # every dialect tells of these drawings
+        if photo.view == VIEWS[0]:
+            rng, image = np.random.default_rng((_FILE_STREAM, seed, photo.index, 1)), render(product, view_seed=seed)
+        else:
+            rng = np.random.default_rng((_FILE_STREAM, seed, photo.index, 1, VIEWS.index(photo.view)))
+            image = render(product, view_seed=seed, view=photo.view)
         write(path, encode(image, photo.encoding, rng))
     return len(task)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sample.pricing import noiseless_price, on_ladder
-from sample.spec import KINDS, Dialect, colours_of, held_out
+from sample.spec import HIDDEN, KINDS, VIEWS, Dialect, colours_of, held_out
 from sample.titles import title
 
 # The hold-out's products are those from this index on: colour x fabric x kind that no other index ever shows.
@@ -18,13 +18,16 @@ _DESIGN_OF = (0, 1, 1, 2, 2, 2)
 _CODE_STEP = 61_803_399
 _CODES = 10**8
 # What a stream of random numbers is for, so that no two purposes share one.
-_DESIGN_STREAM, _PRODUCT_STREAM = 1, 2
+_DESIGN_STREAM, _PRODUCT_STREAM, _VIEWS_STREAM = 1, 2, 5
 _KIND_DRAWN = tuple(name for name, kind in KINDS.items() for _ in range(kind.weight))
 
 
 @dataclass(frozen=True)
 class SampleProduct:
-    """A product and its truth. `category` is what a reader of the catalog makes of category1 to category3."""
+    """A product and its truth. `category` is what a reader of the catalog makes of category1 to category3.
+
+    `views` are what its photos show, in their order, and `attributes` what is visible in any of them.
+    """
 
     product_code: str
     title: str
@@ -36,10 +39,11 @@ class SampleProduct:
     noiseless_price: float
     kind: str
     attributes: Mapping[str, str]
+    views: tuple[str, ...] = VIEWS[:1]
 
 
-def sample_product(seed: int, index: int, dialect: Dialect) -> SampleProduct:
-    """Product `index` of catalog `seed`, told in `dialect`. The same in every process.
+def sample_product(seed: int, index: int, dialect: Dialect, photos: int = 1) -> SampleProduct:
+    """Product `index` of catalog `seed`, told in `dialect`, with 1 to `photos` photos. The same in every process.
 
     Dialects share the drawing: the same seed and index have the same kind, attributes and product code in each. Photos
     of one design differ in its finish at most.
@@ -48,6 +52,8 @@ def sample_product(seed: int, index: int, dialect: Dialect) -> SampleProduct:
     rng = np.random.default_rng((_PRODUCT_STREAM, seed, index))
     kind, attributes = _design(seed, 3 * block + _DESIGN_OF[position], index >= HOLDOUT_START)
     attributes |= {name: _one_of(rng, values) for name, values in KINDS[kind].finish.items()}
+    views, hidden = _photographed(seed, index, photos)
+    attributes |= hidden
     median = noiseless_price(kind, attributes, dialect.prices)
     price = median * float(np.exp(rng.normal(0.0, dialect.prices.sigma)))
     category1, category2, category3 = dialect.category(kind, attributes)
@@ -65,7 +71,24 @@ def sample_product(seed: int, index: int, dialect: Dialect) -> SampleProduct:
         noiseless_price=round(median, 4),
         kind=kind,
         attributes=attributes,
+        views=views,
     )
+
+
+def views_of(seed: int, index: int, photos: int) -> tuple[str, ...]:
+    """The `views` of this product."""
+    return _photographed(seed, index, photos)[0]
+
+
+def _photographed(seed: int, index: int, photos: int) -> tuple[tuple[str, ...], dict[str, str]]:
+    """What the photos show: the front and some of the other views, as many equally likely; and the attributes that
+    only they show. A product that lacks the photo lacks the attribute."""
+    if photos == 1:
+        return VIEWS[:1], {}
+    rng = np.random.default_rng((_VIEWS_STREAM, seed, index))
+    further = rng.permutation(len(VIEWS) - 1)[: rng.integers(photos)] + 1
+    views = tuple(view for number, view in enumerate(VIEWS) if number == 0 or number in further)
+    return views, {name: _one_of(rng, values) for view in views[1:] for name, values in HIDDEN.get(view, {}).items()}
 
 
 def _design(seed: int, design: int, of_holdout: bool) -> tuple[str, dict[str, str]]:

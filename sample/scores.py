@@ -11,8 +11,9 @@ from enrich.engines.adapter import read_adapter
 from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import open_adapter
 from enrich.errors import UsageError
+from enrich.pipeline.predicting import predict
 from enrich.pipeline.progress import Progress, silent
-from enrich.pipeline.scoring import measure, predict, products_to_score, read_truth, score_base
+from enrich.pipeline.scoring import measure, products_to_score, read_truth, score_base
 from enrich.scores.assess import SCORES_FILE
 from enrich.scores.metrics import baselines
 from enrich.settings.run import RunSettings
@@ -48,7 +49,8 @@ def score_holdout(adapter: str, catalog: str, settings: RunSettings, progress: P
 def write_sheet(adapter: str, catalog: str, sheet: str) -> None:
     """Draw unseen products of the sample, each of another category, with what the adapter said of them when scored."""
     loaded = read_adapter(Path(adapter))
-    photos = {product.product_code: Path(product.image_path) for product in read_catalog(catalog).products}
+    products = read_catalog(catalog).products
+    photos = {product.product_code: [Path(path) for path in product.image_paths] for product in products}
     table = pl.read_parquet(loaded.path / SCORES_FILE).unique("category", keep="first", maintain_order=True)
     shown = table.gather_every(max(1, table.height // SHEET_ROWS)).head(SHEET_ROWS).to_dicts()
     draw_sheet([(photos[row["product_code"]], row) for row in shown], loaded.prompt.currency).save(sheet)

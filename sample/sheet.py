@@ -1,5 +1,6 @@
 """A contact sheet: photos with what a model says of them and what is true. Its text is drawn, never interpreted."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from enrich.photos.decode import shrink
 from enrich.photos.decoders import Decoders
 from enrich.settings.photos import PhotoLimits
 
-ACROSS = 4  # photos in a row
+ACROSS = 4  # products in a row
 TOLERANCE = 0.2  # a price off by more is marked; the score table counts the same
 # Pixels: 1,200 across are sharp enough where a page shows them at two thirds of that.
 CELL, PHOTO, MARGIN, HEADER = 300, 270, 15, 40
@@ -23,11 +24,12 @@ _LEGEND = (("answer", BLACK), ("wrong, or a price more than 20 % off", RED), ("t
 Line = tuple[str, tuple[int, int, int]]
 
 
-def draw_sheet(rows: Sequence[tuple[Path, Mapping[str, Any]]], currency: str | None) -> Image.Image:
-    """Rows of four photos, each above its title, category and price: the answer, red where wrong, then the truth.
+def draw_sheet(rows: Sequence[tuple[Sequence[Path], Mapping[str, Any]]], currency: str | None) -> Image.Image:
+    """Rows of four products, the photos of each side by side above its title, category and price: the answer, red where
+    wrong, then the truth.
 
     Args:
-        rows: the photo's file, and a row of SCORE_SCHEMA about it.
+        rows: the photos' files, and a row of SCORE_SCHEMA about the product.
         currency: of the prices.
     """
     sheet = Image.new("RGB", (ACROSS * CELL, HEADER + -(-len(rows) // ACROSS) * _HEIGHT), "white")
@@ -38,13 +40,24 @@ def draw_sheet(rows: Sequence[tuple[Path, Mapping[str, Any]]], currency: str | N
         pen.text((left + 18, HEADER // 2), text, colour, font, anchor="lm")
         left += 18 + int(font.getlength(text)) + 2 * MARGIN
     with Decoders(partial(shrink, side=PHOTO), PhotoLimits(), 1, most_pixels=PHOTO * PHOTO) as decoders:
-        photos = [Image.fromarray(decoders.decode(path.read_bytes()).page) for path, _ in rows]
-    for number, (photo, (_, row)) in enumerate(zip(photos, rows, strict=True)):
+        shown = [[Image.fromarray(decoders.decode(path.read_bytes()).page) for path in paths] for paths, _ in rows]
+    for number, (photos, (_, row)) in enumerate(zip(shown, rows, strict=True)):
         left, top = number % ACROSS * CELL + MARGIN, HEADER + number // ACROSS * _HEIGHT
-        sheet.paste(photo, (left + (PHOTO - photo.width) // 2, top + (PHOTO - photo.height) // 2))
+        _paste(sheet, photos, left, top)
         for line, (text, colour) in enumerate(_lines(row, currency)):
             pen.text((left, top + PHOTO + 8 + line * LINE), _fitting(text, font), colour, font)
     return sheet
+
+
+def _paste(sheet: Image.Image, photos: Sequence[Image.Image], left: int, top: int) -> None:
+    """Side by side in equal squares, as few rows of them as are wide enough."""
+    across = math.ceil(math.sqrt(len(photos)))
+    square = PHOTO // max(1, across)
+    down = (PHOTO - square * -(-len(photos) // max(1, across))) // 2
+    for number, photo in enumerate(photos):
+        photo.thumbnail((square, square))
+        x, y = left + number % across * square, top + down + number // across * square
+        sheet.paste(photo, (x + (square - photo.width) // 2, y + (square - photo.height) // 2))
 
 
 def _lines(row: Mapping[str, Any], currency: str | None) -> list[Line]:

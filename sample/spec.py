@@ -114,6 +114,14 @@ KINDS: Mapping[str, Kind] = {
     "mittens": Kind({"fabric": ("knit", "cable", "striped")}, {"string": ("no", "yes")}),
 }
 
+# What a photo may show of a product. The front is the main photo; a product has the others or not.
+VIEWS = ("front", "back", "detail", "angle")
+# Attributes of every kind that one further photo shows and no other: by photo, then by attribute.
+HIDDEN: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "back": {"back": ("plain", "plain", "plain", "plain", "emblem", "panel")},
+    "detail": {"label": ("basic", "basic", "gold")},
+}
+
 _HELD_OUT = 7  # one in seven colours of each kind and fabric
 
 
@@ -206,10 +214,11 @@ def lookup(named: Mapping[str, T], kind: str, attributes: Mapping[str, str]) -> 
 
 def _names() -> tuple[set[str], set[str]]:
     """All `attribute=value`, and all `kind.attribute=value`."""
+    hidden = {name: values for attributes in HIDDEN.values() for name, values in attributes.items()}
     narrow = {
         f"{kind}.{name}={value}"
         for kind, spec in KINDS.items()
-        for name, values in ({"colour": tuple(COLOURS)} | dict(spec.attributes) | dict(spec.finish)).items()
+        for name, values in {"colour": tuple(COLOURS), **spec.attributes, **spec.finish, **hidden}.items()
         for value in values
     }
     return {name.partition(".")[2] for name in narrow}, narrow

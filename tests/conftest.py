@@ -15,8 +15,9 @@ from enrich import cli
 from tests.testing.cli import RunCli
 from tests.testing.s3_server import S3Server, serve_s3
 
-# The same examples every time: what fails here fails for everybody. --hypothesis-profile=default looks for new ones.
-settings.register_profile("same", derandomize=True)
+# The same examples every time, with no limit on their time: what fails here fails for everybody, on any machine.
+# --hypothesis-profile=default looks for new ones.
+settings.register_profile("same", derandomize=True, deadline=None)
 settings.load_profile("same")
 
 

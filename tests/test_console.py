@@ -28,7 +28,7 @@ def test_nothing_to_do_says_which_photos_failed_and_what_would_try_them_again(
 ) -> None:
     first = said(capsys, answered_before=94, failed_before={"not_found": 1, "too_large": 4, "truncated": 1})[0]
     assert first == (
-        "nothing to do: 94 photos of s3://photos have their answer, 6 failed "
+        "nothing to do: 94 products of s3://photos have their answer, 6 failed "
         "(1 not_found, 4 too_large, 1 truncated) and are not tried again without other bytes, another adapter "
         "or other settings (limits.max_bytes, max_attempts)"
     )
@@ -37,13 +37,13 @@ def test_nothing_to_do_says_which_photos_failed_and_what_would_try_them_again(
 
 
 def test_every_photo_has_its_answer_only_where_that_is_true(capsys: pytest.CaptureFixture[str]) -> None:
-    assert said(capsys, answered_before=94)[0] == "nothing to do: every photo of s3://photos has its answer"
+    assert said(capsys, answered_before=94)[0] == "nothing to do: every product of s3://photos has its answer"
 
 
 @pytest.mark.parametrize("state", ["published", "held", "nothing_to_do"])
 def test_photos_that_left_the_source_are_always_told(capsys: pytest.CaptureFixture[str], state: str) -> None:
-    changes = Changes(0, 0, 0, 0, {}, 0, 0, gone=5, examples=())
-    assert "5 photos that were there before are gone from s3://photos" in said(capsys, state=state, changes=changes)
+    changes = Changes(0, 0, 0, 0, {}, 0, gone=5, examples=())
+    assert "5 products that were there before are gone from s3://photos" in said(capsys, state=state, changes=changes)
 
 
 def heartbeat(capsys: pytest.CaptureFixture[str], *steps: tuple[str, int, int]) -> list[str]:

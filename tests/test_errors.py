@@ -128,3 +128,8 @@ def test_a_damaged_parquet_file_that_polars_meets_is_told_as_one(message: str) -
     error = unforeseen(pl.exceptions.ComputeError(message))
     assert str(error).startswith(f"a Parquet file is damaged ({message}")
     assert "report it" not in str(error)
+
+
+def test_a_panic_of_polars_reader_is_told_as_a_damaged_file() -> None:
+    told = 'called `Result::unwrap()` on an `Err` value: JoinError::Panic(Id(5), "OutOfSpec(\\"Thrift out\\")")'
+    assert str(unforeseen(pl.exceptions.PanicException(told))).startswith("a Parquet file is damaged (called `Result")

@@ -1,7 +1,5 @@
 """Photos and answers of any bytes at all: a result or a refusal of a known kind, and nothing else."""
 
-from io import BytesIO
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,18 +11,15 @@ from enrich.output import parquet
 from enrich.output.schema import MANIFEST_SCHEMA
 from enrich.photos.decode import ImageRefused, Preparation, prepare
 from enrich.settings.photos import PhotoLimits
+from tests.testing.photo_files import encoded, exif
 
 HOW = Preparation(num_crops=1, image_size=336)
 LIMITS = PhotoLimits(max_pixels=1_000_000)
 
 
 def seed(format: str) -> bytes:
-    file = BytesIO()
     image = Image.effect_noise((24, 16), 90).convert("RGB")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image.save(file, format, **({"exif": exif} if format in ("JPEG", "PNG", "WEBP", "AVIF") else {}))
-    return file.getvalue()
+    return encoded(image, format, **({"exif": exif(6)} if format in ("JPEG", "PNG", "WEBP", "AVIF") else {}))
 
 
 SEEDS = {format: seed(format) for format in LIMITS.formats}

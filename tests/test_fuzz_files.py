@@ -67,12 +67,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
             found = items(run.manifest, shard)
             rows = [
                 make_row(
-                    run.info, item.key, shard=shard, image_etag=item.etag, needs_review=True, review_reasons=("price",),
-                    category="BAGS", category_confidence=0.5, price_low=50.0, price_high=200.0, image_sha256="ab" * 32,
+                    run.info, item.photos[0].key, product_id=item.product_id, shard=shard, etag=item.photos[0].etag,
+                    needs_review=True, review_reasons=("price",),
+                    category="BAGS", category_confidence=0.5, price_low=50.0, price_high=200.0, sha256="ab" * 32,
                 )
                 for item in found
             ]  # fmt: skip
-            commit_shard(run.output, run.info, shard, rows, [item.key for item in found])
+            commit_shard(run.output, run.info, shard, rows, [item.product_id for item in found])
         finish_run(run)
     return Shop(photos, adapter, output, catalog)
 
@@ -276,8 +277,8 @@ def test_a_spoiled_tokenizer_is_told_in_one_line(shop: Shop, tmp_path: Path, run
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("nan", "has values that are no numbers (NaN or infinite) in base_model."),
-        ("infinite", "has values that are no numbers (NaN or infinite) in base_model."),
+        ("nan", "has values that are not numbers (NaN or infinite) in base_model."),
+        ("infinite", "has values that are not numbers (NaN or infinite) in base_model."),
         ("empty file", "is damaged"),
         ("cut", "is damaged"),
         ("absurd header", "is damaged"),
@@ -344,13 +345,14 @@ def test_a_spoiled_record_is_told_where_an_adapter_is_scored(shop: Shop, tmp_pat
 def test_a_spoiled_file_of_decisions_is_told_in_one_line(shop: Shop, tmp_path: Path, run_cli: RunCli) -> None:
     row = pl.read_parquet(shop.output / "products.parquet").row(0, named=True)
     decision = {
-        **{name: row[name] for name in ("image_key", "image_etag", "image_sha256", "run_id")},
+        **{name: row[name] for name in ("product_id", "run_id")},
+        "photos": [{name: photo[name] for name in ("key", "etag", "sha256")} for photo in row["photos"]],
         "decision": "edited", "title": "Felt Hat", "category": "BAGS", "price": 120.0, "currency": "EUR",
         "suggested_title": row["title"], "suggested_category": row["category"], "suggested_price": row["price"],
         "reviewed_at": "2026-11-23T02:00:00Z",
     }  # fmt: skip
     path = tmp_path / "decisions.json"
-    whole = {"format": "enrich-review-1", "output": str(shop.output), "reviewed_by": "Ann", "decisions": [decision]}
+    whole = {"format": "enrich-review-2", "output": str(shop.output), "reviewed_by": "Ann", "decisions": [decision]}
     path.write_text(json.dumps(whole))
     for number, (how, data) in enumerate(spoiled(path, each=len(VALUES))):
         output, file = tmp_path / str(number), tmp_path / "changed.json"
@@ -368,7 +370,7 @@ YAML = [
     "x: !!binary =", "x: !!timestamp 2", "!!set {a}", "<<: {seed: 4}", "batch_size: !!int x", "a: \x00", "a: 'x",
     "columns: {category: {a: 1}}", "gate: {max_failed: .nan}", "s3: {encryption: 3}", "# " + "x" * (2 << 20),
     "limits: {formats: 3}", "limits: {formats: [[]]}", "device: [cuda]", "batch_size: 1e30", "batch_size: -1",
-    "product_id_pattern: '(((('", "review: {titles: {max_characters: x}}", "true: 1", "a: b: c", "%YAML 9.9\n---\na: 1",
+    "group_by: '(((('", "review: {titles: {max_characters: x}}", "true: 1", "a: b: c", "%YAML 9.9\n---\na: 1",
     "--- a\n--- b",
 ]  # fmt: skip
 

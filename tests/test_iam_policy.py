@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from fnmatch import fnmatchcase
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
@@ -22,6 +21,7 @@ from enrich.settings.storage import S3Settings
 from enrich.storage import open_store, read_tree, write_tree
 from enrich.storage.tree import local_tree
 from tests.testing.badweb import reply, serve
+from tests.testing.photo_files import encoded
 from tests.testing.rows import enrich_night, finish, listing, make_run
 from tests.testing.s3_server import Environ, S3Server, WsgiApp, refuse
 
@@ -121,10 +121,8 @@ def test_training_reads_catalogs_and_replaces_adapters(role: Any, tmp_path: Path
 
 def test_people_fetch_catalogs(role: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENRICH_CACHE", str(tmp_path / "cache"))
-    buffer = BytesIO()
-    Image.new("RGB", (20, 20), "teal").save(buffer, "PNG")
     with serve() as web, role("PeopleWriteCatalogs", "TrainingListsCatalogs", "TrainingReadsCatalogs"):
-        web.answers["/a.png"] = reply(200, buffer.getvalue())
+        web.answers["/a.png"] = reply(200, encoded(Image.new("RGB", (20, 20), "teal")))
         (tmp_path / "source.csv").write_text(f"product_code,imageurl\n1,{web.url}/a.png\n")
         for _ in range(2):
             fetch_photos(str(tmp_path / "source.csv"), f"{CATALOGS}/new", FetchSettings(allow_private=True))

@@ -10,7 +10,7 @@ from enrich.errors import UsageError
 from enrich.settings.base import Settings
 from enrich.settings.catalog import Columns, SampleSettings
 from enrich.settings.describe import describe
-from enrich.settings.load import COMMANDS, load_settings
+from enrich.settings.load import COMMANDS, S, load_settings
 from enrich.settings.models import PHI3_VISION, PHI3_VISION_REVISION, TINY_MODEL
 from enrich.settings.photos import PhotoLimits
 from enrich.settings.run import RunSettings
@@ -18,15 +18,26 @@ from enrich.settings.training import MergeSettings, TrainSettings
 from enrich.train.recipe import resolve_model
 
 
-def test_defaults_stand_without_a_file() -> None:
-    assert load_settings(RunSettings) == RunSettings()
+def loaded(tmp_path: Path, cls: type[S], text: str | bytes, command: str | None = None, **overrides: object) -> S:
+    """The settings that a file of this content gives."""
+    path = tmp_path / "settings.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return load_settings(cls, path, command, **overrides)
+
+
+def refused(tmp_path: Path, cls: type[Settings], text: str | bytes, command: str | None = None) -> str:
+    """The one line that a file of this content is refused with, after the file's name."""
+    with pytest.raises(UsageError) as caught:
+        loaded(tmp_path, cls, text, command)
+    assert len(str(caught.value).splitlines()) == 1
+    assert str(caught.value).startswith(f"settings file {tmp_path}/settings.yaml")
+    return str(caught.value).removeprefix(f"settings file {tmp_path}/settings.yaml")
 
 
 def test_a_file_beats_defaults_and_overrides_beat_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "run.yaml"
-    path.write_text("shard_size: 10\nbatch_size: 2\nlimits:\n  max_bytes: 5\n")
+    text = "shard_size: 10\nbatch_size: 2\nlimits:\n  max_bytes: 5\n"
 
-    settings = load_settings(RunSettings, path, batch_size=3, engine=None)
+    settings = loaded(tmp_path, RunSettings, text, batch_size=3, engine=None)
 
     assert (settings.shard_size, settings.batch_size, settings.engine) == (10, 3, "auto")
     assert settings.limits.max_bytes == 5
@@ -34,17 +45,14 @@ def test_a_file_beats_defaults_and_overrides_beat_the_file(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("text", ["", "# nothing but a comment\n", "{}"])
-def test_an_empty_file_changes_nothing(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "empty.yaml"
-    path.write_text(text)
-
-    assert load_settings(RunSettings, path) == RunSettings()
+def test_no_file_and_an_empty_one_change_nothing(tmp_path: Path, text: str) -> None:
+    assert load_settings(RunSettings) == loaded(tmp_path, RunSettings, text) == RunSettings()
 
 
 @pytest.mark.parametrize(
     ("cls", "text", "message"),
     [
-        (SampleSettings, "product: 3", "unknown key 'product'; known keys: products, holdout, bucket, seed"),
+        (SampleSettings, "product: 3", "unknown key 'product'; known keys: products, holdout, bucket, seed, photos"),
         (
             RunSettings,
             "review:\n  confidence: 0.5",
@@ -69,31 +77,26 @@ def test_an_empty_file_changes_nothing(tmp_path: Path, text: str) -> None:
         ),
         (
             RunSettings,
-            "product_id_pattern: '(?P<product_id>'",
-            "product_id_pattern: Value error, '(?P<product_id>' is not a regular expression: missing ), unterminated "
+            "group_by: '(?P<product_id>'",
+            "group_by: Value error, '(?P<product_id>' is not a regular expression: missing ), unterminated "
             "subpattern at position 0; change that value",
         ),
         (
             RunSettings,
-            "product_id_pattern: '(.*)[.]jpg'",
-            "product_id_pattern: Value error, '(.*)[.]jpg' has no group (?P<product_id>...); change that value",
+            "group_by: '(.*)[.]jpg'",
+            "group_by: Value error, '(.*)[.]jpg' is neither photo nor folder, and has no group (?P<product_id>...); "
+            "change that value",
         ),
     ],
 )
 def test_a_wrong_value_is_named(tmp_path: Path, cls: type[Settings], text: str, message: str) -> None:
-    path = tmp_path / "wrong.yaml"
-    path.write_text(text)
-
-    with pytest.raises(UsageError) as caught:
-        load_settings(cls, path)
-
-    assert str(caught.value) == f"settings file {path}: {message}"
+    assert refused(tmp_path, cls, text) == f": {message}"
 
 
 def test_a_pattern_with_the_products_group_is_taken() -> None:
     pattern = r"(?P<product_id>[0-9]+)/.*"
 
-    assert load_settings(RunSettings, product_id_pattern=pattern).product_id_pattern == pattern
+    assert load_settings(RunSettings, group_by=pattern).group_by == pattern
 
 
 def test_a_wrong_override_is_named() -> None:
@@ -105,26 +108,14 @@ def test_a_wrong_override_is_named() -> None:
 
 @pytest.mark.parametrize("text", ["- 1\n- 2", "just words", "7"])
 def test_a_file_without_a_mapping_is_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "list.yaml"
-    path.write_text(text)
-
-    with pytest.raises(UsageError) as caught:
-        load_settings(RunSettings, path)
-
-    assert str(caught.value) == f"settings file {path} holds no mapping; write lines such as `epochs: 3`"
+    assert refused(tmp_path, RunSettings, text) == " holds no mapping; write lines such as `epochs: 3`"
 
 
 @pytest.mark.parametrize("data", [b"a: [1, 2", b"a: \xff\xfe", b"a: !!python/object/apply:os.getcwd []"])
 def test_a_file_that_is_not_yaml_is_told_in_one_line(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "broken.yaml"
-    path.write_bytes(data)
-
-    with pytest.raises(UsageError) as caught:
-        load_settings(RunSettings, path)
-
-    assert str(caught.value).startswith(f"settings file {path} is not valid YAML: ")
-    assert str(caught.value).endswith("; mend the file")
-    assert "\n" not in str(caught.value)
+    message = refused(tmp_path, RunSettings, data)
+    assert message.startswith(" is not valid YAML: ")
+    assert message.endswith("; fix the file")
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
@@ -188,22 +179,11 @@ def test_a_small_catalog_is_shown_more_often_to_the_tiny_base(rows: int, epochs:
     ],
 )
 def test_what_yaml_makes_of_a_value_is_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "settings.yaml"
-    path.write_text(text)
-
-    with pytest.raises(UsageError) as caught:
-        load_settings(TrainSettings, path)
-
-    assert message in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
+    assert message in refused(tmp_path, TrainSettings, text)
 
 
 def test_a_date_is_the_text_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "settings.yaml"
-    path.write_text("run_name: 2026-01-01\ncolumns: {title: 2026-02-30}")
-
-    settings = load_settings(TrainSettings, path)
-
+    settings = loaded(tmp_path, TrainSettings, "run_name: 2026-01-01\ncolumns: {title: 2026-02-30}")
     assert (settings.run_name, settings.columns.title) == ("2026-01-01", "2026-02-30")
 
 
@@ -211,10 +191,7 @@ def test_a_date_is_the_text_it_is(tmp_path: Path) -> None:
 def test_a_format_that_pillow_does_not_know_is_refused_with_the_name_that_is_meant(
     tmp_path: Path, given: str, meant: str
 ) -> None:
-    (tmp_path / "s.yaml").write_text(f"limits: {{formats: [{given}, PNG]}}\n")
-    with pytest.raises(UsageError, match=meant) as caught:
-        load_settings(RunSettings, tmp_path / "s.yaml")
-    assert caught.value.exit_code == 2
+    assert meant in refused(tmp_path, RunSettings, f"limits: {{formats: [{given}, PNG]}}\n")
 
 
 def test_formats_are_named_in_any_case_and_at_least_one() -> None:
@@ -233,7 +210,7 @@ def test_what_is_printed_is_a_settings_file_of_the_defaults(command: str, tmp_pa
 
 def test_what_is_printed_has_every_setting_with_its_limits() -> None:
     text = describe(RunSettings)
-    assert "# Tries of an image whose failure may pass (>= 1, <= 100)\nmax_attempts: 3\n" in text
+    assert "# Tries of a product whose failure may pass (>= 1, <= 100)\nmax_attempts: 3\n" in text
     assert "(one of merged, lora)\nserved: merged\n" in text
     assert "\n  max_pixels: 64000000\n" in text
     assert all(f"\n{name}:" in text for name in RunSettings.model_fields)
@@ -261,8 +238,4 @@ def test_a_file_may_hold_the_settings_of_several_commands(tmp_path: Path) -> Non
     ],
 )
 def test_sections_that_cannot_be_read_are_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
-    file = tmp_path / "settings.yaml"
-    file.write_text(text)
-    with pytest.raises(UsageError) as raised:
-        load_settings(RunSettings, file, "run")
-    assert str(raised.value).startswith(f"settings file {file}: {message}")
+    assert refused(tmp_path, RunSettings, text, "run").startswith(f": {message}")

@@ -5,7 +5,7 @@
 
 `answer` asks the adapter about the calibration and test splits of its own catalog (and about the catalog's hold-out,
 where it has one) and stores tokens, log-probabilities and products. `judge` fits everything on the calibration split's
-answers, measures it on the others, and prints Markdown. It loads no model, so that two versions of the code can be
+answers, measures it on the others, and records the result. It loads no model, so that two versions of the code can be
 compared on the same answers. First answers only: what a second pass would repair counts as wrong.
 """
 
@@ -21,18 +21,21 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from benchmarks.results import record
 from enrich.answers.calibration import Calibration
 from enrich.answers.completion import Completion
 from enrich.answers.postprocess import Prediction, postprocess
 from enrich.answers.prompt import PROMPT_FILE, Prompt
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.catalog.read import read_catalog
-from enrich.catalog.split import HOLDOUT, Splits, split_catalog
+from enrich.catalog.split import HOLDOUT, split_catalog
 from enrich.engines.base import Request
 from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import open_adapter
 from enrich.models.phi3_vision.checkpoint import load_processor
-from enrich.pipeline.scoring import Truth, fit, measure, photos_of, read_truth, trained_with
+from enrich.pipeline.calibrating import fit
+from enrich.pipeline.predicting import photos_of
+from enrich.pipeline.scoring import Truth, measure, read_truth, trained_with
 from enrich.settings.review import ReviewSettings
 from enrich.settings.run import RunSettings
 from enrich.vocabulary import Product
@@ -76,7 +79,8 @@ def answer_all(path: Path, catalog: Path, engine_name: Any) -> tuple[dict[str, P
     parts, start = {"train": Part(splits.train)}, time.perf_counter()
     for name, products in asked.items():
         photos = photos_of(products, settings.limits, adapter.preparation)
-        found = {one.id: one for one in engine.complete(Request(photo.key, photo.page) for photo in photos)}
+        requests = (Request(shown.key, shown.prompts[0].pages) for shown in photos)
+        found = {one.id: one for one in engine.complete(requests)}
         truth = read_truth(catalog / HOLDOUT if name == HOLDOUT else catalog)
         parts[name] = Part(products, [found.get(product.product_code) for product in products], truth)
         print(f"answered {name}: {len(products)}", file=sys.stderr)
@@ -123,7 +127,7 @@ def read_answers(path: Path) -> tuple[dict[str, Part], float]:
 
 
 def judge_all(adapter: Path, parts: dict[str, Part], seconds: float) -> None:
-    """Fit on the calibration split, measure and print the other parts."""
+    """Fit on the calibration split, measure and record the other parts."""
     tokens = AnswerTokens(load_processor(adapter).tokenizer, Prompt.read(adapter / PROMPT_FILE).categories)
 
     def predictions(name: str, calibration: Calibration) -> list[Prediction]:
@@ -132,48 +136,55 @@ def judge_all(adapter: Path, parts: dict[str, Part], seconds: float) -> None:
             for one in parts[name].completions
         ]
 
-    splits = Splits(parts["train"].products, (), parts["calibration"].products, parts["test"].products)
-    calibration = fit(splits, predictions("calibration", Calibration.uncalibrated()))
-    print(f"rows: {', '.join(f'{name} {len(part.products)}' for name, part in parts.items())}")
+    prices = [product.price for product in parts["train"].products if product.price]
+    calibration = fit(prices, parts["calibration"].products, predictions("calibration", Calibration.uncalibrated()))
     tested = {name: part for name, part in parts.items() if name not in ("train", "calibration")}
     start = time.perf_counter()
     judged = {name: predictions(name, calibration) for name in tested}
     judging = (time.perf_counter() - start) / sum(len(part.products) for part in tested.values())
+    tables: dict[str, Any] = {"Rows": [{name: len(part.products) for name, part in parts.items()}]}
     for name, part in tested.items():
-        must_show(name, part, judged[name], calibration)
-    print(f"\njudging an answer: {1e3 * judging:.2f} ms; answering it: {1e3 * seconds:.1f} ms: {judging / seconds:.1%}")
+        tables |= promises(name, part, judged[name], calibration)
+    tables["Time"] = [{"judging, ms": 1e3 * judging, "answering, ms": 1e3 * seconds, "ratio": judging / seconds}]
+    record("decisions", tables)
 
 
-def must_show(name: str, part: Part, predictions: list[Prediction], calibration: Calibration) -> None:
-    """The promises, with 95 % bootstrap intervals, and whether they are kept."""
+def promises(
+    name: str, part: Part, predictions: list[Prediction], calibration: Calibration
+) -> dict[str, list[dict[str, Any]]]:
+    """Tables of what is promised, with 95 % bootstrap intervals, and of whether it is kept."""
     table, metrics = measure(part.products, predictions, calibration, part.truth)
-    estimates, ideal = metrics["estimates"], metrics["ideal"] or {}
-    print(f"\n{name}: {len(predictions)} rows; review below {calibration.category.review_below:.3f}\n")
-    print("| metric | value | 95 % between | wanted | best possible |\n| --- | ---: | --- | --- | ---: |")
+    ideal = metrics["ideal"] or {}
     width = ideal.get("price_width_90%")
     wanted = {
         "price_coverage_90%": "0.88 to 0.92", "category_ece": "<= 0.03", "review_share": "<= 0.20",
         "price_width_90%": f"<= {1.4 * width:.3f}" if width else "",
         "review_catches_wrong_categories": ">= 0.80",
     }  # fmt: skip
-    for metric, one in estimates.items():
-        best = f"{ideal[metric]:.3f}" if metric in ideal else ""
-        between = f"{one['low']:.3f} to {one['high']:.3f}"
-        print(f"| {metric} | {one['value']:.3f} | {between} | {wanted.get(metric, '')} | {best} |")
+    estimates = [
+        {"metric": metric, **one, "wanted": wanted.get(metric, ""), "best possible": ideal.get(metric, "")}
+        for metric, one in metrics["estimates"].items()
+    ]
     by_category = metrics["coverage_by_category"]["90%"]
-    large = {label: one for label, one in by_category.items() if one["rows"] >= 50}
-    least = min(large.items(), key=lambda item: item[1]["coverage"], default=("none", {"coverage": float("nan")}))
-    print(f"\nleast coverage of a category with 50 rows or more ({len(large)} of {len(by_category)}): {least[0]} "
-          f"{least[1]['coverage']:.1%} (wanted 84 %)")  # fmt: skip
-    risks = [round(risk, 4) for _, risk in metrics["risk_coverage"]]
-    print(f"risk at 5 %, 10 % .. 100 % of the rows: {risks}")
-    print(f"reasons: {metrics['review']['by_reason']}")
+    large = {label: one["coverage"] for label, one in by_category.items() if one["rows"] >= 50}
+    least = min(large, key=lambda label: large[label], default="")
     doubted = table.filter(pl.col("review_reasons").list.contains("title_ungrounded"))
     wrong = (pl.col("title") != pl.col("answered_title")).mean()
-    print(f"titles doubted: {doubted.height}, of them not the catalog's: {doubted.select(wrong).item()}; of all: "
-          f"{table.select(wrong).item():.3f}")  # fmt: skip
-    for verdict in metrics["verdicts"]:
-        print(f"{'ok ' if verdict['ok'] else 'NOT'} {verdict['text']}")
+    other = {
+        "review below": calibration.category.review_below,
+        f"least coverage of {len(large)} categories with 50 rows or more, wanted 0.84: {least}": large.get(least, ""),
+        "titles doubted": doubted.height,
+        "share of the titles doubted that are not the catalog's": doubted.select(wrong).item(),
+        "share of all titles that are not the catalog's": table.select(wrong).item(),
+        **{f"reason {reason}": count for reason, count in metrics["review"]["by_reason"].items()},
+    }
+    risks = {f"at {share:.0%}": risk for share, risk in metrics["risk_coverage"]}
+    return {
+        f"{name}: promises": estimates,
+        f"{name}: other figures": [{"figure": figure, "value": value} for figure, value in other.items()],
+        f"{name}: risk by coverage": [risks],
+        f"{name}: verdicts": [{"kept": verdict["ok"], "verdict": verdict["text"]} for verdict in metrics["verdicts"]],
+    }
 
 
 if __name__ == "__main__":

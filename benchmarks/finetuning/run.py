@@ -26,20 +26,18 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from benchmarks.finetuning.plain import train_plainly
+from benchmarks.results import record
 from enrich.answers.prompt import Prompt, make_prompt
 from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
 from enrich.models.phi3_vision.checkpoint import load_processor
-from enrich.photos.decode import decode
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.training import TrainSettings
 from enrich.train.collate import Photos
-from enrich.train.examples import IGNORED, Example, build_examples
+from enrich.train.examples import Example, build_examples
 from enrich.train.features import FeatureCache
 from enrich.train.fit import adapt, fit
-from enrich.train.lora import add_lora
 from enrich.train.trainer import training_arguments
 from enrich.vocabulary import Product
 from sample.dialects import DEMO
@@ -102,8 +100,12 @@ def main() -> None:
         chosen = arguments.variants or list(VARIANTS)
         count = 48 if arguments.tiny else max(VARIANTS[name].photos for name in chosen)
         make_photos(Path(folder), count)
+        rows = []
         for name in chosen:
-            report(VARIANTS[name], run_alone(name, folder, arguments.tiny))
+            rows += rows_of(VARIANTS[name], run_alone(name, folder, arguments.tiny))
+            print(rows[-1], file=sys.stderr, flush=True)
+    failed = [row for row in rows if "error" in row]
+    record("finetuning", {"": [row for row in rows if row not in failed], **({"Failed": failed} if failed else {})})
 
 
 def run_alone(name: str, folder: str, tiny: bool) -> dict[str, Any]:
@@ -123,18 +125,19 @@ def run_alone(name: str, folder: str, tiny: bool) -> dict[str, Any]:
     return json.loads(lines[-1].removeprefix("RESULT ")) if lines else {"error": done.stderr.strip()[-1500:]}
 
 
-def report(variant: Variant, result: dict[str, Any]) -> None:
-    """One Markdown row, or several where epochs differ."""
+def rows_of(variant: Variant, result: dict[str, Any]) -> list[dict[str, Any]]:
+    """A table's row for each epoch."""
     if "error" in result:
-        print(f"| {variant.what} | failed: {result['error']} |", flush=True)
-        return
-    for number, epoch in enumerate(result["epochs"], start=1):
-        what = variant.what if len(result["epochs"]) == 1 else f"{variant.what}: epoch {number}"
-        print(
-            f"| {what} | {epoch['images_per_second']:.1f} | {epoch['tokens_per_second']:,.0f} | {epoch['mfu']:.1%} | "
-            f"{result['peak_gib']:.1f} | {result['busy']:.0%} | {epoch['loss']:.4f} | {result['start_seconds']:.0f} |",
-            flush=True,
-        )
+        return [{"variant": variant.what, "error": result["error"]}]
+    many = len(result["epochs"]) > 1
+    return [
+        {
+            "variant": f"{variant.what}: epoch {number}" if many else variant.what,
+            **epoch,
+            **{name: result[name] for name in ("peak_gib", "busy", "start_seconds")},
+        }
+        for number, epoch in enumerate(result["epochs"], start=1)
+    ]
 
 
 def make_photos(folder: Path, count: int) -> None:
@@ -261,7 +264,7 @@ def train_ours(
 ) -> None:  # fmt: skip
     cache = None
     if settings.cache_vision_features:
-        lengths = [example.num_image_tokens for example in examples]
+        lengths = [photo.tokens for example in examples for photo in example.photos]
         cache = FeatureCache(work / "features", lengths, model.config.hidden_size, model.dtype)
     photos = Photos(examples, processor, settings.limits, cache)
     unseen = Photos(examples[:2], processor, settings.limits)
@@ -271,69 +274,6 @@ def train_ours(
         adapted, photos, unseen, settings, arguments,
         on_progress=lambda state: steps.append((time.perf_counter(), state.loss or 0.0)),
     )  # fmt: skip
-
-
-class _Plain(Dataset[dict[str, torch.Tensor]]):
-    """What most scripts do: the processor's output, float32 pixels and all."""
-
-    def __init__(self, examples: list[Example], processor: Phi3VProcessor, settings: TrainSettings) -> None:
-        self.examples, self.processor, self.settings = examples, processor, settings
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        example = self.examples[index]
-        pixels = self.processor.image_processor(
-            decode(Path(example.product.image_path).read_bytes(), self.settings.limits)
-        )
-        return {
-            "input_ids": torch.tensor(example.input_ids),
-            "labels": torch.tensor(example.labels),
-            "pixel_values": pixels["pixel_values"][0],
-            "image_sizes": pixels["image_sizes"][0],
-        }
-
-
-def _collate_plainly(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    def padded(name: str, value: int) -> torch.Tensor:
-        return torch.nn.utils.rnn.pad_sequence([item[name] for item in items], batch_first=True, padding_value=value)
-
-    ids = padded("input_ids", 0)
-    lengths = torch.tensor([len(item["input_ids"]) for item in items])
-    return {
-        "input_ids": ids,
-        "labels": padded("labels", IGNORED),
-        "attention_mask": (torch.arange(ids.shape[1])[None] < lengths[:, None]).long(),
-        "pixel_values": torch.stack([item["pixel_values"] for item in items]),
-        "image_sizes": torch.stack([item["image_sizes"] for item in items]),
-    }
-
-
-class _Clock(TrainerCallback):
-    def __init__(self, steps: list[tuple[float, float]]) -> None:
-        self.steps = steps
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        if logs and "loss" in logs:
-            self.steps.append((time.perf_counter(), logs["loss"]))
-
-
-def train_plainly(
-    model: Phi3VForCausalLM, examples: list[Example], processor: Phi3VProcessor, settings: TrainSettings, work: Path,
-    steps: list[tuple[float, float]],
-) -> None:  # fmt: skip
-    """The same adapter on the same data through stock transformers.Trainer and stock PEFT."""
-    cuda = torch.cuda.is_available()
-    arguments = TrainingArguments(
-        output_dir=str(work), per_device_train_batch_size=settings.batch_size, num_train_epochs=settings.epochs,
-        gradient_accumulation_steps=settings.effective_batch_size // settings.batch_size,
-        learning_rate=settings.learning_rate, bf16=cuda, use_cpu=not cuda, dataloader_num_workers=8 if cuda else 0,
-        remove_unused_columns=False, logging_steps=1, report_to="none", disable_tqdm=True, save_strategy="no",
-    )  # fmt: skip
-    dataset = _Plain(examples, processor, settings)
-    adapted = add_lora(model, settings)
-    Trainer(adapted, arguments, _collate_plainly, dataset, callbacks=[_Clock(steps)]).train()
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.finetuning.run import catalog, make_model, make_photos
+from benchmarks.results import record
 from enrich.errors import EnrichError
 from enrich.models.phi3_vision import Phi3VImageProcessor, Phi3VProcessor
 from enrich.models.phi3_vision.checkpoint import load_processor
@@ -50,10 +51,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.one:
         name, folder = arguments.one
-        print(json.dumps({"variant": name, **measure(name, Path(folder), arguments)}), flush=True)
+        print(json.dumps(measure(name, Path(folder), arguments)), flush=True)
         return
     with tempfile.TemporaryDirectory() as folder:
-        started = time.monotonic()
         count = arguments.photos + UNSEEN
         make_photos(Path(folder), count)
         base = Path(folder, "base")
@@ -64,11 +64,15 @@ def main() -> None:
         )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        print(json.dumps({"made_seconds": round(time.monotonic() - started, 1)}), flush=True)
+        rows = []
         for name in arguments.variants or VARIANTS:
             command = [sys.executable, "-m", "benchmarks.finetuning.whole", *sys.argv[1:], "--one", name, folder]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-            print(done.stdout.strip() or json.dumps({"variant": name, "exit_code": done.returncode}), flush=True)
+            found = json.loads(done.stdout) if done.stdout.strip() else {"error": f"exit code {done.returncode}"}
+            rows.append({"variant": name, **found})
+            print(rows[-1], file=sys.stderr, flush=True)
+    failed = [row for row in rows if row["error"]]
+    record("finetuning", {"": [row for row in rows if not row["error"]], **({"Failed": failed} if failed else {})})
 
 
 def measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -101,26 +105,23 @@ def measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str,
         error = str(failure)
     result: dict[str, Any] = {
         "error": error,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "versions": {"torch": torch.__version__},
         "first_step_seconds": round(moments.get("first_step", started) - started, 1),
         "after_training_seconds": round(time.monotonic() - moments.get("last_step", started), 1),
         "peak_gib_with_merge_check": _peak_gib(),
     }
-    record = next((file for file in workdir.glob("*/train.json")), None)
-    if record is None:
+    trained = next((file for file in workdir.glob("*/train.json")), None)
+    if trained is None:
         return result
-    report = TrainReport.model_validate_json(record.read_bytes())
+    report = TrainReport.model_validate_json(trained.read_bytes())
     return {
         **result,
-        "versions": report.versions,
         "photos_per_second": round(report.images_per_second, 2),
         "steps": report.steps,
         "trainable_parameters": report.trainable_parameters,
         "trial_gib": round(report.trial_memory_bytes / 2**30, 1),
-        "merge_check": report.merge_check.model_dump(),
+        **{f"merge_check_{name}": value for name, value in report.merge_check.model_dump().items()},
         "seconds": round(report.seconds, 1),
-        "kept_in": record.parent.name,
+        "kept_in": trained.parent.name,
     }
 
 

@@ -2,33 +2,39 @@
 
     python -m benchmarks.large_bucket.run [--objects 1000000 10000000] [--folder DIR]
 
-inventory  S3 Inventory (Parquet, a million rows a file, in no order) -> the run's source.parquet and manifest
-fold       the first run's rows, one for each object in shards of 2,048 -> products.parquet
+inventory  S3 Inventory (Parquet, a million rows a file, in no order) -> the run's source.parquet and manifest, photos
+           grouped by folder, PHOTOS a product
+fold       the first run's rows, one for each product in shards of 2,048 -> products.parquet
 join       the inventory again, against products.parquet: 1 % new, 1 % changed, the rest known
-refold     a second run with a row for every object, into the products.parquet of the first
+refold     a second run with a row for every product, into the products.parquet of the first
+refresh    the inventory again with another adapter: every product in the order of what its refreshment is worth
 
-What is made up beforehand (inventory files, shards) is not timed. The folder needs 1 kB an object.
+Inventories and shards are made up in other processes, and not timed. The folder needs 1 kB an object.
 """
 
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
 
+from benchmarks.results import record
 from enrich.output import parquet
+from enrich.output.grouping import write_source
 from enrich.output.history import shard_key
-from enrich.output.listing import write_inventory
-from enrich.output.manifest import create_manifest, write_plan
+from enrich.output.listing import described, write_inventory
+from enrich.output.manifest import create_manifest
+from enrich.output.plan import write_plan
 from enrich.output.products import fetch_products
 from enrich.output.publish import publish
 from enrich.output.run_record import RunInfo
@@ -39,70 +45,80 @@ from enrich.storage.inventory import open_inventory
 from enrich.storage.scratch import scratch
 
 SHARD, FILE_ROWS, CATEGORIES = 2048, 1_000_000, 60
-STEPS = ("inventory", "fold", "join", "refold")
+STEPS = ("inventory", "fold", "join", "refold", "refresh")
+PHOTOS = 3  # of a product
+T = TypeVar("T")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objects", type=int, nargs="+", default=[1_000_000, 10_000_000])
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--step", choices=STEPS)
     options = parser.parse_args()
-    if options.step:
-        measure(options.step, options.objects[0], options.folder)
-        return
-    print(f"{'objects':>12} {'step':10} {'seconds':>8} {'peak MB':>8} {'open files':>10}  result")
+    rows = []
     for objects in options.objects:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            make_inventory(Path(folder) / "inventory-1", objects, night=1)
-            make_inventory(Path(folder) / "inventory-2", objects, night=2)
             for step in STEPS:
-                command = [
-                    sys.executable,
-                    "-m",
-                    "benchmarks.large_bucket.run",
-                    "--objects",
-                    str(objects),
-                    "--folder",
-                    folder,
-                    "--step",
-                    step,
-                ]
-                environment = {**os.environ, "TMPDIR": folder}
-                answer = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True)
-                print(answer.stdout.strip(), flush=True)
-    print("peak MB is the process's; what it reads and writes besides is the system's page cache")
+                apart(prepare, step, objects, Path(folder))
+                rows.append({"objects": objects, "step": step, **apart(measure, step, objects, Path(folder))})
+                print(rows[-1], flush=True)
+    record("large_bucket", {"": rows})
 
 
-def measure(step: str, objects: int, folder: Path) -> None:
-    """One step, in this process."""
-    night = 1 if step in ("inventory", "fold") else 2
-    run = RunInfo(
-        f"night-{night}", datetime(2026, 11, 20 + night, tzinfo=UTC), "s3://photos", "f1", "tiny", "a1", "1", SHARD
+def apart(work: Callable[[str, int, Path], T], step: str, objects: int, folder: Path) -> T:
+    """`work` in a new process, whose memory is its own, with its temporary files in `folder`."""
+    os.environ["TMPDIR"] = str(folder)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, step, objects, folder).result()
+
+
+def night_of(step: str) -> RunInfo:
+    """The run that a step belongs to."""
+    night = 1 if step in ("inventory", "fold") else 3 if step == "refresh" else 2
+    fingerprint = "f2" if step == "refresh" else "f1"
+    return RunInfo(
+        f"night-{night}",
+        datetime(2026, 11, 20 + night, tzinfo=UTC),
+        "s3://photos",
+        fingerprint,
+        "tiny",
+        "a1",
+        "1",
+        SHARD,
     )
-    output = open_store(str(folder / "output"), create=True)
-    if step in ("fold", "refold"):
-        make_shards(folder / "output", run, objects)
+
+
+def prepare(step: str, objects: int, folder: Path) -> None:
+    """Make up what a step reads."""
+    night = night_of(step).run_id[-1]
+    if step in ("inventory", "join", "refresh"):
+        make_inventory(folder / f"inventory-{night}", objects, 1 if night == "1" else 2)
+    else:
+        make_shards(folder / "output", night_of(step), objects)
+
+
+def measure(step: str, objects: int, folder: Path) -> dict[str, object]:
+    """Run one step; seconds, peak memory of this process in MB, files open at once, and what came out."""
+    run, output = night_of(step), open_store(str(folder / "output"), create=True)
     most, stop = [0], threading.Event()
     threading.Thread(target=watch_files, args=(most, stop), daemon=True).start()
-    started, before = time.perf_counter(), peak_memory()
-    if step in ("inventory", "join"):
+    started = time.perf_counter()
+    if step in ("inventory", "join", "refresh"):
         with scratch() as work:
-            opened = open_inventory(str(folder / f"inventory-{night}" / "manifest.json"), run.images_uri)
-            source, plan = work / "source.parquet", work / "manifest.parquet"
-            listed = write_inventory(source, lambda: opened.frames(work), run, work)
-            at = time.perf_counter() - started
-            todo = write_plan(plan, source, fetch_products(output, work), run, RunSettings(shard_size=SHARD), work)
+            opened = open_inventory(str(folder / f"inventory-{run.run_id[-1]}" / "manifest.json"), run.images_uri)
+            listing, source, plan = (work / f"{name}.parquet" for name in ("listing", "source", "manifest"))
+            write_inventory(listing, lambda: opened.frames(work), work)
+            made = write_source(source, listing, "folder", described(run, None), work)
+            settings, products = RunSettings(shard_size=SHARD), fetch_products(output, work)
+            todo = write_plan(plan, source, products, run, settings, work).todo
             create_manifest(output, run, source, plan)
-            result = f"{listed:,} listed in {at:.1f} s, {todo:,} to do"
+            result = f"{todo:,} of {made.products:,} products to do"
     else:
-        done = publish(output, run)
-        size = (folder / "output" / "products.parquet").stat().st_size
-        result = f"{done.rows:,} rows in products.parquet, {size / 1e6:.0f} MB"
+        publish(output, run)
+        result = f"{(folder / 'output' / 'products.parquet').stat().st_size / 1e6:.0f} MB"
     seconds, peak = time.perf_counter() - started, peak_memory()
     stop.set()
-    note = f" (shards made: {before / 1e3:.0f} MB)" if step in ("fold", "refold") else ""
-    print(f"{objects:12,} {step:10} {seconds:8.1f} {peak / 1e3:8.0f} {most[0]:10}  {result}{note}")
+    return {"seconds": seconds, "peak MB": round(peak / 1e3), "open files": most[0], "result": result}
 
 
 def peak_memory() -> int:
@@ -116,15 +132,26 @@ def watch_files(most: list[int], stop: threading.Event) -> None:
         most[0] = max(most[0], len(os.listdir("/proc/self/fd")))
 
 
-def keys_of(first: int, count: int) -> pl.DataFrame:
-    """Keys as a shop has them, in an order that is not theirs."""
+def products_of(first: int, count: int) -> pl.DataFrame:
+    """Ids of products as a shop has them, in an order that is not theirs."""
     numbers = pl.int_range(first, first + count, eager=True)
     mixed = (numbers * 2_654_435_761) % 4_294_967_296
-    return pl.DataFrame({"number": numbers, "mixed": mixed}).select(
-        pl.format("products/{}/{}-front.jpg", pl.col("mixed") % 1000, "mixed").alias("key"),
-        pl.format("p{}", "mixed").alias("product_id"),
-        pl.col("number"),
+    return pl.DataFrame({"product": numbers, "mixed": mixed}).select(
+        pl.format("products/{}/{}", pl.col("mixed") % 1000, "mixed").alias("product_id"), "product"
     )
+
+
+def keys_of(first: int, count: int) -> pl.DataFrame:
+    """The photos with these numbers: PHOTOS in the folder of each product."""
+    names = products_of(first // PHOTOS, count // PHOTOS + 2)
+    numbers = pl.DataFrame({"number": pl.int_range(first, first + count, eager=True)})
+    photos = numbers.with_columns(product=pl.col("number") // PHOTOS, view=pl.col("number") % PHOTOS + 1)
+    named = photos.join(names, on="product", how="left", maintain_order="left")
+    return named.select(pl.format("{}/{}.jpg", "product_id", "view").alias("key"), "number")
+
+
+def etag_of(number: pl.Expr) -> pl.Expr:
+    return pl.lit("1") + number.hash(1).cast(pl.String)
 
 
 def make_inventory(folder: Path, objects: int, night: int) -> None:
@@ -138,11 +165,7 @@ def make_inventory(folder: Path, objects: int, night: int) -> None:
             pl.lit("photos").alias("bucket"),
             "key",
             pl.lit(150_000, pl.Int64).alias("size"),
-            (
-                pl.lit("1")
-                + pl.col("number").hash(1).cast(pl.String)
-                + pl.when(changed).then(pl.lit("x")).otherwise(pl.lit(""))
-            ).alias("e_tag"),
+            (etag_of(pl.col("number")) + pl.when(changed).then(pl.lit("x")).otherwise(pl.lit(""))).alias("e_tag"),
             pl.lit(True).alias("is_latest"),
             pl.lit(False).alias("is_delete_marker"),
         )
@@ -159,10 +182,10 @@ def make_inventory(folder: Path, objects: int, night: int) -> None:
 
 
 def make_shards(output: Path, run: RunInfo, objects: int) -> None:
-    """A row for each object, in shards as a run leaves them."""
-    shard = 0
-    for first in range(0, objects, SHARD * 50):
-        rows = rows_of(run, first, min(SHARD * 50, objects - first))
+    """A row for each product, in shards as a run leaves them."""
+    shard, products = 0, -(-objects // PHOTOS)
+    for first in range(0, products, SHARD * 50):
+        rows = rows_of(run, first, min(SHARD * 50, products - first))
         for start in range(0, rows.height, SHARD):
             path = output / shard_key(run, shard)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -173,21 +196,30 @@ def make_shards(output: Path, run: RunInfo, objects: int) -> None:
 
 def rows_of(run: RunInfo, first: int, count: int) -> pl.DataFrame:
     types = parquet.empty(ROW_SCHEMA)
-    failed = pl.col("number") % 50 == 3
-    known = keys_of(first, count).with_columns(
-        image_key=pl.col("key"),
-        image_uri=pl.lit("s3://photos/") + pl.col("key"),
-        image_etag=pl.lit("1") + pl.col("number").hash(1).cast(pl.String),
-        image_sha256=pl.col("number").hash(2).cast(pl.String) + pl.col("number").hash(3).cast(pl.String),
-        image_width=1000,
-        image_height=1333,
+    number = pl.col("product")
+    failed = number % 50 == 3
+    photos = [
+        pl.struct(
+            key=pl.format("{}/{}.jpg", "product_id", pl.lit(view + 1)),
+            uri=pl.format("s3://photos/{}/{}.jpg", "product_id", pl.lit(view + 1)),
+            etag=etag_of(number * PHOTOS + view),
+            sha256=(number * PHOTOS + view).hash(2).cast(pl.String) + (number * PHOTOS + view).hash(3).cast(pl.String),
+            width=1000,
+            height=1333,
+            error_kind=pl.lit(None, pl.String),
+        )
+        for view in range(PHOTOS)
+    ]
+    known = products_of(first, count).with_columns(
+        photos=pl.concat_list(photos),
+        photos_answered=PHOTOS,
         status=pl.when(failed).then(pl.lit("failed")).otherwise(pl.lit("ok")),
         error_kind=pl.when(failed).then(pl.lit("truncated")),
         error_message=pl.when(failed).then(pl.lit("image file is truncated (12 bytes not processed)")),
-        title=pl.when(~failed).then(pl.format("Wool blend coat number {} in navy", "number")),
-        category=pl.when(~failed).then(pl.format("Category {}", pl.col("number").hash(4) % CATEGORIES)),
-        category_confidence=0.87,
-        price=pl.when(~failed).then((pl.col("number").hash(5) % 2000).cast(pl.Float64)),
+        title=pl.when(~failed).then(pl.format("Wool blend coat number {} in navy", "product")),
+        category=pl.when(~failed).then(pl.format("Category {}", pl.col("product").hash(4) % CATEGORIES)),
+        category_confidence=(pl.col("product").hash(6) % 1000) / 1000,
+        price=pl.when(~failed).then((pl.col("product").hash(5) % 2000).cast(pl.Float64)),
         price_low=10.0, price_high=99.0, currency=pl.lit("EUR"), needs_review=False, attempt=1, model=pl.lit(run.model),
         adapter=pl.lit(run.adapter), prompt_version=pl.lit("1"), fingerprint=pl.lit(run.fingerprint),
         engine=pl.lit("vllm"), run_id=pl.lit(run.run_id), shard=0, prompt_tokens=812, output_tokens=30,

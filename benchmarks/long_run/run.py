@@ -12,6 +12,7 @@ run: README.md beside this file.
 import argparse
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ import psutil
 from PIL import Image
 
 from benchmarks.made_up import SMALLEST, begin_run, make_checkpoint, prompt
+from benchmarks.results import record
 
 
 def main() -> None:
@@ -80,16 +82,15 @@ def run_job(folder: Path, options: argparse.Namespace) -> None:
     predictor = Predictor(engine, engine.tokens, run.adapter.calibration, settings.review)
     kills = [options.photos * (kill + 1) // (options.kills + 1) for kill in range(options.kills)]
     marks = [photos for photos in MARKS if photos < options.photos] + [options.photos]
-    print(f"| photos | {' | '.join(ROLES)} | photos/s |\n|{' --- |' * (len(ROLES) + 2)}", flush=True)
+    used: list[dict[str, Any]] = []
     started = time.monotonic()
     with fetcher(source, settings, run.adapter.preparation) as fetch:
         session = Session(run, "vllm", predictor, fetch, engine.clock, "benchmark")
         for done in session.answer(run.manifest.shards, Deadline()):
             while marks and done >= marks[0]:
-                used = memory(engine)
                 rate = done / (time.monotonic() - started)
-                cells = [f"{used[role]:.0f} MB" for role in ROLES]
-                print(f"| {marks.pop(0):,} | {' | '.join(cells)} | {rate:.0f} |", flush=True)
+                used.append({"photos": marks.pop(0), **memory(engine), "photos/s": rate})
+                print(used[-1], file=sys.stderr, flush=True)
             if kills and done >= kills[0]:
                 kills.pop(0)
                 for pid in engine.process.pids:
@@ -97,16 +98,17 @@ def run_job(folder: Path, options: argparse.Namespace) -> None:
     restarts = engine.restarts
     engine.close()
     rows = read_shards(target, run.info)
-    keys = set(rows["image_key"])
-    wanted = {f"{index:06d}.jpg" for index in range(options.photos)}
-    print(
-        f"\n{options.photos:,} photos, {options.kills} kills, {restarts} restarts, {time.monotonic() - started:.0f} s: "
-        f"{rows.height:,} rows of {len(keys & wanted):,} photos; by status: {dict(Counter(rows['status']))}"
-    )
+    keys = set(rows["product_id"])
+    wanted = {f"{index:06d}" for index in range(options.photos)}
+    outcome = {
+        "photos": options.photos, "kills": options.kills, "restarts": restarts, "seconds": time.monotonic() - started,
+        "rows": rows.height, "photos with a row": len(keys & wanted), **Counter(rows["status"]),
+    }  # fmt: skip
+    record("long_run", {"Memory": used, "Rows": [outcome]})
 
 
 MARKS = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
-ROLES = ("this process", "decoders", "engine", "all")
+ROLES = ("this process, MB", "decoders, MB", "engine, MB", "all, MB")
 
 
 def memory(engine: Any) -> dict[str, float]:
@@ -116,9 +118,9 @@ def memory(engine: Any) -> dict[str, float]:
     for process in [here, *here.children(recursive=True)]:
         size = process.memory_full_info().pss / 1e6
         engines = {process.pid, *(parent.pid for parent in process.parents())} & set(engine.process.pids)
-        role = "this process" if process.pid == here.pid else "engine" if engines else "decoders"
+        role = ROLES[0] if process.pid == here.pid else ROLES[2] if engines else ROLES[1]
         used[role] += size
-        used["all"] += size
+        used[ROLES[3]] += size
     return used
 
 

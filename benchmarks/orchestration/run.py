@@ -119,7 +119,7 @@ def at_once(run: Any, *_: Any, **__: Any) -> Iterator[Any]:
     from enrich.answers.postprocess import Prediction
     from enrich.engines.base import EngineClock
     from enrich.photos.decode import Photo
-    from enrich.photos.fetch import Fetched
+    from enrich.photos.fetch import Fetched, FetchedPhoto
     from enrich.pipeline.run.session import Session
 
     page = np.zeros((8, 8, 3), np.uint8)
@@ -131,8 +131,9 @@ def at_once(run: Any, *_: Any, **__: Any) -> Iterator[Any]:
 
     def fetch(items: Iterable[Any]) -> Iterator[Fetched]:
         for item in items:
-            photo = Photo(page, 8, 8)
-            yield Fetched(item, item.etag, item.key.encode().hex(), photo, None, None, 0.0, 0.0, time.monotonic())
+            [listed] = item.photos
+            photo = FetchedPhoto(listed, listed.etag, listed.key.encode().hex(), Photo(page, 8, 8))
+            yield Fetched(item, (photo,), 0.0, 0.0, time.monotonic())
 
     yield Session(run, "fake", AtOnce(), fetch, EngineClock(), uuid4().hex)  # type: ignore[arg-type]
 

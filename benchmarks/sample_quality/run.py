@@ -1,24 +1,24 @@
 """What fine-tuning the tiny base on the sample catalog reaches: num_crops 1, 4, 9 and 16, vision frozen or with LoRA.
 
 Every way starts from the same base, with the demo's settings, on the same catalog, and is scored on its test split and
-on the hold-out, whose colour x fabric x kind no other split shows. Prints a Markdown table; the base without an adapter
-and the best possible price error stand in it. Needs neither boto3 nor Prefect.
+on the hold-out, whose colour x fabric x kind no other split shows. The base without an adapter
+and the best possible price error are in the table. Needs neither boto3 nor Prefect.
 
     python -m benchmarks.sample_quality.run --base enrich/assets/phi3v-tiny --out quality
 """
 
 import argparse
 import json
-import platform
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
+from benchmarks.results import record
 from enrich.catalog.read import read_catalog
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.pipeline.finetuning import finetune
@@ -61,7 +61,7 @@ class Clock:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="a folder for catalog, adapters and results.json")
+    parser.add_argument("--out", type=Path, required=True, help="a folder for catalog and adapters")
     parser.add_argument("--products", type=int, default=1500)
     parser.add_argument("--holdout", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0, help="of the catalog")
@@ -70,32 +70,17 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     arguments = parser.parse_args()
 
-    catalog, stored = arguments.out / "catalog", arguments.out / "results.json"
-    results: dict[str, Any] = {}
+    catalog = arguments.out / "catalog"
     write_sample(catalog, arguments.products, seed=arguments.seed, holdout=arguments.holdout)
     best = json.loads((catalog / "truth.json").read_text("utf-8"))["best_mdape"]
-    gpu = torch.cuda.is_available() and arguments.device != "cpu"
-    hardware = torch.cuda.get_device_name() if gpu else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    print(f"{arguments.products} products, best possible MdAPE {best:.1%}; {hardware}, torch {torch.__version__}\n")
-    print(
-        "| | image tokens | trained for | trained, photos/s | answered, photos/s | category | title exact | title F1 | "
-        "MdAPE | / best | parsed | hold-out category | hold-out title F1 | hold-out MdAPE |\n" + "| --- " * 14 + "|",
-        flush=True,
-    )
+    rows: list[dict[str, Any]] = []
     for name, changes in (list(WAYS.items())[way] for way in arguments.ways):
         found = measure(arguments, catalog, name, changes)
-        if not results:
-            print(row("the base, no adapter", "", "", "", "", found["base"], None, best), flush=True)
-        results[name] = found
-        print(
-            row(
-                name, str(found["image_tokens"]), f"{found['seconds']:.0f} s", f"{found['trained_per_second']:.1f}",
-                f"{found['answered_per_second']:.1f}", found["test"], found["holdout"], best,
-            ),
-            flush=True,
-        )  # fmt: skip
-        earlier = json.loads(stored.read_text("utf-8"))["ways"] if stored.exists() else {}
-        stored.write_text(json.dumps({"hardware": hardware, "ways": earlier | {name: found}}, indent=1) + "\n")
+        if not rows:
+            rows.append(row("the base, no adapter", {}, found["base"], None, best))
+        rows.append(row(name, found, found["test"], found["holdout"], best))
+        print(rows[-1], file=sys.stderr, flush=True)
+    record("sample_quality", {f"{arguments.products} products, best possible MdAPE {best:.1%}": rows})
 
 
 def measure(arguments: argparse.Namespace, catalog: Path, name: str, changes: dict[str, Any]) -> dict[str, Any]:
@@ -107,17 +92,17 @@ def measure(arguments: argparse.Namespace, catalog: Path, name: str, changes: di
     clock = Clock()
     run = RunSettings(engine="transformers", device=arguments.device, batch_size=settings.batch_size)
     holdout = score_adapter(str(adapter), str(catalog / "holdout"), run, progress=clock)[0].metrics["test"]
-    record = json.loads((adapter / "train.json").read_text("utf-8"))
+    trained = json.loads((adapter / "train.json").read_text("utf-8"))
     return {
         "test": done.metrics["test"],
         "base": done.metrics["base"],
         "intervals": done.metrics["intervals"],
         "holdout": holdout,
         "image_tokens": image_tokens(arguments.base, catalog, settings.num_crops),
-        "trained_per_second": record["images_per_second"],
+        "trained_per_second": trained["images_per_second"],
         "answered_per_second": clock.rate,
-        "seconds": record["seconds"],
-        "evaluations": record["evaluations"],
+        "seconds": trained["seconds"],
+        "evaluations": trained["evaluations"],
     }
 
 
@@ -136,33 +121,32 @@ def image_tokens(base: Path, catalog: Path, num_crops: int) -> int:
     processor = load_processor(base, num_crops=num_crops)
     counts = []
     for product in read_catalog(catalog).products[:200]:
-        with Image.open(product.image_path) as photo:
+        with Image.open(product.image_paths[0]) as photo:
             counts.append(processor.image_processor.num_image_tokens(*photo.size))
     return sorted(counts)[len(counts) // 2]
 
 
 def row(
-    name: str,
-    tokens: str,
-    took: str,
-    trained: str,
-    answered: str,
-    test: dict[str, Any],
-    holdout: dict[str, Any] | None,
-    best: float,
-) -> str:
-    """A line of the table."""
+    name: str, found: dict[str, Any], test: dict[str, Any], holdout: dict[str, Any] | None, best: float
+) -> dict[str, Any]:
+    """A line of the table. Shares are from 0 to 1."""
     mdape = test["price"]["mdape"]
-    cells = [
-        name, tokens, took, trained, answered, f"{test['category_accuracy']:.1%}", f"{test['title_exact']:.1%}",
-        f"{test['title_token_f1']:.3f}", f"{mdape:.1%}", f"{mdape / best:.2f}", f"{test['parse_rate']:.1%}",
-    ]  # fmt: skip
-    if holdout:
-        cells += [f"{holdout['category_accuracy']:.1%}", f"{holdout['title_token_f1']:.3f}"]
-        cells += [f"{holdout['price']['mdape']:.1%}"]
-    else:
-        cells += [""] * 3
-    return "| " + " | ".join(cells) + " |"
+    return {
+        "way": name,
+        "image tokens": found.get("image_tokens", ""),
+        "trained for, s": found.get("seconds", ""),
+        "trained, photos/s": found.get("trained_per_second", ""),
+        "answered, photos/s": found.get("answered_per_second", ""),
+        "category": test["category_accuracy"],
+        "title exact": test["title_exact"],
+        "title F1": test["title_token_f1"],
+        "MdAPE": mdape,
+        "MdAPE / best": mdape / best,
+        "parsed": test["parse_rate"],
+        "hold-out category": holdout["category_accuracy"] if holdout else "",
+        "hold-out title F1": holdout["title_token_f1"] if holdout else "",
+        "hold-out MdAPE": holdout["price"]["mdape"] if holdout else "",
+    }
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
     python -m benchmarks.vllm_parity.run --adapter DIRECTORY   # any adapter
     python -m benchmarks.vllm_parity.run --fp8                  # fp8 in LoRA's place; on a CPU keys and values only
 
-In float32 on a CPU, on photos of the sample generator that the adapter was not trained on, greedy answers are compared
-token for token, and their log-probabilities. Where tokens differ, the gap between the best two says whether rounding
-explains it. Results of a run: README.md beside this file.
+In float32 on a CPU, on photos of the sample generator that the adapter was not trained on, several of a product where
+its prompts show several, greedy answers are compared token for token, and their log-probabilities. Where tokens differ,
+the gap between the best two says whether rounding explains it. Results of a run: README.md beside this file.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,19 @@ def make_adapter(folder: Path) -> Path:
 
 
 def pages(adapter: Adapter, count: int) -> Iterator[Request]:
+    """Prompts of one photo or, where the adapter's show more, of products with 2 to 4 photos."""
     how = adapter.preparation
-    for index in range(count):
-        photo = render(sample_product(SEED, index, DEMO), index)
-        width, height = ((photo.width, photo.height), (photo.height, photo.width), (600, 600), (300, 1500))[index % 4]
-        yield Request(f"{index}", hd_transform(photo.resize((width, height)), how.num_crops, how.image_size))
+    most = 4 if how.photos_per_product > 1 else 1
+    drawn = (sample_product(SEED, index, DEMO, most) for index in range(10 * count))
+    shown = (product for product in drawn if most == 1 or len(product.views) > 1)
+    for index, product in enumerate(islice(shown, count)):
+        made = []
+        for view in product.views[: how.photos_per_product]:
+            photo = render(product, index, view=view)
+            sizes = ((photo.width, photo.height), (photo.height, photo.width), (600, 600), (300, 1500))
+            crops = how.more_crops if made else how.num_crops
+            made.append(hd_transform(photo.resize(sizes[index % 4]), crops, how.image_size))
+        yield Request(f"{index}", tuple(made))
 
 
 def answer(adapter: Adapter, way: dict[str, Any], requests: list[Request]) -> dict[str, Completion]:

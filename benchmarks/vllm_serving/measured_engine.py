@@ -2,26 +2,33 @@
 
 import argparse
 import json
+import math
 import statistics
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from multiprocessing import get_context
 from typing import Any
 
 from benchmarks.made_up import FULL, prompt
 
+IMAGE_TOKENS = {1: 313, 4: 757}  # of an image of so many crops, by the model's arrangement of features
 WARM_UP = 64  # photos; 2 where --tiny
 
 
 class Bench:
     """An engine with the benchmark's checkpoint and its decoding processes, and what is measured with them."""
 
-    def __init__(self, settings: dict[str, str], options: argparse.Namespace) -> None:
+    def __init__(self, settings: dict[str, str], options: argparse.Namespace, photos: int = 1) -> None:
+        """
+        Args:
+            photos: that a prompt may show.
+        """
         from enrich.engines.vllm_engine import VllmEngine, engine_arguments
         from enrich.engines.vllm_process import EngineProcess
         from enrich.models.device import device_and_dtype
@@ -36,10 +43,14 @@ class Bench:
             **{name.removeprefix("vllm."): json.loads(settings[name]) for name in settings.keys() - own.keys()},
         }  # fmt: skip
         if not options.tiny:  # so that one engine takes photos of 16 crops too
-            self.arguments["mm_processor_kwargs"] = {"num_crops": 16}
+            self.arguments["mm_processor_kwargs"] = {"num_crops": 16 if photos == 1 else 4}
+        if photos > 1:
+            self.arguments["limit_mm_per_prompt"] = {"image": photos}
         self.in_flight = self.arguments["max_num_seqs"] * 5 // 4
         self.processor = load_processor(options.folder / "model")
-        self.processor.image_processor.num_crops = 1 if options.tiny else 16
+        crops = self.processor.image_processor
+        crops.num_crops = crops.more_crops = 1 if options.tiny else 16
+        crops.photos_per_product = photos
         start = partial(EngineProcess, self.arguments, cpu=options.tiny)
         self.engine = VllmEngine(start, self.processor, prompt(), in_flight=self.in_flight)
         self.pool = ProcessPoolExecutor(options.workers, mp_context=get_context("spawn"))
@@ -56,31 +67,36 @@ class Bench:
         self.pool.shutdown()
 
     def from_jpeg(
-        self, *, num_crops: int = 4, tokens: int | None = None, count: int | None = None, first: int = 0
+        self, *, crops: Sequence[int] = (4,), tokens: int | None = None, count: int | None = None, first: int = 0
     ) -> dict[str, float]:
-        """This engine, from the bytes of JPEG files to completions."""
+        """This engine, from the bytes of JPEG files to completions.
+
+        Args:
+            crops: of each photo of a product.
+            count: products; None: as many as the photos are enough for.
+        """
         from enrich.engines.vllm_render import sampling
         from enrich.models.phi3_vision.checkpoint import stop_ids
         from enrich.photos.decode import Preparation
 
-        count = count or self.options.photos
-        how = Preparation(num_crops=1 if self.options.tiny else num_crops, image_size=336)
+        count = count or self.options.photos // len(crops)
+        hows = [Preparation(num_crops=1 if self.options.tiny else number, image_size=336) for number in crops]
         self.engine._free = sampling(stop_ids(self.processor), tokens or 64)
-        photos = photo_bytes(self.options, first, count)
+        photos = photo_bytes(self.options, first, count * len(crops))
         self.measured += 1  # in the ids, by which vLLM would know a photo again that it has encoded before
         with clock(count) as result:
-            stream = requests(self.pool, photos, how, self.in_flight, f"{self.measured}")
+            stream = requests(self.pool, photos, hows, self.in_flight, f"{self.measured}")
             answers = list(self.engine.complete(stream))
         wrong = [answer for answer in answers if len(answer.token_ids) != (tokens or FULL.answer_tokens - 1)]
         if wrong or len(answers) != count:
             raise RuntimeError(f"{len(answers)} answers, {len(wrong)} of them wrong, such as {wrong[:1]}")
         return result if self.ready is None else {**result, "ready after s": self.ready}
 
-    def text(self) -> dict[str, float]:
-        """Prompts of as many tokens as those with a photo, as many answers: what the language model alone can do."""
+    def text(self, crops: Sequence[int] = (4,)) -> dict[str, float]:
+        """Prompts of as many tokens as those with photos of `crops`, as many answers: the language model alone."""
         from enrich.engines.vllm_render import sampling
 
-        prompts, params, done = text_prompts(self.processor, self.options), sampling([], FULL.answer_tokens), 0
+        prompts, params, done = text_prompts(self.processor, self.options, crops), sampling([], FULL.answer_tokens), 0
         with clock(len(prompts)) as result:
             for index, text in enumerate(prompts):
                 self.engine.process.add(f"text-{time.monotonic_ns()}-{index}", text, params)
@@ -88,16 +104,17 @@ class Bench:
                 done += len(self.engine.process.outputs())
         return result
 
-    def encoder(self) -> dict[str, float]:
-        """From uint8 crops on the GPU to token embeddings, in batches as large as a step of the engine takes."""
+    def encoder(self, crops: int = 4) -> dict[str, float]:
+        """Images from uint8 crops on the GPU to token embeddings, in batches as large as a step of the engine takes."""
         tiny = self.options.tiny
 
         def encode(model: Any) -> float:
             import torch
 
             device = model.vision_embed_tokens.glb_GN.device
-            crops, batch, side = (1, 1, 336) if tiny else (4, 20, 672)  # 16,384 tokens a step hold 20 photos
-            pixels = torch.randint(0, 256, (batch, crops, 336, 336, 3), dtype=torch.uint8, device=device)
+            shown = 1 if tiny else crops
+            side, batch = 336 * math.isqrt(shown), 1 if tiny else 16_384 // IMAGE_TOKENS[shown]
+            pixels = torch.randint(0, 256, (batch, shown, 336, 336, 3), dtype=torch.uint8, device=device)
             sizes = torch.tensor([[side, side]] * batch)
             steps = 1 if tiny else 24
             with torch.inference_mode():
@@ -109,7 +126,7 @@ class Bench:
                 torch.accelerator.synchronize() if device.type == "cuda" else None
             return steps * batch / (time.perf_counter() - started)
 
-        return {"images/s": self.run_in_engine(encode)}
+        return {"a second": self.run_in_engine(encode)}
 
     def run_in_engine(self, function: Callable[..., Any], **arguments: Any) -> Any:
         """What `function(model)` returns, called in the engine's process."""
@@ -162,16 +179,16 @@ class Bench:
         return f"wall {wall:.2f} s\n{self.run_in_engine(stop)}"
 
 
-def text_prompts(processor: Any, options: argparse.Namespace) -> list[Any]:
-    """Prompts of any tokens, as many as a prompt with a photo has; one for each photo."""
+def text_prompts(processor: Any, options: argparse.Namespace, crops: Sequence[int] = (4,)) -> list[Any]:
+    """Prompts of any tokens, as many as a prompt with photos of `crops` has; one for each product."""
     import numpy as np
     from vllm.inputs import TokensPrompt
 
     from enrich.answers.prompt import render_prompt
 
-    image = processor.image_processor.num_image_tokens(1000, 1333) if options.tiny else 757
-    length = len(processor.token_ids(render_prompt(prompt()), [image]))
-    ids = np.random.default_rng(0).integers(300, 1400, (options.photos, length)).tolist()
+    images = [IMAGE_TOKENS[1 if options.tiny else number] for number in crops]
+    length = len(processor.token_ids(render_prompt(prompt(), len(images)), images))
+    ids = np.random.default_rng(0).integers(300, 1400, (options.photos // len(crops), length)).tolist()
     return [TokensPrompt(prompt_token_ids=row) for row in ids]
 
 
@@ -196,22 +213,24 @@ def run_tower_compiled(model: Any) -> None:
     model.vision_embed_tokens.compile_layers()
 
 
-def requests(pool: ProcessPoolExecutor, photos: list[bytes], how: Any, ahead: int, prefix: str) -> Iterator[Any]:
-    """Requests from JPEG bytes, decoded by the pool; at most `ahead` between pool and engine."""
+def requests(pool: ProcessPoolExecutor, photos: list[bytes], hows: list[Any], ahead: int, prefix: str) -> Iterator[Any]:
+    """Requests from JPEG bytes, as many photos each as `hows`, decoded by the pool; `ahead` between pool and engine."""
     from enrich.engines.base import Request
 
-    rest = enumerate(photos)
-    waiting: deque[tuple[int, Future[Any]]] = deque()
-    for index, data in rest:
-        waiting.append((index, pool.submit(prepare_photo, data, how)))
-        if len(waiting) >= ahead:
-            break
+    rest = range(0, len(photos), len(hows)).__iter__()
+    waiting: deque[tuple[int, list[Future[Any]]]] = deque()
+
+    def start(most: int) -> None:
+        for first in islice(rest, most):
+            shown = zip(photos[first:], hows, strict=False)
+            waiting.append((first, [pool.submit(prepare_photo, data, how) for data, how in shown]))
+
+    start(ahead)
     while waiting:
-        index, future = waiting.popleft()
-        yield Request(f"{prefix}-{index}", future.result())
-        for following, data in rest:
-            waiting.append((following, pool.submit(prepare_photo, data, how)))
-            break
+        first, decoded = waiting.popleft()
+        ids = tuple(f"{prefix}-{first + place}" for place in range(len(hows)))
+        yield Request(ids[0], tuple(page.result() for page in decoded), ids)
+        start(1)
 
 
 def prepare_photo(data: bytes, how: Any) -> Any:
@@ -248,7 +267,7 @@ def clock(photos: int) -> Iterator[dict[str, float]]:
     yield result
     elapsed = time.perf_counter() - started
     over.set()
-    result["images/s"] = photos / elapsed
+    result["a second"] = photos / elapsed
     if shares:
         result["GPU busy"] = statistics.fmean(shares)
     result["CPU s/image"] = (cpu_seconds() - spent) / photos

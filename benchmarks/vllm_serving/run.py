@@ -4,13 +4,15 @@
     python -m benchmarks.vllm_serving.run fp8 --photos 2048       # some of them
     python -m benchmarks.vllm_serving.run --tiny                  # a small model on a CPU, to try the script
 
-    stock  vLLM as it comes: LLM.generate with its own class, PIL images in memory, decoded beforehand; and prompts
-           of the same length without a photo
-    bf16   in one engine: prompts of the same length without a photo, the encoder alone, as vLLM runs it and as it is
-           here, and of both the ceiling 1 / (1 / text + 1 / encoder); then this engine from the bytes of JPEG files;
-           where AWS_ENDPOINT_URL is set, the whole job from S3 (AWS_ACCESS_KEY_ID, ...) to Parquet, once more with 1 %
-           of the photos cut short; answers of 16 tokens; num_crops 1 and 16; smaller steps
+    stock  vLLM as shipped: LLM.generate with its own model class, PIL images decoded beforehand; and prompts of the
+           same length without a photo
+    bf16   in one engine: prompts of the same length without a photo, the encoder alone, with vLLM's code and
+           with this project's, and the ceiling 1 / (1 / text + 1 / encoder) for both; then this engine from the bytes
+           of JPEG files; where AWS_ENDPOINT_URL is set, the whole job from S3 (AWS_ACCESS_KEY_ID, ...) to Parquet,
+           once more with 1 % of the photos cut short; answers of 16 tokens; num_crops 1 and 16; smaller steps
     fp8    the same with fp8 weights and fp8 keys and values
+    photos products of 1 photo (4 crops), of 3 (4 + 1 + 1 crops) and of 3 of 4 crops each, in one bf16 engine: from JPEG
+           bytes, beside the ceiling 1 / (1 / text + the encoder's time of each photo), and the whole job from a folder
     NAME=VALUE,...   this engine in bf16 with other settings, or vLLM's own as vllm.NAME, twice over the photos, such as
                      max_num_batched_tokens=8192 or vllm.block_size=144
 
@@ -20,15 +22,19 @@ after a warm-up. Results of a run: README.md beside this file.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.made_up import FULL, TINY, begin_run, make_checkpoint, make_photos, preparation, prompt
+from benchmarks.results import record
 from benchmarks.vllm_serving.measured_engine import (
     Bench,
     clock,
@@ -60,24 +66,19 @@ def main() -> None:
     options.workers = options.workers or max(1, (os.cpu_count() or 4) - 3)
     if options.one:
         for what, result in measure(options.parts[0], options):
-            cells = [f"{result[name]:{form}}" if name in result else "" for name, form in CELLS.items()]
-            print(f"| {what} | {' | '.join(cells)} |", flush=True)
+            print(json.dumps({"what": what, **{name: result.get(name, "") for name in CELLS}}), flush=True)
         return
     with tempfile.TemporaryDirectory() as scratch:
         options.folder = options.folder or Path(scratch)
-        started = time.perf_counter()
         make_photos(options.folder / "photos", options.photos + warm_up(options))
         make_checkpoint(options.folder / "model", TINY if options.tiny else FULL)
-        print(f"{options.photos} photos and a checkpoint made in {time.perf_counter() - started:.0f} s\n", flush=True)
-        print(f"| what | {' | '.join(CELLS)} |\n|{' --- |' * (len(CELLS) + 1)}", flush=True)
-        for part in options.parts:
-            run_alone(part, options)
+        record("vllm_serving", {part: run_alone(part, options) for part in options.parts})
 
 
-CELLS = {"images/s": ".2f", "GPU busy": ".0%", "CPU s/image": ".4f", "ready after s": ".0f"}
+CELLS = ("a second", "GPU busy", "CPU s/image", "ready after s")
 
 
-def run_alone(part: str, options: argparse.Namespace) -> None:
+def run_alone(part: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure a part in a process of its own, which shares neither memory nor compiled code with another's."""
     plugins = options.folder / f"plugin-{part == 'stock'}" / "enrich_benchmark-0.dist-info"
     plugins.mkdir(parents=True, exist_ok=True)
@@ -103,15 +104,23 @@ def run_alone(part: str, options: argparse.Namespace) -> None:
     command = [sys.executable, "-m", "benchmarks.vllm_serving.run", part, "--one", "--folder", str(options.folder)]
     command += ["--photos", str(options.photos), "--workers", str(options.workers)]
     command += [f"--{name}" for name in ("tiny", "profile") if getattr(options, name)]
-    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        print(f"| {part} | failed: {done.stderr.strip()[-4000:]} |", flush=True)
+    rows = []
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            if line.startswith("{"):  # the rest is what a profile says
+                rows.append(json.loads(line))
+            print(line, end="", file=sys.stderr, flush=True)
+    if process.returncode:
+        rows.append({"what": f"failed with exit code {process.returncode}", **dict.fromkeys(CELLS, "")})
+    return rows
 
 
 def measure(part: str, options: argparse.Namespace) -> Iterator[Row]:
     """The rows of one part: what was measured, and its figures."""
     if part == "stock":
         yield from measure_stock(options)
+    elif part == "photos":
+        yield from measure_photos(options)
     elif part in ("bf16", "fp8"):
         yield from measure_engine(part, FP8 if part == "fp8" and not options.tiny else {}, options)
     else:
@@ -155,22 +164,58 @@ def measure_engine(name: str, settings: dict[str, str], options: argparse.Namesp
         for how, run in (("as vLLM runs it", run_tower_as_vllm), ("compiled", run_tower_compiled)):
             bench.run_in_engine(run)
             yield f"{name}, encoder alone, {how}", (encoder := bench.encoder())
-            yield f"{name}, ceiling with it", {"images/s": 1 / (1 / text["images/s"] + 1 / encoder["images/s"])}
+            yield f"{name}, ceiling with it", {"a second": 1 / (1 / text["a second"] + 1 / encoder["a second"])}
         yield f"{name}, this engine from JPEG bytes", bench.from_jpeg()
         if options.profile:
             print(bench.profile(), flush=True)
         if name == "bf16" and os.environ.get("AWS_ENDPOINT_URL"):
             yield from measure_job(name, bench)
         yield f"{name}, this engine, answers of 16 tokens", bench.from_jpeg(tokens=16)
-        yield f"{name}, this engine, num_crops 1", bench.from_jpeg(num_crops=1)
+        yield f"{name}, this engine, num_crops 1", bench.from_jpeg(crops=[1])
         if not options.tiny:
-            yield f"{name}, this engine, num_crops 16", bench.from_jpeg(num_crops=16, count=options.photos // 4)
+            yield f"{name}, this engine, num_crops 16", bench.from_jpeg(crops=[16], count=options.photos // 4)
         yield f"{name}, this engine once more", bench.from_jpeg()
         if not options.tiny:  # on a CPU the scheduler is out of reach
             most = bench.arguments["max_num_batched_tokens"]
             for tokens in (most // 2, most // 4 * 3):
                 bench.set_step_tokens(tokens)
                 yield f"{name}, this engine, {tokens} tokens a step", bench.from_jpeg()
+
+
+SHOWN = {"1 photo": [4], "3 photos, 4 + 1 + 1 crops": [4, 1, 1], "3 photos of 4 crops": [4, 4, 4]}
+
+
+def measure_photos(options: argparse.Namespace) -> Iterator[Row]:
+    """Products with one photo and with three."""
+    with Bench({"shard_size": "512", "group_by": "folder"}, options, photos=3) as bench:
+        encoder = {crops: bench.encoder(crops)["a second"] for crops in (4, 1)}
+        for crops, rate in encoder.items():
+            yield f"encoder alone, images of {crops} crops", {"a second": rate}
+        for name, crops in SHOWN.items():
+            yield f"{name}: text alone", (text := bench.text(crops))
+            seconds = 1 / text["a second"] + sum(1 / encoder[number] for number in crops)
+            yield f"{name}: ceiling", {"a second": 1 / seconds}
+            for _ in range(2):
+                yield f"{name}: this engine from JPEG bytes", bench.from_jpeg(crops=crops)
+            with tempfile.TemporaryDirectory() as scratch:
+                folder = product_folders(bench, Path(scratch, "photos"), len(crops))
+                how = preparation(options.folder / "model")
+                several = (
+                    {"photos_per_product": len(crops), "more_crops": 1 if options.tiny else crops[-1]}
+                    if len(crops) > 1
+                    else {}
+                )
+                job = whole_job(bench, str(folder), f"{scratch}/output", replace(how, **several))
+                yield f"{name}: whole job, from files to Parquet", job
+
+
+def product_folders(bench: Bench, folder: Path, photos: int) -> Path:
+    """The benchmark's photos in folders of as many."""
+    for index in range(bench.options.photos // photos * photos):
+        path = folder / f"{index // photos}" / f"{index % photos}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.hardlink_to(bench.options.folder / "photos" / f"{index}.jpg")
+    return folder
 
 
 def measure_job(name: str, bench: Bench) -> Iterator[Row]:
@@ -184,15 +229,15 @@ def measure_job(name: str, bench: Bench) -> Iterator[Row]:
             cut = bucket == "faulty" and index % 100 == 50
             s3.put_object(Bucket=bucket, Key=f"{index}.jpg", Body=data[: len(data) // 2] if cut else data)
     with tempfile.TemporaryDirectory() as output:
-        yield f"{name}, job: S3 to Parquet", whole_job(bench, "whole", f"{output}/1")
+        yield f"{name}, job: S3 to Parquet", whole_job(bench, "s3://whole", f"{output}/1")
         yield f"{name}, this engine from JPEG bytes", bench.from_jpeg()
-        yield f"{name}, job, 1 % of the photos cut short", whole_job(bench, "faulty", f"{output}/2")
-        yield f"{name}, job: S3 to Parquet", whole_job(bench, "whole", f"{output}/3")
+        yield f"{name}, job, 1 % of the photos cut short", whole_job(bench, "s3://faulty", f"{output}/2")
+        yield f"{name}, job: S3 to Parquet", whole_job(bench, "s3://whole", f"{output}/3")
 
 
-def whole_job(bench: Bench, bucket: str, output: str) -> dict[str, float]:
+def whole_job(bench: Bench, photos: str, output: str, how: Any = None) -> dict[str, float]:
     """List, plan, download, decode, answer, judge and commit; all but starting engine and decoders, the gate and the
-    report."""
+    report. `how` the photos are prepared: as the checkpoint says, or otherwise."""
     from enrich.engines.predictor import Predictor
     from enrich.engines.vllm_render import sampling
     from enrich.models.phi3_vision.checkpoint import stop_ids
@@ -203,18 +248,19 @@ def whole_job(bench: Bench, bucket: str, output: str) -> dict[str, float]:
     from enrich.storage import open_store
 
     bench.engine._free = sampling(stop_ids(bench.processor), 64)
-    source, target = open_store(f"s3://{bucket}", must_exist=True), open_store(output, create=True)
+    source, target = open_store(photos, must_exist=True), open_store(output, create=True)
     model = bench.options.folder / "model"
-    with fetcher(source, bench.settings, preparation(model)) as fetch:
+    how = how or preparation(model)
+    with fetcher(source, bench.settings, how, needed=how.photos_per_product) as fetch:
         time.sleep(10)  # the decoding processes start beside the engine, which takes a minute (see `open_session`)
-        with clock(bench.options.photos) as result:
-            run = begin_run(source, target, model, bench.settings)
+        with clock(bench.options.photos // how.photos_per_product) as result:
+            run = begin_run(source, target, model, bench.settings, how)
             predictor = Predictor(bench.engine, bench.engine.tokens, run.adapter.calibration, bench.settings.review)
             session = Session(run, "vllm", predictor, fetch, bench.engine.clock, "benchmark")
             for _ in session.answer(run.manifest.shards, Deadline()):
                 pass
     counts = read_shards(target, run.info)["status"].value_counts().sort("status").rows()
-    print(f"rows: {dict(counts)}", flush=True)
+    print(f"rows: {dict(counts)}", file=sys.stderr, flush=True)
     return result
 
 

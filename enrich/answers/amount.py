@@ -92,7 +92,7 @@ def parse_currency(text: str) -> str:
     signs = SIGNS.get(_sign(written), ())
     found = signs[0] if signs else written.upper() if written.isascii() else ""
     if not is_currency(found):
-        raise AmountError(f"{_shown(text)} is no currency; write a code of three letters such as EUR")
+        raise AmountError(f"{_shown(text)} is not a currency; write a code of three letters such as EUR")
     return found
 
 
@@ -141,19 +141,15 @@ def _candidates(text: str, part: str) -> tuple[str, ...]:
 
 def _number(text: str, number: str, decimal: DecimalMark | None, whole_units: bool) -> tuple[float, DecimalMark | None]:
     """The value, and the decimal mark if the text determines it."""
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?[eE][+-]?[0-9]+", number):
-        return float(number), None
-    if re.fullmatch(r"[0-9]+", number):
+    if re.fullmatch(r"[0-9]+((\.[0-9]+)?[eE][+-]?[0-9]+)?", number):
         return float(number), None
     last = max(number.rfind("."), number.rfind(","))
     mark: DecimalMark = "," if last >= 0 and number[last] == "," else "."
     other: DecimalMark = "." if mark == "," else ","
+    if last < 0 or number.count(mark) > 1:
+        return _grouped(text, number), other if last >= 0 else None
     head, _, tail = number.rpartition(mark)
-    if last < 0:  # spaces or apostrophes only
-        return _grouped(text, number, None), None
-    if number.count(mark) > 1:
-        return _grouped(text, number, mark), other
-    if _others(head) or not re.fullmatch(r"[1-9][0-9]{0,2}", head) or len(tail) != 3:
+    if _separators(head) or not re.fullmatch(r"[1-9][0-9]{0,2}", head) or len(tail) != 3:
         return _with_decimals(text, head, tail, other), mark
     if whole_units or decimal == other:
         return float(head + tail), other if whole_units else None
@@ -163,27 +159,26 @@ def _number(text: str, number: str, decimal: DecimalMark | None, whole_units: bo
     raise AmountError(reason, ambiguous=True)
 
 
-def _others(head: str) -> set[str]:
-    return {character for character in head if not character.isdigit()}
+def _separators(number: str) -> set[str]:
+    return {character for character in number if not character.isdigit()}
 
 
 def _with_decimals(text: str, head: str, tail: str, other: DecimalMark) -> float:
-    groups = _others(head)
-    if not tail.isdigit() or len(groups) > 1 or groups - {other, " ", "'"}:
+    separators = _separators(head)
+    if not tail.isdigit() or len(separators) > 1 or separators - {other, " ", "'"}:
         raise AmountError(f"{_shown(text)} is not one amount of money")
-    whole = _grouped(text, head, groups.pop()) if groups else float(head or 0)
+    whole = _grouped(text, head) if separators else float(head or 0)
     return float(f"{whole:.0f}.{tail}")
 
 
-def _grouped(text: str, number: str, mark: str | None) -> float:
+def _grouped(text: str, number: str) -> float:
     """Parse digits in groups of three or Indian groups (12,34,567), with one kind of separator."""
-    marks = _others(number)
-    mark = mark or min(marks)
-    if marks == {mark}:
-        one = re.escape(mark)
-        if re.fullmatch(rf"[1-9][0-9]{{0,2}}({one}[0-9]{{3}})+|[1-9][0-9]?({one}[0-9]{{2}})+{one}[0-9]{{3}}", number):
-            return float(number.replace(mark, ""))
-    raise AmountError(f"{_shown(text)} does not group its digits in threes")
+    mark, *others = _separators(number)
+    one = re.escape(mark)
+    groups = rf"[1-9][0-9]{{0,2}}({one}[0-9]{{3}})+|[1-9][0-9]?({one}[0-9]{{2}})+{one}[0-9]{{3}}"
+    if others or not re.fullmatch(groups, number):
+        raise AmountError(f"{_shown(text)} does not group its digits in threes")
+    return float(number.replace(mark, ""))
 
 
 def _shown(text: str) -> str:

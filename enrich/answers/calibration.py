@@ -24,9 +24,7 @@ FAR = 100.0  # a price at least this many times from the median counts only if o
 FEW = 0.01  # ... and more than this share of them: one mistyped price does not set the range
 CATEGORY_ROWS = 100  # a category with as many has quantiles of its own: coverage then varies by 3 points
 CATEGORY_DESIGNS = 8  # with as many, its quantiles are narrowed half of the way from everyone's to its own
-FLOOR_ROWS = (
-    200  # with 30, choosing among six floors costs two points of coverage; with 200, none that we could measure
-)
+FLOOR_ROWS = 200  # choosing among six floors costs two points of coverage with 30 rows, and nothing measurable with 200
 FLOORS = (0.25, 0.5, 1.0, 2.0, 4.0, 16.0)  # times the median spread; the last one makes nearly all intervals alike
 DISTRIBUTION = 49  # quantiles kept of the signed residuals: enough for a CRPS to two digits
 MISSED = 0.9  # share of the wrong labels that review should get ...
@@ -36,10 +34,12 @@ Floats = Sequence[float] | np.ndarray
 Bools = Sequence[bool] | np.ndarray
 
 
-class PriceCalibration(BaseModel):
-    """How far predicted prices miss. Interval at a level: price * exp(±quantile * (spread + floor))."""
-
+class _Fitted(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class PriceCalibration(_Fitted):
+    """How far predicted prices miss. Interval at a level: price * exp(±quantile * (spread + floor))."""
 
     quantiles: dict[str, float]  # level -> quantile of |log residual| / (spread + floor)
     by_category: dict[str, dict[str, float]] = {}  # category -> the same, for those with CATEGORY_ROWS
@@ -51,10 +51,8 @@ class PriceCalibration(BaseModel):
     designs: int  # shown in those rows
 
 
-class CategoryCalibration(BaseModel):
+class CategoryCalibration(_Fitted):
     """P(label right) = sigmoid(slope * logit(p) + intercept + by_category[label]), p of title and label's tokens."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     slope: float
     intercept: float
@@ -63,14 +61,13 @@ class CategoryCalibration(BaseModel):
     rows: int
 
 
-class Calibration(BaseModel):
+class Calibration(_Fitted):
     """An adapter's calibration.json, fitted on the calibration split only. Files of other versions are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     version: Literal[2] = 2  # 1 also named one of three price estimates, and could hold isotonic steps
     price: PriceCalibration | None  # None where the catalog has no prices
     category: CategoryCalibration
+    folded: Self | None = None  # for products answered in several prompts; None if no such products were known
 
     @classmethod
     def uncalibrated(cls) -> Self:
@@ -155,15 +152,13 @@ def _quantiles(scores: np.ndarray, owners: np.ndarray) -> dict[str, float]:
 
 
 def _shrunk(own: dict[str, float], everyones: dict[str, float], designs: int) -> dict[str, float]:
-    """A category's quantiles where they are larger than everyone's, else between the two: 13 designs whose prices were
-    easy to predict do not prove that the next 13 will be."""
+    """A category's quantiles if larger than everyone's, else between the two: few designs prove little."""
     share = designs / (designs + CATEGORY_DESIGNS)
     return {level: max(one, share * one + (1 - share) * everyones[level]) for level, one in own.items()}
 
 
 def _mean_width(residuals: np.ndarray, spread: np.ndarray, floor: float, owners: np.ndarray) -> float:
-    """Mean half width of the intervals at LEVEL, log units, rounded to three digits so that the first of equal floors
-    wins."""
+    """Mean half width at LEVEL, log units, to three digits so that the first of equally good floors wins."""
     scale = spread + floor
     return float(f"{_quantiles(residuals / scale, owners)[str(LEVEL)] * scale.mean():.3g}")
 
@@ -269,20 +264,29 @@ def fit_platt(probabilities: Floats, right: Bools, categories: Sequence[str] | n
     optimizer.step(loss)
     slope, intercept = weights.tolist()
     if slope > 0:
-        by_category = (
-            {str(name): round(odds, 6) for name, odds in zip(names, own.tolist(), strict=True)} if by_name else {}
-        )
+        each = zip(names.tolist(), own.tolist(), strict=True) if by_name else ()
+        by_category = {name: round(odds, 6) for name, odds in each}
         return CategoryCalibration(slope=slope, intercept=intercept, by_category=by_category, rows=len(x))
     # A negative slope would rank sure answers last: only the base rate is known, with one more row of even odds.
     base_rate = (float(y.sum()) + 0.5) / (len(y) + 1)
-    return CategoryCalibration(slope=0.0, intercept=float(_logit(np.asarray(base_rate))), rows=len(x))
+    return CategoryCalibration(slope=0.0, intercept=logit(base_rate), rows=len(x))
 
 
 def category_confidence(calibration: CategoryCalibration, probability: float, category: str = "") -> float:
     """Calibrated probability, 0..1, that the predicted label `category`, whose tokens had `probability`, is right."""
-    score = calibration.slope * float(_logit(np.asarray(probability))) + calibration.intercept
+    score = calibration.slope * logit(probability) + calibration.intercept
     score += calibration.by_category.get(category, 0.0)
-    return 1 / (1 + math.exp(-max(min(score, 50.0), -50.0)))
+    return sigmoid(score)
+
+
+def sigmoid(odds: float) -> float:
+    """The probability of log odds; those beyond 50 count as 50."""
+    return 1 / (1 + math.exp(-max(min(odds, 50.0), -50.0)))
+
+
+def logit(probability: float) -> float:
+    """The log odds of a probability, which counts as 1e-6 at least and 1 - 1e-6 at most."""
+    return float(_logit(np.asarray(probability)))
 
 
 def _logit(p: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The grammar of the second pass: well-formed answers whose category is in the taxonomy.
 
-It is said once, as a structural tag of xgrammar, which vLLM takes as it is. transformers asks `answer_grammar`, which
-reads the same tag, so that installations without vLLM need no xgrammar (and triton with it).
+It is defined once, as a structural tag of xgrammar, which vLLM takes directly. transformers calls `answer_grammar`,
+which reads the same tag, so that installations without vLLM need no xgrammar (and triton with it).
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,5 @@
 """From a completion to a prediction: parsed, calibrated, and flagged for review if a person should look."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -33,7 +32,7 @@ ALTERNATIVES = 3  # kept a row
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is predicted for one photo: an answer with its error bars, or an error kind with a message."""
+    """What is predicted for one product: an answer with its error bars, or an error kind with a message."""
 
     answer: Answer | None = None
     parsed: Answer | None = None  # as the model wrote it; category and price may be unusable
@@ -48,6 +47,7 @@ class Prediction:
     error_message: str | None = None
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    prompts: int = 1  # whose answers were folded into this one
 
     @property
     def wants_grammar(self) -> bool:
@@ -70,7 +70,7 @@ def postprocess(
     if prediction.answer is not None:
         words = title_words(completion, tokens)
         doubted = ungrounded_words(words, prediction.answer.category, tokens.nouns, review.titles)
-        reasons = _flag(prediction, prediction.answer, calibration, review, forced=constrained, doubted=doubted)
+        reasons = flag(prediction, calibration, review, forced=constrained, doubted=bool(doubted))
         prediction = replace(prediction, reasons=reasons)
     return prediction
 
@@ -108,47 +108,46 @@ def _estimate(
     others = alternatives(completion, tokens)
     others.pop(answer.category, None)  # the label itself, if it was written in other tokens than the usual ones
     features = price_features(completion, tokens)
-    low, high = None, None
-    if answer.price is not None and calibration.price is not None:
-        price = features.expectation
-        low, high = price_interval(calibration.price, price, features.spread, category=answer.category)
-        answer = replace(answer, price=max(1, round(price)))
-    return replace(
+    estimated = replace(
         prediction,
-        answer=answer,
         probability=probability,
         confidence=confidence,
         alternatives=_calibrated(others, label_probability(completion, tokens), confidence),
         price_features=features,
-        price_low=low,
-        price_high=high,
     )
+    return priced(estimated, calibration.price)
 
 
-def _flag(
-    prediction: Prediction,
-    answer: Answer,
-    calibration: Calibration,
-    review: ReviewSettings,
-    *,
-    forced: bool,
-    doubted: Sequence[str],
+def priced(prediction: Prediction, prices: PriceCalibration | None) -> Prediction:
+    """`prediction` with the expected price of its `price_features` and the interval around it, if it has a price."""
+    answer, features = prediction.answer, prediction.price_features
+    if answer is None or answer.price is None or prices is None:
+        return prediction
+    low, high = price_interval(prices, features.expectation, features.spread, category=answer.category)
+    expected = replace(answer, price=max(1, round(features.expectation)))
+    return replace(prediction, answer=expected, price_low=low, price_high=high)
+
+
+def least_confidence(calibration: Calibration, review: ReviewSettings) -> float:
+    """The confidence below which a person should look."""
+    return calibration.category.review_below if review.min_confidence is None else review.min_confidence
+
+
+def flag(
+    prediction: Prediction, calibration: Calibration, review: ReviewSettings, *, forced: bool, doubted: bool
 ) -> tuple[ReviewReason, ...]:
-    """Why a person should look; `forced`: the category was, `doubted`: words of the title that the model doubts."""
-    confidence, low, high, prices = (
-        prediction.confidence,
-        prediction.price_low,
-        prediction.price_high,
-        calibration.price,
-    )
-    least = calibration.category.review_below if review.min_confidence is None else review.min_confidence
+    """Why a person should look at an answer; `forced`: its category was, `doubted`: the model doubts its title."""
+    answer, confidence = prediction.answer, prediction.confidence
+    low, high = prediction.price_low, prediction.price_high
+    prices = calibration.price
+    least = least_confidence(calibration, review)
     applies = {
         ReviewReason.CATEGORY_UNKNOWN: forced,
         ReviewReason.LOW_CONFIDENCE: confidence is not None and confidence < least,
         ReviewReason.WIDE_PRICE: low is not None and high is not None and high / low > review.max_price_ratio,
-        ReviewReason.PRICE_OUTLIER: bool(answer.price and prices and is_outlier(prices, answer.price)),
-        ReviewReason.TITLE_RULE: breaks_rules(answer.title, review.titles),
-        ReviewReason.TITLE_UNGROUNDED: bool(doubted),
+        ReviewReason.PRICE_OUTLIER: bool(answer and answer.price and prices and is_outlier(prices, answer.price)),
+        ReviewReason.TITLE_RULE: answer is not None and breaks_rules(answer.title, review.titles),
+        ReviewReason.TITLE_UNGROUNDED: doubted,
     }
     return tuple(reason for reason, applied in applies.items() if applied)
 

@@ -41,7 +41,7 @@ class Prompt(BaseModel):
     @classmethod
     def _currency_is_a_code(cls, currency: str | None) -> str | None:
         if currency is not None and not is_currency(currency):
-            raise ValueError(f"{currency[:40]!r} is no currency of three capital letters")
+            raise ValueError(f"{currency[:40]!r} is not a currency code of three capital letters")
         return currency
 
     @field_validator("instruction", "categories")
@@ -83,9 +83,10 @@ def make_prompt(categories: tuple[str, ...], currency: str | None) -> Prompt:
     )
 
 
-def render_prompt(prompt: Prompt) -> str:
-    """The user's turn and the start of the assistant's turn, in the format of Phi-3-vision's model card."""
-    return f"<|user|>\n<|image_1|>\n{prompt.instruction}<|end|>\n<|assistant|>\n"
+def render_prompt(prompt: Prompt, photos: int = 1) -> str:
+    """The user's turn, which shows `photos` photos, and the start of the assistant's, as Phi-3-vision's model card."""
+    images = "".join(f"<|image_{number}|>\n" for number in range(1, photos + 1))
+    return f"<|user|>\n{images}{prompt.instruction}<|end|>\n<|assistant|>\n"
 
 
 def render_answer(prompt: Prompt, title: str, category: str, price: float | None) -> str:

@@ -56,7 +56,7 @@ class AnswerTokens:
             for end in range(1, len(tokens) + 1):
                 self.labels_under[tokens[:end]].append(category)
                 after[tokens[: end - 1]].add(tokens[end - 1])
-        # ... -> the tokens that may come next. Searching a taxonomy of thousands instead takes ten times as long.
+        # ... -> the tokens that may come next: ten times as fast as a search in a taxonomy of thousands.
         self.after_label = {prefix: sorted(found) for prefix, found in after.items()}
         self.categories = frozenset(categories)
         added = tokenizer.added_tokens_decoder.keys()

@@ -1,10 +1,10 @@
-"""Add reviewed photos with their labels to a catalog, for the next fine-tuning."""
+"""Add reviewed products with their labels to a catalog, for the next fine-tuning."""
 
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import polars as pl
@@ -12,6 +12,7 @@ import polars as pl
 from enrich.answers.amount import AmountError, parse_currency
 from enrich.catalog.cells import value
 from enrich.catalog.edit import Cell, Edit, edited, hidden_columns, holds_numbers, read_bytes
+from enrich.catalog.select import BETWEEN_PHOTOS
 from enrich.errors import RunFailed, UsageError
 from enrich.settings.catalog import Columns
 from enrich.storage import Store
@@ -22,18 +23,25 @@ _ATTEMPTS = 5  # every lost swap means that another writer got through
 
 
 @dataclass(frozen=True)
+class Seen:
+    """A photo that the model saw."""
+
+    key: str  # names the photo's format
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Labelled:
-    """A photo and its reviewed label; None if a person rejected all of it."""
+    """A product with its reviewed label; None if a person rejected all of it."""
 
     product_id: str
-    image_key: str  # names the photo's format
-    sha256: str
+    photos: tuple[Seen, ...]  # at least one; the first tells products apart
     label: "Label | None"
 
 
 @dataclass(frozen=True)
 class Label:
-    """Title, category and price of a photo."""
+    """Title, category and price of a product."""
 
     title: str
     category: str
@@ -48,7 +56,7 @@ class Added:
 
     new: int  # rows that the catalog did not have
     withdrawn: int  # rows that an earlier decision had added, and a rejection took out
-    missed: tuple[str, ...]  # keys of photos that were not added, because their reviewed bytes no longer exist
+    missed: tuple[str, ...]  # keys of products' first photos that no longer exist as reviewed: these were not added
 
 
 def check_addition(catalog: Store, columns: Columns, products: Sequence[Labelled]) -> None:
@@ -58,36 +66,42 @@ def check_addition(catalog: Store, columns: Columns, products: Sequence[Labelled
 
 
 def add_products(
-    catalog: Store, columns: Columns, products: Sequence[Labelled], photo: Callable[[Labelled], bytes | None]
+    catalog: Store, columns: Columns, products: Sequence[Labelled], photo: Callable[[Seen], bytes | None]
 ) -> Added:
     """Put photos below images/reviewed/ and rows into the catalog's table, replaced by compare-and-swap.
 
-    A photo that was added before gets its newer labels, or is taken out where they were rejected.
+    A product that was added before gets its newer labels, or is taken out where they were rejected.
 
     Args:
-        photo: returns the reviewed bytes, or None if they no longer exist; such a photo is not added.
+        photo: returns the reviewed bytes, or None if they no longer exist. Such a photo is left out; if it is the
+            first, so is its product.
 
     Raises:
-        UsageError: there is no table, or the rows do not fit it. RunFailed: others replaced it again and again.
+        UsageError: there is no table, or the rows do not fit it. RunFailed: other writers kept replacing it.
     """
     for _ in range(_ATTEMPTS):
         name, data, etag = _table(catalog)
-        missed = [product for product in products if not _has_photo(catalog, product, photo)]
-        had = [product for product in products if product not in missed]
+        held = [(product, _held(catalog, product, photo)) for product in products]
+        had = [with_photos for _, with_photos in held if with_photos]
         after, new, withdrawn = _edited(data, name, columns, had, catalog)
         if after == data or catalog.replace(name, after, etag):
-            return Added(new, withdrawn, tuple(product.image_key for product in missed))
+            missed = tuple(product.photos[0].key for product, with_photos in held if not with_photos)
+            return Added(new, withdrawn, missed)
     raise RunFailed(f"{catalog.uri_of(name)} was replaced by others {_ATTEMPTS} times in a row; apply the file again")
 
 
-def _has_photo(catalog: Store, product: Labelled, photo: Callable[[Labelled], bytes | None]) -> bool:
-    """Whether the catalog holds the photo by now, or needs none."""
-    if product.label is None or catalog.head(_photo_key(product)) is not None:
-        return True
-    data = photo(product)
-    if data is not None:
-        catalog.put(_photo_key(product), data)
-    return data is not None
+def _held(catalog: Store, product: Labelled, photo: Callable[[Seen], bytes | None]) -> Labelled | None:
+    """The product with those photos that the catalog holds by now; None without the first. Rejected ones need none."""
+    if product.label is None:
+        return product
+    found = []
+    for seen in product.photos:
+        if catalog.head(_photo_key(seen)) is None:
+            if (data := photo(seen)) is None:
+                continue
+            catalog.put(_photo_key(seen), data)
+        found.append(seen)
+    return replace(product, photos=tuple(found)) if found[:1] == [product.photos[0]] else None
 
 
 def _table(catalog: Store) -> tuple[str, bytes, str]:
@@ -104,7 +118,7 @@ def _edited(
 ) -> tuple[bytes, int, int]:
     """The table with `products` in it, how many rows are new, and how many were taken out."""
     where = f"catalog {catalog.uri_of(name)}"
-    table = read_bytes(data, name, where)
+    table = read_bytes(data, name, where, columns.image_path)
     category = _check_columns(columns, table, where)
     if unread := hidden_columns(data, name, table) & {columns.price, columns.currency}:
         raise UsageError(
@@ -115,7 +129,7 @@ def _edited(
     codes, numbered = set(table[columns.product_code]), holds_numbers(data, name, columns.product_code)
     changed, added, removed = {}, [], set()
     for product in products:
-        path, label = standing.get(product.sha256), product.label
+        path, label = standing.get(product.photos[0].sha256), product.label
         if label is None:
             removed |= {path} if path else set()
             continue
@@ -128,7 +142,8 @@ def _edited(
             continue
         code = _unused_code(product, codes, numbered)
         codes.add(code)
-        added.append({columns.product_code: code, **cells, columns.image_path: _photo_key(product)})
+        paths = BETWEEN_PHOTOS.join(map(_photo_key, product.photos))
+        added.append({columns.product_code: code, **cells, columns.image_path: paths})
     edit = Edit(columns.image_path, changed, added, frozenset(removed))
     return edited(data, name, edit, where), len(added), len(removed)
 
@@ -160,22 +175,22 @@ def _check_currency(columns: Columns, table: pl.DataFrame, products: Sequence[La
 
 
 def _unused_code(product: Labelled, codes: set[str], numbered: bool) -> str:
-    """A product code that no row has: after the photo's product, or the next number where codes are numbers."""
+    """A product code that no row has: after the product, or the next number where codes are numbers."""
     if numbered:
         return str(1 + max((int(float(code)) for code in codes if code), default=0))
     text = unicodedata.normalize("NFC", product.product_id)
     plain = re.sub(r"[^\w.\- ]", "_", text)[:100]  # of file names: may hold anything, formulas and line breaks too
     stem = " ".join(plain.split()).lstrip("-. ") or "photo"
-    lengths = (8, 16, len(product.sha256))
-    return next((code for size in lengths if (code := f"{stem}-{product.sha256[:size]}") not in codes), "")
+    sha256 = product.photos[0].sha256
+    return next((code for size in (8, 16, len(sha256)) if (code := f"{stem}-{sha256[:size]}") not in codes), "")
 
 
-def _photo_key(product: Labelled) -> str:
-    suffix = PurePosixPath(product.image_key).suffix.lower()
-    return f"{FOLDER}/{product.sha256}{suffix if re.fullmatch(r'[.][a-z0-9]{1,5}', suffix) else ''}"
+def _photo_key(photo: Seen) -> str:
+    suffix = PurePosixPath(photo.key).suffix.lower()
+    return f"{FOLDER}/{photo.sha256}{suffix if re.fullmatch(r'[.][a-z0-9]{1,5}', suffix) else ''}"
 
 
-def _digest(path: str) -> str:
-    """The part of `_photo_key` that names the bytes."""
-    name = path.removeprefix(f"{FOLDER}/")
+def _digest(paths: str) -> str:
+    """The part of the first `_photo_key` in a cell that names the bytes."""
+    name = paths.partition(BETWEEN_PHOTOS)[0].removeprefix(f"{FOLDER}/")
     return re.sub(r"[.][a-z0-9]{1,5}$", "", name)

@@ -1,6 +1,7 @@
 """Download one photo from an untrusted URL: time-outs, retries, size limits, redirects, no private addresses."""
 
 import base64
+import ipaddress
 import random
 import re
 import ssl
@@ -9,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -18,7 +19,8 @@ from pathlib import Path
 import httpcore
 import httpx
 
-from enrich.catalog.connect import Budget, Connector, Refused, check_public, is_address
+from enrich.catalog.connect import BUDGET, Budget, Connector, Refused, check_public
+from enrich.errors import first_line
 from enrich.photos.decode import ImageRefused, inspect
 from enrich.photos.decoders import Decoders, DecodingFailed, cores
 from enrich.settings.catalog import FetchSettings
@@ -38,7 +40,7 @@ class Pace:
     threads: int = 16
     connect_seconds: float = 10.0
     read_seconds: float = 20.0  # longest silence within a response
-    backoff_seconds: float = 0.5  # longest first wait; doubles with each try
+    backoff_seconds: float = 0.5  # longest wait before the second try; doubles with each further try
     max_wait_seconds: float = 60.0  # longest wait, whatever Retry-After asks for
     max_redirects: int = 5
 
@@ -48,7 +50,7 @@ USUAL_PACE = Pace()
 
 @dataclass(frozen=True)
 class Outcome:
-    """The file name of a photo, or the reason why there is none, and the number of tries (0: it was there before)."""
+    """The file name of a photo, or the reason why there is none, and the number of tries (0: nothing was requested)."""
 
     file: str | None
     reason: str
@@ -65,14 +67,14 @@ class Downloader:
         self._decoders = Decoders(inspect, settings.limits, min(_PROCESSES, cores()), most_pixels=0)
         self._resolver = ThreadPoolExecutor(pace.threads, thread_name_prefix="resolve")
         # Through a proxy this machine neither resolves hosts nor sees their addresses; the proxy must check them.
-        self._connector = Connector(self._resolver, any_address=settings.allow_private or settings.proxy is not None)
+        connector = Connector(self._resolver, any_address=settings.allow_private or settings.proxy is not None)
         # httpcore without httpx: no cookies, no proxies from the environment and no content codings.
         self._pool = httpcore.ConnectionPool(
             ssl_context=httpx.create_ssl_context(),
-            proxy=None if settings.proxy is None else _proxy(httpx.URL(settings.proxy)),
+            proxy=None if settings.proxy is None else _proxy(settings.proxy),
             max_connections=None,
             max_keepalive_connections=pace.threads,
-            network_backend=self._connector,
+            network_backend=connector,
         )
 
     def close(self) -> None:
@@ -93,7 +95,7 @@ class Downloader:
             except Refused as refused:
                 part.unlink(missing_ok=True)
                 if not refused.again or attempt == self._settings.attempts:
-                    return Outcome(None, refused.reason, attempt)
+                    return Outcome(None, str(refused), attempt)
                 time.sleep(self._wait(attempt, refused.wait))
         raise AssertionError("at least one attempt")
 
@@ -105,7 +107,7 @@ class Downloader:
     def _download(self, url: str, part: Path) -> None:
         """One try: from the first look-up to the last byte, redirects included, within total_seconds."""
         budget = Budget(self._settings.total_seconds, 2 * self._settings.limits.max_bytes + _OVERHEAD_BYTES)
-        self._connector.begin(budget)
+        BUDGET.set(budget)
         try:
             if not url.startswith("//"):
                 self._follow(httpx.URL(url), part, budget)
@@ -118,9 +120,9 @@ class Downloader:
                 self._follow(httpx.URL(f"http:{url}"), part, budget)
         except httpcore.TimeoutException as error:
             budget.left()  # raises its own message if the total time is used up
-            raise Refused(f"no answer in time ({_words(error)})", again=True) from error
+            raise Refused(f"no answer in time ({_reason(error)})", again=True) from error
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError) as error:
-            raise Refused(f"connection failed ({_words(error)})", again=True) from error
+            raise Refused(f"connection failed ({_reason(error)})", again=True) from error
         except (httpx.InvalidURL, UnicodeError, ValueError) as error:
             raise Refused("not a valid URL") from error
 
@@ -151,8 +153,8 @@ class Downloader:
             headers["Authorization"] = f"Basic {base64.b64encode(login).decode('ascii')}"
         pace = self._pace
         times = {"connect": pace.connect_seconds, "read": pace.read_seconds, "write": pace.read_seconds}
-        target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
-        with self._pool.stream("GET", target, headers=list(headers.items()), extensions={"timeout": times}) as response:
+        more = {"timeout": times}
+        with self._pool.stream("GET", _core(url), headers=list(headers.items()), extensions=more) as response:
             yield response
 
     def _save(self, response: httpcore.Response, headers: httpx.Headers, part: Path) -> None:
@@ -203,8 +205,9 @@ class Downloader:
         """Refuse other schemes, and private addresses that a proxy would have to refuse, before anything is sent."""
         if url.scheme not in ("http", "https") or not url.host:
             raise Refused(f"not an http or https URL ({url.scheme[:20] or 'no scheme'})")
-        if self._settings.proxy is not None and not self._settings.allow_private and is_address(url.host):
-            check_public(url.host)
+        if self._settings.proxy is not None and not self._settings.allow_private:
+            with suppress(ValueError):  # a name, which the proxy resolves
+                check_public(ipaddress.ip_address(url.host))
 
 
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "AVIF": "avif"}
@@ -231,10 +234,13 @@ def without_login(url: str) -> str:
     return re.sub(r"//[^/?#\s]*@", "//***@", url)
 
 
-def _proxy(url: httpx.URL) -> httpcore.Proxy:
-    login = (url.username.encode(), url.password.encode()) if url.userinfo else None
-    address = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
-    return httpcore.Proxy(address, auth=login)
+def _proxy(address: str) -> httpcore.Proxy:
+    parsed = httpx.Proxy(address)
+    return httpcore.Proxy(_core(parsed.url), auth=parsed.raw_auth)
+
+
+def _core(url: httpx.URL) -> httpcore.URL:
+    return httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
 
 
 def _retry_after(value: str | None) -> float | None:
@@ -249,5 +255,5 @@ def _retry_after(value: str | None) -> float | None:
         return None
 
 
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
+def _reason(error: Exception) -> str:
+    return first_line(error)[:120]

@@ -9,8 +9,9 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Literal
 
 import polars as pl
@@ -18,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from enrich.answers.amount import AmountError, parse_amount
+from enrich.catalog.select import BETWEEN_PHOTOS
 from enrich.catalog.table import read_table
 from enrich.errors import UsageError
-from enrich.storage.scratch import scratch
 
 Cell = str | float | None  # a text or a price
 _DELIMITERS = ",;\t|"
@@ -28,23 +29,21 @@ _DELIMITERS = ",;\t|"
 
 @dataclass(frozen=True)
 class Edit:
-    """What is to change. Rows are told apart by their photo's path; cells that are not named stay, or are empty."""
+    """What is to change. Rows are told apart by the paths of their photos, as a table joins them with BETWEEN_PHOTOS;
+    cells that are not named stay, or are empty."""
 
     key: str  # the column of paths
-    changed: Mapping[str, Mapping[str, Cell]] = field(default_factory=dict)  # path -> column -> cell
-    added: Sequence[Mapping[str, Cell]] = ()
-    removed: Set[str] = frozenset()  # paths
+    changed: Mapping[str, Mapping[str, Cell]]  # path -> column -> cell
+    added: Sequence[Mapping[str, Cell]]
+    removed: Set[str]  # paths
 
 
-def read_bytes(data: bytes, name: str, where: str) -> pl.DataFrame:
-    """The table in `data` as a fine-tuning reads it: text, "" for null. UsageError, naming `where`."""
-    with scratch() as folder:
-        path = folder / name
-        path.write_bytes(data)
-        try:
-            return read_table(path)
-        except UsageError as error:
-            raise UsageError(str(error).replace(str(path), where)) from error
+def read_bytes(data: bytes, name: str, where: str, photos: str) -> pl.DataFrame:
+    """The table in `data` as fine-tuning reads it: text, "" for null; `photos` is the column of paths.
+
+    UsageError, naming `where`.
+    """
+    return read_table(Path(name), data, where, lists={photos: BETWEEN_PHOTOS})
 
 
 def edited(data: bytes, name: str, edit: Edit, where: str) -> bytes:
@@ -53,12 +52,12 @@ def edited(data: bytes, name: str, edit: Edit, where: str) -> bytes:
     Raises:
         UsageError: the table cannot be read, or what was to be written does not fit its columns.
     """
-    before = read_bytes(data, name, where)
+    before = read_bytes(data, name, where, edit.key)
     edit = _real(edit, before)
     if not (edit.changed or edit.added or edit.removed):
         return data
     after = _edit_csv(data, edit, where) if name.endswith(".csv") else _edit_parquet(data, edit, where)
-    _check_read_back(before, read_bytes(after, name, where), edit, where)
+    _check_read_back(before, read_bytes(after, name, where, edit.key), edit, where)
     return after
 
 
@@ -71,8 +70,7 @@ def holds_numbers(data: bytes, name: str, column: str) -> bool:
     """Whether a column of the table in `data` has a type of numbers."""
     if name.endswith(".csv"):
         return False
-    kind = pq.read_schema(io.BytesIO(data)).field(column).type
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+    return _is_number(pq.read_schema(io.BytesIO(data)).field(column).type)
 
 
 def _real(edit: Edit, table: pl.DataFrame) -> Edit:
@@ -153,7 +151,7 @@ def _edit_csv(data: bytes, edit: Edit, where: str) -> bytes:
 
 
 def _records(lines: Sequence[str], delimiter: str) -> list[tuple[str, list[str]]]:
-    """Every record as it is written, and its cells."""
+    """The text of every record, and its cells."""
     reader = csv.reader(lines, delimiter=delimiter)
     records, start = [], 0
     for cells in reader:
@@ -185,7 +183,7 @@ def price_text(price: float, comma: bool = False) -> str:
 def _edit_parquet(data: bytes, edit: Edit, where: str) -> bytes:
     file = pq.ParquetFile(io.BytesIO(data))
     table = file.read()
-    paths = [(path or "").strip() for path in table[edit.key].to_pylist()]
+    paths = [_joined(cell).strip() for cell in table[edit.key].to_pylist()]
     comma = any(
         _decimal_comma([text for text in table[name].to_pylist() if text])
         for name in _priced(edit)
@@ -193,20 +191,14 @@ def _edit_parquet(data: bytes, edit: Edit, where: str) -> bytes:
     )
     for name in {name for cells in edit.changed.values() for name in cells}:
         number = table.schema.get_field_index(name)
-        values = [
-            edit.changed[path][name] if path in edit.changed and name in edit.changed[path] else old
-            for path, old in zip(paths, table[name].to_pylist(), strict=True)
-        ]
-        new = [path in edit.changed and name in edit.changed[path] for path in paths]
-        table = table.set_column(
-            number, table.schema.field(number), _array(values, new, table.schema.field(number), comma, where)
-        )
+        cells = {row: edit.changed[path][name] for row, path in enumerate(paths) if name in edit.changed.get(path, {})}
+        new = _array(list(cells.values()), table.schema.field(number), comma, where)
+        taken = dict(zip(cells, range(len(table), len(table) + len(cells)), strict=True))  # row -> its place in `new`
+        column = pa.chunked_array([*table[number].chunks, new]).take([taken.get(row, row) for row in range(len(table))])
+        table = table.set_column(number, table.schema.field(number), column)
     table = table.filter(pa.array([path not in edit.removed for path in paths], pa.bool_()))
     if edit.added:
-        columns = [
-            _array([row.get(field.name) for row in edit.added], [True] * len(edit.added), field, comma, where)
-            for field in table.schema
-        ]
+        columns = [_array([row.get(field.name) for row in edit.added], field, comma, where) for field in table.schema]
         table = pa.concat_tables([table, pa.Table.from_arrays(columns, schema=table.schema)])
     codec = file.metadata.row_group(0).column(0).compression if file.metadata.num_row_groups else "ZSTD"
     sink = io.BytesIO()
@@ -214,34 +206,38 @@ def _edit_parquet(data: bytes, edit: Edit, where: str) -> bytes:
     return sink.getvalue()
 
 
-def _array(values: Sequence[object], new: Sequence[bool], field: pa.Field, comma: bool, where: str) -> pa.Array:
-    """Values as a column of a table; those that are `new` come from an Edit, the others out of the table."""
+def _joined(cell: str | list[str | None] | None) -> str:
+    return BETWEEN_PHOTOS.join(part or "" for part in cell) if isinstance(cell, list) else cell or ""
+
+
+def _array(cells: Sequence[Cell], field: pa.Field, comma: bool, where: str) -> pa.Array:
+    """Cells of an Edit as values of a column."""
     try:
-        cells = [_typed(value, field, comma) if ours else value for value, ours in zip(values, new, strict=True)]
-        return pa.array(cells, field.type)
+        return pa.array([_typed(cell, field, comma) for cell in cells], field.type)
     except (pa.ArrowException, ArithmeticError, ValueError, TypeError) as error:
-        shown = next((value for value, ours in zip(values, new, strict=True) if ours), None)
         raise UsageError(
-            f"{where}: {shown!r} does not fit column {field.name!r} ({field.type}); "
+            f"{where}: {cells[0]!r} does not fit column {field.name!r} ({field.type}); "
             "change the column's type, or add these products by hand"
         ) from error
 
 
-def _typed(value: object, field: pa.Field, comma: bool) -> object:
+def _typed(value: Cell, field: pa.Field, comma: bool) -> object:
     """A cell of an Edit as a value of a column; ValueError if it does not fit."""
     kind = field.type
     if value is None:
         if not field.nullable and not _is_text(kind):
             raise ValueError("must not be null")
         return None if field.nullable else ""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return str(value).split(BETWEEN_PHOTOS)
     if _is_text(kind):
         text = price_text(value, comma) if isinstance(value, float) else value
         known = _enum_values(field)
         if known and text not in known:
             raise ValueError("not a value of the column's Enum")
         return text
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        number = Decimal(repr(value)) if isinstance(value, float) else Decimal(str(value))
+    if _is_number(kind):
+        number = Decimal(str(value))
         if pa.types.is_decimal(kind):
             return number
         if pa.types.is_floating(kind):
@@ -252,13 +248,17 @@ def _typed(value: object, field: pa.Field, comma: bool) -> object:
 
 
 def _enum_values(field: pa.Field) -> list[str]:
-    """The values of a Polars Enum, which it keeps in the field's metadata as `5;Coats4;Hats`; none of other columns."""
+    """The values of a Polars Enum, which it keeps in the field's metadata as `5;Coats4;Hats`; [] for other columns."""
     left, values = (field.metadata or {}).get(b"_PL_ENUM_VALUES2", b""), []
     while left:
         length, _, rest = left.partition(b";")
         values.append(rest[: int(length)].decode())
         left = rest[int(length) :]
     return values
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:

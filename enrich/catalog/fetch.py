@@ -15,7 +15,7 @@ import polars as pl
 
 from enrich.catalog.download import EXTENSIONS, USUAL_PACE, Downloader, Outcome, Pace, urls_of, without_login
 from enrich.catalog.table import FORMATS, read_table
-from enrich.errors import RunFailed, UsageError
+from enrich.errors import RunFailed, UsageError, first_line
 from enrich.settings.catalog import FetchSettings
 
 IMAGE_PATH = "local_image_path"
@@ -25,32 +25,18 @@ _NOWHERE = ("", "N.A.")
 
 @dataclass(frozen=True)
 class FetchSummary:
-    """Counts of a fetch.
+    """Counts of rows."""
 
-    Attributes:
-        photos: rows with a photo, of which `resumed` were downloaded by an earlier fetch.
-        failed: rows without a photo.
-        several: rows with more than one URL, of which the first is used.
-    """
-
-    photos: int
-    failed: int
-    resumed: int
-    several: int = 0
-
-
-def _silent(done: int, total: int) -> None:
-    pass
+    photos: int  # with a photo
+    failed: int  # without one
+    resumed: int  # of `photos`, downloaded by an earlier fetch
+    several: int = 0  # with more than one URL, of which the first is used
 
 
 def fetch_catalog(
-    source: str,
-    out: Path,
-    settings: FetchSettings | None = None,
-    progress: Callable[[int, int], None] = _silent,
-    pace: Pace = USUAL_PACE,
+    source: str, out: Path, settings: FetchSettings, progress: Callable[[int, int], None], pace: Pace = USUAL_PACE
 ) -> FetchSummary:
-    """Writes `out/images/`, `out/failures.csv` and, last, `out/catalog.csv`: the source's columns and local_image_path.
+    """Write `out/images/`, `out/failures.csv` and, last, `out/catalog.csv`: the source's columns and local_image_path.
 
     Rows without a photo are listed in failures.csv (product_code, url, reason, attempts) and left out of the catalog.
     Columns without a text form are left out.
@@ -63,7 +49,6 @@ def fetch_catalog(
         UsageError: no such table or data set, a missing column, or no rows; nothing was written.
         RunFailed: no photo could be downloaded, or none could be written.
     """
-    settings = settings or FetchSettings()
     table = _read_source(source)
     for name, setting in ((settings.product_code, "product_code"), (settings.image_url, "image_url")):
         if name not in table.columns:
@@ -78,8 +63,7 @@ def fetch_catalog(
         images.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"out {out}: {error.strerror or error}; name a directory that can be written") from error
-    pairs = table.select(code=settings.product_code, url=settings.image_url).iter_rows()
-    rows = [_row(code, cell) for code, cell in pairs]
+    rows = [_row(code, cell) for code, cell in table.select(settings.product_code, settings.image_url).iter_rows()]
     try:
         outcomes = _download_all({row.stem: row.url for row in rows}, images, settings, progress, pace)
         results = [outcomes[row.stem] for row in rows]
@@ -100,19 +84,15 @@ def fetch_catalog(
 class _Row:
     code: str
     url: str
+    stem: str  # a file name that is safe whatever the code is, and differs for other codes and URLs
     several: bool  # its cell has further URLs
-
-    @property
-    def stem(self) -> str:
-        """A file name that is safe whatever the code is, and differs for other codes and URLs."""
-        digest = hashlib.sha256(f"{self.code}\0{self.url}".encode()).hexdigest()[:8]
-        safe = re.sub(r"[^A-Za-z0-9-]+", "_", self.code)[:80].strip("_")
-        return f"{safe or 'photo'}-{digest}"
 
 
 def _row(code: str, cell: str) -> _Row:
-    urls = [] if cell.strip() in _NOWHERE else urls_of(cell)
-    return _Row(code, urls[0] if urls else "", len(urls) > 1)
+    url, *others = ([] if cell.strip() in _NOWHERE else urls_of(cell)) or [""]
+    digest = hashlib.sha256(f"{code}\0{url}".encode()).hexdigest()[:8]
+    safe = re.sub(r"[^A-Za-z0-9-]+", "_", code)[:80].strip("_")
+    return _Row(code, url, f"{safe or 'photo'}-{digest}", bool(others))
 
 
 def _download_all(
@@ -139,15 +119,13 @@ def _download_all(
 
 
 def _write_failures(rows: list[_Row], results: list[Outcome], out: Path) -> None:
-    failed = [(row, result) for row, result in zip(rows, results, strict=True) if result.file is None]
-    table = {
-        "product_code": [row.code for row, _ in failed],
-        "url": [without_login(row.url) for row, _ in failed],
-        "reason": [result.reason for _, result in failed],
-        "attempts": [result.attempts for _, result in failed],
-    }
+    failed = [
+        (row.code, without_login(row.url), result.reason, result.attempts)
+        for row, result in zip(rows, results, strict=True)
+        if result.file is None
+    ]
     types = {"product_code": pl.String, "url": pl.String, "reason": pl.String, "attempts": pl.Int64}
-    _write_csv(pl.DataFrame(table, schema=types), out / "failures.csv")
+    _write_csv(pl.DataFrame(failed, schema=types, orient="row"), out / "failures.csv")
 
 
 def _write_csv(table: pl.DataFrame, path: Path) -> None:
@@ -187,5 +165,4 @@ def _hub_files(dataset: str) -> list[Path]:
     except RepositoryNotFoundError as error:
         raise UsageError(f"data set {dataset}: not found, or private without HF_TOKEN; check its name") from error
     except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UsageError(f"data set {dataset}: {reason}; check the network, or give a file") from error
+        raise UsageError(f"data set {dataset}: {first_line(error)[:200]}; check the network, or give a file") from error

@@ -32,7 +32,7 @@ def _size(path: str) -> int | None:
 
 
 def _as_on_disk(path: str, directory: Path) -> str:
-    """The path with each name as it is written on disk, where that differs in the form of accents only."""
+    """The path with each name in the form that the disk has, where the two differ in Unicode normalisation only."""
     if path.isascii() or _size(path) is not None:
         return path
     found = str(directory)

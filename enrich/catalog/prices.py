@@ -7,6 +7,8 @@ from enrich.answers.amount import Amount, AmountError, DecimalMark, parse_amount
 from enrich.answers.calibration import beyond
 from enrich.errors import UsageError
 
+Found = Amount | AmountError | None  # in a cell; None: it states no price
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -26,27 +28,33 @@ class Price:
 
 
 def read_prices(cells: Sequence[Cell], decimal: DecimalMark | None, where: str) -> tuple[list[Price], str | None]:
-    """A price for each cell, and the currency of all of them; None where no cell names one.
+    """A price for each cell, and the currency of all of them; None if no cell names one.
 
-    An amount that could be either of two is read by the decimal mark that other cells of the column prove. Where they
-    prove both it has no price. A price far beyond all the others has none either.
+    An amount that could be either of two is read by the decimal mark that other cells of the column prove. If they
+    prove both, it has no price. A price far beyond all the others has none either.
 
     Raises:
         UsageError: several currencies, or an ambiguous amount that neither the column nor `decimal` decides.
     """
-    currencies = [_currency(cell) for cell in cells]
-    found = [_amount(cell, currency, None) for cell, currency in zip(cells, currencies, strict=True)]
-    currency = _only(
-        {own for own in currencies if isinstance(own, str)}
-        | {amount.currency for amount in found if isinstance(amount, Amount) and amount.currency},
-        where,
-    )
+    own = [_currency(cell) for cell in cells]
+    found = [_amount(cell, currency) for cell, currency in zip(cells, own, strict=True)]
+    named = {currency for currency in own if isinstance(currency, str)}
+    named |= {amount.currency for amount in found if isinstance(amount, Amount) and amount.currency}
+    if len(named) > 1:
+        listed = ", ".join(sorted(named)[:5])
+        raise UsageError(f"{where}: prices in several currencies ({listed}); keep the rows of one currency")
+    common = next(iter(named), None)
     found = [
-        own if isinstance(own, AmountError) else _amount(cell, currency, None)
-        for cell, own in zip(cells, currencies, strict=True)
+        currency if isinstance(currency, AmountError) else _amount(cell, common)
+        for cell, currency in zip(cells, own, strict=True)
     ]
-    found = _decide(cells, found, currency, decimal, where)
-    return _plausible(found), currency
+    mark = _decimal_mark(cells, found, decimal, where)
+    if mark is not None:
+        found = [
+            _amount(cell, common, mark) if isinstance(amount, AmountError) and amount.ambiguous else amount
+            for cell, amount in zip(cells, found, strict=True)
+        ]
+    return _plausible(found), common
 
 
 def _currency(cell: Cell) -> str | AmountError | None:
@@ -56,61 +64,40 @@ def _currency(cell: Cell) -> str | AmountError | None:
         return error
 
 
-def _amount(cell: Cell, currency: str | AmountError | None, decimal: DecimalMark | None) -> Amount | AmountError | None:
-    if not cell.price:
+def _amount(cell: Cell, currency: str | AmountError | None, decimal: DecimalMark | None = None) -> Found:
+    if not cell.price or isinstance(currency, AmountError):
         return None
-    if isinstance(currency, AmountError):
-        return currency
     try:
         return parse_amount(cell.price, decimal=decimal, currency=currency)
     except AmountError as error:
         return error
 
 
-def _only(currencies: set[str], where: str) -> str | None:
-    if len(currencies) > 1:
-        listed = ", ".join(sorted(currencies)[:5])
-        raise UsageError(f"{where}: prices in several currencies ({listed}); keep the rows of one currency")
-    return next(iter(currencies), None)
-
-
-def _decide(
-    cells: Sequence[Cell],
-    found: list[Amount | AmountError | None],
-    currency: str | None,
-    decimal: DecimalMark | None,
-    where: str,
-) -> list[Amount | AmountError | None]:
-    """The same with ambiguous amounts read."""
-    open_ones = [i for i, amount in enumerate(found) if isinstance(amount, AmountError) and amount.ambiguous]
+def _decimal_mark(
+    cells: Sequence[Cell], found: Sequence[Found], decimal: DecimalMark | None, where: str
+) -> DecimalMark | None:
+    """The mark by which to read the ambiguous amounts; None if there are none, or the column proves both marks."""
+    unsure = [n for n, amount in enumerate(found) if isinstance(amount, AmountError) and amount.ambiguous]
     proved = {amount.decimal for amount in found if isinstance(amount, Amount) and amount.decimal}
-    if not open_ones or (decimal is None and len(proved) > 1):
-        return found
-    mark = decimal or next(iter(proved), None)
-    if mark is None:
-        cell = cells[open_ones[0]]
+    if not unsure or decimal or len(proved) > 1:
+        return decimal
+    if not proved:
         raise UsageError(
-            f"{where}: the price in row {cell.row} {found[open_ones[0]]}, and no other price tells which; name the "
-            "decimal mark in the settings under columns.decimal, as '.' or ','"
+            f"{where}: the price in row {cells[unsure[0]].row} {found[unsure[0]]}, and no other price tells which; "
+            "name the decimal mark in the settings under columns.decimal, as '.' or ','"
         )
-    return [
-        _amount(cell, currency, mark) if isinstance(amount, AmountError) and amount.ambiguous else amount
-        for cell, amount in zip(cells, found, strict=True)
-    ]
+    return proved.pop()
 
 
-def _plausible(found: Sequence[Amount | AmountError | None]) -> list[Price]:
+def _plausible(found: Sequence[Found]) -> list[Price]:
     odd = beyond([amount.value for amount in found if isinstance(amount, Amount)])
     prices = []
     for amount in found:
-        if isinstance(amount, Amount):
-            price = Price(amount.value)
-            if amount.value in odd:
-                price = Price(problem=f"{amount.value:,.15g} is far beyond the other prices")
-            prices.append(price)
-        elif amount is None:
-            prices.append(Price())
-        else:
+        if isinstance(amount, AmountError):
             both = ", and the column writes both decimal marks" if amount.ambiguous else ""
             prices.append(Price(problem=f"{amount}{both}"))
+        elif amount is not None and amount.value in odd:
+            prices.append(Price(problem=f"{amount.value:,.15g} is far beyond the other prices"))
+        else:
+            prices.append(Price(amount.value if amount else None))
     return prices

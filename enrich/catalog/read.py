@@ -5,17 +5,18 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import polars as pl
 
 from enrich.answers.parse import MAX_TITLE
-from enrich.answers.prompt import spells_control_token
 from enrich.catalog.cells import clean, first_value, value
 from enrich.catalog.dropped import Dropped, describe
-from enrich.catalog.find_photo import find_photo
+from enrich.catalog.further import add_further_photos
 from enrich.catalog.prices import Cell, read_prices
+from enrich.catalog.select import BETWEEN_PHOTOS, select
 from enrich.catalog.table import FORMATS, read_table
 from enrich.errors import UsageError
 from enrich.settings.catalog import Columns
@@ -26,49 +27,60 @@ UNPRICED = "price cannot be used, taught without it"
 
 @dataclass(frozen=True)
 class Catalog:
-    """The usable rows in the table's order, and what was learnt on the way."""
+    """The usable rows in the table's order, and what was learned on the way."""
 
     products: tuple[Product, ...]
     categories: tuple[str, ...]  # sorted
     currency: str | None
     dropped: tuple[Dropped, ...]
     fingerprint: str  # of the usable rows; neither their order nor the catalog's place changes it
-    unread: tuple[Dropped, ...] = ()  # usable rows whose price cannot be used
-    rows: int = 0  # of the table
-    notes: tuple[str, ...] = ()  # what else a person should know, a line each
-    row_of: Mapping[str, int] = field(default_factory=dict)  # product code -> row
+    unread: tuple[Dropped, ...]  # usable rows whose price cannot be used
+    lost: tuple[Dropped, ...]  # photos that cannot be used, of products that have others
+    rows: int  # of the table, without those that only add photos to a product
+    notes: tuple[str, ...]  # what else a person should know, a line each
+    row_of: Mapping[str, int]  # product code -> row
 
     @property
-    def unpriced(self) -> int:
-        """How many products have no price."""
-        return sum(product.price is None for product in self.products)
+    def photos(self) -> int:
+        """How many photos the products have."""
+        return sum(len(product.image_paths) for product in self.products)
 
     @property
     def lines(self) -> tuple[str, ...]:
         """What a person should know of the table, a line each."""
-        told = (("left out", self.dropped), ("without price", self.unread))
-        counted = (f"{what}: {len(rows):,} of {self.rows:,} rows: {describe(rows)}" for what, rows in told if rows)
-        return (*counted, *self.notes)
+        told = (("left out", self.dropped, self.rows, "rows"), ("without price", self.unread, self.rows, "rows"),
+                ("photos left out", self.lost, self.photos + len(self.lost), "photos"))  # fmt: skip
+        several = [f"{self.photos:,} photos of {len(self.products):,} products"]
+        return (
+            *(several if self.photos > len(self.products) else ()),
+            *(f"{what}: {len(rows):,} of {all:,} {unit}: {describe(rows)}" for what, rows, all, unit in told if rows),
+            *self.notes,
+        )
 
 
-def read_catalog(path: str | Path, columns: Columns | None = None) -> Catalog:
+def read_catalog(path: str | Path, columns: Columns | None = None, group_by: str = "photo") -> Catalog:
     """The catalog in a local directory (its catalog.csv or catalog.parquet), or the one in a table file.
 
-    Photo paths are relative to the table's directory and must stay inside it. Categories that differ in case or spacing
+    Photo paths are relative to the table's directory and must stay inside it. A product may have several: a list in a
+    cell, names joined by `|`, or rows of one product code (see `select`). Categories that differ in case or spacing
     only are one, in their most frequent spelling.
+
+    Args:
+        group_by: see `add_further_photos`.
 
     Raises:
         UsageError: no table, an unreadable one, a missing column, several currencies, prices that could be either of
-            two amounts, or no usable row.
+            two amounts, photos that cannot be grouped so, or no usable row.
     """
     columns = columns or Columns()
     table_path = _find_table(Path(path))
-    table = read_table(table_path)
+    table = read_table(table_path, lists={columns.image_path: BETWEEN_PHOTOS})
     rows = _map_columns(table, table_path, columns)
-    kept, dropped = _select(rows, table_path.parent.absolute())
+    selected = select(rows, table_path.parent.absolute())
     where = f"catalog {table_path}"
-    if not kept:
-        raise UsageError(f"{where}: {_why_empty(dropped)}; give each product a title, category and photo")
+    if not selected.kept:
+        raise UsageError(f"{where}: {_why_empty(selected.dropped)}; give each product a title, category and photo")
+    kept = add_further_photos(selected.kept, table_path.parent.absolute(), group_by, where)
     cells = [Cell(number, rows[number - 1]["price"], rows[number - 1]["currency"]) for number in kept]
     prices, currency = read_prices(cells, columns.decimal, where)
     labels, joined = _one_spelling([product.category for product in kept.values()])
@@ -81,14 +93,15 @@ def read_catalog(path: str | Path, columns: Columns | None = None) -> Catalog:
         products=tuple(products),
         categories=tuple(sorted({product.category for product in products})),
         currency=currency,
-        dropped=tuple(dropped),
+        dropped=tuple(selected.dropped),
         fingerprint=_fingerprint(products, table_path.parent.absolute()),
         unread=tuple(
             Dropped(number, product.product_code, UNPRICED, price.problem)
             for (number, product), price in zip(kept.items(), prices, strict=True)
             if price.problem
         ),
-        rows=len(rows),
+        lost=tuple(selected.lost),
+        rows=len(rows) - selected.further,
         notes=(*joined, *_long_titles(rows, kept), *_small_prices(products, row_of)),
         row_of=row_of,
     )
@@ -140,40 +153,6 @@ def _map_columns(table: pl.DataFrame, path: Path, columns: Columns) -> list[dict
     ).to_dicts()
 
 
-def _select(rows: list[dict[str, str]], directory: Path) -> tuple[dict[int, Product], list[Dropped]]:
-    """Products without their prices by row number, and the other rows."""
-    kept: dict[int, Product] = {}
-    first: dict[str, int] = {}  # product code -> row
-    dropped = []
-    for number, row in enumerate(rows, start=1):
-        image, trouble = find_photo(row["image_path"], directory) if row["image_path"] else ("", "no image_path")
-        reason, detail = _reason_to_drop(row, trouble, first)
-        if reason:
-            dropped.append(Dropped(number, row["product_code"], reason, detail))
-            continue
-        title = row["title"][:MAX_TITLE].strip()
-        first[row["product_code"]] = number
-        kept[number] = Product(row["product_code"], title, row["category"], None, image)
-    return kept, dropped
-
-
-def _reason_to_drop(row: dict[str, str], trouble: str, first: dict[str, int]) -> tuple[str, str]:
-    """Reason and detail; "" where the row can be used."""
-    further = (
-        f"a further photo of the product in row {first[row['product_code']]}" if row["product_code"] in first else ""
-    )
-    for name in ("product_code", "title", "category", "image_path"):
-        if not row[name]:
-            photo_only = not (row["title"] or row["category"] or trouble)
-            return f"no {name}", further or ("only a photo, as of a product in another row" if photo_only else "")
-    if further:
-        return "product_code is in an earlier row", further
-    for text in (row["title"], row["category"]):
-        if spells_control_token(text):
-            return "title or category spells a control token of the model", text
-    return trouble, row["image_path"] if trouble else ""
-
-
 def _one_spelling(categories: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """For each category the spelling that stands for it, and a line that names those that were joined."""
     groups: dict[str, Counter[str]] = defaultdict(Counter)
@@ -199,15 +178,11 @@ def _long_titles(rows: list[dict[str, str]], kept: Mapping[int, Product]) -> lis
 
 
 def _small_prices(products: Sequence[Product], row_of: Mapping[str, int]) -> list[str]:
-    small = [
-        (product.price, row_of[product.product_code]) for product in products if product.price and product.price < 2
-    ]
-    if not small:
-        return []
-    price, row = small[0]
+    small = [(one.price, row_of[one.product_code]) for one in products if one.price and one.price < 2]
     return [
         f"prices are learned in whole units: {len(small):,} are below 2 (the first, {price:g} in row {row}, as "
         f"{max(1, round(price))}), so cents make no difference"
+        for price, row in small[:1]
     ]
 
 
@@ -221,8 +196,7 @@ def _why_empty(dropped: list[Dropped]) -> str:
 def _fingerprint(products: list[Product], directory: Path) -> str:
     digest = hashlib.sha256()
     for product in sorted(products, key=lambda product: product.product_code):
-        relative = os.path.relpath(product.image_path, directory)
-        size = os.stat(product.image_path).st_size
-        row = [product.product_code, product.title, product.category, product.price, relative, size]
+        photos = [(os.path.relpath(path, directory), os.stat(path).st_size) for path in product.image_paths]
+        row = [product.product_code, product.title, product.category, product.price, *chain.from_iterable(photos)]
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 import enrich
-from enrich.cli.options import Adapter, Base, Config, Engine, say
-from enrich.console import console, errors, print_estimates, print_scores, progress_bars
+from enrich.cli.options import Adapter, Base, Config, Engine
+from enrich.console import console, print_estimates, print_scores, progress_bars, say_error
 from enrich.errors import HeldBack
 from enrich.settings.load import load_settings
 from enrich.settings.run import RunSettings
@@ -42,10 +41,10 @@ def finetune(
 
         code, told = run_together([sys.executable, "-m", "enrich.cli", *sys.argv[1:]], processes)
         if told:
-            errors.print(Text.assemble(("error: ", "red"), told))
+            say_error(told)
         raise typer.Exit(code)
     with progress_bars("fine-tuning") as progress:
-        done = enrich.finetune(catalog, out, settings, progress=progress, on_message=say)
+        done = enrich.finetune(catalog, out, settings, progress=progress, on_message=console.print)
     print_scores(done.metrics)
     console.print(f"adapter {done.adapter}: {done.uri}")
     if done.warning:
@@ -57,7 +56,7 @@ def _overfit(catalog: str, settings: TrainSettings) -> None:
     from enrich.train.overfit import describe_losses
 
     with progress_bars("learning one batch") as progress:
-        losses = overfit(catalog, settings, progress, on_message=say)
+        losses = overfit(catalog, settings, progress, on_message=console.print)
     console.print(describe_losses(losses))
     console.print(f"one batch of {catalog} was learned by heart; no adapter was written")
 
@@ -84,7 +83,7 @@ def score(
     if catalog is None or rows is not None:
         raise typer.BadParameter("scoring needs --catalog; --rows goes with --parity")
     with progress_bars("scoring") as progress:
-        found = enrich.score(adapter, catalog, settings, out=out, progress=progress, on_message=say)
+        found = enrich.score(adapter, catalog, settings, out=out, progress=progress, on_message=console.print)
     for name, scored in zip(("", "/holdout"), found, strict=False):
         console.print(f"{scored.what} of {catalog}{name}")
         print_scores(scored.metrics)
@@ -98,11 +97,11 @@ def _compare_engines(
     adapter: str, catalog: str | None, settings: RunSettings, rows: int | None, out: Path | None
 ) -> None:
     from enrich.pipeline.comparing import measure_parity
-    from enrich.pipeline.run.parity_gate import PHOTOS
+    from enrich.pipeline.run.parity_gate import PROMPTS
 
     with progress_bars("comparing engines") as progress:
-        record = measure_parity(adapter, catalog, settings, rows or PHOTOS, out, progress)
-    say(record.summary)
+        record = measure_parity(adapter, catalog, settings, rows or PROMPTS, out, progress)
+    console.print(record.summary)
     console.print(f"the same model: adapter {record.adapter}" + (f": {out}" if out else ""))
 
 

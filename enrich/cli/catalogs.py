@@ -16,6 +16,7 @@ def sample(
     out: Out,
     products: Annotated[int | None, typer.Option(help="Number of products.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed makes the same bytes.")] = None,
+    photos: Annotated[int | None, typer.Option(help="Most photos of a product, 1 to 4.")] = None,
     bucket: Annotated[
         str | None, typer.Option(help="Also make unlabelled photos there, hostile files among them.")
     ] = None,
@@ -24,14 +25,14 @@ def sample(
     """Make a catalog of synthetic product photos whose best possible score is known."""
     from sample.make import make_sample
 
-    settings = load_settings(SampleSettings, products=products, seed=seed)
+    settings = load_settings(SampleSettings, products=products, seed=seed, photos=photos)
     with progress_bars("drawing photos") as progress:
         summary = make_sample(out, settings, bucket=bucket, overwrite=overwrite, progress=progress)
     console.print(f"{summary.products} products in {summary.categories} categories: {out}/catalog.csv")
     if summary.holdout:
         console.print(f"{summary.holdout} of unseen colour x fabric x kind: {out}/holdout/catalog.csv")
     if bucket:
-        console.print(f"{summary.bucket} unlabelled photos: {bucket}")
+        console.print(f"{summary.bucket} unlabelled {'products' if settings.photos > 1 else 'photos'}: {bucket}")
 
 
 def fetch(

@@ -24,7 +24,7 @@ def doctor(
     table = Table("", "what", "here", "how to fix it", box=None, pad_edge=False)
     for finding in findings:
         mark = ("ok", "green") if finding.ok else ("missing", "red") if finding.required else ("optional", "yellow")
-        table.add_row(Text(*mark), finding.what, Text(finding.here), Text("" if finding.ok else finding.fix))
+        table.add_row(Text(*mark), finding.what, finding.here, "" if finding.ok else finding.fix)
     console.print(table)
     if any(finding.required and not finding.ok for finding in findings):
         raise typer.Exit(1)

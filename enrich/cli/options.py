@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from enrich.console import console
 from enrich.errors import UsageError
 
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")]
@@ -19,11 +17,6 @@ Engine = Annotated[str | None, typer.Option(help="auto, vllm or transformers.")]
 Adapter = Annotated[str, typer.Option(help="Adapter made by `enrich finetune`: a directory or s3://bucket/prefix.")]
 Output = Annotated[str, typer.Option(help="Output of the runs: a directory or s3://bucket/prefix.")]
 RunId = Annotated[str, typer.Option(help="The run's id.")]
-
-
-def say(line: str) -> None:
-    """Print a line as it is: it may hold the names of files and labels."""
-    console.print(Text(line))
 
 
 def parse_duration(text: str) -> timedelta:

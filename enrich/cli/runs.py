@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import enrich
-from enrich.cli.options import Adapter, Base, Config, Engine, Output, RunId, parse_duration, say
+from enrich.cli.options import Adapter, Base, Config, Engine, Output, RunId, parse_duration
 from enrich.console import console, print_record, progress_bars
 from enrich.settings.catalog import Columns
 from enrich.settings.load import load_settings
@@ -20,12 +20,16 @@ def run(
     run_id: Annotated[str | None, typer.Option(help="Name of the run; give it again to continue it.")] = None,
     base: Base = None,
     engine: Engine = None,
-    limit: Annotated[int | None, typer.Option(help="Number of photos at most.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Number of products at most.")] = None,
     deadline: Annotated[
         str | None, typer.Option(metavar="TIME", help="Stop and publish after this time: 6h, 90m, 2h30m.")
     ] = None,
     inventory: Annotated[
         str | None, typer.Option(metavar="URI", help="manifest.json of an S3 Inventory, instead of a listing.")
+    ] = None,
+    products: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="CSV or Parquet of the products to do, with the keys of their photos."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes.")
@@ -39,14 +43,16 @@ def run(
         from enrich.pipeline.run.request import RunRequest
 
         with progress_bars("planning") as progress:
-            forecast = start.dry_run(RunRequest(images, adapter, output, settings, run_id, limit, inventory), progress)
+            request = RunRequest(images, adapter, output, settings, run_id, limit, inventory, products=products)
+            forecast = start.dry_run(request, progress)
         for line in forecast.lines():
             console.print(line)
         return
     with progress_bars("planning") as progress:
         record = enrich.run(
-            images, adapter, output, settings, run_id=run_id, limit=limit, inventory=inventory, progress=progress,
-            deadline=None if deadline is None else parse_duration(deadline), on_message=say,
+            images, adapter, output, settings, run_id=run_id, limit=limit, inventory=inventory, products=products,
+            deadline=None if deadline is None else parse_duration(deadline), on_message=console.print,
+            progress=progress,
         )  # fmt: skip
     print_record(record, output)
     if record.state == "held":
@@ -104,7 +110,7 @@ def tidy(
     if done.packed:
         console.print(
             f"their rows are stored twice until they are deleted, {grace} from now at the earliest: queries on history "
-            "take each (run_id, image_key) once, as those in docs/queries.md"
+            "take each (run_id, product_id) once, as those in docs/queries.md"
         )
     console.print(f"{done.retired} runs retired: {output}/history")
     if done.litter:
@@ -146,11 +152,12 @@ def review(
         done = apply_decisions(output, apply, catalog, load_settings(Columns, config, "review"))
     console.print(", ".join(f"{count} {decision}" for decision, count in done.counts.items()))
     if done.outdated:
-        console.print(f"{done.outdated} of them are about photos that have changed since, and have no effect")
+        console.print(f"{done.outdated} of them are about products whose photos have changed since, and have no effect")
     if done.added is not None:
         console.print(f"{done.added.new} new products for the next fine-tuning: {catalog}")
         if done.added.withdrawn:
             console.print(f"{done.added.withdrawn} taken out of the catalog again: they were rejected")
         if missed := done.added.missed:
-            say(f"{len(missed)} not added, {missed[0]!r} among them: the photo reviewed is gone or another by now")
+            gone = "the photo reviewed is gone or another by now"
+            console.print(f"{len(missed)} not added, {missed[0]!r} among them: {gone}")
     console.print(f"products: {done.uri}")

@@ -13,12 +13,14 @@ from enrich.answers.prompt import PROMPT_FILE, Prompt
 from enrich.errors import UsageError
 from enrich.photos.decode import PREPARATION_VERSION, Preparation
 from enrich.scores.assess import SCORES_FILE
-from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
 from enrich.vocabulary import RECORD_FILE
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
-REQUIRED = (CONFIG_FILE, WEIGHTS_FILE, "config.json", "preprocessor_config.json", "tokenizer.json", PROMPT_FILE)
+_REQUIRED = (
+    CONFIG_FILE, WEIGHTS_FILE, "config.json", "preprocessor_config.json", "tokenizer.json", PROMPT_FILE, RECORD_FILE,
+    CALIBRATION_FILE,
+)  # fmt: skip
 # Configuration keys that may differ between versions or precisions of the same model.
 _WRITTEN_ANEW = {"transformers_version", "dtype", "torch_dtype", "auto_map", "_name_or_path"}
 METRICS_FILE = "metrics.json"
@@ -39,6 +41,7 @@ class Adapter:
     merge_only: tuple[str, ...]  # why vLLM can only serve it merged; empty if it can serve it unmerged
     prompt: Prompt
     calibration: Calibration
+    base_weights: str | None = None  # `checkpoint.weights_signature` of the base, if recorded
     base_at: Path | None = None  # where the base was found, after a search for it
 
 
@@ -50,7 +53,7 @@ def read_adapter(path: Path) -> Adapter:
     """
     if not path.is_dir():
         raise UsageError(f"adapter {path}: no such directory; make one with `enrich finetune --out {path}`")
-    for name in (*REQUIRED, RECORD_FILE, CALIBRATION_FILE):
+    for name in _REQUIRED:
         if not (path / name).is_file():
             raise UsageError(
                 f"adapter {path}: {name} is missing; it is not whole, make it again with `enrich finetune`"
@@ -80,11 +83,17 @@ def read_adapter(path: Path) -> Adapter:
         base=lora.base_model_name_or_path,
         revision=lora.revision,
         preparation=Preparation(
-            crops.num_crops, crops.image_size, crops.fast_decode, version=crops.preparation_version
+            crops.num_crops,
+            crops.image_size,
+            crops.fast_decode,
+            crops.preparation_version,
+            crops.photos_per_product,
+            crops.more_crops,
         ),
         merge_only=record.preflight.merge_only,
         prompt=prompt,
         calibration=calibration,
+        base_weights=record.base_weights,
     )
 
 
@@ -116,6 +125,8 @@ class _Crops(_Read):
     image_size: int = Field(default=336, ge=14, le=4096)  # the value of the original, whose file omits it
     fast_decode: bool = False
     preparation_version: int = 1  # adapters from before it was recorded
+    photos_per_product: int = Field(default=1, ge=1, le=5)  # named where a prompt shows several photos
+    more_crops: int = Field(default=1, ge=1, le=16)
 
 
 class _Preflight(_Read):
@@ -124,6 +135,7 @@ class _Preflight(_Read):
 
 class _Record(_Read):
     preflight: _Preflight = _Preflight()
+    base_weights: str | None = None
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -162,7 +174,7 @@ def _check_weights(path: Path) -> None:
         raise UsageError(f"adapter {path}: {WEIGHTS_FILE} holds no weights; make the adapter again")
     if broken:
         raise UsageError(
-            f"adapter {path}: {WEIGHTS_FILE} has values that are no numbers (NaN or infinite) in {broken}; make the "
+            f"adapter {path}: {WEIGHTS_FILE} has values that are not numbers (NaN or infinite) in {broken}; make the "
             "adapter again with a lower learning_rate"
         )
 
@@ -184,16 +196,8 @@ def _with_positions(config: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(rope, dict):
         return config
     theta = rope.get("rope_theta", config.get("rope_theta", 10000.0))
-    others = {
-        key: value for key, value in config.items() if key not in ("rope_parameters", "rope_scaling", "rope_theta")
-    }
+    others = {key: value for key, value in config.items() if key not in ("rope_scaling", "rope_theta")}
     return {**others, "rope_parameters": (theta, rope.get("short_factor"), rope.get("long_factor"))}
-
-
-def base_weights(path: Path) -> str | None:
-    """The signature of the weights that the adapter in `path` was made from; None if its record has none."""
-    found = _read_json(path / RECORD_FILE).get("base_weights")
-    return found if isinstance(found, str) else None
 
 
 def adapter_id(path: Path) -> str:
@@ -203,11 +207,6 @@ def adapter_id(path: Path) -> str:
         if file.is_file() and file.name not in RECORDS:
             digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:16]
-
-
-def base_source(model: str) -> str:
-    """Where to load the base `model` from: the tiny base is in the package, others are a directory or a hub id."""
-    return str(TINY_MODEL_PATH) if model == TINY_MODEL else model
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -11,10 +11,16 @@ from enrich.answers.completion import Completion
 
 @dataclass(frozen=True)
 class Request:
-    """One photo. `page` is uint8 RGB (height, width, 3), both whole crops, as `hd_transform` makes it."""
+    """The photos of one prompt. A page is uint8 RGB (height, width, 3), in whole crops, as `hd_transform` makes it."""
 
     id: str
-    page: np.ndarray
+    pages: tuple[np.ndarray, ...]  # at least one: the main photo, then the others
+    sha256s: tuple[str, ...] = ()  # of the photos' bytes, where known: by them an engine recognises photos
+
+    def check(self, most: int) -> None:
+        """ValueError if it has more photos than the adapter's prompts show, `most`."""
+        if len(self.pages) > most:
+            raise ValueError(f"{len(self.pages)} photos, and the adapter's prompts show {most} at most")
 
 
 @dataclass

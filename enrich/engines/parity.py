@@ -17,7 +17,7 @@ Precision = Literal["float32", "bfloat16", "fp8"]
 
 
 class Limits(NamedTuple):
-    """Limits on the differences in natural log-probability of the chosen tokens, over all photos."""
+    """Limits on the differences in natural log-probability of the chosen tokens, over all prompts."""
 
     largest: float
     mean: float
@@ -42,8 +42,8 @@ class ParityRecord(BaseModel):
     engine: str  # its name and version
     served: str
     precision: Precision
-    rows: int  # photos compared
-    failed: int  # photos that one of the engines did not answer
+    rows: int  # prompts compared
+    failed: int  # prompts that one of the engines did not answer
     same_prompts: int
     same_answers: int
     near_ties: int  # answers that diverge where two tokens were about equally probable
@@ -52,14 +52,14 @@ class ParityRecord(BaseModel):
     largest_allowed: float
     mean_allowed: float
     ok: bool
-    finding: str | None  # the first photo and token that differ
+    finding: str | None  # the first prompt and token that differ
 
     @property
     def summary(self) -> str:
         """A one-line summary."""
         ties = f" ({self.near_ties} part at a near tie)" if self.near_ties else ""
         return (
-            f"{self.rows} photos through transformers and {self.engine} ({self.served}, {self.precision}): "
+            f"{self.rows} prompts through transformers and {self.engine} ({self.served}, {self.precision}): "
             f"{self.same_prompts} prompts and {self.same_answers} answers are the same{ties}, log-probabilities differ "
             f"by {self.largest_difference:.2g} at most (limit {self.largest_allowed:g}) and {self.mean_difference:.2g} "
             f"on average (limit {self.mean_allowed:g})"
@@ -68,7 +68,7 @@ class ParityRecord(BaseModel):
 
 @dataclass(frozen=True)
 class Comparison:
-    """The two completions of one photo, compared."""
+    """The two completions of one prompt, compared."""
 
     same_prompt: bool
     same_answer: bool
@@ -90,7 +90,7 @@ def compare(
 ) -> ParityRecord:
     """Compare the completions of transformers with those of another engine, in the order of `ours`.
 
-    A photo that an engine failed on is ignored, unless this holds for most photos.
+    A prompt that an engine failed on is ignored, unless this holds for most of them.
 
     Args:
         stop_ids: the tokens that end an answer; completions do not include them.
@@ -105,7 +105,9 @@ def compare(
     finding = next((row.finding for row in rows if row.finding), None)
     if 2 * len(rows) < len(pairs):
         id, error = next((one.id, one.error or other.error) for one, other in pairs if one.error or other.error)
-        finding = f"{len(pairs) - len(rows)} of {len(pairs)} photos have no answer, first of them {id}: {error}"
+        finding = (
+            f"{len(pairs) - len(rows)} of {len(pairs)} prompts have no answer, first of them product {id}: {error}"
+        )
     elif finding is None and mean > limits.mean:
         finding = f"log-probabilities differ by {mean:.2g} on average, more than {limits.mean:g}"
     return ParityRecord(
@@ -130,7 +132,7 @@ def compare(
 def compare_one(
     ours: Completion, theirs: Completion, limit: float, stop_ids: Collection[int], spell: Callable[[int], str]
 ) -> Comparison:
-    """Compare one photo's completions. `finding` says where they show that the models differ, if they do.
+    """Compare one prompt's completions. `finding` says where they show that the models differ, if they do.
 
     Two tokens that both engines rate about equally probable may swap, each shifting by up to `limit`; the tokens after
     that follow a different text and are not compared.
@@ -144,17 +146,17 @@ def compare_one(
     near_tie = not same_answer and not len(apart) and _is_near_tie(ours, theirs, shared, 2 * limit, stop_ids)
     finding = None
     if not same_prompt:
-        finding = f"photo {ours.id}: {_prompt_finding(ours, theirs, spell)}"
+        finding = f"product {ours.id}: {_prompt_finding(ours, theirs, spell)}"
     elif len(apart):
         at = int(apart[0])
         finding = (
-            f"photo {ours.id}, token {at + 1} {spell(ours.token_ids[at])!r}: its log-probability is "
+            f"product {ours.id}, token {at + 1} {spell(ours.token_ids[at])!r}: its log-probability is "
             f"{ours.logprobs[at]:.4f} for transformers, {theirs.logprobs[at]:.4f} for the other engine"
         )
     elif not same_answer and not near_tie:
         finding = (
-            f"photo {ours.id}, token {shared + 1}: transformers chose {_chosen(ours, shared, spell)}, the other engine "
-            f"{_chosen(theirs, shared, spell)}"
+            f"product {ours.id}, token {shared + 1}: transformers chose {_chosen(ours, shared, spell)}, "
+            f"the other engine {_chosen(theirs, shared, spell)}"
         )
     return Comparison(same_prompt, same_answer, near_tie, differences, finding)
 

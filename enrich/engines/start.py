@@ -6,6 +6,7 @@ from typing import Literal
 from enrich.engines.adapter import Adapter
 from enrich.engines.base import Engine
 from enrich.errors import UsageError
+from enrich.photos.prompt_size import refuse_long_prompts
 from enrich.settings.run import RunSettings
 
 
@@ -32,7 +33,15 @@ def choose_engine(
 
 
 def start_engine(adapter: Adapter, settings: RunSettings) -> Engine:
-    """An engine that serves `adapter`, ready to answer. Loading a full-size model takes a minute."""
+    """An engine that serves `adapter`, ready to answer. Loading a full-size model takes a minute.
+
+    Raises:
+        UsageError: see `refuse_long_prompts`, `load_vllm_engine` and `load_engine`.
+    """
+    if adapter.preparation.photos_per_product > 1:
+        from enrich.models.phi3_vision.checkpoint import load_processor
+
+        refuse_long_prompts(load_processor(adapter.path), adapter.prompt, settings.max_new_tokens)
     if choose_engine(settings.engine, settings.device) == "vllm":
         from enrich.engines.vllm_engine import load_vllm_engine
 

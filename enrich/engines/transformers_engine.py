@@ -13,7 +13,7 @@ from enrich.answers.completion import TOP_K, Completion
 from enrich.answers.grammar import answer_grammar
 from enrich.answers.prompt import Prompt, render_prompt
 from enrich.answers.token_evidence import AnswerTokens
-from enrich.engines.adapter import Adapter, base_source, base_weights, check_base, read_adapter
+from enrich.engines.adapter import Adapter, check_base, read_adapter
 from enrich.engines.base import EngineClock, Request
 from enrich.errors import UsageError, first_line
 from enrich.models.device import device_and_dtype
@@ -28,12 +28,12 @@ from enrich.models.phi3_vision.checkpoint import (
     stop_ids,
     weights_signature,
 )
-from enrich.settings.models import TINY_MODEL
+from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
 from enrich.settings.run import RunSettings
 
 
 class TransformersEngine:
-    """Greedy answers from a model in this process, `batch_size` photos at a time."""
+    """Greedy answers from a model in this process, `batch_size` products at a time."""
 
     name = "transformers"
 
@@ -51,15 +51,14 @@ class TransformersEngine:
         self.prompt = prompt
         self.clock = EngineClock()
         self.tokens = AnswerTokens(processor.tokenizer, prompt.categories)
-        self._text = render_prompt(prompt)
         self._grammar = answer_grammar(processor.tokenizer, self.tokens)
         self._batch_size = batch_size
         self._max_new_tokens = max_new_tokens
 
     def complete(self, requests: Iterable[Request], *, grammar: bool = False) -> Iterator[Completion]:
-        """See `Engine`. A batch that fails is retried photo by photo, so that it costs one row."""
+        """See `Engine`. A batch that fails is retried one by one, so that it costs one row."""
         stream = iter(requests)
-        while batch := self._pull(stream):
+        while batch := self._next_batch(stream):
             try:
                 yield from self._generate(batch, grammar)
             except (RuntimeError, ValueError) as error:
@@ -73,7 +72,7 @@ class TransformersEngine:
         """Free the model."""
         del self.model
 
-    def _pull(self, stream: Iterator[Request]) -> list[Request]:
+    def _next_batch(self, stream: Iterator[Request]) -> list[Request]:
         start = perf_counter()
         batch = list(islice(stream, self._batch_size))
         self.clock.starved += perf_counter() - start
@@ -82,8 +81,10 @@ class TransformersEngine:
     @torch.inference_mode()
     def _generate(self, batch: list[Request], grammar: bool) -> list[Completion]:
         start = perf_counter()
-        pages = [[request.page] for request in batch]
-        inputs = self.processor(text=[self._text] * len(batch), images=pages, do_hd_transform=False)
+        for request in batch:
+            request.check(self.processor.image_processor.photos_per_product)
+        texts = [render_prompt(self.prompt, len(request.pages)) for request in batch]
+        inputs = self.processor(text=texts, images=[request.pages for request in batch], do_hd_transform=False)
         rendered = perf_counter()
         self.clock.render += rendered - start
         generated = generate_answers(
@@ -101,11 +102,7 @@ class TransformersEngine:
             Completion(
                 id=request.id,
                 text=self.processor.tokenizer.decode(answer.token_ids, skip_special_tokens=True),
-                token_ids=answer.token_ids,
-                logprobs=answer.logprobs,
-                top_ids=answer.top_ids,
-                top_logprobs=answer.top_logprobs,
-                finished=answer.finished,
+                **vars(answer),
                 prompt_tokens=int(seen.sum()),
                 prompt_ids=prompt[seen].numpy().astype(np.int32),
             )
@@ -120,12 +117,11 @@ def load_engine(adapter: Adapter, settings: RunSettings) -> TransformersEngine:
         UsageError: the base cannot be found, or the adapter's tensors do not fit it.
     """
     device, dtype = device_and_dtype(settings.device)
-    model = merge_adapter(adapter, dtype, device)
-    return _engine(model, adapter, settings)
+    return _engine(merge_adapter(adapter, dtype, device), adapter, settings)
 
 
 def merge_adapter(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> Phi3VForCausalLM:
-    """The base with the adapter in its weights. UsageError if there is no such base or the adapter does not fit it."""
+    """The base with the adapter in its weights. UsageError if the base is missing or the adapter does not fit it."""
     base = base_of(adapter)
     try:
         return load_merged(base, adapter.path, dtype=dtype, device=device)
@@ -139,17 +135,14 @@ def merge_adapter(adapter: Adapter, dtype: torch.dtype, device: torch.device) ->
 def load_base_engine(base: Path, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
     """The same engine without the adapter: the base's answers to the same prompt."""
     device, dtype = device_and_dtype(settings.device)
-    model = load_model(base, dtype=dtype, device=device)
-    return _engine(model, adapter, settings)
+    return _engine(load_model(base, dtype=dtype, device=device), adapter, settings)
 
 
 def _engine(model: Phi3VForCausalLM, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
-    budget = settings.max_new_tokens
+    size, budget = settings.batch_size, settings.max_new_tokens
     try:
         processor = load_processor(adapter.path)
-        return TransformersEngine(
-            model, processor, adapter.prompt, batch_size=settings.batch_size, max_new_tokens=budget
-        )
+        return TransformersEngine(model, processor, adapter.prompt, batch_size=size, max_new_tokens=budget)
     except Exception as error:  # transformers reports a damaged file by whatever its code happens to raise
         raise UsageError(
             f"adapter {adapter.path}: its tokenizer or prompt cannot be used ({first_line(error)}); make it again"
@@ -170,12 +163,11 @@ def open_adapter(path: Path, base: str | None = None) -> Adapter:
     adapter = read_adapter(path)
     found = find_base(base, None) if base else _named_base(adapter)
     check_base(replace(adapter, base=base or adapter.base), found)
-    expected = base_weights(path)
     try:
-        actual = weights_signature(found) if expected else None
+        other = adapter.base_weights is not None and adapter.base_weights != weights_signature(found)
     except ValueError as error:
         raise UsageError(f"model {found}: {first_line(error)}") from error
-    if expected != actual:
+    if other:
         raise UsageError(
             f"adapter {path}: {base or found} has other weights than the base it was made from ({adapter.base}); "
             "name that one with --base, or fine-tune on this one"
@@ -202,7 +194,7 @@ def _named_base(adapter: Adapter) -> Path:
 def find_base(model: str, revision: str | None) -> Path:
     """The base's directory, downloaded if it is a hub id. UsageError if it is not available or not usable."""
     try:
-        return resolve(base_source(model), revision)
+        return resolve(str(TINY_MODEL_PATH) if model == TINY_MODEL else model, revision)
     except CheckpointError as error:
         reason = error.reason if error.place == model else str(error)
         raise UsageError(f"model {model}: {reason}") from error

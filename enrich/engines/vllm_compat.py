@@ -1,4 +1,4 @@
-"""What the engine process needs of vLLM beyond its public interface, as it is in vLLM 0.32.
+"""What the engine process needs of vLLM 0.32 beyond its public interface.
 
 Import it only after the environment variables that vLLM reads at import are set.
 """

@@ -5,6 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class VllmEngine:
 
     Args:
         start: starts an engine process.
-        in_flight: photos that the engine has at a time. Each keeps its page in memory, 1.4 MB at num_crops 4.
+        in_flight: products that the engine has at a time. Each photo's page stays in memory, 1.4 MB at 4 crops.
     """
 
     name = "vllm"
@@ -75,7 +76,7 @@ class VllmEngine:
         self.restarts = 0
         self._start = start
         self._in_flight = in_flight
-        self._render = renderer(processor, render_prompt(prompt))
+        self._render = renderer(processor, partial(render_prompt, prompt))
         stops = stop_ids(processor)
         self._free = sampling(stops, max_new_tokens)
         self._constrained = sampling(stops, max_new_tokens, answer_structure(processor.tokenizer, self.tokens))
@@ -203,8 +204,11 @@ def load_vllm_engine(adapter: Adapter, settings: RunSettings) -> VllmEngine:
     arguments["model"] = str(
         base_of(adapter) if lora else merged_checkpoint(adapter, dtype, cache_directory() / "merged")
     )
-    if lora:  # the base's own number of crops may differ
-        arguments |= {**lora_arguments(lora), "mm_processor_kwargs": {"num_crops": adapter.preparation.num_crops}}
+    how = adapter.preparation
+    arguments["limit_mm_per_prompt"] = {"image": how.photos_per_product}
+    if lora:  # the base's own numbers of crops may differ
+        crops = {"num_crops": how.num_crops} | ({"more_crops": how.more_crops} if how.photos_per_product > 1 else {})
+        arguments |= {**lora_arguments(lora), "mm_processor_kwargs": crops}
     in_flight = arguments["max_num_seqs"] * 5 // 4
     log.info("vLLM: %s, in_flight %d", arguments, in_flight)
     return VllmEngine(
@@ -237,9 +241,9 @@ def engine_arguments(settings: RunSettings, device: torch.device, dtype: torch.d
         "quantization": None if settings.quantization == "none" else settings.quantization,
         "kv_cache_dtype": settings.kv_cache_dtype,
         "attention_backend": "CUSTOM" if hopper and dtype != torch.float32 else None,  # vllm_attention.py
-        "limit_mm_per_prompt": {"image": 1},
+        "limit_mm_per_prompt": {"image": 1},  # or the adapter's photos_per_product
         # Prompts differ from their fifth token on, where the photo starts: no block of 16 is ever shared, and hashing
-        # 50 blocks per photo is wasted. No photo occurs twice either, so caching its crops would only cost memory.
+        # 50 blocks per photo is wasted. Hardly a photo occurs twice either: caching its crops would only cost memory.
         "enable_prefix_caching": False,
         "mm_processor_cache_gb": 0,
         "generation_config": "vllm",  # ignore the checkpoint's: the engine sets its own stop tokens

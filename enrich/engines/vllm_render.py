@@ -1,4 +1,4 @@
-"""Translation to and from vLLM: a page to an input that needs no preprocessing, an output to a completion."""
+"""Translation to and from vLLM: pages to an input that needs no preprocessing, an output to a completion."""
 
 import json
 from collections.abc import Callable
@@ -26,41 +26,54 @@ _ON_DEVICE = MultiModalBatchedField()
 _ON_CPU = MultiModalBatchedField(keep_on_cpu=True)
 
 
-def renderer(processor: Phi3VProcessor, text: str) -> Callable[[Request], MultiModalInput]:
-    """A function that makes vLLM's input from a request's page: 0.7 ms each. vLLM itself renders on one thread, 20 ms.
+def renderer(processor: Phi3VProcessor, text: Callable[[int], str]) -> Callable[[Request], MultiModalInput]:
+    """A function that makes vLLM's input from a request's pages: 0.7 ms each. vLLM itself renders on one thread, 20 ms.
 
-    It raises ValueError if the page does not consist of whole crops, or has more than num_crops.
+    It raises ValueError if a page does not consist of whole crops, or there are more crops or pages than are allowed.
 
     Args:
-        text: the prompt, with the tag `<|image_1|>`.
+        text: the prompt for so many photos, with the tags `<|image_1|>`, `<|image_2|>` ...
     """
 
-    @lru_cache  # there are as many numbers of image tokens as num_crops has grids
-    def prompt(image_tokens: int) -> tuple[list[int], PlaceholderRange]:
-        ids = processor.token_ids(text, [image_tokens])
-        place = PlaceholderRange(ids.index(-1), image_tokens)
-        return [processor.image_token_id if i < 0 else i for i in ids], place
+    @lru_cache(4096)  # there are as many numbers of image tokens as num_crops and more_crops have grids
+    def prompt(image_tokens: tuple[int, ...]) -> tuple[list[int], list[PlaceholderRange]]:
+        ids = processor.token_ids(text(len(image_tokens)), image_tokens)
+        places = [PlaceholderRange(ids.index(-k), count) for k, count in enumerate(image_tokens, start=1)]
+        return [processor.image_token_id if i < 0 else i for i in ids], places
 
     def render(request: Request) -> MultiModalInput:
-        features = processor.image_processor.preprocess(request.page, do_hd_transform=False, do_normalize=False)
-        ids, place = prompt(features["num_img_tokens"][0])
-        item = MultiModalKwargsItem(
-            {
-                "pixel_values": MultiModalFieldElem(features["pixel_values"][0], _ON_DEVICE),
-                "image_sizes": MultiModalFieldElem(features["image_sizes"][0], _ON_CPU),
-            }
-        )
-        # The hash names the photo in the encoder's cache; a request's id is one already.
-        return mm_input(ids, MultiModalKwargsItems({"image": [item]}), {"image": [request.id]}, {"image": [place]})
+        request.check(processor.image_processor.photos_per_product)
+        made = [
+            processor.image_processor.preprocess(page, do_hd_transform=False, do_normalize=False, positions=[position])
+            for position, page in enumerate(request.pages)
+        ]
+        ids, places = prompt(tuple(features["num_img_tokens"][0] for features in made))
+        items = [
+            MultiModalKwargsItem(
+                {
+                    "pixel_values": MultiModalFieldElem(features["pixel_values"][0], _ON_DEVICE),
+                    "image_sizes": MultiModalFieldElem(features["image_sizes"][0], _ON_CPU),
+                }
+            )
+            for features in made
+        ]
+        return mm_input(ids, MultiModalKwargsItems({"image": items}), {"image": _names(request)}, {"image": places})
 
     return render
+
+
+def _names(request: Request) -> list[str]:
+    """The names of the photos in vLLM's cache of encoded ones: a photo has as many of them as numbers of crops."""
+    photos = request.sha256s or [f"{request.id} {number}" for number in range(len(request.pages))]
+    sizes = ("x".join(map(str, page.shape[:2])) for page in request.pages)
+    return [f"{photo} {size}" for photo, size in zip(photos, sizes, strict=True)]
 
 
 def sampling(stop_ids: list[int], max_new_tokens: int, structure: dict[str, Any] | None = None) -> SamplingParams:
     """Greedy, with each token's best alternatives; only what `stop_ids` names ends an answer.
 
-    Texts are made of the ids once, at the end, and log-probabilities travel as arrays: spelling nine tokens a step
-    and making an object of each would cost the serving process 3 ms a photo.
+    Ids are decoded once, at the end, and log-probabilities stay in flat arrays: decoding nine tokens a step into
+    objects would cost the serving process 3 ms a photo.
     """
     return SamplingParams(
         temperature=0.0,

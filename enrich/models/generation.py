@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from peft import PeftModel
 from transformers import LogitsProcessor, PreTrainedModel
 
@@ -76,7 +77,8 @@ def generate_answers(
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     if base.training:
         raise ValueError("call model.eval() before generating")
-    inputs = {name: _to(value, base.device) for name, value in inputs.items() if value is not None}
+    given = {name: value for name, value in inputs.items() if value is not None}
+    inputs = send_to_device(given, base.device)
     _check_lengths(base.config, inputs["attention_mask"], max_new_tokens)
     prompt_length, ends = inputs["input_ids"].shape[1], frozenset(stop_ids)
     padding = next(iter(stop_ids), 0)  # what `generate` appends to rows that are finished
@@ -99,10 +101,6 @@ def generate_answers(
     ids = torch.stack(top.ids, dim=1).to("cpu", torch.int32).numpy()
     logprobs = torch.stack(top.logprobs, dim=1).cpu().numpy()
     return [_until_stop(*row, ends) for row in zip(ids, logprobs, strict=True)]
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, torch.Tensor) else [entry.to(device) for entry in value]
 
 
 def _check_lengths(config: Any, mask: torch.Tensor, max_new_tokens: int) -> None:

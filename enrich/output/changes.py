@@ -1,4 +1,4 @@
-"""Compare a run's answers with the answers that its photos had before."""
+"""Compare a run's answers with the answers that its products had before."""
 
 import polars as pl
 
@@ -15,22 +15,17 @@ def compare(rows: pl.DataFrame, before: pl.LazyFrame, manifest: pl.LazyFrame, li
         rows: the run's rows (ROW_SCHEMA).
         before: products.parquet (PRODUCTS_SCHEMA) before the run was published; of this table and those below, at most
             as many rows as `rows` has are loaded into memory.
-        manifest: the run's manifest; columns key and reason are read.
-        listing: the source as the run listed it, column key.
+        manifest: the run's manifest; columns product_id and reason are read.
+        listing: the source as the run listed it, column product_id.
     """
-    answered = (pl.col("status") == "ok").sum()
-    there = before.filter("in_source")
-    gone = there.join(listing, left_on="image_key", right_on="key", how="anti").select(pl.len(), answered)
+    there, answered = before.filter("in_source"), (pl.col("status") == "ok").sum()
+    gone = there.join(listing, on="product_id", how="anti").select(pl.len(), answered)
     all_gone, gone_answered = gone.collect(engine="streaming").row(0)
-    keys = rows.lazy().select("image_key")
-    known = before.join(keys, on="image_key", how="semi").collect(engine="streaming")
-    reasons = (
-        manifest.select("key", "reason")
-        .join(keys, left_on="key", right_on="image_key", how="semi")
-        .collect(engine="streaming")
-    )
-    pairs = rows.join(known, on="image_key", suffix="_before").join(
-        reasons, left_on="image_key", right_on="key", how="left"
+    ids = rows.lazy().select("product_id")
+    known = before.join(ids, on="product_id", how="semi").collect(engine="streaming")
+    reasons = manifest.select("reason", "product_id").join(ids, on="product_id", how="semi")
+    pairs = rows.join(known, on="product_id", suffix="_before").join(
+        reasons.collect(engine="streaming"), on="product_id", how="left"
     )
     was_good, is_good = pl.col("status_before") == "ok", pl.col("status") == "ok"
     good = pairs.filter(was_good, is_good).with_columns(
@@ -40,7 +35,7 @@ def compare(rows: pl.DataFrame, before: pl.LazyFrame, manifest: pl.LazyFrame, li
         | ((pl.col("price") / pl.col("price_before") - 1).abs() > PRICE_MOVED).fill_null(False),
     )
     changed = good.filter(pl.col("other_title") | pl.col("other_category") | pl.col("other_price"))
-    first = changed.sort("other_category", "other_price", "image_key", descending=[True, True, False]).head(EXAMPLES)
+    first = changed.sort("other_category", "other_price", "product_id", descending=[True, True, False]).head(EXAMPLES)
     return Changes(
         compared=good.height,
         title=int(good["other_title"].sum()),
@@ -48,19 +43,19 @@ def compare(rows: pl.DataFrame, before: pl.LazyFrame, manifest: pl.LazyFrame, li
         price=int(good["other_price"].sum()),
         by_reason=dict(changed["reason"].value_counts().sort("reason").iter_rows()),
         now_failing=pairs.filter(was_good, ~is_good).height,
-        mended=pairs.filter(~was_good, is_good).height,
+        repaired=pairs.filter(~was_good, is_good).height,
         gone=all_gone,
         gone_answered=gone_answered,
         answered=there.select(answered).collect(engine="streaming").item(),
         examples=tuple(
-            Change(row["image_key"], row["reason"], _line(row, "_before"), _line(row, ""))
+            Change(row["product_id"], row["reason"], _line(row, "_before"), _line(row, ""))
             for row in first.iter_rows(named=True)
         ),
     )
 
 
 def newest_outcomes(products: pl.LazyFrame) -> tuple[int, dict[str, int]]:
-    """Count the photos of products.parquet that are in the source: those answered, and the failures by kind."""
+    """Count the products of products.parquet that are in the source: those answered, and the failures by kind."""
     counted = (
         products.filter("in_source")
         .group_by("last_status", "last_error_kind")

@@ -1,7 +1,6 @@
-"""The file of decisions that a review page saves: its format, and what no value in it may be."""
+"""The file of decisions that a review page saves: its format, and the rules for its values."""
 
 import hashlib
-import math
 import re
 import unicodedata
 from collections import Counter
@@ -16,7 +15,7 @@ from enrich.answers.parse import MAX_TITLE, excerpt, holds_control_characters
 from enrich.errors import UsageError
 from enrich.output.run_record import RunInfo
 
-FILE_FORMAT = "enrich-review-1"
+FILE_FORMAT = "enrich-review-2"
 REJECTED = "rejected"  # a decision; also in review_reasons of a row that has no title, category and price any more
 MAX_DECISIONS = 100_000
 MAX_FILE_BYTES = 128 << 20  # a decision takes some 700 bytes
@@ -30,9 +29,8 @@ SPECIAL_TOKEN = r"<\|[^<>]*\|>|</?s>|<unk>"  # of the tokenizers; in a label the
 
 def _visible(text: str) -> str:
     """`text` itself; ValueError if it is not one line of visible characters, or would steer a model."""
-    if not text.strip() or len(text) > MAX_TITLE:
-        raise ValueError(f"one line of 1 to {MAX_TITLE} characters is wanted")
-    if holds_control_characters(text) or any(character in INVISIBLE for character in text):
+    hidden = holds_control_characters(text) or any(character in INVISIBLE for character in text)
+    if not text.strip() or len(text) > MAX_TITLE or hidden:
         raise ValueError(f"one line of 1 to {MAX_TITLE} characters is wanted, without control or invisible characters")
     if found := re.search(SPECIAL_TOKEN, text):
         raise ValueError(f"{found[0]!r} is a special token of the model; leave it out")
@@ -52,36 +50,38 @@ Label = Annotated[str, AfterValidator(_visible)]  # one of the catalog's own, wh
 Answered = Literal["title", "category", "price"]
 
 
+class DecidedPhoto(BaseModel):
+    """A photo of the product that was decided on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    key: str = Field(min_length=1, max_length=1024)
+    etag: str = Field(max_length=1024)
+    sha256: str | None = Field(default=None, max_length=128)
+
+
 class Decision(BaseModel):
     """What a person made of one suggestion. Title, category and price are the outcome.
 
-    A person stands for the fields in `confirmed`; the others are still what the model says. Files of the first version
-    do not name them: there, title and category are confirmed, and a price is if it is not the suggested one.
+    A person vouches for the fields in `confirmed`; the others are still what the model says. Where none are named,
+    title and category are confirmed, and a price is if it is not the suggested one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    image_key: str = Field(min_length=1, max_length=1024)
-    image_etag: str = Field(max_length=1024)
-    image_sha256: str | None = Field(default=None, max_length=128)
+    product_id: str = Field(min_length=1, max_length=1024)
+    photos: tuple[DecidedPhoto, ...] = Field(min_length=1, max_length=100)  # of the row decided on, in its order
     run_id: str = Field(max_length=100)
     decision: Literal["accepted", "edited", "rejected"]
     confirmed: tuple[Answered, ...] | None = None
     title: Typed | None = None
     category: Label | None = None
-    price: float | None = Field(default=None, ge=SMALLEST, le=LARGEST)
+    price: float | None = Field(default=None, ge=SMALLEST, le=LARGEST, allow_inf_nan=False)
     currency: str | None = Field(default=None, pattern=r"^[A-Z]{3}$")
     suggested_title: str | None = Field(default=None, max_length=10_000)
     suggested_category: str | None = Field(default=None, max_length=10_000)
     suggested_price: float | None = None
     reviewed_at: datetime | None = None  # by the clock of the browser: tells files apart, and orders nothing
-
-    @field_validator("price")
-    @classmethod
-    def _finite(cls, price: float | None) -> float | None:
-        if price is not None and not math.isfinite(price):
-            raise ValueError("a price is a number")
-        return price
 
     @field_validator("reviewed_at")
     @classmethod
@@ -111,15 +111,15 @@ class DecisionFile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["enrich-review-1"]
+    format: Literal["enrich-review-2"]
     output: str = Field(min_length=1, max_length=2000)
-    runs: dict[str, str] | None = None  # run_id -> run_mark of those that answered; None in files of the first version
+    runs: dict[str, str] | None = None  # run_id -> run_mark of those that answered; None: of the output named
     reviewed_by: Typed
     decisions: tuple[Decision, ...] = Field(min_length=1, max_length=MAX_DECISIONS)
 
     @model_validator(mode="after")
     def _decides_once(self) -> "DecisionFile":
-        [(key, count)] = Counter(one.image_key for one in self.decisions).most_common(1)
+        [(key, count)] = Counter(one.product_id for one in self.decisions).most_common(1)
         if count > 1:
             raise ValueError(f"{count} decisions about {key!r}")
         return self

@@ -61,98 +61,85 @@ def judge_run(
     """The limits of `gate` that a run exceeds; empty if it may be published.
 
     A weak adapter and a single title for all products are findings in a run of any size. Shares are checked from
-    gate.min_rows images on; from FEW on, only total failure is a finding: all images failed, or none has a category.
+    gate.min_rows products on; from FEW on, only total failure is a finding: all failed, or none has a category.
 
-    Args:
-        previous: the statistics of the last published run of at least gate.min_rows images (LastRuns.stats);
-            without them only the absolute limits apply. Shares are of the run's rows.
-        worth: the adapter's worth; without it, the adapter is not judged.
+    `previous` is of the last published run of at least gate.min_rows products (LastRuns.stats); without it only the
+    absolute limits apply, and without `worth` the adapter is not judged.
     """
     if not gate.enabled or not stats.rows:
         return ()
-    checks = [*_weak_adapter(worth, gate), *_same_title(stats, gate)]
+    checks = _of_any_size(stats, gate, worth)
     if stats.rows >= gate.min_rows:
         checks += _absolute(stats, gate)
         if previous is not None:
-            checks += _review_rise(stats, previous, gate)
-            checks += _category_shift(stats, previous, gate) + _price_shift(stats, previous, gate)
+            checks += _since(previous, stats, gate)
     elif stats.rows >= FEW:
         checks += [finding for finding in _absolute(stats, gate) if finding.value == 1.0]
     return tuple(finding for finding in checks if finding.value > finding.allowed)
 
 
 def judge_gone(changes: Changes, gate: GateSettings) -> tuple[Finding, ...]:
-    """The limit of `gate` that photos gone from the source exceed, if they do: the listing may be incomplete.
+    """The limit of `gate` that products gone from the source exceed, if they do: the listing may be incomplete.
 
-    Photos without an answer do not count, because no answer is lost with them.
+    Products without an answer do not count, because no answer is lost with them.
     """
     if not gate.enabled or not changes.answered:
         return ()
     small = changes.answered < gate.min_rows
-    what = f"{changes.gone_answered:,} of {changes.answered:,} answered photos are gone from the source"
+    what = f"{changes.gone_answered:,} of {changes.answered:,} answered products are gone from the source"
     allowed = max(gate.max_gone, 0.5) if small else gate.max_gone
     finding = _finding("max_gone", changes.gone_answered / changes.answered, allowed, what)
     return (finding,) if finding.value > finding.allowed else ()
 
 
-def _weak_adapter(worth: Worth | None, gate: GateSettings) -> list[Finding]:
-    if worth is None or worth.state != "weak":
-        return []
-    message = f"{worth.text}; use a better adapter, or set gate.allow_weak_adapter if this is right"
-    return [Finding("allow_weak_adapter", 1.0, float(gate.allow_weak_adapter), message)]
-
-
-def _same_title(stats: RunStats, gate: GateSettings) -> list[Finding]:
-    if stats.same_title is None or stats.ok < FEW:
-        return []
-    message = (
-        f"all {stats.ok:,} images with an answer got the title {stats.same_title!r}; "
-        "fine-tune again, or set gate.allow_same_title if this is right"
-    )
-    return [Finding("allow_same_title", 1.0, float(gate.allow_same_title), message)]
+def _of_any_size(stats: RunStats, gate: GateSettings, worth: Worth | None) -> list[Finding]:
+    findings = []
+    if worth is not None and worth.state == "weak":
+        message = f"{worth.text}; use a better adapter, or set gate.allow_weak_adapter if this is right"
+        findings.append(Finding("allow_weak_adapter", 1.0, float(gate.allow_weak_adapter), message))
+    if stats.same_title is not None and stats.ok >= FEW:
+        message = (
+            f"all {stats.ok:,} products with an answer got the title {stats.same_title!r}; "
+            "fine-tune again, or set gate.allow_same_title if this is right"
+        )
+        findings.append(Finding("allow_same_title", 1.0, float(gate.allow_same_title), message))
+    return findings
 
 
 def _absolute(stats: RunStats, gate: GateSettings) -> list[Finding]:
     kind = max(stats.failed_by_kind, key=lambda name: stats.failed_by_kind[name], default="none")
-    counts = [
-        ("max_failed", stats.failed, gate.max_failed, f"failed, most often with {kind}"),
-        ("max_unknown_category", stats.unknown_category, gate.max_unknown_category, "got no category of the taxonomy"),
-    ]
+    failed = f"{stats.failed:,} of {stats.rows:,} products failed, most often with {kind}"
+    unknown = f"{stats.unknown_category:,} of {stats.rows:,} products got no category of the taxonomy"
     return [
-        _finding(limit, count / stats.rows, allowed, f"{count:,} of {stats.rows:,} images {what}")
-        for limit, count, allowed, what in counts
+        _finding("max_failed", stats.failed / stats.rows, gate.max_failed, failed),
+        _finding("max_unknown_category", stats.unknown_category / stats.rows, gate.max_unknown_category, unknown),
     ]
 
 
-def _review_rise(stats: RunStats, previous: RunStats, gate: GateSettings) -> list[Finding]:
-    """The increase of the share of rows that need review. The share itself has no limit: a weak model's answers are
-    flagged row by row, and may be the best available; only a sudden rise is a finding."""
+def _since(previous: RunStats, stats: RunStats, gate: GateSettings) -> list[Finding]:
+    # The share to review has no limit of its own: a weak model's answers are flagged row by row, and may be the best
+    # available; only a sudden rise is a finding.
     now, before = stats.review / stats.rows, previous.review / previous.rows
-    what = f"{stats.review:,} of {stats.rows:,} images need review, {now:.0%} after {before:.0%}"
-    return [_finding("max_review_rise", now - before, gate.max_review_rise, what)]
+    what = f"{stats.review:,} of {stats.rows:,} products need review, {now:.0%} after {before:.0%}"
+    findings = [_finding("max_review_rise", now - before, gate.max_review_rise, what)]
 
+    mix, old_mix = stats.category_mix, previous.category_mix
+    if mix and old_mix:
+        change = {name: mix.get(name, 0.0) - old_mix.get(name, 0.0) for name in sorted({*mix, *old_mix})}
+        most = max(change, key=lambda name: abs(change[name]))
+        what = f"the category mix moved, most in {most!r} ({old_mix.get(most, 0):.0%} to {mix.get(most, 0):.0%})"
+        distance = sum(map(abs, change.values())) / 2  # total variation: 0 for the same mix, 1 for no common category
+        findings.append(_finding("max_category_shift", distance, gate.max_category_shift, what))
 
-def _category_shift(stats: RunStats, previous: RunStats, gate: GateSettings) -> list[Finding]:
-    """Total variation distance of the two mixes: 0 if they are the same, 1 if they share no category."""
-    now, before = stats.category_mix, previous.category_mix
-    if not now or not before:
-        return []
-    change = {name: now.get(name, 0.0) - before.get(name, 0.0) for name in sorted({*now, *before})}
-    most = max(change, key=lambda name: abs(change[name]))
-    what = f"the category mix moved, most in {most!r} ({before.get(most, 0):.0%} to {now.get(most, 0):.0%})"
-    return [_finding("max_category_shift", sum(map(abs, change.values())) / 2, gate.max_category_shift, what)]
-
-
-def _price_shift(stats: RunStats, previous: RunStats, gate: GateSettings) -> list[Finding]:
-    """Absolute change of the log of the median: 0.69 is a factor of two."""
-    now, before = stats.price_median, previous.price_median
-    if not now or not before or min(now, before) <= 0:
-        return []
-    what = f"the median price went from {before:g} to {now:g}"
-    return [_finding("max_price_shift", abs(math.log(now / before)), gate.max_price_shift, what)]
+    price, old_price = stats.price_median, previous.price_median
+    if price and old_price and min(price, old_price) > 0:
+        what = f"the median price went from {old_price:g} to {price:g}"
+        shift = abs(math.log(price / old_price))  # 0.69 is a factor of two
+        findings.append(_finding("max_price_shift", shift, gate.max_price_shift, what))
+    return findings
 
 
 def _finding(limit: str, value: float, allowed: float, what: str) -> Finding:
     value = round(value, 6)  # so that rounding errors do not push a mix over a limit that it only reaches
-    message = f"{what}: {value:.2f} is above {allowed:g}; mend the cause, or raise gate.{limit} if this is right"
+    message = f"{what}: {value:.2f} is above {allowed:g}; fix the cause, or raise gate.{limit} if this is right"
     return Finding(limit, value, allowed, message)

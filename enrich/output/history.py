@@ -2,7 +2,7 @@
 
 Each file is created once, atomically, and never replaced. The shards in a pack are deleted hours after the pack is
 created, so that readers can still read the files they listed. In between a row is in two files; readers identify
-duplicates by (run_id, image_key), because a photo has one row per run.
+duplicates by (run_id, product_id), because a product has one row per run.
 """
 
 import re
@@ -49,7 +49,14 @@ def pack_key(run: RunInfo, first: int, last: int) -> str:
 
 def answer_again(run: RunInfo) -> str:
     """What a user can do about lost rows of a run."""
-    return f"answer its photos again: `enrich run --run-id {run.run_id}` with the photos and the adapter of that run"
+    return f"answer its products again: `enrich run --run-id {run.run_id}` with the photos and the adapter of that run"
+
+
+def _shards_in(name: str) -> tuple[int, int] | None:
+    """The first and the last shard in the file of this name, or None if it is not the name of one."""
+    match = _NAME.fullmatch(name)
+    numbers = [int(group) for group in match.groups() if group] if match else []
+    return (numbers[0], numbers[-1]) if numbers else None
 
 
 def committed_shards(output: Store, run: RunInfo) -> set[int]:
@@ -62,14 +69,15 @@ def all_files(output: Store, run: RunInfo) -> list[HistoryFile]:
     found = []
     for info in output.list(run.history):
         name = info.key.removeprefix(run.history)
-        if match := _NAME.fullmatch(name):
-            first, last = (match[1], match[1]) if match[1] else (match[2], match[3])
-            found.append(HistoryFile(info.key, int(first), int(last), info.size))
+        if shards := _shards_in(name):
+            found.append(HistoryFile(info.key, *shards, info.size))
         elif name.endswith(".parquet"):
-            raise RunFailed(
-                f"{output.uri_of(info.key)} is no shard of run {run.run_id}; move it away and publish again"
-            )
+            raise _foreign(output, run, info.key)
     return found
+
+
+def _foreign(output: Store, run: RunInfo, key: str) -> RunFailed:
+    return RunFailed(f"{output.uri_of(key)} is not a shard of run {run.run_id}; move it away and publish again")
 
 
 def files_in_force(files: Sequence[HistoryFile]) -> list[HistoryFile]:
@@ -87,9 +95,7 @@ def read_frames(output: Store, run: RunInfo) -> Iterator[pl.DataFrame]:
     def rows_of(file: HistoryFile) -> pl.DataFrame:
         found = parquet.read(output, file.key, ROW_SCHEMA, f"move it away, and {answer_again(run)}")
         if found is None or found.metadata.get(parquet.RUN_ID_KEY) != run.run_id:
-            raise RunFailed(
-                f"{output.uri_of(file.key)} is no shard of run {run.run_id}; move it away and publish again"
-            )
+            raise _foreign(output, run, file.key)
         return found.table
 
     files = iter(files_in_force(all_files(output, run)))
@@ -98,15 +104,10 @@ def read_frames(output: Store, run: RunInfo) -> Iterator[pl.DataFrame]:
             yield from pool.map(rows_of, some)
 
 
-def runs_with_rows(output: Store) -> Iterator[tuple[str, HistoryFile]]:
-    """The id of every run that has rows in history, with one of its files."""
-    last = ""
-    for info in output.list("history"):
-        match = _OF_RUN.fullmatch(info.key)
-        if match and match[1] != last and (name := _NAME.fullmatch(match[2])):
-            last = match[1]
-            first, end = (name[1], name[1]) if name[1] else (name[2], name[3])
-            yield match[1], HistoryFile(info.key, int(first), int(end), info.size)
+def runs_with_rows(output: Store) -> dict[str, str]:
+    """The id of every run that has rows in history, with the key of one of its files."""
+    matches = (_OF_RUN.fullmatch(info.key) for info in output.list("history"))
+    return {match[1]: match[0] for match in matches if match and _shards_in(match[2])}
 
 
 def read_shards(output: Store, run: RunInfo) -> pl.DataFrame:
@@ -119,16 +120,16 @@ def fetch_rows(output: Store, run: RunInfo, path: Path) -> int:
     return parquet.write(path, read_frames(output, run), ROW_SCHEMA, {parquet.RUN_ID_KEY: run.run_id})
 
 
-def commit_shard(output: Store, run: RunInfo, shard: int, rows: Sequence[Row], expected_keys: Collection[str]) -> bool:
-    """Create a shard's file from its rows, one for each of `expected_keys`.
+def commit_shard(output: Store, run: RunInfo, shard: int, rows: Sequence[Row], expected_ids: Collection[str]) -> bool:
+    """Create a shard's file from its rows, one for each of `expected_ids`.
 
     An existing file is kept. Returns whether the file is from this call (possibly after a lost response), not from
-    another writer for the same images.
+    another writer for the same products.
 
     Raises:
         RunFailed: the rows, or those of the existing file, are not this shard's.
     """
-    _check_rows(run, shard, rows, expected_keys)
+    _check_rows(run, shard, rows, expected_ids)
     key, writer_id = shard_key(run, shard), uuid.uuid4().hex
     table = parquet.from_records([asdict(row) for row in rows], ROW_SCHEMA).sort(ROW_ORDER, nulls_last=True)
     metadata = {
@@ -140,34 +141,34 @@ def commit_shard(output: Store, run: RunInfo, shard: int, rows: Sequence[Row], e
     }
     if output.create(key, parquet.encode(table, HISTORY_SCHEMA, metadata, sorted_by=ROW_ORDER)):
         return True
-    return _standing_writer(output, key, run, shard, expected_keys) == writer_id
+    return _standing_writer(output, key, run, shard, expected_ids) == writer_id
 
 
-def _check_rows(run: RunInfo, shard: int, rows: Sequence[Row], expected_keys: Collection[str]) -> None:
-    """Check that every image of a shard has exactly one row, of this run; anything else is a bug and is not stored."""
-    keys, expected = [row.image_key for row in rows], set(expected_keys)
+def _check_rows(run: RunInfo, shard: int, rows: Sequence[Row], expected_ids: Collection[str]) -> None:
+    """Check that each product of a shard has exactly one row, of this run; anything else is a bug and is not stored."""
+    ids, expected = [row.product_id for row in rows], set(expected_ids)
     place = f"run {run.run_id}, shard {shard}"
-    if len(keys) != len(expected) or set(keys) != expected:
-        odd = sorted(expected.symmetric_difference(keys)) or sorted(key for key in keys if keys.count(key) > 1)
+    if len(ids) != len(expected) or set(ids) != expected:
+        odd = sorted(expected.symmetric_difference(ids)) or sorted(one for one in ids if ids.count(one) > 1)
         raise RunFailed(
-            f"{place}: {len(keys)} rows for {len(expected)} images, {odd[0]!r} is missing, doubled or not of this "
+            f"{place}: {len(ids)} rows for {len(expected)} products, {odd[0]!r} is missing, doubled or not of this "
             "shard; nothing was written, please report this as a bug"
         )
     for row in rows:
         if (row.run_id, row.shard, row.fingerprint) != (run.run_id, shard, run.fingerprint):
             raise RunFailed(
-                f"{place}: the row of {row.image_key!r} says run {row.run_id}, shard {row.shard}, fingerprint "
+                f"{place}: the row of {row.product_id!r} says run {row.run_id}, shard {row.shard}, fingerprint "
                 f"{row.fingerprint}; nothing was written, please report this as a bug"
             )
 
 
-def _standing_writer(output: Store, key: str, run: RunInfo, shard: int, expected_keys: Collection[str]) -> str | None:
+def _standing_writer(output: Store, key: str, run: RunInfo, shard: int, expected_ids: Collection[str]) -> str | None:
     """The writer of the existing file; RunFailed if its rows are not this shard's."""
     file = parquet.read(output, key, ROW_SCHEMA)
     if file is None:
         raise RunFailed(f"{output.uri_of(key)} could be neither created nor read; start the run again")
     same_place = (file.metadata.get(parquet.RUN_ID_KEY), file.metadata.get("enrich.shard")) == (run.run_id, str(shard))
-    if not same_place or file.table["image_key"].sort().to_list() != sorted(set(expected_keys)):
+    if not same_place or file.table["product_id"].sort().to_list() != sorted(set(expected_ids)):
         raise RunFailed(
             f"{output.uri_of(key)} holds other rows than shard {shard} of run {run.run_id}; "
             "move it away and start the run again"

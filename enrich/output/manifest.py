@@ -1,10 +1,9 @@
-"""The images that a run has to process: the listing of the bucket minus those already in products.parquet."""
+"""What a run has to process: the manifest that is written once, before any work, and read by everything after it."""
 
-import json
 import re
 import secrets
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,27 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from enrich.errors import RunFailed, UsageError
 from enrich.output import parquet
+from enrich.output.plan import by_product
 from enrich.output.products import StoredProducts
-from enrich.output.run_record import PublishedRun, RunInfo
+from enrich.output.run_record import RunInfo
 from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, ROW_SCHEMA
-from enrich.output.spill import MAX_PARTITIONS, PARTITION_ROWS, RangePartitions, detached
-from enrich.settings.run import RunSettings
+from enrich.output.spill import PARTITION_ROWS, detached
 from enrich.storage import Store
 from enrich.storage.scratch import Scratch
-from enrich.vocabulary import TRANSIENT, ManifestItem, Reason
+from enrich.vocabulary import ListedPhoto, ManifestItem, Reason
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_MAY_KEEP = (Reason.CHANGED, Reason.RETRY)  # products whose answer may turn out to be right still
 _LINES = TypeAdapter(tuple[str, ...])
 
 
 @dataclass(frozen=True, weakref_slot=True, slots=True)
 class Manifest:
-    """A run and its images, in a local file (MANIFEST_SCHEMA, by key) that exists as long as this object.
+    """A run and its products, in a local file (MANIFEST_SCHEMA, in the order of work) that this object keeps.
 
     Created once, before any work; a restarted run reads it back.
     """
@@ -41,6 +40,7 @@ class Manifest:
     path: Path
     rows: int
     warnings: tuple[str, ...] = ()  # from planning, for the user; one line each
+    older: int = 0  # products that an older adapter answered and that were left for later runs
 
     @property
     def shards(self) -> range:
@@ -48,12 +48,17 @@ class Manifest:
         return range(-(-self.rows // self.run.shard_size))
 
     def by_reason(self) -> dict[str, int]:
-        """The number of images by reason."""
+        """The number of products by reason."""
         counts = pl.scan_parquet(self.path).group_by("reason").len().sort("reason").collect(engine="streaming")
         return dict(counts.iter_rows())
 
+    def older_in(self, shards: Sequence[int]) -> int:
+        """The number of products in `shards` that an older adapter answered."""
+        older = pl.scan_parquet(self.path).filter(pl.col("reason") == Reason.MODEL, pl.col("shard").is_in(list(shards)))
+        return int(older.select(pl.len()).collect(engine="streaming").item())
+
     def rows_in(self, shards: Sequence[int]) -> int:
-        """The number of images in `shards`."""
+        """The number of products in `shards`."""
         size = self.run.shard_size
         return sum(max(0, min(size, self.rows - shard * size)) for shard in shards)
 
@@ -82,82 +87,26 @@ def check_new_run_id(run_id: str) -> None:
         )
 
 
-def write_plan(
-    path: Path,
-    source: Path,
-    products: StoredProducts,
-    run: RunInfo,
-    settings: RunSettings,
-    folder: Path,
-    limit: int | None = None,
-    warnings: Sequence[str] = (),
-) -> int:
-    """Write the images that a run has to process (MANIFEST_SCHEMA, by key); returns their number.
-
-    At most PARTITION_ROWS rows of the listing and of the table are in memory at a time.
-
-    Args:
-        source: the current listing (SOURCE_SCHEMA, by key).
-        limit: the maximum number of images.
-        warnings: stored with the manifest, see `Manifest`.
-    """
-
-    def parts() -> Iterator[pl.DataFrame]:
-        done = 0
-        for listed, known in _by_key(pl.scan_parquet(source), products.frames(_KNOWN), _KNOWN, folder / "known"):
-            # The few rows of each part are kept in memory until they fill a row group.
-            todo = detached(_todo(listed, known, products.runs, run, settings))
-            todo = todo if limit is None else todo.head(max(0, limit - done))
-            shard = (pl.int_range(pl.len()) + done) // run.shard_size
-            yield todo.with_columns(shard=shard.cast(pl.Int32))
-            done += todo.height
-
-    metadata = {parquet.RUN_KEY: run.to_json(), parquet.WARNINGS_KEY: json.dumps(warnings)}
-    return parquet.write(path, parts(), MANIFEST_SCHEMA, metadata, sorted_by=["key"])
-
-
-def _by_key(
-    listed: pl.LazyFrame, frames: Iterable[pl.DataFrame], columns: Sequence[str], folder: Path
-) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-    """Yield the rows of `listed` by key, PARTITION_ROWS at a time, each part with the rows of `frames` in the same
-    range of image_key.
-
-    Args:
-        columns: the columns of `frames`, which are rows of PRODUCTS_SCHEMA in any order.
-    """
-    rows = listed.select(pl.len()).collect().item()
-    size = max(PARTITION_ROWS, -(-rows // MAX_PARTITIONS))
-    keys = listed.select(image_key="key")
-    bounds = [detached(keys.slice(place, 1).collect()) for place in range(size, rows, size)]
-    schema = pa.schema([PRODUCTS_SCHEMA.field(name) for name in columns])
-    known = RangePartitions(pl.concat([keys.limit(0).collect(), *bounds]), folder, schema).add(frames)
-    for number, part in enumerate(known):
-        yield listed.slice(number * size, size).collect(), part
-
-
 def write_answers(path: Path, plan: Path, products: StoredProducts, run: RunInfo, folder: Path) -> int:
-    """Write the answers (ROW_SCHEMA, by key) that images of a plan keep if their bytes turn out to be the same, since
-    a new etag does not prove new bytes. Returns their number. Reviewed rows are left out.
-
-    Args:
-        plan: the file from `write_plan`.
+    """Write the answers (ROW_SCHEMA, by product_id) that products of a plan keep if their photos' bytes turn out to be
+    the same, since a new etag does not prove new bytes. Returns their number. Reviewed rows are left out.
     """
     may_stay = (
         (pl.col("status") == "ok")
         & (pl.col("fingerprint") == run.fingerprint)
-        & pl.col("image_sha256").is_not_null()
+        & (pl.col("photos_answered") > 0)
         & pl.col("reviewed_by").is_null()
     )
-    wanted = pl.scan_parquet(plan).filter(pl.col("reason") != Reason.NEW).select("key")
+    wanted = pl.scan_parquet(plan).filter(pl.col("reason").is_in(_MAY_KEEP)).select("product_id")
     few = wanted.head(PARTITION_ROWS + 1).collect()
     frames = (frame.filter(may_stay) for frame in products.frames()) if few.height else iter(())
     if few.height <= PARTITION_ROWS:  # a single range, which is loaded into memory: leave out the rest of the table
-        frames = (frame.join(few, left_on="image_key", right_on="key", how="semi") for frame in frames)
+        frames = (frame.join(few, on="product_id", how="semi") for frame in frames)
     kept = (
-        detached(known.join(keys, left_on="image_key", right_on="key", how="semi").sort("image_key"))
-        for keys, known in _by_key(wanted, frames, PRODUCTS_SCHEMA.names, folder / "kept")
+        detached(known.join(ids, on="product_id", how="semi").sort("product_id"))
+        for ids, known in by_product(wanted, frames, PRODUCTS_SCHEMA.names, folder / "kept")
     )
-    return parquet.write(path, kept, ROW_SCHEMA, {parquet.RUN_KEY: run.to_json()}, sorted_by=["image_key"])
+    return parquet.write(path, kept, ROW_SCHEMA, {parquet.RUN_KEY: run.to_json()}, sorted_by=["product_id"])
 
 
 def fetch_answers(output: Store, run: RunInfo, folder: Path) -> Path | None:
@@ -167,90 +116,19 @@ def fetch_answers(output: Store, run: RunInfo, folder: Path) -> Path | None:
 
 
 def known_answers(answers: Path, items: Sequence[ManifestItem]) -> dict[str, dict[str, Any]]:
-    """The rows of such a file for consecutive images of the manifest, by key."""
-    if not items:
+    """The rows of such a file for consecutive products of the manifest, by product_id."""
+    ids = [item.product_id for item in items if item.reason in _MAY_KEEP]  # in the manifest these are sorted
+    if not ids:
         return {}
-    between = pl.col("image_key").is_between(pl.lit(items[0].key), pl.lit(items[-1].key))
-    rows = pl.scan_parquet(answers).filter(between).collect()
-    return {row["image_key"]: row for row in rows.iter_rows(named=True)}
-
-
-def _todo(
-    source: pl.DataFrame,
-    products: pl.DataFrame,
-    runs: Mapping[str, PublishedRun],
-    run: RunInfo,
-    settings: RunSettings,
-) -> pl.DataFrame:
-    """The images of a listing that a run has to process, with reason and attempt, by key in UTF-8 order.
-
-    A failure that is not TRANSIENT is not retried under the same circumstances, because it would fail again.
-
-    Args:
-        source: the current listing (SOURCE_SCHEMA).
-        products: the current table's rows for these keys, columns _KNOWN.
-        runs: the runs in its last_run_id.
-    """
-    of_runs = pl.DataFrame(
-        [(name, before.fingerprint, before.circumstances == run.circumstances) for name, before in runs.items()],
-        schema={"last_run_id": pl.String, "last_fingerprint": pl.String, "same_circumstances": pl.Boolean},
-        orient="row",
-    )
-    known = products.join(of_runs, on="last_run_id", how="left")
-    images = source.join(known, left_on="key", right_on="image_key", how="left")
-    counts_on = (pl.col("reason") == Reason.RETRY) & pl.col("same_circumstances")
-    again = pl.when(counts_on).then(pl.col("last_attempt") + 1).otherwise(1)
-    return (
-        images.with_columns(reason=_reason(run.fingerprint, settings.max_attempts))
-        .filter(pl.col("reason").is_not_null())
-        .sort("key")
-        .select("key", "size", "etag", "reason", again.cast(pl.Int16).alias("attempt"))
-    )
-
-
-_KNOWN = (
-    "image_key",
-    "image_etag",
-    "fingerprint",
-    "last_etag",
-    "last_status",
-    "last_error_kind",
-    "last_attempt",
-    "last_run_id",
-)
-
-
-def _reason(fingerprint: str, max_attempts: int) -> pl.Expr:
-    """Why an image has to be processed, or null. `fingerprint` is this run's; last_fingerprint is the newest outcome's.
-
-    The newest outcome decides. If it is good, the row shown must also have the same bytes and fingerprint: tables from
-    before sequences were introduced show what was processed last, even with older bytes or an older adapter.
-    """
-    answered = pl.col("last_status") == "ok"
-    other_bytes = (pl.col("last_etag") != pl.col("etag")) | (answered & (pl.col("image_etag") != pl.col("etag")))
-    other_model = pl.col("last_fingerprint").ne_missing(fingerprint) | (
-        answered & (pl.col("fingerprint") != fingerprint)
-    )
-    attempts_left = pl.col("last_error_kind").is_in(sorted(TRANSIENT)) & (pl.col("last_attempt") < max_attempts)
-    may_pass = (pl.col("last_status") == "failed") & (attempts_left | ~pl.col("same_circumstances"))
-    return (
-        pl.when(pl.col("last_run_id").is_null())
-        .then(pl.lit(Reason.NEW))
-        .when(other_bytes)
-        .then(pl.lit(Reason.CHANGED))
-        .when(other_model)
-        .then(pl.lit(Reason.MODEL))
-        .when(may_pass)
-        .then(pl.lit(Reason.RETRY))
-    )
+    rows = pl.scan_parquet(answers).filter(pl.col("product_id").is_between(pl.lit(ids[0]), pl.lit(ids[-1]))).collect()
+    return {row["product_id"]: row for row in rows.iter_rows(named=True)}
 
 
 def create_manifest(output: Store, run: RunInfo, source: Path, manifest: Path, answers: Path | None = None) -> Manifest:
-    """Write the listing and the answers that may be kept, then the manifest, which creates the run. Returns the
-    manifest in force.
+    """Write the source and the answers that may be kept, then the manifest, which creates the run.
 
-    If another process started the same run first, its manifest is in force and this one is dropped. Listing and
-    answers are overwritten: those left by a process that died before it wrote its manifest are older.
+    Returns the manifest in force: that of another process, if it started the same run first. Source and answers are
+    overwritten: those left by a process that died before it wrote its manifest are older.
     """
     output.put(f"{run.folder}source.parquet", source)
     if answers is not None:
@@ -276,32 +154,38 @@ def read_manifest(output: Store, run_id: str) -> Manifest | None:
             warnings = _LINES.validate_json(file.metadata.get(parquet.WARNINGS_KEY, "[]"))
         except ValidationError as error:
             raise RunFailed(f"{output.uri_of(key)} does not say which run it belongs to; use another run id") from error
-        manifest = Manifest(run, file.path, file.rows, warnings)
+        manifest = Manifest(run, file.path, file.rows, warnings, int(file.metadata.get(parquet.OLDER_KEY, 0)))
         weakref.finalize(manifest, failed.pop_all().close)
     return manifest
 
 
 def check_same_run(manifest: Manifest, run: RunInfo) -> None:
-    """UsageError if `run` would resume a run id that was started with other images or that would get other answers."""
-    begun = manifest.run
-    if begun.images_uri != run.images_uri:
+    """UsageError if `run` would resume a run id that was started with other photos or that would get other answers."""
+    started = manifest.run
+    if started.images_uri != run.images_uri:
         raise UsageError(
-            f"run {run.run_id} was begun on images {begun.images_uri}, not {run.images_uri}; use another run id"
+            f"run {run.run_id} was started on images {started.images_uri}, not {run.images_uri}; use another run id"
         )
-    if begun.fingerprint != run.fingerprint:
+    if started.fingerprint != run.fingerprint:
         raise UsageError(
-            f"run {run.run_id} was begun with fingerprint {begun.fingerprint} (adapter {begun.adapter}), not "
+            f"run {run.run_id} was started with fingerprint {started.fingerprint} (adapter {started.adapter}), not "
             f"{run.fingerprint} (adapter {run.adapter}); use another run id"
         )
-    if begun.circumstances and begun.circumstances != run.circumstances:
+    if started.circumstances and started.circumstances != run.circumstances:
         raise UsageError(
-            f"run {run.run_id} was begun with other limits on photos or answers, another engine or version of Pillow; "
-            "set them as they were, or use another run id"
+            f"run {run.run_id} was started with other limits on photos or answers, another engine or version of "
+            "Pillow; set them as they were, or use another run id"
         )
 
 
 def items(manifest: Manifest, shard: int) -> list[ManifestItem]:
-    """The images of one shard, by key."""
+    """The products of one shard, in the order of work."""
     size = manifest.run.shard_size
     rows = pl.scan_parquet(manifest.path).slice(shard * size, size).collect()
-    return [ManifestItem(**{**row, "reason": Reason(row["reason"])}) for row in rows.iter_rows(named=True)]
+    return [item_of(row) for row in rows.iter_rows(named=True)]
+
+
+def item_of(row: Mapping[str, Any]) -> ManifestItem:
+    """A row of MANIFEST_SCHEMA as an object."""
+    photos = tuple(ListedPhoto(**photo) for photo in row["photos"])
+    return ManifestItem(**{**row, "photos": photos, "reason": Reason(row["reason"])})

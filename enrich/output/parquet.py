@@ -1,7 +1,7 @@
 """Tables to Parquet and back, with exactly the declared columns and types, a row group at a time."""
 
 import io
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from enrich.errors import RunFailed
 from enrich.output.schema import SCHEMA_VERSION
+from enrich.output.upgrade import earlier_columns, upgraded
 from enrich.storage import Store
 
 # 65,536 rows are some 10 MB: large enough to scan fast, small enough that the statistics of a sorted column skip most.
@@ -22,6 +23,7 @@ SCHEMA_VERSION_KEY = "enrich.schema_version"
 RUN_KEY = "enrich.run"  # RunInfo as JSON
 RUN_ID_KEY = "enrich.run_id"
 WARNINGS_KEY = "enrich.warnings"  # of a manifest: what planning found that a person should know, a JSON list of lines
+OLDER_KEY = "enrich.older"  # of a manifest: products that an older adapter answered, left for later runs
 WRITER_KEY = "enrich.writer_id"  # tells a writer whose response was lost that the file is its own
 
 
@@ -32,7 +34,6 @@ class ParquetFile:
     table: pl.DataFrame
     metadata: Mapping[str, str]
     etag: str
-    size: int  # bytes
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,12 @@ class LocalFile:
 
 def empty(schema: pa.Schema) -> pl.DataFrame:
     """No rows of `schema`."""
-    return _to_polars(schema.empty_table())
+    return pl.DataFrame(schema.empty_table())
 
 
 def from_records(records: Sequence[Mapping[str, object]], schema: pa.Schema) -> pl.DataFrame:
     """Rows from one mapping of column to value each."""
-    return _to_polars(pa.Table.from_pylist(list(records), schema=schema))
+    return pl.DataFrame(pa.Table.from_pylist(list(records), schema=schema))
 
 
 def encode(table: pl.DataFrame, schema: pa.Schema, metadata: Mapping[str, str], sorted_by: Sequence[str] = ()) -> bytes:
@@ -69,7 +70,9 @@ def write(
     metadata: Mapping[str, str],
     sorted_by: Sequence[str] = (),
 ) -> int:
-    """Write frames as one file and return its rows: the columns of `schema` in its order, zstd, statistics, page index.
+    """Write frames as one file and return its rows.
+
+    The file has the columns of `schema` in its order, zstd, statistics, a page index, and a CRC-32 of each page.
 
     `sorted_by` states the order the rows already have (ascending, nulls last). Row groups are converted one at a time,
     so the 2 GiB limit of a string column never applies and memory holds one frame.
@@ -81,6 +84,7 @@ def write(
         schema,
         compression="zstd",
         write_page_index=True,
+        write_page_checksum=True,
         sorting_columns=pq.SortingColumn.from_ordering(schema, order, null_placement="at_end") if order else None,
     ) as writer:
         for group in _groups(frames):
@@ -109,35 +113,31 @@ def _groups(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
 AGAIN = "move it away and start the run again"
 
 
-def decode(
-    data: bytes, schema: pa.Schema, where: str, then: str = AGAIN, optional: Collection[str] = ()
-) -> tuple[pl.DataFrame, dict[str, str]]:
-    """The rows and the key-value metadata of a file. Columns in `optional` are null where the file lacks all of them.
+def decode(data: bytes, schema: pa.Schema, where: str, then: str = AGAIN) -> tuple[pl.DataFrame, dict[str, str]]:
+    """The rows and the key-value metadata of a file; those of schema version 2 are upgraded.
 
     Raises:
         RunFailed: it is not one that `write` made; the message names `where` and says what to do `then`.
     """
     with _readable(where, then):
-        file = pq.ParquetFile(io.BytesIO(data))
-        earlier = pa.schema([field for field in schema if field.name not in optional])
-        pairs = _check(file, earlier if file.schema_arrow.equals(earlier) else schema, where, then)
-        return _to_polars(_upgrade(file.read(), schema)), pairs
+        file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+        pairs = _check(file, schema, where, then)
+        return pl.DataFrame(_upgrade(file.read(), schema)), pairs
 
 
-def read(
-    store: Store, key: str, schema: pa.Schema, then: str = AGAIN, optional: Collection[str] = ()
-) -> ParquetFile | None:
+def read(store: Store, key: str, schema: pa.Schema, then: str = AGAIN) -> ParquetFile | None:
     """The file at `key`, or None if there is none; see `decode`."""
     if store.head(key) is None:
         return None
     data, etag = store.get(key)
-    return ParquetFile(*decode(data, schema, store.uri_of(key), then, optional), etag, len(data))
+    return ParquetFile(*decode(data, schema, store.uri_of(key), then), etag)
 
 
 def fetch(store: Store, key: str, schema: pa.Schema, path: Path, then: str = AGAIN) -> LocalFile | None:
-    """The file at `key` copied to `path`, its rows unread, or None if there is none.
+    """The file at `key` copied to `path`, none of its rows kept in memory, or None if there is none.
 
-    One of an earlier schema version is written anew with the columns of this one.
+    One of schema version 2 is written anew with the columns of this one. Every page is read and its checksum compared:
+    Polars, which reads the file next, compares none, and a damaged page may end its whole process.
 
     Raises:
         RunFailed: as `decode`.
@@ -145,9 +145,11 @@ def fetch(store: Store, key: str, schema: pa.Schema, path: Path, then: str = AGA
     if store.head(key) is None:
         return None
     where, etag = store.uri_of(key), store.download(key, path).etag
-    with _readable(where, then), pq.ParquetFile(path) as file:
+    with _readable(where, then), pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
         pairs, rows = _check(file, schema, where, then), file.metadata.num_rows
         current = plain(file.schema_arrow).equals(plain(schema))
+        for _ in file.iter_batches(ROW_GROUP_ROWS):
+            pass
     if not current:
         older = path.rename(path.with_name(f"{path.name}.older"))
         write(path, frames(older, schema), schema, pairs)
@@ -161,9 +163,10 @@ def frames(
     """The rows of a local file, some at a time, of `columns` if not all."""
     wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
     with pq.ParquetFile(path, pre_buffer=False) as file:  # else what was read of the file stays in memory
-        present = [name for name in wanted.names if name in file.schema_arrow.names]
-        for batch in file.iter_batches(rows, columns=present):
-            yield _to_polars(_upgrade(pa.Table.from_batches([batch]), wanted))
+        current = set(wanted.names) <= set(file.schema_arrow.names)
+        for batch in file.iter_batches(rows, columns=wanted.names if current else None):
+            found = pa.Table.from_batches([batch])
+            yield pl.DataFrame(_upgrade(found, wanted if current else schema)).select(wanted.names)
 
 
 @contextmanager
@@ -186,7 +189,7 @@ def _check(file: pq.ParquetFile, schema: pa.Schema, where: str, then: str) -> di
     version = pairs.get(SCHEMA_VERSION_KEY)
     if version in (None, str(SCHEMA_VERSION)):
         raise RunFailed(f"{where} has other columns than it should; {then}")
-    if version.isdecimal() and int(version) < SCHEMA_VERSION and set(found.names) <= set(schema.names):
+    if version.isdecimal() and int(version) < SCHEMA_VERSION and set(found.names) <= earlier_columns(schema):
         return pairs
     raise RunFailed(
         f"{where} has schema version {version}, not {SCHEMA_VERSION}; use the version of enrich that wrote it, "
@@ -202,19 +205,10 @@ def plain(schema: pa.Schema) -> pa.Schema:
 
 
 def _upgrade(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A table of an earlier version with the columns of this one. Versions only add columns, which earlier rows lack,
-    and widen types."""
+    """A table with the columns of `schema`, also where it is of version 2."""
     schema = plain(schema)
     if table.schema.equals(schema):
         return table
-    columns = [
-        table[field.name].cast(field.type) if field.name in table.schema.names else pa.nulls(table.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema.with_metadata(table.schema.metadata))
-
-
-def _to_polars(table: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+    if set(schema.names) <= set(table.schema.names):  # dictionaries where now there are none, or the other way round
+        return table.select(schema.names).cast(schema)
+    return upgraded(table, schema)

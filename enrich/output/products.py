@@ -4,13 +4,13 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
 from enrich.errors import RunFailed
 from enrich.output import parquet
+from enrich.output.photos_etag import photos_etags
 from enrich.output.run_record import PublishedRun, RunInfo, RunMark, RunStats
 from enrich.output.schema import PRODUCTS_SCHEMA, ROW_ORDER, ROW_SCHEMA
 from enrich.storage import Store
@@ -41,19 +41,14 @@ class Products:
 
 @dataclass(frozen=True)
 class StoredProducts:
-    """products.parquet on the local disk, or an output that has none yet."""
+    """products.parquet on the local disk. The defaults are an output that has none yet."""
 
-    path: Path | None
-    rows: int
-    runs: Mapping[str, PublishedRun]
-    last: LastRuns
-    writer_id: str | None
-    etag: str | None
-
-    @staticmethod
-    def none() -> "StoredProducts":
-        """No table yet."""
-        return StoredProducts(None, 0, {}, LastRuns(), None, None)
+    path: Path | None = None
+    rows: int = 0
+    runs: Mapping[str, PublishedRun] = field(default_factory=dict)
+    last: LastRuns = LastRuns()
+    writer_id: str | None = None
+    etag: str | None = None
 
     @property
     def highest_sequence(self) -> int:
@@ -69,7 +64,7 @@ class StoredProducts:
 _RUNS = TypeAdapter(dict[str, PublishedRun])
 _LAST_RUNS = TypeAdapter(LastRuns)
 _LAST_COLUMNS = {  # where a newest outcome comes from
-    "last_etag": "image_etag",
+    "last_photos_etag": "photos_etag",
     "last_status": "status",
     "last_error_kind": "error_kind",
     "last_attempt": "attempt",
@@ -82,23 +77,26 @@ def fold(products: Products, runs: Sequence[RunInfo], rows: pl.DataFrame, presen
 
     The row shown is the good one of the run created last, else the failed one of the run created last; what people
     decided is applied to it afterwards. last_* is the outcome of the run created last, good or not. Runs are ordered by
-    their marks, so both are the greatest of a total order: folding is taking a maximum. `last` stays as it is.
+    their marks, so both are the greatest of a total order: folding is taking a maximum. `last` does not change.
 
     Args:
         runs: in any order.
         rows: what they committed (ROW_SCHEMA).
-        present: the keys that the run created last saw; None: all of them.
+        present: the ids that the run created last saw; None: all of them.
     """
     known = {**products.runs, **{run.run_id: PublishedRun.of(run) for run in runs}}
-    touched = products.table.join(rows, on="image_key", how="semi")
-    untouched = products.table.join(rows, on="image_key", how="anti")
+    table = _once(products.table, known)
+    touched = table.join(rows, on="product_id", how="semi")
+    untouched = table.join(rows, on="product_id", how="anti")
     outcomes = pl.concat([touched, _as_products(rows)])
     shown = _greatest(outcomes, pl.col("status") == "ok", *_order("run_id", known))
     last = _greatest(outcomes, *_order("last_run_id", known))
-    current = shown.select(ROW_SCHEMA.names).join(last.select("image_key", *_LAST_COLUMNS), on="image_key", how="left")
+    current = shown.select(ROW_SCHEMA.names).join(
+        last.select("product_id", *_LAST_COLUMNS), on="product_id", how="left"
+    )
     table = (
         pl.concat([untouched.drop("in_source"), current], how="diagonal")
-        .with_columns(in_source=pl.lit(True) if present is None else pl.col("image_key").is_in(present.implode()))
+        .with_columns(in_source=pl.lit(True) if present is None else pl.col("product_id").is_in(present.implode()))
         .select(PRODUCTS_SCHEMA.names)
         .sort(ROW_ORDER, nulls_last=True)
     )
@@ -106,34 +104,49 @@ def fold(products: Products, runs: Sequence[RunInfo], rows: pl.DataFrame, presen
     return replace(products, table=table, runs={name: known[name] for name in named if name in known})
 
 
-def _order(column: str, runs: Mapping[str, PublishedRun]) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
+def _once(table: pl.DataFrame, runs: Mapping[str, PublishedRun]) -> pl.DataFrame:
+    """`table` with one row for each product: where version 2 had x.jpg and x.png, both are product x by now."""
+    doubled = table["product_id"].is_duplicated()
+    return _greatest(table, pl.col("status") == "ok", *_order("run_id", runs)) if doubled.any() else table
+
+
+def _order(column: str, runs: Mapping[str, PublishedRun]) -> tuple[pl.Expr, ...]:
     """The mark of the run that `column` names.
 
-    A table from before there were sequences does not remember all of its runs; the time of the row stands for theirs.
+    A table from before there were sequences does not name all of its runs; the row's time is used instead of theirs.
     """
-    named = list(runs)
-
-    def of_run(values: list[Any], default: pl.Expr, kind: pl.DataType) -> pl.Expr:
-        return pl.col(column).replace_strict(named, values, default=default, return_dtype=kind)
-
     return (
-        of_run([run.sequence for run in runs.values()], pl.lit(0), pl.Int64()),
-        of_run([run.created_at for run in runs.values()], pl.col("processed_at"), pl.Datetime("us", "UTC")),
+        of_run(column, {name: run.sequence for name, run in runs.items()}, pl.Int64(), 0),
+        of_run(
+            column,
+            {name: run.created_at for name, run in runs.items()},
+            pl.Datetime("us", "UTC"),
+            pl.col("processed_at"),
+        ),
         pl.col(column),
+        pl.col("last_photos_etag"),  # a run of version 2 may have two rows of what is one product by now
     )
+
+
+def of_run(
+    column: str, values: Mapping[str, object], kind: pl.DataType, default: pl.Expr | int | None = None
+) -> pl.Expr:
+    """The value of the run that `column` names, `default` for runs that are not among `values`."""
+    return pl.col(column).replace_strict(list(values), list(values.values()), default=default, return_dtype=kind)
 
 
 def _as_products(rows: pl.DataFrame) -> pl.DataFrame:
     """Rows as products that have no other outcome than themselves."""
+    rows = rows.with_columns(photos_etag=photos_etags(rows["photos"]))
     last = [pl.col(column).alias(name) for name, column in _LAST_COLUMNS.items()]
     nobody = pl.lit(None, pl.String).alias("reviewed_by"), pl.lit(None, pl.Datetime("us", "UTC")).alias("reviewed_at")
     return rows.with_columns(*last, *nobody, in_source=True).select(PRODUCTS_SCHEMA.names)
 
 
 def _greatest(outcomes: pl.DataFrame, *order: pl.Expr) -> pl.DataFrame:
-    """For each image the one outcome that is greatest in `order`."""
+    """For each product the one outcome that is greatest in `order`."""
     ranked = outcomes.sort(*order, descending=True, nulls_last=True)
-    return ranked.unique("image_key", keep="first", maintain_order=True)
+    return ranked.unique("product_id", keep="first", maintain_order=True)
 
 
 def last_runs(last: LastRuns, run: RunInfo, stats: RunStats | None) -> LastRuns:
@@ -145,7 +158,7 @@ def last_runs(last: LastRuns, run: RunInfo, stats: RunStats | None) -> LastRuns:
 
 def read_products(output: Store) -> Products:
     """The current table in memory, empty where there is none yet; RunFailed if the file is not one of ours."""
-    file = parquet.read(output, PRODUCTS_KEY, PRODUCTS_SCHEMA, _rebuild(output))
+    file = parquet.read(output, PRODUCTS_KEY, PRODUCTS_SCHEMA, how_to_rebuild(output))
     if file is None:
         return Products()
     return Products(file.table, *_header(file.metadata, output), file.etag)
@@ -154,9 +167,9 @@ def read_products(output: Store) -> Products:
 def fetch_products(output: Store, folder: Path) -> StoredProducts:
     """The current table copied to a file of its own in `folder`; RunFailed if it is not one of ours."""
     path = folder / f"products-{uuid.uuid4().hex}.parquet"
-    file = parquet.fetch(output, PRODUCTS_KEY, PRODUCTS_SCHEMA, path, _rebuild(output))
+    file = parquet.fetch(output, PRODUCTS_KEY, PRODUCTS_SCHEMA, path, how_to_rebuild(output))
     if file is None:
-        return StoredProducts.none()
+        return StoredProducts()
     return StoredProducts(file.path, file.rows, *_header(file.metadata, output), file.etag)
 
 
@@ -166,21 +179,18 @@ def _header(metadata: Mapping[str, str], output: Store) -> tuple[Mapping[str, Pu
         last = _LAST_RUNS.validate_json(metadata["enrich.last_run"])
         return runs, last, metadata[parquet.WRITER_KEY]
     except (KeyError, ValidationError) as error:
-        raise RunFailed(f"{output.uri_of(PRODUCTS_KEY)} was not written by enrich; {_rebuild(output)}") from error
+        raise RunFailed(f"{output.uri_of(PRODUCTS_KEY)} was not written by enrich; {how_to_rebuild(output)}") from error
 
 
-def _rebuild(output: Store) -> str:
+def how_to_rebuild(output: Store) -> str:
+    """What a user can do about a table that cannot be used."""
     return f"make it anew from history with `enrich rebuild --output {output.uri}`"
 
 
 def write_products(
     path: Path, frames: Iterable[pl.DataFrame], runs: Mapping[str, PublishedRun], last: LastRuns, writer_id: str
 ) -> int:
-    """The table as a local file, from rows by ROW_ORDER; returns how many there are.
-
-    Args:
-        runs: those that the rows name.
-    """
+    """The table as a local file, from rows by ROW_ORDER and the runs that they name; returns the number of rows."""
     metadata = {
         "enrich.runs": _RUNS.dump_json(dict(runs)).decode(),
         "enrich.last_run": _LAST_RUNS.dump_json(last).decode(),

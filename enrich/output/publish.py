@@ -1,6 +1,6 @@
 """products.parquet as the fold of history: a run is folded in and the table replaced by compare-and-swap.
 
-Tables are never in memory as a whole: the fold takes one range of keys at a time (`enrich.output.spill`).
+Tables are never in memory as a whole: the fold takes one range of products at a time (`enrich.output.spill`).
 """
 
 import logging
@@ -8,19 +8,15 @@ import random
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from itertools import chain, pairwise
 from pathlib import Path
 
 import polars as pl
 
 from enrich.errors import RunFailed
-from enrich.output import parquet
-from enrich.output.gate import run_stats
-from enrich.output.history import answer_again, committed_shards, fetch_rows, runs_with_rows, shard_key
-from enrich.output.listing import Listing, described_run, fetch_listing
+from enrich.output.listing import Listing, fetch_listing
 from enrich.output.products import (
     PRODUCTS_KEY,
     LastRuns,
@@ -28,13 +24,15 @@ from enrich.output.products import (
     StoredProducts,
     fetch_products,
     fold,
+    how_to_rebuild,
     last_runs,
     write_products,
 )
-from enrich.output.restate import restated, with_ids, with_uris
+from enrich.output.restate import restated, with_uris
 from enrich.output.reviews import apply_reviews, read_reviews
-from enrich.output.run_record import PublishedRun, RunInfo, RunMark, RunRecord, RunStats, read_records, read_run_record
-from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, ROW_ORDER, ROW_SCHEMA
+from enrich.output.run_record import PublishedRun, RunInfo, read_records
+from enrich.output.run_rows import RunRows, fetch_run, published_runs
+from enrich.output.schema import PRODUCTS_SCHEMA, ROW_ORDER, ROW_SCHEMA
 from enrich.output.spill import RangePartitions, partition_bounds, sampled
 from enrich.settings.run import GateSettings
 from enrich.storage import Store
@@ -42,7 +40,6 @@ from enrich.storage.scratch import scratch
 
 logger = logging.getLogger(__name__)
 
-_BEFORE_ALL = RunMark(sequence=-1, created_at=datetime.min.replace(tzinfo=UTC), run_id="")
 ATTEMPTS = 20  # every lost swap means that another publisher succeeded, so 20 publishers at once may pass
 BACKOFF_SECONDS, BACKOFF_LIMIT_SECONDS = 0.05, 5.0
 
@@ -54,20 +51,6 @@ class Published:
     rows: int  # of products.parquet
     changed: bool  # False: it already said everything, and was not written
     attempts: int
-
-
-@dataclass(frozen=True)
-class RunRows:
-    """A run and a local file of the rows that it committed."""
-
-    run: RunInfo
-    path: Path
-    count: int
-    stats: RunStats
-
-    def frames(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
-        """Its rows, some at a time."""
-        return parquet.frames(self.path, ROW_SCHEMA, columns)
 
 
 @dataclass(frozen=True)
@@ -91,8 +74,8 @@ def publish(
 ) -> Published:
     """Fold what a run committed into products.parquet. In any order, any number of times, by any number at once.
 
-    A table that would stay as it is is not written, and neither is the listing that it agrees with: after a held run is
-    released late, in_source may follow the listing before that one until the next run.
+    A table that would not change is not written. After a held run is released late, in_source may therefore follow an
+    earlier listing until the next run.
 
     Args:
         gate: a run of at least its min_rows images is what the next runs are compared with.
@@ -144,7 +127,7 @@ def current_products(output: Store, folder: Path, gate: GateSettings | None = No
     if not lost:
         return products
     folded = fold_runs(output, products, lost, work, uuid.uuid4().hex, gate, listed=False)
-    return StoredProducts(folded.path, folded.rows, folded.runs, folded.last, None, None)
+    return StoredProducts(folded.path, folded.rows, folded.runs, folded.last)
 
 
 def _check_own(output: Store, products: StoredProducts) -> None:
@@ -153,7 +136,7 @@ def _check_own(output: Store, products: StoredProducts) -> None:
     if newest and all(output.head(f"runs/{newest.run_id}/{name}") is None for name in names):
         raise RunFailed(
             f"{output.uri_of(PRODUCTS_KEY)} is the table of another output, for run {newest.run_id} is not in runs/; "
-            f"make it anew from history with `enrich rebuild --output {output.uri}`"
+            f"{how_to_rebuild(output)}"
         )
 
 
@@ -167,60 +150,6 @@ def _lost_runs(output: Store, folder: Path, but: Sequence[str] = ()) -> list[Run
     return [fetch_run(output, run, folder) for run in runs if run.run_id not in but]
 
 
-def published_runs(output: Store, records: Sequence[RunRecord]) -> list[RunInfo]:
-    """The runs whose rows belong into products.parquet, the one created last at the end.
-
-    A run that was held back or retired has a record that says so. A lost record must not cost rows: a run without one
-    counts as published if history has all of its rows and a run created later was finished. Otherwise it was
-    interrupted, maybe before it was judged, and its run id continues it.
-
-    Args:
-        records: of all finished runs.
-    """
-    finished = {record.run.run_id for record in records}
-    newest = max((record.run.mark for record in records), default=_BEFORE_ALL)
-    found = [record.run for record in records if record.state != "held" and not record.retired]
-    for run_id, file in runs_with_rows(output):
-        if run_id in finished:
-            continue
-        manifest = parquet.read(output, f"runs/{run_id}/manifest.parquet", MANIFEST_SCHEMA)
-        described = manifest or parquet.read(output, file.key, ROW_SCHEMA)
-        if described is None:
-            raise RunFailed(f"{output.uri_of(file.key)} was there a moment ago; start again")
-        run = described_run(described.metadata, output.uri_of(file.key))
-        whole = manifest is None or set(manifest.table["shard"]) <= committed_shards(output, run)
-        if whole and (manifest is None or run.mark < newest):
-            found.append(run)
-            logger.warning("run=%s has no run.json; history has its rows, which count as published", run_id)
-        else:
-            logger.warning(
-                "run=%s was not finished, and is left out: go on with enrich run --run-id %s", run_id, run_id
-            )
-    return sorted(found, key=lambda run: run.mark)
-
-
-def fetch_run(output: Store, run: RunInfo, folder: Path) -> RunRows:
-    """What a run committed, copied to `folder`; RunFailed if a finished run has fewer rows than it had."""
-    path = folder / f"rows-{run.run_id}.parquet"
-    record = read_run_record(output, run)
-    whole = record is not None and not record.missing_shards
-    if record is not None and whole:
-        lost = sorted(set(range(record.shards)) - committed_shards(output, run))
-        if lost:
-            others = f", like {len(lost) - 1} others" if len(lost) > 1 else ""
-            raise RunFailed(
-                f"{output.uri_of(shard_key(run, lost[0]))} is missing{others}: run {run.run_id} has {record.shards} "
-                f"shards; restore it, or {answer_again(run)}"
-            )
-    count = fetch_rows(output, run, path)
-    if record is not None and (count < record.counts["rows"] or (count != record.counts["rows"] and whole)):
-        raise RunFailed(
-            f"{output.uri_of(run.history)}: {count:,} rows where run.json says {record.counts['rows']:,}; restore "
-            "the files of that run"
-        )
-    return RunRows(run, path, count, run_stats(pl.scan_parquet(path)))
-
-
 def _swap(
     output: Store,
     runs: Sequence[RunRows],
@@ -231,7 +160,7 @@ def _swap(
     first: StoredProducts | None = None,
     anew: bool = False,
 ) -> Published:
-    """Replace products.parquet by its fold with `runs`, again and again until no other publisher was faster.
+    """Replace products.parquet by its fold with `runs`; repeated while other publishers are faster.
 
     Args:
         then: what to do about it if others always are.
@@ -245,7 +174,7 @@ def _swap(
         products = first or (_to_be_replaced(output, work) if anew else fetch_products(output, work))
         if products.writer_id == writer_id:  # the last swap went through and its response was lost
             return Published(products.rows, changed=True, attempts=attempt - 1)
-        lost, base = list[RunRows](), StoredProducts.none()
+        lost, base = list[RunRows](), StoredProducts()
         if not anew:
             _check_own(output, products)
             base = products
@@ -270,7 +199,7 @@ def _to_be_replaced(output: Store, folder: Path) -> StoredProducts:
     try:
         return fetch_products(output, folder)
     except RunFailed:
-        return replace(StoredProducts.none(), etag=found.etag if found else None)
+        return StoredProducts(etag=found.etag if found else None)
 
 
 def fold_runs(
@@ -299,16 +228,18 @@ def fold_runs(
     # Rows of the table are under the rules that it names; those of a run may be under any.
     taken = [rows.run for rows in runs]
     only = [run.run_id for run in taken] if last.rules == products.last.rules else None
-    by_key, by_order = _bounds(products, runs, listing)
-    before = RangePartitions(by_key, folder / "before", PRODUCTS_SCHEMA).add(products.frames())
-    news = RangePartitions(by_key, folder / "news", ROW_SCHEMA).add(chain.from_iterable(rows.frames() for rows in runs))
+    by_id, by_order = _bounds(products, runs)
+    before = RangePartitions(by_id, folder / "before", PRODUCTS_SCHEMA).add(products.frames())
+    news = RangePartitions(by_id, folder / "news", ROW_SCHEMA).add(chain.from_iterable(rows.frames() for rows in runs))
     after = RangePartitions(by_order, folder / "after", PRODUCTS_SCHEMA)
-    named, changed = dict[str, PublishedRun](), False
-    ranges = pairwise([None, *by_key["image_key"], None])
-    for table, new, (lower, upper) in zip(before, news, ranges, strict=True):
+
+    def fold_range(
+        table: pl.DataFrame, new: pl.DataFrame, ids: tuple[str | None, str | None]
+    ) -> tuple[Mapping[str, PublishedRun], bool]:
+        """Add the next rows of one range of products to `after`; the runs that they name, and whether they changed."""
         part = Products(table, products.runs)
         if runs:
-            part = fold(part, taken, new, listing.keys(lower, upper) if listing else None)
+            part = fold(part, taken, new, listing.ids(*ids) if listing else None)
         shown = part.table
         if listing and listing.rules:
             shown = restated(shown, listing.rules, part.runs, only)
@@ -316,11 +247,14 @@ def fold_runs(
             shown = with_uris(shown, part.runs, listing.run.images_uri)
         shown = apply_reviews(shown, reviews).sort(ROW_ORDER, nulls_last=True)
         after.add([shown])
-        named.update(part.runs)
-        changed = changed or not shown.equals(table)
+        return part.runs, not shown.equals(table)
+
+    # A loop would keep its last range, 0.2 GB, in memory while the next table is written.
+    folded = list(map(fold_range, before, news, pairwise([None, *by_id["product_id"], None])))
+    named = {name: run for of_range, _ in folded for name, run in of_range.items()}
     path = folder / "next.parquet"
     count = write_products(path, after.in_order(), dict(sorted(named.items())), last, writer_id)
-    return FoldResult(path, count, named, last, changed)
+    return FoldResult(path, count, named, last, changed=any(changed for _, changed in folded))
 
 
 def _newest_listing(output: Store, last: LastRuns, folder: Path, required: bool) -> Listing | None:
@@ -335,13 +269,9 @@ def _newest_listing(output: Store, last: LastRuns, folder: Path, required: bool)
         return None
 
 
-def _bounds(
-    products: StoredProducts, runs: Sequence[RunRows], listing: Listing | None
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Where to partition the tables by key, and the next table by ROW_ORDER."""
+def _bounds(products: StoredProducts, runs: Sequence[RunRows]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Where to partition the tables by product, and the next table by ROW_ORDER."""
     tables = (products.frames(ROW_ORDER), *(rows.frames(ROW_ORDER) for rows in runs))
     sample = sampled(chain.from_iterable(tables), ROW_ORDER)
-    if listing and listing.rules:
-        sample = with_ids(sample, listing.rules)
     count = products.rows + sum(rows.count for rows in runs)
-    return partition_bounds(sample, ["image_key"], count), partition_bounds(sample, ROW_ORDER, count)
+    return partition_bounds(sample, ["product_id"], count), partition_bounds(sample, ROW_ORDER, count)

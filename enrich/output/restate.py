@@ -1,6 +1,6 @@
-"""Apply current settings to existing rows: their ids and URIs, and which of them need review.
+"""Apply current settings to existing rows: the URIs of their photos, and which of them need review.
 
-The answers do not change, so changed settings take effect without answering any photo again.
+The answers do not change, so changed settings take effect without answering any product again.
 """
 
 import hashlib
@@ -11,8 +11,9 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from enrich.answers.title_rules import breaks_rules
-from enrich.output.product_ids import product_id
+from enrich.output.products import of_run
 from enrich.output.run_record import PublishedRun
+from enrich.output.schema import ROW_PHOTO
 from enrich.settings.review import ReviewSettings
 from enrich.settings.run import RunSettings
 from enrich.vocabulary import ReviewReason
@@ -25,13 +26,12 @@ class Rules(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    product_id_pattern: str
     review: ReviewSettings
 
     @classmethod
     def of(cls, settings: RunSettings) -> Self:
         """The rules in `settings`."""
-        return cls(product_id_pattern=settings.product_id_pattern, review=settings.review)
+        return cls(review=settings.review)
 
     @classmethod
     def read(cls, text: str | bytes) -> Self | None:
@@ -52,60 +52,53 @@ def restated(
 ) -> pl.DataFrame:
     """`products` (PRODUCTS_SCHEMA) under `rules`; with `only`, just the rows of these runs change."""
     chosen = pl.lit(True) if only is None else pl.col("run_id").is_in(list(only))
-    rows = with_ids(products.filter(chosen), rules)
-    return pl.concat([products.filter(~chosen), judged_again(rows, rules, runs)])
+    return pl.concat([products.filter(~chosen), judged_again(products.filter(chosen), rules, runs)])
 
 
 def with_uris(products: pl.DataFrame, runs: Mapping[str, PublishedRun], images_uri: str) -> pl.DataFrame:
-    """`products` (PRODUCTS_SCHEMA) with the URI at which each photo was last seen.
+    """`products` (PRODUCTS_SCHEMA) with the URIs at which the photos of each were last seen.
 
-    Args:
-        runs: the runs in run_id; a row of any other run keeps its URI.
-        images_uri: the location of the photos that are in the source.
+    They are below `images_uri` if the product is in the source, else where its run in `runs` saw it. Rows of others
+    keep theirs.
     """
-    named = [name for name, run in runs.items() if run.images_uri]
-    answered = pl.col("run_id").replace_strict(
-        named, [runs[name].images_uri for name in named], default=None, return_dtype=pl.String
-    )
+    answered = of_run("run_id", {name: run.images_uri or None for name, run in runs.items()}, pl.String())
     place = pl.when("in_source").then(pl.lit(images_uri)).otherwise(answered)
-    uri = pl.concat_str(place, pl.col("image_key"), separator="/")
-    return products.with_columns(image_uri=pl.coalesce(uri, "image_uri"))
-
-
-def with_ids(rows: pl.DataFrame, rules: Rules) -> pl.DataFrame:
-    """`rows` with the product_id of each image_key."""
-    keys = rows["image_key"]
-    ids = pl.Series([product_id(rules.product_id_pattern, key) for key in keys], dtype=pl.String)
-    return rows.with_columns(product_id=ids)
+    first = pl.col("photos").list.first().struct
+    wanted = pl.concat_str("place", first.field("key"), separator="/")
+    rows = products.with_columns(place=place).with_row_index("row")
+    moved = rows.filter(first.field("uri") != wanted).select("row", "place", "photos")
+    if moved.is_empty():
+        return products
+    uri = pl.concat_str("place", "key", separator="/")
+    fields = [field.name for field in ROW_PHOTO]
+    again = moved.explode("photos").unnest("photos").with_columns(uri=uri)
+    lists = again.group_by("row", maintain_order=True).agg(moved=pl.struct(fields))
+    joined = rows.join(lists, on="row", how="left", maintain_order="left")
+    return joined.with_columns(photos=pl.coalesce("moved", "photos")).select(products.columns)
 
 
 def judged_again(products: pl.DataFrame, rules: Rules, runs: Mapping[str, PublishedRun]) -> pl.DataFrame:
     """`products` (PRODUCTS_SCHEMA) with those review reasons recomputed that depend only on the rows.
 
-    The others (`category_unknown`, `price_outlier`, `title_ungrounded`) need the tokens of the answer or the adapter's
-    calibration and do not change, and neither do reviewed rows.
-
-    Args:
-        runs: the runs in run_id, for the confidence limits of their adapters.
+    The others (`category_unknown`, `price_outlier`, `title_ungrounded`, `photos_disagree`) need the tokens of
+    the answers or the adapter's calibration and do not change, and neither do reviewed rows. `runs` know the confidence
+    limits of their adapters.
     """
-    named = list(runs)
-    own = pl.col("run_id").replace_strict(
-        named, [runs[name].review_below for name in named], default=None, return_dtype=pl.Float64
-    )
     review = rules.review
+    own = of_run("run_id", {name: run.review_below for name, run in runs.items()}, pl.Float64())
     least = own if review.min_confidence is None else pl.lit(review.min_confidence)
     titles = products["title"].unique().drop_nulls()
     broken = titles.filter(pl.Series([breaks_rules(title, review.titles) for title in titles], dtype=pl.Boolean))
     was = {reason: pl.col("review_reasons").list.contains(reason.value) for reason in ReviewReason}
     unsure = pl.coalesce(pl.col("category_confidence").cast(pl.Float64) < least, was[ReviewReason.LOW_CONFIDENCE])
-    now = {  # in the order of `answers.postprocess`
+    now = {  # in the order of `answers.postprocess`, those that it may add later at the end
         ReviewReason.CATEGORY_UNKNOWN: was[ReviewReason.CATEGORY_UNKNOWN],
         ReviewReason.LOW_CONFIDENCE: unsure,
         ReviewReason.WIDE_PRICE: (pl.col("price_high") / pl.col("price_low") > review.max_price_ratio).fill_null(False),
         ReviewReason.PRICE_OUTLIER: was[ReviewReason.PRICE_OUTLIER],
         ReviewReason.TITLE_RULE: pl.col("title").is_in(broken.implode()).fill_null(False),
-        ReviewReason.TITLE_UNGROUNDED: was[ReviewReason.TITLE_UNGROUNDED],
     }
+    now |= {reason: applied for reason, applied in was.items() if reason not in now}
     reasons = pl.concat_list(
         pl.when(applies).then(pl.lit(reason.value)).otherwise(pl.lit(None, pl.String))
         for reason, applies in now.items()

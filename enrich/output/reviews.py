@@ -1,8 +1,9 @@
 """Review decisions: a separate history, applied to products.parquet at every publish.
 
 Decisions are append-only like rows: a file under reviews/ is created once, named by its content. The newest decision
-about a photo's bytes holds for every later run and under every key; for new bytes the model's answer counts again.
-Newest means applied last: files have a sequence number, because clocks of browsers and machines differ.
+about a product holds for every later run until its photos change; then the model's answer counts again. Photos are the
+same if all their bytes are, under any etag, key and product_id; where some were never read, if product_id, keys and
+etags are. Newest means applied last: files have a sequence number, because clocks of browsers and machines differ.
 """
 
 from collections.abc import Sequence
@@ -13,12 +14,13 @@ import polars as pl
 from enrich.errors import RunFailed
 from enrich.output import parquet
 from enrich.output.decisions import REJECTED, Decision
+from enrich.output.photos_etag import photos_etags
 from enrich.output.schema import REVIEW_SCHEMA
 from enrich.storage import Store
 
 REVIEWS = "reviews"
-_LATER_COLUMNS = ("confirmed", "sequence")  # missing in files of the first version
 _WHO = ("reviewed_by", "reviewed_at")
+_SAID = ("sequence", "decision", "title", "category", "price", "currency", "confirmed", *_WHO)
 
 
 def review_key(digest: str) -> str:
@@ -30,7 +32,7 @@ def read_reviews(output: Store) -> pl.DataFrame:
     """Every decision ever made (REVIEW_SCHEMA)."""
     tables = [parquet.empty(REVIEW_SCHEMA)]
     for info in output.list(REVIEWS):
-        file = parquet.read(output, info.key, REVIEW_SCHEMA, optional=_LATER_COLUMNS)
+        file = parquet.read(output, info.key, REVIEW_SCHEMA)
         if file is None:
             raise RunFailed(f"{output.uri_of(info.key)} was there a moment ago; start again")
         tables.append(file.table)
@@ -59,28 +61,40 @@ def write_reviews(output: Store, digest: str, rows: pl.DataFrame) -> bool:
     return output.create(review_key(digest), parquet.encode(rows, REVIEW_SCHEMA, {}))
 
 
-def standing(reviews: pl.DataFrame) -> pl.DataFrame:
-    """The combined decisions about each photo: columns photo, decision, title, category, price, currency, priced,
-    reviewed_by, reviewed_at.
+def standing(reviews: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:
+    """The combined decisions about those of `products` (columns product_id and photos) that have any: columns row (its
+    number), decision, title, category, price, currency, priced, reviewed_by, reviewed_at.
 
     Each field is from the newest decision that settles it. A rejection settles all of them; for a price that
     nobody confirmed (`priced` is False), the model's answer still counts.
     """
-    ordered = reviews.with_columns(photo=photo()).sort(
-        "sequence", "reviewed_at", "reviewed_by", "decision", "title", "category", "price"
+    decided = with_identity(reviews)
+    rows = products.select("product_id", "photos").with_row_index("row")
+    # Few rows are decided on, and hashing the etags of all of them would take seconds a million.
+    near = with_identity(
+        rows.filter(
+            pl.col("product_id").is_in(decided["product_id"].implode())
+            | _bytes().is_in(decided["bytes"].drop_nulls().implode())
+        )
     )
+    about = pl.concat(
+        near.select("row", name).drop_nulls().join(decided, on=name).select("row", *_SAID)
+        for name in ("bytes", "version")
+    ).unique()
+    ordered = about.sort("sequence", "reviewed_at", "reviewed_by", "decision", "title", "category", "price")
     settled = (pl.col("decision") == REJECTED) | pl.col("confirmed").list.contains("price")
-    prices = ordered.filter(settled).unique("photo", keep="last").select("photo", "price", "currency", priced=True)
+    prices = ordered.filter(settled).unique("row", keep="last", maintain_order=True)
     return (
-        ordered.unique("photo", keep="last")
-        .select("photo", "decision", "title", "category", *_WHO)
-        .join(prices, on="photo", how="left")
+        ordered.unique("row", keep="last", maintain_order=True)
+        .select("row", "decision", "title", "category", *_WHO)
+        .join(prices.select("row", "price", "currency", priced=True), on="row", how="left")
         .with_columns(pl.col("priced").fill_null(False))
+        .sort("row")
     )
 
 
 def apply_reviews(products: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame:
-    """`products` (PRODUCTS_SCHEMA) with decisions about a photo's bytes in place of the model's answer.
+    """`products` (PRODUCTS_SCHEMA) with decisions about their photos in place of the model's answer.
 
     The result does not depend on the order of decisions and runs. An accepted or edited row is certain and needs no
     review, except that a price that nobody confirmed is still an estimate with an interval. A rejected row loses title,
@@ -88,7 +102,9 @@ def apply_reviews(products: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame
     """
     if not reviews.height:
         return products
-    said = standing(reviews).rename(lambda name: name if name == "photo" else f"_{name}")
+    said = standing(reviews, products).rename(lambda name: name if name == "row" else f"_{name}")
+    if said.is_empty():
+        return products
     answered = pl.col("_decision").is_not_null() & (pl.col("status") == "ok")
     rejected = pl.col("_decision") == REJECTED
     reasons = pl.when(rejected).then(pl.lit([REJECTED])).otherwise(pl.lit([], pl.List(pl.String)))
@@ -103,21 +119,23 @@ def apply_reviews(products: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame
         **{name: pl.col(f"_{name}") for name in ("price", "currency")},
         **{name: pl.lit(None, pl.Float64) for name in ("price_low", "price_high")},
     }
-    joined = products.with_columns(photo=photo()).join(said, on="photo", how="left", maintain_order="left")
-    return joined.with_columns(
-        *(pl.when(answered).then(value).otherwise(pl.col(name)).alias(name) for name, value in certain.items()),
-        *(
-            pl.when(answered & pl.col("_priced")).then(value).otherwise(pl.col(name)).alias(name)
-            for name, value in priced.items()
-        ),
-    ).select(products.columns)
+    joined = products.with_row_index("row").join(said, on="row", how="left", maintain_order="left")
+    columns = _where(answered, certain) + _where(answered & pl.col("_priced"), priced)
+    return joined.with_columns(columns).select(products.columns)
 
 
-def photo() -> pl.Expr:
-    """The identity of a photo: its bytes, under any key; key and version if the bytes were never hashed."""
-    return pl.coalesce("image_sha256", pl.concat_str("image_key", "image_etag", separator="\0"))
+def _where(condition: pl.Expr, values: dict[str, pl.Expr]) -> list[pl.Expr]:
+    """Columns with new values in some rows."""
+    return [pl.when(condition).then(value).otherwise(name).alias(name) for name, value in values.items()]
 
 
-def photo_of(decision: Decision) -> str:
-    """`photo` for a decision."""
-    return decision.image_sha256 or f"{decision.image_key}\0{decision.image_etag}"
+def with_identity(table: pl.DataFrame) -> pl.DataFrame:
+    """`table` (columns product_id and photos) with what tells whether photos changed: `bytes`, null where some were
+    never read, and `version`."""
+    version = pl.concat_str(pl.col("product_id"), pl.lit("\0"), photos_etags(table["photos"]))
+    return table.with_columns(bytes=_bytes(), version=version)
+
+
+def _bytes() -> pl.Expr:
+    digests = pl.col("photos").list.eval(pl.element().struct.field("sha256")).list.join(" ", ignore_nulls=False)
+    return pl.when(pl.col("photos").list.len() > 0).then(digests)

@@ -1,14 +1,15 @@
 """A run's description of itself: in the metadata of every file that it writes, and in runs/ID/run.json."""
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from enrich.errors import RunFailed
-from enrich.storage import Store
+from enrich.storage import StorageError, Store
 
 SEQUENCES = "runs/.sequence"  # no run id starts with a dot
 
@@ -36,7 +37,7 @@ class RunInfo:
     model: str
     adapter: str  # the adapter's id, a hash of its content
     prompt_version: str
-    shard_size: int  # images
+    shard_size: int  # products
     sequence: int = 0  # higher than that of every earlier run in this output
     circumstances: str = ""  # hash of what else, beyond bytes and fingerprint, a failure depends on; "" in older runs
     review_below: float | None = None  # confidence, from the adapter's calibration; unknown for older runs
@@ -53,7 +54,7 @@ class RunInfo:
 
     @property
     def answers(self) -> str:
-        """The key of the answers that photos keep if only their etag changed."""
+        """The key of the answers that products keep if only etags changed."""
         return f"{self.folder}answers.parquet"
 
     @property
@@ -117,7 +118,7 @@ class StageUse:
     """The time that one stage of a run took, and the share of its workers' time in which they were busy."""
 
     stage: str
-    seconds: float  # per image, in one worker
+    seconds: float  # per product, in one worker
     workers: int | None  # None: a stage in which photos only wait
     busy: float | None
 
@@ -136,9 +137,9 @@ class Stages:
 
 @dataclass(frozen=True)
 class Change:
-    """A photo whose answer changed."""
+    """A product whose answer changed."""
 
-    image_key: str
+    product_id: Annotated[str, Field(validation_alias=AliasChoices("product_id", "image_key"))]  # version 2 had the key
     reason: str | None  # why it was processed again
     before: str  # title, category and price in one line
     after: str
@@ -146,19 +147,19 @@ class Change:
 
 @dataclass(frozen=True)
 class Changes:
-    """How a run's answers differ for photos that already had a good answer."""
+    """How a run's answers differ for products that already had a good answer."""
 
     compared: int
-    title: int  # photos whose title changed
+    title: int  # products whose title changed
     category: int
     price: int  # more than 20 % up or down
-    by_reason: dict[str, int]  # reason -> photos with any of these
+    by_reason: dict[str, int]  # reason -> products with any of these
     now_failing: int  # their previous good answer is kept
-    mended: int  # photos that had only failed before
-    gone: int  # photos that were in the source at the last run
+    gone: int  # products that were in the source at the last run
     examples: tuple[Change, ...]
-    gone_answered: int = 0  # photos of `gone` that have an answer
-    answered: int = 0  # photos with an answer that were in the source at the last run
+    gone_answered: int = 0  # products of `gone` that have an answer
+    answered: int = 0  # products with an answer that were in the source at the last run
+    repaired: int = 0  # products that had only failed before; not in older records
 
 
 @dataclass(frozen=True)
@@ -179,9 +180,10 @@ class RunRecord(BaseModel):
     counts: dict[Literal["rows", "ok", "failed"], int]
     by_reason: dict[str, int] = {}
     by_error_kind: dict[str, int] = {}
-    same_bytes: int = 0  # photos with a new etag but the same bytes, which kept their answer
-    answered_before: int | None = None  # photos that keep their answer; counted only if there was nothing to do
-    failed_before: dict[str, int] = {}  # error kind -> photos that are not retried; counted as answered_before is
+    same_bytes: int = 0  # products with new etags but the same bytes, which kept their answer
+    answered_before: int | None = None  # products that keep their answer; counted only if there was nothing to do
+    failed_before: dict[str, int] = {}  # error kind -> products that are not retried; counted as answered_before is
+    older: int = 0  # products whose answer is of an older adapter and was left for later runs
     findings: tuple[Finding, ...] = ()
     warnings: tuple[str, ...] = ()  # for the user; they did not hold the run back
     stats: RunStats | None = None
@@ -194,7 +196,7 @@ class RunRecord(BaseModel):
     images_per_second: float
     engine: str
     host: str
-    stages: Stages | None = None  # None: no photo was answered
+    stages: Stages | None = None  # None: no product was answered
     changes: Changes | None = None  # None: nothing was published before
     previous: RunStats | None = None  # of the last published run that was large enough to compare with
     cost: Cost | None = None  # None: no price was set
@@ -217,6 +219,12 @@ def claim_sequence(output: Store, run_id: str, above: int) -> int:
     while not output.create(f"{SEQUENCES}/{sequence:08d}", run_id.encode()):
         sequence += 1
     return sequence
+
+
+def release_sequence(output: Store, run: RunInfo) -> None:
+    """Give the sequence number of a run back that was never created; one that cannot be deleted stays unused."""
+    with suppress(StorageError):
+        output.delete(f"{SEQUENCES}/{run.sequence:08d}")
 
 
 def claims(output: Store) -> dict[int, str]:

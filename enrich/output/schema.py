@@ -1,38 +1,59 @@
 """What the files hold: one row type and a Parquet schema for each kind of file."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import pyarrow as pa
 
 from enrich.vocabulary import Alternative
 
-SCHEMA_VERSION = 2  # 2: products.parquet has reviewed_by and reviewed_at
+SCHEMA_VERSION = 3  # 3: a row is about a product and all of its photos; `enrich.output.upgrade` reads version 2
 DIGITAL_SOURCE_TYPE = "trained_algorithmic_media"  # what Google Merchant Center asks of generated titles
 
 
 @dataclass(frozen=True, kw_only=True)
+class RowPhoto:
+    """A photo of a product, as its row has it. One that no prompt needed has key, uri and etag only."""
+
+    key: str
+    uri: str
+    etag: str  # of the bytes that were read, else of the listing
+    sha256: str | None = None
+    width: int | None = None
+    height: int | None = None
+    error_kind: str | None = None
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """The answer to a declared field beyond title, category and price."""
+
+    value: str | None
+    confidence: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """The outcome for one image, ok or failed. Field order is column order."""
+    """The outcome for one product, ok or failed. Field order is column order."""
 
     product_id: str
-    image_key: str
-    image_uri: str
-    image_etag: str
-    image_sha256: str | None = None
-    image_width: int | None = None
-    image_height: int | None = None
     status: str
     title: str | None = None
     category: str | None = None
+    category_path: tuple[str, ...] | None = None  # None where categories are leaves
+    category_id: str | None = None
     category_confidence: float | None = None
     category_alternatives: tuple[Alternative, ...] = ()
     price: float | None = None
     price_low: float | None = None
     price_high: float | None = None
     currency: str | None = None
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
     needs_review: bool = False
     review_reasons: tuple[str, ...] = ()
+    photos: tuple[RowPhoto, ...]
+    photos_answered: int = 0  # that the model was shown
     error_kind: str | None = None
     error_message: str | None = None
     attempt: int
@@ -51,27 +72,38 @@ class Row:
 
 
 _ALTERNATIVE = pa.struct([("category", pa.string()), ("confidence", pa.float32())])
+_ATTRIBUTE = pa.struct([("value", pa.string()), ("confidence", pa.float32())])
+ROW_PHOTO = pa.struct(
+    [
+        ("key", pa.string()),
+        ("uri", pa.string()),
+        ("etag", pa.string()),
+        ("sha256", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("error_kind", pa.string()),
+    ]
+)
 
 ROW_SCHEMA = pa.schema(
     [
         ("product_id", pa.string()),
-        ("image_key", pa.string()),
-        ("image_uri", pa.string()),
-        ("image_etag", pa.string()),
-        ("image_sha256", pa.string()),
-        ("image_width", pa.int32()),
-        ("image_height", pa.int32()),
         ("status", pa.string()),
         ("title", pa.string()),
         ("category", pa.string()),
+        ("category_path", pa.list_(pa.string())),
+        ("category_id", pa.string()),
         ("category_confidence", pa.float32()),
         ("category_alternatives", pa.list_(_ALTERNATIVE)),
         ("price", pa.float64()),
         ("price_low", pa.float64()),
         ("price_high", pa.float64()),
         ("currency", pa.string()),
+        ("attributes", pa.map_(pa.string(), _ATTRIBUTE)),
         ("needs_review", pa.bool_()),
         ("review_reasons", pa.list_(pa.string())),
+        ("photos", pa.list_(ROW_PHOTO)),
+        ("photos_answered", pa.int16()),
         ("error_kind", pa.string()),
         ("error_message", pa.string()),
         ("attempt", pa.int16()),
@@ -96,12 +128,12 @@ HISTORY_SCHEMA = pa.schema(
     field.with_type(pa.dictionary(pa.int32(), pa.string())) if field.name == "run_id" else field for field in ROW_SCHEMA
 )
 
-# products.parquet: the row shown, whether its photo is still there, and the newest outcome where that is another.
+# products.parquet: the row shown, whether its product is still there, and the newest outcome where that is another.
 PRODUCTS_SCHEMA = pa.schema(
     [
         *ROW_SCHEMA,
         pa.field("in_source", pa.bool_()),
-        pa.field("last_etag", pa.string()),
+        pa.field("last_photos_etag", pa.string()),
         pa.field("last_status", pa.string()),
         pa.field("last_error_kind", pa.string()),
         pa.field("last_attempt", pa.int16()),
@@ -112,12 +144,10 @@ PRODUCTS_SCHEMA = pa.schema(
 )
 
 # reviews/ID.parquet: what people decided, append-only. Title, category and price are the outcome, null where rejected.
-# The last two columns are missing from files of the first version; reviews.read_reviews fills them in.
 REVIEW_SCHEMA = pa.schema(
     [
-        ("image_key", pa.string()),
-        ("image_etag", pa.string()),
-        ("image_sha256", pa.string()),
+        ("product_id", pa.string()),
+        ("photos", pa.list_(pa.struct([("key", pa.string()), ("etag", pa.string()), ("sha256", pa.string())]))),
         ("run_id", pa.string()),  # of the row that was decided on
         ("decision", pa.string()),
         ("title", pa.string()),
@@ -130,23 +160,31 @@ REVIEW_SCHEMA = pa.schema(
         ("reviewed_by", pa.string()),
         ("reviewed_at", pa.timestamp("us", tz="UTC")),
         ("confirmed", pa.list_(pa.string())),
-        ("sequence", pa.int64()),  # orders decisions about a photo, whatever clocks say
+        ("sequence", pa.int64()),  # orders decisions about a product, whatever clocks say
+    ]
+)
+
+# A listing: the photos that are there. It is a local file and not kept.
+LISTING_SCHEMA = pa.schema([("key", pa.string()), ("size", pa.int64()), ("etag", pa.string())])
+_LISTED_PHOTOS = pa.list_(pa.struct(list(LISTING_SCHEMA)))
+
+# runs/ID/source.parquet: the products a run saw; what is in products.parquet and not here is gone.
+SOURCE_SCHEMA = pa.schema(
+    [
+        ("product_id", pa.string()),
+        ("photos", _LISTED_PHOTOS),  # in the product's order
+        ("photos_etag", pa.string()),  # sha256 of the ordered (key, etag) pairs, 32 digits; see `versions`
     ]
 )
 
 MANIFEST_SCHEMA = pa.schema(
     [
-        ("key", pa.string()),
-        ("size", pa.int64()),
-        ("etag", pa.string()),
-        ("reason", pa.string()),
-        ("attempt", pa.int16()),
-        ("shard", pa.int32()),
+        *SOURCE_SCHEMA,
+        pa.field("reason", pa.string()),
+        pa.field("attempt", pa.int16()),
+        pa.field("shard", pa.int32()),
     ]
 )
-
-# runs/ID/source.parquet: the listing a run saw; what is in products.parquet and not here is gone.
-SOURCE_SCHEMA = pa.schema([("key", pa.string()), ("size", pa.int64()), ("etag", pa.string())])
 
 
 # scores.parquet beside an adapter's or a run's metrics: what held-out products are, and what was answered.
@@ -173,5 +211,5 @@ SCORE_SCHEMA = pa.schema(
 )
 
 
-# The order of every table of rows; nulls last, so failed images come at the end.
-ROW_ORDER = ("category", "product_id", "image_key")
+# The order of every table of rows; nulls last, so failed products come at the end.
+ROW_ORDER = ("category", "product_id")

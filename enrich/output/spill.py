@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from enrich.output import parquet
 
-# 100,000 rows of products take about 60 MB, and a sort or a join holds them three times.
-PARTITION_ROWS = 100_000
-MAX_PARTITIONS = 1024  # above 100 million rows the ranges grow; more of them would get a few dozen rows of each batch
+# 50,000 rows of products with three photos take about 60 MB, and a sort or a join holds them three times.
+PARTITION_ROWS = 50_000
+MAX_PARTITIONS = 1024  # above 50 million rows the ranges grow; more of them would get a few dozen rows of each batch
 SAMPLE_EVERY = 500  # one row in this many is sampled
 _BATCH = 100_000  # rows distributed at a time
 _ROW, _PLACE = "__row", "__place"
@@ -108,6 +108,22 @@ class RangePartitions:
         ordered = pl.concat([rows, bounds]).sort(*self._order, _ROW, nulls_last=True)
         counted = ordered.with_columns((pl.col(_ROW) == -1).cum_sum().alias(_PLACE)).filter(pl.col(_ROW) >= 0)
         return counted.sort(_ROW)[_PLACE]
+
+
+def ranges_of(
+    listed: pl.LazyFrame, column: str, frames: Iterable[pl.DataFrame], schema: pa.Schema, folder: Path
+) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """The rows of `listed` by `column`, PARTITION_ROWS at a time, each part with the rows of `frames` in its range.
+
+    `listed` is sorted by `column`; `frames` (of `schema`) have rows in any order.
+    """
+    rows = listed.select(pl.len()).collect().item()
+    size = max(PARTITION_ROWS, -(-rows // MAX_PARTITIONS))
+    names = listed.select(column)
+    bounds = [detached(names.slice(place, 1).collect()) for place in range(size, rows, size)]
+    parts = RangePartitions(pl.concat([names.limit(0).collect(), *bounds]), folder, schema).add(frames)
+    for number, part in enumerate(parts):
+        yield listed.slice(number * size, size).collect(), part
 
 
 def detached(rows: pl.DataFrame) -> pl.DataFrame:

@@ -4,7 +4,7 @@ import html
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,9 @@ from enrich.settings.photos import PhotoLimits
 from enrich.storage import Store, is_s3
 
 THUMBNAIL = 160  # pixels on the longer side; about 5 kB each as JPEG
-SHEET = 24  # photos on the contact sheet
-FAILED_SHOWN, FAILED_PICTURES = 200, 40  # failed photos in the list, and how many of them with a thumbnail
+SHEET, SHEET_PHOTOS = 24, 4  # products on the contact sheet, and photos of each
+FAILED_SHOWN, FAILED_PICTURES = 200, 40  # failed products in the list, and how many of them with a thumbnail
 MDAPE, WITHIN = "price MdAPE", "price within 20 %"  # columns of the score table
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One photo of the contact sheet with its row."""
-
-    row: Mapping[str, Any]
-    thumbnail: str  # a data: URI
 
 
 def render_report(
@@ -53,10 +45,10 @@ def render_report(
         verdicts: findings about the adapter's scores (`scores.assess`).
         parity: `ok` and `summary` of the comparison with the trained model, if the run made one.
     """
-    failed = rows.filter(pl.col("status") == "failed").sort("error_kind", "image_key").head(FAILED_SHOWN)
-    ok = rows.filter(pl.col("status") == "ok")
+    failed = rows.filter(pl.col("status") == "failed").sort("error_kind", "product_id")
     categories = (
-        ok.group_by("category")
+        rows.filter(pl.col("status") == "ok")
+        .group_by("category")
         .agg(
             pl.len(),
             confidence=pl.col("category_confidence").mean(),
@@ -66,20 +58,22 @@ def render_report(
         .sort("len", "category", descending=[True, False])
     )
     reasons = rows["review_reasons"].explode().drop_nulls().value_counts().sort("count", descending=True)
-    pictures = list(thumbnails(images, failed["image_key"].head(FAILED_PICTURES).to_list(), limits, THUMBNAIL // 2))
-    return _template("report.html.jinja", escape=True).render(
+    pictures = thumbnails(
+        images, [photos[0]["key"] for photos in failed["photos"].head(FAILED_PICTURES)], limits, THUMBNAIL // 2
+    )
+    scored = None
+    if scores is not None and scores.height:
+        scored = {"rows": scores.height, "verdicts": verdicts, "figures": _figures(scores)}
+    return template("report.html.jinja", escape=True).render(
         record=record,
         stages=record["stages"],
-        failed=failed.to_dicts(),
-        failed_pictures=pictures + [None] * (failed.height - len(pictures)),
-        failed_total=rows.filter(pl.col("status") == "failed").height,
+        failed=list(zip_longest(failed.head(FAILED_SHOWN).to_dicts(), pictures)),
+        failed_total=failed.height,
         categories=categories.head(30).to_dicts(),
         reasons=reasons.rows(),
         compared=_beside(record["stats"], record["previous"]),
         shown=_contact_sheet(rows, images, limits),
-        scored=None
-        if scores is None or not scores.height
-        else {"rows": scores.height, "verdicts": verdicts, "figures": _figures(scores)},
+        scored=scored,
         parity=parity,
     )
 
@@ -88,12 +82,10 @@ def render_scores(table: pl.DataFrame, metrics: Mapping[str, Any], what: str, ad
     """A self-contained HTML page of an adapter's scores: verdicts, metrics with error bars, plots.
 
     Args:
-        table: SCORE_SCHEMA.
-        metrics: of that table, as in metrics.json.
+        table: SCORE_SCHEMA; `metrics` are those of it, as in metrics.json.
         what: which rows of which catalog.
-        adapter: its id.
     """
-    return _template("scores.html.jinja", escape=True).render(
+    return template("scores.html.jinja", escape=True).render(
         metrics=metrics, table=score_table(metrics), figures=_figures(table), what=what, adapter=adapter
     )
 
@@ -112,7 +104,7 @@ def _beside(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> 
     def shares(stats: Mapping[str, Any]) -> dict[str, str]:
         largest = max(stats["category_mix"].items(), key=lambda item: item[1], default=("none", 0.0))
         return {
-            "photos": f"{stats['rows']:,}",
+            "products": f"{stats['rows']:,}",
             "failed": f"{stats['failed'] / stats['rows']:.1%}",
             "to review": f"{stats['review'] / stats['rows']:.1%}",
             "largest category": f"{largest[0]} {largest[1]:.1%}",
@@ -125,24 +117,19 @@ def _beside(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> 
 
 def render_card(train: Mapping[str, Any], metrics: Mapping[str, Any], prompt: Prompt) -> str:
     """An adapter's model card in Markdown, from its train.json and metrics.json. Every text in it is escaped."""
-    return _template("card.md.jinja", escape=False).render(
+    return template("card.md.jinja", escape=False).render(
         train=train, metrics=metrics, prompt=prompt, table=score_table(metrics)
     )
 
 
 def render_summary(record: Mapping[str, Any], output: str) -> str:
-    """A run on half a page of Markdown for Prefect's UI. Every value is escaped.
-
-    Args:
-        record: run.json as a mapping.
-        output: the run's output, which contains the full report.
-    """
+    """A run (run.json) on half a page of Markdown for Prefect's UI. Every value is escaped."""
     output = output.rstrip("/") if is_s3(output) else str(Path(output).absolute())
     report = f"{output}/runs/{record['run']['run_id']}/report.html"
-    template = _template("summary.md.jinja", escape=False, finalize=_markdown_text)
     uses = record["stages"]["uses"] if record["stages"] else ()
     times = ", ".join(f"{use['stage']} {duration(use['seconds'])}" for use in uses)
-    return template.render(record=record, output=output, report=report, times=times)
+    page = template("summary.md.jinja", escape=False, finalize=_markdown_text)
+    return page.render(record=record, output=output, report=report, times=times)
 
 
 def _markdown_text(value: object) -> str:
@@ -152,18 +139,18 @@ def _markdown_text(value: object) -> str:
 
 
 def render_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits, most: int) -> str:
-    """At most `most` of a run's photos with their rows, as a Markdown table. Every value is escaped."""
+    """At most `most` of a run's products with their photos and answers, as a Markdown table. Every value is escaped."""
     # Titles are cut, and reasons come last: the UI breaks no lines in a table.
-    lines = ["| photo | title | category | price | to review |", "| --- | --- | --- | ---: | --- |"]
-    for item in _contact_sheet(rows, images, limits)[:most]:
-        row = item.row
+    lines = ["| photos | title | category | price | to review |", "| --- | --- | --- | ---: | --- |"]
+    for row in _contact_sheet(rows, images, limits)[:most]:
         sure = "" if row["category_confidence"] is None else f" ({row['category_confidence']:.0%})"
         price = "" if row["price"] is None else f"{row['price']:,.0f} {row['currency'] or ''}"
         between = "" if row["price_low"] is None else f" ({row['price_low']:,.0f} to {row['price_high']:,.0f})"
         review = ", ".join(row["review_reasons"] or ())
         title = textwrap.shorten(row["title"], 40, placeholder="...")
         cells = (title, f"{row['category']}{sure}", price + between, review)
-        lines.append(f"| ![photo]({item.thumbnail}) | {' | '.join(map(_markdown_text, cells))} |")
+        pictures = " ".join(f"![photo]({picture})" for picture in row["thumbnails"])
+        lines.append(f"| {pictures} | {' | '.join(map(_markdown_text, cells))} |")
     return "\n".join(lines)
 
 
@@ -193,14 +180,19 @@ def _columns(scores: Scores) -> dict[str, str]:
     }
 
 
-def _contact_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits) -> list[Shown]:
+def _contact_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits) -> list[dict[str, Any]]:
+    """Rows of some products that can be shown, each with its `thumbnails` (data: URIs), the main photo's first."""
     # Sorted by content hash: an arbitrary sample that is the same in every rendering.
-    chosen = rows.filter(pl.col("status") == "ok").sort("image_sha256", "image_key").head(SHEET)
-    pictures = thumbnails(images, chosen["image_key"].to_list(), limits, THUMBNAIL)
-    return [Shown(row, picture) for row, picture in zip(chosen.to_dicts(), pictures, strict=True) if picture]
+    digests = pl.col("photos").list.eval(pl.element().struct.field("sha256")).list.drop_nulls().list.first()
+    chosen = rows.filter(pl.col("status") == "ok").sort(digests, "product_id").head(SHEET).to_dicts()
+    shown = [[photo["key"] for photo in row["photos"]][:SHEET_PHOTOS] for row in chosen]
+    pictures = thumbnails(images, [key for keys in shown for key in keys], limits, THUMBNAIL)
+    found = [[picture for picture in islice(pictures, len(keys)) if picture] for keys in shown]
+    return [{**row, "thumbnails": several} for row, several in zip(chosen, found, strict=True) if several]
 
 
-def _template(name: str, *, escape: bool, finalize: Callable[[object], str] | None = None) -> Any:
+def template(name: str, *, escape: bool, finalize: Callable[[object], str] | None = None) -> Any:
+    """A template of this package; `finalize` turns each of its values into text."""
     environment = Environment(
         loader=PackageLoader("enrich.pages", "templates"), autoescape=escape, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=finalize,

@@ -3,29 +3,31 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import polars as pl
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from enrich.answers.amount import CURRENCIES, LARGEST, LONGEST, SIGNS, SMALLEST, WHOLE_UNITS
 from enrich.answers.parse import MAX_TITLE
 from enrich.output.decisions import FILE_FORMAT, FORMULA, INVISIBLE, SPECIAL_TOKEN
+from enrich.pages.report import template
 from enrich.photos.thumbnail import thumbnails
 from enrich.settings.photos import PhotoLimits
 from enrich.storage import Store
 
-FORMAT_OF_MEMORY = 2  # of what the browser remembers; pages of another format ignore it
+FORMAT_OF_MEMORY = 3  # of what the browser remembers; pages of another format ignore it
 SIDE = 256  # pixels of a photo's longer side; about 8 kB each as JPEG
+SHOWN = 8  # photos of a product on the page; of the others it says how many there are
 _KEPT = (
-    "image_key", "image_etag", "image_sha256", "run_id", "product_id", "title", "category", "category_confidence",
+    "product_id", "photos", "run_id", "title", "category", "category_confidence",
     "category_alternatives", "price", "price_low", "price_high", "currency", "review_reasons", "value_at_risk",
 )  # fmt: skip
 
 
 def review_queue(products: pl.DataFrame, limit: int) -> pl.DataFrame:
-    """The ok rows of PRODUCTS_SCHEMA that need review and whose photo exists, with a column value_at_risk.
+    """The ok rows of PRODUCTS_SCHEMA that need review and are in the source, with a column value_at_risk.
 
     That is the price times the probability that the category is wrong, plus half the width of the price interval, in
     units of the currency. The median of all prices replaces a missing one.
@@ -36,7 +38,7 @@ def review_queue(products: pl.DataFrame, limit: int) -> pl.DataFrame:
     return (
         products.filter("needs_review", "in_source", pl.col("status") == "ok")
         .with_columns(value_at_risk=price * doubt + width / 2)
-        .sort("value_at_risk", "image_key", descending=[True, False])
+        .sort("value_at_risk", "product_id", descending=[True, False])
         .head(limit)
     )
 
@@ -56,17 +58,25 @@ def render_queue(
 
     Args:
         categories: what a person may choose from.
-        images: store of the photos; a row whose photo cannot be read is shown without it.
+        images: store of the photos; what cannot be read is left out.
         output: URI, repeated in the file of decisions.
         waiting: all rows that need review.
         runs: the mark of each run that answered one of them (`run_mark`), repeated in the file of decisions.
         currency: of rows without one.
     """
     rows: list[dict[str, Any]] = queue.select(_KEPT).to_dicts()
-    for row, photo in zip(rows, thumbnails(images, queue["image_key"].to_list(), limits, SIDE), strict=True):
-        row["photo"] = photo
+    shown = [[photo["key"] for photo in row["photos"]][:SHOWN] for row in rows]
+    pictures = thumbnails(images, [key for keys in shown for key in keys], limits, SIDE)
+    for row, keys in zip(rows, shown, strict=True):
+        row["pictures"] = [picture for picture in islice(pictures, len(keys)) if picture]
+        row["faults"] = [
+            f"photo {number}: {photo['error_kind']}"
+            for number, photo in enumerate(row["photos"], start=1)
+            if photo["error_kind"]
+        ]
+        row["photos"] = [{name: photo[name] for name in ("key", "etag", "sha256")} for photo in row["photos"]]
         row["currency"] = row["currency"] or currency
-    identity = [[row["image_key"], row["image_etag"], row["run_id"]] for row in rows]
+    identity = [[row["product_id"], row["photos"], row["run_id"]] for row in rows]
     data = {
         "format": FILE_FORMAT,
         "output": output,
@@ -85,10 +95,7 @@ def render_queue(
             "longest": LONGEST,
         },
     }
-    environment = Environment(
-        loader=PackageLoader("enrich.pages", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("review.html.jinja").render(
+    return template("review.html.jinja", escape=True).render(
         data=_inert(data), count=len(rows), waiting=waiting, output=output
     )
 

@@ -5,7 +5,6 @@ for each profile, which takes some milliseconds, and kept. Profiles equivalent t
 look-up (benchmarks/decoding).
 """
 
-from collections.abc import Iterator
 from functools import lru_cache
 from io import BytesIO
 from itertools import product
@@ -14,12 +13,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 MAX_PROFILE_BYTES = 4 << 20  # profiles of printing presses are up to 3 MB
-_SPACES = {
-    "RGB": "RGB",
-    "RGBA": "RGB",
-    "L": "GRAY",
-    "CMYK": "CMYK",
-}  # mode of the pixels -> colour space of a profile for them
+_SPACES = {"RGB": "RGB", "RGBA": "RGB", "L": "GRAY", "CMYK": "CMYK"}  # mode of pixels -> colour space of their profile
 _SRGB = ImageCms.createProfile("sRGB")
 _UNSEEN = 2  # levels of 255: invisible, and copies of the sRGB profile differ from that of lcms by as much
 _LEVELS = (0, 1, 4, 16, 48, 96, 160, 208, 255)
@@ -36,8 +30,8 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     A profile that is broken, larger than MAX_PROFILE_BYTES or for another colour space is ignored; Pillow then converts
     L and CMYK without it.
     """
-    fits = profile is not None and colour_space(profile) == _SPACES[image.mode]
-    transform = _transform(profile, image.mode) if fits and profile else None
+    fits = colour_space(profile) == _SPACES[image.mode]
+    transform = _transform(profile, image.mode) if profile and fits else None
     if transform is None:
         return image if image.mode in ("RGB", "RGBA") else image.convert("RGB")
     converted = ImageCms.applyTransform(image, transform)
@@ -69,17 +63,13 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         )
     except MemoryError:
         raise
-    except Exception:
+    except Exception:  # as above
         return None
     return None if mode in ("RGB", "RGBA") and _changes_nothing(transform, mode) else transform
 
 
 def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    before = np.array(list(_grid(len(mode))), np.uint8)[None]
+    alpha = (255,) * (len(mode) - 3)
+    before = np.array([(*levels, *alpha) for levels in product(_LEVELS, repeat=3)], np.uint8)[None]
     after = ImageCms.applyTransform(Image.fromarray(before), transform)
     return int(np.abs(np.asarray(after).astype(int) - before).max()) <= _UNSEEN
-
-
-def _grid(channels: int) -> Iterator[tuple[int, ...]]:
-    for levels in product(_LEVELS, repeat=3):
-        yield (*levels, *(255,) * (channels - 3))

@@ -39,12 +39,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SWAPS_SIDES = (
-    Image.Transpose.TRANSPOSE,
-    Image.Transpose.ROTATE_270,
-    Image.Transpose.TRANSVERSE,
-    Image.Transpose.ROTATE_90,
-)
+_SWAPS_SIDES = [_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)]
 # A JPEG decoded at a half, quarter or eighth of its sides may be smaller than the wanted sides by this share. So the
 # halves of 1000x1333 and 960x1280 count as large enough for 504x672 (0.8 and 4.8 % short). They are closer to the photo
 # resized from all of its pixels (41.2 and 40.8 dB) than a half that fits exactly (37.7 dB), which is not resized again.
@@ -74,10 +69,23 @@ class ImageRefused(ImageError):
 class Preparation:
     """How photos are prepared. An adapter must be served with the values that it was trained with."""
 
-    num_crops: int
+    num_crops: int  # of a product's main photo
     image_size: int  # pixels of a crop's side
     fast_decode: bool = False  # decode large JPEGs at a reduced scale, see `decode`
     version: int = PREPARATION_VERSION  # of the adapter's training; serving uses PREPARATION_VERSION
+    photos_per_product: int = 1  # that one prompt shows at most
+    more_crops: int = 1  # of a product's further photos
+
+    def is_further(self, good: int) -> bool:
+        """Whether a photo after `good` others of its product is prepared as a further one. Where a prompt shows one
+        photo, each is the main photo of a prompt."""
+        return good > 0 and self.photos_per_product > 1
+
+    @property
+    def most_pixels(self) -> int:
+        """Pixels of a page at most."""
+        crops = self.num_crops if self.photos_per_product == 1 else max(self.num_crops, self.more_crops)
+        return crops * self.image_size**2
 
 
 @dataclass(frozen=True)
@@ -95,9 +103,14 @@ def _unlimited(memory: int) -> None:
     pass
 
 
-def prepare(data: bytes, limits: "PhotoLimits", how: Preparation, admit: Admit = _unlimited) -> Photo:
-    """The page of crops of a photo, for training and serving. Raises as `decode`."""
-    grid = {"num_crops": how.num_crops, "image_size": how.image_size}
+def prepare(
+    data: bytes, limits: "PhotoLimits", how: Preparation, admit: Admit = _unlimited, further: bool = False
+) -> Photo:
+    """The page of crops of a product's main photo, or of a `further` one, for training and serving.
+
+    Raises as `decode`.
+    """
+    grid = {"num_crops": how.more_crops if further else how.num_crops, "image_size": how.image_size}
     found = _decode(data, limits, partial(resized_size, **grid) if how.fast_decode else None, admit)
     page = hd_transform(found.image, **grid, size=found.size)
     if found.profile is not None:  # converted after scaling, because a page has fewer pixels than most photos

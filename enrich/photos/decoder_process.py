@@ -13,6 +13,7 @@ import struct
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,8 @@ from enrich.vocabulary import ErrorKind
 # Bytes that each process may use without asking. Larger photos ask first, which limits how many are decoded at a time.
 ORDINARY_BYTES = 256 << 20
 UNIT = 64 << 20  # bytes; memory is granted in multiples of it
-PHOTO_HEADER = struct.Struct("!Q?")  # bytes of the photo; whether it may have all of decode_memory_bytes at once
+# Bytes of the photo; whether it may have all of decode_memory_bytes at once; whether it is not a main photo.
+PHOTO_HEADER = struct.Struct("!Q??")
 LENGTH = struct.Struct("!I")
 GO = b"+"  # the answer to a photo that asked for memory
 
@@ -41,9 +43,9 @@ def serve(descriptor: int) -> None:
         memory = _Memory(limits.decode_memory_bytes)
         send(pipe, {"started": True})
         while True:
-            size, alone = PHOTO_HEADER.unpack(_read(pipe, PHOTO_HEADER.size))
+            size, alone, further = PHOTO_HEADER.unpack(_read(pipe, PHOTO_HEADER.size))
             memory.allow(limits.decode_memory_bytes if alone else ORDINARY_BYTES)
-            header, pixels = _answer(pipe, size, work, limits, memory)
+            header, pixels = _answer(pipe, size, partial(work, further=True) if further else work, limits, memory)
             send(pipe, header, pixels)
 
 
@@ -68,7 +70,8 @@ def _answer(
             _read(pipe, len(GO))
             memory.allow(needed)
 
-    photo, refused, failed = None, None, None
+    photo: Photo | None = None
+    failure: dict[str, Any] = {}
     try:
         data = _read(pipe, size)
         signal.setitimer(signal.ITIMER_PROF, limits.decode_seconds)  # ends the process by SIGPROF
@@ -77,22 +80,21 @@ def _answer(
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
     except ImageRefused as refusal:
-        refused = {"kind": refusal.kind, "message": str(refusal)}
+        failure = {"kind": refusal.kind, "message": str(refusal)}
     except MemoryError:
-        pass
+        failure = {"hungry": True}  # the photo asks for too much, unless the machine lacks memory
     except OSError as error:
         if isinstance(error, ConnectionError) or error.errno is None:
             raise
-        failed = {"short": True, "reason": error.strerror}
-    data = bytearray()  # freed, like the pixels that the errors referred to, before `has` tries to allocate
-    if failed is not None:
-        return failed, b""
-    if refused is not None:
-        # A codec that runs out of memory may report a broken photo.
-        decoded = refused["kind"] in (ErrorKind.NOT_AN_IMAGE, ErrorKind.TRUNCATED)
-        return (refused if not decoded or memory.has(needed // 2) else {"short": True}), b""
+        failure = {"short": True, "reason": error.strerror}
     if photo is None:
-        return {"hungry": memory.has(limits.decode_memory_bytes // 2)}, b""
+        data = bytearray()  # freed, like the pixels that the errors referred to, before `has` tries to allocate
+        if "hungry" in failure:
+            enough = memory.has(limits.decode_memory_bytes // 2)
+        else:  # a codec that runs out of memory may report a broken photo
+            broken = failure.get("kind") in (ErrorKind.NOT_AN_IMAGE, ErrorKind.TRUNCATED)
+            enough = not broken or memory.has(needed // 2)
+        return (failure if enough else {"short": True}), b""
     height, width = photo.page.shape[:2]
     header = {
         "rows": height, "columns": width, "width": photo.width, "height": photo.height, "format": photo.format,
@@ -135,9 +137,8 @@ class _Memory:
         if self._linux:
             _, hard = resource.getrlimit(resource.RLIMIT_AS)
             limit = self._base + self.allowed
-            resource.setrlimit(
-                resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard)
-            )
+            soft = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
     def has(self, size: int) -> bool:
         """Whether the machine has this much memory now. If not, its lack is not the photo's fault."""

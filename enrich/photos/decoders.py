@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from threading import Lock
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -102,8 +101,8 @@ class Decoders:
         for decoder in self._all:
             self._idle.put(decoder)
 
-    def decode(self, data: bytes) -> Photo:
-        """The result of the work for a photo.
+    def decode(self, data: bytes, *, further: bool = False) -> Photo:
+        """The result of the work for a photo, which `prepare` does otherwise for a `further` one of a product.
 
         Raises:
             ImageRefused: the bytes are not a photo, or decoding them needs more memory or CPU time than is allowed.
@@ -111,10 +110,10 @@ class Decoders:
             RunFailed: no decoding process starts.
         """
         with self.lend() as decode:
-            return decode(data)
+            return decode(data, further=further)
 
     @contextmanager
-    def lend(self) -> Iterator[Callable[[bytes], Photo]]:
+    def lend(self) -> Iterator[Callable[..., Photo]]:
         """`decode` of an idle process, reserved for the block."""
         decoder = self._idle.get()
         try:
@@ -130,9 +129,7 @@ class Decoders:
     def __enter__(self) -> "Decoders":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -142,11 +139,7 @@ def cores() -> int:
 
 
 class _Suspicious(Exception):
-    """Decoding failed in an ambiguous way. `final` is raised if it fails again in a new process."""
-
-    def __init__(self, final: ImageError) -> None:
-        super().__init__(str(final))
-        self.final = final
+    """Decoding failed in an ambiguous way; the error to raise, `args[0]`, if it fails again in a new process."""
 
 
 class _Silent(Exception):
@@ -173,18 +166,18 @@ class _Decoder:
         with suppress(OSError):  # `_get_ready` tries again and reports the error
             self._start()
 
-    def decode(self, data: bytes) -> Photo:
+    def decode(self, data: bytes, *, further: bool = False) -> Photo:
         """See `Decoders.decode`."""
         try:
-            return self._try(data, alone=False)
+            return self._try(data, further, alone=False)
         except _Suspicious:
             self._end()
         with self._room.take(None):
             try:
-                return self._try(data, alone=True)
+                return self._try(data, further, alone=True)
             except _Suspicious as again:
                 self._end()
-                raise again.final from again
+                raise again.args[0] from again
 
     def close(self) -> None:
         with self._changing:
@@ -193,12 +186,12 @@ class _Decoder:
                 self._process.kill()
                 self._process.wait()
 
-    def _try(self, data: bytes, *, alone: bool) -> Photo:
+    def _try(self, data: bytes, further: bool, *, alone: bool) -> Photo:
         self._get_ready()
         assert self._process is not None
         self._silences = 0
         try:
-            self._send(PHOTO_HEADER.pack(len(data), alone))
+            self._send(PHOTO_HEADER.pack(len(data), alone, further))
             self._send(data)
             header = self._receive_header()
             if "need" in header and not alone:
@@ -207,8 +200,7 @@ class _Decoder:
                     return self._receive(self._receive_header())
             return self._receive(header)
         except _Silent as error:
-            seconds = PATIENCE * self._slice
-            raise _Suspicious(_failed(f"the decoding process sent nothing for {seconds:g} s")) from error
+            raise _Suspicious(_failed(f"the decoding process sent nothing for {PATIENCE * self._slice:g} s")) from error
         except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
             raise _Suspicious(self._verdict()) from error
 
@@ -218,10 +210,8 @@ class _Decoder:
         if "short" in header:
             raise _Suspicious(_failed(header.get("reason") or "the machine had no memory left for it"))
         if "hungry" in header:
-            limit = self._limits.decode_memory_bytes
-            message = f"decoding needs more than {limit:,} bytes of memory"
-            refused = ImageRefused(ErrorKind.TOO_MANY_PIXELS, message)
-            raise _Suspicious(refused if header["hungry"] else _failed("the machine had no memory left for it"))
+            message = f"decoding needs more than {self._limits.decode_memory_bytes:,} bytes of memory"
+            raise _Suspicious(ImageRefused(ErrorKind.TOO_MANY_PIXELS, message))
         rows, columns = int(header["rows"]), int(header["columns"])
         if min(rows, columns) < 0 or rows * columns > self._most_pixels:
             raise ValueError(f"{columns} x {rows} pixels from the decoder")

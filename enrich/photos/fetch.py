@@ -1,4 +1,4 @@
-"""Download and decode the images of a manifest, yielded as they finish. Threads download, processes decode."""
+"""Download and decode the photos of products, yielded as they finish. Threads download, processes decode."""
 
 import hashlib
 import time
@@ -7,7 +7,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+
+import numpy as np
 
 from enrich.errors import ImageError
 from enrich.photos.decode import Photo, Preparation, prepare
@@ -17,7 +18,7 @@ from enrich.settings.photos import PhotoLimits
 from enrich.settings.run import RunSettings
 from enrich.storage import StorageError, Store
 from enrich.storage.store import Problem, check_size
-from enrich.vocabulary import ErrorKind, ManifestItem
+from enrich.vocabulary import TRANSIENT, ErrorKind, ListedPhoto, ManifestItem
 
 _KINDS = {
     Problem.NOT_FOUND: ErrorKind.NOT_FOUND,
@@ -28,28 +29,53 @@ _KINDS = {
 
 
 @dataclass(frozen=True)
+class FetchedPhoto:
+    """One photo of a product: its pixels, or what is wrong with it; neither where it was not needed."""
+
+    listed: ListedPhoto
+    etag: str  # of the bytes read, or the manifest's if none were read
+    sha256: str | None = None  # of the bytes read, in hexadecimal
+    photo: Photo | None = None
+    error_kind: ErrorKind | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True)
 class Fetched:
-    """The result for one image: a photo or an error."""
+    """The result for one product: each of its photos, in its order."""
 
     item: ManifestItem
-    etag: str  # of the bytes read, or the manifest's if none were read
-    sha256: str | None  # of the bytes read, in hexadecimal
-    photo: Photo | None
-    error_kind: ErrorKind | None
-    error_message: str | None
+    photos: tuple[FetchedPhoto, ...]
     download_seconds: float
     decode_seconds: float
     ready_at: float  # time.monotonic()
 
+    @property
+    def shown(self) -> tuple[FetchedPhoto, ...]:
+        """The photos that the model can be shown; none where all are broken."""
+        return tuple(photo for photo in self.photos if photo.photo is not None)
+
+    @property
+    def pages(self) -> list[tuple[np.ndarray, str]]:
+        """The pages of those photos, each with the hash of the photo's bytes."""
+        return [(one.photo.page, one.sha256 or "") for one in self.photos if one.photo is not None]
+
+    @property
+    def failure(self) -> FetchedPhoto:
+        """The photo that says why nothing can be shown: one whose failure may pass, so that it is tried again, else the
+        main photo."""
+        return next((photo for photo in self.photos if photo.error_kind in TRANSIENT), self.photos[0])
+
 
 @contextmanager
 def fetcher(
-    store: Store, settings: RunSettings, how: Preparation, work: Work | None = None
+    store: Store, settings: RunSettings, how: Preparation, work: Work | None = None, *, needed: int = 1
 ) -> Iterator[Callable[[Iterable[ManifestItem]], Iterator[Fetched]]]:
     """A function from items to `Fetched`, whose decoding processes live as long as the context.
 
-    At most `settings.in_flight` items are between the start of their download and the consumer. A faulty image raises
-    nothing; its `Fetched` has the error.
+    Of each product the first `needed` good photos are read; one that is broken says so, and the next takes its place.
+    Products are started while fewer than `settings.in_flight` photos are between the start of their download and the
+    consumer.
 
     Args:
         how: how the model's training photos were prepared.
@@ -59,22 +85,28 @@ def fetcher(
         RunFailed: the decoding processes do not start.
     """
     workers = choose_workers(settings, cores())
-    most_pixels = how.num_crops * how.image_size**2
-    decoders = Decoders(work or partial(prepare, how=how), settings.limits, workers.decode, most_pixels=most_pixels)
+    make = work or partial(prepare, how=how)
+    decoders = Decoders(make, settings.limits, workers.decode, most_pixels=how.most_pixels)
     threads = ThreadPoolExecutor(workers.download, "fetch")
+    fetch_product = partial(_fetch_product, store, needed=needed, decoders=decoders, limits=settings.limits, how=how)
 
     def fetch_items(items: Iterable[ManifestItem]) -> Iterator[Fetched]:
         rest = iter(items)
         waiting: set[Future[Fetched]] = set()
+        in_flight = 0
         try:
             while True:
-                for item in islice(rest, settings.in_flight - len(waiting)):
-                    waiting.add(threads.submit(_fetch_one, store, item, decoders, settings.limits))
+                while in_flight < settings.in_flight and (item := next(rest, None)):
+                    waiting.add(threads.submit(fetch_product, item))
+                    in_flight += min(needed, len(item.photos))
                 if not waiting:
                     return
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                while done:  # popped, so that a photo is freed when the consumer is done with it
-                    yield done.pop().result()
+                while done:  # popped, so that pixels are freed when the consumer is done with it
+                    fetched = done.pop().result()
+                    in_flight -= min(needed, len(fetched.item.photos))
+                    yield fetched
+                    del fetched
         finally:
             for future in waiting:
                 future.cancel()
@@ -86,22 +118,43 @@ def fetcher(
         threads.shutdown(wait=False, cancel_futures=True)  # a running download ends at its own time-out
 
 
-def _fetch_one(store: Store, item: ManifestItem, decoders: Decoders, limits: PhotoLimits) -> Fetched:
+def _fetch_product(
+    store: Store, item: ManifestItem, needed: int, decoders: Decoders, limits: PhotoLimits, how: Preparation
+) -> Fetched:
+    """The photos of one product, one after the other: other products are fetched meanwhile."""
+    photos: list[FetchedPhoto] = []
+    download_seconds = decode_seconds = 0.0
+    good = 0
+    for listed in item.photos:
+        if good >= needed:
+            photos.append(FetchedPhoto(listed, listed.etag))
+            continue
+        photo, downloading, decoding = _fetch_photo(store, listed, how.is_further(good), decoders, limits)
+        photos.append(photo)
+        download_seconds, decode_seconds = download_seconds + downloading, decode_seconds + decoding
+        good += photo.photo is not None
+    return Fetched(item, tuple(photos), download_seconds, decode_seconds, time.monotonic())
+
+
+def _fetch_photo(
+    store: Store, listed: ListedPhoto, further: bool, decoders: Decoders, limits: PhotoLimits
+) -> tuple[FetchedPhoto, float, float]:
+    """One photo, and the seconds that its download and its decoding took."""
     started = time.monotonic()
     try:
-        check_size(store.uri_of(item.key), item.size, limits.max_bytes)
-        data, etag = store.get(item.key, limits.max_bytes)
+        check_size(store.uri_of(listed.key), listed.size, limits.max_bytes)
+        data, etag = store.get(listed.key, limits.max_bytes)
     except StorageError as error:
-        now = time.monotonic()
-        return Fetched(item, item.etag, None, None, _KINDS[error.problem], str(error), now - started, 0.0, now)
+        failed = FetchedPhoto(listed, listed.etag, error_kind=_KINDS[error.problem], error_message=str(error))
+        return failed, time.monotonic() - started, 0.0
     download_seconds = time.monotonic() - started
     sha256 = hashlib.sha256(data).hexdigest()
     photo, kind, message = None, None, None
     with decoders.lend() as decode:
         started = time.monotonic()
         try:
-            photo = decode(data)
+            photo = decode(data, further=further)
         except ImageError as error:
             kind, message = error.kind, str(error)
-    now = time.monotonic()
-    return Fetched(item, etag, sha256, photo, kind, message, download_seconds, now - started, now)
+    fetched = FetchedPhoto(listed, etag, sha256, photo, kind, message)
+    return fetched, download_seconds, time.monotonic() - started

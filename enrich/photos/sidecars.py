@@ -7,8 +7,6 @@ import polars as pl
 
 from enrich.storage.store import ObjectInfo
 
-_SPECIAL = re.compile(r"([.+()|\[\]{}^$\\])")
-
 
 class Skipped:
     """Filters a listing by the setting `skip`, and counts what it leaves out.
@@ -17,7 +15,7 @@ class Skipped:
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        parts = [_SPECIAL.sub(r"\\\1", pattern).replace("*", "[^/]*").replace("?", "[^/]") for pattern in patterns]
+        parts = [re.escape(pattern).replace(r"\*", "[^/]*").replace(r"\?", "[^/]") for pattern in patterns]
         self._pattern = f"(?i)(?:^|/)(?:{'|'.join(parts)})$" if parts else None
         self.count, self.first = 0, ""
 

@@ -38,9 +38,9 @@ class CachedAdapter:
 def find_adapter(catalog: str, adapters: str, settings: TrainSettings, in_use: str | None = None) -> CachedAdapter:
     """Find an adapter that was made from the current `catalog` with `settings`, by any process.
 
-    Candidates are the adapter `in_use`, every one directly below `adapters`, and `adapters` itself. Their
-    train.json and prompt.json say what they were made from. If none fits, the URI is a new one below `adapters`: its
-    name depends on catalog, base and settings, so an adapter that a run uses is never overwritten.
+    Candidates are the adapter `in_use`, every one directly below `adapters`, and `adapters` itself; their train.json
+    and prompt.json say what they were made from. If none fits, the URI is a new one below `adapters`, named after
+    catalog, base and settings, so that an adapter that a run uses is never overwritten.
 
     Raises:
         UsageError: the catalog cannot be read.
@@ -49,7 +49,8 @@ def find_adapter(catalog: str, adapters: str, settings: TrainSettings, in_use: s
     with local_tree(catalog) as folder:
         labelled = read_catalog(folder, resolved.columns)
     uri = f"{adapters.rstrip('/')}/{_name(resolved, labelled.fingerprint)}"
-    if _is_named(uri, labelled.fingerprint):
+    named = _read(uri, RECORD_FILE)
+    if named is not None and named.get("data_fingerprint", labelled.fingerprint) == labelled.fingerprint:
         return CachedAdapter(uri, ready=True)
     for found in _candidates(adapters, in_use):
         if _fits(found, labelled, settings):
@@ -63,12 +64,6 @@ def _name(resolved: TrainSettings, fingerprint: str) -> str:
     digest = hashlib.sha256(json.dumps([chosen, fingerprint], sort_keys=True).encode()).hexdigest()
     base = re.sub(r"[^A-Za-z0-9._-]", "-", resolved.model.rstrip("/").rpartition("/")[2])
     return f"{base}-{digest[:12]}"
-
-
-def _is_named(uri: str, fingerprint: str) -> bool:
-    """Whether there is an adapter under this catalog's name whose record does not contradict the fingerprint."""
-    record = _read(uri, RECORD_FILE)
-    return record is not None and record.get("data_fingerprint", fingerprint) == fingerprint
 
 
 def _candidates(adapters: str, in_use: str | None) -> Iterator[str]:

@@ -12,9 +12,10 @@ from enrich.engines.transformers_engine import open_adapter
 from enrich.errors import ParityFailed, UsageError
 from enrich.models.phi3_vision.hd_transform import hd_transform
 from enrich.pipeline.drawn import draw_photo
+from enrich.pipeline.predicting import photos_of
 from enrich.pipeline.progress import Progress, silent
-from enrich.pipeline.run.parity_gate import compare_engines, mismatch
-from enrich.pipeline.scoring import photos_of, products_to_score
+from enrich.pipeline.run.parity_gate import compare_engines, mismatch, named_after
+from enrich.pipeline.scoring import products_to_score
 from enrich.settings.run import RunSettings
 from enrich.storage.tree import local_tree
 
@@ -37,7 +38,9 @@ def measure_parity(
         else:
             products = products_to_score(loaded, stack.enter_context(local_tree(catalog)))[0]
             photos = photos_of(products, settings.limits, loaded.preparation)
-            requests = [Request(photo.key, photo.page) for photo in islice(photos, rows)]
+            requests = [
+                prompt for product in islice(photos, rows) for prompt in named_after(product.key, product.prompts)
+            ]
             if not requests:
                 raise UsageError(f"catalog {catalog}: no photo there can be read; name another one")
         _, record = compare_engines(loaded, settings, requests, progress, stack)
@@ -52,6 +55,15 @@ def measure_parity(
 
 
 def _drawn(adapter: Adapter, count: int) -> list[Request]:
+    """Prompts of one photo, of two, and so on, up to as many as the adapter's show."""
     how = adapter.preparation
-    pages = (hd_transform(draw_photo(number), how.num_crops, how.image_size) for number in range(count))
-    return [Request(f"drawn {number}", page) for number, page in enumerate(pages)]
+    return [
+        Request(
+            f"drawn {number}",
+            tuple(
+                hd_transform(draw_photo(number + count * at), how.more_crops if at else how.num_crops, how.image_size)
+                for at in range(1 + number % how.photos_per_product)
+            ),
+        )
+        for number in range(count)
+    ]

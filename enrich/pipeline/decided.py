@@ -46,8 +46,8 @@ def check_and_complete(output: Store, table: pl.DataFrame, decided: DecisionFile
         table: products.parquet of the output.
 
     Raises:
-        UsageError: the file is another output's; a photo, its bytes and the run that answered it do not belong
-            together; or a value is none that the row could have.
+        UsageError: the file is another output's; a product, its photos and the run that answered it do not
+            belong together; or a value is not one that the row could have.
     """
     runs = _own_runs(output, decided, file)
     rows = _rows_decided_on(output, table, decided.decisions, runs)
@@ -57,10 +57,10 @@ def check_and_complete(output: Store, table: pl.DataFrame, decided: DecisionFile
     for one, row in zip(decided.decisions, rows, strict=True):
         try:
             if row is None:
-                raise ValueError(f"these are not the bytes that run {one.run_id} answered; write the page again")
+                raise ValueError(f"these are not the photos that run {one.run_id} answered; write the page again")
             completed.append(_completed(one, row, labels, row["currency"] or currency, bounds))
         except ValueError as error:
-            raise UsageError(f"{file}: {excerpt(repr(one.image_key))}: {error}; nothing was applied") from error
+            raise UsageError(f"{file}: {excerpt(repr(one.product_id))}: {error}; nothing was applied") from error
     return completed
 
 
@@ -87,36 +87,41 @@ def _place(uri: str) -> str:
 def _rows_decided_on(
     output: Store, table: pl.DataFrame, decisions: Sequence[Decision], runs: dict[str, RunInfo]
 ) -> Iterator[Row | None]:
-    """For each decision the ok row of its run that is about the same key and bytes, as the model answered it.
+    """For each decision the ok row of its run that is about the same product and photos, as the model answered it.
 
-    Where history no longer has a run's rows, the row that is shown stands for the same bytes under the same key.
+    Where history no longer has a run's rows, the row in the table is used, if it is of the same product and bytes.
     """
-    wanted = ["image_key", "image_etag", "image_sha256", "run_id", "title", "category", "price", "currency"]
-    keys = pl.Series([one.image_key for one in decisions]).implode()
-    ok = table.filter(pl.col("status") == "ok", pl.col("image_key").is_in(keys))
-    found: dict[tuple[str | None, ...], Row] = {}
+    wanted = ["product_id", "photos", "run_id", "title", "category", "price", "currency"]
+    ids = pl.Series([one.product_id for one in decisions]).implode()
+    ok = table.filter(pl.col("status") == "ok", pl.col("product_id").is_in(ids))
+    found: dict[tuple[object, ...], Row] = {}
 
     def take(rows: pl.DataFrame) -> None:
         for row in rows.select(wanted).iter_rows(named=True):
-            found.setdefault((row["image_key"], row["image_etag"], row["image_sha256"], row["run_id"]), row)
+            photos = tuple((photo["key"], photo["etag"], photo["sha256"]) for photo in row["photos"])
+            found.setdefault((row["product_id"], photos, row["run_id"]), row)
 
     take(ok.filter(pl.col("reviewed_at").is_null()))
     gone = set()
     for run_id in sorted({one.run_id for one in decisions if _identity(one) not in found}):
         count = 0
         for frame in read_frames(output, runs[run_id]):
-            take(frame.filter(pl.col("status") == "ok", pl.col("image_key").is_in(keys)))
+            take(frame.filter(pl.col("status") == "ok", pl.col("product_id").is_in(ids)))
             count += frame.height
         gone |= set() if count else {run_id}
-    take(ok)  # a photo whose etag is another one since: history still has the first
-    same_bytes = {(row["image_key"], row["image_sha256"]): row for row in ok.select(wanted).iter_rows(named=True)}
+    take(ok)  # a product whose etags are others since: history still has the first
+    same_bytes = {
+        (row["product_id"], tuple(photo["sha256"] for photo in row["photos"])): row
+        for row in ok.select(wanted).iter_rows(named=True)
+    }
     for one in decisions:
-        shown = same_bytes.get((one.image_key, one.image_sha256)) if one.image_sha256 and one.run_id in gone else None
+        bytes_of = tuple(photo.sha256 for photo in one.photos)
+        shown = same_bytes.get((one.product_id, bytes_of)) if all(bytes_of) and one.run_id in gone else None
         yield found.get(_identity(one)) or shown
 
 
-def _identity(one: Decision) -> tuple[str | None, ...]:
-    return one.image_key, one.image_etag, one.image_sha256, one.run_id
+def _identity(one: Decision) -> tuple[object, ...]:
+    return one.product_id, tuple((photo.key, photo.etag, photo.sha256) for photo in one.photos), one.run_id
 
 
 def usual_currency(table: pl.DataFrame) -> str | None:

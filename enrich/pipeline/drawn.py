@@ -1,4 +1,4 @@
-"""Generated photos, to compare models on where there are no others."""
+"""Generated photos to compare models on, for adapters that come without photos."""
 
 import numpy as np
 from PIL import Image

@@ -15,33 +15,34 @@ from enrich.train.device import is_main_process
 
 def all_dropped(labelled: Catalog, unlearnable: Iterable[record.Dropped] = ()) -> tuple[Dropped, ...]:
     """Rows of the table that are left out or lose their price, then those that cannot be learned from, once each."""
-    left = {
-        one.product_code: Dropped(labelled.row_of[one.product_code], one.product_code, one.kind, one.reason)
-        for one in unlearnable
-    }
-    return (*labelled.dropped, *labelled.unread, *left.values())
+    return (*labelled.dropped, *labelled.unread, *_with_rows(labelled, unlearnable))
+
+
+def all_listed(
+    labelled: Catalog, unlearnable: Iterable[record.Dropped], lost_photos: Iterable[record.Dropped] = ()
+) -> tuple[Dropped, ...]:
+    """What dropped.csv lists: `all_dropped`, and the photos that products with others go without."""
+    unread = (Dropped(labelled.row_of[one.product_code], one.product_code, one.kind, one.reason) for one in lost_photos)
+    return (*all_dropped(labelled, unlearnable), *labelled.lost, *unread)
+
+
+def _with_rows(labelled: Catalog, unlearnable: Iterable[record.Dropped]) -> list[Dropped]:
+    found = {one.product_code: one for one in unlearnable}
+    return [Dropped(labelled.row_of[code], code, one.kind, one.reason) for code, one in found.items()]
 
 
 def describe_unlearnable(labelled: Catalog, unlearnable: Sequence[record.Dropped]) -> list[str]:
     """One line about the rows that cannot be learned from, or none."""
-    left = all_dropped(labelled, unlearnable)[len(labelled.dropped) + len(labelled.unread) :]
+    left = _with_rows(labelled, unlearnable)
     return [f"cannot be learned from: {len(left):,} of {labelled.rows:,} rows: {describe(left)}"] if left else []
 
 
 def refuse_losses(
     catalog: str, labelled: Catalog, unlearnable: Sequence[record.Dropped], settings: TrainSettings, out: str | None
 ) -> None:
-    """Stop if more than a tenth of the rows goes and the settings do not allow it, and list them in a file.
+    """UsageError if more than a tenth of the rows goes and `settings` do not allow it.
 
-    Args:
-        catalog: as it was named.
-        labelled: its table as it was read.
-        unlearnable: rows of it that cannot be learned from.
-        settings: whether they allow it.
-        out: where the adapter would go; the file is beside it. None: no file.
-
-    Raises:
-        UsageError: it is more than a tenth.
+    A file beside `out`, where the adapter would go, lists the rows; None: no file.
     """
     dropped = all_dropped(labelled, unlearnable)
     if settings.allow_dropped or not too_many(dropped, labelled.rows):
@@ -51,7 +52,7 @@ def refuse_losses(
         folder, name = _file_beside(out)
         store = open_store(folder, create=True)
         if is_main_process():  # of several processes that train, one
-            store.put(name, encode(dropped))
+            store.put(name, encode(all_listed(labelled, unlearnable)))
         listed = f"; {store.uri_of(name)} lists them"
     rows = len({one.row for one in dropped})
     raise UsageError(

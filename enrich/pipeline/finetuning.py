@@ -19,10 +19,13 @@ from enrich.engines.adapter import DROPPED_FILE, METRICS_FILE, adapter_id, read_
 from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import find_base
 from enrich.pages.report import render_card
-from enrich.pipeline.dropping import all_dropped, describe_unlearnable, forget_refusal, refuse_losses
+from enrich.photos.prompt_size import refuse_long_prompts
+from enrich.pipeline.calibrating import calibrate
+from enrich.pipeline.dropping import all_listed, describe_unlearnable, forget_refusal, refuse_losses
 from enrich.pipeline.kept_apart import check_outside, check_replaced
-from enrich.pipeline.progress import Progress, silent
-from enrich.pipeline.scoring import encode_scores, fit, measure, predict, read_truth, score_base
+from enrich.pipeline.predicting import predict
+from enrich.pipeline.progress import OnMessage, Progress, silent, unheard
+from enrich.pipeline.scoring import encode_scores, measure, read_truth, score_base
 from enrich.scores.assess import SCORES_FILE
 from enrich.scores.metrics import baselines
 from enrich.scores.worth import Worth, judge_worth, tell
@@ -32,12 +35,12 @@ from enrich.storage import write_tree
 from enrich.storage.cache import disk_errors
 from enrich.storage.tree import local_tree, work_directory
 from enrich.train.device import is_main_process
-from enrich.train.examples import check_answers
+from enrich.train.examples import UNREADABLE, check_answers
 from enrich.train.overfit import overfit_one_batch
 from enrich.train.preflight import refuse_leaks
 from enrich.train.recipe import resolve_model
 from enrich.train.record import Dropped, TrainProgress, TrainReport
-from enrich.train.run import OnMessage, open_processor, send_lines, train
+from enrich.train.run import open_processor, send_lines, train
 from enrich.vocabulary import RECORD_FILE, Product
 
 
@@ -69,7 +72,7 @@ class Finetuned:
 class _PreparedCatalog:
     """A labelled catalog, split, with all that training on it needs to know."""
 
-    catalog: str  # as it was named
+    catalog: str  # URI or path as given
     labelled: Catalog
     splits: Splits
     settings: TrainSettings  # resolved for this machine and catalog
@@ -83,7 +86,7 @@ def finetune(
     out: str,
     settings: TrainSettings,
     progress: Progress = silent,
-    on_message: OnMessage = lambda line: None,
+    on_message: OnMessage = unheard,
 ) -> Finetuned:
     """Teach the base a catalog and write the adapter directory to `out`, whole or not at all.
 
@@ -92,8 +95,7 @@ def finetune(
     measures and writes.
 
     Args:
-        on_message: gets lines for people: which rows are left out and why, what will be trained on what, and the memory
-            that a trial step took.
+        on_message: gets which rows are left out and why, what is trained on what, and the memory of a trial step.
 
     Raises:
         UsageError: catalog, model or settings are not usable, or more than a tenth of the rows cannot be used, which a
@@ -110,8 +112,9 @@ def finetune(
         directory = work / "adapter"
         metrics, unread = _calibrate_and_score(directory, folder, prepared, progress)
         send_lines(describe_unlearnable(prepared.labelled, unread), on_message)
-    dropped = all_dropped(prepared.labelled, (*prepared.unlearnable, *report.rows.dropped, *unread))
-    (directory / DROPPED_FILE).write_bytes(encode(dropped))
+    dropped = (*prepared.unlearnable, *report.rows.dropped, *unread)
+    listed = all_listed(prepared.labelled, dropped, report.rows.lost_photos)
+    (directory / DROPPED_FILE).write_bytes(encode(listed))
     record = json.loads((directory / RECORD_FILE).read_text())
     (directory / "README.md").write_text(render_card(record, metrics, prepared.prompt))
     write_tree(directory, out, last=RECORD_FILE)
@@ -122,44 +125,32 @@ def finetune(
 
 
 def overfit(
-    catalog: str,
-    settings: TrainSettings,
-    progress: Progress = silent,
-    on_message: OnMessage = lambda line: None,
+    catalog: str, settings: TrainSettings, progress: Progress = silent, on_message: OnMessage = unheard
 ) -> tuple[float, ...]:
     """Learn one batch of the training split by heart, and keep nothing but the loss of each step.
-
-    `on_message` gets lines that say which rows of the catalog are left out and why.
 
     Raises:
         UsageError: catalog, model or settings are not usable. RunFailed: the batch was not learned.
     """
     with local_tree(catalog) as folder:
-        prepared = _prepare(catalog, folder, settings, None, on_message)
+        made = _prepare(catalog, folder, settings, None, on_message)
         return overfit_one_batch(
-            prepared.splits.train,
-            prepared.prompt,
-            prepared.settings,
-            prepared.base,
-            on_progress=_on_progress(progress),
+            made.splits.train, made.prompt, made.settings, made.base, on_progress=_on_progress(progress)
         )
 
 
 def _prepare(
     catalog: str, folder: Path, settings: TrainSettings, out: str | None, on_message: OnMessage
 ) -> _PreparedCatalog:
-    """Read and split the catalog in `folder`, find the base, and report the rows that are left out so far.
-
-    Raises:
-        UsageError: see `finetune`.
-    """
-    labelled = read_catalog(folder, settings.columns)
+    """Read and split the catalog in `folder`, find the base, and report the rows that are left out so far."""
+    labelled = read_catalog(folder, settings.columns, settings.group_by)
     refuse_losses(catalog, labelled, (), settings, out)
     splits = split_catalog(labelled.products, settings.split)
     refuse_leaks(vars(splits))
     settings = resolve_model(settings, gpu=torch.cuda.is_available(), rows=len(splits.train))
     base = find_base(settings.model, settings.revision)
     processor = open_processor(base, settings)
+    refuse_long_prompts(processor, make_prompt((), labelled.currency), settings.max_new_tokens)
     unlearnable = check_answers(labelled.products, processor, make_prompt((), labelled.currency), settings)
     refuse_losses(catalog, labelled, unlearnable, settings, out)
     send_lines([*labelled.lines, *describe_unlearnable(labelled, unlearnable)], on_message)
@@ -201,10 +192,9 @@ def _on_progress(progress: Progress) -> Callable[[TrainProgress], None]:
 def _calibrate_and_score(
     directory: Path, folder: Path, prepared: _PreparedCatalog, progress: Progress
 ) -> tuple[dict[str, Any], list[Dropped]]:
-    """Measure the adapter the way it is served, and write calibration.json and metrics.json.
+    """Measure the adapter as it is served, and write calibration.json and metrics.json.
 
-    Returns:
-        The metrics, and the rows whose photos could not be read.
+    Returns the metrics, and the rows whose photos could not be read.
     """
     splits, settings = prepared.splits, prepared.settings
     (directory / CALIBRATION_FILE).write_text(Calibration.uncalibrated().model_dump_json(indent=1))
@@ -215,9 +205,8 @@ def _calibrate_and_score(
     adapter = read_adapter(directory)
     progress("loading the adapter", 0, 0)
     engine = start_engine(adapter, run_settings)
-    answers = predict(engine, adapter, splits.calibration, settings.limits, "calibrating", progress)
+    calibration, answers = calibrate(engine, adapter, splits, settings.limits, progress)
     unread = _without_photo(splits.calibration, answers)
-    calibration = fit(splits, answers)
     (directory / CALIBRATION_FILE).write_text(calibration.model_dump_json(indent=1) + "\n")
     calibrated = replace(adapter, calibration=calibration)
     outcomes = predict(engine, calibrated, splits.test, settings.limits, "scoring", progress)
@@ -240,7 +229,7 @@ def _calibrate_and_score(
 
 def _without_photo(products: Sequence[Product], outcomes: Sequence[Prediction]) -> list[Dropped]:
     return [
-        Dropped(product_code=product.product_code, reason=f"photo {product.image_path}", kind="photo cannot be read")
+        Dropped(product_code=product.product_code, reason=f"photo {product.image_paths[0]}", kind=UNREADABLE)
         for product, outcome in zip(products, outcomes, strict=True)
         if outcome == Prediction()
     ]

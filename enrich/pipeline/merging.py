@@ -13,7 +13,7 @@ import torch
 from enrich.answers.prompt import PROMPT_FILE, render_prompt
 from enrich.engines.adapter import Adapter
 from enrich.engines.transformers_engine import base_of, open_adapter
-from enrich.errors import RunFailed, UsageError
+from enrich.errors import UsageError
 from enrich.models.device import device_and_dtype, free_memory
 from enrich.models.generation import generate_answers
 from enrich.models.phi3_vision import Phi3VProcessor
@@ -47,8 +47,8 @@ def merge(
 ) -> Merged:
     """Merge an adapter into its base in float32, cast the sum once, compare, and write it to `out` whole or not at all.
 
-    An adapter comes without photos, so the models are compared on photos drawn here: each answers its prompt, and their
-    logits on the unmerged model's answers are compared as after training.
+    An adapter comes without photos, so both models answer its prompt for generated ones, and their logits on the
+    unmerged model's answers are compared as after training.
 
     Args:
         base: hub id or directory of the base, if it is no longer where the adapter says.
@@ -71,6 +71,8 @@ def merge(
                 "base": base or loaded.base,
                 "revision": None if base else loaded.revision,
                 "num_crops": loaded.preparation.num_crops,
+                "photos_per_product": loaded.preparation.photos_per_product,
+                "more_crops": loaded.preparation.more_crops,
                 "dtype": settings.dtype,
                 "check": check.model_dump(),
                 "versions": versions(),
@@ -86,8 +88,12 @@ def _write_checkpoint(
     """Write the merged checkpoint to `target` if it is the same model as the adapter on its base."""
     device, _ = device_and_dtype(settings.device)
     dtype = getattr(torch, settings.dtype)
-    processor = load_processor(adapter.path)
-    rows = _rows(adapter, processor)
+    processor, photos = load_processor(adapter.path), adapter.preparation.photos_per_product
+    text = render_prompt(adapter.prompt, photos)
+    rows = [
+        dict(processor(text, [draw_photo(number + len(SIZES) * at) for at in range(photos)]))
+        for number in range(len(SIZES))
+    ]
     progress("merging, asking the unmerged model", 0, 3)
     with _adapter_errors(adapter):
         unmerged = load_adapted(base, adapter.path, dtype=dtype, device=device)
@@ -98,10 +104,8 @@ def _write_checkpoint(
     merged = merge_check.merged_model(base, adapter.path, dtype=dtype, device=device)
     check = merge_check.compare(expected, _outputs(merged, rows, processor, settings, expected.answers), dtype)
     if not check.ok:
-        raise RunFailed(
-            f"{merge_check.describe_failure(check)}; nothing was written; "
-            f"the adapter is where it was: {merge_check.unmerged_advice(adapter.merge_only)}"
-        )
+        outcome = "nothing was written; the adapter is where it was"
+        raise merge_check.merge_failed(check, outcome, adapter.merge_only)
     progress("merging, writing the checkpoint", 2, 3)
     with _adapter_errors(adapter):
         save_merged(merged, adapter.path, target)
@@ -121,12 +125,6 @@ def _adapter_errors(adapter: Adapter) -> Iterator[None]:
             f"adapter {adapter.path}: it cannot be merged: {reason.splitlines()[0]}; fine-tune again, or name the base "
             "it was made from"
         ) from error
-
-
-def _rows(adapter: Adapter, processor: Phi3VProcessor) -> list[dict[str, torch.Tensor]]:
-    """The adapter's prompt with one drawn photo each."""
-    text = render_prompt(adapter.prompt)
-    return [dict(processor(text, draw_photo(number))) for number in range(len(SIZES))]
 
 
 def _outputs(

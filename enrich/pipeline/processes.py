@@ -16,12 +16,12 @@ _LOOK_SECONDS = 0.1
 def run_together(command: Sequence[str], count: int) -> tuple[int, str]:
     """Run `count` processes of `command` that find each other by RANK, LOCAL_RANK, WORLD_SIZE and MASTER_ADDR.
 
-    The first writes to this process's terminal; what the others say is kept back, for it is the same. Once one has
-    failed, the others are ended, and so they are when this process is interrupted.
+    The first writes to this terminal; the output of the others, which is the same, is suppressed. Once one has failed
+    or this process is interrupted, the others are ended.
 
     Returns:
-        The exit code: 0, or the first process's own, or that of the one that failed; 1 for one that was killed. And
-        what the failed one said last, where the first did not fail itself.
+        The exit code: 0, or the first process's own, or that of the one that failed (1 if it was killed); and the last
+        line of the one that failed, unless that is the first.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -49,7 +49,7 @@ def run_together(command: Sequence[str], count: int) -> tuple[int, str]:
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
-    """The rank of the first process that fails, once the others have ended or had their time; None if all succeed."""
+    """The rank of the first process to fail, once the others ended or GRACE_SECONDS passed; None if all succeed."""
     failed, until = None, float("inf")
     while time.monotonic() < until:
         codes = [process.poll() for process in processes]

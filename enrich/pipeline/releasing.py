@@ -4,9 +4,10 @@ import polars as pl
 
 from enrich.errors import UsageError
 from enrich.output.history import fetch_rows
-from enrich.output.publish import publish, published_runs, refold
+from enrich.output.publish import publish, refold
 from enrich.output.run_record import Finding, RunRecord, read_records, write_run_record
-from enrich.pipeline.run.records import REPORT_ROWS, ROLLED_BACK, last_run_id, read_record, write_report
+from enrich.output.run_rows import published_runs
+from enrich.pipeline.run.records import REPORT_ROWS, ROLLED_BACK, read_record, write_report
 from enrich.settings.run import RunSettings
 from enrich.storage import Store, open_store
 from enrich.storage.scratch import scratch
@@ -30,10 +31,10 @@ def publish_held(output: str, run_id: str, settings: RunSettings = _SETTINGS) ->
 
 
 def roll_back(output: str, run_id: str, settings: RunSettings = _SETTINGS) -> list[RunRecord]:
-    """Make products.parquet what it was when `run_id` was the last run published; later ones are held back.
+    """Make products.parquet what it was when `run_id` was the last run published, and return the later runs' records.
 
-    History keeps their rows, and `enrich publish` releases each again. Returns the records of the runs held back. What
-    was published by them only is done again by the next run, unless they are released first.
+    Those are held back: history keeps their rows, and `enrich publish` releases each again. Unless that is done first,
+    the next run answers their products anew.
 
     Raises:
         UsageError: the run was not published, or rows of that time were deleted (`enrich tidy`).
@@ -49,13 +50,11 @@ def roll_back(output: str, run_id: str, settings: RunSettings = _SETTINGS) -> li
         _refuse_retired(found)
     command = f"enrich rollback --output {target.uri} --run-id {run_id}"
     refold(target, [found.run for found in kept], settings.gate, again=command)
-    message = f"rolled back to run {run_id}"
-    later = [found for found in published if found.run.mark > record.run.mark]
+    finding = Finding(ROLLED_BACK, 1.0, 0.0, f"rolled back to run {run_id}")
     held = [
-        found.model_copy(
-            update={"state": "held", "findings": (*found.findings, Finding(ROLLED_BACK, 1.0, 0.0, message))}
-        )
-        for found in later
+        found.model_copy(update={"state": "held", "findings": (*found.findings, finding)})
+        for found in published
+        if found.run.mark > record.run.mark
     ]
     for found in held:
         write_run_record(target, found)
@@ -85,7 +84,7 @@ def _refuse_retired(record: RunRecord) -> None:
 def rewrite_report(output: str, run_id: str | None = None) -> tuple[RunRecord, str]:
     """Render the report of a finished run (the last one by default) again. Returns its record and the report's URI."""
     target = open_store(output, must_exist=True)
-    record = read_record(target, run_id or last_run_id(target))
+    record = read_record(target, run_id)
     return record, _rewrite_report(target, record, RunSettings())
 
 

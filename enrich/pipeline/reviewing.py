@@ -2,19 +2,19 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
 
-from enrich.catalog.add import FOLDER, Added, Label, Labelled, add_products, check_addition
+from enrich.catalog.add import FOLDER, Added, Label, Labelled, Seen, add_products, check_addition
 from enrich.errors import UsageError
-from enrich.output.decisions import REJECTED, Decision, read_decisions, run_mark
+from enrich.output.decisions import REJECTED, read_decisions, run_mark
 from enrich.output.products import PRODUCTS_KEY, Products, read_products
 from enrich.output.publish import publish_reviews
-from enrich.output.reviews import next_reviews, photo, photo_of, read_reviews, review_key, standing, write_reviews
+from enrich.output.reviews import next_reviews, read_reviews, review_key, standing, with_identity, write_reviews
 from enrich.pages.review_page import render_queue, review_queue
 from enrich.pipeline.decided import categories, check_and_complete, find_run, usual_currency
 from enrich.pipeline.kept_apart import check_taught
@@ -40,7 +40,7 @@ class Applied:
 
     uri: str  # of products.parquet
     counts: dict[str, int]  # accepted, edited, rejected
-    outdated: int  # about bytes that no photo has any more: kept, and without effect
+    outdated: int  # about photos that no product has any more: kept, and without effect
     added: Added | None  # None where no catalog was named
 
 
@@ -54,7 +54,8 @@ def write_queue(output: str, limit: int = 1000) -> Queue:
     products = _published(target)
     table = products.table
     queue = review_queue(table, table.height)
-    shown = queue.unique("image_sha256", keep="first", maintain_order=True).head(limit)
+    identity = pl.coalesce("bytes", "version")  # products with the same photos are decided once
+    shown = with_identity(queue).unique(identity, keep="first", maintain_order=True).head(limit)
     runs = {run_id: find_run(target, run_id) for run_id in shown["run_id"].unique()}
     page = render_queue(
         shown, categories(table), _images(target, products), RunSettings().limits, output=target.uri,
@@ -66,8 +67,9 @@ def write_queue(output: str, limit: int = 1000) -> Queue:
 
 
 def apply_decisions(output: str, file: Path, catalog: str | None = None, columns: Columns | None = None) -> Applied:
-    """Add the decisions in `file` to the output's history, apply them to products.parquet, and, where a catalog is
-    named, put what people confirmed into it for the next fine-tuning. The same file again changes nothing.
+    """Add the decisions in `file` to the output's history and apply them to products.parquet and, if named, `catalog`.
+
+    The catalog gets what people confirmed, for the next fine-tuning. The same file again changes nothing.
 
     Raises:
         UsageError: the file is of another output, a decision in it does not fit its row, or the catalog cannot take
@@ -81,8 +83,8 @@ def apply_decisions(output: str, file: Path, catalog: str | None = None, columns
     reviews = read_reviews(target)
     news = next_reviews(reviews, decisions, decided.reviewed_by, datetime.now(UTC))
     known = target.head(review_key(decided.digest)) is not None
-    shown = dict(table.filter(pl.col("status") == "ok").select(photo(), "image_key").iter_rows())
-    lessons = _lessons(decisions, reviews if known else pl.concat([reviews, news]), table, shown)
+    about = _decided_rows(news, table.filter(pl.col("status") == "ok"))
+    lessons = _lessons(about.drop_nulls("row"), reviews if known else pl.concat([reviews, news]), table)
     shop = None if catalog is None else open_store(catalog, must_exist=True)
     if shop is not None:
         check_taught(_images(target, products).uri, shop.uri_of(FOLDER), shop.uri)
@@ -93,7 +95,7 @@ def apply_decisions(output: str, file: Path, catalog: str | None = None, columns
     if shop is not None:
         added = add_products(shop, columns or Columns(), lessons, _reviewed_bytes(_images(target, products)))
     counts = Counter(one.decision for one in decisions)
-    late = sum(photo_of(one) not in shown for one in decisions)
+    late = about["row"].null_count()
     return Applied(target.uri_of(PRODUCTS_KEY), dict(sorted(counts.items())), late, added)
 
 
@@ -113,35 +115,54 @@ def _images(output: Store, products: Products) -> Store:
     return open_store(run.images_uri)
 
 
-def _lessons(
-    decisions: Sequence[Decision], reviews: pl.DataFrame, table: pl.DataFrame, shown: dict[str, str]
-) -> list[Labelled]:
-    """What the photos that were decided on teach by now, each photo once; those that nothing shows any more do not."""
-    said = {row["photo"]: row for row in standing(reviews).iter_rows(named=True)}
-    ids = dict(table.select("image_key", "product_id").iter_rows())
-    own = dict(table.select("image_key", photo()).iter_rows())
+def _decided_rows(news: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
+    """For each new decision the row of `table` that has its photos, under the same product_id if there is one; columns
+    number, and row, null where no product has these photos any more."""
+    decided = with_identity(news).with_row_index("number").select("number", "product_id", "bytes", "version")
+    rows = with_identity(table.select("product_id", "photos").with_row_index("row"))
+    found = [
+        decided.drop_nulls(name).join(rows.select("row", name, other="product_id"), on=name)
+        for name in ("version", "bytes")
+    ]
+    own = pl.col("product_id") == pl.col("other")
+    best = pl.concat([one.select("number", "row", own=own) for one in found]).sort(
+        "own", "row", descending=[True, False]
+    )
+    ids = best.unique("number", keep="first").join(table.select("product_id").with_row_index("row"), on="row")
+    return decided.select("number").join(ids.select("number", row="product_id"), on="number", how="left").sort("number")
+
+
+def _lessons(about: pl.DataFrame, reviews: pl.DataFrame, table: pl.DataFrame) -> list[Labelled]:
+    """What the reviewed products teach, with the photos that the model saw; the same first photo once."""
+    rows = table.filter(pl.col("product_id").is_in(about["row"].implode()))
+    said = {row["row"]: row for row in standing(reviews, rows).iter_rows(named=True)}
     lessons = {}
-    for one in decisions:
-        digest = one.image_sha256
-        if digest is None or digest not in shown:
+    for number, row in enumerate(rows.iter_rows(named=True)):
+        seen = [
+            Seen(photo["key"], photo["sha256"])
+            for photo in row["photos"]
+            if photo["sha256"] and not photo["error_kind"]
+        ]
+        if not seen or number not in said:
             continue
-        key = one.image_key if own.get(one.image_key) == digest else shown[digest]
-        row, label = said[digest], None
-        if row["decision"] != REJECTED:
-            label = Label(row["title"], row["category"], row["priced"], row["price"], row["currency"])
-        lessons[digest] = Labelled(ids[key], key, digest, label)
+        decided, label = said[number], None
+        if decided["decision"] != REJECTED:
+            label = Label(
+                decided["title"], decided["category"], decided["priced"], decided["price"], decided["currency"]
+            )
+        lessons[seen[0].sha256] = Labelled(row["product_id"], tuple(seen), label)
     return list(lessons.values())
 
 
-def _reviewed_bytes(images: Store) -> Callable[[Labelled], bytes | None]:
-    """Reads the bytes that were reviewed; None where they are gone or others by now."""
+def _reviewed_bytes(images: Store) -> Callable[[Seen], bytes | None]:
+    """A function that reads the reviewed bytes; None if the photo is gone or has changed."""
     limits = RunSettings().limits
 
-    def read(product: Labelled) -> bytes | None:
+    def read(photo: Seen) -> bytes | None:
         try:
-            data = images.get(product.image_key, limits.max_bytes)[0]
+            data = images.get(photo.key, limits.max_bytes)[0]
         except StorageError:
             return None
-        return data if hashlib.sha256(data).hexdigest() == product.sha256 else None
+        return data if hashlib.sha256(data).hexdigest() == photo.sha256 else None
 
     return read

@@ -1,49 +1,40 @@
 """Scores of an adapter: calibrated on one held-out split, measured on another."""
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import numpy as np
 import polars as pl
 
-from enrich.answers.calibration import LEVEL, Calibration, fit_category, fit_price, price_crps, price_interval
+from enrich.answers.calibration import LEVEL, Calibration, price_crps, price_interval
 from enrich.answers.postprocess import Prediction
-from enrich.answers.token_evidence import AnswerTokens
 from enrich.catalog.read import read_catalog
 from enrich.catalog.split import HOLDOUT, Splits, split_catalog
 from enrich.catalog.table import read_table
 from enrich.engines.adapter import METRICS_FILE, Adapter
 from enrich.engines.base import Engine
-from enrich.engines.predictor import Image, Predictor
 from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import base_of, load_base_engine, open_adapter
-from enrich.errors import RunFailed, UsageError
-from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.errors import UsageError
 from enrich.output import parquet
 from enrich.output.schema import SCORE_SCHEMA
 from enrich.pages.report import render_scores
-from enrich.photos.decode import ImageRefused, Preparation, prepare
-from enrich.photos.decoders import Decoders, DecodingFailed, cores
+from enrich.pipeline.predicting import predict
 from enrich.pipeline.progress import OnMessage, Progress, silent, unheard
 from enrich.scores.assess import SCORES_FILE, VERDICTS_KEY, assess
 from enrich.scores.metrics import Scores, baselines, score
 from enrich.scores.worth import tell
 from enrich.settings.catalog import Columns
-from enrich.settings.photos import PhotoLimits
 from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
 from enrich.storage import contains, open_store
 from enrich.storage.tree import local_tree
-from enrich.vocabulary import RECORD_FILE, Product, same_design
+from enrich.vocabulary import RECORD_FILE, Product
 
 SCORES_PAGE = "scores.html"
-_AHEAD = 16  # photos decoded before the engine asks for them, 1.4 MB each
 
 
 @dataclass(frozen=True)
@@ -85,9 +76,8 @@ def score_adapter(
         loaded = open_adapter(directory, settings.base)
         progress("starting the engine", 0, 0)
         engine = start_engine(loaded, settings)
-        found = [_score(engine, loaded, folder, settings, columns, progress, on_message)]
-        if (folder / HOLDOUT).is_dir():
-            found.append(_score(engine, loaded, folder / HOLDOUT, settings, columns, progress, on_message))
+        parts = [folder, *([folder / HOLDOUT] if (folder / HOLDOUT).is_dir() else [])]
+        found = [_score(engine, loaded, part, settings, columns, progress, on_message) for part in parts]
         engine.close()
     if out is not None:
         store = open_store(out, create=True)
@@ -110,35 +100,14 @@ def _score(
 ) -> Scored:
     columns = columns or trained_with(adapter).columns
     products, splits = products_to_score(adapter, folder, columns, on_message)
-    predictions = predict(engine, adapter, products, settings.limits, "scoring", progress)
+    predictions = predict(
+        engine, adapter, products, settings.limits, "scoring", progress, photos=settings.photos_answered
+    )
     table, metrics = measure(products, predictions, adapter.calibration, read_truth(folder))
     metrics = tell({**metrics, "baselines": baselines(splits.train if splits else products, products)})
     metrics["category_accuracy_by_level"] = _accuracy_by_level(table, folder, columns)
     what = f"{len(products)} products of the test split" if splits else f"all {len(products)} products"
     return Scored(what, table, metrics)
-
-
-def fit(splits: Splits, predictions: Sequence[Prediction]) -> Calibration:
-    """Calibration from the calibration split's uncalibrated predictions; those without an answer are left out."""
-    rows = [(product, one, one.answer) for product, one in zip(splits.calibration, predictions, strict=True)]
-    answered = [(product, one, answer) for product, one, answer in rows if answer]
-    priced = [(product, product.price, one.price_features, answer) for product, one, answer in answered
-              if product.price and answer.price]  # fmt: skip
-    return Calibration(
-        price=fit_price(
-            [price for _, price, _, _ in priced],
-            [features.expectation for _, _, features, _ in priced],
-            [features.spread for _, _, features, _ in priced],
-            [product.price for product in splits.train if product.price],
-            [answer.category for *_, answer in priced],
-            [same_design(product.title) for product, *_ in priced],
-        ),
-        category=fit_category(
-            [one.probability for _, one, _ in answered],
-            [answer.category == product.category for product, _, answer in answered],
-            [answer.category for *_, answer in answered],
-        ),
-    )
 
 
 def measure(
@@ -147,7 +116,7 @@ def measure(
     """Calibrated predictions beside the truth (SCORE_SCHEMA), and all their metrics, ready for metrics.json."""
     best = truth.best_prices if truth else {}
     rows = [
-        _row(product, prediction, calibration, best.get(product.image_path))
+        _row(product, prediction, calibration, best.get(product.image_paths[0]))
         for product, prediction in zip(products, predictions, strict=True)
     ]
     table = parquet.from_records(rows, SCORE_SCHEMA)
@@ -157,12 +126,18 @@ def measure(
         ideal_width=truth.ideal_width if truth else None,
         calibrated_on=calibration.price.designs if calibration.price else 0,
     )
-    estimates = found["estimates"]
-    coverage = found["coverage_by_category"][f"{LEVEL:.0%}"]
+    values = {name: estimate["value"] for name, estimate in found["estimates"].items()}
+    ratio = table.filter(pl.col("price").is_not_null()).select(pl.col("price_high") / pl.col("price_low")).mean().item()
+    intervals = {
+        "level": LEVEL,
+        "coverage": values.get(f"price_coverage_{LEVEL:.0%}"),
+        "mean_ratio": ratio,
+        "by_category": found["coverage_by_category"][f"{LEVEL:.0%}"],
+    }
     return table, {
         "test": score(products, [prediction.answer for prediction in predictions]),
-        "intervals": _intervals(table, coverage),
-        "category_ece": estimates["category_ece"]["value"] if "category_ece" in estimates else None,
+        "intervals": None if ratio is None else intervals,
+        "category_ece": values.get("category_ece"),
         **found,
     }
 
@@ -180,9 +155,7 @@ def _row(product: Product, prediction: Prediction, calibration: Calibration, bes
         "category": product.category,
         "price": product.price,
         "best_price": best,
-        "answered_title": answer.title if answer else None,
-        "answered_category": answer.category if answer else None,
-        "answered_price": answer.price if answer else None,
+        **({f"answered_{name}": value for name, value in vars(answer).items()} if answer else {}),
         "category_confidence": prediction.confidence,
         "price_low": prediction.price_low,
         "price_high": prediction.price_high,
@@ -199,35 +172,23 @@ def _row(product: Product, prediction: Prediction, calibration: Calibration, bes
     return row
 
 
-def _intervals(table: pl.DataFrame, by_category: Mapping[str, Any]) -> dict[str, Any] | None:
-    known = table.filter(pl.col("price").is_not_null(), pl.col("price_low").is_not_null())
-    if not known.height:
-        return None
-    low, high, price = (known[name].to_numpy() for name in ("price_low", "price_high", "price"))
-    return {
-        "level": LEVEL,
-        "coverage": float(np.mean((low <= price) & (price <= high))),
-        "mean_ratio": float(np.mean(high / low)),
-        "by_category": by_category,
-    }
-
-
 def _accuracy_by_level(table: pl.DataFrame, folder: Path, columns: Columns) -> dict[str, float]:
     """Share of rows whose predicted label is in the true label's branch, for each category column of the catalog.
 
     A label's branch is that of most of its products; a label that is not in the catalog has none.
     """
     name = next(name for name in ("catalog.csv", "catalog.parquet") if (folder / name).is_file())
-    rows = read_table(folder / name)
-    labels = {product.product_code: product.category for product in read_catalog(folder, columns).products}
-    rows = rows.with_columns(_label=pl.col(columns.product_code).str.strip_chars().replace_strict(labels, default=None))
+    catalog = read_catalog(folder, columns)
+    labels = {catalog.row_of[product.product_code]: product.category for product in catalog.products}
+    rows = read_table(folder / name).with_row_index("_row", offset=1)
+    rows = rows.with_columns(_label=pl.col("_row").replace_strict(labels, default=None))
     found = {}
     for level in (level for level in columns.category if level in rows.columns):
         branches = dict(
             rows.drop_nulls("_label").group_by("_label").agg(pl.col(level).mode().sort().first()).iter_rows()
         )
         pairs = zip(table["category"], table["answered_category"], strict=True)
-        found[level] = float(np.mean([a == b or (b in branches and branches[b] == branches.get(a)) for a, b in pairs]))
+        found[level] = fmean(a == b or (b in branches and branches[b] == branches.get(a)) for a, b in pairs)
     return found
 
 
@@ -254,7 +215,7 @@ def products_to_score(
     `on_message` gets lines that say which rows of the catalog are left out and why.
     """
     settings = trained_with(adapter)
-    labelled = read_catalog(catalog, columns or settings.columns)
+    labelled = read_catalog(catalog, columns or settings.columns, settings.group_by)
     for line in labelled.lines:
         on_message(line)
     if labelled.fingerprint != json.loads((adapter.path / RECORD_FILE).read_text())["data_fingerprint"]:
@@ -268,28 +229,6 @@ def trained_with(adapter: Adapter) -> TrainSettings:
     return TrainSettings.model_validate(json.loads((adapter.path / RECORD_FILE).read_text())["settings"])
 
 
-def predict(
-    engine: Engine,
-    adapter: Adapter,
-    products: Sequence[Product],
-    limits: PhotoLimits,
-    what: str,
-    progress: Progress,
-    *,
-    second_pass: bool = True,
-) -> list[Prediction]:
-    """Predictions in the order of the products, made as in a run; empty ones for photos that cannot be read."""
-    tokens = AnswerTokens(load_processor(adapter.path).tokenizer, adapter.prompt.categories)
-    predictor = Predictor(engine, tokens, adapter.calibration, RunSettings().review, second_pass=second_pass)
-    predictions = dict.fromkeys((product.product_code for product in products), Prediction())
-    for done, (code, prediction) in enumerate(
-        predictor.answer(photos_of(products, limits, adapter.preparation)), start=1
-    ):
-        predictions[code] = prediction
-        progress(what, done, len(products))
-    return [predictions[product.product_code] for product in products]
-
-
 def score_base(
     adapter: Adapter, products: Sequence[Product], settings: RunSettings, what: str, progress: Progress
 ) -> Scores:
@@ -299,30 +238,3 @@ def score_base(
     predictions = predict(engine, adapter, products, settings.limits, what, progress, second_pass=False)
     engine.close()
     return score(products, [prediction.parsed for prediction in predictions])
-
-
-def photos_of(products: Sequence[Product], limits: PhotoLimits, how: Preparation) -> Iterator[Image]:
-    """The products' photos, without those that cannot be decoded.
-
-    Raises:
-        RunFailed: decoding failed for a reason that is not in the photo's bytes.
-    """
-    most_pixels = how.num_crops * how.image_size**2
-    with (
-        Decoders(partial(prepare, how=how), limits, min(2, cores()), most_pixels=most_pixels) as decoders,
-        ThreadPoolExecutor(min(2, cores())) as pool,
-    ):
-
-        def decoded(product: Product) -> Image | None:
-            with open(product.image_path, "rb") as file:
-                data = file.read(limits.max_bytes + 1)  # one byte too many is enough to be refused
-            try:
-                page = decoders.decode(data).page
-            except ImageRefused:
-                return None
-            except DecodingFailed as error:
-                raise RunFailed(f"photo {product.image_path}: {error}; start again") from error
-            return Image(product.product_code, hashlib.sha256(data).hexdigest(), page)
-
-        for start in range(0, len(products), _AHEAD):
-            yield from filter(None, pool.map(decoded, products[start : start + _AHEAD]))

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import polars as pl
 
@@ -37,9 +36,9 @@ class Tidied:
 def tidy(output: str, settings: RunSettings, *, grace: timedelta, keep: timedelta | None) -> Tidied:
     """Pack the shards of finished runs, delete those packed more than `grace` ago, retire runs older than `keep`.
 
-    At every moment the files of a run hold each of its rows; while a pack and its shards are both there, some twice,
-    and (run_id, image_key) tells which are the same. Files that a reader listed stay for `grace`.
-    A run is retired, its rows, listing and manifest deleted, only if no row of products.parquet names it.
+    At every moment the files of a run hold each of its rows; while a pack and its shards both exist, some occur twice,
+    and readers deduplicate by (run_id, product_id). Files that a reader listed stay for `grace`. A run is retired (its
+    rows, listing and manifest are deleted) only if no row of products.parquet names it.
     """
     target, now = open_store(output, must_exist=True, s3=settings.s3), datetime.now(UTC)
     packed = packs = deleted = retired = 0
@@ -71,7 +70,7 @@ def _runs_in_use(products: StoredProducts) -> set[str]:
 
 
 def _groups(files: list[HistoryFile]) -> Iterator[list[HistoryFile]]:
-    """Shards that follow each other, PACK_BYTES together; packs stay as they are."""
+    """Shards that follow each other, PACK_BYTES together; packs are not packed again."""
     group: list[HistoryFile] = []
     for file in files:
         follows = group and file.first == group[-1].last + 1
@@ -111,15 +110,11 @@ def _pack(output: Store, record: RunRecord, group: list[HistoryFile]) -> None:
         whole = folder / "whole.parquet"
         parquet.write(whole, rows.in_order(), HISTORY_SCHEMA, metadata, sorted_by=ROW_ORDER)
         output.create(key, whole)  # one that is there already holds the same rows
-        _check_pack(output, key, count, folder / "back.parquet")
-
-
-def _check_pack(output: Store, key: str, count: int, path: Path) -> None:
-    back = parquet.fetch(output, key, ROW_SCHEMA, path)
-    if back is None or back.rows != count:
-        raise RunFailed(
-            f"{output.uri_of(key)} does not hold the {count:,} rows of its shards; move it away and tidy again"
-        )
+        back = parquet.fetch(output, key, ROW_SCHEMA, folder / "back.parquet")
+        if back is None or back.rows != count:
+            raise RunFailed(
+                f"{output.uri_of(key)} does not hold the {count:,} rows of its shards; move it away and tidy again"
+            )
 
 
 def _delete_packed(output: Store, record: RunRecord, before: datetime) -> int:

@@ -7,7 +7,8 @@ from typing import Any, TypedDict
 import numpy as np
 import polars as pl
 
-from enrich.scores.metrics import chrf, expected_calibration_error, risk_coverage, token_f1
+from enrich.scores import metrics
+from enrich.scores.metrics import Columns, compared, expected_calibration_error, mean_of, risk_coverage
 from enrich.vocabulary import ErrorKind, same_design
 
 SCORES_FILE = "scores.parquet"  # next to metrics.json: the test split, one row per answer
@@ -17,8 +18,6 @@ ENOUGH = 50  # rows of a category below which its coverage is noise: a standard 
 TOLERANCE = 0.06  # how far a category's coverage may fall short of the level
 INTERVAL_COLUMNS = {0.9: ("price_low", "price_high"), 0.8: ("price_low_80", "price_high_80")}
 _NORMAL_90 = 1.645  # half width of the central 90 % of N(0, 1)
-
-Columns = Mapping[str, np.ndarray]
 
 
 class Estimate(TypedDict):
@@ -69,40 +68,20 @@ def _columns(table: pl.DataFrame) -> dict[str, np.ndarray]:
     def floats(name: str) -> np.ndarray:
         return table[name].cast(pl.Float64).fill_null(math.nan).to_numpy()
 
-    true, said, price = table["title"], table["answered_title"].fill_null(""), floats("price")
-    answered = floats("answered_price")
-    labels = {name: i for i, name in enumerate(sorted({*table["category"], *table["answered_category"].drop_nulls()}))}
-    with np.errstate(invalid="ignore", divide="ignore"):
-        error = np.log(answered / price)
-        inside = {
-            f"inside_{level:.0%}": np.where(
-                np.isnan(floats(low)), math.nan, (floats(low) <= price) & (price <= floats(high))
-            )
-            for level, (low, high) in INTERVAL_COLUMNS.items()
-        }
-        widths = {f"width_{level:.0%}": np.log(floats(h) / floats(w)) for level, (w, h) in INTERVAL_COLUMNS.items()}
-    pairs = list(zip(true, said, strict=True))
-    return {
-        "category": np.array([labels[name] for name in table["category"]]),
-        "answered_category": np.array([labels.get(name, -1) for name in table["answered_category"]]),
-        "answered": table["answered_category"].is_not_null().to_numpy(),
+    columns = {
+        **compared(table),
         "truncated": table["error_kind"].fill_null("").eq(ErrorKind.ANSWER_TRUNCATED.value).to_numpy(),
-        "right": table["category"].eq_missing(table["answered_category"]).to_numpy(),
         "confidence": floats("category_confidence"),
-        "title_exact": np.array([a.casefold().split() == b.casefold().split() for a, b in pairs]),
-        **{name: np.array([metric(a, b) for a, b in pairs]) for name, metric in _TITLES.items()},
-        "price": price,
-        "log_error": error,
-        # A missing answer counts as an error of 100 %.
-        "absolute": np.where(np.isnan(price), math.nan, np.abs(np.nan_to_num(answered) - price)),
-        **inside,
-        **widths,
         "crps": floats("price_crps"),
         "review": table["needs_review"].to_numpy(),
-    }  # fmt: skip
-
-
-_TITLES: dict[str, Callable[[str, str], float]] = {"title_token_f1": token_f1, "title_chrf": chrf}
+    }
+    price = columns["price"]
+    for level, names in INTERVAL_COLUMNS.items():
+        low, high = map(floats, names)
+        unknown = np.isnan(low) | np.isnan(price)
+        columns[f"inside_{level:.0%}"] = np.where(unknown, math.nan, (low <= price) & (price <= high))
+        columns[f"width_{level:.0%}"] = np.log(high / low)
+    return columns
 
 
 def _designs(table: pl.DataFrame) -> list[np.ndarray]:
@@ -127,23 +106,6 @@ def _estimates(columns: Columns, groups: Sequence[np.ndarray]) -> dict[str, Esti
     }
 
 
-def _mean(name: str) -> Callable[[Columns], float]:
-    return lambda columns: _nan(np.nanmean, columns[name].astype(np.float64))
-
-
-def _nan(of: Callable[[np.ndarray], Any], values: np.ndarray) -> float:
-    return float(of(values)) if np.isfinite(values).any() else math.nan
-
-
-def _macro_f1(columns: Columns) -> float:
-    true, said = columns["category"], columns["answered_category"]
-    size = int(max(true.max(), said.max())) + 1
-    hits = np.bincount(true[true == said], minlength=size)
-    counts = np.bincount(true, minlength=size) + np.bincount(said[said >= 0], minlength=size)
-    there = np.bincount(true, minlength=size) > 0
-    return float(np.mean(2 * hits[there] / counts[there]))
-
-
 def _ece(columns: Columns) -> float:
     known = ~np.isnan(columns["confidence"])
     if not known.any():
@@ -160,31 +122,15 @@ def _caught(columns: Columns) -> float:
     return float(columns["review"][wrong].mean()) if wrong.any() else math.nan
 
 
-def _relative(columns: Columns) -> np.ndarray:
-    return columns["absolute"] / columns["price"]
-
-
 METRICS: dict[str, Callable[[Columns], float]] = {
-    "parse_rate": _mean("answered"),
+    **metrics.METRICS,
     "stop_rate": lambda columns: float(1 - columns["truncated"].mean()),
-    "category_accuracy": _mean("right"),
-    "category_macro_f1": _macro_f1,
     "category_ece": _ece,
     "category_risk_area": _risk_area,  # under the risk-coverage curve; 0 is best
-    "title_exact": _mean("title_exact"),
-    **{name: _mean(name) for name in _TITLES},
-    "price_mae": _mean("absolute"),
-    "price_mdae": lambda columns: _nan(np.nanmedian, columns["absolute"]),
-    "price_mdape": lambda columns: _nan(np.nanmedian, _relative(columns)),
-    "price_rmsle": lambda columns: _nan(lambda error: np.sqrt(np.nanmean(error**2)), columns["log_error"]),
-    "price_within_20_percent": lambda columns: _nan(
-        np.nanmean, np.where(np.isnan(columns["price"]), math.nan, _relative(columns) <= 0.2)
-    ),
-    "price_log_bias": _mean("log_error"),
-    "price_crps": _mean("crps"),
-    **{f"price_coverage_{level:.0%}": _mean(f"inside_{level:.0%}") for level in INTERVAL_COLUMNS},
-    **{f"price_width_{level:.0%}": _mean(f"width_{level:.0%}") for level in INTERVAL_COLUMNS},  # log(high / low)
-    "review_share": _mean("review"),
+    "price_crps": mean_of("crps"),
+    **{f"price_coverage_{level:.0%}": mean_of(f"inside_{level:.0%}") for level in INTERVAL_COLUMNS},
+    **{f"price_width_{level:.0%}": mean_of(f"width_{level:.0%}") for level in INTERVAL_COLUMNS},  # log(high / low)
+    "review_share": mean_of("review"),
     "review_catches_wrong_categories": _caught,
 }
 
@@ -233,7 +179,7 @@ def _verdicts(found: Mapping[str, Any], table: pl.DataFrame, chance: float) -> l
     estimates, verdicts = found["estimates"], list[Verdict]()
     for level in INTERVAL_COLUMNS:
         if coverage := estimates.get(f"price_coverage_{level:.0%}"):
-            share = f"{coverage['value']:.1%} of the true prices lie in their {level:.0%} intervals"
+            share = f"{coverage['value']:.1%} of the true prices are inside their {level:.0%} intervals"
             between = f"95 % sure between {coverage['low']:.1%} and {coverage['high']:.1%}"
             if broke := coverage["value"] + chance * (coverage["value"] - coverage["low"]) < level:
                 share = f"Coverage broke: {share}"

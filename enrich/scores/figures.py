@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from enrich.answers.parse import excerpt
 from enrich.scores.assess import ENOUGH
-from enrich.scores.metrics import risk_coverage
+from enrich.scores.metrics import BINS, risk_coverage
 
 POINTS = 300  # in the price scatter: more make a grey cloud and a slow page
 LABELS = 30  # categories drawn, largest first
@@ -47,21 +48,21 @@ def price_scatter(table: pl.DataFrame) -> str | None:
     return _svg(draw)
 
 
-def reliability(table: pl.DataFrame, bins: int = 10) -> str | None:
+def reliability(table: pl.DataFrame) -> str | None:
     """How often categories of a confidence are right, with their 95 % intervals, above how many rows there are."""
     known = table.drop_nulls("category_confidence")
     if not known.height:
         return None
     confidence = known["category_confidence"].to_numpy()
     right = known["category"].eq_missing(known["answered_category"]).to_numpy()
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
-    there = [b for b in range(bins) if (index == b).any()]
+    index = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    there = [b for b in range(BINS) if (index == b).any()]
     x, y = ([float(values[index == b].mean()) for b in there] for values in (confidence, right))
     ends = np.array([wilson(int(right[index == b].sum()), int((index == b).sum())) for b in there])
 
     def draw(axes: Axes) -> None:
-        shares = np.bincount(index, minlength=bins) / len(index)
-        axes.bar((np.arange(bins) + 0.5) / bins, shares, width=0.9 / bins, color="#dfe6f5", label="share of rows")
+        shares = np.bincount(index, minlength=BINS) / len(index)
+        axes.bar((np.arange(BINS) + 0.5) / BINS, shares, width=0.9 / BINS, color="#dfe6f5", label="share of rows")
         axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
         bars = np.abs(ends.T - np.array(y))
         axes.errorbar(x, y, yerr=bars, fmt="o-", ms=4, lw=1, color=BLUE, label="share that is right")
@@ -163,8 +164,8 @@ def draw_all(table: pl.DataFrame) -> list[tuple[str, str]]:
     return [(caption, drawn) for caption, figure in FIGURES.values() if (drawn := figure(table))]
 
 
-def _short(name: str, length: int = 24) -> str:
-    return (name if len(name) <= length else name[: length - 1] + "…").replace("$", r"\$")
+def _short(name: str) -> str:
+    return excerpt(name, 24).replace("$", r"\$")
 
 
 def _svg(

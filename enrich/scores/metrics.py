@@ -2,21 +2,31 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from statistics import median
-from typing import TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean, median
+from typing import Any, TypedDict, cast
 
 import numpy as np
+import polars as pl
 
 from enrich.answers.parse import Answer
 from enrich.vocabulary import Product
+
+BINS = 10  # of confidence
+
+Columns = Mapping[str, np.ndarray]
+
+_COMPARED = {
+    "title": pl.String, "category": pl.String, "price": pl.Float64,
+    "answered_title": pl.String, "answered_category": pl.String, "answered_price": pl.Float64,
+}  # fmt: skip
 
 
 class PriceScores(TypedDict):
     """Over rows with a known price. A missing answer counts as 100 % off, and is left out of RMSLE and bias."""
 
     rows: int
-    answered: float
+    answered: float  # share of them, 0..1
     mae: float  # units of the currency
     mdae: float
     mdape: float  # 0..1
@@ -43,38 +53,45 @@ def score(products: Sequence[Product], answers: Sequence[Answer | None]) -> Scor
     pairs = list(zip(products, answers, strict=True))
     if not pairs:
         raise ValueError("there is nothing to score: no rows")
-    return Scores(
-        rows=len(pairs),
-        parse_rate=_mean([a is not None for _, a in pairs]),
-        category_accuracy=_mean([a is not None and a.category == p.category for p, a in pairs]),
-        category_macro_f1=macro_f1([p.category for p, _ in pairs], [a.category if a else None for _, a in pairs]),
-        title_exact=_mean([a is not None and _words(a.title) == _words(p.title) for p, a in pairs]),
-        title_token_f1=_mean([token_f1(p.title, a.title) if a else 0.0 for p, a in pairs]),
-        title_chrf=_mean([chrf(p.title, a.title) if a else 0.0 for p, a in pairs]),
-        price=score_prices(
-            [p.price for p, _ in pairs if p.price],
-            [float(a.price) if a and a.price else None for p, a in pairs if p.price],
-        ),
-    )
+    rows = [(p.title, p.category, p.price, *((a.title, a.category, a.price) if a else [None] * 3)) for p, a in pairs]
+    columns = compared(pl.DataFrame(rows, schema=_COMPARED, orient="row"))
+    found = {name: metric(columns) for name, metric in METRICS.items()}
+    prices = {name.removeprefix("price_"): found.pop(name) for name in METRICS if name.startswith("price_")}
+    priced, answered = (int((~np.isnan(columns[name])).sum()) for name in ("price", "log_error"))
+    if priced:
+        prices = {"rows": priced, "answered": answered / priced, **prices}
+    if not answered:
+        prices["rmsle"] = math.inf
+    return cast(Scores, {"rows": len(pairs), **found, "price": prices if priced else None})
 
 
-def score_prices(true: Sequence[float], predicted: Sequence[float | None]) -> PriceScores | None:
-    """Errors of positive prices; None where no true price is known."""
-    if not true:
-        return None
-    errors = [abs((p or 0.0) - t) for t, p in zip(true, predicted, strict=True)]
-    relative = [error / t for error, t in zip(errors, true, strict=True)]
-    logs = [math.log(p / t) for t, p in zip(true, predicted, strict=True) if p]
-    return PriceScores(
-        rows=len(true),
-        answered=len(logs) / len(true),
-        mae=_mean(errors),
-        mdae=float(median(errors)),
-        mdape=float(median(relative)),
-        rmsle=math.sqrt(_mean([log**2 for log in logs])) if logs else math.inf,
-        within_20_percent=_mean([r <= 0.2 for r in relative]),
-        log_bias=_mean(logs) if logs else math.nan,
+def compared(table: pl.DataFrame) -> dict[str, np.ndarray]:
+    """What METRICS are computed from, one value a row; NaN where a price is unknown or was not answered.
+
+    Args:
+        table: title, category and price, and answered_title, answered_category and answered_price; null where unknown.
+    """
+    true, said = table["category"], table["answered_category"]
+    labels = {name: i for i, name in enumerate(sorted({*true, *said.drop_nulls()}))}
+    titles = list(zip(table["title"], table["answered_title"].fill_null(""), strict=True))
+    # A price of 0 is unknown, or no answer.
+    price, answered = (
+        table[name].cast(pl.Float64).replace(0.0, None).fill_null(math.nan).to_numpy()
+        for name in ("price", "answered_price")
     )
+    return {
+        "category": np.array([labels[name] for name in true]),
+        "answered_category": np.array([labels.get(name, -1) for name in said]),
+        "answered": said.is_not_null().to_numpy(),
+        "right": true.eq_missing(said).to_numpy(),
+        "title_exact": np.array([_words(a) == _words(b) for a, b in titles]),
+        "title_token_f1": np.array([token_f1(a, b) for a, b in titles]),
+        "title_chrf": np.array([chrf(a, b) for a, b in titles]),
+        "price": price,
+        "log_error": np.log(answered / price),
+        # A missing answer counts as an error of 100 %.
+        "absolute": np.where(np.isnan(price), math.nan, np.abs(np.nan_to_num(answered) - price)),
+    }
 
 
 def baselines(train: Sequence[Product], test: Sequence[Product]) -> dict[str, Scores]:
@@ -107,19 +124,19 @@ def token_f1(true: str, predicted: str) -> float:
     return 2 * shared / (sum(a.values()) + sum(b.values())) if shared else 0.0
 
 
-def chrf(true: str, predicted: str, longest: int = 6, beta: float = 2.0) -> float:
+def chrf(true: str, predicted: str) -> float:
     """F-score of character n-grams of 1 to 6 without white space; recall counts twice (chrF2, Popovic 2015)."""
     a, b = "".join(true.split()), "".join(predicted.split())
     precisions, recalls = [], []
-    for n in range(1, longest + 1):
+    for n in range(1, 7):
         grams_a, grams_b = (Counter(text[i : i + n] for i in range(len(text) - n + 1)) for text in (a, b))
         if grams_a and grams_b:
             shared = sum((grams_a & grams_b).values())
             precisions.append(shared / sum(grams_b.values()))
             recalls.append(shared / sum(grams_a.values()))
-    if not precisions or not (precision := _mean(precisions)) + (recall := _mean(recalls)):
+    if not precisions or not (precision := fmean(precisions)) + (recall := fmean(recalls)):
         return 0.0
-    return (1 + beta**2) * precision * recall / (beta**2 * precision + recall)
+    return 5 * precision * recall / (4 * precision + recall)
 
 
 def risk_coverage(
@@ -132,24 +149,13 @@ def risk_coverage(
     return n / max(len(wrong), 1), np.cumsum(wrong) / n
 
 
-def macro_f1(true: list[str], predicted: list[str | None]) -> float:
-    """Mean over the true labels of each label's F1."""
-    scores = []
-    for label in sorted(set(true)):
-        hits = sum(t == p == label for t, p in zip(true, predicted, strict=True))
-        scores.append(2 * hits / (true.count(label) + predicted.count(label)))
-    return _mean(scores)
-
-
-def expected_calibration_error(
-    confidences: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray, bins: int = 10
-) -> float:
-    """Mean gap between confidence and accuracy over equally wide bins, weighted by rows (Guo et al. 2017)."""
+def expected_calibration_error(confidences: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray) -> float:
+    """Mean gap between confidence and accuracy over BINS equally wide bins, weighted by rows (Guo et al. 2017)."""
     confidence, hits = np.asarray(confidences), np.asarray(right, dtype=np.float64)
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    index = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = [
         abs(confidence[index == b].mean() - hits[index == b].mean()) * (index == b).mean()
-        for b in range(bins)
+        for b in range(BINS)
         if (index == b).any()
     ]
     return float(sum(gaps))
@@ -159,5 +165,42 @@ def _words(text: str) -> list[str]:
     return text.casefold().split()
 
 
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
+def _macro_f1(columns: Columns) -> float:
+    """Mean over the true labels of each label's F1."""
+    true, said = columns["category"], columns["answered_category"]
+    size = int(max(true.max(), said.max())) + 1
+    hits = np.bincount(true[true == said], minlength=size)
+    occurs = np.bincount(true, minlength=size)
+    counts = occurs + np.bincount(said[said >= 0], minlength=size)
+    return float(np.mean(2 * hits[occurs > 0] / counts[occurs > 0]))
+
+
+def known(of: Callable[[np.ndarray], Any], values: np.ndarray) -> float:
+    """A statistic of the values that are not NaN; NaN if all are."""
+    present = values[~np.isnan(values)]
+    return float(of(present)) if len(present) else math.nan
+
+
+def mean_of(name: str) -> Callable[[Columns], float]:
+    """The metric that is the mean of a column."""
+    return lambda columns: known(np.mean, columns[name].astype(np.float64))
+
+
+def _relative(columns: Columns) -> np.ndarray:
+    return columns["absolute"] / columns["price"]
+
+
+METRICS: dict[str, Callable[[Columns], float]] = {
+    "parse_rate": mean_of("answered"),
+    "category_accuracy": mean_of("right"),
+    "category_macro_f1": _macro_f1,
+    "title_exact": mean_of("title_exact"),
+    "title_token_f1": mean_of("title_token_f1"),
+    "title_chrf": mean_of("title_chrf"),
+    "price_mae": mean_of("absolute"),
+    "price_mdae": lambda columns: known(np.median, columns["absolute"]),
+    "price_mdape": lambda columns: known(np.median, _relative(columns)),
+    "price_rmsle": lambda columns: math.sqrt(known(np.mean, columns["log_error"] ** 2)),
+    "price_within_20_percent": lambda columns: known(lambda error: np.mean(error <= 0.2), _relative(columns)),
+    "price_log_bias": mean_of("log_error"),
+}

@@ -22,7 +22,10 @@ class Columns(Settings):
     decimal: Literal[".", ","] | None = Field(
         default=None, description="Decimal mark of ambiguous prices such as 1.299; left out: as the other prices show"
     )
-    image_path: str = "local_image_path"
+    image_path: str = Field(
+        default="local_image_path",
+        description="Photos of the product, the main one first: a path, several joined by |, or a list",
+    )
 
 
 class SplitSettings(Settings):
@@ -45,8 +48,15 @@ class SampleSettings(Settings):
         description="Products of a colour x fabric x kind that the catalog never shows, a catalog of their own; "
         "left out: a tenth of the products",
     )
-    bucket: int = Field(default=120, ge=1, le=1_000_000, description="Usual photos in the unlabelled bucket")
+    bucket: int = Field(default=120, ge=1, le=1_000_000, description="Usual products in the unlabelled bucket")
     seed: int = Field(default=0, ge=0)
+    photos: int = Field(
+        default=1,
+        ge=1,
+        le=4,
+        description="Most photos of a product: front, back, detail, another angle; above 1 a product is a folder, and "
+        "some titles and prices depend on what only a further photo shows",
+    )
 
 
 class FetchSettings(Settings):

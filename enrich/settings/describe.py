@@ -16,29 +16,23 @@ def describe(cls: type[Settings], section: str | None = None) -> str:
     """All settings of `cls` with their defaults as YAML that `load_settings` reads; below `section`, if given."""
     schema = cls.model_json_schema()
     values = cls().model_dump(mode="json")
-    lines = list(_describe(schema, schema.get("$defs", {}), values, "" if section is None else "  "))
-    heading = [f"# {_first_line(schema)}"]
-    return "\n".join([*heading, *([] if section is None else [f"{section}:"]), *lines]) + "\n"
+    heading, indent = ([], "") if section is None else ([f"{section}:"], "  ")
+    lines = _describe(schema, schema.get("$defs", {}), values, indent)
+    return "\n".join([f"# {_first_line(schema)}", *heading, *lines]) + "\n"
 
 
 def _describe(
     schema: dict[str, Any], definitions: dict[str, Any], values: dict[str, Any], indent: str
 ) -> Iterator[str]:
     for name, field in schema["properties"].items():
-        nested = _reference(field, definitions)
-        if nested is None or not isinstance(values[name], dict):
+        nested = definitions.get(field.get("$ref", "").rpartition("/")[2], {})
+        if "properties" not in nested:
             yield from (f"{indent}# {line}" for line in wrap(_meaning(field), _WIDTH))
             yield f"{indent}{name}: {_yaml(values[name])}"
         else:
             yield from (f"{indent}# {line}" for line in wrap(field.get("description") or _first_line(nested), _WIDTH))
             yield f"{indent}{name}:"
             yield from _describe(nested, definitions, values[name], indent + "  ")
-
-
-def _reference(field: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any] | None:
-    name = field.get("$ref", "").rpartition("/")[2]
-    found: dict[str, Any] | None = definitions.get(name)
-    return found if found and "properties" in found else None
 
 
 def _meaning(field: dict[str, Any]) -> str:

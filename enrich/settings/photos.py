@@ -1,6 +1,9 @@
 """Limits on photos from outside, and which files are not photos."""
 
-from pydantic import Field, field_validator
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, field_validator
 
 from enrich.settings.base import Settings
 
@@ -10,6 +13,21 @@ SIDECARS = (
     "*.ini", "*.md5", "*.sha1", "*.sha256", "*.parquet", "*.db", "*.lnk", "*.url", "._*", ".DS_Store", ".directory",
     ".nomedia", ".gitkeep", ".keep", "_SUCCESS", "*_$folder$",
 )  # fmt: skip
+
+
+def _names_products(group_by: str) -> str:
+    if group_by in ("photo", "folder"):
+        return group_by
+    try:
+        groups = re.compile(group_by).groupindex
+    except re.error as error:
+        raise ValueError(f"{group_by!r} is not a regular expression: {error}") from error
+    if "product_id" not in groups:
+        raise ValueError(f"{group_by!r} is neither photo nor folder, and has no group (?P<product_id>...)")
+    return group_by
+
+
+GroupBy = Annotated[str, AfterValidator(_names_products)]
 
 
 class PhotoLimits(Settings):
@@ -38,7 +56,7 @@ class PhotoLimits(Settings):
             if name not in known:
                 meant = Image.registered_extensions().get(f".{name.lower().lstrip('.')}")
                 hint = f"write {meant}" if meant in known else f"choose from {', '.join(known)}"
-                raise ValueError(f"{given!r} is no name of a format; {hint}")
+                raise ValueError(f"{given!r} is not the name of a format; {hint}")
         if not names:
             raise ValueError("no format is accepted, so no photo would be; name JPEG at least")
         return names

@@ -39,7 +39,7 @@ def read_yaml(path: Path) -> dict[str, object]:
     """The mapping in a YAML file, empty for an empty one.
 
     Raises:
-        UsageError: it cannot be read, is no YAML, or holds something else.
+        UsageError: it cannot be read, is not YAML, or does not hold a mapping.
     """
     try:
         with path.open("rb") as file:
@@ -50,7 +50,7 @@ def read_yaml(path: Path) -> dict[str, object]:
     except OSError as error:
         raise UsageError(f"settings file {path}: {error.strerror or error}; name a readable YAML file") from error
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:  # PyYAML lets some through
-        raise UsageError(f"settings file {path} is not valid YAML: {_why(error)}; mend the file") from error
+        raise UsageError(f"settings file {path} is not valid YAML: {_why(error)}; fix the file") from error
     if not isinstance(loaded, dict | None):
         raise UsageError(f"settings file {path} holds no mapping; write lines such as `epochs: 3`")
     return loaded or {}

@@ -1,13 +1,12 @@
 """Settings of runs."""
 
-import re
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
 from enrich.settings.base import Settings
-from enrich.settings.photos import SIDECARS, PhotoLimits
+from enrich.settings.photos import SIDECARS, GroupBy, PhotoLimits
 from enrich.settings.review import ReviewSettings
 from enrich.settings.storage import PLAIN_S3, S3Settings
 
@@ -21,6 +20,15 @@ class RaySettings(Settings):
     )
     workers: int | None = Field(
         default=None, ge=1, description="Engines at a time; left out: one a GPU, or where there is no GPU one a core"
+    )
+
+
+class ProductColumns(Settings):
+    """Which column of a products table (`--products`) holds what."""
+
+    product_id: str = Field(default="product_id", min_length=1)
+    photos: str = Field(
+        default="photos", min_length=1, description="Keys of the photos in order: a list, or a text with | between them"
     )
 
 
@@ -39,9 +47,9 @@ class GateSettings(Settings):
         default=0.20,
         ge=0,
         le=1,
-        description="Answered photos that are gone from the source; of fewer than min_rows, half may be",
+        description="Answered products that are gone from the source; of fewer than min_rows, half may be",
     )
-    max_failed: float = Field(default=0.20, ge=0, le=1, description="Share of failed photos")
+    max_failed: float = Field(default=0.20, ge=0, le=1, description="Share of failed products")
     max_unknown_category: float = Field(
         default=0.10, ge=0, le=1, description="Share of answers whose category is not in the taxonomy"
     )
@@ -61,7 +69,7 @@ class RunSettings(Settings):
         default="inline", description="inline: one process answers shard by shard; ray: the workers of a Ray cluster"
     )
     ray: RaySettings = RaySettings()
-    shard_size: int = Field(default=2048, ge=1, title="Photos in a shard", description="Unit of retry and of commit")
+    shard_size: int = Field(default=2048, ge=1, title="Products in a shard", description="Unit of retry and of commit")
     batch_size: int = Field(default=16, ge=1, description="Photos in one forward pass of the transformers engine")
     max_new_tokens: int = Field(default=64, ge=8, description="Length of an answer at most, in tokens")
     base: str | None = Field(
@@ -85,10 +93,24 @@ class RunSettings(Settings):
     download_threads: int | None = Field(default=None, ge=1, description="Left out: 16 more than decoding processes")
     decode_processes: int | None = Field(default=None, ge=1, description="Left out: by the machine's cores, 2 to 16")
     in_flight: int = Field(default=64, ge=1, description="Decoded photos waiting for the engine; bounds memory")
-    max_attempts: int = Field(default=3, ge=1, le=100, description="Tries of an image whose failure may pass")
-    product_id_pattern: str = Field(
-        default=r"(?:.*/)?(?P<product_id>[^/]+?)(?:\.[^./]*)?$",
-        description="Regular expression on the key with a group product_id; the default is the file's stem",
+    max_attempts: int = Field(default=3, ge=1, le=100, description="Tries of a product whose failure may pass")
+    group_by: GroupBy = Field(
+        default="photo",
+        description="Which photos make a product: photo (each is one), folder (those of a folder), or a regular "
+        "expression on the whole key with a group product_id",
+    )
+    products: ProductColumns = ProductColumns()
+    photos_answered: int | None = Field(
+        default=None,
+        ge=1,
+        le=24,
+        description="Photos of a product that the model sees, in several prompts if one does not show so many; left "
+        "out: those of one prompt, the adapter's photos_per_product",
+    )
+    refresh: int | None = Field(
+        default=None,
+        ge=0,
+        description="Products that an earlier adapter answered, answered anew by a run at most; left out: all of them",
     )
     skip: tuple[str, ...] = Field(
         default=SIDECARS,
@@ -107,14 +129,3 @@ class RunSettings(Settings):
     def _base_from_here(cls, base: str | None) -> str | None:
         """A directory as an absolute path: processes on other machines have another working directory."""
         return str(Path(base).expanduser().absolute()) if base and Path(base).expanduser().is_dir() else base
-
-    @field_validator("product_id_pattern")
-    @classmethod
-    def _pattern_names_the_product(cls, pattern: str) -> str:
-        try:
-            groups = re.compile(pattern).groupindex
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
-        if "product_id" not in groups:
-            raise ValueError(f"{pattern!r} has no group (?P<product_id>...)")
-        return pattern

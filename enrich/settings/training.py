@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from enrich.settings.base import Settings
 from enrich.settings.catalog import Columns, SplitSettings
 from enrich.settings.models import AUTO, PHI3_VISION, TINY_MODEL
-from enrich.settings.photos import PhotoLimits
+from enrich.settings.photos import GroupBy, PhotoLimits
 
 Tracker = Literal["wandb", "mlflow", "trackio", "tensorboard"]
 # What `optimizer` may hold: the fields of transformers.TrainingArguments that change how weights are updated and that
@@ -32,10 +32,21 @@ class TrainSettings(Settings):
         le=16,
         description="Crops of 336 pixels that a photo is cut into at most: more detail, more tokens",
     )
+    photos_per_product: int = Field(
+        default=1, ge=1, le=5, description="Photos that one prompt shows at most: the main photo, then further ones"
+    )
+    more_crops: int = Field(
+        default=1, ge=1, le=16, description="As num_crops, which is for the main photo, for each further photo"
+    )
     fast_decode: bool = Field(
         default=False, description="Decode large JPEGs at a reduced scale, in training and serving: 1.5 times the rate"
     )
     columns: Columns = Columns()
+    group_by: GroupBy = Field(
+        default="photo",
+        description="Further photos where the table names one of a product: photo: none; folder: those in its folder; "
+        "a regular expression on the whole path: those with the same group product_id",
+    )
     allow_dropped: bool = Field(default=False, description="Train even if more than a tenth of the rows is left out")
     split: SplitSettings = SplitSettings()
     limits: PhotoLimits = PhotoLimits()
@@ -95,15 +106,11 @@ class TrainSettings(Settings):
         return optimizer
 
     @model_validator(mode="after")
-    def _batches_divide(self) -> "TrainSettings":
+    def _agree(self) -> "TrainSettings":
         if self.effective_batch_size % self.batch_size:
             raise ValueError(
                 f"effective_batch_size {self.effective_batch_size} is not a multiple of batch_size {self.batch_size}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _four_bits_are_plain(self) -> "TrainSettings":
         if self.load_in_4bit and self.adapt_vision:
             raise ValueError("load_in_4bit goes with LoRA on the language model only; drop adapt_vision")
         return self

@@ -16,7 +16,6 @@ from enrich.storage.store import check_size, is_relative
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from obstore.store import S3Store
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -29,10 +28,31 @@ _RETRIES: Any = {
 
 
 class BulkReader:
-    """Whole objects of one bucket. Safe to use from several threads."""
+    """Whole objects of one bucket, read with a boto3 client's endpoint, region and credentials, and renewed with them.
 
-    def __init__(self, store: "S3Store") -> None:
-        self._store = store
+    Safe to use from several threads.
+    """
+
+    def __init__(self, session: boto3.session.Session, client: "S3Client", bucket: str, settings: S3Settings) -> None:
+        from obstore.auth.boto3 import Boto3CredentialProvider
+        from obstore.store import S3Store
+
+        endpoint = str(client.meta.endpoint_url)
+        amazon = re.search(r"//s3[.-][^/]*amazonaws\.", endpoint) is not None
+        config: Any = {
+            "region": client.meta.region_name or "us-east-1",
+            **({"virtual_hosted_style_request": True} if amazon else {"endpoint": endpoint}),
+            **({"request_payer": True} if settings.requester_pays else {}),
+        }
+        http: Any = {
+            "allow_http": endpoint.startswith("http://"),
+            "connect_timeout": "10 seconds",
+            "timeout": "60 seconds",
+        }
+        credentials = Boto3CredentialProvider(session, ttl=_REFRESH)
+        self._store = S3Store(
+            bucket, config=config, client_options=http, retry_config=_RETRIES, credential_provider=credentials
+        )
 
     def get(self, key: str, uri: str, max_bytes: int | None) -> tuple[bytes, str] | None:
         """Bytes that match their etag, and the etag. None if they cannot be verified: then boto3 must read them.
@@ -65,29 +85,3 @@ def is_md5(etag: str) -> bool:
 def agrees(data: bytes, etag: str) -> bool:
     """Whether `etag` is the MD5 of `data`."""
     return hashlib.md5(data, usedforsecurity=False).hexdigest() == etag
-
-
-def open_bulk(session: boto3.session.Session, client: "S3Client", bucket: str, settings: S3Settings) -> BulkReader:
-    """A reader with the endpoint, region and credentials of a boto3 client; renewed as boto3 renews them."""
-    from obstore.auth.boto3 import Boto3CredentialProvider
-    from obstore.store import S3Store
-
-    endpoint = str(client.meta.endpoint_url)
-    amazon = re.search(r"//s3[.-][^/]*amazonaws\.", endpoint) is not None
-    config: Any = {
-        "region": client.meta.region_name or "us-east-1",
-        **({"virtual_hosted_style_request": True} if amazon else {"endpoint": endpoint}),
-        **({"request_payer": True} if settings.requester_pays else {}),
-    }
-    store = S3Store(
-        bucket,
-        config=config,
-        client_options={
-            "allow_http": endpoint.startswith("http://"),
-            "connect_timeout": "10 seconds",
-            "timeout": "60 seconds",
-        },
-        retry_config=_RETRIES,
-        credential_provider=Boto3CredentialProvider(session, ttl=_REFRESH),
-    )
-    return BulkReader(store)

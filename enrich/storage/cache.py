@@ -50,7 +50,7 @@ def _found(named: str | None, xdg: str | None, home: str | None) -> Path:
         _own(folder)
         _writable(folder)
     except OSError as error:
-        tried = ", ".join(str(place) for place in [*usual, folder])
+        tried = ", ".join(map(str, [*usual, folder]))
         raise UsageError(
             f"no folder for unfinished work: {tried} cannot be written to ({error.strerror or error}); "
             f"set {VARIABLE} to one that can"

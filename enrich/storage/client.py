@@ -5,8 +5,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import boto3.session
@@ -45,29 +44,6 @@ CONFIG = Config(
 BROKEN_BODY = (ResponseStreamingError, IncompleteReadError, ReadTimeoutError, FlexibleChecksumError)
 
 
-class RetryBudget:
-    """Limits the retries of a store that boto3 does not make itself: a retry takes a token, a success returns a tenth.
-
-    Without a limit, thousands of objects would each be requested five times from an endpoint that fails permanently.
-    """
-
-    def __init__(self, tokens: float = 200.0) -> None:
-        self._most = self._tokens = tokens
-        self._lock = Lock()
-
-    def succeeded(self) -> None:
-        with self._lock:
-            self._tokens = min(self._most, self._tokens + 0.1)
-
-    def take(self) -> bool:
-        """Whether there is a token for one more retry."""
-        with self._lock:
-            if self._tokens < 1:
-                return False
-            self._tokens -= 1
-            return True
-
-
 def make_client(uri: str) -> tuple[boto3.session.Session, "S3Client"]:
     """A session and its S3 client, found the standard way; UsageError if AWS_* variables or files are wrong."""
     try:
@@ -95,29 +71,26 @@ def opening(uri: str, bucket: str, client: "S3Client") -> Iterator[None]:
     """Turn errors of the first request to a bucket into UsageError, with advice."""
     try:
         yield
-    except NoCredentialsError as error:
-        raise UsageError(f"{uri}: no S3 credentials found (NoCredentialsError); {HOW_TO_SIGN_IN}") from error
     except (BotoCoreError, ClientError) as error:
-        _refuse(uri, bucket, client, error)
+        raise UsageError(f"{uri}: {_why_closed(bucket, client, error)}") from error
 
 
-def _refuse(uri: str, bucket: str, client: "S3Client", error: BotoCoreError | ClientError) -> NoReturn:
-    """Raises the UsageError for what the first request to a bucket raised."""
-    known = advice_on(error)
+def _why_closed(bucket: str, client: "S3Client", error: BotoCoreError | ClientError) -> str:
+    """Why the first request to a bucket failed, and what to do."""
+    if isinstance(error, NoCredentialsError):
+        return f"no S3 credentials found (NoCredentialsError); {HOW_TO_SIGN_IN}"
     if isinstance(error, ClientError) and code_of(error) == "NoSuchBucket":
-        raise UsageError(f"{uri}: there is no bucket {bucket}; create it or check the name") from error
-    if known:
+        return f"there is no bucket {bucket}; create it or check the name"
+    if known := advice_on(error):
         reason = code_of(error) or status_of(error) if isinstance(error, ClientError) else type(error).__name__
-        raise UsageError(f"{uri}: {known[1]} ({reason})") from error
+        return f"{known[1]} ({reason})"
     if isinstance(error, HTTPClientError | BotoConnectionError):
-        where = endpoint_of(client)
-        raise UsageError(f"{uri}: {where} cannot be reached; check AWS_ENDPOINT_URL and the network") from error
+        return f"{endpoint_of(client)} cannot be reached; check AWS_ENDPOINT_URL and the network"
     if not isinstance(error, ClientError):
-        raise UsageError(f"{uri}: {_one_line(error)}; check the AWS_* variables") from error
+        return f"{_one_line(error)}; check the AWS_* variables"
     if status_of(error) in (401, 403):
-        reason = code_of(error)
-        raise UsageError(f"{uri}: access denied ({reason}); grant s3:ListBucket or {HOW_TO_SIGN_IN}") from error
-    raise UsageError(f"{uri}: {_one_line(error)}; check the bucket and AWS_ENDPOINT_URL") from error
+        return f"access denied ({code_of(error)}); grant s3:ListBucket or {HOW_TO_SIGN_IN}"
+    return f"{_one_line(error)}; check the bucket and AWS_ENDPOINT_URL"
 
 
 @contextmanager

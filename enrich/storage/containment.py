@@ -46,7 +46,7 @@ def _contains_path(outer: Path, inner: Path) -> bool:
 
 
 def _readings(uri: str) -> tuple[list[str], list[str]]:
-    """Bucket and parts of the prefix: as they are written, and as an endpoint that resolves them understands them."""
+    """Bucket and parts of the prefix: as written, and as an endpoint that resolves `.` and `..` reads them."""
     bucket, *parts = [part for part in uri.removeprefix("s3://").split("/") if part]
     resolved: list[str] = []
     for part in parts:

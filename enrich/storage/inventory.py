@@ -14,6 +14,7 @@ from typing import Literal
 from urllib.parse import unquote_plus
 
 import polars as pl
+import polars.selectors as cs
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -24,7 +25,6 @@ from enrich.settings.storage import PLAIN_S3, S3Settings
 from enrich.storage import Store, is_s3, open_store
 from enrich.storage.store import OWN_PREFIX
 
-_BATCH_ROWS = 100_000
 _CSV_BLOCK = 8 << 20  # bytes parsed at a time
 # What the columns are called in Parquet files; in CSV files the manifest's fileSchema gives the order.
 _NAMES = {
@@ -153,8 +153,7 @@ def _read(path: Path, manifest: InventoryManifest, where: str) -> Iterator[pl.Da
 def _read_parquet(path: Path) -> Iterator[pl.DataFrame]:
     with pq.ParquetFile(path, pre_buffer=False) as file:
         names = [name for name in _NAMES.values() if name in file.schema_arrow.names]
-        for batch in file.iter_batches(_BATCH_ROWS, columns=names):
-            yield _frame(pa.Table.from_batches([batch]))
+        yield from map(_frame, file.iter_batches(columns=names))
 
 
 def _read_csv(path: Path, columns: list[str]) -> Iterator[pl.DataFrame]:
@@ -171,18 +170,13 @@ def _read_csv(path: Path, columns: list[str]) -> Iterator[pl.DataFrame]:
             ),
         )
         for batch in reader:
-            frame = _frame(pa.Table.from_batches([batch])).rename({name: _NAMES[name] for name in wanted})
-            flags = [
-                (pl.col(name).str.to_lowercase() == "true").alias(name)
-                for name in ("is_latest", "is_delete_marker")
-                if name in frame.columns
-            ]
-            encoded = frame["key"].str.contains_any(["%", "+"])
+            frame = _frame(batch).rename({name: _NAMES[name] for name in wanted})
             keys = frame["key"]
-            if encoded.any():
+            if keys.str.contains_any(["%", "+"]).any():
                 keys = pl.Series("key", [unquote_plus(key, errors="strict") for key in keys], pl.String)
-            size = pl.when(pl.col("size") == "").then(pl.lit("0")).otherwise(pl.col("size")).cast(pl.Int64)
-            yield frame.with_columns(keys.alias("key"), size.alias("size"), *flags)
+            yield frame.with_columns(
+                keys, pl.col("size").replace("", "0").cast(pl.Int64), cs.starts_with("is_").str.to_lowercase() == "true"
+            )
 
 
 def _photos(rows: pl.DataFrame, bucket: str, prefix: str) -> pl.DataFrame:
@@ -200,8 +194,6 @@ def _photos(rows: pl.DataFrame, bucket: str, prefix: str) -> pl.DataFrame:
     )
 
 
-def _frame(table: pa.Table) -> pl.DataFrame:
-    table.validate(full=True)  # a key that is not UTF-8 would make our own files unreadable
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+def _frame(batch: pa.RecordBatch) -> pl.DataFrame:
+    batch.validate(full=True)  # a key that is not UTF-8 would make our own files unreadable
+    return pl.DataFrame(pa.Table.from_batches([batch]))

@@ -2,8 +2,9 @@
 yielded in order. The cuts affect only the speed, so they may be guesses."""
 
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice, pairwise
 from queue import Full, Queue
 from threading import Event
@@ -33,26 +34,21 @@ def list_objects(client: "S3Client", bucket: str, below: str, **options: Any) ->
         if not found.get("IsTruncated"):
             return
         last = page[-1]["Key"] if page else last
-    cuts = _cuts(client, {**request, "StartAfter": last}, below)
-    cuts = [cut for cut in cuts if cut.encode() > last.encode()]
-    yield from _in_order([_Piece(client, request, after, until) for after, until in pairwise([last, *cuts, None])])
+    cuts = [cut for cut in _cuts(client, {**request, "StartAfter": last}, below) if cut.encode() > last.encode()]
+    bounds = pairwise([last, *cuts, None])
+    yield from _in_order([_pages(client, request, after or "", until) for after, until in bounds])
 
 
-class _Piece:
-    """The keys after `after`, up to and with `until` (None: to the end)."""
-
-    def __init__(self, client: "S3Client", request: dict[str, Any], after: str | None, until: str | None) -> None:
-        self._client, self._until = client, until
-        self._request = {**request, **({"StartAfter": after} if after else {})}
-
-    def pages(self) -> Iterator[Page]:
-        limit = None if self._until is None else self._until.encode()
-        for found in self._client.get_paginator("list_objects_v2").paginate(**self._request):
-            page = found.get("Contents", [])
-            if limit is not None and page and page[-1]["Key"].encode() > limit:
-                yield [item for item in page if item["Key"].encode() <= limit]
-                return
-            yield page
+def _pages(client: "S3Client", request: dict[str, Any], after: str, until: str | None) -> Iterator[Page]:
+    """Pages of the keys after `after`, up to and with `until` (None: to the end)."""
+    if after:
+        request = {**request, "StartAfter": after}
+    for found in client.get_paginator("list_objects_v2").paginate(**request):
+        page = found.get("Contents", [])
+        if until is not None and page and page[-1]["Key"].encode() > until.encode():
+            yield [item for item in page if item["Key"].encode() <= until.encode()]
+            return
+        yield page
 
 
 def _cuts(client: "S3Client", request: dict[str, Any], below: str) -> list[str]:
@@ -73,14 +69,14 @@ def _folders(client: "S3Client", request: dict[str, Any], below: str) -> list[st
     return [str(found["Prefix"]) for found in page.get("CommonPrefixes", [])]
 
 
-def _in_order(pieces: Sequence[_Piece]) -> Iterator[Page]:
+def _in_order(pieces: Sequence[Iterator[Page]]) -> Iterator[Page]:
     """Pages of all pieces, one piece after the other, while up to THREADS of them are being listed."""
     stop = Event()
     queues: list[Queue[Page | BaseException | None]] = [Queue(_PAGES_AHEAD) for _ in pieces]
 
-    def work(piece: _Piece, queue: Queue[Page | BaseException | None]) -> None:
+    def work(piece: Iterator[Page], queue: Queue[Page | BaseException | None]) -> None:
         try:
-            for page in piece.pages():
+            for page in piece:
                 _put(queue, page, stop)
                 if stop.is_set():
                     return
@@ -104,10 +100,7 @@ def _in_order(pieces: Sequence[_Piece]) -> Iterator[Page]:
 
 def _put(queue: Queue[Any], value: object, stop: Event) -> None:
     """Put `value` into the queue, waiting for room unless `stop` is set."""
-    offer: Callable[..., None] = queue.put
     while not stop.is_set():
-        try:
-            offer(value, timeout=0.2)
+        with suppress(Full):
+            queue.put(value, timeout=0.2)
             return
-        except Full:
-            continue

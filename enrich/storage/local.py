@@ -41,27 +41,24 @@ class LocalStore:
         start = self._path(folder) if folder else self._root
         left_out = _LeftOut()
         with os_errors(start):
-            stack = [self._scan(start, f"{folder}/" if folder else "", left_out)]
+            stack = [_scan(start, f"{folder}/" if folder else "")]  # not recursive: folders may be 2,000 deep
             while stack:
                 key, entry = next(stack[-1], ("", None))
                 if entry is None:
                     stack.pop()
+                    continue
+                found = self._look(entry)
+                if isinstance(found, str):
+                    left_out.add(entry.path, found)
                 elif entry.is_dir(follow_symlinks=False):
                     try:
-                        stack.append(self._scan(entry.path, f"{key}/", left_out))
+                        stack.append(_scan(entry.path, f"{key}/"))
                     except OSError as error:
                         if error.errno not in _OF_THE_ENTRY:
                             with os_errors(entry.path):
                                 raise
                         left_out.add(entry.path, str(error.strerror))
-                else:
-                    try:
-                        found = entry.stat()
-                    except FileNotFoundError:  # gone since its directory was read
-                        continue
-                    except PermissionError as error:  # a directory that may be read and not searched
-                        left_out.add(entry.path, str(error.strerror))
-                        continue
+                elif found:
                     yield _info(key, found)
         left_out.close()
 
@@ -157,49 +154,34 @@ class LocalStore:
     def _holds(self, path: str) -> bool:
         return os.path.commonpath([self._root, os.path.realpath(path)]) == self._root
 
-    def _scan(self, directory: str, prefix: str, left_out: "_LeftOut") -> Iterator[tuple[str, os.DirEntry[str]]]:
-        """One directory's keys and entries. A directory sorts as its name with "/": that is the order of whole keys."""
-        try:
-            with os.scandir(directory) as entries:
-                found = {e.name + "/" * e.is_dir(follow_symlinks=False): e for e in entries}
-        except (FileNotFoundError, NotADirectoryError):  # gone since its parent was read
-            found = {}
-        return self._keys(found, prefix, left_out)
-
-    def _keys(
-        self, found: dict[str, os.DirEntry[str]], prefix: str, left_out: "_LeftOut"
-    ) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        for name in sorted(found, key=os.fsencode):
-            entry = found[name]
-            if name.startswith(OWN_PREFIX):
-                continue
-            reason = self._why_not(entry)
-            if reason:
-                left_out.add(entry.path, reason)
-            else:
-                yield prefix + entry.name, entry
-
-    def _why_not(self, entry: os.DirEntry[str]) -> str | None:
-        """Why an entry is not an object; None for directories, and for files, which may still be unreadable."""
+    def _look(self, entry: os.DirEntry[str]) -> os.stat_result | str | None:
+        """The state of a file or directory; why an entry is neither; or None if it has just disappeared."""
         if os.fsencode(entry.name) != entry.name.encode("utf-8", "replace"):
             return "its name is not UTF-8"
-        if entry.is_dir(follow_symlinks=False):
-            return None
         try:
-            mode = entry.stat().st_mode
-        except PermissionError:
-            return None
+            found = entry.stat()
         except FileNotFoundError:
             return "a link to nothing" if entry.is_symlink() else None
         except OSError as error:
             if error.errno not in _OF_THE_ENTRY:
                 raise
-            return "a loop of links" if error.errno == errno.ELOOP else error.strerror
+            return "a loop of links" if error.errno == errno.ELOOP else str(error.strerror)
         if entry.is_symlink() and not self._holds(entry.path):
             return "a link that leads out of the folder"
-        if stat.S_ISREG(mode):
-            return None
-        return "a link to a directory" if stat.S_ISDIR(mode) else "no regular file"
+        if stat.S_ISDIR(found.st_mode):
+            return "a link to a directory" if entry.is_symlink() else found
+        return found if stat.S_ISREG(found.st_mode) else "no regular file"
+
+
+def _scan(directory: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """One directory's keys and entries. A directory sorts as its name with "/": that is the order of whole keys."""
+    try:
+        with os.scandir(directory) as entries:
+            found = {e.name + "/" * e.is_dir(follow_symlinks=False): e for e in entries}
+    except (FileNotFoundError, NotADirectoryError):  # gone since its parent was read
+        found = {}
+    ordered = (found[name] for name in sorted(found, key=os.fsencode) if not name.startswith(OWN_PREFIX))
+    return ((prefix + entry.name, entry) for entry in ordered)
 
 
 # Errors about a single entry, not about a failing disk or network.

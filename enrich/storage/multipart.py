@@ -17,11 +17,9 @@ PART_BYTES = 64 << 20  # of an upload, and of a large download; 10,000 parts, th
 def upload(
     client: "S3Client", place: dict[str, Any], path: Path, condition: dict[str, Any], options: dict[str, Any]
 ) -> None:
-    """Write a local file to the object at `place` (Bucket, Key).
+    """Write a local file to the object at `place` (Bucket, Key), with further `options` of create_multipart_upload.
 
-    Args:
-        condition: `IfMatch` or `IfNoneMatch`, checked when the upload is completed; may be empty.
-        options: further arguments of create_multipart_upload, such as the content type.
+    The endpoint checks `condition` (`IfMatch`, `IfNoneMatch` or empty) when the upload is completed.
     """
     started = {**place, "UploadId": client.create_multipart_upload(**place, **options)["UploadId"]}
     try:

@@ -3,9 +3,10 @@
 import mimetypes
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from io import BytesIO
 from pathlib import Path
 from threading import Lock
 from time import monotonic
@@ -15,15 +16,15 @@ from uuid import uuid4
 from boto3.session import Session
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.retries.quota import RetryQuota
 
 from enrich.errors import UsageError
 from enrich.settings.storage import PLAIN_S3, S3Settings
 from enrich.storage import lock, multipart
-from enrich.storage.bulk import BulkReader, agrees, is_md5, open_bulk
+from enrich.storage.bulk import BulkReader, agrees, is_md5
 from enrich.storage.client import (
     ATTEMPTS,
     BROKEN_BODY,
-    RetryBudget,
     code_of,
     endpoint_of,
     make_client,
@@ -44,19 +45,20 @@ FOREIGN = timedelta(days=1)  # an upload that is not complete by then never will
 _PROBE = f"{OWN_PREFIX}probe-"
 _WRITTEN = re.compile(r"products\.parquet|(?:runs|history|reviews)/.*|\.enrich-.*", re.DOTALL)  # keys of an output
 _PROBES = 5  # a lost response makes a good endpoint look bad; a bad one never looks good
+# Retries that boto3 does not make itself; ten successes allow one more. Without a limit, an endpoint that fails
+# permanently would get five requests for each of thousands of objects.
+RETRIES = 200
 ONE_PUT_BYTES = 1 << 30  # larger files are uploaded in parts: a lost connection repeats a whole request
 
 
 class S3Store:
     """Objects below s3://bucket/prefix."""
 
-    def __init__(
-        self, session: Session, client: "S3Client", bulk: BulkReader, bucket: str, prefix: str, settings: S3Settings
-    ) -> None:
+    def __init__(self, session: Session, client: "S3Client", bucket: str, prefix: str, settings: S3Settings) -> None:
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
         self.client, self.bucket, self.base = client, bucket, f"{prefix}/" if prefix else ""
-        self._bulk: BulkReader | None = bulk
-        self._session, self._settings, self._budget = session, settings, RetryBudget()
+        self._bulk: BulkReader | None = None
+        self._session, self._settings, self._quota = session, settings, RetryQuota(10 * RETRIES)
         self._one_shot: S3Client | None = None
         self._reading: dict[str, Any] = {"RequestPayer": "requester"} if settings.requester_pays else {}
         self._writing: dict[str, Any] = {
@@ -91,15 +93,13 @@ class S3Store:
         return ObjectInfo(key, found["ContentLength"], found["ETag"].strip('"'))
 
     def get(self, key: str, max_bytes: int | None = None) -> tuple[bytes, str]:
-        bulk = self._bulk
-        read = bulk and bulk.get(self.base + key, self.uri_of(key), max_bytes)
-        return read or self._get(key, max_bytes)
+        bulk = self._bulk  # another thread may set it to None
+        return (bulk and bulk.get(self.base + key, self.uri_of(key), max_bytes)) or self._get(key, max_bytes)
 
     def _get(self, key: str, max_bytes: int | None, **part: Any) -> tuple[bytes, str]:
         """Read with boto3, which verifies the checksum that S3 sends. Without one, a whole object must match its etag.
 
-        Args:
-            part: `Range` and `IfMatch` of get_object, for a part of one state of the object.
+        `part` is `Range` and `IfMatch` of get_object, for a part of one state of the object.
         """
         uri = self.uri_of(key)
         for attempt in range(ATTEMPTS):
@@ -119,7 +119,7 @@ class S3Store:
             elif not part and is_md5(etag) and not agrees(data, etag):
                 self._try_again(attempt, uri, ValueError("the bytes do not match their etag"))
                 continue
-            self._budget.succeeded()
+            self._quota.release(1)
             return data, etag
         raise _broken(uri)
 
@@ -182,21 +182,22 @@ class S3Store:
                 if self._settings.lock and not lock.excludes(self):
                     break
                 return
-        where = endpoint_of(self.client)
         if created != (True, False):
-            raise UsageError(
-                f"{where}: ignores conditional writes, so two runs could overwrite each other; "
+            problem = (
+                "ignores conditional writes, so two runs could overwrite each other; "
                 "use an endpoint that honours If-None-Match and If-Match, as AWS S3 does, or a local path"
             )
-        if self._settings.lock:
-            raise UsageError(
-                f"{where}: its lock object `{lock.NAME}...` lets two in at once, so they could overwrite each other; "
+        elif self._settings.lock:
+            problem = (
+                f"its lock object `{lock.NAME}...` lets two in at once, so they could overwrite each other; "
                 "use an endpoint that honours If-Match, as AWS S3 does, or a local path"
             )
-        raise UsageError(
-            f"{where}: ignores conditional writes with If-Match, so two runs could overwrite each other; "
-            "use an endpoint that honours it, as AWS S3 does, a local path, or the setting `s3: {lock: true}`"
-        )
+        else:
+            problem = (
+                "ignores conditional writes with If-Match, so two runs could overwrite each other; "
+                "use an endpoint that honours it, as AWS S3 does, a local path, or the setting `s3: {lock: true}`"
+            )
+        raise UsageError(f"{endpoint_of(self.client)}: {problem}")
 
     def remove_abandoned(self) -> int:
         removed, before = 0, datetime.now(UTC) - FOREIGN
@@ -255,8 +256,7 @@ class S3Store:
         """
         client = self._one_shot or one_shot_client(self._session, self.client.meta.endpoint_url, lock.LEASE_SECONDS / 4)
         self._one_shot = client
-        with ExitStack() as stack:
-            body = data if isinstance(data, bytes) else stack.enter_context(open(data, "rb"))
+        with BytesIO(data) if isinstance(data, bytes) else open(data, "rb") as body:
             try:
                 client.put_object(Bucket=self.bucket, Key=self.base + key, Body=body, **self._writing)
             except (HTTPClientError, BotoConnectionError):
@@ -288,7 +288,7 @@ class S3Store:
             return self._parts_keep_conditions
 
     def _try_again(self, attempt: int, uri: str, error: Exception) -> None:
-        if not self._budget.take():
+        if not self._quota.acquire(10):
             raise StorageError(
                 Problem.FAILED,
                 f"{uri}: its bytes arrived damaged, like so many before that it is not read again; check the network",
@@ -307,11 +307,11 @@ def open_s3(uri: str, settings: S3Settings = PLAIN_S3) -> S3Store:
         if part in (".", ".."):
             raise UsageError(f"{uri}: endpoints differ in what `{part}` means; write the path without it")
     session, client = make_client(uri)
-    prefix = prefix.rstrip("/")
-    payer: dict[str, Any] = {"RequestPayer": "requester"} if settings.requester_pays else {}
+    store = S3Store(session, client, bucket, prefix.rstrip("/"), settings)
     with opening(uri, bucket, client):
-        client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/".lstrip("/"), MaxKeys=1, **payer)
-    return S3Store(session, client, open_bulk(session, client, bucket, settings), bucket, prefix, settings)
+        client.list_objects_v2(Bucket=bucket, Prefix=store.base, MaxKeys=1, **store._reading)
+    store._bulk = BulkReader(session, client, bucket, settings)  # needs credentials
+    return store
 
 
 def _broken(uri: str) -> StorageError:

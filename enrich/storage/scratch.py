@@ -15,9 +15,10 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from enrich.storage.staged import YOUNG_SECONDS, hold
+
 _NAME = re.compile(r"enrich-scratch-[a-z0-9_]{8}")  # as mkdtemp makes them; nothing else is ever removed
 _LOCK = ".enrich-owner"
-YOUNG_SECONDS = 60.0  # a folder is locked a moment after it is made
 
 
 class Scratch:
@@ -27,8 +28,7 @@ class Scratch:
         _remove_once()
         self._folder = Path(tempfile.mkdtemp(prefix="enrich-scratch-"))
         self._lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with suppress(OSError):  # on a file system without locks, others cannot lock it either and leave it alone
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        hold(self._lock)  # on a file system without locks, others cannot lock it either and leave it alone
         self.path = self._folder / "files"
         self.path.mkdir()
 

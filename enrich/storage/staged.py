@@ -36,7 +36,7 @@ def staged_file(path: str, data: Body) -> Iterator[str]:
     staged = os.path.join(directory, _new_name())
     with open(staged, "xb") as file:
         try:
-            _hold(file.fileno())
+            hold(file.fileno())
             if isinstance(data, Path):
                 with open(data, "rb") as source:
                     shutil.copyfileobj(source, file, _PIECE)
@@ -65,7 +65,7 @@ def staged_folder(parent: Path) -> Iterator[Path]:
     folder.mkdir(parents=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        _hold(descriptor)
+        hold(descriptor)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -126,7 +126,8 @@ def _is_free(path: str, age: float) -> bool:
     return True
 
 
-def _hold(descriptor: int) -> None:
+def hold(descriptor: int) -> None:
+    """Lock an open file or folder until it is closed, or the process ends."""
     with suppress(OSError):  # a file system without such locks
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 

@@ -3,10 +3,9 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from enrich.errors import UsageError
@@ -14,16 +13,13 @@ from enrich.storage.cache import cache_directory
 from enrich.storage.local import LocalStore, open_local, os_errors
 from enrich.storage.scratch import scratch
 from enrich.storage.staged import NEW, OLD, staged_folder, sync_directory
-from enrich.storage.store import ObjectInfo, Store, is_relative, is_s3
+from enrich.storage.store import Store, is_relative, is_s3
 
 _THREADS = 16
 
 
-def read_tree(uri: str, into: Path, progress: Callable[[int, int], None] | None = None) -> Path:
-    """A directory on the local disk: a local one as it is, one from S3 downloaded into `into`.
-
-    Args:
-        progress: Called with the bytes done and the bytes in all after each file.
+def read_tree(uri: str, into: Path) -> Path:
+    """A directory on the local disk: a local one itself, one from S3 downloaded into `into`.
 
     Raises:
         UsageError: nothing is there, or a key would leave `into`.
@@ -40,13 +36,15 @@ def read_tree(uri: str, into: Path, progress: Callable[[int, int], None] | None 
     for info in objects:
         if not is_relative(info.key):
             raise UsageError(f"{uri}: the key {info.key!r} is not a path below it; rename or delete that object")
-    done, total = 0, sum(info.size for info in objects)
     with ThreadPoolExecutor(_THREADS) as pool:
-        for info in pool.map(partial(_fetch, store, into=into), objects):
-            done += info.size
-            if progress:
-                progress(done, total)
+        list(pool.map(lambda info: _fetch(store, info.key, into / info.key), objects))
     return into
+
+
+def _fetch(store: Store, key: str, path: Path) -> None:
+    with os_errors(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store.download(key, path)
 
 
 @contextmanager
@@ -68,13 +66,6 @@ def work_directory(uri: str, purpose: str) -> Path:
     if target.is_file():
         raise UsageError(f"out {uri}: is a file; name a directory")
     return target.with_name(f".{target.name}.{purpose}")
-
-
-def _fetch(store: Store, info: ObjectInfo, into: Path) -> ObjectInfo:
-    path = into / info.key
-    with os_errors(str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return store.download(info.key, path)
 
 
 def write_tree(local: Path, uri: str, *, last: str) -> None:
@@ -104,10 +95,8 @@ def _upload(local: Path, uri: str, names: list[str], last: str) -> None:
     if last in present:
         store.delete(last)  # from here to the last upload readers see no tree
     with ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(store.delete, present - {*names, last}):
-            pass
-        for _ in pool.map(lambda name: store.put(name, local / name), (name for name in names if name != last)):
-            pass
+        list(pool.map(store.delete, present.difference(names, [last])))
+        list(pool.map(lambda name: store.put(name, local / name), (name for name in names if name != last)))
     store.put(last, local / last)
 
 

@@ -46,6 +46,16 @@ class Schedule(TrainerCallback):
         self._saved = time.monotonic()
 
 
+class Epochs(TrainerCallback):
+    """Tells `begin` the number of each epoch, from 0, before its first batch is loaded; also of one that is resumed."""
+
+    def __init__(self, begin: Callable[[int], object]) -> None:
+        self._begin = begin
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._begin(int(state.epoch or 0))  # a whole number, or within the epoch that is resumed
+
+
 class FiniteGuard(TrainerCallback):
     """Skips steps whose gradient is not finite (after a NaN loss, for example), and stops after several in a row.
 
@@ -66,12 +76,7 @@ class FiniteGuard(TrainerCallback):
         self._batches.clear()
 
     def on_pre_optimizer_step(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: torch.nn.Module,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: torch.nn.Module, **_: Any
     ) -> None:
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         if torch.nn.utils.get_total_norm(gradients).isfinite():
@@ -97,7 +102,7 @@ class Reporter(TrainerCallback):
     def __init__(self, progress: Callable[[TrainProgress], None]) -> None:
         self._progress = progress
         self._evaluation: Evaluation | None = None
-        self._began = 0.0
+        self._started = 0.0
         self._seconds: list[float] = []  # of each step
 
     def images_per_second(self, args: TrainingArguments) -> float:
@@ -107,28 +112,21 @@ class Reporter(TrainerCallback):
         return images / sum(counted) if counted else 0.0
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._began = time.perf_counter()
+        self._started = time.perf_counter()
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
     ) -> None:
-        if logs is None or "loss" not in logs:
+        if "loss" not in logs:
             return
         # Here, not at the step's end: the loss has been read, so the GPU has done the step.
-        self._seconds.append(time.perf_counter() - self._began)
+        self._seconds.append(time.perf_counter() - self._started)
         self._progress(
             TrainProgress(
                 stage="training",
                 step=state.global_step,
                 steps=state.max_steps,
-                epoch=state.epoch or 0.0,
                 loss=logs["loss"],
-                images_per_second=self.images_per_second(args),
                 evaluation=self._evaluation,
             )
         )

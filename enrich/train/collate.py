@@ -3,32 +3,41 @@
 import multiprocessing
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
 import torch
+from peft import PeftModel
 from torch.utils.data import Dataset
+from transformers import PreTrainedModel
 
 from enrich.errors import RunFailed
 from enrich.models.phi3_vision import Phi3VProcessor
+from enrich.models.phi3_vision.image_processing import normalize_crops
+from enrich.photos.decode import Preparation, prepare
 from enrich.photos.decoders import Decoders, Room
 from enrich.settings.photos import PhotoLimits
-from enrich.train.examples import IGNORED, Example, Unusable, loading_workers, page_decoders, read_photo
+from enrich.settings.training import TrainSettings
+from enrich.train.examples import IGNORED, Example, read_again
 from enrich.train.features import FeatureCache
+from enrich.train.showing import Showing
 
-Unreadable = Unusable | RunFailed  # what `read_photo` raises
+Image = dict[str, torch.Tensor]  # of one photo: crops as bytes (pixel_values and image_sizes), or image_features
 
 
 class Item(NamedTuple):
-    """One example with its photo: crops as bytes (pixel_values and image_sizes), image_features, or the error."""
+    """One example with the photos that it shows: their numbers in the cache, and what they are, or why not."""
 
     row: int
     example: Example
-    image: dict[str, torch.Tensor] | Unreadable
+    photos: tuple[int, ...]
+    images: tuple[Image | RunFailed, ...]
 
 
 class Photos(Dataset[Item]):
-    """Examples with their photos: features where the cache has them for a whole batch, else decoded on the spot.
+    """Examples with their photos: features if the cache has them, else decoded when asked for.
 
     Each process that loads photos has a decoding process of its own, ended with this object; large photos share the
     memory of `limits.decode_total_bytes` among all of them.
@@ -40,30 +49,44 @@ class Photos(Dataset[Item]):
         processor: Phi3VProcessor,
         limits: PhotoLimits,
         cache: FeatureCache | None = None,
+        showing: Showing | None = None,
     ) -> None:
+        """
+        Args:
+            cache: of all photos of all examples, in order.
+            showing: changes from epoch to epoch which photos are shown; None: they stay those of the examples.
+        """
         self.examples = examples
         self.processor = processor
         self.cache = cache
         self._limits = limits
+        self._showing = showing
+        self._epoch = 0
+        self._starts = list(accumulate((len(example.photos) for example in examples), initial=0))
         self._room = Room(limits, multiprocessing)
         self._decoders: tuple[int, Decoders] | None = None  # of the process with this id
 
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch, counted from 0, whose examples come next."""
+        self._epoch = epoch
+
     def first(self, rows: int) -> "Photos":
-        """The first few of them."""
-        return Photos(self.examples[:rows], self.processor, self._limits, self.cache)
+        """The first `rows` examples."""
+        return Photos(self.examples[:rows], self.processor, self._limits, self.cache, self._showing)
 
     def longest(self, rows: int) -> "Photos":
-        """Those with the longest token sequences, without the cache."""
-        by_length = sorted(self.examples, key=lambda example: len(example.input_ids), reverse=True)
+        """The examples that can have the most tokens, with these, and without the cache."""
+        examples = [self._showing.longest(example) for example in self.examples] if self._showing else self.examples
+        by_length = sorted(examples, key=lambda example: len(example.input_ids), reverse=True)
         return Photos(by_length[:rows], self.processor, self._limits)
 
     @property
     def workers(self) -> int:
-        """Processes worth starting to load them."""
-        return loading_workers(len(self))
+        """Processes to load them for a GPU; a CPU that trains has no core to spare."""
+        return min(8, (os.cpu_count() or 1) - 1) if len(self) >= 256 and torch.cuda.is_available() else 0
 
     def keep(self) -> None:
-        """Write features that were computed since the last time into the cache, if there is one."""
+        """Write newly computed features to the cache, if there is one."""
         if self.cache is not None:
             self.cache.flush()
 
@@ -73,28 +96,41 @@ class Photos(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, index: int) -> Item:
-        return self.__getitems__([index])[0]
-
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
-        """A batch, as torch's DataLoader asks for it: all of it as features, or all of it as pixels."""
-        cached = self.cache is not None and self.cache.has(indices)
-        return [Item(index, self.examples[index], self._image(index, cached)) for index in indices]
+        """A batch, as torch's DataLoader asks for it."""
+        return [self[index] for index in indices]
 
-    def _image(self, index: int, cached: bool) -> dict[str, torch.Tensor] | Unreadable:
-        if cached and self.cache is not None:
-            return {"image_features": self.cache[index]}
+    def __getitem__(self, index: int) -> Item:
+        example = self.examples[index]
+        if self._showing:
+            example = self._showing.vary(example, self._epoch)
+        numbers = tuple(self._starts[index] + at for at in example.shown)
+        paths = (example.photos[at].path for at in example.shown)
+        images = (self._image(*photo) for photo in zip(numbers, paths, range(len(numbers)), strict=True))
+        return Item(index, example, numbers, tuple(images))
+
+    def _image(self, number: int, path: str, position: int) -> Image | RunFailed:
+        if self.cache is not None and self.cache.has([number]):
+            return {"image_features": self.cache[number]}
         try:
-            photo = read_photo(self.examples[index].product.image_path, self._limits, self._own_decoders())
-        except (Unusable, RunFailed) as error:
+            photo = read_again(path, self._limits, self._own_decoders(), further=position > 0)
+        except RunFailed as error:
             return error  # a DataLoader's worker would raise a traceback as text instead; `embed_images` raises it
-        prepared = self.processor.image_processor(photo.page, do_hd_transform=False, do_normalize=False)
+        prepared = self.processor.image_processor(
+            photo.page, do_hd_transform=False, do_normalize=False, positions=[position]
+        )
         return {name: prepared[name] for name in ("pixel_values", "image_sizes")}
 
     def _own_decoders(self) -> Decoders:
         """The decoders of this process: a forked worker must not read from its parent's socket."""
         if self._decoders is None or self._decoders[0] != os.getpid():
-            decoders = page_decoders(self.processor, self._limits, 1, self._room)
+            crops = self.processor.image_processor
+            how = Preparation(
+                crops.num_crops, crops.image_size, crops.fast_decode,
+                photos_per_product=crops.photos_per_product, more_crops=crops.crops_at(1),
+            )  # fmt: skip
+            work, pixels = partial(prepare, how=how), how.most_pixels
+            decoders = Decoders(work, self._limits, 1, most_pixels=pixels, room=self._room)
             weakref.finalize(self, decoders.close)
             self._decoders = os.getpid(), decoders
         return self._decoders[1]
@@ -126,7 +162,7 @@ class Collator:
             "input_ids": _right_padded([item.example.input_ids for item in items], length, self._pad),
             "labels": labels,
             "predict_at": self._predict_at(items, labels),
-            **images(items),
+            **_images(items),
         }
 
     def _predict_at(self, items: Sequence[Item], labels: torch.Tensor) -> torch.Tensor:
@@ -143,7 +179,7 @@ class Collator:
         return {
             "input_ids": torch.tensor([[self._pad] * gap + list(row) for gap, row in zip(gaps, rows, strict=True)]),
             "attention_mask": torch.tensor([[0] * gap + [1] * (length - gap) for gap in gaps]),
-            **images(items),
+            **_images(items),
         }
 
 
@@ -151,19 +187,82 @@ def _right_padded(rows: Sequence[Sequence[int]], length: int, value: int) -> tor
     return torch.tensor([list(row) + [value] * (length - len(row)) for row in rows])
 
 
-def images(items: Sequence[Item]) -> dict[str, Any]:
-    """The images of a batch in the order of the items: crops as bytes with their sizes, or features; and their rows.
+def _images(items: Sequence[Item]) -> dict[str, Any]:
+    """The images of a batch in the order of the items, as `embed_images` takes them, with their rows.
 
-    Where a photo could not be read, `unreadable` holds the error instead. Sizes are lists, since they are read on the
-    CPU: reading a tensor from a GPU waits for all work that is queued there.
+    Those to be computed are numbered (`photos`). Sizes are lists, since they are read on the CPU: reading a tensor from
+    a GPU waits for all work queued there.
     """
     rows = [item.row for item in items]
-    read: list[dict[str, torch.Tensor]] = []
-    for item in items:
-        if isinstance(item.image, Exception):
-            return {"rows": rows, "unreadable": item.image}
-        read.append(item.image)
-    joined: dict[str, Any] = {name: torch.cat([image[name] for image in read]) for name in read[0]}
-    if "image_sizes" in joined:
-        joined["image_sizes"] = joined["image_sizes"].tolist()
-    return {"rows": rows, **joined}
+    read: list[Image] = []
+    for image in chain.from_iterable(item.images for item in items):
+        if isinstance(image, RunFailed):
+            return {"rows": rows, "unreadable": image}
+        read.append(image)
+    numbers = list(chain.from_iterable(item.photos for item in items))
+    fresh = [number for number, image in zip(numbers, read, strict=True) if "pixel_values" in image]
+    joined: dict[str, Any] = {"rows": rows}
+    if fresh:
+        crops = [image["pixel_values"] for image in read if "pixel_values" in image]
+        joined["pixel_values"] = _same_length(crops)
+        joined["image_sizes"] = [
+            size for image in read if "image_sizes" in image for size in image["image_sizes"].tolist()
+        ]
+        joined["photos"] = fresh
+    if len(fresh) < len(read):
+        joined["image_features"] = torch.cat([image["image_features"] for image in read if "image_features" in image])
+    if 0 < len(fresh) < len(read):
+        joined["cached_tokens"] = [len(image.get("image_features", ())) for image in read]  # 0: to be computed
+    return joined
+
+
+def _same_length(crops: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Photos' crops, (1, crops, ...) each, as one tensor; those with fewer end with zeros, as the processor's do."""
+    most = max(own.shape[1] for own in crops)
+    if all(own.shape[1] == most for own in crops):
+        return torch.cat(list(crops))
+    joined = crops[0].new_zeros((len(crops), most, *crops[0].shape[2:]))
+    for place, own in zip(joined, crops, strict=True):
+        place[: own.shape[1]] = own[0]
+    return joined
+
+
+def embed_images(
+    model: PreTrainedModel | PeftModel, batch: Mapping[str, Any], photos: Photos, settings: TrainSettings
+) -> dict[str, Any]:
+    """A batch of the collator with its images as the model takes them, on the model's device.
+
+    Crops are sent to the device as bytes, a fifth of the pixel values they become (1.35 MB for 6.8 MB an image at four
+    crops). A frozen vision tower's features are computed here, without a graph, and kept in the cache of `photos`.
+
+    Raises:
+        RunFailed: a photo of the batch could not be read, although it was readable when the run started.
+    """
+    ready = dict(batch)
+    del ready["rows"]
+    numbers, cached_tokens = ready.pop("photos", []), ready.pop("cached_tokens", None)
+    if "unreadable" in ready:
+        raise ready["unreadable"]
+    if "pixel_values" not in ready:
+        return ready
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    processor = photos.processor.image_processor
+    crops, sizes = ready.pop("pixel_values").to(base.device), torch.tensor(ready.pop("image_sizes"))
+    pixel_values = normalize_crops(crops, sizes, base.dtype, processor.image_mean, processor.image_std)
+    if settings.adapt_vision:
+        return {**ready, "pixel_values": pixel_values, "image_sizes": sizes}
+    with torch.no_grad():
+        features = base.get_image_features(pixel_values, sizes)
+    if photos.cache is not None:
+        photos.cache.put(numbers, features)
+    if cached_tokens:
+        features = _interleaved(cached_tokens, ready["image_features"].to(base.device), features)
+    return {**ready, "image_features": features}
+
+
+def _interleaved(
+    cached_tokens: Sequence[int], cached: torch.Tensor, computed: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Features of all images of a batch in order: those from the cache have so many tokens, the others 0 there."""
+    known, new = iter(cached.split([tokens for tokens in cached_tokens if tokens])), iter(computed)
+    return [next(known if tokens else new) for tokens in cached_tokens]

@@ -18,7 +18,7 @@ def device_and_dtype(device: str) -> tuple[torch.device, torch.dtype]:
     Of several processes (RANK, WORLD_SIZE) each joins the others here and gets a GPU of its own.
 
     Raises:
-        UsageError: a GPU is asked for in vain, or there are fewer than processes.
+        UsageError: a GPU was asked for but none is visible, or there are fewer GPUs than processes.
     """
     single, dtype = models_device.device_and_dtype(device)
     if single.type == "cpu":
@@ -40,7 +40,7 @@ def is_main_process() -> bool:
 
 
 def describe_memory(peak: int, device: torch.device) -> str:
-    """What the trial step took, in a line for people."""
+    """The memory that the trial step took, as a line to print."""
     total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
     of = f" of the GPU's {total / 2**30:.1f} GiB" if total else " of the process"
     return f"memory: {peak / 2**30:.1f} GiB{of}, measured in a trial step on the longest photos and answers"

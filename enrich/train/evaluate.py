@@ -1,9 +1,9 @@
-"""How good the model is by what it writes: answers are generated, never read off teacher-forced logits."""
+"""Evaluation on generated answers, never on teacher-forced logits."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -17,8 +17,7 @@ from enrich.models.phi3_vision import Phi3VProcessor
 from enrich.models.phi3_vision.checkpoint import stop_ids
 from enrich.scores.metrics import Scores, score
 from enrich.settings.training import TrainSettings
-from enrich.train.collate import Collator, Photos
-from enrich.train.features import embed_images
+from enrich.train.collate import Collator, Photos, embed_images
 from enrich.train.record import Evaluation
 
 MAX_ROWS = 512  # a share measured on so many rows has a standard error below 0.022
@@ -71,37 +70,26 @@ def generate(model: PreTrainedModel | PeftModel, photos: Photos, settings: Train
     collator = Collator(tokenizer.pad_token_id)
     ends = stop_ids(photos.processor)
     own: list[tuple[int, Generated]] = []
-    size = settings.batch_size
+    size, budget = settings.batch_size, settings.max_new_tokens
     batches = [range(start, min(start + size, len(photos))) for start in range(0, len(photos), size)]
     # Accelerate wraps PeftModel.forward in autocast for a bf16 base; stock `generate` calls the base's forward instead.
     mixed = isinstance(model, PeftModel) and model.dtype == torch.bfloat16
     # Compiled code would be made anew for every length that the cache grows to.
     with torch.compiler.set_stance("force_eager"):
         for indices in batches[ranks.process_index :: ranks.num_processes]:
-            prompts = embed(model, collator.prompts(photos.__getitems__(indices)), photos, settings)
+            prompts = embed_images(model, collator.prompts(photos.__getitems__(indices)), photos, settings)
             with torch.autocast(model.device.type, torch.bfloat16, enabled=mixed):
-                answers = generate_answers(
-                    model, prompts, max_new_tokens=settings.max_new_tokens, stop_ids=ends, top_k=1
-                )
+                answers = generate_answers(model, prompts, max_new_tokens=budget, stop_ids=ends, top_k=1)
             own += zip(indices, answers, strict=True)
             photos.keep()
     return [answer for _, answer in sorted(gather_object(own), key=itemgetter(0))]
-
-
-def embed(
-    model: PreTrainedModel | PeftModel, batch: Mapping[str, Any], photos: Photos, settings: TrainSettings
-) -> dict[str, Any]:
-    """See `features.embed_images`."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    image_processor = photos.processor.image_processor
-    return embed_images(base, batch, image_processor, photos.cache, frozen=not settings.adapt_vision)
 
 
 def _sample_predictions(photos: Photos, generated: Sequence[Generated]) -> list[SamplePrediction]:
     decode = photos.processor.tokenizer.decode
     return [
         SamplePrediction(
-            example.product.image_path,
+            example.photos[0].path,
             decode(example.answer_ids, skip_special_tokens=True),
             decode(answer.token_ids, skip_special_tokens=True),
         )

@@ -1,20 +1,18 @@
-"""Labelled products to token ids. The only place that makes ids and the loss mask."""
+"""Labelled products to token ids and loss masks; nothing else makes these."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property, partial
-from os import cpu_count
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-
-import torch
 
 from enrich.answers.parse import AnswerMalformed, parse_answer
 from enrich.answers.prompt import END, Prompt, render_answer, render_prompt
 from enrich.errors import RunFailed, UsageError
 from enrich.models.phi3_vision import Phi3VProcessor
-from enrich.photos.decode import ImageRefused, Photo, Preparation, inspect, prepare
-from enrich.photos.decoders import Decoders, DecodingFailed, Room, cores
+from enrich.photos.decode import ImageRefused, Photo, inspect
+from enrich.photos.decoders import Decoders, DecodingFailed, cores
 from enrich.settings.photos import PhotoLimits
 from enrich.settings.training import TrainSettings
 from enrich.train.record import Dropped
@@ -22,25 +20,40 @@ from enrich.vocabulary import Product
 
 IGNORED = -100  # what cross entropy leaves out
 _MOST_PROCESSES, _PHOTOS_A_PROCESS = 16, 32  # that look through the photos; fewer photos are not worth another one
+UNREADABLE = "photo cannot be read"
 MAX_DROPPED = 0.5  # a catalog of which more is unusable is the wrong catalog
 
 
 class Unusable(ValueError):
     """A row that cannot be learned from; the message says why, `kind` without what differs from row to row."""
 
-    def __init__(self, message: str, kind: str = "photo cannot be read") -> None:
+    def __init__(self, message: str, kind: str | None = None) -> None:
         super().__init__(message)
-        self.kind = kind
+        self.kind = kind or message
+
+
+@dataclass(frozen=True)
+class Readable:
+    """A photo that can be decoded."""
+
+    path: str
+    tokens: int  # image positions that it takes in its place: as the main photo, or as a further one
 
 
 @dataclass(frozen=True)
 class Example:
-    """A product as token ids. The prompt is what the model will see when it serves, to the token."""
+    """A product as token ids. The prompt is what the model will see when it serves, to the token.
+
+    `photos` are all that can be read, the main one first; those of the prompt are `shown`.
+    """
 
     product: Product
-    prompt_ids: tuple[int, ...]  # negative at image positions
+    prompt_ids: tuple[int, ...]  # -k at the positions of the k-th image
     answer_ids: tuple[int, ...]  # with the closing <|end|>: all that is learned
-    price_digits: int = 0  # how many of them, just before the closing one, are the price's digits
+    photos: tuple[Readable, ...]
+    price_digits: int = 0  # how many of answer_ids, just before the closing one, are the price's digits
+    shown: tuple[int, ...] = (0,)
+    lost: tuple[Dropped, ...] = ()  # the product's photos that cannot be read
 
     @property
     def input_ids(self) -> list[int]:
@@ -49,7 +62,7 @@ class Example:
 
     @property
     def labels(self) -> list[int]:
-        """The answer and its end; the prompt, the image and the second `<s>` after it are given, not learned."""
+        """The answer and its end; the prompt, its images and the `<s>` after each are given, not learned."""
         return [*[IGNORED] * len(self.prompt_ids), *self.answer_ids]
 
     @property
@@ -65,28 +78,46 @@ class Example:
 
 
 def make_example(
-    product: Product, width: int, height: int, processor: Phi3VProcessor, prompt: Prompt, settings: TrainSettings
+    product: Product,
+    photos: tuple[Readable, ...],
+    processor: Phi3VProcessor,
+    prompt: Prompt,
+    settings: TrainSettings,
 ) -> Example:
-    """The example of a product whose photo is `width` x `height` pixels.
+    """The example of a product that shows the first photos_per_product of its `photos`, as serving does.
 
     The answer is tokenised on its own: `<|assistant|>` swallows the line break after it, and the tokenizer starts any
     text with its word mark, so prompt ids + answer ids are the ids of the whole text, and what generation reproduces.
 
     Raises:
         Unusable: the answer could not be read back, or would not fit into max_new_tokens.
-        UsageError: the whole is longer than max_length; cutting would lose image tokens or the end.
+        UsageError: the whole could be longer than max_length; cutting would lose image tokens or the end.
     """
     text, answer_ids = _answer(product, processor, prompt, settings)
-    image_tokens = processor.image_processor.num_image_tokens(width, height)
-    prompt_ids = processor.token_ids(render_prompt(prompt), [image_tokens])
-    length = len(prompt_ids) + len(answer_ids)
-    if length > settings.max_length:
-        raise UsageError(
-            f"product {product.product_code}: photo, prompt and answer take {length} tokens, more than max_length "
-            f"{settings.max_length}; raise max_length or lower num_crops"
-        )
     digits = len(text) - len(text.rstrip("0123456789"))  # each is a token of its own
-    return Example(product, tuple(prompt_ids), tuple(answer_ids), digits)
+    example = Example(product, (), tuple(answer_ids), photos, digits)
+    longest = show(example, largest(example, settings.photos_per_product), processor, prompt)
+    length = len(longest.input_ids)
+    if length > settings.max_length:
+        several = len(longest.shown) > 1
+        raise UsageError(
+            f"product {product.product_code}: {'photos' if several else 'photo'}, prompt and answer take {length} "
+            f"tokens, more than max_length {settings.max_length}; raise max_length or lower num_crops"
+            + (", more_crops or photos_per_product" if several else "")
+        )
+    return show(example, range(min(len(photos), settings.photos_per_product)), processor, prompt)
+
+
+def show(example: Example, shown: Sequence[int], processor: Phi3VProcessor, prompt: Prompt) -> Example:
+    """The example with these of its photos in its prompt, in this order."""
+    ids = processor.token_ids(render_prompt(prompt, len(shown)), [example.photos[at].tokens for at in shown])
+    return replace(example, prompt_ids=tuple(ids), shown=tuple(shown))
+
+
+def largest(example: Example, count: int) -> list[int]:
+    """The main photo and the further ones that take the most tokens, at most `count` in all."""
+    further = sorted(range(1, len(example.photos)), key=lambda at: -example.photos[at].tokens)
+    return [0, *further[: count - 1]]
 
 
 def check_answers(
@@ -102,8 +133,8 @@ def check_answers(
     return dropped
 
 
-def read_photo(path: str, limits: PhotoLimits, decoders: Decoders) -> Photo:
-    """Read and decode a photo.
+def read_photo(path: str, limits: PhotoLimits, decoders: Decoders, *, further: bool = False) -> Photo:
+    """Read and decode a photo; `further`: not the main one of its product.
 
     Raises:
         Unusable: the file is missing, unreadable, not a photo or beyond a limit.
@@ -112,23 +143,26 @@ def read_photo(path: str, limits: PhotoLimits, decoders: Decoders) -> Photo:
     try:
         with Path(path).open("rb") as file:
             data = file.read(limits.max_bytes + 1)  # one byte more is enough to be refused
-        return decoders.decode(data)
+        return decoders.decode(data, further=further)
     except ImageRefused as error:
-        raise Unusable(f"photo {path}: {error}") from error
+        raise Unusable(f"photo {path}: {error}", UNREADABLE) from error
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        raise Unusable(f"photo {path}: {error.strerror or error}") from error
+        raise Unusable(f"photo {path}: {error.strerror or error}", UNREADABLE) from error
     except DecodingFailed as error:
         raise RunFailed(f"photo {path}: {error}; start again") from error
     except OSError as error:  # too many open files, a disk that fails
         raise RunFailed(f"photo {path}: {error.strerror or error}; look after that and start again") from error
 
 
-def page_decoders(processor: Phi3VProcessor, limits: PhotoLimits, processes: int, room: Room | None = None) -> Decoders:
-    """Decoders that make of a photo its page of crops, as serving sees it."""
-    crops = processor.image_processor
-    how = Preparation(crops.num_crops, crops.image_size, crops.fast_decode)
-    most_pixels = how.num_crops * how.image_size**2
-    return Decoders(partial(prepare, how=how), limits, processes, most_pixels=most_pixels, room=room)
+def read_again(path: str, limits: PhotoLimits, decoders: Decoders, *, further: bool = False) -> Photo:
+    """Read and decode a photo that was readable when the run started. Raises RunFailed."""
+    try:
+        return read_photo(path, limits, decoders, further=further)
+    except Unusable as error:
+        raise RunFailed(
+            f"training: {error}; it was there at first; put it back and start again: "
+            "training goes on from its last checkpoint"
+        ) from error
 
 
 def build_examples(
@@ -137,10 +171,16 @@ def build_examples(
     prompt: Prompt,
     settings: TrainSettings,
     progress: Callable[[int], None] = lambda done: None,
+    *,
+    all_photos: bool = False,
 ) -> tuple[list[Example], list[Dropped]]:
     """Examples in the order of `products`, and the rows that cannot be used, with reasons.
 
-    Every photo is decoded once, for its size and its health; pixels are not kept.
+    Photos are decoded once, for their size and to check them; pixels are not kept. A product without a photo that can
+    be read is not used.
+
+    Args:
+        all_photos: look at all photos of a product, not only at as many as one prompt shows.
 
     Raises:
         UsageError: no row, or less than half of them, can be used; or a row exceeds max_length.
@@ -148,18 +188,18 @@ def build_examples(
     """
     examples: list[Example] = []
     dropped: list[Dropped] = []
-    processes = min(cores(), _MOST_PROCESSES, -(-len(products) // _PHOTOS_A_PROCESS))
-    with (
-        Decoders(inspect, settings.limits, max(1, processes), most_pixels=0) as decoders,
-        ThreadPoolExecutor(max(1, processes)) as pool,
-    ):
-        sizes = pool.map(lambda product: _size(product, settings.limits, decoders), products)
-        for done, (product, found) in enumerate(zip(products, sizes, strict=True), start=1):
+    processes = max(1, min(cores(), _MOST_PROCESSES, -(-len(products) // _PHOTOS_A_PROCESS)))
+    with Decoders(inspect, settings.limits, processes, most_pixels=0) as decoders, ExitStack() as stack:
+        pool = ThreadPoolExecutor(processes)
+        stack.callback(pool.shutdown, cancel_futures=True)
+        wanted = settings.photos_per_product
+        most = None if all_photos and wanted > 1 else wanted
+        tokens = processor.image_processor.num_image_tokens
+        photos = [pool.submit(_look, product, most, tokens, settings.limits, decoders) for product in products]
+        for done, (product, reading) in enumerate(zip(products, photos, strict=True), start=1):
             try:
-                if isinstance(found, str):
-                    raise Unusable(found)
-                width, height = found
-                examples.append(make_example(product, width, height, processor, prompt, settings))
+                found, lost = reading.result()
+                examples.append(replace(make_example(product, found, processor, prompt, settings), lost=lost))
             except Unusable as reason:
                 dropped.append(_dropped(product, reason))
             progress(done)
@@ -167,18 +207,32 @@ def build_examples(
     return examples, dropped
 
 
-def loading_workers(photos: int) -> int:
-    """Processes that decode photos for a GPU; a CPU that trains has no core to spare for them."""
-    return min(8, (cpu_count() or 1) - 1) if photos >= 256 and torch.cuda.is_available() else 0
+def _look(
+    product: Product,
+    most: int | None,
+    tokens: Callable[[int, int, int], int],
+    limits: PhotoLimits,
+    decoders: Decoders,
+) -> tuple[tuple[Readable, ...], tuple[Dropped, ...]]:
+    """The first `most` photos of a product that can be read, and those before them that cannot.
 
-
-def _size(product: Product, limits: PhotoLimits, decoders: Decoders) -> tuple[int, int] | str:
-    """Width and height of a product's photo, or why there is none."""
-    try:
-        photo = read_photo(product.image_path, limits, decoders)
-    except Unusable as reason:
-        return str(reason)
-    return photo.width, photo.height
+    Raises:
+        Unusable: none of them can.
+    """
+    found: list[Readable] = []
+    lost: list[Unusable] = []
+    for path in product.image_paths:
+        if most is not None and len(found) == most:
+            break
+        try:
+            photo = read_photo(path, limits, decoders)
+        except Unusable as reason:
+            lost.append(reason)
+        else:
+            found.append(Readable(path, tokens(photo.width, photo.height, len(found))))
+    if not found:
+        raise lost[0]
+    return tuple(found), tuple(_dropped(product, reason) for reason in lost)
 
 
 def _answer(
@@ -188,12 +242,14 @@ def _answer(
     text = render_answer(prompt, product.title, product.category, product.price)
     tokenizer = processor.tokenizer
     ids = tokenizer(text, add_special_tokens=False).input_ids
-    if not tokenizer.added_tokens_decoder.keys().isdisjoint(ids):  # those of this model, whatever they look like
-        raise Unusable(
-            "title or category spells one of the model's control tokens",
-            "title or category spells a control token of the model",
-        )
-    _check_readable(text, product)
+    if not tokenizer.added_tokens_decoder.keys().isdisjoint(ids):  # this model's own, whatever their spelling
+        raise Unusable("title or category spells a control token of the model")
+    try:
+        answer = parse_answer(text)
+    except AnswerMalformed as error:
+        raise Unusable(str(error), "title or category cannot be read back") from error
+    if (answer.title, answer.category) != (product.title, product.category):
+        raise Unusable("title or category holds line breaks or outer spaces", "title or category cannot be read back")
     ids = [*ids, tokenizer.convert_tokens_to_ids(END)]
     if len(ids) > settings.max_new_tokens:
         raise Unusable(
@@ -205,15 +261,6 @@ def _answer(
 
 def _dropped(product: Product, reason: Unusable) -> Dropped:
     return Dropped(product_code=product.product_code, reason=str(reason), kind=reason.kind)
-
-
-def _check_readable(text: str, product: Product) -> None:
-    try:
-        answer = parse_answer(text)
-    except AnswerMalformed as error:
-        raise Unusable(str(error), "title or category cannot be read back") from error
-    if (answer.title, answer.category) != (product.title, product.category):
-        raise Unusable("title or category holds line breaks or outer spaces", "title or category cannot be read back")
 
 
 def _check_enough(examples: list[Example], dropped: list[Dropped]) -> None:

@@ -14,7 +14,7 @@ from enrich.models.phi3_vision.checkpoint import TOKENIZER_FILES
 from enrich.train.record import TrainReport
 from enrich.vocabulary import RECORD_FILE
 
-# Of the base, byte for byte. A tokenizer without the config.json beside it may load as another class, with other ids.
+# Copied from the base. A tokenizer without the config.json beside it may load as another class, with other ids.
 _BASE_FILES = ("config.json", *TOKENIZER_FILES)
 _PACKAGES = ("enrich", "torch", "transformers", "peft", "accelerate", "tokenizers", "pillow")
 
@@ -35,21 +35,21 @@ def write_adapter(directory: Path, model: PeftModel, processor: Phi3VProcessor, 
 
 
 def finish_adapter(directory: Path, target: Path, report: TrainReport) -> None:
-    """Add train.json and make the directory appear as `target`, in the place of an older one of the same run."""
+    """Add train.json and move the directory to `target`, in the place of an older one of the same run.
+
+    After a failed merge check it stays where it is, and can be served unmerged, without error bars.
+    """
     (directory / RECORD_FILE).write_text(report.model_dump_json(indent=1) + "\n", "utf-8")
+    if not report.merge_check.ok:
+        (directory / CALIBRATION_FILE).write_text(Calibration.uncalibrated().model_dump_json(indent=1) + "\n", "utf-8")
+        return
     if target.exists():
         shutil.rmtree(target)
     directory.rename(target)
 
 
-def keep_unverified(directory: Path, report: TrainReport) -> None:
-    """Make the directory of an adapter whose merge check failed one that can be served unmerged, without error bars."""
-    (directory / RECORD_FILE).write_text(report.model_dump_json(indent=1) + "\n", "utf-8")
-    (directory / CALIBRATION_FILE).write_text(Calibration.uncalibrated().model_dump_json(indent=1) + "\n", "utf-8")
-
-
 def versions() -> dict[str, str]:
-    """Of the packages that decide the result."""
+    """Versions of the packages that decide the result."""
     return {package: version(package) for package in _PACKAGES}
 
 

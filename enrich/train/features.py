@@ -6,20 +6,17 @@ of it as fits.
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from enrich.errors import UsageError
-from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VImageProcessor
-from enrich.models.phi3_vision.image_processing import normalize_crops
 
 
 class FeatureCache:
-    """Image features by index: (tokens of that image, hidden size), in the model's dtype.
+    """Image features by number of the photo: (tokens of that photo, hidden size), in the model's dtype.
 
     Two files: the features, and a byte for each image that says whether they are there. They outlive a killed process,
     and the processes of one host share them.
@@ -56,7 +53,7 @@ class FeatureCache:
             self._copied.record()
 
     def flush(self) -> None:
-        """Write what was put. Called while the GPU works on the backward pass, it costs the GPU nothing."""
+        """Write what was put. Called during the backward pass, it costs the GPU no time."""
         if self._copied is not None:
             self._copied.synchronize()
         for index, own in self._pending:
@@ -66,7 +63,7 @@ class FeatureCache:
 
 
 def _make_room(path: Path, size: int, marks: Path, images: int) -> None:
-    """Both files at their sizes: as an earlier run left them, or new and sparse, which takes no disk yet."""
+    """Keep both files if an earlier run left them at these sizes; else make new ones, sparse at first."""
     if path.is_file() and path.stat().st_size == size and marks.is_file() and marks.stat().st_size == images:
         return
     free = shutil.disk_usage(path.parent).free
@@ -78,37 +75,3 @@ def _make_room(path: Path, size: int, marks: Path, images: int) -> None:
     for file, length in ((path, size), (marks, images)):
         with file.open("wb") as empty:
             empty.truncate(length)
-
-
-def embed_images(
-    model: Phi3VForCausalLM,
-    batch: Mapping[str, Any],
-    image_processor: Phi3VImageProcessor,
-    cache: FeatureCache | None,
-    *,
-    frozen: bool,
-) -> dict[str, Any]:
-    """`batch`, as the collator made it, with its images as the model takes them, on the model's device.
-
-    Crops get there as bytes, a fifth of the pixel values they become (1.35 MB for 6.8 MB an image at four crops). Of a
-    `frozen` tower the features are computed too, without a graph, and kept in the cache.
-
-    Raises:
-        Unusable, RunFailed: a photo of the batch could not be read, see `examples.read_photo`.
-    """
-    ready = dict(batch)
-    rows = ready.pop("rows")
-    if "unreadable" in ready:
-        raise ready["unreadable"]
-    if "pixel_values" not in ready:
-        return ready
-    mean, std = image_processor.image_mean, image_processor.image_std
-    crops, sizes = ready.pop("pixel_values").to(model.device), torch.tensor(ready.pop("image_sizes"))
-    pixel_values = normalize_crops(crops, sizes, mean=mean, std=std, dtype=model.dtype)
-    if not frozen:
-        return {**ready, "pixel_values": pixel_values, "image_sizes": sizes}
-    with torch.no_grad():
-        features = model.get_image_features(pixel_values, sizes)
-    if cache is not None:
-        cache.put(rows, features)
-    return {**ready, "image_features": features}

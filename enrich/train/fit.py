@@ -1,4 +1,4 @@
-"""The training loop's set-up and what is left of it when it is over."""
+"""Set up and run the training loop, and summarise what happened."""
 
 import math
 from collections.abc import Callable
@@ -6,19 +6,19 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from enrich.errors import RunFailed
 from enrich.models.phi3_vision import Phi3VForCausalLM
 from enrich.settings.training import TrainSettings
-from enrich.train.callbacks import MAX_SKIPPED_IN_A_ROW, FiniteGuard, Reporter, Schedule
-from enrich.train.collate import Collator, Photos
+from enrich.train.callbacks import MAX_SKIPPED_IN_A_ROW, Epochs, Reporter, Schedule
+from enrich.train.collate import Photos
 from enrich.train.evaluate import evaluate
 from enrich.train.kernels import compile_layers, worth_compiling
-from enrich.train.lora import add_lora, count_parameters, optimizer, uncast_lora_inputs
+from enrich.train.lora import add_lora, count_parameters, uncast_lora_inputs
 from enrich.train.record import Stopped, Training, TrainProgress
 from enrich.train.tracking import PROJECT, UNTRACKED, Tracking
-from enrich.train.trainer import AnswerTrainer, early_stopping, last_checkpoint
+from enrich.train.trainer import AnswerTrainer, last_checkpoint
 
 
 def adapt(model: Phi3VForCausalLM, settings: TrainSettings, photos: int) -> PeftModel:
@@ -54,8 +54,9 @@ def fit(
         RunFailed: gradients stayed non-finite, or GPU memory ran out. Checkpoints stay.
     """
     compiled = worth_compiling(settings, adapted.device, len(photos))
-    length = max(len(example.input_ids) for example in photos.examples) if compiled else 0
-    schedule, guard, reporter = Schedule(settings.evaluations, deadline), FiniteGuard(), Reporter(on_progress)
+    length = len(photos.longest(1).examples[0].input_ids) if compiled else 0
+    schedule, reporter = Schedule(settings.evaluations, deadline), Reporter(on_progress)
+    patience = EarlyStoppingCallback(early_stopping_patience=settings.patience)
     arguments.dataloader_num_workers = photos.workers
     arguments.report_to, arguments.run_name, arguments.project = list(tracking.report_to), tracking.run_name, PROJECT
     trainer = AnswerTrainer(
@@ -63,12 +64,9 @@ def fit(
         args=arguments,
         photos=photos,
         settings=settings,
-        guard=guard,
         evaluate_step=lambda step: evaluate(adapted, unseen, settings, step=step, keep_samples=tracking.keep_samples),
-        callbacks=[schedule, reporter, early_stopping(settings), *tracking.callbacks],
-        eval_dataset=unseen,
-        data_collator=Collator(photos.processor.tokenizer.pad_token_id, length, settings.price_weight),
-        optimizers=(optimizer(adapted, settings, arguments), None),
+        callbacks=[Epochs(photos.set_epoch), schedule, reporter, patience, *tracking.callbacks],
+        length=length,
     )
     last = last_checkpoint(Path(arguments.output_dir))
     try:
@@ -79,7 +77,7 @@ def fit(
             f"training: GPU memory ran out at batch_size {settings.batch_size}; lower it (effective_batch_size keeps "
             "the result), or set gradient_checkpointing: true, and start again: it goes on from its last checkpoint"
         ) from error
-    if guard.diverged:
+    if trainer.guard.diverged:
         raise RunFailed(_diverged(trainer))
     return _training(trainer, schedule, reporter)
 

@@ -1,13 +1,10 @@
 """Which kernels a run trains with: attention, compiled layers, 4-bit weights."""
 
-from pathlib import Path
-
 import torch
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available, is_flash_attn_3_available
 
 from enrich.errors import UsageError
 from enrich.models.phi3_vision import Phi3VForCausalLM
-from enrich.models.phi3_vision.checkpoint import load_model
 from enrich.settings.training import TrainSettings
 
 # On an H200 compiling took 12 seconds and brought a photo from 46 to 30 ms (benchmarks/finetuning/README.md): it pays
@@ -33,12 +30,6 @@ def check_4bit(settings: TrainSettings) -> None:
     """Refuse `load_in_4bit` without bitsandbytes. Raises UsageError."""
     if settings.load_in_4bit and not is_bitsandbytes_available():
         raise UsageError("load_in_4bit: needs bitsandbytes; pip install 'enrich[qlora]', or set load_in_4bit: false")
-
-
-def load_base(base: Path, settings: TrainSettings, *, device: torch.device, dtype: torch.dtype) -> Phi3VForCausalLM:
-    """The base as training wants it. Raises as `load_model` and `attention_kernel`."""
-    kernel = attention_kernel(settings.attention, device)
-    return load_model(base, dtype=dtype, device=device, attention=kernel, load_in_4bit=settings.load_in_4bit)
 
 
 def worth_compiling(settings: TrainSettings, device: torch.device, photos: int) -> bool:

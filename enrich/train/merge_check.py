@@ -12,19 +12,20 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from enrich.errors import RunFailed
 from enrich.models.phi3_vision import Phi3VForCausalLM
 from enrich.models.phi3_vision.checkpoint import load_merged
 from enrich.settings.training import TrainSettings
-from enrich.train.collate import Collator, Photos
-from enrich.train.evaluate import embed, generate
+from enrich.train.collate import Collator, Photos, embed_images
+from enrich.train.evaluate import generate
 from enrich.train.record import Difference, MergeCheck
 
 MAX_ROWS = 8
-# How often a model's own rounding noise (`rounded_otherwise`) a merge may differ by. At full size (random weights, 32
-# steps, H100) right merges came to 1.06 times it with a 4-bit base and 1.18 times with the vision side; rounded to the
-# nearest, which loses much of an adapter, to 2.6 and 2.7 times.
+# A merge may differ by this many times the model's own rounding noise (`rounded_otherwise`). At full size (random
+# weights, 32 steps, H100) right merges came to 1.06 times it with a 4-bit base and 1.18 times with the vision side;
+# rounded to the nearest, which loses much of an adapter, to 2.6 and 2.7 times.
 NOISE_FACTOR = 2.0
-# What no model need stay below, for one that rounding leaves alone: half a unit in the last of bf16's 8 bits.
+# The limit is never lower than this, half a unit in the last of bf16's 8 bits: rounding may leave a model alone.
 LEAST_LIMIT = 2.0**-9
 FLOAT32_LIMIT = 1e-3  # a correct merge of two random layers came to 1e-6
 
@@ -46,7 +47,7 @@ def outputs(
     collate = Collator(photos.processor.tokenizer.pad_token_id)
 
     def logits() -> torch.Tensor:
-        batch = embed(model, collate(photos.__getitems__(range(len(photos)))), photos, settings)
+        batch = embed_images(model, collate(photos.__getitems__(range(len(photos)))), photos, settings)
         del batch["labels"]
         # Compiled code rounds less often than the same layers uncompiled, which is how the merged model runs.
         with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
@@ -57,12 +58,11 @@ def outputs(
 
 
 def rounded_otherwise(model: nn.Module, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """What `compute` gives while every linear layer of `model` rounds otherwise: as right, and not the same.
+    """The result of `compute` while every linear layer of `model` rounds differently: as accurate, but not identical.
 
-    Each adds up the two halves of its inputs apart, and the weights below an adapter are moved by up to half a unit in
-    their last place, as a merge moves them. How far that takes the logits is how far rounding alone can take them. The
-    weights matter most: their errors are the same for every token, so attention does not average them away as it does
-    those of the sums. (Another batch size or attention kernel says less: sums within a layer are kept in float32.)
+    Each sums the two halves of its inputs separately, and the weights below an adapter are moved by up to half a unit
+    in their last place, as by a merge. So the logits move as far as rounding alone can move them. Weights matter most:
+    their errors are the same for every token, so attention does not average them out as it does those of the sums.
     """
     hooks: list[RemovableHandle] = []
     for name, module in model.named_modules():
@@ -142,17 +142,13 @@ def _relative(logits: torch.Tensor, reference: torch.Tensor) -> float:
     return float((logits - reference).square().mean().sqrt() / reference.square().mean().sqrt())
 
 
-def describe_failure(check: MergeCheck) -> str:
-    """What is wrong, for the front of an error message."""
-    return (
-        f"the merged model is not the adapter: logits differ by {check.relative_difference:.2g} of their size "
-        f"(at most {check.limit:.2g}; rounding alone makes {check.noise:.2g}), "
-        f"{check.same_answers} of {check.rows} answers agree"
-    )
-
-
-def unmerged_advice(merge_only: tuple[str, ...]) -> str:
-    """What can be done with an adapter whose merge failed, for the end of an error message."""
+def merge_failed(check: MergeCheck, outcome: str, merge_only: tuple[str, ...]) -> RunFailed:
+    """The error for a check that is not ok; `outcome` says what became of the adapter."""
     beside = "serve it beside its base, unmerged (engine: vllm, served: lora), or "
     only = f"vLLM serves it merged only ({merge_only[0]}); " if merge_only else beside
-    return f"{only}check the versions of peft and transformers against constraints.txt and try again"
+    return RunFailed(
+        f"the merged model is not the adapter: logits differ by {check.relative_difference:.2g} of their size "
+        f"(at most {check.limit:.2g}; rounding alone makes {check.noise:.2g}), "
+        f"{check.same_answers} of {check.rows} answers agree; {outcome}: "
+        f"{only}check the versions of peft and transformers against constraints.txt and try again"
+    )

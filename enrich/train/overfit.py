@@ -5,26 +5,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import RunFailed
 from enrich.settings.training import TrainSettings
 from enrich.storage.scratch import scratch
-from enrich.train.callbacks import FiniteGuard, Reporter
-from enrich.train.collate import Collator
+from enrich.train.callbacks import Reporter
 from enrich.train.device import device_and_dtype
 from enrich.train.examples import build_examples
-from enrich.train.kernels import load_base
-from enrich.train.lora import add_lora, optimizer, uncast_lora_inputs
+from enrich.train.lora import add_lora, uncast_lora_inputs
 from enrich.train.record import Evaluation, TrainProgress
-from enrich.train.run import model_errors, open_photos, open_processor
+from enrich.train.run import open_model, open_photos, open_processor
 from enrich.train.trainer import AnswerTrainer, training_arguments
 from enrich.vocabulary import Product
 
 LEARNED = 0.01  # mean loss of an answer token: each is then given a probability of 0.99
 MAX_STEPS = 300
-# Works against learning by heart, and is therefore left out.
+# Regularisation, which would only slow this down.
 _PLAIN = {
     "lr_scheduler_type": "constant",
     "lr_scheduler_kwargs": None,
@@ -41,7 +39,6 @@ def overfit_one_batch(
     base: Path,
     *,
     on_progress: Callable[[TrainProgress], None] = lambda state: None,
-    max_steps: int | None = None,
 ) -> tuple[float, ...]:
     """Train on the first `settings.batch_size` products only, until the loss is below `LEARNED`.
 
@@ -52,19 +49,17 @@ def overfit_one_batch(
 
     Raises:
         UsageError: products or settings are not usable.
-        RunFailed: the loss was not reached in `max_steps` steps (by default `MAX_STEPS`); the message ends with what to
-            look at.
+        RunFailed: the loss was not reached in `MAX_STEPS` steps; the message ends with what to look at.
     """
     batch = products[: settings.batch_size]
-    changes = {"optimizer": {**settings.optimizer, **_PLAIN}, "epochs": float(max_steps or MAX_STEPS)}
+    changes = {"optimizer": {**settings.optimizer, **_PLAIN}, "epochs": float(MAX_STEPS), "price_weight": 1}
     settings = settings.model_copy(update={**changes, "batch_size": len(batch), "effective_batch_size": len(batch)})
     device, dtype = device_and_dtype(settings.device)
     processor = open_processor(base, settings)
     examples, _ = build_examples(batch, processor, prompt, settings)
     set_seed(settings.seed)
-    with model_errors(settings):
-        model = load_base(base, settings, device=device, dtype=dtype)
-    losses, guard = _Losses(), FiniteGuard()
+    model = open_model(base, settings, device, dtype)
+    losses = _Losses(on_progress)
     with scratch() as folder:
         photos = open_photos(model, examples, processor, settings, folder / "features")
         adapted = add_lora(model, settings)
@@ -74,16 +69,12 @@ def overfit_one_batch(
             args=arguments,
             photos=photos,
             settings=settings,
-            guard=guard,
             evaluate_step=_never,
-            callbacks=[Reporter(on_progress), losses],
-            eval_dataset=photos,
-            data_collator=Collator(processor.tokenizer.pad_token_id),
-            optimizers=(optimizer(adapted, settings, arguments), None),
+            callbacks=[losses],
         )
         with uncast_lora_inputs(adapted):
             trainer.train()
-    if guard.diverged:
+    if trainer.guard.diverged:
         raise RunFailed(_not_learned(losses.seen, settings, "; its gradient is not finite"))
     if losses.seen[-1] >= LEARNED:
         raise RunFailed(_not_learned(losses.seen, settings, ""))
@@ -91,30 +82,27 @@ def overfit_one_batch(
 
 
 def describe_losses(losses: Sequence[float]) -> str:
-    """The end of the curve, for people: the last few losses and where they stand."""
+    """The last few losses with their steps, as a line to print."""
     shown = losses[-_SHOWN:]
     first = len(losses) - len(shown) + 1
     return f"loss of steps {first} to {len(losses)}: " + ", ".join(f"{loss:.4f}" for loss in shown)
 
 
-class _Losses(TrainerCallback):
-    """Keeps the loss of each step, stops once it is low enough, and lets nothing be saved or evaluated."""
+class _Losses(Reporter):
+    """Also keeps the loss of each step, stops once it is low enough, and lets nothing be saved or evaluated."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Callable[[TrainProgress], None]) -> None:
+        super().__init__(progress)
         self.seen: list[float] = []
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         control.should_save = control.should_evaluate = False
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
     ) -> None:
-        if logs and "loss" in logs:
+        super().on_log(args, state, control, logs)
+        if "loss" in logs:
             self.seen.append(logs["loss"])
             control.should_training_stop = control.should_training_stop or logs["loss"] < LEARNED
 
@@ -124,7 +112,7 @@ def _never(step: int) -> Evaluation:
 
 
 def _not_learned(losses: Sequence[float], settings: TrainSettings, why: str) -> str:
-    falling = losses[-1] < 0.7 * losses[len(losses) // 2] if all(map(math.isfinite, losses)) else False
+    falling = all(map(math.isfinite, losses)) and losses[-1] < 0.7 * losses[len(losses) // 2]
     advice = (
         "it still falls: raise learning_rate"
         if falling

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from statistics import median_low
 
@@ -17,7 +18,7 @@ from enrich.train.lora import add_lora, count_parameters, merge_only
 from enrich.train.record import Preflight, Spread, Trainable
 from enrich.vocabulary import Product, same_design
 
-MAX_CHECKED = 512  # rows whose ids are made a second time: at 0.2 ms each, a tenth of a second
+MAX_CHECKED = 512  # rows that are tokenised again: at 0.2 ms each, a tenth of a second
 
 
 def preflight(
@@ -43,7 +44,9 @@ def preflight(
         learned=processor.tokenizer.decode(examples[0].answer_ids),
         image_tokens=_spread([example.num_image_tokens for example in examples]),
         length=_spread([len(example.input_ids) for example in examples]),
-        photos=len(examples),
+        photos=sum(len(example.photos) for example in examples),
+        products=len(examples),
+        photos_per_product=settings.photos_per_product,
         epochs=settings.epochs,
         steps=math.ceil(settings.epochs * per_epoch),
         effective_batch_size=settings.effective_batch_size,
@@ -73,8 +76,7 @@ def refuse_leaks(splits: Mapping[str, Sequence[Product]]) -> None:
 def refuse_broken_prefix(examples: Sequence[Example], processor: Phi3VProcessor, prompt: Prompt) -> None:
     """Refuse a tokenizer that reads prompt + answer otherwise than the prompt, then the answer.
 
-    Then training would show the model a prompt that serving never sends. Made a second time from the whole text, on
-    rows spread over all of them.
+    Training would then show the model a prompt that serving never sends. Checked on rows spread over all of them.
 
     Raises:
         UsageError: the ids differ, or no `<s>` follows the image, where the original processor puts one.
@@ -82,17 +84,18 @@ def refuse_broken_prefix(examples: Sequence[Example], processor: Phi3VProcessor,
     bos = processor.tokenizer.bos_token_id
     for example in examples[:: math.ceil(len(examples) / MAX_CHECKED)]:
         product = example.product
-        text = render_prompt(prompt) + render_answer(prompt, product.title, product.category, product.price) + END
-        whole = processor.token_ids(text, [example.num_image_tokens])
+        asked = render_prompt(prompt, len(example.shown))
+        text = asked + render_answer(prompt, product.title, product.category, product.price) + END
+        whole = processor.token_ids(text, [example.photos[at].tokens for at in example.shown])
         if whole != example.input_ids:
-            place = _first_difference(whole, example.input_ids)
+            pairs = enumerate(zip_longest(whole, example.input_ids))
+            place = next(place for place, (one, other) in pairs if one != other)
             part = "prompt" if place < len(example.prompt_ids) else "answer"
             raise UsageError(
                 f"tokenizer: the ids of prompt + answer differ from those of the prompt, then the answer, at position "
                 f"{place}, in the {part} (product {product.product_code}); use the tokenizer.json of the base model"
             )
-        after_image = max(place for place, token in enumerate(whole) if token < 0) + 1
-        if whole[after_image] != bos:
+        if any(one < 0 <= after != bos for one, after in pairwise(whole)):
             raise UsageError(
                 f"tokenizer: no <s> after the image (product {product.product_code}), where the original processor "
                 "puts one; use the tokenizer.json of the base model"
@@ -116,8 +119,3 @@ def trainable_modules(model: PeftModel) -> tuple[Trainable, ...]:
 
 def _spread(values: Sequence[int]) -> Spread:
     return Spread(least=min(values), median=median_low(values), most=max(values))
-
-
-def _first_difference(some: Sequence[int], others: Sequence[int]) -> int:
-    pairs = zip(some, others, strict=False)  # one may go on where the other ends
-    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(some), len(others)))

@@ -34,9 +34,7 @@ class TrainProgress(_Record):
     stage: Literal["photos", "base", "training"]
     step: int
     steps: int
-    epoch: float = 0.0
     loss: float | None = None  # mean over the answer tokens of the last step
-    images_per_second: float | None = None  # of training proper: without evaluations and the first steps
     evaluation: Evaluation | None = None  # the last one
 
     @property
@@ -78,23 +76,27 @@ class Preflight(_Record):
     product_code: str  # whose answer is shown
     learned: str  # all of that row that the loss is computed on
     image_tokens: Spread
-    length: Spread  # positions of photo, prompt and answer
-    photos: int
+    length: Spread  # positions of photos, prompt and answer
+    photos: int  # in all, of which a prompt shows photos_per_product at most
+    products: int
+    photos_per_product: int
     epochs: float
     steps: int
     effective_batch_size: int
 
     @property
     def lines(self) -> list[str]:
-        """For people."""
+        """Lines to print."""
         trained = sum(group.parameters for group in self.trainable)
+        many = self.photos_per_product
+        several = f" of {self.products:,} products, up to {many} in a prompt," if many > 1 else ""
         names = ", ".join(f"{group.module} x {group.count}" for group in self.trainable)
         return [
             f"trained: {names}: {_count(trained)} of {_count(self.parameters)} parameters "
             f"({trained / self.parameters:.2%})",
             f"learned of product {self.product_code}: {self.learned!r}",
-            f"photos: {self.photos:,} for {self.epochs:g} epochs: {self.steps:,} steps of {self.effective_batch_size}; "
-            f"image tokens {self.image_tokens}; sequence length {self.length}",
+            f"photos: {self.photos:,}{several} for {self.epochs:.3g} epochs: {self.steps:,} steps of "
+            f"{self.effective_batch_size}; image tokens {self.image_tokens}; sequence length {self.length}",
             *(f"served merged into the base only: {reason}" for reason in self.merge_only),
         ]
 
@@ -117,6 +119,18 @@ class Rows(_Record):
     train: int
     validation: int
     dropped: tuple[Dropped, ...]
+    lost_photos: tuple[Dropped, ...] = ()  # cannot be read, of products that have others
+
+    @property
+    def lines(self) -> list[str]:
+        """Lines to print."""
+        if not self.lost_photos:
+            return []
+        first = self.lost_photos[0]
+        return [
+            f"photos left out: {len(self.lost_photos):,} cannot be read, of products that have others (the first, "
+            f"product {first.product_code}: {first.reason})"
+        ]
 
 
 class Difference(_Record):

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 import torch
@@ -12,22 +13,23 @@ from accelerate import PartialState
 from transformers import TrainingArguments
 
 from enrich.answers.prompt import Prompt
-from enrich.errors import RunFailed, UsageError
+from enrich.errors import UsageError
 from enrich.models.device import free_memory
 from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
-from enrich.models.phi3_vision.checkpoint import load_processor, weights_signature
+from enrich.models.phi3_vision.checkpoint import load_model, load_processor, weights_signature
 from enrich.photos.decode import PREPARATION_VERSION
 from enrich.settings.training import TrainSettings
 from enrich.train import evaluate, merge_check
 from enrich.train.collate import Photos
 from enrich.train.device import describe_memory, device_and_dtype, device_name, is_main_process, peak_memory_bytes
-from enrich.train.examples import Example, Unusable, build_examples
-from enrich.train.export import commit, finish_adapter, keep_unverified, versions, write_adapter
+from enrich.train.examples import Example, build_examples
+from enrich.train.export import commit, finish_adapter, versions, write_adapter
 from enrich.train.features import FeatureCache
 from enrich.train.fit import adapt, fit
-from enrich.train.kernels import check_4bit, load_base
+from enrich.train.kernels import attention_kernel, check_4bit
 from enrich.train.preflight import preflight
 from enrich.train.record import Dropped, MergeCheck, Preflight, Rows, Training, TrainProgress, TrainReport
+from enrich.train.showing import Showing
 from enrich.train.tracking import UNTRACKED, require_trackers, tracked
 from enrich.train.trainer import training_arguments
 from enrich.train.trial import refuse_out_of_memory, try_longest_batch
@@ -63,7 +65,7 @@ class _Data:
 
 
 @dataclass(frozen=True)
-class TrainResult:
+class _Result:
     """What is left of training once the model is gone."""
 
     training: Training
@@ -107,10 +109,11 @@ def train(
     job = _check_settings(settings, prompt, base, workdir)
     with model_errors(settings):
         identity = identify(settings, prompt, base, workdir, data_fingerprint)
-    with own_workdir(workdir, identity) if is_main_process() else nullcontext(), _lost_photos():
+    with own_workdir(workdir, identity) if is_main_process() else nullcontext():
         PartialState().wait_for_everyone()
         data = _read(job, train_products, validation_products, on_progress)
         check_dropped(data.rows.dropped)
+        send_lines(data.rows.lines, on_message)
         with model_errors(settings):
             plan = preflight(data.train, data.processor, prompt, settings, base)
         send_lines(plan.lines, on_message)
@@ -137,31 +140,30 @@ def _read(
     """Examples of both splits, validation thinned to what an evaluation needs."""
     processor = open_processor(job.base, job.settings)
     thinned = validation_products[:: max(1, math.ceil(len(validation_products) / evaluate.MAX_ROWS))]
-    total = len(train_products) + len(thinned)
+    total, steps = len(train_products) + len(thinned), count(1)
 
-    def read(products: Sequence[Product], before: int) -> tuple[list[Example], list[Dropped]]:
-        def progress(done: int) -> None:
-            on_progress(TrainProgress(stage="photos", step=before + done, steps=total))
+    def progress(_: int) -> None:
+        on_progress(TrainProgress(stage="photos", step=next(steps), steps=total))
 
-        return build_examples(products, processor, job.prompt, job.settings, progress)
-
-    examples, dropped = read(train_products, 0)
-    unseen, dropped_unseen = read(thinned, len(train_products))
-    rows = Rows(train=len(examples), validation=len(unseen), dropped=(*dropped, *dropped_unseen))
+    examples, dropped = build_examples(train_products, processor, job.prompt, job.settings, progress, all_photos=True)
+    unseen, dropped_unseen = build_examples(thinned, processor, job.prompt, job.settings, progress)
+    lost = chain.from_iterable(example.lost for example in (*examples, *unseen))
+    rows = Rows(
+        train=len(examples), validation=len(unseen), dropped=(*dropped, *dropped_unseen), lost_photos=tuple(lost)
+    )
     return _Data(processor, examples, unseen, rows)
 
 
-def _train_adapter(
-    job: _Job, data: _Data, deadline: float, on_progress: OnProgress, on_message: OnMessage
-) -> TrainResult:
+def _train_adapter(job: _Job, data: _Data, deadline: float, on_progress: OnProgress, on_message: OnMessage) -> _Result:
     """Train, write the adapter as UNVERIFIED, and keep the outputs that the merged model is compared with."""
     settings = job.settings
     on_progress(TrainProgress(stage="base", step=0, steps=0))
-    with model_errors(settings), refuse_out_of_memory(settings):
-        model = load_base(job.base, settings, device=job.device, dtype=job.dtype)
+    model = open_model(job.base, settings, job.device, job.dtype)
+    many = settings.photos_per_product
+    showing = Showing(data.processor, job.prompt, many, settings.seed) if many > 1 else None
     photos, unseen = (
-        open_photos(model, examples, data.processor, settings, job.workdir / f"{name}.features")
-        for name, examples in (("train", data.train), ("validation", data.validation))
+        open_photos(model, examples, data.processor, settings, job.workdir / f"{name}.features", shown)
+        for name, examples, shown in (("train", data.train, showing), ("validation", data.validation, None))
     )
     adapted = adapt(model, settings, len(photos))
     peak = try_longest_batch(adapted, photos, settings, job.arguments)
@@ -175,10 +177,10 @@ def _train_adapter(
         write_adapter(job.workdir / UNVERIFIED, adapted, data.processor, job.prompt, job.base)
     PartialState().wait_for_everyone()
     few = unseen.first(merge_check.MAX_ROWS)
-    return TrainResult(training, peak, few, merge_check.outputs(adapted, few, settings, noise=True))
+    return _Result(training, peak, few, merge_check.outputs(adapted, few, settings, noise=True))
 
 
-def _check_merge(job: _Job, result: TrainResult) -> MergeCheck:
+def _check_merge(job: _Job, result: _Result) -> MergeCheck:
     """The adapter merged beside the adapter as it was trained.
 
     After a 4-bit training it is merged into the base that was trained on, brought back from 4 bits: on the base in full
@@ -200,13 +202,7 @@ def _check_merge(job: _Job, result: TrainResult) -> MergeCheck:
 
 
 def _report(
-    job: _Job,
-    data: _Data,
-    plan: Preflight,
-    result: TrainResult,
-    check: MergeCheck,
-    data_fingerprint: str,
-    started: float,
+    job: _Job, data: _Data, plan: Preflight, result: _Result, check: MergeCheck, data_fingerprint: str, started: float
 ) -> TrainReport:
     return TrainReport(
         **dict(result.training),
@@ -227,16 +223,12 @@ def _report(
 
 def _keep(job: _Job, report: TrainReport) -> None:
     """Move the adapter to its name, or raise RunFailed and leave it as UNVERIFIED if it failed the merge check."""
-    unverified, check = job.workdir / UNVERIFIED, report.merge_check
-    if is_main_process() and check.ok:
+    unverified = job.workdir / UNVERIFIED
+    if is_main_process():
         finish_adapter(unverified, job.workdir / ADAPTER, report)
-    elif is_main_process():
-        keep_unverified(unverified, report)
-    if not check.ok:
-        raise RunFailed(
-            f"{merge_check.describe_failure(check)}; the adapter is kept in {unverified}: "
-            f"{merge_check.unmerged_advice(report.preflight.merge_only)}"
-        )
+    if not report.merge_check.ok:
+        outcome = f"the adapter is kept in {unverified}"
+        raise merge_check.merge_failed(report.merge_check, outcome, report.preflight.merge_only)
 
 
 def open_processor(base: Path, settings: TrainSettings) -> Phi3VProcessor:
@@ -247,11 +239,25 @@ def open_processor(base: Path, settings: TrainSettings) -> Phi3VProcessor:
             num_crops=settings.num_crops,
             fast_decode=settings.fast_decode,
             preparation_version=PREPARATION_VERSION,
+            photos_per_product=settings.photos_per_product,
+            more_crops=settings.more_crops,
         )
 
 
+def open_model(base: Path, settings: TrainSettings, device: torch.device, dtype: torch.dtype) -> Phi3VForCausalLM:
+    """The base with the settings' kernels and quantisation. Raises UsageError, also if it does not fit the GPU."""
+    kernel = attention_kernel(settings.attention, device)
+    with model_errors(settings), refuse_out_of_memory(settings):
+        return load_model(base, dtype=dtype, device=device, attention=kernel, load_in_4bit=settings.load_in_4bit)
+
+
 def open_photos(
-    model: Phi3VForCausalLM, examples: Sequence[Example], processor: Phi3VProcessor, settings: TrainSettings, path: Path
+    model: Phi3VForCausalLM,
+    examples: Sequence[Example],
+    processor: Phi3VProcessor,
+    settings: TrainSettings,
+    path: Path,
+    showing: Showing | None = None,
 ) -> Photos:
     """The examples' photos; with a cache of their features in `path` where settings ask for one and they stay the same.
 
@@ -260,10 +266,10 @@ def open_photos(
     """
     cache = None
     if settings.cache_vision_features and not settings.adapt_vision:
-        lengths = [example.num_image_tokens for example in examples]
+        lengths = [photo.tokens for example in examples for photo in example.photos]
         with PartialState().main_process_first():
             cache = FeatureCache(path, lengths, model.config.hidden_size, model.dtype)
-    return Photos(examples, processor, settings.limits, cache)
+    return Photos(examples, processor, settings.limits, cache, showing)
 
 
 @contextmanager
@@ -273,18 +279,6 @@ def model_errors(settings: TrainSettings) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         raise UsageError(f"model {settings.model}: {error}") from error
-
-
-@contextmanager
-def _lost_photos() -> Iterator[None]:
-    """A photo that was readable when the run started and is not now, as the RunFailed that says how to continue."""
-    try:
-        yield
-    except Unusable as error:
-        raise RunFailed(
-            f"training: {error}; it was there at first; put it back and start again: "
-            "training goes on from its last checkpoint"
-        ) from error
 
 
 def send_lines(lines: Sequence[str], on_message: OnMessage) -> None:

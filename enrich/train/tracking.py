@@ -20,7 +20,7 @@ from enrich.photos.decoders import Decoders
 from enrich.settings.photos import PhotoLimits
 from enrich.settings.training import TrainSettings
 from enrich.train.evaluate import SamplePrediction
-from enrich.train.examples import read_photo
+from enrich.train.examples import read_again
 
 PROJECT = "enrich"  # at W&B and Trackio, unless WANDB_PROJECT names another
 COLUMNS = ("Image", "Ground Truth Text", "Predicted Text")
@@ -55,7 +55,7 @@ class SampleTable(TrainerCallback):
     def _photo(self, path: str) -> Image.Image:
         if path not in self._photos:
             with Decoders(partial(shrink, side=SIDE), self._limits, 1, most_pixels=SIDE * SIDE) as decoders:
-                picture = read_photo(path, self._limits, decoders).page
+                picture = read_again(path, self._limits, decoders).page
             self._photos[path] = Image.fromarray(picture).resize((SIDE, SIDE))
         return self._photos[path]
 
@@ -129,6 +129,6 @@ def _open_wandb(name: str, stack: ExitStack) -> None:
 
 
 def _plain(text: str) -> str:
-    """What a model wrote, without characters that steer a terminal or a page, and not for ever."""
+    """A model's text as a cell: control characters replaced, at most _LONGEST characters."""
     shown = "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
     return shown if len(shown) <= _LONGEST else shown[:_LONGEST] + "..."

@@ -7,22 +7,16 @@ from typing import Any, get_type_hints
 
 import torch
 from accelerate import PartialState
+from peft import PeftModel
 from pydantic import TypeAdapter, ValidationError
-from transformers import (
-    EarlyStoppingCallback,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainingArguments,
-)
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from enrich.errors import UsageError, first_line
 from enrich.settings.training import TrainSettings
 from enrich.train.callbacks import FiniteGuard
-from enrich.train.collate import Photos
-from enrich.train.evaluate import embed
+from enrich.train.collate import Collator, Photos, embed_images
+from enrich.train.lora import optimizer
 from enrich.train.record import Evaluation, Skipped
 
 _NEVER = 10**9  # steps; callbacks.Schedule decides
@@ -41,32 +35,40 @@ class AnswerTrainer(Trainer):
     def __init__(
         self,
         *,
+        model: PeftModel,
+        args: TrainingArguments,
         photos: Photos,
         settings: TrainSettings,
-        guard: FiniteGuard,
         evaluate_step: Callable[[int], Evaluation],
         callbacks: list[TrainerCallback],
-        **kwargs: Any,
+        length: int = 0,  # see `Collator`
     ) -> None:
-        super().__init__(train_dataset=photos, callbacks=[guard, *callbacks], **kwargs)
+        self.guard = FiniteGuard()
+        super().__init__(
+            model,
+            args,
+            Collator(photos.processor.tokenizer.pad_token_id, length, settings.price_weight),
+            train_dataset=photos,
+            eval_dataset=photos,  # never read, but Trainer asks for one
+            callbacks=[self.guard, *callbacks],
+            optimizers=(optimizer(model, settings, args), None),
+        )
         self.remove_callback(PrinterCallback)
         self._photos = photos
         self._settings = settings
-        self._guard = guard
         self._evaluate_step = evaluate_step
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Stock, on a batch whose photos are made ready first. What is new of them is kept while the GPU is still at
-        the backward pass.
+        """Stock, after the batch's photos are made ready. New features are cached during the GPU's backward pass.
 
         An epoch's last batch may have fewer rows. It runs uncompiled: code for it would cost more than it saves.
         """
         rows = inputs["rows"]
         full = len(rows) == self.args.per_device_train_batch_size
         with torch.compiler.set_stance("default" if full else "force_eager"):
-            batch = embed(self.model, inputs, self._photos, self._settings)
+            batch = embed_images(self.model, inputs, self._photos, self._settings)
             loss = super().training_step(model, batch, *args, **kwargs)
-        self._guard.trained([self._photos.examples[row].product.product_code for row in rows], loss)
+        self.guard.trained([self._photos.examples[row].product.product_code for row in rows], loss)
         self._photos.keep()
         return loss
 
@@ -119,9 +121,9 @@ def training_arguments(
             f"effective_batch_size {settings.effective_batch_size} is not a multiple of batch_size "
             f"{settings.batch_size} times {processes} processes; lower batch_size or raise effective_batch_size"
         )
-    optimizer = {"lr_scheduler_type": "cosine", "warmup_steps": WARMUP} | _checked(settings.optimizer)
+    chosen = {"lr_scheduler_type": "cosine", "warmup_steps": WARMUP} | _checked(settings.optimizer)
     try:
-        arguments = TrainingArguments(**_fixed(settings, output_dir, device, dtype), **optimizer)
+        arguments = TrainingArguments(**_fixed(settings, output_dir, device, dtype), **chosen)
     except ValueError as error:  # of a choice, such as lr_scheduler_type
         raise UsageError(f"optimizer: {first_line(error)}; change that value") from error
     arguments._n_gpu = min(1, arguments.n_gpu)  # Trainer would split batches over all GPUs it sees (DataParallel)
@@ -171,11 +173,6 @@ def _fixed(settings: TrainSettings, output_dir: Path, device: torch.device, dtyp
         "report_to": "none",
         "disable_tqdm": True,
     }
-
-
-def early_stopping(settings: TrainSettings) -> TrainerCallback:
-    """Stops after `patience` evaluations that did not improve the best score."""
-    return EarlyStoppingCallback(early_stopping_patience=settings.patience)
 
 
 def last_checkpoint(output_dir: Path) -> Path | None:

@@ -15,9 +15,9 @@ from transformers import TrainingArguments
 from enrich.errors import UsageError
 from enrich.models.device import free_memory
 from enrich.settings.training import TrainSettings
-from enrich.train.collate import Collator, Photos
+from enrich.train.collate import Collator, Photos, embed_images
 from enrich.train.device import peak_memory_bytes
-from enrich.train.evaluate import embed, generate
+from enrich.train.evaluate import generate
 from enrich.train.examples import IGNORED
 from enrich.train.lora import optimizer, uncast_lora_inputs
 
@@ -65,7 +65,7 @@ def _step(model: PeftModel, photos: Photos, settings: TrainSettings, arguments: 
     collate = Collator(photos.processor.tokenizer.pad_token_id, price_weight=settings.price_weight)
     # A frozen tower's layers are specialised to the first numbers of crops they see, so that stays for training.
     with torch.compiler.set_stance("force_eager"):
-        batch = embed(model, collate(photos.__getitems__(range(len(photos)))), photos, settings)
+        batch = embed_images(model, collate(photos.__getitems__(range(len(photos)))), photos, settings)
     batch = send_to_device(batch, model.device)
     full = len(photos) == settings.batch_size
     with uncast_lora_inputs(model), torch.compiler.set_stance("default" if full else "force_eager"):
@@ -90,6 +90,7 @@ def refuse_out_of_memory(settings: TrainSettings, *, longest: int = 0) -> Iterat
             "set gradient_checkpointing: true": longest and not settings.gradient_checkpointing,
             "set load_in_4bit: true": not (settings.load_in_4bit or settings.adapt_vision),
             "lower num_crops": longest and settings.num_crops > 1,
+            "lower photos_per_product": longest and settings.photos_per_product > 1,
         }
         advice = ", ".join(change for change, helps in changes.items() if helps)
         photos = f"{longest} photos" if longest > 1 else "photo"

@@ -40,7 +40,7 @@ def identify(settings: TrainSettings, prompt: Prompt, base: Path, workdir: Path,
 
 @contextmanager
 def own_workdir(workdir: Path, identity: str) -> Iterator[None]:
-    """Have `workdir` for the run `identity` alone: what that run left there stays, what another left is removed.
+    """Lock `workdir` for the run `identity`: what that run left there stays, what another left is removed.
 
     Raises:
         UsageError: the directory holds something else, or another process is at work in it.
@@ -63,7 +63,7 @@ def _lock(directory: int, workdir: Path) -> None:
             f"work directory {workdir}: another fine-tuning is at work there; wait for it, or name another directory"
         ) from error
     except OSError:
-        return  # some network file systems lock no directories
+        return  # some network file systems cannot lock directories
 
 
 def _clear_unless(workdir: Path, identity: str) -> None:

@@ -1,9 +1,12 @@
 """Train the tiny base in enrich/assets/phi3v-tiny: Phi-3-vision's architecture, from scratch, 7.7 M parameters.
 
 It learns to see on the sample generator's photos under another retailer's vocabulary and prices (the BASE dialect) and
-under those of made-up retailers, so that fine-tuning on a catalog has real work to do. One GPU:
+under those of made-up retailers, so that fine-tuning on a catalog has real work to do. First it sees one photo of each
+product, then several. One GPU:
 
-    python -m research.tiny_base.train --out tiny-base --photos 100000 --minutes 7
+    python -m research.tiny_base.train --out one --photos 90000 --minutes 6
+    python -m research.tiny_base.train --out tiny-base --init one --photos 22000 --held-out 500 --several 0.75 \
+        --first 400000 --minutes 3.2 --learning-rate 6e-4 --warmup 100
 
 Weights, training.json (seed, data, hardware, duration, curve) and the model card are written every minute and at the
 end: a run that is cut short leaves its last minute's.
@@ -16,34 +19,27 @@ import math
 import os
 import platform
 import time
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
-from multiprocessing import get_context
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from enrich.answers.prompt import END, render_prompt
-from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
-from enrich.models.phi3_vision.hd_transform import hd_transform
-from research.tiny_base.vocabulary import IMAGE_SIZE, Asked, asked, base_prompt, make_config, make_processor
-from sample.dialects import BASE
-from sample.draw import render as draw
-from sample.products import sample_product
+from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VProcessor
+from research.tiny_base.photos import VARIANTS, Group, pixel_values, render
+from research.tiny_base.vocabulary import make_config, make_processor
 from sample.spec import VERSION
-
-CROPS_SHARE = {4: 0.80, 1: 0.08, 9: 0.07, 16: 0.05}  # of the photos, so that the other settings are of use too
-# How a photo is asked for, drawn anew at every step.
-VARIANTS = {"base": 0.25, "base again": 0.25, "retailer": 0.30, "copy": 0.20}
-PRICE_WEIGHT = 2.0  # in the loss, of a price's digits: a tenth of an answer's tokens, and a third of what is asked
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--photos", type=int, default=100_000)
+    parser.add_argument("--photos", type=int, default=100_000, help="products, of one photo or, by --several, of more")
+    parser.add_argument("--several", type=float, default=0.0, help="share of products that have 1 to 4 photos")
+    parser.add_argument("--first", type=int, default=0, help="index of the first product")
+    parser.add_argument("--init", type=Path, help="a checkpoint to go on from")
     parser.add_argument("--held-out", type=int, default=1_000)
     parser.add_argument("--minutes", type=float, default=7.0, help="training time, rendering not counted")
     parser.add_argument("--steps", type=int, default=10**9, help="at most so many, for a try")
@@ -69,106 +65,9 @@ def main() -> None:
     start = time.monotonic()
     groups = render(processor, arguments)
     rendering = time.monotonic() - start
-    print(f"rendered {arguments.photos + arguments.held_out} photos in {rendering:.0f} s", flush=True)
-    train(processor, config, groups, arguments, {"rendering_seconds": round(rendering)})
-
-
-# --- photos
-
-
-@dataclass(frozen=True)
-class Group:
-    """Photos of one grid of crops, so that a batch of them is one tensor, and what is asked of each, left-padded."""
-
-    crops: torch.Tensor  # uint8 (photos, rows * columns, S, S, 3)
-    size: tuple[int, int]  # height, width in pixels
-    input_ids: torch.Tensor  # int32 (variants, photos, length), image positions -1
-    mask: torch.Tensor  # bool, as input_ids
-    labels: torch.Tensor  # int32 (variants, photos, answer length), -100 before the answer
-    weights: torch.Tensor  # float16, as labels
-    held_out: int  # photos at the end that are not trained on
-
-    @property
-    def trained(self) -> int:
-        return len(self.crops) - self.held_out
-
-
-def render(processor: Phi3VProcessor, arguments: argparse.Namespace) -> list[Group]:
-    """Draws the photos, the last of them held out, and spells what is asked of them. Prints how far it is."""
-    total = arguments.photos + arguments.held_out
-    found: dict[tuple[int, int], tuple[list[np.ndarray], list[list[Asked]], list[bool]]] = {}
-    one, started = partial(render_one, arguments.seed, arguments.retailers), time.monotonic()
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for i, (crops, size, questions) in enumerate(pool.map(one, range(total), chunksize=32)):
-            group = found.setdefault(size, ([], [], []))
-            for column, value in zip(group, (crops, questions, i >= arguments.photos), strict=True):
-                column.append(value)
-            if (i + 1) % 10_000 == 0:
-                print(f"drew {i + 1} photos in {time.monotonic() - started:.0f} s", flush=True)
-    return [spell(processor, size, *columns) for size, columns in found.items()]
-
-
-def render_one(seed: int, retailers: int, index: int) -> tuple[np.ndarray, tuple[int, int], list[Asked]]:
-    """Crops uint8 (rows * columns, S, S, 3), the page's height and width, and one question for each of VARIANTS."""
-    rng = np.random.default_rng((17, seed, index))
-    num_crops = int(rng.choice(list(CROPS_SHARE), p=list(CROPS_SHARE.values())))
-    # A photo is drawn at about the size that the crops keep: larger costs time, and only part of them are that small.
-    side = int(rng.integers(224, 480)) if num_crops <= 4 else int(rng.integers(360, 640))
-    product = sample_product(seed, index, BASE)
-    pixels = hd_transform(draw(product, index, side), num_crops, IMAGE_SIZE)
-    rows, columns = pixels.shape[0] // IMAGE_SIZE, pixels.shape[1] // IMAGE_SIZE
-    split = pixels.reshape(rows, IMAGE_SIZE, columns, IMAGE_SIZE, 3).transpose(0, 2, 1, 3, 4)
-    questions = [asked(variant, product.kind, product.attributes, retailers, rng) for variant in VARIANTS]
-    return split.reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 3), pixels.shape[:2], questions
-
-
-def spell(
-    processor: Phi3VProcessor,
-    size: tuple[int, int],
-    crops: list[np.ndarray],
-    questions: list[list[Asked]],
-    held_out: list[bool],
-) -> Group:
-    """Ids, masks, labels and weights of a group. Held-out photos come last."""
-    tokenizer = processor.tokenizer
-    end = tokenizer.convert_tokens_to_ids(END)
-    # As the image processor counts them at the photo's own num_crops: page, its row ends, a separator, global view.
-    side, rows, columns = IMAGE_SIZE // 14 // 2, size[0] // IMAGE_SIZE, size[1] // IMAGE_SIZE
-    image = [-1] * (rows * side * (columns * side + 1) + 1 + side * (side + 1))
-    template = render_prompt(base_prompt().model_copy(update={"instruction": "{}"}))
-    before, after = template.split("<|image_1|>")
-    flat = [
-        question for variant in range(len(VARIANTS)) for own in questions for question in own[variant : variant + 1]
-    ]
-    opening = [*tokenizer(before).input_ids, *image]
-    prompts = tokenizer([after.replace("{}", instruction) for instruction, _ in flat]).input_ids
-    answers = tokenizer([answer for _, answer in flat], add_special_tokens=False).input_ids
-    longest = max(map(len, prompts)) + max(map(len, answers)) + 1
-    answer_longest = max(map(len, answers)) + 1
-    input_ids = np.full((len(flat), len(opening) + longest), tokenizer.pad_token_id, np.int32)
-    mask = np.zeros(input_ids.shape, bool)
-    labels = np.full((len(flat), answer_longest), -100, np.int32)
-    weights = np.zeros(labels.shape, np.float16)
-    for i, (prompt, ids, (_, answer)) in enumerate(zip(prompts, answers, flat, strict=True)):
-        row = [*opening, *prompt, *ids, end]
-        input_ids[i, -len(row) :], mask[i, -len(row) :] = row, True
-        labels[i, -len(ids) - 1 :], weights[i, -len(ids) - 1 :] = [*ids, end], 1.0
-        digits = len(answer.rpartition(" ")[2])
-        if answer[-1].isdigit():  # digits are single tokens
-            weights[i, -digits - 1 : -1] = PRICE_WEIGHT
-    shape = (len(VARIANTS), len(questions), -1)
-    return Group(
-        crops=torch.from_numpy(np.stack(crops)),
-        size=size,
-        input_ids=torch.from_numpy(input_ids.reshape(shape)),
-        mask=torch.from_numpy(mask.reshape(shape)),
-        labels=torch.from_numpy(labels.reshape(shape)),
-        weights=torch.from_numpy(weights.reshape(shape)),
-        held_out=sum(held_out),
-    )
-
-
-# --- training
+    print(f"rendered {arguments.photos + arguments.held_out} products in {rendering:.0f} s", flush=True)
+    before = json.loads((arguments.init / "training.json").read_text()) if arguments.init else None
+    train(processor, config, groups, arguments, {"before": before, "rendering_seconds": round(rendering)})
 
 
 def train(
@@ -176,7 +75,7 @@ def train(
     config: Phi3VConfig,
     groups: list[Group],
     arguments: argparse.Namespace,
-    record: dict[str, object],
+    record: dict[str, Any],
 ) -> None:
     """AdamW, cosine, bf16 autocast; all parameters. Stops at the time given, the schedule stretched to it."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -187,88 +86,127 @@ def train(
             replace(group, **{n: t.to(device) for n, t in vars(group).items() if torch.is_tensor(t)})
             for group in groups
         ]
-    model = Phi3VForCausalLM(config).to(device)
+    model = Phi3VForCausalLM.from_pretrained(arguments.init, dtype=torch.float32) if arguments.init else None
+    model = (model or Phi3VForCausalLM(config)).to(device)
     if arguments.compile:
         for layer in [*model.model.layers, *model.model.vision_embed_tokens.tower_layers]:
             layer.compile(dynamic=False)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.05},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ],
-        lr=arguments.learning_rate,
-        betas=(0.9, 0.98),
-        fused=device.type == "cuda",
-    )
-    rng = np.random.default_rng(arguments.seed)
-    batch_sizes = [max(8, arguments.batch_size * 5 // (1 + group.crops.shape[1])) for group in groups]
-    turns = np.array([group.trained / size for group, size in zip(groups, batch_sizes, strict=True)])
-    seconds, start, step, skipped, running = arguments.minutes * 60, time.monotonic(), 0, 0, []
+    optimizer = make_optimizer(model, arguments.learning_rate)
     curve: list[dict[str, float]] = []
-    evaluated = saved = start
-    record |= {
-        "parameters": sum(p.numel() for p in parameters),
-        "hardware": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "CPU",
-        "torch": torch.__version__,
-        "sample_version": VERSION,
-        "steps_skipped": 0,
+    record |= facts(model, arguments) | {
         "curve": curve,
-        **{
-            name: value
-            for name, value in vars(arguments).items()
-            if isinstance(value, (int, float)) and name != "steps"
-        },
+        "steps": 0,
+        "steps_skipped": 0,
+        "seconds": 0,
+        "photos_shown": 0,
     }
-    photos = 0
+    draw, running = batches(groups, arguments, device), list[torch.Tensor]()
+    seconds, start, step, skipped, photos = arguments.minutes * 60, time.monotonic(), 0, 0, 0
+    evaluated = saved = start
     while (elapsed := time.monotonic() - start) < seconds and step < arguments.steps:
         progress = max(elapsed / seconds, step / arguments.steps)
+        warm = min(1, (step + 1) / arguments.warmup)
         for entry in optimizer.param_groups:
-            warm = min(1, (step + 1) / arguments.warmup)
             entry["lr"] = arguments.learning_rate * warm * (0.5 + 0.5 * math.cos(math.pi * progress))
-        which = int(rng.choice(len(groups), p=turns / turns.sum()))
-        rows = torch.from_numpy(rng.integers(0, max(1, groups[which].trained), batch_sizes[which])).to(device)
-        variants = torch.from_numpy(rng.choice(len(VARIANTS), batch_sizes[which], p=list(VARIANTS.values()))).to(device)
-        loss, _ = losses(model, groups[which], rows, variants)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        if torch.isfinite(norm):
-            optimizer.step()
-            running.append(loss.detach())
+        group, rows, variants = next(draw)
+        loss = training_step(model, optimizer, group, rows, variants)
+        if loss is not None:
+            running.append(loss)
         else:
             skipped += 1
-            print(f"step {step}: skipped, loss {loss.item()}, gradient norm {norm.item()}", flush=True)
+            print(f"step {step}: skipped, its gradients were not finite", flush=True)
             if skipped > 20:
                 raise SystemExit("more than 20 steps were not finite; what was saved last stays")
         step, photos = step + 1, photos + len(rows)
         now = time.monotonic()
+        record |= {"steps": step, "steps_skipped": skipped, "seconds": round(now - start), "photos_shown": photos}
         if now - evaluated > 15 or step == arguments.steps:
             evaluated = now
-            point = {
-                "step": step,
-                "seconds": round(now - start),
-                "photos_per_second": round(photos / (now - start), 1),
-                "loss": round(torch.stack(running).mean().item(), 4) if running else math.nan,
-                **held_out_losses(model, groups),
-            }
-            curve.append(point)
+            curve.append(curve_point(model, groups, running, record))
             running.clear()
-            print(json.dumps(point), flush=True)
         if now - saved > 60:
             saved = now
-            save(
-                model, arguments.out, record | {"steps": step, "steps_skipped": skipped, "seconds": round(now - start)}
-            )
+            save(model, arguments.out, record)
     if not curve or curve[-1]["step"] != step:
-        curve.append({"step": step, "seconds": round(time.monotonic() - start), **held_out_losses(model, groups)})
-    took = round(time.monotonic() - start)
-    save(
-        model,
-        arguments.out,
-        record | {"steps": step, "steps_skipped": skipped, "seconds": took, "photos_shown": photos},
+        curve.append(curve_point(model, groups, running, record))
+    save(model, arguments.out, record)
+
+
+def make_optimizer(model: Phi3VForCausalLM, learning_rate: float) -> torch.optim.Optimizer:
+    """AdamW over all parameters; weight decay on matrices only."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.05},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=learning_rate,
+        betas=(0.9, 0.98),
+        fused=model.device.type == "cuda",
     )
-    print(json.dumps(curve[-1]), flush=True)
+
+
+def facts(model: Phi3VForCausalLM, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What training.json says about a run before its first step."""
+    numbers = {name: value for name, value in vars(arguments).items() if isinstance(value, (int, float))}
+    return {
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "hardware": torch.cuda.get_device_name() if model.device.type == "cuda" else platform.processor() or "CPU",
+        "torch": torch.__version__,
+        "sample_version": VERSION,
+        **numbers,
+        **dict.fromkeys(("steps", "steps_skipped", "seconds", "photos_shown"), 0),
+    }
+
+
+def batches(
+    groups: list[Group], arguments: argparse.Namespace, device: torch.device
+) -> Iterator[tuple[Group, torch.Tensor, torch.Tensor]]:
+    """Batches without end: a group, and the photos of it and the variants that are drawn, int64 (batch,) each.
+
+    Groups are drawn by their photos; photos of more crops come in smaller batches.
+    """
+    rng = np.random.default_rng(arguments.seed)
+    crops = [1 + group.crops.shape[1] + 2 * group.further.shape[1] for group in groups]
+    sizes = [max(8, arguments.batch_size * 5 // each) for each in crops]
+    turns = np.array([group.trained / size for group, size in zip(groups, sizes, strict=True)])
+    while True:
+        which = int(rng.choice(len(groups), p=turns / turns.sum()))
+        rows = rng.integers(0, max(1, groups[which].trained), sizes[which])
+        variants = rng.choice(len(VARIANTS), sizes[which], p=list(VARIANTS.values()))
+        yield groups[which], torch.from_numpy(rows).to(device), torch.from_numpy(variants).to(device)
+
+
+def training_step(
+    model: Phi3VForCausalLM,
+    optimizer: torch.optim.Optimizer,
+    group: Group,
+    rows: torch.Tensor,
+    variants: torch.Tensor,
+) -> torch.Tensor | None:
+    """One step of `optimizer`; the loss, or None where gradients were not finite and the weights were left alone."""
+    loss, _ = losses(model, group, rows, variants)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if not torch.isfinite(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)):
+        return None
+    optimizer.step()
+    return loss.detach()
+
+
+def curve_point(
+    model: Phi3VForCausalLM, groups: list[Group], running: list[torch.Tensor], record: Mapping[str, Any]
+) -> dict[str, float]:
+    """A point of training.json's curve; prints it."""
+    point = {
+        "step": record["steps"],
+        "seconds": record["seconds"],
+        "photos_per_second": round(record["photos_shown"] / max(1, record["seconds"]), 1),
+        "loss": round(torch.stack(running).mean().item(), 4) if running else math.nan,
+        **held_out_losses(model, groups),
+    }
+    print(json.dumps(point), flush=True)
+    return point
 
 
 def losses(
@@ -276,7 +214,7 @@ def losses(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weighted mean loss of an answer token, and of a price digit alone."""
     device = rows.device
-    height, width = group.size
+    pixels, sizes = pixel_values(group.crops[rows], group.size, group.further[rows])
     labels, weights = group.labels[variants, rows].long(), group.weights[variants, rows].float()
     mask = group.mask[variants, rows].bool()
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -285,8 +223,8 @@ def losses(
             attention_mask=causal_mask(mask),
             position_ids=(mask.long().cumsum(-1) - 1).clamp(min=0),
             logits_to_keep=labels.shape[1] + 1,
-            pixel_values=normalise(group.crops[rows], height, width),
-            image_sizes=torch.tensor([(height, width)] * len(rows)),
+            pixel_values=pixels,
+            image_sizes=sizes,
         ).logits[:, :-1]
     each = torch.nn.functional.cross_entropy(
         logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none"
@@ -325,56 +263,25 @@ def held_out_losses(model: Phi3VForCausalLM, groups: list[Group]) -> dict[str, f
     }
 
 
-def normalise(crops: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """uint8 crops of one grid to what the image processor makes of them: normalised, the bicubic global view first."""
-    processor = Phi3VImageProcessor()
-    mean = torch.tensor(processor.image_mean, device=crops.device).view(1, 1, 3, 1, 1)
-    std = torch.tensor(processor.image_std, device=crops.device).view(1, 1, 3, 1, 1)
-    pixels = (crops.permute(0, 1, 4, 2, 3).float() / 255 - mean) / std
-    rows, columns = height // IMAGE_SIZE, width // IMAGE_SIZE
-    page = pixels.unflatten(1, (rows, columns)).permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, height, width)
-    view = torch.nn.functional.interpolate(page, size=(IMAGE_SIZE, IMAGE_SIZE), mode="bicubic")
-    return torch.cat([view[:, None], pixels], dim=1)
-
-
-def save(model: Phi3VForCausalLM, out: Path, record: dict[str, object]) -> None:
+def save(model: Phi3VForCausalLM, out: Path, record: dict[str, Any]) -> None:
     """Weights in bf16, the record and the card."""
     copy.deepcopy(model).to(torch.bfloat16).cpu().save_pretrained(out)
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
-    (out / "README.md").write_text(
-        CARD.format(**record, minutes_taken=record["seconds"] / 60, final=record["curve"][-1])
-    )
+    card = (Path(__file__).parent / "card.md").read_text()
+    (out / "README.md").write_text(card.format(**record, stages="\n".join(stages(record)), final=record["curve"][-1]))
 
 
-CARD = """---
-license: apache-2.0
-library_name: transformers
-pipeline_tag: image-text-to-text
----
-
-# phi3v-tiny
-
-Phi-3-vision's architecture with {parameters:,} parameters: a CLIP tower of 6 x 192 (112-pixel crops, 14-pixel patches),
-HD crops with separators, the two-layer projector, a Phi-3 language model of 5 x 256 with LongRoPE settings, and a small
-tokenizer with the original's special tokens. It ships with `enrich` so that everything runs without GPU or network.
-
-**Training.** From scratch on {photos:,} generated photos (version {sample_version} of `sample`) of one
-made-up retailer, the BASE dialect, told in its words or in those of {retailers} more; a fifth of the rows asks to copy
-a made-up answer instead. 80 % of the photos in 4 crops, the others in 1, 9 and 16. Colour x fabric x kind of the
-sample's hold-out never occur. {steps:,} steps of {batch_size} photos, AdamW, peak learning rate {learning_rate},
-bf16 autocast, {minutes_taken:.1f} minutes on one {hardware}, torch {torch}, seed {seed}:
-
-    python -m research.tiny_base.train --out enrich/assets/phi3v-tiny --photos {photos} --minutes {minutes}
-
-Loss on {held_out:,} held-out photos {final[held_out_loss]} a token, {final[held_out_price_digit_loss]} a price digit
-(curve in `training.json`).
-
-**What it can do.** Name that retailer's products from drawn photos, in that retailer's words and prices: 32 kinds of
-clothing, shoes, bags and accessories in 12 colours and 14 fabrics.
-
-**What it cannot.** It has never seen a real photo, knows no real retailer's words, and answers in one form only.
-Fine-tune it before use; on real photos expect little.
-"""
+def stages(record: Mapping[str, Any]) -> list[str]:
+    """A paragraph of the card for each training that made the weights, the first one first."""
+    before = stages(record["before"]) if record.get("before") else []
+    several = f", {record['several']:.0%} of them with 1 to 4 photos," if record.get("several") else ""
+    return [
+        *before,
+        f"{len(before) + 1}. {record['photos']:,} products{several} in {record['steps']:,} steps of "
+        f"{record['batch_size']} photos of 4 crops, AdamW, peak\n   learning rate {record['learning_rate']}, bf16 "
+        f"autocast, {record['seconds'] / 60:.1f} minutes on one {record['hardware']}, torch {record['torch']}, seed "
+        f"{record['seed']}.",
+    ]
 
 
 if __name__ == "__main__":

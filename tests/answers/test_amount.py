@@ -5,7 +5,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from enrich.answers.amount import (
@@ -76,7 +76,6 @@ def test_an_error_survives_pickling() -> None:
     assert (str(error), error.ambiguous) == ("no amount", True)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_any_text_is_an_amount_within_the_limits_or_refused_in_one_line(text: str) -> None:
     try:
@@ -90,7 +89,6 @@ def test_any_text_is_an_amount_within_the_limits_or_refused_in_one_line(text: st
     assert len(reason.splitlines()) == 1
 
 
-@settings(deadline=None)
 @given(st.integers(1, 99_999_999_900), st.sampled_from([(",", "."), (".", ","), (" ", ","), ("'", "."), (" ", ".")]))
 def test_amounts_come_back_from_either_convention(cents: int, marks: tuple[str, str]) -> None:
     group, decimal = marks

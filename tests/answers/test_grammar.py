@@ -81,13 +81,13 @@ def test_a_title_ends_in_time_and_is_not_blank(tokenizer: PreTrainedTokenizerBas
     allowed = answer_grammar(tokenizer, tokens)
     blank = tokenizer.convert_tokens_to_ids("\u2581")
     short = tokenizer.convert_tokens_to_ids("B")
-    begun = [*tokens.title_prefix]
+    written = [*tokens.title_prefix]
 
-    assert tokens.newline not in allowed(begun)
-    assert blank in allowed(begun)
-    assert {blank, tokens.newline}.isdisjoint(allowed([*begun, blank]))
-    assert {blank, tokens.newline} <= {*allowed([*begun, blank, short])}
-    assert allowed([*begun, *[short] * MAX_TITLE_TOKENS]) == [tokens.newline]
+    assert tokens.newline not in allowed(written)
+    assert blank in allowed(written)
+    assert {blank, tokens.newline}.isdisjoint(allowed([*written, blank]))
+    assert {blank, tokens.newline} <= {*allowed([*written, blank, short])}
+    assert allowed([*written, *[short] * MAX_TITLE_TOKENS]) == [tokens.newline]
 
 
 def test_no_title_holds_control_tokens_or_bytes(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
@@ -116,11 +116,11 @@ def test_a_price_has_no_leading_zero_and_ends_in_time(tokenizer: PreTrainedToken
     allowed = answer_grammar(tokenizer, tokens)
     ids = {digit: i for i, digit in tokens.digits.items()}
     text = "Product: a\nCategory: HATS\n"
-    begun = [*tokenizer.encode(text, add_special_tokens=False), *tokens.price_prefix]
+    written = [*tokenizer.encode(text, add_special_tokens=False), *tokens.price_prefix]
 
     unknown = tokens.unknown_price[len(tokens.price_prefix)]  # it starts like a price
 
-    assert {*allowed(begun)} == {unknown, *(ids[digit] for digit in "123456789")}
-    assert {*allowed([*begun, ids["1"]])} == {*ids.values(), tokens.stop}
-    assert allowed([*begun, *[ids["1"]] * MAX_DIGITS]) == [tokens.stop]
-    assert allowed([*begun[: -len(tokens.price_prefix)], *tokens.unknown_price]) == [tokens.stop]
+    assert {*allowed(written)} == {unknown, *(ids[digit] for digit in "123456789")}
+    assert {*allowed([*written, ids["1"]])} == {*ids.values(), tokens.stop}
+    assert allowed([*written, *[ids["1"]] * MAX_DIGITS]) == [tokens.stop]
+    assert allowed([*written[: -len(tokens.price_prefix)], *tokens.unknown_price]) == [tokens.stop]

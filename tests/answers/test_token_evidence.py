@@ -2,10 +2,13 @@
 
 import math
 import time
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from enrich.answers.completion import Completion
 from enrich.answers.grammar import answer_grammar
 from enrich.answers.token_evidence import (
     AnswerTokens,
@@ -21,26 +24,54 @@ from tests.testing.fake_engine import write_completion
 from tests.testing.tiny_tokenizer import CATEGORIES
 
 ANSWER = "Product: Blue 9 shirt\nCategory: {}\nFull Price: {}"
+HATS = ANSWER.format("HATS", "12")
 
 
-def line(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, text: str, number: int) -> range:
-    """Positions of a line's tokens in `text`, the newline that ends it among them where there is one."""
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    ends = [-1, *(i for i, token in enumerate(ids) if token == tokens.newline), len(ids) - 1]
-    return range(ends[number] + 1, ends[number + 1] + 1)
+@dataclass(frozen=True)
+class Writer:
+    """Writes completions token by token."""
+
+    tokenizer: PreTrainedTokenizerBase
+    tokens: AnswerTokens
+
+    def ids(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def line(self, text: str, number: int) -> range:
+        """Positions of a line's tokens in `text`, with the newline at its end, if there is one."""
+        ids = self.ids(text)
+        ends = [-1, *(i for i, token in enumerate(ids) if token == self.tokens.newline), len(ids) - 1]
+        return range(ends[number] + 1, ends[number + 1] + 1)
+
+    def token(self, category: str, place: int) -> int:
+        """The token at a place of a label's line."""
+        return next(label for label, name in self.tokens.labels.items() if name == category)[place]
+
+    def write(self, text: str, **options: Any) -> Completion:
+        return write_completion(self.tokenizer, text, **options)
+
+    def price(self, price: str, rivals: dict[int, dict[str, float]]) -> PriceFeatures:
+        """Features of a price whose digits have these rivals, digits or `stop`, by place from the left."""
+        tokens, text = self.tokens, HATS.replace("12", price)
+        first = len(self.ids(text)) - len(price)
+        ids = {digit: i for i, digit in tokens.digits.items()} | {"stop": tokens.stop, "newline": tokens.newline}
+        completion = self.write(
+            text,
+            probabilities={first + place: 1 - sum(others.values()) for place, others in rivals.items()},
+            rivals={first + place: {ids[name]: p for name, p in others.items()} for place, others in rivals.items()},
+        )
+        return price_features(completion, tokens)
 
 
-def token(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, category: str, place: int) -> int:
-    """The token at a place of a label's line."""
-    return next(label for label, name in tokens.labels.items() if name == category)[place]
+@pytest.fixture
+def writer(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> Writer:
+    return Writer(tokenizer, tokens)
 
 
-def test_an_answer_is_written_with_the_tokens_of_its_parts(
-    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens
-) -> None:
+def test_an_answer_is_written_with_the_tokens_of_its_parts(writer: Writer, tokens: AnswerTokens) -> None:
     for category in CATEGORIES:
         for price in ("unknown", "1290"):
-            ids = tokenizer.encode(ANSWER.format(category, price), add_special_tokens=False)
+            ids = writer.ids(ANSWER.format(category, price))
             title, label, full_price = tokens.split(ids)
             assert title[: len(tokens.title_prefix)] == tokens.title_prefix
             assert tokens.labels[(*label, tokens.newline)] == category
@@ -51,55 +82,45 @@ def test_an_answer_is_written_with_the_tokens_of_its_parts(
                 assert "".join(tokens.digits[i] for i in full_price[len(tokens.price_prefix) :]) == price
 
 
-def test_a_labels_probability_is_the_product_of_its_tokens(
-    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens
-) -> None:
-    text = ANSWER.format("HATS", "12")
-    label = line(tokenizer, tokens, text, 1)
+def test_a_labels_probability_is_the_product_of_its_tokens(writer: Writer, tokens: AnswerTokens) -> None:
+    label = writer.line(HATS, 1)
     unsure = {label[0]: 0.9, label[2]: 0.5, label[-1]: 0.8}
     elsewhere = {0: 0.1, label.start - 1: 0.2, label.stop: 0.3}  # the title, its newline, the price
 
-    completion = write_completion(tokenizer, text, probabilities=unsure | elsewhere)
+    completion = writer.write(HATS, probabilities=unsure | elsewhere)
 
     assert completion.token_ids[label[-1]] == tokens.newline
     assert label_probability(completion, tokens) == pytest.approx(0.9 * 0.5 * 0.8)
 
 
-def test_a_label_that_begins_as_another_leaves_it_at_the_newline(
-    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens
-) -> None:
-    text = ANSWER.format("HATS", "12")
-    label = line(tokenizer, tokens, text, 1)
-    more = token(tokenizer, tokens, "HATS AND CAPS", len(label) - 1)
-    completion = write_completion(
-        tokenizer, text, probabilities={label[2]: 0.5, label[-1]: 0.6}, rivals={label[-1]: {more: 0.3}}
-    )
+def test_a_label_that_begins_as_another_leaves_it_at_the_newline(writer: Writer, tokens: AnswerTokens) -> None:
+    label = writer.line(HATS, 1)
+    more = writer.token("HATS AND CAPS", len(label) - 1)
+    completion = writer.write(HATS, probabilities={label[2]: 0.5, label[-1]: 0.6}, rivals={label[-1]: {more: 0.3}})
 
     assert alternatives(completion, tokens) == pytest.approx({"HATS AND CAPS": 0.5 * 0.3})
 
 
-def test_the_shorter_label_ends_where_the_longer_goes_on(
-    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens
-) -> None:
+def test_the_shorter_label_ends_where_the_longer_goes_on(writer: Writer, tokens: AnswerTokens) -> None:
     text = ANSWER.format("HATS AND CAPS", "12")
-    label = line(tokenizer, tokens, text, 1)
+    label = writer.line(text, 1)
     shorter = next(len(ids) - 1 for ids, name in tokens.labels.items() if name == "HATS")
-    completion = write_completion(tokenizer, text, rivals={label[shorter]: {tokens.newline: 0.25}})
+    completion = writer.write(text, rivals={label[shorter]: {tokens.newline: 0.25}})
 
     assert alternatives(completion, tokens) == pytest.approx({"HATS": 0.25})
 
 
-def test_labels_that_leave_by_the_same_token_share_it(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
+def test_labels_that_leave_by_the_same_token_share_it(writer: Writer, tokens: AnswerTokens) -> None:
     text = ANSWER.format("BAGS", "12")
-    label = line(tokenizer, tokens, text, 1)
+    label = writer.line(text, 1)
     place = 2  # after `Category` and `:` the labels part
     rivals = {
-        token(tokenizer, tokens, "HATS", place): 0.3,
-        token(tokenizer, tokens, "ÜBERZÜGE 帽子 🙂", place): 0.2,
+        writer.token("HATS", place): 0.3,
+        writer.token("ÜBERZÜGE 帽子 🙂", place): 0.2,
         tokens.stop: 0.1,  # begins no label
     }
-    completion = write_completion(
-        tokenizer, text, probabilities={label[place]: 0.4, label[place + 1]: 0.5}, rivals={label[place]: rivals}
+    completion = writer.write(
+        text, probabilities={label[place]: 0.4, label[place + 1]: 0.5}, rivals={label[place]: rivals}
     )
 
     found = alternatives(completion, tokens)
@@ -108,35 +129,13 @@ def test_labels_that_leave_by_the_same_token_share_it(tokenizer: PreTrainedToken
     assert next(iter(found)) == "ÜBERZÜGE 帽子 🙂"  # most probable first
 
 
-def test_a_label_is_reached_only_by_what_was_written_before_it(
-    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens
-) -> None:
+def test_a_label_is_reached_only_by_what_was_written_before_it(writer: Writer, tokens: AnswerTokens) -> None:
     text = ANSWER.format("BAGS", "12")
-    label = line(tokenizer, tokens, text, 1)
-    hats = token(tokenizer, tokens, "HATS", 2)
-    completion = write_completion(
-        tokenizer, text, rivals={label[3]: {hats: 0.4}, label[0]: {hats: 0.4}, 1: {hats: 0.4}}
-    )
+    label = writer.line(text, 1)
+    hats = writer.token("HATS", 2)
+    completion = writer.write(text, rivals={label[3]: {hats: 0.4}, label[0]: {hats: 0.4}, 1: {hats: 0.4}})
 
     assert alternatives(completion, tokens) == {}
-
-
-def price_of(
-    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, price: str, rivals: dict[int, dict[str, float]]
-) -> PriceFeatures:
-    """Of a price whose digits have these rivals, digits or `stop`, by place from the left."""
-    text = ANSWER.format("HATS", price)
-    first = len(tokenizer.encode(text, add_special_tokens=False)) - len(price)
-    ids = {digit: i for i, digit in tokens.digits.items()} | {"stop": tokens.stop, "newline": tokens.newline}
-    return price_features(
-        write_completion(
-            tokenizer,
-            text,
-            probabilities={first + place: 1 - sum(others.values()) for place, others in rivals.items()},
-            rivals={first + place: {ids[name]: p for name, p in others.items()} for place, others in rivals.items()},
-        ),
-        tokens,
-    )
 
 
 @pytest.mark.parametrize(
@@ -161,13 +160,9 @@ def price_of(
     ],
 )
 def test_prices_that_were_nearly_written(
-    tokenizer: PreTrainedTokenizerBase,
-    tokens: AnswerTokens,
-    price: str,
-    rivals: dict[int, dict[str, float]],
-    atoms: dict[float, float],
+    writer: Writer, price: str, rivals: dict[int, dict[str, float]], atoms: dict[float, float]
 ) -> None:
-    found = price_of(tokenizer, tokens, price, rivals)
+    found = writer.price(price, rivals)
 
     mean = sum(p * math.log(value) for value, p in atoms.items())
     variance = sum(p * (math.log(value) - mean) ** 2 for value, p in atoms.items())
@@ -176,24 +171,21 @@ def test_prices_that_were_nearly_written(
 
 
 @pytest.mark.parametrize("price", ["0", "unknown"])
-def test_without_a_price_features_are_zero(
-    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, price: str
-) -> None:
-    assert price_of(tokenizer, tokens, price, {}) == PriceFeatures()
+def test_without_a_price_features_are_zero(writer: Writer, price: str) -> None:
+    assert writer.price(price, {}) == PriceFeatures()
 
 
-def test_digits_of_the_title_are_no_price(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
-    text = ANSWER.format("HATS", "12")
-    ids = tokenizer.encode(text, add_special_tokens=False)
+def test_digits_of_the_title_are_no_price(writer: Writer, tokens: AnswerTokens) -> None:
+    ids = writer.ids(HATS)
     nine = next(i for i, token in enumerate(ids) if tokens.digits.get(token) == "9")
     two = next(token for token, digit in tokens.digits.items() if digit == "2")
 
-    assert price_features(write_completion(tokenizer, text, rivals={nine: {two: 0.4}}), tokens).spread == 0.0
+    assert price_features(writer.write(HATS, rivals={nine: {two: 0.4}}), tokens).spread == 0.0
 
 
 @pytest.mark.parametrize("text", ["", "Product: Hat", "no answer at all, not even a line"])
-def test_a_text_without_lines_says_nothing(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, text: str) -> None:
-    completion = write_completion(tokenizer, text, probabilities={0: 0.5})
+def test_a_text_without_lines_says_nothing(writer: Writer, tokens: AnswerTokens, text: str) -> None:
+    completion = writer.write(text, probabilities={0: 0.5})
 
     assert label_probability(completion, tokens) == 1.0  # nothing was asked for
     assert answer_probability(completion, tokens) == (pytest.approx(0.5) if text else 1.0)
@@ -201,22 +193,18 @@ def test_a_text_without_lines_says_nothing(tokenizer: PreTrainedTokenizerBase, t
     assert price_features(completion, tokens) == PriceFeatures()
 
 
-def test_doubt_about_the_title_is_doubt_about_the_label(
-    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens
-) -> None:
-    text = ANSWER.format("HATS", "12")
-    label = line(tokenizer, tokens, text, 1)
-    price = line(tokenizer, tokens, text, 2)
-    completion = write_completion(tokenizer, text, probabilities={2: 0.5, label[2]: 0.8, price[0]: 0.1})
+def test_doubt_about_the_title_is_doubt_about_the_label(writer: Writer, tokens: AnswerTokens) -> None:
+    label = writer.line(HATS, 1)
+    price = writer.line(HATS, 2)
+    completion = writer.write(HATS, probabilities={2: 0.5, label[2]: 0.8, price[0]: 0.1})
 
     assert label_probability(completion, tokens) == pytest.approx(0.8)
     assert answer_probability(completion, tokens) == pytest.approx(0.4)
 
 
-def test_words_of_the_title_have_their_probabilities(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
-    text = ANSWER.format("HATS", "12")
-    title = line(tokenizer, tokens, text, 0)
-    completion = write_completion(tokenizer, text, probabilities={title[-2]: 0.25})
+def test_words_of_the_title_have_their_probabilities(writer: Writer, tokens: AnswerTokens) -> None:
+    title = writer.line(HATS, 0)
+    completion = writer.write(HATS, probabilities={title[-2]: 0.25})
 
     words = title_words(completion, tokens)
 
@@ -229,12 +217,11 @@ def test_a_taxonomy_of_thousands_is_looked_up(tokenizer: PreTrainedTokenizerBase
     names = [f"{kind} / {colour} {number}" for kind in ("BAGS", "HATS", "COATS") for colour in ("RED", "BLUE")
              for number in range(1000)]  # fmt: skip
     many = AnswerTokens(tokenizer, names)
-    text = ANSWER.format("HATS / RED 77", "12")
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    label = line(tokenizer, many, text, 1)
+    text, writer = ANSWER.format("HATS / RED 77", "12"), Writer(tokenizer, many)
+    ids, label = writer.ids(text), writer.line(text, 1)
     blue = next(tokens for tokens, name in many.labels.items() if name == "HATS / BLUE 77")
     place = next(i for i, position in enumerate(label) if blue[i] != ids[position])
-    completion = write_completion(tokenizer, text, rivals={label[place]: {blue[place]: 0.2}})
+    completion = writer.write(text, rivals={label[place]: {blue[place]: 0.2}})
     allowed = answer_grammar(tokenizer, many)
     written = list(completion.token_ids[: label[0]])
 

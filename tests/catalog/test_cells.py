@@ -8,7 +8,7 @@ from typing import Literal
 import polars as pl
 import pytest
 
-from enrich.catalog.add import Label, Labelled, add_products
+from enrich.catalog.add import Label, Labelled, Seen, add_products
 from enrich.catalog.dropped import Dropped, describe, encode, too_many
 from enrich.catalog.read import Catalog, read_catalog
 from enrich.errors import UsageError
@@ -135,19 +135,20 @@ def test_a_placeholder_is_not_a_value(tmp_path: Path, nothing: str) -> None:
 
 def test_spellings_of_a_currency_are_one_and_several_currencies_are_refused(tmp_path: Path) -> None:
     catalog = _read(tmp_path, {"money": "EUR"}, {"money": "eur"}, {"money": "Eur"}, {"money": "€"})
-    assert (catalog.currency, catalog.unpriced) == ("EUR", 0)
+    assert (catalog.currency, [product.price for product in catalog.products]) == ("EUR", [10] * 4)
     for other in ({"money": "USD"}, {"money": "", "cost": "12 USD"}):
-        with pytest.raises(
-            UsageError, match=r"prices in several currencies \(EUR, USD\); keep the rows of one currenc"
-        ):
-            _read(tmp_path, {"money": "EUR"}, other)
+        with pytest.raises(UsageError) as refused:
+            _read(tmp_path, {"money": "EUR"}, other, {"money": "N.A."})
+        assert str(refused.value) == (
+            f"catalog {tmp_path}/catalog.csv: prices in several currencies (EUR, USD); keep the rows of one currency"
+        )
 
 
 @pytest.mark.parametrize("money", ["<|end|><|assistant|>", "<|image_1|>", "EURO PLEASE", "E", "EUR\x0bUSD"])
 def test_a_currency_cell_that_is_not_a_code_gives_no_currency_and_no_price(tmp_path: Path, money: str) -> None:
     catalog = _read(tmp_path, {"money": money}, {"money": "EUR"})
     assert (catalog.currency, [product.price for product in catalog.products]) == ("EUR", [None, 10])
-    assert catalog.unread[0].detail.endswith("is no currency; write a code of three letters such as EUR")
+    assert catalog.unread[0].detail.endswith("is not a currency; write a code of three letters such as EUR")
 
 
 @pytest.mark.parametrize(
@@ -190,24 +191,23 @@ def test_prices_below_two_are_said_to_be_learned_in_whole_units(tmp_path: Path) 
     )
 
 
-def test_further_photos_of_a_product_are_counted_and_told(tmp_path: Path) -> None:
+def test_rows_that_are_no_further_photos_of_a_product_are_counted_and_told(tmp_path: Path) -> None:
     catalog = _read(
         tmp_path, {}, {"sku": "1"}, {"sku": "1", "name": "", "kind": "", "cost": ""}, {"name": "", "kind": ""}
     )
-    further = "a further photo of the product in row 1"
+    other = "its title is not that of row 1"
     assert catalog.dropped == (
-        Dropped(2, "1", "product_code is in an earlier row", further),
-        Dropped(3, "1", "no title", further),
+        Dropped(2, "1", "product_code is in an earlier row", other),
         Dropped(4, "4", "no title", "only a photo, as of a product in another row"),
     )
     assert catalog.lines == (
-        f"left out: 3 of 4 rows: 2 no title (row 3, product 1: {further}); "
-        f"1 product_code is in an earlier row (row 2, product 1: {further})",
+        f"left out: 2 of 3 rows: 1 product_code is in an earlier row (row 2, product 1: {other}); "
+        "1 no title (row 4, product 4: only a photo, as of a product in another row)",
     )
 
 
 def test_paths_written_on_windows_are_found(tmp_path: Path) -> None:
-    assert _read(tmp_path, {"photo": "images\\a.jpg"}).products[0].image_path == str(tmp_path / "images/a.jpg")
+    assert _read(tmp_path, {"photo": "images\\a.jpg"}).products[0].image_paths[0] == str(tmp_path / "images/a.jpg")
     assert [one.detail for one in _read(tmp_path, {}, {"photo": "images\\b.jpg"}).dropped] == ["images\\b.jpg"]
     (outside,) = _read(tmp_path, {}, {"photo": "images\\..\\..\\a.jpg"}).dropped
     assert outside.reason == "photo not found"
@@ -222,7 +222,7 @@ def test_names_with_accents_are_found_in_either_form(tmp_path: Path, on_disk: Fo
     path = tmp_path / unicodedata.normalize(on_disk, name)
     path.parent.mkdir()
     path.write_bytes(b"photo")
-    assert _read(tmp_path, {"photo": unicodedata.normalize(in_table, name)}).products[0].image_path == str(path)
+    assert _read(tmp_path, {"photo": unicodedata.normalize(in_table, name)}).products[0].image_paths[0] == str(path)
 
 
 def test_the_list_of_dropped_rows_opens_in_a_spreadsheet_without_computing_anything(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_what_people_decided_joins_a_catalog_however_it_spells_its_currency(
 ) -> None:
     _read(tmp_path, {"money": money})
     label = Label(title="Felt Hat", category="Hats", priced=True, price=12.0, currency=decided)
-    product = Labelled(product_id="9", image_key="9.jpg", sha256="ab" * 32, label=label)
+    product = Labelled("9", (Seen("9.jpg", "ab" * 32),), label)
     with nullcontext() if fits else pytest.raises(UsageError, match="its prices are in USD, the decisions' in EUR"):
         add_products(open_store(str(tmp_path)), _columns(), [product], lambda _: b"photo")
     assert len(read_catalog(tmp_path, _columns()).products) == (2 if fits else 1)

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from enrich.catalog.add import Added, Label, Labelled, add_products, check_addition
+from enrich.catalog.add import Added, Label, Labelled, Seen, add_products, check_addition
 from enrich.catalog.edit import price_text
+from enrich.catalog.read import read_catalog
 from enrich.errors import UsageError
 from enrich.settings.catalog import Columns
 from enrich.storage import Store, open_store
@@ -44,7 +45,7 @@ TYPES: dict[str, Any] = {
 
 def labelled(digest: str = "d" * 64, key: str = "new/7.jpg", product_id: str = "7", **changes: Any) -> Labelled:
     label = Label(title="Felt Hat", category="Hats", priced=True, price=120.0, currency="EUR")
-    return Labelled(product_id, key, digest, replace(label, **changes))
+    return Labelled(product_id, (Seen(key, digest),), replace(label, **changes))
 
 
 @pytest.fixture
@@ -57,9 +58,16 @@ def add(catalog: Store, *products: Labelled) -> Added:
     return add_products(catalog, COLUMNS, products, lambda product: b"photo")
 
 
-def parquet_of(**changes: Any) -> bytes:
+def parquet_of(schema: pa.Schema | None = None, **changes: Any) -> bytes:
     sink = io.BytesIO()
-    pq.write_table(pa.table({**BASE, **changes}), sink)
+    pq.write_table(pa.table({**BASE, **changes}, schema=schema), sink)
+    return sink.getvalue()
+
+
+def polars_file(category: Any) -> bytes:
+    """A Parquet file that Polars wrote, with categories of this type."""
+    sink = io.BytesIO()
+    pl.DataFrame(BASE).with_columns(pl.col("category").cast(category)).write_parquet(sink)
     return sink.getvalue()
 
 
@@ -89,14 +97,12 @@ def test_a_parquet_catalog_keeps_its_types_and_takes_the_row(catalog: Store, nam
 
 @pytest.mark.parametrize("kind", [pl.Categorical(), pl.Enum(["Coats", "Hats"])])
 def test_categories_of_polars_stay_categories(catalog: Store, kind: Any) -> None:
-    sink = io.BytesIO()
-    pl.DataFrame(BASE).with_columns(pl.col("category").cast(kind)).write_parquet(sink)
-    catalog.put("catalog.parquet", sink.getvalue())
+    catalog.put("catalog.parquet", polars_file(kind))
 
     add(catalog, labelled())
 
     after = pl.read_parquet(catalog.get("catalog.parquet")[0])
-    assert after.schema == pl.read_parquet(sink.getvalue()).schema
+    assert after.schema == pl.read_parquet(polars_file(kind)).schema
     assert after["category"].to_list() == ["Coats", "Hats", "Hats"]
 
 
@@ -129,18 +135,14 @@ def test_what_does_not_fit_is_refused_and_the_catalog_stays(
 
 
 def test_an_enum_without_the_category_is_refused(catalog: Store) -> None:
-    sink = io.BytesIO()
-    pl.DataFrame(BASE).with_columns(pl.col("category").cast(pl.Enum(["Coats", "Hats"]))).write_parquet(sink)
-    catalog.put("catalog.parquet", sink.getvalue())
+    catalog.put("catalog.parquet", polars_file(pl.Enum(["Coats", "Hats"])))
     with pytest.raises(UsageError, match="does not fit column 'category'"):
         check_addition(catalog, COLUMNS, [labelled(category="Bags")])
 
 
 def test_a_column_that_may_not_be_null_is_refused_where_nothing_is_known_for_it(catalog: Store) -> None:
     schema = pa.schema([*pa.table(BASE).schema, pa.field("stock", pa.int64(), nullable=False)])
-    sink = io.BytesIO()
-    pq.write_table(pa.table({**BASE, "stock": [1, 2]}, schema=schema), sink)
-    catalog.put("catalog.parquet", sink.getvalue())
+    catalog.put("catalog.parquet", parquet_of(schema, stock=[1, 2]))
     with pytest.raises(UsageError, match="'stock'"):
         check_addition(catalog, COLUMNS, [labelled()])
 
@@ -212,3 +214,38 @@ def test_photos_of_one_name_have_codes_of_their_own(catalog: Store) -> None:
     add(catalog, labelled("a" * 63 + "1"), labelled("a" * 63 + "2"))
     codes = pl.read_csv(catalog.get("catalog.csv")[0], infer_schema=False)["code"].drop_nulls().to_list()
     assert len(set(codes)) == len(codes) == 4
+
+
+@pytest.mark.parametrize("table", ["csv", "text", "list"])
+def test_a_product_of_several_photos_joins_with_those_that_still_exist(catalog: Store, table: str) -> None:
+    if table == "csv":
+        lines = ["code,title,category,price,currency,image", "1,Wool Coat,Coats,900.00,EUR,images/1.jpg|images/1b.jpg"]
+        catalog.put("catalog.csv", "\n".join([*lines, ""]).encode())
+    else:
+        paths = pa.array([["images/1.jpg", "images/1b.jpg"], ["images/2.jpg"]])
+        catalog.put("catalog.parquet", parquet_of(**({"image": paths} if table == "list" else {})))
+    photos = tuple(Seen(f"new/{number}.jpg", str(number) * 64) for number in (7, 8, 9))
+    product = replace(labelled(), photos=photos)
+
+    def bytes_of(photo: Seen) -> bytes | None:
+        return None if photo.key == "new/8.jpg" else b"photo"
+
+    assert add_products(catalog, COLUMNS, [product], bytes_of) == Added(1, 0, ())
+    added = read_catalog(Path(catalog.uri), COLUMNS).products
+    wanted = [f"images/reviewed/{str(number) * 64}.jpg" for number in (7, 9)]
+    assert not [one for one in added if one.title == "Wool Coat"]  # its photos are not there
+    (hat,) = [one for one in added if one.title == "Felt Hat"]
+    assert [str(Path(path).relative_to(catalog.uri)) for path in hat.image_paths] == wanted
+    newer = replace(product, label=labelled(title="Straw Hat").label)
+    assert add_products(catalog, COLUMNS, [newer], bytes_of) == Added(0, 0, ())
+    (hat,) = read_catalog(Path(catalog.uri), COLUMNS).products
+    assert (hat.title, len(hat.image_paths)) == ("Straw Hat", 2)
+    assert add_products(catalog, COLUMNS, [product], lambda photo: None).missed == ()
+    assert add_products(catalog, COLUMNS, [replace(product, label=None)], bytes_of) == Added(0, 1, ())
+
+
+def test_a_product_whose_main_photo_changed_since_is_missed(catalog: Store) -> None:
+    catalog.put("catalog.parquet", parquet_of())
+    product = replace(labelled(), photos=(Seen("new/7.jpg", "7" * 64), Seen("new/8.jpg", "8" * 64)))
+    gone = add_products(catalog, COLUMNS, [product], lambda photo: b"" if photo.key == "new/8.jpg" else None)
+    assert gone == Added(0, 0, ("new/7.jpg",))

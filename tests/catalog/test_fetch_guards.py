@@ -8,11 +8,10 @@ import ssl
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +28,13 @@ from enrich.errors import RunFailed
 from enrich.settings.catalog import FetchSettings
 from enrich.settings.photos import PhotoLimits
 from tests.testing.badweb import Web, reply, send, serve
+from tests.testing.photo_files import encoded
 
 Request = BaseHTTPRequestHandler
 PUBLIC = "93.184.215.14"
 
 
-def _jpeg() -> bytes:
-    buffer = BytesIO()
-    Image.new("RGB", (20, 20), "teal").save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-JPEG = _jpeg()
-
-
-@pytest.fixture
-def web() -> Iterator[Web]:
-    with serve() as running:
-        yield running
+JPEG = encoded(Image.new("RGB", (20, 20), "teal"), "JPEG")
 
 
 def _fetch(tmp_path: Path, cells: list[str], **changes: Any) -> FetchSummary:
@@ -56,7 +44,7 @@ def _fetch(tmp_path: Path, cells: list[str], **changes: Any) -> FetchSummary:
     settings = FetchSettings.model_validate({"allow_private": True, "attempts": 1, **changes})
     source = tmp_path / "source.csv"
     pl.DataFrame({"product_code": [str(n) for n in range(len(cells))], "imageurl": cells}).write_csv(source)
-    return fetch_catalog(str(source), tmp_path / "out", settings, pace=pace)
+    return fetch_catalog(str(source), tmp_path / "out", settings, lambda done, total: None, pace)
 
 
 def _failure(tmp_path: Path, url: str, **changes: Any) -> str:

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 
 from enrich.answers.calibration import Calibration
 from enrich.answers.prompt import make_prompt
-from enrich.engines.adapter import adapter_id, base_source, check_base, read_adapter
+from enrich.engines.adapter import adapter_id, check_base, read_adapter
 from enrich.errors import UsageError
 from enrich.photos.decode import PREPARATION_VERSION, Preparation
-from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
+from enrich.settings.models import TINY_MODEL_PATH
 
 PROMPT = make_prompt(("BAGS", "HATS"), "EUR")
 
@@ -74,16 +74,10 @@ def test_an_adapter_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        "config.json",
-        "preprocessor_config.json",
-        "tokenizer.json",
-        "prompt.json",
-        "train.json",
-        "calibration.json",
+        "adapter_config.json", "adapter_model.safetensors", "config.json", "preprocessor_config.json",
+        "tokenizer.json", "prompt.json", "train.json", "calibration.json",
     ],
-)
+)  # fmt: skip
 def test_a_missing_file_is_named(adapter: Path, name: str) -> None:
     (adapter / name).unlink()
 
@@ -98,49 +92,34 @@ def test_a_missing_file_is_named(adapter: Path, name: str) -> None:
 NO_LORA = "adapter {adapter}: adapter_config.json names no LoRA adapter with a base; make it with `enrich finetune`"
 NO_CROPS = "adapter {adapter}: preprocessor_config.json names no num_crops; make the adapter again"
 NOT_JSON = "{adapter}/{name}: not readable as JSON (Expecting value: line 1 column 1 (char 0)); make the adapter again"
+OTHER = "adapter {{adapter}}: made for a {} model, not Phi-3-vision; fine-tune one with `enrich`"
+NO_CALIBRATION = (
+    "adapter {adapter}: calibration.json is damaged or of another version; fine-tune again with this version"
+)
+LORA = '{"peft_type": "LORA", "base_model_name_or_path": %s, "r": 2, "lora_alpha": 4}'
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        (
-            "config.json",
-            '{"model_type": "llama"}',
-            "adapter {adapter}: made for a llama model, not Phi-3-vision; fine-tune one with `enrich`",
-        ),
-        (
-            "config.json",
-            "{}",
-            "adapter {adapter}: made for a None model, not Phi-3-vision; fine-tune one with `enrich`",
-        ),
+        ("config.json", '{"model_type": "llama"}', OTHER.format("llama")),
+        ("config.json", "{}", OTHER.format("None")),
         ("config.json", "", NOT_JSON),
         ("config.json", "[]", "{adapter}/config.json: holds no JSON object; make the adapter again"),
         ("adapter_config.json", "oops", NO_LORA),
         ("adapter_config.json", '{"peft_type": "IA3", "base_model_name_or_path": "base"}', NO_LORA),
         ("adapter_config.json", '{"peft_type": "LORA"}', NO_LORA),
-        (
-            "adapter_config.json",
-            '{"peft_type": "LORA", "base_model_name_or_path": "", "r": 2, "lora_alpha": 4}',
-            NO_LORA,
-        ),
-        (
-            "adapter_config.json",
-            '{"peft_type": "LORA", "base_model_name_or_path": ["base"], "r": 2, "lora_alpha": 4}',
-            NO_LORA,
-        ),
+        ("adapter_config.json", LORA % '""', NO_LORA),
+        ("adapter_config.json", LORA % '["base"]', NO_LORA),
         ("preprocessor_config.json", "", NO_CROPS),
         ("preprocessor_config.json", "{}", NO_CROPS),
         ("preprocessor_config.json", '{"num_crops": "many"}', NO_CROPS),
         ("preprocessor_config.json", '{"num_crops": 0}', NO_CROPS),
-        (
-            "calibration.json",
-            "{",
-            "adapter {adapter}: calibration.json is damaged or of another version; fine-tune again with this version",
-        ),
+        ("calibration.json", "{", NO_CALIBRATION),
         (
             "calibration.json",
             '{"version": 1, "price": null, "category": {"slope": 1, "intercept": 0, "rows": 0}}',
-            "adapter {adapter}: calibration.json is damaged or of another version; fine-tune again with this version",
+            NO_CALIBRATION,
         ),
         (
             "prompt.json",
@@ -158,51 +137,32 @@ def test_a_damaged_file_is_named(adapter: Path, name: str, text: str, message: s
     assert str(caught.value) == message.format(adapter=adapter, name=name)
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "prompt.json", "calibration.json", "tokenizer.json"])
-def test_the_id_follows_what_shapes_answers(adapter: Path, name: str) -> None:
-    before = adapter_id(adapter)
-    path = adapter / name
-    original = path.read_bytes()
-    path.write_bytes(original + b" ")
-
-    assert adapter_id(adapter) != before
-    path.write_bytes(original)
-    assert adapter_id(adapter) == before
-
-
-@pytest.mark.parametrize("name", ["metrics.json", "train.json", "README.md"])
-def test_the_id_leaves_records_out(adapter: Path, name: str) -> None:
-    before = adapter_id(adapter)
-    (adapter / name).write_text("another")
-
-    assert adapter_id(adapter) == before
-
-
 @pytest.mark.parametrize(
     "change",
     [
+        lambda path: append(path / "adapter_model.safetensors"),
+        lambda path: append(path / "prompt.json"),
+        lambda path: append(path / "calibration.json"),
+        lambda path: append(path / "tokenizer.json"),
         lambda path: (path / "chat_template.jinja").write_text("{{ messages }}"),
         lambda path: (path / "tokenizer.json").rename(path / "tokenizer.model"),
     ],
 )
-def test_the_id_follows_names(adapter: Path, change: Callable[[Path], object]) -> None:
+def test_the_id_follows_what_shapes_answers(adapter: Path, change: Callable[[Path], object]) -> None:
     before = adapter_id(adapter)
     change(adapter)
-
     assert adapter_id(adapter) != before
 
 
-def test_the_id_is_the_same_elsewhere(adapter: Path) -> None:
+def append(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b" ")
+
+
+def test_the_id_follows_neither_records_nor_the_place(adapter: Path) -> None:
     before = adapter_id(adapter)
-
+    for name in ("metrics.json", "train.json", "README.md"):
+        (adapter / name).write_text("another")
     assert adapter_id(adapter.rename(adapter.parent / "moved")) == before
-
-
-@pytest.mark.parametrize(
-    ("model", "source"), [(TINY_MODEL, str(TINY_MODEL_PATH)), ("./base", "./base"), ("owner/name", "owner/name")]
-)
-def test_the_tiny_base_lies_in_the_package(model: str, source: str) -> None:
-    assert base_source(model) == source
 
 
 ROPE = {"short_factor": [1.0, 1.1], "long_factor": [1.0, 4.0]}

@@ -45,7 +45,7 @@ def test_the_same() -> None:
         mean_allowed=2e-4, ok=True, finding=None,
     )  # fmt: skip
     assert record.summary == (
-        "2 photos through transformers and vllm 1 (merged, float32): 2 prompts and 2 answers are the same, "
+        "2 prompts through transformers and vllm 1 (merged, float32): 2 prompts and 2 answers are the same, "
         "log-probabilities differ by 0 at most (limit 0.002) and 0 on average (limit 0.0002)"
     )
 
@@ -55,6 +55,10 @@ def step(chosen: float, rival: float, tokens: tuple[int, int] = (3, 4)) -> tuple
 
 
 FIRST = step(-0.1, -2.5, (1, 2))
+APART = "product a.jpg, token 2 'Hat': its log-probability is -0.2000 for transformers, {} for the other engine"
+CHOICES = "product a.jpg, token {}: transformers chose {}, the other engine {}"
+HAT = "'Hat' (log-probability -0.7000)"
+ENDS = "to end the answer"
 
 
 @pytest.mark.parametrize(
@@ -62,19 +66,9 @@ FIRST = step(-0.1, -2.5, (1, 2))
     [
         # What another order of summing makes, and what it does not.
         (BASE, answer(FIRST, step(-0.2003, -1.9)), "float32", None),
-        (
-            BASE,
-            answer(FIRST, step(-0.203, -1.9)),
-            "float32",
-            "photo a.jpg, token 2 'Hat': its log-probability is -0.2000 for transformers, -0.2030 for the other engine",
-        ),
+        (BASE, answer(FIRST, step(-0.203, -1.9)), "float32", APART.format("-0.2030")),
         (BASE, answer(FIRST, step(-0.29, -1.9)), "bfloat16", None),
-        (
-            BASE,
-            answer(FIRST, step(-0.71, -1.9)),
-            "bfloat16",
-            "photo a.jpg, token 2 'Hat': its log-probability is -0.2000 for transformers, -0.7100 for the other engine",
-        ),
+        (BASE, answer(FIRST, step(-0.71, -1.9)), "bfloat16", APART.format("-0.7100")),
         (
             BASE,
             answer(FIRST, step(-0.61, -1.9)),
@@ -82,62 +76,44 @@ FIRST = step(-0.1, -2.5, (1, 2))
             "log-probabilities differ by 0.21 on average, more than 0.05",
         ),
         (BASE, answer(FIRST, step(-0.49, -1.9)), "fp8", None),
-        (
-            BASE,
-            answer(FIRST, step(float("nan"), -1.9)),
-            "fp8",
-            "photo a.jpg, token 2 'Hat': its log-probability is -0.2000 for transformers, nan for the other engine",
-        ),
+        (BASE, answer(FIRST, step(float("nan"), -1.9)), "fp8", APART.format("nan")),
         # Another token.
         (answer(FIRST, step(-0.7, -0.703)), answer(FIRST, step(-0.7, -0.703, (4, 3))), "float32", None),
         (
             answer(FIRST, step(-0.7, -0.71)),
             answer(FIRST, step(-0.7, -0.71, (4, 3))),
             "float32",
-            "photo a.jpg, token 2: transformers chose 'Hat' (log-probability -0.7000), "
-            "the other engine 'Bag' (log-probability -0.7000)",
+            CHOICES.format(2, HAT, "'Bag' (log-probability -0.7000)"),
         ),
         (answer(FIRST, step(-0.7, -0.71)), answer(FIRST, step(-0.7, -0.71, (4, 3))), "bfloat16", None),
         (
             answer(FIRST, step(-0.7, -0.7)),
             answer(FIRST, step(-0.7, -0.7, (5, 4))),  # not among the alternatives of the first
             "fp8",
-            "photo a.jpg, token 2: transformers chose 'Hat' (log-probability -0.7000), "
-            "the other engine 'Coat' (log-probability -0.7000)",
+            CHOICES.format(2, HAT, "'Coat' (log-probability -0.7000)"),
         ),
         # One of them ends.
         (answer(FIRST), answer(FIRST, step(-0.7, -0.703, (3, 0))), "float32", None),
-        (
-            answer(FIRST),
-            answer(FIRST, step(-0.7, -0.71, (3, 0))),
-            "float32",
-            "photo a.jpg, token 2: transformers chose to end the answer, "
-            "the other engine 'Hat' (log-probability -0.7000)",
-        ),
+        (answer(FIRST), answer(FIRST, step(-0.7, -0.71, (3, 0))), "float32", CHOICES.format(2, ENDS, HAT)),
         (
             answer(FIRST, step(-0.7, -0.71)),
             answer(FIRST, finished=False),
             "float32",
-            "photo a.jpg, token 2: transformers chose 'Hat' (log-probability -0.7000), the other engine nothing more",
+            CHOICES.format(2, HAT, "nothing more"),
         ),
-        (
-            answer(),
-            answer(finished=False),
-            "float32",
-            "photo a.jpg, token 1: transformers chose to end the answer, the other engine nothing more",
-        ),
+        (answer(), answer(finished=False), "float32", CHOICES.format(1, ENDS, "nothing more")),
         # Another prompt.
         (
             BASE,
             replace(BASE, prompt_ids=np.array([1, 4, 3], np.int32)),
             "fp8",
-            "photo a.jpg: token 2 of its prompt is 'Blue' for transformers, 'Bag' for the other",
+            "product a.jpg: token 2 of its prompt is 'Blue' for transformers, 'Bag' for the other",
         ),
         (
             BASE,
             replace(BASE, prompt_ids=np.array([1, 2], np.int32)),
             "fp8",
-            "photo a.jpg: its prompt has 3 tokens for transformers, 2 for the other",
+            "product a.jpg: its prompt has 3 tokens for transformers, 2 for the other",
         ),
     ],
 )
@@ -149,16 +125,16 @@ def test_what_differs(ours: Completion, theirs: Completion, precision: Any, find
     assert record.near_ties == int(record.ok and record.same_answers == 0)
 
 
-def test_the_first_photo_that_differs_is_named() -> None:
+def test_the_first_product_that_differs_is_named() -> None:
     others = [replace(BASE, id=id, prompt_ids=PROMPT[:2]) for id in ("c.jpg", "b.jpg")]
 
     record = check([BASE, replace(BASE, id="b.jpg"), replace(BASE, id="c.jpg")], [*others, BASE])
 
-    assert record.finding == "photo b.jpg: its prompt has 3 tokens for transformers, 2 for the other"
+    assert record.finding == "product b.jpg: its prompt has 3 tokens for transformers, 2 for the other"
     assert (record.rows, record.same_prompts, record.same_answers) == (3, 1, 3)
 
 
-def test_photos_without_an_answer_are_no_evidence_unless_most_are() -> None:
+def test_prompts_without_an_answer_are_no_evidence_unless_most_are() -> None:
     failed = Completion("b.jpg", error="the engine failed: no room")
 
     assert check([BASE, failed], [BASE, replace(BASE, id="b.jpg")]).ok
@@ -166,7 +142,7 @@ def test_photos_without_an_answer_are_no_evidence_unless_most_are() -> None:
         [BASE, failed, replace(failed, id="c.jpg")], [BASE, replace(BASE, id="b.jpg"), replace(BASE, id="c.jpg")]
     )
     assert (record.rows, record.failed) == (1, 2)
-    assert record.finding == "2 of 3 photos have no answer, first of them b.jpg: the engine failed: no room"
+    assert record.finding == "2 of 3 prompts have no answer, first of them product b.jpg: the engine failed: no room"
 
 
 def test_what_follows_a_near_tie_says_nothing() -> None:

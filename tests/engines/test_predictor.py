@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from enrich.answers.postprocess import Prediction
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines import predictor as answer_module
 from enrich.engines.base import Request
-from enrich.engines.predictor import SECOND_PASS, Image, Predictor
+from enrich.engines.predictor import SECOND_PASS, Predictor, Shown, prompts_of
 from enrich.settings.review import ReviewSettings
 from enrich.vocabulary import ErrorKind, ReviewReason
 from tests.testing.fake_engine import FakeEngine, write_completion
@@ -23,8 +24,12 @@ Write = Callable[[Request, bool], Completion]
 MakePredictor = Callable[..., tuple[Predictor, FakeEngine]]
 
 
-def photo(key: str, content: str | None = None) -> Image:
-    return Image(key, content or f"content of {key}", np.zeros((2, 2, 3), np.uint8))
+def shown(key: str, page: np.ndarray, content: str) -> Shown:
+    return Shown(key, prompts_of([(page, content)], 1))
+
+
+def photo(key: str, content: str | None = None) -> Shown:
+    return shown(key, np.zeros((2, 2, 3), np.uint8), content or f"content of {key}")
 
 
 def titles(outcomes: list[tuple[str, Prediction]]) -> dict[str, str | None]:
@@ -62,10 +67,10 @@ def test_every_key_gets_its_own_answer_whatever_the_order(make_predictor: MakePr
     outcomes = list(predictor.answer(photos))
 
     assert len(outcomes) == 40
-    assert titles(outcomes) == {image.key: f"Title of {image.sha256}" for image in photos}
+    assert titles(outcomes) == {image.key: f"Title of {image.prompts[0].id}" for image in photos}
     assert sorted(engine.asked) == sorted(
-        [(image.sha256, False) for image in photos]
-        + [(image.sha256, True) for image in photos if "odd" in image.sha256]
+        [(image.prompts[0].id, False) for image in photos]
+        + [(image.prompts[0].id, True) for image in photos if "odd" in image.prompts[0].id]
     )
 
 
@@ -138,7 +143,7 @@ def test_the_second_pass_does_not_wait_for_the_end(make_predictor: MakePredictor
     predictor, engine = make_predictor()
     given = []
 
-    def photos() -> Iterator[Image]:
+    def photos() -> Iterator[Shown]:
         for i in range(SECOND_PASS + 5):
             given.append(i)
             yield photo(f"{i}.jpg", f"odd {i}")
@@ -154,11 +159,11 @@ def test_pages_are_dropped_once_they_are_answered(make_predictor: MakePredictor)
     alive: list[weakref.ref[np.ndarray]] = []
     most = 0
 
-    def photos() -> Iterator[Image]:
+    def photos() -> Iterator[Shown]:
         for i in range(200):
             page = np.zeros((2, 2, 3), np.uint8)
             alive.append(weakref.ref(page))
-            yield Image(f"{i}.jpg", f"{'odd ' * (i % 2)}content {i % 150}", page)
+            yield shown(f"{i}.jpg", page, f"{'odd ' * (i % 2)}content {i % 150}")
 
     for _ in predictor.answer(photos()):
         engine.pages.clear()
@@ -185,3 +190,38 @@ def test_no_photos_give_no_outcomes(make_predictor: MakePredictor) -> None:
 
     assert list(predictor.answer([])) == []
     assert engine.asked == []
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 100])
+def test_a_product_of_several_prompts_is_answered_once_all_of_them_are(
+    make_predictor: MakePredictor, in_flight: int
+) -> None:
+    predictor, engine = make_predictor(in_flight=in_flight)
+    page = np.zeros((2, 2, 3), np.uint8)
+    two = Shown("two", prompts_of([(page, "a"), (page, "odd b")], 1))
+    again = Shown("again", prompts_of([(page, "odd b"), (page, "dead")], 1))
+    outcomes = dict(predictor.answer([two, shown("one", page, "a"), again]))
+    assert {key: one.prompts for key, one in outcomes.items()} == {"two": 2, "one": 1, "again": 2}
+    assert titles(list(outcomes.items())) == {"two": "Title of a", "one": "Title of a", "again": "Title of odd b"}
+    assert sorted(engine.asked) == [("a", False), ("dead", False), ("odd b", False), ("odd b", True)]
+    assert dict(predictor.answer([replace(two, key="later")]))["later"] == outcomes["two"]
+
+
+@pytest.mark.parametrize(
+    ("photos", "most", "prompts"),
+    [
+        ("", 1, []),
+        ("", 3, []),
+        ("a", 3, ["a"]),
+        ("abc", 1, ["a", "b", "c"]),
+        ("abc", 3, ["abc"]),
+        ("abcd", 2, ["ab", "ac", "ad"]),
+        ("abcdef", 3, ["abc", "ade", "af"]),
+    ],
+)
+def test_every_prompt_begins_with_the_main_photo(photos: str, most: int, prompts: list[str]) -> None:
+    page = np.zeros((2, 2, 3), np.uint8)
+    made = prompts_of([(page, name) for name in photos], most)
+    assert ["".join(prompt.sha256s) for prompt in made] == prompts
+    assert all(len(prompt.pages) == len(prompt.sha256s) for prompt in made)
+    assert len({prompt.id for prompt in made}) == len(made)

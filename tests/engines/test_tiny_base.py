@@ -59,10 +59,12 @@ def seen() -> Seen:
 
     def answer(change: Change) -> list[Answer | None]:
         pages = [hd_transform(render(change(p), _SEED, _SIDE), how.num_crops, how.image_size) for p in products]
-        told = {made.id: made.text for made in engine.complete(Request(str(i), page) for i, page in enumerate(pages))}
+        told = {
+            made.id: made.text for made in engine.complete(Request(str(i), (page,)) for i, page in enumerate(pages))
+        }
         return [_parsed(told[str(i)]) for i in range(len(products))]
 
-    rows = [Product(p.product_code, p.title, p.category, p.price, "") for p in products]
+    rows = [Product(p.product_code, p.title, p.category, p.price, ()) for p in products]
     return Seen(rows, answer)
 
 

@@ -20,14 +20,9 @@ from enrich.answers.prompt import make_prompt, render_answer, render_prompt
 from enrich.answers.token_evidence import label_probability
 from enrich.engines.adapter import Adapter, read_adapter
 from enrich.engines.base import Request
-from enrich.engines.predictor import Image, Predictor
+from enrich.engines.predictor import Predictor, Shown
 from enrich.engines.start import choose_engine, start_engine
-from enrich.engines.transformers_engine import (
-    TransformersEngine,
-    find_base,
-    load_base_engine,
-    load_engine,
-)
+from enrich.engines.transformers_engine import TransformersEngine, find_base, load_base_engine, load_engine
 from enrich.errors import UsageError
 from enrich.models.device import device_and_dtype
 from enrich.models.phi3_vision.checkpoint import load_adapted, load_model, load_processor
@@ -44,10 +39,10 @@ SETTINGS = RunSettings(device="cpu", batch_size=2, max_new_tokens=80)
 def request(number: int) -> Request:
     """A page of noise for the tiny base; sizes differ, and with them the number of image tokens."""
     rng = np.random.default_rng(number)
-    return Request(str(number), rng.integers(0, 256, (112 + 112 * (number % 3), 112, 3), dtype=np.uint8))
+    return Request(str(number), (rng.integers(0, 256, (112 + 112 * (number % 3), 112, 3), dtype=np.uint8),))
 
 
-BROKEN = Request("broken", np.zeros((8, 8), np.uint8))  # no colour channels
+BROKEN = Request("broken", (np.zeros((8, 8), np.uint8),))  # no colour channels
 
 
 @pytest.fixture(scope="session")
@@ -174,7 +169,7 @@ def test_an_answer_survives_the_tokenizer(engine: TransformersEngine, title: str
 
 def test_a_predictor_ends_in_known_categories(engine: TransformersEngine) -> None:
     predictor = Predictor(engine, engine.tokens, Calibration.uncalibrated(), ReviewSettings())
-    photos = [Image(f"{i}.jpg", request(i % 4).id, request(i % 4).page) for i in range(6)]
+    photos = [Shown(f"{i}.jpg", (request(i % 4),)) for i in range(6)]
 
     outcomes = dict(predictor.answer(photos))
 
@@ -188,7 +183,7 @@ def test_a_predictor_ends_in_known_categories(engine: TransformersEngine) -> Non
 def test_an_adapter_is_served_merged(adapter: Adapter, random_base: Tiny) -> None:
     served, base = load_engine(adapter, SETTINGS), load_base_engine(random_base.path, adapter, SETTINGS)
 
-    photo = Request("0", np.random.default_rng(0).integers(0, 256, (56, 28, 3), dtype=np.uint8))
+    photo = Request("0", (np.random.default_rng(0).integers(0, 256, (56, 28, 3), dtype=np.uint8),))
     [with_adapter], [without] = (list(e.complete([photo])) for e in (served, base))
 
     assert served.name == base.name == "transformers"
@@ -274,15 +269,6 @@ def test_the_device_decides_the_precision(
     assert device_and_dtype(device) == (torch.device(expected[0]), expected[1])
 
 
-def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-
-    with pytest.raises(UsageError) as caught:
-        device_and_dtype("cuda")
-
-    assert str(caught.value) == "device cuda: no CUDA GPU is visible here; use device auto or cpu"
-
-
 def test_vllm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
@@ -331,7 +317,7 @@ def test_the_engine_times_what_only_it_can(engine: TransformersEngine) -> None:
     assert 0.2 <= starved < 0.3
     assert min(render, busy) > 0
     assert spent - 0.1 < starved + render + busy < spent
-    prompt = engine.processor(text=render_prompt(PROMPT), images=request(0).page, do_hd_transform=False)
+    prompt = engine.processor(text=render_prompt(PROMPT), images=request(0).pages[0], do_hd_transform=False)
     ids = prompt["input_ids"][0]
     assert first.prompt_ids.tolist() == ids.masked_fill(ids < 0, engine.processor.image_token_id).tolist()
     assert first.prompt_tokens == len(ids)

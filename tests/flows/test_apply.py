@@ -14,7 +14,8 @@ from prefect.client.schemas.objects import WorkPool
 from prefect.utilities.templating import apply_values, find_placeholders
 from prefect.workers.process import ProcessJobConfiguration
 
-from deployments.apply import ENVIRONMENT, POOLS, apply, pool_template, resumption, zombies
+from deployments.apply import ENVIRONMENT, POOLS, apply, pool_template
+from deployments.automations import resumption, zombies
 from deployments.bring_up import environment
 
 KINDS = ("process", "docker", "kubernetes")

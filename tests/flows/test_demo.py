@@ -17,7 +17,7 @@ from enrich.settings.training import TrainSettings
 from enrich.vocabulary import ErrorKind
 from flows import tasks
 from flows.demo import main, make_room
-from sample import generate, scores
+from sample import scores, truth
 from tests.testing.fake_world import FakeWorld
 from tests.testing.scores import METRICS, SCORES
 
@@ -73,7 +73,7 @@ def test_hostile_files_are_counted_and_not_warned_of(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hostile = {"sku-bad.jpg": (b"<html>", ErrorKind.NOT_AN_IMAGE)}  # by its name no photo to the fake engine
-    monkeypatch.setattr(generate, "hostile_files", lambda photo: hostile)
+    monkeypatch.setattr(truth, "hostile_files", lambda photo: hostile)
 
     assert main() == 0
 

@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import State
 
 import flows.enrich_catalog
 from enrich.answers.postprocess import Prediction
-from enrich.engines.predictor import Image
+from enrich.engines.predictor import Shown
 from enrich.errors import RunFailed, UsageError
 from enrich.pipeline.run.deadline import Deadline
 from enrich.settings.run import GateSettings, RunSettings
@@ -50,9 +50,9 @@ def test_a_bucket_is_enriched_and_reported(world: FakeWorld, client: SyncPrefect
 
     state = enrich_catalog(**world.places, settings=TWO_A_SHARD, return_state=True)
 
-    assert (state.name, state.message) == ("Completed", "4 photos: 3 ok, 1 failed")
+    assert (state.name, state.message) == ("Completed", "4 products: 3 ok, 1 failed")
     products = pl.read_parquet(world.root / "output" / "products.parquet")
-    assert sorted(products["image_key"]) == ["a.jpg", "b.jpg", "bad.jpg", "c.jpg"]
+    assert sorted(products["product_id"]) == ["a", "b", "bad", "c"]
     assert world.sessions == 1
     run = client.read_flow_run(flow_run_id(state))
     assert run.name == f"enrich {world.root}/images"
@@ -61,8 +61,8 @@ def test_a_bucket_is_enriched_and_reported(world: FakeWorld, client: SyncPrefect
     assert "| failed with not\\_an\\_image | 1 |" in shown["enrichment"].data
     assert shown["progress"].data == 100.0
     assert shown["progress"].description is not None
-    assert shown["progress"].description.startswith("photos: 4 of 4, ")
-    table = {(row["what"], row["which"]): row["photos"] for row in json.loads(shown["counts"].data)}
+    assert shown["progress"].description.startswith("products: 4 of 4, ")
+    table = {(row["what"], row["which"]): row["products"] for row in json.loads(shown["counts"].data)}
     assert table == {
         ("why they were done", "new"): 4, ("outcome", "ok"): 3, ("outcome", "failed"): 1,
         ("failed with", "not_an_image"): 1,
@@ -96,7 +96,7 @@ def test_places_may_have_odd_names(world: FakeWorld) -> None:
 
     state = enrich_catalog(**world.places | {"output": f"{world.root}/50% off + more"}, return_state=True)
 
-    assert state.message == "1 photos: 1 ok, 0 failed"
+    assert state.message == "1 products: 1 ok, 0 failed"
 
 
 def test_a_second_run_has_nothing_to_do_and_starts_no_engine(world: FakeWorld) -> None:
@@ -105,7 +105,7 @@ def test_a_second_run_has_nothing_to_do_and_starts_no_engine(world: FakeWorld) -
 
     state = enrich_catalog(**world.places, return_state=True)
 
-    assert state.message == "nothing to do: every photo has its answer"
+    assert state.message == "nothing to do: every product has its answer"
     assert world.sessions == 1
 
 
@@ -116,7 +116,7 @@ def test_a_shard_that_fails_is_tried_again_with_the_same_engine(world: FakeWorld
     state = enrich_catalog(**world.places, settings=TWO_A_SHARD, return_state=True)
 
     assert state.name == "Completed"
-    assert (world.sessions, sorted(world.asked)) == (1, ["a.jpg", "b.jpg", "c.jpg"])
+    assert (world.sessions, sorted(world.asked)) == (1, ["a", "b", "c"])
 
 
 def test_a_group_that_is_tried_again_does_its_missing_shards_only(world: FakeWorld) -> None:
@@ -125,8 +125,8 @@ def test_a_group_that_is_tried_again_does_its_missing_shards_only(world: FakeWor
 
     state = enrich_catalog(**world.places, settings=RunSettings(shard_size=1), return_state=True)
 
-    assert state.message == "3 photos: 3 ok, 0 failed"
-    assert world.asked == ["a.jpg", "b.jpg", "c.jpg"]
+    assert state.message == "3 products: 3 ok, 0 failed"
+    assert world.asked == ["a", "b", "c"]
 
 
 def test_an_engine_gets_the_next_shard_s_photos_before_the_last_one_s_answers(
@@ -135,17 +135,17 @@ def test_an_engine_gets_the_next_shard_s_photos_before_the_last_one_s_answers(
     world.add_photos("a.jpg", "b.jpg", "bad.jpg", "c.jpg", "d.jpg")
     inner = world.answer
 
-    def answer(images: Iterable[Image]) -> Iterator[tuple[str, Prediction]]:
+    def answer(images: Iterable[Shown]) -> Iterator[tuple[str, Prediction]]:
         yield from reversed([*inner(images)])
 
     monkeypatch.setattr(world, "answer", answer)
 
     state = enrich_catalog(**world.places, settings=TWO_A_SHARD, return_state=True)
 
-    assert state.message == "5 photos: 4 ok, 1 failed"
+    assert state.message == "5 products: 4 ok, 1 failed"
     shards = sorted((world.root / "output" / "history").rglob("*.parquet"))
-    assert [set(pl.read_parquet(shard)["image_key"]) for shard in shards] == [
-        {"a.jpg", "b.jpg"}, {"bad.jpg", "c.jpg"}, {"d.jpg"},
+    assert [set(pl.read_parquet(shard)["product_id"]) for shard in shards] == [
+        {"a", "b"}, {"bad", "c"}, {"d"},
     ]  # fmt: skip
 
 
@@ -158,7 +158,7 @@ def test_a_run_that_broke_off_goes_on_under_its_run_id(world: FakeWorld) -> None
 
     assert broken.is_failed()
     assert broken.message == "Flow run encountered an exception: RunFailed: gone"
-    assert state.message == "3 photos: 3 ok, 0 failed"
+    assert state.message == "3 products: 3 ok, 0 failed"
 
 
 def test_a_deadline_publishes_what_is_done_and_the_run_goes_on(
@@ -172,9 +172,9 @@ def test_a_deadline_publishes_what_is_done_and_the_run_goes_on(
     asked = list(world.asked)
     second = enrich_catalog(**world.places, settings=shard, run_id="night", return_state=True)
 
-    assert first.message == "1 photos: 1 ok, 0 failed; 2 of 3 shards are left"
-    assert asked == ["a.jpg"]
-    assert second.message == "3 photos: 3 ok, 0 failed"
+    assert first.message == "1 products: 1 ok, 0 failed; 2 of 3 shards are left"
+    assert asked == ["a"]
+    assert second.message == "3 products: 3 ok, 0 failed"
     assert pl.read_parquet(world.root / "output" / "products.parquet").height == 3
 
 
@@ -183,7 +183,7 @@ def test_a_deadline_that_has_passed_before_the_first_shard_is_told(world: FakeWo
 
     state = enrich_catalog(**world.places, run_id="night", deadline=1e-9, return_state=True)
 
-    assert state.message == "0 photos: 0 ok, 0 failed; 1 of 1 shards are left"
+    assert state.message == "0 products: 0 ok, 0 failed; 1 of 1 shards are left"
 
 
 def test_an_inventory_is_read_instead_of_the_listing(world: FakeWorld) -> None:
@@ -201,7 +201,7 @@ def test_an_inventory_is_read_instead_of_the_listing(world: FakeWorld) -> None:
 
     state = enrich_catalog(**world.places, inventory=str(world.root / "manifest.json"), return_state=True)
 
-    assert state.message == "1 photos: 1 ok, 0 failed"
+    assert state.message == "1 products: 1 ok, 0 failed"
 
 
 def test_wrong_usage_fails_at_once_with_one_line(world: FakeWorld, caplog: pytest.LogCaptureFixture) -> None:
@@ -234,7 +234,7 @@ def test_a_run_held_back_ends_as_held(world: FakeWorld) -> None:
     assert state.is_completed()
     assert state.name == "Held"
     assert state.message is not None
-    assert state.message.startswith("run night is held back: 1 of 2 images failed, most often with not_an_image:")
+    assert state.message.startswith("run night is held back: 1 of 2 products failed, most often with not_an_image:")
     assert state.message.endswith(f"release it with `enrich publish --output {world.root}/output --run-id night`")
     assert not (world.root / "output" / "products.parquet").exists()
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from deployments.apply import SILENCE_SECONDS
+from deployments.automations import SILENCE_SECONDS
 from tests.testing.live import Live, Shop, wait_for
 
 pytestmark = pytest.mark.timeout(900)
 
 
-def begun(live: Live, shop: Shop, runner: str = "inline") -> str:
+def started(live: Live, shop: Shop, runner: str = "inline") -> str:
     """Start a run of enrich-adhoc; return it once it has committed a shard and has more to do."""
     run = live.run("enrich-catalog/enrich-adhoc", **shop.parameters(runner=runner))
     wait_for("a first shard", lambda: list(shop.output.glob("history/*/*/shard-*.parquet")))
@@ -27,9 +27,9 @@ def is_whole(shop: Shop) -> None:
     [folder] = shop.output.glob("history/*/*")
     rows = pl.concat([pl.read_parquet(path) for path in sorted(folder.glob("*.parquet"))])
     products = pl.read_parquet(shop.output / "products.parquet")
-    photos = sorted(path.name for path in shop.images.iterdir())
-    assert sorted(rows["image_key"]) == photos
-    assert sorted(products["image_key"]) == photos
+    photos = sorted(path.stem for path in shop.images.iterdir())
+    assert sorted(rows["product_id"]) == photos
+    assert sorted(products["product_id"]) == photos
 
 
 def process_of(run: str) -> list[int]:
@@ -55,9 +55,9 @@ def test_a_run_completes_and_shows_what_it_did(live: Live, shop: Shop) -> None:
     assert set(live.artifacts(run)) == {"progress", "enrichment", "counts", "contact-sheet", "report"}
     [run_id] = [path.name for path in (shop.output / "runs").iterdir()]
     logs = wait_for(
-        "the lines of the last shard", lambda: (text := live.logs(run)) and "shard=10 photos=1" in text and text
+        "the lines of the last shard", lambda: (text := live.logs(run)) and "shard=10 products=1" in text and text
     )
-    assert f"run={run_id} shard=0 photos=2 failed=" in logs
+    assert f"run={run_id} shard=0 products=2 failed=" in logs
     assert f'run={run_id} shard=10 key="page.jpg" error_kind=not_an_image attempt=1' in logs
 
 
@@ -65,7 +65,7 @@ def test_a_run_completes_and_shows_what_it_did(live: Live, shop: Shop) -> None:
 def test_a_cancelled_run_stops_within_seconds_and_goes_on_when_it_is_retried(
     live: Live, shop: Shop, runner: str
 ) -> None:
-    run = begun(live, shop, runner)
+    run = started(live, shop, runner)
     assert process_of(run)
     asked = time.monotonic()
 
@@ -91,7 +91,7 @@ def retry(live: Live, run: str) -> None:
 
 
 def test_a_flow_that_was_killed_goes_on_by_itself(live: Live, shop: Shop) -> None:
-    run = begun(live, shop)
+    run = started(live, shop)
 
     for process in process_of(run):
         os.kill(process, signal.SIGKILL)
@@ -103,7 +103,7 @@ def test_a_flow_that_was_killed_goes_on_by_itself(live: Live, shop: Shop) -> Non
 
 
 def test_a_run_whose_worker_was_killed_is_noticed_and_goes_on(live: Live, shop: Shop) -> None:
-    run = begun(live, shop)
+    run = started(live, shop)
 
     live.kill_worker("gpu")
     killed = time.monotonic()
@@ -117,7 +117,7 @@ def test_a_run_whose_worker_was_killed_is_noticed_and_goes_on(live: Live, shop: 
 
 
 def test_a_server_that_goes_and_comes_back_stops_nothing(live: Live, shop: Shop) -> None:
-    run = begun(live, shop)
+    run = started(live, shop)
 
     live.stop_server()
     time.sleep(2)

@@ -54,17 +54,17 @@ def test_a_night_that_its_schedule_started_completes(live: Live, shop: Shop) -> 
     body = [{"schedule": cron, "active": True, "parameters": parameters}]
     [schedule] = live.call("POST", f"/deployments/{nightly['id']}/schedules", body)
 
-    def begun() -> str | None:
+    def started() -> str | None:
         chosen = {
             "deployments": {"id": {"any_": [nightly["id"]]}},
             "flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}},
         }
         return next((run["id"] for run in live.call("POST", "/flow_runs/filter", chosen)), None)
 
-    run = str(wait_for("the night", begun))
+    run = str(wait_for("the night", started))
     live.call("DELETE", f"/deployments/{nightly['id']}/schedules/{schedule['id']}")
     state = live.ended(run)
-    assert (state["name"], state["message"][:9]) == ("Completed", "3 photos:"), json.dumps(state)
+    assert (state["name"], state["message"][:11]) == ("Completed", "3 products:"), json.dumps(state)
     found = live.call("GET", f"/flow_runs/{run}")
     assert found["auto_scheduled"]
     assert "scheduled" in found["tags"]

@@ -101,27 +101,27 @@ def test_a_run_from_the_form_to_its_artifacts(live: Live, shop: Shop, screen: Sc
     screen.field("Photos").fill(str(shop.images))
     screen.field("Adapter").fill(str(shop.speaking.adapter))
     screen.field("Output").fill(str(shop.output))
-    screen.field("Photos in a shard").fill("0")
+    screen.field("Products in a shard").fill("0")
     screen.press("Submit")
     screen.sees("0 is less than the minimum of 1")
     screen.shot("invalid")
     screen.page.get_by_text("0 is less than the minimum of 1").first.wait_for(state="hidden")  # it covers the button
     assert not runs_into(live, shop)
 
-    screen.field("Photos in a shard").fill("8")
+    screen.field("Products in a shard").fill("8")
     submit(screen, re.compile(f"/deployments/deployment/{adhoc}$"))
     [run] = runs_into(live, shop)
     screen.open(f"/runs/flow-run/{run}")
     screen.sees("Completed", 300, exact=True)
     screen.shot("completed")
-    assert live.ended(run)["message"] == "21 photos: 20 ok, 1 failed"
+    assert live.ended(run)["message"] == "21 products: 20 ok, 1 failed"
 
     screen.page.get_by_text("Artifacts", exact=True).last.click()
     screen.sees("contact-sheet")
     screen.shot("artifacts")
     artifacts = live.artifacts(run)
-    assert artifacts["progress"]["description"].startswith("photos: 21 of 21, "), artifacts["progress"]
-    for key, text in (("enrichment", "bottleneck"), ("counts", "not_an_image"), ("progress", "photos: 21 of 21")):
+    assert artifacts["progress"]["description"].startswith("products: 21 of 21, "), artifacts["progress"]
+    for key, text in (("enrichment", "bottleneck"), ("counts", "not_an_image"), ("progress", "products: 21 of 21")):
         screen.open(f"/artifacts/artifact/{artifacts[key]['id']}")
         screen.sees(re.compile(re.escape(text)))
         screen.shot(key)

@@ -32,7 +32,7 @@ def test_changes_are_counted_with_their_reason() -> None:
             make_row(OLD, key, title="Coat")
             for key in ("same.jpg", "category.jpg", "price.jpg", "fails.jpg", "gone.jpg")
         ),
-        make_row(OLD, "mended.jpg", error_kind=ErrorKind.ENGINE_FAILED),
+        make_row(OLD, "repaired.jpg", error_kind=ErrorKind.ENGINE_FAILED),
         make_row(OLD, "unknown.jpg", title="Coat", price=None),
     )
     new = after(
@@ -40,32 +40,32 @@ def test_changes_are_counted_with_their_reason() -> None:
         make_row(NEW, "category.jpg", title="Hat", category="Hats"),
         make_row(NEW, "price.jpg", title="Coat", price=121.0),
         make_row(NEW, "fails.jpg", error_kind=ErrorKind.TRUNCATED),
-        make_row(NEW, "mended.jpg"),
+        make_row(NEW, "repaired.jpg"),
         make_row(NEW, "unknown.jpg", title="Coat", price=50.0),
         make_row(NEW, "first.jpg"),
     )
-    keys = new["image_key"]
-    reasons = pl.DataFrame({"key": keys, "reason": ["model"] * 2 + ["changed"] * 4 + ["new"]})
+    keys = new["product_id"]
+    reasons = pl.DataFrame({"product_id": keys, "reason": ["model"] * 2 + ["changed"] * 4 + ["new"]})
 
-    found = compare(new, old.lazy(), reasons.lazy(), pl.LazyFrame({"key": keys}))
+    found = compare(new, old.lazy(), reasons.lazy(), pl.LazyFrame({"product_id": keys}))
 
     assert (found.compared, found.title, found.category, found.price) == (4, 1, 1, 2)
     assert found.by_reason == {"changed": 2, "model": 1}
-    assert (found.now_failing, found.mended, found.gone) == (1, 1, 1)
+    assert (found.now_failing, found.repaired, found.gone) == (1, 1, 1)
     assert (found.gone_answered, found.answered) == (1, 6)
     assert found.examples[0] == Change("category.jpg", "model", "Coat, Coats, 100", "Hat, Hats, 100")
     assert found.examples[2].before == "Coat, Coats, no price"
 
 
 def test_an_output_that_was_empty_has_nothing_to_compare() -> None:
-    manifest = pl.LazyFrame({"key": ["a.jpg"], "reason": ["new"]})
-    found = compare(after(make_row(NEW, "a.jpg")), before().lazy(), manifest, manifest.select("key"))
+    manifest = pl.LazyFrame({"product_id": ["a.jpg"], "reason": ["new"]})
+    found = compare(after(make_row(NEW, "a.jpg")), before().lazy(), manifest, manifest.select("product_id"))
 
     assert (found.compared, found.gone, found.examples) == (0, 0, ())
 
 
 def test_cost_of_a_thousand_photos() -> None:
-    found = cost(RunSettings(machine_price_per_hour=3.6), seconds=500, photos=2000)
+    found = cost(RunSettings(machine_price_per_hour=3.6), seconds=500, products=2000)
 
     assert found is not None
     assert (found.per_1000_photos, found.per_hour) == (pytest.approx(0.25), 3.6)

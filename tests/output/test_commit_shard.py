@@ -1,7 +1,7 @@
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +14,13 @@ from enrich.errors import RunFailed
 from enrich.output import history, parquet
 from enrich.output.history import commit_shard, committed_shards, shard_key
 from enrich.output.run_record import RunInfo
-from enrich.output.schema import HISTORY_SCHEMA, ROW_SCHEMA, SOURCE_SCHEMA, Row
+from enrich.output.schema import HISTORY_SCHEMA, ROW_SCHEMA, SOURCE_SCHEMA, Attribute, Row, RowPhoto
 from enrich.storage import Body, Store, open_store
 from enrich.vocabulary import Alternative, ErrorKind
-from tests.testing.rows import Wrapped, make_row, make_run
+from tests.testing.rows import Wrapped, as_read, make_row, make_run
 
 RUN = make_run()
 KEY = "history/run_date=2026-11-22/run_id=night-1/shard-00003.parquet"
-
-
-@pytest.fixture(params=["local", "s3"])
-def output(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    uri = str(tmp_path / "output") if request.param == "local" else request.getfixturevalue("s3_bucket") + "/output"
-    return open_store(uri, create=True)
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "output"), create=True)
 
 
 def shard(*keys: str, **changes: Any) -> list[Row]:
@@ -39,15 +28,19 @@ def shard(*keys: str, **changes: Any) -> list[Row]:
 
 
 def commit(output: Store, rows: list[Row]) -> bool:
-    return commit_shard(output, RUN, 3, rows, [row.image_key for row in rows])
+    return commit_shard(output, RUN, 3, rows, [row.product_id for row in rows])
 
 
 def test_a_shard_holds_its_rows_with_the_declared_types(local: Store) -> None:
     full = replace(
         shard("a.jpg")[0],
-        image_sha256="00ff",
-        image_width=750,
-        image_height=1000,
+        photos=(
+            RowPhoto(key="a.jpg", uri="s3://photos/a.jpg", etag="e1", sha256="00ff", width=750, height=1000),
+            RowPhoto(key="b.jpg", uri="s3://photos/b.jpg", etag="e2", error_kind="truncated"),
+        ),
+        category_path=("WOMAN", "COATS"),
+        category_id="166",
+        attributes={"colour": Attribute("navy", 0.5), "fabric": Attribute(None, None)},
         category_confidence=0.5,
         category_alternatives=(Alternative("Bags", 0.25), Alternative("Hüte", 0.125)),
         price_low=80.0,
@@ -62,9 +55,8 @@ def test_a_shard_holds_its_rows_with_the_declared_types(local: Store) -> None:
     data, _ = local.get(KEY)
     assert pq.read_schema(io.BytesIO(data)).equals(HISTORY_SCHEMA)
     table, _ = parquet.decode(data, ROW_SCHEMA, KEY)
-    expected = [asdict(row) for row in rows]
-    for row in expected:
-        row |= {name: list(row[name]) for name in ("category_alternatives", "review_reasons")}
+    expected = [as_read(row) for row in rows]
+    expected[0]["category_path"] = ["WOMAN", "COATS"]
     assert table.to_dicts() == expected
 
 
@@ -74,12 +66,12 @@ def test_a_shard_says_who_wrote_it(local: Store) -> None:
     assert RunInfo.from_json(metadata["enrich.run"]) == RUN
     assert metadata["enrich.run_id"] == "night-1"
     assert metadata["enrich.shard"] == "3"
-    assert metadata["enrich.schema_version"] == "2"
+    assert metadata["enrich.schema_version"] == "3"
     assert len(metadata["enrich.writer_id"]) == 32
     assert metadata["enrich.created_at"].endswith("+00:00")
 
 
-def test_rows_are_sorted_by_category_product_and_key_with_nulls_last(local: Store) -> None:
+def test_rows_are_sorted_by_category_and_product_with_nulls_last(local: Store) -> None:
     rows = [
         *shard("failed.jpg", error_kind=ErrorKind.EMPTY),
         *shard("z.jpg", category="Bags"),
@@ -88,11 +80,11 @@ def test_rows_are_sorted_by_category_product_and_key_with_nulls_last(local: Stor
     ]
     commit(local, rows)
     table, _ = parquet.decode(local.get(KEY)[0], ROW_SCHEMA, KEY)
-    assert table["image_key"].to_list() == [
+    assert table["product_id"].to_list() == [
         "z.jpg", "a.jpg", "a/x.jpg", "b/x.jpg", "é.jpg", "also.jpg", "failed.jpg",
     ]  # fmt: skip
     group = pq.read_metadata(io.BytesIO(local.get(KEY)[0])).row_group(0)
-    assert [column.column_index for column in group.sorting_columns] == [9, 0, 1]
+    assert [column.column_index for column in group.sorting_columns] == [3, 0]
     assert {group.column(number).compression for number in range(group.num_columns)} == {"ZSTD"}
 
 
@@ -108,7 +100,7 @@ def test_duckdb_and_polars_read_history_as_it_lies(tmp_path: Path) -> None:
         ("2026-11-23", "night-2", 1, None),
     ]
     table = pl.scan_parquet(glob, hive_partitioning=True).filter(pl.col("run_id") == "night-2").collect()
-    assert table.select(pl.col("run_date").cast(pl.String), "image_key").rows() == [("2026-11-23", "a.jpg")]
+    assert table.select(pl.col("run_date").cast(pl.String), "product_id").rows() == [("2026-11-23", "a.jpg")]
 
 
 def test_a_shard_that_stands_is_never_replaced(output: Store) -> None:
@@ -163,13 +155,13 @@ BUG = "nothing was written, please report this as a bug"
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (shard("a.jpg"), f"1 rows for 2 images, 'b.jpg' is missing, doubled or not of this shard; {BUG}"),
-        (shard("a.jpg", "c.jpg"), f"2 rows for 2 images, 'b.jpg' is missing, doubled or not of this shard; {BUG}"),
+        (shard("a.jpg"), f"1 rows for 2 products, 'b.jpg' is missing, doubled or not of this shard; {BUG}"),
+        (shard("a.jpg", "c.jpg"), f"2 rows for 2 products, 'b.jpg' is missing, doubled or not of this shard; {BUG}"),
         (
             shard("a.jpg", "b.jpg", "b.jpg"),
-            f"3 rows for 2 images, 'b.jpg' is missing, doubled or not of this shard; {BUG}",
+            f"3 rows for 2 products, 'b.jpg' is missing, doubled or not of this shard; {BUG}",
         ),
-        ([], f"0 rows for 2 images, 'a.jpg' is missing, doubled or not of this shard; {BUG}"),
+        ([], f"0 rows for 2 products, 'a.jpg' is missing, doubled or not of this shard; {BUG}"),
         (
             [*shard("a.jpg"), make_row(RUN, "b.jpg", shard=4)],
             f"the row of 'b.jpg' says run night-1, shard 4, fingerprint f1; {BUG}",
@@ -205,7 +197,7 @@ def test_a_foreign_file_in_a_shards_place_is_named_and_kept(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("run", "number", "keys"),
     [(RUN, 3, ["a.jpg", "b.jpg"]), (RUN, 4, ["a.jpg"]), (make_run("night-2"), 3, ["a.jpg"])],
-    ids=["other images", "other shard", "other run"],
+    ids=["other products", "other shard", "other run"],
 )
 def test_another_shards_file_in_a_shards_place_is_named(
     tmp_path: Path, run: RunInfo, number: int, keys: list[str]

@@ -9,14 +9,15 @@ import polars as pl
 import pytest
 import sqlglot
 
-from enrich.output import dictionary, publish
-from enrich.output.decisions import Decision
+from docs import dictionary
+from enrich.output import publish
+from enrich.output.decisions import DecidedPhoto, Decision
 from enrich.output.reviews import next_reviews, read_reviews, write_reviews
 from enrich.output.run_record import RunInfo
 from enrich.output.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, ROW_SCHEMA, Row
 from enrich.storage import open_store
 from enrich.vocabulary import Alternative, ErrorKind, ManifestItem
-from tests.testing.rows import at, enrich_night, listing, make_row, make_run
+from tests.testing.rows import at, enrich_night, listing, make_photo, make_row, make_run
 
 TEXT = (Path(__file__).parents[2] / "DATA.md").read_text("utf-8")
 QUESTIONS = re.findall(r"^### \d+\. (.+?)\n(.*?)(?=^### |\Z)", TEXT, re.DOTALL | re.MULTILINE)
@@ -28,15 +29,18 @@ def block(body: str, language: str) -> str:
 
 def night(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
     """Every kind of row that a question asks about, one answer of the second night other than in the first."""
-    number = int(re.sub(r"\D", "", item.key))
+    number = int(re.sub(r"\D", "", item.product_id))
     if number % 7 == 6 or (number == 3 and run.run_id == "night-2"):
-        return make_row(run, item.key, minutes, error_kind=ErrorKind.ENGINE_FAILED, shard=item.shard)
+        photos = (make_photo(run, item.product_id, error_kind=ErrorKind.TRUNCATED),) if number == 6 else ()
+        changes: dict[str, Any] = {"photos": photos} if photos else {}
+        return make_row(run, item.product_id, minutes, error_kind=ErrorKind.ENGINE_FAILED, shard=item.shard, **changes)
     category = ["Coats", "Hats", "Bags"][number % 3]
     if run.run_id == "night-2" and number % 5 == 0:
         category = "Scarves"
     return make_row(
-        run, item.key, minutes, shard=item.shard, category=category, price=100.0 + number, price_low=90.0 - number,
-        price_high=200.0 + 20 * number, image_sha256=f"sha-{number}", category_confidence=0.5 + number / 100,
+        run, item.product_id, minutes, shard=item.shard, category=category, price=100.0 + number,
+        price_low=90.0 - number, price_high=200.0 + 20 * number, sha256=f"sha-{number}",
+        category_confidence=0.5 + number / 100,
         category_alternatives=(Alternative("Belts", 0.25), Alternative("Hats", number / 128)),
         needs_review=number % 2 == 0, review_reasons=("low_confidence", "wide_price")[: 1 + number % 4 // 2],
     )  # fmt: skip
@@ -50,7 +54,8 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     enrich_night(store, make_run("night-1", 0), listing(*keys), night)
     enrich_night(store, make_run("night-2", 60, fingerprint="f2"), listing(*keys[:-1]), night)
     decisions = [
-        Decision(image_key=f"coats/{number}.jpg", image_etag="e1", image_sha256=f"sha-{number}", run_id="night-2",
+        Decision(product_id=f"coats/{number}.jpg", run_id="night-2",
+                 photos=(DecidedPhoto(key=f"coats/{number}.jpg", etag="e1", sha256=f"sha-{number}"),),
                  decision="accepted" if number else "edited", title="Felt Hat", category=category, price=80.0,
                  currency="EUR", reviewed_at=at(100))
         for number, category in ((0, "Hats"), (1, "Hats"), (4, "Hats"))
@@ -91,13 +96,13 @@ def test_a_question_has_one_answer(output: Path, question: str, body: str) -> No
     assert rows_of(athena) == rows_of(duck)
 
 
-def test_there_are_ten_questions() -> None:
-    assert len(QUESTIONS) == 10
+def test_there_are_twelve_questions() -> None:
+    assert len(QUESTIONS) == 12
 
 
 def test_the_dictionary_is_the_schemas() -> None:
     assert set(dictionary.MEANINGS) == {*PRODUCTS_SCHEMA.names, *REVIEW_SCHEMA.names}
-    assert dictionary.rewrite(TEXT) == TEXT, "run: python -m enrich.output.dictionary DATA.md"
+    assert dictionary.data_page(TEXT) == TEXT, "run: make docs"
     assert TEXT.count("\n| `") == len(PRODUCTS_SCHEMA) + len(REVIEW_SCHEMA)
 
 
@@ -115,5 +120,5 @@ def test_athenas_declarations_are_the_schemas() -> None:
 def test_decided_rows_are_not_the_models(output: Path) -> None:
     """What the fixture lays over two nights, so that the tenth question asks about something."""
     table = pl.read_parquet(output / "products.parquet").filter(pl.col("reviewed_at").is_not_null())
-    assert table["image_key"].sort().to_list() == ["coats/0.jpg", "coats/1.jpg", "coats/4.jpg"]
+    assert table["product_id"].sort().to_list() == ["coats/0.jpg", "coats/1.jpg", "coats/4.jpg"]
     assert table["reviewed_at"].unique().to_list() == [at(100)]

@@ -13,14 +13,13 @@ import pytest
 
 from enrich.cli import runs
 from enrich.errors import UsageError
-from enrich.output import history, parquet, publish, run_record
+from enrich.output import history, publish, run_record
 from enrich.output.products import Products, read_products
 from enrich.output.run_record import RunInfo
-from enrich.output.schema import ROW_SCHEMA
 from enrich.pipeline import releasing, tidying
 from enrich.settings.run import RunSettings
 from enrich.storage import Store, open_store
-from tests.testing.rows import Wrapped, at, enrich_night, finish, listing, make_run
+from tests.testing.rows import Wrapped, enrich_night, finish, finished_night, listing, make_run
 
 DAY = timedelta(days=1)
 
@@ -30,12 +29,6 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "output") if request.param == "local" else request.getfixturevalue("s3_bucket") + "/output"
 
 
-def night(store: Store, run: RunInfo, source: pl.DataFrame) -> RunInfo:
-    done = enrich_night(store, run, source)
-    finish(store, done, (done.created_at - at(0)).total_seconds() / 60)
-    return done
-
-
 KEYS = [f"{number}.jpg" for number in range(9)]
 
 
@@ -43,37 +36,46 @@ def tidy(output: str, grace: timedelta = timedelta(0), keep: timedelta | None = 
     return tidying.tidy(output, RunSettings(), grace=grace, keep=keep)
 
 
+def pack(store: Store, run: RunInfo) -> int:
+    """Pack a run on a store that may fail, and delete the packed shards at once; returns their number."""
+    record = run_record.read_run_record(store, run)
+    assert record is not None
+    for group in tidying._groups(history.files_in_force(history.all_files(store, run))):
+        tidying._pack(store, record, group)
+    return tidying._delete_packed(store, record, datetime.now(UTC))
+
+
 def test_shards_are_packed_and_later_deleted_and_every_row_stays(output: str) -> None:
     store = open_store(output, create=True)
-    run = night(store, make_run(), listing(*KEYS))
+    run = finished_night(store, make_run(), listing(*KEYS))
     before, table = history.read_shards(store, run), read_products(store).table
     assert tidy(output, grace=DAY) == tidying.Tidied(packed=5, packs=1, deleted=0, retired=0)
     assert len(history.all_files(store, run)) == 6
-    assert history.read_shards(store, run).sort("image_key").equals(before.sort("image_key"))
+    assert history.read_shards(store, run).sort("product_id").equals(before.sort("product_id"))
     assert tidy(output, grace=DAY) == tidying.Tidied(0, 0, 0, 0)
     assert tidy(output) == tidying.Tidied(packed=0, packs=0, deleted=5, retired=0)
     assert [file.key for file in history.all_files(store, run)] == [f"{run.history}shards-00000-00004.parquet"]
     assert history.committed_shards(store, run) == set(range(5))
     packed = history.read_shards(store, run)
-    assert packed.sort("image_key").equals(before.sort("image_key"))
+    assert packed.sort("product_id").equals(before.sort("product_id"))
     assert not publish.publish(store, run).changed
     assert read_products(store).table.equals(table)
     assert tidy(output) == tidying.Tidied(0, 0, 0, 0)
 
 
 def test_the_command_says_how_to_read_history_meanwhile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    night(open_store(str(tmp_path), create=True), make_run(), listing(*KEYS))
+    finished_night(open_store(str(tmp_path), create=True), make_run(), listing(*KEYS))
     runs.tidy(str(tmp_path), keep=None, grace="12h", config=None)
     said = capsys.readouterr().out
     assert said.startswith("5 shards packed into 1 files, 0 packed shards deleted\n")
-    assert "12h from now at the earliest: queries on history take each (run_id, image_key) once" in said
+    assert "12h from now at the earliest: queries on history take each (run_id, product_id) once" in said
     runs.tidy(str(tmp_path), keep=None, grace="0s", config=None)
     assert "run_id" not in capsys.readouterr().out
 
 
 def test_packs_are_of_a_size(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(output, create=True)
-    run = night(store, make_run(), listing(*KEYS))
+    run = finished_night(store, make_run(), listing(*KEYS))
     size = max(file.size for file in history.all_files(store, run))
     monkeypatch.setattr(tidying, "PACK_BYTES", size * 2)
     assert tidy(output).packs == 2
@@ -82,9 +84,9 @@ def test_packs_are_of_a_size(output: str, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_reader_of_packs_in_the_making_sees_each_row_once(tmp_path: Path) -> None:
     store = open_store(str(tmp_path), create=True)
-    run = night(store, make_run(), listing(*KEYS))
-    query = f"""select count(*), count(distinct image_key) from (
-        select distinct on (run_id, image_key) * from read_parquet('{tmp_path}/history/**/*.parquet'))"""
+    run = finished_night(store, make_run(), listing(*KEYS))
+    query = f"""select count(*), count(distinct product_id) from (
+        select distinct on (run_id, product_id) * from read_parquet('{tmp_path}/history/**/*.parquet'))"""
     counts: list[tuple[int, ...]] = []
 
     class Watched(Wrapped):
@@ -94,12 +96,7 @@ def test_a_reader_of_packs_in_the_making_sees_each_row_once(tmp_path: Path) -> N
                 counts.append((history.read_shards(store, run).height,) * 2)
             return result
 
-    watched = Watched(store)
-    record = run_record.read_run_record(store, run)
-    assert record is not None
-    for group in tidying._groups(history.files_in_force(history.all_files(store, run))):
-        tidying._pack(watched, record, group)
-    assert tidying._delete_packed(watched, record, datetime.now(UTC)) == 5
+    assert pack(Watched(store), run) == 5
     assert len(counts) == 12
     assert set(counts) == {(9, 9)}
 
@@ -108,25 +105,20 @@ def test_packing_may_be_killed_at_any_step(tmp_path: Path) -> None:
     for step in itertools.count():
         root = tmp_path / str(step)
         store = open_store(str(root), create=True)
-        run = night(store, make_run(), listing(*KEYS))
-        record = run_record.read_run_record(store, run)
-        assert record is not None
+        run = finished_night(store, make_run(), listing(*KEYS))
 
         class Dies(Wrapped):
             def before(self, number: int, name: str, step: int = step) -> None:
                 if number == step:
                     raise KeyboardInterrupt
 
-        dying = Dies(store)
         try:
-            for group in tidying._groups(history.files_in_force(history.all_files(dying, run))):
-                tidying._pack(dying, record, group)
-            tidying._delete_packed(dying, record, datetime.now(UTC))
+            pack(Dies(store), run)
         except KeyboardInterrupt:
             assert history.read_shards(store, run).height == 9
             tidy(str(root))
             tidy(str(root))  # a pack is deleted for by the next call
-            assert history.read_shards(store, run)["image_key"].sort().to_list() == KEYS
+            assert history.read_shards(store, run)["product_id"].sort().to_list() == KEYS
             assert len(history.all_files(store, run)) == 1
         else:
             assert step > 15
@@ -141,9 +133,9 @@ def test_unfinished_runs_are_left_alone(tmp_path: Path) -> None:
 
 def test_only_runs_that_nothing_names_are_retired(tmp_path: Path) -> None:
     store, output = open_store(str(tmp_path), create=True), str(tmp_path)
-    first = night(store, make_run("n1", 0), listing("a.jpg", "b.jpg"))
-    second = night(store, make_run("n2", 10), listing("b.jpg", a="e2"))
-    third = night(store, make_run("n3", 20), listing(a="e3", b="e3"))
+    first = finished_night(store, make_run("n1", 0), listing("a.jpg", "b.jpg"))
+    second = finished_night(store, make_run("n2", 10), listing("b.jpg", a="e2"))
+    third = finished_night(store, make_run("n3", 20), listing(a="e3", b="e3"))
     before = read_products(store).table
     assert tidy(output, keep=timedelta(days=36500)).retired == 0
     assert tidy(output, keep=timedelta(0)).retired == 2
@@ -162,10 +154,10 @@ def test_only_runs_that_nothing_names_are_retired(tmp_path: Path) -> None:
 
 def test_a_rollback_is_the_table_as_it_was(output: str, tmp_path: Path) -> None:
     store, photos = open_store(output, create=True), str(tmp_path / "photos")
-    night(store, make_run("n1", 0, images_uri=photos), listing("a.jpg", "b.jpg", "bad.jpg"))
+    finished_night(store, make_run("n1", 0, images_uri=photos), listing("a.jpg", "b.jpg", "bad.jpg"))
     before = read_products(store)
-    night(store, make_run("n2", 10, images_uri=photos), listing("a.jpg", b="e2", c="e1"))
-    night(store, make_run("n3", 20, images_uri=photos, fingerprint="f2"), listing("a.jpg", "c.jpg"))
+    finished_night(store, make_run("n2", 10, images_uri=photos), listing("a.jpg", b="e2", c="e1"))
+    finished_night(store, make_run("n3", 20, images_uri=photos, fingerprint="f2"), listing("a.jpg", "c.jpg"))
     last = read_products(store)
     held = releasing.roll_back(output, "n1")
     assert sorted(record.run.run_id for record in held) == ["n2", "n3"]
@@ -183,18 +175,18 @@ def test_a_rollback_is_the_table_as_it_was(output: str, tmp_path: Path) -> None:
 def test_what_was_rolled_back_is_not_published_by_the_way(tmp_path: Path) -> None:
     store, output = open_store(str(tmp_path), create=True), str(tmp_path)
     for number in range(3):
-        night(store, make_run(f"n{number}", number), listing(a=f"e{number}"))
+        finished_night(store, make_run(f"n{number}", number), listing(a=f"e{number}"))
     releasing.roll_back(output, "n1")
     releasing.roll_back(output, "n0")
-    night(store, make_run("n3", 30), listing(a="e3"))
+    finished_night(store, make_run("n3", 30), listing(a="e3"))
     releasing.roll_back(output, "n3")
     (row,) = read_products(store).table.to_dicts()
-    assert (row["image_etag"], row["last_run_id"]) == ("e3", "n3")
+    assert (row["photos"][0]["etag"], row["last_run_id"]) == ("e3", "n3")
 
 
 def test_only_a_published_run_can_be_gone_back_to(tmp_path: Path) -> None:
     store, output = open_store(str(tmp_path), create=True), str(tmp_path)
-    run = night(store, make_run("n1"), listing("a.jpg"))
+    run = finished_night(store, make_run("n1"), listing("a.jpg"))
     finish(store, run, 0, "held")
     with pytest.raises(UsageError, match="run n1: it was not published, so there is no state to go back to"):
         releasing.roll_back(output, "n1")
@@ -206,9 +198,9 @@ def test_only_a_published_run_can_be_gone_back_to(tmp_path: Path) -> None:
 def test_a_fold_by_ranges_is_the_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [f"{number:03}-{'bad' if number % 7 == 0 else 'ok'}.jpg" for number in range(200)]
     nights: list[Callable[[Store], object]] = [
-        lambda store: night(store, make_run("n1", 0, shard_size=16), listing(*keys)),
-        lambda store: night(store, make_run("n2", 10, shard_size=16), listing(*keys[20:], **{"001-ok": "e2"})),
-        lambda store: night(store, make_run("n3", 20, shard_size=16, fingerprint="f2"), listing(*keys[:150])),
+        lambda store: finished_night(store, make_run("n1", 0, shard_size=16), listing(*keys)),
+        lambda store: finished_night(store, make_run("n2", 10, shard_size=16), listing(*keys[20:], **{"001-ok": "e2"})),
+        lambda store: finished_night(store, make_run("n3", 20, shard_size=16, fingerprint="f2"), listing(*keys[:150])),
     ]
     whole, small = (open_store(str(tmp_path / name), create=True) for name in ("whole", "small"))
     tables: list[list[Products]] = []
@@ -231,46 +223,13 @@ def test_a_fold_by_ranges_is_the_fold(tmp_path: Path, monkeypatch: pytest.Monkey
             assert mine.equals(theirs)
 
 
-def test_a_table_of_the_previous_version_is_read_and_upgraded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pyarrow as pa
-
-    store, output = open_store(str(tmp_path), create=True), str(tmp_path)
-    night(store, make_run("n1"), listing("a.jpg", "b.jpg"))
-    before = read_products(store).table
-    newer = pa.schema([*[field if field.name != "shard" else pa.field("shard", pa.int64()) for field in ROW_SCHEMA]])
-    newer = newer.append(pa.field("colour", pa.string()))
-    products = pa.schema([*newer, *list(publish.PRODUCTS_SCHEMA)[len(ROW_SCHEMA) :]])
-    for module in ("enrich.output.parquet", "enrich.output.schema"):
-        monkeypatch.setattr(f"{module}.SCHEMA_VERSION", 3)
-    for module in (
-        "enrich.output.history",
-        "enrich.output.publish",
-        "enrich.output.products",
-        "enrich.pipeline.tidying",
-    ):
-        monkeypatch.setattr(f"{module}.ROW_SCHEMA", newer)
-    for module in ("enrich.output.publish", "enrich.output.products"):
-        monkeypatch.setattr(f"{module}.PRODUCTS_SCHEMA", products)
-    upgraded = read_products(store).table
-    assert upgraded.columns == products.names
-    assert upgraded["colour"].null_count() == 2
-    assert upgraded.drop("colour", "shard").equals(before.drop("shard"))
-    tidy(output)
-    releasing.roll_back(output, "n1")
-    stored = pl.read_parquet(tmp_path / "products.parquet")
-    assert stored.equals(upgraded)
-    monkeypatch.setattr("enrich.output.parquet.SCHEMA_VERSION", 2)
-    with pytest.raises(Exception, match="has schema version 3, not 2; use the version of enrich that wrote it"):
-        parquet.read(store, "products.parquet", publish.PRODUCTS_SCHEMA.remove(0))
-
-
 def test_two_tidiers_at_once_do_no_harm(tmp_path: Path) -> None:
     store = open_store(str(tmp_path), create=True)
-    run = night(store, make_run(), listing(*KEYS))
+    run = finished_night(store, make_run(), listing(*KEYS))
     threads = [threading.Thread(target=tidy, args=(str(tmp_path), DAY)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     tidy(str(tmp_path))
-    assert history.read_shards(store, run)["image_key"].sort().to_list() == KEYS
+    assert history.read_shards(store, run)["product_id"].sort().to_list() == KEYS

@@ -16,11 +16,11 @@ import pytest
 from enrich.pipeline.tidying import tidy
 from enrich.settings.run import RunSettings
 from enrich.storage import open_store
-from tests.testing.rows import enrich_night, finish, listing, make_run
+from tests.testing.rows import finished_night, listing, make_run
 
 TEXT = (Path(__file__).parents[2] / "docs" / "queries.md").read_text()
 QUERIES = re.findall(r"```(sql|python)\n(.*?)```", TEXT, re.DOTALL)
-KEYS = ["coats/123.jpg", "coats/124.jpg", "bad.jpg", "d.jpg", "e f%ü.jpg"]
+KEYS = ["coats/123", "coats/124.jpg", "bad.jpg", "d.jpg", "e f%ü.jpg"]
 
 
 @pytest.fixture(scope="module", params=["as runs leave it", "while it is packed", "packed"])
@@ -29,7 +29,7 @@ def output(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     store = open_store(str(root), create=True)
     for number in range(2):
         run = make_run(f"2026112{number}T020000Z-00000{number}", 1440 * number, fingerprint=f"f{number}")
-        finish(store, enrich_night(store, run, listing(*KEYS)), 1440 * number)
+        finished_night(store, run, listing(*KEYS))
     if request.param != "as runs leave it":
         tidy(str(root), RunSettings(), grace=timedelta(days=1), keep=None)
     if request.param == "packed":
@@ -49,7 +49,7 @@ def run_query(language: str, text: str, output: Path) -> Any:
 
 def test_there_are_queries_of_each_kind() -> None:
     assert [language for language, _ in QUERIES].count("python") == 5
-    assert len(QUERIES) == 9
+    assert len(QUERIES) == 11
 
 
 @pytest.mark.parametrize("number", range(len(QUERIES)))
@@ -69,9 +69,13 @@ def test_a_copied_query_runs_and_finds_what_is_there(output: Path, number: int) 
     elif "observed" in text:
         assert found == {f"2026112{n}T020000Z-00000{n}": 5 for n in range(2)}
     elif "drop_duplicates" in text:
-        assert len(found["image_key"]) == 8
+        assert len(found["product_id"]) == 8
     elif "median_price" in text:
-        assert found == [{"category": "Coats", "photos": 4, "median_price": 100.0}]
+        assert found == [{"category": "Coats", "products": 4, "median_price": 100.0}]
+    elif "the photos of" in text:
+        assert found == [("coats/123", "s3://photos/coats/123", None, None, None)]
+    elif "without a good" in text:
+        assert found == [("bad.jpg", "bad.jpg", "not_an_image", 1)]
     elif "run.json" in text:
         assert [row[1] for row in found] == ["published"] * 2
 
@@ -114,7 +118,7 @@ def test_what_a_query_says_of_packing_is_true(tmp_path: Path) -> None:
     """A plain count counts twice while a pack and its shards are both there, which the page says."""
     root = tmp_path / "enriched"
     store = open_store(str(root), create=True)
-    finish(store, enrich_night(store, make_run(), listing(*KEYS)), 0)
+    finished_night(store, make_run(), listing(*KEYS))
     tidy(str(root), RunSettings(), grace=timedelta(days=1), keep=None)
     counted = duckdb.execute(f"select count(*) from read_parquet('{root}/history/**/*.parquet')").fetchall()
     assert counted == [(10,)]

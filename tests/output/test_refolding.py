@@ -2,21 +2,19 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
 
 from enrich.cli import runs
 from enrich.errors import RunFailed, UsageError
-from enrich.output import history, manifest, parquet, publish, run_record
+from enrich.output import history, parquet, publish
 from enrich.output.products import Products, read_products
-from enrich.output.run_record import RunInfo, RunRecord
 from enrich.output.schema import ROW_SCHEMA
 from enrich.pipeline import releasing
 from enrich.storage import Store, open_store
 from enrich.storage.scratch import scratch
-from tests.testing.rows import at, begin, enrich_night, listing, make_run, plan
+from tests.testing.rows import begin, enrich_night, finish, finished_night, listing, make_run, plan
 
 KEYS = ("a.jpg", "b.jpg", "bad.jpg", "c.jpg")
 
@@ -26,26 +24,9 @@ def output(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "output"), create=True)
 
 
-def finish(store: Store, run: RunInfo, state: Any = "published") -> None:
-    rows = history.read_shards(store, run).height
-    begun = manifest.read_manifest(store, run.run_id)
-    assert begun is not None
-    record = RunRecord(
-        run=run, state=state, counts={"rows": rows, "ok": rows, "failed": 0}, started_at=at(0), finished_at=at(0),
-        seconds=1, images_per_second=1, engine="fake", host="h", shards=len(begun.shards),
-    )  # fmt: skip
-    run_record.write_run_record(store, record)
-
-
-def night(store: Store, name: str, minutes: float, source: pl.DataFrame) -> RunInfo:
-    run = enrich_night(store, make_run(name, minutes), source)
-    finish(store, run)
-    return run
-
-
 def two_nights(store: Store) -> pl.DataFrame:
-    night(store, "n1", 0, listing(*KEYS))
-    night(store, "n2", 10, listing("a.jpg", "bad.jpg", b="e2"))  # c.jpg is gone
+    finished_night(store, make_run("n1", 0), listing(*KEYS))
+    finished_night(store, make_run("n2", 10), listing("a.jpg", "bad.jpg", b="e2"))  # c.jpg is gone
     return read_products(store).table
 
 
@@ -101,7 +82,7 @@ def test_a_run_that_was_held_back_is_not_published_by_the_way(output: Store) -> 
     held = make_run("n3", 20)
     source = listing("z.jpg")
     begin(output, held, source, plan(source, Products(), held))
-    finish(output, held, "held")
+    finish(output, held, state="held")
     output.delete("products.parquet")
     releasing.rebuild(output.uri)
     assert read_products(output).table.equals(before)
@@ -116,7 +97,7 @@ def test_a_shard_that_history_should_have_and_has_not_is_named(output: Store, lo
     more = ", like 1 others" if lost == 2 else ""
     message = (
         f"{output.uri}/{history.shard_key(run, 0)} is missing{more}: run n1 has 2 shards; restore it, or answer its "
-        "photos again: `enrich run --run-id n1` with the photos and the adapter of that run"
+        "products again: `enrich run --run-id n1` with the photos and the adapter of that run"
     )
     with pytest.raises(RunFailed) as error:
         releasing.rebuild(output.uri)
@@ -146,7 +127,7 @@ def test_a_damaged_shard_is_named(output: Store) -> None:
     key = history.shard_key(make_run("n1"), 1)
     output.put(key, b"PAR1")
     with pytest.raises(
-        RunFailed, match=r"shard-00001\.parquet is not a readable Parquet file; move it away, and answer its photos"
+        RunFailed, match=r"shard-00001\.parquet is not a readable Parquet file; move it away, and answer its products"
     ):
         releasing.rebuild(output.uri)
 
@@ -174,7 +155,7 @@ def test_a_run_that_was_interrupted_is_left_to_its_run_id(output: Store, caplog:
 def test_a_table_of_another_output_is_not_taken_for_ones_own(output: Store) -> None:
     before = two_nights(output)
     other = open_store(f"{output.uri}-other", create=True)
-    night(other, "elsewhere", 5, listing("other.jpg"))
+    finished_night(other, make_run("elsewhere", 5), listing("other.jpg"))
     output.put("products.parquet", other.get("products.parquet")[0])
     message = (
         f"{output.uri}/products.parquet is the table of another output, for run elsewhere is not in runs/; make it "

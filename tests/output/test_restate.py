@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from enrich.output import history, manifest, parquet, publish
-from enrich.output.listing import write_listing
+from enrich.output.listing import described
 from enrich.output.products import read_products
 from enrich.output.restate import Rules, judged_again, restated
 from enrich.output.run_record import PublishedRun, RunInfo
-from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, Row
+from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, SOURCE_SCHEMA, Row
 from enrich.pipeline import reviewing
 from enrich.settings.review import ReviewSettings, TitleRules
 from enrich.settings.run import RunSettings
@@ -33,7 +33,7 @@ def judged(reviewed_by: str | None = None, review: dict[str, Any] | None = None,
     """Return the review reasons of one row under other settings."""
     row = make_row(RUN, **changes)
     table = parquet.from_records([{**asdict(row), "in_source": True, "reviewed_by": reviewed_by}], PRODUCTS_SCHEMA)
-    rules = Rules(product_id_pattern="(?P<product_id>.*)", review=ReviewSettings.model_validate(review or {}))
+    rules = Rules(review=ReviewSettings.model_validate(review or {}))
     [found] = judged_again(table, rules, RUNS).to_dicts()
     assert found["needs_review"] == bool(found["review_reasons"]) or reviewed_by
     return list(found["review_reasons"])
@@ -74,11 +74,11 @@ def test_what_a_person_decided_and_what_failed_is_not_judged_again() -> None:
 
 
 def test_only_the_rows_that_may_be_under_other_rules_are_stated_anew() -> None:
-    rows = [make_row(make_run(run), f"{run}.jpg", product_id="old") for run in ("r1", "r2")]
+    rows = [make_row(make_run(run), f"{run}.jpg", price_low=1.0, price_high=99.0) for run in ("r1", "r2")]
     table = parquet.from_records([{**asdict(row), "in_source": True} for row in rows], PRODUCTS_SCHEMA)
     rules = Rules.of(RunSettings())
     found = restated(table, rules, RUNS, ["r2"])
-    assert dict(found.select("run_id", "product_id").iter_rows()) == {"r1": "old", "r2": "r2"}
+    assert dict(found.select("run_id", "needs_review").iter_rows()) == {"r1": False, "r2": True}
 
 
 def night(
@@ -88,37 +88,26 @@ def night(
     run = make_run(name, minutes, shard_size=100, review_below=0.5, **changes)
     listed = source_table(ObjectInfo(f"00{key}.jpg", 10, "e1") for key in keys.split())
     with scratch() as folder:
-        infos = [ObjectInfo(*row) for row in listed.iter_rows()]
-        write_listing(folder / "source", infos, run, Rules.of(settings))
+        parquet.write(folder / "source", [listed], SOURCE_SCHEMA, described(run, Rules.of(settings)))
         todo = plan(listed, read_products(output), run)
         parquet.write(folder / "plan", [todo], MANIFEST_SCHEMA, {parquet.RUN_KEY: run.to_json()})
-        begun = manifest.create_manifest(output, run, folder / "source", folder / "plan")
-    for shard in begun.shards:
-        items = manifest.items(begun, shard)
-        history.commit_shard(output, run, shard, [row_of(run, item) for item in items], [item.key for item in items])
+        started = manifest.create_manifest(output, run, folder / "source", folder / "plan")
+    for shard in started.shards:
+        items = manifest.items(started, shard)
+        history.commit_shard(
+            output, run, shard, [row_of(run, item) for item in items], [item.product_id for item in items]
+        )
     return publish.publish(output, run)
 
 
 def row_of(run: RunInfo, item: ManifestItem) -> Row:
     return replace(
-        answer(run, item, 1), category_confidence=0.6, title=f"Coat {item.key[:5]}", price_low=90.0, price_high=110.0
+        answer(run, item, 1),
+        category_confidence=0.6,
+        title=f"Coat {item.product_id[:5]}",
+        price_low=90.0,
+        price_high=110.0,
     )
-
-
-PATTERN = r"00(?P<product_id>\d{3})\.jpg"
-
-
-def test_a_changed_product_id_pattern_takes_effect_without_answering_again(output: Store) -> None:
-    night(output, "n1", 0, "101 103 105", RunSettings())
-    assert sorted(read_products(output).table["product_id"]) == ["00101", "00103", "00105"]
-    changed = RunSettings(product_id_pattern=PATTERN)
-    assert night(output, "n2", 10, "101 103", changed).changed
-    table = read_products(output).table
-    assert sorted(table["product_id"]) == ["101", "103", "105"]  # including the photo that is gone
-    assert table["run_id"].unique().to_list() == ["n1"]
-    assert not night(output, "n3", 20, "101 103", changed).changed
-    night(output, "n4", 30, "101 103 107", changed)
-    assert sorted(read_products(output).table["product_id"]) == ["101", "103", "105", "107"]
 
 
 def test_changed_review_rules_take_effect_without_answering_again(output: Store) -> None:
@@ -126,7 +115,7 @@ def test_changed_review_rules_take_effect_without_answering_again(output: Store)
     assert not read_products(output).table["needs_review"].any()
     strict = ReviewSettings(min_confidence=0.7, titles=TitleRules(forbidden_words=("00103",)))
     assert night(output, "n2", 10, "101 103", RunSettings(review=strict)).changed
-    rows = dict(read_products(output).table.select("image_key", "review_reasons").iter_rows())
+    rows = dict(read_products(output).table.select("product_id", "review_reasons").iter_rows())
     assert rows == {"00101.jpg": ["low_confidence"], "00103.jpg": ["low_confidence", "title_rule"]}
     assert night(output, "n3", 20, "101 103", RunSettings()).changed
     assert not read_products(output).table["needs_review"].any()
@@ -135,7 +124,8 @@ def test_changed_review_rules_take_effect_without_answering_again(output: Store)
 def test_a_changed_place_of_the_photos_takes_effect_on_those_that_are_there(output: Store) -> None:
     night(output, "n1", 0, "101 103", RunSettings())
     assert night(output, "n2", 10, "103", RunSettings(), images_uri="s3://moved").changed
-    uris = dict(read_products(output).table.select("image_key", "image_uri").iter_rows())
+    rows = read_products(output).table.to_dicts()
+    uris = {row["product_id"]: row["photos"][0]["uri"] for row in rows}
     assert uris == {"00101.jpg": "s3://photos/00101.jpg", "00103.jpg": "s3://moved/00103.jpg"}
 
 
@@ -145,7 +135,7 @@ def test_the_rules_of_the_run_created_last_hold_in_whatever_order_runs_are_publi
 ) -> None:
     nights = [
         ("n0", 0, "101 103", RunSettings(review=ReviewSettings(min_confidence=0.9))),
-        ("n1", 10, "101 103 105", RunSettings(product_id_pattern=PATTERN)),
+        ("n1", 10, "101 103 105", RunSettings()),
         ("n2", 20, "103 105 107", RunSettings(review=ReviewSettings(min_confidence=0.7))),
     ]
     for name, minutes, keys, rules in nights:
@@ -157,7 +147,7 @@ def test_the_rules_of_the_run_created_last_hold_in_whatever_order_runs_are_publi
         publish.publish(output, make_run(name, minutes, shard_size=100, review_below=0.5, images_uri=f"s3://{name}"))
     found = read_products(output).table
     assert found.equals(expected)
-    assert set(found["product_id"]) == {"00101", "00103", "00105", "00107"}
+    assert set(found["product_id"]) == {"00101.jpg", "00103.jpg", "00105.jpg", "00107.jpg"}
     assert found["needs_review"].all()
 
 

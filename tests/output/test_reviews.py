@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import pyarrow as pa
 import pytest
 
 from enrich.errors import UsageError
 from enrich.output import publish
-from enrich.output.decisions import Decision, DecisionFile, read_decisions
-from enrich.output.parquet import encode, from_records
+from enrich.output.decisions import DecidedPhoto, Decision, DecisionFile, read_decisions
+from enrich.output.parquet import from_records
 from enrich.output.products import read_products
 from enrich.output.publish import publish_reviews
 from enrich.output.reviews import apply_reviews, next_reviews, read_reviews, write_reviews
@@ -22,12 +21,15 @@ from enrich.output.run_record import RunInfo
 from enrich.output.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, Row
 from enrich.storage import Store, open_store
 from enrich.vocabulary import Alternative, ErrorKind, ManifestItem
-from tests.testing.rows import at, enrich_night, listing, make_row, make_run
+from tests.testing.rows import at, enrich_night, listing, make_photo, make_row, make_run
 
 
-def decision(key: str = "a.jpg", minutes: float = 50, **changes: Any) -> Decision:
+def decision(
+    key: str = "a.jpg", minutes: float = 50, *, etag: str = "e1", sha256: str | None = None, **changes: Any
+) -> Decision:
     values: dict[str, Any] = {
-        "image_key": key, "image_etag": "e1", "image_sha256": f"bytes of {key}", "run_id": "night-1",
+        "product_id": key, "photos": (DecidedPhoto(key=key, etag=etag, sha256=sha256 or f"bytes of {key}"),),
+        "run_id": "night-1",
         "decision": "edited", "confirmed": ("title", "category", "price"), "title": "Felt Hat", "category": "Hats",
         "price": 80.0, "currency": "EUR",
         "reviewed_at": at(minutes),
@@ -38,7 +40,15 @@ def decision(key: str = "a.jpg", minutes: float = 50, **changes: Any) -> Decisio
 
 
 def file_of(*decisions: Decision, by: str = "Ann") -> DecisionFile:
-    return DecisionFile(format="enrich-review-1", output="here", reviewed_by=by, decisions=decisions)
+    return DecisionFile(format="enrich-review-2", output="here", reviewed_by=by, decisions=decisions)
+
+
+def read_back(folder: Path, changes: dict[str, Any], **of_file: Any) -> DecisionFile:
+    """A file with one decision and these changes, as it is read."""
+    saved = file_of(decision()).model_dump(mode="json") | of_file
+    saved["decisions"][0] |= changes
+    (folder / "decisions.json").write_text(json.dumps(saved))
+    return read_decisions(folder / "decisions.json")
 
 
 def table_of(*decisions: Decision, sequence: int = 1) -> pl.DataFrame:
@@ -52,14 +62,20 @@ def add(output: Store, decided: DecisionFile, minutes: float = 50) -> None:
 
 
 def products(*keys: str, **changes: Any) -> pl.DataFrame:
-    extra = {"in_source": True, "last_etag": "e1", "last_status": "ok", "last_attempt": 1, "last_run_id": "night-1"}
+    extra = {
+        "in_source": True,
+        "last_photos_etag": "e1",
+        "last_status": "ok",
+        "last_attempt": 1,
+        "last_run_id": "night-1",
+    }
     rows = [{**asdict(suggested(make_run(), key, **changes)), **extra} for key in keys]
     return from_records(rows, PRODUCTS_SCHEMA)
 
 
 def suggested(run: RunInfo, key: str, minutes: float = 1, **changes: Any) -> Row:
     values: dict[str, Any] = {
-        "image_sha256": f"bytes of {key}", "category_confidence": 0.4, "price_low": 60.0, "price_high": 200.0,
+        "sha256": f"bytes of {key}", "category_confidence": 0.4, "price_low": 60.0, "price_high": 200.0,
         "category_alternatives": (Alternative("Bags", 0.3),), "needs_review": True,
         "review_reasons": ("low_confidence",),
     }  # fmt: skip
@@ -67,14 +83,13 @@ def suggested(run: RunInfo, key: str, minutes: float = 1, **changes: Any) -> Row
 
 
 def answer(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
-    return suggested(
-        run, item.key, minutes, image_etag=item.etag, image_sha256=f"{item.etag} of {item.key}", shard=item.shard,
-        title=f"{item.key} by {run.run_id}",
-    )  # fmt: skip
+    etag, title = item.photos[0].etag, f"{item.product_id} by {run.run_id}"
+    digest = f"{etag} of {item.product_id}"
+    return suggested(run, item.product_id, minutes, etag=etag, sha256=digest, shard=item.shard, title=title)
 
 
 def night_decision(key: str, etag: str = "e1", **changes: Any) -> Decision:
-    return decision(key, image_etag=etag, image_sha256=f"{etag} of {key}", **changes)
+    return decision(key, etag=etag, sha256=f"{etag} of {key}", **changes)
 
 
 @pytest.fixture
@@ -83,7 +98,7 @@ def output(tmp_path: Path) -> Store:
 
 
 def shown(output: Store) -> dict[str, dict[str, Any]]:
-    return {row["image_key"]: row for row in read_products(output).table.to_dicts()}
+    return {row["product_id"]: row for row in read_products(output).table.to_dicts()}
 
 
 def test_a_decision_takes_the_place_of_the_answer() -> None:
@@ -111,7 +126,7 @@ def test_other_rows_stay_as_they_are() -> None:
 
     assert after.columns == before.columns
     assert after.schema == before.schema
-    assert after.filter(pl.col("image_key") == "b.jpg").equals(before.filter(pl.col("image_key") == "b.jpg"))
+    assert after.filter(pl.col("product_id") == "b.jpg").equals(before.filter(pl.col("product_id") == "b.jpg"))
     assert apply_reviews(before, table_of()).equals(before)
 
 
@@ -132,9 +147,42 @@ def test_the_order_of_decisions_makes_no_difference() -> None:
 
 
 def test_copies_of_a_photo_share_its_decision() -> None:
-    rows = products("a.jpg", "copy.jpg", image_sha256="bytes of a.jpg")
+    rows = products("a.jpg", "copy.jpg", sha256="bytes of a.jpg")
 
     assert apply_reviews(rows, table_of(decision()))["title"].to_list() == ["Felt Hat", "Felt Hat"]
+
+
+@pytest.mark.parametrize(
+    ("photos", "holds"),
+    [
+        pytest.param([("1", "e1", "x"), ("2", "e1", "y")], True, id="as it was"),
+        pytest.param([("1", "e2", "x"), ("2", "e2", "y")], True, id="other etags, same bytes"),
+        pytest.param([("a", "e1", "x"), ("b", "e1", "y")], True, id="other keys, same bytes"),
+        pytest.param([("1", "e1", "x"), ("2", "e1", None)], True, id="not read any more, same etags"),
+        pytest.param([("1", "e1", "x"), ("2", "e2", None)], False, id="not read any more, other etag"),
+        pytest.param([("1", "e1", "x"), ("2", "e2", "z")], False, id="other bytes"),
+        pytest.param([("2", "e1", "y"), ("1", "e1", "x")], False, id="another order"),
+        pytest.param([("1", "e1", "x")], False, id="one less"),
+        pytest.param([("1", "e1", "x"), ("2", "e1", "y"), ("3", "e1", "z")], False, id="one more"),
+    ],
+)
+def test_a_decision_holds_until_the_photos_change(photos: list[tuple[str, str, str | None]], holds: bool) -> None:
+    said = (DecidedPhoto(key="1", etag="e1", sha256="x"), DecidedPhoto(key="2", etag="e1", sha256="y"))
+    now = tuple(make_photo(make_run(), *photo) for photo in photos)
+    table = apply_reviews(products("p", photos=now), table_of(decision("p", photos=said)))
+    assert table["title"].to_list() == ["Felt Hat" if holds else "Title of p"]
+
+
+def test_a_decision_about_photos_that_were_not_read_holds_when_they_are_read_later() -> None:
+    said = (DecidedPhoto(key="1", etag="e1", sha256="x"), DecidedPhoto(key="2", etag="e1"))
+    now = (make_photo(make_run(), "1", "e1", "x"), make_photo(make_run(), "2", "e1", "y"))
+    rows = products("p", photos=now)
+    first = table_of(decision("p", photos=said), sequence=1)
+    assert apply_reviews(rows, first)["title"].to_list() == ["Felt Hat"]
+    read = tuple(DecidedPhoto(key=photo.key, etag=photo.etag, sha256=photo.sha256) for photo in now)
+    renamed = decision("p", photos=read, title="Cap", confirmed=("title", "category"), price=100.0)
+    [row] = apply_reviews(rows, pl.concat([first, table_of(renamed, sequence=2)])).to_dicts()
+    assert (row["title"], row["price"], row["price_low"]) == ("Cap", 80.0, None)  # the price of the first stands
 
 
 def test_a_failed_photo_has_no_suggestion_to_decide_on() -> None:
@@ -158,7 +206,7 @@ def test_a_decision_outlives_another_model_and_a_failure(output: Store) -> None:
     assert (rows["b.jpg"]["title"], rows["b.jpg"]["reviewed_by"]) == ("b.jpg by night-2", None)
 
     def fails(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
-        return make_row(run, item.key, minutes, error_kind=ErrorKind.ENGINE_FAILED, shard=item.shard)
+        return make_row(run, item.product_id, minutes, error_kind=ErrorKind.ENGINE_FAILED, shard=item.shard)
 
     enrich_night(output, make_run("night-3", 200, fingerprint="f3"), listing("a.jpg", "b.jpg"), fails)
     assert (shown(output)["a.jpg"]["title"], shown(output)["a.jpg"]["last_status"]) == ("Felt Hat", "failed")
@@ -234,21 +282,6 @@ def test_a_price_that_was_set_outlives_a_later_decision_about_the_title() -> Non
         assert (row["title"], row["price"], row["price_low"]) == ("Cap", 80.0, None)
 
 
-def test_review_files_of_the_first_version_are_still_read(output: Store) -> None:
-    enrich_night(output, make_run("night-1"), listing("a.jpg", "b.jpg"), answer)
-    older = pa.schema([field for field in REVIEW_SCHEMA if field.name not in ("confirmed", "sequence")])
-    rows = [
-        {**night_decision("a.jpg", price=100.0).model_dump(), "suggested_price": 100.0, "reviewed_by": "Ann"},
-        {**night_decision("b.jpg", price=75.0).model_dump(), "suggested_price": 100.0, "reviewed_by": "Ann"},
-    ]
-    output.put("reviews/20261122T020000Z-1.parquet", encode(from_records(rows, older), older, {}))
-    add(output, file_of(night_decision("b.jpg", title="Newer", confirmed=("title", "category"), price=75.0)))
-    publish_reviews(output)
-
-    kept = {key: (row["title"], row["price"], row["price_low"]) for key, row in shown(output).items()}
-    assert kept == {"a.jpg": ("Felt Hat", 100.0, 60.0), "b.jpg": ("Newer", 75.0, None)}
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -277,6 +310,7 @@ def test_review_files_of_the_first_version_are_still_read(output: Store) -> None
         ({"confirmed": ["price"]}, "confirms its title and category"),
         ({"confirmed": ["colour"]}, "decisions.0.confirmed"),
         ({"price": "NaN"}, "decisions.0.price"),
+        ({"price": float("nan")}, "decisions.0.price"),
         ({"decision": "rejected"}, "a rejected row has no title, category or price"),
         ({"decision": "maybe"}, "decisions.0.decision"),
         ({"reviewed_at": "2026-11-22T02:00:00"}, "a time needs its zone"),
@@ -284,13 +318,8 @@ def test_review_files_of_the_first_version_are_still_read(output: Store) -> None
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    saved = file_of(decision()).model_dump(mode="json")
-    saved["decisions"][0] |= changes
-    path = tmp_path / "decisions.json"
-    path.write_text(json.dumps(saved))
-
     with pytest.raises(UsageError, match=r"save it again from the review page$") as error:
-        read_decisions(path)
+        read_back(tmp_path, changes)
     assert message in str(error.value)
 
 
@@ -301,23 +330,18 @@ def test_a_file_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["Ann\u202eb", "=cmd()", "x" * 201, "\n", "A<|end|>"])
 def test_a_name_is_validated_as_a_title_is(tmp_path: Path, name: str) -> None:
-    path = tmp_path / "decisions.json"
-    path.write_text(json.dumps(file_of(decision()).model_dump(mode="json") | {"reviewed_by": name}))
     with pytest.raises(UsageError, match="reviewed_by"):
-        read_decisions(path)
+        read_back(tmp_path, {}, reviewed_by=name)
 
 
 def test_two_decisions_about_one_photo_and_files_without_end_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "decisions.json"
-    saved = file_of(decision()).model_dump(mode="json")
-    path.write_text(json.dumps(saved | {"decisions": saved["decisions"] * 2}))
     with pytest.raises(UsageError, match=r"2 decisions about 'a\.jpg'"):
-        read_decisions(path)
+        read_back(tmp_path, {}, decisions=file_of(decision()).model_dump(mode="json")["decisions"] * 2)
     monkeypatch.setattr("enrich.output.decisions.MAX_FILE_BYTES", 100)
     with pytest.raises(UsageError, match="decide fewer rows a file"):
-        read_decisions(path)
+        read_back(tmp_path, {})
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(UsageError, match="name the file that the review page saved"):
         read_decisions(tmp_path / "fifo")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enrich.output import gate, parquet, spill
-from enrich.output.schema import SOURCE_SCHEMA
+from enrich.output.schema import LISTING_SCHEMA
 from enrich.output.spill import RangePartitions, partition_bounds, sampled
 from enrich.storage.scratch import scratch
 
@@ -74,9 +74,9 @@ def test_reading_a_file_keeps_nothing_of_it_in_memory() -> None:
     with scratch() as folder:
         size, path = 40_000, folder / "listing.parquet"
         rows = pl.DataFrame({"key": [os.urandom(32).hex() for _ in range(size)], "size": 1, "etag": "e"})
-        parquet.write(path, [rows] * 20, SOURCE_SCHEMA, {})
+        parquet.write(path, [rows] * 20, LISTING_SCHEMA, {})
         before, most = pa.total_allocated_bytes(), 0
-        for frame in parquet.frames(path, SOURCE_SCHEMA):
+        for frame in parquet.frames(path, LISTING_SCHEMA):
             assert frame.height
             most = max(most, pa.total_allocated_bytes() - before)
         assert path.stat().st_size > 20e6
@@ -87,9 +87,9 @@ def test_a_sample_keeps_no_more_than_itself() -> None:
     with scratch() as folder:
         path = folder / "listing.parquet"
         rows = pl.DataFrame({"key": [os.urandom(32).hex() for _ in range(40_000)], "size": 1, "etag": "e"})
-        parquet.write(path, [rows] * 10, SOURCE_SCHEMA, {})
+        parquet.write(path, [rows] * 10, LISTING_SCHEMA, {})
         before = pa.total_allocated_bytes()
-        sample = sampled(parquet.frames(path, SOURCE_SCHEMA), ["key"])
+        sample = sampled(parquet.frames(path, LISTING_SCHEMA), ["key"])
         assert sample.height > 600
         assert pa.total_allocated_bytes() - before < 1e6
 

@@ -58,7 +58,7 @@ def frame(*rows: Row) -> pl.DataFrame:
 
 
 def ok_row(key: str, **changes: Any) -> Row:
-    values: dict[str, Any] = {"category_confidence": 0.87, "image_sha256": key, "price_low": 80.0, "price_high": 1250.4}
+    values: dict[str, Any] = {"category_confidence": 0.87, "sha256": key, "price_low": 80.0, "price_high": 1250.4}
     return make_row(RUN, key, **(values | changes))
 
 
@@ -101,8 +101,8 @@ def photos(tmp_path: Path) -> Store:
 def test_a_page_shows_the_runs_figures(photos: Store) -> None:
     page = Page(render_report(record(), frame(ok_row("1.png")), photos, PhotoLimits()))
 
-    for words in ("Run night-1", "Published to products.parquet.", "1,234 photos", "1,230 ok", "4 failed",
-                  "6.8 photos a second", "180 s in all", "new 1,200", "changed 34", "download 12.3 ms 18 5%",
+    for words in ("Run night-1", "Published to products.parquet.", "1,234 products", "1,230 ok", "4 failed",
+                  "6.8 products a second", "180 s in all", "new 1,200", "changed 34", "download 12.3 ms 18 5%",
                   "queue 500 ms engine 129 ms 1 97%", "Bottleneck: engine. To move it: set quantization to fp8.",
                   "adapter a1 on tiny", "engine transformers"):  # fmt: skip
         assert words in page.text
@@ -113,7 +113,7 @@ def test_a_page_shows_the_runs_figures(photos: Store) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"state": "nothing_to_do"}, "Nothing to do: every photo had its answer already."),
+        ({"state": "nothing_to_do"}, "Nothing to do: every product had its answer already."),
         ({"state": "held"}, "Release it with enrich publish --run-id night-1 ."),
         (
             {"findings": [{"limit": "max_failed", "value": 0.5, "allowed": 0.2, "message": f"half failed {EVIL}"}]},
@@ -163,8 +163,8 @@ def test_a_photo_without_price_or_interval(photos: Store, changes: dict[str, Any
 
 
 def test_the_sheet_is_a_sample_of_ok_photos(photos: Store) -> None:
-    rows = [ok_row(f"{i}.png", image_sha256=f"{30 - i:02}") for i in range(30)]
-    rows += [make_row(RUN, "failed.png", error_kind=ErrorKind.TRUNCATED, image_sha256="00")]
+    rows = [ok_row(f"{i}.png", sha256=f"{30 - i:02}") for i in range(30)]
+    rows += [make_row(RUN, "failed.png", error_kind=ErrorKind.TRUNCATED, sha256="00")]
 
     page = Page(render_report(record(), frame(*rows), photos, PhotoLimits()))
     again = Page(render_report(record(), frame(*reversed(rows)), photos, PhotoLimits()))
@@ -230,7 +230,7 @@ def test_what_the_model_wrote_stays_text(photos: Store) -> None:
 
 
 def card_metrics(**changes: Any) -> dict[str, Any]:
-    products = [Product("P", "Felt Hat", "HATS", 100.0, "/a"), Product("Q", "Bag", "BAGS", 50.0, "/b")]
+    products = [Product("P", "Felt Hat", "HATS", 100.0, ("/a",)), Product("Q", "Bag", "BAGS", 50.0, ("/b",))]
     right = score(products, [Answer("Felt Hat", "HATS", 110), Answer("Bag", "BAGS", 50)])
     wrong = score(products, [Answer("Felt Hat", "HATS", 200), Answer("Felt Hat", "HATS", 200)])
     values = {
@@ -291,7 +291,7 @@ def test_a_table_stands_whole_in_markdown() -> None:
 
 
 def test_a_card_of_a_catalog_without_prices_and_an_adapter_without_answers() -> None:
-    products = [Product("P", "Felt Hat", "HATS", None, "/a")]
+    products = [Product("P", "Felt Hat", "HATS", None, ("/a",))]
     metrics = card_metrics(test=score(products, [None]), base=None, baselines={}, intervals=None, category_ece=None)
 
     card = render_card(TRAIN, metrics, make_prompt(("HATS",), None))

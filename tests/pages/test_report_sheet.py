@@ -18,7 +18,8 @@ def test_what_a_model_says_stays_text_and_the_photo_is_shown(tmp_path: Path) -> 
     Image.new("RGB", (400, 300), "red").save(buffer, "JPEG")
     (tmp_path / "a.jpg").write_bytes(buffer.getvalue())
     row = {
-        "status": "ok", "image_key": "a.jpg", "image_sha256": "00", "title": HOSTILE, "category": "Coats|Hats",
+        "status": "ok", "product_id": "a", "photos": [{"key": "a.jpg", "sha256": "00"}], "title": HOSTILE,
+        "category": "Coats|Hats",
         "category_confidence": 0.87, "price": 1200.0, "price_low": 900.0, "price_high": 1500.0, "currency": "EUR",
         "review_reasons": ["wide_price"],
     }  # fmt: skip

@@ -16,6 +16,7 @@ EVIL = "<img src=x onerror=alert(1)> | a`b` *c* _d_ [e](http://f) ![g](h) ~~i~~ 
 def record(**changes: Any) -> dict[str, Any]:
     values = {
         "state": "published",
+        "older": 3,
         "run": {"run_id": "night", "images_uri": "s3://photos", "model": "tiny", "adapter": "a1"},
         "counts": {"rows": 3, "ok": 1, "failed": 2},
         "by_error_kind": {"not_an_image": 2},
@@ -47,7 +48,7 @@ def test_counts_and_reasons_are_tables() -> None:
 
     assert {("ok", "1"), ("failed with not_an_image", "2"), ("new", "3")} <= set(pairwise(cells(page)))
     assert {
-        "s3://out/runs/night/report.html", "12 s, 0.2 photos a second", "decode: raise decode_processes from 2 to 5",
+        "s3://out/runs/night/report.html", "12 s, 0.2 products a second", "decode: raise decode_processes from 2 to 5",
         "46 % of the time", "decode 11.4 ms, engine 240 ms",
     } <= set(cells(page))  # fmt: skip
     assert "bottleneck" not in render_summary(record(stages=None), "s3://out")
@@ -57,7 +58,7 @@ def test_counts_and_reasons_are_tables() -> None:
     ("state", "words"),
     [
         ("published", "<strong>Published:</strong> s3://out/products.parquet"),
-        ("nothing_to_do", "<strong>Nothing to do:</strong> every photo had its answer already."),
+        ("nothing_to_do", "<strong>Nothing to do:</strong> every product had its answer already."),
         ("held", "enrich publish --output s3://out --run-id night"),
     ],
 )

@@ -12,9 +12,8 @@ from PIL import Image, ImageCms
 from enrich.models.phi3_vision.hd_transform import hd_transform
 from enrich.photos.colour import MAX_PROFILE_BYTES, to_srgb
 from enrich.photos.decode import Preparation, decode, prepare, shrink
-from enrich.settings.photos import PhotoLimits
+from tests.testing.photo_files import LIMITS, encoded
 
-LIMITS = PhotoLimits()
 MEANT = [(200, 30, 40), (30, 140, 60), (30, 60, 190), (180, 120, 60), (255, 255, 255), (0, 0, 0), (128, 128, 128)]
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 # XYZ, adapted to D50, of red, green and blue: https://www.brucelindbloom.com/WorkingSpaceInfo.html
@@ -63,12 +62,6 @@ def off(image: Image.Image | np.ndarray) -> int:
     """Levels by which the worst channel of the middle of a stripe differs from what is meant."""
     pixels = np.asarray(image).astype(int)
     return max(int(np.abs(pixels[12, 8 * i + 4] - colour).max()) for i, colour in enumerate(MEANT))
-
-
-def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
-    file = BytesIO()
-    image.save(file, format, **options)
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("name", WIDE)

@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +28,15 @@ from enrich.settings.photos import PhotoLimits
 from enrich.storage import open_store
 from enrich.vocabulary import TRANSIENT, ErrorKind
 from tests.testing.decoder_work import say_so_and_compute, tell_modules
+from tests.testing.photo_files import LIMITS, encoded, exif, png_of
 from tests.testing.processes import decoding_processes
 
 ROOT = Path(__file__).parents[2]
-LIMITS = PhotoLimits()
 HOW = Preparation(num_crops=4, image_size=28)
 
 
 def jpeg(size: tuple[int, int] = (32, 24), **options: Any) -> bytes:
-    file = BytesIO()
-    Image.new("RGB", size, "teal").save(file, "JPEG", **options)
-    return file.getvalue()
+    return encoded(Image.new("RGB", size, "teal"), "JPEG", **options)
 
 
 @pytest.fixture(autouse=True)
@@ -70,19 +67,8 @@ def test_a_process_loads_numpy_and_pillow_and_nothing_else_that_is_heavy() -> No
         opened.decode(jpeg())
     loaded = set(str(caught.value).split())
     assert {"numpy", "PIL"} <= loaded
-    heavy = {
-        "pyarrow",
-        "polars",
-        "pandas",
-        "pydantic",
-        "pydantic_core",
-        "yaml",
-        "boto3",
-        "botocore",
-        "obstore",
-        "torch",
-    }
-    assert loaded & {*heavy, "transformers", "typer", "rich", "multiprocessing", "asyncio"} == set()
+    heavy = "pyarrow polars pandas pydantic pydantic_core yaml boto3 botocore obstore torch transformers typer rich"
+    assert loaded & {*heavy.split(), "multiprocessing", "asyncio"} == set()
 
 
 # ---- outside circumstances are not final
@@ -156,9 +142,8 @@ def test_a_machine_without_memory_does_not_fail_the_photo() -> None:
         "        decoders.decode(sys.stdin.buffer.read())\n"
         "except DecodingFailed as error: print(error.kind, error)\n"
     )
-    large = BytesIO()
-    Image.new("RGBA", (7900, 7900)).save(large, "PNG")
-    done = subprocess.run([sys.executable, "-c", script], input=large.getvalue(), capture_output=True, check=False)
+    large = encoded(Image.new("RGBA", (7900, 7900)))
+    done = subprocess.run([sys.executable, "-c", script], input=large, capture_output=True, check=False)
     assert done.stdout.decode().strip() == "engine_failed not decoded: the machine had no memory left for it"
 
 
@@ -199,13 +184,8 @@ def test_too_many_open_files_while_training_do_not_fail_the_photo(
 def png_bomb(side: int) -> bytes:
     """A few kilobytes that declare `side` squared pixels and really contain them."""
     packer = zlib.compressobj(9)
-    data = b"".join([*(packer.compress(bytes(1 + side // 8)) for _ in range(side)), packer.flush()])
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    rows = [packer.compress(bytes(1 + side // 8)) for _ in range(side)]
+    return png_of(side, side, b"".join([*rows, packer.flush()]))
 
 
 def test_a_photo_that_needs_too_much_each_time_is_refused_for_good() -> None:
@@ -293,10 +273,8 @@ def test_a_photo_that_takes_long_does_not_hold_up_a_page_of_thumbnails(tmp_path:
 
 
 def test_a_thumbnail_shows_the_photo_small_and_upright() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
     with Decoders(partial(shrink, side=16), LIMITS, 1, most_pixels=256) as decoders:
-        photo = decoders.decode(jpeg((640, 480), exif=exif.tobytes()))
+        photo = decoders.decode(jpeg((640, 480), exif=exif(6)))
     assert photo.page.shape == (16, 12, 3)
     assert (photo.width, photo.height) == (480, 640)
     assert abs(photo.page.astype(int) - [0, 128, 128]).max() < 4
@@ -332,7 +310,7 @@ def test_a_report_is_written_while_a_photo_keeps_its_decoder_busy(tmp_path: Path
 
     (tmp_path / "a.jpg").write_bytes(slow_jpeg())
     row = {
-        "status": "ok", "image_key": "a.jpg", "image_sha256": "00", "title": "a", "category": "b",
+        "status": "ok", "product_id": "a", "photos": [{"key": "a.jpg", "sha256": "00"}], "title": "a", "category": "b",
         "category_confidence": 0.9, "price": 1.0, "price_low": 1.0, "price_high": 1.0, "currency": "EUR",
         "review_reasons": [],
     }  # fmt: skip

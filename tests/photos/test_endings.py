@@ -1,6 +1,6 @@
 """Files without their last bytes: photos while every pixel is there, refusals as soon as one is missing."""
 
-from io import BytesIO
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,18 +8,11 @@ import pytest
 from PIL import Image
 
 from enrich.photos.decode import ImageRefused, decode, inspect
-from enrich.settings.photos import PhotoLimits
 from enrich.vocabulary import ErrorKind
-from tests.testing.photo_files import decoded
+from tests.testing.photo_files import LIMITS, decoded
+from tests.testing.photo_files import encoded as encoded_image
 
-LIMITS = PhotoLimits()
-NOISE = Image.effect_noise((43, 30), 80).convert("RGB")
-
-
-def encoded(format: str, **options: Any) -> bytes:
-    file = BytesIO()
-    NOISE.save(file, format, **options)
-    return file.getvalue()
+encoded = partial(encoded_image, Image.effect_noise((43, 30), 80).convert("RGB"))
 
 
 JPEGS = [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"subsampling": 0, "quality": 95}]

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,14 @@ from PIL import Image
 from enrich.errors import RunFailed
 from enrich.photos import decoders
 from enrich.photos.decode import Admit, Photo, Preparation, prepare
-from enrich.photos.fetch import Fetched, fetcher
+from enrich.photos.fetch import Fetched, FetchedPhoto, fetcher
 from enrich.settings.photos import PhotoLimits
 from enrich.settings.run import RunSettings
 from enrich.storage import Problem, StorageError, Store, open_store
-from enrich.vocabulary import TRANSIENT, ErrorKind, ManifestItem, Reason
+from enrich.vocabulary import TRANSIENT, ErrorKind, ListedPhoto, ManifestItem
+from tests.testing.photo_files import encoded
 from tests.testing.processes import decoding_processes
+from tests.testing.rows import make_item
 
 SETTINGS = RunSettings(download_threads=4, decode_processes=2, in_flight=6)
 HOW = Preparation(num_crops=4, image_size=28)
@@ -34,14 +35,12 @@ def fetch(store: Store, items: list[ManifestItem], settings: RunSettings, how: P
         yield from fetch_items(items)
 
 
-def jpeg(grey: int, size: tuple[int, int] = (32, 24)) -> bytes:
-    file = BytesIO()
-    Image.new("RGB", size, (grey, grey, grey)).save(file, "JPEG")
-    return file.getvalue()
+def jpeg(grey: int) -> bytes:
+    return encoded(Image.new("RGB", (32, 24), (grey, grey, grey)), "JPEG")
 
 
 def item(key: str, size: int = 100, etag: str = "listed") -> ManifestItem:
-    return ManifestItem(key, size, etag, Reason.NEW, attempt=1, shard=0)
+    return make_item(ListedPhoto(key, size, etag))
 
 
 def items_of(store: Store) -> list[ManifestItem]:
@@ -64,10 +63,16 @@ def _no_process_stays() -> Iterator[None]:
     assert decoding_processes() == set()
 
 
-def by_key(results: list[Fetched]) -> dict[str, Fetched]:
-    found = {result.item.key: result for result in results}
+def by_key(results: list[Fetched]) -> dict[str, FetchedPhoto]:
+    """The photos of products of one, by key."""
+    found = {result.item.product_id: only(result) for result in results}
     assert len(found) == len(results)
     return found
+
+
+def only(result: Fetched) -> FetchedPhoto:
+    [photo] = result.photos
+    return photo
 
 
 # ---- photos and faulty images
@@ -87,9 +92,10 @@ def test_each_item_becomes_a_photo_or_an_error(store: Store) -> None:
         store.put(key, data)
     grown = item("large.jpg", size=10)  # small when it was listed
     items = [*items_of(store), item("gone.jpg"), item("../outside.jpg")]
-    items = [grown if i.key == "large.jpg" else i for i in items]
+    items = [grown if one.product_id == "large.jpg" else one for one in items]
 
-    found = by_key(list(fetch(store, items, SETTINGS.model_copy(update={"limits": limits}), HOW)))
+    results = list(fetch(store, items, SETTINGS.model_copy(update={"limits": limits}), HOW))
+    found = by_key(results)
 
     errors = {key: result.error_kind for key, result in found.items() if result.photo is None}
     assert errors == {
@@ -110,7 +116,7 @@ def test_each_item_becomes_a_photo_or_an_error(store: Store) -> None:
         assert result.photo.page.flags.writeable
         assert (result.etag, result.sha256) == (store.get(key)[1], hashlib.sha256(data).hexdigest())
         assert (result.error_kind, result.error_message) == (None, None)
-        assert min(result.download_seconds, result.decode_seconds) > 0
+    assert all(min(one.download_seconds, one.decode_seconds) > 0 for one in results if one.shown)
     assert found["page.jpg"].sha256 == hashlib.sha256(b"<html></html>").hexdigest()
     assert (found["gone.jpg"].etag, found["gone.jpg"].sha256) == ("listed", None)
 
@@ -118,8 +124,8 @@ def test_each_item_becomes_a_photo_or_an_error(store: Store) -> None:
 def test_the_etag_is_that_of_the_bytes_read(local: Store) -> None:
     local.put("a.jpg", jpeg(1))
     [result] = fetch(local, [item("a.jpg", etag="of older bytes")], SETTINGS, HOW)
-    assert result.etag == local.get("a.jpg")[1]
-    assert result.item.etag == "of older bytes"
+    assert only(result).etag == local.get("a.jpg")[1]
+    assert only(result).listed.etag == "of older bytes"
 
 
 def test_what_was_listed_as_too_large_is_not_downloaded(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,11 +135,67 @@ def test_what_was_listed_as_too_large_is_not_downloaded(local: Store, monkeypatc
     monkeypatch.setattr(local, "get", get)
     [result] = fetch(local, [item("a.jpg", size=(32 << 20) + 1)], SETTINGS, HOW)
     message = f"{local.uri}/a.jpg: 33,554,433 bytes, more than the limit of 33,554,432"
-    assert (result.error_kind, result.error_message) == (ErrorKind.TOO_LARGE, message)
+    assert (only(result).error_kind, only(result).error_message) == (ErrorKind.TOO_LARGE, message)
 
 
 def test_nothing_to_fetch(local: Store) -> None:
     assert list(fetch(local, [], SETTINGS, HOW)) == []
+
+
+# ---- products of several photos
+
+
+def product_of(store: Store, **photos: bytes) -> ManifestItem:
+    for name, data in photos.items():
+        store.put(f"{name}.jpg", data)
+    listed = {info.key: ListedPhoto(info.key, info.size, info.etag) for info in store.list()}
+    return make_item(*(listed[f"{name}.jpg"] for name in photos))
+
+
+def fetch_several(store: Store, item: ManifestItem, needed: int) -> Fetched:
+    with fetcher(store, SETTINGS, HOW, needed=needed) as fetch_items:
+        [result] = fetch_items([item])
+    return result
+
+
+@pytest.mark.parametrize(("needed", "read"), [(1, ["b"]), (2, ["b", "d"]), (3, ["b", "d", "e"]), (9, ["b", "d", "e"])])
+def test_a_broken_photo_costs_itself_and_the_next_takes_its_place(local: Store, needed: int, read: list[str]) -> None:
+    item = product_of(local, a=b"<html>", b=jpeg(1), c=jpeg(2)[:-200], d=jpeg(3), e=jpeg(4))
+    result = fetch_several(local, item, needed)
+    assert [photo.listed for photo in result.photos] == list(item.photos)
+    assert [photo.listed.key for photo in result.shown] == [f"{name}.jpg" for name in read]
+    last = "abcde".index(read[-1]) if needed < 4 else 4
+    for place, photo in enumerate(result.photos):
+        looked_at = place <= last
+        assert (photo.sha256 is not None) == looked_at
+        assert (photo.error_kind is not None) == (looked_at and place in (0, 2))
+        assert photo.etag == item.photos[place].etag
+
+
+def test_a_product_whose_photos_all_fail_fails_as_its_main_photo_unless_another_may_pass(local: Store) -> None:
+    item = product_of(local, a=jpeg(1)[:-200], b=b"<html>")
+    result = fetch_several(local, item, 2)
+    assert (result.shown, result.failure.error_kind) == ((), ErrorKind.TRUNCATED)
+    gone = make_item(*item.photos, ListedPhoto("gone.jpg", 9, "e"))
+    assert fetch_several(local, gone, 2).failure.error_kind is ErrorKind.NOT_FOUND
+
+
+def test_photos_of_several_products_in_flight_are_bounded(local: Store) -> None:
+    item = product_of(local, a=jpeg(1), b=jpeg(2), c=jpeg(3))
+    taken = 0
+
+    def endless() -> Iterator[ManifestItem]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield item
+
+    with fetcher(local, SETTINGS, HOW, needed=3) as fetch_items:
+        results = fetch_items(endless())
+        for consumed in range(1, 9):
+            assert len(next(results).shown) == 3
+            assert 3 * (taken - consumed) < SETTINGS.in_flight
+        results.close()  # type: ignore[attr-defined]
 
 
 # ---- decoders that break
@@ -177,7 +239,7 @@ def test_a_page_of_more_crops_than_the_model_takes_is_not_received(local: Store)
     local.put("a.jpg", b"good")
     with fetcher(local, SETTINGS, HOW, more_crops_than_told) as fetch_items:
         [result] = fetch_items(items_of(local))
-    assert result.error_kind is ErrorKind.NOT_AN_IMAGE
+    assert only(result).error_kind is ErrorKind.NOT_AN_IMAGE
 
 
 @pytest.mark.parametrize(
@@ -210,15 +272,6 @@ def test_a_photo_that_breaks_its_decoder_costs_one_row_and_only_its_own_doing_is
     assert (kind in TRANSIENT) == message.startswith("not decoded")
     assert len(found) == 7
     assert all(result.photo and result.photo.page.shape == (28, 56, 3) for result in found.values())
-
-
-def test_a_real_photo_that_needs_too_much_memory_is_refused(local: Store) -> None:
-    local.put("big.jpg", jpeg(5, size=(6_000, 6_000)))  # 144 MB in Pillow's memory
-    local.put("small.jpg", jpeg(5))
-    settings = RunSettings(decode_processes=1, limits=PhotoLimits(decode_memory_bytes=100 << 20))
-    found = by_key(list(fetch(local, items_of(local), settings, HOW)))
-    assert found["big.jpg"].error_kind is ErrorKind.TOO_MANY_PIXELS
-    assert found["small.jpg"].photo
 
 
 class Unloadable:
@@ -257,7 +310,7 @@ def test_items_are_taken_only_as_there_is_room(local: Store) -> None:
     with fetcher(local, SETTINGS, HOW) as fetch_items:
         results = fetch_items(endless())
         for consumed in range(1, 31):
-            assert next(results).photo
+            assert next(results).shown
             assert taken - consumed < SETTINGS.in_flight
         results.close()  # type: ignore[attr-defined]
 
@@ -298,7 +351,7 @@ def test_closing_early_ends_the_processes(local: Store) -> None:
     for number in range(20):
         local.put(f"{number}.jpg", jpeg(number))
     results = fetch(local, items_of(local), SETTINGS, HOW)
-    assert next(results).photo
+    assert next(results).shown
     assert decoding_processes() != set()
     results.close()  # type: ignore[attr-defined]
     assert decoding_processes() == set()
@@ -338,9 +391,3 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def test_a_decoding_process_imports_nothing_heavy() -> None:
-    heavy = {"torch", "pyarrow", "polars", "pydantic"}
-    code = f"import sys, enrich.photos.decoder_process; print(*{heavy} & set(sys.modules))"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == ""

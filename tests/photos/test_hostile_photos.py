@@ -3,7 +3,6 @@
 import struct
 import time
 import zlib
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,11 @@ from enrich.photos.fetch import fetcher
 from enrich.settings.photos import PhotoLimits
 from enrich.settings.run import RunSettings
 from enrich.storage import open_store
-from enrich.vocabulary import ErrorKind, ManifestItem, Reason
+from enrich.vocabulary import ErrorKind, ListedPhoto
+from tests.testing.photo_files import LIMITS, encoded, png_chunk
+from tests.testing.rows import make_item
 
-LIMITS = PhotoLimits()
 PHOTO = Image.effect_noise((40, 30), 80).convert("RGB")
-
-
-def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
-    file = BytesIO()
-    image.save(file, format, **options)
-    return file.getvalue()
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"])
@@ -75,8 +69,7 @@ def png_with(kind: bytes, content: bytes) -> bytes:
     """A good PNG with one chunk more, before its pixels."""
     data = encoded(PHOTO, "PNG")
     at = data.index(b"IDAT") - 4
-    chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-    return data[:at] + chunk + data[at:]
+    return data[:at] + png_chunk(kind, content) + data[at:]
 
 
 BOMB = zlib.compress(b"\0" * (300 << 20), 9)  # 300 kB that unpack to 300 MB
@@ -132,11 +125,11 @@ def fetched(folder: Path, photos: dict[str, bytes], **limits: Any) -> dict[str, 
     store = open_store(str(folder), create=True)
     for name, data in photos.items():
         store.put(name, data)
-    items = [ManifestItem(info.key, info.size, info.etag, Reason.NEW, 1, 0) for info in store.list()]
+    items = [make_item(ListedPhoto(info.key, info.size, info.etag)) for info in store.list()]
     settings = RunSettings(decode_processes=1, limits=PhotoLimits(**limits))
     with fetcher(store, settings, Preparation(num_crops=4, image_size=336)) as fetch_items:
         found = list(fetch_items(items))
-    return {one.item.key: (one.error_kind, one.error_message) for one in found}
+    return {one.item.product_id: (one.photos[0].error_kind, one.photos[0].error_message) for one in found}
 
 
 def test_fifty_megapixels_are_decoded_within_the_limits(tmp_path: Path) -> None:

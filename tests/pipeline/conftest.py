@@ -18,7 +18,7 @@ from sample.make import make_sample
 
 @dataclass(frozen=True)
 class Story:
-    """Where the parts of a small demo lie."""
+    """Where the parts of a small demo are."""
 
     catalog: Path
     bucket: Path

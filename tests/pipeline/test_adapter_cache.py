@@ -1,12 +1,10 @@
 """Which adapter is used for a catalog."""
 
-import csv
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from enrich.answers.prompt import make_prompt
 from enrich.catalog.read import read_catalog
@@ -16,6 +14,7 @@ from enrich.pipeline.adapter_cache import CachedAdapter, find_adapter
 from enrich.settings.training import TrainSettings
 from enrich.storage import write_tree
 from enrich.train.recipe import resolve_model
+from tests.testing.catalogs import write_catalog
 
 TINY = TrainSettings(model="phi3v-tiny")
 
@@ -23,19 +22,8 @@ TINY = TrainSettings(model="phi3v-tiny")
 @pytest.fixture
 def catalog(tmp_path: Path) -> Path:
     folder = tmp_path / "catalog"
-    write(folder, "Wool coat")
+    write_catalog(folder, "Wool coat")
     return folder
-
-
-def write(folder: Path, *titles: str) -> None:
-    folder.mkdir(exist_ok=True)
-    with open(folder / "catalog.csv", "w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["product_code", "title", "category1_code", "category2_code", "category3_code", "full_price",
-                       "currency_code", "local_image_path"])  # fmt: skip
-        for number, title in enumerate(titles, start=1):
-            Image.new("RGB", (8, 8)).save(folder / f"{number}.png")
-            rows.writerow([number, title, "Clothes", "Coats", "", "100", "EUR", f"{number}.png"])
 
 
 def make(standing: CachedAdapter) -> None:
@@ -46,21 +34,21 @@ def make(standing: CachedAdapter) -> None:
 def test_it_is_current_once_it_is_whole(catalog: Path, tmp_path: Path) -> None:
     first = find_adapter(str(catalog), str(tmp_path / "adapters"), TINY)
     Path(first.uri).mkdir(parents=True)
-    begun = find_adapter(str(catalog), str(tmp_path / "adapters"), TINY)
+    started = find_adapter(str(catalog), str(tmp_path / "adapters"), TINY)
     (Path(first.uri) / "train.json").write_text("{}")
     whole = find_adapter(str(catalog), str(tmp_path / "adapters"), TINY)
 
-    assert (first.ready, begun.ready, whole.ready) == (False, False, True)
-    assert first.uri == begun.uri == whole.uri
+    assert (first.ready, started.ready, whole.ready) == (False, False, True)
+    assert first.uri == started.uri == whole.uri
 
 
 def test_a_changed_catalog_needs_another_and_an_old_state_has_its_own(catalog: Path, tmp_path: Path) -> None:
     first = find_adapter(str(catalog), str(tmp_path / "adapters"), TINY)
     make(first)
 
-    write(catalog, "Silk scarf")
+    write_catalog(catalog, "Silk scarf")
     changed = find_adapter(str(catalog), str(tmp_path / "adapters"), TINY)
-    write(catalog, "Wool coat")
+    write_catalog(catalog, "Wool coat")
     back = find_adapter(str(catalog), str(tmp_path / "adapters"), TINY)
 
     assert not changed.ready
@@ -98,7 +86,7 @@ def test_another_base_or_way_to_train_is_another_adapter(catalog: Path, change: 
 def four(tmp_path: Path) -> Path:
     """A catalog with as many titles as splits."""
     folder = tmp_path / "four"
-    write(folder, "Wool coat", "Silk scarf", "Felt hat", "Leather bag")
+    write_catalog(folder, "Wool coat", "Silk scarf", "Felt hat", "Leather bag")
     return folder
 
 
@@ -159,7 +147,7 @@ def test_one_of_another_catalog_or_prompt_or_that_is_damaged_does_not_serve(four
         assert not serves(), text
         (adapter / "prompt.json").write_text(prompt)
         (adapter / "train.json").write_text(record)
-    write(four, "Wool coat", "Silk scarf", "Felt hat", "Canvas bag")
+    write_catalog(four, "Wool coat", "Silk scarf", "Felt hat", "Canvas bag")
     assert not serves()
 
 

@@ -41,7 +41,7 @@ def test_a_catalog_becomes_a_table(story: Any, tmp_path: Path) -> None:
     products = enrich.read_products(tmp_path / "out")
 
     assert record.state == "published"
-    assert {"starting the engine", "photos", "publishing"} <= set(seen)
+    assert {"starting the engine", "products", "publishing"} <= set(seen)
     assert products.filter(status="ok").select(pl.len()).collect().item() == record.counts["ok"] > 0
 
 

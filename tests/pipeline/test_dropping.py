@@ -83,7 +83,7 @@ def _without_training(monkeypatch: pytest.MonkeyPatch, *unlearnable: Dropped) ->
         more["check_dropped"](unlearnable)
         (work / "adapter").mkdir(parents=True)
         (work / "adapter/train.json").write_text("{}")
-        return SimpleNamespace(rows=SimpleNamespace(dropped=unlearnable))
+        return SimpleNamespace(rows=SimpleNamespace(dropped=unlearnable, lost_photos=()))
 
     monkeypatch.setattr(finetuning, "train", train)
     monkeypatch.setattr(finetuning, "_calibrate_and_score", lambda *_: ({}, []))

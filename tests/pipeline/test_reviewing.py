@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from enrich.output import parquet
 from enrich.output.run_record import RunInfo
 from enrich.output.schema import PRODUCTS_SCHEMA, Row
 from enrich.pipeline.reviewing import apply_decisions, write_queue
-from enrich.storage import open_store
+from enrich.storage import ObjectInfo, open_store
 from enrich.vocabulary import Alternative, ManifestItem
-from tests.testing.rows import at, enrich_night, listing, make_row, make_run
+from tests.testing.rows import at, enrich_night, listing, make_photo, make_row, make_run, products_table
 
 EVIL = "</script><script>alert(1)</script>"
 ROWS: dict[str, dict[str, Any]] = {
@@ -45,7 +44,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    """An output of ROWS, the photos they are of (but lost.png), and a catalog of one product."""
+    """An output of ROWS with its review page, the photos they are of (but lost.png), and a catalog of one product."""
     photos, output, catalog = tmp_path / "photos", tmp_path / "output", tmp_path / "catalog"
     (catalog / "images").mkdir(parents=True)
     photos.mkdir()
@@ -58,12 +57,13 @@ def place(tmp_path: Path) -> Place:
     (catalog / "catalog.csv").write_text(f"{header}001,Wool Coat,Coats,900,EUR,images/1.png\n")
 
     def answer(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
-        values = {name: value for name, value in ROWS[item.key].items() if name != "same_as"}
-        values |= {"image_sha256": sha256(photos / item.key), "category_alternatives": (Alternative("Hats", 0.2),)}
-        return make_row(run, item.key, minutes, shard=item.shard, **values)
+        values = {name: value for name, value in ROWS[item.product_id].items() if name != "same_as"}
+        values |= {"sha256": sha256(photos / item.product_id), "category_alternatives": (Alternative("Hats", 0.2),)}
+        return make_row(run, item.product_id, minutes, shard=item.shard, **values)
 
     store = open_store(str(output), create=True)
     enrich_night(store, make_run(images_uri=str(photos)), listing(*ROWS), answer)
+    write_queue(str(output))
     return Place(output, photos, catalog)
 
 
@@ -86,9 +86,9 @@ def save(place: Place, *decisions: dict[str, Any], **changes: Any) -> Path:
 
 
 def decided(place: Place, key: str, **changes: Any) -> dict[str, Any]:
-    row = next(row for row in page_data(place)["rows"] if row["image_key"] == key)
+    row = next(row for row in page_data(place)["rows"] if row["product_id"] == key)
     values = {
-        **{name: row[name] for name in ("image_key", "image_etag", "image_sha256", "run_id")},
+        **{name: row[name] for name in ("product_id", "photos", "run_id")},
         "decision": "edited", "confirmed": ["title", "category", "price"],
         "title": "Felt Hat", "category": "Hats", "price": 120.0, "currency": "EUR",
         "suggested_title": row["title"], "suggested_category": row["category"], "suggested_price": row["price"],
@@ -101,7 +101,7 @@ def decided(place: Place, key: str, **changes: Any) -> dict[str, Any]:
 
 def shown(place: Place) -> dict[str, dict[str, Any]]:
     table = pl.read_parquet(place.output / "products.parquet")
-    return {row["image_key"]: row for row in table.to_dicts()}
+    return {row["product_id"]: row for row in table.to_dicts()}
 
 
 def test_the_queue_holds_what_needs_a_person_by_value_at_risk(place: Place) -> None:
@@ -109,12 +109,12 @@ def test_the_queue_holds_what_needs_a_person_by_value_at_risk(place: Place) -> N
 
     rows = page_data(place)["rows"]
     # 1000 x 0.6; 100 x 0.1 + 890 / 2; 500 x 0.9; 10 x 0.6
-    assert [(row["image_key"], row["value_at_risk"]) for row in rows] == [
+    assert [(row["product_id"], row["value_at_risk"]) for row in rows] == [
         ("copy.png", pytest.approx(600)), ("wide.png", pytest.approx(455)), ("lost.png", pytest.approx(450)),
         ("cheap.png", pytest.approx(6)),
     ]  # fmt: skip
     assert (queue.rows, queue.waiting) == (4, 5)  # the copy is asked about once
-    assert [row["photo"] is None for row in rows] == [False, False, True, False]
+    assert [len(row["pictures"]) for row in rows] == [1, 1, 0, 1]
     assert page_data(place)["categories"] == ["Coats", "Hats"]
 
 
@@ -134,7 +134,6 @@ def test_what_the_model_wrote_stays_text(place: Place) -> None:
 
 
 def test_decisions_are_published_and_taught(place: Place) -> None:
-    write_queue(str(place.output))
     path = save(place, decided(place, "copy.png"), decided(place, "wide.png", decision="rejected"))
 
     done = apply_decisions(str(place.output), path, str(place.catalog))
@@ -147,13 +146,12 @@ def test_decisions_are_published_and_taught(place: Place) -> None:
     catalog = read_catalog(place.catalog)
     assert [(one.product_code, one.title, one.category, one.price) for one in catalog.products] == [
         ("001", "Wool Coat", "Coats", 900.0),
-        (f"copy-{sha256(place.photos / 'copy.png')[:8]}", "Felt Hat", "Hats", 120.0),
+        (f"copy.png-{sha256(place.photos / 'copy.png')[:8]}", "Felt Hat", "Hats", 120.0),
     ]
-    assert Path(catalog.products[1].image_path).read_bytes() == (place.photos / "copy.png").read_bytes()
+    assert Path(catalog.products[1].image_paths[0]).read_bytes() == (place.photos / "copy.png").read_bytes()
 
 
 def test_the_same_file_again_changes_nothing(place: Place) -> None:
-    write_queue(str(place.output))
     path = save(place, decided(place, "copy.png"))
     apply_decisions(str(place.output), path, str(place.catalog))
     before = (place.output / "products.parquet").read_bytes(), (place.catalog / "catalog.csv").read_bytes()
@@ -164,7 +162,6 @@ def test_the_same_file_again_changes_nothing(place: Place) -> None:
 
 
 def test_a_newer_decision_relabels_the_catalogs_row(place: Place) -> None:
-    write_queue(str(place.output))
     first, second = decided(place, "copy.png"), decided(place, "copy.png", title="Cap", reviewed_at=at(90).isoformat())
     apply_decisions(str(place.output), save(place, first), str(place.catalog))
 
@@ -177,11 +174,9 @@ def test_a_parquet_catalog_keeps_its_types(place: Place) -> None:
     table = pl.read_csv(place.catalog / "catalog.csv", schema_overrides={"product_code": pl.String})
     table.with_columns(pl.col("full_price").cast(pl.Float64)).write_parquet(place.catalog / "catalog.parquet")
     (place.catalog / "catalog.csv").unlink()
-    write_queue(str(place.output))
 
-    apply_decisions(
-        str(place.output), save(place, decided(place, "copy.png", price=None, currency=None)), str(place.catalog)
-    )
+    path = save(place, decided(place, "copy.png", price=None, currency=None))
+    apply_decisions(str(place.output), path, str(place.catalog))
 
     after = pl.read_parquet(place.catalog / "catalog.parquet")
     assert after["full_price"].to_list() == [900.0, None]
@@ -199,30 +194,30 @@ def refused(place: Place, path: Path, message: str, catalog: bool = False) -> No
     assert not (place.output / "reviews").exists()
 
 
+def wide(**changes: Any) -> dict[str, Any]:
+    """The photo of wide.png as it is not."""
+    return {"key": "wide.png", "etag": "e1", "sha256": sha256(Path("wide.png")), **changes}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda one: {**one, "image_key": "other.png"},
-            "'other.png': these are not the bytes that run night-1 answered",
-        ),
-        (lambda one: {**one, "image_etag": "e9"}, "'wide.png': these are not the bytes"),
-        (lambda one: {**one, "image_sha256": "0" * 64}, "'wide.png': these are not the bytes"),
-        (lambda one: {**one, "image_sha256": None}, "'wide.png': these are not the bytes"),
-        (lambda one: {**one, "run_id": "night-9"}, "run night-9 of output .* is not a run of"),
-        (lambda one: {**one, "run_id": "../night-1"}, "run id '../night-1' is not valid"),
-        (lambda one: {**one, "currency": "USD"}, "its prices are in EUR, not USD"),
-        (lambda one: {**one, "price": 5_000_000.0}, "far from all prices of this output"),
-        (lambda one: {**one, "confirmed": ["title", "category"]}, "neither the estimate nor confirmed"),
-        (lambda one: {**one, "title": "=HYPERLINK(1)"}, "spreadsheets run"),
-        (lambda one: {**one, "category": "Dragons"}, "'Dragons' is not a category of this output"),
+        ({"product_id": "other.png"}, "'other.png': these are not the photos that run night-1 answered"),
+        ({"photos": [wide(etag="e9")]}, "'wide.png': these are not the photos"),
+        ({"photos": [wide(sha256="0" * 64)]}, "'wide.png': these are not the photos"),
+        ({"photos": [wide(key="lost.png")]}, "'wide.png': these are not the photos that run night-1 answered"),
+        ({"photos": [wide(sha256=None)]}, "'wide.png': these are not the photos"),
+        ({"run_id": "night-9"}, "run night-9 of output .* is not a run of"),
+        ({"run_id": "../night-1"}, "run id '../night-1' is not valid"),
+        ({"currency": "USD"}, "its prices are in EUR, not USD"),
+        ({"price": 5_000_000.0}, "far from all prices of this output"),
+        ({"confirmed": ["title", "category"]}, "neither the estimate nor confirmed"),
+        ({"title": "=HYPERLINK(1)"}, "spreadsheets run"),
+        ({"category": "Dragons"}, "'Dragons' is not a category of this output"),
     ],
 )
-def test_decisions_that_do_not_fit_are_refused_whole(
-    place: Place, change: Callable[[dict[str, Any]], dict[str, Any]], message: str
-) -> None:
-    write_queue(str(place.output))
-    refused(place, save(place, decided(place, "copy.png"), change(decided(place, "wide.png"))), message)
+def test_decisions_that_do_not_fit_are_refused_whole(place: Place, change: dict[str, Any], message: str) -> None:
+    refused(place, save(place, decided(place, "copy.png"), decided(place, "wide.png", **change)), message)
 
 
 def test_an_output_without_products_is_a_usage_error(tmp_path: Path) -> None:
@@ -233,7 +228,6 @@ def test_an_output_without_products_is_a_usage_error(tmp_path: Path) -> None:
 
 def test_photos_are_not_added_where_the_next_run_would_enrich_them(place: Place) -> None:
     shutil.copytree(place.catalog, place.photos, dirs_exist_ok=True)
-    write_queue(str(place.output))
     before = sorted(place.output.rglob("*"))
     with pytest.raises(UsageError, match="would be inside the images"):
         apply_decisions(str(place.output), save(place, decided(place, "copy.png")), str(place.photos))
@@ -242,26 +236,17 @@ def test_photos_are_not_added_where_the_next_run_would_enrich_them(place: Place)
 
 def test_a_folder_without_a_catalog_is_a_usage_error(place: Place, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    write_queue(str(place.output))
     with pytest.raises(UsageError, match=r"holds neither catalog\.csv nor catalog\.parquet"):
         apply_decisions(str(place.output), save(place, decided(place, "copy.png")), str(tmp_path / "empty"))
 
 
-def test_a_photo_named_with_the_bytes_of_another_is_refused(place: Place) -> None:
-    write_queue(str(place.output))
-    other = decided(place, "cheap.png")
-    swapped = decided(place, "wide.png", image_sha256=other["image_sha256"])
-    refused(place, save(place, swapped), "'wide.png': these are not the bytes that run night-1 answered")
-
-
 def doubtful(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
-    return make_row(run, item.key, minutes, shard=item.shard, needs_review=True)
+    return make_row(run, item.product_id, minutes, shard=item.shard, needs_review=True)
 
 
 def test_decisions_of_another_output_are_refused_even_where_its_runs_have_the_same_names(
     place: Place, tmp_path: Path
 ) -> None:
-    write_queue(str(place.output))
     other = tmp_path / "other"
     run = make_run(images_uri=str(place.photos), minutes=7)
     enrich_night(open_store(str(other), create=True), run, listing("a"), doubtful)
@@ -279,7 +264,6 @@ def test_decisions_of_another_output_are_refused_even_where_its_runs_have_the_sa
 
 
 def test_an_output_that_was_moved_still_takes_its_decisions(place: Place, tmp_path: Path) -> None:
-    write_queue(str(place.output))
     path = save(place, decided(place, "wide.png"))
     shutil.move(place.output, tmp_path / "moved")
 
@@ -287,7 +271,6 @@ def test_an_output_that_was_moved_still_takes_its_decisions(place: Place, tmp_pa
 
 
 def test_a_file_of_the_first_version_is_applied(place: Place) -> None:
-    write_queue(str(place.output))
     one = decided(place, "wide.png")
     two = decided(place, "cheap.png", price=10.0, title="Cap")
     for decision in (one, two):
@@ -305,7 +288,6 @@ def test_a_file_of_the_first_version_is_applied(place: Place) -> None:
 
 
 def test_an_estimate_that_nobody_confirmed_is_published_as_one_and_not_taught(place: Place) -> None:
-    write_queue(str(place.output))
     accepted = {"decision": "accepted", "category": "Coats", "price": 100.0, "confirmed": ["title", "category"]}
     apply_decisions(str(place.output), save(place, decided(place, "wide.png", **accepted)), str(place.catalog))
 
@@ -316,7 +298,6 @@ def test_an_estimate_that_nobody_confirmed_is_published_as_one_and_not_taught(pl
 
 
 def test_a_rejection_takes_back_what_was_taught(place: Place) -> None:
-    write_queue(str(place.output))
     apply_decisions(str(place.output), save(place, decided(place, "wide.png")), str(place.catalog))
 
     rejected = save(place, decided(place, "wide.png", decision="rejected"))
@@ -325,7 +306,6 @@ def test_a_rejection_takes_back_what_was_taught(place: Place) -> None:
 
 
 def test_an_older_file_applied_again_does_not_undo_a_newer_one(place: Place) -> None:
-    write_queue(str(place.output))
     older, newer = decided(place, "wide.png", title="Older"), decided(place, "wide.png", title="Newer")
     for one in (older, newer, older):
         apply_decisions(str(place.output), save(place, one), str(place.catalog))
@@ -336,7 +316,6 @@ def test_an_older_file_applied_again_does_not_undo_a_newer_one(place: Place) -> 
 
 @pytest.mark.parametrize("change", ["replaced", "deleted"])
 def test_a_photo_that_changed_since_its_review_is_not_taught(place: Place, change: str) -> None:
-    write_queue(str(place.output))
     path = save(place, decided(place, "wide.png"), decided(place, "cheap.png"))
     if change == "replaced":
         Image.new("RGB", (9, 9)).save(place.photos / "wide.png")
@@ -351,11 +330,10 @@ def test_a_photo_that_changed_since_its_review_is_not_taught(place: Place, chang
 
 
 def test_a_decision_about_an_earlier_runs_row_is_taken(place: Place) -> None:
-    write_queue(str(place.output))
     path = save(place, decided(place, "wide.png"))
 
     def later(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
-        return make_row(run, item.key, minutes, shard=item.shard, image_sha256=sha256(place.photos / item.key),
+        return make_row(run, item.product_id, minutes, shard=item.shard, sha256=sha256(place.photos / item.product_id),
                         category_alternatives=(Alternative("Hats", 0.2),))  # fmt: skip
 
     run = make_run("night-2", 100, images_uri=str(place.photos), fingerprint="f2")
@@ -366,14 +344,14 @@ def test_a_decision_about_an_earlier_runs_row_is_taken(place: Place) -> None:
 
 
 def test_a_reviewed_photo_is_decided_again_under_the_etag_that_it_has_now(place: Place) -> None:
-    write_queue(str(place.output))
-    path = save(place, decided(place, "wide.png"))
-    again = save(place, decided(place, "wide.png", title="Cap", image_etag="e2")).read_text()
+    [photo] = decided(place, "wide.png")["photos"]
+    again = save(place, decided(place, "wide.png", title="Cap", photos=[{**photo, "etag": "e2"}])).read_text()
     path = save(place, decided(place, "wide.png"))
     apply_decisions(str(place.output), path)
     file = parquet.read(open_store(str(place.output)), "products.parquet", PRODUCTS_SCHEMA)
     assert file is not None
-    touched = file.table.with_columns(image_etag=pl.lit("e2"))
+    photos = pl.col("photos").list.eval(pl.element().struct.with_fields(etag=pl.lit("e2")))
+    touched = file.table.with_columns(photos)
     (place.output / "products.parquet").write_bytes(parquet.encode(touched, PRODUCTS_SCHEMA, file.metadata))
     path.write_text(again)
 
@@ -382,7 +360,6 @@ def test_a_reviewed_photo_is_decided_again_under_the_etag_that_it_has_now(place:
 
 
 def test_a_catalog_that_cannot_take_the_decisions_is_refused_before_they_are_published(place: Place) -> None:
-    write_queue(str(place.output))
     path = save(place, decided(place, "wide.png"))
     catalog = (place.catalog / "catalog.csv").read_text()
     for text, message in (
@@ -396,3 +373,24 @@ def test_a_catalog_that_cannot_take_the_decisions_is_refused_before_they_are_pub
     refused(place, path, "catalog.csv", catalog=True)
     (place.catalog / "catalog.parquet").write_bytes(b"")
     refused(place, path, "holds both", catalog=True)
+
+
+def test_a_product_teaches_with_all_photos_that_the_model_saw(place: Place, tmp_path: Path) -> None:
+    output = tmp_path / "several"
+    keys = ["cheap.png", "wide.png", "dear.png"]
+
+    def answer(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
+        seen = [make_photo(run, key, sha256=sha256(place.photos / key)) for key in keys[:2]]
+        photos = (*seen, make_photo(run, keys[2]))
+        return make_row(
+            run, item.product_id, minutes, shard=item.shard, photos=photos, photos_answered=2, needs_review=True
+        )
+
+    listed = products_table({"hat": [ObjectInfo(key, 1, "e1") for key in keys]})
+    enrich_night(open_store(str(output), create=True), make_run(images_uri=str(place.photos)), listed, answer)
+    write_queue(str(output))
+    several = Place(output, place.photos, place.catalog)
+    done = apply_decisions(str(output), save(several, decided(several, "hat", category="Coats")), str(place.catalog))
+    assert done.added == Added(1, 0, ())
+    (_, hat) = read_catalog(place.catalog).products
+    assert [Path(path).read_bytes() for path in hat.image_paths] == [(place.photos / k).read_bytes() for k in keys[:2]]

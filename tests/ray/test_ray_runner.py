@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from enrich.errors import EnrichError, RunFailed, UsageError
-from enrich.pipeline.progress import OnMessage, Progress, silent, unheard
 from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.pipeline.run.request import RunRequest
 from enrich.pipeline.run.start import join_run, start_run
@@ -43,6 +42,7 @@ INLINE = RunSettings(
     engine="transformers", device="cpu", shard_size=2, decode_processes=1, gate=GateSettings(enabled=False)
 )
 RAY = INLINE.model_copy(update={"runner": "ray"})
+ONE, TWO = (RAY.model_copy(update={"ray": RaySettings(workers=count)}) for count in (1, 2))
 CLOCKS = ("processed_at", "run_id", "last_run_id")  # only these may differ between two runs over the same photos
 
 
@@ -52,21 +52,16 @@ class Shop:
     adapter: Path
     answered: pl.DataFrame  # products.parquet of the inline runner
 
-    def run(
-        self,
-        output: Path,
-        settings: RunSettings,
-        progress: Progress = silent,
-        on_message: OnMessage = unheard,
-        **more: Any,
-    ) -> pl.DataFrame:
-        request = RunRequest(str(self.bucket), str(self.adapter), str(output), settings, **more)
-        run_enrichment(request, progress, on_message)
+    def request(self, output: Path, settings: RunSettings, **more: Any) -> RunRequest:
+        return RunRequest(str(self.bucket), str(self.adapter), str(output), settings, **more)
+
+    def run(self, output: Path, settings: RunSettings, **more: Any) -> pl.DataFrame:
+        run_enrichment(self.request(output, settings, **more))
         return rows(output)
 
 
 def rows(output: Path) -> pl.DataFrame:
-    return pl.read_parquet(output / "products.parquet").drop(CLOCKS).sort("image_key")
+    return pl.read_parquet(output / "products.parquet").drop(CLOCKS).sort("product_id")
 
 
 @pytest.fixture(scope="module")
@@ -158,22 +153,19 @@ def losing(raylet: int, remove: Callable[[], object]) -> Iterator[list[int]]:
         yield lost
 
 
-def sessions(output: Path) -> int:
-    """Return how many workers committed shards."""
-    return len(list(output.glob("runs/*/sessions/*.json")))
-
-
 def test_two_workers_make_the_rows_that_one_process_makes(shop: Shop, tmp_path: Path) -> None:
     seen: list[int] = []
     told: list[str] = []
 
-    found = shop.run(
-        tmp_path, RAY.model_copy(update={"ray": RaySettings(workers=2)}), on_message=told.append,
-        progress=lambda what, done, total: seen.append(done) if what == "photos" else None,
-    )  # fmt: skip
+    def on_progress(what: str, done: int, total: int) -> None:
+        if what == "products":
+            seen.append(done)
 
+    run_enrichment(shop.request(tmp_path, TWO), on_progress, told.append)
+
+    found = rows(tmp_path)
     are_the_same(found, shop.answered)
-    assert sessions(tmp_path) == 2
+    assert len(list(tmp_path.glob("runs/*/sessions/*.json"))) == 2  # workers that committed shards
     first = next(line for line in told if not line.startswith("warning: "))
     assert first == "2 workers on Ray, each with 1 core"
     assert seen[-1] == len(found)
@@ -182,7 +174,7 @@ def test_two_workers_make_the_rows_that_one_process_makes(shop: Shop, tmp_path: 
 
 def test_a_worker_that_is_killed_costs_nothing(shop: Shop, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with killing(1) as killed:
-        found = shop.run(tmp_path, RAY.model_copy(update={"ray": RaySettings(workers=2)}))
+        found = shop.run(tmp_path, TWO)
 
     assert len(killed) == 1
     are_the_same(found, shop.answered)
@@ -190,13 +182,11 @@ def test_a_worker_that_is_killed_costs_nothing(shop: Shop, tmp_path: Path, caplo
 
 
 def test_a_shard_that_kills_its_worker_twice_ends_the_run_and_the_run_goes_on(shop: Shop, tmp_path: Path) -> None:
-    one = RAY.model_copy(update={"ray": RaySettings(workers=1)})
-
     with (
         killing(2) as killed,
         pytest.raises(RunFailed, match=r"run night: 2 workers died over shard 0; node .* the same run id continues it"),
     ):
-        shop.run(tmp_path, one, run_id="night")
+        shop.run(tmp_path, ONE, run_id="night")
 
     assert len(killed) == 2
     are_the_same(shop.run(tmp_path, INLINE, run_id="night"), shop.answered)
@@ -252,28 +242,21 @@ def test_the_shards_of_a_lost_node_are_done_elsewhere(
 
 def test_a_deadline_leaves_shards_to_the_next_run(shop: Shop, tmp_path: Path) -> None:
     told: list[str] = []
-    one = RAY.model_copy(update={"ray": RaySettings(workers=1)})
+    run_enrichment(shop.request(tmp_path, ONE, run_id="night", deadline=1), on_message=told.append)
 
-    run_enrichment(
-        RunRequest(str(shop.bucket), str(shop.adapter), str(tmp_path), one, run_id="night", deadline=1),
-        on_message=told.append,
-    )
-
-    assert f"stopped at its deadline: {len(shop.answered)} of {len(shop.answered)} photos are left" in told
+    assert f"stopped at its deadline: {len(shop.answered)} of {len(shop.answered)} products are left" in told
     are_the_same(shop.run(tmp_path, INLINE, run_id="night"), shop.answered)
 
 
 def test_what_a_worker_cannot_do_is_told_with_its_node(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "adapter").symlink_to(shop.adapter)
-    settings = RAY.model_copy(update={"ray": RaySettings(workers=1)})
 
     def hide(line: str) -> None:
         (tmp_path / "adapter").unlink(missing_ok=True)  # this process has already read it
 
+    request = replace(shop.request(tmp_path / "out", ONE), adapter=str(tmp_path / "adapter"))
     with pytest.raises(UsageError, match=r"^Ray node [\d.]+: .*/adapter: no such directory"):
-        run_enrichment(
-            RunRequest(str(shop.bucket), str(tmp_path / "adapter"), str(tmp_path / "out"), settings), on_message=hide
-        )
+        run_enrichment(request, on_message=hide)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +297,6 @@ def test_a_disk_that_fills_up_on_a_worker_ends_the_run_in_one_line_and_shards_un
     shop: Shop, tmp_path: Path
 ) -> None:
     (tmp_path / "history").mkdir()
-    settings = RAY.model_copy(update={"ray": RaySettings(workers=2)})
 
     def fill(line: str) -> None:
         """Replace the folder of shards with a file: from then on nothing can write a shard."""
@@ -323,20 +305,18 @@ def test_a_disk_that_fills_up_on_a_worker_ends_the_run_in_one_line_and_shards_un
             (tmp_path / "history").write_text("")
 
     with pytest.raises(StorageError, match=r"^Ray node [\d.]+: .*/history/.*: Not a directory; check the path$"):
-        run_enrichment(
-            RunRequest(str(shop.bucket), str(shop.adapter), str(tmp_path), settings, run_id="night"), on_message=fill
-        )
+        run_enrichment(shop.request(tmp_path, TWO, run_id="night"), on_message=fill)
     (tmp_path / "history").unlink()
     are_the_same(shop.run(tmp_path, INLINE, run_id="night"), shop.answered)
 
 
 def test_a_run_is_joined_where_it_is_and_never_started(shop: Shop, tmp_path: Path) -> None:
-    request = RunRequest(str(shop.bucket), str(shop.adapter), str(tmp_path), INLINE, run_id="night")
+    request = shop.request(tmp_path, INLINE, run_id="night")
     with pytest.raises(UsageError, match="run night is not there; name a place that all machines share"):
         join_run(request).__enter__()
-    with start_run(request) as begun, join_run(request) as joined:
-        assert joined.info == begun.info
-        assert joined.missing_shards() == begun.missing_shards() != []
+    with start_run(request) as started, join_run(request) as joined:
+        assert joined.info == started.info
+        assert joined.missing_shards() == started.missing_shards() != []
 
 
 def node(cpu: float, gpu: float = 0.0, *, alive: bool = True) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from enrich.errors import RunFailed, UsageError
 from enrich.photos.decode import ImageRefused, decode
 from enrich.settings.photos import PhotoLimits
 from sample import generate, photos, place
+from sample import truth as truth_module
 from sample.dialects import BASE, DEMO
 from sample.draw import render
 from sample.encode import encode
@@ -50,7 +51,7 @@ def truth(sample: Path) -> dict:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Photos of 24 pixels, in this process."""
-    monkeypatch.setattr(photos, "render", lambda product, view_seed: Image.new("RGB", (24, 24), "red"))
+    monkeypatch.setattr(photos, "render", lambda product, view_seed, view="front": Image.new("RGB", (24, 24), "red"))
     monkeypatch.setattr(photos.os, "cpu_count", lambda: 1)
 
 
@@ -183,14 +184,14 @@ def test_a_process_that_dies_while_drawing_is_told_in_one_line(tmp_path: Path, m
     assert "catalog.csv" not in _files(tmp_path / "catalog")
 
 
-def _die(task: object, seed: int) -> int:
+def _die(task: object, seed: int, most: int) -> int:
     os._exit(9)
 
 
 def test_memory_does_not_grow_with_the_number_of_products(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
-    monkeypatch.setattr(generate, "_OF_THE_OPTIMUM", 50)  # else both would need 16 MB for that
+    monkeypatch.setattr(truth_module, "_OF_THE_OPTIMUM", 50)  # else both would need 16 MB for that
 
     def peak(products: int) -> int:
         tracemalloc.start()
@@ -223,7 +224,7 @@ def test_reading_a_catalog_gives_the_truth(sample: Path, truth: dict, folder: st
     catalog = read_catalog(sample / folder)
     assert not catalog.dropped
     assert catalog.currency == "EUR"
-    read = {Path(p.image_path).name: (p.product_code, p.title, p.category, p.price) for p in catalog.products}
+    read = {Path(p.image_paths[0]).name: (p.product_code, p.title, p.category, p.price) for p in catalog.products}
     assert read == {
         Path(key).name: (told["product_code"], told["title"], told["category"], told["price"])
         for key, told in truth[told_of].items()

@@ -215,7 +215,7 @@ def test_dialects_tell_of_the_same_drawings_in_other_words() -> None:
         (
             "prices",
             replace(DEMO.prices, effects={"qqqq": 1.0}),
-            "prices.effects: unknown key 'qqqq'; known are names such as 'backpack.closure=flap'",
+            "prices.effects: unknown key 'qqqq'; known are names such as 'back=emblem'",
         ),
     ],
 )

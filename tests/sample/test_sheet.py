@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sample.sheet import ACROSS, CELL, HEADER, draw_sheet
+from sample.sheet import ACROSS, CELL, HEADER, MARGIN, PHOTO, draw_sheet
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ RIGHT = row("Wool coat  in navy", "COATS", 119.0)
 
 def reds(photo: Path, told: dict[str, Any]) -> int:
     """Red pixels below the legend."""
-    red, green, blue = np.moveaxis(np.asarray(draw_sheet([(photo, told)], "EUR"))[HEADER:], 2, 0)
+    red, green, blue = np.moveaxis(np.asarray(draw_sheet([((photo,), told)], "EUR"))[HEADER:], 2, 0)
     return int(((red > 150) & (green < 80) & (blue < 80)).sum())
 
 
@@ -53,15 +53,31 @@ def test_what_is_wrong_is_red(photo: Path, told: dict[str, Any]) -> None:
 
 
 def test_the_interval_is_shown(photo: Path) -> None:
-    with_interval = draw_sheet([(photo, RIGHT | {"price_low": 80.0, "price_high": 140.0})], "EUR")
-    assert not np.array_equal(np.asarray(with_interval), np.asarray(draw_sheet([(photo, RIGHT)], "EUR")))
+    with_interval = draw_sheet([((photo,), RIGHT | {"price_low": 80.0, "price_high": 140.0})], "EUR")
+    assert not np.array_equal(np.asarray(with_interval), np.asarray(draw_sheet([((photo,), RIGHT)], "EUR")))
 
 
 def test_whatever_is_said_stays_in_its_cell(photo: Path) -> None:
     said = row("<b>\x00\n" + "x" * 5000 + "\u202e", "C\nD" * 400, 1e300, price_low=0.0, price_high=1e300)
-    sheet = draw_sheet([(photo, said)] * (ACROSS + 1), "EUR")
+    sheet = draw_sheet([((photo,), said)] * (ACROSS + 1), "EUR")
     assert sheet.width == ACROSS * CELL
-    assert sheet.height - HEADER == 2 * (draw_sheet([(photo, RIGHT)], "EUR").height - HEADER)
+    assert sheet.height - HEADER == 2 * (draw_sheet([((photo,), RIGHT)], "EUR").height - HEADER)
     for cell in range(1, ACROSS + 1):
         edge = np.asarray(sheet)[HEADER:, cell * CELL - 4 : cell * CELL + 4]
         assert (edge == 255).all()
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_the_photos_of_a_product_are_side_by_side(tmp_path: Path, count: int) -> None:
+    colours = [(20, 220, 20), (20, 20, 220), (220, 220, 20), (20, 220, 220)][:count]
+    paths = [tmp_path / f"{number}.png" for number in range(count)]
+    for path, colour in zip(paths, colours, strict=True):
+        Image.new("RGB", (300, 400), colour).save(path)
+    sheet = np.asarray(draw_sheet([(paths, RIGHT)], "EUR"))[HEADER:, :CELL]
+    left = []
+    for colour in colours:
+        rows, columns = np.nonzero((np.abs(sheet.astype(int) - colour) < 8).all(axis=2))
+        assert (rows.min() >= 0, columns.max() - columns.min() > 90) == (True, True)
+        assert rows.max() < PHOTO + MARGIN
+        left.append(columns.min())
+    assert left[0] < left[1]

@@ -69,11 +69,11 @@ def test_a_shift_is_said_and_not_hidden() -> None:
     kept, broke = (assess(scored(300, error=error))["verdicts"] for error in (0.15, 0.6))
 
     assert kept[0]["ok"]
-    assert "lie in their 90% intervals" in kept[0]["text"]
+    assert "are inside their 90% intervals" in kept[0]["text"]
     first = broke[0]
     assert not first["ok"]
     assert first["text"].startswith("Coverage broke: ")
-    assert "of the true prices lie in their 90% intervals" in first["text"]
+    assert "of the true prices are inside their 90% intervals" in first["text"]
     assert "do not rely on them" in first["text"]
 
 
@@ -90,6 +90,15 @@ def test_a_category_that_falls_short_is_named() -> None:
     texts = [verdict["text"] for verdict in assess(table.with_columns(price=wide))["verdicts"] if not verdict["ok"]]
 
     assert any("Hats 0% of 200" in text and "Bags" not in text for text in texts)
+
+
+def test_products_without_a_price_say_nothing_about_its_interval() -> None:
+    table = scored(300)
+    half = table.with_columns(price=pl.when(pl.int_range(300) % 2 == 0).then("price"))
+
+    found, even = (assess(one)["estimates"]["price_coverage_90%"]["value"] for one in (half, table.gather_every(2)))
+
+    assert found == pytest.approx(even)
 
 
 def test_a_wrong_confidence_is_said() -> None:

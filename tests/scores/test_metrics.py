@@ -5,12 +5,12 @@ import math
 import pytest
 
 from enrich.answers.parse import Answer
-from enrich.scores.metrics import baselines, expected_calibration_error, macro_f1, score, score_prices, token_f1
+from enrich.scores.metrics import PriceScores, Scores, baselines, expected_calibration_error, score, token_f1
 from enrich.vocabulary import Product
 
 
 def product(title: str, category: str, price: float | None) -> Product:
-    return Product("P", title, category, price, "/photo.jpg")
+    return Product("P", title, category, price, ("/photo.jpg",))
 
 
 PRODUCTS = [
@@ -51,8 +51,13 @@ def test_scores_by_hand() -> None:
     assert price["log_bias"] == pytest.approx(math.log(1.1))
 
 
+def priced(true: list[float | None], predicted: list[int | None]) -> PriceScores | None:
+    answers = [Answer("Hat", "HATS", price) for price in predicted]
+    return score([product("Hat", "HATS", price) for price in true], answers)["price"]
+
+
 def test_price_scores_by_hand() -> None:
-    found = score_prices([100.0, 100.0, 100.0, 10.0], [120.0, 50.0, 200.0, 10.0])
+    found = priced([100.0, 100.0, 100.0, 10.0], [120, 50, 200, 10])
 
     assert found is not None
     assert found["mae"] == pytest.approx((20 + 50 + 100 + 0) / 4)
@@ -64,16 +69,18 @@ def test_price_scores_by_hand() -> None:
 
 
 def test_prices_that_were_never_answered() -> None:
-    found = score_prices([10.0, 20.0], [None, 0.0])
+    found = priced([10.0, 20.0], [None, 0])
 
     assert found is not None
+    assert set(found) == set(PriceScores.__annotations__)
     assert (found["answered"], found["mdape"], found["rmsle"]) == (0.0, 1.0, math.inf)
     assert math.isnan(found["log_bias"])
 
 
 def test_no_known_price_gives_no_price_scores() -> None:
-    assert score_prices([], []) is None
-    assert score(PRODUCTS[3:], [None])["price"] is None
+    found = score(PRODUCTS[3:], [None])
+    assert set(found) == set(Scores.__annotations__)
+    assert found["price"] is None
 
 
 def test_nothing_to_score_is_refused() -> None:
@@ -96,12 +103,15 @@ def test_token_f1(true: str, predicted: str, expected: float) -> None:
     assert token_f1(true, predicted) == pytest.approx(expected)
 
 
-def test_macro_f1_counts_each_true_label_once() -> None:
-    true = ["A", "A", "A", "B"]
+@pytest.mark.parametrize(
+    ("answered", "expected"),
+    [("AABB", (2 * 2 / 5 + 2 * 1 / 3) / 2), ("C-C-", 0.0), ("AAAB", 1.0)],
+)
+def test_macro_f1_counts_each_true_label_once(answered: str, expected: float) -> None:
+    products = [product("Hat", label, None) for label in "AAAB"]
+    answers = [None if label == "-" else Answer("Hat", label, None) for label in answered]
 
-    assert macro_f1(true, ["A", "A", "B", "B"]) == pytest.approx((2 * 2 / 5 + 2 * 1 / 3) / 2)
-    assert macro_f1(true, ["C", None, "C", None]) == 0.0
-    assert macro_f1(true, [*true]) == 1.0
+    assert score(products, answers)["category_macro_f1"] == pytest.approx(expected)
 
 
 def test_baselines_know_the_training_split_only() -> None:

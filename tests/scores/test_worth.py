@@ -105,7 +105,7 @@ def test_the_verdict_is_kept_with_the_metrics_in_numbers_and_in_words() -> None:
 
 
 def test_guesses_and_answers_are_measured_in_the_form_that_is_judged() -> None:
-    products = [Product(str(n), f"Coat {n}", "Coats" if n % 3 else "Bags", 10.0 + n, "") for n in range(60)]
+    products = [Product(str(n), f"Coat {n}", "Coats" if n % 3 else "Bags", 10.0 + n, ()) for n in range(60)]
     said = [Answer(product.title, product.category, round(product.price or 0)) for product in products]
 
     found = metrics() | {"test": score(products, said), "baselines": baselines(products, products)}

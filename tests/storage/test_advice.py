@@ -110,8 +110,3 @@ def test_a_bucket_in_another_region_names_the_variable_of_the_region(code: str) 
     said: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": 301}}
     kind, advice = advice_on(exceptions.ClientError(said, "HeadObject")) or (None, "")
     assert (kind, "AWS_DEFAULT_REGION" in advice) == (FAILED, True)
-
-
-def test_a_profile_that_is_not_there(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_PROFILE", "nobody")
-    assert _refused(s3_bucket).endswith("check AWS_PROFILE, AWS_CONFIG_FILE and ~/.aws/config")

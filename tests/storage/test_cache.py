@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image
@@ -32,19 +33,25 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     cache._found.cache_clear()
 
 
-def test_a_home_that_can_be_written_to_keeps_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_directory() == tmp_path / "home/.cache/enrich"
+FALLBACK = f"tmp/cache-of-enrich-{os.getuid()}"
+
+
+@pytest.mark.parametrize(
+    ("environment", "folder"),
+    [
+        ({"HOME": "{tmp}/home"}, "home/.cache/enrich"),
+        ({"XDG_CACHE_HOME": "{tmp}/xdg"}, "xdg/enrich"),
+        ({"XDG_CACHE_HOME": "relative"}, FALLBACK),  # to be left out, says its specification
+        ({"XDG_CACHE_HOME": "{tmp}/xdg", "ENRICH_CACHE": "{tmp}/named"}, "named"),
+    ],
+)
+def test_the_environment_names_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], folder: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value.format(tmp=tmp_path))
+    assert cache_directory() == tmp_path / folder
     assert cache_directory().is_dir()
-
-
-def test_the_environment_names_another_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_directory() == tmp_path / "xdg/enrich"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be left out, says its specification
-    assert cache_directory().parent == tmp_path / "tmp"
-    monkeypatch.setenv("ENRICH_CACHE", str(tmp_path / "named"))
-    assert cache_directory() == tmp_path / "named"
 
 
 def test_work_towards_s3_needs_no_home(
@@ -53,7 +60,7 @@ def test_work_towards_s3_needs_no_home(
     with caplog.at_level(logging.WARNING):
         folder = cache_directory()
         assert cache_directory() == folder  # the next call goes on there
-    assert folder.parent == tmp_path / "tmp"
+    assert folder == tmp_path / FALLBACK
     assert folder.stat().st_mode & 0o777 == 0o700
     (line,) = caplog.messages
     assert line == (
@@ -64,12 +71,8 @@ def test_work_towards_s3_needs_no_home(
 
 def test_a_user_without_a_home_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME")
-    monkeypatch.setattr(Path, "home", _no_home)
-    assert cache_directory().parent == tmp_path / "tmp"
-
-
-def _no_home() -> Path:
-    raise RuntimeError("Could not determine home directory.")
+    monkeypatch.setattr(Path, "home", Mock(side_effect=RuntimeError("Could not determine home directory.")))
+    assert cache_directory() == tmp_path / FALLBACK
 
 
 def test_a_catalog_is_fetched_to_s3_where_the_home_cannot_be_written_to(s3_bucket: str, tmp_path: Path) -> None:
@@ -86,7 +89,7 @@ def test_a_catalog_is_fetched_to_s3_where_the_home_cannot_be_written_to(s3_bucke
 
 @pytest.mark.parametrize("trap", ["link", "open to others", "file"])
 def test_what_others_put_in_tmp_is_not_used(tmp_path: Path, trap: str) -> None:
-    place = tmp_path / "tmp" / f"cache-of-enrich-{os.getuid()}"
+    place = tmp_path / FALLBACK
     if trap == "link":
         (tmp_path / "elsewhere").mkdir(mode=0o700)
         place.symlink_to(tmp_path / "elsewhere")

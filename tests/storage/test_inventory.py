@@ -19,7 +19,6 @@ from enrich.errors import EnrichError, RunFailed, UsageError
 from enrich.output.listing import write_inventory
 from enrich.storage import open_store
 from enrich.storage.inventory import open_inventory, parse_manifest
-from tests.testing.rows import make_run
 from tests.testing.s3_server import S3Server
 
 FIELDS = "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, LastModifiedDate, ETag"
@@ -51,16 +50,8 @@ EXPECTED = [
 def csv_of(rows: Sequence[Row]) -> bytes:
     lines = []
     for key, size, etag, latest, deleted in rows:
-        values = [
-            "shop",
-            quote(key),
-            "v1",
-            str(latest).lower(),
-            str(deleted).lower(),
-            str(size) if not deleted else "",
-            "2026",
-            etag,
-        ]
+        flags, number = (str(latest).lower(), str(deleted).lower()), "" if deleted else str(size)
+        values = ["shop", quote(key), "v1", *flags, number, "2026", etag]
         lines.append(",".join(f'"{value}"' for value in values))
     return gzip.compress("\n".join(lines).encode() + b"\n" * bool(lines))
 
@@ -90,10 +81,17 @@ def write(folder: Path, format: str, parts: Sequence[Sequence[Row]], **changes: 
     return str(folder / "manifest.json")
 
 
+def vouch(uri: str, path: Path) -> None:
+    """Makes the manifest agree with its only file, whatever that holds."""
+    described, content = json.loads(Path(uri).read_text()), path.read_bytes()
+    described["files"][0] |= {"size": len(content), "MD5checksum": hashlib.md5(content).hexdigest()}
+    Path(uri).write_text(json.dumps(described))
+
+
 def listed(uri: str, folder: Path, images: str = "s3://shop/photos") -> list[tuple[str, int, str]]:
     opened, work = open_inventory(uri, images), folder / "work"
     work.mkdir(exist_ok=True)
-    write_inventory(folder / "source", lambda: opened.frames(work), make_run(images_uri=images), work)
+    write_inventory(folder / "source", lambda: opened.frames(work), work)
     return pl.read_parquet(folder / "source").rows()
 
 
@@ -182,11 +180,7 @@ def test_a_key_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
     offsets = pa.array([0, 8] + [8] * (len(ROWS) - 1), pa.int32()).buffers()[1]
     keys = pa.Array.from_buffers(pa.string(), len(ROWS), [None, offsets, pa.py_buffer(b"photos/\xff")])
     pq.write_table(table.set_column(table.column_names.index("key"), "key", keys), path)
-    content = path.read_bytes()
-    described = json.loads(Path(uri).read_text())
-    described["files"][0] |= {"size": len(content), "MD5checksum": hashlib.md5(content).hexdigest()}
-    Path(uri).write_text(json.dumps(described))
-
+    vouch(uri, path)
     with pytest.raises(EnrichError, match=r"is not a file of an inventory .*UTF8"):
         listed(uri, tmp_path)
 
@@ -207,9 +201,7 @@ def test_any_file_of_an_inventory_is_read_or_refused(tmp_path: Path, format: str
             content[at] = value
         content = content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content
     path.write_bytes(content)
-    described = json.loads(Path(uri).read_text())
-    described["files"][0] |= {"size": len(content), "MD5checksum": hashlib.md5(content).hexdigest()}
-    Path(uri).write_text(json.dumps(described))
+    vouch(uri, path)
     try:
         found = listed(uri, tmp_path)
     except EnrichError as error:

@@ -219,21 +219,12 @@ def test_probes_and_uploads_that_a_killed_writer_left_are_removed_after_a_day(
     admin, bucket = boto3.session.Session().client("s3"), s3_bucket.removeprefix("s3://")
     output = open_store(f"{s3_bucket}/output")
     assert isinstance(output, S3Store)
-    for key in (
-        "output/.enrich-probe-1",
-        "output/.enrich-lock-000000000001",
-        "output/products.parquet",
-        "x/.enrich-probe-1",
-    ):
+    own = ("output/.enrich-probe-1", "output/.enrich-lock-000000000001", "x/.enrich-probe-1")
+    for key in (*own, "output/products.parquet"):
         admin.put_object(Bucket=bucket, Key=key, Body=b"1")
-    keys = [
-        "output/products.parquet",
-        "output/history/run_date=1/x.parquet",
-        "output/mine.bin",
-        "other/products.parquet",
-    ]
-    for key in keys:
-        admin.create_multipart_upload(Bucket=bucket, Key=key)
+    for name in ("output/products.parquet", "output/history/run_date=1/x.parquet", "output/mine.bin"):
+        admin.create_multipart_upload(Bucket=bucket, Key=name)
+    admin.create_multipart_upload(Bucket=bucket, Key="other/products.parquet")
     monkeypatch.setattr("enrich.storage.s3.FOREIGN", timedelta(days=36500))  # this server's uploads are from 2010
     assert output.remove_abandoned() == 0  # all of them are young
     monkeypatch.setattr("enrich.storage.s3.FOREIGN", timedelta(seconds=-5))

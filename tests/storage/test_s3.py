@@ -12,6 +12,7 @@ from enrich.errors import RunFailed, UsageError
 from enrich.settings.storage import S3Settings
 from enrich.storage import Problem, StorageError, bulk, client, listing, lock, multipart, open_store, s3
 from enrich.storage.s3 import S3Store
+from tests.testing.rows import increment
 from tests.testing.s3_server import (
     DENIED,
     REFUSES_IF_MATCH,
@@ -19,8 +20,10 @@ from tests.testing.s3_server import (
     Fault,
     S3Server,
     WsgiApp,
+    first,
     real,
     small_pages,
+    spoiled,
     where,
     without,
 )
@@ -76,27 +79,26 @@ def test_a_short_listing_costs_a_request_a_page(store: S3Store, s3_server: S3Ser
     assert len(requests) == listing._FIRST_PAGES
 
 
-def test_a_listing_that_is_given_up_ends_its_threads(
-    store: S3Store, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def forty(store: S3Store, monkeypatch: pytest.MonkeyPatch) -> S3Store:
+    """A store of 40 keys, listed in pieces after the first page."""
     monkeypatch.setattr(listing, "_FIRST_PAGES", 1)
     for number in range(40):
         store.put(f"{number:02}", b"x")
+    return store
+
+
+def test_a_listing_that_is_given_up_ends_its_threads(forty: S3Store, s3_server: S3Server) -> None:
     s3_server.fault = small_pages(PAGE)
-    found = store.list()
+    found = forty.list()
     assert [next(found).key for _ in range(PAGE + 1)][-1] == f"{PAGE:02}"
     found.close()  # type: ignore[attr-defined]  # waits for its threads; pytest's time limit would tell
 
 
-def test_an_error_within_a_listing_is_raised_where_it_is_read(
-    store: S3Store, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(listing, "_FIRST_PAGES", 1)
-    for number in range(40):
-        store.put(f"{number:02}", b"x")
+def test_an_error_within_a_listing_is_raised_where_it_is_read(forty: S3Store, s3_server: S3Server) -> None:
     s3_server.fault = where(lambda environ: "continuation-token" in environ["QUERY_STRING"], DENIED, small_pages(PAGE))
     with pytest.raises(StorageError) as caught:
-        list(store.list())
+        list(forty.list())
     assert caught.value.problem is Problem.ACCESS_DENIED
 
 
@@ -126,6 +128,7 @@ def test_the_fast_client_reads_what_boto3_reads(store: S3Store, s3_server: S3Ser
 @pytest.mark.parametrize("key", ["a//b", "/leading", "../up", "trailing/"])
 def test_keys_that_the_fast_client_cannot_name_are_read_by_boto3(store: S3Store, s3_server: S3Server, key: str) -> None:
     store.put(key, b"data")
+    assert [info.key for info in store.list()] == [key]
     seen = requests_seen(s3_server)
     assert store.get(key)[0] == b"data"
     assert all("Boto3" in request["HTTP_USER_AGENT"] for request in seen)
@@ -179,12 +182,19 @@ def test_bytes_that_disagree_with_an_md5_are_given_up(
         store.get("a")
 
 
-def test_retries_have_a_budget() -> None:
-    budget = client.RetryBudget(tokens=2)
-    assert [budget.take() for _ in range(3)] == [True, True, False]
-    for _ in range(11):
-        budget.succeeded()
-    assert budget.take()
+def test_retries_have_a_budget(s3_bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("enrich.storage.client.time.sleep", lambda _: None)
+    monkeypatch.setattr(s3, "RETRIES", 2)
+    store = open_store(s3_bucket)
+    assert isinstance(store, S3Store)
+    store.put("a", b"data")
+    broken = where(lambda environ: environ["REQUEST_METHOD"] == "GET", spoiled(lambda body: body[:-1]))
+    s3_server.fault = broken
+    with pytest.raises(StorageError, match="like so many before that it is not read again; check the network"):
+        store.get("a")
+    for fault, times in ((real, 10), (first(1, broken), 1)):  # ten successes allow one more retry
+        s3_server.fault = fault
+        assert [store._get("a", None)[0] for _ in range(times)] == [b"data"] * times
 
 
 def test_credentials_that_were_renewed_are_used(
@@ -201,7 +211,7 @@ def test_credentials_that_were_renewed_are_used(
     session, s3_client = client.make_client(s3_bucket)
     monkeypatch.setattr(session, "get_credentials", lambda: Renewed())
     monkeypatch.setattr(bulk, "_REFRESH", bulk.timedelta(seconds=0))
-    reader = bulk.open_bulk(session, s3_client, s3_bucket.removeprefix("s3://"), S3Settings())
+    reader = bulk.BulkReader(session, s3_client, s3_bucket.removeprefix("s3://"), S3Settings())
     open_store(s3_bucket).put("a", b"data")
     seen = requests_seen(s3_server)
     for _ in range(3):
@@ -287,16 +297,8 @@ def test_a_lock_object_makes_up_for_if_match(s3_bucket: str, s3_server: S3Server
     store = open_store(s3_bucket, s3=S3Settings(lock=True))
     store.check_conditional_writes()
     store.put("count", b"0")
-
-    def increment() -> bool:
-        for _ in range(200):
-            data, etag = store.get("count")
-            if store.replace("count", b"%d" % (int(data) + 1), etag):
-                return True
-        return False
-
     with ThreadPoolExecutor(6) as pool:
-        assert all(pool.map(lambda _: increment(), range(6)))
+        assert all(pool.map(lambda _: increment(store, "count"), range(6)))
     assert store.get("count")[0] == b"6"
     assert [info.key for info in store.list()] == ["count"]
 

@@ -51,7 +51,7 @@ class FakeEngine:
         stream = iter(requests)
         while batch := list(islice(stream, self._in_flight)):
             self.asked += [(request.id, grammar) for request in batch]
-            self.pages += [request.page for request in batch]
+            self.pages += [request.pages[0] for request in batch]
             for request in reversed(batch):
                 yield self._write(request, grammar)
 

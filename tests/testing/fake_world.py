@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from enrich.answers.postprocess import Prediction
 from enrich.answers.prompt import make_prompt
 from enrich.engines.adapter import Adapter
 from enrich.engines.base import EngineClock
-from enrich.engines.predictor import Image
+from enrich.engines.predictor import Shown
 from enrich.photos.decode import Photo, Preparation
-from enrich.photos.fetch import Fetched
+from enrich.photos.fetch import Fetched, FetchedPhoto
 from enrich.pipeline.run.session import Session
 from enrich.pipeline.run.state import Run
 from enrich.vocabulary import ErrorKind, ManifestItem
@@ -31,7 +31,7 @@ class FakeWorld:
     root: Path
     faults: list[Exception | None] = field(default_factory=list)
     sessions: int = 0
-    asked: list[str] = field(default_factory=list)  # keys that reached the engine
+    asked: list[str] = field(default_factory=list)  # products that reached the engine
     clock: EngineClock = field(default_factory=EngineClock)
 
     @property
@@ -48,7 +48,7 @@ class FakeWorld:
         self.sessions += 1
         yield Session(run, "fake", self, _fetch, self.clock, f"session-{self.sessions}")  # type: ignore[arg-type]
 
-    def answer(self, images: Iterable[Image]) -> Iterator[tuple[str, Prediction]]:
+    def answer(self, images: Iterable[Shown]) -> Iterator[tuple[str, Prediction]]:
         for image in images:
             if self.faults and (fault := self.faults.pop(0)):
                 raise fault
@@ -58,15 +58,16 @@ class FakeWorld:
 
 
 def _fetch(items: Iterable[ManifestItem]) -> Iterator[Fetched]:
-    """Photos without decoding, each in a second; what has `bad` in its name is none."""
+    """Main photos without decoding, each in a second; what has `bad` in its name is none."""
     for item in items:
-        digest, now = hashlib.sha256(item.key.encode()).hexdigest(), time.monotonic()
-        if "bad" in item.key:
-            yield Fetched(item, item.etag, digest, None, ErrorKind.NOT_AN_IMAGE, "not an image", 0.0, 1.0, now)
+        first, *others = item.photos
+        read = FetchedPhoto(first, first.etag, hashlib.sha256(first.key.encode()).hexdigest())
+        if "bad" in first.key:
+            read = replace(read, error_kind=ErrorKind.NOT_AN_IMAGE, error_message="not an image")
         else:
-            yield Fetched(
-                item, item.etag, digest, Photo(np.zeros((8, 8, 3), np.uint8), 8, 8), None, None, 0.0, 1.0, now
-            )
+            read = replace(read, photo=Photo(np.zeros((8, 8, 3), np.uint8), 8, 8))
+        rest = (FetchedPhoto(other, other.etag) for other in others)
+        yield Fetched(item, (read, *rest), 0.0, 1.0, time.monotonic())
 
 
 def fake_adapter(path: Path) -> Adapter:

@@ -49,13 +49,18 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that states a size and holds next to nothing."""
+    """A PNG that states a size and contains next to nothing."""
+    return png_of(width, height, zlib.compress(b"\0" * 64))
 
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
+def png_of(width: int, height: int, pixels: bytes) -> bytes:
+    """A PNG of 1 bit a pixel with these compressed pixels."""
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return PNG + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+    return PNG + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", pixels) + png_chunk(b"IEND", b"")
+
+
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))

@@ -10,12 +10,14 @@ from typing import Any
 import polars as pl
 
 from enrich.output import history, manifest, parquet, publish
+from enrich.output import plan as planning
+from enrich.output.photos_etag import photos_etag
 from enrich.output.products import StoredProducts, read_products
 from enrich.output.run_record import RunInfo, RunRecord, write_run_record
-from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, SOURCE_SCHEMA, Row
+from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, SOURCE_SCHEMA, Row, RowPhoto
 from enrich.settings.run import RunSettings
 from enrich.storage import Body, ObjectInfo, Store, scratch
-from enrich.vocabulary import ErrorKind, ManifestItem
+from enrich.vocabulary import ErrorKind, ListedPhoto, ManifestItem, Reason
 
 START = datetime(2026, 11, 22, 2, 0, 0, 123456, tzinfo=UTC)
 
@@ -38,13 +40,14 @@ def make_run(run_id: str = "night-1", minutes: float = 0, **changes: Any) -> Run
     return RunInfo(**(values | changes))
 
 
-def make_row(run: RunInfo, key: str = "a.jpg", minutes: float = 1, **changes: Any) -> Row:
-    """An ok row of `run`, processed `minutes` after START; a failed one if an error_kind is given."""
+def make_row(
+    run: RunInfo, key: str = "a.jpg", minutes: float = 1, *, etag: str = "e1", sha256: str | None = None, **changes: Any
+) -> Row:
+    """An ok row of `run` about one photo, processed `minutes` after START; a failed one if an error_kind is given."""
     values: dict[str, Any] = {
-        "product_id": key.rsplit("/")[-1].split(".")[0],
-        "image_key": key,
-        "image_uri": f"{run.images_uri}/{key}",
-        "image_etag": "e1",
+        "product_id": key,
+        "photos": (make_photo(run, key, etag, sha256),),
+        "photos_answered": 1,
         "attempt": 1,
         "shard": 0,
         "engine": "fake",
@@ -56,46 +59,80 @@ def make_row(run: RunInfo, key: str = "a.jpg", minutes: float = 1, **changes: An
         "processed_at": at(minutes),
     }
     if "error_kind" in changes:
-        values |= {"status": "failed", "error_message": "made to fail"}
+        values |= {"status": "failed", "error_message": "made to fail", "photos_answered": 0}
     else:
         values |= {"status": "ok", "title": f"Title of {key}", "category": "Coats", "price": 100.0, "currency": "EUR"}
     return Row(**(values | changes))
 
 
+def make_photo(run: RunInfo, key: str, etag: str = "e1", sha256: str | None = None, **changes: Any) -> RowPhoto:
+    return RowPhoto(key=key, uri=f"{run.images_uri}/{key}", etag=etag, sha256=sha256, **changes)
+
+
+def as_read(row: Row) -> dict[str, Any]:
+    """A row as a table gives it back."""
+    values = asdict(row)
+    lists = ("photos", "category_alternatives", "review_reasons")
+    return {**values, **{name: list(values[name]) for name in lists}}
+
+
+def make_item(*photos: ListedPhoto, name: str | None = None) -> ManifestItem:
+    """A new product of these photos, named by the first."""
+    version = photos_etag((photo.key, photo.etag) for photo in photos)
+    return ManifestItem(name or photos[0].key, photos, version, Reason.NEW, attempt=1, shard=0)
+
+
 def listing(*keys: str, **etags: str) -> pl.DataFrame:
-    """A listing of keys with etag e1, and of keyword=etag as keyword.jpg."""
+    """A source of photos that are a product each, named by their keys: etag e1, and keyword=etag as keyword.jpg."""
     found = dict.fromkeys(keys, "e1") | {f"{name}.jpg": etag for name, etag in etags.items()}
     return source_table(ObjectInfo(key, 10, etag) for key, etag in found.items())
 
 
 def source_table(objects: Iterable[ObjectInfo]) -> pl.DataFrame:
-    """A listing in memory, by key."""
-    return parquet.from_records([asdict(info) for info in objects], SOURCE_SCHEMA).sort("key")
+    """A source in memory, each photo a product."""
+    return products_table({info.key: [info] for info in objects})
+
+
+def products_table(products: dict[str, list[ObjectInfo]]) -> pl.DataFrame:
+    """A source in memory (SOURCE_SCHEMA), by product_id."""
+    records = [
+        {
+            "product_id": name,
+            "photos": [asdict(photo) for photo in photos],
+            "photos_etag": photos_etag((photo.key, photo.etag) for photo in photos),
+        }
+        for name, photos in products.items()
+    ]
+    return parquet.from_records(records, SOURCE_SCHEMA).sort("product_id")
 
 
 def answer(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
-    """A stand-in for inference that depends on the image and the run: keys containing `bad` fail."""
-    changes: dict[str, Any] = {"error_kind": ErrorKind.NOT_AN_IMAGE} if "bad" in item.key else {"title": item.etag}
-    return make_row(run, item.key, minutes, image_etag=item.etag, attempt=item.attempt, shard=item.shard, **changes)
+    """A stand-in for inference that depends on the photos and the run: products whose id contains `bad` fail."""
+    title = " ".join(photo.etag for photo in item.photos)
+    changes: dict[str, Any] = {"error_kind": ErrorKind.NOT_AN_IMAGE} if "bad" in item.product_id else {"title": title}
+    kind = changes.get("error_kind")
+    photos = tuple(make_photo(run, photo.key, photo.etag, error_kind=kind) for photo in item.photos)
+    changes |= {"product_id": item.product_id, "photos": photos, "attempt": item.attempt, "shard": item.shard}
+    return make_row(run, item.photos[0].key, minutes, **changes)
 
 
 def enrich_night(output: Store, run: RunInfo, source: pl.DataFrame, answer: Callable[..., Row] = answer) -> RunInfo:
     """Do one run from listing to publish, restartable under its run id. Return the run of its manifest."""
-    begun = manifest.read_manifest(output, run.run_id)
-    if begun is None:
+    started = manifest.read_manifest(output, run.run_id)
+    if started is None:
         products = read_products(output)
         todo = plan(source, products, run)
-        begun = begin(output, run, source, todo)
-    manifest.check_same_run(begun, run)
-    minutes = (begun.run.created_at - START).total_seconds() / 60 + 1
-    done = history.committed_shards(output, begun.run)
-    for shard in begun.shards:
+        started = begin(output, run, source, todo)
+    manifest.check_same_run(started, run)
+    minutes = (started.run.created_at - START).total_seconds() / 60 + 1
+    done = history.committed_shards(output, started.run)
+    for shard in started.shards:
         if shard not in done:
-            items = manifest.items(begun, shard)
-            rows = [answer(begun.run, item, minutes) for item in items]
-            history.commit_shard(output, begun.run, shard, rows, [item.key for item in items])
-    publish.publish(output, begun.run)
-    return begun.run
+            items = manifest.items(started, shard)
+            rows = [answer(started.run, item, minutes) for item in items]
+            history.commit_shard(output, started.run, shard, rows, [item.product_id for item in items])
+    publish.publish(output, started.run)
+    return started.run
 
 
 def plan(
@@ -103,11 +140,11 @@ def plan(
 ) -> pl.DataFrame:
     """Return what a run has to do, from tables in memory."""
     with scratch.scratch() as folder:
-        parquet.write(folder / "source", [source.sort("key")], SOURCE_SCHEMA, {})
+        parquet.write(folder / "source", [source.sort("product_id")], SOURCE_SCHEMA, {})
         parquet.write(folder / "products", [products.table], PRODUCTS_SCHEMA, {})
-        stored = StoredProducts(folder / "products", 0, products.runs, products.last, None, None)
+        stored = StoredProducts(folder / "products", 0, products.runs, products.last)
         settings = RunSettings(shard_size=run.shard_size, **changes)
-        manifest.write_plan(folder / "plan", folder / "source", stored, run, settings, folder, limit)
+        planning.write_plan(folder / "plan", folder / "source", stored, run, settings, folder, limit)
         return pl.read_parquet(folder / "plan")
 
 
@@ -120,14 +157,30 @@ def begin(output: Store, run: RunInfo, source: pl.DataFrame, todo: pl.DataFrame)
         return manifest.create_manifest(output, run, folder / "source", folder / "plan")
 
 
-def finish(store: Store, run: RunInfo, minutes: float, state: Any = "published") -> None:
-    rows = history.read_shards(store, run).height
+def finish(store: Store, run: RunInfo, minutes: float = 0, state: Any = "published") -> None:
+    """Write the run.json of a run whose rows are in history."""
+    rows, shards = history.read_shards(store, run).height, len(history.committed_shards(store, run))
     record = RunRecord(
         run=run, state=state, counts={"rows": rows, "ok": rows, "failed": 0},
         started_at=at(minutes), finished_at=at(minutes),
-        seconds=1, images_per_second=1, engine="fake", host="h",
+        seconds=1, images_per_second=1, engine="fake", host="h", shards=shards,
     )  # fmt: skip
     write_run_record(store, record)
+
+
+def finished_night(store: Store, run: RunInfo, source: pl.DataFrame) -> RunInfo:
+    done = enrich_night(store, run, source)
+    finish(store, done, (done.created_at - START).total_seconds() / 60)
+    return done
+
+
+def increment(store: Store, key: str) -> bool:
+    """Add one to the number in an object; False if others were faster 200 times."""
+    for _ in range(200):
+        data, etag = store.get(key)
+        if store.replace(key, b"%d" % (int(data) + 1), etag):
+            return True
+    return False
 
 
 class Wrapped:

@@ -1,15 +1,15 @@
-"""A tiny random base and a catalog of solid colours whose titles name them: learnable only from the photo."""
-
-from collections.abc import Callable
+"""A tiny random base and a catalog of solid colours."""
 
 import pytest
 import torch
 from PIL import Image
 
-from enrich.answers.prompt import Prompt, make_prompt
-from enrich.settings.training import TrainSettings
+from enrich.answers.prompt import make_prompt
+from enrich.train import run
+from enrich.train.collate import Photos
 from enrich.vocabulary import Product
-from tests.testing.tiny_phi3v import Tiny, tiny_phi3v
+from tests.testing.tiny_job import TinyJob
+from tests.testing.tiny_phi3v import tiny_phi3v
 
 # Titles of different lengths; two photos of another shape, so of another number of image tokens.
 COLOURS = {
@@ -22,47 +22,27 @@ COLOURS = {
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """The base. Its frozen head is scaled up: with small weights no training could make it certain of a token."""
+def job(tmp_path_factory: pytest.TempPathFactory) -> TinyJob:
+    """The base's frozen head is scaled up: with small weights no training could make it certain of a token."""
     torch.set_num_threads(1)
-    made = tiny_phi3v(tmp_path_factory.mktemp("base"))
+    tiny = tiny_phi3v(tmp_path_factory.mktemp("base"))
     with torch.no_grad():
-        made.model.lm_head.weight.mul_(4)
-    made.model.save_pretrained(made.path)
-    return made
-
-
-@pytest.fixture(scope="session")
-def products(tmp_path_factory: pytest.TempPathFactory) -> list[Product]:
-    folder = tmp_path_factory.mktemp("photos")
-    made = []
+        tiny.model.lm_head.weight.mul_(4)
+    tiny.model.save_pretrained(tiny.path)
+    folder, products = tmp_path_factory.mktemp("photos"), []
     for number, (title, (colour, size, category, price)) in enumerate(COLOURS.items()):
         path = folder / f"{number}.png"
         Image.new("RGB", size, colour).save(path)
-        made.append(Product(f"P{number}", title, category, price, str(path)))
-    return made
+        products.append(Product(f"P{number}", title, category, price, (str(path),)))
+    return TinyJob(tiny, products, make_prompt(("WARM", "COLD"), "EUR"))
 
 
-@pytest.fixture(scope="session")
-def prompt() -> Prompt:
-    return make_prompt(("WARM", "COLD"), "EUR")
+@pytest.fixture
+def photos(job: TinyJob) -> Photos:
+    return job.photos()
 
 
-@pytest.fixture(scope="session")
-def make_settings(tiny: Tiny) -> Callable[..., TrainSettings]:
-    """Settings for the tiny base, with changes."""
-
-    def make(**changes: object) -> TrainSettings:
-        values: dict = {
-            "model": str(tiny.path),
-            "learning_rate": 1e-2,
-            "epochs": 80,
-            "batch_size": 5,
-            "effective_batch_size": 5,
-            "evaluations": 2,
-            "max_new_tokens": 70,
-            "device": "cpu",
-        }
-        return TrainSettings.model_validate({**values, **changes})
-
-    return make
+@pytest.fixture
+def bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train in bf16 on the CPU, as on a GPU."""
+    monkeypatch.setattr(run, "device_and_dtype", lambda _: (torch.device("cpu"), torch.bfloat16))

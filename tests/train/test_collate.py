@@ -1,24 +1,14 @@
 """Batches of rows of different lengths."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from PIL import Image
 
-from enrich.answers.prompt import END, Prompt
+from enrich.answers.prompt import END
 from enrich.models.phi3_vision import Phi3VImageProcessor
-from enrich.settings.training import TrainSettings
 from enrich.train.collate import Collator, Item, Photos
-from enrich.train.examples import IGNORED, build_examples
-from enrich.vocabulary import Product
-from tests.testing.tiny_phi3v import Tiny
-
-
-@pytest.fixture
-def photos(products: list[Product], tiny: Tiny, prompt: Prompt, make_settings: Callable[..., TrainSettings]) -> Photos:
-    settings = make_settings()
-    return Photos(build_examples(products, tiny.processor, prompt, settings)[0], tiny.processor, settings.limits)
+from enrich.train.examples import IGNORED
+from tests.testing.tiny_job import TinyJob
 
 
 def all_of(photos: Photos) -> list[Item]:
@@ -26,15 +16,15 @@ def all_of(photos: Photos) -> list[Item]:
 
 
 @pytest.fixture
-def collator(tiny: Tiny) -> Collator:
-    return Collator(tiny.processor.tokenizer.pad_token_id)
+def collator(job: TinyJob) -> Collator:
+    return Collator(job.tiny.processor.tokenizer.pad_token_id)
 
 
 def _inputs(batch: dict, items: list) -> dict:
     """The batch for a model that is called by hand: its images as floats."""
     texts = {name: value for name, value in batch.items() if name in ("input_ids", "labels", "predict_at")}
     processor = Phi3VImageProcessor(num_crops=4, image_size=28, patch_size=7)
-    pixels = processor([Image.open(item.example.product.image_path) for item in items])
+    pixels = processor([Image.open(item.example.product.image_paths[0]) for item in items])
     return {**texts, "pixel_values": pixels["pixel_values"], "image_sizes": pixels["image_sizes"]}
 
 
@@ -51,15 +41,15 @@ def test_rows_are_padded_on_the_right_and_padding_is_never_learned(photos: Photo
 
 
 def test_each_token_of_an_answer_is_predicted_from_the_one_before_it(
-    photos: Photos, collator: Collator, tiny: Tiny
+    photos: Photos, collator: Collator, job: TinyJob
 ) -> None:
     batch = collator(all_of(photos))
     learned = batch["input_ids"].flatten()[batch["predict_at"] + 1].tolist()
     assert learned == [token for example in photos.examples for token in example.answer_ids]
-    assert learned.count(tiny.processor.tokenizer.convert_tokens_to_ids(END)) == len(photos)
+    assert learned.count(job.tiny.processor.tokenizer.convert_tokens_to_ids(END)) == len(photos)
 
 
-def test_the_price_s_digits_count_as_often_as_asked(photos: Photos, collator: Collator, tiny: Tiny) -> None:
+def test_the_price_s_digits_count_as_often_as_asked(photos: Photos, collator: Collator, job: TinyJob) -> None:
     items = all_of(photos)
     plain, thrice = collator(items), Collator(collator._pad, price_weight=3)(items)
     count = len(plain["predict_at"])
@@ -67,7 +57,7 @@ def test_the_price_s_digits_count_as_often_as_asked(photos: Photos, collator: Co
     again = thrice["input_ids"].flatten()[thrice["predict_at"][count:] + 1]
     prices = [f"{product.price:.0f}" for product in (item.example.product for item in all_of(photos)) if product.price]
     assert 0 < len(prices) <= len(items)
-    assert tiny.processor.tokenizer.decode(again) == "".join(prices) * 2
+    assert job.tiny.processor.tokenizer.decode(again) == "".join(prices) * 2
 
 
 def test_rows_reach_the_length_asked_for(photos: Photos, collator: Collator) -> None:
@@ -77,23 +67,23 @@ def test_rows_reach_the_length_asked_for(photos: Photos, collator: Collator) -> 
     assert Collator(collator._pad, 3)(items)["input_ids"].shape == (1, len(photos.examples[1].input_ids))
 
 
-def test_a_batch_has_the_loss_of_its_rows(photos: Photos, collator: Collator, tiny: Tiny) -> None:
+def test_a_batch_has_the_loss_of_its_rows(photos: Photos, collator: Collator, job: TinyJob) -> None:
     def loss_sum(items: list) -> torch.Tensor:
-        return tiny.model(**_inputs(collator(items), items), num_items_in_batch=1).loss
+        return job.tiny.model(**_inputs(collator(items), items), num_items_in_batch=1).loss
 
     alone = sum(loss_sum([item]) for item in all_of(photos))
     torch.testing.assert_close(loss_sum(all_of(photos)), alone)
 
 
-def test_logits_at_the_answers_are_enough(photos: Photos, collator: Collator, tiny: Tiny) -> None:
+def test_logits_at_the_answers_are_enough(photos: Photos, collator: Collator, job: TinyJob) -> None:
     items = all_of(photos)
     inputs = _inputs(collator(items), items)
-    at_answers = tiny.model(**inputs)
+    at_answers = job.tiny.model(**inputs)
     kept = inputs.pop("predict_at")
-    everywhere = tiny.model(**inputs)
+    everywhere = job.tiny.model(**inputs)
     assert at_answers.logits.shape == (
         sum(len(example.answer_ids) for example in photos.examples),
-        len(tiny.processor.tokenizer),
+        len(job.tiny.processor.tokenizer),
     )
     torch.testing.assert_close(at_answers.logits, everywhere.logits.flatten(0, 1)[kept])
     torch.testing.assert_close(at_answers.loss, everywhere.loss)

@@ -1,6 +1,5 @@
 """Token ids and labels: the bugs that vision-language fine-tuning is known for."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,85 +7,72 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from enrich.answers.prompt import END, Prompt, render_answer, render_prompt
+from enrich.answers.prompt import END, render_answer, render_prompt
 from enrich.errors import UsageError
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.settings.models import TINY_MODEL_PATH
-from enrich.settings.training import TrainSettings
-from enrich.train.collate import Photos
+from enrich.train.collate import Collator, Photos, embed_images
 from enrich.train.examples import IGNORED, Example, build_examples, check_answers
-from enrich.train.features import embed_images
-from enrich.vocabulary import Product
-from tests.testing.tiny_phi3v import Tiny
-
-Make = Callable[..., TrainSettings]
+from tests.testing.tiny_job import TinyJob
 
 
 @pytest.fixture
-def examples(products: list[Product], tiny: Tiny, prompt: Prompt, make_settings: Make) -> list[Example]:
-    return build_examples(products, tiny.processor, prompt, make_settings())[0]
+def examples(job: TinyJob) -> list[Example]:
+    return job.build(job.products)[0]
 
 
-def test_only_the_answer_and_its_end_are_learned(examples: list[Example], tiny: Tiny, prompt: Prompt) -> None:
+def test_only_the_answer_and_its_end_are_learned(examples: list[Example], job: TinyJob) -> None:
     for example in examples:
         product = example.product
         learned = [label for label in example.labels if label != IGNORED]
-        text = render_answer(prompt, product.title, product.category, product.price) + END
-        assert tiny.processor.tokenizer.decode(learned) == text
+        text = render_answer(job.prompt, product.title, product.category, product.price) + END
+        assert job.tiny.processor.tokenizer.decode(learned) == text
         assert len(example.labels) == len(example.input_ids)
         assert example.labels[-len(learned) :] == learned == example.input_ids[-len(learned) :]
 
 
-def test_the_stop_token_is_learned_though_padding_and_eos_are_others(examples: list[Example], tiny: Tiny) -> None:
-    tokenizer = tiny.processor.tokenizer
+def test_the_stop_token_is_learned_though_padding_and_eos_are_others(examples: list[Example], job: TinyJob) -> None:
+    tokenizer = job.tiny.processor.tokenizer
     end = tokenizer.convert_tokens_to_ids(END)
-    assert end not in (tokenizer.pad_token_id, tokenizer.eos_token_id, tiny.model.config.eos_token_id)
+    assert end not in (tokenizer.pad_token_id, tokenizer.eos_token_id, job.tiny.model.config.eos_token_id)
     assert {example.labels[-1] for example in examples} == {end}
 
 
-def test_prompt_ids_are_a_prefix_of_the_whole_texts_ids(examples: list[Example], tiny: Tiny, prompt: Prompt) -> None:
+def test_prompt_ids_are_a_prefix_of_the_whole_texts_ids(examples: list[Example], job: TinyJob) -> None:
     for example in examples:
         product = example.product
-        text = render_prompt(prompt) + render_answer(prompt, product.title, product.category, product.price) + END
-        assert example.input_ids == tiny.processor.token_ids(text, [example.num_image_tokens])
+        text = (
+            render_prompt(job.prompt) + render_answer(job.prompt, product.title, product.category, product.price) + END
+        )
+        assert example.input_ids == job.tiny.processor.token_ids(text, [example.num_image_tokens])
 
 
-def test_prompt_ids_are_those_of_serving(examples: list[Example], tiny: Tiny, prompt: Prompt) -> None:
+def test_prompt_ids_are_those_of_serving(examples: list[Example], job: TinyJob) -> None:
     for example in examples:
-        served = tiny.processor(render_prompt(prompt), Image.open(example.product.image_path))
+        served = job.tiny.processor(render_prompt(job.prompt), Image.open(example.product.image_paths[0]))
         assert served["input_ids"][0].tolist() == list(example.prompt_ids)
 
 
-def test_bos_stands_where_the_processor_puts_it_and_nowhere_else(examples: list[Example], tiny: Tiny) -> None:
-    bos = tiny.processor.tokenizer.bos_token_id
+def test_bos_stands_where_the_processor_puts_it_and_nowhere_else(examples: list[Example], job: TinyJob) -> None:
+    bos = job.tiny.processor.tokenizer.bos_token_id
     for example in examples:
         places = [place for place, token in enumerate(example.input_ids) if token == bos]
         last_image_token = max(place for place, token in enumerate(example.input_ids) if token < 0)
         assert places == [0, last_image_token + 1]
 
 
-def test_no_image_token_is_cut(examples: list[Example], tiny: Tiny, make_settings: Make) -> None:
-    photos = Photos(examples, tiny.processor, make_settings().limits)
-    counts = []
-    for _, example, image in (photos[row] for row in range(len(photos))):
-        (features,) = embed_images(
-            tiny.model,
-            {**image, "image_sizes": image["image_sizes"].tolist(), "rows": [0]},
-            tiny.processor.image_processor,
-            None,
-            frozen=True,
-        )["image_features"]
-        assert example.num_image_tokens == len(features)
-        counts.append(len(features))
-    assert len(set(counts)) > 1  # photos of another shape take another number
+def test_no_image_token_is_cut(examples: list[Example], job: TinyJob) -> None:
+    photos = Photos(examples, job.tiny.processor, job.settings().limits)
+    batch = Collator(0)(photos.__getitems__(range(len(photos))))
+    features = embed_images(job.tiny.model, batch, photos, job.settings())["image_features"]
+    assert [example.num_image_tokens for example in examples] == [len(tokens) for tokens in features]
+    assert len({len(tokens) for tokens in features}) > 1  # photos of another shape take another number
 
 
-def test_a_row_over_max_length_is_refused_not_cut(
-    products: list[Product], tiny: Tiny, prompt: Prompt, make_settings: Make
-) -> None:
-    long = replace(products[0], product_code="long", title="x" * 60)
+def test_a_row_over_max_length_is_refused_not_cut(job: TinyJob) -> None:
+    long = replace(job.products[0], product_code="long", title="x" * 60)
     with pytest.raises(UsageError) as raised:
-        build_examples([*products, long], tiny.processor, prompt, make_settings(max_length=200, max_new_tokens=200))
+        job.build([*job.products, long], max_length=200, max_new_tokens=200)
     assert str(raised.value) == (
         "product long: photo, prompt and answer take 208 tokens, more than max_length 200; "
         "raise max_length or lower num_crops"
@@ -96,8 +82,8 @@ def test_a_row_over_max_length_is_refused_not_cut(
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"image_path": "/nowhere/a.png"}, "photo /nowhere/a.png: No such file or directory"),
-        ({"title": "Red<|end|>Scarf"}, "title or category spells one of the model's control tokens"),
+        ({"image_paths": ("/nowhere/a.png",)}, "photo /nowhere/a.png: No such file or directory"),
+        ({"title": "Red<|end|>Scarf"}, "title or category spells a control token of the model"),
         ({"title": "Red "}, "title or category holds line breaks or outer spaces"),
         ({"title": "x" * 60}, "answer of 101 tokens, more than max_new_tokens 70"),
         ({"title": "x" * 201}, "title has 201 characters, more than 200"),
@@ -109,74 +95,59 @@ def test_a_row_over_max_length_is_refused_not_cut(
     ],
 )
 def test_a_row_that_would_teach_nonsense_is_dropped_with_its_reason(
-    changes: dict[str, Any],
-    reason: str,
-    products: list[Product],
-    tiny: Tiny,
-    prompt: Prompt,
-    make_settings: Make,
+    changes: dict[str, Any], reason: str, job: TinyJob
 ) -> None:
-    bad = replace(products[0], product_code="bad", **changes)
-    examples, dropped = build_examples([bad, *products], tiny.processor, prompt, make_settings())
-    assert [example.product for example in examples] == products
+    bad = replace(job.products[0], product_code="bad", **changes)
+    examples, dropped = job.build([bad, *job.products])
+    assert [example.product for example in examples] == job.products
     assert [(row.product_code, row.reason) for row in dropped] == [("bad", reason)]
 
 
-def test_a_damaged_photo_is_dropped(
-    products: list[Product], tiny: Tiny, prompt: Prompt, make_settings: Make, tmp_path: Path
-) -> None:
+def test_a_damaged_photo_is_dropped(job: TinyJob, tmp_path: Path) -> None:
     path = tmp_path / "cut.png"
-    path.write_bytes(Path(products[0].image_path).read_bytes()[:60])
-    bad = replace(products[0], product_code="cut", image_path=str(path))
-    _, (dropped,) = build_examples([bad, *products], tiny.processor, prompt, make_settings())
+    path.write_bytes(Path(job.products[0].image_paths[0]).read_bytes()[:60])
+    bad = replace(job.products[0], product_code="cut", image_paths=(str(path),))
+    _, (dropped,) = job.build([bad, *job.products])
     assert dropped.product_code == "cut"
     assert dropped.reason.startswith(f"photo {path}: ")
 
 
 @pytest.mark.parametrize(("good", "bad"), [(1, 2), (0, 1), (0, 0)])
-def test_a_catalog_that_is_mostly_unusable_is_refused(
-    good: int, bad: int, products: list[Product], tiny: Tiny, prompt: Prompt, make_settings: Make
-) -> None:
-    rows = products[:good] + [replace(products[0], image_path="/nowhere/a.png")] * bad
+def test_a_catalog_that_is_mostly_unusable_is_refused(good: int, bad: int, job: TinyJob) -> None:
+    rows = job.products[:good] + [replace(job.products[0], image_paths=("/nowhere/a.png",))] * bad
     first = "; the first, product P0: photo /nowhere/a.png: No such file or directory" if bad else ""
     with pytest.raises(UsageError) as raised:
-        build_examples(rows, tiny.processor, prompt, make_settings())
+        job.build(rows)
     assert str(raised.value) == (
         f"catalog: {good} of {good + bad} rows of a split can be learned from{first}; fix the catalog"
     )
 
 
-def test_many_photos_are_read_in_order(
-    products: list[Product], tiny: Tiny, prompt: Prompt, make_settings: Make
-) -> None:
-    many = [replace(products[number % 5], product_code=str(number)) for number in range(300)]
+def test_many_photos_are_read_in_order(job: TinyJob) -> None:
+    many = [replace(job.products[number % 5], product_code=str(number)) for number in range(300)]
     seen: list[int] = []
-    examples, dropped = build_examples(many, tiny.processor, prompt, make_settings(), seen.append)
+    examples, dropped = build_examples(many, job.tiny.processor, job.prompt, job.settings(), seen.append)
     assert [example.product for example in examples] == many
     assert not dropped
     assert seen == list(range(1, 301))
 
 
-def test_no_title_or_category_makes_one_of_the_tokenizers_own_tokens(
-    products: list[Product], prompt: Prompt, make_settings: Make
-) -> None:
+def test_no_title_or_category_makes_one_of_the_tokenizers_own_tokens(job: TinyJob) -> None:
     processor = load_processor(TINY_MODEL_PATH)  # its control tokens are those of the full-size model
     added = processor.tokenizer.added_tokens_decoder
     assert len(added) > 40
-    settings = make_settings(max_new_tokens=200)
+    settings = job.settings(max_new_tokens=200)
     for number, token in added.items():
-        product = replace(products[0], product_code="bad")
+        product = replace(job.products[0], product_code="bad")
         for bad in (replace(product, title=f"Red {token.content} Hat"), replace(product, category=f"H{token.content}")):
-            (dropped,) = check_answers([bad, products[1]], processor, prompt, settings)
+            (dropped,) = check_answers([bad, job.products[1]], processor, job.prompt, settings)
             assert dropped.product_code == "bad", number
             assert dropped.kind == "title or category spells a control token of the model"
 
 
-def test_nothing_changes_a_text_into_a_control_token_after_it_was_checked(
-    products: list[Product], tiny: Tiny, prompt: Prompt, make_settings: Make
-) -> None:
-    settings = make_settings(max_new_tokens=200)
-    added = set(tiny.processor.tokenizer.added_tokens_decoder)
+def test_nothing_changes_a_text_into_a_control_token_after_it_was_checked(job: TinyJob) -> None:
+    settings = job.settings(max_new_tokens=200)
+    added = set(job.tiny.processor.tokenizer.added_tokens_decoder)
     for text in (
         "<|\u200bend|>",
         "\uff1c|end|\uff1e",
@@ -186,9 +157,14 @@ def test_nothing_changes_a_text_into_a_control_token_after_it_was_checked(
         "&lt;|end|&gt;",
         "<0x0A>",
     ):
-        assert added.isdisjoint(tiny.processor.tokenizer(text, add_special_tokens=False).input_ids)
-        row = replace(products[0], title=text)
-        assert [one.kind for one in check_answers([row], tiny.processor, prompt, settings)] in ([], [CONTROL], [UNREAD])
+        assert added.isdisjoint(job.tiny.processor.tokenizer(text, add_special_tokens=False).input_ids)
+        row = replace(job.products[0], title=text)
+        kinds = [one.kind for one in check_answers([row], job.tiny.processor, job.prompt, settings)]
+        assert kinds in (
+            [],
+            [CONTROL],
+            [UNREAD],
+        )
 
 
 CONTROL = "title or category spells a control token of the model"

@@ -1,6 +1,5 @@
 """The training loop: scale of the loss, broken gradients, evaluation, early ends."""
 
-import copy
 import math
 import re
 from collections.abc import Callable
@@ -12,38 +11,27 @@ import pytest
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from enrich.answers.prompt import Prompt
 from enrich.errors import RunFailed
 from enrich.settings.training import TrainSettings
 from enrich.train import callbacks
 from enrich.train import fit as fit_module
-from enrich.train.callbacks import FiniteGuard
+from enrich.train import trainer as trainer_module
 from enrich.train.collate import Collator, Photos
 from enrich.train.evaluate import composite, evaluate
-from enrich.train.examples import build_examples
 from enrich.train.fit import adapt, fit
 from enrich.train.lora import add_lora
 from enrich.train.record import Evaluation, Skipped, Training, TrainProgress
-from enrich.train.trainer import AnswerTrainer, last_checkpoint, training_arguments
-from enrich.vocabulary import Product
-from tests.testing.tiny_phi3v import Tiny
-
-Make = Callable[..., TrainSettings]
-
-
-@pytest.fixture
-def photos(products: list[Product], tiny: Tiny, prompt: Prompt, make_settings: Make) -> Photos:
-    settings = make_settings()
-    return Photos(build_examples(products, tiny.processor, prompt, settings)[0], tiny.processor, settings.limits)
+from enrich.train.trainer import AnswerTrainer, last_checkpoint
+from tests.testing.tiny_job import TinyJob
 
 
 def _fit(
-    photos: Photos, tiny: Tiny, settings: TrainSettings, folder: Path, deadline: float = math.inf, model: Any = None
+    job: TinyJob, folder: Path, *, deadline: float = math.inf, model: Any = None, **changes: object
 ) -> tuple[torch.nn.Module, Training, list[TrainProgress]]:
     told: list[TrainProgress] = []
-    model = model or copy.deepcopy(tiny.model)
-    adapted = adapt(model, settings, len(photos))
-    arguments = training_arguments(settings, folder, device=torch.device("cpu"), dtype=torch.float32)
+    photos, settings = job.photos(), job.settings(**changes)
+    adapted = adapt(model or job.model(), settings, len(photos))
+    arguments = job.arguments(settings, folder)
     training = fit(adapted, photos, photos, settings, arguments, on_progress=told.append, deadline=deadline)
     return adapted, training, told
 
@@ -58,26 +46,19 @@ class _Gradients(TrainerCallback):
         self.steps.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
 
 
-def test_accumulation_does_not_change_the_scale_of_the_loss(
-    photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path
-) -> None:
+def test_accumulation_does_not_change_the_scale_of_the_loss(photos: Photos, job: TinyJob, tmp_path: Path) -> None:
     def run(batch_size: int) -> tuple[dict[str, torch.Tensor], float]:
-        settings = make_settings(
+        settings = job.settings(
             batch_size=batch_size, effective_batch_size=4, epochs=1, optimizer={"max_grad_norm": 1e9}, evaluations=1
         )
         torch.manual_seed(0)
         gradients = _Gradients()
-        model = add_lora(copy.deepcopy(tiny.model), settings)
+        model = add_lora(job.model(), settings)
         trainer = AnswerTrainer(
             model=model,
-            args=training_arguments(
-                settings, tmp_path / str(batch_size), device=torch.device("cpu"), dtype=torch.float32
-            ),
+            args=job.arguments(settings, tmp_path / str(batch_size)),
             photos=photos,
             settings=settings,
-            guard=FiniteGuard(),
-            eval_dataset=photos,
-            data_collator=Collator(tiny.processor.tokenizer.pad_token_id),
             evaluate_step=lambda step: evaluate(model, photos, settings, step=step),
             callbacks=[gradients],
         )
@@ -91,9 +72,9 @@ def test_accumulation_does_not_change_the_scale_of_the_loss(
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
 
 
-def _poisoned(tiny: Tiny, calls: Callable[[int], bool]) -> torch.nn.Module:
+def _poisoned(job: TinyJob, calls: Callable[[int], bool]) -> torch.nn.Module:
     """The base whose loss is NaN at the training steps `calls` says, counted from 1."""
-    model, step = copy.deepcopy(tiny.model), 0
+    model, step = job.model(), 0
 
     def poison(module: torch.nn.Module, arguments: Any, outputs: Any) -> Any:
         nonlocal step
@@ -107,11 +88,8 @@ def _poisoned(tiny: Tiny, calls: Callable[[int], bool]) -> torch.nn.Module:
     return model
 
 
-def test_one_nan_step_is_left_out(
-    photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    settings = make_settings(epochs=6, evaluations=1)
-    adapted, training, _ = _fit(photos, tiny, settings, tmp_path, model=_poisoned(tiny, lambda step: step == 3))
+def test_one_nan_step_is_left_out(job: TinyJob, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    adapted, training, _ = _fit(job, tmp_path, model=_poisoned(job, lambda step: step == 3), epochs=6, evaluations=1)
     assert (training.steps, training.skipped_steps) == (6, 1)
     (skipped,) = training.skipped
     assert (skipped.step, sorted(skipped.product_codes)) == (3, ["P0", "P1", "P2", "P3", "P4"])
@@ -122,9 +100,7 @@ def test_one_nan_step_is_left_out(
     assert any(parameter.abs().max() > 0 for name, parameter in adapted.named_parameters() if "lora_B" in name)
 
 
-def test_a_step_with_a_nan_names_the_batch_that_had_it(
-    photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path
-) -> None:
+def test_a_step_with_a_nan_names_the_batch_that_had_it(job: TinyJob, tmp_path: Path) -> None:
     """Steps of four photos in batches of two, then one of one: the sixth batch is the second step's last but one."""
     batches: list[tuple[str, ...]] = []
 
@@ -134,18 +110,16 @@ def test_a_step_with_a_nan_names_the_batch_that_had_it(
             batches.append(tuple(item.example.product.product_code for item in items))
             return batch
 
-    settings = make_settings(epochs=4, evaluations=1, batch_size=2, effective_batch_size=4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit_module, "Collator", Recording)
-        _, training, _ = _fit(photos, tiny, settings, tmp_path, model=_poisoned(tiny, lambda batch: batch == 5))
+        patch.setattr(trainer_module, "Collator", Recording)
+        model = _poisoned(job, lambda batch: batch == 5)
+        _, training, _ = _fit(job, tmp_path, model=model, epochs=4, evaluations=1, batch_size=2, effective_batch_size=4)
     assert [(row.step, row.product_codes) for row in training.skipped] == [(3, batches[4])]
     assert len(batches[4]) == 2
 
 
-def test_a_nan_of_the_gradient_alone_names_the_whole_step(
-    photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path
-) -> None:
-    model, calls = copy.deepcopy(tiny.model), 0
+def test_a_nan_of_the_gradient_alone_names_the_whole_step(job: TinyJob, tmp_path: Path) -> None:
+    model, calls = job.model(), 0
 
     def poison(gradient: torch.Tensor) -> torch.Tensor:
         nonlocal calls
@@ -157,8 +131,7 @@ def test_a_nan_of_the_gradient_alone_names_the_whole_step(
             outputs.logits.register_hook(poison)
 
     model.register_forward_hook(watch)
-    settings = make_settings(epochs=2, evaluations=1, batch_size=2, effective_batch_size=4)
-    _, training, _ = _fit(photos, tiny, settings, tmp_path, model=model)
+    _, training, _ = _fit(job, tmp_path, model=model, epochs=2, evaluations=1, batch_size=2, effective_batch_size=4)
     assert [(row.step, len(row.product_codes)) for row in training.skipped] == [(1, 4)]
 
 
@@ -170,12 +143,9 @@ def test_a_message_names_a_few_products(codes: int, named: str) -> None:
     assert Skipped(step=1, product_codes=tuple(map(str, range(codes)))).named == named
 
 
-def test_a_diverged_run_stops_and_keeps_its_best_adapter(
-    photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path
-) -> None:
-    settings = make_settings(epochs=20, evaluations=10)
+def test_a_diverged_run_stops_and_keeps_its_best_adapter(job: TinyJob, tmp_path: Path) -> None:
     with pytest.raises(RunFailed) as raised:
-        _fit(photos, tiny, settings, tmp_path, model=_poisoned(tiny, lambda step: step > 3))
+        _fit(job, tmp_path, model=_poisoned(job, lambda step: step > 3), epochs=20, evaluations=10)
     kept = tmp_path / "checkpoint-2"
     message, codes = re.subn(r"products ((?:P\d, ){4}P\d)", "WHICH", str(raised.value))
     assert codes == 1
@@ -186,26 +156,22 @@ def test_a_diverged_run_stops_and_keeps_its_best_adapter(
     assert (kept / "adapter_model.safetensors").is_file()
 
 
-def test_evaluation_generates_and_never_sees_an_answer(
-    photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path
-) -> None:
-    adapted, _, _ = _fit(photos, tiny, make_settings(), tmp_path)
+def test_evaluation_generates_and_never_sees_an_answer(photos: Photos, job: TinyJob, tmp_path: Path) -> None:
+    adapted, _, _ = _fit(job, tmp_path)
     fed: list[dict[str, Any]] = []
     base: Any = adapted.get_base_model()  # type: ignore[operator]  # mypy sees no types of peft
     base.register_forward_pre_hook(lambda _, __, arguments: fed.append(arguments), with_kwargs=True)
-    assert evaluate(adapted, photos, make_settings(), step=1).score == 1.0
+    assert evaluate(adapted, photos, job.settings(), step=1).score == 1.0
     longest = max(len(example.prompt_ids) for example in photos.examples)
     assert fed[0]["input_ids"].shape[1] == longest
     assert all(arguments["input_ids"].shape[1] == 1 for arguments in fed[1:])
     assert all(arguments.get("labels") is None for arguments in fed)
     # Teacher-forced argmax would still be right here; an answer without its end is none.
-    cut = evaluate(adapted, photos, make_settings(max_new_tokens=40), step=1)
+    cut = evaluate(adapted, photos, job.settings(max_new_tokens=40), step=1)
     assert (cut.parse_rate, cut.score) == (0.0, 0.0)
 
 
-def test_the_best_weights_are_kept_not_the_last(
-    photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_best_weights_are_kept_not_the_last(job: TinyJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores, seen = iter([0.1, 0.9, 0.9, 0.2]), {}
 
     def scripted(model: torch.nn.Module, photos: Photos, settings: TrainSettings, *, step: int, **_: Any) -> Evaluation:
@@ -214,7 +180,7 @@ def test_the_best_weights_are_kept_not_the_last(
         return Evaluation(step=step, score=next(scores), mdape=None, **values)
 
     monkeypatch.setattr(fit_module, "evaluate", scripted)
-    adapted, training, _ = _fit(photos, tiny, make_settings(epochs=8, evaluations=4), tmp_path)
+    adapted, training, _ = _fit(job, tmp_path, epochs=8, evaluations=4)
     assert training.best.step == 4
     kept = {name: weight for name, weight in adapted.named_parameters() if "lora_" in name}
     torch.testing.assert_close(kept, seen[4], rtol=0, atol=0)
@@ -234,10 +200,8 @@ def test_the_score_is_the_mean_of_what_people_read(mdape: float | None, expected
     assert composite(scores) == pytest.approx(expected)
 
 
-def test_evaluations_come_at_even_steps_and_at_the_end(
-    photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path
-) -> None:
-    _, training, told = _fit(photos, tiny, make_settings(epochs=10, evaluations=4, patience=9), tmp_path)
+def test_evaluations_come_at_even_steps_and_at_the_end(job: TinyJob, tmp_path: Path) -> None:
+    _, training, told = _fit(job, tmp_path, epochs=10, evaluations=4, patience=9)
     assert [evaluation.step for evaluation in training.evaluations] == [3, 5, 8, 10]
     assert (training.stopped, training.planned_steps) == ("finished", 10)
     assert [progress.step for progress in told] == list(range(1, 11))
@@ -248,29 +212,26 @@ def test_evaluations_come_at_even_steps_and_at_the_end(
     assert last < first
 
 
-def test_a_run_that_no_longer_improves_stops(photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path) -> None:
-    settings = make_settings(epochs=20, evaluations=10, patience=2, learning_rate=1e-9)
-    _, training, _ = _fit(photos, tiny, settings, tmp_path)
+def test_a_run_that_no_longer_improves_stops(job: TinyJob, tmp_path: Path) -> None:
+    _, training, _ = _fit(job, tmp_path, epochs=20, evaluations=10, patience=2, learning_rate=1e-9)
     assert (training.stopped, training.steps, training.planned_steps) == ("no improvement", 6, 20)
 
 
-def test_a_run_out_of_time_evaluates_and_stops(photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path) -> None:
-    _, training, _ = _fit(photos, tiny, make_settings(), tmp_path, deadline=0.0)
+def test_a_run_out_of_time_evaluates_and_stops(job: TinyJob, tmp_path: Path) -> None:
+    _, training, _ = _fit(job, tmp_path, deadline=0.0)
     assert (training.stopped, training.steps) == ("out of time", 1)
     assert training.best.step == 1
 
 
-def test_gradient_checkpointing_gives_the_same_losses(
-    photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path
-) -> None:
+def test_gradient_checkpointing_gives_the_same_losses(job: TinyJob, tmp_path: Path) -> None:
     losses, forwards = [], []
     for switch in (False, True):
-        settings = make_settings(epochs=4, evaluations=1, gradient_checkpointing=switch)
-        model = copy.deepcopy(tiny.model)
+        model = job.model()
         calls: list[bool] = []
         attention = model.model.layers[0].self_attn
         attention.register_forward_pre_hook(lambda layer, _, calls=calls: calls.append(layer.training))
-        _, _, told = _fit(photos, tiny, settings, tmp_path / str(switch), model=model)
+        changes = {"epochs": 4, "evaluations": 1, "gradient_checkpointing": switch}
+        _, _, told = _fit(job, tmp_path / str(switch), model=model, **changes)
         losses.append([progress.loss for progress in told])
         forwards.append(sum(calls))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -279,9 +240,9 @@ def test_gradient_checkpointing_gives_the_same_losses(
 
 def test_the_rate_leaves_out_the_first_steps_in_which_code_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds, now = [60.0, 9.0, 5.0, 1.0, 3.0], [0.0]
-    told: list[TrainProgress] = []
+    rates: list[float] = []
     monkeypatch.setattr(callbacks.time, "perf_counter", lambda: now[0])
-    reporter = callbacks.Reporter(told.append)
+    reporter = callbacks.Reporter(lambda state: rates.append(reporter.images_per_second(arguments)))
     arguments: Any = SimpleNamespace(train_batch_size=2, gradient_accumulation_steps=3, world_size=4)
     for step in seconds:
         now[0] += 100.0  # an evaluation in between
@@ -290,7 +251,6 @@ def test_the_rate_leaves_out_the_first_steps_in_which_code_is_compiled(monkeypat
         reporter.on_log(arguments, TrainerState(), TrainerControl(), {"loss": 1.0})
     photos = 2 * 3 * 4
     assert reporter.images_per_second(arguments) == pytest.approx(2 * photos / (1.0 + 3.0))
-    rates = [progress.images_per_second for progress in told]
     assert rates == pytest.approx([photos / 60, photos / 9, photos / 5, photos / 1, photos / 2])
 
 

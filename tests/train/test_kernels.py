@@ -1,17 +1,13 @@
 """What a run trains with."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 import torch
 
 from enrich.errors import UsageError
-from enrich.settings.training import TrainSettings
 from enrich.train import kernels
 from enrich.train.kernels import attention_kernel, check_4bit, worth_compiling
+from tests.testing.tiny_job import TinyJob
 
-Make = Callable[..., TrainSettings]
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
@@ -44,21 +40,21 @@ def test_kernels_that_are_not_there_are_named(device: torch.device, monkeypatch:
     )
 
 
-def test_compiling_must_pay(make_settings: Make) -> None:
-    long, short = make_settings(epochs=4), make_settings(epochs=1)
+def test_compiling_must_pay(job: TinyJob) -> None:
+    long, short = job.settings(epochs=4), job.settings(epochs=1)
     assert worth_compiling(long, GPU, 500)
     assert not worth_compiling(short, GPU, 500)
     assert not worth_compiling(long, CPU, 500)
-    assert not worth_compiling(make_settings(epochs=4, load_in_4bit=True), GPU, 500)
-    assert worth_compiling(make_settings(compile=True), CPU, 1)
-    assert not worth_compiling(make_settings(epochs=4, compile=False), GPU, 500)
+    assert not worth_compiling(job.settings(epochs=4, load_in_4bit=True), GPU, 500)
+    assert worth_compiling(job.settings(compile=True), CPU, 1)
+    assert not worth_compiling(job.settings(epochs=4, compile=False), GPU, 500)
 
 
-def test_a_4bit_base_needs_its_package(make_settings: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_4bit_base_needs_its_package(job: TinyJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "is_bitsandbytes_available", lambda: False)
-    check_4bit(make_settings())
+    check_4bit(job.settings())
     with pytest.raises(UsageError) as raised:
-        check_4bit(make_settings(load_in_4bit=True))
+        check_4bit(job.settings(load_in_4bit=True))
     assert str(raised.value) == (
         "load_in_4bit: needs bitsandbytes; pip install 'enrich[qlora]', or set load_in_4bit: false"
     )

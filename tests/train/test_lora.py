@@ -1,7 +1,5 @@
 """Where the adapter sits."""
 
-import copy
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,15 +12,12 @@ from enrich.settings.load import load_settings
 from enrich.settings.training import OPTIMIZER_FIELDS, TrainSettings
 from enrich.train import trainer
 from enrich.train.lora import add_lora, count_parameters, merge_only, optimizer
-from enrich.train.trainer import training_arguments
-from tests.testing.tiny_phi3v import Tiny
+from tests.testing.tiny_job import TinyJob
 
 
-def test_only_the_language_model_is_trained_in_float32_on_a_bf16_base(
-    tiny: Tiny, make_settings: Callable[..., TrainSettings]
-) -> None:
-    base = copy.deepcopy(tiny.model).to(torch.bfloat16)
-    adapted = add_lora(base, make_settings(lora_r=4, lora_alpha=8))
+def test_only_the_language_model_is_trained_in_float32_on_a_bf16_base(job: TinyJob) -> None:
+    base = job.model().to(torch.bfloat16)
+    adapted = add_lora(base, job.settings(lora_r=4, lora_alpha=8))
     trained = {name: parameter for name, parameter in adapted.named_parameters() if parameter.requires_grad}
     assert {name.split(".lora_")[0] for name in trained} == {
         f"base_model.model.model.layers.{layer}.{module}"
@@ -34,34 +29,30 @@ def test_only_the_language_model_is_trained_in_float32_on_a_bf16_base(
     assert frozen == {torch.bfloat16}
     # r * (in + out): 32 hidden, 96 fused query, key and value, 48 of the MLP twice
     each_layer = 4 * ((32 + 96) + (32 + 32) + (32 + 96) + (48 + 32))
-    assert count_parameters(adapted) == (2 * each_layer, tiny.model.num_parameters() + 2 * each_layer)
+    assert count_parameters(adapted) == (2 * each_layer, job.tiny.model.num_parameters() + 2 * each_layer)
 
 
-def test_an_unknown_target_module_is_refused(tiny: Tiny, make_settings: Callable[..., TrainSettings]) -> None:
+def test_an_unknown_target_module_is_refused(job: TinyJob) -> None:
     with pytest.raises(UsageError) as raised:
-        add_lora(copy.deepcopy(tiny.model), make_settings(target_modules=("qkv_proj", "q_proj")))
+        add_lora(job.model(), job.settings(target_modules=("qkv_proj", "q_proj")))
     assert str(raised.value) == (
         "target_modules: no decoder layer has 'q_proj'; choose from down_proj, gate_up_proj, o_proj, qkv_proj"
     )
 
 
-def test_the_output_layer_learns_at_its_own_rate(
-    tiny: Tiny, make_settings: Callable[..., TrainSettings], tmp_path: Path
-) -> None:
+def test_the_output_layer_learns_at_its_own_rate(job: TinyJob, tmp_path: Path) -> None:
     for asked, rates in (({"output_learning_rate": 1e-2}, {1e-3: 16, 1e-2: 2}), ({}, {1e-3: 16})):
-        settings = make_settings(learning_rate=1e-3, **asked)
-        adapted = add_lora(copy.deepcopy(tiny.model), settings)
+        settings = job.settings(learning_rate=1e-3, **asked)
+        adapted = add_lora(job.model(), settings)
         # A and B of four modules in each of two layers, and of lm_head
-        made = optimizer(adapted, settings, _arguments(settings, tmp_path))
+        made = optimizer(adapted, settings, job.arguments(settings, tmp_path))
         assert {group["lr"]: len(group["params"]) for group in made.param_groups} == rates
 
 
-def test_the_optimizer_mapping_reaches_the_optimiser(
-    tiny: Tiny, make_settings: Callable[..., TrainSettings], tmp_path: Path
-) -> None:
+def test_the_optimizer_mapping_reaches_the_optimiser(job: TinyJob, tmp_path: Path) -> None:
     def made(**given: object) -> torch.optim.Optimizer:
-        settings = make_settings(optimizer=given, output_learning_rate=1e-2)
-        return optimizer(add_lora(copy.deepcopy(tiny.model), settings), settings, _arguments(settings, tmp_path))
+        settings = job.settings(optimizer=given, output_learning_rate=1e-2)
+        return optimizer(add_lora(job.model(), settings), settings, job.arguments(settings, tmp_path))
 
     plain, changed = made(), made(weight_decay=0.1, adam_beta2=0.95)
     assert {(type(plain), group["weight_decay"], group["betas"]) for group in plain.param_groups} == {
@@ -72,12 +63,12 @@ def test_the_optimizer_mapping_reaches_the_optimiser(
 
 
 def test_the_schedule_is_a_cosine_after_a_warm_up_unless_the_mapping_says_otherwise(
-    make_settings: Callable[..., TrainSettings], tmp_path: Path
+    job: TinyJob, tmp_path: Path
 ) -> None:
-    plain = _arguments(make_settings(), tmp_path)
+    plain = job.arguments(job.settings(), tmp_path)
     assert (plain.lr_scheduler_type, plain.warmup_steps, plain.max_grad_norm) == ("cosine", 0.03, 1.0)
     given = {"lr_scheduler_type": "linear", "warmup_steps": "1e-1", "max_grad_norm": 2}
-    changed = _arguments(make_settings(optimizer=given), tmp_path)
+    changed = job.arguments(job.settings(optimizer=given), tmp_path)
     assert (changed.lr_scheduler_type, changed.warmup_steps, changed.max_grad_norm) == ("linear", 0.1, 2.0)
 
 
@@ -97,10 +88,10 @@ def test_the_schedule_is_a_cosine_after_a_warm_up_unless_the_mapping_says_otherw
     ],
 )
 def test_a_wrong_value_of_the_optimizer_mapping_is_refused(
-    make_settings: Callable[..., TrainSettings], tmp_path: Path, given: dict[str, object], message: str
+    job: TinyJob, tmp_path: Path, given: dict[str, object], message: str
 ) -> None:
     with pytest.raises(UsageError) as raised:
-        _arguments(make_settings(optimizer=given), tmp_path)
+        job.arguments(job.settings(optimizer=given), tmp_path)
     assert str(raised.value).startswith(message)
 
 
@@ -115,20 +106,14 @@ def test_a_field_that_is_unknown_or_set_by_enrich_is_refused(name: str) -> None:
 
 
 def test_every_field_of_the_optimizer_mapping_is_one_of_transformers_and_not_set_by_enrich(
-    make_settings: Callable[..., TrainSettings], tmp_path: Path
+    job: TinyJob, tmp_path: Path
 ) -> None:
-    fixed = trainer._fixed(make_settings(), tmp_path, torch.device("cpu"), torch.float32)
+    fixed = trainer._fixed(job.settings(), tmp_path, torch.device("cpu"), torch.float32)
     assert set(OPTIMIZER_FIELDS) <= {field.name for field in fields(TrainingArguments)} - set(fixed)
 
 
-def _arguments(settings: TrainSettings, folder: Path) -> TrainingArguments:
-    return training_arguments(settings, folder, device=torch.device("cpu"), dtype=torch.float32)
-
-
-def test_the_vision_side_is_adapted_where_asked_for_but_its_dead_layer(
-    tiny: Tiny, make_settings: Callable[..., TrainSettings]
-) -> None:
-    adapted = add_lora(copy.deepcopy(tiny.model), make_settings(adapt_vision=True, target_modules=["o_proj"]))
+def test_the_vision_side_is_adapted_where_asked_for_but_its_dead_layer(job: TinyJob) -> None:
+    adapted = add_lora(job.model(), job.settings(adapt_vision=True, target_modules=["o_proj"]))
     names = {name.split(".lora_")[0].removeprefix("base_model.model.model.") for name, _ in adapted.named_parameters()}
     vision = "vision_embed_tokens"
     assert {name for name in names if "lora" not in name and name.startswith(vision) and "weight" not in name} >= {
@@ -157,6 +142,6 @@ def test_the_vision_side_is_adapted_where_asked_for_but_its_dead_layer(
     ],
 )
 def test_what_vllm_could_not_serve_unmerged_is_told(
-    changes: dict[str, object], reasons: tuple[str, ...], make_settings: Callable[..., TrainSettings]
+    changes: dict[str, object], reasons: tuple[str, ...], job: TinyJob
 ) -> None:
-    assert merge_only(make_settings(**changes)) == reasons
+    assert merge_only(job.settings(**changes)) == reasons

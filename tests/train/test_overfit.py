@@ -1,39 +1,31 @@
 """Learning one batch by heart."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from enrich.answers.prompt import Prompt
 from enrich.errors import RunFailed
-from enrich.settings.training import TrainSettings
+from enrich.train import overfit
 from enrich.train.overfit import LEARNED, describe_losses, overfit_one_batch
 from enrich.train.record import TrainProgress
-from enrich.vocabulary import Product
-from tests.testing.tiny_phi3v import Tiny
-
-Make = Callable[..., TrainSettings]
+from tests.testing.tiny_job import TinyJob
 
 
-def test_one_batch_is_learned_by_heart(
-    products: list[Product], prompt: Prompt, tiny: Tiny, make_settings: Make, tmp_path: Path
-) -> None:
+def test_one_batch_is_learned_by_heart(job: TinyJob, tmp_path: Path) -> None:
     told: list[TrainProgress] = []
-    settings = make_settings(batch_size=4, effective_batch_size=8, optimizer={"neftune_noise_alpha": 50})
-    losses = overfit_one_batch(products, prompt, settings, tiny.path, on_progress=told.append)
+    settings = job.settings(batch_size=4, effective_batch_size=8, optimizer={"neftune_noise_alpha": 50})
+    losses = overfit_one_batch(job.products, job.prompt, settings, job.tiny.path, on_progress=told.append)
     assert losses[-1] < LEARNED <= min(losses[:-1])
     assert losses[0] > 1.0
     assert [progress.loss for progress in told] == list(losses)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_not_learned_is_a_failure_that_says_what_to_do(
-    products: list[Product], prompt: Prompt, tiny: Tiny, make_settings: Make
-) -> None:
+def test_what_is_not_learned_is_a_failure_that_says_what_to_do(job: TinyJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overfit, "MAX_STEPS", 7)
     with pytest.raises(RunFailed) as raised:
-        overfit_one_batch(products, prompt, make_settings(learning_rate=1e-7), tiny.path, max_steps=7)
+        overfit_one_batch(job.products, job.prompt, job.settings(learning_rate=1e-7), job.tiny.path)
     message = str(raised.value)
     assert message.startswith(
         "one batch of 5 photos was not learned by heart in 7 steps at learning_rate 1e-07; loss of steps 3 to 7: "
@@ -42,8 +34,9 @@ def test_what_is_not_learned_is_a_failure_that_says_what_to_do(
         ", not below 0.01; lower learning_rate, then raise lora_r; if that changes nothing, photos, answers or model "
         "are at fault"
     )
+    monkeypatch.setattr(overfit, "MAX_STEPS", 12)
     with pytest.raises(RunFailed, match=r"it still falls: raise learning_rate$"):
-        overfit_one_batch(products, prompt, make_settings(learning_rate=1e-2), tiny.path, max_steps=12)
+        overfit_one_batch(job.products, job.prompt, job.settings(learning_rate=1e-2), job.tiny.path)
 
 
 def test_losses_are_shown_from_their_end() -> None:

@@ -3,32 +3,28 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from enrich.answers.prompt import Prompt
 from enrich.errors import UsageError
-from enrich.settings.training import TrainSettings
-from enrich.train.examples import Example, build_examples
+from enrich.train.examples import Example
 from enrich.train.preflight import preflight, refuse_broken_prefix, refuse_leaks
 from enrich.train.record import Preflight, Spread, Trainable
-from enrich.train.run import train
-from enrich.vocabulary import Product
-from tests.testing.tiny_phi3v import Tiny
+from tests.testing.tiny_job import TinyJob
 
-Make = Callable[..., TrainSettings]
 Look = Callable[..., Preflight]
 
 
 @pytest.fixture
-def examples(products: list[Product], tiny: Tiny, prompt: Prompt, make_settings: Make) -> list[Example]:
-    return build_examples(products, tiny.processor, prompt, make_settings())[0]
+def examples(job: TinyJob) -> list[Example]:
+    return job.build(job.products)[0]
 
 
 @pytest.fixture
-def look(examples: list[Example], tiny: Tiny, prompt: Prompt, make_settings: Make) -> Look:
+def look(examples: list[Example], job: TinyJob) -> Look:
     def do(**changes: object) -> Preflight:
-        return preflight(examples, tiny.processor, prompt, make_settings(**changes), tiny.path)
+        return preflight(examples, job.tiny.processor, job.prompt, job.settings(**changes), job.tiny.path)
 
     return do
 
@@ -46,14 +42,10 @@ def test_what_is_ahead_is_counted_from_the_rows_and_the_configuration(look: Look
     assert (found.photos, found.steps, found.product_code) == (5, 5, "P0")
 
 
-def test_the_record_tells_what_then_happens(
-    tiny: Tiny, products: list[Product], prompt: Prompt, make_settings: Make, tmp_path: Path
-) -> None:
+def test_the_record_tells_what_then_happens(job: TinyJob, tmp_path: Path) -> None:
     told: list[str] = []
-    settings = make_settings(batch_size=2, effective_batch_size=4, epochs=2.5, evaluations=1)
-    report = train(
-        products, products, prompt, settings, tiny.path, tmp_path, data_fingerprint="", on_message=told.append
-    )
+    changes: dict[str, Any] = {"batch_size": 2, "effective_batch_size": 4, "epochs": 2.5, "evaluations": 1}
+    report, _ = job.train(tmp_path, on_message=told.append, **changes)
     plan = report.preflight
     assert told[:-1] == plan.lines
     assert told[-1].startswith("memory: ")
@@ -73,27 +65,25 @@ def test_people_are_told_in_lines(look: Look) -> None:
 
 
 @pytest.mark.parametrize("title", ["Red", "RED", " red ", "R\uff45d", "Red\u00a0"])
-def test_a_title_in_two_splits_is_refused(products: list[Product], title: str) -> None:
-    leaked = replace(products[1], title=title)
+def test_a_title_in_two_splits_is_refused(job: TinyJob, title: str) -> None:
+    leaked = replace(job.products[1], title=title)
     with pytest.raises(UsageError) as raised:
-        refuse_leaks({"train": products[:1], "validation": products[2:], "test": [leaked]})
+        refuse_leaks({"train": job.products[:1], "validation": job.products[2:], "test": [leaked]})
     assert str(raised.value) == (
         "label leak: product P0 of the train split and product P1 of the test split have the same title "
         f"{title!r}; keep products with the same title in one split"
     )
 
 
-def test_a_title_twice_in_one_split_is_no_leak(products: list[Product]) -> None:
-    refuse_leaks({"train": [products[0], products[0]], "validation": products[1:]})
+def test_a_title_twice_in_one_split_is_no_leak(job: TinyJob) -> None:
+    refuse_leaks({"train": [job.products[0], job.products[0]], "validation": job.products[1:]})
 
 
-def test_a_tokenizer_that_joins_prompt_and_answer_is_refused(
-    examples: list[Example], tiny: Tiny, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    refuse_broken_prefix(examples, tiny.processor, prompt)
+def test_a_tokenizer_that_joins_prompt_and_answer_is_refused(examples: list[Example], job: TinyJob) -> None:
+    refuse_broken_prefix(examples, job.tiny.processor, job.prompt)
     shifted = [replace(example, prompt_ids=example.prompt_ids[:-1]) for example in examples]
     with pytest.raises(UsageError) as raised:
-        refuse_broken_prefix(shifted, tiny.processor, prompt)
+        refuse_broken_prefix(shifted, job.tiny.processor, job.prompt)
     assert str(raised.value) == (
         f"tokenizer: the ids of prompt + answer differ from those of the prompt, then the answer, at position "
         f"{len(shifted[0].prompt_ids)}, in the answer (product P0); use the tokenizer.json of the base model"
@@ -101,13 +91,13 @@ def test_a_tokenizer_that_joins_prompt_and_answer_is_refused(
     ids = examples[0].prompt_ids
     wrong = [replace(examples[0], prompt_ids=(*ids[:3], ids[3] + 1, *ids[4:]))]
     with pytest.raises(UsageError, match=r"at position 3, in the prompt \(product P0\)"):
-        refuse_broken_prefix(wrong, tiny.processor, prompt)
+        refuse_broken_prefix(wrong, job.tiny.processor, job.prompt)
 
 
 def test_a_processor_without_the_second_start_token_is_refused(
-    examples: list[Example], tiny: Tiny, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
+    examples: list[Example], job: TinyJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bos, whole = tiny.processor.tokenizer.bos_token_id, tiny.processor.token_ids
+    bos, whole = job.tiny.processor.tokenizer.bos_token_id, job.tiny.processor.token_ids
 
     def once(text: str, counts: list[int]) -> list[int]:
         first, *rest = whole(text, counts)
@@ -117,9 +107,9 @@ def test_a_processor_without_the_second_start_token_is_refused(
         replace(example, prompt_ids=(bos, *(token for token in example.prompt_ids if token != bos)))
         for example in examples
     ]
-    monkeypatch.setattr(tiny.processor, "token_ids", once)
+    monkeypatch.setattr(job.tiny.processor, "token_ids", once)
     with pytest.raises(UsageError) as raised:
-        refuse_broken_prefix(without, tiny.processor, prompt)
+        refuse_broken_prefix(without, job.tiny.processor, job.prompt)
     assert str(raised.value) == (
         "tokenizer: no <s> after the image (product P0), where the original processor puts one; "
         "use the tokenizer.json of the base model"

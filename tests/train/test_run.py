@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -24,87 +23,59 @@ from enrich.models.generation import generate_answers
 from enrich.models.phi3_vision.checkpoint import load_merged, load_model, load_processor
 from enrich.photos.decode import PREPARATION_VERSION, Preparation, prepare
 from enrich.settings.photos import PhotoLimits
-from enrich.settings.training import TrainSettings
-from enrich.train import collate, merge_check
+from enrich.train import merge_check
 from enrich.train import run as run_module
-from enrich.train.examples import page_decoders, read_photo
+from enrich.train.collate import Photos
 from enrich.train.record import TrainProgress, TrainReport
-from enrich.train.run import train
 from enrich.train.workdir import own_workdir
-from enrich.vocabulary import Product
-from tests.testing.tiny_phi3v import Tiny
+from tests.testing.tiny_job import TinyJob, weights
 
-Make = Callable[..., TrainSettings]
-Run = Callable[..., tuple[TrainReport, list[TrainProgress]]]
+Trained = tuple[Path, TrainReport, list[TrainProgress]]
 
 
 @pytest.fixture(scope="module")
-def run(tiny: Tiny, products: list[Product], prompt: Prompt, make_settings: Make) -> Run:
-    """Fine-tune in a work directory with changed settings."""
-
-    def do(workdir: Path, **changes: object) -> tuple[TrainReport, list[TrainProgress]]:
-        told: list[TrainProgress] = []
-        settings = make_settings(**changes)
-        report = train(
-            products, products, prompt, settings, tiny.path, workdir, data_fingerprint="data", on_progress=told.append
-        )
-        return report, told
-
-    return do
-
-
-@pytest.fixture(scope="module")
-def trained(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainReport, list[TrainProgress]]:
+def trained(job: TinyJob, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     workdir = tmp_path_factory.mktemp("trained") / "work"
-    report, told = run(workdir)
-    return workdir, report, told
+    return workdir, *job.train(workdir)
 
 
-def test_a_handful_of_photos_is_learned(trained: tuple[Path, TrainReport, list[TrainProgress]]) -> None:
+def test_a_handful_of_photos_is_learned(trained: Trained) -> None:
     _, report, told = trained
     assert told[-1].loss is not None
     assert told[-1].loss < 0.05
     assert report.best.score == report.best.parse_rate == report.best.category_accuracy == 1.0
     assert report.best.mdape == 0.0
-    assert [progress.stage for progress in told if progress.step == progress.steps] == [
-        "photos",
-        "base",
-        "training",
-    ]
+    assert [progress.stage for progress in told if progress.step == progress.steps] == ["photos", "base", "training"]
     assert [progress.step for progress in told[:10]] == list(range(1, 11))
     assert told[0].what == "reading photos"
     assert told[-1].what.startswith("training, loss 0.0")
 
 
-def test_the_adapter_serves_what_was_taught(
-    trained: tuple[Path, TrainReport, list[TrainProgress]], tiny: Tiny, products: list[Product], prompt: Prompt
-) -> None:
+def test_the_adapter_serves_what_was_taught(trained: Trained, job: TinyJob) -> None:
     adapter = trained[0] / "adapter"
-    model = load_merged(tiny.path, adapter, dtype=torch.float32, device="cpu")
+    model = load_merged(job.tiny.path, adapter, dtype=torch.float32, device="cpu")
     processor = load_processor(adapter)
-    photos = [[Image.open(product.image_path)] for product in products]
-    inputs = processor([render_prompt(prompt)] * len(photos), photos)
+    photos = [[Image.open(product.image_paths[0])] for product in job.products]
+    inputs = processor([render_prompt(job.prompt)] * len(photos), photos)
     answers = generate_answers(
         model, inputs, max_new_tokens=70, stop_ids=[processor.tokenizer.convert_tokens_to_ids(END)]
     )
     assert [processor.tokenizer.decode(answer.token_ids) for answer in answers] == [
-        render_answer(prompt, product.title, product.category, product.price) for product in products
+        render_answer(job.prompt, product.title, product.category, product.price) for product in job.products
     ]
     assert all(answer.finished for answer in answers)
 
 
-def test_the_adapter_directory_is_complete(
-    trained: tuple[Path, TrainReport, list[TrainProgress]], tiny: Tiny, prompt: Prompt
-) -> None:
+def test_the_adapter_directory_is_complete(trained: Trained, job: TinyJob) -> None:
     workdir, report, _ = trained
     adapter = workdir / "adapter"
     config = json.loads((adapter / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == str(tiny.path)
+    assert config["base_model_name_or_path"] == str(job.tiny.path)
     assert (config["revision"], config["r"], config["lora_alpha"]) == (None, 16, 32)
-    assert all(".lora_A." in name or ".lora_B." in name for name in load_file(adapter / "adapter_model.safetensors"))
-    assert (adapter / "config.json").read_bytes() == (tiny.path / "config.json").read_bytes()
+    assert all(".lora_A." in name or ".lora_B." in name for name in weights(workdir))
+    assert (adapter / "config.json").read_bytes() == (job.tiny.path / "config.json").read_bytes()
     assert json.loads((adapter / "preprocessor_config.json").read_text())["num_crops"] == 4
-    assert Prompt.read(adapter / "prompt.json") == prompt
+    assert Prompt.read(adapter / "prompt.json") == job.prompt
     assert TrainReport.model_validate_json((adapter / "train.json").read_bytes()) == report
     assert not (workdir / "unverified").exists()
     assert (report.steps, report.planned_steps, report.skipped_steps, report.stopped) == (80, 80, 0, "finished")
@@ -115,20 +86,20 @@ def test_the_adapter_directory_is_complete(
 
 
 def test_processor_and_tokenizer_of_the_adapter_give_the_ids_and_pixels_of_training(
-    trained: tuple[Path, TrainReport, list[TrainProgress]], tiny: Tiny, products: list[Product], prompt: Prompt
+    trained: Trained, job: TinyJob
 ) -> None:
     adapter = trained[0] / "adapter"
-    text = render_prompt(prompt) + render_answer(prompt, "Red Scarf  ü", "WARM", 120) + END
-    photo = Image.open(products[2].image_path)
-    before, after = tiny.processor(text, photo), load_processor(adapter)(text, photo)
+    text = render_prompt(job.prompt) + render_answer(job.prompt, "Red Scarf  ü", "WARM", 120) + END
+    photo = Image.open(job.products[2].image_paths[0])
+    before, after = job.tiny.processor(text, photo), load_processor(adapter)(text, photo)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     plain = text.replace("<|image_1|>", "")
-    assert AutoTokenizer.from_pretrained(adapter)(plain).input_ids == tiny.processor.tokenizer(plain).input_ids
+    assert AutoTokenizer.from_pretrained(adapter)(plain).input_ids == job.tiny.processor.tokenizer(plain).input_ids
 
 
-def test_num_crops_of_the_settings_reach_training_and_the_adapter(run: Run, tiny: Tiny, tmp_path: Path) -> None:
-    run(tmp_path, num_crops=1, epochs=1, evaluations=1)
+def test_num_crops_of_the_settings_reach_training_and_the_adapter(job: TinyJob, tmp_path: Path) -> None:
+    job.train(tmp_path, num_crops=1, epochs=1, evaluations=1)
     processor = load_processor(tmp_path / "adapter")
     assert processor.image_processor.num_crops == 1
     # 5 photos of (1 + 1) * 4 + 1 + 2 * 2 tokens, 32 floats each
@@ -137,24 +108,25 @@ def test_num_crops_of_the_settings_reach_training_and_the_adapter(run: Run, tiny
 
 @pytest.mark.parametrize("fast_decode", [False, True])
 def test_photos_are_prepared_in_training_as_the_adapter_says_for_serving(
-    fast_decode: bool, run: Run, tmp_path: Path
+    fast_decode: bool, job: TinyJob, tmp_path: Path
 ) -> None:
     photo = Image.effect_noise((400, 300), 80).convert("RGB")
     photo.save(tmp_path / "photo.jpg", quality=95)
-    run(tmp_path / "work", epochs=1, evaluations=1, fast_decode=fast_decode)
+    job.train(tmp_path / "work", epochs=1, evaluations=1, fast_decode=fast_decode)
     adapter = tmp_path / "work" / "adapter"
     (adapter / "calibration.json").write_text(Calibration.uncalibrated().model_dump_json())
     how = read_adapter(adapter).preparation
     assert how == Preparation(4, 28, fast_decode, version=PREPARATION_VERSION)
-    limits = PhotoLimits()
-    with page_decoders(load_processor(adapter), limits, 1) as decoders:
-        trained_on = read_photo(str(tmp_path / "photo.jpg"), limits, decoders).page
-    assert np.array_equal(trained_on, prepare((tmp_path / "photo.jpg").read_bytes(), limits, how).page)
+    limits, processor = PhotoLimits(), load_processor(adapter)
+    page = prepare((tmp_path / "photo.jpg").read_bytes(), limits, how).page
+    served = processor.image_processor(page, do_hd_transform=False, do_normalize=False)
+    product = replace(job.products[0], image_paths=(str(tmp_path / "photo.jpg"),))
+    trained_on = Photos(job.build([product])[0], processor, limits)[0]
+    assert isinstance(trained_on.images[0], dict)
+    assert torch.equal(trained_on.images[0]["pixel_values"], served["pixel_values"])
 
 
-def test_the_merged_model_is_the_adapter(
-    trained: tuple[Path, TrainReport, list[TrainProgress]],
-) -> None:
+def test_the_merged_model_is_the_adapter(trained: Trained) -> None:
     check = trained[1].merge_check
     assert (check.rows, check.same_answers) == (5, 5)
     assert check.relative_difference < 1e-4
@@ -176,12 +148,12 @@ def _with_lost(lost: Callable[[str], bool]) -> Callable[..., torch.nn.Module]:
     "lost", [lambda name: True, lambda name: name.startswith("model.layers.1.")], ids=["all", "half of the layers"]
 )
 def test_a_merge_that_loses_the_adapter_fails_and_the_adapter_is_kept_fit_to_be_served_unmerged(
-    lost: Callable[[str], bool], dtype: torch.dtype, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lost: Callable[[str], bool], dtype: torch.dtype, job: TinyJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_module, "device_and_dtype", lambda _: (torch.device("cpu"), dtype))
     monkeypatch.setattr(merge_check, "load_merged", _with_lost(lost))
     with pytest.raises(RunFailed) as caught:
-        run(tmp_path, epochs=20, evaluations=1)
+        job.train(tmp_path, epochs=20, evaluations=1)
     kept = tmp_path / "unverified"
     message = str(caught.value)
     assert message.startswith("the merged model is not the adapter: logits differ by ")
@@ -196,11 +168,9 @@ def test_a_merge_that_loses_the_adapter_fails_and_the_adapter_is_kept_fit_to_be_
     assert check.relative_difference > check.limit
 
 
-def test_the_limit_of_a_bf16_merge_follows_the_models_own_noise(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(run_module, "device_and_dtype", lambda _: (torch.device("cpu"), torch.bfloat16))
-    report, _ = run(tmp_path, epochs=20, evaluations=1)
+@pytest.mark.usefixtures("bf16")
+def test_the_limit_of_a_bf16_merge_follows_the_models_own_noise(job: TinyJob, tmp_path: Path) -> None:
+    report, _ = job.train(tmp_path, epochs=20, evaluations=1)
     check = report.merge_check
     assert check.ok
     assert check.limit == max(merge_check.LEAST_LIMIT, merge_check.NOISE_FACTOR * check.noise)
@@ -208,26 +178,23 @@ def test_the_limit_of_a_bf16_merge_follows_the_models_own_noise(
     assert check.served is None
 
 
-def test_a_bf16_base_trains_with_a_float32_adapter(
-    run: Run, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cpu = torch.device("cpu")
-    monkeypatch.setattr(run_module, "device_and_dtype", lambda _: (cpu, torch.bfloat16))  # as on a GPU
-    report, told = run(tmp_path, epochs=50, evaluations=1)
+@pytest.mark.usefixtures("bf16")
+def test_a_bf16_base_trains_with_a_float32_adapter(job: TinyJob, tmp_path: Path) -> None:
+    report, told = job.train(tmp_path, epochs=50, evaluations=1)
     assert told[-1].loss is not None
     assert told[-1].loss < 0.05
     assert report.best.score == 1.0
-    assert {weight.dtype for weight in _weights(tmp_path).values()} == {torch.float32}
+    assert {weight.dtype for weight in weights(tmp_path).values()} == {torch.float32}
     assert 1e-5 < report.merge_check.relative_difference < 0.05  # rounding to 8 bits, and no more
     assert report.merge_check.ok
     assert (tmp_path / "train.features").stat().st_size == (3 * 27 + 21 + 25) * 32 * 2
 
 
-def test_cached_features_change_nothing(run: Run, tmp_path: Path) -> None:
-    run(tmp_path / "cached", epochs=5, evaluations=1)
-    run(tmp_path / "fresh", epochs=5, evaluations=1, cache_vision_features=False)
+def test_cached_features_change_nothing(job: TinyJob, tmp_path: Path) -> None:
+    job.train(tmp_path / "cached", epochs=5, evaluations=1)
+    job.train(tmp_path / "fresh", epochs=5, evaluations=1, cache_vision_features=False)
     assert not (tmp_path / "fresh" / "train.features").exists()
-    torch.testing.assert_close(_weights(tmp_path / "fresh"), _weights(tmp_path / "cached"), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(weights(tmp_path / "fresh"), weights(tmp_path / "cached"), rtol=1e-3, atol=1e-5)
 
 
 # Trains in one forked process after another, each of which kills itself at its moment: importing torch takes longer
@@ -273,7 +240,7 @@ for moment in moments:
 """
 # Two steps an epoch, the second of one photo; evaluations and checkpoints at steps 3, 5, 8 and 10; NEFTune draws random
 # noise, which a resumed run must draw alike.
-_RESUMED = {
+_RESUMED: dict[str, Any] = {
     "epochs": 5,
     "evaluations": 4,
     "batch_size": 2,
@@ -289,26 +256,20 @@ _MOMENTS = {  # of the kill, and the step that the run then goes on at
 
 
 @pytest.fixture(scope="module")
-def undisturbed(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainReport]:
+def undisturbed(job: TinyJob, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainReport]:
     workdir = tmp_path_factory.mktemp("undisturbed")
-    return workdir, run(workdir, **_RESUMED)[0]
+    return workdir, job.train(workdir, **_RESUMED)[0]
 
 
 @pytest.fixture(scope="module")
-def killed(
-    tiny: Tiny,
-    products: list[Product],
-    prompt: Prompt,
-    make_settings: Make,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> dict[tuple[str, int], Path]:
+def killed(job: TinyJob, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Path]:
     """Work directories of runs that were killed, by the moment of it."""
     left = {moment: tmp_path_factory.mktemp("killed") for moment in _MOMENTS}
     arguments = [
-        [asdict(product) for product in products],
-        prompt.model_dump(),
-        make_settings(**_RESUMED).model_dump(),
-        str(tiny.path),
+        [asdict(product) for product in job.products],
+        job.prompt.model_dump(),
+        job.settings(**_RESUMED).model_dump(),
+        str(job.tiny.path),
         [(str(workdir), *moment) for moment, workdir in left.items()],
     ]
     root = Path(__file__).parents[2]
@@ -327,16 +288,16 @@ def killed(
 
 @pytest.mark.parametrize("moment", _MOMENTS, ids=str)
 def test_a_killed_run_goes_on_and_ends_bit_for_bit_as_if_nothing_had_happened(
-    run: Run, undisturbed: tuple[Path, TrainReport], killed: dict[tuple[str, int], Path], moment: tuple[str, int]
+    job: TinyJob, undisturbed: tuple[Path, TrainReport], killed: dict[tuple[str, int], Path], moment: tuple[str, int]
 ) -> None:
     workdir = killed[moment]
     assert not (workdir / "adapter").exists()
-    resumed, told = run(workdir, **_RESUMED)
+    resumed, told = job.train(workdir, **_RESUMED)
     steps = [progress.step for progress in told if progress.stage == "training"]
     assert steps == list(range(_MOMENTS[moment], 11))
     reference, report = undisturbed
     assert resumed.evaluations == report.evaluations
-    assert _same(_weights(workdir), _weights(reference))
+    assert _same(weights(workdir), weights(reference))
     # The adapter is the best checkpoint's, which may be older than the kill: the last one shows what came after it.
     last = Path("checkpoints", "checkpoint-10", "adapter_model.safetensors")
     assert _same(load_file(workdir / last), load_file(reference / last))
@@ -346,31 +307,32 @@ def _same(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> boo
     return some.keys() == others.keys() and all(torch.equal(some[name], others[name]) for name in others)
 
 
-def test_a_finished_run_is_not_trained_again(run: Run, tmp_path: Path) -> None:
-    first, _ = run(tmp_path, epochs=4, evaluations=2)
-    weights = _weights(tmp_path)
-    again, told = run(tmp_path, epochs=4, evaluations=2)
-    assert [progress for progress in told if progress.stage == "training"] == []
-    assert (again.steps, again.evaluations, again.best) == (first.steps, first.evaluations, first.best)
-    torch.testing.assert_close(_weights(tmp_path), weights, rtol=0, atol=0)
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({}, []),
+        # What a run that ran out of memory is told to change must not throw its work away.
+        ({"batch_size": 1, "gradient_checkpointing": True}, []),
+        ({"epochs": 3}, [1, 2, 3]),
+    ],
+    ids=["the same", "a smaller batch", "other settings"],
+)
+def test_a_finished_run_is_not_trained_again_unless_its_result_would_differ(
+    changes: dict[str, Any], steps: list[int], job: TinyJob, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"epochs": 4, "evaluations": 2}
+    first, _ = job.train(tmp_path, **settings)
+    before = weights(tmp_path)
+    again, told = job.train(tmp_path, **{**settings, **changes})
+    assert [progress.step for progress in told if progress.stage == "training"] == steps
+    if not steps:
+        assert (again.steps, again.evaluations, again.best) == (first.steps, first.evaluations, first.best)
+        assert _same(weights(tmp_path), before)
 
 
-def test_other_settings_start_anew(run: Run, tmp_path: Path) -> None:
-    run(tmp_path, epochs=2, evaluations=1)
-    _, told = run(tmp_path, epochs=3, evaluations=1)
-    assert [progress.step for progress in told if progress.stage == "training"] == [1, 2, 3]
-
-
-def test_a_smaller_batch_goes_on_where_a_larger_one_stopped(run: Run, tmp_path: Path) -> None:
-    """What a run that ran out of memory is told to change must not throw its work away."""
-    run(tmp_path, epochs=3, evaluations=1)
-    _, told = run(tmp_path, epochs=3, evaluations=1, batch_size=1, gradient_checkpointing=True)
-    assert [progress for progress in told if progress.stage == "training"] == []
-
-
-def test_two_runs_in_one_directory_are_refused(run: Run, tmp_path: Path) -> None:
+def test_two_runs_in_one_directory_are_refused(job: TinyJob, tmp_path: Path) -> None:
     with own_workdir(tmp_path / "work", "another"), pytest.raises(UsageError) as raised:
-        run(tmp_path / "work")
+        job.train(tmp_path / "work")
     assert str(raised.value) == (
         f"work directory {tmp_path / 'work'}: another fine-tuning is at work there; "
         "wait for it, or name another directory"
@@ -379,74 +341,62 @@ def test_two_runs_in_one_directory_are_refused(run: Run, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_photo_that_vanishes_on_the_way_is_named(
-    workers: int,
-    tiny: Tiny,
-    products: list[Product],
-    prompt: Prompt,
-    make_settings: Make,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    workers: int, job: TinyJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collate, "loading_workers", lambda photos: workers)
+    monkeypatch.setattr(Photos, "workers", workers)
     photo = tmp_path / "photo.png"
-    photo.write_bytes(Path(products[0].image_path).read_bytes())
-    rows = [*products, replace(products[0], image_path=str(photo))]
+    photo.write_bytes(Path(job.products[0].image_paths[0]).read_bytes())
+    rows = [*job.products, replace(job.products[0], image_paths=(str(photo),))]
 
     def progress(told: TrainProgress) -> None:
         if told.stage == "training":
             photo.unlink(missing_ok=True)
 
-    settings = make_settings(cache_vision_features=False)
     with pytest.raises(RunFailed) as raised:
-        train(rows, products, prompt, settings, tiny.path, tmp_path / "w", data_fingerprint="", on_progress=progress)
+        job.train(tmp_path / "w", rows, on_progress=progress, cache_vision_features=False)
     assert str(raised.value) == (
         f"training: photo {photo}: No such file or directory; it was there at first; put it back and start again: "
         "training goes on from its last checkpoint"
     )
 
 
-def test_files_of_others_are_left_alone(run: Run, tmp_path: Path) -> None:
+def test_files_of_others_are_left_alone(job: TinyJob, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError) as raised:
-        run(tmp_path)
+        job.train(tmp_path)
     assert str(raised.value) == (
         f"work directory {tmp_path}: holds files that fine-tuning did not write; name an empty one"
     )
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
-def test_a_gpu_that_is_not_there_is_named(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UsageError) as raised:
-        run(tmp_path / "work", device="cuda")
-    assert str(raised.value) == "device cuda: no CUDA GPU is visible here; use device auto or cpu"
-    assert not (tmp_path / "work").exists()
-
-
-def test_more_processes_than_gpus_are_refused(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+@pytest.mark.parametrize(
+    ("device", "gpus", "message"),
+    [
+        ("cuda", 0, "device cuda: no CUDA GPU is visible here; use device auto or cpu"),
+        ("auto", 2, "4 processes: only 2 GPUs are visible here; start one for each GPU"),
+    ],
+)
+def test_gpus_that_are_not_there_are_named(
+    device: str, gpus: int, message: str, job: TinyJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(UsageError) as raised:
-        run(tmp_path / "work", device="auto")
-    assert str(raised.value) == "4 processes: only 2 GPUs are visible here; start one for each GPU"
+        job.train(tmp_path / "work", device=device)
+    assert str(raised.value) == message
     assert not (tmp_path / "work").exists()
 
 
-def test_a_base_without_weights_is_named(
-    products: list[Product], prompt: Prompt, make_settings: Make, tiny: Tiny, tmp_path: Path
-) -> None:
+def test_a_base_without_weights_is_named(job: TinyJob, tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()
-    for file in tiny.path.iterdir():
+    for file in job.tiny.path.iterdir():
         if file.suffix != ".safetensors":
             (base / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(UsageError, match=f"^model {tiny.path}: {base}: no .*safetensors weights"):
-        train(products, products, prompt, make_settings(), base, tmp_path / "work", data_fingerprint="data")
-
-
-def _weights(workdir: Path) -> dict[str, torch.Tensor]:
-    return load_file(workdir / "adapter" / "adapter_model.safetensors")
+    with pytest.raises(UsageError, match=f"^model {job.tiny.path}: {base}: no .*safetensors weights"):
+        job.train(tmp_path / "work", base=base)
 
 
 @pytest.fixture(autouse=True)

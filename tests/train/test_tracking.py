@@ -9,37 +9,25 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from enrich.answers.prompt import Prompt
 from enrich.errors import UsageError
 from enrich.settings.load import load_settings
 from enrich.settings.training import TrainSettings
 from enrich.train.evaluate import SamplePrediction
 from enrich.train.record import TrainReport
-from enrich.train.run import train
 from enrich.train.tracking import COLUMNS, SampleTable, _plain, require_trackers, tracked
-from enrich.vocabulary import Product
-from tests.testing.tiny_phi3v import Tiny
+from tests.testing.tiny_job import TinyJob
 
-Make = Callable[..., TrainSettings]
 Run = Callable[..., TrainReport]
 HOSTILE = "<script>alert(1)</script> | ![x](http://evil/x.png)\n# head\x1b[31m"
 
 
 @pytest.fixture
-def run(
-    tiny: Tiny,
-    products: list[Product],
-    prompt: Prompt,
-    make_settings: Make,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Run:
+def run(job: TinyJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Fine-tune for four steps, two evaluations, in an empty working directory."""
 
-    def do(*trackers: str, **changes: object) -> TrainReport:
+    def do(tracker: str) -> TrainReport:
         monkeypatch.chdir(tmp_path)
-        settings = make_settings(epochs=4, evaluations=2, report_to=trackers, run_name="autumn", **changes)
-        return train(products, products, prompt, settings, tiny.path, tmp_path / "work", data_fingerprint="data")
+        return job.train(tmp_path / "work", epochs=4, evaluations=2, report_to=tracker, run_name="autumn")[0]
 
     return do
 
@@ -96,25 +84,23 @@ def test_weights_and_biases_gets_numbers_and_tables_offline(
     assert not any(b"s3cr3t" in path.read_bytes() for path in written)
 
 
-def test_a_run_that_fails_is_ended_as_failed(
-    make_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fakes: dict[str, Any]
-) -> None:
-    with pytest.raises(RuntimeError, match=r"^broken$"), tracked(make_settings(report_to="wandb")):
+def test_a_run_that_fails_is_ended_as_failed(job: TinyJob, fakes: dict[str, Any]) -> None:
+    with pytest.raises(RuntimeError, match=r"^broken$"), tracked(job.settings(report_to="wandb")):
         raise RuntimeError("broken")
     assert fakes["ended"] == ["wandb 1"]
 
 
 def test_a_run_that_the_caller_opened_is_used_and_left_open(
-    make_settings: Make, photo: Path, monkeypatch: pytest.MonkeyPatch, fakes: dict[str, Any]
+    job: TinyJob, photo: Path, monkeypatch: pytest.MonkeyPatch, fakes: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(sys.modules["wandb"], "run", object())
-    _show(make_settings(report_to="wandb"), photo, HOSTILE)
+    _show(job.settings(report_to="wandb"), photo, HOSTILE)
     assert len(fakes["tables"]) == 1
     assert (fakes["began"], fakes["ended"]) == ([], [])
 
 
-def test_the_other_trackers_are_left_to_transformers(make_settings: Make, fakes: dict[str, Any]) -> None:
-    with tracked(make_settings(report_to=["mlflow", "trackio"], run_name="spring")) as tracking:
+def test_the_other_trackers_are_left_to_transformers(job: TinyJob, fakes: dict[str, Any]) -> None:
+    with tracked(job.settings(report_to=["mlflow", "trackio"], run_name="spring")) as tracking:
         assert (tracking.report_to, tracking.run_name) == (["mlflow", "trackio"], "spring")
         assert tracking.callbacks == []
 
@@ -158,8 +144,8 @@ def photo(tmp_path: Path) -> Path:
     return path
 
 
-def test_wandb_gets_a_table_of_eight_rows(fakes: dict[str, Any], make_settings: Make, photo: Path) -> None:
-    _show(make_settings(report_to="wandb", run_name="spring"), photo, HOSTILE)
+def test_wandb_gets_a_table_of_eight_rows(fakes: dict[str, Any], job: TinyJob, photo: Path) -> None:
+    _show(job.settings(report_to="wandb", run_name="spring"), photo, HOSTILE)
     (told,) = fakes["tables"]
     assert told["train/global_step"] == 7
     assert (told["samples"].columns, len(told["samples"].data)) == (list(COLUMNS), 8)
@@ -170,13 +156,13 @@ def test_wandb_gets_a_table_of_eight_rows(fakes: dict[str, Any], make_settings: 
 
 
 def test_wandb_without_an_account_is_a_usage_error(
-    fakes: dict[str, Any], make_settings: Make, monkeypatch: pytest.MonkeyPatch
+    fakes: dict[str, Any], job: TinyJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(**_: Any) -> None:
         raise LookupError("api_key not configured (no-tty)")
 
     monkeypatch.setattr(sys.modules["wandb"], "init", refuse)
-    with pytest.raises(UsageError) as raised, tracked(make_settings(report_to="wandb")):
+    with pytest.raises(UsageError) as raised, tracked(job.settings(report_to="wandb")):
         pass
     assert str(raised.value) == (
         "report_to: wandb: api_key not configured (no-tty); log in with `wandb login`, or set WANDB_MODE=offline"
@@ -188,8 +174,8 @@ def test_what_the_model_writes_steers_no_terminal() -> None:
     assert _plain("x" * 2000) == "x" * 1000 + "..."
 
 
-def test_photos_are_read_once(make_settings: Make, photo: Path, fakes: dict[str, Any]) -> None:
-    samples = SampleTable(make_settings().limits)
+def test_photos_are_read_once(job: TinyJob, photo: Path, fakes: dict[str, Any]) -> None:
+    samples = SampleTable(job.settings().limits)
     samples.keep([SamplePrediction(str(photo), "a", "b")])
     for step in (1, 2):
         samples.on_evaluate(None, SimpleNamespace(global_step=step), None)

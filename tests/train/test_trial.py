@@ -1,82 +1,47 @@
 """The trial step before training: it changes nothing, covers the longest rows, and refuses what does not fit."""
 
-import copy
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
 
-from enrich.answers.prompt import Prompt
 from enrich.errors import UsageError
-from enrich.settings.training import TrainSettings
 from enrich.train import run as run_module
 from enrich.train import trial
 from enrich.train.collate import Photos
 from enrich.train.device import describe_memory
-from enrich.train.examples import build_examples
 from enrich.train.features import FeatureCache
 from enrich.train.fit import adapt
-from enrich.train.run import train
-from enrich.train.trainer import training_arguments
 from enrich.train.trial import try_longest_batch
-from enrich.vocabulary import Product
-from tests.testing.tiny_phi3v import Tiny
+from tests.testing.tiny_job import TinyJob
 
-Make = Callable[..., TrainSettings]
 CPU = torch.device("cpu")
 # Two batches in a step, a smaller last batch, decay, and random noise in the embeddings.
 MIXED = {"batch_size": 2, "effective_batch_size": 4, "optimizer": {"weight_decay": 0.1, "neftune_noise_alpha": 1}}
 
 
-@pytest.fixture
-def photos(products: list[Product], tiny: Tiny, prompt: Prompt, make_settings: Make) -> Photos:
-    settings = make_settings()
-    return Photos(build_examples(products, tiny.processor, prompt, settings)[0], tiny.processor, settings.limits)
-
-
-def _try(photos: Photos, tiny: Tiny, settings: TrainSettings, folder: Path) -> tuple[PeftModel, int]:
-    adapted = adapt(copy.deepcopy(tiny.model), settings, len(photos))
-    arguments = training_arguments(settings, folder, device=CPU, dtype=torch.float32)
-    return adapted, try_longest_batch(adapted, photos, settings, arguments)
-
-
 @pytest.mark.parametrize("changes", [{}, {"adapt_vision": True}, {"gradient_checkpointing": True}, MIXED], ids=str)
 def test_training_is_bit_for_bit_what_it_is_without_the_trial(
-    changes: dict[str, Any],
-    tiny: Tiny,
-    products: list[Product],
-    prompt: Prompt,
-    make_settings: Make,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any], job: TinyJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = make_settings(epochs=4, evaluations=2, **changes)
-    losses: list[list[float | None]] = []
-
-    def run(name: str) -> bytes:
-        losses.append([])
-        train(
-            products, products, prompt, settings, tiny.path, tmp_path / name, data_fingerprint="data",
-            on_progress=lambda state: losses[-1].append(state.loss),
-        )  # fmt: skip
-        return (tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes()
+    def run(name: str) -> tuple[bytes, list[float | None]]:
+        _, told = job.train(tmp_path / name, epochs=4, evaluations=2, **changes)
+        weights = (tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes()
+        return weights, [state.loss for state in told]
 
     tried = run("with")
     monkeypatch.setattr(run_module, "try_longest_batch", lambda *_: 0)
     assert run("without") == tried
-    assert losses[0] == losses[1]
 
 
 def test_a_real_step_is_made_and_nothing_of_it_stays(
-    photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Photos, job: TinyJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = make_settings(batch_size=2, effective_batch_size=2)
-    expected = adapt(copy.deepcopy(tiny.model), settings, len(photos)).state_dict()
+    settings = job.settings(batch_size=2, effective_batch_size=2)
+    expected = adapt(job.model(), settings, len(photos)).state_dict()
     stepped: list[torch.Tensor] = []
     step = torch.optim.AdamW.step
 
@@ -85,19 +50,13 @@ def test_a_real_step_is_made_and_nothing_of_it_stays(
         stepped.extend(state["exp_avg"].clone() for state in self.state.values())
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
-    cached = Photos(
-        photos.examples,
-        photos.processor,
-        settings.limits,
-        FeatureCache(
-            tmp_path / "features", [example.num_image_tokens for example in photos.examples], 32, torch.float32
-        ),
-    )
+    lengths = [example.num_image_tokens for example in photos.examples]
+    cached = job.photos(FeatureCache(tmp_path / "features", lengths, 32, torch.float32))
     torch.manual_seed(5)
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
-    adapted = adapt(copy.deepcopy(tiny.model), settings, len(photos))
+    adapted = adapt(job.model(), settings, len(photos))
     torch.set_rng_state(before[0])
-    arguments = training_arguments(settings, tmp_path, device=CPU, dtype=torch.float32)
+    arguments = job.arguments(settings, tmp_path)
     peak = try_longest_batch(adapted, cached, settings, arguments)
     assert len(stepped) == 16  # A and B of four modules in each of two layers
     assert any(moment.any() for moment in stepped)
@@ -110,12 +69,14 @@ def test_a_real_step_is_made_and_nothing_of_it_stays(
 
 
 def test_the_longest_rows_are_tried_in_a_step_and_an_evaluation(
-    photos: Photos, tiny: Tiny, make_settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Photos, job: TinyJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[Photos] = []
     for name in ("_step", "generate"):
         monkeypatch.setattr(trial, name, lambda model, longest, *_: tried.append(longest))
-    _try(photos, tiny, make_settings(batch_size=2, effective_batch_size=2), tmp_path)
+    settings = job.settings(batch_size=2, effective_batch_size=2)
+    arguments = job.arguments(settings, tmp_path)
+    try_longest_batch(adapt(job.model(), settings, len(photos)), photos, settings, arguments)
     lengths = sorted(len(example.input_ids) for example in photos.examples)
     assert [[len(example.input_ids) for example in longest.examples] for longest in tried] == [lengths[:-3:-1]] * 2
 
@@ -143,14 +104,7 @@ def _full(*_: Any, **__: Any) -> None:
     ],
 )
 def test_a_step_that_the_gpu_has_no_memory_for_is_refused_before_training_with_what_to_change(
-    changes: dict[str, Any],
-    message: str,
-    tiny: Tiny,
-    products: list[Product],
-    prompt: Prompt,
-    make_settings: Make,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any], message: str, job: TinyJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def trained(*_: Any, **__: Any) -> None:
         raise AssertionError("training started")
@@ -158,24 +112,17 @@ def test_a_step_that_the_gpu_has_no_memory_for_is_refused_before_training_with_w
     monkeypatch.setattr(torch.optim.AdamW, "step", _full)
     monkeypatch.setattr(run_module, "fit", trained)
     with pytest.raises(UsageError) as raised:
-        train(products, products, prompt, make_settings(**changes), tiny.path, tmp_path, data_fingerprint="data")
+        job.train(tmp_path, **changes)
     assert str(raised.value) == f"GPU memory: it ran out in a trial step on the longest {message}"
 
 
 @pytest.mark.parametrize("load_in_4bit", [False, True])
 def test_a_base_that_does_not_fit_is_refused(
-    load_in_4bit: bool,
-    tiny: Tiny,
-    products: list[Product],
-    prompt: Prompt,
-    make_settings: Make,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    load_in_4bit: bool, job: TinyJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "load_base", _full)
-    settings = make_settings(load_in_4bit=load_in_4bit)
+    monkeypatch.setattr(run_module, "load_model", _full)
     with pytest.raises(UsageError) as raised:
-        train(products, products, prompt, settings, tiny.path, tmp_path, data_fingerprint="data")
+        job.train(tmp_path, load_in_4bit=load_in_4bit)
     advice = "" if load_in_4bit else "set load_in_4bit: true, or "
     assert str(raised.value) == f"GPU memory: it ran out in loading the base; {advice}use a larger GPU"
 

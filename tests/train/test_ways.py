@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,89 +12,54 @@ import pytest
 import torch
 from peft import PeftModel
 from PIL import Image
-from safetensors.torch import load_file
 
-from enrich.answers.prompt import Prompt, render_prompt
+from enrich.answers.prompt import render_prompt
 from enrich.errors import UsageError
 from enrich.models.phi3_vision.checkpoint import load_merged, load_model, load_processor
 from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
-from enrich.settings.training import TrainSettings
-from enrich.train import run as run_module
 from enrich.train import trainer
-from enrich.train.record import TrainProgress, TrainReport
-from enrich.train.run import train
-from enrich.vocabulary import Product
-from tests.testing.tiny_phi3v import Tiny
-
-Make = Callable[..., TrainSettings]
-Run = Callable[..., tuple[TrainReport, list[TrainProgress]]]
-
-
-@pytest.fixture
-def run(tiny: Tiny, products: list[Product], prompt: Prompt, make_settings: Make) -> Run:
-    def do(workdir: Path, **changes: object) -> tuple[TrainReport, list[TrainProgress]]:
-        told: list[TrainProgress] = []
-        report = train(
-            products, products, prompt, make_settings(**changes), tiny.path, workdir, data_fingerprint="data",
-            on_progress=told.append,
-        )  # fmt: skip
-        return report, told
-
-    return do
+from enrich.train.record import TrainReport
+from tests.testing.tiny_job import TinyJob, weights
 
 
 @pytest.mark.parametrize("adapt_vision", [True, False])
 def test_with_and_without_the_vision_side_it_learns_and_merges(
-    adapt_vision: bool, run: Run, tiny: Tiny, products: list[Product], prompt: Prompt, tmp_path: Path
+    adapt_vision: bool, job: TinyJob, tmp_path: Path
 ) -> None:
-    report, told = run(tmp_path, epochs=12, evaluations=1, adapt_vision=adapt_vision)
+    report, told = job.train(tmp_path, epochs=12, evaluations=1, adapt_vision=adapt_vision)
     losses = [progress.loss for progress in told if progress.loss is not None]
     assert losses[-1] < 0.6 * losses[0]
     assert report.merge_check.relative_difference < 1e-3
     adapter = tmp_path / "adapter"
     assert (tmp_path / "train.features").exists() != adapt_vision
-    learned = {name for name, weight in load_file(adapter / "adapter_model.safetensors").items() if weight.any()}
+    learned = {name for name, weight in weights(tmp_path).items() if weight.any()}
     assert any("img_processor" in name and ".lora_B." in name for name in learned) == adapt_vision
-    inputs = load_processor(adapter)(render_prompt(prompt), Image.open(products[0].image_path))
-    merged = load_merged(tiny.path, adapter, dtype=torch.float32, device="cpu")
-    beside = PeftModel.from_pretrained(load_model(tiny.path, dtype=torch.float32, device="cpu"), str(adapter))
+    inputs = load_processor(adapter)(render_prompt(job.prompt), Image.open(job.products[0].image_paths[0]))
+    merged = load_merged(job.tiny.path, adapter, dtype=torch.float32, device="cpu")
+    beside = PeftModel.from_pretrained(load_model(job.tiny.path, dtype=torch.float32, device="cpu"), str(adapter))
     with torch.no_grad():
         torch.testing.assert_close(merged(**inputs).logits, beside(**inputs).logits, rtol=1e-3, atol=1e-3)
 
 
-def test_what_can_only_be_served_merged_says_so(run: Run, tmp_path: Path) -> None:
-    report, _ = run(tmp_path, epochs=1, evaluations=1, adapt_vision=True)
+def test_what_can_only_be_served_merged_says_so(job: TinyJob, tmp_path: Path) -> None:
+    report, _ = job.train(tmp_path, epochs=1, evaluations=1, adapt_vision=True)
     (reason,) = report.preflight.merge_only
     assert reason == "adapt_vision: vLLM has LoRA on the language model only"
     assert report.preflight.lines[-1] == f"served merged into the base only: {reason}"
 
 
-def test_vision_lora_on_a_bf16_base_ends_in_an_adapter(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("bf16")
+def test_vision_lora_on_a_bf16_base_ends_in_an_adapter(job: TinyJob, tmp_path: Path) -> None:
     """The noise of random bf16 weights goes through tower and decoder: no constant limit fits it."""
-    monkeypatch.setattr(run_module, "device_and_dtype", lambda _: (torch.device("cpu"), torch.bfloat16))
-    report, _ = run(tmp_path, epochs=12, evaluations=1, adapt_vision=True)
+    report, _ = job.train(tmp_path, epochs=12, evaluations=1, adapt_vision=True)
     assert report.merge_check.ok
     assert (tmp_path / "adapter" / "train.json").is_file()
 
 
-def test_a_4bit_base_learns_and_its_merge_is_compared_with_what_was_trained_on(
-    products: list[Product], prompt: Prompt, make_settings: Make, tmp_path: Path
-) -> None:
+def test_a_4bit_base_learns_and_its_merge_is_compared_with_what_was_trained_on(job: TinyJob, tmp_path: Path) -> None:
     # The shipped base: bitsandbytes' CPU kernels take no layers as small as the random one's.
-    told: list[TrainProgress] = []
-    settings = make_settings(model=TINY_MODEL, load_in_4bit=True, epochs=12, evaluations=1, learning_rate=3e-3)
-    report = train(
-        products,
-        products,
-        prompt,
-        settings,
-        TINY_MODEL_PATH,
-        tmp_path,
-        data_fingerprint="data",
-        on_progress=told.append,
-    )
+    changes: dict[str, Any] = {"load_in_4bit": True, "epochs": 12, "evaluations": 1, "learning_rate": 3e-3}
+    report, told = job.train(tmp_path, base=TINY_MODEL_PATH, model=TINY_MODEL, **changes)
     losses = [progress.loss for progress in told if progress.loss is not None]
     assert losses[-1] < 0.6 * losses[0]
     check = report.merge_check
@@ -111,22 +75,16 @@ def test_a_4bit_base_learns_and_its_merge_is_compared_with_what_was_trained_on(
     assert type(tower.mlp.fc1) is torch.nn.Linear
 
 
-def test_compiled_layers_learn_the_same(
-    tiny: Tiny, products: list[Product], prompt: Prompt, make_settings: Make, tmp_path: Path
-) -> None:
-    pair = products[:2]  # one batch, so one length to compile for
+def test_compiled_layers_learn_the_same(job: TinyJob, tmp_path: Path) -> None:
+    pair = job.products[:2]  # one batch, so one length to compile for
     losses, names, graphs = [], [], []
     for compiled in (False, True):
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
-        told: list[TrainProgress] = []
-        settings = make_settings(compile=compiled, epochs=4, evaluations=1, batch_size=2, effective_batch_size=2)
-        train(
-            pair, pair, prompt, settings, tiny.path, tmp_path / str(compiled), data_fingerprint="data",
-            on_progress=told.append,
-        )  # fmt: skip
+        changes: dict[str, Any] = {"epochs": 4, "evaluations": 1, "batch_size": 2, "effective_batch_size": 2}
+        _, told = job.train(tmp_path / str(compiled), pair, compile=compiled, **changes)
         losses.append([progress.loss for progress in told if progress.stage == "training"])
-        names.append(load_file(tmp_path / str(compiled) / "adapter" / "adapter_model.safetensors").keys())
+        names.append(weights(tmp_path / str(compiled)).keys())
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert names[0] == names[1]
@@ -157,17 +115,14 @@ Path(sys.argv[1]).with_suffix(f".{state.process_index}").write_text(json.dumps([
 """
 
 
-def test_two_processes_learn_what_one_does(
-    run: Run, tiny: Tiny, products: list[Product], prompt: Prompt, make_settings: Make, tmp_path: Path
-) -> None:
+def test_two_processes_learn_what_one_does(job: TinyJob, tmp_path: Path) -> None:
     """As torchrun starts them, on the CPU: the effective batch is the same, so the losses are."""
     changes: dict[str, Any] = {"epochs": 3, "evaluations": 1, "effective_batch_size": 4, "max_minutes": 60}
-    four = [*products[:3], products[4]]
-    given = [asdict(product) for product in four]
-    settings = make_settings(batch_size=2, **changes)
-    job = tmp_path / "job.json"
-    job.write_text(
-        json.dumps([given, prompt.model_dump(), settings.model_dump(), str(tiny.path), str(tmp_path / "two")])
+    four = [*job.products[:3], job.products[4]]
+    rows, settings = [asdict(product) for product in four], job.settings(batch_size=2, **changes)
+    given = tmp_path / "job.json"
+    given.write_text(
+        json.dumps([rows, job.prompt.model_dump(), settings.model_dump(), str(job.tiny.path), str(tmp_path / "two")])
     )
     root = Path(__file__).parents[2]
     script = tmp_path / "one_of_two.py"
@@ -175,29 +130,23 @@ def test_two_processes_learn_what_one_does(
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*launch, str(script), str(job)], capture_output=True, text=True, cwd=root, env=environment, check=False
+        [*launch, str(script), str(given)], capture_output=True, text=True, cwd=root, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr
-    told: list[TrainProgress] = []
-    train(
-        four, four, prompt, make_settings(batch_size=4, **changes), tiny.path, tmp_path / "one",
-        data_fingerprint="data", on_progress=told.append,
-    )  # fmt: skip
+    _, told = job.train(tmp_path / "one", four, batch_size=4, **changes)
     # Each was one of two; both saw the same losses, for they learn from all photos together.
-    (size, losses), (_, others) = (json.loads(job.with_suffix(f".{rank}").read_text()) for rank in (0, 1))
+    (size, losses), (_, others) = (json.loads(given.with_suffix(f".{rank}").read_text()) for rank in (0, 1))
     assert size == 2
     assert len(losses) == 3
     assert others == losses
     assert losses == pytest.approx([progress.loss for progress in told if progress.loss is not None], rel=1e-4)
-    one, two = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two"))
+    one, two = (weights(tmp_path / name) for name in ("one", "two"))
     torch.testing.assert_close(two, one, rtol=1e-2, atol=1e-4)
     report = TrainReport.model_validate_json((tmp_path / "two" / "adapter" / "train.json").read_bytes())
     assert (report.rows.train, report.steps) == (4, 3)
 
 
-def test_a_batch_that_the_processes_cannot_share_is_refused(
-    make_settings: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_that_the_processes_cannot_share_is_refused(job: TinyJob, monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Three:
         num_processes = 3
@@ -205,7 +154,7 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(
     monkeypatch.setattr(trainer, "PartialState", Three)
     with pytest.raises(UsageError) as raised:
         trainer.training_arguments(
-            make_settings(batch_size=2, effective_batch_size=8), Path("x"), device=torch.device("cpu"),
+            job.settings(batch_size=2, effective_batch_size=8), Path("x"), device=torch.device("cpu"),
             dtype=torch.float32,
         )  # fmt: skip
     assert str(raised.value) == (

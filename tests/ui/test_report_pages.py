@@ -45,11 +45,12 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.new("RGB", (300, 400), (4 * number, 120, 90)).save(root / "photos" / key)
 
     def answer(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
-        number = int(item.key[-7:-4])
+        number = int(item.product_id[-7:-4])
         if number % 12 == 11:
-            return make_row(run, item.key, minutes, shard=item.shard, error_kind=ErrorKind.ANSWER_MALFORMED)
+            return make_row(run, item.product_id, minutes, shard=item.shard, error_kind=ErrorKind.ANSWER_MALFORMED)
         return make_row(
-            run, item.key, minutes, shard=item.shard, image_sha256=item.key, title=EVIL if number == 5 else "Felt Hat",
+            run, item.product_id, minutes, shard=item.shard, sha256=item.product_id,
+            title=EVIL if number == 5 else "Felt Hat",
             category=("Hats", "Bags", "A category with a very long name indeed")[number % 3], price=100.0 + number,
             price_low=80.0, price_high=300.0, category_confidence=0.7, needs_review=number % 4 == 0,
             review_reasons=("low_confidence",) if number % 4 == 0 else (),
@@ -63,7 +64,7 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     known = [{**asdict(make_row(run, keys[0], title="Cap")), "in_source": True}]
     changes = compare(
         rows, parquet.from_records(known, PRODUCTS_SCHEMA).lazy(),
-        pl.LazyFrame({"key": keys, "reason": ["model"] * 60}), before.lazy().select(key="image_key"),
+        pl.LazyFrame({"product_id": keys, "reason": ["model"] * 60}), before.lazy().select("product_id"),
     )  # fmt: skip
     record = RunRecord(
         run=run, state="published", counts={"rows": 60, "ok": stats.ok, "failed": stats.failed}, by_reason={"new": 60},
@@ -105,7 +106,7 @@ def test_figures_are_those_of_the_parquet_files(open_page: Callable[[Path], Page
         assert figure(f"category {category}") == str(count)
     for reason, count in reasons:
         assert figure(f"review {reason}") == str(count)
-    assert f"{inside:.1%} of the true prices lie in their 90% intervals" in page.inner_text("body")
+    assert f"{inside:.1%} of the true prices are inside their 90% intervals" in page.inner_text("body")
 
 
 def test_everything_is_there_and_the_models_text_stays_text(open_page: Callable[[Path], Page], output: Path) -> None:
@@ -113,8 +114,8 @@ def test_everything_is_there_and_the_models_text_stays_text(open_page: Callable[
     text = page.inner_text("body")
 
     wanted = (
-        "0.02", "cost of 1,000 photos, at 0.40 an hour", "What changed since the last run", "Cap, Coats, 100",
-        "1 photos had a good answer before: 1 got another category", "Why a person should look", "answer_malformed",
+        "0.02", "cost of 1,000 products, at 0.40 an hour", "What changed since the last run", "Cap, Coats, 100",
+        "1 products had a good answer before: 1 got another category", "Why a person should look", "answer_malformed",
         "Prices, true and estimated", "Is the confidence right?", "Coverage of the price intervals by category",
         "Which categories are taken for which", "there is nothing to compare",
     )  # fmt: skip
@@ -127,7 +128,7 @@ def test_everything_is_there_and_the_models_text_stays_text(open_page: Callable[
 
 
 def test_a_phone_and_paper_are_wide_enough(open_page: Callable[[Path], Page], output: Path, tmp_path: Path) -> None:
-    products = [Product("1", "Hat", "Hats", 10.0, "/1.jpg")]
+    products = [Product("1", "Hat", "Hats", 10.0, ("/1.jpg",))]
     table = scored(120)
     same = score(products, [Answer("Hat", "Hats", 10)])
     metrics = {**assess(table, sigma=0.15), "test": same, "baselines": {"category_median": same}}

@@ -31,9 +31,9 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.new("RGB", (96, 128), (number % 256, number // 4 % 256, 90)).save(root / "photos" / key)
 
     def answer(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
-        number = int(item.key[:4])
+        number = int(item.product_id[:4])
         return make_row(
-            run, item.key, minutes, shard=item.shard, image_sha256=item.key, price=float(2000 - number),
+            run, item.product_id, minutes, shard=item.shard, sha256=item.product_id, price=float(2000 - number),
             category_confidence=0.5, price_low=float(1900 - number), price_high=float(2100 - number),
             category_alternatives=(Alternative("Hats", 0.3), Alternative("Bags", 0.1)),
             needs_review=True, review_reasons=("low_confidence",), title=f"<b>Coat</b> {number} & more",
@@ -98,7 +98,7 @@ def saved(page: Page, path: Path) -> dict[str, Any]:
 
 
 def test_a_thousand_rows_by_keyboard_from_start_to_applied(page: Page, output: Path, tmp_path: Path) -> None:
-    assert page.locator("#place").inner_text() == f"1 of {COUNT}: 0000"
+    assert page.locator("#place").inner_text() == f"1 of {COUNT}: 0000.jpg"
     press(page, "n")
     page.keyboard.type("Ann")
     press(page, "Enter")
@@ -120,7 +120,7 @@ def test_a_thousand_rows_by_keyboard_from_start_to_applied(page: Page, output: P
     assert page.locator("#bar").get_attribute("max") == str(COUNT)
 
     path = tmp_path / "decisions.json"
-    decisions = {one["image_key"]: one for one in saved(page, path)["decisions"]}
+    decisions = {one["product_id"]: one for one in saved(page, path)["decisions"]}
     assert len(decisions) == COUNT
     assert decisions["0004.jpg"]["decision"] == "accepted"
 
@@ -128,7 +128,7 @@ def test_a_thousand_rows_by_keyboard_from_start_to_applied(page: Page, output: P
 
     rejected = 1 + len(range(10, COUNT, 10))
     assert done.counts == {"accepted": COUNT - rejected - 2, "edited": 2, "rejected": rejected}
-    table = pl.read_parquet(output / "products.parquet").sort("image_key")
+    table = pl.read_parquet(output / "products.parquet").sort("product_id")
     assert table["reviewed_by"].unique().to_list() == ["Ann"]
     assert table["needs_review"].sum() == 0
     outcome = table.select("title", "category", "price").rows()
@@ -145,7 +145,7 @@ def test_mistakes_are_told_and_work_survives_a_reload(page: Page) -> None:
     press(page, "e", "Tab", "Control+A")
     page.keyboard.type("Dragons")
     press(page, "Enter")
-    assert '"Dragons" is no category' in page.locator("#status").inner_text()
+    assert '"Dragons" is not a category' in page.locator("#status").inner_text()
     press(page, "Escape")
     assert page.locator("#category").input_value() == "Coats"
     press(page, "e", "Tab", "Tab", "Control+A")
@@ -160,7 +160,7 @@ def test_mistakes_are_told_and_work_survives_a_reload(page: Page) -> None:
     page.on("dialog", lambda dialog: dialog.accept())
     page.reload()
     assert page.locator("#name").input_value() == "Bob"
-    assert page.locator("#place").inner_text() == f"2 of {COUNT}: 0001"
+    assert page.locator("#place").inner_text() == f"2 of {COUNT}: 0001.jpg"
     press(page, "k")
     assert page.locator("#decision").inner_text() == "accepted"
 
@@ -247,12 +247,12 @@ def test_undo_takes_back_the_decision_just_made_and_the_file_agrees(page: Page, 
     assert status(page) == "There is nothing to undo."
     press(page, "a", "r", "u")
     assert (status(page), page.locator("#place").inner_text()) == (
-        "Undone: 0001 is undecided.", f"2 of {COUNT}: 0001",
+        "Undone: 0001.jpg is undecided.", f"2 of {COUNT}: 0001.jpg",
     )  # fmt: skip
-    assert [one["image_key"] for one in saved(page, tmp_path / "one.json")["decisions"]] == ["0000.jpg"]
+    assert [one["product_id"] for one in saved(page, tmp_path / "one.json")["decisions"]] == ["0000.jpg"]
     press(page, "k", "r")  # 0000 again, and now rejected
     press(page, "k", "k", "u")
-    assert status(page) == "Undone: 0000 is accepted again."
+    assert status(page) == "Undone: 0000.jpg is accepted again."
     [one] = saved(page, tmp_path / "two.json")["decisions"]
     assert one["decision"] == "accepted"
     press(page, "u")
@@ -264,7 +264,7 @@ def test_undo_after_a_reload_still_finds_the_last_decision(page: Page) -> None:
     press(page, "a", "a")
     page.reload()
     press(page, "u")
-    assert [one["image_key"] for one in decided(page)] == ["0000.jpg"]
+    assert [one["product_id"] for one in decided(page)] == ["0000.jpg"]
 
 
 def test_enter_in_an_input_method_a_held_key_and_chords_decide_nothing(page: Page) -> None:
@@ -305,7 +305,7 @@ def test_what_is_typed_is_kept_by_every_way_of_accepting_and_dropped_by_none_in_
     page.keyboard.type("Cap")
     press(page, "Tab", "Tab", "Tab", "j")
     assert "has an edit" in status(page)
-    assert page.locator("#place").inner_text() == f"1 of {COUNT}: 0000"
+    assert page.locator("#place").inner_text() == f"1 of {COUNT}: 0000.jpg"
     page.locator("#save").click()
     assert "has an edit" in status(page)
     page.locator("#accept").focus()
@@ -382,7 +382,7 @@ def test_a_browser_that_remembers_nothing_or_nonsense_still_works(chromium: Any,
     for script in (
         "Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('denied'); } })",
         "Storage.prototype.setItem = () => { throw new DOMException('full'); }",
-        'Storage.prototype.getItem = () => \'{"name": 7, "decisions": [null, [1], {"image_key": 1}], "done": [[]]}\'',
+        'Storage.prototype.getItem = () => \'{"name": 7, "decisions": [null, [1], {"product_id": 1}], "done": [[]]}\'',
         "Storage.prototype.getItem = () => '[\"0000.jpg\"]'",
         "Storage.prototype.getItem = () => '{'",
     ):

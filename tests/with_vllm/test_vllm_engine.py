@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from enrich.answers.completion import Completion
@@ -108,7 +109,7 @@ def test_a_stream_left_early_leaves_nothing_behind(engine: VllmEngine, expected:
 def test_an_odd_page_costs_one_row(engine: VllmEngine, expected: list[Completion]) -> None:
     grey, torn = np.zeros((112, 112), np.uint8), np.zeros((112, 100, 3), np.uint8)
     large = np.zeros((336, 224, 3), np.uint8)
-    odd = [Request("grey", grey), Request("torn", torn), Request("large", large)]
+    odd = [Request("grey", (grey,)), Request("torn", (torn,)), Request("large", (large,))]
 
     got = {answer.id: answer for answer in engine.complete([*odd, request(0)])}
 
@@ -198,8 +199,6 @@ def test_the_adapter_beside_the_base(adapter: Adapter, expected: list[Completion
 def test_a_merged_checkpoint_is_written_once_and_replaces_those_that_nobody_uses(
     adapter: Adapter, tmp_path: Path
 ) -> None:
-    import torch
-
     of_another_run = "fedcba9876543210-bfloat16"
     for name in ("0123456789abcdef-bfloat16", "mine", "catalog-float32"):
         (tmp_path / name).mkdir()

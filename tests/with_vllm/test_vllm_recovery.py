@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from enrich.answers.calibration import Calibration
 from enrich.answers.completion import Completion
@@ -140,7 +141,7 @@ def test_what_a_stream_no_longer_wants_is_withdrawn() -> None:
 
 def test_a_refused_request_is_an_answer() -> None:
     engine, _ = make(set())
-    [refused] = engine.complete([Request("x", request(0).page[:100])])
+    [refused] = engine.complete([Request("x", (request(0).pages[0][:100],))])
 
     assert refused.error == (
         "the engine failed: an image of 224x100 is not the result of hd_transform with num_crops=4 and image_size=112"
@@ -193,8 +194,6 @@ def test_a_log_without_errors() -> None:
 
 
 def test_arguments_follow_the_settings() -> None:
-    import torch
-
     plain = engine_arguments(RunSettings(), torch.device("cpu"), torch.float32)
     asked = engine_arguments(
         RunSettings(quantization="fp8", kv_cache_dtype="fp8", vllm={"max_num_seqs": 3, "block_size": 32}),
@@ -218,8 +217,6 @@ def test_arguments_follow_the_settings() -> None:
     ],
 )
 def test_arguments_that_are_not_a_users_to_set(name: str, why: str) -> None:
-    import torch
-
     with pytest.raises(UsageError, match=f"^setting vllm.{name}: {why}; remove it$"):
         engine_arguments(RunSettings(vllm={name: 1}), torch.device("cpu"), torch.float32)
 
@@ -231,8 +228,6 @@ def test_arguments_that_are_not_a_users_to_set(name: str, why: str) -> None:
 def test_answers_have_a_kernel_of_their_own_on_hopper(
     major: int, dtype: str, backend: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import torch
-
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 0))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80 << 30))
     arguments = engine_arguments(RunSettings(), torch.device("cuda"), getattr(torch, dtype))

@@ -31,7 +31,7 @@ def test_a_bucket(tmp_path: Path) -> None:
         chosen = settings(engine=engine, shard_size=20, gate={"enabled": False})
         record = run_enrichment(RunRequest(str(bucket), str(adapter), str(output), chosen))
         assert (record.state, record.engine) == ("published", engine)
-        return pl.read_parquet(output / "products.parquet").sort("image_key")
+        return pl.read_parquet(output / "products.parquet").sort("product_id")
 
     ours, theirs = run("vllm"), run("transformers")
 

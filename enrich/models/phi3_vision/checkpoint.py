@@ -4,6 +4,8 @@ import hashlib
 import json
 import shutil
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ _HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the original's, ours
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"  # in one file, or which shard holds what
+_SHARD_SIZE = "5GB"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -45,7 +48,7 @@ class CheckpointError(ValueError):
 
 
 def resolve(name_or_path: str, revision: str | None = None) -> Path:
-    """The directory of a checkpoint: a local one as it is, else a Hugging Face model, downloaded or from its cache.
+    """The directory of a checkpoint: a local one, else a Hugging Face model, downloaded or from its cache.
 
     Raises:
         CheckpointError: no such local directory; the hub cannot deliver the model at that revision; config.json or some
@@ -122,7 +125,7 @@ def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
 def load_processor(path: str | Path, **overrides: Any) -> Phi3VProcessor:
     """Load the processor of an original or re-saved checkpoint, or of an adapter.
 
-    `overrides` (num_crops, fast_decode) stand for what the image processor's file says; None leaves that as it is.
+    `overrides` (num_crops, fast_decode) stand for what the image processor's file says.
 
     Raises:
         CheckpointError: no tokenizer.json, or no image processor file.
@@ -130,8 +133,7 @@ def load_processor(path: str | Path, **overrides: Any) -> Phi3VProcessor:
     directory = Path(path)
     _need(directory, "tokenizer.json", directory / "tokenizer.json")
     _need(directory, "preprocessor_config.json", *(directory / name for name in _IMAGE_PROCESSOR_FILES))
-    given = {name: value for name, value in overrides.items() if value is not None}
-    return Phi3VProcessor.from_pretrained(directory, local_files_only=True, **given)
+    return Phi3VProcessor.from_pretrained(directory, local_files_only=True, **overrides)
 
 
 def load_adapted(
@@ -209,9 +211,7 @@ def _rounded_to_bf16(values: torch.Tensor, seed: int) -> torch.Tensor:
     return ((values.contiguous().view(torch.int32) + lower) & ~0xFFFF).view(torch.float32)
 
 
-def save_merged(
-    model: Phi3VForCausalLM, adapter_dir: str | Path, directory: str | Path, *, max_shard_size: str = "5GB"
-) -> None:
+def save_merged(model: Phi3VForCausalLM, adapter_dir: str | Path, directory: str | Path) -> None:
     """Write what `load_merged` made of an adapter to a new `directory`, as a checkpoint that needs no adapter.
 
     Weights are sharded safetensors under the original's names; the tokenizer is the adapter's, byte for byte, and so
@@ -225,12 +225,17 @@ def save_merged(
     """
     adapter, target = Path(adapter_dir), Path(directory)
     processor = load_processor(adapter)
-    ends = _known_stop_ids(adapter, processor)
+    known = processor.tokenizer.get_vocab()
+    for token in STOP_TOKENS:
+        if token not in known:
+            raise CheckpointError(f"adapter {adapter}", f"its tokenizer has no {token}, where an answer ends")
     target.mkdir(parents=True)
     model.generation_config = GenerationConfig(
-        bos_token_id=model.config.bos_token_id, eos_token_id=ends, pad_token_id=model.config.pad_token_id
+        bos_token_id=model.config.bos_token_id,
+        eos_token_id=stop_ids(processor),
+        pad_token_id=model.config.pad_token_id,
     )
-    model.save_pretrained(target, max_shard_size=max_shard_size)
+    model.save_pretrained(target, max_shard_size=_SHARD_SIZE)
     processor.image_processor.save_pretrained(target)
     for name in TOKENIZER_FILES:
         if (adapter / name).is_file():
@@ -240,14 +245,6 @@ def save_merged(
 def stop_ids(processor: Phi3VProcessor) -> list[int]:
     """Ids of `STOP_TOKENS`: `<|end|>` closes a turn; the other two end a text that forgot to."""
     return processor.tokenizer.convert_tokens_to_ids(list(STOP_TOKENS))
-
-
-def _known_stop_ids(adapter: Path, processor: Phi3VProcessor) -> list[int]:
-    known = processor.tokenizer.get_vocab()
-    unknown = [token for token in STOP_TOKENS if token not in known]
-    if unknown:
-        raise CheckpointError(f"adapter {adapter}", f"its tokenizer has no {unknown[0]}, where an answer ends")
-    return stop_ids(processor)
 
 
 def weights_signature(directory: Path) -> str:
@@ -260,16 +257,13 @@ def weights_signature(directory: Path) -> str:
     """
     found = []
     for name in _weight_files(directory):
-        try:
-            with safe_open(directory / name, framework="pt") as file:
-                for tensor in file.keys():  # noqa: SIM118
-                    part = file.get_slice(tensor)
-                    shape = part.get_shape()
-                    row = part[shape[0] // 2 : shape[0] // 2 + 1] if shape else file.get_tensor(tensor)
-                    few = row.flatten()[:16].to(torch.bfloat16).float().tolist()
-                    found.append([tensor, shape, few])
-        except SafetensorError as error:
-            raise ValueError(f"{directory}/{name} is damaged: {error}; fetch it again") from error
+        with _open_weights(directory / name) as file:
+            for tensor in file.keys():  # noqa: SIM118
+                part = file.get_slice(tensor)
+                shape = part.get_shape()
+                row = part[shape[0] // 2 : shape[0] // 2 + 1] if shape else file.get_tensor(tensor)
+                few = row.flatten()[:16].to(torch.bfloat16).float().tolist()
+                found.append([tensor, shape, few])
     return hashlib.sha256(json.dumps(sorted(found, key=lambda entry: entry[0])).encode()).hexdigest()[:16]
 
 
@@ -290,15 +284,23 @@ def _read_adapter(adapter: Path) -> tuple[LoraConfig, dict[str, torch.Tensor]]:
 def _checked(directory: Path) -> Path:
     _need(directory, "config.json", directory / "config.json")
     _need(directory, "*.safetensors weights (pickled *.bin ones are refused)", *directory.glob("*.safetensors"))
-    _check_model_type(directory)
+    model_type = _read_object(directory / "config.json").get("model_type")
+    if model_type != Phi3VConfig.model_type:
+        raise CheckpointError(directory, f"model_type is {model_type!r}, expected {Phi3VConfig.model_type!r}")
     for name in _weight_files(directory):
         _need(directory, name, directory / name)
-        try:
-            with safe_open(directory / name, framework="pt"):  # reads the header, which says how long the file is
-                pass
-        except SafetensorError as error:
-            raise ValueError(f"{directory}/{name} is damaged: {error}; fetch it again") from error
+        with _open_weights(directory / name):  # reads the header, which says how long the file is
+            pass
     return directory
+
+
+@contextmanager
+def _open_weights(path: Path) -> Iterator[safe_open]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}; fetch it again") from error
 
 
 def _weight_files(directory: Path) -> list[str]:
@@ -306,24 +308,25 @@ def _weight_files(directory: Path) -> list[str]:
     if (directory / _WEIGHTS).is_file():
         return [_WEIGHTS]
     _need(directory, f"{_WEIGHTS} and no {_INDEX}", directory / _INDEX)
+    weight_map = _read_object(directory / _INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ValueError(f"{directory}/{_INDEX} is damaged; fetch it again")
+    return sorted(set(weight_map.values()))
+
+
+def _read_object(path: Path) -> dict[str, Any]:
     try:
-        return sorted(set(json.loads((directory / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{directory}/{_INDEX} is damaged; fetch it again") from error
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: not a JSON object; fetch it again")
+    return found
 
 
 def _need(directory: Path, what: str, *candidates: Path) -> None:
     if not any(candidate.is_file() for candidate in candidates):
         raise CheckpointError(directory, f"no {what}; give a complete checkpoint directory")
-
-
-def _check_model_type(directory: Path) -> None:
-    try:
-        model_type = json.loads((directory / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise ValueError(f"{directory}/config.json is not a JSON object") from error
-    if model_type != Phi3VConfig.model_type:
-        raise CheckpointError(directory, f"model_type is {model_type!r}, expected {Phi3VConfig.model_type!r}")
 
 
 def _key(entry: Any) -> str:

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import CLIPVisionModel
 
 from .configuration import Phi3VConfig
+from .image_processing import crop_grids
 
 
 class Phi3VImageEmbedding(nn.Module):
@@ -37,7 +38,11 @@ class Phi3VImageEmbedding(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor, image_sizes: torch.Tensor) -> list[torch.Tensor]:
         """See `Phi3VModel.get_image_features`."""
-        grids = self._grids(pixel_values, image_sizes)
+        side = self.image_size
+        if pixel_values.ndim != 5 or tuple(pixel_values.shape[2:]) != (3, side, side):
+            given = tuple(pixel_values.shape)
+            raise ValueError(f"pixel_values must be (images, crops, 3, {side}, {side}), got {given}")
+        grids = crop_grids(image_sizes, len(pixel_values), pixel_values.shape[1] - 1, side)
         counts = [rows * columns + 1 for rows, columns in grids]
         # Zero crops after an image's own are padding and never reach the tower.
         merged = self._merged_features(
@@ -57,24 +62,6 @@ class Phi3VImageEmbedding(nn.Module):
             for i, tokens in zip(members, self.img_projection(self._arrange(own, rows, columns)).unbind(), strict=True):
                 features[i] = tokens
         return features
-
-    def _grids(self, pixel_values: torch.Tensor, image_sizes: torch.Tensor) -> list[tuple[int, int]]:
-        """Rows and columns of each image's crops."""
-        side = self.image_size
-        if pixel_values.ndim != 5 or tuple(pixel_values.shape[2:]) != (3, side, side):
-            raise ValueError(
-                f"pixel_values must be (images, crops, 3, {side}, {side}), got {tuple(pixel_values.shape)}"
-            )
-        sizes = image_sizes.tolist()
-        if len(sizes) != len(pixel_values):
-            raise ValueError(f"{len(pixel_values)} images in pixel_values, but {len(sizes)} in image_sizes")
-        for height, width in sizes:
-            if height % side or width % side or not 0 < height * width // side**2 < pixel_values.shape[1]:
-                raise ValueError(
-                    f"image_sizes: {height}x{width} (height x width) is not a grid of 1 to {pixel_values.shape[1] - 1} "
-                    f"crops of {side} pixels"
-                )
-        return [(height // side, width // side) for height, width in sizes]
 
     def _merged_features(self, crops: torch.Tensor) -> torch.Tensor:
         """(n, 3, S, S) to (n, g, g, 4 * vision width): the last layer but one, without its class token, merged 2x2."""

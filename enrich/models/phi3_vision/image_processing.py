@@ -42,8 +42,11 @@ def normalize_crops(
     Raises:
         ValueError: shapes, types or sizes that do not fit each other.
     """
-    grids = _grids(crops, image_sizes)
+    if crops.dtype != torch.uint8 or crops.ndim != 5 or crops.shape[2] != crops.shape[3] or crops.shape[4] != 3:
+        given = f"{str(crops.dtype).removeprefix('torch.')} {tuple(crops.shape)}"
+        raise ValueError(f"crops must be uint8 (images, num_crops, side, side, 3), got {given}")
     images, num_crops, side = crops.shape[:3]
+    grids = crop_grids(image_sizes, images, num_crops, side)
     pixel_values = crops.new_zeros((images, num_crops + 1, 3, side, side), dtype=dtype)
     # Images of one grid are computed together: a batch has few grids, mostly one, and then there is nothing to gather.
     for rows, columns in dict.fromkeys(grids):
@@ -67,15 +70,11 @@ def _index(members: list[int], device: torch.device) -> torch.Tensor:
     return index.to(device, non_blocking=True)
 
 
-def _grids(crops: torch.Tensor, image_sizes: torch.Tensor) -> list[tuple[int, int]]:
-    """Rows and columns of each image's crops."""
-    if crops.dtype != torch.uint8 or crops.ndim != 5 or crops.shape[2] != crops.shape[3] or crops.shape[4] != 3:
-        given = f"{str(crops.dtype).removeprefix('torch.')} {tuple(crops.shape)}"
-        raise ValueError(f"crops must be uint8 (images, num_crops, side, side, 3), got {given}")
-    num_crops, side = crops.shape[1:3]
+def crop_grids(image_sizes: torch.Tensor, images: int, num_crops: int, side: int) -> list[tuple[int, int]]:
+    """Rows and columns of the crops of each of `images`. ValueError: another number of them, or an impossible size."""
     sizes = image_sizes.tolist()
-    if len(sizes) != len(crops):
-        raise ValueError(f"{len(crops)} images in crops, but {len(sizes)} in image_sizes")
+    if len(sizes) != images:
+        raise ValueError(f"{images} images of crops, but {len(sizes)} in image_sizes")
     for height, width in sizes:
         if height % side or width % side or not 0 < height * width // side**2 <= num_crops:
             raise ValueError(
@@ -95,21 +94,25 @@ class Phi3VImagesKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     image_std: Sequence[float]
     fast_decode: bool
     preparation_version: int
+    photos_per_product: int
+    more_crops: int
 
 
 class Phi3VImageProcessor(BaseImageProcessor):
     """Images to the model's `pixel_values`, `image_sizes` and token counts.
 
     Args:
-        num_crops: most crops per image beside the global view; must be the same in training and serving.
+        num_crops: most crops of a prompt's first image beside the global view; the same in training and serving.
         image_size: side of a crop in pixels, the vision tower's `image_size`.
         patch_size: the vision tower's `patch_size`.
         fast_decode: whether large JPEGs are decoded at a reduced scale before they get here. Nothing here depends on
             it; like num_crops it must be the same in training and serving, and so it is kept in the same file.
         preparation_version: of how bytes become the images that get here (colours, say); kept as fast_decode is.
+        photos_per_product: how many images a prompt shows at most; kept as fast_decode is.
+        more_crops: most crops of a prompt's other images; None: num_crops, as in the original.
         kwargs: other keys of the original's preprocessor_config.json (auto_map, num_img_tokens, ...), ignored.
 
-    The attribute `num_img_tokens`, a crop's own tokens, is there to be written: the original's code reads it.
+    The attribute `num_img_tokens`, the tokens of a crop, is only written to the file: the original's code reads it.
     """
 
     model_input_names = ["pixel_values", "image_sizes"]  # noqa: RUF012 (as the base class declares it)
@@ -124,6 +127,8 @@ class Phi3VImageProcessor(BaseImageProcessor):
         image_std: Sequence[float] = CLIP_STD,
         fast_decode: bool = False,
         preparation_version: int = 1,
+        photos_per_product: int = 1,
+        more_crops: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__()
@@ -138,11 +143,26 @@ class Phi3VImageProcessor(BaseImageProcessor):
         self.image_std = list(image_std)
         self.fast_decode = fast_decode
         self.preparation_version = preparation_version
+        self.photos_per_product = photos_per_product
+        self.more_crops = more_crops
         self.num_img_tokens = (image_size // patch_size // 2) ** 2
 
-    def num_image_tokens(self, width: int, height: int) -> int:
+    def to_dict(self) -> dict[str, Any]:
+        """Stock; what only several images need is left out where a prompt shows one."""
+        unused = ("photos_per_product", "more_crops") if self.photos_per_product == 1 else ()
+        return {name: value for name, value in super().to_dict().items() if name not in unused}
+
+    def crops_at(self, position: int) -> int:
+        """Most crops of the image at `position` of a prompt, counted from 0."""
+        return self.num_crops if position == 0 or self.more_crops is None else self.more_crops
+
+    def num_image_tokens(self, width: int, height: int, position: int = 0) -> int:
         """Tokens that an image of this size takes in the prompt: its crops, the global view and the separators."""
-        return self._tokens_of_grid(*hd_size(width, height, self.num_crops, self.image_size))
+        return self._tokens_of_grid(*hd_size(width, height, self.crops_at(position), self.image_size))
+
+    def most_image_tokens(self, position: int = 0) -> int:
+        """Tokens that an image of any size takes at most: those of one that becomes a column of crops."""
+        return self._tokens_of_grid(self.image_size, self.crops_at(position) * self.image_size)
 
     # The original's name for it, which vLLM calls.
     calc_num_image_tokens_from_image_size = num_image_tokens
@@ -159,6 +179,7 @@ class Phi3VImageProcessor(BaseImageProcessor):
         return_tensors: str | None = "pt",
         do_hd_transform: bool = True,
         do_normalize: bool = True,
+        positions: Sequence[int] | None = None,
     ) -> BatchFeature:
         """Turn images into model inputs.
 
@@ -166,10 +187,12 @@ class Phi3VImageProcessor(BaseImageProcessor):
             images: one image or a sequence of them, as `hd_transform` takes them.
             do_hd_transform: False where the images are `hd_transform`'s results already (made in worker processes).
             do_normalize: False leaves the rest to `normalize_crops`, on a GPU say: a fifth of the bytes to send there.
+            positions: each image's place in its prompt, counted from 0; None: all are first.
 
         Returns:
-            pixel_values: float32 (n, num_crops + 1, 3, image_size, image_size): the global view, the crops row by row,
-                zeros. Without do_normalize uint8 (n, num_crops, image_size, image_size, 3): the crops, zeros.
+            pixel_values: float32 (n, crops + 1, 3, image_size, image_size): the global view, the crops row by row,
+                zeros. Without do_normalize uint8 (n, crops, image_size, image_size, 3): the crops, zeros. There are as
+                many `crops` as the images' positions allow at most.
             image_sizes: int64 (n, 2): padded height and width.
             num_img_tokens: list of n ints.
 
@@ -179,10 +202,11 @@ class Phi3VImageProcessor(BaseImageProcessor):
         if isinstance(images, (Image.Image, np.ndarray)):
             images = [images]
         prepare = self._transform if do_hd_transform else self._check_transformed
-        prepared = [prepare(image) for image in images]
+        most = [self.crops_at(position) for position in positions or [0] * len(images)]
+        prepared = [prepare(image, crops) for image, crops in zip(images, most, strict=True)]
         sizes = [image.shape[:2] for image in prepared]
         image_sizes = torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2)
-        pixel_values = torch.from_numpy(self._crops(prepared))
+        pixel_values = torch.from_numpy(self._crops(prepared, max(most, default=self.num_crops)))
         if do_normalize:
             pixel_values = normalize_crops(pixel_values, image_sizes, mean=self.image_mean, std=self.image_std)
         data = {
@@ -192,24 +216,24 @@ class Phi3VImageProcessor(BaseImageProcessor):
         }
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["num_img_tokens"])
 
-    def _transform(self, image: Image.Image | np.ndarray) -> np.ndarray:
-        return hd_transform(image, self.num_crops, self.image_size)
+    def _transform(self, image: Image.Image | np.ndarray, most: int) -> np.ndarray:
+        return hd_transform(image, most, self.image_size)
 
-    def _check_transformed(self, image: Image.Image | np.ndarray) -> np.ndarray:
+    def _check_transformed(self, image: Image.Image | np.ndarray, most: int) -> np.ndarray:
         # Pillow would copy an array twice: 2 ms a page, of which a serving process has none to spare.
         pixels = image if is_rgb_array(image) else np.asarray(as_rgb(image))
         rows, columns = pixels.shape[0] // self.image_size, pixels.shape[1] // self.image_size
-        if pixels.shape[0] % self.image_size or pixels.shape[1] % self.image_size or rows * columns > self.num_crops:
+        if pixels.shape[0] % self.image_size or pixels.shape[1] % self.image_size or rows * columns > most:
             raise ValueError(
                 f"an image of {pixels.shape[1]}x{pixels.shape[0]} is not the result of hd_transform with "
-                f"num_crops={self.num_crops} and image_size={self.image_size}"
+                f"num_crops={most} and image_size={self.image_size}"
             )
         return pixels
 
-    def _crops(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """n uint8 arrays (h, w, 3) of whole crops to uint8 (n, num_crops, image_size, image_size, 3), zeros last."""
+    def _crops(self, images: Sequence[np.ndarray], most: int) -> np.ndarray:
+        """n uint8 arrays (h, w, 3) of whole crops to uint8 (n, most, image_size, image_size, 3), zeros last."""
         side = self.image_size
-        crops = np.zeros((len(images), self.num_crops, side, side, 3), np.uint8)
+        crops = np.zeros((len(images), most, side, side, 3), np.uint8)
         for own, image in zip(crops, images, strict=True):
             rows, columns = image.shape[0] // side, image.shape[1] // side
             grid = own[: rows * columns].reshape(rows, columns, side, side, 3)

@@ -99,7 +99,11 @@ class Phi3VProcessor(ProcessorMixin):
             per_text = _images_by_text(texts, images)
             flat = list(chain.from_iterable(per_text))
             features = self.image_processor(
-                flat, return_tensors=return_tensors, do_hd_transform=do_hd_transform, do_normalize=do_normalize
+                flat,
+                return_tensors=return_tensors,
+                do_hd_transform=do_hd_transform,
+                do_normalize=do_normalize,
+                positions=[position for own in per_text for position in range(len(own))],
             )
             counts = iter(features.pop("num_img_tokens"))
             pixels = dict(features) if flat else {}
@@ -163,8 +167,9 @@ class Phi3VProcessor(ProcessorMixin):
         return self.tokenizer.get_vocab().get("<|image|>", unknown)
 
     def calc_num_image_tokens_from_image_size(self, width: int, height: int) -> int:
-        """As the image processor's; vLLM calls it here."""
-        return self.image_processor.num_image_tokens(width, height)
+        """As the image processor's, at the position that gives most; vLLM calls it here, to reserve memory."""
+        processor = self.image_processor
+        return max(processor.num_image_tokens(width, height, position) for position in (0, 1))
 
     @property
     def model_input_names(self) -> list[str]:

@@ -29,7 +29,7 @@ from .vllm_tower_attention import TowerAttention
 
 
 class Phi3VMultiModalProcessor(phi3v.Phi3VMultiModalProcessor):
-    """The ordinary way in, from PIL images: crops stay bytes, and image tokens are found in any vocabulary."""
+    """vLLM's usual preprocessing of PIL images, but crops stay bytes, and any vocabulary's image token is found."""
 
     def _call_hf_processor(self, hf_data: Mapping[str, object], hf_kwargs: Mapping[str, object]) -> BatchFeature:
         return super()._call_hf_processor(hf_data, {**hf_kwargs, "do_normalize": False})
@@ -45,7 +45,8 @@ class Phi3VMultiModalProcessor(phi3v.Phi3VMultiModalProcessor):
 
         def tokens(item: int) -> list[int]:
             size = mm_items.get_items("image", phi3v.ImageProcessorItems).get_image_size(item)
-            return [processor.image_token_id] * processor.image_processor.num_image_tokens(size.width, size.height)
+            count = processor.image_processor.num_image_tokens(size.width, size.height, item)
+            return [processor.image_token_id] * count
 
         return [PromptReplacement(modality="image", target=tag, replacement=tokens)]
 
@@ -54,8 +55,8 @@ class Phi3VMultiModalProcessor(phi3v.Phi3VMultiModalProcessor):
     ) -> tuple[list[int], Mapping[str, list[PlaceholderFeaturesInfo]]]:
         """Ids as `Phi3VProcessor.token_ids` gives them, and where the images are.
 
-        vLLM hands over a prompt's ids, in which a tag's first letters may have melted into the word before it, so the
-        text is spelled from them. Decoding puts a space after each special token; it goes again.
+        A tag's first letters may have been merged with the word before it, so the ids are decoded to text and tokenised
+        again. Decoding adds a space after each special token, which is removed.
         """
         tokenizer = self.info.get_tokenizer()
         processor: Any = self.info.get_hf_processor()

@@ -1,6 +1,6 @@
 """One pass over a bucket: plan, fetch, answer and commit shard by shard, publish, report."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,14 @@ from enrich.pipeline.run.state import Run
 if TYPE_CHECKING:
     from enrich.pipeline.run.ray_runner import Workers
 
+AnswerAll = Callable[[Sequence[int], Deadline], Iterator[int]]  # of a `Session` or `Workers`
+
 
 def run_enrichment(request: RunRequest, progress: Progress = silent, on_message: OnMessage = unheard) -> RunRecord:
     """One whole run: plan, every missing shard, publish, report.
 
     Args:
-        on_message: gets what was chosen and found before the first photo is answered.
+        on_message: gets what was chosen and found before the first product is answered.
 
     Raises:
         UsageError: nothing was started. RunFailed, StorageError: it broke off; the same run id continues it.
@@ -34,15 +36,28 @@ def run_enrichment(request: RunRequest, progress: Progress = silent, on_message:
         if shards:
             progress("starting the engine", 0, 0)
             with open_runner(run, progress, on_message) as runner:
-                total = run.manifest.rows
-                before = done = total - run.manifest.rows_in(shards)
-                for answered in runner.answer(shards, deadline):
-                    done = before + answered
-                    progress("photos", done, total)
-                if done < total:
-                    on_message(f"stopped at its deadline: {total - done:,} of {total:,} photos are left")
+                answer_shards(run, runner.answer, shards, shards, deadline, progress, on_message)
         progress("publishing", 0, 0)
         return finish_run(run)
+
+
+def answer_shards(
+    run: Run,
+    answer: AnswerAll,
+    todo: Sequence[int],
+    missing: Sequence[int],
+    deadline: Deadline,
+    progress: Progress,
+    on_message: OnMessage,
+) -> None:
+    """Answer the shards `todo` out of all that are `missing`. `progress` counts the products of the whole run."""
+    total = run.manifest.rows
+    before = done = total - run.manifest.rows_in(missing)
+    for answered in answer(todo, deadline):
+        done = before + answered
+        progress("products", done, total)
+    if done < before + run.manifest.rows_in(todo):
+        on_message(f"stopped at its deadline: {total - done:,} of {total:,} products are left")
 
 
 @contextmanager

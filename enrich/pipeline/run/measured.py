@@ -12,7 +12,7 @@ from enrich.photos.workers import Workers
 
 @dataclass(frozen=True)
 class Measured:
-    """What one session measured over the shards that it committed. All but `wall` are sums over photos, in seconds."""
+    """What one session measured over the shards that it committed. All but `wall` are sums, in seconds."""
 
     photos: int
     wall: float  # from the first photo requested to the shard written
@@ -30,13 +30,11 @@ class Measured:
 
 def add(first: Measured, second: Measured) -> Measured:
     """Two stretches of one session as one."""
-    sums = {name: getattr(first, name) + getattr(second, name) for name in _SUMS}
-    return Measured(workers=second.workers, cores=second.cores, **sums)
+    sums = {name: value + getattr(first, name) for name, value in vars(second).items() if name not in _CONSTANT}
+    return replace(second, **sums)
 
 
-_SUMS = (
-    "photos", "wall", "download", "decode", "queue", "render", "engine", "write", "waited", "starved",
-)  # fmt: skip
+_CONSTANT = ("workers", "cores")
 
 
 class StageTimer:

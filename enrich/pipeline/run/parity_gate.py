@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -10,6 +11,7 @@ from enrich.answers.completion import Completion
 from enrich.engines.adapter import Adapter
 from enrich.engines.base import Engine, Request
 from enrich.engines.parity import ParityRecord, Precision, compare
+from enrich.engines.predictor import prompts_of
 from enrich.engines.start import choose_engine, start_engine
 from enrich.engines.transformers_engine import load_engine
 from enrich.errors import ParityFailed
@@ -22,7 +24,7 @@ from enrich.pipeline.run.state import Run
 from enrich.settings.run import RunSettings
 from enrich.vocabulary import ManifestItem
 
-PHOTOS = 32  # that are compared: enough to meet every arrangement of crops, and a minute of a GPU
+PROMPTS = 32  # that are compared: enough to meet every arrangement of crops, and a minute of a GPU
 Fetch = Callable[[Iterable[ManifestItem]], Iterator[Fetched]]
 
 
@@ -42,10 +44,8 @@ def start_verified_engine(
     if choose_engine(settings.engine, settings.device) != "vllm":
         return start_engine(run.adapter, settings)
     key = f"parity/{'-'.join(_served(run.adapter, settings))}.json"
-    if run.output.head(key) is not None:
-        return start_engine(run.adapter, settings)
-    requests = first_photos(run, fetch, PHOTOS)
-    if not requests:  # then there is nothing to answer either
+    requests = first_prompts(run, fetch, PROMPTS) if run.output.head(key) is None else []
+    if not requests:  # it was compared before, or there is nothing to answer
         return start_engine(run.adapter, settings)
     with ExitStack() as stack:
         engine, record = compare_engines(run.adapter, settings, requests, progress, stack)
@@ -63,17 +63,26 @@ def start_verified_engine(
     return engine
 
 
-def first_photos(run: Run, fetch: Fetch, count: int) -> list[Request]:
-    """The first photos that the run has to answer, in the order of its manifest; identical bytes once."""
+def first_prompts(run: Run, fetch: Fetch, count: int) -> list[Request]:
+    """The first prompts of the products that the run has to answer, in their order; identical photos once."""
     rest = (item for shard in run.missing_shards() for item in items(run.manifest, shard))
     found: dict[str, Request] = {}  # by content
     while len(found) < count and (some := list(islice(rest, count - len(found)))):
-        fetched = {result.item.key: result for result in fetch(some)}
+        fetched = {result.item.product_id: result for result in fetch(some)}
         for item in some:
-            result = fetched[item.key]
-            if result.photo is not None and result.sha256 is not None:
-                found.setdefault(result.sha256, Request(item.key, result.photo.page))
-    return list(found.values())
+            prompts = prompts_of(fetched[item.product_id].pages, run.adapter.preparation.photos_per_product)
+            for prompt, named in zip(prompts, named_after(item.product_id, prompts), strict=True):
+                found.setdefault(prompt.id, named)
+    return list(found.values())[:count]
+
+
+def named_after(product: str, prompts: Sequence[Request]) -> list[Request]:
+    """The prompts of a product with ids that a person can look up."""
+    more = len(prompts) > 1
+    return [
+        replace(prompt, id=f"{product}, prompt {number}" if more else product)
+        for number, prompt in enumerate(prompts, 1)
+    ]
 
 
 def compare_engines(
@@ -105,13 +114,12 @@ def compare_engines(
 
 
 def _complete(engine: Engine, requests: Sequence[Request], what: str, progress: Progress) -> list[Completion]:
-    found = []
+    found: dict[str, Completion] = {}
     progress(what, 0, len(requests))
     for completion in engine.complete(requests):
-        found.append(completion)
+        found[completion.id] = completion
         progress(what, len(found), len(requests))
-    order = {request.id: position for position, request in enumerate(requests)}
-    return sorted(found, key=lambda completion: order[completion.id])
+    return [found[request.id] for request in requests]
 
 
 def precision(settings: RunSettings) -> Precision:
@@ -122,7 +130,7 @@ def precision(settings: RunSettings) -> Precision:
 
 
 def _served(adapter: Adapter, settings: RunSettings) -> tuple[str, ...]:
-    """What may come apart without the others: adapter, engine, way of serving, precision of sums, weights and cache."""
+    """What can cause a mismatch by itself: adapter, engine, way of serving, precision of sums, weights and cache."""
     from vllm import __version__
 
     dtype = str(device_and_dtype(settings.device)[1]).removeprefix("torch.")

@@ -1,6 +1,6 @@
-"""What a run has to do: the listing or the inventory compared with products.parquet, on the local disk."""
+"""What a run has to do: the products of a listing or a table compared with products.parquet, on the local disk."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -8,16 +8,19 @@ from pathlib import Path
 import polars as pl
 
 from enrich.errors import UsageError
-from enrich.output.listing import write_inventory, write_listing
-from enrich.output.manifest import Manifest, create_manifest, write_answers, write_plan
-from enrich.output.product_ids import find_shared
+from enrich.output.grouping import Grouped, check_matches, write_source
+from enrich.output.listing import described, write_inventory, write_listing
+from enrich.output.manifest import Manifest, create_manifest, write_answers
+from enrich.output.plan import Planned, write_plan
 from enrich.output.products import StoredProducts
+from enrich.output.products_table import ProductsTable, open_products, write_listed
 from enrich.output.publish import current_products
 from enrich.output.restate import Rules
-from enrich.output.run_record import RunInfo, RunRecord, claim_sequence, find_record
+from enrich.output.run_record import RunInfo, claim_sequence, find_record, release_sequence
 from enrich.photos.sidecars import Skipped
 from enrich.pipeline.progress import Progress
 from enrich.pipeline.run.request import RunRequest
+from enrich.settings.run import RunSettings
 from enrich.storage import ObjectInfo, Store
 from enrich.storage.inventory import open_inventory
 from enrich.storage.scratch import scratch
@@ -28,19 +31,21 @@ from enrich.vocabulary import Reason
 class Forecast:
     """What a run would do: `enrich run --dry-run`."""
 
-    listed: int  # photos in the bucket
-    todo: int
-    bytes: int  # of those
+    photos: int  # in the bucket
+    listed: int  # products of them
+    todo: int  # products
+    bytes: int  # of their photos
+    older: int  # products that an older adapter answered, left for later runs
     by_reason: dict[str, int]
     shards: int
-    rate: float | None  # photos a second of the last run; None: there was none
+    rate: float | None  # products a second of the last run; None: there was none
     last_run: str | None
     price_per_hour: float | None  # of the machine
     warnings: tuple[str, ...]  # one line each
 
     @property
     def seconds(self) -> float | None:
-        """What the photos would take at the last run's rate."""
+        """What the products would take at the last run's rate."""
         return None if self.rate is None else self.todo / self.rate
 
     def lines(self) -> list[str]:
@@ -48,12 +53,14 @@ class Forecast:
         why = ", ".join(f"{count:,} {reason}" for reason, count in self.by_reason.items()) or "none"
         size = f"{self.bytes / 1e9:.2f} GB, {self.shards:,} shards"
         most = "at most " if self.by_reason.get(Reason.CHANGED) else ""  # the bytes may turn out to be the same
-        lines = [f"{most}{self.todo:,} of {self.listed:,} photos to do ({why}), {size}"]
+        lines = [f"{most}{self.todo:,} of {self.listed:,} products to do ({why}), {size}, from {self.photos:,} photos"]
+        if self.older:
+            lines.append(f"{self.older:,} products keep the answer of an older adapter for now (refresh, limit)")
         warnings = [f"warning: {warning}" for warning in self.warnings]
         if self.seconds is None:
             return [*lines, "expected time: unknown, because no run has finished there yet", *warnings]
         length = timedelta(seconds=round(self.seconds))
-        lines.append(f"expected time: {length}, at the {self.rate:.1f} photos a second of run {self.last_run}")
+        lines.append(f"expected time: {length}, at the {self.rate:.1f} products a second of run {self.last_run}")
         if self.price_per_hour is not None:
             cost = self.seconds / 3600 * self.price_per_hour
             lines.append(f"expected cost: {cost:.2f}, at {self.price_per_hour:g} an hour")
@@ -67,34 +74,61 @@ def plan_run(source: Store, output: Store, run: RunInfo, request: RunRequest, pr
         seen = Skipped(request.settings.skip)
         if not request.inventory and next(seen.photos(source.list()), None) is None:
             raise _no_photos(run, seen)  # before anything is written
+        _check_grouping(source, request)
+        table = _table(request, folder)
         run = replace(run, sequence=claim_sequence(output, run.run_id, products.highest_sequence))
-        listing, plan, _ = _plan(source, products, run, request, progress, folder)
+        try:
+            made = _plan(source, products, run, request, table, progress, folder)
+        except UsageError:
+            release_sequence(output, run)
+            raise
         answers = folder / "answers.parquet"
-        kept = write_answers(answers, plan, products, run, folder)
-        return create_manifest(output, run, listing, plan, answers if kept else None)
+        kept = write_answers(answers, made.plan, products, run, folder)
+        return create_manifest(output, run, made.source, made.plan, answers if kept else None)
 
 
 def forecast(source: Store, output: Store | None, run: RunInfo, request: RunRequest, progress: Progress) -> Forecast:
     """What `plan_run` would find. Writes nothing; `output` is None where there is none yet."""
     settings = request.settings
     with scratch() as folder:
-        products = current_products(output, folder, settings.gate) if output else StoredProducts.none()
-        listing, plan, warnings = _plan(source, products, run, request, progress, folder)
-        todo = pl.scan_parquet(plan)
+        products = current_products(output, folder, settings.gate) if output else StoredProducts()
+        made = _plan(source, products, run, request, _table(request, folder), progress, folder)
+        todo = pl.scan_parquet(made.plan)
         reasons = todo.group_by("reason").len().sort("reason").collect(engine="streaming")
-        count, size = todo.select(pl.len(), pl.col("size").sum()).collect(engine="streaming").row(0)
-        last = _last_record(output) if output else None
+        sizes = pl.col("photos").list.eval(pl.element().struct.field("size")).list.sum()
+        size = todo.select(sizes.sum()).collect(engine="streaming").item()
+        count = made.planned.todo
+        last = find_record(output, lambda record: record.images_per_second > 0) if output else None
         return Forecast(
-            listed=pl.scan_parquet(listing).select(pl.len()).collect().item(),
+            photos=made.photos,
+            listed=made.products,
             todo=count,
             bytes=size,
+            older=made.planned.older,
             by_reason=dict(reasons.iter_rows()),
             shards=-(-count // run.shard_size),
             rate=last.images_per_second if last else None,
             last_run=last.run.run_id if last else None,
             price_per_hour=settings.machine_price_per_hour,
-            warnings=warnings,
+            warnings=made.warnings,
         )
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What planning wrote to the local disk, and found on the way."""
+
+    source: Path
+    plan: Path
+    planned: Planned
+    photos: int
+    products: int
+    warnings: tuple[str, ...]
+
+
+def _table(request: RunRequest, folder: Path) -> ProductsTable | None:
+    settings = request.settings
+    return open_products(request.products, settings.products, folder, settings.s3) if request.products else None
 
 
 def _plan(
@@ -102,24 +136,42 @@ def _plan(
     products: StoredProducts,
     run: RunInfo,
     request: RunRequest,
+    table: ProductsTable | None,
     progress: Progress,
     folder: Path,
-) -> tuple[Path, Path, tuple[str, ...]]:
-    """The files of the listing and of the plan, and warnings about them."""
-    settings, listing, plan = request.settings, folder / "source.parquet", folder / "manifest.parquet"
-    rules = Rules.of(settings)
+) -> _Made:
+    """The files of the source and of the plan. UsageError where photos do not make products as was asked for."""
+    settings = request.settings
+    listing, listed, plan = (folder / f"{name}.parquet" for name in ("listing", "source", "manifest"))
     skipped = Skipped(settings.skip)
     if request.inventory:
         opened = open_inventory(request.inventory, run.images_uri, settings.s3)
-        count = write_inventory(listing, lambda: skipped.photos_of(opened.frames(folder)), run, folder, rules)
+        count = write_inventory(listing, lambda: skipped.photos_of(opened.frames(folder)), folder)
     else:
-        count = write_listing(listing, skipped.photos(_watched(source.list, progress)), run, rules)
+        count = write_listing(listing, skipped.photos(_watched(source.list(), progress)), run.images_uri)
     if not count:
         raise _no_photos(run, skipped)
-    shared = find_shared(listing, settings.product_id_pattern, folder)
-    warnings = tuple(filter(None, (shared.warning if shared else None, skipped.warning)))
-    write_plan(plan, listing, products, run, settings, folder, request.limit, warnings)
-    return listing, plan, warnings
+    grouped = _group(listed, listing, table, run, settings, folder)
+    warnings = tuple(filter(None, (grouped.warning, skipped.warning)))
+    planned = write_plan(plan, listed, products, run, settings, folder, request.limit, warnings)
+    return _Made(listed, plan, planned, count, grouped.products, warnings)
+
+
+def _group(
+    path: Path, listing: Path, table: ProductsTable | None, run: RunInfo, settings: RunSettings, folder: Path
+) -> Grouped:
+    """Write the products of the listing, or those of the table."""
+    metadata = described(run, Rules.of(settings))
+    if table is None:
+        return write_source(path, listing, settings.group_by, metadata, folder)
+    return write_listed(path, listing, table, metadata, folder)
+
+
+def _check_grouping(source: Store, request: RunRequest) -> None:
+    """What `_plan` would raise, before anything is written: an expression that matches no photo."""
+    if not request.products and not request.inventory:
+        photos = Skipped(request.settings.skip).photos(source.list())
+        check_matches((photo.key for photo in photos), request.settings.group_by)
 
 
 def _no_photos(run: RunInfo, skipped: Skipped) -> UsageError:
@@ -127,13 +179,8 @@ def _no_photos(run: RunInfo, skipped: Skipped) -> UsageError:
     return UsageError(f"images {run.images_uri}: no photos there{but}; check the bucket and the prefix")
 
 
-def _watched(objects: Callable[[], Iterator[ObjectInfo]], progress: Progress) -> Iterator[ObjectInfo]:
-    for count, found in enumerate(objects(), start=1):
+def _watched(objects: Iterator[ObjectInfo], progress: Progress) -> Iterator[ObjectInfo]:
+    for count, found in enumerate(objects, start=1):
         if count % 1000 == 0:
             progress("listing", count, 0)
         yield found
-
-
-def _last_record(output: Store) -> RunRecord | None:
-    """The finished run with photos that was created last."""
-    return find_record(output, lambda record: record.images_per_second > 0)

@@ -53,15 +53,12 @@ class Worker:
         Raises:
             UsageError: see `join_run`. ParityFailed: see `open_session`. Every message names the node.
         """
+        settings = request.settings
+        if settings.decode_processes is None:  # the node's other cores belong to other workers
+            settings = settings.model_copy(update={"decode_processes": choose_workers(settings, cpus).decode})
         with self._naming_the_node():
-            return self._start(request, cpus)
-
-    def _start(self, request: RunRequest, cpus: int) -> Started:
-        if request.settings.decode_processes is None:  # the node's other cores belong to other workers
-            decoders = choose_workers(request.settings, cpus).decode
-            request = replace(request, settings=request.settings.model_copy(update={"decode_processes": decoders}))
-        run = self._open.enter_context(join_run(request))
-        self._session = self._open.enter_context(open_session(run, on_message=self._lines.on_message))
+            run = self._open.enter_context(join_run(replace(request, settings=settings)))
+            self._session = self._open.enter_context(open_session(run, on_message=self._lines.on_message))
         node = ray.get_runtime_context().get_node_id()
         lines = [line for _, line in self._lines.take()]
         return Started(self._session.engine_name, node, self._address, lines)

@@ -32,8 +32,13 @@ def held_back(record: RunRecord, output: str) -> HeldBack:
     )
 
 
-def read_record(output: Store, run_id: str) -> RunRecord:
-    """The record of a finished run; UsageError if there is none."""
+def read_record(output: Store, run_id: str | None) -> RunRecord:
+    """The record of a finished run, None: of the one created last; UsageError if there is none."""
+    if run_id is None:
+        last = find_record(output, lambda record: True)
+        if last is None:
+            raise UsageError(f"output {output.uri}: no finished run there; make one with `enrich run`")
+        return last
     manifest = read_manifest(output, run_id)
     if manifest is None:
         raise UsageError(f"run {run_id}: not in {output.uri}; `enrich report --output {output.uri}` shows the last one")
@@ -43,14 +48,6 @@ def read_record(output: Store, run_id: str) -> RunRecord:
     return record
 
 
-def last_run_id(output: Store) -> str:
-    """The finished run that was created last."""
-    last = find_record(output, lambda record: True)
-    if last is None:
-        raise UsageError(f"output {output.uri}: no finished run there; make one with `enrich run`")
-    return last.run.run_id
-
-
 def write_report(output: Store, images: Store, record: RunRecord, rows: pl.DataFrame, settings: RunSettings) -> str:
     scores = parquet.read(output, f"{record.run.folder}{SCORES_FILE}", SCORE_SCHEMA)
     parity_key = f"{record.run.folder}parity.json"
@@ -58,14 +55,9 @@ def write_report(output: Store, images: Store, record: RunRecord, rows: pl.DataF
     if output.head(parity_key) is not None:
         compared = ParityRecord.model_validate_json(output.get(parity_key)[0])
         parity = {"ok": compared.ok, "summary": compared.summary}
+    table, verdicts = (scores.table, json.loads(scores.metadata[VERDICTS_KEY])) if scores else (None, ())
     page = render_report(
-        record.model_dump(mode="json"),
-        rows,
-        images,
-        settings.limits,
-        scores=scores.table if scores else None,
-        verdicts=json.loads(scores.metadata[VERDICTS_KEY]) if scores else (),
-        parity=parity,
+        record.model_dump(mode="json"), rows, images, settings.limits, scores=table, verdicts=verdicts, parity=parity
     )
     key = f"{record.run.folder}report.html"
     output.put(key, page.encode())
@@ -81,13 +73,13 @@ def contact_sheet(output: str, record: RunRecord, settings: RunSettings, most: i
 
 def write_measured(output: Store, run: RunInfo, session: str, measured: Measured) -> None:
     """Write what a session measured so far, replacing what it wrote before."""
-    output.put(f"{_sessions(run)}/{session}.json", _MEASURED.dump_json(measured, indent=1))
+    output.put(f"{run.folder}sessions/{session}.json", _MEASURED.dump_json(measured, indent=1))
 
 
 def read_measured(output: Store, run: RunInfo) -> list[Measured]:
     """What all sessions of a run measured; RunFailed if a file there is something else."""
     found = []
-    for info in output.list(_sessions(run)):
+    for info in output.list(f"{run.folder}sessions"):
         try:
             found.append(_MEASURED.validate_json(output.get(info.key)[0]))
         except ValidationError as error:
@@ -95,7 +87,3 @@ def read_measured(output: Store, run: RunInfo) -> list[Measured]:
                 f"{output.uri_of(info.key)} is not a measurement of a run; remove it and start the run again"
             ) from error
     return found
-
-
-def _sessions(run: RunInfo) -> str:
-    return f"{run.folder}sessions"

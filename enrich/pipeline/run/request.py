@@ -14,8 +14,10 @@ class RunRequest:
         adapter: directory or URI of an adapter.
         output: where the tables go, apart from the photos.
         run_id: name of the run; that of an unfinished run continues it. None: a new one made from the time.
-        limit: plan only the first so many photos, at least 1; the next run takes the others.
+        limit: plan only the first so many products, at least 1; the next run takes the others.
         inventory: manifest.json of an S3 Inventory of the images, read instead of listing them.
+        products: a table of products and the keys of their photos (CSV or Parquet): only these are done, and
+            `settings.group_by` does not count.
         deadline: seconds from the start of the run, after which no shard is started. What is committed by then is
             published; the same run id or the next run does the rest.
     """
@@ -28,3 +30,4 @@ class RunRequest:
     limit: int | None = None
     inventory: str | None = None
     deadline: float | None = None
+    products: str | None = None

@@ -14,7 +14,7 @@ import numpy as np
 
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines.base import EngineClock
-from enrich.engines.predictor import Image, Predictor
+from enrich.engines.predictor import Predictor, Shown, prompts_of
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.output.history import commit_shard
 from enrich.output.manifest import fetch_answers, items, known_answers
@@ -26,7 +26,7 @@ from enrich.pipeline.run.deadline import Deadline
 from enrich.pipeline.run.measured import Measured, StageTimer, add
 from enrich.pipeline.run.parity_gate import start_verified_engine
 from enrich.pipeline.run.records import write_measured
-from enrich.pipeline.run.rows import known_row, new_row
+from enrich.pipeline.run.rows import keeps_answer, known_row, new_row
 from enrich.pipeline.run.state import Run
 from enrich.storage.scratch import scratch
 from enrich.vocabulary import ManifestItem
@@ -48,10 +48,10 @@ class Session:
     clock: EngineClock  # the engine's
     id: str
     measured: Measured | None = None  # over the shards committed
-    known_answers: Path | None = None  # of photos that keep their answer if only their etag changed
+    known_answers: Path | None = None  # of products that keep their answer if only etags changed
 
     def answer(self, shards: Iterable[int], deadline: Deadline) -> Iterator[int]:
-        """Fetch, answer and commit shards; yields how many of their photos are done.
+        """Fetch, answer and commit shards; yields how many of their products are done.
 
         Starts none once the deadline has passed. After an error it may be called again with the missing shards.
         """
@@ -66,8 +66,10 @@ def open_session(run: Run, progress: Progress = silent, on_message: OnMessage = 
         ParityFailed: see `start_verified_engine`.
     """
     with ExitStack() as stack:
+        how = run.adapter.preparation
         on_message(describe_workers(choose_workers(run.settings, cores()), cores()))
-        fetch = stack.enter_context(fetcher(run.images, run.settings, run.adapter.preparation))
+        needed = run.settings.photos_answered or how.photos_per_product
+        fetch = stack.enter_context(fetcher(run.images, run.settings, how, needed=needed))
         engine = start_verified_engine(run, fetch, progress, on_message)
         stack.callback(engine.close)
         tokens = AnswerTokens(load_processor(run.adapter.path).tokenizer, run.adapter.prompt.categories)
@@ -81,20 +83,16 @@ class _Shard:
     """A shard that was started and is not committed yet."""
 
     number: int
-    keys: frozenset[str]
+    ids: frozenset[str]
     started: float  # time.monotonic()
-    known: Mapping[str, Mapping[str, Any]]  # answers that stay if the bytes are the same, by key
+    known: Mapping[str, Mapping[str, Any]]  # answers that stay if the bytes are the same, by product_id
     rows: list[Row] = field(default_factory=list)
-
-    @property
-    def complete(self) -> bool:
-        return len(self.rows) == len(self.keys)
 
 
 class _ShardStream:
-    """Shards as one stream of photos through the engine, so that it does not run dry between two of them.
+    """Shards as one stream of products through the engine, so that it does not run dry between two of them.
 
-    Each shard is committed once its last photo has a row. Measurements are written with each, so that a session that
+    Each shard is committed once its last product has a row. Measurements are written with each, so that a session that
     is killed loses only those since its last commit.
     """
 
@@ -102,20 +100,21 @@ class _ShardStream:
         self._session, self._run = session, session.run
         self._shards, self._deadline = shards, deadline
         self._timer = StageTimer(session.clock)
+        self._most = self._run.adapter.preparation.photos_per_product  # photos of a prompt
         self._started: dict[int, _Shard] = {}
-        self._pending: dict[str, Fetched] = {}  # photos in the engine, by key, without their pixels
+        self._pending: dict[str, Fetched] = {}  # products in the engine, without their pixels
         self._done = 0
 
     def answer(self) -> Iterator[int]:
-        """Do all of it; yields how many photos are done."""
+        """Do all of it; yields how many products are done."""
         for key, outcome in self._session.predictor.answer(self._photos()):
             fetched = self._pending.pop(key)
-            self._add(fetched, new_row(self._run, self._session.engine_name, fetched, outcome))
+            self._add(new_row(self._run, self._session.engine_name, fetched, outcome))
             yield self._done
         yield self._done
 
     def _items(self) -> Iterator[ManifestItem]:
-        """The photos of every shard that is started before the deadline."""
+        """The products of every shard that is started before the deadline."""
         for number in self._shards:
             start = time.monotonic()
             if self._started:  # none of them is committed yet: it takes at least as long as it has by now
@@ -126,60 +125,60 @@ class _ShardStream:
             with self._timer.not_waiting():
                 found, answers = items(self._run.manifest, number), self._session.known_answers
                 known = known_answers(answers, found) if answers else {}
-                self._started[number] = _Shard(number, frozenset(item.key for item in found), start, known)
+                self._started[number] = _Shard(number, frozenset(item.product_id for item in found), start, known)
             yield from found
 
-    def _photos(self) -> Iterator[Image]:
-        """What the engine has to answer. Photos that fail or keep their answer get their rows here."""
+    def _photos(self) -> Iterator[Shown]:
+        """What the engine has to answer. Products that fail or keep their answer get their rows here."""
         for fetched in self._timer.photos(self._session.fetch(self._items())):
-            item, photo = fetched.item, fetched.photo
-            known = self._started[item.shard].known.get(item.key)
-            if known and known["image_sha256"] == fetched.sha256:
-                self._add(fetched, known_row(self._run, fetched, known))
-            elif photo is None:
-                self._add(fetched, new_row(self._run, self._session.engine_name, fetched))
+            item, shown = fetched.item, fetched.shown
+            known = self._started[item.shard].known.get(item.product_id)
+            if known and keeps_answer(fetched, known):
+                self._add(known_row(self._run, fetched, known))
+            elif not shown:
+                self._add(new_row(self._run, self._session.engine_name, fetched))
             else:
-                if photo.unfinished:
-                    _log_unfinished(self._run, item)
-                self._pending[item.key] = replace(fetched, photo=replace(photo, page=_NO_PAGE))
-                yield Image(item.key, fetched.sha256 or "", photo.page)
+                self._tell_unfinished(fetched)
+                self._pending[item.product_id] = _without_pixels(fetched)
+                yield Shown(item.product_id, prompts_of(fetched.pages, self._most))
 
-    def _add(self, fetched: Fetched, row: Row) -> None:
-        self._started[fetched.item.shard].rows.append(row)
+    def _tell_unfinished(self, fetched: Fetched) -> None:
+        for one in fetched.shown:
+            if one.photo and one.photo.unfinished:
+                line = 'run=%s shard=%d key=%s note="the file lacks its end, and none of its pixels; answered"'
+                logger.warning(line, self._run.info.run_id, fetched.item.shard, json.dumps(one.listed.key))
+
+    def _add(self, row: Row) -> None:
+        shard = self._started[row.shard]
+        shard.rows.append(row)
         self._done += 1
-        self._commit_complete()
-
-    def _commit_complete(self) -> None:
-        for shard in [shard for shard in self._started.values() if shard.complete]:
+        if len(shard.rows) == len(shard.ids):
             self._commit(self._started.pop(shard.number))
-            self._deadline.last = time.monotonic() - shard.started
 
     def _commit(self, shard: _Shard) -> None:
         session, run, answered_at = self._session, self._run, time.monotonic()
-        commit_shard(run.output, run.info, shard.number, shard.rows, shard.keys)
+        commit_shard(run.output, run.info, shard.number, shard.rows, shard.ids)
         workers = choose_workers(run.settings, cores())
         measured = self._timer.lap(len(shard.rows), workers, cores(), answered_at)
         _log(run, shard.number, shard.rows, time.monotonic() - shard.started)
         session.measured = add(session.measured, measured) if session.measured else measured
         write_measured(run.output, run.info, session.id, session.measured)
+        self._deadline.last = time.monotonic() - shard.started
 
 
-def _log_unfinished(run: Run, item: ManifestItem) -> None:
-    logger.warning(
-        "run=%s shard=%d key=%s note=%s",
-        run.info.run_id, item.shard, json.dumps(item.key),
-        json.dumps("the file lacks its end, and none of its pixels; answered"),
-    )  # fmt: skip
+def _without_pixels(fetched: Fetched) -> Fetched:
+    photos = (replace(one, photo=one.photo and replace(one.photo, page=_NO_PAGE)) for one in fetched.photos)
+    return replace(fetched, photos=tuple(photos))
 
 
 def _log(run: Run, shard: int, rows: Sequence[Row], seconds: float) -> None:
-    """Lines of key=value, to be searched by run, shard and key."""
+    """Lines of key=value, to be searched by run, shard and product."""
     failed = [row for row in rows if row.status != "ok"]
     for row in failed[:LOGGED_FAILURES]:
         logger.warning(
-            "run=%s shard=%d key=%s error_kind=%s attempt=%d",
-            run.info.run_id, shard, json.dumps(row.image_key), row.error_kind, row.attempt,
+            "run=%s shard=%d product_id=%s error_kind=%s attempt=%d",
+            run.info.run_id, shard, json.dumps(row.product_id), row.error_kind, row.attempt,
         )  # fmt: skip
     logger.info(
-        "run=%s shard=%d photos=%d failed=%d seconds=%.1f", run.info.run_id, shard, len(rows), len(failed), seconds
+        "run=%s shard=%d products=%d failed=%d seconds=%.1f", run.info.run_id, shard, len(rows), len(failed), seconds
     )

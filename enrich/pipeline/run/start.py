@@ -38,18 +38,19 @@ from enrich.storage.tree import local_tree
 
 @contextmanager
 def start_run(request: RunRequest, progress: Progress = silent) -> Iterator[Run]:
-    """Start a run, or continue the one that `request.run_id` names. Yields it while the adapter's files are at hand.
+    """Start a run, or continue the one that `request.run_id` names. Yields it while the adapter's files exist locally.
 
     Raises:
-        UsageError: something that was asked for is not there or does not fit; no photo was answered.
+        UsageError: something that was asked for is not there or does not fit; no product was answered.
     """
     started_at, settings, run_id = datetime.now(UTC), request.settings, request.run_id
     if run_id is not None:
         check_run_id(run_id)
     if request.limit is not None and request.limit < 1:
-        raise UsageError(f"limit {request.limit}: a run takes at least 1 photo; leave the limit out to take all")
+        raise UsageError(f"limit {request.limit}: a run takes at least 1 product; leave the limit out to take all")
     choose_engine(settings.engine, settings.device)
-    _check_runner(settings)
+    if settings.runner == "ray" and importlib.util.find_spec("ray") is None:
+        raise UsageError("runner ray: Ray is not installed; pip install 'enrich[ray]', or use the runner inline")
     images = open_store(request.images, must_exist=True, s3=settings.s3)
     check_places(request.images, request.adapter, request.output)
     with local_tree(request.adapter) as directory:
@@ -73,7 +74,7 @@ def _read_started(output: Store, run: RunInfo) -> Manifest | None:
         if output.head(f"{run.folder}run.json") is not None:
             raise UsageError(f"run {run.run_id}: it was finished and its rows were deleted; use another run id")
         if next(output.list(f"{run.folder}sessions"), None) or committed_shards(output, run):
-            raise UsageError(f"run {run.run_id}: it had answered photos and its manifest is gone; use another run id")
+            raise UsageError(f"run {run.run_id}: it had answered products and its manifest is gone; use another run id")
     return manifest
 
 
@@ -128,11 +129,13 @@ def _describe(images: Store, adapter: Adapter, request: RunRequest, started_at: 
 
 def fingerprint(adapter: Adapter, settings: RunSettings) -> str:
     """Hash of what would change an answer: model, revision, adapter, prompt, how photos are prepared, schema version,
-    and the precision where vLLM serves in a lower one; 16 hex digits."""
+    photos shown if not as usual, and the precision where vLLM serves in a lower one; 16 hex digits."""
     parts: list[object] = [
         adapter.base, adapter.revision, adapter.id, adapter.prompt.model_dump(mode="json"),
         asdict(adapter.preparation), PREPARATION_VERSION, SCHEMA_VERSION,
     ]  # fmt: skip
+    if settings.photos_answered not in (None, adapter.preparation.photos_per_product):
+        parts.append({"photos_answered": settings.photos_answered})
     precision = [settings.quantization, settings.kv_cache_dtype]
     if precision != ["none", "auto"] and choose_engine(settings.engine, settings.device) == "vllm":
         parts.append(precision)
@@ -140,16 +143,10 @@ def fingerprint(adapter: Adapter, settings: RunSettings) -> str:
 
 
 def circumstances(images: str, settings: RunSettings) -> str:
-    """Hash of what may make a photo fail, other than its bytes and the fingerprint: place, limits, decoder, length of
+    """Hash of what may make a product fail, other than its bytes and the fingerprint: place, limits, decoder, length of
     an answer, engine; 16 hex digits. Failures are retried when it changes, good answers are not."""
     parts = [
         images, settings.s3.requester_pays, settings.limits.model_dump(mode="json"), version("pillow"),
         settings.max_new_tokens, settings.engine,
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _check_runner(settings: RunSettings) -> None:
-    """UsageError if the runner that `settings` name is not installed."""
-    if settings.runner == "ray" and importlib.util.find_spec("ray") is None:
-        raise UsageError("runner ray: Ray is not installed; pip install 'enrich[ray]', or use the runner inline")

@@ -39,7 +39,7 @@ class Run:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a person should know before the first photo is answered, one line each."""
+        """What a person should know before the first product is answered, one line each."""
         return (*self.manifest.warnings, *adapter_warnings(self.worth, self.settings.gate))
 
     def missing_shards(self) -> list[int]:

@@ -189,7 +189,7 @@ def test_no_images_are_no_rows() -> None:
          "side, 3), got uint8 (1, 4, 3, 28, 28)"),
         (torch.zeros(4, 28, 28, 3, dtype=torch.uint8), [[56, 56]], "crops must be uint8 (images, num_crops, side, "
          "side, 3), got uint8 (4, 28, 28, 3)"),
-        (torch.zeros(2, 4, 28, 28, 3, dtype=torch.uint8), [[56, 56]], "2 images in crops, but 1 in image_sizes"),
+        (torch.zeros(2, 4, 28, 28, 3, dtype=torch.uint8), [[56, 56]], "2 images of crops, but 1 in image_sizes"),
         (torch.zeros(1, 4, 28, 28, 3, dtype=torch.uint8), [[56, 84]], "image_sizes: 56x84 (height x width) is not a "
          "grid of 1 to 4 crops of 28 pixels"),
         (torch.zeros(1, 4, 28, 28, 3, dtype=torch.uint8), [[50, 56]], "image_sizes: 50x56 (height x width) is not a "

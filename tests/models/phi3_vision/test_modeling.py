@@ -215,7 +215,7 @@ def test_inputs_that_do_not_fit_are_refused(model: Phi3VForCausalLM) -> None:
         ),
         (
             {"input_ids": ids, "pixel_values": pixels, "image_sizes": sizes.repeat(2, 1)},
-            "1 images in pixel_values, but 2 in image_sizes",
+            "1 images of crops, but 2 in image_sizes",
         ),
         (
             {"input_ids": ids, "pixel_values": pixels, "image_sizes": torch.tensor([[56, 84]])},

@@ -24,24 +24,12 @@ HUNGRY = replace(FULL, engine=60.0, waited=45.0, starved=40.0, queue=1.0)  # cou
     [
         (FULL, {}, "vllm", "engine", "set quantization to fp8, fine-tune with a smaller num_crops, or use more GPUs"),
         (FULL, {"quantization": "fp8"}, "vllm", "engine", "fine-tune with a smaller num_crops, or use more GPUs"),
-        (
-            FULL,
-            {},
-            "transformers",
-            "engine",
-            "use the engine vllm on a GPU, or fine-tune with a smaller num_crops",
-        ),
+        (FULL, {}, "transformers", "engine", "use the engine vllm on a GPU, or fine-tune with a smaller num_crops"),
         # An engine that always has some photo left, and yet room for more: others are slower.
         (replace(FULL, waited=60.0, decode=390.0), {}, "vllm", "decode", "raise decode_processes from 4 to 5"),
         # 0.39 s x 1.2 / 0.06 s = 7.8
         (replace(HUNGRY, decode=390.0), {}, "vllm", "decode", "raise decode_processes from 4 to 8"),
-        (
-            replace(HUNGRY, decode=390.0, cores=6),
-            {},
-            "vllm",
-            "decode",
-            "raise decode_processes from 4 to 6",
-        ),
+        (replace(HUNGRY, decode=390.0, cores=6), {}, "vllm", "decode", "raise decode_processes from 4 to 6"),
         (
             replace(HUNGRY, decode=390.0, cores=4),
             {},
@@ -109,8 +97,8 @@ def test_one_line() -> None:
 
     assert stages is not None
     assert describe_stages(stages) == (
-        "10.0 photos/s; bottleneck: decode (busy 98%): raise decode_processes from 4 to 8; download 30.0 ms, "
-        "decode 390 ms, queue 1.00 ms, render 0.50 ms, engine 60.0 ms, write 1.00 ms an image; engine starved 40%"
+        "10.0 products/s; bottleneck: decode (busy 98%): raise decode_processes from 4 to 8; download 30.0 ms, "
+        "decode 390 ms, queue 1.00 ms, render 0.50 ms, engine 60.0 ms, write 1.00 ms a product; engine starved 40%"
     )
 
 

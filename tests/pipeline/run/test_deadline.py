@@ -9,7 +9,7 @@ from enrich.pipeline.run import deadline
 from enrich.pipeline.run.deadline import Deadline
 
 
-def test_no_shard_is_begun_that_would_end_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_shard_is_started_that_would_end_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: now[0]))
     until = Deadline.after(35.0)

@@ -83,7 +83,7 @@ class FakeVllm:
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
     fake = FakeVllm()
-    monkeypatch.setattr(parity_gate, "PHOTOS", 3)
+    monkeypatch.setattr(parity_gate, "PROMPTS", 3)
     monkeypatch.setattr(parity_gate, "start_engine", fake.start)
     monkeypatch.setattr(parity_gate, "load_engine", fake.reference)
     for module in (comparing, parity_gate, start):
@@ -116,7 +116,7 @@ def test_an_adapter_is_compared_before_its_first_run_only(places: Places, tmp_pa
     found = json.loads((tmp_path / record.run.folder / "parity.json").read_text())
     assert (found["adapter"], found["engine"], found["ok"], found["same_answers"]) == (name, "vllm 1.2", True, 3)
     [parity] = [line for line in told if line.startswith("parity: ")]
-    assert parity.startswith("parity: 3 photos through transformers and vllm 1.2 (merged, float32): 3 prompts and 3 ")
+    assert parity.startswith("parity: 3 prompts through transformers and vllm 1.2 (merged, float32): 3 prompts and 3 ")
     assert kept(tmp_path) == [f"{name}-vllm_1.2-merged-float32-weights_none-cache_auto.json"]
     assert (record.counts["rows"], len(vllm.started), vllm.references) == (3, 1, 1)
 
@@ -145,7 +145,7 @@ def test_another_way_of_serving_is_compared_anew(
     assert vllm.references == 2
 
 
-def test_an_engine_without_the_adapter_is_blocked_until_it_is_mended(
+def test_an_engine_without_the_adapter_is_blocked_until_it_is_fixed(
     places: Places, tmp_path: Path, vllm: FakeVllm
 ) -> None:
     vllm.broken = True
@@ -153,7 +153,7 @@ def test_an_engine_without_the_adapter_is_blocked_until_it_is_mended(
         run(places, tmp_path, run_id="night")
 
     message = str(caught.value)
-    assert message.startswith("run night: vllm 1.2 does not serve the model that was trained: photo ")
+    assert message.startswith("run night: vllm 1.2 does not serve the model that was trained: product ")
     assert message.endswith(
         f"; {tmp_path}/runs/night/parity.json has the figures; check the versions of vllm and transformers against "
         "constraints.txt, or use the engine transformers"
@@ -204,7 +204,7 @@ def test_faulty_photos_and_copies_are_passed_over(places: Places, tmp_path: Path
         patch.setattr(TransformersEngine, "complete", watched)
         run_enrichment(RunRequest(str(bucket), str(places.adapter), str(tmp_path / "out"), SETTINGS))
 
-    assert asked[:6] == ["b.png", "d.png", "e.png"] * 2
+    assert asked[:6] == ["b", "d", "e"] * 2
 
 
 def test_a_bucket_without_a_photo(tmp_path: Path, places: Places, vllm: FakeVllm) -> None:
@@ -223,7 +223,7 @@ def test_the_command(places: Places, tmp_path: Path, vllm: FakeVllm, run_cli: Ru
     code, told, _ = run_cli(command)
 
     assert code == 0
-    assert told.startswith("5 photos through transformers and vllm 1.2 (merged, float32): 5 prompts and 5 answers ")
+    assert told.startswith("5 prompts through transformers and vllm 1.2 (merged, float32): 5 prompts and 5 answers ")
     assert told.endswith(f"the same model: adapter {read_adapter(places.adapter).id}: {out}\n")
     assert json.loads(out.read_text())["rows"] == 5
 
@@ -232,7 +232,7 @@ def test_the_command(places: Places, tmp_path: Path, vllm: FakeVllm, run_cli: Ru
 
     assert code == 1
     assert told.splitlines()[-1].startswith(
-        f"error: adapter {places.adapter}: vllm 1.2 does not serve the model that was trained: photo "
+        f"error: adapter {places.adapter}: vllm 1.2 does not serve the model that was trained: product "
     )
     assert not json.loads(out.read_text())["ok"]
 

@@ -28,7 +28,7 @@ SETTINGS = RunSettings(shard_size=4, gate=GateSettings(enabled=False), machine_p
 
 
 def keys_in(output: Path) -> list[str]:
-    return sorted(pl.read_parquet(output / "products.parquet")["image_key"])
+    return sorted(pl.read_parquet(output / "products.parquet")["product_id"])
 
 
 def test_a_dry_run_writes_nothing_and_goes_by_the_last_run(story: Any, tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_dry_run_writes_nothing_and_goes_by_the_last_run(story: Any, tmp_path:
     assert rest.todo == photos - 6
     assert rest.seconds is not None
     assert rest.seconds == pytest.approx(rest.todo / record.images_per_second)
-    assert rest.lines()[0].startswith(f"{rest.todo} of {photos} photos to do ({rest.todo} new), 0.00 GB, ")
+    assert rest.lines()[0].startswith(f"{rest.todo} of {photos} products to do ({rest.todo} new), 0.00 GB, ")
     assert rest.lines()[2] == f"expected cost: {rest.seconds / 1000:.2f}, at 3.6 an hour"
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == files
 
@@ -88,7 +88,7 @@ def test_an_inventory_takes_the_place_of_the_listing(story: Any, tmp_path: Path)
         RunRequest(str(story.bucket), str(story.adapter), str(output), SETTINGS, inventory=inventory)
     )
     assert record.counts["rows"] == 6
-    assert keys_in(output) == sorted(info.key for info in infos)
+    assert keys_in(output) == sorted(info.key.rpartition(".")[0] for info in infos)
 
 
 def test_a_rollback_by_command(story: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,18 +139,6 @@ def test_what_makes_no_failure_is_no_part_of_the_circumstances(monkeypatch: pyte
     assert circumstances("elsewhere", RunSettings()) != plain
     monkeypatch.setattr(start, "version", lambda name: "another")
     assert circumstances("photos", RunSettings()) != plain
-
-
-def test_photos_refused_under_a_limit_are_answered_once_it_is_raised(story: Any, tmp_path: Path) -> None:
-    places = str(story.bucket), str(story.adapter), str(tmp_path)
-    small = SETTINGS.model_copy(update={"limits": PhotoLimits(max_bytes=500)})
-    first = run_enrichment(RunRequest(*places, small, limit=4))
-    assert first.by_error_kind == {"too_large": first.counts["failed"]}
-    assert first.counts["failed"] > 0
-    assert run_enrichment(RunRequest(*places, small, limit=4)).by_reason == {"new": 4}
-    second = run_enrichment(RunRequest(*places, SETTINGS, limit=first.counts["failed"]))
-    assert second.by_reason == {"retry": first.counts["failed"]}
-    assert second.by_error_kind.get("too_large") is None
 
 
 def test_the_precision_that_vllm_serves_in_is_part_of_the_fingerprint(

@@ -58,7 +58,7 @@ def nothing_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def table(places: tuple[str, str, str]) -> pl.DataFrame:
-    return pl.read_parquet(f"{places[2]}/products.parquet").sort("image_key")
+    return pl.read_parquet(f"{places[2]}/products.parquet").sort("product_id")
 
 
 OF_THE_ANSWER = ["title", "category", "price", "category_confidence", "price_low", "price_high", "status", "engine"]
@@ -70,15 +70,34 @@ def test_photos_of_another_etag_and_the_same_bytes_keep_their_answer(places: tup
     assert (before["status"] == "ok").all()
     for key in KEYS:
         os.utime(Path(places[0]) / key, (1, 1))
-    assert dry_run(RunRequest(*places, SETTINGS)).lines()[0].startswith("at most 4 of 4 photos to do (4 changed)")
+    assert dry_run(RunRequest(*places, SETTINGS)).lines()[0].startswith("at most 4 of 4 products to do (4 changed)")
     record = run_enrichment(RunRequest(*places, SETTINGS))
     assert (record.state, record.by_reason, record.same_bytes) == ("published", {"changed": 4}, 4)
     after = table(places)
     assert after.select(OF_THE_ANSWER).equals(before.select(OF_THE_ANSWER))
-    assert (after["image_etag"] != before["image_etag"]).all()
+    assert (after["last_photos_etag"] != before["last_photos_etag"]).all()
     assert after["run_id"].unique().to_list() == [record.run.run_id]
     assert after["output_tokens"].null_count() == 4
     assert run_enrichment(RunRequest(*places, SETTINGS)).state == "nothing_to_do"
+
+
+def test_a_product_that_would_be_shown_what_it_was_keeps_its_answer(
+    adapter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, settings = tmp_path / "photos", SETTINGS.model_copy(update={"group_by": "folder"})
+    (photos / "coat").mkdir(parents=True)
+    Image.new("RGB", (40, 60), "teal").save(photos / "coat" / "1.jpg", "JPEG")
+    places = str(photos), adapter, str(tmp_path / "out")
+    run_enrichment(RunRequest(*places, settings))
+    before = table(places)
+    Image.new("RGB", (40, 60), "navy").save(photos / "coat" / "2.jpg", "JPEG")
+    monkeypatch.setattr(Predictor, "answer", lambda self, images: iter([(image.key, None) for image in images][:0]))
+    record = run_enrichment(RunRequest(*places, settings))
+    assert (record.by_reason, record.same_bytes) == ({"changed": 1}, 1)
+    after = table(places)
+    assert after.select(OF_THE_ANSWER).equals(before.select(OF_THE_ANSWER))
+    assert [photo["key"] for photo in after["photos"][0]] == ["coat/1.jpg", "coat/2.jpg"]
+    assert [photo["sha256"] is None for photo in after["photos"][0]] == [False, True]
 
 
 def test_photos_of_other_bytes_are_answered(places: tuple[str, str, str]) -> None:

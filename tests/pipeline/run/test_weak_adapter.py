@@ -91,12 +91,16 @@ def test_scores_that_are_not_there_are_told_and_hold_nothing(
     assert "warning: Whether the adapter beats what can be guessed without a photo" in out
 
 
-def test_ids_that_photos_share_are_told_in_dry_run_run_and_report(
+def test_photos_too_many_for_a_product_are_told_in_dry_run_run_and_report(
     adapter: Path, images: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
     (adapter / "metrics.json").unlink(missing_ok=True)
-    run = f"run --images {images} --adapter {adapter} --output {tmp_path}/out"
-    warning = "2 photos share 1 product id, e.g. 'front' (2 photos): set product_id_pattern"
+    (images / "many").mkdir(parents=True)
+    for number in range(30):
+        Image.new("RGB", (32, 32), (8 * number, 0, 0)).save(images / "many" / f"{number}.png")
+    (tmp_path / "run.yaml").write_text("group_by: folder\n")
+    run = f"run --images {images} --adapter {adapter} --output {tmp_path}/out --config {tmp_path}/run.yaml"
+    warning = "1 product has more than 24 photos, e.g. 'many' (30 photos): the first in natural order are used"
 
     for options in ("--dry-run", "--run-id night"):
         code, out, _ = run_cli(f"{run} {options}")
@@ -104,4 +108,16 @@ def test_ids_that_photos_share_are_told_in_dry_run_run_and_report(
         assert f"warning: {warning}" in out
     record = json.loads((tmp_path / "out/runs/night/run.json").read_text())
     assert record["warnings"][0].startswith(warning)
-    assert "2 photos share 1 product id" in (tmp_path / "out/runs/night/report.html").read_text()
+    assert "1 product has more than 24 photos" in (tmp_path / "out/runs/night/report.html").read_text()
+
+
+def test_an_expression_that_matches_nothing_is_told_before_anything_starts(
+    adapter: Path, images: Path, tmp_path: Path, run_cli: RunCli
+) -> None:
+    (tmp_path / "run.yaml").write_text(r"group_by: '(?P<product_id>\d{9})/.*'")
+    run = f"run --images {images} --adapter {adapter} --output {tmp_path}/out --config {tmp_path}/run.yaml"
+    for options in ("--dry-run", "--run-id night"):
+        code, _, err = run_cli(f"{run} {options}")
+        assert code == 2
+        assert "matches no photo" in err
+    assert not list(tmp_path.glob("out/**/*.parquet"))

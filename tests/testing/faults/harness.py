@@ -64,20 +64,23 @@ def make_place(
 
 
 class Bucket:
-    """Photos of one colour each, so that a photo's title says whose it is."""
+    """Products of two photos of one colour, so that a title says whose it is, whichever photo was read."""
 
     def __init__(self, place: Place, prefix: str) -> None:
         self.place, self.prefix, self.titles = place, prefix, dict[str, str]()
 
     def put(self, key: str) -> None:
         colour = tuple(self.place.random.randrange(256) for _ in range(3))
-        file = io.BytesIO()
-        Image.new("RGB", (32, 32), colour).save(file, "PNG")
-        self.place.client.put_object(Bucket=self.place.bucket, Key=f"{self.prefix}/{key}", Body=file.getvalue())
+        for number, width in enumerate((32, 48), start=1):
+            file = io.BytesIO()
+            Image.new("RGB", (width, 32), colour).save(file, "PNG")
+            photo = f"{self.prefix}/{key}/{number}.png"
+            self.place.client.put_object(Bucket=self.place.bucket, Key=photo, Body=file.getvalue())
         self.titles[key] = job.title_of(*colour)
 
     def delete(self, key: str) -> None:
-        self.place.client.delete_object(Bucket=self.place.bucket, Key=f"{self.prefix}/{key}")
+        for number in (1, 2):
+            self.place.client.delete_object(Bucket=self.place.bucket, Key=f"{self.prefix}/{key}/{number}.png")
         del self.titles[key]
 
 
@@ -185,13 +188,13 @@ def nights(
     output, seen, finished = f"{name}/output", Seen(), list[str]()
     bucket = Bucket(place, f"{name}/photos")
     for number in range(photos):
-        bucket.put(f"{number:04}.png")
+        bucket.put(f"{number:04}")
     for night in range(count):
         if night:
             keys = sorted(bucket.titles)
             for key in place.random.sample(keys, len(keys) // 2):
                 bucket.put(key)
-            bucket.put(f"new-{night} %ü.png")
+            bucket.put(f"new-{night} %ü.1")
             bucket.delete(place.random.choice([key for key in keys if not key.startswith("new")]))
         kills = sorted(place.random.choices(KINDS, k=kills_a_night), key=KINDS.index)
         run_id = f"night-{night}"
@@ -213,7 +216,7 @@ def rivals(place: Place, name: str, rounds: int) -> None:
         for run_id in ("one", "two"):
             bucket = Bucket(place, f"{name}-{number}/{run_id}")
             for photo in range(4):
-                bucket.put(f"{run_id}-{photo}.png")
+                bucket.put(f"{run_id}-{photo}")
             titles |= bucket.titles
             both.append((run_id, bucket.prefix))
         started = [start(place, prefix, output, run_id)[0] for run_id, prefix in both]
@@ -231,7 +234,7 @@ def twins(place: Place, name: str, photos: int) -> None:
     """One run by two processes at once, as where a scheduler takes a live one for dead; looked at all the while."""
     output, seen, bucket = f"{name}/output", Seen(), Bucket(place, f"{name}/photos")
     for number in range(photos):
-        bucket.put(f"{number}.png")
+        bucket.put(f"{number}")
     both = [start(place, bucket.prefix, output, "night")[0] for _ in range(2)]
     while any(process.is_alive() for process in both) and not place.found:
         look(place, output, seen, bucket.titles, [])

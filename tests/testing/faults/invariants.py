@@ -39,7 +39,7 @@ def violations(
     """Describe each violation; return an empty list if all is well.
 
     Args:
-        titles: the expected titles of the photos in the bucket, by key; checked once runs are `finished`.
+        titles: the expected titles of the products in the bucket, by id; checked once runs are `finished`.
         finished: runs that completed and were published.
         several_buckets: the photos are in several buckets, so to the last run, photos in the others are gone.
     """
@@ -60,7 +60,7 @@ def violations(
     except duckdb.Error as error:
         return [*found, f"torn: {' '.join(str(error).split())[:200]}"]
     if history:
-        doubled = f"select run_id, image_key from {rows} group by all having count(*) > 1"
+        doubled = f"select run_id, product_id from {rows} group by all having count(*) > 1"
         found += [f"doubled: {key} in run {run}" for run, key in db.sql(doubled).fetchall()]
     for run in finished:
         found += _lost(db, output, rows, run)
@@ -81,11 +81,11 @@ def _lost(db: duckdb.DuckDBPyConnection, output: Path, rows: str, run: str) -> l
     manifest = output / "runs" / run / "manifest.parquet"
     if not manifest.exists():
         return [*found, f"lost: run {run} has no manifest"]
-    wanted = {key for (key,) in db.sql(f"select key from read_parquet('{manifest}')").fetchall()}
+    wanted = {key for (key,) in db.sql(f"select product_id from read_parquet('{manifest}')").fetchall()}
     there: set[str] = set()
     if wanted:
         with suppress(duckdb.Error):  # there is no history
-            there = {key for (key,) in db.sql(f"select image_key from {rows} where run_id = '{run}'").fetchall()}
+            there = {key for (key,) in db.sql(f"select product_id from {rows} where run_id = '{run}'").fetchall()}
     found += [f"lost: {key} of run {run}" for key in sorted(wanted - there)]
     found += [f"too much: {key} of run {run}" for key in sorted(there - wanted)]
     return found
@@ -100,12 +100,12 @@ def _products(
     table = f"read_parquet('{path}')"
     found = [
         f"doubled: {key} in products.parquet"
-        for (key,) in db.sql(f"select image_key from {table} group by all having count(*) > 1").fetchall()
+        for (key,) in db.sql(f"select product_id from {table} group by all having count(*) > 1").fetchall()
     ]
     shown = {
         key: (title, status, kind, in_source)
         for key, title, status, kind, in_source in db.sql(
-            f"select image_key, title, status, error_kind, in_source from {table}"
+            f"select product_id, title, status, error_kind, in_source from {table}"
         ).fetchall()
     }
     for key, expected in titles.items():

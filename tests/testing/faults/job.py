@@ -42,7 +42,7 @@ LEASE_SECONDS = 12.0
 def settings(lock_object: bool) -> RunSettings:
     return RunSettings(
         engine="transformers", shard_size=8, decode_processes=1, download_threads=4, in_flight=8, max_attempts=100,
-        gate=GateSettings(enabled=False), s3=S3Settings(lock=lock_object),
+        group_by="folder", gate=GateSettings(enabled=False), s3=S3Settings(lock=lock_object),
     )  # fmt: skip
 
 
@@ -61,8 +61,8 @@ class ColourEngine:
     def complete(self, requests: Iterable[Request], *, grammar: bool = False) -> Iterator[Completion]:
         for request in requests:
             with at(self._stage, "engine"):
-                height, width, _ = request.page.shape
-                pixel = request.page[height // 4, width // 4]
+                height, width, _ = request.pages[0].shape
+                pixel = request.pages[0][height // 4, width // 4]
                 text = f"Product: {title_of(*map(int, pixel))}\nCategory: BAGS\nFull Price: {int(np.sum(pixel)) + 1}"
                 time.sleep(self._seconds)
                 yield write_completion(_TOKENIZER, text, id=request.id)
@@ -176,7 +176,7 @@ def leaving_rows_out() -> None:
 
     def commit(output: Any, run: Any, shard: int, rows: Any, keys: Any) -> Any:
         kept = rows[:-1]
-        return inner(output, run, shard, kept, {row.image_key for row in kept})
+        return inner(output, run, shard, kept, {row.product_id for row in kept})
 
     session.commit_shard = commit  # type: ignore[assignment]  # as loosely typed as it needs
 

@@ -19,7 +19,7 @@ def photo(number: int) -> np.ndarray:
 
 
 def request(number: int) -> Request:
-    return Request(f"photo {number}", hd_transform(photo(number), 4, 112))
+    return Request(f"photo {number}", (hd_transform(photo(number), 4, 112),))
 
 
 def settings(**more: object) -> RunSettings:

@@ -1,10 +1,4 @@
-"""The data dictionary: what every column of the tables means.
-
-`python -m enrich.output.dictionary DATA.md` writes it anew.
-"""
-
-import sys
-from pathlib import Path
+"""The parts of DATA.md that `docs.reference` writes: what every column means, and Athena's declarations."""
 
 import pyarrow as pa
 
@@ -12,27 +6,27 @@ from enrich.output.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, ROW_SCHEMA
 from enrich.vocabulary import ErrorKind, ReviewReason
 
 MEANINGS = {
-    "product_id": "From the key, by the setting product_id_pattern; by default the file's stem",
-    "image_key": "Path of the photo below the images URI: the identity of a row",
-    "image_uri": "URI of the photo",
-    "image_etag": "Version of the bytes that were answered, as the storage names it",
-    "image_sha256": "Of those bytes; equal for copies under several keys. Null where they were never read",
-    "image_width": "Pixels, after EXIF orientation",
-    "image_height": "Pixels, after EXIF orientation",
+    "product_id": "The identity of a row: by the setting group_by from the keys of photos, or from a products table",
     "status": "`ok` or `failed`",
     "title": "Generated title, or a person's. Null where failed or rejected",
     "category": "A label of the adapter's taxonomy, or a person's. Null where failed or rejected",
+    "category_path": "The levels of a category that is a path, the broadest first. Null where categories are leaves",
+    "category_id": "Of the category in the standard that `taxonomy` names. Null where there is none",
     "category_confidence": "Probability, 0..1, that the category is right; calibrated on held-out products",
     "category_alternatives": "Up to three other labels with their calibrated probabilities, most probable first",
     "price": "Full price in units of `currency`. Null where the model answers `unknown`",
     "price_low": "Lower end of the 90 % interval, in units of `currency`",
     "price_high": "Upper end of the 90 % interval, in units of `currency`",
     "currency": "ISO 4217 code of the catalog",
+    "attributes": "The answers to further fields by their names; a null value is the answer `unknown`",
     "needs_review": "Whether a person should look at the row before it is used",
     "review_reasons": f"Why: {', '.join(f'`{reason}`' for reason in ReviewReason)}",
+    "photos": "All photos of the product in its order, the main photo first. `etag` is the version of the bytes that "
+    "were read; `sha256`, `width` and `height` are null where none were, `error_kind` where nothing was wrong",
+    "photos_answered": "How many of them the model was shown",
     "error_kind": f"Why it failed: {', '.join(f'`{kind}`' for kind in ErrorKind)}",
     "error_message": "One line for people",
-    "attempt": "1 for the first try of these bytes with this fingerprint",
+    "attempt": "1 for the first try of these photos with this fingerprint",
     "model": "The base: a hub id or a name",
     "adapter": "Id of the adapter, a hash of its content",
     "prompt_version": "Version of prompt and answer template",
@@ -40,25 +34,25 @@ MEANINGS = {
     "engine": "`vllm` or `transformers`",
     "run_id": "The run that answered",
     "shard": "The run's shard that holds the row",
-    "prompt_tokens": "Of the model, image included. Null where it was never asked",
+    "prompt_tokens": "Of the model, images included. Null where it was never asked",
     "output_tokens": "Of the model. Null where it was never asked",
-    "processed_at": "When the photo was answered (UTC)",
+    "processed_at": "When the product was answered (UTC)",
     "digital_source_type": "What Google Merchant Center asks of generated titles",
     "schema_version": "Of the columns up to here",
-    "in_source": "False once the photo is gone from the bucket",
-    "last_etag": "ETag at the latest attempt, which may be later than the row shown",
+    "in_source": "False once the product is gone from the bucket or from the products table",
+    "last_photos_etag": "Hash of keys and etags at the latest attempt, which may be later than the row shown",
     "last_status": "Status of the latest attempt",
     "last_error_kind": "Error kind of the latest attempt",
     "last_attempt": "Number of the latest attempt",
     "last_run_id": "Run of the latest attempt",
-    "reviewed_by": "Who decided. Null where nobody did, or the photo has changed since",
+    "reviewed_by": "Who decided. Null where nobody did, or the photos have changed since",
     "reviewed_at": "When the decision was applied (UTC)",
     "decision": "`accepted`, `edited` or `rejected`",
     "suggested_title": "What the model had said",
     "suggested_category": "What the model had said",
     "suggested_price": "What the model had said",
     "confirmed": "The fields that the person stands for; a price that is not among them is still an estimate",
-    "sequence": "Orders decisions: the greatest about a photo was applied last",
+    "sequence": "Orders decisions: the greatest about a product was applied last",
 }
 
 _TABLES = (
@@ -68,8 +62,8 @@ _TABLES = (
 )
 
 
-def render_dictionary() -> str:
-    """The columns of every table in Markdown, and the statements that declare them in Athena."""
+def _dictionary() -> str:
+    """The columns of every table in Markdown."""
     parts = []
     for heading, fields in _TABLES:
         lines = [f"| `{field.name}` | {_plain(field.type)} | {MEANINGS[field.name]} |" for field in fields]
@@ -77,25 +71,25 @@ def render_dictionary() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def render_athena() -> str:
+def _athena() -> str:
     """Athena's declarations of `products` and `history`, for an output at s3://shop/enriched."""
-    parquet = "ROW FORMAT SERDE 'org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe'"
     products = (
-        f"CREATE EXTERNAL TABLE products (\n{_declared(PRODUCTS_SCHEMA)}\n)\n{parquet}\n"
+        f"CREATE EXTERNAL TABLE products (\n{_declared(PRODUCTS_SCHEMA)}\n)\n"
+        "ROW FORMAT SERDE 'org.apache.hadoop.hive.ql.io.parquet.serde.ParquetHiveSerDe'\n"
         "STORED AS INPUTFORMAT 'org.apache.hadoop.hive.ql.io.SymlinkTextInputFormat'\n"
         "OUTPUTFORMAT 'org.apache.hadoop.hive.ql.io.HiveIgnoreKeyTextOutputFormat'\n"
         "LOCATION 's3://shop/athena/products/'"
     )
     history = (
-        f"CREATE EXTERNAL TABLE history (\n{_declared(ROW_SCHEMA)}\n)\n{parquet}\n"
+        f"CREATE EXTERNAL TABLE history (\n{_declared(ROW_SCHEMA)}\n)\n"
         "STORED AS PARQUET\nLOCATION 's3://shop/enriched/history/'"
-    ).replace(f"{parquet}\n", "")
+    )
     return f"```sql\n{products};\n\n{history};\n```\n"
 
 
-def rewrite(text: str) -> str:
-    """`text` with what stands between the markers of this module made anew."""
-    for name, rendered in (("dictionary", render_dictionary()), ("athena", render_athena())):
+def data_page(text: str) -> str:
+    """`text` with the parts between markers written anew."""
+    for name, rendered in (("dictionary", _dictionary()), ("athena", _athena())):
         start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         before, _, rest = text.partition(start)
         text = before + start + rendered + end + rest.partition(end)[2]
@@ -103,6 +97,8 @@ def rewrite(text: str) -> str:
 
 
 def _plain(kind: pa.DataType) -> str:
+    if pa.types.is_map(kind):
+        return f"map of {_plain(kind.key_type)} to {_plain(kind.item_type)}"
     if pa.types.is_list(kind):
         return f"list of {_plain(kind.value_type)}"
     if pa.types.is_struct(kind):
@@ -119,14 +115,11 @@ def _declared(schema: pa.Schema) -> str:
 
 
 def _hive(kind: pa.DataType) -> str:
+    if pa.types.is_map(kind):
+        return f"map<{_hive(kind.key_type)},{_hive(kind.item_type)}>"
     if pa.types.is_list(kind):
         return f"array<{_hive(kind.value_type)}>"
     if pa.types.is_struct(kind):
         fields = (kind.field(i) for i in range(kind.num_fields))
         return "struct<" + ", ".join(f"{field.name}: {_hive(field.type)}" for field in fields) + ">"
     return "timestamp" if pa.types.is_timestamp(kind) else _ATHENA[str(kind)]
-
-
-if __name__ == "__main__":
-    _path = Path(sys.argv[1])
-    _path.write_text(rewrite(_path.read_text("utf-8")), "utf-8")

@@ -1,0 +1,97 @@
+"""Prefect automations: mark silent flow runs as crashed, resume crashed ones, and report failures."""
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from prefect.automations import (
+    AutomationCore,
+    CallWebhook,
+    ChangeFlowRunState,
+    EventTrigger,
+    Posture,
+    ResourceSpecification,
+)
+from prefect.blocks.webhook import Webhook
+from prefect.client.schemas.objects import StateType
+from prefect.types import SecretDict
+from pydantic import SecretStr
+
+from deployments.apply import HEARTBEAT_SECONDS
+
+SILENCE_SECONDS = 3 * HEARTBEAT_SECONDS
+TAGS = ("enrich", "finetune")  # one of them on every deployment whose runs can be resumed
+RESUMED = 2  # times that a crashed run is resumed automatically
+WEBHOOK = "enrich-webhook"  # a block
+
+
+def zombies() -> AutomationCore:
+    """Mark a run as crashed if both its process and its worker died, so that nothing reports on it any more."""
+    return _automation(
+        "crash runs that went silent",
+        f"No heartbeat for {SILENCE_SECONDS} s: worker and flow died together.",
+        ChangeFlowRunState(
+            state=StateType.CRASHED, name=None, force=False, message=f"it has been silent for {SILENCE_SECONDS} s"
+        ),
+        after={"prefect.flow-run.heartbeat"},
+        expect={"prefect.flow-run.*"},
+        posture=Posture.Proactive,
+        within=timedelta(seconds=SILENCE_SECONDS),
+    )
+
+
+def resumption() -> AutomationCore:
+    """Schedule a crashed run again as the same flow run, so that it goes on where it was; RESUMED times at most."""
+    runs = [str(count + 1) for count in range(RESUMED)]
+    tags = [f"prefect.tag.{tag}" for tag in TAGS]
+    return _automation(
+        "go on with crashed runs",
+        "The flow run keeps its id and with it the run id: what is committed is not done again.",
+        ChangeFlowRunState(
+            state=StateType.SCHEDULED, name="AwaitingRetry", force=False, message="it goes on after a crash"
+        ),
+        after={"prefect.flow-run.Running"},  # one that never got that far would only crash again
+        expect={"prefect.flow-run.Crashed"},
+        match={"prefect.run-count": runs},
+        match_related=ResourceSpecification({"prefect.resource.role": ["tag"], "prefect.resource.id": tags}),
+        within=timedelta(days=7),
+    )
+
+
+def notification(webhook: UUID) -> AutomationCore:
+    """Send runs that need a person to the webhook."""
+    line = (
+        "flow_run.name ~ ': ' ~ flow_run.state.name ~ '. ' ~ (flow_run.state.message or '') ~ ' ' ~ (flow_run|ui_url)"
+    )
+    return _automation(
+        "tell of failed and held runs",
+        "Posts one line to the webhook block, in the form that Slack and others take.",
+        CallWebhook(block_document_id=webhook, payload='{"text": {{ (' + line + ")|tojson }}}"),
+        expect={f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut", "Held")},
+        within=timedelta(0),
+    )
+
+
+def _automation(
+    name: str, description: str, action: Any, *, match: dict[str, Any] | None = None, **trigger: Any
+) -> AutomationCore:
+    """One action for each flow run on whose events it is triggered."""
+    return AutomationCore(
+        name=f"enrich: {name}",
+        description=description,
+        trigger=EventTrigger(
+            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"], **(match or {})}),
+            for_each={"prefect.resource.id"},
+            threshold=1,
+            **{"posture": Posture.Reactive, **trigger},
+        ),
+        actions=[action],
+    )
+
+
+def save_webhook(url: str) -> UUID:
+    """The block with the URL, which is a secret: anyone who knows it can post."""
+    block = Webhook(url=SecretStr(url), headers=SecretDict({"Content-Type": "application/json"}))
+    saved = block.save(WEBHOOK, overwrite=True)
+    assert isinstance(saved, UUID)
+    return saved

@@ -1,0 +1,101 @@
+"""One prediction for a product whose photos took several prompts.
+
+Labels: each prompt gives every label calibrated odds, and their logarithms are added, as if prompts were independent
+evidence. They are not, since all show one product, so the sum is calibrated again on products (`Calibration.folded`).
+Price: the mean of the mixture of the prompts' log-price distributions, with the variance of the mixture. Title: that of
+the surest prompt among those that answered the label.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
+
+import numpy as np
+
+from enrich.answers.calibration import Calibration, category_confidence, logit, sigmoid
+from enrich.answers.parse import Answer
+from enrich.answers.postprocess import ALTERNATIVES, Prediction, flag, least_confidence, priced
+from enrich.answers.token_evidence import PriceFeatures
+from enrich.settings.review import ReviewSettings
+from enrich.vocabulary import Alternative, ReviewReason
+
+# Reasons that need a prompt's tokens: the product has those of the prompt that its title is taken from.
+_OF_THE_ANSWER = (ReviewReason.CATEGORY_UNKNOWN, ReviewReason.TITLE_UNGROUNDED)
+
+
+def fold(
+    predictions: Sequence[Prediction], labels: int, calibration: Calibration, review: ReviewSettings
+) -> Prediction:
+    """The prediction for a product from those of its prompts; a single one is returned unchanged.
+
+    Prompts without an answer do not count, unless no prompt has one: then the first failure is the product's.
+
+    Args:
+        labels: number of the adapter's categories.
+    """
+    good = [(one, one.answer) for one in predictions if one.answer is not None]
+    if len(predictions) == 1 or not good:
+        return predictions[0]
+    odds = _added(good, labels)
+    category = max(odds, key=lambda label: odds[label])
+    probability = sigmoid(odds[category])
+    again = calibration.folded
+    confidence = category_confidence(again.category, probability, category) if again else probability
+    surest, answer = max(good, key=lambda pair: (pair[1].category == category, pair[0].confidence or 0.0))
+    folded = replace(
+        surest,
+        answer=replace(answer, category=category),
+        probability=probability,
+        confidence=float(np.float32(confidence)),
+        alternatives=_others(odds, category, confidence),
+        price_features=mixed([one.price_features for one, found in good if found.price is not None]),
+        prompts=len(predictions),
+        prompt_tokens=sum(one.prompt_tokens or 0 for one in predictions),
+        output_tokens=sum(one.output_tokens or 0 for one in predictions),
+    )
+    folded = priced(folded, (again or calibration).price)
+    forced, doubted = (reason in surest.reasons for reason in _OF_THE_ANSWER)
+    reasons = flag(folded, calibration, review, forced=forced, doubted=doubted)
+    if _disagree(good, calibration, review):
+        reasons = (*reasons, ReviewReason.PHOTOS_DISAGREE)
+    return replace(folded, reasons=reasons)
+
+
+def mixed(distributions: Sequence[PriceFeatures]) -> PriceFeatures:
+    """The mean and the standard deviation of an even mixture, on the logarithm of the price."""
+    if not distributions:
+        return PriceFeatures()
+    means = [math.log(one.expectation) for one in distributions]
+    mean = fmean(means)
+    variance = fmean(one.spread**2 + (at - mean) ** 2 for one, at in zip(distributions, means, strict=True))
+    return PriceFeatures(math.exp(mean), math.sqrt(variance))
+
+
+def _added(good: Sequence[tuple[Prediction, Answer]], labels: int) -> dict[str, float]:
+    """Sum of the log odds of each label that a prompt named; a prompt leaves the rest to all that it did not name."""
+    named = [
+        {other.category: other.confidence for other in one.alternatives} | {answer.category: one.confidence or 0.0}
+        for one, answer in good
+    ]
+    rest = [max(0.0, 1.0 - sum(found.values())) / max(1, labels - len(found)) for found in named]
+    everyone = dict.fromkeys(label for found in named for label in found)
+    return {
+        label: sum(logit(found.get(label, left)) for found, left in zip(named, rest, strict=True)) for label in everyone
+    }
+
+
+def _others(odds: dict[str, float], category: str, confidence: float) -> tuple[Alternative, ...]:
+    """The next labels; together with `confidence` they do not exceed 1."""
+    others = {label: sigmoid(odds[label]) for label in sorted(odds, key=lambda one: -odds[one]) if label != category}
+    scale = min(1.0, (1.0 - confidence) / max(sum(others.values()), 1e-6))
+    return tuple(Alternative(label, share * scale) for label, share in list(others.items())[:ALTERNATIVES])
+
+
+def _disagree(good: Sequence[tuple[Prediction, Answer]], calibration: Calibration, review: ReviewSettings) -> bool:
+    """Whether prompts contradict each other: sure of different labels, or with price intervals that do not meet."""
+    least = least_confidence(calibration, review)
+    sure = {answer.category for one, answer in good if (one.confidence or 0.0) >= least}
+    lows = [one.price_low for one, _ in good if one.price_low is not None]
+    highs = [one.price_high for one, _ in good if one.price_high is not None]
+    return len(sure) > 1 or bool(lows and max(lows) > min(highs))

@@ -1,0 +1,210 @@
+"""A products table: which photos make which product, as a shop says it. Only what it lists is done.
+
+It is CSV or Parquet, a row for each product. Neither it nor the listing is held in memory as a whole.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from enrich.errors import UsageError, first_line
+from enrich.output import parquet
+from enrich.output.grouping import PIECE_SCHEMA, Grouped, spooled, write_grouped
+from enrich.output.schema import LISTING_SCHEMA
+from enrich.output.spill import RangePartitions, partition_bounds, ranges_of, sampled
+from enrich.settings.run import ProductColumns
+from enrich.settings.storage import PLAIN_S3, S3Settings
+from enrich.storage import open_store
+
+_BATCH = 100_000  # rows at a time
+# A photo that the table lists.
+_LISTED = pa.schema([("key", pa.string()), ("product_id", pa.string()), ("order", pa.string()), ("row", pa.int64())])
+
+
+@dataclass(frozen=True)
+class ProductsTable:
+    """A table that was read, as a local file of its photos (_LISTED)."""
+
+    uri: str
+    path: Path
+
+
+class _Faults:
+    """Rows that are wrong in one way: how many, and the first."""
+
+    def __init__(self) -> None:
+        self.count, self.first = 0, (0, "")
+
+    def add(self, rows: pl.DataFrame, example: pl.Expr) -> None:
+        """`rows` have a column row; `example` is what to show of the first."""
+        if rows.height:
+            earliest = rows.sort("row").head(1).select("row", example=example).row(0)
+            self.first = earliest if not self.count else min(self.first, earliest)
+            self.count += rows.height
+
+    def check(self, uri: str, one: str, several: str, then: str) -> None:
+        """UsageError if there are any."""
+        if self.count:
+            row, example = self.first
+            what = one if self.count == 1 else f"{self.count:,} {several}"
+            raise UsageError(f"products table {uri}: {what}, the first in row {row:,}: {example!r}; {then}")
+
+
+def open_products(uri: str, columns: ProductColumns, folder: Path, s3: S3Settings = PLAIN_S3) -> ProductsTable:
+    """The products table at `uri`, read into `folder`.
+
+    Raises:
+        UsageError: there is none, it cannot be read, or its rows are not one product with photos each.
+    """
+    parent, _, name = uri.rpartition("/")
+    suffix = Path(name).suffix.lower()
+    if suffix not in _READERS:
+        raise UsageError(f"products table {uri}: neither .csv nor .parquet; convert it to one of these")
+    beside = open_store(parent or ("/" if uri.startswith("/") else "."), must_exist=True, s3=s3)
+    if beside.head(name) is None:
+        raise UsageError(f"products table {uri}: there is no such object; check the path")
+    table, listed = folder / f"products{suffix}", folder / "listed.parquet"
+    beside.download(name, table)
+    unnamed, without, total = _Faults(), _Faults(), 0
+
+    def photos() -> Iterator[pl.DataFrame]:
+        nonlocal total
+        for frame in _READERS[suffix](table, columns, uri):
+            rows = frame.with_row_index("row", offset=total + 1).with_columns(pl.col("row").cast(pl.Int64))
+            total += frame.height
+            unnamed.add(rows.filter(pl.col("product_id") == ""), pl.col("product_id"))
+            without.add(rows.filter(pl.col("photos").list.len() == 0), pl.col("product_id"))
+            yield _exploded(rows)
+
+    with _readable(uri):
+        parquet.write(listed, photos(), _LISTED, {})
+    table.unlink()
+    if not total:
+        raise UsageError(f"products table {uri}: it has no rows; list the products to be done")
+    unnamed.check(uri, "1 row has no product_id", "rows have no product_id", "name each product")
+    without.check(uri, "1 product has no photos", "products have no photos", "list its keys, or take the row out")
+    _check_ids(uri, listed, folder)
+    return ProductsTable(uri, listed)
+
+
+def write_listed(path: Path, listing: Path, table: ProductsTable, metadata: Mapping[str, str], folder: Path) -> Grouped:
+    """Write the products of `table` (SOURCE_SCHEMA, by product_id) with their photos as `listing` has them.
+
+    Raises:
+        UsageError: it lists photos that are not there, or one photo more than once.
+    """
+    unknown, doubled = _Faults(), _Faults()
+
+    def pieces() -> Iterator[pl.DataFrame]:
+        frames = parquet.frames(table.path, _LISTED)
+        ranges = ranges_of(pl.scan_parquet(listing), "key", frames, _LISTED, folder / "by-key")
+        for there, wanted in ranges:
+            found = wanted.join(there, on="key", how="left")
+            unknown.add(found.filter(pl.col("size").is_null()), pl.col("key"))
+            again = wanted.filter(pl.col("key").is_duplicated()).sort("row", "order")
+            doubled.add(again.filter(~pl.col("key").is_first_distinct()), pl.col("key"))
+            yield found.select(
+                *LISTING_SCHEMA.names, "product_id", "order", own=pl.lit(False), more=pl.lit(0, pl.Int64)
+            )
+
+    file = folder / "pieces.parquet"
+    bounds = spooled(file, pieces())
+    doubled.check(
+        table.uri, "1 photo is listed more than once", "photos are listed more than once",
+        "a photo belongs to one product",
+    )  # fmt: skip
+    unknown.check(
+        table.uri, "1 photo is not in the bucket", "photos are not in the bucket",
+        "keys are paths below the URI of the images",
+    )  # fmt: skip
+    parts = RangePartitions(bounds, folder / "pieces", PIECE_SCHEMA).add(parquet.frames(file, PIECE_SCHEMA))
+    return write_grouped(path, parts, metadata, "the first ones in the table's order are used")
+
+
+def _exploded(rows: pl.DataFrame) -> pl.DataFrame:
+    """A row for each photo (_LISTED)."""
+    photos = rows.with_columns(place=pl.int_ranges(pl.col("photos").list.len())).explode("photos", "place")
+    return photos.drop_nulls("photos").select(
+        pl.col("photos").alias("key"), "product_id", order=pl.col("place").cast(pl.String).str.zfill(9), row="row"
+    )
+
+
+def _check_ids(uri: str, listed: Path, folder: Path) -> None:
+    """UsageError if two rows have one product_id."""
+    doubled, schema = _Faults(), pa.schema([_LISTED.field("product_id"), _LISTED.field("row")])
+
+    def ids() -> Iterator[pl.DataFrame]:
+        return (frame.unique() for frame in parquet.frames(listed, _LISTED, schema.names))
+
+    rows = pq.read_metadata(listed).num_rows
+    bounds = partition_bounds(sampled(ids(), ["product_id"]), ["product_id"], rows)
+    for part in RangePartitions(bounds, folder / "by-id", schema).add(ids()):
+        again = part.unique().filter(pl.col("product_id").is_duplicated()).sort("row")
+        doubled.add(again.filter(~pl.col("product_id").is_first_distinct()), pl.col("product_id"))
+    doubled.check(
+        uri, "1 product_id is in more than one row", "rows have the product_id of an earlier one",
+        "put the photos of a product into one row",
+    )  # fmt: skip
+
+
+@contextmanager
+def _readable(uri: str) -> Iterator[None]:
+    """Turns what pyarrow says of a broken file into UsageError."""
+    try:
+        yield
+    except (pa.ArrowException, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+        raise UsageError(f"products table {uri} cannot be read: {first_line(error)[:200]}; correct the file") from error
+
+
+def _read_parquet(path: Path, columns: ProductColumns, uri: str) -> Iterator[pl.DataFrame]:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        _check_columns(file.schema_arrow.names, columns, uri)
+        names = list(dict.fromkeys([columns.product_id, columns.photos]))
+        for batch in file.iter_batches(_BATCH, columns=names):
+            yield _cells(pl.DataFrame(pa.Table.from_batches([batch])), columns)
+
+
+def _read_csv(path: Path, columns: ProductColumns, uri: str) -> Iterator[pl.DataFrame]:
+    with pyarrow.csv.open_csv(path) as reader:
+        names = reader.schema.names
+    _check_columns(names, columns, uri)
+    wanted = list(dict.fromkeys([columns.product_id, columns.photos]))
+    convert = pyarrow.csv.ConvertOptions(
+        include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False
+    )
+    with pyarrow.csv.open_csv(path, convert_options=convert) as reader:
+        for batch in reader:
+            yield _cells(pl.DataFrame(pa.Table.from_batches([batch])), columns)
+
+
+def _check_columns(names: list[str], columns: ProductColumns, uri: str) -> None:
+    for role, name in (("product_id", columns.product_id), ("photos", columns.photos)):
+        if name not in names:
+            there = ", ".join(names[:30]) or "none"
+            raise UsageError(
+                f"products table {uri}: no column {name!r} ({role}); its columns are: {there}; "
+                f"name the right one in the settings under products.{role}"
+            )
+
+
+def _cells(frame: pl.DataFrame, columns: ProductColumns) -> pl.DataFrame:
+    """Columns product_id, a text, and photos, a list of keys."""
+    photos = pl.col(columns.photos)
+    if not isinstance(frame.schema[columns.photos], pl.List):
+        photos = photos.cast(pl.String).fill_null("").str.split("|")
+    keys = photos.cast(pl.List(pl.String)).list.eval(pl.element().str.strip_chars()).list.drop_nulls()
+    named = pl.col(columns.product_id).cast(pl.String).fill_null("").str.strip_chars()
+    # What is empty between two bars does not count.
+    return frame.select(product_id=named, photos=keys.list.filter(pl.element() != "").fill_null([]))
+
+
+_READERS: dict[str, Callable[[Path, ProductColumns, str], Iterator[pl.DataFrame]]] = {
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}

@@ -1,0 +1,35 @@
+"""Which photos of a product an epoch of training shows."""
+
+from dataclasses import dataclass
+from random import Random
+
+from enrich.answers.prompt import Prompt
+from enrich.models.phi3_vision import Phi3VProcessor
+from enrich.train.examples import Example, largest, show
+
+
+@dataclass(frozen=True)
+class Showing:
+    """The main photo first, then a number of further ones and an order that differ from epoch to epoch.
+
+    A model that always saw the same photos in the same places would learn products by heart, and would not know what
+    to make of a product with fewer. What an epoch shows depends on the seed, the epoch and the product alone, so a
+    training that is continued shows the same.
+    """
+
+    processor: Phi3VProcessor
+    prompt: Prompt
+    most: int  # photos in a prompt, at least 2
+    seed: int
+
+    def vary(self, example: Example, epoch: int) -> Example:
+        """The example as `epoch`, counted from 0, shows it."""
+        if len(example.photos) == 1:
+            return example
+        draw = Random(f"{self.seed} {epoch} {example.product.product_code}")
+        count = draw.randint(0, min(self.most, len(example.photos)) - 1)
+        return show(example, [0, *draw.sample(range(1, len(example.photos)), count)], self.processor, self.prompt)
+
+    def longest(self, example: Example) -> Example:
+        """The example with the photos that take the most tokens."""
+        return show(example, largest(example, self.most), self.processor, self.prompt)
