@@ -13,8 +13,9 @@ class Showing:
     """The main photo first, then a number of further ones and an order that differ from epoch to epoch.
 
     A model that always saw the same photos in the same places would learn products by heart, and would not know what
-    to make of a product with fewer. What an epoch shows depends on the seed, the epoch and the product alone, so a
-    training that is continued shows the same.
+    to make of a product with fewer. But an answer often says what only a photo that is left out shows, and learning
+    such answers teaches guessing; so half of the prompts show as many photos as fit, as serving does. What an epoch
+    shows depends on the seed, the epoch and the product alone, so a training that is continued shows the same.
     """
 
     processor: Phi3VProcessor
@@ -27,7 +28,8 @@ class Showing:
         if len(example.photos) == 1:
             return example
         draw = Random(f"{self.seed} {epoch} {example.product.product_code}")
-        count = draw.randint(0, min(self.most, len(example.photos)) - 1)
+        most = min(self.most, len(example.photos)) - 1
+        count = most if draw.random() < 0.5 else draw.randint(0, most)
         return show(example, [0, *draw.sample(range(1, len(example.photos)), count)], self.processor, self.prompt)
 
     def longest(self, example: Example) -> Example:

@@ -15,7 +15,7 @@ from enrich.models.phi3_vision import Phi3VConfig, Phi3VImageProcessor, Phi3VPro
 from sample.dialects import BASE
 from sample.pricing import noiseless_price, on_ladder
 from sample.products import sample_product
-from sample.spec import COLOURS, KINDS, Dialect, Prices
+from sample.spec import COLOURS, HIDDEN, KINDS, Dialect, Prices
 from sample.titles import title
 
 NUM_CROPS = 4  # what the processor is saved with, and most photos are learned at
@@ -164,14 +164,15 @@ def make_retailer(number: int) -> Dialect:
     rng = np.random.default_rng((31, number))
     words = [str(word) for word in rng.permutation(WORD_LIST)]
     names: dict[str, str] = {f"colour={colour}": words.pop().title() for colour in COLOURS}
+    hidden = {name: values for shown in HIDDEN.values() for name, values in shown.items()}
     for kind, spec in KINDS.items():
-        for attribute, values in {**spec.attributes, **spec.finish}.items():
+        for attribute, values in {**spec.attributes, **spec.finish, **hidden}.items():
             for value in values:
                 own = f"{attribute}={value}"
                 if own not in names and rng.random() < 0.8:
                     names[own] = words.pop().title()
         names[kind] = " ".join(words.pop().title() for _ in range(rng.integers(1, 3)))
-    slots = sorted({name for spec in KINDS.values() for name in {**spec.attributes, **spec.finish}})
+    slots = sorted({name for spec in KINDS.values() for name in {**spec.attributes, **spec.finish, **hidden}})
     order = [str(slot) for slot in rng.permutation([*slots, "kind"])]
     order[int(rng.integers(len(order) // 2, len(order))) :] += [":in"] * int(rng.random() < 0.5) + ["colour"]
     upper = rng.random() < 0.5
