@@ -70,7 +70,7 @@ def train(arguments: argparse.Namespace, catalog: Path, adapter: Path, photos: i
 def score(arguments: argparse.Namespace, catalog: Path, adapter: Path, shown: int) -> tuple[Scored, float]:
     """The scores on the test split with so many photos of each product, and the products answered a second."""
     ended: list[tuple[int, float]] = []
-    settings = RunSettings(engine="transformers", device=arguments.device, batch_size=8, photos_answered=shown)
+    settings = RunSettings(engine="transformers", device=arguments.device, batch_size=32, photos_answered=shown)
     scored = score_adapter(
         str(adapter), str(catalog), settings, progress=lambda what, done, total: ended.append((done, time.time()))
     )[0]
