@@ -5,8 +5,10 @@ under those of made-up retailers, so that fine-tuning on a catalog has real work
 product, then several. One GPU:
 
     python -m research.tiny_base.train --out one --photos 90000 --minutes 6
-    python -m research.tiny_base.train --out tiny-base --init one --photos 22000 --held-out 500 --several 0.75 \
+    python -m research.tiny_base.train --out two --init one --photos 22000 --held-out 500 --several 0.75 \
         --first 400000 --minutes 3.2 --learning-rate 6e-4 --warmup 100
+    python -m research.tiny_base.train --out tiny-base --init two --photos 45000 --held-out 500 --several 0.75 \
+        --first 500000 --minutes 4.8 --learning-rate 6e-4 --warmup 100 --retailers 48
 
 Weights, training.json (seed, data, hardware, duration, curve) and the model card are written every minute and at the
 end: a run that is cut short leaves its last minute's.
