@@ -3,7 +3,9 @@
 import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
+Language = Literal["en", "ja", "de", "fr", "es", "zh"]  # of questions and answers
 RECORD_FILE = "train.json"  # of an adapter, written last: a directory without it is not a whole adapter
 
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from enrich.answers.parse import AnswerMalformed, parse_answer
+from enrich.answers.prompt import make_prompt
 from enrich.errors import EnrichError
 from enrich.output import parquet
 from enrich.output.schema import MANIFEST_SCHEMA
@@ -71,7 +72,7 @@ def accept(data: bytes) -> None:
 )
 def test_any_text_as_an_answer(text: str) -> None:
     try:
-        answer = parse_answer(text)
+        answer = parse_answer(text, make_prompt(("BAGS",), "EUR"))
     except AnswerMalformed as refusal:
         message = str(refusal)
     else:

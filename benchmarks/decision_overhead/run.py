@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 from benchmarks.results import record
 from enrich.answers.parse import AnswerMalformed, parse_answer
+from enrich.answers.prompt import Prompt
 from enrich.engines import predictor
 from enrich.pipeline.run import enrichment, finish, records
 from enrich.pipeline.run.request import RunRequest
@@ -43,13 +44,13 @@ def timed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def parse_only(completion: Any, *args: Any, **kwargs: Any) -> Any:
     """What a run without postprocessing would do with the same completion; then the postprocessing itself."""
-    timed("parse alone", _parse)(completion.text)
+    timed("parse alone", _parse)(completion.text, args[0].prompt)
     return timed("postprocess", _postprocess)(completion, *args, **kwargs)
 
 
-def _parse(text: str) -> None:
+def _parse(text: str, prompt: Prompt) -> None:
     with suppress(AnswerMalformed):
-        parse_answer(text)
+        parse_answer(text, prompt)
 
 
 _postprocess = predictor.postprocess

@@ -128,7 +128,7 @@ def read_answers(path: Path) -> tuple[dict[str, Part], float]:
 
 def judge_all(adapter: Path, parts: dict[str, Part], seconds: float) -> None:
     """Fit on the calibration split, measure and record the other parts."""
-    tokens = AnswerTokens(load_processor(adapter).tokenizer, Prompt.read(adapter / PROMPT_FILE).categories)
+    tokens = AnswerTokens(load_processor(adapter).tokenizer, Prompt.read(adapter / PROMPT_FILE))
 
     def predictions(name: str, calibration: Calibration) -> list[Prediction]:
         return [

@@ -156,7 +156,7 @@ def catalog(folder: Path, count: int) -> tuple[list[Product], Prompt]:
         Product(own.product_code, own.title, own.category, own.price, str(folder / f"{index}.jpg"))
         for index, own in enumerate(made)
     ]
-    return products, make_prompt(sorted({own.category for own in made}), "EUR")
+    return products, make_prompt(sorted({own.category for own in made}), "EUR", max_new_tokens=128)
 
 
 def make_model(device: torch.device, *, tiny: bool) -> Phi3VForCausalLM:
@@ -213,7 +213,6 @@ def measure(variant: Variant, folder: Path, *, tiny: bool) -> dict[str, Any]:
             "epochs": variant.epochs,
             "evaluations": 1,
             "compile": cuda,
-            "max_new_tokens": 128,
             **variant.settings,
             **shrunk,
         }

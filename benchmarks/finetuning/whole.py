@@ -83,7 +83,7 @@ def measure(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str,
             "model": str(folder / "base"), "epochs": 1, "evaluations": 1, "batch_size": arguments.batch_size,
             "effective_batch_size": arguments.batch_size, "learning_rate": arguments.learning_rate,
             "gradient_checkpointing": arguments.checkpointing, "num_crops": 1 if arguments.tiny else 4,
-            "max_new_tokens": 128, "compile": None, **VARIANTS[name],
+            "compile": None, **VARIANTS[name],
         }
     )  # fmt: skip
     products, prompt = catalog(folder, arguments.photos + UNSEEN)

@@ -4,7 +4,7 @@ It is defined once, as a structural tag of xgrammar, which vLLM takes directly. 
 which reads the same tag, so that installations without vLLM need no xgrammar (and triton with it).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 from unicodedata import normalize
@@ -21,46 +21,55 @@ Form = dict[str, Any]
 
 
 def answer_structure(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> Form:
-    """The answers that may be written, token by token.
+    """The answers that may be written, token by token: a line for each field.
 
     A grammar over characters would leave the choice of tokens to the model, and a label spelled with unusual tokens has
-    another probability. The title is free text: not blank, without control characters, and of bounded length.
+    another probability. A text is not blank, without control characters, and of bounded length.
     """
     texts = title_words(tokenizer)
     blank = [i for i, text in texts.items() if not text.strip()]
     others = tuple(i for i in range(len(tokenizer)) if i not in texts)
-
-    def label(line: tuple[int, ...] = ()) -> Form:
-        """The rest of a label's line as a tree: a taxonomy of thousands is looked up, not searched."""
-        forms = [
-            _token(i) if i == tokens.newline else _sequence([_token(i), label((*line, i))])
-            for i in tokens.after_label[line]
-        ]
-        return _either(forms)
-
     # xgrammar 0.2.8 permits every token behind a "repeat" of "exclude_token"; "any_tokens" means the same.
-    words = {"type": "any_tokens", "exclude_tokens": others, "max_tokens": MAX_TITLE_TOKENS - 1}
-    price = [
-        *map(_token, tokens.price_prefix),
+    words = [
+        *([_repeated(_either(list(map(_token, blank))), 1)] if blank else []),
+        {"type": "exclude_token", "exclude_tokens": (*others, *blank)},
+        {"type": "any_tokens", "exclude_tokens": others, "max_tokens": MAX_TITLE_TOKENS - 1},
+    ]
+    number = [
         _either([_token(i) for i, digit in tokens.digits.items() if digit != "0"]),
         _repeated(_either(list(map(_token, tokens.digits))), MAX_DIGITS - 1),
     ]
-    answer = [
-        *map(_token, tokens.title_prefix),
-        *([_repeated(_either(list(map(_token, blank))), 1)] if blank else []),
-        {"type": "exclude_token", "exclude_tokens": (*others, *blank)},
-        words,
-        _token(tokens.newline),
-        label(),
-        _either([_sequence(price), _sequence(list(map(_token, tokens.unknown_price)))]),
-    ]
-    return {"type": "structural_tag", "format": _sequence(answer)}
+
+    def choice(after: Mapping[tuple[int, ...], list[int]], line: tuple[int, ...] = ()) -> Form:
+        """The rest of a choice's line, its newline included, as a tree: thousands are looked up, not searched."""
+        forms = [
+            _token(i) if i == tokens.newline else _sequence([_token(i), choice(after, (*line, i))]) for i in after[line]
+        ]
+        return _either(forms)
+
+    elements: list[Form] = []
+    for field in tokens.prompt.fields:
+        prefix = list(map(_token, tokens.prefixes[field.name]))
+        unknown = tokens.unknown.get(field.name)
+        match field.kind:
+            case "choice":
+                elements.append(choice(tokens.choices[field.name].after))
+                continue
+            case "text":
+                elements += [*prefix, *words]
+            case "number" if unknown:
+                elements.append(_either([_sequence([*prefix, *number]), _sequence(list(map(_token, unknown)))]))
+            case "number":
+                elements += [*prefix, *number]
+        if field != tokens.prompt.fields[-1]:
+            elements.append(_token(tokens.newline))
+    return {"type": "structural_tag", "format": _sequence(elements)}
 
 
 def answer_grammar(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> Callable[[Sequence[int]], list[int]]:
     """A function from the tokens written so far to those that may come next.
 
-    It also bounds the title's characters (`MAX_TITLE`), which a structural tag cannot express.
+    It also bounds a text's characters (`MAX_TITLE`), which a structural tag cannot express.
     """
     answer = answer_structure(tokenizer, tokens)["format"]
     texts = title_words(tokenizer)
@@ -96,13 +105,19 @@ def answer_grammar(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> 
             following |= permitted
         return {start + 1 for start in starts if start < len(written) and written[start] in permitted}
 
+    def text_so_far(written: Sequence[int]) -> Sequence[int]:
+        """The tokens of the value that is being written, if it is a text."""
+        ends = [i for i, token in enumerate(written) if token == tokens.newline]
+        field = tokens.prompt.fields[len(ends)]
+        line = written[ends[-1] + 1 :] if ends else written
+        return line[len(tokens.prefixes[field.name]) :] if field.kind == "text" else ()
+
     def allowed(written: Sequence[int]) -> list[int]:
         following: set[int] = set()
         if len(written) in follow(answer, {0}, written, following):
             following.add(tokens.stop)
-        title = written[len(tokens.title_prefix) :]
-        ends = tokens.newline in following and texts.keys() >= set(title)
-        if ends and sum(len(texts[token]) for token in title) + longest > MAX_TITLE:
+        text = text_so_far(written) if tokens.newline in following else ()
+        if sum(len(texts[token]) for token in text) + longest > MAX_TITLE:
             return [tokens.newline]
         return list(following)
 
@@ -110,7 +125,7 @@ def answer_grammar(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> 
 
 
 def title_words(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """Ids that a title may consist of, and their text: no control characters, bytes or special tokens.
+    """Ids that a text may consist of, and their text: no control characters, bytes or special tokens.
 
     Nor `<`: several of these tokens could spell a control token with it.
     """

@@ -1,21 +1,18 @@
-"""Strict parser of the model's answer: three lines or nothing. The text is untrusted."""
+"""Strict parser of the model's answer: a line for each field or nothing. The text is untrusted."""
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from enrich.answers.prompt import UNKNOWN_PRICE, spells_control_token
+from enrich.answers.fields import spells_control_token
+from enrich.answers.prompt import Prompt
 
 MAX_TITLE = 200  # characters, also in catalogs; the longest title of the tutorial's data set has 71
 # Control, format, surrogate and private characters, line and paragraph separators: a field is one visible line.
 _CONTROL = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 # Joiners between letters beyond ASCII are part of the word (Persian, Hindi, emoji); elsewhere they only hide text.
 _JOINER = re.compile("(?<=[^\\x00-\\x7f\\s\u200c\u200d])[\u200c\u200d](?=[^\\x00-\\x7f\\s\u200c\u200d])")
-_ANSWER = re.compile(
-    r"Product:[ ]?(?P<title>[^\n]+)\n"
-    r"Category:[ ]?(?P<category>[^\n]+)\n"
-    rf"Full Price:[ ]?(?P<price>[0-9]{{1,9}}|{UNKNOWN_PRICE})"
-)
 
 
 class AnswerMalformed(ValueError):
@@ -24,34 +21,44 @@ class AnswerMalformed(ValueError):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model answered. `price` is None if it wrote `unknown`."""
+    """What the model answered; None where it wrote its word for unknown."""
 
     title: str
     category: str
     price: int | None
+    attributes: Mapping[str, str | None] = field(default_factory=dict, hash=False)  # of the other fields, by name
 
 
-def parse_answer(text: str) -> Answer:
-    """The answer in `text` (without the closing `<|end|>`).
+def parse_answer(text: str, prompt: Prompt) -> Answer:
+    """The answer in `text` (without the closing `<|end|>`) to `prompt`.
 
     Raises:
-        AnswerMalformed: the text is not three lines, or a field is empty, too long, or contains control characters or
-            a control token of the model.
+        AnswerMalformed: the text is not a line for each field, or a value is empty, too long, or contains control
+            characters or a control token of the model.
     """
-    match = _ANSWER.fullmatch(text.strip())
+    match = prompt.answer_form.fullmatch(text.strip())
     if match is None:
-        raise AnswerMalformed(f"expected three lines Product, Category, Full Price, got {excerpt(text)!r}")
-    title, category = match["title"].strip(), match["category"].strip()
-    if not title or not category:
-        raise AnswerMalformed(f"title or category is empty in {excerpt(text)!r}")
-    if len(title) > MAX_TITLE:
-        raise AnswerMalformed(f"title has {len(title)} characters, more than {MAX_TITLE}")
-    if holds_control_characters(title + category):
-        raise AnswerMalformed(f"title or category holds control characters in {excerpt(text)!r}")
-    if spells_control_token(title) or spells_control_token(category):
-        raise AnswerMalformed(f"title or category spells a control token of the model in {excerpt(text)!r}")
-    price = None if match["price"] == UNKNOWN_PRICE else int(match["price"])
-    return Answer(title, category, price)
+        labels = ", ".join(field.label for field in prompt.fields)
+        raise AnswerMalformed(f"expected the lines {labels}, got {excerpt(text)!r}")
+    values: dict[str, str | None] = {}
+    for one in prompt.fields:
+        value = match[one.name].strip()
+        values[one.name] = None if value == prompt.unknown and not one.required else value
+        if not value:
+            raise AnswerMalformed(f"{one.name} is empty in {excerpt(text)!r}")
+        if one.kind == "text" and len(value) > MAX_TITLE:
+            raise AnswerMalformed(f"{one.name} has {len(value)} characters, more than {MAX_TITLE}")
+        if holds_control_characters(value):
+            raise AnswerMalformed(f"{one.name} holds control characters in {excerpt(text)!r}")
+        if spells_control_token(value):
+            raise AnswerMalformed(f"{one.name} spells a control token of the model in {excerpt(text)!r}")
+    price = values.pop("price")
+    return Answer(
+        title=values.pop("title") or "",
+        category=values.pop("category") or "",
+        price=None if price is None else int(price),
+        attributes=values,
+    )
 
 
 def holds_control_characters(text: str) -> bool:

@@ -18,6 +18,7 @@ from enrich.answers.title_rules import breaks_rules, ungrounded_words
 from enrich.answers.token_evidence import (
     AnswerTokens,
     PriceFeatures,
+    Spans,
     alternatives,
     answer_probability,
     label_probability,
@@ -65,14 +66,13 @@ def postprocess(
 ) -> Prediction:
     """The prediction from one completion; `constrained`: the grammar pass wrote it, so its category was forced."""
     prediction = _validate(completion, tokens, calibration.price)
-    if prediction.answer is not None:
-        prediction = _estimate(prediction, prediction.answer, completion, tokens, calibration)
-    if prediction.answer is not None:
-        words = title_words(completion, tokens)
-        doubted = ungrounded_words(words, prediction.answer.category, tokens.nouns, review.titles)
-        reasons = flag(prediction, calibration, review, forced=constrained, doubted=bool(doubted))
-        prediction = replace(prediction, reasons=reasons)
-    return prediction
+    if (answer := prediction.answer) is None:
+        return prediction
+    spans = tokens.spans(completion.token_ids)
+    prediction = _estimate(prediction, answer, completion, spans, tokens, calibration)
+    doubted = ungrounded_words(title_words(completion, spans), answer.category, tokens.nouns, review.titles)
+    reasons = flag(prediction, calibration, review, forced=constrained, doubted=bool(doubted))
+    return replace(prediction, reasons=reasons)
 
 
 def _validate(completion: Completion, tokens: AnswerTokens, prices: PriceCalibration | None) -> Prediction:
@@ -87,7 +87,7 @@ def _validate(completion: Completion, tokens: AnswerTokens, prices: PriceCalibra
     if not completion.finished:
         return failed(ErrorKind.ANSWER_TRUNCATED, f"no end after {len(completion.token_ids)} tokens")
     try:
-        answer = parse_answer(completion.text)
+        answer = parse_answer(completion.text, tokens.prompt)
     except AnswerMalformed as error:
         return failed(ErrorKind.ANSWER_MALFORMED, str(error))
     if answer.category not in tokens.categories:
@@ -99,20 +99,25 @@ def _validate(completion: Completion, tokens: AnswerTokens, prices: PriceCalibra
 
 
 def _estimate(
-    prediction: Prediction, answer: Answer, completion: Completion, tokens: AnswerTokens, calibration: Calibration
+    prediction: Prediction,
+    answer: Answer,
+    completion: Completion,
+    spans: Spans,
+    tokens: AnswerTokens,
+    calibration: Calibration,
 ) -> Prediction:
     """`prediction` with its calibrated confidence and alternatives, and the expected price with its interval."""
-    probability = answer_probability(completion, tokens)
+    probability = answer_probability(completion, spans)
     # In the precision of its column, so that reviews decided from the stored row agree.
     confidence = float(np.float32(category_confidence(calibration.category, probability, answer.category)))
-    others = alternatives(completion, tokens)
+    others = alternatives(completion, spans, tokens)
     others.pop(answer.category, None)  # the label itself, if it was written in other tokens than the usual ones
-    features = price_features(completion, tokens)
+    features = price_features(completion, spans, tokens)
     estimated = replace(
         prediction,
         probability=probability,
         confidence=confidence,
-        alternatives=_calibrated(others, label_probability(completion, tokens), confidence),
+        alternatives=_calibrated(others, label_probability(completion, spans), confidence),
         price_features=features,
     )
     return priced(estimated, calibration.price)

@@ -1,41 +1,42 @@
 """The wording of prompts and answers. Training and serving both render them here, so they cannot differ."""
 
 import re
-import unicodedata
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import Field as Setting
 
 from enrich.answers.amount import is_currency
+from enrich.answers.fields import Field, plain_line
+from enrich.answers.wording import WORDINGS
 from enrich.errors import UsageError
+from enrich.vocabulary import Language
 
-PROMPT_VERSION = "1"
 PROMPT_FILE = "prompt.json"
 END = "<|end|>"  # the token that really ends a turn; config.json's eos (2) never occurs in a chat
-UNKNOWN_PRICE = "unknown"
-ANSWER_TEMPLATE = "Product: {title}\nCategory: {category}\nFull Price: {price}"
-# How chat models write their control tokens: <|end|>, <|image_1|>, <s>, </s>, <unk>.
-_CONTROL_TOKEN = re.compile(r"<\s*\|[^<>\n]{0,60}\|\s*>|<\s*/?\s*(?:s|unk|pad|bos|eos|mask|cls|sep)\s*>", re.IGNORECASE)
+# The fields that have columns of their own in every table, and where they stand in an answer.
+_FIXED = ((0, "title", "text"), (1, "category", "choice"), (-1, "price", "number"))
+SHORTEST_BUDGET = 64  # tokens; the tutorial's longest answer takes about 50
 
 
 class Prompt(BaseModel):
-    """What the model is asked and how it answers; written to an adapter's prompt.json."""
+    """What the model is asked and how it answers; written to an adapter's prompt.json.
+
+    The answer has a line for each field, in their order: title and category first, price last. `max_new_tokens` is how
+    many tokens an answer may take, the closing one included.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: str = PROMPT_VERSION
+    version: Literal["2"] = "2"
     instruction: str
-    answer_template: str = ANSWER_TEMPLATE
-    categories: tuple[str, ...]
+    fields: tuple[Field, ...]
+    unknown: str = WORDINGS["en"].unknown
     currency: str | None = None
-
-    @field_validator("answer_template")
-    @classmethod
-    def _answer_can_be_parsed(cls, template: str) -> str:
-        if template != ANSWER_TEMPLATE:
-            raise ValueError(f"prompt version {PROMPT_VERSION} answers as {ANSWER_TEMPLATE!r}")
-        return template
+    max_new_tokens: int = Setting(default=SHORTEST_BUDGET, ge=8)
 
     @field_validator("currency")
     @classmethod
@@ -44,15 +45,22 @@ class Prompt(BaseModel):
             raise ValueError(f"{currency[:40]!r} is not a currency code of three capital letters")
         return currency
 
-    @field_validator("instruction", "categories")
+    @field_validator("instruction", "unknown")
     @classmethod
-    def _text_is_only_text(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        for text in (value,) if isinstance(value, str) else value:
-            if spells_control_token(text):
-                raise ValueError(f"{text[:40]!r} spells a control token of the model")
-            if text.splitlines() != [text] or text != text.strip():
-                raise ValueError(f"{text[:40]!r} is not one line of text")
-        return value
+    def _text_is_plain(cls, text: str) -> str:
+        return plain_line(text)
+
+    @field_validator("fields")
+    @classmethod
+    def _fields_are_in_order(cls, fields: tuple[Field, ...]) -> tuple[Field, ...]:
+        for place, name, kind in _FIXED:
+            if len(fields) < len(_FIXED) or (fields[place].name, fields[place].kind) != (name, kind):
+                raise ValueError("title (text) and category (choice) come first, price (number) last")
+        for what in ("name", "label"):
+            found = [getattr(field, what) for field in fields]
+            if twice := [one for one in found if found.count(one) > 1]:
+                raise ValueError(f"two fields have the {what} {twice[0]!r}")
+        return fields
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -66,21 +74,51 @@ class Prompt(BaseModel):
             where = ".".join(map(str, first["loc"])) or "prompt"
             raise UsageError(f"{path}: {where}: {first['msg']}; fine-tune again with this version") from error
 
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """The taxonomy: the values of the field category."""
+        return self.fields[1].values
 
-def spells_control_token(text: str) -> bool:
-    """Whether `text` contains a control token of a chat model, also in full-width characters."""
-    visible = "".join(one for one in unicodedata.normalize("NFKC", text) if unicodedata.category(one) != "Cf")
-    return _CONTROL_TOKEN.search(visible) is not None
+    @cached_property
+    def answer_form(self) -> re.Pattern[str]:
+        """An answer, with a group for the value of each field."""
+        number = rf"[0-9]{{1,9}}|{re.escape(self.unknown)}"
+        values = {"text": r"[^\n]+", "choice": r"[^\n]+", "number": number}
+        return re.compile(
+            r"\n".join(rf"{re.escape(one.label)}:[ ]?(?P<{one.name}>{values[one.kind]})" for one in self.fields)
+        )
 
 
-def make_prompt(categories: tuple[str, ...], currency: str | None) -> Prompt:
-    """The prompt for a catalog with these categories; prices are in units of `currency`."""
-    price = f"full price in {currency}" if currency else "full price"
+def make_prompt(
+    categories: Sequence[str],
+    currency: str | None,
+    *,
+    language: Language = "en",
+    others: Sequence[Field] = (),
+    max_new_tokens: int = SHORTEST_BUDGET,
+) -> Prompt:
+    """The prompt for a catalog with these categories; prices are in units of `currency`.
+
+    Args:
+        others: further fields, between category and price.
+        max_new_tokens: see `Prompt`.
+    """
+    wording = WORDINGS[language]
     return Prompt(
-        instruction=f"What product is this? Give its title, category and {price}.",
-        categories=tuple(sorted(categories)),
+        instruction=wording.instruction([field.label for field in others], currency),
+        fields=(
+            Field(name="title", kind="text", label=wording.title, column="title", required=True),
+            Field(
+                name="category", kind="choice", label=wording.category, column="category", required=True,
+                values=tuple(sorted(categories)),
+            ),
+            *others,
+            Field(name="price", kind="number", label=wording.price, column="price"),
+        ),
+        unknown=wording.unknown,
         currency=currency,
-    )
+        max_new_tokens=max_new_tokens,
+    )  # fmt: skip
 
 
 def render_prompt(prompt: Prompt, photos: int = 1) -> str:
@@ -89,10 +127,16 @@ def render_prompt(prompt: Prompt, photos: int = 1) -> str:
     return f"<|user|>\n{images}{prompt.instruction}<|end|>\n<|assistant|>\n"
 
 
-def render_answer(prompt: Prompt, title: str, category: str, price: float | None) -> str:
+def render_answer(
+    prompt: Prompt, title: str, category: str, price: float | None, attributes: Mapping[str, str | None] | None = None
+) -> str:
     """The answer without its closing `<|end|>`. The price is a bare integer: digits are single tokens.
 
-    Title and category must be single lines; a price below 0.5 is written as 1, because 0 is not a valid price.
+    Values must be single lines; a price below 0.5 is written as 1, because 0 is not a valid price.
+
+    Args:
+        attributes: values of the other fields by name; one that is missing or None is written as unknown.
     """
-    written = UNKNOWN_PRICE if price is None else str(max(1, round(price)))
-    return prompt.answer_template.format(title=title, category=category, price=written)
+    written = None if price is None else str(max(1, round(price)))
+    values = {**(attributes or {}), "title": title, "category": category, "price": written}
+    return "\n".join(f"{field.label}: {values.get(field.name) or prompt.unknown}" for field in prompt.fields)

@@ -90,13 +90,3 @@ def _mentions(words: Sequence[str], phrases: Collection[str]) -> bool:
 def _scripts(title: str) -> set[str]:
     """The first words of the letters' Unicode names: LATIN, CYRILLIC, CJK."""
     return {unicodedata.name(letter, "UNKNOWN").split()[0] for letter in title if letter.isalpha()}
-
-
-def word_probabilities(pieces: Sequence[str], probabilities: Sequence[float]) -> list[tuple[str, float]]:
-    """Words of SentencePiece tokens ("▁" begins a word) with the product of their tokens' probabilities."""
-    words: list[tuple[str, float]] = []
-    for piece, probability in zip(pieces, probabilities, strict=True):
-        before, product = ("", 1.0) if piece.startswith("▁") or not words else words.pop()
-        words.append((before + piece.removeprefix("▁"), product * probability))
-    bare = [(word.strip(".,;:!?()"), probability) for word, probability in words]
-    return [(word, probability) for word, probability in bare if word]

@@ -1,19 +1,23 @@
 """Features of one greedy answer's token log-probabilities: how sure the model was of title, category and price."""
 
 import math
+import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
 
 from enrich.answers.completion import Completion
-from enrich.answers.prompt import END, UNKNOWN_PRICE
-from enrich.answers.title_rules import noun_of, word_probabilities
+from enrich.answers.prompt import END, Prompt
+from enrich.answers.title_rules import noun_of
 from enrich.errors import UsageError
 
 Line = tuple[int, ...]
+_WORD = re.compile(r"\S+")
+_MARKS = ".,;:!?()"  # around a word, no part of it
 
 
 @dataclass(frozen=True)
@@ -24,119 +28,181 @@ class PriceFeatures:
     spread: float = 0.0  # standard deviation of the log price
 
 
+class ChoiceTokens:
+    """The lines that a choice may be answered with, as token ids, each with the newline at its end."""
+
+    def __init__(self, lines: Mapping[Line, str]) -> None:
+        self.lines = lines
+        # Every prefix of a line -> the values whose lines begin so.
+        self.under: dict[Line, list[str]] = defaultdict(list)
+        after: dict[Line, set[int]] = defaultdict(set)
+        for tokens, value in lines.items():
+            for end in range(1, len(tokens) + 1):
+                self.under[tokens[:end]].append(value)
+                after[tokens[: end - 1]].add(tokens[end - 1])
+        # ... -> the tokens that may come next: ten times as fast as a search in a taxonomy of thousands.
+        self.after = {prefix: sorted(found) for prefix, found in after.items()}
+
+
 class AnswerTokens:
-    """How the tokenizer writes an answer: the tokens of the newline, of the digits, and of each label's line.
+    """How the tokenizer writes an answer to a prompt: the tokens of the newline, of the digits, and of each line.
 
     Raises:
-        UsageError: a category spells a control token of the model.
+        UsageError: a value spells a control token of the model.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, categories: Sequence[str]) -> None:
-        self.pieces: Callable[[list[int]], list[str]] = tokenizer.convert_ids_to_tokens
-        self.nouns = frozenset(map(noun_of, categories))  # of the labels, singular
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> None:
+        self.prompt = prompt
+        self.categories = frozenset(prompt.categories)
+        self.nouns = frozenset(map(noun_of, prompt.categories))  # singular
+        self._tokenizer = tokenizer.backend_tokenizer
 
         def encode(text: str) -> Line:
             return tuple(tokenizer.encode(text, add_special_tokens=False))
 
-        def line(text: str) -> Line:
-            # Between newlines, as in an answer: the tokenizer puts no word-start marker before the first word there.
-            return self.split(encode(f"\n{text}\n"))[1]
-
         self.newline = encode("\n")[-1]
         self.stop: int = tokenizer.convert_tokens_to_ids(END)
         self.digits = {encode(f"\n{digit}")[-1]: digit for digit in "0123456789"}
-        self.title_prefix = encode("Product:")
-        self.price_prefix = line("Full Price: 1")[:-1]
-        self.unknown_price = line(f"Full Price: {UNKNOWN_PRICE}")
-        self.labels = {(*line(f"Category: {category}"), self.newline): category for category in categories}
-        # Every prefix of a label's line -> the labels with that prefix.
-        self.labels_under: dict[Line, list[str]] = defaultdict(list)
-        after: dict[Line, set[int]] = defaultdict(set)
-        for tokens, category in self.labels.items():
-            for end in range(1, len(tokens) + 1):
-                self.labels_under[tokens[:end]].append(category)
-                after[tokens[: end - 1]].add(tokens[end - 1])
-        # ... -> the tokens that may come next: ten times as fast as a search in a taxonomy of thousands.
-        self.after_label = {prefix: sorted(found) for prefix, found in after.items()}
-        self.categories = frozenset(categories)
-        added = tokenizer.added_tokens_decoder.keys()
-        for tokens, category in self.labels.items():
-            if not added.isdisjoint(tokens):  # the grammar would force it, and it would end or redirect the answer
-                raise UsageError(
-                    f"adapter: category {category[:40]!r} spells a control token of the model; take it out of the "
-                    "catalog and fine-tune again"
+
+        def line(text: str, number: int) -> Line:
+            # Between newlines, as in an answer: the tokenizer puts no word-start marker before the first word there.
+            lines = encode(f"\n{text}\n" if number else f"{text}\n")
+            ends = [i for i, token in enumerate(lines) if token == self.newline]
+            return lines[ends[-2] + 1 : ends[-1]] if number else lines[: ends[-1]]
+
+        # By field: the tokens before a value, and those of the whole line where the value is unknown.
+        self.prefixes: dict[str, Line] = {}
+        self.unknown: dict[str, Line] = {}
+        self.choices: dict[str, ChoiceTokens] = {}
+        for number, field in enumerate(prompt.fields):
+            # Before a number stands a space, a token of its own as each digit is; before words it is part of the first.
+            before_number = line(f"{field.label}: 1", number)[:-1]
+            self.prefixes[field.name] = before_number if field.kind == "number" else line(f"{field.label}:", number)
+            if not field.required:
+                self.unknown[field.name] = line(f"{field.label}: {prompt.unknown}", number)
+            if field.kind == "choice":
+                values = field.values if field.required else (*field.values, prompt.unknown)
+                self.choices[field.name] = ChoiceTokens(
+                    {(*line(f"{field.label}: {value}", number), self.newline): value for value in values}
                 )
+        added = tokenizer.added_tokens_decoder.keys()
+        for name, choice in self.choices.items():
+            for tokens, value in choice.lines.items():
+                if not added.isdisjoint(tokens):  # the grammar would force it, and it would end or redirect the answer
+                    raise UsageError(
+                        f"adapter: {name} {value[:40]!r} spells a control token of the model; take it out of the "
+                        "catalog and fine-tune again"
+                    )
 
-    def split(self, tokens: Sequence[int]) -> list[Line]:
-        """Token ids by line, without the newlines."""
-        lines: list[list[int]] = [[]]
-        for token in tokens:
-            if token == self.newline:
-                lines.append([])
-            else:
-                lines[-1].append(token)
-        return [tuple(line) for line in lines]
+    def spans(self, token_ids: Sequence[int]) -> "Spans":
+        """Where the parts of an answer stand in its tokens, by the characters that each token writes."""
+        stream, text = DecodeStream(skip_special_tokens=False), ""
+        ends: list[int] = []
+        waiting = 0  # bytes of a character that is not complete yet; they count as ending where it does
+        for token in token_ids:
+            written = stream.step(self._tokenizer, token)
+            waiting += 1
+            if written is not None:
+                text += written
+                ends += [len(text)] * waiting
+                waiting = 0
+        return Spans(text, np.array([*ends, *[len(text)] * waiting], np.int64), self.prompt)
 
 
-def label_probability(completion: Completion, tokens: AnswerTokens) -> float:
+class Spans:
+    """An answer's text, and which of its characters and tokens write which field."""
+
+    def __init__(self, text: str, ends: np.ndarray, prompt: Prompt) -> None:
+        self.text = text
+        self.ends = ends  # (n,) int64, not decreasing: how many characters are written after each token
+        self._lines: dict[str, tuple[int, int, int]] = {}  # the first character, that after the label, that of the next
+        start, last = len(text) - len(text.lstrip()), len(prompt.fields) - 1
+        for number, field in enumerate(prompt.fields):
+            newline = text.find("\n", start) if number < last else -1
+            end = newline + 1 if newline >= 0 else len(text)
+            self._lines[field.name] = start, min(start + len(field.label) + 1, end), end
+            start = end
+
+    def line(self, field: str) -> slice:
+        """The tokens of a field's line, its newline included."""
+        start, _, end = self._lines[field]
+        return self.tokens(start, end)
+
+    def value(self, field: str) -> tuple[int, int]:
+        """A field's value without white space around it: its first character, and the one after its last."""
+        _, start, end = self._lines[field]
+        written = self.text[start:end]
+        return start + len(written) - len(written.lstrip()), start + len(written.rstrip())
+
+    def tokens(self, start: int, end: int) -> slice:
+        """The tokens that write the characters from `start` to before `end`."""
+        first = int(np.searchsorted(self.ends, start, side="right"))
+        if start >= end or first == len(self.ends):
+            return slice(first, first)
+        last = self.ends[min(int(np.searchsorted(self.ends, end)), len(self.ends) - 1)]
+        return slice(first, int(np.searchsorted(self.ends, last, side="right")))
+
+
+def label_probability(completion: Completion, spans: Spans) -> float:
     """Probability, 0..1, of the category line and its newline, given the title."""
-    span = _category_span(completion, tokens)
-    return float(np.exp(completion.logprobs[span].sum(dtype=np.float64)))
+    return _probability(completion, spans.line("category"))
 
 
-def answer_probability(completion: Completion, tokens: AnswerTokens) -> float:
+def answer_probability(completion: Completion, spans: Spans) -> float:
     """Probability, 0..1, of everything up to the end of the category line.
 
     A model that has written "Shirt" in the title is sure of the category; its doubt shows in the title's tokens. On the
     sample catalog this separates right labels from wrong ones with an area under the ROC curve of 0.88, the label's
     line alone with 0.62 (benchmarks/decisions/README.md).
     """
-    end = _category_span(completion, tokens).stop
-    return float(np.exp(completion.logprobs[:end].sum(dtype=np.float64)))
+    return _probability(completion, slice(0, spans.line("category").stop))
 
 
-def alternatives(completion: Completion, tokens: AnswerTokens) -> dict[str, float]:
-    """Other labels that the model nearly wrote -> probability, most probable first.
+def alternatives(completion: Completion, spans: Spans, tokens: AnswerTokens) -> dict[str, float]:
+    """Other categories that the model nearly wrote -> probability, most probable first.
 
     A label counts if it departs from the written line at a token among the top ones. Labels that depart at the same
     token share its probability equally, because the tokens after it were never computed.
     """
-    span = _category_span(completion, tokens)
+    span, under = spans.line("category"), tokens.choices["category"].under
     written = tuple(completion.token_ids[span])
     found: dict[str, float] = {}
     reached = 1.0
     for i, position in enumerate(range(span.start, span.stop)):
         for token, logprob in zip(completion.top_ids[position], completion.top_logprobs[position], strict=True):
-            labels = tokens.labels_under.get((*written[:i], int(token)), ()) if token != written[i] else ()
+            labels = under.get((*written[:i], int(token)), ()) if token != written[i] else ()
             for label in labels:
                 found[label] = reached * math.exp(logprob) / len(labels)
         reached *= math.exp(completion.logprobs[position])
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def title_words(completion: Completion, tokens: AnswerTokens) -> list[tuple[str, float]]:
-    """Each word of the title with the product of its tokens' probabilities, 0..1."""
-    end = _line_start(completion, tokens, 1) - (tokens.newline in completion.token_ids)
-    span = slice(min(len(tokens.title_prefix), end), end)
-    probabilities = np.exp(completion.logprobs[span].astype(np.float64)).tolist()
-    return word_probabilities(tokens.pieces(list(completion.token_ids[span])), probabilities)
+def title_words(completion: Completion, spans: Spans) -> list[tuple[str, float]]:
+    """Each word of the title, without marks around it, with the probability of the tokens that write it, 0..1."""
+    start, end = spans.value("title")
+    words = [
+        (match[0].strip(_MARKS), _probability(completion, spans.tokens(match.start(), match.end())))
+        for match in _WORD.finditer(spans.text, start, end)
+    ]
+    return [(word, probability) for word, probability in words if word]
 
 
-def price_features(completion: Completion, tokens: AnswerTokens) -> PriceFeatures:
+def price_features(completion: Completion, spans: Spans, tokens: AnswerTokens) -> PriceFeatures:
     """The distribution of prices that the digits' probabilities give.
 
     Each alternative digit represents the prices that begin with it. The digits after it were never computed, so it gets
     their geometric middle: 24.5 for a 2 before one more digit. Another first digit may begin a shorter or a longer
     number; the nearest one counts, so that the alternative to 950 is 1,414 rather than 141.
     """
-    start = _line_start(completion, tokens, 2)
-    positions = [i for i in range(start, len(completion.token_ids)) if completion.token_ids[i] in tokens.digits]
-    text = "".join(tokens.digits[completion.token_ids[i]] for i in positions)
-    if not text or int(text) == 0:
+    start, end = spans.value("price")
+    text = spans.text[start:end]
+    if not (text.isascii() and text.isdigit()) or int(text) == 0:
         return PriceFeatures()
     written, reached = int(text), 1.0
     atoms: list[tuple[float, float]] = []  # price, probability
-    for place, position in enumerate(positions):
+    digits = spans.tokens(start, end)
+    for position in range(digits.start, digits.stop):
+        place = int(spans.ends[position - 1]) - start
         for token, logprob in zip(completion.top_ids[position], completion.top_logprobs[position], strict=True):
             if token == completion.token_ids[position]:
                 continue
@@ -166,10 +232,5 @@ def _nearest(beginning: int, place: int, length: int, written: int) -> float:
     return min(prices, key=lambda price: abs(math.log(price / written)))
 
 
-def _line_start(completion: Completion, tokens: AnswerTokens, line: int) -> int:
-    newlines = [i for i, token in enumerate(completion.token_ids) if token == tokens.newline]
-    return newlines[line - 1] + 1 if len(newlines) >= line else len(completion.token_ids)
-
-
-def _category_span(completion: Completion, tokens: AnswerTokens) -> slice:
-    return slice(_line_start(completion, tokens, 1), _line_start(completion, tokens, 2))
+def _probability(completion: Completion, positions: slice) -> float:
+    return float(np.exp(completion.logprobs[positions].sum(dtype=np.float64)))

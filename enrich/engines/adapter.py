@@ -13,6 +13,7 @@ from enrich.answers.prompt import PROMPT_FILE, Prompt
 from enrich.errors import UsageError
 from enrich.photos.decode import PREPARATION_VERSION, Preparation
 from enrich.scores.assess import SCORES_FILE
+from enrich.settings.run import RunSettings
 from enrich.vocabulary import RECORD_FILE
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -95,6 +96,11 @@ def read_adapter(path: Path) -> Adapter:
         calibration=calibration,
         base_weights=record.base_weights,
     )
+
+
+def answer_budget(adapter: Adapter, settings: RunSettings) -> int:
+    """Tokens that an answer may take, the closing one included."""
+    return settings.max_new_tokens or adapter.prompt.max_new_tokens
 
 
 def read_metrics(path: Path) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 import importlib.util
 from typing import Literal
 
-from enrich.engines.adapter import Adapter
+from enrich.engines.adapter import Adapter, answer_budget
 from enrich.engines.base import Engine
 from enrich.errors import UsageError
 from enrich.photos.prompt_size import refuse_long_prompts
@@ -41,7 +41,7 @@ def start_engine(adapter: Adapter, settings: RunSettings) -> Engine:
     if adapter.preparation.photos_per_product > 1:
         from enrich.models.phi3_vision.checkpoint import load_processor
 
-        refuse_long_prompts(load_processor(adapter.path), adapter.prompt, settings.max_new_tokens)
+        refuse_long_prompts(load_processor(adapter.path), adapter.prompt, answer_budget(adapter, settings))
     if choose_engine(settings.engine, settings.device) == "vllm":
         from enrich.engines.vllm_engine import load_vllm_engine
 

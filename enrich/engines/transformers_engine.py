@@ -13,7 +13,7 @@ from enrich.answers.completion import TOP_K, Completion
 from enrich.answers.grammar import answer_grammar
 from enrich.answers.prompt import Prompt, render_prompt
 from enrich.answers.token_evidence import AnswerTokens
-from enrich.engines.adapter import Adapter, check_base, read_adapter
+from enrich.engines.adapter import Adapter, answer_budget, check_base, read_adapter
 from enrich.engines.base import EngineClock, Request
 from enrich.errors import UsageError, first_line
 from enrich.models.device import device_and_dtype
@@ -50,7 +50,7 @@ class TransformersEngine:
         self.processor = processor
         self.prompt = prompt
         self.clock = EngineClock()
-        self.tokens = AnswerTokens(processor.tokenizer, prompt.categories)
+        self.tokens = AnswerTokens(processor.tokenizer, prompt)
         self._grammar = answer_grammar(processor.tokenizer, self.tokens)
         self._batch_size = batch_size
         self._max_new_tokens = max_new_tokens
@@ -139,7 +139,7 @@ def load_base_engine(base: Path, adapter: Adapter, settings: RunSettings) -> Tra
 
 
 def _engine(model: Phi3VForCausalLM, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
-    size, budget = settings.batch_size, settings.max_new_tokens
+    size, budget = settings.batch_size, answer_budget(adapter, settings)
     try:
         processor = load_processor(adapter.path)
         return TransformersEngine(model, processor, adapter.prompt, batch_size=size, max_new_tokens=budget)

@@ -16,7 +16,7 @@ from enrich.answers.completion import TOP_K, Completion
 from enrich.answers.grammar import answer_structure
 from enrich.answers.prompt import Prompt, render_prompt
 from enrich.answers.token_evidence import AnswerTokens
-from enrich.engines.adapter import Adapter
+from enrich.engines.adapter import Adapter, answer_budget
 from enrich.engines.base import Request
 from enrich.engines.merged_cache import merged_checkpoint
 from enrich.engines.transformers_engine import base_of
@@ -72,7 +72,7 @@ class VllmEngine:
         max_new_tokens: int = 64,
     ) -> None:
         self.processor = processor
-        self.tokens = AnswerTokens(processor.tokenizer, prompt.categories)
+        self.tokens = AnswerTokens(processor.tokenizer, prompt)
         self.restarts = 0
         self._start = start
         self._in_flight = in_flight
@@ -216,7 +216,7 @@ def load_vllm_engine(adapter: Adapter, settings: RunSettings) -> VllmEngine:
         load_processor(adapter.path),
         adapter.prompt,
         in_flight=in_flight,
-        max_new_tokens=settings.max_new_tokens,
+        max_new_tokens=answer_budget(adapter, settings),
     )
 
 

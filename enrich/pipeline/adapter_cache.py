@@ -82,7 +82,9 @@ def _fits(uri: str, catalog: Catalog, settings: TrainSettings) -> bool:
     record = _read(uri, RECORD_FILE)
     if record is None or record.get("data_fingerprint") != catalog.fingerprint:
         return False
-    if _read(uri, PROMPT_FILE) != make_prompt(catalog.categories, catalog.currency).model_dump(mode="json"):
+    asked = make_prompt(catalog.categories, catalog.currency, language=settings.language).model_dump(mode="json")
+    budget = {"max_new_tokens": None}  # follows from the catalog and the settings, which are compared
+    if (_read(uri, PROMPT_FILE) or {}) | budget != asked | budget:
         return False
     try:
         made_by = TrainSettings.model_validate(record.get("settings"))

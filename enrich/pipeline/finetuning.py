@@ -35,7 +35,7 @@ from enrich.storage import write_tree
 from enrich.storage.cache import disk_errors
 from enrich.storage.tree import local_tree, work_directory
 from enrich.train.device import is_main_process
-from enrich.train.examples import UNREADABLE, check_answers
+from enrich.train.examples import UNREADABLE, answer_budget, check_answers
 from enrich.train.overfit import overfit_one_batch
 from enrich.train.preflight import refuse_leaks
 from enrich.train.recipe import resolve_model
@@ -150,13 +150,16 @@ def _prepare(
     settings = resolve_model(settings, gpu=torch.cuda.is_available(), rows=len(splits.train))
     base = find_base(settings.model, settings.revision)
     processor = open_processor(base, settings)
-    refuse_long_prompts(processor, make_prompt((), labelled.currency), settings.max_new_tokens)
-    unlearnable = check_answers(labelled.products, processor, make_prompt((), labelled.currency), settings)
+    asked = make_prompt((), labelled.currency, language=settings.language)
+    budget = settings.max_new_tokens or answer_budget(labelled.products, processor, asked)
+    asked = asked.model_copy(update={"max_new_tokens": budget})
+    refuse_long_prompts(processor, asked, budget)
+    unlearnable = check_answers(labelled.products, processor, asked)
     refuse_losses(catalog, labelled, unlearnable, settings, out)
     send_lines([*labelled.lines, *describe_unlearnable(labelled, unlearnable)], on_message)
     never = {one.product_code for one in unlearnable}
     taught = {product.category for product in labelled.products if product.product_code not in never}
-    prompt = make_prompt(tuple(taught), labelled.currency)
+    prompt = make_prompt(tuple(taught), labelled.currency, language=settings.language, max_new_tokens=budget)
     return _PreparedCatalog(catalog, labelled, splits, settings, base, prompt, unlearnable)
 
 

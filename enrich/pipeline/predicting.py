@@ -40,7 +40,7 @@ def predict(
     Args:
         photos: shown of a product; None: as many as one prompt shows.
     """
-    tokens = AnswerTokens(load_processor(adapter.path).tokenizer, adapter.prompt.categories)
+    tokens = AnswerTokens(load_processor(adapter.path).tokenizer, adapter.prompt)
     predictor = Predictor(engine, tokens, adapter.calibration, RunSettings().review, second_pass=second_pass)
     predictions = dict.fromkeys((product.product_code for product in products), Prediction())
     for done, (code, prediction) in enumerate(

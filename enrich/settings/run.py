@@ -71,7 +71,11 @@ class RunSettings(Settings):
     ray: RaySettings = RaySettings()
     shard_size: int = Field(default=2048, ge=1, title="Products in a shard", description="Unit of retry and of commit")
     batch_size: int = Field(default=16, ge=1, description="Photos in one forward pass of the transformers engine")
-    max_new_tokens: int = Field(default=64, ge=8, description="Length of an answer at most, in tokens")
+    max_new_tokens: int | None = Field(
+        default=None,
+        ge=8,
+        description="Length of an answer at most, in tokens; left out: what the adapter's prompt says",
+    )
     base: str | None = Field(
         default=None,
         min_length=1,

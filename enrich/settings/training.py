@@ -8,6 +8,7 @@ from enrich.settings.base import Settings
 from enrich.settings.catalog import Columns, SplitSettings
 from enrich.settings.models import AUTO, PHI3_VISION, TINY_MODEL
 from enrich.settings.photos import GroupBy, PhotoLimits
+from enrich.vocabulary import Language
 
 Tracker = Literal["wandb", "mlflow", "trackio", "tensorboard"]
 # What `optimizer` may hold: the fields of transformers.TrainingArguments that change how weights are updated and that
@@ -47,6 +48,9 @@ class TrainSettings(Settings):
         description="Further photos where the table names one of a product: photo: none; folder: those in its folder; "
         "a regular expression on the whole path: those with the same group product_id",
     )
+    language: Language = Field(
+        default="en", description="Of the question, of the labels in an answer and of the word for unknown"
+    )
     allow_dropped: bool = Field(default=False, description="Train even if more than a tenth of the rows is left out")
     split: SplitSettings = SplitSettings()
     limits: PhotoLimits = PhotoLimits()
@@ -82,7 +86,12 @@ class TrainSettings(Settings):
     cache_vision_features: bool = Field(default=True, description="Compute the frozen tower's features once")
     evaluations: int = Field(default=4, ge=1, description="Generation-based evaluations of the validation split")
     patience: int = Field(default=3, ge=1, description="Evaluations without improvement before an early stop")
-    max_new_tokens: int = Field(default=64, ge=8, description="Length of an answer at most, in tokens")
+    max_new_tokens: int | None = Field(
+        default=None,
+        ge=8,
+        description="Length of an answer at most, in tokens: rows with longer ones are left out. Left out: a quarter "
+        "more than the catalog's longest answer takes, at least 64",
+    )
     max_length: int = Field(default=4096, ge=64, le=4096, description="LongRoPE: longer changes every answer")
     max_minutes: float | None = Field(default=None, gt=0, description="Stop after this time and keep the best so far")
     seed: int = 3

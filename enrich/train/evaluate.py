@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from enrich.answers.parse import Answer, AnswerMalformed, parse_answer
+from enrich.answers.prompt import Prompt
 from enrich.models.generation import Generated, generate_answers
 from enrich.models.phi3_vision import Phi3VProcessor
 from enrich.models.phi3_vision.checkpoint import stop_ids
@@ -35,14 +36,15 @@ def evaluate(
     model: PreTrainedModel | PeftModel,
     photos: Photos,
     settings: TrainSettings,
+    prompt: Prompt,
     *,
     step: int,
     keep_samples: Callable[[Sequence[SamplePrediction]], None] = lambda predictions: None,
 ) -> Evaluation:
     """Answer `photos` greedily and score the answers; `keep_samples` gets them. Leaves the model in eval mode."""
-    generated = generate(model, photos, settings)
+    generated = generate(model, photos, settings, prompt.max_new_tokens)
     keep_samples(_sample_predictions(photos, generated))
-    answers = [_read(answer, photos.processor) for answer in generated]
+    answers = [_read(answer, photos.processor, prompt) for answer in generated]
     scores = score([example.product for example in photos.examples], answers)
     return Evaluation(
         step=step,
@@ -63,14 +65,16 @@ def composite(scores: Scores) -> float:
     return fmean(parts)
 
 
-def generate(model: PreTrainedModel | PeftModel, photos: Photos, settings: TrainSettings) -> list[Generated]:
+def generate(
+    model: PreTrainedModel | PeftModel, photos: Photos, settings: TrainSettings, max_new_tokens: int
+) -> list[Generated]:
     """Greedy answers in the order of `photos`; each process of a distributed run answers its share of them."""
     model.eval()
     tokenizer, ranks = photos.processor.tokenizer, PartialState()
     collator = Collator(tokenizer.pad_token_id)
     ends = stop_ids(photos.processor)
     own: list[tuple[int, Generated]] = []
-    size, budget = settings.batch_size, settings.max_new_tokens
+    size = settings.batch_size
     batches = [range(start, min(start + size, len(photos))) for start in range(0, len(photos), size)]
     # Accelerate wraps PeftModel.forward in autocast for a bf16 base; stock `generate` calls the base's forward instead.
     mixed = isinstance(model, PeftModel) and model.dtype == torch.bfloat16
@@ -79,7 +83,7 @@ def generate(model: PreTrainedModel | PeftModel, photos: Photos, settings: Train
         for indices in batches[ranks.process_index :: ranks.num_processes]:
             prompts = embed_images(model, collator.prompts(photos.__getitems__(indices)), photos, settings)
             with torch.autocast(model.device.type, torch.bfloat16, enabled=mixed):
-                answers = generate_answers(model, prompts, max_new_tokens=budget, stop_ids=ends, top_k=1)
+                answers = generate_answers(model, prompts, max_new_tokens=max_new_tokens, stop_ids=ends, top_k=1)
             own += zip(indices, answers, strict=True)
             photos.keep()
     return [answer for _, answer in sorted(gather_object(own), key=itemgetter(0))]
@@ -97,10 +101,10 @@ def _sample_predictions(photos: Photos, generated: Sequence[Generated]) -> list[
     ]
 
 
-def _read(answer: Generated, processor: Phi3VProcessor) -> Answer | None:
+def _read(answer: Generated, processor: Phi3VProcessor, prompt: Prompt) -> Answer | None:
     if not answer.finished:
         return None  # serving would report it as truncated
     try:
-        return parse_answer(processor.tokenizer.decode(answer.token_ids, skip_special_tokens=True))
+        return parse_answer(processor.tokenizer.decode(answer.token_ids, skip_special_tokens=True), prompt)
     except AnswerMalformed:
         return None

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from enrich.answers.parse import AnswerMalformed, parse_answer
-from enrich.answers.prompt import END, Prompt, render_answer, render_prompt
+from enrich.answers.parse import MAX_TITLE, AnswerMalformed, parse_answer
+from enrich.answers.prompt import END, SHORTEST_BUDGET, Prompt, render_answer, render_prompt
 from enrich.errors import RunFailed, UsageError
 from enrich.models.phi3_vision import Phi3VProcessor
 from enrich.photos.decode import ImageRefused, Photo, inspect
@@ -18,6 +18,7 @@ from enrich.settings.training import TrainSettings
 from enrich.train.record import Dropped
 from enrich.vocabulary import Product
 
+LONGEST_BUDGET = 1024  # tokens of an answer; with num_crops 16, the question and this, a prompt takes less than 4,096
 IGNORED = -100  # what cross entropy leaves out
 _MOST_PROCESSES, _PHOTOS_A_PROCESS = 16, 32  # that look through the photos; fewer photos are not worth another one
 UNREADABLE = "photo cannot be read"
@@ -93,7 +94,7 @@ def make_example(
         Unusable: the answer could not be read back, or would not fit into max_new_tokens.
         UsageError: the whole could be longer than max_length; cutting would lose image tokens or the end.
     """
-    text, answer_ids = _answer(product, processor, prompt, settings)
+    text, answer_ids = _answer(product, processor, prompt)
     digits = len(text) - len(text.rstrip("0123456789"))  # each is a token of its own
     example = Example(product, (), tuple(answer_ids), photos, digits)
     longest = show(example, largest(example, settings.photos_per_product), processor, prompt)
@@ -120,14 +121,23 @@ def largest(example: Example, count: int) -> list[int]:
     return [0, *further[: count - 1]]
 
 
-def check_answers(
-    products: Sequence[Product], processor: Phi3VProcessor, prompt: Prompt, settings: TrainSettings
-) -> list[Dropped]:
+def answer_budget(products: Sequence[Product], processor: Phi3VProcessor, prompt: Prompt) -> int:
+    """Tokens that an answer may take: a quarter more than the longest of these products, and from SHORTEST_BUDGET to
+    LONGEST_BUDGET."""
+    texts = [
+        render_answer(prompt, one.title, one.category, one.price) for one in products if len(one.title) <= MAX_TITLE
+    ]
+    found = processor.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
+    longest = max(map(len, found), default=0) + 1  # the closing <|end|>
+    return min(max(SHORTEST_BUDGET, longest * 5 // 4), LONGEST_BUDGET)
+
+
+def check_answers(products: Sequence[Product], processor: Phi3VProcessor, prompt: Prompt) -> list[Dropped]:
     """The products whose answers cannot be learned, with reasons; photos are not looked at."""
     dropped = []
     for product in products:
         try:
-            _answer(product, processor, prompt, settings)
+            _answer(product, processor, prompt)
         except Unusable as reason:
             dropped.append(_dropped(product, reason))
     return dropped
@@ -235,9 +245,7 @@ def _look(
     return tuple(found), tuple(_dropped(product, reason) for reason in lost)
 
 
-def _answer(
-    product: Product, processor: Phi3VProcessor, prompt: Prompt, settings: TrainSettings
-) -> tuple[str, list[int]]:
+def _answer(product: Product, processor: Phi3VProcessor, prompt: Prompt) -> tuple[str, list[int]]:
     """What is learned of a product, and its ids with the closing <|end|>. Raises Unusable."""
     text = render_answer(prompt, product.title, product.category, product.price)
     tokenizer = processor.tokenizer
@@ -245,16 +253,16 @@ def _answer(
     if not tokenizer.added_tokens_decoder.keys().isdisjoint(ids):  # this model's own, whatever their spelling
         raise Unusable("title or category spells a control token of the model")
     try:
-        answer = parse_answer(text)
+        answer = parse_answer(text, prompt)
     except AnswerMalformed as error:
         raise Unusable(str(error), "title or category cannot be read back") from error
     if (answer.title, answer.category) != (product.title, product.category):
         raise Unusable("title or category holds line breaks or outer spaces", "title or category cannot be read back")
     ids = [*ids, tokenizer.convert_tokens_to_ids(END)]
-    if len(ids) > settings.max_new_tokens:
+    if len(ids) > prompt.max_new_tokens:
         raise Unusable(
-            f"answer of {len(ids)} tokens, more than max_new_tokens {settings.max_new_tokens}",
-            f"answer longer than max_new_tokens {settings.max_new_tokens}, raise it",
+            f"answer of {len(ids)} tokens, more than max_new_tokens {prompt.max_new_tokens}",
+            f"answer longer than max_new_tokens {prompt.max_new_tokens}, raise it",
         )
     return text, ids
 

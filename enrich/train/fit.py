@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
+from enrich.answers.prompt import Prompt
 from enrich.errors import RunFailed
 from enrich.models.phi3_vision import Phi3VForCausalLM
 from enrich.settings.training import TrainSettings
@@ -35,6 +36,7 @@ def fit(
     photos: Photos,
     unseen: Photos,
     settings: TrainSettings,
+    prompt: Prompt,
     arguments: TrainingArguments,
     *,
     on_progress: Callable[[TrainProgress], None],
@@ -46,6 +48,7 @@ def fit(
     Args:
         adapted: see `adapt`.
         unseen: the photos that evaluations are made on.
+        prompt: whose answers are learned.
         arguments: see `training_arguments`; checkpoints are written to their output_dir.
         tracking: see `tracked`.
         deadline: on time.monotonic's clock; past it the run evaluates once more and stops.
@@ -64,7 +67,9 @@ def fit(
         args=arguments,
         photos=photos,
         settings=settings,
-        evaluate_step=lambda step: evaluate(adapted, unseen, settings, step=step, keep_samples=tracking.keep_samples),
+        evaluate_step=lambda step: evaluate(
+            adapted, unseen, settings, prompt, step=step, keep_samples=tracking.keep_samples
+        ),
         callbacks=[Epochs(photos.set_epoch), schedule, reporter, patience, *tracking.callbacks],
         length=length,
     )

@@ -40,10 +40,15 @@ class Outputs:
 
 
 def outputs(
-    model: PreTrainedModel | PeftModel, photos: Photos, settings: TrainSettings, *, noise: bool = False
+    model: PreTrainedModel | PeftModel,
+    photos: Photos,
+    settings: TrainSettings,
+    max_new_tokens: int,
+    *,
+    noise: bool = False,
 ) -> Outputs:
     """Logits and answers of `photos`; the logits twice where the model's own `noise` is asked for."""
-    generated = generate(model, photos, settings)
+    generated = generate(model, photos, settings, max_new_tokens)
     collate = Collator(photos.processor.tokenizer.pad_token_id)
 
     def logits() -> torch.Tensor:

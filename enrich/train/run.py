@@ -170,14 +170,14 @@ def _train_adapter(job: _Job, data: _Data, deadline: float, on_progress: OnProgr
     send_lines([describe_memory(peak, job.device)], on_message)
     with tracked(settings) if is_main_process() else nullcontext(UNTRACKED) as tracking:
         training = fit(
-            adapted, photos, unseen, settings, job.arguments,
+            adapted, photos, unseen, settings, job.prompt, job.arguments,
             on_progress=on_progress, tracking=tracking, deadline=deadline,
         )  # fmt: skip
     if is_main_process():
         write_adapter(job.workdir / UNVERIFIED, adapted, data.processor, job.prompt, job.base)
     PartialState().wait_for_everyone()
-    few = unseen.first(merge_check.MAX_ROWS)
-    return _Result(training, peak, few, merge_check.outputs(adapted, few, settings, noise=True))
+    few, budget = unseen.first(merge_check.MAX_ROWS), job.prompt.max_new_tokens
+    return _Result(training, peak, few, merge_check.outputs(adapted, few, settings, budget, noise=True))
 
 
 def _check_merge(job: _Job, result: _Result) -> MergeCheck:
@@ -192,7 +192,7 @@ def _check_merge(job: _Job, result: _Result) -> MergeCheck:
         model = merge_check.merged_model(
             job.base, job.workdir / UNVERIFIED, dtype=job.dtype, device=job.device, quantized=quantized
         )
-        return merge_check.outputs(model, result.few, job.settings)
+        return merge_check.outputs(model, result.few, job.settings, job.prompt.max_new_tokens)
 
     four_bit = job.settings.load_in_4bit
     check = merge_check.compare(result.unmerged, merged(quantized=four_bit), job.dtype)

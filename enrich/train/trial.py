@@ -45,7 +45,7 @@ def try_longest_batch(model: PeftModel, photos: Photos, settings: TrainSettings,
     ):
         _step(model, longest, settings, arguments)
         model.zero_grad(set_to_none=True)
-        generate(model, longest, settings.model_copy(update={"max_new_tokens": 1}))
+        generate(model, longest, settings, max_new_tokens=1)
     with torch.no_grad():
         for weight, before in weights:
             weight.copy_(before)

@@ -75,7 +75,9 @@ def answers(base: Path, photos: list[Image.Image]) -> list[Answer | None]:
             generated = generate_answers(model, dict(inputs), max_new_tokens=48, stop_ids=stop_ids(processor))
         for index, one in zip(rows, generated, strict=True):
             try:
-                found[index] = parse_answer(processor.tokenizer.decode(one.token_ids, skip_special_tokens=True))
+                found[index] = parse_answer(
+                    processor.tokenizer.decode(one.token_ids, skip_special_tokens=True), base_prompt()
+                )
             except AnswerMalformed:
                 found[index] = None
     return [found[index] for index in range(len(photos))]

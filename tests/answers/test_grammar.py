@@ -7,8 +7,10 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerBase
 
+from enrich.answers.fields import Field
 from enrich.answers.grammar import MAX_DIGITS, MAX_TITLE_TOKENS, answer_grammar
 from enrich.answers.parse import MAX_TITLE, parse_answer
+from enrich.answers.prompt import make_prompt
 from enrich.answers.token_evidence import AnswerTokens
 from tests.testing.tiny_phi3v import wrap_tokenizer
 from tests.testing.tiny_tokenizer import CATEGORIES
@@ -17,6 +19,10 @@ Allowed = Callable[[Sequence[int]], list[int]]
 Choose = Callable[[list[int]], int]
 
 HOSTILE = ("A", "AA", "A A", "12", "unknown", "Full Price: 3", "Product", "Ñandú & Co. <b>", "帽", "e\u0301")
+OTHERS = (
+    Field(name="colour", kind="choice", label="Colour", column="colour", values=("red", "dark red")),
+    Field(name="fit", kind="text", label="Fit", column="fit"),
+)
 
 
 def walk(allowed: Allowed, stop: int, choose: Choose) -> list[int]:
@@ -34,7 +40,8 @@ def walk(allowed: Allowed, stop: int, choose: Choose) -> list[int]:
 def test_every_walk_ends_in_an_answer_with_a_known_category(
     tokenizer: PreTrainedTokenizerBase, categories: tuple[str, ...]
 ) -> None:
-    tokens = AnswerTokens(tokenizer, categories)
+    prompt = make_prompt(categories, "EUR", others=OTHERS)
+    tokens = AnswerTokens(tokenizer, prompt)
     allowed = answer_grammar(tokenizer, tokens)
     seen = set()
     for seed in range(60):
@@ -46,9 +53,11 @@ def test_every_walk_ends_in_an_answer_with_a_known_category(
             return tokens.newline if ends and rng.random() < title_ends else rng.choice(options)
 
         written = walk(allowed, tokens.stop, choose)
-        answer = parse_answer(tokenizer.decode(written, skip_special_tokens=True))
+        answer = parse_answer(tokenizer.decode(written, skip_special_tokens=True), prompt)
         assert answer.category in categories
         assert answer.price is None or 0 < answer.price < 10**MAX_DIGITS
+        assert answer.attributes["colour"] in ("red", "dark red", None)
+        assert len(answer.attributes["fit"] or "") <= MAX_TITLE
         seen.add(answer.category)
     assert len(seen) >= min(len(categories), 3)
 
@@ -73,7 +82,7 @@ def test_the_longest_words_make_no_title_too_long(tokenizer: PreTrainedTokenizer
         answer_grammar(tokenizer, tokens), tokens.stop, lambda options: max(options, key=lengths.__getitem__)
     )
 
-    title = parse_answer(tokenizer.decode(written)).title
+    title = parse_answer(tokenizer.decode(written), tokens.prompt).title
     assert MAX_TITLE / 2 < len(title) <= MAX_TITLE
 
 
@@ -81,7 +90,7 @@ def test_a_title_ends_in_time_and_is_not_blank(tokenizer: PreTrainedTokenizerBas
     allowed = answer_grammar(tokenizer, tokens)
     blank = tokenizer.convert_tokens_to_ids("\u2581")
     short = tokenizer.convert_tokens_to_ids("B")
-    written = [*tokens.title_prefix]
+    written = [*tokens.prefixes["title"]]
 
     assert tokens.newline not in allowed(written)
     assert blank in allowed(written)
@@ -91,7 +100,7 @@ def test_a_title_ends_in_time_and_is_not_blank(tokenizer: PreTrainedTokenizerBas
 
 
 def test_no_title_holds_control_tokens_or_bytes(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
-    options = answer_grammar(tokenizer, tokens)(tokens.title_prefix)
+    options = answer_grammar(tokenizer, tokens)(tokens.prefixes["title"])
 
     assert options
     assert tokenizer.added_tokens_decoder.keys().isdisjoint(options)
@@ -104,9 +113,9 @@ def test_no_title_holds_control_characters_of_the_vocabulary() -> None:
     pieces += ["\u2581", "Hat", "\u200b", "\u202eHat", "\r", "\ufeff", "帽子"]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     tokenizer = wrap_tokenizer(Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True)))
-    tokens = AnswerTokens(tokenizer, ["HATS"])
+    tokens = AnswerTokens(tokenizer, make_prompt(["HATS"], "EUR"))
 
-    options = answer_grammar(tokenizer, tokens)(tokens.title_prefix)
+    options = answer_grammar(tokenizer, tokens)(tokens.prefixes["title"])
 
     assert {"\u2581", "Hat", "帽子"} <= {*tokenizer.convert_ids_to_tokens(options)}
     assert {"\u200b", "\u202eHat", "\r", "\ufeff"}.isdisjoint(tokenizer.convert_ids_to_tokens(options))
@@ -116,11 +125,11 @@ def test_a_price_has_no_leading_zero_and_ends_in_time(tokenizer: PreTrainedToken
     allowed = answer_grammar(tokenizer, tokens)
     ids = {digit: i for i, digit in tokens.digits.items()}
     text = "Product: a\nCategory: HATS\n"
-    written = [*tokenizer.encode(text, add_special_tokens=False), *tokens.price_prefix]
+    written = [*tokenizer.encode(text, add_special_tokens=False), *tokens.prefixes["price"]]
 
-    unknown = tokens.unknown_price[len(tokens.price_prefix)]  # it starts like a price
+    unknown = tokens.unknown["price"][len(tokens.prefixes["price"])]  # it starts like a price
 
     assert {*allowed(written)} == {unknown, *(ids[digit] for digit in "123456789")}
     assert {*allowed([*written, ids["1"]])} == {*ids.values(), tokens.stop}
     assert allowed([*written, *[ids["1"]] * MAX_DIGITS]) == [tokens.stop]
-    assert allowed([*written[: -len(tokens.price_prefix)], *tokens.unknown_price]) == [tokens.stop]
+    assert allowed([*written[: -len(tokens.prefixes["price"])], *tokens.unknown["price"]]) == [tokens.stop]

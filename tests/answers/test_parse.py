@@ -5,6 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enrich.answers.parse import MAX_TITLE, Answer, AnswerMalformed, excerpt, holds_control_characters, parse_answer
+from enrich.answers.prompt import make_prompt
+
+PROMPT = make_prompt(("HATS",), "EUR")
 
 
 @pytest.mark.parametrize(
@@ -23,7 +26,7 @@ from enrich.answers.parse import MAX_TITLE, Answer, AnswerMalformed, excerpt, ho
     ],
 )
 def test_an_answer_is_read(text: str, answer: Answer) -> None:
-    assert parse_answer(text) == answer
+    assert parse_answer(text, PROMPT) == answer
 
 
 @pytest.mark.parametrize(
@@ -51,9 +54,9 @@ def test_an_answer_is_read(text: str, answer: Answer) -> None:
 )
 def test_what_is_not_three_lines_is_no_answer(text: str) -> None:
     with pytest.raises(AnswerMalformed) as caught:
-        parse_answer(text)
+        parse_answer(text, PROMPT)
 
-    assert str(caught.value) == f"expected three lines Product, Category, Full Price, got {excerpt(text)!r}"
+    assert str(caught.value) == f"expected the lines Product, Category, Full Price, got {excerpt(text)!r}"
 
 
 @pytest.mark.parametrize(("title", "category"), [(" ", "HATS"), ("   ", "HATS"), ("Hat", " "), ("\u3000", "HATS")])
@@ -61,9 +64,9 @@ def test_an_empty_field_is_no_answer(title: str, category: str) -> None:
     text = f"Product: {title}\nCategory: {category}\nFull Price: 1"
 
     with pytest.raises(AnswerMalformed) as caught:
-        parse_answer(text)
+        parse_answer(text, PROMPT)
 
-    assert str(caught.value) == f"title or category is empty in {text!r}"
+    assert str(caught.value) == f"{'category' if title.strip() else 'title'} is empty in {text!r}"
 
 
 @pytest.mark.parametrize(
@@ -74,14 +77,14 @@ def test_control_characters_are_refused(character: str) -> None:
     for title, category in ((f"Felt{character}Hat", "HATS"), ("Hat", f"HA{character}TS")):
         text = f"Product: {title}\nCategory: {category}\nFull Price: 1"
         with pytest.raises(AnswerMalformed) as caught:
-            parse_answer(text)
-        assert str(caught.value) == f"title or category holds control characters in {text!r}"
+            parse_answer(text, PROMPT)
+        assert str(caught.value) == f"{'title' if title != 'Hat' else 'category'} holds control characters in {text!r}"
     assert holds_control_characters(character)
 
 
 def test_a_title_too_long_is_refused() -> None:
     with pytest.raises(AnswerMalformed) as caught:
-        parse_answer(f"Product: {'x' * (MAX_TITLE + 1)}\nCategory: HATS\nFull Price: 1")
+        parse_answer(f"Product: {'x' * (MAX_TITLE + 1)}\nCategory: HATS\nFull Price: 1", PROMPT)
 
     assert str(caught.value) == "title has 201 characters, more than 200"
 
@@ -89,7 +92,7 @@ def test_a_title_too_long_is_refused() -> None:
 @given(st.text(max_size=60), st.text(max_size=30), st.integers(0, 10**12))
 def test_whatever_is_accepted_is_one_visible_line_a_field(title: str, category: str, price: int) -> None:
     try:
-        answer = parse_answer(f"Product: {title}\nCategory: {category}\nFull Price: {price}")
+        answer = parse_answer(f"Product: {title}\nCategory: {category}\nFull Price: {price}", PROMPT)
     except AnswerMalformed:
         return
     for field in (answer.title, answer.category):
@@ -109,11 +112,14 @@ def test_an_excerpt_says_that_it_was_cut(text: str, length: int, expected: str) 
 def test_an_answer_that_spells_a_control_token_is_malformed(token: str) -> None:
     for title, category in ((f"Red {token}", "HATS"), ("Red Hat", f"HATS{token}")):
         with pytest.raises(AnswerMalformed, match="spells a control token of the model"):
-            parse_answer(f"Product: {title}\nCategory: {category}\nFull Price: 12")
+            parse_answer(f"Product: {title}\nCategory: {category}\nFull Price: 12", PROMPT)
 
 
 def test_joiners_belong_to_words_of_other_scripts_and_hide_in_no_others() -> None:
     persian, family = "\u0645\u06cc\u200c\u062f\u0648\u0632\u06cc\u0645", "\U0001f468\u200d\U0001f467"
-    assert parse_answer(f"Product: {persian} {family}\nCategory: HATS\nFull Price: 12").title == f"{persian} {family}"
+    assert (
+        parse_answer(f"Product: {persian} {family}\nCategory: HATS\nFull Price: 12", PROMPT).title
+        == f"{persian} {family}"
+    )
     for hidden in ("s\u200chirt", "\u200c\u0645", "\u0645\u200d", "\u0645\u200c\u200d\u0645", "\u0645\u200b\u0645"):
         assert holds_control_characters(hidden)

@@ -12,10 +12,12 @@ from enrich.answers.calibration import Calibration, CategoryCalibration, PriceCa
 from enrich.answers.completion import Completion
 from enrich.answers.parse import Answer, parse_answer
 from enrich.answers.postprocess import Prediction, postprocess
+from enrich.answers.prompt import make_prompt
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.settings.review import ReviewSettings
 from enrich.vocabulary import Alternative, ErrorKind, ReviewReason
 from tests.testing.fake_engine import write_completion
+from tests.testing.tiny_tokenizer import PROMPT
 
 CALIBRATION = Calibration(
     price=PriceCalibration(
@@ -38,7 +40,7 @@ def predict(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> Predict
                 unsure: float = 0.0) -> Prediction:  # fmt: skip
         ids = tokenizer.encode(text, add_special_tokens=False)
         label = (ids.index(tokens.newline) if tokens.newline in ids else 0) + 3
-        bags = next(line[2] for line, category in tokens.labels.items() if category == "BAGS")
+        bags = next(line[2] for line, category in tokens.choices["category"].lines.items() if category == "BAGS")
         rivals = {label: {bags: unsure}} if unsure else {}
         completion = write_completion(
             tokenizer, text, probabilities={label: 1 - unsure}, rivals=rivals, finished=finished
@@ -67,7 +69,7 @@ def test_a_good_answer_needs_no_person(predict: Predict, tokenizer: PreTrainedTo
     ("text", "kind", "message"),
     [
         (GOOD, ErrorKind.ANSWER_TRUNCATED, "no end after {n} tokens"),
-        ("A hat", ErrorKind.ANSWER_MALFORMED, "expected three lines Product, Category, Full Price, got 'A hat'"),
+        ("A hat", ErrorKind.ANSWER_MALFORMED, "expected the lines Product, Category, Full Price, got 'A hat'"),
         (GOOD.replace("HATS", "hats"), ErrorKind.CATEGORY_UNKNOWN, "'hats' is not in the adapter's taxonomy"),
         (GOOD.replace("120", "0"), ErrorKind.PRICE_OUT_OF_RANGE, "0 is far outside the catalog's prices"),
         (GOOD.replace("120", "10001"), ErrorKind.PRICE_OUT_OF_RANGE, "10001 is far outside the catalog's prices"),
@@ -81,7 +83,7 @@ def test_an_unusable_answer_says_why(
     n = len(tokenizer.encode(text, add_special_tokens=False))
     understood = kind in (ErrorKind.CATEGORY_UNKNOWN, ErrorKind.PRICE_OUT_OF_RANGE)
     assert prediction == Prediction(
-        parsed=parse_answer(text) if understood else None,
+        parsed=parse_answer(text, PROMPT) if understood else None,
         error_kind=kind,
         error_message=message.format(n=n),
         prompt_tokens=100,
@@ -186,10 +188,10 @@ def test_a_label_is_not_its_own_alternative(tokenizer: PreTrainedTokenizerBase, 
 
 def test_at_most_three_alternatives_are_kept(tokenizer: PreTrainedTokenizerBase) -> None:
     names = ("HATS", "BAGS", "COATS", "SHOES", "KNIVES")
-    tokens = AnswerTokens(tokenizer, names)
+    tokens = AnswerTokens(tokenizer, make_prompt(names, "EUR"))
     ids = tokenizer.encode(GOOD, add_special_tokens=False)
     place = ids.index(tokens.newline) + 3
-    firsts = {name: line[2] for line, name in tokens.labels.items() if name != "HATS"}
+    firsts = {name: line[2] for line, name in tokens.choices["category"].lines.items() if name != "HATS"}
     assert len(set(firsts.values())) == 4
     shares = {"COATS": 0.2, "BAGS": 0.15, "KNIVES": 0.1, "SHOES": 0.05}
     rivals = {place: {firsts[name]: share for name, share in shares.items()}}

@@ -2,19 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from enrich.answers.fields import Field, spells_control_token
 from enrich.answers.parse import Answer, parse_answer
-from enrich.answers.prompt import (
-    ANSWER_TEMPLATE,
-    Prompt,
-    make_prompt,
-    render_answer,
-    render_prompt,
-    spells_control_token,
-)
+from enrich.answers.prompt import Prompt, make_prompt, render_answer, render_prompt
 from enrich.errors import UsageError
+from enrich.vocabulary import Language
 
 
 def test_the_prompt_is_the_model_cards() -> None:
@@ -36,10 +32,13 @@ def test_a_catalog_without_currency_asks_for_none() -> None:
     [(None, "unknown"), (0.2, "1"), (0.5, "1"), (1.49, "1"), (19.99, "20"), (1290.0, "1290"), (123456.7, "123457")],
 )
 def test_a_price_is_a_bare_integer(price: float | None, written: str) -> None:
-    answer = render_answer(make_prompt(("HATS",), "EUR"), "A {felt} hat", "HATS", price)
+    prompt = make_prompt(("HATS",), "EUR")
+    answer = render_answer(prompt, "A {felt} hat", "HATS", price)
 
     assert answer == f"Product: A {{felt}} hat\nCategory: HATS\nFull Price: {written}"
-    assert parse_answer(answer) == Answer("A {felt} hat", "HATS", None if written == "unknown" else int(written))
+    assert parse_answer(answer, prompt) == Answer(
+        "A {felt} hat", "HATS", None if written == "unknown" else int(written)
+    )
 
 
 def test_a_prompt_is_read_back(tmp_path: Path) -> None:
@@ -50,29 +49,59 @@ def test_a_prompt_is_read_back(tmp_path: Path) -> None:
     assert Prompt.read(path) == prompt
 
 
+FIELDS = [
+    {"name": "title", "kind": "text", "label": "Product", "column": "title", "required": True},
+    {
+        "name": "category",
+        "kind": "choice",
+        "label": "Category",
+        "column": "category",
+        "values": ["A"],
+        "required": True,
+    },
+    {"name": "price", "kind": "number", "label": "Full Price", "column": "price"},
+]
+COLOUR = {"name": "colour", "kind": "choice", "label": "Colour", "column": "colour", "values": ["red"]}
+
+
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("changes", "message"),
     [
-        ("{", "prompt: Invalid JSON: EOF while parsing an object at line 1 column 1"),
-        ('{"instruction": "What?"}', "categories: Field required"),
+        (None, "prompt: Invalid JSON: EOF while parsing an object at line 1 column 1"),
+        ({"fields": None}, "fields: Input should be a valid array"),
+        ({"temperature": 1}, "temperature: Extra inputs are not permitted"),
+        ({"version": "1"}, "version: Input should be '2'"),
+        ({"max_new_tokens": 0}, "max_new_tokens: Input should be greater than or equal to 8"),
+        ({"fields": FIELDS[:2]}, "fields: Value error, title (text) and category (choice) come first, price (number)"),
+        ({"fields": [*FIELDS, COLOUR]}, "fields: Value error, title (text) and category (choice) come first, price"),
         (
-            '{"instruction": "What?", "categories": ["A"], "temperature": 1}',
-            "temperature: Extra inputs are not permitted",
+            {"fields": [*FIELDS[:2], COLOUR, COLOUR, FIELDS[2]]},
+            "fields: Value error, two fields have the name 'colour'",
         ),
         (
-            '{"instruction": "What?", "categories": ["A"], "answer_template": "{title}"}',
-            f"answer_template: Value error, prompt version 1 answers as {ANSWER_TEMPLATE!r}",
+            {"fields": [*FIELDS[:2], COLOUR | {"label": "Product"}, FIELDS[2]]},
+            "fields: Value error, two fields have the label 'Product'",
         ),
+        (
+            {"fields": [*FIELDS[:2], COLOUR | {"kind": "text"}, FIELDS[2]]},
+            "fields.2: Value error, field colour is a text; only a choice has values",
+        ),
+        (
+            {"fields": [*FIELDS[:2], COLOUR | {"name": "Colour"}, FIELDS[2]]},
+            "fields.2.name: String should match pattern",
+        ),
+        ({"fields": [*FIELDS[:2], COLOUR | {"kind": "list"}, FIELDS[2]]}, "fields.2.kind: Input should be 'text'"),
     ],
 )
-def test_a_prompt_of_another_kind_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_prompt_of_another_kind_is_refused(tmp_path: Path, changes: dict[str, object] | None, message: str) -> None:
     path = tmp_path / "prompt.json"
-    path.write_text(text)
+    path.write_text("{" if changes is None else json.dumps({"instruction": "What?", "fields": FIELDS} | changes))
 
     with pytest.raises(UsageError) as caught:
         Prompt.read(path)
 
-    assert str(caught.value) == f"{path}: {message}; fine-tune again with this version"
+    assert str(caught.value).startswith(f"{path}: {message}")
+    assert str(caught.value).endswith("; fine-tune again with this version")
 
 
 def test_a_missing_prompt_is_told(tmp_path: Path) -> None:
@@ -94,7 +123,7 @@ def test_a_currency_of_anything_but_three_capital_letters_never_enters_a_prompt(
     with pytest.raises(ValueError, match="is not a currency code of three capital letters"):
         make_prompt(("HATS",), currency)
     path = tmp_path / "prompt.json"
-    path.write_text(json.dumps({"instruction": "What?", "categories": ["HATS"], "currency": currency}))
+    path.write_text(json.dumps({"instruction": "What?", "fields": FIELDS, "currency": currency}))
     with pytest.raises(UsageError, match=r"prompt.json: currency: .* is not a currency .*; fine-tune again"):
         Prompt.read(path)
 
@@ -106,13 +135,20 @@ def test_a_currency_of_anything_but_three_capital_letters_never_enters_a_prompt(
         "<|END|>",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("field", ["instruction", "categories"])
-def test_a_prompt_that_spells_a_control_token_is_refused_on_the_way_in(tmp_path: Path, field: str, text: str) -> None:
+@pytest.mark.parametrize("place", ["instruction", "unknown", "fields.1.values", "fields.0.label"])
+def test_a_prompt_that_spells_a_control_token_is_refused_on_the_way_in(tmp_path: Path, place: str, text: str) -> None:
     path = tmp_path / "prompt.json"
-    values = {"instruction": "What?", "categories": ["HATS"]} | {field: [text] if field == "categories" else text}
+    values = json.loads(json.dumps({"instruction": "What?", "unknown": "unknown", "fields": FIELDS}))
+    match place.split("."):
+        case [name]:
+            values[name] = text
+        case [_, number, "values"]:
+            values["fields"][int(number)]["values"] = [text]
+        case [_, number, name]:
+            values["fields"][int(number)][name] = text
     path.write_text(json.dumps(values))
     with pytest.raises(
-        UsageError, match=rf"prompt.json: {field}: .* spells a control token of the model; fine-tune ag"
+        UsageError, match=rf"prompt.json: {place}: .* spells a control token of the model; fine-tune again"
     ):
         Prompt.read(path)
 
@@ -126,3 +162,41 @@ def test_a_category_of_a_prompt_is_one_line(category: str) -> None:
 @pytest.mark.parametrize("text", ["Size < 40 | > 42", "a <b> c", "S|M|L", "<3", "A <|> B", "Shirt <S/M>"])
 def test_plain_text_spells_no_control_token(text: str) -> None:
     assert not spells_control_token(text)
+
+
+@pytest.mark.parametrize("language", get_args(Language))
+def test_every_language_has_its_wording_and_answers_are_read_back(language: Language) -> None:
+    colour = Field(name="colour", kind="choice", label="Farbe", column="colour", values=("rot", "blau"))
+    for currency in ("EUR", None):
+        prompt = make_prompt(("HÜTE", "帽子"), currency, language=language, others=[colour])
+        assert (currency is not None) == ("EUR" in prompt.instruction)
+        assert "farbe" in prompt.instruction.lower()
+        for price, said in ((None, None), (1290.0, 1290)):
+            for value in ("rot", None):
+                text = render_answer(prompt, "青いシャツ", "帽子", price, {"colour": value})
+                assert parse_answer(text, prompt) == Answer("青いシャツ", "帽子", said, {"colour": value})
+                assert text.splitlines()[2] == f"Farbe: {value or prompt.unknown}"
+
+
+def test_japanese_is_worded_as_the_tutorial_words_its_example() -> None:
+    prompt = make_prompt(("靴",), "JPY", language="ja")
+
+    assert render_answer(prompt, "青い靴", "靴", 12800) == "製品: 青い靴\nカテゴリ: 靴\n定価: 12800"
+    assert render_answer(prompt, "青い靴", "靴", None).endswith("定価: 不明")
+    assert prompt.instruction == "この商品は何ですか。製品名、カテゴリ、定価（JPY）を答えてください。"
+
+
+def test_further_fields_stand_between_category_and_price_and_are_asked_for() -> None:
+    fields = [
+        Field(name="colour", kind="choice", label="Colour", column="farbe", values=("red",)),
+        Field(name="fit", kind="text", label="Fit", column="fit"),
+        Field(name="pieces", kind="number", label="Pieces", column="pieces"),
+    ]
+    prompt = make_prompt(("HATS",), "EUR", others=fields)
+
+    assert prompt.instruction == (
+        "What product is this? Give its title, category, colour, fit, pieces and full price in EUR."
+    )
+    answer = render_answer(prompt, "Hat", "HATS", 3, {"colour": "red", "pieces": "12"})
+    assert answer == "Product: Hat\nCategory: HATS\nColour: red\nFit: unknown\nPieces: 12\nFull Price: 3"
+    assert parse_answer(answer, prompt).attributes == {"colour": "red", "fit": None, "pieces": "12"}

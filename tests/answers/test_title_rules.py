@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from enrich.answers.title_rules import breaks_rules, noun_of, singular, ungrounded_words, word_probabilities
+from enrich.answers.title_rules import breaks_rules, noun_of, singular, ungrounded_words
 from enrich.settings.review import TitleRules
 
 
@@ -61,12 +61,3 @@ def test_words_that_the_model_does_not_support(
     words: list[tuple[str, float]], category: str, doubted: list[str]
 ) -> None:
     assert ungrounded_words(words, category, NOUNS, TitleRules()) == doubted
-
-
-def test_words_have_the_product_of_their_tokens() -> None:
-    pieces, probabilities = ["▁Cash", "mere", "▁Coat", ",", "▁", "Red"], [0.5, 0.4, 0.9, 1.0, 1.0, 0.5]
-
-    assert word_probabilities(pieces, probabilities) == [
-        ("Cashmere", pytest.approx(0.2)), ("Coat", pytest.approx(0.9)), ("Red", pytest.approx(0.5)),
-    ]  # fmt: skip
-    assert word_probabilities([], []) == []

@@ -9,7 +9,9 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from enrich.answers.completion import Completion
+from enrich.answers.fields import Field
 from enrich.answers.grammar import answer_grammar
+from enrich.answers.prompt import make_prompt
 from enrich.answers.token_evidence import (
     AnswerTokens,
     PriceFeatures,
@@ -45,7 +47,7 @@ class Writer:
 
     def token(self, category: str, place: int) -> int:
         """The token at a place of a label's line."""
-        return next(label for label, name in self.tokens.labels.items() if name == category)[place]
+        return next(label for label, name in self.tokens.choices["category"].lines.items() if name == category)[place]
 
     def write(self, text: str, **options: Any) -> Completion:
         return write_completion(self.tokenizer, text, **options)
@@ -60,7 +62,7 @@ class Writer:
             probabilities={first + place: 1 - sum(others.values()) for place, others in rivals.items()},
             rivals={first + place: {ids[name]: p for name, p in others.items()} for place, others in rivals.items()},
         )
-        return price_features(completion, tokens)
+        return price_features(completion, tokens.spans(completion.token_ids), tokens)
 
 
 @pytest.fixture
@@ -72,14 +74,15 @@ def test_an_answer_is_written_with_the_tokens_of_its_parts(writer: Writer, token
     for category in CATEGORIES:
         for price in ("unknown", "1290"):
             ids = writer.ids(ANSWER.format(category, price))
-            title, label, full_price = tokens.split(ids)
-            assert title[: len(tokens.title_prefix)] == tokens.title_prefix
-            assert tokens.labels[(*label, tokens.newline)] == category
+            title, label, full_price = (tuple(ids[tokens.spans(ids).line(field)]) for field in tokens.prefixes)
+            before = tokens.prefixes["price"]
+            assert title[: len(tokens.prefixes["title"])] == tokens.prefixes["title"]
+            assert tokens.choices["category"].lines[label] == category
             if price == "unknown":
-                assert full_price == tokens.unknown_price
+                assert full_price == tokens.unknown["price"]
             else:
-                assert full_price[: len(tokens.price_prefix)] == tokens.price_prefix
-                assert "".join(tokens.digits[i] for i in full_price[len(tokens.price_prefix) :]) == price
+                assert full_price[: len(before)] == before
+                assert "".join(tokens.digits[i] for i in full_price[len(before) :]) == price
 
 
 def test_a_labels_probability_is_the_product_of_its_tokens(writer: Writer, tokens: AnswerTokens) -> None:
@@ -90,7 +93,7 @@ def test_a_labels_probability_is_the_product_of_its_tokens(writer: Writer, token
     completion = writer.write(HATS, probabilities=unsure | elsewhere)
 
     assert completion.token_ids[label[-1]] == tokens.newline
-    assert label_probability(completion, tokens) == pytest.approx(0.9 * 0.5 * 0.8)
+    assert label_probability(completion, tokens.spans(completion.token_ids)) == pytest.approx(0.9 * 0.5 * 0.8)
 
 
 def test_a_label_that_begins_as_another_leaves_it_at_the_newline(writer: Writer, tokens: AnswerTokens) -> None:
@@ -98,16 +101,18 @@ def test_a_label_that_begins_as_another_leaves_it_at_the_newline(writer: Writer,
     more = writer.token("HATS AND CAPS", len(label) - 1)
     completion = writer.write(HATS, probabilities={label[2]: 0.5, label[-1]: 0.6}, rivals={label[-1]: {more: 0.3}})
 
-    assert alternatives(completion, tokens) == pytest.approx({"HATS AND CAPS": 0.5 * 0.3})
+    assert alternatives(completion, tokens.spans(completion.token_ids), tokens) == pytest.approx(
+        {"HATS AND CAPS": 0.5 * 0.3}
+    )
 
 
 def test_the_shorter_label_ends_where_the_longer_goes_on(writer: Writer, tokens: AnswerTokens) -> None:
     text = ANSWER.format("HATS AND CAPS", "12")
     label = writer.line(text, 1)
-    shorter = next(len(ids) - 1 for ids, name in tokens.labels.items() if name == "HATS")
+    shorter = next(len(ids) - 1 for ids, name in tokens.choices["category"].lines.items() if name == "HATS")
     completion = writer.write(text, rivals={label[shorter]: {tokens.newline: 0.25}})
 
-    assert alternatives(completion, tokens) == pytest.approx({"HATS": 0.25})
+    assert alternatives(completion, tokens.spans(completion.token_ids), tokens) == pytest.approx({"HATS": 0.25})
 
 
 def test_labels_that_leave_by_the_same_token_share_it(writer: Writer, tokens: AnswerTokens) -> None:
@@ -123,7 +128,7 @@ def test_labels_that_leave_by_the_same_token_share_it(writer: Writer, tokens: An
         text, probabilities={label[place]: 0.4, label[place + 1]: 0.5}, rivals={label[place]: rivals}
     )
 
-    found = alternatives(completion, tokens)
+    found = alternatives(completion, tokens.spans(completion.token_ids), tokens)
 
     assert found == pytest.approx({"ÜBERZÜGE 帽子 🙂": 0.2, "HATS": 0.15, "HATS AND CAPS": 0.15})
     assert next(iter(found)) == "ÜBERZÜGE 帽子 🙂"  # most probable first
@@ -135,7 +140,7 @@ def test_a_label_is_reached_only_by_what_was_written_before_it(writer: Writer, t
     hats = writer.token("HATS", 2)
     completion = writer.write(text, rivals={label[3]: {hats: 0.4}, label[0]: {hats: 0.4}, 1: {hats: 0.4}})
 
-    assert alternatives(completion, tokens) == {}
+    assert alternatives(completion, tokens.spans(completion.token_ids), tokens) == {}
 
 
 @pytest.mark.parametrize(
@@ -180,17 +185,19 @@ def test_digits_of_the_title_are_no_price(writer: Writer, tokens: AnswerTokens) 
     nine = next(i for i, token in enumerate(ids) if tokens.digits.get(token) == "9")
     two = next(token for token, digit in tokens.digits.items() if digit == "2")
 
-    assert price_features(writer.write(HATS, rivals={nine: {two: 0.4}}), tokens).spread == 0.0
+    completion = writer.write(HATS, rivals={nine: {two: 0.4}})
+
+    assert price_features(completion, tokens.spans(completion.token_ids), tokens).spread == 0.0
 
 
 @pytest.mark.parametrize("text", ["", "Product: Hat", "no answer at all, not even a line"])
 def test_a_text_without_lines_says_nothing(writer: Writer, tokens: AnswerTokens, text: str) -> None:
     completion = writer.write(text, probabilities={0: 0.5})
 
-    assert label_probability(completion, tokens) == 1.0  # nothing was asked for
-    assert answer_probability(completion, tokens) == (pytest.approx(0.5) if text else 1.0)
-    assert alternatives(completion, tokens) == {}
-    assert price_features(completion, tokens) == PriceFeatures()
+    assert label_probability(completion, tokens.spans(completion.token_ids)) == 1.0  # nothing was asked for
+    assert answer_probability(completion, tokens.spans(completion.token_ids)) == (pytest.approx(0.5) if text else 1.0)
+    assert alternatives(completion, tokens.spans(completion.token_ids), tokens) == {}
+    assert price_features(completion, tokens.spans(completion.token_ids), tokens) == PriceFeatures()
 
 
 def test_doubt_about_the_title_is_doubt_about_the_label(writer: Writer, tokens: AnswerTokens) -> None:
@@ -198,15 +205,15 @@ def test_doubt_about_the_title_is_doubt_about_the_label(writer: Writer, tokens: 
     price = writer.line(HATS, 2)
     completion = writer.write(HATS, probabilities={2: 0.5, label[2]: 0.8, price[0]: 0.1})
 
-    assert label_probability(completion, tokens) == pytest.approx(0.8)
-    assert answer_probability(completion, tokens) == pytest.approx(0.4)
+    assert label_probability(completion, tokens.spans(completion.token_ids)) == pytest.approx(0.8)
+    assert answer_probability(completion, tokens.spans(completion.token_ids)) == pytest.approx(0.4)
 
 
 def test_words_of_the_title_have_their_probabilities(writer: Writer, tokens: AnswerTokens) -> None:
     title = writer.line(HATS, 0)
     completion = writer.write(HATS, probabilities={title[-2]: 0.25})
 
-    words = title_words(completion, tokens)
+    words = title_words(completion, tokens.spans(completion.token_ids))
 
     assert [word for word, _ in words] == ["Blue", "9", "shirt"]
     assert words[-1][1] == pytest.approx(0.25)
@@ -216,10 +223,10 @@ def test_words_of_the_title_have_their_probabilities(writer: Writer, tokens: Ans
 def test_a_taxonomy_of_thousands_is_looked_up(tokenizer: PreTrainedTokenizerBase) -> None:
     names = [f"{kind} / {colour} {number}" for kind in ("BAGS", "HATS", "COATS") for colour in ("RED", "BLUE")
              for number in range(1000)]  # fmt: skip
-    many = AnswerTokens(tokenizer, names)
+    many = AnswerTokens(tokenizer, make_prompt(names, "EUR"))
     text, writer = ANSWER.format("HATS / RED 77", "12"), Writer(tokenizer, many)
     ids, label = writer.ids(text), writer.line(text, 1)
-    blue = next(tokens for tokens, name in many.labels.items() if name == "HATS / BLUE 77")
+    blue = next(tokens for tokens, name in many.choices["category"].lines.items() if name == "HATS / BLUE 77")
     place = next(i for i, position in enumerate(label) if blue[i] != ids[position])
     completion = writer.write(text, rivals={label[place]: {blue[place]: 0.2}})
     allowed = answer_grammar(tokenizer, many)
@@ -227,20 +234,57 @@ def test_a_taxonomy_of_thousands_is_looked_up(tokenizer: PreTrainedTokenizerBase
 
     start = time.perf_counter()
     for _ in range(50):
-        others = alternatives(completion, many)
+        others = alternatives(completion, many.spans(completion.token_ids), many)
         for end in range(len(label)):
             assert completion.token_ids[label[end]] in allowed([*written, *completion.token_ids[label[0] : label[end]]])
     seconds = (time.perf_counter() - start) / 50
 
-    assert len(many.labels) == len(names) == 6000
+    assert len(many.choices["category"].lines) == len(names) == 6000
     assert len(others) == 1000  # every blue hat, alike
     assert sum(others.values()) == pytest.approx(0.2)
     assert seconds < 0.05  # searched, it would be ten times as much
 
 
+def test_words_are_found_by_their_characters_whatever_the_tokens(writer: Writer, tokens: AnswerTokens) -> None:
+    text = "Product: Überzug, 帽子 🙂 (neu)!\nCategory: HATS\nFull Price: 12"
+    ids = writer.ids(text)
+    spans = tokens.spans(ids)
+    bytes_of_ü = spans.tokens(text.index("Ü"), text.index("Ü") + 1)
+    smile = spans.tokens(text.index("🙂"), text.index("🙂") + 1)
+    assert spans.text == text
+    assert (smile.stop - smile.start, bytes_of_ü.stop - bytes_of_ü.start) == (4, 2)  # in UTF-8
+    completion = writer.write(text, probabilities={bytes_of_ü.start: 0.5, smile.stop - 1: 0.25})
+
+    found = dict(title_words(completion, spans))
+
+    assert list(found) == ["Überzug", "帽子", "🙂", "neu"]
+    assert found == pytest.approx({"Überzug": 0.5, "帽子": 1.0, "🙂": 0.25, "neu": 1.0})
+    for start in range(len(text)):
+        for end in range(start, len(text) + 1):
+            covered = spans.tokens(start, end)
+            assert (covered.stop > covered.start) == (end > start)
+            assert text[start:end].strip() in writer.tokenizer.decode(ids[covered])  # decoding drops the first space
+
+
+def test_further_fields_have_their_lines(tokenizer: PreTrainedTokenizerBase) -> None:
+    colour = Field(name="colour", kind="choice", label="Colour", column="colour", values=("red", "dark red"))
+    tokens = AnswerTokens(tokenizer, make_prompt(("HATS",), "EUR", others=[colour]))
+    text = "Product: Hat\nCategory: HATS\nColour: {}\nFull Price: 12"
+    for value in ("red", "dark red", "unknown"):
+        ids = tokenizer.encode(text.format(value), add_special_tokens=False)
+        spans = tokens.spans(ids)
+        start, end = spans.value("colour")
+        assert spans.text[start:end] == value
+        assert tokens.choices["colour"].lines[tuple(ids[spans.line("colour")])] == value
+
+
+@pytest.mark.parametrize("text", ["<|end|>", "HATS<|user|>", "<|placeholder7|>"])
 def test_a_category_that_spells_a_control_token_is_refused_before_anything_is_answered(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase, text: str
 ) -> None:
-    for text in ("<|end|>", "HATS<|user|>", "<|placeholder7|>"):
-        with pytest.raises(UsageError, match="spells a control token of the model; take it out of the catalog"):
-            AnswerTokens(tokenizer, ("HATS", text))
+    category = make_prompt(("HATS",), None).fields[1]
+    unchecked = Field.model_construct(**{**dict(category), "values": ("HATS", text)})
+    prompt = make_prompt(("HATS",), None)
+    prompt = prompt.model_copy(update={"fields": (prompt.fields[0], unchecked, prompt.fields[2])})
+    with pytest.raises(UsageError, match="spells a control token of the model; take it out of the catalog"):
+        AnswerTokens(tokenizer, prompt)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from enrich.answers.parse import Answer, AnswerMalformed, parse_answer
-from enrich.answers.prompt import make_prompt
+from enrich.answers.prompt import Prompt, make_prompt
 from enrich.engines.base import Request
 from enrich.engines.transformers_engine import TransformersEngine
 from enrich.models.phi3_vision.checkpoint import load_model, load_processor
@@ -62,7 +62,7 @@ def seen() -> Seen:
         told = {
             made.id: made.text for made in engine.complete(Request(str(i), (page,)) for i, page in enumerate(pages))
         }
-        return [_parsed(told[str(i)]) for i in range(len(products))]
+        return [_parsed(told[str(i)], prompt) for i in range(len(products))]
 
     rows = [Product(p.product_code, p.title, p.category, p.price, ()) for p in products]
     return Seen(rows, answer)
@@ -72,9 +72,9 @@ def _one_photo_a_design() -> Iterator[SampleProduct]:
     return (sample_product(_SEED, index, BASE) for index in range(0, 3 * _PHOTOS, 3))  # index 0, 3, 6: other designs
 
 
-def _parsed(text: str) -> Answer | None:
+def _parsed(text: str, prompt: Prompt) -> Answer | None:
     try:
-        return parse_answer(text)
+        return parse_answer(text, prompt)
     except AnswerMalformed:
         return None
 

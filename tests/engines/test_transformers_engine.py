@@ -87,8 +87,8 @@ def test_the_grammar_gives_answers_of_the_taxonomy(engine: TransformersEngine, c
     for completion in constrained:
         assert completion.error is None
         assert completion.finished
-        assert parse_answer(completion.text).category in CATEGORIES
-        assert 0 <= label_probability(completion, engine.tokens) <= 1
+        assert parse_answer(completion.text, PROMPT).category in CATEGORIES
+        assert 0 <= label_probability(completion, engine.tokens.spans(completion.token_ids)) <= 1
 
 
 def test_a_completion_holds_its_evidence(engine: TransformersEngine, constrained: list[Completion]) -> None:

@@ -38,7 +38,6 @@ class TinyJob:
             "batch_size": 5,
             "effective_batch_size": 5,
             "evaluations": 2,
-            "max_new_tokens": 70,
             "device": "cpu",
         }
         return TrainSettings.model_validate({**values, **changes})
@@ -47,8 +46,10 @@ class TinyJob:
         """The base, to be changed."""
         return copy.deepcopy(self.tiny.model)
 
-    def build(self, products: Sequence[Product], **changes: object) -> tuple[list[Example], list[Dropped]]:
-        return build_examples(products, self.tiny.processor, self.prompt, self.settings(**changes))
+    def build(
+        self, products: Sequence[Product], prompt: Prompt | None = None, **changes: object
+    ) -> tuple[list[Example], list[Dropped]]:
+        return build_examples(products, self.tiny.processor, prompt or self.prompt, self.settings(**changes))
 
     def arguments(self, settings: TrainSettings, folder: Path) -> TrainingArguments:
         return training_arguments(settings, folder, device=torch.device("cpu"), dtype=torch.float32)

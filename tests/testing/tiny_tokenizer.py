@@ -4,12 +4,14 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from enrich.answers.prompt import make_prompt
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.settings.models import TINY_MODEL_PATH
 
 # One begins as the other, one holds letters that no word of the vocabulary has.
 CATEGORIES = ("BAGS", "HATS", "HATS AND CAPS", "ÜBERZÜGE 帽子 🙂")
+PROMPT = make_prompt(CATEGORIES, "EUR")
 
 
 @pytest.fixture(scope="session")
@@ -20,4 +22,4 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="session")
 def tokens(tokenizer: PreTrainedTokenizerBase) -> AnswerTokens:
-    return AnswerTokens(tokenizer, CATEGORIES)
+    return AnswerTokens(tokenizer, PROMPT)

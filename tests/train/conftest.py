@@ -34,7 +34,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> TinyJob:
         path = folder / f"{number}.png"
         Image.new("RGB", size, colour).save(path)
         products.append(Product(f"P{number}", title, category, price, (str(path),)))
-    return TinyJob(tiny, products, make_prompt(("WARM", "COLD"), "EUR"))
+    return TinyJob(tiny, products, make_prompt(("WARM", "COLD"), "EUR", max_new_tokens=70))
 
 
 @pytest.fixture

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from enrich.answers.prompt import END, render_answer, render_prompt
+from enrich.answers.parse import MAX_TITLE
+from enrich.answers.prompt import END, SHORTEST_BUDGET, make_prompt, render_answer, render_prompt
 from enrich.errors import UsageError
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.train.collate import Collator, Photos, embed_images
-from enrich.train.examples import IGNORED, Example, build_examples, check_answers
+from enrich.train.examples import IGNORED, LONGEST_BUDGET, Example, answer_budget, build_examples, check_answers
 from tests.testing.tiny_job import TinyJob
 
 
@@ -72,7 +73,7 @@ def test_no_image_token_is_cut(examples: list[Example], job: TinyJob) -> None:
 def test_a_row_over_max_length_is_refused_not_cut(job: TinyJob) -> None:
     long = replace(job.products[0], product_code="long", title="x" * 60)
     with pytest.raises(UsageError) as raised:
-        job.build([*job.products, long], max_length=200, max_new_tokens=200)
+        job.build([*job.products, long], job.prompt.model_copy(update={"max_new_tokens": 200}), max_length=200)
     assert str(raised.value) == (
         "product long: photo, prompt and answer take 208 tokens, more than max_length 200; "
         "raise max_length or lower num_crops"
@@ -89,7 +90,7 @@ def test_a_row_over_max_length_is_refused_not_cut(job: TinyJob) -> None:
         ({"title": "x" * 201}, "title has 201 characters, more than 200"),
         (
             {"category": "WARM\nFull Price: 1"},
-            "expected three lines Product, Category, Full Price, got "
+            "expected the lines Product, Category, Full Price, got "
             "'Product: Red\\nCategory: WARM\\nFull Price: 1\\nFull Price: 12'",
         ),
     ],
@@ -136,17 +137,17 @@ def test_no_title_or_category_makes_one_of_the_tokenizers_own_tokens(job: TinyJo
     processor = load_processor(TINY_MODEL_PATH)  # its control tokens are those of the full-size model
     added = processor.tokenizer.added_tokens_decoder
     assert len(added) > 40
-    settings = job.settings(max_new_tokens=200)
+    prompt = job.prompt.model_copy(update={"max_new_tokens": 200})
     for number, token in added.items():
         product = replace(job.products[0], product_code="bad")
         for bad in (replace(product, title=f"Red {token.content} Hat"), replace(product, category=f"H{token.content}")):
-            (dropped,) = check_answers([bad, job.products[1]], processor, job.prompt, settings)
+            (dropped,) = check_answers([bad, job.products[1]], processor, prompt)
             assert dropped.product_code == "bad", number
             assert dropped.kind == "title or category spells a control token of the model"
 
 
 def test_nothing_changes_a_text_into_a_control_token_after_it_was_checked(job: TinyJob) -> None:
-    settings = job.settings(max_new_tokens=200)
+    prompt = job.prompt.model_copy(update={"max_new_tokens": 200})
     added = set(job.tiny.processor.tokenizer.added_tokens_decoder)
     for text in (
         "<|\u200bend|>",
@@ -159,7 +160,7 @@ def test_nothing_changes_a_text_into_a_control_token_after_it_was_checked(job: T
     ):
         assert added.isdisjoint(job.tiny.processor.tokenizer(text, add_special_tokens=False).input_ids)
         row = replace(job.products[0], title=text)
-        kinds = [one.kind for one in check_answers([row], job.tiny.processor, job.prompt, settings)]
+        kinds = [one.kind for one in check_answers([row], job.tiny.processor, prompt)]
         assert kinds in (
             [],
             [CONTROL],
@@ -169,3 +170,20 @@ def test_nothing_changes_a_text_into_a_control_token_after_it_was_checked(job: T
 
 CONTROL = "title or category spells a control token of the model"
 UNREAD = "title or category cannot be read back"
+
+
+def test_the_longest_answer_of_the_catalog_says_how_long_answers_may_be(job: TinyJob) -> None:
+    processor = load_processor(TINY_MODEL_PATH)
+    prompt = make_prompt((), "JPY", language="ja")
+    short, long, absurd = (replace(job.products[0], title="青" * length) for length in (3, 60, MAX_TITLE + 1))
+    tokens = len(processor.tokenizer(render_answer(prompt, long.title, long.category, long.price)).input_ids)
+    assert tokens > 3 * 60  # bytes of UTF-8
+
+    assert answer_budget([], processor, prompt) == answer_budget([short, absurd], processor, prompt) == SHORTEST_BUDGET
+    budget = answer_budget([short, long], processor, prompt)
+    assert tokens * 1.2 < budget <= tokens * 1.25
+    assert not check_answers([short, long], processor, prompt.model_copy(update={"max_new_tokens": budget}))
+    spelled = [replace(job.products[0], title="𠮷" * MAX_TITLE, category="𠮷" * 100)]  # 4 bytes each
+    assert answer_budget(spelled, processor, prompt) == LONGEST_BUDGET
+    (dropped,) = check_answers(spelled, processor, prompt.model_copy(update={"max_new_tokens": LONGEST_BUDGET}))
+    assert dropped.kind == "answer longer than max_new_tokens 1024, raise it"

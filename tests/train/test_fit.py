@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from enrich.answers.prompt import Prompt
 from enrich.errors import RunFailed
 from enrich.settings.training import TrainSettings
 from enrich.train import callbacks
@@ -32,7 +33,7 @@ def _fit(
     photos, settings = job.photos(), job.settings(**changes)
     adapted = adapt(model or job.model(), settings, len(photos))
     arguments = job.arguments(settings, folder)
-    training = fit(adapted, photos, photos, settings, arguments, on_progress=told.append, deadline=deadline)
+    training = fit(adapted, photos, photos, settings, job.prompt, arguments, on_progress=told.append, deadline=deadline)
     return adapted, training, told
 
 
@@ -59,7 +60,7 @@ def test_accumulation_does_not_change_the_scale_of_the_loss(photos: Photos, job:
             args=job.arguments(settings, tmp_path / str(batch_size)),
             photos=photos,
             settings=settings,
-            evaluate_step=lambda step: evaluate(model, photos, settings, step=step),
+            evaluate_step=lambda step: evaluate(model, photos, settings, job.prompt, step=step),
             callbacks=[gradients],
         )
         trainer.train()
@@ -161,20 +162,23 @@ def test_evaluation_generates_and_never_sees_an_answer(photos: Photos, job: Tiny
     fed: list[dict[str, Any]] = []
     base: Any = adapted.get_base_model()  # type: ignore[operator]  # mypy sees no types of peft
     base.register_forward_pre_hook(lambda _, __, arguments: fed.append(arguments), with_kwargs=True)
-    assert evaluate(adapted, photos, job.settings(), step=1).score == 1.0
+    assert evaluate(adapted, photos, job.settings(), job.prompt, step=1).score == 1.0
     longest = max(len(example.prompt_ids) for example in photos.examples)
     assert fed[0]["input_ids"].shape[1] == longest
     assert all(arguments["input_ids"].shape[1] == 1 for arguments in fed[1:])
     assert all(arguments.get("labels") is None for arguments in fed)
     # Teacher-forced argmax would still be right here; an answer without its end is none.
-    cut = evaluate(adapted, photos, job.settings(max_new_tokens=40), step=1)
+    short = job.prompt.model_copy(update={"max_new_tokens": 40})
+    cut = evaluate(adapted, photos, job.settings(), short, step=1)
     assert (cut.parse_rate, cut.score) == (0.0, 0.0)
 
 
 def test_the_best_weights_are_kept_not_the_last(job: TinyJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores, seen = iter([0.1, 0.9, 0.9, 0.2]), {}
 
-    def scripted(model: torch.nn.Module, photos: Photos, settings: TrainSettings, *, step: int, **_: Any) -> Evaluation:
+    def scripted(
+        model: torch.nn.Module, photos: Photos, settings: TrainSettings, prompt: Prompt, *, step: int, **_: Any
+    ) -> Evaluation:
         seen[step] = {name: weight.clone() for name, weight in model.named_parameters() if "lora_" in name}
         values = dict.fromkeys(("parse_rate", "category_accuracy", "title_token_f1"), 0.0)
         return Evaluation(step=step, score=next(scores), mdape=None, **values)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from enrich.answers.prompt import make_prompt, render_prompt
+from enrich.answers.prompt import SHORTEST_BUDGET, make_prompt, render_prompt
 from enrich.errors import UsageError
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.photos.prompt_size import refuse_long_prompts
@@ -247,15 +247,15 @@ def test_sizes_that_cannot_fit_are_refused_with_the_sum(changes: dict[str, Any],
     processor = load_processor(
         TINY_MODEL_PATH, photos_per_product=settings.photos_per_product, image_size=336, patch_size=14, **crops
     )
-    prompt = make_prompt((), "EUR")
+    prompt, budget = make_prompt((), "EUR"), settings.max_new_tokens or SHORTEST_BUDGET
     if fits:
-        refuse_long_prompts(processor, prompt, settings.max_new_tokens)
+        refuse_long_prompts(processor, prompt, budget)
         return
     with pytest.raises(UsageError) as refused:
-        refuse_long_prompts(processor, prompt, settings.max_new_tokens)
+        refuse_long_prompts(processor, prompt, budget)
     numbers = [int(text.replace(",", "")) for text in _numbers(str(refused.value))]
     photos, total, most, main, _, further, each, _, text, answer = numbers
-    assert (photos, most, further, answer) == (settings.photos_per_product, 4096, photos - 1, settings.max_new_tokens)
+    assert (photos, most, further, answer) == (settings.photos_per_product, 4096, photos - 1, budget)
     assert total == main + further * each + text + answer > most
     assert "\n" not in str(refused.value)
 

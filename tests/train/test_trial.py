@@ -73,7 +73,7 @@ def test_the_longest_rows_are_tried_in_a_step_and_an_evaluation(
 ) -> None:
     tried: list[Photos] = []
     for name in ("_step", "generate"):
-        monkeypatch.setattr(trial, name, lambda model, longest, *_: tried.append(longest))
+        monkeypatch.setattr(trial, name, lambda model, longest, *_, **__: tried.append(longest))
     settings = job.settings(batch_size=2, effective_batch_size=2)
     arguments = job.arguments(settings, tmp_path)
     try_longest_batch(adapt(job.model(), settings, len(photos)), photos, settings, arguments)

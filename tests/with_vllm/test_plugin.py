@@ -7,7 +7,9 @@ from importlib.metadata import entry_points
 import pytest
 from transformers import AutoConfig
 
+from enrich.answers.fields import Field
 from enrich.answers.grammar import answer_grammar, answer_structure
+from enrich.answers.prompt import make_prompt
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.models.phi3_vision import Phi3VConfig
 from enrich.models.phi3_vision.checkpoint import load_processor
@@ -44,7 +46,11 @@ def test_both_engines_permit_the_same_tokens_under_the_grammar() -> None:
     import xgrammar
 
     tokenizer = load_processor(TINY_MODEL_PATH).tokenizer
-    tokens = AnswerTokens(tokenizer, CATEGORIES)
+    others = [
+        Field(name="colour", kind="choice", label="Colour", column="colour", values=("red", "dark red")),
+        Field(name="fit", kind="text", label="Fit", column="fit"),
+    ]
+    tokens = AnswerTokens(tokenizer, make_prompt(CATEGORIES, "EUR", others=others))
     size = len(tokenizer)
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=size)
     compiled = xgrammar.GrammarCompiler(info).compile_structural_tag(json.dumps(answer_structure(tokenizer, tokens)))

@@ -72,7 +72,7 @@ def open_session(run: Run, progress: Progress = silent, on_message: OnMessage = 
         fetch = stack.enter_context(fetcher(run.images, run.settings, how, needed=needed))
         engine = start_verified_engine(run, fetch, progress, on_message)
         stack.callback(engine.close)
-        tokens = AnswerTokens(load_processor(run.adapter.path).tokenizer, run.adapter.prompt.categories)
+        tokens = AnswerTokens(load_processor(run.adapter.path).tokenizer, run.adapter.prompt)
         predictor = Predictor(engine, tokens, run.adapter.calibration, run.settings.review)
         known = fetch_answers(run.output, run.info, stack.enter_context(scratch()))
         yield Session(run, engine.name, predictor, fetch, engine.clock, uuid4().hex, known_answers=known)

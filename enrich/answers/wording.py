@@ -1,0 +1,58 @@
+"""What is asked and answered in each language: labels, the word for what cannot be seen, and the question."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from enrich.vocabulary import Language
+
+
+@dataclass(frozen=True)
+class Wording:
+    """One language. `question` holds {things}, what is asked for, of which `and_` joins the last two; labels of further
+    fields are in small letters there, unless `capitals`."""
+
+    title: str
+    category: str
+    price: str
+    unknown: str
+    question: str
+    asked: tuple[str, str, str]  # title, category and price inside the question
+    in_currency: str = "{price} in {currency}"
+    comma: str = ", "
+    and_: str = " and "
+    capitals: bool = False
+
+    def instruction(self, others: Sequence[str], currency: str | None) -> str:
+        """The question for title, category, `others` (labels of further fields) and price, in units of `currency`."""
+        title, category, price = self.asked
+        price = self.in_currency.format(price=price, currency=currency) if currency else price
+        *things, last = [title, category, *(one if self.capitals else one.lower() for one in others), price]
+        return self.question.format(things=self.comma.join(things) + self.and_ + last)
+
+
+WORDINGS: dict[Language, Wording] = {
+    "en": Wording(
+        "Product", "Category", "Full Price", "unknown", "What product is this? Give its {things}.",
+        ("title", "category", "full price"),
+    ),
+    "ja": Wording(
+        "製品", "カテゴリ", "定価", "不明", "この商品は何ですか。{things}を答えてください。",
+        ("製品名", "カテゴリ", "定価"), "{price}（{currency}）", "、", "、",
+    ),
+    "de": Wording(
+        "Produkt", "Kategorie", "Voller Preis", "unbekannt", "Welches Produkt ist das? Nenne {things}.",
+        ("Titel", "Kategorie", "vollen Preis"), and_=" und ", capitals=True,
+    ),
+    "fr": Wording(
+        "Produit", "Catégorie", "Prix plein", "inconnu", "Quel est ce produit ? Donne {things}.",
+        ("son titre", "sa catégorie", "son prix plein"), "{price} en {currency}", and_=" et ",
+    ),
+    "es": Wording(
+        "Producto", "Categoría", "Precio completo", "desconocido", "¿Qué producto es este? Da {things}.",
+        ("su título", "su categoría", "su precio completo"), "{price} en {currency}", and_=" y ",
+    ),
+    "zh": Wording(
+        "产品", "类别", "原价", "未知", "这是什么商品？请给出{things}。",
+        ("名称", "类别", "原价"), "{price}（{currency}）", "、", "和",
+    ),
+}  # fmt: skip
