@@ -119,15 +119,17 @@ def merged_model(
     return load_merged(base, adapter, dtype=dtype, device=where, quantize_on=device if quantized else None).to(device)
 
 
-def compare(unmerged: Outputs, merged: Outputs, dtype: torch.dtype) -> MergeCheck:
+def compare(unmerged: Outputs, merged: Outputs, *, exact: bool) -> MergeCheck:
     """Compare, and say whether they are the same model (`ok`).
 
-    In float32 logits may differ by FLOAT32_LIMIT and answers not at all. In bf16 the limit is NOISE_FACTOR times the
-    unmerged model's own noise; there two nearly equal tokens may swap, so how many answers stayed is only reported.
+    Args:
+        exact: whether all of the arithmetic was in float32. Then logits may differ by FLOAT32_LIMIT and answers not at
+            all. Otherwise (bf16, or a 4-bit base, whose kernels round to bf16 on some processors) the limit is
+            NOISE_FACTOR times the unmerged model's own noise; there two nearly equal tokens may swap, so how many
+            answers stayed is only reported.
     """
     found = difference(unmerged, merged)
     noise = 0.0 if unmerged.rounded is None else _relative(unmerged.rounded, unmerged.logits)
-    exact = dtype == torch.float32
     limit = FLOAT32_LIMIT if exact else max(LEAST_LIMIT, NOISE_FACTOR * noise)
     rows = len(unmerged.answers)
     ok = found.relative_difference <= limit and (not exact or found.same_answers == rows)

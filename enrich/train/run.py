@@ -195,7 +195,8 @@ def _check_merge(job: _Job, result: _Result) -> MergeCheck:
         return merge_check.outputs(model, result.few, job.settings, job.prompt.max_new_tokens)
 
     four_bit = job.settings.load_in_4bit
-    check = merge_check.compare(result.unmerged, merged(quantized=four_bit), job.dtype)
+    exact = job.dtype == torch.float32 and not four_bit
+    check = merge_check.compare(result.unmerged, merged(quantized=four_bit), exact=exact)
     if not four_bit:
         return check
     return check.model_copy(update={"served": merge_check.difference(result.unmerged, merged(quantized=False))})
