@@ -13,9 +13,9 @@ import pyarrow as pa
 
 from enrich.output import parquet
 
-# 50,000 rows of products with three photos take about 60 MB, and a sort or a join holds them three times.
-PARTITION_ROWS = 50_000
-MAX_PARTITIONS = 1024  # above 50 million rows the ranges grow; more of them would get a few dozen rows of each batch
+# 30,000 rows of products with three photos take about 36 MB, and a sort or a join holds them three times.
+PARTITION_ROWS = 30_000
+MAX_PARTITIONS = 1024  # above 30 million rows the ranges grow; more of them would get a few dozen rows of each batch
 SAMPLE_EVERY = 500  # one row in this many is sampled
 _BATCH = 100_000  # rows distributed at a time
 _ROW, _PLACE = "__row", "__place"
