@@ -117,6 +117,24 @@ def test_what_is_allowed_to_go_is_told_and_listed_in_the_adapter(
     assert done.adapter == adapter_id(out)  # a record changes no answer
 
 
+def test_a_japanese_catalog_loses_no_row_and_says_how_long_its_answers_are(
+    catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _damage(catalog, range(1, 41), title="ストライプ柄の長袖リネンシャツワンピース", category3_code="ワンピース")
+    prompts = _without_training(monkeypatch)
+    told: list[str] = []
+    settings = TINY.model_copy(update={"max_new_tokens": None, "language": "ja"})
+
+    finetune(str(catalog), str(tmp_path / "out"), settings, on_message=told.append)
+
+    assert told == []
+    assert prompts[0].categories == ("ワンピース",)
+    assert [field.label for field in prompts[0].fields] == ["製品", "カテゴリ", "定価"]
+    assert 64 < prompts[0].max_new_tokens < 200
+    with pytest.raises(UsageError, match="40 of 40 rows cannot be used as they are.*longer than max_new_tokens 64"):
+        finetune(str(catalog), str(tmp_path / "short"), settings.model_copy(update={"max_new_tokens": 64}))
+
+
 def test_photos_that_cannot_be_decoded_count_too(
     catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
