@@ -120,7 +120,9 @@ def test_what_is_allowed_to_go_is_told_and_listed_in_the_adapter(
 def test_a_japanese_catalog_loses_no_row_and_says_how_long_its_answers_are(
     catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _damage(catalog, range(1, 41), title="ストライプ柄の長袖リネンシャツワンピース", category3_code="ワンピース")
+    for row, colour in zip(range(1, 41, 4), "赤青緑黒白灰紫桃茶黄", strict=True):
+        _damage(catalog, range(row, row + 4), title=f"{colour}いストライプ柄の長袖リネンシャツワンピース")
+    _damage(catalog, range(1, 41), category3_code="ワンピース")
     prompts = _without_training(monkeypatch)
     told: list[str] = []
     settings = TINY.model_copy(update={"max_new_tokens": None, "language": "ja"})
