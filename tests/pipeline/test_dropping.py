@@ -133,7 +133,7 @@ def test_a_japanese_catalog_loses_no_row_and_says_how_long_its_answers_are(
     assert prompts[0].categories == ("ワンピース",)
     assert [field.label for field in prompts[0].fields] == ["製品", "カテゴリ", "定価"]
     assert 64 < prompts[0].max_new_tokens < 200
-    with pytest.raises(UsageError, match="40 of 40 rows cannot be used as they are.*longer than max_new_tokens 64"):
+    with pytest.raises(UsageError, match=r"40 of 40 rows cannot be used as they are.*longer than max_new_tokens 64"):
         finetune(str(catalog), str(tmp_path / "short"), settings.model_copy(update={"max_new_tokens": 64}))
 
 
