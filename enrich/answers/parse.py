@@ -44,6 +44,8 @@ def parse_answer(text: str, prompt: Prompt) -> Answer:
     for one in prompt.fields:
         value = match[one.name].strip()
         values[one.name] = None if value == prompt.unknown and not one.required else value
+        if one.kind == "number":
+            continue  # digits or the word for unknown
         if not value:
             raise AnswerMalformed(f"{one.name} is empty in {excerpt(text)!r}")
         if one.kind == "text" and len(value) > MAX_TITLE:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -106,15 +107,15 @@ class AnswerTokens:
                 text += written
                 ends += [len(text)] * waiting
                 waiting = 0
-        return Spans(text, np.array([*ends, *[len(text)] * waiting], np.int64), self.prompt)
+        return Spans(text, [*ends, *[len(text)] * waiting], self.prompt)
 
 
 class Spans:
     """An answer's text, and which of its characters and tokens write which field."""
 
-    def __init__(self, text: str, ends: np.ndarray, prompt: Prompt) -> None:
+    def __init__(self, text: str, ends: Sequence[int], prompt: Prompt) -> None:
         self.text = text
-        self.ends = ends  # (n,) int64, not decreasing: how many characters are written after each token
+        self.ends = ends  # not decreasing: how many characters are written after each token
         self._lines: dict[str, tuple[int, int, int]] = {}  # the first character, that after the label, that of the next
         start, last = len(text) - len(text.lstrip()), len(prompt.fields) - 1
         for number, field in enumerate(prompt.fields):
@@ -136,11 +137,11 @@ class Spans:
 
     def tokens(self, start: int, end: int) -> slice:
         """The tokens that write the characters from `start` to before `end`."""
-        first = int(np.searchsorted(self.ends, start, side="right"))
+        first = bisect_right(self.ends, start)
         if start >= end or first == len(self.ends):
             return slice(first, first)
-        last = self.ends[min(int(np.searchsorted(self.ends, end)), len(self.ends) - 1)]
-        return slice(first, int(np.searchsorted(self.ends, last, side="right")))
+        last = self.ends[min(bisect_left(self.ends, end), len(self.ends) - 1)]
+        return slice(first, bisect_right(self.ends, last))
 
 
 def label_probability(completion: Completion, spans: Spans) -> float:
@@ -202,7 +203,7 @@ def price_features(completion: Completion, spans: Spans, tokens: AnswerTokens) -
     atoms: list[tuple[float, float]] = []  # price, probability
     digits = spans.tokens(start, end)
     for position in range(digits.start, digits.stop):
-        place = int(spans.ends[position - 1]) - start
+        place = spans.ends[position - 1] - start
         for token, logprob in zip(completion.top_ids[position], completion.top_logprobs[position], strict=True):
             if token == completion.token_ids[position]:
                 continue
