@@ -4,7 +4,7 @@ It is defined once, as a structural tag of xgrammar, which vLLM takes directly. 
 which reads the same tag, so that installations without vLLM need no xgrammar (and triton with it).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from typing import Any
 from unicodedata import normalize
@@ -66,10 +66,16 @@ def answer_structure(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -
     return {"type": "structural_tag", "format": _sequence(elements)}
 
 
-def answer_grammar(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> Callable[[Sequence[int]], list[int]]:
+def answer_grammar(
+    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, stops: Collection[int] = ()
+) -> Callable[[Sequence[int]], list[int]]:
     """A function from the tokens written so far to those that may come next.
 
     It also bounds a text's characters (`MAX_TITLE`), which a structural tag cannot express.
+
+    Args:
+        stops: what may end an answer beside `<|end|>`. vLLM permits all of a request's stop tokens, and a token's
+            probability is that among the permitted ones.
     """
     answer = answer_structure(tokenizer, tokens)["format"]
     texts = title_words(tokenizer)
@@ -115,7 +121,7 @@ def answer_grammar(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> 
     def allowed(written: Sequence[int]) -> list[int]:
         following: set[int] = set()
         if len(written) in follow(answer, {0}, written, following):
-            following.add(tokens.stop)
+            following |= {tokens.stop, *stops}
         text = text_so_far(written) if tokens.newline in following else ()
         if sum(len(texts[token]) for token in text) + longest > MAX_TITLE:
             return [tokens.newline]

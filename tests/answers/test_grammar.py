@@ -132,4 +132,8 @@ def test_a_price_has_no_leading_zero_and_ends_in_time(tokenizer: PreTrainedToken
     assert {*allowed(written)} == {unknown, *(ids[digit] for digit in "123456789")}
     assert {*allowed([*written, ids["1"]])} == {*ids.values(), tokens.stop}
     assert allowed([*written, *[ids["1"]] * MAX_DIGITS]) == [tokens.stop]
+    other = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    ends = answer_grammar(tokenizer, tokens, [other])
+    assert {*ends([*written, ids["1"]])} == {*ids.values(), tokens.stop, other}
+    assert {*ends(written)} == {*allowed(written)}
     assert allowed([*written[: -len(tokens.prefixes["price"])], *tokens.unknown["price"]]) == [tokens.stop]
