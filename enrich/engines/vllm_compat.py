@@ -12,11 +12,19 @@ from vllm.v1.engine.llm_engine import LLMEngine
 __all__ = ["EngineDeadError", "Internals", "LLMEngine"]
 
 
+# The ZeroMQ contexts of all engines of this process, so that none is ever garbage: destroying one waits for its last
+# socket, for ever if that was closed in the middle of a message. vLLM closes the sockets of an engine that died in a
+# thread of its own while another may be sending; a test hung so, in whatever code collected garbage next. A context
+# that is kept costs three idle threads.
+_CONTEXTS: list[Any] = []
+
+
 class Internals:
     """Queues and processes of an LLMEngine whose core runs in a process of its own."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
+        _CONTEXTS.append(engine.engine_core.ctx)
         self._outputs = engine.engine_core.outputs_queue
         self.processes: list[BaseProcess] = list(engine.engine_core.resources.engine_manager.processes)
 
