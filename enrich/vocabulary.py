@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
+MOST_PHOTOS = 24  # of a product
 Language = Literal["en", "ja", "de", "fr", "es", "zh"]  # of questions and answers
 RECORD_FILE = "train.json"  # of an adapter, written last: a directory without it is not a whole adapter
 

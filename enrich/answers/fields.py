@@ -2,13 +2,31 @@
 
 import re
 import unicodedata
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 from pydantic import Field as Setting
 
 # How chat models write their control tokens: <|end|>, <|image_1|>, <s>, </s>, <unk>.
 _CONTROL_TOKEN = re.compile(r"<\s*\|[^<>\n]{0,60}\|\s*>|<\s*/?\s*(?:s|unk|pad|bos|eos|mask|cls|sep)\s*>", re.IGNORECASE)
+
+
+def spells_control_token(text: str) -> bool:
+    """Whether `text` contains a control token of a chat model, also in full-width characters."""
+    visible = "".join(one for one in unicodedata.normalize("NFKC", text) if unicodedata.category(one) != "Cf")
+    return _CONTROL_TOKEN.search(visible) is not None
+
+
+def _plain_line(text: str) -> str:
+    if spells_control_token(text):
+        raise ValueError(f"{text[:40]!r} spells a control token of the model")
+    if text.splitlines() != [text] or text != text.strip():
+        raise ValueError(f"{text[:40]!r} is not one line of text")
+    return text
+
+
+# Text that spells no control token and is one line without outer spaces.
+PlainLine = Annotated[str, AfterValidator(_plain_line)]
 
 
 class Field(BaseModel):
@@ -22,38 +40,13 @@ class Field(BaseModel):
 
     name: str = Setting(pattern=r"^[a-z][a-z0-9_]{0,39}$")
     kind: Literal["text", "choice", "number"]
-    label: str  # the word in the answer
-    column: str  # of the catalog
-    values: tuple[str, ...] = ()
+    label: PlainLine  # the word in the answer
+    column: PlainLine  # of the catalog
+    values: Annotated[tuple[str, ...], AfterValidator(lambda values: tuple(map(_plain_line, values)))] = ()
     required: bool = False
-
-    @field_validator("label", "column")
-    @classmethod
-    def _text_is_plain(cls, text: str) -> str:
-        return plain_line(text)
-
-    @field_validator("values")
-    @classmethod
-    def _values_are_plain(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(plain_line, values))
 
     @model_validator(mode="after")
     def _only_a_choice_has_values(self) -> "Field":
         if self.values and self.kind != "choice":
             raise ValueError(f"field {self.name} is a {self.kind}; only a choice has values")
         return self
-
-
-def plain_line(text: str) -> str:
-    """`text` itself. Raises ValueError if it spells a control token or is not one line without outer spaces."""
-    if spells_control_token(text):
-        raise ValueError(f"{text[:40]!r} spells a control token of the model")
-    if text.splitlines() != [text] or text != text.strip():
-        raise ValueError(f"{text[:40]!r} is not one line of text")
-    return text
-
-
-def spells_control_token(text: str) -> bool:
-    """Whether `text` contains a control token of a chat model, also in full-width characters."""
-    visible = "".join(one for one in unicodedata.normalize("NFKC", text) if unicodedata.category(one) != "Cf")
-    return _CONTROL_TOKEN.search(visible) is not None

@@ -123,7 +123,7 @@ def answer_grammar(
         if len(written) in follow(answer, {0}, written, following):
             following |= {tokens.stop, *stops}
         text = text_so_far(written) if tokens.newline in following else ()
-        if sum(len(texts[token]) for token in text) + longest > MAX_TITLE:
+        if text and sum(len(texts[token]) for token in text) + longest > MAX_TITLE:
             return [tokens.newline]
         return list(following)
 

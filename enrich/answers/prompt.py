@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic import Field as Setting
 
 from enrich.answers.amount import is_currency
-from enrich.answers.fields import Field, plain_line
+from enrich.answers.fields import Field, PlainLine
 from enrich.answers.wording import WORDINGS
 from enrich.errors import UsageError
 from enrich.vocabulary import Language
@@ -32,9 +32,9 @@ class Prompt(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal["2"] = "2"
-    instruction: str
+    instruction: PlainLine
     fields: tuple[Field, ...]
-    unknown: str = WORDINGS["en"].unknown
+    unknown: PlainLine = WORDINGS["en"].unknown
     currency: str | None = None
     max_new_tokens: int = Setting(default=SHORTEST_BUDGET, ge=8)
 
@@ -44,11 +44,6 @@ class Prompt(BaseModel):
         if currency is not None and not is_currency(currency):
             raise ValueError(f"{currency[:40]!r} is not a currency code of three capital letters")
         return currency
-
-    @field_validator("instruction", "unknown")
-    @classmethod
-    def _text_is_plain(cls, text: str) -> str:
-        return plain_line(text)
 
     @field_validator("fields")
     @classmethod

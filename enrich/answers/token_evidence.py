@@ -77,8 +77,10 @@ class AnswerTokens:
         self.choices: dict[str, ChoiceTokens] = {}
         for number, field in enumerate(prompt.fields):
             # Before a number stands a space, a token of its own as each digit is; before words it is part of the first.
-            before_number = line(f"{field.label}: 1", number)[:-1]
-            self.prefixes[field.name] = before_number if field.kind == "number" else line(f"{field.label}:", number)
+            if field.kind == "number":
+                self.prefixes[field.name] = line(f"{field.label}: 1", number)[:-1]
+            else:
+                self.prefixes[field.name] = line(f"{field.label}:", number)
             if not field.required:
                 self.unknown[field.name] = line(f"{field.label}: {prompt.unknown}", number)
             if field.kind == "choice":

@@ -8,9 +8,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from enrich.errors import UsageError
-from enrich.photos.groups import MOST_PHOTOS, group_of, natural_order
+from enrich.photos.groups import group_of, natural_order
 from enrich.settings.photos import SIDECARS
-from enrich.vocabulary import Product
+from enrich.vocabulary import MOST_PHOTOS, Product
 
 
 def add_further_photos(kept: Mapping[int, Product], directory: Path, group_by: str, where: str) -> dict[int, Product]:

@@ -20,7 +20,8 @@ from enrich.output import parquet
 from enrich.output.photos_etag import photos_etags
 from enrich.output.schema import LISTING_SCHEMA, SOURCE_SCHEMA
 from enrich.output.spill import RangePartitions, partition_bounds, sampled
-from enrich.photos.groups import MOST_PHOTOS, STEM, group_of, natural_order
+from enrich.photos.groups import STEM, group_of, natural_order
+from enrich.vocabulary import MOST_PHOTOS
 
 _BATCH = 100_000  # photos at a time
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 
-MOST_PHOTOS = 24  # of a product
 STEM = r"(?s)^((?:.*/)?[^/]+?)(?:\.[^./]*)?$"  # the part of a key before its extension
 
 

@@ -8,11 +8,10 @@ from enrich.answers.postprocess import Prediction
 from enrich.catalog.split import Splits
 from enrich.engines.adapter import Adapter
 from enrich.engines.base import Engine
-from enrich.photos.groups import MOST_PHOTOS
 from enrich.pipeline.predicting import predict
 from enrich.pipeline.progress import Progress
 from enrich.settings.photos import PhotoLimits
-from enrich.vocabulary import Product, same_design
+from enrich.vocabulary import MOST_PHOTOS, Product, same_design
 
 FOLDED_AT_LEAST = 20  # products with more photos than a prompt shows; fewer say nothing about folded answers
 FOLDED_AT_MOST = 300  # a slope, an intercept and a quantile need no more; each takes several prompts

@@ -35,7 +35,7 @@ from enrich.storage import write_tree
 from enrich.storage.cache import disk_errors
 from enrich.storage.tree import local_tree, work_directory
 from enrich.train.device import is_main_process
-from enrich.train.examples import UNREADABLE, answer_budget, check_answers
+from enrich.train.examples import UNREADABLE, check_answers, needed_budget
 from enrich.train.overfit import overfit_one_batch
 from enrich.train.preflight import refuse_leaks
 from enrich.train.recipe import resolve_model
@@ -151,7 +151,7 @@ def _prepare(
     base = find_base(settings.model, settings.revision)
     processor = open_processor(base, settings)
     asked = make_prompt((), labelled.currency, language=settings.language)
-    budget = settings.max_new_tokens or answer_budget(labelled.products, processor, asked)
+    budget = settings.max_new_tokens or needed_budget(labelled.products, processor, asked)
     asked = asked.model_copy(update={"max_new_tokens": budget})
     refuse_long_prompts(processor, asked, budget)
     unlearnable = check_answers(labelled.products, processor, asked)

@@ -9,6 +9,7 @@ from enrich.settings.base import Settings
 from enrich.settings.photos import SIDECARS, GroupBy, PhotoLimits
 from enrich.settings.review import ReviewSettings
 from enrich.settings.storage import PLAIN_S3, S3Settings
+from enrich.vocabulary import MOST_PHOTOS
 
 
 class RaySettings(Settings):
@@ -107,7 +108,7 @@ class RunSettings(Settings):
     photos_answered: int | None = Field(
         default=None,
         ge=1,
-        le=24,
+        le=MOST_PHOTOS,
         description="Photos of a product that the model sees, in several prompts if one does not show so many; left "
         "out: those of one prompt, the adapter's photos_per_product",
     )

@@ -121,7 +121,7 @@ def largest(example: Example, count: int) -> list[int]:
     return [0, *further[: count - 1]]
 
 
-def answer_budget(products: Sequence[Product], processor: Phi3VProcessor, prompt: Prompt) -> int:
+def needed_budget(products: Sequence[Product], processor: Phi3VProcessor, prompt: Prompt) -> int:
     """Tokens that an answer may take: a quarter more than the longest of these products, and from SHORTEST_BUDGET to
     LONGEST_BUDGET."""
     texts = [

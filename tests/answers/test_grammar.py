@@ -137,3 +137,15 @@ def test_a_price_has_no_leading_zero_and_ends_in_time(tokenizer: PreTrainedToken
     assert {*ends([*written, ids["1"]])} == {*ids.values(), tokens.stop, other}
     assert {*ends(written)} == {*allowed(written)}
     assert allowed([*written[: -len(tokens.prefixes["price"])], *tokens.unknown["price"]]) == [tokens.stop]
+
+
+def test_a_vocabulary_with_a_word_longer_than_any_title_still_begins_an_answer() -> None:
+    pieces = ["<unk>", "<s>", "</s>", "<|endoftext|>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces += ["\u2581", "Hat", "\u2581" * (MAX_TITLE + 1)]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = wrap_tokenizer(Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True)))
+    tokens = AnswerTokens(tokenizer, make_prompt(["HATS"], "EUR"))
+    allowed = answer_grammar(tokenizer, tokens)
+
+    assert allowed([]) == [tokens.prefixes["title"][0]]
+    assert len(allowed(tokens.prefixes["title"])) > 1

@@ -13,8 +13,9 @@ from enrich.output import grouping, parquet, spill
 from enrich.output.grouping import check_matches, write_source
 from enrich.output.photos_etag import photos_etag
 from enrich.output.schema import LISTING_SCHEMA
-from enrich.photos.groups import MOST_PHOTOS, natural_order
+from enrich.photos.groups import natural_order
 from enrich.storage.scratch import scratch
+from enrich.vocabulary import MOST_PHOTOS
 
 Products = dict[str, list[str]]
 

@@ -13,7 +13,7 @@ from enrich.errors import UsageError
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.train.collate import Collator, Photos, embed_images
-from enrich.train.examples import IGNORED, LONGEST_BUDGET, Example, answer_budget, build_examples, check_answers
+from enrich.train.examples import IGNORED, LONGEST_BUDGET, Example, build_examples, check_answers, needed_budget
 from tests.testing.tiny_job import TinyJob
 
 
@@ -179,11 +179,11 @@ def test_the_longest_answer_of_the_catalog_says_how_long_answers_may_be(job: Tin
     tokens = len(processor.tokenizer(render_answer(prompt, long.title, long.category, long.price)).input_ids)
     assert tokens > 3 * 60  # bytes of UTF-8
 
-    assert answer_budget([], processor, prompt) == answer_budget([short, absurd], processor, prompt) == SHORTEST_BUDGET
-    budget = answer_budget([short, long], processor, prompt)
+    assert needed_budget([], processor, prompt) == needed_budget([short, absurd], processor, prompt) == SHORTEST_BUDGET
+    budget = needed_budget([short, long], processor, prompt)
     assert tokens * 1.2 < budget <= tokens * 1.25
     assert not check_answers([short, long], processor, prompt.model_copy(update={"max_new_tokens": budget}))
     spelled = [replace(job.products[0], title="𠮷" * MAX_TITLE, category="𠮷" * 100)]  # 4 bytes each
-    assert answer_budget(spelled, processor, prompt) == LONGEST_BUDGET
+    assert needed_budget(spelled, processor, prompt) == LONGEST_BUDGET
     (dropped,) = check_answers(spelled, processor, prompt.model_copy(update={"max_new_tokens": LONGEST_BUDGET}))
     assert dropped.kind == "answer longer than max_new_tokens 1024, raise it"
