@@ -19,7 +19,6 @@ class Web:
         self.answers: dict[str, Answer] = {}
         self.hits: Counter[str] = Counter()
         self.headers: dict[str, str] = {}  # of the last request
-        self.most_at_once = 0
         self.closing = threading.Event()
         self.url = ""
 
@@ -49,17 +48,13 @@ def reset(request: BaseHTTPRequestHandler) -> None:
 def serve() -> Iterator[Web]:
     web = Web()
     lock = threading.Lock()
-    busy = 0
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            nonlocal busy
             with lock:
                 web.hits[self.path] += 1
                 hit = web.hits[self.path]
                 web.headers = {name.lower(): value for name, value in self.headers.items()}
-                busy += 1
-                web.most_at_once = max(web.most_at_once, busy)
             try:
                 answer = web.answers.get(self.path)
                 if answer is None:
@@ -68,9 +63,6 @@ def serve() -> Iterator[Web]:
                     answer(self, hit)
             except (BrokenPipeError, ConnectionResetError):
                 pass  # the client has had enough
-            finally:
-                with lock:
-                    busy -= 1
 
         do_HEAD = do_GET
 
