@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, nargs="+", default=[1, 2, 3], help="photos_per_product of the adapters")
     parser.add_argument("--settings", type=json.loads, default={}, help="training settings as JSON, for every adapter")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--fold", action=argparse.BooleanOptionalAction, default=True, help="score all photos, folded")
     arguments = parser.parse_args()
 
     catalog = arguments.out / "catalog"
@@ -50,7 +51,7 @@ def main() -> None:
     for photos in arguments.photos:
         adapter = arguments.out / f"adapter-{photos}"
         trained = train(arguments, catalog, adapter, photos)
-        for shown in sorted({photos, ALL}):
+        for shown in sorted({photos, ALL} if arguments.fold else {photos}):
             name = f"{photos} a prompt" + (f", {shown} folded" if shown > photos else "")
             scored, seconds = score(arguments, catalog, adapter, shown)
             found[name] = trained, scored, seconds
