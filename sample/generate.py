@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from urllib.parse import quote
 
 from enrich.catalog.split import HOLDOUT
 from enrich.errors import UsageError
 from sample.dialects import DEMO
+from sample.fields import field_columns
 from sample.photos import (
     BUCKET_START,
     Photo,
@@ -141,13 +143,14 @@ def _json(settings: Facts, facts: Facts, tables: dict[str, Iterable[tuple[str, F
 
 def _table(products: Iterator[Photos], seed: int, dialect: Dialect, most: int, categories: set[str]) -> Iterator[bytes]:
     """A header and one row for each product, in the columns and the manner of the tutorial's data set; adds to
-    `categories` those that it names."""
-    yield _csv_row(COLUMNS)
+    `categories` those that it names. Further fields of the dialect are the last columns."""
+    header = (*COLUMNS, *field_columns(dialect, most))
+    yield _csv_row(header)
     for photos in products:
         product = sample_product(seed, photos[0].index, dialect, most)
         categories.add(product.category)
-        slug = product.title.lower().replace(" ", "-")
-        price, eur = f"{product.price:g}", f"{product.price * dialect.to_eur:.2f}"
+        slug = quote(product.title.lower().replace(" ", "-"))
+        price, eur = f"{product.price:.0f}", f"{product.price * dialect.to_eur:.2f}"
         row = {
             "website_name": dialect.website,
             "competence_date": "2026-11-01",
@@ -167,8 +170,9 @@ def _table(products: Iterator[Photos], seed: int, dialect: Dialect, most: int, c
             "price_eur": eur,
             "flg_discount": "0",
             "local_image_path": "|".join(photo.key for photo in photos),
+            **product.fields,
         }
-        yield _csv_row(row[column] for column in COLUMNS)
+        yield _csv_row(row[column] for column in header)
 
 
 def _csv_row(values: Iterable[str]) -> bytes:

@@ -1,5 +1,6 @@
 """A sample at a URI: its catalog and, where asked for, unlabelled photos in a bucket."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,12 @@ from enrich.pipeline.progress import Progress, silent
 from enrich.settings.catalog import SampleSettings
 from enrich.storage import is_s3, open_store, overlap
 from enrich.storage.scratch import scratch
+from sample.dialects import DEMO
 from sample.generate import SampleSummary, write_sample
+from sample.japanese import JAPANESE
+from sample.spec import Dialect
+
+DIALECTS: Mapping[str, Dialect] = {"en": DEMO, "ja": JAPANESE}  # by SampleSettings.language
 
 
 def make_sample(
@@ -30,6 +36,7 @@ def make_sample(
             settings.products,
             settings.bucket,
             settings.seed,
+            DIALECTS[settings.language],
             progress=partial(progress, "drawing"),
             bucket_out=photos,
             holdout=settings.products // 10 if settings.holdout is None else settings.holdout,

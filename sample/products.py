@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sample.fields import field_values
 from sample.pricing import noiseless_price, on_ladder
 from sample.spec import HIDDEN, KINDS, VIEWS, Dialect, colours_of, held_out
 from sample.titles import title
@@ -26,7 +27,8 @@ _KIND_DRAWN = tuple(name for name, kind in KINDS.items() for _ in range(kind.wei
 class SampleProduct:
     """A product and its truth. `category` is what a reader of the catalog makes of category1 to category3.
 
-    `views` are what its photos show, in their order, and `attributes` what is visible in any of them.
+    `views` are what its photos show, in their order, and `attributes` what is visible in any of them. `fields` are the
+    further columns of the catalog.
     """
 
     product_code: str
@@ -39,6 +41,7 @@ class SampleProduct:
     noiseless_price: float
     kind: str
     attributes: Mapping[str, str]
+    fields: Mapping[str, str]
     views: tuple[str, ...] = VIEWS[:1]
 
 
@@ -71,6 +74,7 @@ def sample_product(seed: int, index: int, dialect: Dialect, photos: int = 1) -> 
         noiseless_price=round(median, 4),
         kind=kind,
         attributes=attributes,
+        fields=field_values(kind, attributes, dialect, photos),
         views=views,
     )
 

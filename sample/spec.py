@@ -1,9 +1,9 @@
 """What can be drawn: kinds of products, their attributes, colours; and what a retailer's dialect is made of.
 
 A product is a kind and a value for each of the kind's attributes; everything in this file is visible in the photo.
-A `Dialect` (dialects.py has two) holds what a retailer adds: its names for categories, colours and details, its title
-order, its prices. Two dialects over the same drawings are two retailers: a base is pretrained on one and fine-tuned on
-the other.
+A `Dialect` (dialects.py has two, japanese.py a third) holds what a retailer adds: its names for categories, colours and
+details, its title order, its prices. Two dialects over the same drawings are two retailers: a base is pretrained on one
+and fine-tuned on the other.
 """
 
 import difflib
@@ -163,7 +163,8 @@ class Dialect:
     `categories` holds category1 to category3 of each kind or, named `kind.attribute=value`, of a part of it; where the
     last two are the same, rows may leave category3 out. `words` name attribute values as `effects` are named, and kinds
     by their own name; a value without a word is left out of titles. `title` is the order of attributes, "kind" and,
-    after a colon, literal words.
+    after a colon, literal words, with `joint` between them. `fields` are further columns of the catalog by name: words
+    named as `words` are, where the word of a kind holds for a product none of whose attributes has one.
 
     Raises:
         ValueError: a key names nothing that can be drawn, or a kind has no category or price.
@@ -179,10 +180,14 @@ class Dialect:
     words: Mapping[str, str]
     title: tuple[str, ...]
     prices: Prices = field(repr=False)
+    joint: str = " "
+    fields: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known, narrow = _names()
         self._check("words", self.words, known | narrow | set(KINDS))
+        for column, words in self.fields.items():
+            self._check(f"fields.{column}", words, known | narrow | set(KINDS))
         self._check("prices.effects", self.prices.effects, known | narrow)
         self._check("categories", self.categories, narrow | set(KINDS))
         self._check("prices.base", self.prices.base, set(KINDS))

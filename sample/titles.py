@@ -16,4 +16,4 @@ def title(kind: str, attributes: Mapping[str, str], dialect: Dialect) -> str:
         elif slot in attributes:
             name = f"{slot}={attributes[slot]}"
             words.append(dialect.words.get(f"{kind}.{name}", dialect.words.get(name, "")))
-    return " ".join(word for word in words if word)
+    return dialect.joint.join(word for word in words if word).strip()

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sample.fields import field_columns, field_values
 from sample.hostile import hostile_files
 from sample.photos import Photos
 from sample.place import BUCKET_YEAR, write
@@ -12,7 +13,7 @@ from sample.pricing import Optimum, noiseless_price, optimum
 from sample.products import SampleProduct, sample_product
 from sample.spec import Dialect
 from sample.titles import title
-from sample.unseen import from_main_photo, on_main_photo
+from sample.unseen import fields_from_main_photo, from_main_photo, on_main_photo
 
 Facts = dict[str, Any]
 
@@ -39,6 +40,7 @@ def truth_of(
             facts["main_photo"] = {
                 "title": title(product.kind, front, dialect),
                 "noiseless_price": round(noiseless_price(product.kind, front, dialect.prices), 4),
+                "fields": field_values(product.kind, front, dialect, most),
             }
             facts["photos"] = {f"{below}{photo.key}": {"view": photo.view} for photo in photos}
         key = photos[0].key
@@ -54,7 +56,8 @@ def _facts(product: SampleProduct) -> Facts:
 
 def optima(seed: int, products: int, dialect: Dialect, most: int) -> Facts:
     """What the best possible estimates would score on products like these: from all photos and, where products have
-    several, `optimum` also from the main photo alone."""
+    several, `optimum` also from the main photo alone. `fields` are shares of right values, an empty one being a value.
+    """
     shown = [sample_product(seed, index, dialect, most) for index in range(min(products, _OF_THE_OPTIMUM))]
     best = _scores(optimum((product.noiseless_price for product in shown), dialect.prices))
     facts = {
@@ -67,10 +70,14 @@ def optima(seed: int, products: int, dialect: Dialect, most: int) -> Facts:
     if most > 1:
         exact, from_one = from_main_photo(shown, dialect, most)
         facts["optimum"] = {
-            "main_photo": {"title_exact": exact, **_scores(from_one)},
-            "all_photos": {"title_exact": 1.0, **best},
+            "main_photo": {
+                "title_exact": exact,
+                **_scores(from_one),
+                "fields": fields_from_main_photo(shown, dialect, most),
+            },
+            "all_photos": {"title_exact": 1.0, **best, "fields": dict.fromkeys(field_columns(dialect, most), 1.0)},
         }
-        facts["how"] += "; for main_photo also from_main_photo in sample/unseen.py"
+        facts["how"] += "; for main_photo also sample/unseen.py"
     return facts
 
 

@@ -7,6 +7,7 @@ from itertools import combinations, product
 
 import numpy as np
 
+from sample.fields import field_columns, field_values
 from sample.pricing import NOISES, Optimum, noiseless_price, optimum
 from sample.products import SampleProduct
 from sample.spec import HIDDEN, VIEWS, Dialect
@@ -38,6 +39,20 @@ def from_main_photo(products: Sequence[SampleProduct], dialect: Dialect, photos:
         drawn = np.searchsorted(ends, (np.arange(NOISES) + rng.random()) / NOISES).clip(max=len(combined) - 1)
         raised[row] = rng.permutation(np.array(factors)[drawn])
     return round(exact / len(products), 4), optimum(medians, dialect.prices, raised)
+
+
+def fields_from_main_photo(products: Sequence[SampleProduct], dialect: Dialect, photos: int) -> dict[str, float]:
+    """The best share of right values in each further column, for the same estimator."""
+    combined = list(_combined(photos))
+    right = dict.fromkeys(field_columns(dialect, photos), 0.0)
+    for shown in products:
+        front = on_main_photo(shown)
+        told: dict[str, dict[str, float]] = {name: defaultdict(float) for name in right}
+        for hidden, probability in combined:
+            for name, value in field_values(shown.kind, front | hidden, dialect, photos).items():
+                told[name][value] += probability
+        right = {name: share + max(told[name].values()) for name, share in right.items()}
+    return {name: round(share / len(products), 4) for name, share in right.items()}
 
 
 def on_main_photo(shown: SampleProduct) -> dict[str, str]:

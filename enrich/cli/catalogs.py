@@ -17,6 +17,7 @@ def sample(
     products: Annotated[int | None, typer.Option(help="Number of products.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed makes the same bytes.")] = None,
     photos: Annotated[int | None, typer.Option(help="Most photos of a product, 1 to 4.")] = None,
+    language: Annotated[str | None, typer.Option(help="Of the retailer's words: en or ja.")] = None,
     bucket: Annotated[
         str | None, typer.Option(help="Also make unlabelled photos there, hostile files among them.")
     ] = None,
@@ -25,7 +26,7 @@ def sample(
     """Make a catalog of synthetic product photos whose best possible score is known."""
     from sample.make import make_sample
 
-    settings = load_settings(SampleSettings, products=products, seed=seed, photos=photos)
+    settings = load_settings(SampleSettings, products=products, seed=seed, photos=photos, language=language)
     with progress_bars("drawing photos") as progress:
         summary = make_sample(out, settings, bucket=bucket, overwrite=overwrite, progress=progress)
     console.print(f"{summary.products} products in {summary.categories} categories: {out}/catalog.csv")

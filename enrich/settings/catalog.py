@@ -57,6 +57,9 @@ class SampleSettings(Settings):
         description="Most photos of a product: front, back, detail, another angle; above 1 a product is a folder, and "
         "some titles and prices depend on what only a further photo shows",
     )
+    language: Literal["en", "ja"] = Field(
+        default="en", description="Of titles, categories and further fields; the drawings are the same, ja is in yen"
+    )
 
 
 class FetchSettings(Settings):

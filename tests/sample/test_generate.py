@@ -209,7 +209,7 @@ def test_catalog_has_the_columns_of_the_tutorial(sample: Path, truth: dict) -> N
     for table, told_of, below in (("catalog.csv", "images", ""), ("holdout/catalog.csv", "holdout", "holdout/")):
         with (sample / "catalog" / table).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        assert list(rows[0]) == list(COLUMNS)
+        assert list(rows[0]) == [*COLUMNS, "colour", "fabric", "sleeve", "closure", "heel"]
         assert len(rows) == len(truth[told_of])
         for row in rows:
             told = truth[told_of][below + row["local_image_path"]]
@@ -217,6 +217,7 @@ def test_catalog_has_the_columns_of_the_tutorial(sample: Path, truth: dict) -> N
             assert float(row["full_price"]) == float(row["price"]) == told["price"]
             assert [row["category1_code"], told["category"]] == [told["levels"][0], told["levels"][2]]
             assert row["currency_code"] == truth["currency"] == "EUR"
+            assert {name: row[name] for name in told["fields"]} == told["fields"]
 
 
 @pytest.mark.parametrize(("folder", "told_of"), [("catalog", "images"), ("catalog/holdout", "holdout")])
@@ -307,6 +308,8 @@ def test_another_dialect_is_another_retailer(tmp_path: Path, quick: None) -> Non
     catalog = read_catalog(tmp_path / "catalog")
     assert catalog.currency == "EUR"
     assert "BELTS" not in catalog.categories
+    with (tmp_path / "catalog/catalog.csv").open(encoding="utf-8") as file:
+        assert next(csv.reader(file)) == list(COLUMNS)  # this one has no further fields
 
 
 def test_a_directory_with_another_sample_is_refused(sample: Path) -> None:

@@ -44,7 +44,10 @@ def test_a_product_is_a_function_of_seed_and_index() -> None:
         noiseless_price=154.7239,
         kind="shirt",
         attributes={"colour": "teal", "fabric": "checked", "sleeve": "short", "pocket": "yes"},
-    )
+        fields={
+            "colour": "Teal", "fabric": "Checked", "sleeve": "Short Sleeve", "closure": "Buttons", "heel": "",
+        },
+    )  # fmt: skip
     assert sample_product(1, 0, DEMO).title != sample_product(0, 0, DEMO).title
 
 

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import math
+import re
 import statistics
 from collections import Counter
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from PIL import Image
 
@@ -20,7 +22,7 @@ from enrich.settings.photos import PhotoLimits
 from sample import photos
 from sample.dialects import BASE, DEMO
 from sample.draw import render
-from sample.generate import write_sample
+from sample.generate import COLUMNS, write_sample
 from sample.pricing import on_ladder
 from sample.products import SampleProduct, sample_product, views_of
 from sample.spec import HIDDEN, VIEWS
@@ -73,14 +75,18 @@ def truth(sample: Path) -> dict:
 # --- one photo
 
 
-def test_one_photo_writes_what_it_did_before_there_were_several(tmp_path: Path, quick: None) -> None:
+def test_but_for_further_fields_one_photo_writes_what_it_did_before_there_were_several(
+    tmp_path: Path, quick: None
+) -> None:
     # Pinned: the bundled base was trained on these drawings, and scores of the demo are of these products.
-    write_sample(tmp_path / "catalog", products=40, bucket=16, seed=3, bucket_out=tmp_path / "bucket", holdout=6)
-    found = {
-        name: hashlib.sha256((tmp_path / "catalog" / name).read_bytes()).hexdigest()
-        for name in ("catalog.csv", "truth.json", "holdout/catalog.csv")
-    }
-    assert found == {
+    catalog = tmp_path / "catalog"
+    write_sample(catalog, products=40, bucket=16, seed=3, bucket_out=tmp_path / "bucket", holdout=6)
+    truth = re.sub(r'"fields": \{.*?\}, ', "", (catalog / "truth.json").read_text("utf-8"))
+    earlier = {"truth.json": truth}
+    for name in ("catalog.csv", "holdout/catalog.csv"):
+        table = pl.read_csv(catalog / name, infer_schema=False)
+        earlier[name] = table.select(COLUMNS).write_csv()
+    assert {name: hashlib.sha256(text.encode()).hexdigest() for name, text in earlier.items()} == {
         "catalog.csv": "3b75cc1269cfd4ea9d5ece57fe9d1ef116e121ea0b661dfc576cea6e0ebd8037",
         "truth.json": "abcdc96f89ba99a583f24f4ade95ba1ffa7dccebbab9c3f11f625dc1c5fe433b",
         "holdout/catalog.csv": "a7fc661204d1ce5fa8617cc24c7fa1f9e1672b76f23929ac1f2c89432d62810d",
@@ -171,7 +177,11 @@ def test_a_title_that_does_not_depend_on_it_can_be_known(products: list[SamplePr
 
 def test_truth_states_both_optima(truth: dict) -> None:
     both = truth["optimum"]
-    assert both["all_photos"]["title_exact"] == 1.0
+    fields = {known: both[known].pop("fields") for known in both}
+    assert list(fields["all_photos"]) == ["colour", "fabric", "sleeve", "closure", "heel", "back", "label"]
+    assert set(fields["all_photos"].values()) == {1.0}
+    # Half of the products have no such photo, so that an empty value is the best guess.
+    assert fields["main_photo"] == fields["all_photos"] | {"back": 0.5, "label": 0.5}
     assert both["all_photos"] == {
         "title_exact": 1.0,
         **{name: truth[name] for name in ("best_mdape", "ideal_intervals")},
@@ -203,6 +213,8 @@ def test_a_row_names_all_photos_in_their_order(sample: Path, truth: dict, table:
         hidden = told["attributes"].get("back", "plain") != "plain"
         assert (told["title"] == told["main_photo"]["title"]) != hidden
         assert told["noiseless_price"] >= told["main_photo"]["noiseless_price"] - 1e-4
+        assert {name: row[name] for name in told["fields"]} == told["fields"]
+        assert told["main_photo"]["fields"] == told["fields"] | {"back": "", "label": ""}
         listed += keys
     assert len({len(told["photos"]) for told in truth[told_of].values()}) > 1
     assert set(listed) == {f"images/{key}" for key in _files(sample / "catalog" / table / "images")}
