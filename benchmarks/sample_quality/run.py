@@ -28,6 +28,7 @@ from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
 from enrich.train.recipe import resolve_model
 from sample.generate import write_sample
+from sample.make import DIALECTS
 
 WAYS: dict[str, dict[str, Any]] = {
     "4 crops, vision frozen": {"num_crops": 4},
@@ -65,13 +66,15 @@ def main() -> None:
     parser.add_argument("--products", type=int, default=1500)
     parser.add_argument("--holdout", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0, help="of the catalog")
+    parser.add_argument("--language", choices=tuple(DIALECTS), default="en", help="of the catalog and of the answers")
     parser.add_argument("--ways", type=int, nargs="+", default=[*range(len(WAYS))], help="which rows: 0 to 4")
     parser.add_argument("--settings", type=json.loads, default={}, help="training settings as JSON, for every way")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     arguments = parser.parse_args()
 
     catalog = arguments.out / "catalog"
-    write_sample(catalog, arguments.products, seed=arguments.seed, holdout=arguments.holdout)
+    dialect = DIALECTS[arguments.language]
+    write_sample(catalog, arguments.products, seed=arguments.seed, dialect=dialect, holdout=arguments.holdout)
     best = json.loads((catalog / "truth.json").read_text("utf-8"))["best_mdape"]
     rows: list[dict[str, Any]] = []
     for name, changes in (list(WAYS.items())[way] for way in arguments.ways):
@@ -80,7 +83,8 @@ def main() -> None:
             rows.append(row("the base, no adapter", {}, found["base"], None, best))
         rows.append(row(name, found, found["test"], found["holdout"], best))
         print(rows[-1], file=sys.stderr, flush=True)
-    record("sample_quality", {f"{arguments.products} products, best possible MdAPE {best:.1%}": rows})
+    of = f"{arguments.products} products, {arguments.language}"
+    record("sample_quality", {f"{of}, best possible MdAPE {best:.1%}": rows})
 
 
 def measure(arguments: argparse.Namespace, catalog: Path, name: str, changes: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +113,7 @@ def measure(arguments: argparse.Namespace, catalog: Path, name: str, changes: di
 def demo_settings(arguments: argparse.Namespace, rows: int, changes: dict[str, Any]) -> TrainSettings:
     """The settings that the tiny base gets where nothing is said, on the base named here."""
     asked = TrainSettings.model_validate(
-        {"model": TINY_MODEL, "device": arguments.device, **changes, **arguments.settings}
+        {"model": TINY_MODEL, "device": arguments.device, "language": arguments.language} | changes | arguments.settings
     )
     share = 1 - asked.split.validation - asked.split.calibration - asked.split.test
     resolved = resolve_model(asked, gpu=False, rows=round(rows * share))

@@ -38,7 +38,7 @@ def test_every_colour_and_fabric_has_a_word_of_its_own(dialect: Dialect) -> None
 @both
 def test_a_value_follows_from_what_is_visible_and_differs_where_that_does(dialect: Dialect) -> None:
     for kind, spec in KINDS.items():
-        looks = {"colour": "red"} | {name: values[0] for name, values in (spec.attributes | spec.finish).items()}
+        looks = {"colour": "red"} | {name: values[0] for name, values in {**spec.attributes, **spec.finish}.items()}
         before = field_values(kind, looks, dialect, 1)
         for name in {"colour", "fabric", "sleeve", "closure", "heel"} & set(looks):
             values = {"colour": tuple(COLOURS), **spec.attributes, **spec.finish}[name]
