@@ -23,11 +23,16 @@ WHOLE_UNITS = frozenset(_TABLES["whole_units"])
 # Signs after NFKC and case folding, without spaces and full stops. The first currency is the sign's default; it is
 # "" if the sign has no default.
 SIGNS: dict[str, tuple[str, ...]] = {sign: tuple(codes) for sign, codes in _TABLES["signs"].items()}
+# Characters right after a number that multiply it, as in 1.2万円.
+MULTIPLES: dict[str, int] = _TABLES["multiples"]
+# Whether tax is included, after NFKC. It changes no number: a catalog keeps to one of them.
+TAX: tuple[str, ...] = tuple(_TABLES["tax"])
 
+_TAX = re.compile("[(【]?(?:{})[)】]?".format("|".join(map(re.escape, TAX))))
 _CODE = re.compile(r"[A-Z]{3}")
 _AMOUNT = re.compile(
     r"(?P<before>[^0-9]*?)"
-    r"(?P<number>(?<![^\W\d_])[.,]?[0-9](?:[0-9.,' ]*[0-9])?(?:[eE][+-]?[0-9]+)?)"  # "Rs.500" has no mark
+    r"(?P<number>(?:(?<![^\W\d_])[.,])?[0-9](?:[0-9.,' ]*[0-9])?(?:[eE][+-]?[0-9]+)?)"  # "Rs.500" has no mark
     r"(?P<after>[^0-9]*)"
 )
 _NO_CENTS = re.compile(r"(?<=[0-9])([.,]) ?(?:--?|[\u2013\u2014\u2212])")  # 12,-
@@ -65,7 +70,7 @@ def parse_amount(text: str, *, decimal: DecimalMark | None = None, currency: str
     Spaces and apostrophes separate groups of three digits. If both `.` and `,` occur, the last one is the decimal mark;
     a mark that occurs several times is a group separator. A single mark with one to three digits before and exactly
     three after it is ambiguous unless `decimal` is given or the currency has no minor unit; any other single mark is
-    the decimal mark.
+    the decimal mark. 1.2万 is 12000, and a note on tax (税込) is ignored.
 
     Raises:
         AmountError: no amount, several amounts, another currency, out of range (SMALLEST to LARGEST), or ambiguous.
@@ -75,8 +80,14 @@ def parse_amount(text: str, *, decimal: DecimalMark | None = None, currency: str
     match = _AMOUNT.fullmatch(_plain(text)) if len(text) <= LONGEST else None
     if match is None:
         raise AmountError(f"{_shown(text)} is not one amount of money")
-    named = _currency(text, match["before"], match["after"], currency)
-    value, mark = _number(text, match["number"], decimal, named in WHOLE_UNITS)
+    before, after = (_TAX.sub("", match[part]).strip() for part in ("before", "after"))
+    multiple = MULTIPLES.get(after[:1])
+    named = _currency(text, before, after[1:] if multiple else after, currency)
+    if multiple:  # written only where the decimal mark is a full stop
+        value, mark = _number(text, match["number"], ".", False)
+        value = round(value * multiple, 2)
+    else:
+        value, mark = _number(text, match["number"], decimal, named in WHOLE_UNITS)
     if not SMALLEST <= value <= LARGEST:
         raise AmountError(f"{_shown(text)} is not a price from {SMALLEST} to {LARGEST:,.0f}")
     return Amount(value, named, mark)
@@ -135,6 +146,9 @@ def _candidates(text: str, part: str) -> tuple[str, ...]:
     if sign in SIGNS:
         return SIGNS[sign]
     if sign.isascii() and code in CURRENCIES:
+        return (code,)
+    code, rest = re.sub("[^A-Z]", "", code), re.sub("[a-z]", "", sign)
+    if code in CURRENCIES and code in SIGNS.get(rest, ()):  # CNY ¥
         return (code,)
     raise AmountError(f"{_shown(text)} is not one amount of money")
 

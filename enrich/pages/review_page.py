@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
-from enrich.answers.amount import CURRENCIES, LARGEST, LONGEST, SIGNS, SMALLEST, WHOLE_UNITS
+from enrich.answers.amount import CURRENCIES, LARGEST, LONGEST, MULTIPLES, SIGNS, SMALLEST, TAX, WHOLE_UNITS
 from enrich.answers.parse import MAX_TITLE
 from enrich.output.decisions import FILE_FORMAT, FORMULA, INVISIBLE, SPECIAL_TOKEN
 from enrich.pages.report import template
@@ -90,6 +90,8 @@ def render_queue(
             "signs": SIGNS,
             "codes": sorted(CURRENCIES),
             "whole_units": sorted(WHOLE_UNITS),
+            "multiples": MULTIPLES,
+            "tax": TAX,
             "smallest": SMALLEST,
             "largest": LARGEST,
             "longest": LONGEST,

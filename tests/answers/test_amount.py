@@ -37,7 +37,8 @@ def test_amounts_are_read_as_the_table_says_or_refused(case: dict) -> None:
 
 @pytest.mark.parametrize(
     ("text", "currency"),
-    [("1.299,00 €", "EUR"), ("12.99 eur", "EUR"), ("$5", "USD"), ("C$5", "CAD"), ("¥500", "JPY"), ("元 500.50", "CNY"),
+    [("元128", "CNY"), ("¥128元", "CNY"), ("CNY ¥128", "CNY"), ("NT$500元", "TWD"), ("3万円（税込）", "JPY"),
+     ("1.299,00 €", "EUR"), ("12.99 eur", "EUR"), ("$5", "USD"), ("C$5", "CAD"), ("¥500", "JPY"), ("元 500.50", "CNY"),
      ("500円", "JPY"), ("R$ 5,50", "BRL"), ("12 zł", "PLN"), ("12", None)],
 )  # fmt: skip
 def test_the_currency_beside_an_amount_is_returned(text: str, currency: str | None) -> None:
