@@ -25,8 +25,12 @@ def _plain_line(text: str) -> str:
     return text
 
 
-# Text that spells no control token and is one line without outer spaces.
-PlainLine = Annotated[str, AfterValidator(_plain_line)]
+def _taught(text: str) -> str:
+    return unicodedata.normalize("NFC", _plain_line(text))
+
+
+# Text that spells no control token and is one line without outer spaces, in NFC as catalogs and answers are.
+PlainLine = Annotated[str, AfterValidator(_taught)]
 
 
 class Field(BaseModel):
@@ -41,8 +45,8 @@ class Field(BaseModel):
     name: str = Setting(pattern=r"^[a-z][a-z0-9_]{0,39}$")
     kind: Literal["text", "choice", "number"]
     label: PlainLine  # the word in the answer
-    column: PlainLine  # of the catalog
-    values: Annotated[tuple[str, ...], AfterValidator(lambda values: tuple(map(_plain_line, values)))] = ()
+    column: Annotated[str, AfterValidator(_plain_line)]  # of the catalog, as its table spells it
+    values: Annotated[tuple[str, ...], AfterValidator(lambda values: tuple(map(_taught, values)))] = ()
     required: bool = False
 
     @model_validator(mode="after")

@@ -30,13 +30,13 @@ class Answer:
 
 
 def parse_answer(text: str, prompt: Prompt) -> Answer:
-    """The answer in `text` (without the closing `<|end|>`) to `prompt`.
+    """The answer in `text` (without the closing `<|end|>`) to `prompt`, in NFC as catalogs are.
 
     Raises:
         AnswerMalformed: the text is not a line for each field, or a value is empty, too long, or contains control
             characters or a control token of the model.
     """
-    match = prompt.answer_form.fullmatch(text.strip())
+    match = prompt.answer_form.fullmatch(unicodedata.normalize("NFC", text.strip()))
     if match is None:
         labels = ", ".join(field.label for field in prompt.fields)
         raise AnswerMalformed(f"expected the lines {labels}, got {excerpt(text)!r}")

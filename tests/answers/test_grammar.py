@@ -54,7 +54,7 @@ def test_every_walk_ends_in_an_answer_with_a_known_category(
 
         written = walk(allowed, tokens.stop, choose)
         answer = parse_answer(tokenizer.decode(written, skip_special_tokens=True), prompt)
-        assert answer.category in categories
+        assert answer.category in prompt.categories
         assert answer.price is None or 0 < answer.price < 10**MAX_DIGITS
         assert answer.attributes["colour"] in ("red", "dark red", None)
         assert len(answer.attributes["fit"] or "") <= MAX_TITLE

@@ -1,12 +1,17 @@
 """Three lines or nothing: what the model writes is untrusted."""
 
+from typing import Literal, get_args
+from unicodedata import normalize
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enrich.answers.fields import Field
 from enrich.answers.parse import MAX_TITLE, Answer, AnswerMalformed, excerpt, holds_control_characters, parse_answer
 from enrich.answers.prompt import make_prompt
 
+Form = Literal["NFC", "NFD"]
 PROMPT = make_prompt(("HATS",), "EUR")
 
 
@@ -21,6 +26,7 @@ PROMPT = make_prompt(("HATS",), "EUR")
         ("Product: Product: x\nCategory: Full Price: 3\nFull Price: 0", Answer("Product: x", "Full Price: 3", 0)),
         ("Product: =cmd()|'/c calc'!A1\nCategory: A & B\nFull Price: 7", Answer("=cmd()|'/c calc'!A1", "A & B", 7)),
         ("Product: Überzug 帽子 🙂\nCategory: É\nFull Price: 007", Answer("Überzug 帽子 🙂", "É", 7)),
+        ("Product: Cafe\u0301 ハ\u3099ッグ ﾊﾞ\nCategory: E\u0301\nFull Price: 7", Answer("Café バッグ ﾊﾞ", "É", 7)),
         ("Product: a\nCategory: b\nFull Price: 999999999", Answer("a", "b", 999_999_999)),
         (f"Product: {'x' * MAX_TITLE}\nCategory: b\nFull Price: 1", Answer("x" * MAX_TITLE, "b", 1)),
     ],
@@ -123,3 +129,12 @@ def test_joiners_belong_to_words_of_other_scripts_and_hide_in_no_others() -> Non
     )
     for hidden in ("s\u200chirt", "\u200c\u0645", "\u0645\u200d", "\u0645\u200c\u200d\u0645", "\u0645\u200b\u0645"):
         assert holds_control_characters(hidden)
+
+
+@pytest.mark.parametrize("form", get_args(Form))
+def test_labels_and_answers_are_one_however_their_accents_are_composed(form: Form) -> None:
+    colour = Field(name="colour", kind="choice", label="Cate\u0301gorie", column="Cate\u0301", values=("Ble\u0301",))
+    prompt = make_prompt(("CAFE\u0301",), None, others=[colour])
+    assert (prompt.categories, prompt.fields[2].values, prompt.fields[2].column) == (("CAFÉ",), ("Blé",), "Cate\u0301")
+    text = normalize(form, "Product: x\nCategory: CAFÉ\nCatégorie: Blé\nFull Price: 1")
+    assert parse_answer(text, prompt) == Answer("x", "CAFÉ", 1, {"colour": "Blé"})

@@ -51,6 +51,14 @@ def test_category_falls_back_where_it_says_nothing(tmp_path: Path, codes: str, e
     assert read_catalog(_catalog(tmp_path, f"1,Bag,{codes},1,USD,images/a.jpg")).products[0].category == expected
 
 
+def test_a_label_is_one_however_its_marks_are_composed(tmp_path: Path) -> None:
+    spellings = ("バッグ", "ハ\u3099ッグ", "ﾊﾞｯｸﾞ", "CAFÉ", "CAFE\u0301", "バッグ")
+    rows = (f"{n},Ｔシャツ,{label},,,1,JPY,images/a.jpg" for n, label in enumerate(spellings))
+    catalog = read_catalog(_catalog(tmp_path, *rows))
+    assert set(catalog.categories) == {"バッグ", "CAFÉ"}
+    assert {product.title for product in catalog.products} == {"Ｔシャツ"}  # wide letters are kept, as the shop's own
+
+
 @pytest.mark.parametrize(
     ("title", "expected"),
     [
