@@ -70,7 +70,8 @@ def postprocess(
         return prediction
     spans = tokens.spans(completion.token_ids)
     prediction = _estimate(prediction, answer, completion, spans, tokens, calibration)
-    doubted = ungrounded_words(title_words(completion, spans), answer.category, tokens.nouns, review.titles)
+    words = title_words(completion, spans, tokens.lexicon)
+    doubted = ungrounded_words(words, answer.category, tokens.nouns, review.titles, tokens.lexicon)
     reasons = flag(prediction, calibration, review, forced=constrained, doubted=bool(doubted))
     return replace(prediction, reasons=reasons)
 

@@ -32,6 +32,7 @@ class Prompt(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal["2"] = "2"
+    language: Language = "en"  # of titles and labels: which lexicon judges them
     instruction: PlainLine
     fields: tuple[Field, ...]
     unknown: PlainLine = WORDINGS["en"].unknown
@@ -100,6 +101,7 @@ def make_prompt(
     """
     wording = WORDINGS[language]
     return Prompt(
+        language=language,
         instruction=wording.instruction([field.label for field in others], currency),
         fields=(
             Field(name="title", kind="text", label=wording.title, column="title", required=True),

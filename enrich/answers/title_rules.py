@@ -6,24 +6,14 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import pairwise
 
+from enrich.answers.lexicon import WITHOUT_BLANKS, Lexicon
 from enrich.settings.review import TitleRules
 
 MAX_REPEATS = 2  # of one word in a title; twice in a row is always too often
-# Words about what can be seen, for which a customer would return a product.
-COLOURS = frozenset(
-    {
-        "black", "white", "ivory", "cream", "grey", "gray", "silver", "gold", "navy", "blue", "sky", "teal",
-        "turquoise", "green", "olive", "khaki", "red", "burgundy", "pink", "purple", "violet", "lilac", "yellow",
-        "orange", "brown", "camel", "beige", "tan", "copper", "bronze", "multicolour",
-    }
-)  # fmt: skip
-MATERIALS = frozenset(
-    {
-        "cotton", "wool", "cashmere", "silk", "linen", "leather", "suede", "denim", "velvet", "satin", "nylon",
-        "polyester", "canvas", "knit", "lace", "fur", "shearling", "corduroy", "tweed", "mohair", "viscose",
-        "rubber", "gabardine", "jersey", "fleece", "down", "quilted",
-    }
-)  # fmt: skip
+_INSIDE = frozenset("_'-\u2019\u200c\u200d")  # in words, as letters, marks and digits; the last join Persian letters
+_UNSPACED = re.compile(f"[{WITHOUT_BLANKS}]")
+# Where words have no blanks around them, a model that repeats itself writes the same characters three times.
+_LOOP = re.compile(rf"([{WITHOUT_BLANKS}]{{2,40}}?)\1\1")
 
 
 def breaks_rules(title: str, rules: TitleRules) -> bool:
@@ -33,6 +23,7 @@ def breaks_rules(title: str, rules: TitleRules) -> bool:
         not words
         or max(Counter(words).values()) > MAX_REPEATS
         or any(a == b for a, b in pairwise(words))
+        or _LOOP.search(title) is not None
         or len(title) > rules.max_characters
         or _mentions(words, rules.forbidden_words)
         or (bool(rules.scripts) and not _scripts(title) <= set(rules.scripts))
@@ -40,12 +31,16 @@ def breaks_rules(title: str, rules: TitleRules) -> bool:
 
 
 def ungrounded_words(
-    probabilities: Sequence[tuple[str, float]], category: str, nouns: Collection[str], rules: TitleRules
+    probabilities: Sequence[tuple[str, float]],
+    category: str,
+    nouns: Collection[str],
+    rules: TitleRules,
+    lexicon: Lexicon,
 ) -> list[str]:
-    """Words of a title that the model itself does not support.
+    """Words of a title that the model itself does not support; none in a language without a lexicon.
 
-    Those are colours and materials whose tokens are less probable than `rules.min_word_probability`, and the nouns of
-    other categories if the noun of its own category is missing.
+    Those are colours and materials whose tokens are less probable than `rules.min_word_probability`, and, where the
+    lexicon has plurals, the nouns of other categories if the noun of its own category is missing.
 
     Args:
         probabilities: each word of the title with the probability of its tokens, 0..1.
@@ -55,38 +50,48 @@ def ungrounded_words(
     doubted = [
         word
         for word, probability in probabilities
-        if word.casefold() in COLOURS | MATERIALS and probability < rules.min_word_probability
+        if lexicon.visible.fullmatch(word) and probability < rules.min_word_probability
     ]
-    said = {singular(word.casefold()): word for word, _ in probabilities}
-    own = noun_of(category)
-    if own not in said:
+    said = {singular(word.casefold(), lexicon): word for word, _ in probabilities}
+    if lexicon.plurals and noun_of(category, lexicon) not in said:
         doubted += [word for name, word in said.items() if name in nouns]
     return doubted
 
 
-def noun_of(category: str) -> str:
+def noun_of(category: str, lexicon: Lexicon) -> str:
     """The noun in a label: the last word of its last part, in the singular. "Bags / TOTE BAGS": bag."""
     words = _words(category.rpartition("/")[2])
-    return singular(words[-1]) if words else ""
+    return singular(words[-1], lexicon) if words else ""
 
 
-def singular(word: str) -> str:
-    """The singular of an English plural; other words unchanged."""
-    for ending, instead in (("ies", "y"), ("sses", "ss"), ("shes", "sh"), ("ches", "ch"), ("xes", "x"), ("ves", "f")):
+def singular(word: str, lexicon: Lexicon) -> str:
+    """The singular of a plural in small letters; other words unchanged."""
+    for ending, instead in lexicon.plurals:
         if word.endswith(ending) and len(word) > len(ending) + 1:
             return word.removesuffix(ending) + instead
-    return word.removesuffix("s") if word.endswith("s") and not word.endswith("ss") else word
+    return word
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[\w'-]+", text.casefold())
+    """Runs of letters and digits with what is inside words, folded. Without blanks a whole phrase is one of them."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    if folded.isascii():  # twice as fast
+        runs = re.findall(r"[\w'-]+", folded)
+    else:
+        inside = (one if one in _INSIDE or unicodedata.category(one)[0] in "LMN" else " " for one in folded)
+        runs = "".join(inside).split()
+    return [run for run in runs if any(map(str.isalnum, run))]
 
 
 def _mentions(words: Sequence[str], phrases: Collection[str]) -> bool:
+    """Whether a phrase occurs, as whole words where there are blanks between words."""
     text = f" {' '.join(words)} "
-    return any(f" {' '.join(_words(phrase))} " in text for phrase in phrases if _words(phrase))
+    wanted = [" ".join(_words(phrase)) for phrase in phrases]
+    return any((one if _UNSPACED.search(one) else f" {one} ") in text for one in wanted if one)
 
 
 def _scripts(title: str) -> set[str]:
-    """The first words of the letters' Unicode names: LATIN, CYRILLIC, CJK."""
-    return {unicodedata.name(letter, "UNKNOWN").split()[0] for letter in title if letter.isalpha()}
+    """The first words of the letters' Unicode names: LATIN, CYRILLIC, CJK. Marks that several scripts share are left out."""
+    folded = unicodedata.normalize("NFKC", title)
+    letters = (one for one in folded if one.isalpha() and unicodedata.category(one) != "Lm")
+    return {unicodedata.name(letter, "UNKNOWN").split()[0] for letter in letters}

@@ -1,7 +1,6 @@
 """Features of one greedy answer's token log-probabilities: how sure the model was of title, category and price."""
 
 import math
-import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,13 +11,12 @@ from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
 
 from enrich.answers.completion import Completion
+from enrich.answers.lexicon import Lexicon, lexicon_of
 from enrich.answers.prompt import END, Prompt
 from enrich.answers.title_rules import noun_of
 from enrich.errors import UsageError
 
 Line = tuple[int, ...]
-_WORD = re.compile(r"\S+")
-_MARKS = ".,;:!?()"  # around a word, no part of it
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,8 @@ class AnswerTokens:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> None:
         self.prompt = prompt
         self.categories = frozenset(prompt.categories)
-        self.nouns = frozenset(map(noun_of, prompt.categories))  # singular
+        self.lexicon = lexicon_of(prompt.language)
+        self.nouns = frozenset(noun_of(label, self.lexicon) for label in prompt.categories)  # singular
         self._tokenizer = tokenizer.backend_tokenizer
 
         def encode(text: str) -> Line:
@@ -180,14 +179,12 @@ def alternatives(completion: Completion, spans: Spans, tokens: AnswerTokens) -> 
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def title_words(completion: Completion, spans: Spans) -> list[tuple[str, float]]:
-    """Each word of the title, without marks around it, with the probability of the tokens that write it, 0..1."""
-    start, end = spans.value("title")
-    words = [
-        (match[0].strip(_MARKS), _probability(completion, spans.tokens(match.start(), match.end())))
-        for match in _WORD.finditer(spans.text, start, end)
+def title_words(completion: Completion, spans: Spans, lexicon: Lexicon) -> list[tuple[str, float]]:
+    """The title's words as `lexicon` divides it, each with the probability of the tokens that write it, 0..1."""
+    return [
+        (match[0], _probability(completion, spans.tokens(match.start(), match.end())))
+        for match in lexicon.words.finditer(spans.text, *spans.value("title"))
     ]
-    return [(word, probability) for word, probability in words if word]
 
 
 def price_features(completion: Completion, spans: Spans, tokens: AnswerTokens) -> PriceFeatures:

@@ -1,11 +1,17 @@
 """Rules that titles break, and words that the model does not stand by."""
 
-from typing import Any
+import json
+from pathlib import Path
+from typing import Any, get_args
+from unicodedata import normalize
 
 import pytest
 
+from enrich.answers import lexicon
+from enrich.answers.lexicon import lexicon_of
 from enrich.answers.title_rules import breaks_rules, noun_of, singular, ungrounded_words
 from enrich.settings.review import TitleRules
+from enrich.vocabulary import Language
 
 
 @pytest.mark.parametrize(
@@ -28,18 +34,43 @@ from enrich.settings.review import TitleRules
         ("Red Coat with Red Belt", {}, False),
         ("ACME Coat", {"forbidden_words": ("Acme", "Other")}, True),
         ("Acme's Coat", {"forbidden_words": ("Acme",)}, False),
+        ("ＳＡＬＥ Coat", {}, True),
+        ("Women’s Coat, Men’s Belt, Kids’s Hat", {}, False),
+        ("-- - _ …", {}, True),
+        # Without blanks between words.
+        ("半袖シャツ 婦人用 綿百パーセント 1", {}, False),
+        ("紺色ウールコート", {}, False),
+        ("レディース・コート・ネイビー", {}, False),
+        ("シャツ シャツ 白", {}, True),
+        ("ドキドキプリントＴシャツ", {}, False),
+        ("コートコートコート", {}, True),
+        ("纯棉白色短袖衬衫", {}, False),
+        ("！？・。", {}, True),
+        ("送料無料ウールコート", {"forbidden_words": ("送料無料",)}, True),
+        ("ウールコート", {"forbidden_words": ("送料無料",)}, False),
+        ("ウールコート々", {"scripts": ("KATAKANA", "CJK")}, False),
+        ("Ｔシャツ", {"scripts": ("KATAKANA", "LATIN")}, False),
+        ("Tシャツ", {"scripts": ("KATAKANA",)}, True),
+        # Vowel and tone marks are parts of words.
+        ("เสื้อเชิ้ตผ้าฝ้ายสีขาว", {}, False),
+        ("कमीज़ नीली सूती की", {}, False),
+        ("کتاب\u200cها، مداد\u200cها و دفتر\u200cها", {}, False),
+        ("קמיץ כחול", {}, False),
     ],
 )
 def test_rules(title: str, changes: dict[str, Any], broken: bool) -> None:
     assert breaks_rules(title, TitleRules(**changes)) is broken
 
 
-NOUNS = frozenset(map(noun_of, ("COATS", "TOTE BAGS", "Bags / SHOULDER BAGS", "Dresses", "SCARVES", "ACCESSORIES")))
+FILES = sorted((Path(lexicon.__file__).parents[1] / "assets" / "lexicons").glob("*.json"))
+ENGLISH = lexicon_of("en")
+LABELS = ("COATS", "TOTE BAGS", "Bags / SHOULDER BAGS", "Dresses", "SCARVES", "ACCESSORIES")
+NOUNS = frozenset(noun_of(label, ENGLISH) for label in LABELS)
 
 
 def test_what_labels_call_their_products() -> None:
     assert {"coat", "bag", "dress", "scarf", "accessory"} == NOUNS
-    assert [singular(word) for word in ("watches", "boxes", "glass", "trousers", "shoes", "hat")] == [
+    assert [singular(word, ENGLISH) for word in ("watches", "boxes", "glass", "trousers", "shoes", "hat")] == [
         "watch", "box", "glass", "trouser", "shoe", "hat",
     ]  # fmt: skip
 
@@ -60,4 +91,36 @@ def test_what_labels_call_their_products() -> None:
 def test_words_that_the_model_does_not_support(
     words: list[tuple[str, float]], category: str, doubted: list[str]
 ) -> None:
-    assert ungrounded_words(words, category, NOUNS, TitleRules()) == doubted
+    assert ungrounded_words(words, category, NOUNS, TitleRules(), ENGLISH) == doubted
+
+
+@pytest.mark.parametrize(
+    ("language", "title", "visible"),
+    [
+        ("en", "Off Shoulder (Camel) Coat, WOOL blend", ["Camel", "WOOL"]),
+        ("en", "Tandem Redwood Coat", []),
+        ("de", "Dunkelblaue Baumwoll-Bluse, weißer Kragen", ["Dunkelblaue", "Baumwoll-Bluse", "weißer"]),
+        ("de", "Lederjacke in Schwarzweiß aus Wildleder", ["Lederjacke", "Schwarzweiß", "Wildleder"]),
+        ("de", "Mantel mit Rotation und goldfarbenen Knöpfen", ["goldfarbenen"]),
+        ("de", "BRAUNE STRICKJACKE SAMT GÜRTEL", ["BRAUNE", "STRICKJACKE"]),
+        ("ja", "ワインレッドのウールコート 本革ベルト", ["ワインレッド", "ウール", "本革"]),
+        ("ja", "赤ちゃん用ボタンダウンシャツ ローファー", []),
+        ("zh", "黑色羊毛大衣", []),  # has no lexicon
+        ("fr", "Manteau noir en laine", []),
+    ],
+)
+def test_colours_and_materials_of_a_language(language: Language, title: str, visible: list[str]) -> None:
+    own = lexicon_of(language)
+    words = [(match[0], 0.1) for match in own.words.finditer(title)]
+    assert ungrounded_words(words, "帽子", frozenset({"帽子", "mantel"}), TitleRules(), own) == visible
+    assert ungrounded_words([(word, 0.9) for word, _ in words], "帽子", frozenset(), TitleRules(), own) == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_word_of_a_lexicon_is_found_in_capitals_too(file: Path) -> None:
+    own = lexicon_of(next(language for language in get_args(Language) if language == file.stem))
+    words = [word for name in ("colours", "materials") for word in json.loads(file.read_text("utf-8"))[name]]
+    assert len(set(words)) == len(words) > 40
+    for word in words:
+        assert normalize("NFC", word) == word
+        assert all(own.visible.fullmatch(one) for one in (word, word.capitalize(), word.upper()))

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from enrich.answers.completion import Completion
 from enrich.answers.fields import Field
 from enrich.answers.grammar import answer_grammar
+from enrich.answers.lexicon import lexicon_of
 from enrich.answers.prompt import make_prompt
 from enrich.answers.token_evidence import (
     AnswerTokens,
@@ -213,11 +214,20 @@ def test_words_of_the_title_have_their_probabilities(writer: Writer, tokens: Ans
     title = writer.line(HATS, 0)
     completion = writer.write(HATS, probabilities={title[-2]: 0.25})
 
-    words = title_words(completion, tokens.spans(completion.token_ids))
+    words = title_words(completion, tokens.spans(completion.token_ids), tokens.lexicon)
 
     assert [word for word, _ in words] == ["Blue", "9", "shirt"]
     assert words[-1][1] == pytest.approx(0.25)
     assert [probability for _, probability in words[:-1]] == pytest.approx([1.0, 1.0])
+
+
+def test_words_of_a_title_without_blanks_are_those_that_can_be_seen(writer: Writer, tokens: AnswerTokens) -> None:
+    text = "Product: 婦人用ネイビーウールコート\nCategory: HATS\nFull Price: 12"
+    spans = tokens.spans(writer.ids(text))
+    navy = spans.tokens(text.index("ネイビー"), text.index("ウール"))
+    completion = writer.write(text, probabilities={navy.start: 0.2})
+
+    assert title_words(completion, spans, lexicon_of("ja")) == [("ネイビー", pytest.approx(0.2)), ("ウール", 1.0)]
 
 
 def test_a_taxonomy_of_thousands_is_looked_up(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -255,7 +265,7 @@ def test_words_are_found_by_their_characters_whatever_the_tokens(writer: Writer,
     assert (smile.stop - smile.start, bytes_of_ü.stop - bytes_of_ü.start) == (4, 2)  # in UTF-8
     completion = writer.write(text, probabilities={bytes_of_ü.start: 0.5, smile.stop - 1: 0.25})
 
-    found = dict(title_words(completion, spans))
+    found = dict(title_words(completion, spans, tokens.lexicon))
 
     assert list(found) == ["Überzug", "帽子", "🙂", "neu"]
     assert found == pytest.approx({"Überzug": 0.5, "帽子": 1.0, "🙂": 0.25, "neu": 1.0})
