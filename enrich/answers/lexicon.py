@@ -1,8 +1,8 @@
 """The words of a language for what can be seen: colours and materials, for which a customer would return a product.
 
-A language has a lexicon if it has a file in assets/lexicons. `form` there is a regular expression of such a word, with a
-place for the lists `colours` and `materials` and with inflections and compounds around them. `blanks`: whether words have
-blanks between them. `plurals` (English only): the endings of nouns. Without a file nothing is looked for.
+A language has a lexicon if it has a file in assets/lexicons. `form` there is a regular expression of such a word, with
+places for the lists `colours` and `materials`, and with inflections and compounds around them. `blanks`: whether words
+have blanks between them. `plurals` (English only): the endings of nouns. Without a file nothing is looked for.
 """
 
 import json

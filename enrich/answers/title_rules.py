@@ -91,7 +91,7 @@ def _mentions(words: Sequence[str], phrases: Collection[str]) -> bool:
 
 
 def _scripts(title: str) -> set[str]:
-    """The first words of the letters' Unicode names: LATIN, CYRILLIC, CJK. Marks that several scripts share are left out."""
+    """The first words of the letters' Unicode names: LATIN, CYRILLIC, CJK. Letters that scripts share do not count."""
     folded = unicodedata.normalize("NFKC", title)
     letters = (one for one in folded if one.isalpha() and unicodedata.category(one) != "Lm")
     return {unicodedata.name(letter, "UNKNOWN").split()[0] for letter in letters}

@@ -175,6 +175,7 @@ def _columns(scores: Scores) -> dict[str, str]:
         "macro F1": f"{scores['category_macro_f1']:.3f}",
         "title exact": f"{scores['title_exact']:.1%}",
         "title token F1": f"{scores['title_token_f1']:.3f}",
+        "title edit similarity": f"{scores['title_edit_similarity']:.3f}",
         MDAPE: f"{price['mdape']:.1%}" if price else "-",
         WITHIN: f"{price['within_20_percent']:.1%}" if price else "-",
     }

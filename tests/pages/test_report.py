@@ -259,11 +259,12 @@ def test_a_card_states_scores_beside_the_baselines() -> None:
     )
     table = [line for line in body.splitlines() if line.startswith("|")]
     assert table == [
-        "| | parsed | category accuracy | macro F1 | title exact | title token F1 | price MdAPE | price within 20 % |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| adapter | 100.0% | 100.0% | 1.000 | 100.0% | 1.000 | 5.0% | 100.0% |",
-        "| base without adapter | 0.0% | 0.0% | 0.000 | 0.0% | 0.000 | 100.0% | 0.0% |",
-        "| majority class | 100.0% | 50.0% | 0.333 | 50.0% | 0.500 | 200.0% | 0.0% |",
+        "| | parsed | category accuracy | macro F1 | title exact | title token F1 | title edit similarity | price MdAPE "
+        "| price within 20 % |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| adapter | 100.0% | 100.0% | 1.000 | 100.0% | 1.000 | 1.000 | 5.0% | 100.0% |",
+        "| base without adapter | 0.0% | 0.0% | 0.000 | 0.0% | 0.000 | 0.000 | 100.0% | 0.0% |",
+        "| majority class | 100.0% | 50.0% | 0.333 | 50.0% | 0.500 | 0.562 | 200.0% | 0.0% |",
     ]
     assert "Price intervals at 90 %: 91.0% of the true prices lie inside, mean width a factor of 2.50" in body
     assert "expected calibration error 0.042." in body
@@ -300,7 +301,7 @@ def test_a_card_of_a_catalog_without_prices_and_an_adapter_without_answers() -> 
 
     card = render_card(TRAIN, metrics, make_prompt(("HATS",), None))
 
-    assert "| adapter | 0.0% | 0.0% | 0.000 | 0.0% | 0.000 | - | - |" in card
+    assert "| adapter | 0.0% | 0.0% | 0.000 | 0.0% | 0.000 | 0.000 | - | - |" in card
     assert "prices in" not in card
     assert "Price intervals" not in card
     assert "calibration error" not in card

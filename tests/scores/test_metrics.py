@@ -5,7 +5,15 @@ import math
 import pytest
 
 from enrich.answers.parse import Answer
-from enrich.scores.metrics import PriceScores, Scores, baselines, expected_calibration_error, score, token_f1
+from enrich.scores.metrics import (
+    PriceScores,
+    Scores,
+    baselines,
+    edit_similarity,
+    expected_calibration_error,
+    score,
+    token_f1,
+)
 from enrich.vocabulary import Product
 
 
@@ -39,6 +47,8 @@ def test_scores_by_hand() -> None:
     assert found["title_exact"] == 0.25
     # 1, 2*1/4, nothing, 2*1/3
     assert found["title_token_f1"] == pytest.approx((1 + 0.5 + 0 + 2 / 3) / 4)
+    # 1, "felt cap" 3 of 8, nothing, "scarf" 5 of 10
+    assert found["title_edit_similarity"] == pytest.approx((1 + 6 / 8 + 0 + 1 / 2) / 4)
     price = found["price"]
     assert price is not None
     assert price["rows"] == 3  # the scarf's price is not known
@@ -97,10 +107,35 @@ def test_nothing_to_score_is_refused() -> None:
         ("Hat", "A very fine Hat", 0.4),
         ("Hat", "", 0.0),
         ("", "", 0.0),
+        # Without blanks characters count: 9 of 10 and 9 of 9.
+        ("婦人用ウールコート白", "婦人用ウールコート", 18 / 19),
+        ("婦人用 ウールコート", "婦人用ウールコート", 1.0),
+        ("Nike白スニーカー", "NIKE 黒スニーカー", 6 / 7),
+        ("เสื้อ", "เสื้", 8 / 9),
+        ("파란 셔츠", "파란 바지", 0.5),  # Korean has blanks
     ],
 )
 def test_token_f1(true: str, predicted: str, expected: float) -> None:
     assert token_f1(true, predicted) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("true", "predicted", "expected"),
+    [
+        ("kitten", "sitting", 1 - 3 / 7),
+        ("Felt Hat", "FELT  hat", 1.0),
+        ("Felt Hat", "Felt Hats", 1 - 1 / 9),
+        ("", "", 1.0),
+        ("Hat", "", 0.0),
+        ("", "Hat", 0.0),
+        ("abc", "xyz", 0.0),
+        ("婦人用ウールコート白", "婦人用ウールコート黒", 0.9),
+        ("ab", "ba", 0.0),  # a swap is two edits
+    ],
+)
+def test_edit_similarity(true: str, predicted: str, expected: float) -> None:
+    assert edit_similarity(true, predicted) == pytest.approx(expected)
+    assert edit_similarity(predicted, true) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from enrich.output.parquet import from_records
 from enrich.output.schema import SCORE_SCHEMA
 
 SCORES = {"parse_rate": 1.0, "category_accuracy": 0.9, "category_macro_f1": 0.9, "title_exact": 0.5,
-          "title_token_f1": 0.7, "price": None}  # fmt: skip
+          "title_token_f1": 0.7, "title_edit_similarity": 0.8, "price": None}  # fmt: skip
 METRICS = {"test": SCORES, "baselines": {"majority_class": SCORES}, "intervals": None}
 
 

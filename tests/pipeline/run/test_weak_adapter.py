@@ -50,7 +50,7 @@ def test_fine_tuning_that_learned_nothing_says_so_and_exits_with_3(
 
 
 SCORES = {"rows": 500, "parse_rate": 1.0, "category_accuracy": 0.0, "category_macro_f1": 0.0, "title_exact": 0.0,
-          "title_token_f1": 0.0, "title_chrf": 0.0, "price": None}  # fmt: skip
+          "title_token_f1": 0.0, "title_edit_similarity": 0.0, "title_chrf": 0.0, "price": None}  # fmt: skip
 BASELINES = {"majority_class": {**SCORES, "category_accuracy": 0.3, "price": None}}
 
 
