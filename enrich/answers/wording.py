@@ -40,19 +40,19 @@ WORDINGS: dict[Language, Wording] = {
         ("製品名", "カテゴリ", "定価"), "{price}（{currency}）", "、", "、",
     ),
     "de": Wording(
-        "Produkt", "Kategorie", "Voller Preis", "unbekannt", "Welches Produkt ist das? Nenne {things}.",
-        ("Titel", "Kategorie", "vollen Preis"), and_=" und ", capitals=True,
+        "Produkt", "Kategorie", "Originalpreis", "unbekannt", "Was für ein Produkt ist das? Nenne {things}.",
+        ("Titel", "Kategorie", "Originalpreis"), and_=" und ", capitals=True,
     ),
     "fr": Wording(
-        "Produit", "Catégorie", "Prix plein", "inconnu", "Quel est ce produit ? Donne {things}.",
-        ("son titre", "sa catégorie", "son prix plein"), "{price} en {currency}", and_=" et ",
+        "Produit", "Catégorie", "Prix d'origine", "inconnu", "Quel est ce produit ? Indique : {things}.",
+        ("titre", "catégorie", "prix d'origine"), "{price} en {currency}", and_=" et ",
     ),
     "es": Wording(
-        "Producto", "Categoría", "Precio completo", "desconocido", "¿Qué producto es este? Da {things}.",
-        ("su título", "su categoría", "su precio completo"), "{price} en {currency}", and_=" y ",
+        "Producto", "Categoría", "Precio original", "desconocido", "¿Qué producto es este? Indica: {things}.",
+        ("título", "categoría", "precio original"), "{price} en {currency}", and_=" y ",
     ),
     "zh": Wording(
-        "产品", "类别", "原价", "未知", "这是什么商品？请给出{things}。",
+        "商品", "类别", "原价", "未知", "这是什么商品？请给出{things}。",
         ("名称", "类别", "原价"), "{price}（{currency}）", "、", "和",
     ),
 }  # fmt: skip

@@ -178,6 +178,23 @@ def test_every_language_has_its_wording_and_answers_are_read_back(language: Lang
                 assert text.splitlines()[2] == f"Farbe: {value or prompt.unknown}"
 
 
+@pytest.mark.parametrize(
+    ("language", "label", "instruction"),
+    [
+        ("en", "Colour", "What product is this? Give its title, category, colour and full price in EUR."),
+        ("ja", "色", "この商品は何ですか。製品名、カテゴリ、色、定価（EUR）を答えてください。"),
+        ("de", "Farbe", "Was für ein Produkt ist das? Nenne Titel, Kategorie, Farbe und Originalpreis in EUR."),
+        ("fr", "Couleur", "Quel est ce produit ? Indique : titre, catégorie, couleur et prix d'origine en EUR."),
+        ("es", "Color", "¿Qué producto es este? Indica: título, categoría, color y precio original en EUR."),
+        ("zh", "颜色", "这是什么商品？请给出名称、类别、颜色和原价（EUR）。"),
+    ],
+)
+def test_the_question_reads_well_with_a_further_field(language: Language, label: str, instruction: str) -> None:
+    colour = Field(name="colour", kind="choice", label=label, column="colour", values=("x",))
+    prompt = make_prompt(("A",), "EUR", language=language, others=[colour])
+    assert (prompt.instruction, prompt.language) == (instruction, language)
+
+
 def test_japanese_is_worded_as_the_tutorial_words_its_example() -> None:
     prompt = make_prompt(("靴",), "JPY", language="ja")
 
