@@ -31,7 +31,7 @@ class Finding:
 
 def examine(output: str | None = None, s3: S3Settings = PLAIN_S3) -> list[Finding]:
     """Look at Python, packages, devices, memory, S3 credentials and, if given, at an output's conditional writes."""
-    found = [*_packages(), *_devices(), *_machine(), _credentials(output)]
+    found = [*_packages(), *_devices(), *_machine(), _fonts(), _credentials(output)]
     return found if output is None else [*found, *_output(output, s3)]
 
 
@@ -74,6 +74,22 @@ def _machine() -> Iterator[Finding]:
     free = shutil.disk_usage(".").free
     yield Finding("free disk", f"{free / GIB:.0f} GiB", free >= GIB, True, "free 1 GiB for adapters and outputs")
     yield Finding("cores", str(cores()), True, False, "")
+
+
+def _fonts() -> Finding:
+    """Which scripts pictures with titles on them (contact sheets) can show; pages leave that to the browser."""
+    from enrich.pages.fonts import SCRIPTS, joins_letters, undrawable
+
+    missing = undrawable()
+    here = f"no font for {', '.join(missing)}" if missing else f"{len(SCRIPTS)} scripts of {len(SCRIPTS)}"
+    fix = "apt-get install fonts-noto-cjk fonts-noto-core; without, pictures show these characters as codes"
+    if missing or joins_letters():
+        return Finding("fonts", here, not missing, False, fix)
+    here, fix = (
+        "no libraqm or libfribidi",
+        "apt-get install libfribidi0; without, pictures show Arabic letters unjoined",
+    )
+    return Finding("fonts", here, False, False, fix)
 
 
 def _credentials(output: str | None) -> Finding:

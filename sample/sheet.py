@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from enrich.pages import fonts
 from enrich.photos.decode import shrink
 from enrich.photos.decoders import Decoders
 from enrich.settings.photos import PhotoLimits
@@ -16,8 +17,9 @@ ACROSS = 4  # products in a row
 TOLERANCE = 0.2  # a price off by more is marked; the score table counts the same
 # Pixels: 1,200 across are sharp enough where a page shows them at two thirds of that.
 CELL, PHOTO, MARGIN, HEADER = 300, 270, 15, 40
-LINE, LETTERS = 20, 15
+LINE, LETTERS = 20, 13
 BLACK, RED, GREY = (25, 25, 25), (190, 20, 20), (125, 125, 125)
+_JOINERS = "\u200c\u200d"  # parts of words, as in Persian
 _HEIGHT = PHOTO + 2 * MARGIN + 6 * LINE
 _LEGEND = (("answer", BLACK), ("wrong, or a price more than 20 % off", RED), ("truth", GREY))
 
@@ -33,19 +35,19 @@ def draw_sheet(rows: Sequence[tuple[Sequence[Path], Mapping[str, Any]]], currenc
         currency: of the prices.
     """
     sheet = Image.new("RGB", (ACROSS * CELL, HEADER + -(-len(rows) // ACROSS) * _HEIGHT), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(LETTERS)
+    pen = ImageDraw.Draw(sheet)
     left = MARGIN
     for text, colour in _LEGEND:
         pen.rectangle((left, HEADER // 2 - 5, left + 10, HEADER // 2 + 5), colour)
-        pen.text((left + 18, HEADER // 2), text, colour, font, anchor="lm")
-        left += 18 + int(font.getlength(text)) + 2 * MARGIN
+        fonts.draw(pen, (left + 18, HEADER // 2 + 5), text, colour, LETTERS)
+        left += 18 + int(fonts.length(text, LETTERS)) + 2 * MARGIN
     with Decoders(partial(shrink, side=PHOTO), PhotoLimits(), 1, most_pixels=PHOTO * PHOTO) as decoders:
         shown = [[Image.fromarray(decoders.decode(path.read_bytes()).page) for path in paths] for paths, _ in rows]
     for number, (photos, (_, row)) in enumerate(zip(shown, rows, strict=True)):
         left, top = number % ACROSS * CELL + MARGIN, HEADER + number // ACROSS * _HEIGHT
         _paste(sheet, photos, left, top)
         for line, (text, colour) in enumerate(_lines(row, currency)):
-            pen.text((left, top + PHOTO + 8 + line * LINE), _fitting(text, font), colour, font)
+            fonts.draw(pen, (left, top + PHOTO + 8 + LETTERS + line * LINE), _fitting(text), colour, LETTERS)
     return sheet
 
 
@@ -83,11 +85,11 @@ def _money(amount: float | None, currency: str | None) -> str:
     return "" if amount is None else f"{amount:,.0f} {currency or ''}".rstrip()
 
 
-def _fitting(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> str:
+def _fitting(text: str) -> str:
     """One line of printable text, cut to the width of a photo."""
-    clean = "".join(letter if letter.isprintable() else " " for letter in text[:200])
-    if font.getlength(clean) <= PHOTO:
-        return clean
-    while clean and font.getlength(clean + "…") > PHOTO:
-        clean = clean[:-1]
-    return clean.rstrip() + "…"
+    line = "".join(letter if letter.isprintable() or letter in _JOINERS else " " for letter in text[:200])
+    if fonts.length(line, LETTERS) <= PHOTO:
+        return line
+    while line and fonts.length(line + "…", LETTERS) > PHOTO:
+        line = line[:-1]
+    return line.rstrip() + "…"

@@ -11,6 +11,7 @@ import torch
 
 from enrich import doctor
 from enrich.doctor import Finding, examine
+from enrich.pages import fonts
 from enrich.pipeline import versions
 from enrich.settings.models import PHI3_VISION
 from enrich.settings.storage import S3Settings
@@ -43,6 +44,24 @@ def test_where_the_tests_run_all_that_is_required_is_here() -> None:
         assert found[what].here not in ("", "-")
     assert found["phi3v-tiny"].here == "16 MB"
     assert "output" not in found
+
+
+@pytest.mark.parametrize(
+    ("missing", "joins", "here", "ok", "fix"),
+    [
+        ([], True, "10 scripts of 10", True, "fonts-noto-cjk"),
+        (["Thai", "Japanese"], True, "no font for Thai, Japanese", False, "apt-get install fonts-noto-cjk fonts-noto"),
+        ([], False, "no libraqm or libfribidi", False, "apt-get install libfribidi0"),
+    ],
+)
+def test_scripts_that_pictures_cannot_show_are_named(
+    monkeypatch: pytest.MonkeyPatch, missing: list[str], joins: bool, here: str, ok: bool, fix: str
+) -> None:
+    monkeypatch.setattr(fonts, "undrawable", lambda: missing)
+    monkeypatch.setattr(fonts, "joins_letters", lambda: joins)
+    found = findings()["fonts"]
+    assert (found.here, found.ok, found.required) == (here, ok, False)
+    assert fix in found.fix
 
 
 def test_a_missing_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import html
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from enrich.answers.prompt import Prompt
+from enrich.pages.han import han_language
 from enrich.pages.units import duration
 from enrich.photos.thumbnail import thumbnails
 from enrich.scores.metrics import Scores
@@ -20,6 +21,7 @@ from enrich.storage import Store, is_s3
 
 THUMBNAIL = 160  # pixels on the longer side; about 5 kB each as JPEG
 SHEET, SHEET_PHOTOS = 24, 4  # products on the contact sheet, and photos of each
+SAMPLE = 1000  # titles that show the language of all
 FAILED_SHOWN, FAILED_PICTURES = 200, 40  # failed products in the list, and how many of them with a thumbnail
 MDAPE, WITHIN = "price MdAPE", "price within 20 %"  # columns of the score table
 
@@ -73,6 +75,7 @@ def render_report(
         reasons=reasons.rows(),
         compared=_beside(record["stats"], record["previous"]),
         shown=_contact_sheet(rows, images, limits),
+        language=han_language(chain(rows["title"].head(SAMPLE), categories["category"])),
         scored=scored,
         parity=parity,
     )

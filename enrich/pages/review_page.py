@@ -12,6 +12,7 @@ from markupsafe import Markup
 from enrich.answers.amount import CURRENCIES, LARGEST, LONGEST, MULTIPLES, SIGNS, SMALLEST, TAX, WHOLE_UNITS
 from enrich.answers.parse import MAX_TITLE
 from enrich.output.decisions import FILE_FORMAT, FORMULA, INVISIBLE, SPECIAL_TOKEN
+from enrich.pages.han import han_language
 from enrich.pages.report import template
 from enrich.photos.thumbnail import thumbnails
 from enrich.settings.photos import PhotoLimits
@@ -97,8 +98,9 @@ def render_queue(
             "longest": LONGEST,
         },
     }
+    language = han_language([*categories, *(row["title"] for row in rows)])
     return template("review.html.jinja", escape=True).render(
-        data=_inert(data), count=len(rows), waiting=waiting, output=output
+        data=_inert(data), count=len(rows), waiting=waiting, output=output, language=language
     )
 
 

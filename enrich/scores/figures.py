@@ -3,8 +3,11 @@
 import base64
 import io
 import math
+import warnings
 from collections.abc import Callable
+from itertools import accumulate
 from typing import Any
+from unicodedata import east_asian_width
 
 import numpy as np
 import polars as pl
@@ -18,6 +21,7 @@ from enrich.scores.metrics import BINS, risk_coverage
 
 POINTS = 300  # in the price scatter: more make a grey cloud and a slow page
 LABELS = 30  # categories drawn, largest first
+COLUMNS = 20  # of a category's name; Han, kana and Hangul are two columns wide
 BLUE, RED, GREY = "#2458c5", "#c2410c", "#8a8a90"
 _STYLE: Any = {  # rcParams
     "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
@@ -96,7 +100,7 @@ def coverage_by_category(table: pl.DataFrame) -> str | None:
         axes.set(yticks=range(len(names)), yticklabels=names, xlim=(min(0.5, axes.get_xlim()[0]), 1.01),
                  xlabel="true prices inside the 90 % interval")  # fmt: skip
 
-    return _svg(draw, height=max(2.5, 0.26 * grouped.height + 0.9), left=0.33)
+    return _svg(draw, height=max(2.5, 0.26 * grouped.height + 0.9), left=0.36)
 
 
 def confusion(table: pl.DataFrame) -> str | None:
@@ -124,8 +128,9 @@ def confusion(table: pl.DataFrame) -> str | None:
         axes.set_xticklabels(short, rotation=90, fontsize=8)
         axes.set_yticklabels(short, fontsize=8)
 
-    side = max(3.5, 0.3 * len(names) + 1.5)
-    return _svg(draw, width=max(6.0, side), height=side, left=0.24, bottom=0.28)
+    side = max(4.2, 0.3 * len(names) + 1.5)
+    width = max(6.0, side)
+    return _svg(draw, width=width, height=side, left=1.4 / width, bottom=1.7 / side)
 
 
 def risk_curve(table: pl.DataFrame) -> str | None:
@@ -165,7 +170,9 @@ def draw_all(table: pl.DataFrame) -> list[tuple[str, str]]:
 
 
 def _short(name: str) -> str:
-    return excerpt(name, 24).replace("$", r"\$")
+    columns = accumulate(1 + (east_asian_width(letter) in "WF") for letter in name)
+    fitting = sum(1 for column in columns if column <= COLUMNS)
+    return (name if fitting == len(name) else excerpt(name, fitting)).replace("$", r"\$")
 
 
 def _svg(
@@ -185,5 +192,8 @@ def _svg(
         below = bottom or 0.55 / height
         draw(figure.add_axes((left, below, 0.97 - left, 0.97 - below)))
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        with warnings.catch_warnings():
+            # Text stays text in the SVG: a browser draws it, and finds a font for each character.
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -136,6 +136,14 @@ def test_a_page_says_how_the_run_ended(photos: Store, changes: dict[str, Any], w
     assert words in page.text
 
 
+def test_titles_have_the_language_of_their_letters_and_may_run_from_right_to_left(photos: Store) -> None:
+    page = render_report(record(), frame(ok_row("1.png", title="紺色ウールコート")), photos, PhotoLimits())
+    assert '<html lang="en">' in page  # the words around the titles
+    assert '<div class="sheet" lang="ja">' in page
+    assert '<b dir="auto">紺色ウールコート</b>' in page
+    assert "lang=" not in render_report(record(), frame(ok_row("1.png", title="قميص")), photos, PhotoLimits())[40:]
+
+
 def test_a_photo_is_shown_with_what_was_said_of_it(photos: Store) -> None:
     row = ok_row("1.png", title="Felt Hat", price=1000.0, needs_review=True, review_reasons=("low_confidence",))
 
