@@ -66,7 +66,7 @@ def print_scores(metrics: dict[str, Any]) -> None:
 
     rows = score_table(metrics)
     columns = [Column(name, min_width=max(map(len, name.split()))) for name in rows[0][1]]  # 80 characters in all
-    table = Table(Column("", no_wrap=True), *columns, box=None, pad_edge=False)
+    table = Table(Column("", no_wrap=True), *columns, box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for name, scores in rows:
         table.add_row(name, *scores.values())
     console.print(table)

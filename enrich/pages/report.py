@@ -2,7 +2,6 @@
 
 import html
 import re
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from enrich.answers.parse import excerpt
 from enrich.answers.prompt import Prompt
 from enrich.pages.han import han_language
 from enrich.pages.units import duration
@@ -150,8 +150,7 @@ def render_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits, most: i
         price = "" if row["price"] is None else f"{row['price']:,.0f} {row['currency'] or ''}"
         between = "" if row["price_low"] is None else f" ({row['price_low']:,.0f} to {row['price_high']:,.0f})"
         review = ", ".join(row["review_reasons"] or ())
-        title = textwrap.shorten(row["title"], 40, placeholder="...")
-        cells = (title, f"{row['category']}{sure}", price + between, review)
+        cells = (excerpt(row["title"], 40), f"{row['category']}{sure}", price + between, review)
         pictures = " ".join(f"![photo]({picture})" for picture in row["thumbnails"])
         lines.append(f"| {pictures} | {' | '.join(map(_markdown_text, cells))} |")
     return "\n".join(lines)
@@ -178,7 +177,7 @@ def _columns(scores: Scores) -> dict[str, str]:
         "macro F1": f"{scores['category_macro_f1']:.3f}",
         "title exact": f"{scores['title_exact']:.1%}",
         "title token F1": f"{scores['title_token_f1']:.3f}",
-        "title edit similarity": f"{scores['title_edit_similarity']:.3f}",
+        "title edit score": f"{scores['title_edit_similarity']:.3f}",
         MDAPE: f"{price['mdape']:.1%}" if price else "-",
         WITHIN: f"{price['within_20_percent']:.1%}" if price else "-",
     }

@@ -130,5 +130,6 @@ def _open_wandb(name: str, stack: ExitStack) -> None:
 
 def _plain(text: str) -> str:
     """A model's text as a cell: control characters replaced, at most _LONGEST characters."""
-    shown = "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
+    kept = "\n\u200c\u200d"  # the last two join letters, as in Persian
+    shown = "".join(char if char.isprintable() or char in kept else "\N{REPLACEMENT CHARACTER}" for char in text)
     return shown if len(shown) <= _LONGEST else shown[:_LONGEST] + "..."

@@ -267,7 +267,7 @@ def test_a_card_states_scores_beside_the_baselines() -> None:
     )
     table = [line for line in body.splitlines() if line.startswith("|")]
     assert table == [
-        "| | parsed | category accuracy | macro F1 | title exact | title token F1 | title edit similarity "
+        "| | parsed | category accuracy | macro F1 | title exact | title token F1 | title edit score "
         "| price MdAPE | price within 20 % |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         "| adapter | 100.0% | 100.0% | 1.000 | 100.0% | 1.000 | 1.000 | 5.0% | 100.0% |",

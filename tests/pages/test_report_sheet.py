@@ -35,3 +35,14 @@ def test_what_a_model_says_stays_text_and_the_photo_is_shown(tmp_path: Path) -> 
     assert r"Coats\|Hats (87%)" in said.replace("\\%", "%").replace(r"\(", "(").replace(r"\)", ")")
     assert "1,200 EUR" in said.replace("\\,", ",")
     assert len(sheet) < 12_000
+
+
+def test_long_titles_are_cut_also_without_blanks(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "a.jpg")
+    title = "紺色ウールコート" * 10
+    row = {
+        "status": "ok", "product_id": "a", "photos": [{"key": "a.jpg", "sha256": "00"}], "title": title,
+        "category": "コート", "category_confidence": None, "price": None, "price_low": None, "review_reasons": None,
+    }  # fmt: skip
+    sheet = render_sheet(pl.DataFrame([row]), open_store(str(tmp_path)), PhotoLimits(), most=12)
+    assert f"| {title[:39]}… | コート |" in sheet

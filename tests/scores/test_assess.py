@@ -1,5 +1,6 @@
 """Numbers with error bars, checked against values computed by hand, DuckDB, and known distributions."""
 
+import base64
 import math
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,22 @@ def test_every_figure_is_drawn_the_same_every_time() -> None:
     assert [caption for caption, _ in drawn] == [caption for caption, _ in FIGURES.values()]
     assert draw_all(table) == drawn
     assert all(picture.startswith("data:image/svg+xml;base64,") for _, picture in drawn)
+
+
+@pytest.mark.filterwarnings("error")  # matplotlib's own font lacks these letters, a browser finds them
+def test_figures_name_categories_in_any_script_and_cut_them_by_their_width() -> None:
+    names = {"Hats": "婦人用ウールコート・フード付き", "Bags": "Belted coats and jackets"}
+    table = scored(200).with_columns(pl.col("category", "answered_category").replace(names))
+
+    pictures = dict(draw_all(table))
+    coverage, confusion = (
+        base64.b64decode(pictures[FIGURES[name][0]].partition(",")[2]).decode() for name in ("coverage", "confusion")
+    )
+
+    assert "婦人用ウールコート… (" in coverage
+    assert "Belted coats and ja… (" in coverage
+    for name in ("婦人用ウールコート…", "Belted coats and ja…"):
+        assert confusion.count(f">{name}<") == 2
 
 
 def test_risk_and_coverage_by_hand() -> None:

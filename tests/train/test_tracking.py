@@ -171,6 +171,7 @@ def test_wandb_without_an_account_is_a_usage_error(
 
 def test_what_the_model_writes_steers_no_terminal() -> None:
     assert _plain(HOSTILE) == HOSTILE.replace("\x1b", "\N{REPLACEMENT CHARACTER}")
+    assert _plain("کتاب\u200cها 半袖\u202e") == "کتاب\u200cها 半袖\N{REPLACEMENT CHARACTER}"
     assert _plain("x" * 2000) == "x" * 1000 + "..."
 
 
