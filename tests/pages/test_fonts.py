@@ -59,9 +59,9 @@ def test_files_that_are_no_fonts_have_no_characters(tmp_path: Path, install: Cal
 
 
 def drawn(text: str) -> np.ndarray:
-    picture = Image.new("L", (300, 40), 255)
-    fonts.draw(ImageDraw.Draw(picture), (5, 25), text, 0, 13)
-    return 255 - np.asarray(picture).astype(int)
+    picture = Image.new("RGB", (300, 40), "white")
+    fonts.draw(ImageDraw.Draw(picture), (5, 25), text, (0, 0, 0), 13)
+    return 255 - np.asarray(picture.convert("L")).astype(int)
 
 
 def test_runs_of_several_fonts_stand_side_by_side(install: Callable[..., None]) -> None:
