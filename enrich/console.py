@@ -87,8 +87,9 @@ def print_estimates(metrics: dict[str, Any]) -> None:
         ideal = (metrics["ideal"] or {}).get(name)
         between = f"{one['low']:.3f} and {one['high']:.3f}"
         table.add_row(name.replace("_", " "), f"{one['value']:.3f}", between, "" if ideal is None else f"{ideal:.3f}")
-    for level, accuracy in metrics.get("category_accuracy_by_level", {}).items():
-        table.add_row(f"category accuracy by {level}", f"{accuracy:.3f}", "", "")
+    for level, found in metrics.get("category_by_level", {}).items():
+        for name, value in found.items():
+            table.add_row(f"category {name} to level {level}", f"{value:.3f}", "", "")
     console.print(table)
     for verdict in metrics["verdicts"]:
         if verdict["ok"]:

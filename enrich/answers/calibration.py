@@ -67,6 +67,7 @@ class Calibration(_Fitted):
     version: Literal[2] = 2  # 1 also named one of three price estimates, and could hold isotonic steps
     price: PriceCalibration | None  # None where the catalog has no prices
     category: CategoryCalibration
+    levels: tuple[CategoryCalibration, ...] = ()  # where categories are paths: of the levels above the last, by depth
     folded: Self | None = None  # for products answered in several prompts; None if no such products were known
 
     @classmethod

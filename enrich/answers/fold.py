@@ -15,7 +15,8 @@ import numpy as np
 
 from enrich.answers.calibration import Calibration, category_confidence, logit, sigmoid
 from enrich.answers.parse import Answer
-from enrich.answers.postprocess import ALTERNATIVES, Prediction, flag, least_confidence, priced
+from enrich.answers.path import branches_of
+from enrich.answers.postprocess import ALTERNATIVES, Prediction, flag, least_confidence, priced, with_path
 from enrich.answers.token_evidence import PriceFeatures
 from enrich.settings.review import ReviewSettings
 from enrich.vocabulary import Alternative, ReviewReason
@@ -55,6 +56,9 @@ def fold(
         output_tokens=sum(one.output_tokens or 0 for one in predictions),
     )
     folded = priced(folded, (again or calibration).price)
+    if surest.path is not None:
+        above = [_branch(good, branch) for branch in branches_of(category)]
+        folded = with_path(folded, above, again.levels if again else (), least_confidence(calibration, review))
     forced, doubted = (reason in surest.reasons for reason in _OF_THE_ANSWER)
     reasons = flag(folded, calibration, review, forced=forced, doubted=doubted)
     if _disagree(good, calibration, review):
@@ -83,6 +87,17 @@ def _added(good: Sequence[tuple[Prediction, Answer]], labels: int) -> dict[str, 
     return {
         label: sum(logit(found.get(label, left)) for found, left in zip(named, rest, strict=True)) for label in everyone
     }
+
+
+def _branch(good: Sequence[tuple[Prediction, Answer]], branch: str) -> float:
+    """Probability, 0..1, of all labels beneath `branch`: log odds are added as those of labels are."""
+    odds = 0.0
+    for one, answer in good:
+        levels = (*branches_of(answer.category), answer.category)
+        own = dict(zip(levels, one.level_confidences or (), strict=False)).get(branch)
+        others = (other for other in one.alternatives if branch in (other.category, *branches_of(other.category)))
+        odds += logit(sum(other.confidence for other in others) if own is None else own)
+    return sigmoid(odds)
 
 
 def _others(odds: dict[str, float], category: str, confidence: float) -> tuple[Alternative, ...]:

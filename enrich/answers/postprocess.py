@@ -1,11 +1,13 @@
 """From a completion to a prediction: parsed, calibrated, and flagged for review if a person should look."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from enrich.answers.calibration import (
     Calibration,
+    CategoryCalibration,
     PriceCalibration,
     category_confidence,
     is_out_of_range,
@@ -14,6 +16,7 @@ from enrich.answers.calibration import (
 )
 from enrich.answers.completion import Completion
 from enrich.answers.parse import Answer, AnswerMalformed, excerpt, parse_answer
+from enrich.answers.path import level_confidences, level_probabilities, sure_levels
 from enrich.answers.title_rules import breaks_rules, ungrounded_words
 from enrich.answers.token_evidence import (
     AnswerTokens,
@@ -40,6 +43,10 @@ class Prediction:
     probability: float = 0.0  # of title and label, before calibration
     confidence: float | None = None
     alternatives: tuple[Alternative, ...] = ()
+    # Where categories are paths: of the levels above the last, before calibration; of all; and those to rely on.
+    level_probabilities: tuple[float, ...] = ()
+    level_confidences: tuple[float, ...] | None = None
+    path: tuple[str, ...] | None = None
     price_features: PriceFeatures = field(default_factory=PriceFeatures)  # before calibration
     price_low: float | None = None
     price_high: float | None = None
@@ -70,6 +77,9 @@ def postprocess(
         return prediction
     spans = tokens.spans(completion.token_ids)
     prediction = _estimate(prediction, answer, completion, spans, tokens, calibration)
+    if tokens.prompt.category_path:
+        found = level_probabilities(completion, spans)
+        prediction = with_path(prediction, found, calibration.levels, least_confidence(calibration, review))
     words = title_words(completion, spans, tokens.lexicon)
     doubted = ungrounded_words(words, answer.category, tokens.nouns, review.titles, tokens.lexicon)
     reasons = flag(prediction, calibration, review, forced=constrained, doubted=bool(doubted))
@@ -132,6 +142,20 @@ def priced(prediction: Prediction, prices: PriceCalibration | None) -> Predictio
     low, high = price_interval(prices, features.expectation, features.spread, category=answer.category)
     expected = replace(answer, price=max(1, round(features.expectation)))
     return replace(prediction, answer=expected, price_low=low, price_high=high)
+
+
+def with_path(
+    prediction: Prediction, probabilities: Sequence[float], levels: Sequence[CategoryCalibration], least: float
+) -> Prediction:
+    """`prediction` with the calibrated levels of its category, and its path down to the last that reaches `least`."""
+    label = prediction.answer.category if prediction.answer else ""
+    confidences = level_confidences(levels, label, probabilities, prediction.confidence or 0.0)
+    return replace(
+        prediction,
+        level_probabilities=tuple(probabilities),
+        level_confidences=confidences,
+        path=sure_levels(label, confidences, least),
+    )
 
 
 def least_confidence(calibration: Calibration, review: ReviewSettings) -> float:

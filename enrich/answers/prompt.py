@@ -38,6 +38,8 @@ class Prompt(BaseModel):
     unknown: PlainLine = WORDINGS["en"].unknown
     currency: str | None = None
     max_new_tokens: int = Setting(default=SHORTEST_BUDGET, ge=8)
+    category_path: bool = False  # a category is a path such as WOMAN > SHOES > PUMPS, else a leaf whatever it holds
+    category_ids: Mapping[str, str] = {}  # category -> its id in a standard's table, where one was named
 
     @field_validator("currency")
     @classmethod
@@ -92,12 +94,15 @@ def make_prompt(
     language: Language = "en",
     others: Sequence[Field] = (),
     max_new_tokens: int = SHORTEST_BUDGET,
+    category_path: bool = False,
+    category_ids: Mapping[str, str] = {},
 ) -> Prompt:
     """The prompt for a catalog with these categories; prices are in units of `currency`.
 
     Args:
         others: further fields, between category and price.
-        max_new_tokens: see `Prompt`.
+        max_new_tokens, category_path: see `Prompt`.
+        category_ids: those of other categories are left out.
     """
     wording = WORDINGS[language]
     return Prompt(
@@ -115,6 +120,8 @@ def make_prompt(
         unknown=wording.unknown,
         currency=currency,
         max_new_tokens=max_new_tokens,
+        category_path=category_path,
+        category_ids={name: category_ids[name] for name in sorted(categories) if name in category_ids},
     )  # fmt: skip
 
 

@@ -147,7 +147,7 @@ class Spans:
 
 def label_probability(completion: Completion, spans: Spans) -> float:
     """Probability, 0..1, of the category line and its newline, given the title."""
-    return _probability(completion, spans.line("category"))
+    return probability_of(completion, spans.line("category"))
 
 
 def answer_probability(completion: Completion, spans: Spans) -> float:
@@ -157,7 +157,7 @@ def answer_probability(completion: Completion, spans: Spans) -> float:
     sample catalog this separates right labels from wrong ones with an area under the ROC curve of 0.88, the label's
     line alone with 0.62 (benchmarks/decisions/README.md).
     """
-    return _probability(completion, slice(0, spans.line("category").stop))
+    return probability_of(completion, slice(0, spans.line("category").stop))
 
 
 def alternatives(completion: Completion, spans: Spans, tokens: AnswerTokens) -> dict[str, float]:
@@ -182,7 +182,7 @@ def alternatives(completion: Completion, spans: Spans, tokens: AnswerTokens) -> 
 def title_words(completion: Completion, spans: Spans, lexicon: Lexicon) -> list[tuple[str, float]]:
     """The title's words as `lexicon` divides it, each with the probability of the tokens that write it, 0..1."""
     return [
-        (match[0], _probability(completion, spans.tokens(match.start(), match.end())))
+        (match[0], probability_of(completion, spans.tokens(match.start(), match.end())))
         for match in lexicon.words.finditer(spans.text, *spans.value("title"))
     ]
 
@@ -232,5 +232,6 @@ def _nearest(beginning: int, place: int, length: int, written: int) -> float:
     return min(prices, key=lambda price: abs(math.log(price / written)))
 
 
-def _probability(completion: Completion, positions: slice) -> float:
+def probability_of(completion: Completion, positions: slice) -> float:
+    """Probability, 0..1, of the tokens at `positions`, given those before."""
     return float(np.exp(completion.logprobs[positions].sum(dtype=np.float64)))

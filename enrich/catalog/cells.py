@@ -27,7 +27,14 @@ def value(name: str) -> pl.Expr:
     return pl.when(text.str.to_lowercase().is_in(PLACEHOLDERS)).then(pl.lit("")).otherwise(text)
 
 
-def first_value(names: list[str]) -> pl.Expr:
-    """The first of several columns' values that is not empty, else ""."""
-    values = [value(name) for name in names]
-    return pl.coalesce(*(pl.when(one == "").then(None).otherwise(one) for one in values), pl.lit(""))
+def levels(names: list[str], *, paths: bool) -> pl.Expr:
+    """The values of several columns from the last to the first, as a list without those that say nothing.
+
+    A value that the next one repeats, but for case, is left out. With `paths`, a value may be several: `A > B`.
+    """
+    cells = pl.concat_list(value(name) for name in reversed(names))
+    if paths:
+        cells = cells.list.join(">").str.split(">").list.eval(pl.element().str.strip_chars())
+    lower = pl.element().str.to_lowercase()
+    filled = cells.list.eval(pl.element().filter(~lower.is_in(PLACEHOLDERS)))
+    return filled.list.eval(pl.element().filter(lower.ne_missing(lower.shift(-1))))

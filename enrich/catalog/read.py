@@ -3,24 +3,26 @@
 import hashlib
 import json
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
 import polars as pl
 
 from enrich.answers.parse import MAX_TITLE
-from enrich.catalog.cells import clean, first_value, value
+from enrich.answers.path import SEPARATOR, joined, levels_of
+from enrich.catalog.cells import clean, levels, value
 from enrich.catalog.dropped import Dropped, describe
 from enrich.catalog.further import add_further_photos
 from enrich.catalog.prices import Cell, read_prices
 from enrich.catalog.select import BETWEEN_PHOTOS, select
+from enrich.catalog.spelling import one_spelling
 from enrich.catalog.table import FORMATS, read_table
 from enrich.errors import UsageError
 from enrich.settings.catalog import Columns
-from enrich.vocabulary import Product, same_design
+from enrich.vocabulary import Product
 
 UNPRICED = "price cannot be used, taught without it"
 
@@ -39,6 +41,8 @@ class Catalog:
     rows: int  # of the table, without those that only add photos to a product
     notes: tuple[str, ...]  # what else a person should know, a line each
     row_of: Mapping[str, int]  # product code -> row
+    paths: Mapping[str, tuple[str, ...]]  # category -> its levels, the broadest first, as most of its rows have them
+    category_ids: Mapping[str, str] = field(default_factory=dict)  # category -> its id in a standard's table, if named
 
     @property
     def photos(self) -> int:
@@ -58,7 +62,9 @@ class Catalog:
         )
 
 
-def read_catalog(path: str | Path, columns: Columns | None = None, group_by: str = "photo") -> Catalog:
+def read_catalog(
+    path: str | Path, columns: Columns | None = None, group_by: str = "photo", *, category_path: bool = False
+) -> Catalog:
     """The catalog in a local directory (its catalog.csv or catalog.parquet), or the one in a table file.
 
     Photo paths are relative to the table's directory and must stay inside it. A product may have several: a list in a
@@ -67,6 +73,7 @@ def read_catalog(path: str | Path, columns: Columns | None = None, group_by: str
 
     Args:
         group_by: see `add_further_photos`.
+        category_path: a category is all of its levels, `WOMAN > SHOES > PUMPS`, not only the last.
 
     Raises:
         UsageError: no table, an unreadable one, a missing column, several currencies, prices that could be either of
@@ -75,7 +82,8 @@ def read_catalog(path: str | Path, columns: Columns | None = None, group_by: str
     columns = columns or Columns()
     table_path = _find_table(Path(path))
     table = read_table(table_path, lists={columns.image_path: BETWEEN_PHOTOS})
-    rows = _map_columns(table, table_path, columns)
+    mapped = _map_columns(table, table_path, columns, category_path)
+    rows = mapped.drop("levels").to_dicts()
     selected = select(rows, table_path.parent.absolute())
     where = f"catalog {table_path}"
     if not selected.kept:
@@ -83,10 +91,12 @@ def read_catalog(path: str | Path, columns: Columns | None = None, group_by: str
     kept = add_further_photos(selected.kept, table_path.parent.absolute(), group_by, where)
     cells = [Cell(number, rows[number - 1]["price"], rows[number - 1]["currency"]) for number in kept]
     prices, currency = read_prices(cells, columns.decimal, where)
-    labels, joined = _one_spelling([product.category for product in kept.values()])
+    spelled, respelled = one_spelling(
+        [levels_of(product.category) if category_path else (product.category,) for product in kept.values()]
+    )
     products = [
-        replace(product, category=labels[product.category], price=price.value)
-        for product, price in zip(kept.values(), prices, strict=True)
+        replace(product, category=joined(path), price=price.value)
+        for product, price, path in zip(kept.values(), prices, spelled, strict=True)
     ]
     row_of = {product.product_code: number for number, product in kept.items()}
     return Catalog(
@@ -102,8 +112,9 @@ def read_catalog(path: str | Path, columns: Columns | None = None, group_by: str
         ),
         lost=tuple(selected.lost),
         rows=len(rows) - selected.further,
-        notes=(*joined, *_long_titles(rows, kept), *_small_prices(products, row_of)),
+        notes=(*respelled, *_long_titles(rows, kept), *_small_prices(products, row_of)),
         row_of=row_of,
+        paths=_paths(products, mapped["levels"], row_of, category_path),
     )
 
 
@@ -120,8 +131,9 @@ def _find_table(path: Path) -> Path:
     return found[0]
 
 
-def _map_columns(table: pl.DataFrame, path: Path, columns: Columns) -> list[dict[str, str]]:
-    """Rows with the keys product_code, title, category, price, currency and image_path; "" where there is nothing."""
+def _map_columns(table: pl.DataFrame, path: Path, columns: Columns, category_path: bool) -> pl.DataFrame:
+    """Columns product_code, title, category, price, currency and image_path, "" where there is nothing; and the levels
+    of the category, a list."""
     categories = [name for name in columns.category if name in table.columns]
     wanted = {
         "product_code": columns.product_code,
@@ -143,33 +155,26 @@ def _map_columns(table: pl.DataFrame, path: Path, columns: Columns) -> list[dict
     for name in columns.category if columns.category != Columns().category else ():
         if name not in table.columns:
             raise UsageError(f"catalog {path}: no column {name!r} (category); take it out of columns.category")
+    found = levels(categories, paths=category_path)
     return table.select(
-        clean(columns.product_code).alias("product_code"),
-        value(columns.title).alias("title"),
-        first_value(categories).alias("category"),
-        (value(wanted["price"]) if "price" in wanted else pl.lit("")).alias("price"),
-        (value(wanted["currency"]) if "currency" in wanted else pl.lit("")).alias("currency"),
-        pl.col(columns.image_path).str.strip_chars().alias("image_path"),
-    ).to_dicts()
+        product_code=clean(columns.product_code),
+        title=value(columns.title),
+        category=found.list.join(SEPARATOR) if category_path else found.list.last().fill_null(""),
+        levels=found,
+        price=value(wanted["price"]) if "price" in wanted else pl.lit(""),
+        currency=value(wanted["currency"]) if "currency" in wanted else pl.lit(""),
+        image_path=pl.col(columns.image_path).str.strip_chars(),
+    )
 
 
-def _one_spelling(categories: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """For each category the spelling that stands for it, and a line that names those that were joined."""
-    groups: dict[str, Counter[str]] = defaultdict(Counter)
-    for category in categories:
-        groups[same_design(category)][category] += 1
-    labels: dict[str, str] = {}
-    joined: list[str] = []
-    for spellings in groups.values():
-        # Of equally frequent ones, neither SHIRTS nor shirts but Shirts.
-        chosen = max(spellings, key=lambda one: (spellings[one], not (one.isupper() or one.islower()), one))
-        labels |= dict.fromkeys(spellings, chosen)
-        others = sorted(set(spellings) - {chosen})
-        joined += [f"{', '.join(others)} as {chosen}"] if others else []
-    if not joined:
-        return labels, []
-    more = f" and {len(joined) - 5} more" if len(joined) > 5 else ""
-    return labels, [f"categories that differ in case only are one: {'; '.join(joined[:5])}{more}"]
+def _paths(
+    products: Sequence[Product], found: pl.Series, row_of: Mapping[str, int], category_path: bool
+) -> dict[str, tuple[str, ...]]:
+    """The levels of each category. One that is a leaf may be beneath several; most of its rows decide."""
+    if category_path:
+        return {label: levels_of(label) for label in {product.category for product in products}}
+    above = Counter((one.category, tuple(found[row_of[one.product_code] - 1])[:-1]) for one in products)
+    return {label: (*path, label) for (label, path), _ in reversed(above.most_common())}
 
 
 def _long_titles(rows: list[dict[str, str]], kept: Mapping[int, Product]) -> list[str]:

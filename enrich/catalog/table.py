@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from contextlib import suppress
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import polars as pl
 import pyarrow as pa
@@ -11,13 +11,16 @@ import pyarrow.parquet as pq
 
 from enrich.errors import UsageError, first_line
 
-FORMATS = (".csv", ".parquet")
+FORMATS = (".csv", ".parquet")  # of catalogs
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
-def read_table(path: Path, data: bytes | None = None, where: str = "", lists: Mapping[str, str] = {}) -> pl.DataFrame:
-    """All rows and columns as strings, "" for null. Codes keep their leading zeros, whole floats lose their ".0".
+def read_table(
+    path: PurePath, data: bytes | None = None, where: str = "", lists: Mapping[str, str] = {}
+) -> pl.DataFrame:
+    """All rows and columns of a CSV, TSV or Parquet file as strings, "" for null.
 
-    Numbers with three decimals get a fourth, so that the point is seen to be the decimal mark. Columns that have no
+    Codes keep their leading zeros, whole floats lose their ".0". Numbers with three decimals get a fourth, so that the point is seen to be the decimal mark. Columns that have no
     text form (nested or binary ones, such as photos inside the table) are left out.
 
     Args:
@@ -25,15 +28,15 @@ def read_table(path: Path, data: bytes | None = None, where: str = "", lists: Ma
         lists: columns that may hold lists of texts, and what to join these with.
 
     Raises:
-        UsageError: no such file, neither CSV nor Parquet, or not readable as what its name says.
+        UsageError: no such file, none of the three, or not readable as what its name says.
     """
-    suffix, source = path.suffix.lower(), path if data is None else BytesIO(data)
-    if suffix not in FORMATS:
+    suffix, source = path.suffix.lower(), Path(path) if data is None else BytesIO(data)
+    if suffix != ".parquet" and suffix not in _SEPARATORS:
         raise UsageError(f"table {path}: neither .csv nor .parquet; convert it to one of these")
     try:
         if suffix == ".parquet":
             return _read_parquet(source, lists)
-        return pl.read_csv(source, infer_schema=False, glob=False).fill_null("")
+        return pl.read_csv(source, separator=_SEPARATORS[suffix], infer_schema=False, glob=False).fill_null("")
     except (OSError, UnicodeDecodeError, pa.ArrowException, pl.exceptions.PolarsError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)[:200]
         raise UsageError(f"table {where or path} cannot be read: {reason}; correct or replace the file") from error

@@ -76,6 +76,8 @@ class Decision(BaseModel):
     confirmed: tuple[Answered, ...] | None = None
     title: Typed | None = None
     category: Label | None = None
+    category_path: tuple[str, ...] | None = None  # this and the next follow from the category and its row
+    category_id: str | None = None
     price: float | None = Field(default=None, ge=SMALLEST, le=LARGEST, allow_inf_nan=False)
     currency: str | None = Field(default=None, pattern=r"^[A-Z]{3}$")
     suggested_title: str | None = Field(default=None, max_length=10_000)

@@ -20,7 +20,8 @@ from enrich.storage import Store
 
 REVIEWS = "reviews"
 _WHO = ("reviewed_by", "reviewed_at")
-_SAID = ("sequence", "decision", "title", "category", "price", "currency", "confirmed", *_WHO)
+_OUTCOME = ("title", "category", "category_path", "category_id")
+_SAID = ("sequence", "decision", *_OUTCOME, "price", "currency", "confirmed", *_WHO)
 
 
 def review_key(digest: str) -> str:
@@ -63,7 +64,7 @@ def write_reviews(output: Store, digest: str, rows: pl.DataFrame) -> bool:
 
 def standing(reviews: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:
     """The combined decisions about those of `products` (columns product_id and photos) that have any: columns row (its
-    number), decision, title, category, price, currency, priced, reviewed_by, reviewed_at.
+    number), decision, title, category, category_path, category_id, price, currency, priced, reviewed_by, reviewed_at.
 
     Each field is from the newest decision that settles it. A rejection settles all of them; for a price that
     nobody confirmed (`priced` is False), the model's answer still counts.
@@ -86,7 +87,7 @@ def standing(reviews: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:
     prices = ordered.filter(settled).unique("row", keep="last", maintain_order=True)
     return (
         ordered.unique("row", keep="last", maintain_order=True)
-        .select("row", "decision", "title", "category", *_WHO)
+        .select("row", "decision", *_OUTCOME, *_WHO)
         .join(prices.select("row", "price", "currency", priced=True), on="row", how="left")
         .with_columns(pl.col("priced").fill_null(False))
         .sort("row")
@@ -109,7 +110,7 @@ def apply_reviews(products: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame
     rejected = pl.col("_decision") == REJECTED
     reasons = pl.when(rejected).then(pl.lit([REJECTED])).otherwise(pl.lit([], pl.List(pl.String)))
     certain: dict[str, pl.Expr] = {
-        **{name: pl.col(f"_{name}") for name in ("title", "category", *_WHO)},
+        **{name: pl.col(f"_{name}") for name in (*_OUTCOME, *_WHO)},
         "category_confidence": pl.when(rejected).then(None).otherwise(pl.lit(1.0, pl.Float32)),
         "category_alternatives": pl.col("category_alternatives").list.head(0),
         "needs_review": pl.lit(False),

@@ -152,6 +152,8 @@ REVIEW_SCHEMA = pa.schema(
         ("decision", pa.string()),
         ("title", pa.string()),
         ("category", pa.string()),
+        ("category_path", pa.list_(pa.string())),  # as in a row, all levels of the category
+        ("category_id", pa.string()),
         ("price", pa.float64()),
         ("currency", pa.string()),
         ("suggested_title", pa.string()),
@@ -198,6 +200,8 @@ SCORE_SCHEMA = pa.schema(
         ("answered_title", pa.string()),
         ("answered_category", pa.string()),
         ("answered_price", pa.float64()),
+        ("answered_path", pa.list_(pa.string())),  # null where categories are leaves; else the levels to rely on
+        ("level_confidences", pa.list_(pa.float64())),  # of all levels of the answered category, the broadest first
         ("category_confidence", pa.float64()),
         ("price_low", pa.float64()),  # 90 %
         ("price_high", pa.float64()),

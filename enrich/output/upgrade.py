@@ -28,7 +28,7 @@ def earlier_columns(schema: pa.Schema) -> frozenset[str]:
     """The columns of a file of version 2 that has those of `schema` by now; empty where there was none."""
     names = set(schema.names)
     if schema.names == REVIEW_SCHEMA.names:
-        return frozenset((names - {"photos", "product_id"}) | _PHOTO)
+        return frozenset((names - _NEW - {"product_id"}) | _PHOTO)
     if schema.names in (SOURCE_SCHEMA.names, MANIFEST_SCHEMA.names):
         return frozenset((names - _NEW - {"product_id"}) | _LISTED)
     if schema.names == ROW_SCHEMA.names:

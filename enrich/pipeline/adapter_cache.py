@@ -12,8 +12,9 @@ import torch
 from pydantic import ValidationError
 
 from enrich.answers.prompt import PROMPT_FILE, make_prompt
-from enrich.catalog.read import Catalog, read_catalog
+from enrich.catalog.read import Catalog
 from enrich.catalog.split import split_catalog
+from enrich.catalog.taught import read_taught
 from enrich.errors import UsageError
 from enrich.pipeline.finetuning import METRICS_FILE
 from enrich.settings.training import TrainSettings
@@ -47,8 +48,8 @@ def find_adapter(catalog: str, adapters: str, settings: TrainSettings, in_use: s
     """
     resolved = resolve_model(settings, gpu=torch.cuda.is_available())
     with local_tree(catalog) as folder:
-        labelled = read_catalog(folder, resolved.columns)
-    uri = f"{adapters.rstrip('/')}/{_name(resolved, labelled.fingerprint)}"
+        labelled = read_taught(folder, resolved)
+    uri = f"{adapters.rstrip('/')}/{_name(resolved, labelled)}"
     named = _read(uri, RECORD_FILE)
     if named is not None and named.get("data_fingerprint", labelled.fingerprint) == labelled.fingerprint:
         return CachedAdapter(uri, ready=True)
@@ -58,10 +59,11 @@ def find_adapter(catalog: str, adapters: str, settings: TrainSettings, in_use: s
     return CachedAdapter(uri, ready=False)
 
 
-def _name(resolved: TrainSettings, fingerprint: str) -> str:
+def _name(resolved: TrainSettings, catalog: Catalog) -> str:
     # Without defaults: a setting that a later version adds must not invalidate every adapter.
     chosen = resolved.model_dump(mode="json", exclude=set(_IRRELEVANT), exclude_defaults=True)
-    digest = hashlib.sha256(json.dumps([chosen, fingerprint], sort_keys=True).encode()).hexdigest()
+    standard = [catalog.category_ids] if catalog.category_ids else []
+    digest = hashlib.sha256(json.dumps([chosen, catalog.fingerprint, *standard], sort_keys=True).encode()).hexdigest()
     base = re.sub(r"[^A-Za-z0-9._-]", "-", resolved.model.rstrip("/").rpartition("/")[2])
     return f"{base}-{digest[:12]}"
 
@@ -82,7 +84,10 @@ def _fits(uri: str, catalog: Catalog, settings: TrainSettings) -> bool:
     record = _read(uri, RECORD_FILE)
     if record is None or record.get("data_fingerprint") != catalog.fingerprint:
         return False
-    asked = make_prompt(catalog.categories, catalog.currency, language=settings.language).model_dump(mode="json")
+    asked = make_prompt(
+        catalog.categories, catalog.currency, language=settings.language, category_path=settings.category_path,
+        category_ids=catalog.category_ids,
+    ).model_dump(mode="json")  # fmt: skip
     budget = {"max_new_tokens": None}  # follows from the catalog and the settings, which are compared
     if (_read(uri, PROMPT_FILE) or {}) | budget != asked | budget:
         return False

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from enrich.answers.calibration import Calibration, fit_category, fit_price
+from enrich.answers.path import fit_levels
 from enrich.answers.postprocess import Prediction
 from enrich.catalog.split import Splits
 from enrich.engines.adapter import Adapter
@@ -58,5 +59,10 @@ def fit(catalog_prices: Sequence[float], products: Sequence[Product], prediction
             [one.probability for _, one, _ in answered],
             [answer.category == product.category for product, _, answer in answered],
             [answer.category for *_, answer in answered],
+        ),
+        levels=fit_levels(
+            [one.level_probabilities for _, one, _ in answered],
+            [answer.category for *_, answer in answered],
+            [product.category for product, *_ in answered],
         ),
     )

@@ -1,7 +1,7 @@
 """Decisions beside the output that they are about: whether they are its own, and whether each fits its row."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,9 @@ from pydantic import ValidationError
 
 from enrich.answers.amount import WHOLE_UNITS, is_currency
 from enrich.answers.parse import excerpt
+from enrich.answers.path import levels_of
 from enrich.errors import RunFailed, UsageError
+from enrich.output.category_ids import read_category_ids
 from enrich.output.decisions import REJECTED, Decision, DecisionFile, run_mark
 from enrich.output.history import read_frames
 from enrich.output.manifest import check_run_id, read_manifest
@@ -51,6 +53,7 @@ def check_and_complete(output: Store, table: pl.DataFrame, decided: DecisionFile
     """
     runs = _own_runs(output, decided, file)
     rows = _rows_decided_on(output, table, decided.decisions, runs)
+    ids = {run_id: read_category_ids(output, run) for run_id, run in runs.items()}
     labels, currency, prices = set(categories(table)), usual_currency(table), table["price"].drop_nulls()
     bounds = (prices.min(), prices.max()) if len(prices) else (None, None)
     completed = []
@@ -58,7 +61,8 @@ def check_and_complete(output: Store, table: pl.DataFrame, decided: DecisionFile
         try:
             if row is None:
                 raise ValueError(f"these are not the photos that run {one.run_id} answered; write the page again")
-            completed.append(_completed(one, row, labels, row["currency"] or currency, bounds))
+            done = _completed(one, row, labels, row["currency"] or currency, bounds)
+            completed.append(_with_path(done, row, ids[one.run_id]))
         except ValueError as error:
             raise UsageError(f"{file}: {excerpt(repr(one.product_id))}: {error}; nothing was applied") from error
     return completed
@@ -91,7 +95,9 @@ def _rows_decided_on(
 
     Where history no longer has a run's rows, the row in the table is used, if it is of the same product and bytes.
     """
-    wanted = ["product_id", "photos", "run_id", "title", "category", "price", "currency"]
+    wanted = [
+        "product_id", "photos", "run_id", "title", "category", "category_path", "category_id", "price", "currency",
+    ]  # fmt: skip
     ids = pl.Series([one.product_id for one in decisions]).implode()
     ok = table.filter(pl.col("status") == "ok", pl.col("product_id").is_in(ids))
     found: dict[tuple[object, ...], Row] = {}
@@ -151,6 +157,19 @@ def _completed(
         _check_price(one.price, currency, bounds)
     named = currency if one.price is not None and currency and is_currency(currency) else None
     return one.model_copy(update={**suggested, "confirmed": confirmed, "currency": named})
+
+
+def _with_path(one: Decision, row: Row, ids: Mapping[str, str]) -> Decision:
+    """`one` with the path and the id of its category, where the row's adapter has them.
+
+    Args:
+        ids: category -> id, of that adapter.
+    """
+    if one.category is None:
+        return one.model_copy(update={"category_path": None, "category_id": None})
+    path = None if row["category_path"] is None else levels_of(one.category)
+    known = {row["category"]: row["category_id"], **ids}
+    return one.model_copy(update={"category_path": path, "category_id": known.get(one.category)})
 
 
 def _check_price(price: float, currency: str | None, bounds: tuple[Any, Any]) -> None:

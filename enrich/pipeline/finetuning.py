@@ -13,8 +13,9 @@ from enrich.answers.calibration import CALIBRATION_FILE, Calibration
 from enrich.answers.postprocess import Prediction
 from enrich.answers.prompt import Prompt, make_prompt
 from enrich.catalog.dropped import encode
-from enrich.catalog.read import Catalog, read_catalog
+from enrich.catalog.read import Catalog
 from enrich.catalog.split import Splits, split_catalog
+from enrich.catalog.taught import read_taught
 from enrich.engines.adapter import DROPPED_FILE, METRICS_FILE, adapter_id, read_adapter
 from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import find_base
@@ -143,7 +144,7 @@ def _prepare(
     catalog: str, folder: Path, settings: TrainSettings, out: str | None, on_message: OnMessage
 ) -> _PreparedCatalog:
     """Read and split the catalog in `folder`, find the base, and report the rows that are left out so far."""
-    labelled = read_catalog(folder, settings.columns, settings.group_by)
+    labelled = read_taught(folder, settings)
     refuse_losses(catalog, labelled, (), settings, out)
     splits = split_catalog(labelled.products, settings.split)
     refuse_leaks(vars(splits))
@@ -159,7 +160,10 @@ def _prepare(
     send_lines([*labelled.lines, *describe_unlearnable(labelled, unlearnable)], on_message)
     never = {one.product_code for one in unlearnable}
     taught = {product.category for product in labelled.products if product.product_code not in never}
-    prompt = make_prompt(tuple(taught), labelled.currency, language=settings.language, max_new_tokens=budget)
+    prompt = make_prompt(
+        tuple(taught), labelled.currency, language=settings.language, max_new_tokens=budget,
+        category_path=settings.category_path, category_ids=labelled.category_ids,
+    )  # fmt: skip
     return _PreparedCatalog(catalog, labelled, splits, settings, base, prompt, unlearnable)
 
 
@@ -216,7 +220,7 @@ def _calibrate_and_score(
     unread += _without_photo(splits.test, outcomes)
     engine.close()
     by_base = score_base(adapter, splits.test, run_settings, "scoring the base", progress)
-    scored, metrics = measure(splits.test, outcomes, calibration, read_truth(folder))
+    scored, metrics = measure(splits.test, outcomes, calibration, read_truth(folder), prepared.labelled.paths)
     metrics = tell(
         {
             **metrics,

@@ -4,16 +4,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import polars as pl
 
 from enrich.answers.calibration import LEVEL, Calibration, price_crps, price_interval
 from enrich.answers.postprocess import Prediction
-from enrich.catalog.read import read_catalog
+from enrich.catalog.read import Catalog, read_catalog
 from enrich.catalog.split import HOLDOUT, Splits, split_catalog
-from enrich.catalog.table import read_table
+from enrich.catalog.taxonomy import Taxonomy, adopt
 from enrich.engines.adapter import METRICS_FILE, Adapter
 from enrich.engines.base import Engine
 from enrich.engines.start import start_engine
@@ -25,6 +24,7 @@ from enrich.pages.report import render_scores
 from enrich.pipeline.predicting import predict
 from enrich.pipeline.progress import OnMessage, Progress, silent, unheard
 from enrich.scores.assess import SCORES_FILE, VERDICTS_KEY, assess
+from enrich.scores.hierarchy import Paths
 from enrich.scores.metrics import Scores, baselines, score
 from enrich.scores.worth import tell
 from enrich.settings.catalog import Columns
@@ -98,22 +98,29 @@ def _score(
     progress: Progress,
     on_message: OnMessage,
 ) -> Scored:
-    columns = columns or trained_with(adapter).columns
-    products, splits = products_to_score(adapter, folder, columns, on_message)
+    catalog, splits = catalog_to_score(adapter, folder, columns, on_message)
+    products = splits.test if splits else catalog.products
     predictions = predict(
         engine, adapter, products, settings.limits, "scoring", progress, photos=settings.photos_answered
     )
-    table, metrics = measure(products, predictions, adapter.calibration, read_truth(folder))
+    table, metrics = measure(products, predictions, adapter.calibration, read_truth(folder), catalog.paths)
     metrics = tell({**metrics, "baselines": baselines(splits.train if splits else products, products)})
-    metrics["category_accuracy_by_level"] = _accuracy_by_level(table, folder, columns)
     what = f"{len(products)} products of the test split" if splits else f"all {len(products)} products"
     return Scored(what, table, metrics)
 
 
 def measure(
-    products: Sequence[Product], predictions: Sequence[Prediction], calibration: Calibration, truth: Truth | None = None
+    products: Sequence[Product],
+    predictions: Sequence[Prediction],
+    calibration: Calibration,
+    truth: Truth | None = None,
+    paths: Paths = {},
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Calibrated predictions beside the truth (SCORE_SCHEMA), and all their metrics, ready for metrics.json."""
+    """Calibrated predictions beside the truth (SCORE_SCHEMA), and all their metrics, ready for metrics.json.
+
+    Args:
+        paths: the levels of each category (`Catalog.paths`).
+    """
     best = truth.best_prices if truth else {}
     rows = [
         _row(product, prediction, calibration, best.get(product.image_paths[0]))
@@ -125,6 +132,7 @@ def measure(
         sigma=truth.sigma if truth else None,
         ideal_width=truth.ideal_width if truth else None,
         calibrated_on=calibration.price.designs if calibration.price else 0,
+        paths=paths,
     )
     values = {name: estimate["value"] for name, estimate in found["estimates"].items()}
     ratio = table.filter(pl.col("price").is_not_null()).select(pl.col("price_high") / pl.col("price_low")).mean().item()
@@ -156,6 +164,8 @@ def _row(product: Product, prediction: Prediction, calibration: Calibration, bes
         "price": product.price,
         "best_price": best,
         **({f"answered_{name}": value for name, value in vars(answer).items()} if answer else {}),
+        "answered_path": prediction.path,
+        "level_confidences": prediction.level_confidences,
         "category_confidence": prediction.confidence,
         "price_low": prediction.price_low,
         "price_high": prediction.price_high,
@@ -170,26 +180,6 @@ def _row(product: Product, prediction: Prediction, calibration: Calibration, bes
         if product.price:
             row["price_crps"] = price_crps(prices, product.price, price, spread)
     return row
-
-
-def _accuracy_by_level(table: pl.DataFrame, folder: Path, columns: Columns) -> dict[str, float]:
-    """Share of rows whose predicted label is in the true label's branch, for each category column of the catalog.
-
-    A label's branch is that of most of its products; a label that is not in the catalog has none.
-    """
-    name = next(name for name in ("catalog.csv", "catalog.parquet") if (folder / name).is_file())
-    catalog = read_catalog(folder, columns)
-    labels = {catalog.row_of[product.product_code]: product.category for product in catalog.products}
-    rows = read_table(folder / name).with_row_index("_row", offset=1)
-    rows = rows.with_columns(_label=pl.col("_row").replace_strict(labels, default=None))
-    found = {}
-    for level in (level for level in columns.category if level in rows.columns):
-        branches = dict(
-            rows.drop_nulls("_label").group_by("_label").agg(pl.col(level).mode().sort().first()).iter_rows()
-        )
-        pairs = zip(table["category"], table["answered_category"], strict=True)
-        found[level] = fmean(a == b or (b in branches and branches[b] == branches.get(a)) for a, b in pairs)
-    return found
 
 
 def read_truth(folder: Path) -> Truth | None:
@@ -214,14 +204,24 @@ def products_to_score(
 
     `on_message` gets lines that say which rows of the catalog are left out and why.
     """
+    labelled, splits = catalog_to_score(adapter, catalog, columns, on_message)
+    return splits.test if splits else labelled.products, splits
+
+
+def catalog_to_score(
+    adapter: Adapter, catalog: Path, columns: Columns | None, on_message: OnMessage
+) -> tuple[Catalog, Splits | None]:
+    """A catalog with its categories as the adapter was taught them; its splits, if it is the adapter's own."""
     settings = trained_with(adapter)
-    labelled = read_catalog(catalog, columns or settings.columns, settings.group_by)
+    paths, ids = adapter.prompt.category_path, adapter.prompt.category_ids
+    labelled = read_catalog(catalog, columns or settings.columns, settings.group_by, category_path=paths)
+    if ids:
+        labelled = adopt(labelled, Taxonomy(settings.taxonomy or "", ids), strict=False)
     for line in labelled.lines:
         on_message(line)
     if labelled.fingerprint != json.loads((adapter.path / RECORD_FILE).read_text())["data_fingerprint"]:
-        return labelled.products, None
-    splits = split_catalog(labelled.products, settings.split)
-    return splits.test, splits
+        return labelled, None
+    return labelled, split_catalog(labelled.products, settings.split)
 
 
 def trained_with(adapter: Adapter) -> TrainSettings:

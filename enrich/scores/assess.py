@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 import numpy as np
 import polars as pl
 
-from enrich.scores import metrics
+from enrich.scores import hierarchy, metrics
 from enrich.scores.metrics import Columns, compared, expected_calibration_error, mean_of, risk_coverage
 from enrich.vocabulary import ErrorKind, same_design
 
@@ -36,7 +36,12 @@ class Verdict(TypedDict):
 
 
 def assess(
-    table: pl.DataFrame, *, sigma: float | None = None, ideal_width: float | None = None, calibrated_on: int = 0
+    table: pl.DataFrame,
+    *,
+    sigma: float | None = None,
+    ideal_width: float | None = None,
+    calibrated_on: int = 0,
+    paths: hierarchy.Paths = {},
 ) -> dict[str, Any]:
     """Every metric of a scored table, ready for metrics.json.
 
@@ -45,17 +50,19 @@ def assess(
         sigma: spread of the log price given the visible attributes, if known (sample catalogs).
         ideal_width: log(high / low) of the narrowest valid 90 % interval, if known better than from sigma.
         calibrated_on: number of designs that the intervals were fitted on; 0 treats their coverage as exact.
+        paths: the levels of each category, if it has any.
 
     The bootstrap samples designs, not rows, because photos of one design share its error. A metric without rows is
     omitted.
     """
-    columns = _columns(table)
+    columns = _columns(table) | hierarchy.hierarchy(table, paths)
     designs = _designs(table)
     estimates = _estimates(columns, designs)
     intervals = {f"{level:.0%}": _intervals(table, level) for level in INTERVAL_COLUMNS}
     found: dict[str, Any] = {
         "estimates": estimates,
         "coverage_by_category": intervals,
+        "category_by_level": hierarchy.by_level(table, paths),
         "risk_coverage": _curve(columns),
         "review": _review(table),
         "ideal": _ideal(table, sigma, ideal_width),
@@ -124,6 +131,7 @@ def _caught(columns: Columns) -> float:
 
 METRICS: dict[str, Callable[[Columns], float]] = {
     **metrics.METRICS,
+    **hierarchy.METRICS,
     "stop_rate": lambda columns: float(1 - columns["truncated"].mean()),
     "category_ece": _ece,
     "category_risk_area": _risk_area,  # under the risk-coverage curve; 0 is best

@@ -48,6 +48,17 @@ class TrainSettings(Settings):
         description="Further photos where the table names one of a product: photo: none; folder: those in its folder; "
         "a regular expression on the whole path: those with the same group product_id",
     )
+    category_path: bool = Field(
+        default=False,
+        description="Teach all levels of a category, WOMAN > SHOES > PUMPS: those of columns.category from the last to "
+        "the first, or a column that holds such paths",
+    )
+    taxonomy: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Table of a standard (path and id as CSV, TSV or Parquet, or Google's or Shopify's text file) that "
+        "has all categories, by path or by id; rows then carry category_id",
+    )
     language: Language = Field(
         default="en", description="Of the question, of the labels in an answer and of the word for unknown"
     )

@@ -16,6 +16,7 @@ from enrich.catalog.add import Added
 from enrich.catalog.read import read_catalog
 from enrich.errors import UsageError
 from enrich.output import parquet
+from enrich.output.category_ids import write_category_ids
 from enrich.output.run_record import RunInfo
 from enrich.output.schema import PRODUCTS_SCHEMA, Row
 from enrich.pipeline.reviewing import apply_decisions, write_queue
@@ -394,3 +395,56 @@ def test_a_product_teaches_with_all_photos_that_the_model_saw(place: Place, tmp_
     assert done.added == Added(1, 0, ())
     (_, hat) = read_catalog(place.catalog).products
     assert [Path(path).read_bytes() for path in hat.image_paths] == [(place.photos / k).read_bytes() for k in keys[:2]]
+
+
+PUMPS, BOOTS, COATS = "WOMAN > SHOES > PUMPS", "WOMAN > SHOES > BOOTS", "WOMAN > COATS"
+IDS = {PUMPS: "187", BOOTS: "188", COATS: "203"}
+
+
+def as_paths(place: Place) -> None:
+    """Another night whose adapter teaches paths, with the ids of a standard; a path is sure of its first level only."""
+
+    def answer(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
+        return make_row(
+            run, item.product_id, minutes, shard=item.shard, sha256=sha256(place.photos / item.product_id),
+            category=PUMPS, category_path=("WOMAN",), category_id="187", needs_review=True, category_confidence=0.4,
+            category_alternatives=(Alternative(BOOTS, 0.3),),
+        )  # fmt: skip
+
+    store = open_store(str(place.output))
+    night = make_run("night-2", 10, images_uri=str(place.photos), fingerprint="f2", adapter="a2")
+    write_category_ids(store, enrich_night(store, night, listing(*ROWS), answer), IDS)
+    write_queue(str(place.output))
+
+
+@pytest.mark.parametrize(
+    ("category", "path", "identity"),
+    [(PUMPS, ["WOMAN", "SHOES", "PUMPS"], "187"), (BOOTS, ["WOMAN", "SHOES", "BOOTS"], "188")],
+)
+def test_a_persons_category_has_its_whole_path_and_its_id(
+    place: Place, category: str, path: list[str], identity: str
+) -> None:
+    as_paths(place)
+    file = save(place, decided(place, "copy.png", category=category, category_path=["x"], category_id="forged"))
+
+    apply_decisions(str(place.output), file, str(place.catalog))
+
+    row = shown(place)["copy.png"]
+    assert (row["category"], row["category_path"], row["category_id"]) == (category, path, identity)
+    assert shown(place)["cheap.png"]["category_path"] == ["WOMAN"]
+    assert read_catalog(place.catalog, category_path=True).products[1].category == category  # for the next adapter
+
+
+def test_a_person_may_change_a_rejection_and_a_leaf_has_neither_path_nor_id(place: Place) -> None:
+    apply_decisions(str(place.output), save(place, decided(place, "cheap.png")))
+    assert (shown(place)["cheap.png"]["category_path"], shown(place)["cheap.png"]["category_id"]) == (None, None)
+
+    as_paths(place)
+    rejected = decided(place, "wide.png", decision="rejected")
+    accepted = decided(place, "wide.png", category=BOOTS)
+    apply_decisions(str(place.output), save(place, rejected))
+    assert shown(place)["wide.png"]["category_path"] is None
+    write_queue(str(place.output))
+    apply_decisions(str(place.output), save(place, accepted))
+    assert shown(place)["wide.png"]["category_path"] == ["WOMAN", "SHOES", "BOOTS"]
+    assert shown(place)["wide.png"]["category_id"] == "188"

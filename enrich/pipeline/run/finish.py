@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from enrich.errors import RunFailed
+from enrich.output.category_ids import write_category_ids
 from enrich.output.changes import compare, newest_outcomes
 from enrich.output.gate import judge_gone, judge_run
 from enrich.output.listing import fetch_listing
@@ -119,6 +120,7 @@ def _write(run: Run, record: RunRecord, rows: pl.DataFrame) -> None:
     scores = run.adapter.path / SCORES_FILE
     if scores.is_file():  # the report shows how far to trust the adapter, also if that is deleted later
         run.output.put(f"{run.info.folder}{SCORES_FILE}", scores.read_bytes())
+    write_category_ids(run.output, run.info, run.adapter.prompt.category_ids)
     write_report(run.output, run.images, record, rows, run.settings)
     write_run_record(run.output, record)
 

@@ -66,6 +66,8 @@ def new_row(run: Run, engine: str, fetched: Fetched, prediction: Prediction | No
         status="ok" if answer else "failed",
         title=answer.title if answer else None,
         category=answer.category if answer else None,
+        category_path=prediction.path,
+        category_id=run.adapter.prompt.category_ids.get(answer.category) if answer else None,
         category_confidence=prediction.confidence,
         category_alternatives=prediction.alternatives,
         price=price,
