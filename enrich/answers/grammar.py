@@ -1,69 +1,50 @@
 """The grammar of the second pass: well-formed answers whose category is in the taxonomy.
 
-It is defined once, as a structural tag of xgrammar, which vLLM takes directly. transformers calls `answer_grammar`,
-which reads the same tag, so that installations without vLLM need no xgrammar (and triton with it).
+It is defined once, as automata over tokens. vLLM gets them as an EBNF grammar in a structural tag of xgrammar, and
+transformers calls `answer_grammar`, which follows them, so that installations without vLLM need no xgrammar (and triton
+with it). In EBNF and with sets of permitted tokens xgrammar 0.2.8 is exact; its JSON forms with `exclude_token` inside
+"or" or "repeat" permit every token.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
-from unicodedata import normalize
 
 from transformers import PreTrainedTokenizerBase
 
-from enrich.answers.parse import MAX_TITLE, holds_control_characters
-from enrich.answers.token_evidence import AnswerTokens
+from enrich.answers.text_tokens import Edges, text_edges, token_bytes
+from enrich.answers.token_evidence import AnswerTokens, ChoiceTokens, Line
 
-MAX_TITLE_TOKENS = 40  # the tutorial's longest title has 71 characters, about 25 tokens
+SHORTEST_TEXT = 40  # tokens that a text may take at least; the tutorial's longest title has 71 characters, about 25
 MAX_DIGITS = 7
 
-Form = dict[str, Any]
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an answer as an automaton from state 0 to one of `ends`.
+
+    After `most` tokens it ends, or as soon after that as a text may end: not inside a character.
+    """
+
+    edges: Edges
+    ends: frozenset[int]
+    most: int | None = None
 
 
-def answer_structure(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> Form:
-    """The answers that may be written, token by token: a line for each field.
+def answer_structure(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> dict[str, Any]:
+    """The answers that may be written, token by token, as a structural tag.
 
     A grammar over characters would leave the choice of tokens to the model, and a label spelled with unusual tokens has
-    another probability. A text is not blank, without control characters, and of bounded length.
+    another probability.
     """
-    texts = title_words(tokenizer)
-    blank = [i for i, text in texts.items() if not text.strip()]
-    others = tuple(i for i in range(len(tokenizer)) if i not in texts)
-    # xgrammar 0.2.8 permits every token behind a "repeat" of "exclude_token"; "any_tokens" means the same.
-    words = [
-        *([_repeated(_either(list(map(_token, blank))), 1)] if blank else []),
-        {"type": "exclude_token", "exclude_tokens": (*others, *blank)},
-        {"type": "any_tokens", "exclude_tokens": others, "max_tokens": MAX_TITLE_TOKENS - 1},
-    ]
-    number = [
-        _either([_token(i) for i, digit in tokens.digits.items() if digit != "0"]),
-        _repeated(_either(list(map(_token, tokens.digits))), MAX_DIGITS - 1),
-    ]
-
-    def choice(after: Mapping[tuple[int, ...], list[int]], line: tuple[int, ...] = ()) -> Form:
-        """The rest of a choice's line, its newline included, as a tree: thousands are looked up, not searched."""
-        forms = [
-            _token(i) if i == tokens.newline else _sequence([_token(i), choice(after, (*line, i))]) for i in after[line]
-        ]
-        return _either(forms)
-
-    elements: list[Form] = []
-    for field in tokens.prompt.fields:
-        prefix = list(map(_token, tokens.prefixes[field.name]))
-        unknown = tokens.unknown.get(field.name)
-        match field.kind:
-            case "choice":
-                elements.append(choice(tokens.choices[field.name].after))
-                continue
-            case "text":
-                elements += [*prefix, *words]
-            case "number" if unknown:
-                elements.append(_either([_sequence([*prefix, *number]), _sequence(list(map(_token, unknown)))]))
-            case "number":
-                elements += [*prefix, *number]
-        if field != tokens.prompt.fields[-1]:
-            elements.append(_token(tokens.newline))
-    return {"type": "structural_tag", "format": _sequence(elements)}
+    sets: dict[frozenset[int], str] = {}
+    rules: list[str] = []
+    parts = answer_parts(tokenizer, tokens)
+    for number, part in enumerate(parts):
+        rules += _rules(f"p{number}", part, sets)
+    named = [f"{name} ::= Token({', '.join(map(str, sorted(found)))})" for found, name in sets.items()]
+    root = f"root ::= {' '.join(f'p{number}' for number in range(len(parts)))}"
+    return {"type": "structural_tag", "format": {"type": "grammar", "grammar": "\n".join([root, *rules, *named, ""])}}
 
 
 def answer_grammar(
@@ -71,89 +52,136 @@ def answer_grammar(
 ) -> Callable[[Sequence[int]], list[int]]:
     """A function from the tokens written so far to those that may come next.
 
-    It also bounds a text's characters (`MAX_TITLE`), which a structural tag cannot express.
-
     Args:
         stops: what may end an answer beside `<|end|>`. vLLM permits all of a request's stop tokens, and a token's
             probability is that among the permitted ones.
     """
-    answer = answer_structure(tokenizer, tokens)["format"]
-    texts = title_words(tokenizer)
-    longest = max(map(len, texts.values()))
-    vocabulary = frozenset(range(len(tokenizer)))
-    all_but = cache(vocabulary.difference)
+    parts = answer_parts(tokenizer, tokens)
+    done = (len(parts), 0, 0)
 
-    def follow(form: Form, starts: set[int], written: Sequence[int], following: set[int]) -> set[int]:
-        """Where in `written` a `form` that starts at one of `starts` may end; adds tokens that may come next."""
-        match form:
-            case _ if not starts:
-                return starts
-            case {"type": "sequence", "elements": elements}:
-                for element in elements:
-                    starts = follow(element, starts, written, following)
-                return starts
-            case {"type": "or", "elements": elements}:
-                return set().union(*(follow(element, starts, written, following) for element in elements))
-            case {"type": "repeat", "content": content, "max": most}:
-                ends = set(starts)
-                for _ in range(most):
-                    starts = follow(content, starts, written, following)
-                    ends |= starts
-                return ends
-            case {"type": "any_tokens", "exclude_tokens": excluded, "max_tokens": most}:
-                word = {"type": "exclude_token", "exclude_tokens": excluded}
-                return follow(_repeated(word, most), starts, written, following)
-            case {"type": "token", "token": token}:
-                permitted: frozenset[int] = frozenset([token])
-            case {"type": "exclude_token", "exclude_tokens": excluded}:
-                permitted = all_but(excluded)
-        if len(written) in starts:
-            following |= permitted
-        return {start + 1 for start in starts if start < len(written) and written[start] in permitted}
+    def with_next(places: set[tuple[int, int, int]]) -> set[tuple[int, int, int]]:
+        """Places (part, state, tokens of the part so far), and where they are if their parts end."""
+        every, waiting = set(places), list(places)
+        while waiting:
+            number, state, _ = waiting.pop()
+            if number < len(parts) and state in parts[number].ends and (after := (number + 1, 0, 0)) not in every:
+                every.add(after)
+                waiting.append(after)
+        return every
 
-    def text_so_far(written: Sequence[int]) -> Sequence[int]:
-        """The tokens of the value that is being written, if it is a text."""
-        ends = [i for i, token in enumerate(written) if token == tokens.newline]
-        field = tokens.prompt.fields[len(ends)]
-        line = written[ends[-1] + 1 :] if ends else written
-        return line[len(tokens.prefixes[field.name]) :] if field.kind == "text" else ()
+    def edges(places: set[tuple[int, int, int]]) -> Iterator[tuple[frozenset[int], tuple[int, int, int]]]:
+        for number, state, count in places:
+            if number == len(parts):
+                continue
+            part = parts[number]
+            if part.most is None or count < part.most or state not in part.ends:
+                for permitted, after in part.edges.get(state, ()):
+                    yield permitted, (number, after, count + 1)
 
     def allowed(written: Sequence[int]) -> list[int]:
-        following: set[int] = set()
-        if len(written) in follow(answer, {0}, written, following):
-            following |= {tokens.stop, *stops}
-        text = text_so_far(written) if tokens.newline in following else ()
-        if text and sum(len(texts[token]) for token in text) + longest > MAX_TITLE:
-            return [tokens.newline]
-        return list(following)
+        places = with_next({(0, 0, 0)})
+        for token in written:
+            places = with_next({after for permitted, after in edges(places) if token in permitted})
+        following: set[int] = set().union(*(permitted for permitted, _ in edges(places)))
+        return list(following | {tokens.stop, *stops} if done in places else following)
 
     return allowed
 
 
-def title_words(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """Ids that a text may consist of, and their text: no control characters, bytes or special tokens.
+def answer_parts(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> list[Part]:
+    """The parts of an answer in order: of each field what comes before its value, the value, and the newline."""
+    vocabulary = token_bytes(tokenizer)
+    longest = text_room(tokens)
+    parts: list[Part] = []
+    for field in tokens.prompt.fields:
+        prefix, unknown = tokens.prefixes[field.name], tokens.unknown.get(field.name)
+        match field.kind:
+            case "choice":
+                parts.append(_choice(tokens.choices[field.name]))  # its newline included
+                continue
+            case "text":
+                parts += [_line(prefix), Part(*text_edges(vocabulary), longest)]
+            case "number":
+                parts.append(_number(tokens, prefix, unknown))
+        if field != tokens.prompt.fields[-1]:
+            parts.append(_line((tokens.newline,)))
+    return parts
 
-    Nor `<`: several of these tokens could spell a control token with it.
+
+def text_room(tokens: AnswerTokens) -> int:
+    """Tokens that a text may take: what the rest of the answer leaves at its longest, but at least SHORTEST_TEXT.
+
+    So a text that runs on is cut, and the answer is whole within its budget, unless there are several such texts.
     """
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    return {  # "\u2581" marks a space; bytes could spell what the vocabulary's own words cannot
-        i: token.replace("\u2581", " ")
-        for token, i in tokenizer.get_vocab().items()
-        if i not in special and "<" not in normalize("NFKC", token) and not holds_control_characters(token)
+    rest = 1 + len(tokens.prompt.fields)  # the closing token, newlines
+    for field in tokens.prompt.fields:
+        if field.kind == "choice":
+            rest += tokens.choices[field.name].longest
+        else:
+            rest += len(tokens.prefixes[field.name]) + (MAX_DIGITS if field.kind == "number" else 0)
+    return max(SHORTEST_TEXT, tokens.prompt.max_new_tokens - rest)
+
+
+def _line(tokens: Line) -> Part:
+    return Part(_chain(tokens), frozenset({len(tokens)}))
+
+
+def _chain(tokens: Line) -> dict[int, list[tuple[frozenset[int], int]]]:
+    return {at: [(frozenset({token}), at + 1)] for at, token in enumerate(tokens)}
+
+
+def _choice(choice: ChoiceTokens) -> Part:
+    edges = {
+        node: [(frozenset({token}), after) for token, after in found.items()] for node, found in enumerate(choice.after)
     }
+    return Part(edges, frozenset(node for node, found in enumerate(choice.after) if not found))
 
 
-def _token(token: int) -> Form:
-    return {"type": "token", "token": token}
+def _number(tokens: AnswerTokens, prefix: Line, unknown: Line | None) -> Part:
+    """A whole number from 1 to MAX_DIGITS digits, each token of one or several of them; or the word for unknown."""
+    edges = _chain(prefix)
+    first = len(prefix)
+    states = range(first + 1, first + 1 + MAX_DIGITS)  # after so many digits, less one
+    for state in (first, *states):
+        written = state - first
+        options: dict[int, set[int]] = {}
+        for token, digits in tokens.digits.items():
+            leads = token in tokens.leading if written == 0 else token in tokens.inner
+            if leads and written + len(digits) <= MAX_DIGITS and (written or digits[0] != "0"):
+                options.setdefault(state + len(digits), set()).add(token)
+        edges[state] = [(frozenset(found), after) for after, found in options.items()]
+    ends = set(states)
+    if unknown:
+        at, last = 0, states[-1]
+        for token in unknown:
+            last += 1
+            edges[at] = [*edges.get(at, []), (frozenset({token}), last)]
+            at = last
+        ends.add(at)
+    return Part(edges, frozenset(ends))
 
 
-def _repeated(content: Form, most: int) -> Form:
-    return {"type": "repeat", "content": content, "min": 0, "max": most}
+def _rules(name: str, part: Part, sets: dict[frozenset[int], str]) -> Iterator[str]:
+    """The part's rules in EBNF, one for each state with several ways on. `sets` names sets of tokens."""
+    bound = f"[max_tokens={part.most}]" if part.most else ""
+    yield f"{name}{bound} ::= {name}s0"
+    waiting, seen = [0], {0}
+    while waiting:
+        state = waiting.pop()
+        ways = ['""'] if state in part.ends else []
+        for permitted, after in part.edges.get(state, ()):
+            way = [_named(permitted, sets)]
+            while after not in part.ends and len(part.edges[after]) == 1 and part.most is None:
+                [(permitted, after)] = part.edges[after]
+                way.append(_named(permitted, sets))
+            if part.edges.get(after):
+                way.append(f"{name}s{after}")
+                if after not in seen:
+                    seen.add(after)
+                    waiting.append(after)
+            ways.append(" ".join(way))
+        yield f"{name}s{state} ::= {' | '.join(ways)}"
 
 
-def _sequence(elements: list[Form]) -> Form:
-    return {"type": "sequence", "elements": elements}
-
-
-def _either(elements: list[Form]) -> Form:
-    return elements[0] if len(elements) == 1 else {"type": "or", "elements": elements}
+def _named(permitted: frozenset[int], sets: dict[frozenset[int], str]) -> str:
+    return f"Token({next(iter(permitted))})" if len(permitted) == 1 else sets.setdefault(permitted, f"k{len(sets)}")

@@ -10,9 +10,11 @@ from enrich.answers.prompt import Prompt
 
 MAX_TITLE = 200  # characters, also in catalogs; the longest title of the tutorial's data set has 71
 # Control, format, surrogate and private characters, line and paragraph separators: a field is one visible line.
-_CONTROL = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+CONTROL = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 # Joiners between letters beyond ASCII are part of the word (Persian, Hindi, emoji); elsewhere they only hide text.
-_JOINER = re.compile("(?<=[^\\x00-\\x7f\\s\u200c\u200d])[\u200c\u200d](?=[^\\x00-\\x7f\\s\u200c\u200d])")
+JOINERS = "\u200c\u200d"
+_JOINER = re.compile(f"(?<=[^\\x00-\\x7f\\s{JOINERS}])[{JOINERS}](?=[^\\x00-\\x7f\\s{JOINERS}])")
+UNDECODED = "\ufffd"  # what stands in decoded text for bytes that are not UTF-8
 
 
 class AnswerMalformed(ValueError):
@@ -52,6 +54,8 @@ def parse_answer(text: str, prompt: Prompt) -> Answer:
             raise AnswerMalformed(f"{one.name} has {len(value)} characters, more than {MAX_TITLE}")
         if holds_control_characters(value):
             raise AnswerMalformed(f"{one.name} holds control characters in {excerpt(text)!r}")
+        if UNDECODED in value:
+            raise AnswerMalformed(f"{one.name} holds bytes that are not UTF-8 in {excerpt(text)!r}")
         if spells_control_token(value):
             raise AnswerMalformed(f"{one.name} spells a control token of the model in {excerpt(text)!r}")
     price = values.pop("price")
@@ -65,7 +69,7 @@ def parse_answer(text: str, prompt: Prompt) -> Answer:
 
 def holds_control_characters(text: str) -> bool:
     """Whether `text` contains control or format characters, apart from joiners inside words."""
-    return any(unicodedata.category(character) in _CONTROL for character in _JOINER.sub("", text))
+    return any(unicodedata.category(character) in CONTROL for character in _JOINER.sub("", text))
 
 
 def excerpt(text: str, length: int = 80) -> str:

@@ -77,6 +77,10 @@ class Prompt(BaseModel):
         """The taxonomy: the values of the field category."""
         return self.fields[1].values
 
+    def opening(self, field: Field) -> str:
+        """What stands before the value of a field in an answer."""
+        return f"{field.label}: "
+
     @cached_property
     def answer_form(self) -> re.Pattern[str]:
         """An answer, with a group for the value of each field."""

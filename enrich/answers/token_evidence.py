@@ -1,10 +1,12 @@
 """Features of one greedy answer's token log-probabilities: how sure the model was of title, category and price."""
 
 import math
+import re
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 from tokenizers.decoders import DecodeStream
@@ -13,10 +15,13 @@ from transformers import PreTrainedTokenizerBase
 from enrich.answers.completion import Completion
 from enrich.answers.lexicon import Lexicon, lexicon_of
 from enrich.answers.prompt import END, Prompt
+from enrich.answers.text_tokens import token_bytes
 from enrich.answers.title_rules import noun_of
 from enrich.errors import UsageError
 
 Line = tuple[int, ...]
+MOST_ALTERNATIVES = 8  # labels; a row keeps three
+_DIGITS = re.compile(rb" ?([0-9]+)")  # a token of them, with the space before a number or without
 
 
 @dataclass(frozen=True)
@@ -28,23 +33,31 @@ class PriceFeatures:
 
 
 class ChoiceTokens:
-    """The lines that a choice may be answered with, as token ids, each with the newline at its end."""
+    """The lines that a choice may be answered with, as token ids, each with the newline at its end.
+
+    They form a tree, whose memory grows with the lines' tokens. In the order of their tokens, the lines below a node
+    are neighbours, so that each node knows all of them by two numbers.
+    """
 
     def __init__(self, lines: Mapping[Line, str]) -> None:
         self.lines = lines
-        # Every prefix of a line -> the values whose lines begin so.
-        self.under: dict[Line, list[str]] = defaultdict(list)
-        after: dict[Line, set[int]] = defaultdict(set)
-        for tokens, value in lines.items():
-            for end in range(1, len(tokens) + 1):
-                self.under[tokens[:end]].append(value)
-                after[tokens[: end - 1]].add(tokens[end - 1])
-        # ... -> the tokens that may come next: ten times as fast as a search in a taxonomy of thousands.
-        self.after = {prefix: sorted(found) for prefix, found in after.items()}
+        self.longest = max(map(len, lines), default=0)
+        self.values = [lines[line] for line in sorted(lines)]
+        self.after: list[dict[int, int]] = [{}]  # by node, 0 being the root: a token -> the node after it
+        self.below: list[tuple[int, int]] = [(0, len(lines))]  # by node: its first value, and the one after its last
+        for number, line in enumerate(sorted(lines)):
+            node = 0
+            for token in line:
+                node = self.after[node].setdefault(token, len(self.after))
+                if node == len(self.after):
+                    self.after.append({})
+                    self.below.append((number, number))
+                self.below[node] = self.below[node][0], number + 1
+        self.below[0] = 0, len(lines)
 
 
 class AnswerTokens:
-    """How the tokenizer writes an answer to a prompt: the tokens of the newline, of the digits, and of each line.
+    """How the tokenizer writes an answer to a prompt: the tokens of the newline, of numbers, and of each line.
 
     Raises:
         UsageError: a value spells a control token of the model.
@@ -57,36 +70,34 @@ class AnswerTokens:
         self.nouns = frozenset(noun_of(label, self.lexicon) for label in prompt.categories)  # singular
         self._tokenizer = tokenizer.backend_tokenizer
 
-        def encode(text: str) -> Line:
-            return tuple(tokenizer.encode(text, add_special_tokens=False))
+        def lines(texts: Sequence[str], number: int = 1) -> list[Line]:
+            # Behind a newline, as in an answer: the tokenizer puts no word-start marker before the first word there.
+            before = "\n" if number else ""
+            found = tokenizer([f"{before}{text}" for text in texts], add_special_tokens=False).input_ids
+            return [tuple(ids[ids.index(self.newline) + 1 :] if number else ids) for ids in found]
 
-        self.newline = encode("\n")[-1]
+        self.newline: int = tokenizer.encode("\n", add_special_tokens=False)[-1]
         self.stop: int = tokenizer.convert_tokens_to_ids(END)
-        self.digits = {encode(f"\n{digit}")[-1]: digit for digit in "0123456789"}
-
-        def line(text: str, number: int) -> Line:
-            # Between newlines, as in an answer: the tokenizer puts no word-start marker before the first word there.
-            lines = encode(f"\n{text}\n" if number else f"{text}\n")
-            ends = [i for i, token in enumerate(lines) if token == self.newline]
-            return lines[ends[-2] + 1 : ends[-1]] if number else lines[: ends[-1]]
-
         # By field: the tokens before a value, and those of the whole line where the value is unknown.
         self.prefixes: dict[str, Line] = {}
         self.unknown: dict[str, Line] = {}
         self.choices: dict[str, ChoiceTokens] = {}
         for number, field in enumerate(prompt.fields):
-            # Before a number stands a space, a token of its own as each digit is; before words it is part of the first.
+            opening = prompt.opening(field)
+            # The space before a number is a token of its own, or part of the first digit's as it is of a word's.
             if field.kind == "number":
-                self.prefixes[field.name] = line(f"{field.label}: 1", number)[:-1]
+                self.prefixes[field.name] = lines([f"{opening}1"], number)[0][:-1]
             else:
-                self.prefixes[field.name] = line(f"{field.label}:", number)
+                self.prefixes[field.name] = lines([opening.rstrip()], number)[0]
             if not field.required:
-                self.unknown[field.name] = line(f"{field.label}: {prompt.unknown}", number)
+                self.unknown[field.name] = lines([f"{opening}{prompt.unknown}"], number)[0]
             if field.kind == "choice":
                 values = field.values if field.required else (*field.values, prompt.unknown)
+                written = lines([f"{opening}{value}" for value in values], number)
                 self.choices[field.name] = ChoiceTokens(
-                    {(*line(f"{field.label}: {value}", number), self.newline): value for value in values}
+                    {(*line, self.newline): value for line, value in zip(written, values, strict=True)}
                 )
+        self._learn_digits(token_bytes(tokenizer), lines)
         added = tokenizer.added_tokens_decoder.keys()
         for name, choice in self.choices.items():
             for tokens, value in choice.lines.items():
@@ -95,6 +106,30 @@ class AnswerTokens:
                         f"adapter: {name} {value[:40]!r} spells a control token of the model; take it out of the "
                         "catalog and fine-tune again"
                     )
+
+    def _learn_digits(self, vocabulary: Mapping[int, bytes], lines: Callable[[Sequence[str]], Sequence[Line]]) -> None:
+        """Which tokens write digits: each one, as for Phi-3, or several at once ("129", " 12")."""
+        written = {token: found[1].decode() for token, text in vocabulary.items() if (found := _DIGITS.fullmatch(text))}
+        numbers = sorted(set(written.values()))
+        opening = self.prompt.opening(self.prompt.fields[-1])
+        within = [line[-1] for line in lines(numbers) if len(line) == 1]
+        leading = [line[-1] for line in lines([f"{opening}{one}" for one in numbers])]
+        self.inner = frozenset(within)  # behind other digits
+        self.leading = frozenset(token for token, one in zip(leading, numbers, strict=True) if written[token] == one)
+        self.digits = {token: digits for token, digits in written.items() if token in self.inner | self.leading}
+        self.shares_digits = any(len(digits) > 1 for digits in self.digits.values())
+
+        @lru_cache(1 << 16)
+        def splits(number: str) -> frozenset[int]:
+            """Between how many of the number's digits and the rest a token ends."""
+            [line] = lines([number])
+            return frozenset(accumulate(len(self.digits.get(token, "?")) for token in line))
+
+        self._splits = splits
+
+    def may_write(self, beginning: str, more: int) -> bool:
+        """Whether the tokenizer, in a number with so many more digits, ends a token behind `beginning`."""
+        return not self.shares_digits or len(beginning) in self._splits(beginning + "5" * more)
 
     def spans(self, token_ids: Sequence[int]) -> "Spans":
         """Where the parts of an answer stand in its tokens, by the characters that each token writes."""
@@ -161,22 +196,26 @@ def answer_probability(completion: Completion, spans: Spans) -> float:
 
 
 def alternatives(completion: Completion, spans: Spans, tokens: AnswerTokens) -> dict[str, float]:
-    """Other categories that the model nearly wrote -> probability, most probable first.
+    """Other categories that the model nearly wrote -> probability, the MOST_ALTERNATIVES most probable ones first.
 
     A label counts if it departs from the written line at a token among the top ones. Labels that depart at the same
     token share its probability equally, because the tokens after it were never computed.
     """
-    span, under = spans.line("category"), tokens.choices["category"].under
-    written = tuple(completion.token_ids[span])
+    span, choice = spans.line("category"), tokens.choices["category"]
     found: dict[str, float] = {}
-    reached = 1.0
-    for i, position in enumerate(range(span.start, span.stop)):
+    reached, node = 1.0, 0
+    for position in range(span.start, span.stop):
+        after, written = choice.after[node], completion.token_ids[position]
         for token, logprob in zip(completion.top_ids[position], completion.top_logprobs[position], strict=True):
-            labels = under.get((*written[:i], int(token)), ()) if token != written[i] else ()
-            for label in labels:
-                found[label] = reached * math.exp(logprob) / len(labels)
+            if token != written and int(token) in after:
+                first, end = choice.below[after[int(token)]]
+                share = reached * math.exp(logprob) / (end - first)
+                found |= dict.fromkeys(choice.values[first : min(end, first + MOST_ALTERNATIVES)], share)
+        if written not in after:
+            break
         reached *= math.exp(completion.logprobs[position])
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+        node = after[written]
+    return dict(sorted(found.items(), key=lambda item: -item[1])[:MOST_ALTERNATIVES])
 
 
 def title_words(completion: Completion, spans: Spans, lexicon: Lexicon) -> list[tuple[str, float]]:
@@ -190,46 +229,47 @@ def title_words(completion: Completion, spans: Spans, lexicon: Lexicon) -> list[
 def price_features(completion: Completion, spans: Spans, tokens: AnswerTokens) -> PriceFeatures:
     """The distribution of prices that the digits' probabilities give.
 
-    Each alternative digit represents the prices that begin with it. The digits after it were never computed, so it gets
-    their geometric middle: 24.5 for a 2 before one more digit. Another first digit may begin a shorter or a longer
-    number; the nearest one counts, so that the alternative to 950 is 1,414 rather than 141.
+    Each alternative token of one or several digits represents the prices that begin with it. The digits after it were
+    never computed, so it gets their geometric middle: 24.5 for a 2 before one more digit. Another first token may begin
+    a shorter or a longer number; the nearest one counts, so that the alternative to 950 is 1,414 rather than 141.
     """
     start, end = spans.value("price")
     text = spans.text[start:end]
     if not (text.isascii() and text.isdigit()) or int(text) == 0:
         return PriceFeatures()
-    written, reached = int(text), 1.0
+    reached = 1.0
     atoms: list[tuple[float, float]] = []  # price, probability
     digits = spans.tokens(start, end)
     for position in range(digits.start, digits.stop):
-        place = spans.ends[position - 1] - start
+        before = text[: max(spans.ends[position - 1] - start, 0)] if position else ""
         for token, logprob in zip(completion.top_ids[position], completion.top_logprobs[position], strict=True):
             if token == completion.token_ids[position]:
                 continue
             if int(token) in tokens.digits:
-                price = _nearest(int(text[:place] + tokens.digits[int(token)]), place, len(text), written)
+                price = _nearest(before, tokens.digits[int(token)], text, tokens)
             else:
-                price = float(text[:place] or 0) if token == tokens.stop else 0.0
+                price = float(before or 0) if token == tokens.stop else 0.0
             if price > 0:
                 atoms.append((price, reached * math.exp(logprob)))
         reached *= math.exp(completion.logprobs[position])
-    prices, weights = map(np.array, zip(*atoms, (float(written), reached), strict=True))
+    prices, weights = map(np.array, zip(*atoms, (float(text), reached), strict=True))
     weights = weights / weights.sum()
     logs = np.log(prices)
     mean = float(weights @ logs)
     return PriceFeatures(math.exp(mean), math.sqrt(max(float(weights @ (logs - mean) ** 2), 0.0)))
 
 
-def _nearest(beginning: int, place: int, length: int, written: int) -> float:
-    """The geometric middle of the prices that begin so. They have as many digits as `written`, or, if the first digit
-    differs and that is nearer, one more or one less."""
-    if not beginning:
-        return 0.0
-    left = length - place - 1
-    lengths = (left - 1, left, left + 1) if place == 0 else (left,)
-    middle = math.sqrt(beginning * (beginning + 1))
-    prices = [middle * 10**more if more else float(beginning) for more in lengths if more >= 0]
-    return min(prices, key=lambda price: abs(math.log(price / written)))
+def _nearest(before: str, digits: str, written: str, tokens: AnswerTokens) -> float:
+    """The geometric middle of the prices that begin with `before` and a token of `digits`, 0 if there are none.
+
+    They have as many digits as `written`, or, if the first token differs and that is nearer, one more or one less.
+    """
+    beginning = before + digits
+    value, left = int(beginning), len(written) - len(beginning)
+    lengths = {max(left, 0)} if before else {max(left - 1, 0), max(left, 0), max(left + 1, 0)}
+    middle = math.sqrt(value * (value + 1))
+    prices = [middle * 10**more if more else float(value) for more in lengths if tokens.may_write(beginning, more)]
+    return min(prices or [float(value)], key=lambda price: abs(math.log(price / int(written))) if price else math.inf)
 
 
 def probability_of(completion: Completion, positions: slice) -> float:

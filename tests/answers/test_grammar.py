@@ -2,18 +2,23 @@
 
 import random
 from collections.abc import Callable, Sequence
+from unicodedata import normalize
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerBase
 
 from enrich.answers.fields import Field
-from enrich.answers.grammar import MAX_DIGITS, MAX_TITLE_TOKENS, answer_grammar
-from enrich.answers.parse import MAX_TITLE, parse_answer
+from enrich.answers.grammar import MAX_DIGITS, SHORTEST_TEXT, answer_grammar, text_room
+from enrich.answers.parse import MAX_TITLE, AnswerMalformed, holds_control_characters, parse_answer
 from enrich.answers.prompt import make_prompt
+from enrich.answers.text_tokens import text_edges, token_bytes
 from enrich.answers.token_evidence import AnswerTokens
+from tests.testing.byte_level_bpe import byte_level_bpe
 from tests.testing.tiny_phi3v import wrap_tokenizer
-from tests.testing.tiny_tokenizer import CATEGORIES
+from tests.testing.tiny_tokenizer import CATEGORIES, PROMPT
 
 Allowed = Callable[[Sequence[int]], list[int]]
 Choose = Callable[[list[int]], int]
@@ -75,17 +80,6 @@ def test_the_answers_that_were_taught_can_be_written(
         assert token in allowed(written[:end]), tokenizer.decode(written[:end])
 
 
-def test_the_longest_words_make_no_title_too_long(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
-    lengths = {i: len(token) for token, i in tokenizer.get_vocab().items()}
-
-    written = walk(
-        answer_grammar(tokenizer, tokens), tokens.stop, lambda options: max(options, key=lengths.__getitem__)
-    )
-
-    title = parse_answer(tokenizer.decode(written), tokens.prompt).title
-    assert MAX_TITLE / 2 < len(title) <= MAX_TITLE
-
-
 def test_a_title_ends_in_time_and_is_not_blank(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
     allowed = answer_grammar(tokenizer, tokens)
     blank = tokenizer.convert_tokens_to_ids("\u2581")
@@ -96,15 +90,97 @@ def test_a_title_ends_in_time_and_is_not_blank(tokenizer: PreTrainedTokenizerBas
     assert blank in allowed(written)
     assert {blank, tokens.newline}.isdisjoint(allowed([*written, blank]))
     assert {blank, tokens.newline} <= {*allowed([*written, blank, short])}
-    assert allowed([*written, *[short] * MAX_TITLE_TOKENS]) == [tokens.newline]
+    room = text_room(tokens)
+    assert len(allowed([*written, *[short] * (room - 1)])) > 1
+    assert allowed([*written, *[short] * room]) == [tokens.newline]
 
 
-def test_no_title_holds_control_tokens_or_bytes(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
+def test_an_answer_has_room_for_a_long_text_and_still_ends_in_its_budget(tokenizer: PreTrainedTokenizerBase) -> None:
+    for budget in (8, 64, 65, 300):
+        tokens = AnswerTokens(tokenizer, make_prompt(CATEGORIES, "EUR", max_new_tokens=budget))
+        allowed = answer_grammar(tokenizer, tokens)
+        word = tokenizer.convert_tokens_to_ids("B")
+        longest = max(tokens.choices["category"].lines, key=len)
+        title = [*tokens.prefixes["title"], *[word] * text_room(tokens), tokens.newline]
+        price = [*tokens.prefixes["price"], *[next(iter(tokens.digits))] * MAX_DIGITS]
+        assert allowed([*title, *longest[:-1]]) != []
+        assert allowed([*title[:-1]]) == [tokens.newline]
+        assert len([*title, *longest, *price, tokens.stop]) <= max(budget, SHORTEST_TEXT + 40)
+
+
+def test_a_title_that_ends_inside_a_character_is_completed(
+    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens
+) -> None:
+    allowed = answer_grammar(tokenizer, tokens)
+    word, byte = tokenizer.convert_tokens_to_ids("B"), lambda value: tokenizer.convert_tokens_to_ids(f"<0x{value:02X}>")
+    full = [*tokens.prefixes["title"], *[word] * (text_room(tokens) - 1), byte(0xE5)]
+
+    assert tokens.newline not in allowed(full)
+    assert tokens.newline not in allowed([*full, byte(0x85)])
+    assert allowed([*full, byte(0x85), byte(0x86)]) == [tokens.newline]
+
+
+def test_no_title_holds_control_tokens(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
     options = answer_grammar(tokenizer, tokens)(tokens.prefixes["title"])
 
     assert options
     assert tokenizer.added_tokens_decoder.keys().isdisjoint(options)
-    assert not [token for token in tokenizer.convert_ids_to_tokens(options) if token.startswith("<0x")]
+
+
+TITLES = [
+    "日本語のシャツ（青）", "Überzug 帽子 🙂", "Рубашка, синяя", "قميص أزرق", "می\u200cدوزیم", "👨\u200d👧 x",
+    "हिन्दी", "a\u00a0b", "∑ ½ “q”",
+]  # fmt: skip
+HIDDEN = [
+    "a\u200bb", "a\u00adb", "\u202ea", "a\x85b", "a\x1bb", "a\u2028b", "a<b", "a\uff1cb", "a\ufe64b", "a\ue000b",
+    "a\U000e0041b", "a\U000f0000b", "a\ufffdb", "s\u200chirt", "\u0645\u200d", "\u200c\u0645", "   ", "\u3000", "a\tb",
+]  # fmt: skip
+
+
+def writes(allowed: Allowed, tokens: AnswerTokens, title: Sequence[int]) -> bool:
+    """Whether the grammar lets a title be written with these tokens."""
+    ids = [*tokens.prefixes["title"], *title, tokens.newline]
+    return all(token in allowed(ids[:at]) for at, token in enumerate(ids))
+
+
+@pytest.mark.parametrize("kind", ["words and bytes", "letters for bytes"])
+def test_titles_of_any_script_can_be_written_and_hidden_characters_cannot(
+    tokenizer: PreTrainedTokenizerBase, kind: str
+) -> None:
+    tokenizer = tokenizer if kind == "words and bytes" else byte_level_bpe()
+    tokens = AnswerTokens(tokenizer, make_prompt(["HATS"], "EUR", max_new_tokens=200))
+    allowed = answer_grammar(tokenizer, tokens)
+    byte = {written: token for token, written in token_bytes(tokenizer).items() if len(written) == 1}
+    for title in TITLES:
+        ids = tokenizer.encode(f"Product: {title}", add_special_tokens=False)[len(tokens.prefixes["title"]) :]
+        assert writes(allowed, tokens, ids), title
+        assert writes(allowed, tokens, [byte[bytes([one])] for one in title.encode()]), title
+        assert parse_answer(f"Product: {title}\nCategory: HATS\nFull Price: 1", tokens.prompt).title == title
+    for title in HIDDEN:
+        assert not writes(allowed, tokens, [byte[bytes([one])] for one in title.encode()]), repr(title)
+        if "<" not in normalize("NFKC", title):  # which is harmless alone
+            with pytest.raises(AnswerMalformed):
+                parse_answer(f"Product: {title}\nCategory: HATS\nFull Price: 1", tokens.prompt)
+    for broken in (b"\xc0\xaf", b"\xe0\x80\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x80", b"\xe6\x97", b"\xff"):
+        assert not writes(allowed, tokens, [byte[bytes([one])] for one in b"a" + broken if bytes([one]) in byte])
+
+
+BYTES = text_edges({byte: bytes([byte]) for byte in range(256)})
+TEXT = st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("\u200c\u200d <\uff1c\u3000مदa\u226e"))
+
+
+@given(st.text(TEXT, min_size=1, max_size=8).filter(lambda text: len(text) - len(text.lstrip()) < 2))
+def test_the_grammar_permits_the_characters_that_the_parser_does(text: str) -> None:
+    (edges, ends), state = BYTES, 0
+    for byte in text.encode():
+        following = [after for permitted, after in edges.get(state, ()) if byte in permitted]
+        state = following[0] if following else -1
+    try:
+        parse_answer(f"Product: {text}\nCategory: HATS\nFull Price: 1", PROMPT)
+        readable = not holds_control_characters(text) and "<" not in normalize("NFKC", text)
+    except AnswerMalformed:
+        readable = False
+    assert (state in ends) == readable
 
 
 def test_no_title_holds_control_characters_of_the_vocabulary() -> None:

@@ -2,19 +2,24 @@
 
 import json
 import random
+from contextlib import suppress
 from importlib.metadata import entry_points
 
+import numpy as np
 import pytest
 from transformers import AutoConfig
 
 from enrich.answers.fields import Field
-from enrich.answers.grammar import answer_grammar, answer_structure
+from enrich.answers.grammar import SHORTEST_TEXT, answer_grammar, answer_structure
+from enrich.answers.parse import AnswerMalformed, parse_answer
 from enrich.answers.prompt import make_prompt
+from enrich.answers.text_tokens import token_bytes
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.models.phi3_vision import Phi3VConfig
 from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.models.phi3_vision.vllm_plugin import register
 from enrich.settings.models import TINY_MODEL_PATH
+from tests.testing.byte_level_bpe import byte_level_bpe
 from tests.testing.tiny_tokenizer import CATEGORIES
 
 pytestmark = pytest.mark.vllm
@@ -38,38 +43,48 @@ def test_the_entry_point_may_run_any_number_of_times() -> None:
     assert model.packed_modules_mapping == {"qkv_proj": ["qkv_proj"], "gate_up_proj": ["gate_up_proj"]}
 
 
-def test_both_engines_permit_the_same_tokens_under_the_grammar() -> None:
-    """Random answers, each token drawn from those permitted; at every step the two sets are one.
-
-    Words are short: only one of the two bounds a title's characters too.
-    """
+@pytest.mark.parametrize("kind", ["words and bytes", "letters for bytes", "digits in threes"])
+def test_both_engines_permit_the_same_tokens_under_the_grammar(kind: str) -> None:
+    """Random answers, each token drawn from those permitted; at every step the two sets are one."""
     import xgrammar
 
-    tokenizer = load_processor(TINY_MODEL_PATH).tokenizer
+    tokenizer = byte_level_bpe(kind == "digits in threes")
+    if kind == "words and bytes":
+        tokenizer = load_processor(TINY_MODEL_PATH).tokenizer
     others = [
         Field(name="colour", kind="choice", label="Colour", column="colour", values=("red", "dark red")),
         Field(name="fit", kind="text", label="Fit", column="fit"),
+        Field(name="pieces", kind="number", label="Pieces", column="pieces"),
     ]
-    tokens = AnswerTokens(tokenizer, make_prompt(CATEGORIES, "EUR", others=others))
+    prompt = make_prompt(CATEGORIES, "EUR", others=others)
+    tokens = AnswerTokens(tokenizer, prompt)
     size = len(tokenizer)
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=size)
     compiled = xgrammar.GrammarCompiler(info).compile_structural_tag(json.dumps(answer_structure(tokenizer, tokens)))
     allowed = answer_grammar(tokenizer, tokens)
     mask = xgrammar.allocate_token_bitmask(1, size)
-    rng, longest = random.Random(0), 0
-    for walk in range(40):
+    parts = {token for token, text in token_bytes(tokenizer).items() if max(text, default=0) > 0x7F}
+    rng, longest, wide = random.Random(0), 0, 0
+    for walk in range(24):
         matcher = xgrammar.GrammarMatcher(compiled, override_stop_tokens=[tokens.stop])
         written: list[int] = []
         while True:
             matcher.fill_next_token_bitmask(mask, 0)
-            theirs = {i for i in range(size) if int(mask[0][i // 32]) >> (i % 32) & 1}
+            bits = np.unpackbits(mask.numpy().view(np.uint8)[0], bitorder="little")
+            theirs = set(bits[:size].nonzero()[0].tolist())
             assert theirs == set(allowed(written)), tokenizer.decode(written)
             ends = tokens.newline in theirs and walk % 4 and rng.random() < 0.1  # every fourth title goes to its bound
-            short = [i for i in sorted(theirs) if len(tokenizer.convert_ids_to_tokens(i)) <= 3]
-            token = tokens.newline if ends else rng.choice(short or sorted(theirs))
+            some = sorted(theirs & parts if rng.random() < 0.5 else theirs) or sorted(theirs)
+            token = tokens.newline if ends else rng.choice(some)
             if token == tokens.stop:
                 break
             assert matcher.accept_token(token)
             written.append(token)
         longest = max(longest, len(written))
-    assert longest > 45
+        text = tokenizer.decode(written)
+        wide += not text.isascii()
+        with suppress(AnswerMalformed):  # of a text too long
+            parse_answer(text, prompt)
+        assert "\ufffd" not in text
+    assert longest > 2 * SHORTEST_TEXT
+    assert wide > 16
