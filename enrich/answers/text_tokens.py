@@ -1,9 +1,9 @@
 """Which tokens may write a text, one after another, whatever script it is in and however the tokenizer spells it.
 
-A token stands for bytes: a word, or, where the vocabulary lacks a character, a part of its UTF-8. So the bytes before it
-decide whether a token may come next. The automaton here reads bytes. It permits valid UTF-8 that is not blank, with one
-leading space at most, no control characters, joiners only inside words, and no `<`: several tokens could spell a control
-token with it. The parser accepts all of these texts.
+A token stands for bytes: a word, or, where the vocabulary lacks a character, a part of its UTF-8. So the bytes before
+it decide whether a token may come next. The automaton here reads bytes. It permits valid UTF-8 that is not blank, with
+one leading space at most, no control characters, joiners only inside words, and no `<`, which several tokens could make
+a control token. The parser accepts all of these texts.
 """
 
 import json

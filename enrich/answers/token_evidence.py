@@ -111,18 +111,21 @@ class AnswerTokens:
         """Which tokens write digits: each one, as for Phi-3, or several at once ("129", " 12")."""
         written = {token: found[1].decode() for token, text in vocabulary.items() if (found := _DIGITS.fullmatch(text))}
         numbers = sorted(set(written.values()))
-        opening = self.prompt.opening(self.prompt.fields[-1])
-        within = [line[-1] for line in lines(numbers) if len(line) == 1]
-        leading = [line[-1] for line in lines([f"{opening}{one}" for one in numbers])]
-        self.inner = frozenset(within)  # behind other digits
-        self.leading = frozenset(token for token, one in zip(leading, numbers, strict=True) if written[token] == one)
+        price = self.prompt.fields[-1]
+        before, opening = len(self.prefixes[price.name]), self.prompt.opening(price)
+
+        def in_answer(numbers: Sequence[str]) -> list[Line]:
+            return [line[before:] for line in lines([f"{opening}{one}" for one in numbers])]
+
+        self.inner = frozenset(line[0] for line in lines(numbers) if len(line) == 1)  # behind other digits
+        self.leading = frozenset(line[0] for line in in_answer(numbers) if len(line) == 1)
         self.digits = {token: digits for token, digits in written.items() if token in self.inner | self.leading}
         self.shares_digits = any(len(digits) > 1 for digits in self.digits.values())
 
         @lru_cache(1 << 16)
         def splits(number: str) -> frozenset[int]:
-            """Between how many of the number's digits and the rest a token ends."""
-            [line] = lines([number])
+            """Behind how many of the number's digits a token ends."""
+            [line] = in_answer([number])
             return frozenset(accumulate(len(self.digits.get(token, "?")) for token in line))
 
         self._splits = splits

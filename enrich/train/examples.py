@@ -52,7 +52,7 @@ class Example:
     prompt_ids: tuple[int, ...]  # -k at the positions of the k-th image
     answer_ids: tuple[int, ...]  # with the closing <|end|>: all that is learned
     photos: tuple[Readable, ...]
-    price_digits: int = 0  # how many of answer_ids, just before the closing one, are the price's digits
+    price_digits: int = 0  # how many of answer_ids, just before the closing one, write the price's digits
     shown: tuple[int, ...] = (0,)
     lost: tuple[Dropped, ...] = ()  # the product's photos that cannot be read
 
@@ -94,8 +94,7 @@ def make_example(
         Unusable: the answer could not be read back, or would not fit into max_new_tokens.
         UsageError: the whole could be longer than max_length; cutting would lose image tokens or the end.
     """
-    text, answer_ids = _answer(product, processor, prompt)
-    digits = len(text) - len(text.rstrip("0123456789"))  # each is a token of its own
+    answer_ids, digits = _answer(product, processor, prompt)
     example = Example(product, (), tuple(answer_ids), photos, digits)
     longest = show(example, largest(example, settings.photos_per_product), processor, prompt)
     length = len(longest.input_ids)
@@ -245,11 +244,14 @@ def _look(
     return tuple(found), tuple(_dropped(product, reason) for reason in lost)
 
 
-def _answer(product: Product, processor: Phi3VProcessor, prompt: Prompt) -> tuple[str, list[int]]:
-    """What is learned of a product, and its ids with the closing <|end|>. Raises Unusable."""
+def _answer(product: Product, processor: Phi3VProcessor, prompt: Prompt) -> tuple[list[int], int]:
+    """The ids that are learned of a product, the closing <|end|> included, and how many of them write the price's
+    digits, which may share tokens. Raises Unusable."""
     text = render_answer(prompt, product.title, product.category, product.price)
     tokenizer = processor.tokenizer
-    ids = tokenizer(text, add_special_tokens=False).input_ids
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, price = encoded.input_ids, len(text.rstrip("0123456789"))
+    digits = sum(end > price for _, end in encoded.offset_mapping)
     if not tokenizer.added_tokens_decoder.keys().isdisjoint(ids):  # this model's own, whatever their spelling
         raise Unusable("title or category spells a control token of the model")
     try:
@@ -264,7 +266,7 @@ def _answer(product: Product, processor: Phi3VProcessor, prompt: Prompt) -> tupl
             f"answer of {len(ids)} tokens, more than max_new_tokens {prompt.max_new_tokens}",
             f"answer longer than max_new_tokens {prompt.max_new_tokens}, raise it",
         )
-    return text, ids
+    return ids, digits
 
 
 def _dropped(product: Product, reason: Unusable) -> Dropped:

@@ -24,6 +24,7 @@ from enrich.answers.token_evidence import (
     title_words,
 )
 from enrich.errors import UsageError
+from tests.testing.byte_level_bpe import byte_level_bpe
 from tests.testing.fake_engine import write_completion
 from tests.testing.tiny_tokenizer import CATEGORIES
 
@@ -300,3 +301,71 @@ def test_a_category_that_spells_a_control_token_is_refused_before_anything_is_an
     prompt = prompt.model_copy(update={"fields": (prompt.fields[0], unchecked, prompt.fields[2])})
     with pytest.raises(UsageError, match="spells a control token of the model; take it out of the catalog"):
         AnswerTokens(tokenizer, prompt)
+
+
+def write_number(price: str, groups: bool, rivals: dict[int, dict[str, float]]) -> tuple[PriceFeatures, list[str]]:
+    """Features of a price whose digits share tokens, with these rivals by token; and the price's tokens."""
+    tokenizer = byte_level_bpe(groups)
+    tokens = AnswerTokens(tokenizer, make_prompt(("HATS",), "EUR"))
+    text = f"Product: Hat\nCategory: HATS\nFull Price: {price}"
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    spans = tokens.spans(ids)
+    place = spans.tokens(*spans.value("price"))
+    by_digits = [
+        {tokens.digits[i]: i for i in (tokens.inner if at or not_led else tokens.leading)}
+        for at, not_led in ((0, groups), (1, True))
+    ]
+    completion = write_completion(
+        tokenizer,
+        text,
+        probabilities={place.start + at: 1 - sum(others.values()) for at, others in rivals.items()},
+        rivals={
+            place.start + at: {by_digits[min(at, 1)][digits]: p for digits, p in others.items()}
+            for at, others in rivals.items()
+        },
+    )
+    written = [tokenizer.decode([i]).strip() for i in ids[place]]
+    return price_features(completion, spans, tokens), written
+
+
+@pytest.mark.parametrize(
+    ("price", "groups", "pieces", "rivals", "atoms"),
+    [
+        ("129", True, ["12", "9"], {0: {"13": 0.4}}, {129: 0.6, 10 * math.sqrt(13 * 14): 0.4}),
+        ("129", True, ["12", "9"], {1: {"5": 0.25}}, {129: 0.75, 125: 0.25}),
+        (
+            "120",
+            False,
+            ["12", "0"],
+            {0: {"13": 0.4}, 1: {"5": 0.5}},
+            {120: 0.3, 10 * math.sqrt(13 * 14): 0.4, 125: 0.3},
+        ),
+    ],
+)
+def test_prices_whose_digits_share_tokens_have_a_distribution(
+    price: str, groups: bool, pieces: list[str], rivals: dict[int, dict[str, float]], atoms: dict[float, float]
+) -> None:
+    found, written = write_number(price, groups, rivals)
+
+    mean = sum(p * math.log(value) for value, p in atoms.items())
+    variance = sum(p * (math.log(value) - mean) ** 2 for value, p in atoms.items())
+    assert written == pieces
+    assert found.expectation == pytest.approx(math.exp(mean), rel=1e-5)
+    assert found.spread == pytest.approx(math.sqrt(variance), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("groups", [True, False])
+@pytest.mark.parametrize("price", ["7", "12", "990", "1290", "129012", "unknown"])
+def test_the_grammar_permits_prices_whose_digits_share_tokens(price: str, groups: bool) -> None:
+    tokenizer = byte_level_bpe(groups)
+    tokens = AnswerTokens(tokenizer, make_prompt(("HATS",), "EUR"))
+    allowed = answer_grammar(tokenizer, tokens)
+    ids = tokenizer.encode(f"Product: Blue shirt\nCategory: HATS\nFull Price: {price}", add_special_tokens=False)
+
+    assert tokens.shares_digits
+    for at, token in enumerate([*ids, tokens.stop]):
+        assert token in allowed(ids[:at])
+    number = ids.index(tokens.newline, ids.index(tokens.newline) + 1) + 1 + len(tokens.prefixes["price"])
+    starts = [tokens.digits[token] for token in allowed(ids[:number]) if token in tokens.digits]
+    assert {digits[0] for digits in starts} == set("123456789")
+    assert max(map(len, starts)) > 1
