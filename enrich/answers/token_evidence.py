@@ -3,13 +3,13 @@
 import math
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from codecs import getincrementaldecoder
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 
 import numpy as np
-from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
 
 from enrich.answers.completion import Completion
@@ -22,6 +22,7 @@ from enrich.errors import UsageError
 Line = tuple[int, ...]
 MOST_ALTERNATIVES = 8  # labels; a row keeps three
 _DIGITS = re.compile(rb" ?([0-9]+)")  # a token of them, with the space before a number or without
+_CONTINUING = frozenset(bytes([byte]) for byte in range(0x80, 0xC0))  # bytes of UTF-8 inside a character
 
 
 @dataclass(frozen=True)
@@ -97,19 +98,25 @@ class AnswerTokens:
                 self.choices[field.name] = ChoiceTokens(
                     {(*line, self.newline): value for line, value in zip(written, values, strict=True)}
                 )
-        self._learn_digits(token_bytes(tokenizer), lines)
-        added = tokenizer.added_tokens_decoder.keys()
+        words, added = token_bytes(tokenizer), tokenizer.added_tokens_decoder
+        self._written = words | {token: one.content.encode() for token, one in added.items()}
+        # Characters that start in each token: bytes of UTF-8 that do not continue one.
+        self._characters = {token: sum(byte & 0xC0 != 0x80 for byte in text) for token, text in self._written.items()}
+        self._learn_digits(words, lines)
         for name, choice in self.choices.items():
             for tokens, value in choice.lines.items():
-                if not added.isdisjoint(tokens):  # the grammar would force it, and it would end or redirect the answer
+                if not added.keys().isdisjoint(
+                    tokens
+                ):  # the grammar would force it, and it would end or redirect the answer
                     raise UsageError(
                         f"adapter: {name} {value[:40]!r} spells a control token of the model; take it out of the "
                         "catalog and fine-tune again"
                     )
 
-    def _learn_digits(self, vocabulary: Mapping[int, bytes], lines: Callable[[Sequence[str]], Sequence[Line]]) -> None:
+    def _learn_digits(self, words: Mapping[int, bytes], lines: Callable[[Sequence[str]], Sequence[Line]]) -> None:
         """Which tokens write digits: each one, as for Phi-3, or several at once ("129", " 12")."""
-        written = {token: found[1].decode() for token, text in vocabulary.items() if (found := _DIGITS.fullmatch(text))}
+        found = ((token, _DIGITS.fullmatch(text)) for token, text in words.items())
+        written = {token: match[1].decode() for token, match in found if match}
         numbers = sorted(set(written.values()))
         price = self.prompt.fields[-1]
         before, opening = len(self.prefixes[price.name]), self.prompt.opening(price)
@@ -135,18 +142,30 @@ class AnswerTokens:
         return not self.shares_digits or len(beginning) in self._splits(beginning + "5" * more)
 
     def spans(self, token_ids: Sequence[int]) -> "Spans":
-        """Where the parts of an answer stand in its tokens, by the characters that each token writes."""
-        stream, text = DecodeStream(skip_special_tokens=False), ""
-        ends: list[int] = []
-        waiting = 0  # bytes of a character that is not complete yet; they count as ending where it does
-        for token in token_ids:
-            written = stream.step(self._tokenizer, token)
-            waiting += 1
-            if written is not None:
-                text += written
-                ends += [len(text)] * waiting
-                waiting = 0
-        return Spans(text, [*ends, *[len(text)] * waiting], self.prompt)
+        """Where the parts of an answer stand in its tokens, by the characters that each token writes.
+
+        A token that ends inside a character counts as ending where that character does, and so does the mark before the
+        first word, which is not text.
+        """
+        written = [self._written.get(token, b"") for token in token_ids]
+        try:
+            text = b"".join(written).decode()
+            ends = list(accumulate(map(self._characters.__getitem__, token_ids)))
+        except (UnicodeDecodeError, KeyError):  # bytes that are not UTF-8, or special tokens
+            text, ends = _decode(written)
+        if text.startswith(" ") and not self._tokenizer.decode(token_ids[:1]).startswith(" "):
+            text, ends = text[1:], [max(end - 1, 1) for end in ends]
+        for place in range(len(written) - 1, 0, -1):
+            if written[place][:1] in _CONTINUING:
+                ends[place - 1] = ends[place]
+        return Spans(text, ends, self.prompt)
+
+
+def _decode(written: Sequence[bytes]) -> tuple[str, list[int]]:
+    """Bytes as text, with a mark for those that are not UTF-8, and how many characters are written after each piece."""
+    decoder = getincrementaldecoder("utf-8")("replace")
+    pieces = [decoder.decode(piece) for piece in written] + [decoder.decode(b"", True)]
+    return "".join(pieces), list(accumulate(map(len, pieces[:-1])))
 
 
 class Spans:
@@ -207,16 +226,16 @@ def alternatives(completion: Completion, spans: Spans, tokens: AnswerTokens) -> 
     span, choice = spans.line("category"), tokens.choices["category"]
     found: dict[str, float] = {}
     reached, node = 1.0, 0
-    for position in range(span.start, span.stop):
-        after, written = choice.after[node], completion.token_ids[position]
-        for token, logprob in zip(completion.top_ids[position], completion.top_logprobs[position], strict=True):
-            if token != written and int(token) in after:
-                first, end = choice.below[after[int(token)]]
+    for written, own, ids, logprobs in _steps(completion, span):
+        after = choice.after[node]
+        for token, logprob in zip(ids, logprobs, strict=True):
+            if token != written and token in after:
+                first, end = choice.below[after[token]]
                 share = reached * math.exp(logprob) / (end - first)
                 found |= dict.fromkeys(choice.values[first : min(end, first + MOST_ALTERNATIVES)], share)
         if written not in after:
             break
-        reached *= math.exp(completion.logprobs[position])
+        reached *= math.exp(own)
         node = after[written]
     return dict(sorted(found.items(), key=lambda item: -item[1])[:MOST_ALTERNATIVES])
 
@@ -243,18 +262,18 @@ def price_features(completion: Completion, spans: Spans, tokens: AnswerTokens) -
     reached = 1.0
     atoms: list[tuple[float, float]] = []  # price, probability
     digits = spans.tokens(start, end)
-    for position in range(digits.start, digits.stop):
+    for position, (chosen, own, ids, logprobs) in enumerate(_steps(completion, digits), digits.start):
         before = text[: max(spans.ends[position - 1] - start, 0)] if position else ""
-        for token, logprob in zip(completion.top_ids[position], completion.top_logprobs[position], strict=True):
-            if token == completion.token_ids[position]:
+        for token, logprob in zip(ids, logprobs, strict=True):
+            if token == chosen:
                 continue
-            if int(token) in tokens.digits:
-                price = _nearest(before, tokens.digits[int(token)], text, tokens)
+            if token in tokens.digits:
+                price = _nearest(before, tokens.digits[token], text, tokens)
             else:
                 price = float(before or 0) if token == tokens.stop else 0.0
             if price > 0:
                 atoms.append((price, reached * math.exp(logprob)))
-        reached *= math.exp(completion.logprobs[position])
+        reached *= math.exp(own)
     prices, weights = map(np.array, zip(*atoms, (float(text), reached), strict=True))
     weights = weights / weights.sum()
     logs = np.log(prices)
@@ -273,6 +292,12 @@ def _nearest(before: str, digits: str, written: str, tokens: AnswerTokens) -> fl
     middle = math.sqrt(value * (value + 1))
     prices = [middle * 10**more if more else float(value) for more in lengths if tokens.may_write(beginning, more)]
     return min(prices or [float(value)], key=lambda price: abs(math.log(price / int(written))) if price else math.inf)
+
+
+def _steps(completion: Completion, span: slice) -> Iterator[tuple[int, float, list[int], list[float]]]:
+    """Of each token its id and log-probability, and those of the most probable ones; lists are faster than arrays."""
+    columns = (completion.logprobs[span], completion.top_ids[span], completion.top_logprobs[span])
+    return zip(completion.token_ids[span], *(column.tolist() for column in columns), strict=True)
 
 
 def probability_of(completion: Completion, positions: slice) -> float:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
 
 from enrich.answers.completion import Completion
@@ -277,6 +280,31 @@ def test_words_are_found_by_their_characters_whatever_the_tokens(writer: Writer,
             covered = spans.tokens(start, end)
             assert (covered.stop > covered.start) == (end > start)
             assert text[start:end].strip() in writer.tokenizer.decode(ids[covered])  # decoding drops the first space
+
+
+@pytest.mark.parametrize("kind", ["words and bytes", "letters for bytes"])
+@given(st.lists(st.integers(0, 476), max_size=12), st.text(st.sampled_from("a0 \né帽🙂\x00"), max_size=12))
+def test_tokens_are_placed_as_the_tokenizer_decodes_them(
+    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, kind: str, drawn: list[int], text: str
+) -> None:
+    if kind == "letters for bytes":
+        tokenizer, tokens = byte_level_bpe(), AnswerTokens(byte_level_bpe(), tokens.prompt)
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    found, stream, said, waiting = tokens.spans(ids), DecodeStream(skip_special_tokens=False), "", 0
+    ends: list[int] = []
+    for token in ids:
+        waiting += 1
+        if (written := stream.step(tokenizer.backend_tokenizer, token)) is not None:
+            said += written
+            ends += [len(said)] * waiting
+            waiting = 0
+
+    assert found.text == said == tokenizer.decode(ids)
+    assert list(found.ends) == ends
+    whatever = tokens.spans([*drawn, 10**6, tokens.stop])  # broken and special ones do no harm
+    assert len(whatever.ends) == len(drawn) + 2
+    assert list(whatever.ends) == sorted(whatever.ends)
+    assert len(whatever.text) >= whatever.ends[-1]
 
 
 def test_further_fields_have_their_lines(tokenizer: PreTrainedTokenizerBase) -> None:
