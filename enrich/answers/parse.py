@@ -41,7 +41,8 @@ def parse_answer(text: str, prompt: Prompt) -> Answer:
     match = prompt.answer_form.fullmatch(unicodedata.normalize("NFC", text.strip()))
     if match is None:
         labels = ", ".join(field.label for field in prompt.fields)
-        raise AnswerMalformed(f"expected the lines {labels}, got {excerpt(text)!r}")
+        what = "one line each for" if prompt.terse else "the lines"
+        raise AnswerMalformed(f"expected {what} {labels}, got {excerpt(text)!r}")
     values: dict[str, str | None] = {}
     for one in prompt.fields:
         value = match[one.name].strip()

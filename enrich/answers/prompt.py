@@ -26,7 +26,8 @@ class Prompt(BaseModel):
     """What the model is asked and how it answers; written to an adapter's prompt.json.
 
     The answer has a line for each field, in their order: title and category first, price last. `max_new_tokens` is how
-    many tokens an answer may take, the closing one included.
+    many tokens an answer may take, the closing one included. A `terse` answer leaves out the labels, as in
+    `{title}\\n{category}\\n{price}`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +41,7 @@ class Prompt(BaseModel):
     max_new_tokens: int = Setting(default=SHORTEST_BUDGET, ge=8)
     category_path: bool = False  # a category is a path such as WOMAN > SHOES > PUMPS, else a leaf whatever it holds
     category_ids: Mapping[str, str] = {}  # category -> its id in a standard's table, where one was named
+    terse: bool = False
 
     @field_validator("currency")
     @classmethod
@@ -79,7 +81,7 @@ class Prompt(BaseModel):
 
     def opening(self, field: Field) -> str:
         """What stands before the value of a field in an answer."""
-        return f"{field.label}: "
+        return "" if self.terse else f"{field.label}: "
 
     @cached_property
     def answer_form(self) -> re.Pattern[str]:
@@ -87,7 +89,9 @@ class Prompt(BaseModel):
         number = rf"[0-9]{{1,9}}|{re.escape(self.unknown)}"
         values = {"text": r"[^\n]+", "choice": r"[^\n]+", "number": number}
         return re.compile(
-            r"\n".join(rf"{re.escape(one.label)}:[ ]?(?P<{one.name}>{values[one.kind]})" for one in self.fields)
+            r"\n".join(
+                rf"{re.escape(self.opening(one).rstrip())}[ ]?(?P<{one.name}>{values[one.kind]})" for one in self.fields
+            )
         )
 
 
@@ -100,12 +104,13 @@ def make_prompt(
     max_new_tokens: int = SHORTEST_BUDGET,
     category_path: bool = False,
     category_ids: Mapping[str, str] = {},
+    terse: bool = False,
 ) -> Prompt:
     """The prompt for a catalog with these categories; prices are in units of `currency`.
 
     Args:
         others: further fields, between category and price.
-        max_new_tokens, category_path: see `Prompt`.
+        max_new_tokens, category_path, terse: see `Prompt`.
         category_ids: those of other categories are left out.
     """
     wording = WORDINGS[language]
@@ -126,6 +131,7 @@ def make_prompt(
         max_new_tokens=max_new_tokens,
         category_path=category_path,
         category_ids={name: category_ids[name] for name in sorted(categories) if name in category_ids},
+        terse=terse,
     )  # fmt: skip
 
 
@@ -147,4 +153,4 @@ def render_answer(
     """
     written = None if price is None else str(max(1, round(price)))
     values = {**(attributes or {}), "title": title, "category": category, "price": written}
-    return "\n".join(f"{field.label}: {values.get(field.name) or prompt.unknown}" for field in prompt.fields)
+    return "\n".join(f"{prompt.opening(field)}{values.get(field.name) or prompt.unknown}" for field in prompt.fields)

@@ -179,7 +179,7 @@ class Spans:
         for number, field in enumerate(prompt.fields):
             newline = text.find("\n", start) if number < last else -1
             end = newline + 1 if newline >= 0 else len(text)
-            self._lines[field.name] = start, min(start + len(field.label) + 1, end), end
+            self._lines[field.name] = start, min(start + len(prompt.opening(field).rstrip()), end), end
             start = end
 
     def line(self, field: str) -> slice:

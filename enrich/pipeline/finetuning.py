@@ -151,7 +151,7 @@ def _prepare(
     settings = resolve_model(settings, gpu=torch.cuda.is_available(), rows=len(splits.train))
     base = find_base(settings.model, settings.revision)
     processor = open_processor(base, settings)
-    asked = make_prompt((), labelled.currency, language=settings.language)
+    asked = make_prompt((), labelled.currency, language=settings.language, terse=settings.terse)
     budget = settings.max_new_tokens or needed_budget(labelled.products, processor, asked)
     asked = asked.model_copy(update={"max_new_tokens": budget})
     refuse_long_prompts(processor, asked, budget)
@@ -161,7 +161,7 @@ def _prepare(
     never = {one.product_code for one in unlearnable}
     taught = {product.category for product in labelled.products if product.product_code not in never}
     prompt = make_prompt(
-        tuple(taught), labelled.currency, language=settings.language, max_new_tokens=budget,
+        tuple(taught), labelled.currency, language=settings.language, max_new_tokens=budget, terse=settings.terse,
         category_path=settings.category_path, category_ids=labelled.category_ids,
     )  # fmt: skip
     return _PreparedCatalog(catalog, labelled, splits, settings, base, prompt, unlearnable)

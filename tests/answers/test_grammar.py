@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from enrich.answers.fields import Field
 from enrich.answers.grammar import MAX_DIGITS, SHORTEST_TEXT, answer_grammar, text_room
 from enrich.answers.parse import MAX_TITLE, AnswerMalformed, holds_control_characters, parse_answer
-from enrich.answers.prompt import make_prompt
+from enrich.answers.prompt import Prompt, make_prompt, render_answer
 from enrich.answers.text_tokens import text_edges, token_bytes
 from enrich.answers.token_evidence import AnswerTokens
 from tests.testing.byte_level_bpe import byte_level_bpe
@@ -41,11 +41,12 @@ def walk(allowed: Allowed, stop: int, choose: Choose) -> list[int]:
     raise AssertionError(f"no end after {len(written)} tokens")
 
 
+@pytest.mark.parametrize("terse", [False, True])
 @pytest.mark.parametrize("categories", [CATEGORIES, HOSTILE, ("ONLY",)])
 def test_every_walk_ends_in_an_answer_with_a_known_category(
-    tokenizer: PreTrainedTokenizerBase, categories: tuple[str, ...]
+    tokenizer: PreTrainedTokenizerBase, categories: tuple[str, ...], terse: bool
 ) -> None:
-    prompt = make_prompt(categories, "EUR", others=OTHERS)
+    prompt = make_prompt(categories, "EUR", others=OTHERS, terse=terse)
     tokens = AnswerTokens(tokenizer, prompt)
     allowed = answer_grammar(tokenizer, tokens)
     seen = set()
@@ -67,14 +68,23 @@ def test_every_walk_ends_in_an_answer_with_a_known_category(
     assert len(seen) >= min(len(categories), 3)
 
 
+@pytest.mark.parametrize("terse", [False, True])
 @pytest.mark.parametrize("category", CATEGORIES)
-@pytest.mark.parametrize("price", ["unknown", "1", "1290", "9999999"])
+@pytest.mark.parametrize("price", [None, 1, 1290, 9999999])
+@pytest.mark.parametrize("title", ["x Blue shirt (2)", "青いシャツ"])
 def test_the_answers_that_were_taught_can_be_written(
-    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, category: str, price: str
+    tokenizer: PreTrainedTokenizerBase, title: str, category: str, price: int | None, terse: bool
 ) -> None:
+    for one in (tokenizer, byte_level_bpe(), byte_level_bpe(groups=True)):
+        can_be_written(one, make_prompt(CATEGORIES, "EUR", terse=terse), title, category, price)
+
+
+def can_be_written(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, title: str, category: str, price: int | None
+) -> None:
+    tokens = AnswerTokens(tokenizer, prompt)
     allowed = answer_grammar(tokenizer, tokens)
-    text = f"Product: x Blue shirt (2)\nCategory: {category}\nFull Price: {price}"
-    written = tokenizer.encode(text, add_special_tokens=False)
+    written = tokenizer.encode(render_answer(prompt, title, category, price), add_special_tokens=False)
 
     for end, token in enumerate([*written, tokens.stop]):
         assert token in allowed(written[:end]), tokenizer.decode(written[:end])

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from enrich.answers.fields import Field, spells_control_token
-from enrich.answers.parse import Answer, parse_answer
+from enrich.answers.parse import Answer, AnswerMalformed, parse_answer
 from enrich.answers.prompt import Prompt, make_prompt, render_answer, render_prompt
 from enrich.errors import UsageError
 from enrich.vocabulary import Language
@@ -193,6 +193,19 @@ def test_the_question_reads_well_with_a_further_field(language: Language, label:
     colour = Field(name="colour", kind="choice", label=label, column="colour", values=("x",))
     prompt = make_prompt(("A",), "EUR", language=language, others=[colour])
     assert (prompt.instruction, prompt.language) == (instruction, language)
+
+
+def test_a_terse_answer_has_no_labels() -> None:
+    colour = Field(name="colour", kind="choice", label="Colour", column="colour", values=("red",))
+    prompt = make_prompt(("HATS",), "EUR", others=[colour], terse=True)
+    for price, value in ((12.0, "red"), (None, None)):
+        text = render_answer(prompt, "Felt hat: 12", "HATS", price, {"colour": value})
+        assert text == f"Felt hat: 12\nHATS\n{value or 'unknown'}\n{12 if price else 'unknown'}"
+        said = None if price is None else 12
+        assert parse_answer(f" {text} ", prompt) == Answer("Felt hat: 12", "HATS", said, {"colour": value})
+    for text in ("Felt hat\nHATS\n12", "Felt hat\nHATS\nred\n12\n3", "Felt hat\nHATS\nred\nFull Price: 12"):
+        with pytest.raises(AnswerMalformed, match="expected one line each for Product, Category, Colour, Full Price"):
+            parse_answer(text, prompt)
 
 
 def test_japanese_is_worded_as_the_tutorial_words_its_example() -> None:

@@ -15,7 +15,7 @@ from enrich.answers.completion import Completion
 from enrich.answers.fields import Field
 from enrich.answers.grammar import answer_grammar
 from enrich.answers.lexicon import lexicon_of
-from enrich.answers.prompt import make_prompt
+from enrich.answers.prompt import make_prompt, render_answer
 from enrich.answers.token_evidence import (
     MOST_ALTERNATIVES,
     AnswerTokens,
@@ -89,6 +89,27 @@ def test_an_answer_is_written_with_the_tokens_of_its_parts(writer: Writer, token
             else:
                 assert full_price[: len(before)] == before
                 assert "".join(tokens.digits[i] for i in full_price[len(before) :]) == price
+
+
+@pytest.mark.parametrize("terse", [False, True])
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_the_evidence_of_an_answer_is_the_same_without_labels(
+    tokenizer: PreTrainedTokenizerBase, category: str, terse: bool
+) -> None:
+    prompt = make_prompt(CATEGORIES, "EUR", terse=terse)
+    tokens = AnswerTokens(tokenizer, prompt)
+    ids = tokenizer.encode(render_answer(prompt, "Blue 9 shirt", category, 129), add_special_tokens=False)
+    spans = tokens.spans(ids)
+    label, price, word = spans.line("category"), spans.tokens(*spans.value("price")), spans.value("title")[1] - 1
+    last = next(i for i, digit in tokens.digits.items() if digit == "7")
+    sure = {label.start: 0.5, price.stop - 1: 0.75, spans.tokens(word, word + 1).start: 0.25}
+    completion = write_completion(tokenizer, spans.text, probabilities=sure, rivals={price.stop - 1: {last: 0.25}})
+
+    assert tokens.choices["category"].lines[tuple(ids[label])] == category
+    assert label_probability(completion, spans) == pytest.approx(0.5)
+    assert title_words(completion, spans)[-1] == ("shirt", pytest.approx(0.25))
+    found = price_features(completion, spans, tokens)
+    assert found.expectation == pytest.approx(129**0.75 * 127**0.25)
 
 
 def test_a_labels_probability_is_the_product_of_its_tokens(writer: Writer, tokens: AnswerTokens) -> None:

@@ -125,7 +125,7 @@ def test_a_japanese_catalog_loses_no_row_and_says_how_long_its_answers_are(
     _damage(catalog, range(1, 41), category3_code="ワンピース")
     prompts = _without_training(monkeypatch)
     told: list[str] = []
-    settings = TINY.model_copy(update={"max_new_tokens": None, "language": "ja"})
+    settings = TINY.model_copy(update={"max_new_tokens": None, "language": "ja", "terse": True})
 
     finetune(str(catalog), str(tmp_path / "out"), settings, on_message=told.append)
 
@@ -133,6 +133,7 @@ def test_a_japanese_catalog_loses_no_row_and_says_how_long_its_answers_are(
     assert prompts[0].categories == ("ワンピース",)
     assert [field.label for field in prompts[0].fields] == ["製品", "カテゴリ", "定価"]
     assert 64 < prompts[0].max_new_tokens < 200
+    assert prompts[0].terse
     with pytest.raises(UsageError, match=r"40 of 40 rows cannot be used as they are.*longer than max_new_tokens 64"):
         finetune(str(catalog), str(tmp_path / "short"), settings.model_copy(update={"max_new_tokens": 64}))
 

@@ -43,8 +43,9 @@ def test_the_entry_point_may_run_any_number_of_times() -> None:
     assert model.packed_modules_mapping == {"qkv_proj": ["qkv_proj"], "gate_up_proj": ["gate_up_proj"]}
 
 
+@pytest.mark.parametrize("terse", [False, True])
 @pytest.mark.parametrize("kind", ["words and bytes", "letters for bytes", "digits in threes"])
-def test_both_engines_permit_the_same_tokens_under_the_grammar(kind: str) -> None:
+def test_both_engines_permit_the_same_tokens_under_the_grammar(kind: str, terse: bool) -> None:
     """Random answers, each token drawn from those permitted; at every step the two sets are one."""
     import xgrammar
 
@@ -56,7 +57,7 @@ def test_both_engines_permit_the_same_tokens_under_the_grammar(kind: str) -> Non
         Field(name="fit", kind="text", label="Fit", column="fit"),
         Field(name="pieces", kind="number", label="Pieces", column="pieces"),
     ]
-    prompt = make_prompt(CATEGORIES, "EUR", others=others)
+    prompt = make_prompt(CATEGORIES, "EUR", others=others, terse=terse)
     tokens = AnswerTokens(tokenizer, prompt)
     size = len(tokenizer)
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=size)
