@@ -10,7 +10,9 @@ MEANINGS = {
     "status": "`ok` or `failed`",
     "title": "Generated title, or a person's. Null where failed or rejected",
     "category": "A label of the adapter's taxonomy, or a person's. Null where failed or rejected",
-    "category_path": "The levels of a category that is a path, the broadest first. Null where categories are leaves",
+    "category_path": "The levels of a category that is a path, the broadest first, down to the last one whose own "
+    "confidence reaches the threshold of review; all of them where a person decided. Empty where not even the first "
+    "does, null where categories are leaves",
     "category_id": "Of the category in the standard that `taxonomy` names. Null where there is none",
     "category_confidence": "Probability, 0..1, that the category is right; calibrated on held-out products",
     "category_alternatives": "Up to three other labels with their calibrated probabilities, most probable first",

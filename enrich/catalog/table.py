@@ -20,8 +20,9 @@ def read_table(
 ) -> pl.DataFrame:
     """All rows and columns of a CSV, TSV or Parquet file as strings, "" for null.
 
-    Codes keep their leading zeros, whole floats lose their ".0". Numbers with three decimals get a fourth, so that the point is seen to be the decimal mark. Columns that have no
-    text form (nested or binary ones, such as photos inside the table) are left out.
+    Codes keep their leading zeros, whole floats lose their ".0". Numbers with three decimals get a fourth, so that the
+    point is seen to be the decimal mark. Columns that have no text form (nested or binary ones, such as photos inside
+    the table) are left out.
 
     Args:
         data: the table's bytes, if `path` is only its name; errors then say `where` it is.

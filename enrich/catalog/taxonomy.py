@@ -78,8 +78,8 @@ def adopt(catalog: Catalog, taxonomy: Taxonomy, *, strict: bool = True) -> Catal
         shown = ", ".join(f"{excerpt(label)!r}{_nearest(label, taxonomy)}" for label in unknown[:_SHOWN])
         more = f" and {len(unknown) - _SHOWN:,} more" if len(unknown) > _SHOWN else ""
         raise UsageError(
-            f"{taxonomy.name}: {len(unknown):,} of {len(paths):,} categories of the catalog are not in it: {shown}{more}; "
-            "write them as the table does, as paths or as ids"
+            f"{taxonomy.name}: {len(unknown):,} of {len(paths):,} categories of the catalog are not in it: "
+            f"{shown}{more}; write them as the table does, as paths or as ids"
         )
     label_of = {label: path or label for label, path in paths.items()}
     own = set(label_of.values())

@@ -24,7 +24,7 @@ def read_category_ids(output: Store, run: RunInfo) -> Mapping[str, str]:
     try:
         return _IDS.validate_json(output.get(_key(run))[0])
     except ValidationError as error:
-        raise RunFailed(f"{output.uri_of(_key(run))} is not a run's table of ids; move it away and try again") from error
+        raise RunFailed(f"{output.uri_of(_key(run))} holds no ids; move it away and try again") from error
 
 
 def _key(run: RunInfo) -> str:

@@ -24,7 +24,6 @@ from enrich.pages.report import render_scores
 from enrich.pipeline.predicting import predict
 from enrich.pipeline.progress import OnMessage, Progress, silent, unheard
 from enrich.scores.assess import SCORES_FILE, VERDICTS_KEY, assess
-from enrich.scores.hierarchy import Paths
 from enrich.scores.metrics import Scores, baselines, score
 from enrich.scores.worth import tell
 from enrich.settings.catalog import Columns
@@ -114,7 +113,7 @@ def measure(
     predictions: Sequence[Prediction],
     calibration: Calibration,
     truth: Truth | None = None,
-    paths: Paths = {},
+    paths: Mapping[str, tuple[str, ...]] = {},
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Calibrated predictions beside the truth (SCORE_SCHEMA), and all their metrics, ready for metrics.json.
 

@@ -41,7 +41,7 @@ def assess(
     sigma: float | None = None,
     ideal_width: float | None = None,
     calibrated_on: int = 0,
-    paths: hierarchy.Paths = {},
+    paths: Mapping[str, tuple[str, ...]] = {},
 ) -> dict[str, Any]:
     """Every metric of a scored table, ready for metrics.json.
 

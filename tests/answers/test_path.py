@@ -17,7 +17,6 @@ from enrich.answers.path import (
     fit_levels,
     joined,
     level_confidences,
-    level_probabilities,
     levels_of,
     sure_levels,
 )

@@ -170,7 +170,8 @@ def test_a_damaged_table_is_refused(tmp_path: Path, text: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "category", [DRESSES, "apparel & accessories>clothing>DRESSES", "2271", "Apparel  &  Accessories > Clothing > Dresses"]
+    "category",
+    [DRESSES, "apparel & accessories>clothing>DRESSES", "2271", "Apparel  &  Accessories > Clothing > Dresses"],
 )
 def test_a_category_is_found_by_its_path_or_by_its_id(tmp_path: Path, category: str) -> None:
     (tmp_path / "google.txt").write_text(GOOGLE)
@@ -179,9 +180,9 @@ def test_a_category_is_found_by_its_path_or_by_its_id(tmp_path: Path, category: 
     assert labels(catalog) == [DRESSES, SHOES]
     assert catalog.category_ids == {DRESSES: "2271", SHOES: "187"}
     assert catalog.paths[DRESSES] == ("Apparel & Accessories", "Clothing", "Dresses")
-    assert catalog.fingerprint == read_catalog(
-        tmp_path, Columns(category=("category",)), category_path=True
-    ).fingerprint  # so that an adapter knows its catalog without the table
+    assert (
+        catalog.fingerprint == read_catalog(tmp_path, Columns(category=("category",)), category_path=True).fingerprint
+    )  # so that an adapter knows its catalog without the table
 
 
 def test_a_catalog_of_ids_only_is_taught_as_paths(tmp_path: Path) -> None:

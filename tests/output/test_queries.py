@@ -49,7 +49,7 @@ def run_query(language: str, text: str, output: Path) -> Any:
 
 def test_there_are_queries_of_each_kind() -> None:
     assert [language for language, _ in QUERIES].count("python") == 5
-    assert len(QUERIES) == 11
+    assert len(QUERIES) == 12
 
 
 @pytest.mark.parametrize("number", range(len(QUERIES)))
@@ -72,6 +72,8 @@ def test_a_copied_query_runs_and_finds_what_is_there(output: Path, number: int) 
         assert len(found["product_id"]) == 8
     elif "median_price" in text:
         assert found == [{"category": "Coats", "products": 4, "median_price": 100.0}]
+    elif "levels" in text:
+        assert found == [(None, 4, 100.0)]  # leaves
     elif "the photos of" in text:
         assert found == [("coats/123", "s3://photos/coats/123", None, None, None)]
     elif "without a good" in text:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from enrich.answers.prompt import make_prompt
-from enrich.catalog.read import read_catalog
 from enrich.catalog.split import split_catalog
+from enrich.catalog.taught import read_taught
 from enrich.errors import UsageError
 from enrich.pipeline.adapter_cache import CachedAdapter, find_adapter
 from enrich.settings.training import TrainSettings
@@ -93,7 +93,7 @@ def four(tmp_path: Path) -> Path:
 def made_by_hand(adapter: Path, catalog: Path, **changes: object) -> str:
     """Write the files of `enrich finetune --catalog --out` that are read here."""
     settings = TINY.model_copy(update=changes)
-    labelled = read_catalog(catalog, settings.columns)
+    labelled = read_taught(catalog, settings)
     rows = len(split_catalog(labelled.products, settings.split).train)
     record = {
         "data_fingerprint": labelled.fingerprint,
@@ -149,6 +149,27 @@ def test_one_of_another_catalog_or_prompt_or_that_is_damaged_does_not_serve(four
         (adapter / "train.json").write_text(record)
     write_catalog(four, "Wool coat", "Silk scarf", "Felt hat", "Canvas bag")
     assert not serves()
+
+
+def test_photos_that_group_by_adds_are_of_the_catalog(four: Path, tmp_path: Path) -> None:
+    (four / "images" / "0-back.png").write_bytes((four / "images" / "0.png").read_bytes())
+    grouped = TINY.model_copy(update={"group_by": r"images/(?P<product_id>\d+).*"})
+    mine = made_by_hand(tmp_path / "adapter", four, group_by=grouped.group_by)
+
+    assert find_adapter(str(four), str(tmp_path / "adapters"), grouped, mine) == CachedAdapter(mine, ready=True)
+
+
+def test_other_ids_in_a_standards_table_need_another_adapter(four: Path, tmp_path: Path) -> None:
+    table = tmp_path / "standard.csv"
+    settings = TINY.model_copy(update={"category_path": True, "taxonomy": str(table)})
+    table.write_text("path,id\nClothes > Coats,1\n")
+    first = find_adapter(str(four), str(tmp_path / "adapters"), settings)
+    make(first)
+    assert find_adapter(str(four), str(tmp_path / "adapters"), settings).ready
+
+    table.write_text("path,id\nClothes > Coats,2\n")
+    other = find_adapter(str(four), str(tmp_path / "adapters"), settings)
+    assert (other.ready, other.uri == first.uri) == (False, False)
 
 
 def test_a_name_that_holds_an_adapter_of_another_catalog_is_not_trusted(four: Path, tmp_path: Path) -> None:

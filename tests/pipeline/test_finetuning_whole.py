@@ -88,8 +88,9 @@ def test_scores_are_written_with_plots_and_the_optimum(story: Any, tmp_path: Pat
     right = (table["category"] == table["answered_category"]).sum() / table.height
     assert metrics["estimates"]["category_accuracy"]["value"] == pytest.approx(right)
     assert metrics["ideal"]["price_mdape"] < metrics["estimates"]["price_mdape"]["value"]
-    assert metrics["category_accuracy_by_level"]["category3_code"] == pytest.approx(right)
-    assert metrics["category_accuracy_by_level"]["category2_code"] >= right
+    assert metrics["category_by_level"]["3"]["accuracy"] == pytest.approx(right)
+    assert metrics["category_by_level"]["1"]["accuracy"] >= right
+    assert metrics["estimates"]["category_hierarchical_f1"]["value"] >= right
     page = (tmp_path / "scores.html").read_text()
     assert page.count("data:image/svg+xml") == 5
 

@@ -46,7 +46,7 @@ def _rows(frame: pl.DataFrame) -> pl.DataFrame:
 def _reviews(frame: pl.DataFrame) -> pl.DataFrame:
     photo = pl.col("photos").list.first().struct
     images = [photo.field(old).alias(new) for new, old in list(_ROW.items())[:4] if new != "image_uri"]
-    return frame.select(*images, *(name for name in frame.columns if name not in ("product_id", "photos")))
+    return frame.select(*images, *(name for name in frame.columns if name not in ("product_id", *_NEW)))
 
 
 def _as_written(field: pa.Field) -> pa.Field:

@@ -7,14 +7,17 @@ from typing import Any
 import polars as pl
 import pytest
 
+from enrich.answers.prompt import make_prompt
 from enrich.engines.adapter import Adapter
 from enrich.errors import UsageError
+from enrich.output.category_ids import read_category_ids
 from enrich.output.run_record import RunRecord
 from enrich.pipeline.run import enrichment, start
 from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.pipeline.run.request import RunRequest
 from enrich.pipeline.run.start import dry_run
 from enrich.settings.run import GateSettings, RunSettings
+from enrich.storage import open_store
 from tests.testing.fake_world import FakeWorld, fake_adapter
 
 SETTINGS = RunSettings(group_by="folder", shard_size=2, engine="transformers", gate=GateSettings(enabled=False))
@@ -141,6 +144,26 @@ def test_another_adapter_refreshes_some_and_the_record_says_how_many_are_left(
     none = run(world, SETTINGS.model_copy(update={"refresh": 0}))
     assert (none.state, none.older) == ("nothing_to_do", 2)
     assert run(world).by_reason == {"model": 2}
+
+
+def test_rows_carry_the_ids_of_their_categories_and_the_run_keeps_all_of_them(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = {"Coats": "203", "Hats": "173"}
+
+    def with_ids(path: Path, *_: object) -> Adapter:
+        return replace(fake_adapter(path), prompt=make_prompt(tuple(ids), "EUR", category_ids=ids))
+
+    run(world)
+    monkeypatch.setattr(start, "read_adapter", with_ids)
+    monkeypatch.setattr(start, "open_adapter", with_ids)
+    world.add_photos("bad.jpg")
+    record = run(world)
+
+    assert record.by_reason == {"model": 4, "new": 1}  # other ids are another prompt
+    assert {row["category_id"] for row in table(world).values() if row["status"] == "ok"} == {"203"}
+    assert table(world)["bad"]["category_id"] is None
+    assert read_category_ids(open_store(str(world.root / "output")), record.run) == ids
 
 
 def report(world: FakeWorld, record: RunRecord) -> str:
