@@ -50,6 +50,13 @@ class Prompt(BaseModel):
             raise ValueError(f"{currency[:40]!r} is not a currency code of three capital letters")
         return currency
 
+    @field_validator("unknown")
+    @classmethod
+    def _unknown_is_no_number(cls, unknown: str) -> str:
+        if unknown.isdigit():
+            raise ValueError(f"{unknown[:40]!r} would be read as a number; choose a word")
+        return unknown
+
     @field_validator("fields")
     @classmethod
     def _fields_are_in_order(cls, fields: tuple[Field, ...]) -> tuple[Field, ...]:

@@ -33,6 +33,12 @@ _CHARACTERS = 0x110000
 _State = tuple[int, tuple]  # what the text was before this character; what its next byte may be, () between characters
 
 
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Special tokens and those that were added to the vocabulary, except white space: text must hold none of them."""
+    added = tokenizer.added_tokens_decoder.items()
+    return frozenset(tokenizer.all_special_ids) | {token for token, one in added if one.content.strip()}
+
+
 def token_bytes(tokenizer: PreTrainedTokenizerBase) -> dict[int, bytes]:
     """What each token of the vocabulary writes, without special and added tokens.
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from enrich.answers.completion import Completion
 from enrich.answers.lexicon import Lexicon, lexicon_of
 from enrich.answers.prompt import END, Prompt
-from enrich.answers.text_tokens import token_bytes
+from enrich.answers.text_tokens import control_tokens, token_bytes
 from enrich.answers.title_rules import noun_of
 from enrich.errors import UsageError
 
@@ -57,14 +57,35 @@ class ChoiceTokens:
         self.below[0] = 0, len(lines)
 
 
+def refuse_control_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> None:
+    """UsageError if part of a prompt or of its answers becomes a control token of this very model, in any spelling.
+
+    It would end or redirect the answer, and the grammar would force it.
+    """
+    settings = {"instruction": [prompt.instruction], "unknown": [prompt.unknown]}
+    settings |= {f"label of {field.name}": [field.label] for field in prompt.fields}
+    values = {field.name: field.values for field in prompt.fields if field.values}
+    control = control_tokens(tokenizer)
+    for source, texts in (("settings", settings), ("catalog", values)):
+        for name, found in texts.items():
+            for text, ids in zip(found, tokenizer(list(found), add_special_tokens=False).input_ids, strict=True):
+                if not control.isdisjoint(ids):
+                    raise UsageError(
+                        f"adapter: {name} {text[:40]!r} spells a control token of the model; take it out of the "
+                        f"{source} and fine-tune again"
+                    )
+
+
 class AnswerTokens:
     """How the tokenizer writes an answer to a prompt: the tokens of the newline, of numbers, and of each line.
 
     Raises:
-        UsageError: a value spells a control token of the model.
+        UsageError: see `refuse_control_tokens`.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> None:
+        refuse_control_tokens(tokenizer, prompt)
+        self.control = control_tokens(tokenizer)
         self.prompt = prompt
         self.categories = frozenset(prompt.categories)
         self.lexicon = lexicon_of(prompt.language)
@@ -103,15 +124,6 @@ class AnswerTokens:
         # Characters that start in each token: bytes of UTF-8 that do not continue one.
         self._characters = {token: sum(byte & 0xC0 != 0x80 for byte in text) for token, text in self._written.items()}
         self._learn_digits(words, lines)
-        for name, choice in self.choices.items():
-            for tokens, value in choice.lines.items():
-                if not added.keys().isdisjoint(
-                    tokens
-                ):  # the grammar would force it, and it would end or redirect the answer
-                    raise UsageError(
-                        f"adapter: {name} {value[:40]!r} spells a control token of the model; take it out of the "
-                        "catalog and fine-tune again"
-                    )
 
     def _learn_digits(self, words: Mapping[int, bytes], lines: Callable[[Sequence[str]], Sequence[Line]]) -> None:
         """Which tokens write digits: each one, as for Phi-3, or several at once ("129", " 12")."""

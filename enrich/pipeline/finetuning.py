@@ -12,6 +12,7 @@ import torch
 from enrich.answers.calibration import CALIBRATION_FILE, Calibration
 from enrich.answers.postprocess import Prediction
 from enrich.answers.prompt import Prompt, make_prompt
+from enrich.answers.token_evidence import refuse_control_tokens
 from enrich.catalog.dropped import encode
 from enrich.catalog.read import Catalog
 from enrich.catalog.split import Splits, split_catalog
@@ -155,6 +156,7 @@ def _prepare(
     budget = settings.max_new_tokens or needed_budget(labelled.products, processor, asked)
     asked = asked.model_copy(update={"max_new_tokens": budget})
     refuse_long_prompts(processor, asked, budget)
+    refuse_control_tokens(processor.tokenizer, asked)
     unlearnable = check_answers(labelled.products, processor, asked)
     refuse_losses(catalog, labelled, unlearnable, settings, out)
     send_lines([*labelled.lines, *describe_unlearnable(labelled, unlearnable)], on_message)

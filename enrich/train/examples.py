@@ -9,6 +9,7 @@ from pathlib import Path
 
 from enrich.answers.parse import MAX_TITLE, AnswerMalformed, parse_answer
 from enrich.answers.prompt import END, SHORTEST_BUDGET, Prompt, render_answer, render_prompt
+from enrich.answers.text_tokens import control_tokens
 from enrich.errors import RunFailed, UsageError
 from enrich.models.phi3_vision import Phi3VProcessor
 from enrich.photos.decode import ImageRefused, Photo, inspect
@@ -252,7 +253,7 @@ def _answer(product: Product, processor: Phi3VProcessor, prompt: Prompt) -> tupl
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, price = encoded.input_ids, len(text.rstrip("0123456789"))
     digits = sum(end > price for _, end in encoded.offset_mapping)
-    if not tokenizer.added_tokens_decoder.keys().isdisjoint(ids):  # this model's own, whatever their spelling
+    if not control_tokens(tokenizer).isdisjoint(ids):  # this model's own, whatever their spelling
         raise Unusable("title or category spells a control token of the model")
     try:
         answer = parse_answer(text, prompt)
