@@ -1,7 +1,8 @@
 """The words of the domain: closed lists of values, and what products and photos are. Loads nothing."""
 
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
@@ -48,6 +49,7 @@ class ReviewReason(StrEnum):
     """Why a person should look at a row."""
 
     LOW_CONFIDENCE = "low_confidence"
+    LOW_ATTRIBUTE_CONFIDENCE = "low_attribute_confidence"
     WIDE_PRICE = "wide_price"
     CATEGORY_UNKNOWN = "category_unknown"
     PRICE_OUTLIER = "price_outlier"
@@ -65,6 +67,8 @@ class Product:
     category: str
     price: float | None  # in the catalog's currency; None where the catalog has none
     image_paths: tuple[str, ...]  # absolute local paths of its photos in order; the first is the main photo
+    # Values of the declared fields beyond these three, by name; None where the catalog has none.
+    attributes: Mapping[str, str | None] = field(default_factory=dict, hash=False)
 
 
 def same_design(title: str) -> str:

@@ -67,6 +67,7 @@ class Calibration(_Fitted):
     version: Literal[2] = 2  # 1 also named one of three price estimates, and could hold isotonic steps
     price: PriceCalibration | None  # None where the catalog has no prices
     category: CategoryCalibration
+    attributes: dict[str, CategoryCalibration] = {}  # of the fields beyond title, category and price, by name
     levels: tuple[CategoryCalibration, ...] = ()  # where categories are paths: of the levels above the last, by depth
     folded: Self | None = None  # for products answered in several prompts; None if no such products were known
 
@@ -201,11 +202,13 @@ def is_outlier(calibration: PriceCalibration, price: float) -> bool:
     return not calibration.lowest <= price <= calibration.highest
 
 
-def fit_category(probabilities: Floats, right: Bools, categories: Sequence[str]) -> CategoryCalibration:
+def fit_category(
+    probabilities: Floats, right: Bools, categories: Sequence[str], reviewed: float = REVIEWED
+) -> CategoryCalibration:
     """Platt scaling, and the confidence under which a person should look.
 
     That threshold is chosen on confidences of rows that the scaling was not fitted on (5 folds): as high as needed to
-    get MISSED of the wrong labels, as low as needed to ask about no more than REVIEWED of the rows.
+    get MISSED of the wrong labels, as low as needed to ask about no more than `reviewed` of the rows.
 
     Args:
         probabilities: of title and label, 0..1, one a row.
@@ -222,14 +225,14 @@ def fit_category(probabilities: Floats, right: Bools, categories: Sequence[str])
         own = folds == fold
         others = fit_platt(p[~own], y[~own], labels[~own])
         held_out[own] = [category_confidence(others, *row) for row in zip(p[own], labels[own], strict=True)]
-    return fitted.model_copy(update={"review_below": _review_below(held_out, y)})
+    return fitted.model_copy(update={"review_below": _review_below(held_out, y, reviewed)})
 
 
-def _review_below(confidence: np.ndarray, right: np.ndarray) -> float:
+def _review_below(confidence: np.ndarray, right: np.ndarray, reviewed: float) -> float:
     order = np.argsort(confidence, kind="stable")
     caught = np.cumsum(~right[order])
     wanted = int(np.searchsorted(caught, MISSED * caught[-1])) + 1 if caught[-1] else 0
-    rows = min(wanted, int(REVIEWED * len(right)))
+    rows = min(wanted, int(reviewed * len(right)))
     return float(confidence[order[rows]]) if rows < len(right) else 1.0
 
 

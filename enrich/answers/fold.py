@@ -2,12 +2,13 @@
 
 Labels: each prompt gives every label calibrated odds, and their logarithms are added, as if prompts were independent
 evidence. They are not, since all show one product, so the sum is calibrated again on products (`Calibration.folded`).
+Further fields likewise, but a prompt that cannot tell, because its photos do not show it, counts only if no prompt can.
 Price: the mean of the mixture of the prompts' log-price distributions, with the variance of the mixture. Title: that of
 the surest prompt among those that answered the label.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -16,7 +17,16 @@ import numpy as np
 from enrich.answers.calibration import Calibration, category_confidence, logit, sigmoid
 from enrich.answers.parse import Answer
 from enrich.answers.path import branches_of
-from enrich.answers.postprocess import ALTERNATIVES, Prediction, flag, least_confidence, priced, with_path
+from enrich.answers.postprocess import (
+    ALTERNATIVES,
+    Attributed,
+    Prediction,
+    field_confidence,
+    flag,
+    least_confidence,
+    priced,
+    with_path,
+)
 from enrich.answers.token_evidence import PriceFeatures
 from enrich.settings.review import ReviewSettings
 from enrich.vocabulary import Alternative, ReviewReason
@@ -26,19 +36,23 @@ _OF_THE_ANSWER = (ReviewReason.CATEGORY_UNKNOWN, ReviewReason.TITLE_UNGROUNDED)
 
 
 def fold(
-    predictions: Sequence[Prediction], labels: int, calibration: Calibration, review: ReviewSettings
+    predictions: Sequence[Prediction], labels: Mapping[str, int], calibration: Calibration, review: ReviewSettings
 ) -> Prediction:
     """The prediction for a product from those of its prompts; a single one is returned unchanged.
 
     Prompts without an answer do not count, unless no prompt has one: then the first failure is the product's.
 
     Args:
-        labels: number of the adapter's categories.
+        labels: how many values each choice has, the category among them.
     """
     good = [(one, one.answer) for one in predictions if one.answer is not None]
     if len(predictions) == 1 or not good:
         return predictions[0]
-    odds = _added(good, labels)
+    odds = _added(
+        [{one.category: one.confidence for one in found.alternatives} | {answer.category: found.confidence or 0.0}
+         for found, answer in good],
+        labels["category"],
+    )  # fmt: skip
     category = max(odds, key=lambda label: odds[label])
     probability = sigmoid(odds[category])
     again = calibration.folded
@@ -46,15 +60,17 @@ def fold(
     surest, answer = max(good, key=lambda pair: (pair[1].category == category, pair[0].confidence or 0.0))
     folded = replace(
         surest,
-        answer=replace(answer, category=category),
         probability=probability,
         confidence=float(np.float32(confidence)),
         alternatives=_others(odds, category, confidence),
+        attributes={name: _attribute(good, name, labels.get(name, 0), again) for name in answer.attributes},
         price_features=mixed([one.price_features for one, found in good if found.price is not None]),
         prompts=len(predictions),
         prompt_tokens=sum(one.prompt_tokens or 0 for one in predictions),
         output_tokens=sum(one.output_tokens or 0 for one in predictions),
     )
+    told = {name: one.value for name, one in folded.attributes.items()}
+    folded = replace(folded, answer=replace(answer, category=category, attributes=told))
     folded = priced(folded, (again or calibration).price)
     if surest.path is not None:
         above = [_branch(good, branch) for branch in branches_of(category)]
@@ -76,12 +92,23 @@ def mixed(distributions: Sequence[PriceFeatures]) -> PriceFeatures:
     return PriceFeatures(math.exp(mean), math.sqrt(variance))
 
 
-def _added(good: Sequence[tuple[Prediction, Answer]], labels: int) -> dict[str, float]:
-    """Sum of the log odds of each label that a prompt named; a prompt leaves the rest to all that it did not name."""
-    named = [
-        {other.category: other.confidence for other in one.alternatives} | {answer.category: one.confidence or 0.0}
-        for one, answer in good
-    ]
+def _attribute(
+    good: Sequence[tuple[Prediction, Answer]], name: str, values: int, again: Calibration | None
+) -> Attributed:
+    """A further field's answer, from the prompts that can tell, or from all if none can; of `values` possible ones."""
+    told = [one.attributes[name] for one, _ in good]
+    able = [one for one in told if one.value is not None] or told
+    odds = _added([{one.value or "": one.confidence} for one in able], values)
+    value = max(odds, key=lambda one: odds[one])
+    probability = sigmoid(odds[value])
+    confidence = field_confidence(again, name, value, probability) if again else float(np.float32(probability))
+    surest = max((one for one in able if (one.value or "") == value), key=lambda one: one.confidence)
+    return replace(surest, probability=probability, confidence=confidence)
+
+
+def _added(named: Sequence[Mapping[str, float]], labels: int) -> dict[str, float]:
+    """Sum of the log odds of each label that a prompt named, with its probability; a prompt leaves the rest to all
+    that it did not name, of `labels` in all."""
     rest = [max(0.0, 1.0 - sum(found.values())) / max(1, labels - len(found)) for found in named]
     everyone = dict.fromkeys(label for found in named for label in found)
     return {

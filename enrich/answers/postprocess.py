@@ -1,6 +1,6 @@
 """From a completion to a prediction: parsed, calibrated, and flagged for review if a person should look."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -24,7 +24,7 @@ from enrich.answers.token_evidence import (
     Spans,
     alternatives,
     answer_probability,
-    label_probability,
+    line_probability,
     price_features,
     title_words,
 )
@@ -32,6 +32,16 @@ from enrich.settings.review import ReviewSettings
 from enrich.vocabulary import Alternative, ErrorKind, ReviewReason
 
 ALTERNATIVES = 3  # kept a row
+
+
+@dataclass(frozen=True)
+class Attributed:
+    """The answer to a field beyond title, category and price."""
+
+    value: str | None  # None: the model wrote that it cannot tell
+    probability: float  # of title and value, before calibration
+    confidence: float  # that this is the catalog's value; of None: that the catalog has none
+    otherwise: str | None = None  # where value is None, the most probable value of a choice
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,7 @@ class Prediction:
     price_features: PriceFeatures = field(default_factory=PriceFeatures)  # before calibration
     price_low: float | None = None
     price_high: float | None = None
+    attributes: Mapping[str, Attributed] = field(default_factory=dict)  # of the other fields, by name
     reasons: tuple[ReviewReason, ...] = ()
     error_kind: ErrorKind | None = None
     error_message: str | None = None
@@ -106,6 +117,9 @@ def _validate(completion: Completion, tokens: AnswerTokens, prices: PriceCalibra
     if answer.category not in tokens.categories:
         message = f"{excerpt(answer.category)!r} is not in the adapter's taxonomy"
         return failed(ErrorKind.CATEGORY_UNKNOWN, message, answer)
+    for name, choice in tokens.choices.items():
+        if (value := answer.attributes.get(name)) is not None and value not in choice.values:
+            return failed(ErrorKind.ANSWER_MALFORMED, f"{excerpt(value)!r} is not a value of {name}", answer)
     if answer.price is not None and (answer.price == 0 or (prices and is_out_of_range(prices, answer.price))):
         return failed(ErrorKind.PRICE_OUT_OF_RANGE, f"{answer.price} is far outside the catalog's prices", answer)
     return replace(used, answer=answer, parsed=answer)
@@ -120,20 +134,48 @@ def _estimate(
     calibration: Calibration,
 ) -> Prediction:
     """`prediction` with its calibrated confidence and alternatives, and the expected price with its interval."""
-    probability = answer_probability(completion, spans)
+    probability = answer_probability(completion, spans, "category")
     # In the precision of its column, so that reviews decided from the stored row agree.
     confidence = float(np.float32(category_confidence(calibration.category, probability, answer.category)))
-    others = alternatives(completion, spans, tokens)
+    others = alternatives(completion, spans, tokens, "category")
     others.pop(answer.category, None)  # the label itself, if it was written in other tokens than the usual ones
     features = price_features(completion, spans, tokens)
     estimated = replace(
         prediction,
         probability=probability,
         confidence=confidence,
-        alternatives=_calibrated(others, label_probability(completion, spans), confidence),
+        alternatives=_calibrated(others, line_probability(completion, spans, "category"), confidence),
         price_features=features,
+        attributes={
+            name: _attributed(name, value, completion, spans, tokens, calibration)
+            for name, value in answer.attributes.items()
+        },
     )
     return priced(estimated, calibration.price)
+
+
+def _attributed(
+    name: str,
+    value: str | None,
+    completion: Completion,
+    spans: Spans,
+    tokens: AnswerTokens,
+    calibration: Calibration,
+) -> Attributed:
+    probability = answer_probability(completion, spans, name)
+    confidence = field_confidence(calibration, name, value, probability)
+    otherwise = None
+    if value is None and name in tokens.choices:
+        found = alternatives(completion, spans, tokens, name)
+        otherwise = next((one for one in found if one != tokens.prompt.unknown), None)
+    return Attributed(value, probability, confidence, otherwise)
+
+
+def field_confidence(calibration: Calibration, name: str, value: str | None, probability: float) -> float:
+    """Calibrated confidence, in the precision of its column, in a `value` of the field `name`, whose tokens had
+    `probability`; this itself where the field was never calibrated."""
+    fitted = calibration.attributes.get(name)
+    return float(np.float32(category_confidence(fitted, probability, value or "") if fitted else probability))
 
 
 def priced(prediction: Prediction, prices: PriceCalibration | None) -> Prediction:
@@ -160,9 +202,12 @@ def with_path(
     )
 
 
-def least_confidence(calibration: Calibration, review: ReviewSettings) -> float:
-    """The confidence below which a person should look."""
-    return calibration.category.review_below if review.min_confidence is None else review.min_confidence
+def least_confidence(calibration: Calibration, review: ReviewSettings, field: str = "category") -> float:
+    """The confidence in a field below which a person should look."""
+    if review.min_confidence is not None:
+        return review.min_confidence
+    fitted = calibration.category if field == "category" else calibration.attributes.get(field)
+    return fitted.review_below if fitted else 0.0
 
 
 def flag(
@@ -176,6 +221,9 @@ def flag(
     applies = {
         ReviewReason.CATEGORY_UNKNOWN: forced,
         ReviewReason.LOW_CONFIDENCE: confidence is not None and confidence < least,
+        ReviewReason.LOW_ATTRIBUTE_CONFIDENCE: any(
+            one.confidence < least_confidence(calibration, review, name) for name, one in prediction.attributes.items()
+        ),
         ReviewReason.WIDE_PRICE: low is not None and high is not None and high / low > review.max_price_ratio,
         ReviewReason.PRICE_OUTLIER: bool(answer and answer.price and prices and is_outlier(prices, answer.price)),
         ReviewReason.TITLE_RULE: answer is not None and breaks_rules(answer.title, review.titles),

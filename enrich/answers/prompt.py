@@ -13,6 +13,7 @@ from enrich.answers.amount import is_currency
 from enrich.answers.fields import Field, PlainLine
 from enrich.answers.wording import WORDINGS
 from enrich.errors import UsageError
+from enrich.settings.fields import WordingSettings
 from enrich.vocabulary import Language
 
 PROMPT_FILE = "prompt.json"
@@ -112,6 +113,7 @@ def make_prompt(
     category_path: bool = False,
     category_ids: Mapping[str, str] = {},
     terse: bool = False,
+    wording: WordingSettings = WordingSettings(),
 ) -> Prompt:
     """The prompt for a catalog with these categories; prices are in units of `currency`.
 
@@ -119,21 +121,25 @@ def make_prompt(
         others: further fields, between category and price.
         max_new_tokens, category_path, terse: see `Prompt`.
         category_ids: those of other categories are left out.
+        wording: words instead of the language's.
+
+    Raises:
+        ValidationError: two fields have the same word, or a word spells a control token or is more than one line.
     """
-    wording = WORDINGS[language]
+    usual = WORDINGS[language]
     return Prompt(
         language=language,
-        instruction=wording.instruction([field.label for field in others], currency),
+        instruction=wording.instruction or usual.instruction([field.label for field in others], currency),
         fields=(
-            Field(name="title", kind="text", label=wording.title, column="title", required=True),
+            Field(name="title", kind="text", label=wording.title or usual.title, column="title", required=True),
             Field(
-                name="category", kind="choice", label=wording.category, column="category", required=True,
+                name="category", kind="choice", label=wording.category or usual.category, column="category", required=True,
                 values=tuple(sorted(categories)),
             ),
             *others,
-            Field(name="price", kind="number", label=wording.price, column="price"),
+            Field(name="price", kind="number", label=wording.price or usual.price, column="price"),
         ),
-        unknown=wording.unknown,
+        unknown=wording.unknown or usual.unknown,
         currency=currency,
         max_new_tokens=max_new_tokens,
         category_path=category_path,

@@ -119,6 +119,7 @@ class AnswerTokens:
                 self.choices[field.name] = ChoiceTokens(
                     {(*line, self.newline): value for line, value in zip(written, values, strict=True)}
                 )
+        self.sizes = {name: len(choice.lines) for name, choice in self.choices.items()}
         words, added = token_bytes(tokenizer), tokenizer.added_tokens_decoder
         self._written = words | {token: one.content.encode() for token, one in added.items()}
         # Characters that start in each token: bytes of UTF-8 that do not continue one.
@@ -214,28 +215,29 @@ class Spans:
         return slice(first, bisect_right(self.ends, last))
 
 
-def label_probability(completion: Completion, spans: Spans) -> float:
-    """Probability, 0..1, of the category line and its newline, given the title."""
-    return probability_of(completion, spans.line("category"))
+def line_probability(completion: Completion, spans: Spans, field: str) -> float:
+    """Probability, 0..1, of a field's line and its newline, given the lines before."""
+    return probability_of(completion, spans.line(field))
 
 
-def answer_probability(completion: Completion, spans: Spans) -> float:
-    """Probability, 0..1, of everything up to the end of the category line.
+def answer_probability(completion: Completion, spans: Spans, field: str) -> float:
+    """Probability, 0..1, of the title and of a field's line, with their newlines.
 
     A model that has written "Shirt" in the title is sure of the category; its doubt shows in the title's tokens. On the
     sample catalog this separates right labels from wrong ones with an area under the ROC curve of 0.88, the label's
     line alone with 0.62 (benchmarks/decisions/README.md).
     """
-    return probability_of(completion, slice(0, spans.line("category").stop))
+    return line_probability(completion, spans, "title") * line_probability(completion, spans, field)
 
 
-def alternatives(completion: Completion, spans: Spans, tokens: AnswerTokens) -> dict[str, float]:
-    """Other categories that the model nearly wrote -> probability, the MOST_ALTERNATIVES most probable ones first.
+def alternatives(completion: Completion, spans: Spans, tokens: AnswerTokens, field: str) -> dict[str, float]:
+    """Other values of a choice that the model nearly wrote -> probability, the MOST_ALTERNATIVES most probable ones
+    first; its word for unknown is one of them.
 
-    A label counts if it departs from the written line at a token among the top ones. Labels that depart at the same
+    A value counts if it departs from the written line at a token among the top ones. Labels that depart at the same
     token share its probability equally, because the tokens after it were never computed.
     """
-    span, choice = spans.line("category"), tokens.choices["category"]
+    span, choice = spans.line(field), tokens.choices[field]
     found: dict[str, float] = {}
     reached, node = 1.0, 0
     for written, own, ids, logprobs in _steps(completion, span):

@@ -13,6 +13,8 @@ import polars as pl
 
 from enrich.answers.parse import MAX_TITLE
 from enrich.answers.path import SEPARATOR, joined, levels_of
+from enrich.answers.wording import WORDINGS
+from enrich.catalog.attributes import read_attributes
 from enrich.catalog.cells import clean, levels, value
 from enrich.catalog.dropped import Dropped, describe
 from enrich.catalog.further import add_further_photos
@@ -22,8 +24,10 @@ from enrich.catalog.spelling import one_spelling
 from enrich.catalog.table import FORMATS, read_table
 from enrich.errors import UsageError
 from enrich.settings.catalog import Columns
+from enrich.settings.fields import FieldSettings
 from enrich.vocabulary import Product
 
+_OF_FIELD = "field."  # before the name of a declared field, which may be that of another column
 UNPRICED = "price cannot be used, taught without it"
 
 
@@ -63,7 +67,13 @@ class Catalog:
 
 
 def read_catalog(
-    path: str | Path, columns: Columns | None = None, group_by: str = "photo", *, category_path: bool = False
+    path: str | Path,
+    columns: Columns | None = None,
+    group_by: str = "photo",
+    *,
+    category_path: bool = False,
+    fields: Mapping[str, FieldSettings] = {},
+    unknown: str = WORDINGS["en"].unknown,
 ) -> Catalog:
     """The catalog in a local directory (its catalog.csv or catalog.parquet), or the one in a table file.
 
@@ -74,6 +84,8 @@ def read_catalog(
     Args:
         group_by: see `add_further_photos`.
         category_path: a category is all of its levels, `WOMAN > SHOES > PUMPS`, not only the last.
+        fields: what else is read of each product (`read_attributes`).
+        unknown: what a cell without a value may hold.
 
     Raises:
         UsageError: no table, an unreadable one, a missing column, several currencies, prices that could be either of
@@ -82,7 +94,7 @@ def read_catalog(
     columns = columns or Columns()
     table_path = _find_table(Path(path))
     table = read_table(table_path, lists={columns.image_path: BETWEEN_PHOTOS})
-    mapped = _map_columns(table, table_path, columns, category_path)
+    mapped = _map_columns(table, table_path, columns, category_path, fields)
     rows = mapped.drop("levels").to_dicts()
     selected = select(rows, table_path.parent.absolute())
     where = f"catalog {table_path}"
@@ -94,9 +106,10 @@ def read_catalog(
     spelled, respelled = one_spelling(
         [levels_of(product.category) if category_path else (product.category,) for product in kept.values()]
     )
+    attributes, told = read_attributes([_values(rows[number - 1], fields) for number in kept], fields, unknown)
     products = [
-        replace(product, category=joined(path), price=price.value)
-        for product, price, path in zip(kept.values(), prices, spelled, strict=True)
+        replace(product, category=joined(path), price=price.value, attributes=values)
+        for product, price, path, values in zip(kept.values(), prices, spelled, attributes, strict=True)
     ]
     row_of = {product.product_code: number for number, product in kept.items()}
     return Catalog(
@@ -112,7 +125,7 @@ def read_catalog(
         ),
         lost=tuple(selected.lost),
         rows=len(rows) - selected.further,
-        notes=(*respelled, *_long_titles(rows, kept), *_small_prices(products, row_of)),
+        notes=(*respelled, *told, *_long_titles(rows, kept), *_small_prices(products, row_of)),
         row_of=row_of,
         paths=_paths(products, mapped["levels"], row_of, category_path),
     )
@@ -131,9 +144,11 @@ def _find_table(path: Path) -> Path:
     return found[0]
 
 
-def _map_columns(table: pl.DataFrame, path: Path, columns: Columns, category_path: bool) -> pl.DataFrame:
-    """Columns product_code, title, category, price, currency and image_path, "" where there is nothing; and the levels
-    of the category, a list."""
+def _map_columns(
+    table: pl.DataFrame, path: Path, columns: Columns, category_path: bool, fields: Mapping[str, FieldSettings]
+) -> pl.DataFrame:
+    """Columns product_code, title, category, price, currency, image_path and those of `fields` (_OF_FIELD before their
+    names), "" where there is nothing; and the levels of the category, a list."""
     categories = [name for name in columns.category if name in table.columns]
     wanted = {
         "product_code": columns.product_code,
@@ -155,6 +170,13 @@ def _map_columns(table: pl.DataFrame, path: Path, columns: Columns, category_pat
     for name in columns.category if columns.category != Columns().category else ():
         if name not in table.columns:
             raise UsageError(f"catalog {path}: no column {name!r} (category); take it out of columns.category")
+    for field, one in fields.items():
+        if one.column_of(field) not in table.columns:
+            there = ", ".join(table.columns[:30])
+            raise UsageError(
+                f"catalog {path}: no column {one.column_of(field)!r} ({field}); its columns are: {there}; "
+                f"name the right one in the settings under fields.{field}.column"
+            )
     found = levels(categories, paths=category_path)
     return table.select(
         product_code=clean(columns.product_code),
@@ -164,7 +186,12 @@ def _map_columns(table: pl.DataFrame, path: Path, columns: Columns, category_pat
         price=value(wanted["price"]) if "price" in wanted else pl.lit(""),
         currency=value(wanted["currency"]) if "currency" in wanted else pl.lit(""),
         image_path=pl.col(columns.image_path).str.strip_chars(),
+        **{f"{_OF_FIELD}{name}": value(one.column_of(name)) for name, one in fields.items()},
     )
+
+
+def _values(row: Mapping[str, str], fields: Mapping[str, FieldSettings]) -> dict[str, str]:
+    return {name: row[f"{_OF_FIELD}{name}"] for name in fields}
 
 
 def _paths(
@@ -203,5 +230,6 @@ def _fingerprint(products: list[Product], directory: Path) -> str:
     for product in sorted(products, key=lambda product: product.product_code):
         photos = [(os.path.relpath(path, directory), os.stat(path).st_size) for path in product.image_paths]
         row = [product.product_code, product.title, product.category, product.price, *chain.from_iterable(photos)]
+        row += [sorted(product.attributes.items())] if product.attributes else []
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()

@@ -74,7 +74,7 @@ def _why_unusable(row: dict[str, str]) -> tuple[str, str]:
             return f"no {name}", "only a photo, as of a product in another row" if photo_only else ""
     for text in (row["title"], row["category"]):
         if spells_control_token(text):
-            return "title or category spells a control token of the model", text
+            return "a value spells a control token of the model", text
     return "", ""
 
 

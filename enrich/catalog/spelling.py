@@ -9,7 +9,7 @@ _SHOWN = 5  # joined names in a message
 Path = tuple[str, ...]
 
 
-def one_spelling(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+def one_spelling(paths: Sequence[Path], what: str = "categories") -> tuple[list[Path], list[str]]:
     """The paths with each level in its most frequent spelling, and a line that names those that were joined.
 
     Levels are the same if they are so beneath the same levels; a leaf is a path of one.
@@ -29,7 +29,7 @@ def one_spelling(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
         joined += [f"{', '.join(others)} as {best}"] if others else []
     spelled = {path: _spelled(path, chosen) for path in set(paths)}
     more = f" and {len(joined) - _SHOWN} more" if len(joined) > _SHOWN else ""
-    told = [f"categories that differ in case only are one: {'; '.join(joined[:_SHOWN])}{more}"] if joined else []
+    told = [f"{what} that differ in case only are one: {'; '.join(joined[:_SHOWN])}{more}"] if joined else []
     return [spelled[path] for path in paths], told
 
 

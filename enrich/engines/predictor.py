@@ -126,7 +126,7 @@ class Predictor:
         opened.found[place] = prediction
         if len(opened.found) == opened.prompts:
             found = [opened.found[at] for at in range(opened.prompts)]
-            yield opened.key, fold(found, len(self.tokens.categories), self.calibration, self.review)
+            yield opened.key, fold(found, self.tokens.sizes, self.calibration, self.review)
 
     def _postprocess(self, completion: Completion, *, constrained: bool = False) -> Prediction:
         return postprocess(completion, self.tokens, self.calibration, self.review, constrained=constrained)

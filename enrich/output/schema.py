@@ -189,6 +189,9 @@ MANIFEST_SCHEMA = pa.schema(
 )
 
 
+# `otherwise`: where value is null, the most probable one; `review`: a person should look.
+_ANSWERED_ATTRIBUTE = pa.struct([*_ATTRIBUTE, ("otherwise", pa.string()), ("review", pa.bool_())])
+
 # scores.parquet beside an adapter's or a run's metrics: what held-out products are, and what was answered.
 SCORE_SCHEMA = pa.schema(
     [
@@ -196,10 +199,12 @@ SCORE_SCHEMA = pa.schema(
         ("title", pa.string()),  # this and the next two: the catalog's
         ("category", pa.string()),
         ("price", pa.float64()),
+        ("attributes", pa.map_(pa.string(), pa.string())),  # the catalog's values of the further fields
         ("best_price", pa.float64()),  # what an estimator who knows everything visible would say; sample catalogs only
         ("answered_title", pa.string()),
         ("answered_category", pa.string()),
         ("answered_price", pa.float64()),
+        ("answered_attributes", pa.map_(pa.string(), _ANSWERED_ATTRIBUTE)),
         ("answered_path", pa.list_(pa.string())),  # null where categories are leaves; else the levels to rely on
         ("level_confidences", pa.list_(pa.float64())),  # of all levels of the answered category, the broadest first
         ("category_confidence", pa.float64()),

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from enrich.answers.prompt import PROMPT_FILE, make_prompt
+from enrich.answers.prompt import PROMPT_FILE
 from enrich.catalog.read import Catalog
 from enrich.catalog.split import split_catalog
-from enrich.catalog.taught import read_taught
+from enrich.catalog.taught import read_taught, taught_prompt
 from enrich.errors import UsageError
 from enrich.pipeline.finetuning import METRICS_FILE
 from enrich.settings.training import TrainSettings
@@ -84,10 +84,7 @@ def _fits(uri: str, catalog: Catalog, settings: TrainSettings) -> bool:
     record = _read(uri, RECORD_FILE)
     if record is None or record.get("data_fingerprint") != catalog.fingerprint:
         return False
-    asked = make_prompt(
-        catalog.categories, catalog.currency, language=settings.language, category_path=settings.category_path,
-        category_ids=catalog.category_ids,
-    ).model_dump(mode="json")  # fmt: skip
+    asked = taught_prompt(settings, catalog, catalog.products).model_dump(mode="json")
     budget = {"max_new_tokens": None}  # follows from the catalog and the settings, which are compared
     if (_read(uri, PROMPT_FILE) or {}) | budget != asked | budget:
         return False

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from enrich.answers.calibration import Calibration, fit_category, fit_price
+from enrich.answers.calibration import REVIEWED, Calibration, CategoryCalibration, fit_category, fit_price
+from enrich.answers.parse import Answer
 from enrich.answers.path import fit_levels
 from enrich.answers.postprocess import Prediction
 from enrich.catalog.split import Splits
@@ -60,9 +61,26 @@ def fit(catalog_prices: Sequence[float], products: Sequence[Product], prediction
             [answer.category == product.category for product, _, answer in answered],
             [answer.category for *_, answer in answered],
         ),
+        attributes=_fit_attributes(answered),
         levels=fit_levels(
             [one.level_probabilities for _, one, _ in answered],
             [answer.category for *_, answer in answered],
             [product.category for product, *_ in answered],
         ),
     )
+
+
+def _fit_attributes(
+    answered: Sequence[tuple[Product, Prediction, Answer]],
+) -> dict[str, CategoryCalibration]:
+    """Calibration of each further field. All of them together ask a person about no more rows than the category."""
+    names = answered[0][1].attributes if answered else ()
+    return {
+        name: fit_category(
+            [one.attributes[name].probability for _, one, _ in answered],
+            [one.attributes[name].value == product.attributes.get(name) for product, one, _ in answered],
+            [one.attributes[name].value or "" for _, one, _ in answered],
+            REVIEWED / len(names),
+        )
+        for name in names
+    }

@@ -11,12 +11,12 @@ import torch
 
 from enrich.answers.calibration import CALIBRATION_FILE, Calibration
 from enrich.answers.postprocess import Prediction
-from enrich.answers.prompt import Prompt, make_prompt
+from enrich.answers.prompt import Prompt
 from enrich.answers.token_evidence import refuse_control_tokens
 from enrich.catalog.dropped import encode
 from enrich.catalog.read import Catalog
 from enrich.catalog.split import Splits, split_catalog
-from enrich.catalog.taught import read_taught
+from enrich.catalog.taught import read_taught, taught_prompt
 from enrich.engines.adapter import DROPPED_FILE, METRICS_FILE, adapter_id, read_adapter
 from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import find_base
@@ -152,7 +152,7 @@ def _prepare(
     settings = resolve_model(settings, gpu=torch.cuda.is_available(), rows=len(splits.train))
     base = find_base(settings.model, settings.revision)
     processor = open_processor(base, settings)
-    asked = make_prompt((), labelled.currency, language=settings.language, terse=settings.terse)
+    asked = taught_prompt(settings, labelled, ())
     budget = settings.max_new_tokens or needed_budget(labelled.products, processor, asked)
     asked = asked.model_copy(update={"max_new_tokens": budget})
     refuse_long_prompts(processor, asked, budget)
@@ -161,11 +161,8 @@ def _prepare(
     refuse_losses(catalog, labelled, unlearnable, settings, out)
     send_lines([*labelled.lines, *describe_unlearnable(labelled, unlearnable)], on_message)
     never = {one.product_code for one in unlearnable}
-    taught = {product.category for product in labelled.products if product.product_code not in never}
-    prompt = make_prompt(
-        tuple(taught), labelled.currency, language=settings.language, max_new_tokens=budget, terse=settings.terse,
-        category_path=settings.category_path, category_ids=labelled.category_ids,
-    )  # fmt: skip
+    taught = [product for product in labelled.products if product.product_code not in never]
+    prompt = taught_prompt(settings, labelled, taught, budget)
     return _PreparedCatalog(catalog, labelled, splits, settings, base, prompt, unlearnable)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from enrich.answers.calibration import LEVEL, Calibration, price_crps, price_interval
-from enrich.answers.postprocess import Prediction
+from enrich.answers.postprocess import Prediction, least_confidence
 from enrich.catalog.read import Catalog, read_catalog
 from enrich.catalog.split import HOLDOUT, Splits, split_catalog
 from enrich.catalog.taxonomy import Taxonomy, adopt
@@ -27,6 +27,7 @@ from enrich.scores.assess import SCORES_FILE, VERDICTS_KEY, assess
 from enrich.scores.metrics import Scores, baselines, score
 from enrich.scores.worth import tell
 from enrich.settings.catalog import Columns
+from enrich.settings.review import ReviewSettings
 from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
 from enrich.storage import contains, open_store
@@ -34,6 +35,7 @@ from enrich.storage.tree import local_tree
 from enrich.vocabulary import RECORD_FILE, Product
 
 SCORES_PAGE = "scores.html"
+_USUAL = ReviewSettings()  # by which scored rows are flagged for review
 
 
 @dataclass(frozen=True)
@@ -161,8 +163,18 @@ def _row(product: Product, prediction: Prediction, calibration: Calibration, bes
         "title": product.title,
         "category": product.category,
         "price": product.price,
+        "attributes": dict(product.attributes),
         "best_price": best,
         **({f"answered_{name}": value for name, value in vars(answer).items()} if answer else {}),
+        "answered_attributes": {
+            name: {
+                "value": one.value,
+                "confidence": one.confidence,
+                "otherwise": one.otherwise,
+                "review": one.confidence < least_confidence(calibration, _USUAL, name),
+            }
+            for name, one in prediction.attributes.items()
+        },
         "answered_path": prediction.path,
         "level_confidences": prediction.level_confidences,
         "category_confidence": prediction.confidence,
@@ -213,7 +225,10 @@ def catalog_to_score(
     """A catalog with its categories as the adapter was taught them; its splits, if it is the adapter's own."""
     settings = trained_with(adapter)
     paths, ids = adapter.prompt.category_path, adapter.prompt.category_ids
-    labelled = read_catalog(catalog, columns or settings.columns, settings.group_by, category_path=paths)
+    labelled = read_catalog(
+        catalog, columns or settings.columns, settings.group_by,
+        category_path=paths, fields=settings.fields, unknown=adapter.prompt.unknown,
+    )  # fmt: skip
     if ids:
         labelled = adopt(labelled, Taxonomy(settings.taxonomy or "", ids), strict=False)
     for line in labelled.lines:

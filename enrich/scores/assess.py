@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from enrich.scores import hierarchy, metrics
+from enrich.scores.fields import field_columns, field_metrics, field_names
 from enrich.scores.metrics import Columns, compared, expected_calibration_error, mean_of, risk_coverage
 from enrich.vocabulary import ErrorKind, same_design
 
@@ -55,12 +56,14 @@ def assess(
     The bootstrap samples designs, not rows, because photos of one design share its error. A metric without rows is
     omitted.
     """
-    columns = _columns(table) | hierarchy.hierarchy(table, paths)
+    columns = _columns(table) | hierarchy.hierarchy(table, paths) | field_columns(table)
     designs = _designs(table)
-    estimates = _estimates(columns, designs)
+    names = field_names(table)
+    estimates = _estimates(columns, designs, METRICS | field_metrics(names))
     intervals = {f"{level:.0%}": _intervals(table, level) for level in INTERVAL_COLUMNS}
     found: dict[str, Any] = {
         "estimates": estimates,
+        "fields": list(names),
         "coverage_by_category": intervals,
         "category_by_level": hierarchy.by_level(table, paths),
         "risk_coverage": _curve(columns),
@@ -97,15 +100,17 @@ def _designs(table: pl.DataFrame) -> list[np.ndarray]:
     return [np.array(group) for group in rows]
 
 
-def _estimates(columns: Columns, groups: Sequence[np.ndarray]) -> dict[str, Estimate]:
-    values = {name: value for name, metric in METRICS.items() if not math.isnan(value := metric(columns))}
+def _estimates(
+    columns: Columns, groups: Sequence[np.ndarray], metrics: Mapping[str, Callable[[Columns], float]]
+) -> dict[str, Estimate]:
+    values = {name: value for name, metric in metrics.items() if not math.isnan(value := metric(columns))}
     rng = np.random.default_rng(0)
     drawn: dict[str, list[float]] = {name: [] for name in values}
     for _ in range(RESAMPLES):
         rows = np.concatenate([groups[i] for i in rng.integers(0, len(groups), len(groups))])
         resampled = {name: column[rows] for name, column in columns.items()}
         for name, found in drawn.items():
-            found.append(METRICS[name](resampled))
+            found.append(metrics[name](resampled))
     ends = {name: np.nanquantile(found, [0.025, 0.975]) for name, found in drawn.items()}
     return {
         name: Estimate(value=value, low=float(ends[name][0]), high=float(ends[name][1]))

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from enrich.settings.base import Settings
 from enrich.settings.catalog import Columns, SplitSettings
+from enrich.settings.fields import FieldName, FieldSettings, WordingSettings
 from enrich.settings.models import AUTO, PHI3_VISION, TINY_MODEL
 from enrich.settings.photos import GroupBy, PhotoLimits
 from enrich.vocabulary import Language
@@ -67,6 +68,10 @@ class TrainSettings(Settings):
         description="Answers without labels, a value a line: a quarter fewer tokens to write, so faster answers; but "
         "where a line stands then alone says which field it answers",
     )
+    wording: WordingSettings = Field(default=WordingSettings(), description="Words instead of those of language")
+    fields: dict[FieldName, FieldSettings] = Field(
+        default={}, description="What is answered beyond title, category and price: `colour: {kind: choice}`"
+    )
     allow_dropped: bool = Field(default=False, description="Train even if more than a tenth of the rows is left out")
     split: SplitSettings = SplitSettings()
     limits: PhotoLimits = PhotoLimits()
@@ -121,6 +126,14 @@ class TrainSettings(Settings):
     @classmethod
     def _one_or_none(cls, value: object) -> object:
         return () if value in (None, "none") else (value,) if isinstance(value, str) else value
+
+    @field_validator("fields")
+    @classmethod
+    def _names_other_fields(cls, fields: dict[str, FieldSettings]) -> dict[str, FieldSettings]:
+        for name in ("title", "category", "price"):
+            if name in fields:
+                raise ValueError(f"{name} is always answered; its column is columns.{name}, its word wording.{name}")
+        return fields
 
     @field_validator("optimizer")
     @classmethod

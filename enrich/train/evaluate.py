@@ -20,6 +20,7 @@ from enrich.scores.metrics import Scores, score
 from enrich.settings.training import TrainSettings
 from enrich.train.collate import Collator, Photos, embed_images
 from enrich.train.record import Evaluation
+from enrich.vocabulary import Product
 
 MAX_ROWS = 512  # a share measured on so many rows has a standard error below 0.022
 
@@ -45,23 +46,37 @@ def evaluate(
     generated = generate(model, photos, settings, prompt.max_new_tokens)
     keep_samples(_sample_predictions(photos, generated))
     answers = [_read(answer, photos.processor, prompt) for answer in generated]
-    scores = score([example.product for example in photos.examples], answers)
+    products = [example.product for example in photos.examples]
+    scores, attributes = score(products, answers), attribute_accuracy(products, answers)
     return Evaluation(
         step=step,
-        score=composite(scores),
+        score=composite(scores, attributes),
         parse_rate=scores["parse_rate"],
         category_accuracy=scores["category_accuracy"],
         title_token_f1=scores["title_token_f1"],
         mdape=scores["price"]["mdape"] if scores["price"] else None,
+        attribute_accuracy=attributes,
     )
 
 
-def composite(scores: Scores) -> float:
-    """One number in 0..1 to choose weights by: the mean of parse rate, category accuracy, title token F1 and, where
-    prices are known, 1 - MdAPE (not below 0). Each counts alike, for each is a column that someone reads."""
+def attribute_accuracy(products: Sequence[Product], answers: Sequence[Answer | None]) -> float | None:
+    """Share of right answers to the fields beyond title, category and price, 0..1; None without such fields."""
+    right = [
+        answer is not None and answer.attributes.get(name) == value
+        for product, answer in zip(products, answers, strict=True)
+        for name, value in product.attributes.items()
+    ]
+    return fmean(right) if right else None
+
+
+def composite(scores: Scores, attributes: float | None = None) -> float:
+    """One number in 0..1 to choose weights by: the mean of parse rate, category accuracy, title token F1, the accuracy
+    of `attributes` and, where prices are known, 1 - MdAPE (not below 0)."""
     parts = [scores["parse_rate"], scores["category_accuracy"], scores["title_token_f1"]]
     if scores["price"]:
         parts.append(max(0.0, 1.0 - scores["price"]["mdape"]))
+    if attributes is not None:
+        parts.append(attributes)
     return fmean(parts)
 
 

@@ -125,7 +125,9 @@ def needed_budget(products: Sequence[Product], processor: Phi3VProcessor, prompt
     """Tokens that an answer may take: a quarter more than the longest of these products, and from SHORTEST_BUDGET to
     LONGEST_BUDGET."""
     texts = [
-        render_answer(prompt, one.title, one.category, one.price) for one in products if len(one.title) <= MAX_TITLE
+        render_answer(prompt, one.title, one.category, one.price, one.attributes)
+        for one in products
+        if len(one.title) <= MAX_TITLE
     ]
     found = processor.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
     longest = max(map(len, found), default=0) + 1  # the closing <|end|>
@@ -248,19 +250,20 @@ def _look(
 def _answer(product: Product, processor: Phi3VProcessor, prompt: Prompt) -> tuple[list[int], int]:
     """The ids that are learned of a product, the closing <|end|> included, and how many of them write the price's
     digits, which may share tokens. Raises Unusable."""
-    text = render_answer(prompt, product.title, product.category, product.price)
+    text = render_answer(prompt, product.title, product.category, product.price, product.attributes)
     tokenizer = processor.tokenizer
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, price = encoded.input_ids, len(text.rstrip("0123456789"))
     digits = sum(end > price for _, end in encoded.offset_mapping)
     if not control_tokens(tokenizer).isdisjoint(ids):  # this model's own, whatever their spelling
-        raise Unusable("title or category spells a control token of the model")
+        raise Unusable("a value spells a control token of the model")
     try:
         answer = parse_answer(text, prompt)
     except AnswerMalformed as error:
-        raise Unusable(str(error), "title or category cannot be read back") from error
-    if (answer.title, answer.category) != (product.title, product.category):
-        raise Unusable("title or category holds line breaks or outer spaces", "title or category cannot be read back")
+        raise Unusable(str(error), "a value cannot be read back") from error
+    taught = product.title, product.category, product.attributes
+    if (answer.title, answer.category, answer.attributes) != taught:
+        raise Unusable("a value holds line breaks or outer spaces", "a value cannot be read back")
     ids = [*ids, tokenizer.convert_tokens_to_ids(END)]
     if len(ids) > prompt.max_new_tokens:
         raise Unusable(

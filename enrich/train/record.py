@@ -23,6 +23,7 @@ class Evaluation(_Record):
     category_accuracy: float
     title_token_f1: float
     mdape: float | None  # None where no validation row has a price
+    attribute_accuracy: float | None = None  # of all further fields together; None without such fields
 
 
 class TrainProgress(_Record):

@@ -159,7 +159,7 @@ def test_a_currency_cell_that_is_not_a_code_gives_no_currency_and_no_price(tmp_p
 def test_a_title_or_category_that_spells_a_control_token_is_left_out_and_told(tmp_path: Path, token: str) -> None:
     catalog = _read(tmp_path, {}, {"name": f"Red {token} Hat"}, {"kind": f"Hats{token}"})
     assert catalog.categories == ("Hats",)
-    reason = "title or category spells a control token of the model"
+    reason = "a value spells a control token of the model"
     assert [(one.row, one.reason) for one in catalog.dropped] == [(2, reason), (3, reason)]
 
 

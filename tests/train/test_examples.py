@@ -84,7 +84,7 @@ def test_a_row_over_max_length_is_refused_not_cut(job: TinyJob) -> None:
     ("changes", "reason"),
     [
         ({"image_paths": ("/nowhere/a.png",)}, "photo /nowhere/a.png: No such file or directory"),
-        ({"title": "Red<|end|>Scarf"}, "title or category spells a control token of the model"),
+        ({"title": "Red<|end|>Scarf"}, "a value spells a control token of the model"),
         ({"title": "Red "}, "title or category holds line breaks or outer spaces"),
         ({"title": "x" * 60}, "answer of 101 tokens, more than max_new_tokens 70"),
         ({"title": "x" * 201}, "title has 201 characters, more than 200"),
@@ -143,7 +143,7 @@ def test_no_title_or_category_makes_one_of_the_tokenizers_own_tokens(job: TinyJo
         for bad in (replace(product, title=f"Red {token.content} Hat"), replace(product, category=f"H{token.content}")):
             (dropped,) = check_answers([bad, job.products[1]], processor, prompt)
             assert dropped.product_code == "bad", number
-            assert dropped.kind == "title or category spells a control token of the model"
+            assert dropped.kind == "a value spells a control token of the model"
 
 
 def test_nothing_changes_a_text_into_a_control_token_after_it_was_checked(job: TinyJob) -> None:
@@ -168,8 +168,8 @@ def test_nothing_changes_a_text_into_a_control_token_after_it_was_checked(job: T
         )
 
 
-CONTROL = "title or category spells a control token of the model"
-UNREAD = "title or category cannot be read back"
+CONTROL = "a value spells a control token of the model"
+UNREAD = "a value cannot be read back"
 
 
 def test_the_longest_answer_of_the_catalog_says_how_long_answers_may_be(job: TinyJob) -> None:

@@ -70,6 +70,7 @@ def new_row(run: Run, engine: str, fetched: Fetched, prediction: Prediction | No
         category_id=run.adapter.prompt.category_ids.get(answer.category) if answer else None,
         category_confidence=prediction.confidence,
         category_alternatives=prediction.alternatives,
+        attributes={name: Attribute(one.value, one.confidence) for name, one in prediction.attributes.items()},
         price=price,
         price_low=prediction.price_low,
         price_high=prediction.price_high,

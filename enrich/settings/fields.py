@@ -1,0 +1,38 @@
+"""Settings of what is answered about a product beyond title, category and price, and of its words."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from enrich.settings.base import Settings
+
+FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+Words = Annotated[str, StringConstraints(min_length=1, max_length=400)]
+
+
+class FieldSettings(Settings):
+    """One more thing that is answered: `colour: {kind: choice}`."""
+
+    kind: Literal["text", "choice", "number"] = Field(
+        description="choice: one of the catalog's values; text: free text of one line; number: a whole number"
+    )
+    column: Words | None = Field(default=None, description="Column of the catalog; left out: the field's name")
+    label: Words | None = Field(default=None, description="The word for it in an answer; left out: the field's name")
+
+    def column_of(self, name: str) -> str:
+        """The column that holds the field `name`."""
+        return self.column or name
+
+    def label_of(self, name: str) -> str:
+        """The word for the field `name` in an answer."""
+        return self.label or name.replace("_", " ").capitalize()
+
+
+class WordingSettings(Settings):
+    """Words instead of those of `language`."""
+
+    instruction: Words | None = Field(default=None, description="The question")
+    title: Words | None = Field(default=None, description="The word for the title in an answer")
+    category: Words | None = Field(default=None, description="The word for the category in an answer")
+    price: Words | None = Field(default=None, description="The word for the price in an answer")
+    unknown: Words | None = Field(default=None, description="What is answered where a value is not known")
