@@ -14,7 +14,7 @@ from enrich.answers.fields import Field, PlainLine
 from enrich.answers.wording import WORDINGS
 from enrich.errors import UsageError
 from enrich.settings.fields import WordingSettings
-from enrich.vocabulary import Language
+from enrich.vocabulary import Language, Product
 
 PROMPT_FILE = "prompt.json"
 END = "<|end|>"  # the token that really ends a turn; config.json's eos (2) never occurs in a chat
@@ -113,7 +113,7 @@ def make_prompt(
     category_path: bool = False,
     category_ids: Mapping[str, str] = {},
     terse: bool = False,
-    wording: WordingSettings = WordingSettings(),
+    wording: WordingSettings | None = None,
 ) -> Prompt:
     """The prompt for a catalog with these categories; prices are in units of `currency`.
 
@@ -126,20 +126,20 @@ def make_prompt(
     Raises:
         ValidationError: two fields have the same word, or a word spells a control token or is more than one line.
     """
-    usual = WORDINGS[language]
+    usual, words = WORDINGS[language], wording or WordingSettings()
     return Prompt(
         language=language,
-        instruction=wording.instruction or usual.instruction([field.label for field in others], currency),
+        instruction=words.instruction or usual.instruction([field.label for field in others], currency),
         fields=(
-            Field(name="title", kind="text", label=wording.title or usual.title, column="title", required=True),
+            Field(name="title", kind="text", label=words.title or usual.title, column="title", required=True),
             Field(
-                name="category", kind="choice", label=wording.category or usual.category, column="category", required=True,
-                values=tuple(sorted(categories)),
+                name="category", kind="choice", label=words.category or usual.category, column="category",
+                required=True, values=tuple(sorted(categories)),
             ),
             *others,
-            Field(name="price", kind="number", label=wording.price or usual.price, column="price"),
+            Field(name="price", kind="number", label=words.price or usual.price, column="price"),
         ),
-        unknown=wording.unknown or usual.unknown,
+        unknown=words.unknown or usual.unknown,
         currency=currency,
         max_new_tokens=max_new_tokens,
         category_path=category_path,
@@ -167,3 +167,8 @@ def render_answer(
     written = None if price is None else str(max(1, round(price)))
     values = {**(attributes or {}), "title": title, "category": category, "price": written}
     return "\n".join(f"{prompt.opening(field)}{values.get(field.name) or prompt.unknown}" for field in prompt.fields)
+
+
+def taught_answer(prompt: Prompt, product: Product) -> str:
+    """The answer that a labelled product teaches, without its closing `<|end|>`; see `render_answer`."""
+    return render_answer(prompt, product.title, product.category, product.price, product.attributes)

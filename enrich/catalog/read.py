@@ -170,12 +170,12 @@ def _map_columns(
     for name in columns.category if columns.category != Columns().category else ():
         if name not in table.columns:
             raise UsageError(f"catalog {path}: no column {name!r} (category); take it out of columns.category")
-    for field, one in fields.items():
-        if one.column_of(field) not in table.columns:
+    for name, one in fields.items():
+        if one.column_of(name) not in table.columns:
             there = ", ".join(table.columns[:30])
             raise UsageError(
-                f"catalog {path}: no column {one.column_of(field)!r} ({field}); its columns are: {there}; "
-                f"name the right one in the settings under fields.{field}.column"
+                f"catalog {path}: no column {one.column_of(name)!r} ({name}); its columns are: {there}; "
+                f"name the right one in the settings under fields.{name}.column"
             )
     found = levels(categories, paths=category_path)
     return table.select(

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from enrich.answers.parse import excerpt
 from enrich.answers.prompt import Prompt
+from enrich.pages.attributes import attribute_scores, attribute_summary, attribute_text
 from enrich.pages.han import han_language
 from enrich.pages.units import duration
 from enrich.photos.thumbnail import thumbnails
@@ -73,6 +74,7 @@ def render_report(
         failed_total=failed.height,
         categories=categories.head(30).to_dicts(),
         reasons=reasons.rows(),
+        attributes=attribute_summary(rows),
         compared=_beside(record["stats"], record["previous"]),
         shown=_contact_sheet(rows, images, limits),
         language=han_language(chain(rows["title"].head(SAMPLE), categories["category"])),
@@ -89,7 +91,12 @@ def render_scores(table: pl.DataFrame, metrics: Mapping[str, Any], what: str, ad
         what: which rows of which catalog.
     """
     return template("scores.html.jinja", escape=True).render(
-        metrics=metrics, table=score_table(metrics), figures=_figures(table), what=what, adapter=adapter
+        metrics=metrics,
+        table=score_table(metrics),
+        fields=attribute_scores(metrics),
+        figures=_figures(table),
+        what=what,
+        adapter=adapter,
     )
 
 
@@ -121,7 +128,7 @@ def _beside(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> 
 def render_card(train: Mapping[str, Any], metrics: Mapping[str, Any], prompt: Prompt) -> str:
     """An adapter's model card in Markdown, from its train.json and metrics.json. Every text in it is escaped."""
     return template("card.md.jinja", escape=False).render(
-        train=train, metrics=metrics, prompt=prompt, table=score_table(metrics)
+        train=train, metrics=metrics, prompt=prompt, table=score_table(metrics), fields=attribute_scores(metrics)
     )
 
 
@@ -143,14 +150,18 @@ def _markdown_text(value: object) -> str:
 
 def render_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits, most: int) -> str:
     """At most `most` of a run's products with their photos and answers, as a Markdown table. Every value is escaped."""
-    # Titles are cut, and reasons come last: the UI breaks no lines in a table.
-    lines = ["| photos | title | category | price | to review |", "| --- | --- | --- | ---: | --- |"]
+    # Titles are cut, and reasons and further fields come last: the UI breaks no lines in a table.
+    lines = [
+        "| photos | title | category | price | to review | further fields |",
+        "| --- | --- | --- | ---: | --- | --- |",
+    ]
     for row in _contact_sheet(rows, images, limits)[:most]:
         sure = "" if row["category_confidence"] is None else f" ({row['category_confidence']:.0%})"
         price = "" if row["price"] is None else f"{row['price']:,.0f} {row['currency'] or ''}"
         between = "" if row["price_low"] is None else f" ({row['price_low']:,.0f} to {row['price_high']:,.0f})"
         review = ", ".join(row["review_reasons"] or ())
-        cells = (excerpt(row["title"], 40), f"{row['category']}{sure}", price + between, review)
+        further = attribute_text(row["attributes"])
+        cells = (excerpt(row["title"], 40), f"{row['category']}{sure}", price + between, review, further)
         pictures = " ".join(f"![photo]({picture})" for picture in row["thumbnails"])
         lines.append(f"| {pictures} | {' | '.join(map(_markdown_text, cells))} |")
     return "\n".join(lines)
@@ -200,5 +211,5 @@ def template(name: str, *, escape: bool, finalize: Callable[[object], str] | Non
         loader=PackageLoader("enrich.pages", "templates"), autoescape=escape, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=finalize,
     )  # fmt: skip
-    environment.filters |= {"duration": duration, "plain": _markdown_text}
+    environment.filters |= {"duration": duration, "plain": _markdown_text, "attributes": attribute_text}
     return environment.get_template(name)

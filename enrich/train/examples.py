@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from enrich.answers.parse import MAX_TITLE, AnswerMalformed, parse_answer
-from enrich.answers.prompt import END, SHORTEST_BUDGET, Prompt, render_answer, render_prompt
+from enrich.answers.prompt import END, SHORTEST_BUDGET, Prompt, render_prompt, taught_answer
 from enrich.answers.text_tokens import control_tokens
 from enrich.errors import RunFailed, UsageError
 from enrich.models.phi3_vision import Phi3VProcessor
@@ -124,11 +124,7 @@ def largest(example: Example, count: int) -> list[int]:
 def needed_budget(products: Sequence[Product], processor: Phi3VProcessor, prompt: Prompt) -> int:
     """Tokens that an answer may take: a quarter more than the longest of these products, and from SHORTEST_BUDGET to
     LONGEST_BUDGET."""
-    texts = [
-        render_answer(prompt, one.title, one.category, one.price, one.attributes)
-        for one in products
-        if len(one.title) <= MAX_TITLE
-    ]
+    texts = [taught_answer(prompt, one) for one in products if len(one.title) <= MAX_TITLE]
     found = processor.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
     longest = max(map(len, found), default=0) + 1  # the closing <|end|>
     return min(max(SHORTEST_BUDGET, longest * 5 // 4), LONGEST_BUDGET)
@@ -250,7 +246,7 @@ def _look(
 def _answer(product: Product, processor: Phi3VProcessor, prompt: Prompt) -> tuple[list[int], int]:
     """The ids that are learned of a product, the closing <|end|> included, and how many of them write the price's
     digits, which may share tokens. Raises Unusable."""
-    text = render_answer(prompt, product.title, product.category, product.price, product.attributes)
+    text = taught_answer(prompt, product)
     tokenizer = processor.tokenizer
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, price = encoded.input_ids, len(text.rstrip("0123456789"))

@@ -9,7 +9,7 @@ from statistics import median_low
 import torch
 from peft import PeftModel
 
-from enrich.answers.prompt import END, Prompt, render_answer, render_prompt
+from enrich.answers.prompt import END, Prompt, render_prompt, taught_answer
 from enrich.errors import UsageError
 from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VProcessor
 from enrich.settings.training import TrainSettings
@@ -85,7 +85,7 @@ def refuse_broken_prefix(examples: Sequence[Example], processor: Phi3VProcessor,
     for example in examples[:: math.ceil(len(examples) / MAX_CHECKED)]:
         product = example.product
         asked = render_prompt(prompt, len(example.shown))
-        text = asked + render_answer(prompt, product.title, product.category, product.price) + END
+        text = asked + taught_answer(prompt, product) + END
         whole = processor.token_ids(text, [example.photos[at].tokens for at in example.shown])
         if whole != example.input_ids:
             pairs = enumerate(zip_longest(whole, example.input_ids))
