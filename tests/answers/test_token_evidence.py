@@ -106,7 +106,7 @@ def test_the_evidence_of_an_answer_is_the_same_without_labels(
     completion = write_completion(tokenizer, spans.text, probabilities=sure, rivals={price.stop - 1: {last: 0.25}})
 
     assert tokens.choices["category"].lines[tuple(ids[label])] == category
-    assert label_probability(completion, spans) == pytest.approx(0.5)
+    assert line_probability(completion, spans, "category") == pytest.approx(0.5)
     assert title_words(completion, spans)[-1] == ("shirt", pytest.approx(0.25))
     found = price_features(completion, spans, tokens)
     assert found.expectation == pytest.approx(129**0.75 * 127**0.25)
