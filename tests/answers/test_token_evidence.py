@@ -22,7 +22,7 @@ from enrich.answers.token_evidence import (
     PriceFeatures,
     alternatives,
     answer_probability,
-    label_probability,
+    line_probability,
     price_features,
     title_words,
 )
@@ -120,7 +120,7 @@ def test_a_labels_probability_is_the_product_of_its_tokens(writer: Writer, token
     completion = writer.write(HATS, probabilities=unsure | elsewhere)
 
     assert completion.token_ids[label[-1]] == tokens.newline
-    assert label_probability(completion, tokens.spans(completion.token_ids)) == pytest.approx(0.9 * 0.5 * 0.8)
+    assert line_probability(completion, tokens.spans(completion.token_ids), "category") == pytest.approx(0.9 * 0.5 * 0.8)
 
 
 def test_a_label_that_begins_as_another_leaves_it_at_the_newline(writer: Writer, tokens: AnswerTokens) -> None:
@@ -128,7 +128,7 @@ def test_a_label_that_begins_as_another_leaves_it_at_the_newline(writer: Writer,
     more = writer.token("HATS AND CAPS", len(label) - 1)
     completion = writer.write(HATS, probabilities={label[2]: 0.5, label[-1]: 0.6}, rivals={label[-1]: {more: 0.3}})
 
-    assert alternatives(completion, tokens.spans(completion.token_ids), tokens) == pytest.approx(
+    assert alternatives(completion, tokens.spans(completion.token_ids), tokens, "category") == pytest.approx(
         {"HATS AND CAPS": 0.5 * 0.3}
     )
 
@@ -139,7 +139,7 @@ def test_the_shorter_label_ends_where_the_longer_goes_on(writer: Writer, tokens:
     shorter = next(len(ids) - 1 for ids, name in tokens.choices["category"].lines.items() if name == "HATS")
     completion = writer.write(text, rivals={label[shorter]: {tokens.newline: 0.25}})
 
-    assert alternatives(completion, tokens.spans(completion.token_ids), tokens) == pytest.approx({"HATS": 0.25})
+    assert alternatives(completion, tokens.spans(completion.token_ids), tokens, "category") == pytest.approx({"HATS": 0.25})
 
 
 def test_labels_that_leave_by_the_same_token_share_it(writer: Writer, tokens: AnswerTokens) -> None:
@@ -155,7 +155,7 @@ def test_labels_that_leave_by_the_same_token_share_it(writer: Writer, tokens: An
         text, probabilities={label[place]: 0.4, label[place + 1]: 0.5}, rivals={label[place]: rivals}
     )
 
-    found = alternatives(completion, tokens.spans(completion.token_ids), tokens)
+    found = alternatives(completion, tokens.spans(completion.token_ids), tokens, "category")
 
     assert found == pytest.approx({"ÜBERZÜGE 帽子 🙂": 0.2, "HATS": 0.15, "HATS AND CAPS": 0.15})
     assert next(iter(found)) == "ÜBERZÜGE 帽子 🙂"  # most probable first
@@ -167,7 +167,7 @@ def test_a_label_is_reached_only_by_what_was_written_before_it(writer: Writer, t
     hats = writer.token("HATS", 2)
     completion = writer.write(text, rivals={label[3]: {hats: 0.4}, label[0]: {hats: 0.4}, 1: {hats: 0.4}})
 
-    assert alternatives(completion, tokens.spans(completion.token_ids), tokens) == {}
+    assert alternatives(completion, tokens.spans(completion.token_ids), tokens, "category") == {}
 
 
 @pytest.mark.parametrize(
@@ -221,9 +221,9 @@ def test_digits_of_the_title_are_no_price(writer: Writer, tokens: AnswerTokens) 
 def test_a_text_without_lines_says_nothing(writer: Writer, tokens: AnswerTokens, text: str) -> None:
     completion = writer.write(text, probabilities={0: 0.5})
 
-    assert label_probability(completion, tokens.spans(completion.token_ids)) == 1.0  # nothing was asked for
-    assert answer_probability(completion, tokens.spans(completion.token_ids)) == (pytest.approx(0.5) if text else 1.0)
-    assert alternatives(completion, tokens.spans(completion.token_ids), tokens) == {}
+    assert line_probability(completion, tokens.spans(completion.token_ids), "category") == 1.0  # nothing was asked for
+    assert answer_probability(completion, tokens.spans(completion.token_ids), "category") == (pytest.approx(0.5) if text else 1.0)
+    assert alternatives(completion, tokens.spans(completion.token_ids), tokens, "category") == {}
     assert price_features(completion, tokens.spans(completion.token_ids), tokens) == PriceFeatures()
 
 
@@ -232,8 +232,8 @@ def test_doubt_about_the_title_is_doubt_about_the_label(writer: Writer, tokens: 
     price = writer.line(HATS, 2)
     completion = writer.write(HATS, probabilities={2: 0.5, label[2]: 0.8, price[0]: 0.1})
 
-    assert label_probability(completion, tokens.spans(completion.token_ids)) == pytest.approx(0.8)
-    assert answer_probability(completion, tokens.spans(completion.token_ids)) == pytest.approx(0.4)
+    assert line_probability(completion, tokens.spans(completion.token_ids), "category") == pytest.approx(0.8)
+    assert answer_probability(completion, tokens.spans(completion.token_ids), "category") == pytest.approx(0.4)
 
 
 def test_words_of_the_title_have_their_probabilities(writer: Writer, tokens: AnswerTokens) -> None:
@@ -270,7 +270,7 @@ def test_a_taxonomy_of_thousands_is_looked_up(tokenizer: PreTrainedTokenizerBase
 
     start = time.perf_counter()
     for _ in range(50):
-        others = alternatives(completion, many.spans(completion.token_ids), many)
+        others = alternatives(completion, many.spans(completion.token_ids), many, "category")
         for end in range(len(label)):
             assert completion.token_ids[label[end]] in allowed([*written, *completion.token_ids[label[0] : label[end]]])
     seconds = (time.perf_counter() - start) / 50

@@ -17,7 +17,7 @@ from enrich.answers.calibration import Calibration
 from enrich.answers.completion import Completion
 from enrich.answers.parse import parse_answer
 from enrich.answers.prompt import make_prompt, render_answer, render_prompt
-from enrich.answers.token_evidence import label_probability
+from enrich.answers.token_evidence import line_probability
 from enrich.engines.adapter import Adapter, read_adapter
 from enrich.engines.base import Request
 from enrich.engines.predictor import Predictor, Shown
@@ -88,7 +88,7 @@ def test_the_grammar_gives_answers_of_the_taxonomy(engine: TransformersEngine, c
         assert completion.error is None
         assert completion.finished
         assert parse_answer(completion.text, PROMPT).category in CATEGORIES
-        assert 0 <= label_probability(completion, engine.tokens.spans(completion.token_ids)) <= 1
+        assert 0 <= line_probability(completion, engine.tokens.spans(completion.token_ids), "category") <= 1
 
 
 def test_a_completion_holds_its_evidence(engine: TransformersEngine, constrained: list[Completion]) -> None:
