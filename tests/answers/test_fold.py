@@ -20,7 +20,7 @@ PRICES = PriceCalibration(
 )
 CALIBRATION = Calibration(price=PRICES, category=CategoryCalibration(slope=1.0, intercept=0.0, rows=50))
 REVIEW = ReviewSettings(min_confidence=0.6, max_price_ratio=6.0)
-LABELS = 4
+LABELS = {"category": 4}
 FAILED = Prediction(error_kind=ErrorKind.ENGINE_FAILED, error_message="the engine failed", prompt_tokens=90)
 
 

@@ -148,7 +148,7 @@ def made(label: str, *confidences: float, **others: float) -> Prediction:
 def test_prompts_that_name_siblings_agree_on_their_parent() -> None:
     one, other = made(PUMPS, 0.9, 0.8, 0.5), made(BOOTS, 0.9, 0.7, 0.4)
 
-    found = fold([one, other], 3, CALIBRATION, REVIEW)
+    found = fold([one, other], {"category": 3}, CALIBRATION, REVIEW)
 
     def odds(*probabilities: float) -> float:
         return 1 / (1 + math.exp(-sum(math.log(p / (1 - p)) for p in probabilities)))
@@ -164,7 +164,7 @@ def test_a_prompt_that_answered_another_branch_supports_a_level_by_its_alternati
     one = made(PUMPS, 0.9, 0.8, 0.7)
     other = replace(made(COATS, 0.9, 0.5), alternatives=(Alternative(BOOTS, 0.3), Alternative(PUMPS, 0.1)))
 
-    found = fold([one, other], 3, CALIBRATION, REVIEW)
+    found = fold([one, other], {"category": 3}, CALIBRATION, REVIEW)
 
     assert found.level_confidences is not None
     assert found.level_confidences[1] == pytest.approx(1 / (1 + 1 / (4 * (0.4 / 0.6))), rel=1e-3)

@@ -107,7 +107,7 @@ def test_the_evidence_of_an_answer_is_the_same_without_labels(
 
     assert tokens.choices["category"].lines[tuple(ids[label])] == category
     assert line_probability(completion, spans, "category") == pytest.approx(0.5)
-    assert title_words(completion, spans)[-1] == ("shirt", pytest.approx(0.25))
+    assert title_words(completion, spans, tokens.lexicon)[-1] == ("shirt", pytest.approx(0.25))
     found = price_features(completion, spans, tokens)
     assert found.expectation == pytest.approx(129**0.75 * 127**0.25)
 
@@ -120,7 +120,9 @@ def test_a_labels_probability_is_the_product_of_its_tokens(writer: Writer, token
     completion = writer.write(HATS, probabilities=unsure | elsewhere)
 
     assert completion.token_ids[label[-1]] == tokens.newline
-    assert line_probability(completion, tokens.spans(completion.token_ids), "category") == pytest.approx(0.9 * 0.5 * 0.8)
+    assert line_probability(completion, tokens.spans(completion.token_ids), "category") == pytest.approx(
+        0.9 * 0.5 * 0.8
+    )
 
 
 def test_a_label_that_begins_as_another_leaves_it_at_the_newline(writer: Writer, tokens: AnswerTokens) -> None:
@@ -139,7 +141,9 @@ def test_the_shorter_label_ends_where_the_longer_goes_on(writer: Writer, tokens:
     shorter = next(len(ids) - 1 for ids, name in tokens.choices["category"].lines.items() if name == "HATS")
     completion = writer.write(text, rivals={label[shorter]: {tokens.newline: 0.25}})
 
-    assert alternatives(completion, tokens.spans(completion.token_ids), tokens, "category") == pytest.approx({"HATS": 0.25})
+    assert alternatives(completion, tokens.spans(completion.token_ids), tokens, "category") == pytest.approx(
+        {"HATS": 0.25}
+    )
 
 
 def test_labels_that_leave_by_the_same_token_share_it(writer: Writer, tokens: AnswerTokens) -> None:
@@ -222,7 +226,9 @@ def test_a_text_without_lines_says_nothing(writer: Writer, tokens: AnswerTokens,
     completion = writer.write(text, probabilities={0: 0.5})
 
     assert line_probability(completion, tokens.spans(completion.token_ids), "category") == 1.0  # nothing was asked for
-    assert answer_probability(completion, tokens.spans(completion.token_ids), "category") == (pytest.approx(0.5) if text else 1.0)
+    assert answer_probability(completion, tokens.spans(completion.token_ids), "category") == (
+        pytest.approx(0.5) if text else 1.0
+    )
     assert alternatives(completion, tokens.spans(completion.token_ids), tokens, "category") == {}
     assert price_features(completion, tokens.spans(completion.token_ids), tokens) == PriceFeatures()
 

@@ -22,6 +22,7 @@ def test_what_a_model_says_stays_text_and_the_photo_is_shown(tmp_path: Path) -> 
         "category": "Coats|Hats",
         "category_confidence": 0.87, "price": 1200.0, "price_low": 900.0, "price_high": 1500.0, "currency": "EUR",
         "review_reasons": ["wide_price"],
+        "attributes": {"heel_height": {"value": HOSTILE, "confidence": 0.5}},
     }  # fmt: skip
 
     sheet = render_sheet(pl.DataFrame([row]), open_store(str(tmp_path)), PhotoLimits(), most=12)
@@ -43,6 +44,7 @@ def test_long_titles_are_cut_also_without_blanks(tmp_path: Path) -> None:
     row = {
         "status": "ok", "product_id": "a", "photos": [{"key": "a.jpg", "sha256": "00"}], "title": title,
         "category": "コート", "category_confidence": None, "price": None, "price_low": None, "review_reasons": None,
+        "attributes": None,
     }  # fmt: skip
     sheet = render_sheet(pl.DataFrame([row]), open_store(str(tmp_path)), PhotoLimits(), most=12)
     assert f"| {title[:39]}… | コート |" in sheet

@@ -85,7 +85,7 @@ def test_a_row_over_max_length_is_refused_not_cut(job: TinyJob) -> None:
     [
         ({"image_paths": ("/nowhere/a.png",)}, "photo /nowhere/a.png: No such file or directory"),
         ({"title": "Red<|end|>Scarf"}, "a value spells a control token of the model"),
-        ({"title": "Red "}, "title or category holds line breaks or outer spaces"),
+        ({"title": "Red "}, "a value holds line breaks or outer spaces"),
         ({"title": "x" * 60}, "answer of 101 tokens, more than max_new_tokens 70"),
         ({"title": "x" * 201}, "title has 201 characters, more than 200"),
         (
