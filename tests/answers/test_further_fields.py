@@ -26,7 +26,7 @@ CALIBRATION = Calibration(price=None, category=SURE, attributes={"colour": SURE,
 def _predict(
     tokenizer: PreTrainedTokenizerBase, colour: str | None, sure: float = 1.0, rival: str | None = None
 ) -> Prediction:
-    """The prediction from an answer whose first token of the colour has the probability `sure`, its rival's the rest."""
+    """The prediction from an answer whose first token of the colour has the probability `sure`, a rival the rest."""
     tokens = AnswerTokens(tokenizer, PROMPT)
     text = render_answer(PROMPT, "Hat", "HATS", 12, {"colour": colour, "note": "new"})
     ids = tokenizer.encode(text, add_special_tokens=False)
