@@ -1,5 +1,7 @@
 """Fields beyond title, category and price: answered, sure or not, folded over prompts and calibrated."""
 
+from dataclasses import astuple
+
 import pytest
 from transformers import PreTrainedTokenizerBase
 
@@ -7,7 +9,7 @@ from enrich.answers.calibration import Calibration, CategoryCalibration
 from enrich.answers.fields import Field
 from enrich.answers.fold import fold
 from enrich.answers.parse import Answer
-from enrich.answers.postprocess import Attributed, Prediction, postprocess
+from enrich.answers.postprocess import Prediction, postprocess
 from enrich.answers.prompt import make_prompt, render_answer
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.pipeline.calibrating import fit
@@ -41,7 +43,7 @@ def test_each_field_has_its_value_and_its_own_confidence(tokenizer: PreTrainedTo
     prediction = _predict(tokenizer, "red", 0.75, rival="blue")
     assert prediction.answer == Answer("Hat", "HATS", 12, {"colour": "red", "note": "new"})
     assert prediction.confidence == pytest.approx(1.0, abs=1e-5)
-    assert prediction.attributes["colour"] == Attributed("red", pytest.approx(0.75), pytest.approx(0.75))
+    assert astuple(prediction.attributes["colour"]) == ("red", pytest.approx(0.75), pytest.approx(0.75), None)
     assert prediction.attributes["note"].confidence == pytest.approx(1.0, abs=1e-5)
     assert prediction.reasons == ()
 
@@ -55,7 +57,7 @@ def test_unknown_is_no_value_and_says_what_it_would_be(tokenizer: PreTrainedToke
     prediction = _predict(tokenizer, None, 0.7, rival="blue")
     assert prediction.answer is not None
     assert prediction.answer.attributes["colour"] is None
-    assert prediction.attributes["colour"] == Attributed(None, pytest.approx(0.7), pytest.approx(0.7), "blue")
+    assert astuple(prediction.attributes["colour"]) == (None, pytest.approx(0.7), pytest.approx(0.7), "blue")
 
 
 def test_a_value_that_the_field_does_not_have_is_asked_for_again(tokenizer: PreTrainedTokenizerBase) -> None:

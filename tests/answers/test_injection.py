@@ -82,7 +82,7 @@ def test_no_spelling_of_a_control_token_is_learned(spelling: str, form: str) -> 
     for title, category in ((form.format(spelling), "HATS"), ("Hat", form.format(spelling))):
         product = Product("p-17", title, category, None, ("x.jpg",))
         [dropped] = check_answers([product, Product("p-18", "Hat", "HATS", None, ("x.jpg",))], PROCESSOR, prompt)
-        assert (dropped.product_code, dropped.kind) == ("p-17", "title or category spells a control token of the model")
+        assert (dropped.product_code, dropped.kind) == ("p-17", "a value spells a control token of the model")
 
 
 def test_the_label_of_a_field_and_the_word_for_unknown_may_stand_in_a_title() -> None:

@@ -349,7 +349,7 @@ def test_two_decisions_about_one_photo_and_files_without_end_are_refused(
 
 def test_the_path_and_the_id_of_a_category_follow_a_decision() -> None:
     before = products("a.jpg", "b.jpg", category_path=("WOMAN",), category_id="187")
-    path = {"category": "WOMAN > HATS", "category_path": ("WOMAN", "HATS"), "category_id": "173"}
+    path: dict[str, Any] = {"category": "WOMAN > HATS", "category_path": ("WOMAN", "HATS"), "category_id": "173"}
     said = table_of(decision("a.jpg", **path), decision("b.jpg", decision="rejected"))
 
     edited, rejected = apply_reviews(before, said).sort("product_id").to_dicts()

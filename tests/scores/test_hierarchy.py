@@ -18,15 +18,12 @@ def table(
 ) -> pl.DataFrame:
     made = scored(len(rows))
     columns = {
-        "category": [true for true, _ in rows],
-        "answered_category": [said for _, said in rows],
+        "category": pl.Series([true for true, _ in rows], dtype=pl.String),
+        "answered_category": pl.Series([said for _, said in rows], dtype=pl.String),
         "answered_path": pl.Series(cut or [None] * len(rows), dtype=pl.List(pl.String)),
         "level_confidences": pl.Series([sure] * len(rows), dtype=pl.List(pl.Float64)),
     }
-    return made.with_columns(**{
-        name: values if isinstance(values, pl.Series) else pl.Series(values, dtype=pl.String)
-        for name, values in columns.items()
-    })  # fmt: skip
+    return made.with_columns(**columns)
 
 
 def test_an_answer_is_right_down_to_where_it_leaves_the_true_path() -> None:
