@@ -49,7 +49,7 @@ def run_query(language: str, text: str, output: Path) -> Any:
 
 def test_there_are_queries_of_each_kind() -> None:
     assert [language for language, _ in QUERIES].count("python") == 5
-    assert len(QUERIES) == 12
+    assert len(QUERIES) == 13
 
 
 @pytest.mark.parametrize("number", range(len(QUERIES)))
