@@ -6,7 +6,8 @@ with it). In EBNF and with sets of permitted tokens xgrammar 0.2.8 is exact; its
 "or" or "repeat" permit every token.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,9 +43,9 @@ def answer_structure(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -
     parts = answer_parts(tokenizer, tokens)
     for number, part in enumerate(parts):
         rules += _rules(f"p{number}", part, sets)
-    named = [f"{name} ::= Token({', '.join(map(str, sorted(found)))})" for found, name in sets.items()]
     root = f"root ::= {' '.join(f'p{number}' for number in range(len(parts)))}"
-    return {"type": "structural_tag", "format": {"type": "grammar", "grammar": "\n".join([root, *rules, *named, ""])}}
+    grammar = "\n".join([root, *rules, *_definitions(sets), ""])
+    return {"type": "structural_tag", "format": {"type": "grammar", "grammar": grammar}}
 
 
 def answer_grammar(
@@ -181,6 +182,23 @@ def _rules(name: str, part: Part, sets: dict[frozenset[int], str]) -> Iterator[s
                     waiting.append(after)
             ways.append(" ".join(way))
         yield f"{name}s{state} ::= {' | '.join(ways)}"
+
+
+def _definitions(sets: Mapping[frozenset[int], str]) -> Iterator[str]:
+    """Rules for the named sets. Tokens that are in the same sets are listed once: vLLM parses this for each request."""
+    names: dict[int, list[str]] = defaultdict(list)
+    for permitted, name in sets.items():
+        for token in permitted:
+            names[token].append(name)
+    shared: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for token in sorted(names):
+        shared[tuple(names[token])].append(token)
+    members: dict[str, list[str]] = defaultdict(list)
+    for number, (owners, tokens) in enumerate(shared.items()):
+        yield f"m{number} ::= Token({', '.join(map(str, tokens))})"
+        for name in owners:
+            members[name].append(f"m{number}")
+    yield from (f"{name} ::= {' | '.join(found)}" for name, found in members.items())
 
 
 def _named(permitted: frozenset[int], sets: dict[frozenset[int], str]) -> str:
