@@ -52,7 +52,11 @@ def test_no_file_and_an_empty_one_change_nothing(tmp_path: Path, text: str) -> N
 @pytest.mark.parametrize(
     ("cls", "text", "message"),
     [
-        (SampleSettings, "product: 3", "unknown key 'product'; known keys: products, holdout, bucket, seed, photos, language"),
+        (
+            SampleSettings,
+            "product: 3",
+            "unknown key 'product'; known keys: products, holdout, bucket, seed, photos, language",
+        ),
         (
             RunSettings,
             "review:\n  confidence: 0.5",

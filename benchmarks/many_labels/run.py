@@ -144,8 +144,8 @@ def measure(labels: int, answers: int) -> dict[str, Any]:
         assert found.answer is not None
         assert found.alternatives
         each.append(taken)
-    writing, structure = seconds(lambda: answer_structure(tokenizer, tokens))
-    allowed, ids = answer_grammar(tokenizer, tokens), made[0].token_ids
+    writing, structure = seconds(lambda: answer_structure(tokens))
+    allowed, ids = answer_grammar(tokens), made[0].token_ids
     step = median(seconds(lambda end=end: allowed(ids[:end]))[0] for end in range(len(ids)))
     return {
         "labels": labels,

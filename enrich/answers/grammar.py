@@ -8,31 +8,15 @@ with it). In EBNF and with sets of permitted tokens xgrammar 0.2.8 is exact; its
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
-from enrich.answers.text_tokens import Edges, text_edges, token_bytes
-from enrich.answers.token_evidence import AnswerTokens, ChoiceTokens, Line
+from enrich.answers.automata import Part, line
+from enrich.answers.token_evidence import AnswerTokens
 
 SHORTEST_TEXT = 40  # tokens that a text may take at least; the tutorial's longest title has 71 characters, about 25
-MAX_DIGITS = 7
 
 
-@dataclass(frozen=True)
-class Part:
-    """A part of an answer as an automaton from state 0 to one of `ends`.
-
-    After `most` tokens it ends, or as soon after that as a text may end: not inside a character.
-    """
-
-    edges: Edges
-    ends: frozenset[int]
-    most: int | None = None
-
-
-def answer_structure(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> dict[str, Any]:
+def answer_structure(tokens: AnswerTokens) -> dict[str, Any]:
     """The answers that may be written, token by token, as a structural tag.
 
     A grammar over characters would leave the choice of tokens to the model, and a label spelled with unusual tokens has
@@ -40,7 +24,7 @@ def answer_structure(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -
     """
     sets: dict[frozenset[int], str] = {}
     rules: list[str] = []
-    parts = answer_parts(tokenizer, tokens)
+    parts = answer_parts(tokens)
     for number, part in enumerate(parts):
         rules += _rules(f"p{number}", part, sets)
     root = f"root ::= {' '.join(f'p{number}' for number in range(len(parts)))}"
@@ -48,16 +32,14 @@ def answer_structure(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -
     return {"type": "structural_tag", "format": {"type": "grammar", "grammar": grammar}}
 
 
-def answer_grammar(
-    tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, stops: Collection[int] = ()
-) -> Callable[[Sequence[int]], list[int]]:
+def answer_grammar(tokens: AnswerTokens, stops: Collection[int] = ()) -> Callable[[Sequence[int]], list[int]]:
     """A function from the tokens written so far to those that may come next.
 
     Args:
         stops: what may end an answer beside `<|end|>`. vLLM permits all of a request's stop tokens, and a token's
             probability is that among the permitted ones.
     """
-    parts = answer_parts(tokenizer, tokens)
+    parts = answer_parts(tokens)
     done = (len(parts), 0, 0)
 
     def with_next(places: set[tuple[int, int, int]]) -> set[tuple[int, int, int]]:
@@ -89,23 +71,14 @@ def answer_grammar(
     return allowed
 
 
-def answer_parts(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> list[Part]:
+def answer_parts(tokens: AnswerTokens) -> list[Part]:
     """The parts of an answer in order: of each field what comes before its value, the value, and the newline."""
-    vocabulary = token_bytes(tokenizer)
-    longest = text_room(tokens)
+    most = text_room(tokens)
     parts: list[Part] = []
     for field in tokens.prompt.fields:
-        prefix, unknown = tokens.prefixes[field.name], tokens.unknown.get(field.name)
-        match field.kind:
-            case "choice":
-                parts.append(_choice(tokens.choices[field.name]))  # its newline included
-                continue
-            case "text":
-                parts += [_line(prefix), Part(*text_edges(vocabulary), longest)]
-            case "number":
-                parts.append(_number(tokens, prefix, unknown))
-        if field != tokens.prompt.fields[-1]:
-            parts.append(_line((tokens.newline,)))
+        parts += field.how.parts(tokens, field, most)
+        if field != tokens.prompt.fields[-1] and not field.how.closed:
+            parts.append(line((tokens.newline,)))
     return parts
 
 
@@ -114,52 +87,9 @@ def text_room(tokens: AnswerTokens) -> int:
 
     So a text that runs on is cut, and the answer is whole within its budget, unless there are several such texts.
     """
-    rest = 1 + len(tokens.prompt.fields)  # the closing token, newlines
-    for field in tokens.prompt.fields:
-        if field.kind == "choice":
-            rest += tokens.choices[field.name].longest
-        else:
-            rest += len(tokens.prefixes[field.name]) + (MAX_DIGITS if field.kind == "number" else 0)
+    fields = tokens.prompt.fields
+    rest = 1 + len(fields) + sum(field.how.room(tokens, field) for field in fields)  # the closing token, newlines
     return max(SHORTEST_TEXT, tokens.prompt.max_new_tokens - rest)
-
-
-def _line(tokens: Line) -> Part:
-    return Part(_chain(tokens), frozenset({len(tokens)}))
-
-
-def _chain(tokens: Line) -> dict[int, list[tuple[frozenset[int], int]]]:
-    return {at: [(frozenset({token}), at + 1)] for at, token in enumerate(tokens)}
-
-
-def _choice(choice: ChoiceTokens) -> Part:
-    edges = {
-        node: [(frozenset({token}), after) for token, after in found.items()] for node, found in enumerate(choice.after)
-    }
-    return Part(edges, frozenset(node for node, found in enumerate(choice.after) if not found))
-
-
-def _number(tokens: AnswerTokens, prefix: Line, unknown: Line | None) -> Part:
-    """A whole number from 1 to MAX_DIGITS digits, each token of one or several of them; or the word for unknown."""
-    edges = _chain(prefix)
-    first = len(prefix)
-    states = range(first + 1, first + 1 + MAX_DIGITS)  # after so many digits, less one
-    for state in (first, *states):
-        written = state - first
-        options: dict[int, set[int]] = {}
-        for token, digits in tokens.digits.items():
-            leads = token in tokens.leading if written == 0 else token in tokens.inner
-            if leads and written + len(digits) <= MAX_DIGITS and (written or digits[0] != "0"):
-                options.setdefault(state + len(digits), set()).add(token)
-        edges[state] = [(frozenset(found), after) for after, found in options.items()]
-    ends = set(states)
-    if unknown:
-        at, last = 0, states[-1]
-        for token in unknown:
-            last += 1
-            edges[at] = [*edges.get(at, []), (frozenset({token}), last)]
-            at = last
-        ends.add(at)
-    return Part(edges, frozenset(ends))
 
 
 def _rules(name: str, part: Part, sets: dict[frozenset[int], str]) -> Iterator[str]:

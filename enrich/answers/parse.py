@@ -1,20 +1,11 @@
 """Strict parser of the model's answer: a line for each field or nothing. The text is untrusted."""
 
-import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from enrich.answers.fields import spells_control_token
+from enrich.answers.plain_text import MAX_TITLE, UNDECODED, excerpt, holds_control_characters, spells_control_token
 from enrich.answers.prompt import Prompt
-
-MAX_TITLE = 200  # characters, also in catalogs; the longest title of the tutorial's data set has 71
-# Control, format, surrogate and private characters, line and paragraph separators: a field is one visible line.
-CONTROL = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
-# Joiners between letters beyond ASCII are part of the word (Persian, Hindi, emoji); elsewhere they only hide text.
-JOINERS = "\u200c\u200d"
-_JOINER = re.compile(f"(?<=[^\\x00-\\x7f\\s{JOINERS}])[{JOINERS}](?=[^\\x00-\\x7f\\s{JOINERS}])")
-UNDECODED = "\ufffd"  # what stands in decoded text for bytes that are not UTF-8
 
 
 class AnswerMalformed(ValueError):
@@ -47,11 +38,9 @@ def parse_answer(text: str, prompt: Prompt) -> Answer:
     for one in prompt.fields:
         value = match[one.name].strip()
         values[one.name] = None if value == prompt.unknown and not one.required else value
-        if one.kind == "number":
-            continue  # digits or the word for unknown
         if not value:
             raise AnswerMalformed(f"{one.name} is empty in {excerpt(text)!r}")
-        if one.kind == "text" and len(value) > MAX_TITLE:
+        if len(value) > MAX_TITLE:
             raise AnswerMalformed(f"{one.name} has {len(value)} characters, more than {MAX_TITLE}")
         if holds_control_characters(value):
             raise AnswerMalformed(f"{one.name} holds control characters in {excerpt(text)!r}")
@@ -66,13 +55,3 @@ def parse_answer(text: str, prompt: Prompt) -> Answer:
         price=None if price is None else int(price),
         attributes=values,
     )
-
-
-def holds_control_characters(text: str) -> bool:
-    """Whether `text` contains control or format characters, apart from joiners inside words."""
-    return any(unicodedata.category(character) in CONTROL for character in _JOINER.sub("", text))
-
-
-def excerpt(text: str, length: int = 80) -> str:
-    """The first `length` characters, for messages."""
-    return text if len(text) <= length else text[: length - 1] + "…"

@@ -15,8 +15,9 @@ from enrich.answers.calibration import (
     price_interval,
 )
 from enrich.answers.completion import Completion
-from enrich.answers.parse import Answer, AnswerMalformed, excerpt, parse_answer
+from enrich.answers.parse import Answer, AnswerMalformed, parse_answer
 from enrich.answers.path import level_confidences, level_probabilities, sure_levels
+from enrich.answers.plain_text import excerpt
 from enrich.answers.title_rules import breaks_rules, ungrounded_words
 from enrich.answers.token_evidence import (
     AnswerTokens,

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic import Field as Setting
 
 from enrich.answers.amount import is_currency
-from enrich.answers.fields import Field, PlainLine
+from enrich.answers.fields import Field
+from enrich.answers.plain_text import PlainLine
 from enrich.answers.wording import WORDINGS
 from enrich.errors import UsageError
 from enrich.settings.fields import WordingSettings
@@ -79,8 +80,8 @@ class Prompt(BaseModel):
             raise UsageError(f"{path}: {error.strerror}; name an adapter made by `enrich finetune`") from error
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "prompt"
-            raise UsageError(f"{path}: {where}: {first['msg']}; fine-tune again with this version") from error
+            where, why = ".".join(map(str, first["loc"])) or "prompt", first["msg"].removeprefix("Value error, ")
+            raise UsageError(f"{path}: {where}: {why}; fine-tune again with this version") from error
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -94,11 +95,11 @@ class Prompt(BaseModel):
     @cached_property
     def answer_form(self) -> re.Pattern[str]:
         """An answer, with a group for the value of each field."""
-        number = rf"[0-9]{{1,9}}|{re.escape(self.unknown)}"
-        values = {"text": r"[^\n]+", "choice": r"[^\n]+", "number": number}
+        unknown = re.escape(self.unknown)
         return re.compile(
             r"\n".join(
-                rf"{re.escape(self.opening(one).rstrip())}[ ]?(?P<{one.name}>{values[one.kind]})" for one in self.fields
+                rf"{re.escape(self.opening(one).rstrip())}[ ]?(?P<{one.name}>{one.how.pattern}|{unknown})"
+                for one in self.fields
             )
         )
 

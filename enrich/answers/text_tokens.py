@@ -15,9 +15,8 @@ from functools import cache
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from enrich.answers.parse import CONTROL, JOINERS, UNDECODED
-
-Edges = Mapping[int, list[tuple[frozenset[int], int]]]  # state -> tokens that lead to another state
+from enrich.answers.automata import Edges
+from enrich.answers.plain_text import CONTROL, JOINERS, UNDECODED
 
 # What a character is to a text, and so what the text is behind it. A text may start with one space.
 _NEVER, _SPACE, _NARROW, _WIDE, _JOINER, _START = range(6)

@@ -12,6 +12,7 @@ from itertools import accumulate
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from enrich.answers.automata import Line
 from enrich.answers.completion import Completion
 from enrich.answers.lexicon import Lexicon, lexicon_of
 from enrich.answers.prompt import END, Prompt
@@ -19,7 +20,6 @@ from enrich.answers.text_tokens import control_tokens, token_bytes
 from enrich.answers.title_rules import noun_of
 from enrich.errors import UsageError
 
-Line = tuple[int, ...]
 MOST_ALTERNATIVES = 8  # labels; a row keeps three
 _DIGITS = re.compile(rb" ?([0-9]+)")  # a token of them, with the space before a number or without
 _CONTINUING = frozenset(bytes([byte]) for byte in range(0x80, 0xC0))  # bytes of UTF-8 inside a character
@@ -107,24 +107,24 @@ class AnswerTokens:
         for number, field in enumerate(prompt.fields):
             opening = prompt.opening(field)
             # The space before a number is a token of its own, or part of the first digit's as it is of a word's.
-            if field.kind == "number":
-                self.prefixes[field.name] = lines([f"{opening}1"], number)[0][:-1]
+            if begins := field.how.begins:
+                self.prefixes[field.name] = lines([f"{opening}{begins}"], number)[0][:-1]
             else:
                 self.prefixes[field.name] = lines([opening.rstrip()], number)[0]
             if not field.required:
                 self.unknown[field.name] = lines([f"{opening}{prompt.unknown}"], number)[0]
-            if field.kind == "choice":
+            if field.how.closed:
                 values = field.values if field.required else (*field.values, prompt.unknown)
                 written = lines([f"{opening}{value}" for value in values], number)
                 self.choices[field.name] = ChoiceTokens(
                     {(*line, self.newline): value for line, value in zip(written, values, strict=True)}
                 )
         self.sizes = {name: len(choice.lines) for name, choice in self.choices.items()}
-        words, added = token_bytes(tokenizer), tokenizer.added_tokens_decoder
-        self._written = words | {token: one.content.encode() for token, one in added.items()}
+        self.words, added = token_bytes(tokenizer), tokenizer.added_tokens_decoder
+        self._written = self.words | {token: one.content.encode() for token, one in added.items()}
         # Characters that start in each token: bytes of UTF-8 that do not continue one.
         self._characters = {token: sum(byte & 0xC0 != 0x80 for byte in text) for token, text in self._written.items()}
-        self._learn_digits(words, lines)
+        self._learn_digits(self.words, lines)
 
     def _learn_digits(self, words: Mapping[int, bytes], lines: Callable[[Sequence[str]], Sequence[Line]]) -> None:
         """Which tokens write digits: each one, as for Phi-3, or several at once ("129", " 12")."""

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import polars as pl
 
-from enrich.answers.parse import MAX_TITLE
 from enrich.answers.path import SEPARATOR, joined, levels_of
+from enrich.answers.plain_text import MAX_TITLE
+from enrich.answers.spelling import one_spelling
 from enrich.answers.wording import WORDINGS
 from enrich.catalog.attributes import read_attributes
 from enrich.catalog.cells import clean, levels, value
@@ -20,7 +21,6 @@ from enrich.catalog.dropped import Dropped, describe
 from enrich.catalog.further import add_further_photos
 from enrich.catalog.prices import Cell, read_prices
 from enrich.catalog.select import BETWEEN_PHOTOS, select
-from enrich.catalog.spelling import one_spelling
 from enrich.catalog.table import FORMATS, read_table
 from enrich.errors import UsageError
 from enrich.settings.catalog import Columns

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from enrich.answers.fields import spells_control_token
-from enrich.answers.parse import MAX_TITLE
+from enrich.answers.plain_text import MAX_TITLE, spells_control_token
 from enrich.catalog.dropped import Dropped
 from enrich.catalog.find_photo import find_photo
 from enrich.vocabulary import Product, same_design

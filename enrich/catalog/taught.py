@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from enrich.answers.fields import Field
+from enrich.answers.kinds import KINDS
 from enrich.answers.path import levels_of
 from enrich.answers.prompt import SHORTEST_BUDGET, Prompt, make_prompt
 from enrich.answers.wording import WORDINGS
@@ -65,13 +66,14 @@ def taught_prompt(
 
 
 def _field(name: str, settings: FieldSettings, products: Sequence[Product]) -> Field:
-    values = {value for product in products if (value := product.attributes.get(name))}
+    closed = KINDS[settings.kind].closed
+    values = {value for product in products if (value := product.attributes.get(name))} if closed else ()
     return Field(
         name=name,
         kind=settings.kind,
         label=settings.label_of(name),
         column=settings.column_of(name),
-        values=tuple(sorted(values)) if settings.kind == "choice" else (),
+        values=tuple(sorted(values)),
     )
 
 

@@ -7,9 +7,8 @@ from difflib import get_close_matches
 from functools import cached_property
 from pathlib import PurePosixPath
 
-from enrich.answers.fields import spells_control_token
-from enrich.answers.parse import excerpt
 from enrich.answers.path import joined, levels_of
+from enrich.answers.plain_text import excerpt, spells_control_token
 from enrich.catalog.read import Catalog
 from enrich.catalog.table import read_table
 from enrich.errors import UsageError

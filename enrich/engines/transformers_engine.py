@@ -51,7 +51,7 @@ class TransformersEngine:
         self.prompt = prompt
         self.clock = EngineClock()
         self.tokens = AnswerTokens(processor.tokenizer, prompt)
-        self._grammar = answer_grammar(processor.tokenizer, self.tokens, stop_ids(processor))
+        self._grammar = answer_grammar(self.tokens, stop_ids(processor))
         self._batch_size = batch_size
         self._max_new_tokens = max_new_tokens
 

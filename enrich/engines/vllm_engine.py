@@ -79,7 +79,7 @@ class VllmEngine:
         self._render = renderer(processor, partial(render_prompt, prompt))
         stops = stop_ids(processor)
         self._free = sampling(stops, max_new_tokens)
-        self._constrained = sampling(stops, max_new_tokens, answer_structure(processor.tokenizer, self.tokens))
+        self._constrained = sampling(stops, max_new_tokens, answer_structure(self.tokens))
         self._flying: dict[str, _Flight] = {}
         self._suspects: deque[_Flight] = deque()
         self._deaths = 0

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from enrich.answers.amount import LARGEST, SMALLEST
-from enrich.answers.parse import MAX_TITLE, excerpt, holds_control_characters
+from enrich.answers.plain_text import MAX_TITLE, excerpt, holds_control_characters
 from enrich.errors import UsageError
 from enrich.output.run_record import RunInfo
 

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from enrich.answers.parse import excerpt
+from enrich.answers.plain_text import excerpt
 from enrich.answers.prompt import Prompt
 from enrich.pages.attributes import attribute_scores, attribute_summary, attribute_text
 from enrich.pages.han import han_language

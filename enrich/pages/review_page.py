@@ -10,7 +10,7 @@ import polars as pl
 from markupsafe import Markup
 
 from enrich.answers.amount import CURRENCIES, LARGEST, LONGEST, MULTIPLES, SIGNS, SMALLEST, TAX, WHOLE_UNITS
-from enrich.answers.parse import MAX_TITLE
+from enrich.answers.plain_text import MAX_TITLE
 from enrich.output.decisions import FILE_FORMAT, FORMULA, INVISIBLE, SPECIAL_TOKEN
 from enrich.pages.han import han_language
 from enrich.pages.report import template

@@ -9,8 +9,8 @@ import polars as pl
 from pydantic import ValidationError
 
 from enrich.answers.amount import WHOLE_UNITS, is_currency
-from enrich.answers.parse import excerpt
 from enrich.answers.path import levels_of
+from enrich.answers.plain_text import excerpt
 from enrich.errors import RunFailed, UsageError
 from enrich.output.category_ids import read_category_ids
 from enrich.output.decisions import REJECTED, Decision, DecisionFile, run_mark

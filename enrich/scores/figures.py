@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from enrich.answers.parse import excerpt
+from enrich.answers.plain_text import excerpt
 from enrich.scores.assess import ENOUGH
 from enrich.scores.metrics import BINS, risk_coverage
 

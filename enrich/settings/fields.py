@@ -1,10 +1,22 @@
 """Settings of what is answered about a product beyond title, category and price, and of its words."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from enrich.settings.base import Settings
+
+# Each is a module, which this package does not import.
+_KINDS = [name for _, name, _ in iter_modules([str(Path(__file__).parents[1] / "answers" / "kinds")]) if name != "base"]
+
+
+def _known(kind: str) -> str:
+    if kind not in _KINDS:
+        raise ValueError(f"Input should be one of {', '.join(_KINDS)}")
+    return kind
+
 
 FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Words = Annotated[str, StringConstraints(min_length=1, max_length=400)]
@@ -13,8 +25,9 @@ Words = Annotated[str, StringConstraints(min_length=1, max_length=400)]
 class FieldSettings(Settings):
     """One more thing that is answered: `colour: {kind: choice}`."""
 
-    kind: Literal["text", "choice", "number"] = Field(
-        description="choice: one of the catalog's values; text: free text of one line; number: a whole number"
+    kind: Annotated[str, AfterValidator(_known)] = Field(
+        json_schema_extra={"enum": list[Any](_KINDS)},
+        description="choice: one of the catalog's values; text: free text of one line; number: a whole number",
     )
     column: Words | None = Field(default=None, description="Column of the catalog; left out: the field's name")
     label: Words | None = Field(default=None, description="The word for it in an answer; left out: the field's name")

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from enrich.answers.parse import MAX_TITLE, AnswerMalformed, parse_answer
+from enrich.answers.parse import AnswerMalformed, parse_answer
+from enrich.answers.plain_text import MAX_TITLE
 from enrich.answers.prompt import END, SHORTEST_BUDGET, Prompt, render_prompt, taught_answer
 from enrich.answers.text_tokens import control_tokens
 from enrich.errors import RunFailed, UsageError

@@ -11,8 +11,10 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerBase
 
 from enrich.answers.fields import Field
-from enrich.answers.grammar import MAX_DIGITS, SHORTEST_TEXT, answer_grammar, text_room
-from enrich.answers.parse import MAX_TITLE, AnswerMalformed, holds_control_characters, parse_answer
+from enrich.answers.grammar import SHORTEST_TEXT, answer_grammar, text_room
+from enrich.answers.kinds.number import MAX_DIGITS
+from enrich.answers.parse import AnswerMalformed, parse_answer
+from enrich.answers.plain_text import MAX_TITLE, holds_control_characters
 from enrich.answers.prompt import Prompt, make_prompt, render_answer
 from enrich.answers.text_tokens import text_edges, token_bytes
 from enrich.answers.token_evidence import AnswerTokens
@@ -48,7 +50,7 @@ def test_every_walk_ends_in_an_answer_with_a_known_category(
 ) -> None:
     prompt = make_prompt(categories, "EUR", others=OTHERS, terse=terse)
     tokens = AnswerTokens(tokenizer, prompt)
-    allowed = answer_grammar(tokenizer, tokens)
+    allowed = answer_grammar(tokens)
     seen = set()
     for seed in range(60):
         rng = random.Random(seed)
@@ -83,7 +85,7 @@ def can_be_written(
     tokenizer: PreTrainedTokenizerBase, prompt: Prompt, title: str, category: str, price: int | None
 ) -> None:
     tokens = AnswerTokens(tokenizer, prompt)
-    allowed = answer_grammar(tokenizer, tokens)
+    allowed = answer_grammar(tokens)
     written = tokenizer.encode(render_answer(prompt, title, category, price), add_special_tokens=False)
 
     for end, token in enumerate([*written, tokens.stop]):
@@ -91,7 +93,7 @@ def can_be_written(
 
 
 def test_a_title_ends_in_time_and_is_not_blank(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
-    allowed = answer_grammar(tokenizer, tokens)
+    allowed = answer_grammar(tokens)
     blank = tokenizer.convert_tokens_to_ids("\u2581")
     short = tokenizer.convert_tokens_to_ids("B")
     written = [*tokens.prefixes["title"]]
@@ -108,7 +110,7 @@ def test_a_title_ends_in_time_and_is_not_blank(tokenizer: PreTrainedTokenizerBas
 def test_an_answer_has_room_for_a_long_text_and_still_ends_in_its_budget(tokenizer: PreTrainedTokenizerBase) -> None:
     for budget in (8, 64, 65, 300):
         tokens = AnswerTokens(tokenizer, make_prompt(CATEGORIES, "EUR", max_new_tokens=budget))
-        allowed = answer_grammar(tokenizer, tokens)
+        allowed = answer_grammar(tokens)
         word = tokenizer.convert_tokens_to_ids("B")
         longest = max(tokens.choices["category"].lines, key=len)
         title = [*tokens.prefixes["title"], *[word] * text_room(tokens), tokens.newline]
@@ -121,7 +123,7 @@ def test_an_answer_has_room_for_a_long_text_and_still_ends_in_its_budget(tokeniz
 def test_a_title_that_ends_inside_a_character_is_completed(
     tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens
 ) -> None:
-    allowed = answer_grammar(tokenizer, tokens)
+    allowed = answer_grammar(tokens)
     word, byte = tokenizer.convert_tokens_to_ids("B"), lambda value: tokenizer.convert_tokens_to_ids(f"<0x{value:02X}>")
     full = [*tokens.prefixes["title"], *[word] * (text_room(tokens) - 1), byte(0xE5)]
 
@@ -131,7 +133,7 @@ def test_a_title_that_ends_inside_a_character_is_completed(
 
 
 def test_no_title_holds_control_tokens(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
-    options = answer_grammar(tokenizer, tokens)(tokens.prefixes["title"])
+    options = answer_grammar(tokens)(tokens.prefixes["title"])
 
     assert options
     assert tokenizer.added_tokens_decoder.keys().isdisjoint(options)
@@ -159,7 +161,7 @@ def test_titles_of_any_script_can_be_written_and_hidden_characters_cannot(
 ) -> None:
     tokenizer = tokenizer if kind == "words and bytes" else byte_level_bpe()
     tokens = AnswerTokens(tokenizer, make_prompt(["HATS"], "EUR", max_new_tokens=200))
-    allowed = answer_grammar(tokenizer, tokens)
+    allowed = answer_grammar(tokens)
     byte = {written: token for token, written in token_bytes(tokenizer).items() if len(written) == 1}
     for title in TITLES:
         ids = tokenizer.encode(f"Product: {title}", add_special_tokens=False)[len(tokens.prefixes["title"]) :]
@@ -201,14 +203,14 @@ def test_no_title_holds_control_characters_of_the_vocabulary() -> None:
     tokenizer = wrap_tokenizer(Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True)))
     tokens = AnswerTokens(tokenizer, make_prompt(["HATS"], "EUR"))
 
-    options = answer_grammar(tokenizer, tokens)(tokens.prefixes["title"])
+    options = answer_grammar(tokens)(tokens.prefixes["title"])
 
     assert {"\u2581", "Hat", "帽子"} <= {*tokenizer.convert_ids_to_tokens(options)}
     assert {"\u200b", "\u202eHat", "\r", "\ufeff"}.isdisjoint(tokenizer.convert_ids_to_tokens(options))
 
 
 def test_a_price_has_no_leading_zero_and_ends_in_time(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens) -> None:
-    allowed = answer_grammar(tokenizer, tokens)
+    allowed = answer_grammar(tokens)
     ids = {digit: i for i, digit in tokens.digits.items()}
     text = "Product: a\nCategory: HATS\n"
     written = [*tokenizer.encode(text, add_special_tokens=False), *tokens.prefixes["price"]]
@@ -219,7 +221,7 @@ def test_a_price_has_no_leading_zero_and_ends_in_time(tokenizer: PreTrainedToken
     assert {*allowed([*written, ids["1"]])} == {*ids.values(), tokens.stop}
     assert allowed([*written, *[ids["1"]] * MAX_DIGITS]) == [tokens.stop]
     other = tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    ends = answer_grammar(tokenizer, tokens, [other])
+    ends = answer_grammar(tokens, [other])
     assert {*ends([*written, ids["1"]])} == {*ids.values(), tokens.stop, other}
     assert {*ends(written)} == {*allowed(written)}
     assert allowed([*written[: -len(tokens.prefixes["price"])], *tokens.unknown["price"]]) == [tokens.stop]
@@ -231,7 +233,7 @@ def test_a_vocabulary_with_a_word_longer_than_any_title_still_begins_an_answer()
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     tokenizer = wrap_tokenizer(Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True)))
     tokens = AnswerTokens(tokenizer, make_prompt(["HATS"], "EUR"))
-    allowed = answer_grammar(tokenizer, tokens)
+    allowed = answer_grammar(tokens)
 
     assert allowed([]) == [tokens.prefixes["title"][0]]
     assert len(allowed(tokens.prefixes["title"])) > 1

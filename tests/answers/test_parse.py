@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enrich.answers.fields import Field
-from enrich.answers.parse import MAX_TITLE, Answer, AnswerMalformed, excerpt, holds_control_characters, parse_answer
+from enrich.answers.parse import Answer, AnswerMalformed, parse_answer
+from enrich.answers.plain_text import MAX_TITLE, excerpt, holds_control_characters
 from enrich.answers.prompt import make_prompt
 
 Form = Literal["NFC", "NFD"]

@@ -6,8 +6,9 @@ from typing import get_args
 
 import pytest
 
-from enrich.answers.fields import Field, spells_control_token
+from enrich.answers.fields import Field
 from enrich.answers.parse import Answer, AnswerMalformed, parse_answer
+from enrich.answers.plain_text import spells_control_token
 from enrich.answers.prompt import Prompt, make_prompt, render_answer, render_prompt
 from enrich.errors import UsageError
 from enrich.vocabulary import Language
@@ -72,25 +73,28 @@ COLOUR = {"name": "colour", "kind": "choice", "label": "Colour", "column": "colo
         ({"temperature": 1}, "temperature: Extra inputs are not permitted"),
         ({"version": "1"}, "version: Input should be '2'"),
         ({"max_new_tokens": 0}, "max_new_tokens: Input should be greater than or equal to 8"),
-        ({"fields": FIELDS[:2]}, "fields: Value error, title (text) and category (choice) come first, price (number)"),
-        ({"fields": [*FIELDS, COLOUR]}, "fields: Value error, title (text) and category (choice) come first, price"),
+        ({"fields": FIELDS[:2]}, "fields: title (text) and category (choice) come first, price (number)"),
+        ({"fields": [*FIELDS, COLOUR]}, "fields: title (text) and category (choice) come first, price"),
         (
             {"fields": [*FIELDS[:2], COLOUR, COLOUR, FIELDS[2]]},
-            "fields: Value error, two fields have the name 'colour'",
+            "fields: two fields have the name 'colour'",
         ),
         (
             {"fields": [*FIELDS[:2], COLOUR | {"label": "Product"}, FIELDS[2]]},
-            "fields: Value error, two fields have the label 'Product'",
+            "fields: two fields have the label 'Product'",
         ),
         (
             {"fields": [*FIELDS[:2], COLOUR | {"kind": "text"}, FIELDS[2]]},
-            "fields.2: Value error, field colour is a text; only a choice has values",
+            "fields.2: field colour is a text; only a choice has values",
         ),
         (
             {"fields": [*FIELDS[:2], COLOUR | {"name": "Colour"}, FIELDS[2]]},
             "fields.2.name: String should match pattern",
         ),
-        ({"fields": [*FIELDS[:2], COLOUR | {"kind": "list"}, FIELDS[2]]}, "fields.2.kind: Input should be 'text'"),
+        (
+            {"fields": [*FIELDS[:2], COLOUR | {"kind": "list"}, FIELDS[2]]},
+            "fields.2: field colour: 'list' is not a kind of field",
+        ),
     ],
 )
 def test_a_prompt_of_another_kind_is_refused(tmp_path: Path, changes: dict[str, object] | None, message: str) -> None:

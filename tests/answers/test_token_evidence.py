@@ -271,7 +271,7 @@ def test_a_taxonomy_of_thousands_is_looked_up(tokenizer: PreTrainedTokenizerBase
     blue = next(tokens for tokens, name in many.choices["category"].lines.items() if name == "HATS / BLUE 77")
     place = next(i for i, position in enumerate(label) if blue[i] != ids[position])
     completion = writer.write(text, rivals={label[place]: {blue[place]: 0.2}})
-    allowed = answer_grammar(tokenizer, many)
+    allowed = answer_grammar(many)
     written = list(completion.token_ids[: label[0]])
 
     start = time.perf_counter()
@@ -414,7 +414,7 @@ def test_prices_whose_digits_share_tokens_have_a_distribution(
 def test_the_grammar_permits_prices_whose_digits_share_tokens(price: str, groups: bool) -> None:
     tokenizer = byte_level_bpe(groups)
     tokens = AnswerTokens(tokenizer, make_prompt(("HATS",), "EUR"))
-    allowed = answer_grammar(tokenizer, tokens)
+    allowed = answer_grammar(tokens)
     ids = tokenizer.encode(f"Product: Blue shirt\nCategory: HATS\nFull Price: {price}", add_special_tokens=False)
 
     assert tokens.shares_digits

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from enrich.answers.parse import MAX_TITLE
+from enrich.answers.plain_text import MAX_TITLE
 from enrich.answers.prompt import END, SHORTEST_BUDGET, make_prompt, render_answer, render_prompt
 from enrich.errors import UsageError
 from enrich.models.phi3_vision.checkpoint import load_processor

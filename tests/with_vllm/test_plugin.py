@@ -61,8 +61,8 @@ def test_both_engines_permit_the_same_tokens_under_the_grammar(kind: str, terse:
     tokens = AnswerTokens(tokenizer, prompt)
     size = len(tokenizer)
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=size)
-    compiled = xgrammar.GrammarCompiler(info).compile_structural_tag(json.dumps(answer_structure(tokenizer, tokens)))
-    allowed = answer_grammar(tokenizer, tokens)
+    compiled = xgrammar.GrammarCompiler(info).compile_structural_tag(json.dumps(answer_structure(tokens)))
+    allowed = answer_grammar(tokens)
     mask = xgrammar.allocate_token_bitmask(1, size)
     parts = {token for token, text in token_bytes(tokenizer).items() if max(text, default=0) > 0x7F}
     rng, longest, wide = random.Random(0), 0, 0

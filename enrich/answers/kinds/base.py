@@ -1,0 +1,38 @@
+"""What a kind of field has to know. Each kind is a module of this package, with a `KIND`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from enrich.answers.automata import Part
+
+if TYPE_CHECKING:  # they need the kinds
+    from enrich.answers.fields import Field
+    from enrich.answers.token_evidence import AnswerTokens
+
+Values = list[str | None]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How values of one kind of field are read from a catalog, written in an answer, and permitted in the second pass.
+
+    read: from the field's name and a catalog's cells, one a product, None where there is nothing, to the values as they
+        are taught, and lines that a person should read.
+    pattern: a regular expression of a value in an answer; the word for unknown is added to it.
+    parts: the line of a field as automata over tokens, from what comes before its value on, without the newline unless
+        its values are closed. The last argument is how many tokens a value may take that nothing else bounds.
+    room: the most tokens that this line takes, without such a value.
+    closed: a value is one of those that the catalog has.
+    begins: text that a value may begin with, if the tokenizer does not join it to the space before it.
+    """
+
+    about: str  # for people, a line
+    read: Callable[[str, Sequence[str | None]], tuple[Values, list[str]]]
+    pattern: str
+    parts: Callable[[AnswerTokens, Field, int], list[Part]]
+    room: Callable[[AnswerTokens, Field], int]
+    closed: bool = False
+    begins: str = ""

@@ -1,0 +1,51 @@
+"""What text may be: one visible line that spells no control token of a model."""
+
+import re
+import unicodedata
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+MAX_TITLE = 200  # characters, also in catalogs; the longest title of the tutorial's data set has 71
+# Control, format, surrogate and private characters, line and paragraph separators: a field is one visible line.
+CONTROL = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+# Joiners between letters beyond ASCII are part of the word (Persian, Hindi, emoji); elsewhere they only hide text.
+JOINERS = "\u200c\u200d"
+_JOINER = re.compile(f"(?<=[^\\x00-\\x7f\\s{JOINERS}])[{JOINERS}](?=[^\\x00-\\x7f\\s{JOINERS}])")
+UNDECODED = "\ufffd"  # what stands in decoded text for bytes that are not UTF-8
+# How chat models write their control tokens: <|end|>, <|image_1|>, <s>, </s>, <unk>.
+_CONTROL_TOKEN = re.compile(r"<\s*\|[^<>\n]{0,60}\|\s*>|<\s*/?\s*(?:s|unk|pad|bos|eos|mask|cls|sep)\s*>", re.IGNORECASE)
+
+
+def spells_control_token(text: str) -> bool:
+    """Whether `text` contains a control token of a chat model, also in full-width characters."""
+    visible = "".join(one for one in unicodedata.normalize("NFKC", text) if unicodedata.category(one) != "Cf")
+    return _CONTROL_TOKEN.search(visible) is not None
+
+
+def plain_line(text: str) -> str:
+    """`text` itself. Raises ValueError if it spells a control token, is not one line, or has outer spaces."""
+    if spells_control_token(text):
+        raise ValueError(f"{text[:40]!r} spells a control token of the model")
+    if text.splitlines() != [text] or text != text.strip():
+        raise ValueError(f"{text[:40]!r} is not one line of text")
+    return text
+
+
+def composed_line(text: str) -> str:
+    """`plain_line` in NFC."""
+    return unicodedata.normalize("NFC", plain_line(text))
+
+
+# Text that spells no control token and is one line without outer spaces, in NFC as catalogs and answers are.
+PlainLine = Annotated[str, AfterValidator(composed_line)]
+
+
+def holds_control_characters(text: str) -> bool:
+    """Whether `text` contains control or format characters, apart from joiners inside words."""
+    return any(unicodedata.category(character) in CONTROL for character in _JOINER.sub("", text))
+
+
+def excerpt(text: str, length: int = 80) -> str:
+    """The first `length` characters, for messages."""
+    return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,0 +1,64 @@
+"""Kinds of fields: each a module, and the one of docs/extending.md works as it stands."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from enrich.answers.kinds import KINDS
+from enrich.settings.fields import FieldSettings
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+from pathlib import Path
+from enrich.answers.grammar import answer_grammar
+from enrich.answers.parse import AnswerMalformed, parse_answer
+from enrich.answers.prompt import taught_answer
+from enrich.answers.token_evidence import AnswerTokens
+from enrich.catalog.taught import read_taught, taught_prompt
+from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.settings.training import TrainSettings
+
+settings = TrainSettings.model_validate({"fields": {"waterproof": {"kind": "flag"}}})
+catalog = read_taught(Path("catalog"), settings)
+prompt = taught_prompt(settings, catalog, catalog.products)
+tokenizer = load_processor(Path("BASE")).tokenizer
+allowed = answer_grammar(AnswerTokens(tokenizer, prompt))
+for product in catalog.products:
+    text = taught_answer(prompt, product)
+    assert parse_answer(text, prompt).attributes == product.attributes
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    assert all(token in allowed(ids[:at]) for at, token in enumerate(ids))
+    print(product.attributes["waterproof"])
+try:
+    parse_answer(text.replace("unknown", "perhaps"), prompt)
+except AnswerMalformed:
+    print("refused")
+"""
+
+
+def test_a_kind_of_field_is_one_file(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "enrich", tmp_path / "enrich", ignore=shutil.ignore_patterns("phi3v-tiny", "__pycache__"))
+    section = (ROOT / "docs" / "extending.md").read_text("utf-8").partition("## A kind of field")[2]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert code
+    (tmp_path / "enrich/answers/kinds/flag.py").write_text(code[1])
+    (tmp_path / "catalog/images").mkdir(parents=True)
+    (tmp_path / "catalog/images/a.jpg").write_bytes(b"a photo")
+    rows = [f"{n},Boot {n},BOOTS,9,EUR,images/a.jpg,{cell}" for n, cell in enumerate(("TRUE", "no", ""))]
+    header = "product_code,title,category3_code,full_price,currency_code,local_image_path,waterproof"
+    (tmp_path / "catalog/catalog.csv").write_text("\n".join([header, *rows]) + "\n")
+    (tmp_path / "program.py").write_text(PROGRAM.replace("BASE", str(ROOT / "enrich/assets/phi3v-tiny")))
+
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.split() == ["yes", "no", "None", "refused"], done.stderr
+
+
+def test_settings_offer_the_kinds_that_there_are() -> None:
+    assert FieldSettings.model_json_schema()["properties"]["kind"]["enum"] == list(KINDS)
+    assert list(KINDS) == ["choice", "number", "text"]
