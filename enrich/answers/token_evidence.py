@@ -13,7 +13,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from enrich.answers.automata import Line
-from enrich.answers.completion import Completion
+from enrich.answers.completion import TOP_K, Completion
 from enrich.answers.lexicon import Lexicon, lexicon_of
 from enrich.answers.prompt import END, Prompt
 from enrich.answers.text_tokens import control_tokens, token_bytes
@@ -95,7 +95,8 @@ class AnswerTokens:
         def lines(texts: Sequence[str], number: int = 1) -> list[Line]:
             # Behind a newline, as in an answer: the tokenizer puts no word-start marker before the first word there.
             before = "\n" if number else ""
-            found = tokenizer([f"{before}{text}" for text in texts], add_special_tokens=False).input_ids
+            marked = [f"{before}{text}" for text in texts]
+            found = tokenizer(marked, add_special_tokens=False).input_ids if marked else []
             return [tuple(ids[ids.index(self.newline) + 1 :] if number else ids) for ids in found]
 
         self.newline: int = tokenizer.encode("\n", add_special_tokens=False)[-1]
@@ -149,6 +150,17 @@ class AnswerTokens:
             return frozenset(accumulate(len(self.digits.get(token, "?")) for token in line))
 
         self._splits = splits
+
+    @property
+    def note(self) -> str | None:
+        """What a person should know of prices with this tokenizer, in one line."""
+        if not self.shares_digits:
+            return None
+        most = max(map(len, self.digits.values()))
+        return (
+            f"prices: this model writes up to {most} digits in one token, so the {TOP_K} most probable tokens show less "
+            "of how sure it is; intervals are calibrated all the same"
+        )
 
     def may_write(self, beginning: str, more: int) -> bool:
         """Whether the tokenizer, in a number with so many more digits, ends a token behind `beginning`."""

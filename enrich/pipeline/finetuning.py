@@ -12,7 +12,7 @@ import torch
 from enrich.answers.calibration import CALIBRATION_FILE, Calibration
 from enrich.answers.postprocess import Prediction
 from enrich.answers.prompt import Prompt
-from enrich.answers.token_evidence import refuse_control_tokens
+from enrich.answers.token_evidence import AnswerTokens, refuse_control_tokens
 from enrich.catalog.dropped import encode
 from enrich.catalog.read import Catalog
 from enrich.catalog.split import Splits, split_catalog
@@ -163,6 +163,7 @@ def _prepare(
     never = {one.product_code for one in unlearnable}
     taught = [product for product in labelled.products if product.product_code not in never]
     prompt = taught_prompt(settings, labelled, taught, budget)
+    send_lines([note] if (note := AnswerTokens(processor.tokenizer, prompt).note) else [], on_message)
     return _PreparedCatalog(catalog, labelled, splits, settings, base, prompt, unlearnable)
 
 

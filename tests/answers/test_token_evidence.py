@@ -418,9 +418,15 @@ def test_the_grammar_permits_prices_whose_digits_share_tokens(price: str, groups
     ids = tokenizer.encode(f"Product: Blue shirt\nCategory: HATS\nFull Price: {price}", add_special_tokens=False)
 
     assert tokens.shares_digits
+    assert (tokens.note or "").startswith("prices: this model writes up to 2 digits in one token")
     for at, token in enumerate([*ids, tokens.stop]):
         assert token in allowed(ids[:at])
     number = ids.index(tokens.newline, ids.index(tokens.newline) + 1) + 1 + len(tokens.prefixes["price"])
     starts = [tokens.digits[token] for token in allowed(ids[:number]) if token in tokens.digits]
     assert {digits[0] for digits in starts} == set("123456789")
     assert max(map(len, starts)) > 1
+
+
+def test_nothing_is_said_of_a_tokenizer_that_writes_each_digit_alone(tokens: AnswerTokens) -> None:
+    assert tokens.note is None
+    assert sorted(tokens.digits.values()) == list("0123456789")
