@@ -158,7 +158,7 @@ class AnswerTokens:
             return None
         most = max(map(len, self.digits.values()))
         return (
-            f"prices: this model writes up to {most} digits in one token, so the {TOP_K} most probable tokens show less "
+            f"prices: this model writes up to {most} digits in one token, so the {TOP_K} most probable ones show less "
             "of how sure it is; intervals are calibrated all the same"
         )
 
