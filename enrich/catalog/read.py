@@ -103,13 +103,11 @@ def read_catalog(
     kept = add_further_photos(selected.kept, table_path.parent.absolute(), group_by, where)
     cells = [Cell(number, rows[number - 1]["price"], rows[number - 1]["currency"]) for number in kept]
     prices, currency = read_prices(cells, columns.decimal, where)
-    spelled, respelled = one_spelling(
-        [levels_of(product.category) if category_path else (product.category,) for product in kept.values()]
-    )
+    labels, respelled = _one_spelling([product.category for product in kept.values()], category_path)
     attributes, told = read_attributes([_values(rows[number - 1], fields) for number in kept], fields, unknown)
     products = [
-        replace(product, category=joined(path), price=price.value, attributes=values)
-        for product, price, path, values in zip(kept.values(), prices, spelled, attributes, strict=True)
+        replace(product, category=label, price=price.value, attributes=values)
+        for product, price, label, values in zip(kept.values(), prices, labels, attributes, strict=True)
     ]
     row_of = {product.product_code: number for number, product in kept.items()}
     return Catalog(
@@ -192,6 +190,11 @@ def _map_columns(
 
 def _values(row: Mapping[str, str], fields: Mapping[str, FieldSettings]) -> dict[str, str]:
     return {name: row[f"{_OF_FIELD}{name}"] for name in fields}
+
+
+def _one_spelling(categories: Sequence[str], category_path: bool) -> tuple[list[str], list[str]]:
+    spelled, told = one_spelling([levels_of(one) if category_path else (one,) for one in categories])
+    return list(map(joined, spelled)), told
 
 
 def _paths(

@@ -81,8 +81,8 @@ def judged_again(products: pl.DataFrame, rules: Rules, runs: Mapping[str, Publis
     """`products` (PRODUCTS_SCHEMA) with those review reasons recomputed that depend only on the rows.
 
     The others (`category_unknown`, `price_outlier`, `title_ungrounded`, `photos_disagree`) need the tokens of
-    the answers or the adapter's calibration and do not change, and neither do reviewed rows. `runs` know the confidence
-    limits of their adapters.
+    the answers or the adapter's calibration and do not change. Neither do reviewed rows, nor the end of a path.
+    `runs` know the confidence limits of their adapters.
     """
     review = rules.review
     own = of_run("run_id", {name: run.review_below for name, run in runs.items()}, pl.Float64())

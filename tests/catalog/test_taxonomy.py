@@ -211,3 +211,22 @@ def test_an_adapter_reads_another_catalog_by_the_ids_that_it_knows(tmp_path: Pat
 
     assert labels(adopted) == [DRESSES, "187", SHOES]
     assert adopted.category_ids == {DRESSES: "2271"}
+
+
+@pytest.mark.parametrize(
+    ("label", "nearest"),
+    [
+        ("Dresses", DRESSES),
+        ("Apparel and Accessories > Cloths > Drss", DRESSES),
+        ("Apparel & Accessories > Shoes > Pumps", SHOES),
+        ("Groceries > Bread", None),
+    ],
+)
+def test_the_nearest_match_has_the_same_last_level_or_similar_levels(
+    tmp_path: Path, label: str, nearest: str | None
+) -> None:
+    (tmp_path / "google.txt").write_text(GOOGLE)
+    write(tmp_path, SHOES, label)
+
+    told = f"'{label}' (nearest: {nearest!r}); " if nearest else f"'{label}'; "
+    assert told in refusal(taught, tmp_path, taxonomy=str(tmp_path / "google.txt"))
