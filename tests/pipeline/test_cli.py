@@ -83,6 +83,7 @@ def test_importing_the_command_loads_nothing_heavy() -> None:
         ("catalog sample --out {tmp}/out --products many", "Invalid value for '--products'"),
         ("catalog sample --out {tmp}/out --seed -1", "settings: seed: "),
         ("catalog sample --out {tmp}/out --photos 5", "settings: photos: "),
+        ("catalog sample --out {tmp}/out --language fr", "settings: language: Input should be 'en' or 'ja'"),
         ("catalog sample --out {tmp}/file", "sample directory {tmp}/file: File exists; choose another directory"),
         ("catalog sample --out {tmp}/torn --overwrite", "torn/catalog.csv is of no sample; move it elsewhere"),
         ("catalog sample --out {tmp}/llama", "llama is not empty ("),
