@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from enrich.answers.plain_text import excerpt
 from enrich.answers.prompt import Prompt
-from enrich.pages.attributes import attribute_scores, attribute_summary, attribute_text
+from enrich.pages.attributes import attribute_scores, attribute_summary, attribute_text, spoken
 from enrich.pages.han import han_language
 from enrich.pages.units import duration
 from enrich.photos.thumbnail import thumbnails
@@ -211,5 +211,5 @@ def template(name: str, *, escape: bool, finalize: Callable[[object], str] | Non
         loader=PackageLoader("enrich.pages", "templates"), autoescape=escape, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=finalize,
     )  # fmt: skip
-    environment.filters |= {"duration": duration, "plain": _markdown_text, "attributes": attribute_text}
+    environment.filters |= {"duration": duration, "plain": _markdown_text, "spoken": spoken}
     return environment.get_template(name)

@@ -18,7 +18,7 @@ from enrich.answers.parse import Answer
 from enrich.answers.prompt import make_prompt
 from enrich.output.parquet import from_records
 from enrich.output.run_record import RunRecord, Stages, StageUse
-from enrich.output.schema import ROW_SCHEMA, Row
+from enrich.output.schema import ROW_SCHEMA, Attribute, Row
 from enrich.pages.report import SHEET, THUMBNAIL, render_card, render_report, score_table
 from enrich.scores.metrics import score
 from enrich.settings.photos import PhotoLimits
@@ -209,6 +209,17 @@ def test_a_long_list_of_failures_is_cut(photos: Store) -> None:
     assert "199.jpg" in page.text
     assert "200.jpg" not in page.text
     assert "and 3 more" in page.text
+
+
+def test_declared_fields_are_shown_and_counted(photos: Store) -> None:
+    said = {"heel_height": Attribute("7", 0.91), "colour": Attribute(None, 0.6), "note": Attribute("<b>new</b>", None)}
+    rows = [ok_row("1.png", attributes=said), ok_row("2.png", attributes={"colour": Attribute("Red", 0.8)})]
+
+    page = render_report(record(), frame(*rows), photos, PhotoLimits())
+
+    assert "heel height 7 91% colour unknown 60% note <b>new</b>" in Page(page).text
+    assert "heel height 100% 91% 7 1 colour 50% 70% Red 1 note 100% <b>new</b> 1" in Page(page).text
+    assert "<b>new" not in page
 
 
 def test_categories_are_counted(photos: Store) -> None:
