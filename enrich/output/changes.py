@@ -1,11 +1,15 @@
 """Compare a run's answers with the answers that its products had before."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import polars as pl
 
 from enrich.output.run_record import Change, Changes
 
 PRICE_MOVED = 0.2  # share of the previous price
 EXAMPLES = 12  # kept in run.json
+_FIELD = "field."  # before the name of a declared field, which may be that of another column
 
 
 def compare(rows: pl.DataFrame, before: pl.LazyFrame, manifest: pl.LazyFrame, listing: pl.LazyFrame) -> Changes:
@@ -34,7 +38,9 @@ def compare(rows: pl.DataFrame, before: pl.LazyFrame, manifest: pl.LazyFrame, li
         other_price=pl.col("price").is_null().ne(pl.col("price_before").is_null())
         | ((pl.col("price") / pl.col("price_before") - 1).abs() > PRICE_MOVED).fill_null(False),
     )
-    changed = good.filter(pl.col("other_title") | pl.col("other_category") | pl.col("other_price"))
+    names = good.select(pl.col("attributes").map.keys().explode().unique(maintain_order=True).drop_nulls()).to_series()
+    good = good.with_columns(_other_value(name).alias(f"other_{_FIELD}{name}") for name in names)
+    changed = good.filter(pl.any_horizontal(r"^other_.*$"))
     first = changed.sort("other_category", "other_price", "product_id", descending=[True, True, False]).head(EXAMPLES)
     return Changes(
         compared=good.height,
@@ -44,14 +50,22 @@ def compare(rows: pl.DataFrame, before: pl.LazyFrame, manifest: pl.LazyFrame, li
         by_reason=dict(changed["reason"].value_counts().sort("reason").iter_rows()),
         now_failing=pairs.filter(was_good, ~is_good).height,
         repaired=pairs.filter(~was_good, is_good).height,
+        attributes={name: int(good[f"other_{_FIELD}{name}"].sum()) for name in names},
         gone=all_gone,
         gone_answered=gone_answered,
         answered=there.select(answered).collect(engine="streaming").item(),
         examples=tuple(
-            Change(row["product_id"], row["reason"], _line(row, "_before"), _line(row, ""))
+            Change(row["product_id"], row["reason"], _line(row, "_before", names), _line(row, "", names))
             for row in first.iter_rows(named=True)
         ),
     )
+
+
+def _other_value(name: str) -> pl.Expr:
+    """Whether a declared field that was answered before as well has another value."""
+    now, before = (pl.col(column).map.get(name) for column in ("attributes", "attributes_before"))
+    other = now.struct.field("value").ne_missing(before.struct.field("value"))
+    return (other & now.is_not_null() & before.is_not_null()).fill_null(False)
 
 
 def newest_outcomes(products: pl.LazyFrame) -> tuple[int, dict[str, int]]:
@@ -67,6 +81,8 @@ def newest_outcomes(products: pl.LazyFrame) -> tuple[int, dict[str, int]]:
     return counted["len"].sum() - sum(failed.values()), failed
 
 
-def _line(row: dict[str, object], suffix: str) -> str:
-    price = row[f"price{suffix}"]
-    return f"{row[f'title{suffix}']}, {row[f'category{suffix}']}, {'no price' if price is None else f'{price:,.0f}'}"
+def _line(row: dict[str, Any], suffix: str, names: Iterable[str]) -> str:
+    price, attributes = row[f"price{suffix}"], row[f"attributes{suffix}"]
+    told = [row[f"title{suffix}"], row[f"category{suffix}"], "no price" if price is None else f"{price:,.0f}"]
+    told += [f"{name} {attributes[name]['value'] or 'unknown'}" for name in names if row[f"other_{_FIELD}{name}"]]
+    return ", ".join(map(str, told))

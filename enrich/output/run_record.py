@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
@@ -141,7 +141,7 @@ class Change:
 
     product_id: Annotated[str, Field(validation_alias=AliasChoices("product_id", "image_key"))]  # version 2 had the key
     reason: str | None  # why it was processed again
-    before: str  # title, category and price in one line
+    before: str  # title, category, price, and the declared fields that changed, in one line
     after: str
 
 
@@ -160,6 +160,7 @@ class Changes:
     gone_answered: int = 0  # products of `gone` that have an answer
     answered: int = 0  # products with an answer that were in the source at the last run
     repaired: int = 0  # products that had only failed before; not in older records
+    attributes: dict[str, int] = field(default_factory=dict)  # declared field -> products whose value changed
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 from enrich.output.changes import compare, newest_outcomes
 from enrich.output.parquet import from_records
 from enrich.output.run_record import Change
-from enrich.output.schema import PRODUCTS_SCHEMA, ROW_SCHEMA, Row
+from enrich.output.schema import PRODUCTS_SCHEMA, ROW_SCHEMA, Attribute, Row
 from enrich.pipeline.run.finish import cost
 from enrich.settings.run import RunSettings
 from enrich.vocabulary import ErrorKind
@@ -55,6 +55,32 @@ def test_changes_are_counted_with_their_reason() -> None:
     assert (found.gone_answered, found.answered) == (1, 6)
     assert found.examples[0] == Change("category.jpg", "model", "Coat, Coats, 100", "Hat, Hats, 100")
     assert found.examples[2].before == "Coat, Coats, no price"
+
+
+def test_other_values_of_declared_fields_are_counted_and_new_fields_are_not() -> None:
+    sure, unsure = Attribute("navy", 0.9), Attribute("navy", 0.2)
+    old = before(
+        make_row(OLD, "same.jpg", title="Coat", attributes={"colour": sure}),
+        make_row(OLD, "other.jpg", title="Coat", attributes={"colour": sure, "title": Attribute(None, 0.5)}),
+        make_row(OLD, "new field.jpg", title="Coat"),
+    )
+    new = after(
+        make_row(NEW, "same.jpg", title="Coat", attributes={"colour": unsure, "fabric": sure}),
+        make_row(NEW, "other.jpg", title="Coat", attributes={"colour": Attribute(None, 0.5), "title": sure}),
+        make_row(NEW, "new field.jpg", title="Coat", attributes={"colour": sure}),
+    )
+    reasons = pl.DataFrame({"product_id": new["product_id"], "reason": ["model"] * 3})
+
+    found = compare(new, old.lazy(), reasons.lazy(), pl.LazyFrame({"product_id": new["product_id"]}))
+
+    assert (found.compared, found.title, found.attributes) == (3, 0, {"colour": 1, "fabric": 0, "title": 1})
+    assert found.by_reason == {"model": 1}
+    assert found.examples == (
+        Change(
+            "other.jpg", "model", "Coat, Coats, 100, colour navy, title unknown",
+            "Coat, Coats, 100, colour unknown, title navy",
+        ),
+    )  # fmt: skip
 
 
 def test_an_output_that_was_empty_has_nothing_to_compare() -> None:
