@@ -88,6 +88,11 @@ class Prompt(BaseModel):
         """The taxonomy: the values of the field category."""
         return self.fields[1].values
 
+    @property
+    def further(self) -> tuple[Field, ...]:
+        """The declared fields beyond title, category and price."""
+        return self.fields[2:-1]
+
     def opening(self, field: Field) -> str:
         """What stands before the value of a field in an answer."""
         return "" if self.terse else f"{field.label}: "

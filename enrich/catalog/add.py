@@ -2,9 +2,9 @@
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 import polars as pl
@@ -41,13 +41,14 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Label:
-    """Title, category and price of a product."""
+    """Title, category, price and further fields of a product."""
 
     title: str
     category: str
     priced: bool  # False: nobody confirmed a price
     price: float | None
     currency: str | None
+    further: Mapping[str, str | None] = field(default_factory=dict)  # column -> value, of those that were decided
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ def _edited(
     where = f"catalog {catalog.uri_of(name)}"
     table = read_bytes(data, name, where, columns.image_path)
     category = _check_columns(columns, table, where)
-    if unread := hidden_columns(data, name, table) & {columns.price, columns.currency}:
+    further = {column for product in products if product.label for column in product.label.further}
+    if unread := hidden_columns(data, name, table) & {columns.price, columns.currency, *further}:
         raise UsageError(
             f"{where}: column {min(unread)!r} holds lists or records, not texts or numbers; change its type"
         )
@@ -133,9 +135,7 @@ def _edited(
         if label is None:
             removed |= {path} if path else set()
             continue
-        cells: dict[str, Cell] = {columns.title: label.title, category: label.category}
-        if label.priced:
-            cells |= {columns.price: label.price, columns.currency: label.currency if label.price else None}
+        cells = _cells(label, columns, category)
         cells = {column: cell for column, cell in cells.items() if column in table.columns}
         if path is not None:
             changed[path] = cells
@@ -146,6 +146,14 @@ def _edited(
         added.append({columns.product_code: code, **cells, columns.image_path: paths})
     edit = Edit(columns.image_path, changed, added, frozenset(removed))
     return edited(data, name, edit, where), len(added), len(removed)
+
+
+def _cells(label: Label, columns: Columns, category: str) -> dict[str, Cell]:
+    """What a label says, by column."""
+    cells: dict[str, Cell] = {**label.further, columns.title: label.title, category: label.category}
+    if label.priced:
+        cells |= {columns.price: label.price, columns.currency: label.currency if label.price else None}
+    return {column: cell for column, cell in cells.items() if column not in (columns.product_code, columns.image_path)}
 
 
 def _check_columns(columns: Columns, table: pl.DataFrame, where: str) -> str:

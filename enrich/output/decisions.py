@@ -14,6 +14,7 @@ from enrich.answers.amount import LARGEST, SMALLEST
 from enrich.answers.plain_text import MAX_TITLE, excerpt, holds_control_characters
 from enrich.errors import UsageError
 from enrich.output.run_record import RunInfo
+from enrich.settings.fields import FieldName
 
 FILE_FORMAT = "enrich-review-2"
 REJECTED = "rejected"  # a decision; also in review_reasons of a row that has no title, category and price any more
@@ -37,7 +38,7 @@ def _visible(text: str) -> str:
     return text
 
 
-def _typed(text: str) -> str:
+def typed(text: str) -> str:
     """`text` in NFC with single spaces; ValueError as `_visible`, and where a spreadsheet would run it."""
     line = " ".join(unicodedata.normalize("NFC", _visible(text)).split())
     if line.startswith(tuple(FORMULA)):
@@ -45,8 +46,9 @@ def _typed(text: str) -> str:
     return line
 
 
-Typed = Annotated[str, AfterValidator(_typed)]
+Typed = Annotated[str, AfterValidator(typed)]
 Label = Annotated[str, AfterValidator(_visible)]  # one of the catalog's own, which is checked against the output
+Suggested = Annotated[str, Field(max_length=10_000)]
 Answered = Literal["title", "category", "price"]
 
 
@@ -61,10 +63,10 @@ class DecidedPhoto(BaseModel):
 
 
 class Decision(BaseModel):
-    """What a person made of one suggestion. Title, category and price are the outcome.
+    """What a person made of one suggestion. Title, category, price and attributes are the outcome.
 
-    A person vouches for the fields in `confirmed`; the others are still what the model says. Where none are named,
-    title and category are confirmed, and a price is if it is not the suggested one.
+    A person vouches for the fields in `confirmed` and for all `attributes`; the others are still what the model says.
+    Where none are named, title and category are confirmed, and a price is if it is not the suggested one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -80,9 +82,12 @@ class Decision(BaseModel):
     category_id: str | None = None
     price: float | None = Field(default=None, ge=SMALLEST, le=LARGEST, allow_inf_nan=False)
     currency: str | None = Field(default=None, pattern=r"^[A-Z]{3}$")
-    suggested_title: str | None = Field(default=None, max_length=10_000)
-    suggested_category: str | None = Field(default=None, max_length=10_000)
+    # Of the declared fields, by name; None: it cannot be seen. A choice or a number is checked against its field later.
+    attributes: dict[FieldName, Label | None] | None = Field(default=None, max_length=100)
+    suggested_title: Suggested | None = None
+    suggested_category: Suggested | None = None
     suggested_price: float | None = None
+    suggested_attributes: dict[FieldName, Suggested | None] | None = Field(default=None, max_length=100)
     reviewed_at: datetime | None = None  # by the clock of the browser: tells files apart, and orders nothing
 
     @field_validator("reviewed_at")
@@ -97,8 +102,8 @@ class Decision(BaseModel):
     @model_validator(mode="after")
     def _says_what_is_right(self) -> "Decision":
         if self.decision == REJECTED:
-            if self.title or self.category or self.price or self.confirmed:
-                raise ValueError("a rejected row has no title, category or price, and confirms none")
+            if self.title or self.category or self.price or self.attributes or self.confirmed:
+                raise ValueError("a rejected row has no title, category or price nor other fields, and confirms none")
         elif not self.title or not self.category:
             raise ValueError("an accepted or edited row needs a title and a category")
         elif self.confirmed is not None and not {"title", "category"} <= set(self.confirmed):

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from enrich.errors import RunFailed
 from enrich.output.schema import SCHEMA_VERSION
-from enrich.output.upgrade import earlier_columns, upgraded
+from enrich.output.upgrade import earlier_columns, later_columns, upgraded
 from enrich.storage import Store
 
 # 65,536 rows are some 10 MB: large enough to scan fast, small enough that the statistics of a sorted column skip most.
@@ -184,9 +184,9 @@ def _check(file: pq.ParquetFile, schema: pa.Schema, where: str, then: str) -> di
     pairs = {
         key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items() if key != b"ARROW:schema"
     }
-    if found.equals(schema):
+    version, later = pairs.get(SCHEMA_VERSION_KEY), later_columns(schema)
+    if found.equals(schema) or found.equals(pa.schema(field for field in schema if field.name not in later)):
         return pairs
-    version = pairs.get(SCHEMA_VERSION_KEY)
     if version in (None, str(SCHEMA_VERSION)):
         raise RunFailed(f"{where} has other columns than it should; {then}")
     if version.isdecimal() and int(version) < SCHEMA_VERSION and set(found.names) <= earlier_columns(schema):
@@ -205,7 +205,7 @@ def plain(schema: pa.Schema) -> pa.Schema:
 
 
 def _upgrade(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A table with the columns of `schema`, also where it is of version 2."""
+    """A table with the columns of `schema`, also where it is an earlier one."""
     schema = plain(schema)
     if table.schema.equals(schema):
         return table

@@ -21,7 +21,7 @@ from enrich.storage import Store
 REVIEWS = "reviews"
 _WHO = ("reviewed_by", "reviewed_at")
 _OUTCOME = ("title", "category", "category_path", "category_id")
-_SAID = ("sequence", "decision", *_OUTCOME, "price", "currency", "confirmed", *_WHO)
+_SAID = ("number", "sequence", "decision", *_OUTCOME, "price", "currency", "attributes", "confirmed", *_WHO)
 
 
 def review_key(digest: str) -> str:
@@ -64,12 +64,14 @@ def write_reviews(output: Store, digest: str, rows: pl.DataFrame) -> bool:
 
 def standing(reviews: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:
     """The combined decisions about those of `products` (columns product_id and photos) that have any: columns row (its
-    number), decision, title, category, category_path, category_id, price, currency, priced, reviewed_by, reviewed_at.
+    number), decision, title, category, category_path, category_id, price, currency, priced, attributes, emptied,
+    reviewed_by, reviewed_at.
 
-    Each field is from the newest decision that settles it. A rejection settles all of them; for a price that
-    nobody confirmed (`priced` is False), the model's answer still counts.
+    Each field is from the newest decision that settles it. A rejection settles all of them (`emptied`); for a price
+    that nobody confirmed (`priced` is False), and for a declared field that is not in `attributes`, the model's answer
+    still counts.
     """
-    decided = with_identity(reviews)
+    decided = with_identity(reviews).with_row_index("number")
     rows = products.select("product_id", "photos").with_row_index("row")
     # Few rows are decided on, and hashing the etags of all of them would take seconds a million.
     near = with_identity(
@@ -81,16 +83,33 @@ def standing(reviews: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:
     about = pl.concat(
         near.select("row", name).drop_nulls().join(decided, on=name).select("row", *_SAID)
         for name in ("bytes", "version")
-    ).unique()
-    ordered = about.sort("sequence", "reviewed_at", "reviewed_by", "decision", "title", "category", "price")
+    ).unique(["row", "number"])
+    ordered = about.sort("sequence", "reviewed_at", "reviewed_by", "decision", "title", "category", "price", "number")
     settled = (pl.col("decision") == REJECTED) | pl.col("confirmed").list.contains("price")
     prices = ordered.filter(settled).unique("row", keep="last", maintain_order=True)
     return (
         ordered.unique("row", keep="last", maintain_order=True)
         .select("row", "decision", *_OUTCOME, *_WHO)
         .join(prices.select("row", "price", "currency", priced=True), on="row", how="left")
+        .join(_settled_attributes(ordered), on="row")
         .with_columns(pl.col("priced").fill_null(False))
         .sort("row")
+    )
+
+
+def _settled_attributes(ordered: pl.DataFrame) -> pl.DataFrame:
+    """What decisions, the oldest first, say of each row's `attributes`, and whether a rejection `emptied` them."""
+    settled: dict[int, dict[str, str | None]] = {}
+    emptied = set()
+    for row, decision, attributes in ordered.select("row", "decision", "attributes").iter_rows():
+        if decision == REJECTED:
+            emptied.add(row)
+            settled[row] = {}
+        else:
+            settled.setdefault(row, {}).update(attributes or {})
+    return pl.DataFrame(
+        {"row": list(settled), "attributes": list(settled.values()), "emptied": [row in emptied for row in settled]},
+        schema={"row": ordered.schema["row"], "attributes": ordered.schema["attributes"], "emptied": pl.Boolean},
     )
 
 
@@ -98,8 +117,9 @@ def apply_reviews(products: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame
     """`products` (PRODUCTS_SCHEMA) with decisions about their photos in place of the model's answer.
 
     The result does not depend on the order of decisions and runs. An accepted or edited row is certain and needs no
-    review, except that a price that nobody confirmed is still an estimate with an interval. A rejected row loses title,
-    category and price, so that nobody uses them.
+    review, except that a price that nobody confirmed is still an estimate with an interval, and a declared field that
+    nobody decided still the model's answer. A rejected row loses title, category, price and attributes, so that nobody
+    uses them.
     """
     if not reviews.height:
         return products
@@ -113,6 +133,7 @@ def apply_reviews(products: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame
         **{name: pl.col(f"_{name}") for name in (*_OUTCOME, *_WHO)},
         "category_confidence": pl.when(rejected).then(None).otherwise(pl.lit(1.0, pl.Float32)),
         "category_alternatives": pl.col("category_alternatives").list.head(0),
+        "attributes": pl.col("_attributes"),
         "needs_review": pl.lit(False),
         "review_reasons": reasons,
     }
@@ -120,9 +141,21 @@ def apply_reviews(products: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame
         **{name: pl.col(f"_{name}") for name in ("price", "currency")},
         **{name: pl.lit(None, pl.Float64) for name in ("price_low", "price_high")},
     }
-    joined = products.with_row_index("row").join(said, on="row", how="left", maintain_order="left")
+    rows = products.with_row_index("row")
+    said = said.drop("_attributes", "_emptied").join(_decided_attributes(rows, said), on="row")
+    joined = rows.join(said, on="row", how="left", maintain_order="left")
     columns = _where(answered, certain) + _where(answered & pl.col("_priced"), priced)
     return joined.with_columns(columns).select(products.columns)
+
+
+def _decided_attributes(rows: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
+    """Columns row and _attributes: those of `rows`, with what was `said` about them in place of the model's answers."""
+    decided = rows.select("row", "attributes").join(said.select("row", "_attributes", "_emptied"), on="row")
+    made = []
+    for answered, settled, emptied in decided.drop("row").iter_rows():
+        kept = {} if emptied else answered or {}
+        made.append(kept | {name: {"value": value, "confidence": 1.0} for name, value in settled.items()})
+    return decided.select("row", _attributes=pl.Series(made, dtype=rows.schema["attributes"]))
 
 
 def _where(condition: pl.Expr, values: dict[str, pl.Expr]) -> list[pl.Expr]:

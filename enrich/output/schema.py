@@ -143,7 +143,8 @@ PRODUCTS_SCHEMA = pa.schema(
     ]
 )
 
-# reviews/ID.parquet: what people decided, append-only. Title, category and price are the outcome, null where rejected.
+# reviews/ID.parquet: what people decided, append-only. Title, category, price and attributes are the outcome, null
+# where rejected.
 REVIEW_SCHEMA = pa.schema(
     [
         ("product_id", pa.string()),
@@ -156,9 +157,14 @@ REVIEW_SCHEMA = pa.schema(
         ("category_id", pa.string()),
         ("price", pa.float64()),
         ("currency", pa.string()),
+        (
+            "attributes",
+            pa.map_(pa.string(), pa.string()),
+        ),  # of the further fields that were decided; null: not to be seen
         ("suggested_title", pa.string()),
         ("suggested_category", pa.string()),
         ("suggested_price", pa.float64()),
+        ("suggested_attributes", pa.map_(pa.string(), pa.string())),
         ("reviewed_by", pa.string()),
         ("reviewed_at", pa.timestamp("us", tz="UTC")),
         ("confirmed", pa.list_(pa.string())),

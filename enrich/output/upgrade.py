@@ -21,7 +21,10 @@ from enrich.photos.groups import STEM
 _PHOTO = {"image_key", "image_etag", "image_sha256"}
 _ROW = _PHOTO | {"image_uri", "image_width", "image_height"}
 _LISTED = {"key", "size", "etag"}
-_NEW = {"category_path", "category_id", "attributes", "photos", "photos_answered", "last_photos_etag", "photos_etag"}
+_NEW = {
+    "category_path", "category_id", "attributes", "suggested_attributes", "photos", "photos_answered",
+    "last_photos_etag", "photos_etag",
+}  # fmt: skip
 
 
 def earlier_columns(schema: pa.Schema) -> frozenset[str]:
@@ -38,8 +41,15 @@ def earlier_columns(schema: pa.Schema) -> frozenset[str]:
     return frozenset()
 
 
+def later_columns(schema: pa.Schema) -> frozenset[str]:
+    """The columns of `schema` that a file of this version may lack: it was written before there were any."""
+    return frozenset({"attributes", "suggested_attributes"} if schema.names == REVIEW_SCHEMA.names else ())
+
+
 def upgraded(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The rows of a file with `earlier_columns`, with those of `schema`."""
+    """The rows of a file with `earlier_columns`, or without `later_columns`, with the columns of `schema`."""
+    if set(schema.names) - later_columns(schema) <= set(table.column_names):
+        return _completed(table, schema)
     frame = pl.DataFrame(table)
     listed = "key" in frame.columns
     key = pl.col("key" if listed else "image_key")
@@ -65,9 +75,13 @@ def upgraded(table: pa.Table, schema: pa.Schema) -> pa.Table:
     made = frame.select(**changed)
     for name in {"photos_etag", "last_photos_etag"} & set(made.columns):
         made = made.with_columns(photos_etags(made[name]).alias(name))
-    new = made.to_arrow()
+    return _completed(table, schema, made.to_arrow())
+
+
+def _completed(table: pa.Table, schema: pa.Schema, made: pa.Table | None = None) -> pa.Table:
+    """The columns of `schema`, from `made` if it has them, else from `table`; null where neither does."""
     columns = []
     for field in schema:
-        source = new if field.name in new.column_names else table if field.name in table.column_names else None
+        source = next((one for one in (made, table) if one is not None and field.name in one.column_names), None)
         columns.append(pa.nulls(len(table), field.type) if source is None else source[field.name].cast(field.type))
     return pa.table(columns, schema=schema.with_metadata(table.schema.metadata))

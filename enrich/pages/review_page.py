@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from enrich.answers.amount import CURRENCIES, LARGEST, LONGEST, MULTIPLES, SIGNS, SMALLEST, TAX, WHOLE_UNITS
 from enrich.answers.plain_text import MAX_TITLE
+from enrich.output.asked import Asked
 from enrich.output.decisions import FILE_FORMAT, FORMULA, INVISIBLE, SPECIAL_TOKEN
 from enrich.pages.han import han_language
 from enrich.pages.report import template
@@ -18,12 +19,13 @@ from enrich.photos.thumbnail import thumbnails
 from enrich.settings.photos import PhotoLimits
 from enrich.storage import Store
 
-FORMAT_OF_MEMORY = 3  # of what the browser remembers; pages of another format ignore it
+FORMAT_OF_MEMORY = 4  # of what the browser remembers; pages of another format ignore it
 SIDE = 256  # pixels of a photo's longer side; about 8 kB each as JPEG
 SHOWN = 8  # photos of a product on the page; of the others it says how many there are
 _KEPT = (
     "product_id", "photos", "run_id", "title", "category", "category_confidence",
-    "category_alternatives", "price", "price_low", "price_high", "currency", "review_reasons", "value_at_risk",
+    "category_alternatives", "attributes", "price", "price_low", "price_high", "currency", "review_reasons",
+    "value_at_risk",
 )  # fmt: skip
 
 
@@ -53,6 +55,7 @@ def render_queue(
     output: str,
     waiting: int,
     runs: Mapping[str, str],
+    asked: Mapping[str, Asked],
     currency: str | None,
 ) -> str:
     """A self-contained page about the rows of `review_queue`.
@@ -63,9 +66,11 @@ def render_queue(
         output: URI, repeated in the file of decisions.
         waiting: all rows that need review.
         runs: the mark of each run that answered one of them (`run_mark`), repeated in the file of decisions.
+        asked: what each of these runs could have answered.
         currency: of rows without one.
     """
     rows: list[dict[str, Any]] = queue.select(_KEPT).to_dicts()
+    forms, form_of = _forms(asked)
     shown = [[photo["key"] for photo in row["photos"]][:SHOWN] for row in rows]
     pictures = thumbnails(images, [key for keys in shown for key in keys], limits, SIDE)
     for row, keys in zip(rows, shown, strict=True):
@@ -77,6 +82,7 @@ def render_queue(
         ]
         row["photos"] = [{name: photo[name] for name in ("key", "etag", "sha256")} for photo in row["photos"]]
         row["currency"] = row["currency"] or currency
+        row["form"] = form_of.get(row["run_id"], 0)
     identity = [[row["product_id"], row["photos"], row["run_id"]] for row in rows]
     data = {
         "format": FILE_FORMAT,
@@ -85,6 +91,7 @@ def render_queue(
         # Key under which the browser remembers unfinished work.
         "queue": hashlib.sha256(json.dumps([FORMAT_OF_MEMORY, output, identity, dict(runs)]).encode()).hexdigest()[:12],
         "categories": list(categories),
+        "forms": forms,
         "rows": rows,
         "texts": {"longest": MAX_TITLE, "invisible": INVISIBLE, "formula": FORMULA, "token": SPECIAL_TOKEN},
         "amounts": {
@@ -98,10 +105,27 @@ def render_queue(
             "longest": LONGEST,
         },
     }
-    language = han_language([*categories, *(row["title"] for row in rows)])
+    words = [word for form in forms for field in form["fields"] for word in (field["label"], *field["values"])]
     return template("review.html.jinja", escape=True).render(
-        data=_inert(data), count=len(rows), waiting=waiting, output=output, language=language
-    )
+        data=_inert(data), count=len(rows), waiting=waiting, output=output, further=bool(words),
+        language=han_language([*categories, *words, *(row["title"] for row in rows)]),
+    )  # fmt: skip
+
+
+def _forms(asked: Mapping[str, Asked]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The different forms for the declared fields of rows, the first an empty one, and the form of each run."""
+    forms, form_of = [_form(Asked())], {}
+    for run_id, one in asked.items():
+        form = _form(one)
+        if form not in forms:
+            forms.append(form)
+        form_of[run_id] = forms.index(form)
+    return forms, form_of
+
+
+def _form(asked: Asked) -> dict[str, Any]:
+    kept = {"name", "kind", "label", "values", "review_below"}
+    return {"unknown": asked.unknown, "fields": [field.model_dump(include=kept) for field in asked.fields]}
 
 
 def _inert(data: object) -> Markup:

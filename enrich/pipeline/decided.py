@@ -1,7 +1,8 @@
 """Decisions beside the output that they are about: whether they are its own, and whether each fits its row."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from enrich.answers.amount import WHOLE_UNITS, is_currency
 from enrich.answers.path import levels_of
 from enrich.answers.plain_text import excerpt
 from enrich.errors import RunFailed, UsageError
-from enrich.output.category_ids import read_category_ids
-from enrich.output.decisions import REJECTED, Decision, DecisionFile, run_mark
+from enrich.output.asked import Asked, AskedField, read_asked
+from enrich.output.decisions import REJECTED, Decision, DecisionFile, run_mark, typed
 from enrich.output.history import read_frames
 from enrich.output.manifest import check_run_id, read_manifest
 from enrich.output.run_record import RunInfo, RunRecord
 from enrich.storage import Store, is_s3
+from enrich.vocabulary import same_design
 
 MOST_TIMES = 1000.0  # a price so many times above the dearest or below the cheapest of an output is a slip
 Row = dict[str, Any]
@@ -53,7 +55,7 @@ def check_and_complete(output: Store, table: pl.DataFrame, decided: DecisionFile
     """
     runs = _own_runs(output, decided, file)
     rows = _rows_decided_on(output, table, decided.decisions, runs)
-    ids = {run_id: read_category_ids(output, run) for run_id, run in runs.items()}
+    asked = {run_id: read_asked(output, run) for run_id, run in runs.items()}
     labels, currency, prices = set(categories(table)), usual_currency(table), table["price"].drop_nulls()
     bounds = (prices.min(), prices.max()) if len(prices) else (None, None)
     completed = []
@@ -62,7 +64,7 @@ def check_and_complete(output: Store, table: pl.DataFrame, decided: DecisionFile
             if row is None:
                 raise ValueError(f"these are not the photos that run {one.run_id} answered; write the page again")
             done = _completed(one, row, labels, row["currency"] or currency, bounds)
-            completed.append(_with_path(done, row, ids[one.run_id]))
+            completed.append(_with_path(_with_attributes(done, row, asked[one.run_id]), row, asked[one.run_id]))
         except ValueError as error:
             raise UsageError(f"{file}: {excerpt(repr(one.product_id))}: {error}; nothing was applied") from error
     return completed
@@ -97,6 +99,7 @@ def _rows_decided_on(
     """
     wanted = [
         "product_id", "photos", "run_id", "title", "category", "category_path", "category_id", "price", "currency",
+        "attributes",
     ]  # fmt: skip
     ids = pl.Series([one.product_id for one in decisions]).implode()
     ok = table.filter(pl.col("status") == "ok", pl.col("product_id").is_in(ids))
@@ -159,16 +162,38 @@ def _completed(
     return one.model_copy(update={**suggested, "confirmed": confirmed, "currency": named})
 
 
-def _with_path(one: Decision, row: Row, ids: Mapping[str, str]) -> Decision:
-    """`one` with the path and the id of its category, where the row's adapter has them.
+def _with_attributes(one: Decision, row: Row, asked: Asked) -> Decision:
+    """`one` with the values of declared fields as their columns hold them; ValueError if the row could not have one."""
+    suggested = {name: said["value"] for name, said in (row["attributes"] or {}).items()} or None
+    fields = {field.name: field for field in asked.fields}
+    for name in one.attributes or {}:
+        if name not in fields:
+            raise ValueError(f"{name!r} is not a field that run {one.run_id} answered; write the page again")
+    decided = {name: _value(fields[name], value, asked.unknown) for name, value in (one.attributes or {}).items()}
+    return one.model_copy(update={"attributes": decided or None, "suggested_attributes": suggested})
 
-    Args:
-        ids: category -> id, of that adapter.
-    """
+
+def _value(field: AskedField, value: str | None, unknown: str) -> str | None:
+    """A decided value, None for the word for unknown; ValueError if it is none of the field's."""
+    if value is None or same_design(value) == same_design(unknown):
+        return None
+    if field.kind == "choice" and value not in field.values:
+        raise ValueError(f"{excerpt(repr(value))} is not a value of {field.name}; correct it in the page")
+    if field.kind == "number":
+        if not re.fullmatch("[0-9]{1,9}", value):
+            raise ValueError(f"{field.name}: {excerpt(repr(value))} is not a whole number; correct it in the page")
+        return str(int(value))
+    if field.kind == "text":
+        return typed(value)
+    return value
+
+
+def _with_path(one: Decision, row: Row, asked: Asked) -> Decision:
+    """`one` with the path and the id of its category, where the row's adapter has them."""
     if one.category is None:
         return one.model_copy(update={"category_path": None, "category_id": None})
     path = None if row["category_path"] is None else levels_of(one.category)
-    known = {row["category"]: row["category_id"], **ids}
+    known = {row["category"]: row["category_id"], **asked.category_ids}
     return one.model_copy(update={"category_path": path, "category_id": known.get(one.category)})
 
 

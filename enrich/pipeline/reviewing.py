@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,10 +11,12 @@ import polars as pl
 
 from enrich.catalog.add import FOLDER, Added, Label, Labelled, Seen, add_products, check_addition
 from enrich.errors import UsageError
+from enrich.output.asked import Asked, read_asked
 from enrich.output.decisions import REJECTED, read_decisions, run_mark
 from enrich.output.products import PRODUCTS_KEY, Products, read_products
 from enrich.output.publish import publish_reviews
 from enrich.output.reviews import next_reviews, read_reviews, review_key, standing, with_identity, write_reviews
+from enrich.output.run_record import RunInfo
 from enrich.pages.review_page import render_queue, review_queue
 from enrich.pipeline.decided import categories, check_and_complete, find_run, usual_currency
 from enrich.pipeline.kept_apart import check_taught
@@ -56,11 +58,11 @@ def write_queue(output: str, limit: int = 1000) -> Queue:
     queue = review_queue(table, table.height)
     identity = pl.coalesce("bytes", "version")  # products with the same photos are decided once
     shown = with_identity(queue).unique(identity, keep="first", maintain_order=True).head(limit)
-    runs = {run_id: find_run(target, run_id) for run_id in shown["run_id"].unique()}
+    runs = _runs(target, shown)
     page = render_queue(
         shown, categories(table), _images(target, products), RunSettings().limits, output=target.uri,
-        waiting=queue.height, runs={run_id: run_mark(run) for run_id, run in runs.items() if run},
-        currency=usual_currency(table),
+        waiting=queue.height, runs={run_id: run_mark(run) for run_id, run in runs.items()},
+        asked={run_id: read_asked(target, run) for run_id, run in runs.items()}, currency=usual_currency(table),
     )  # fmt: skip
     target.put(PAGE_KEY, page.encode())
     return Queue(target.uri_of(PAGE_KEY), shown.height, queue.height)
@@ -84,7 +86,9 @@ def apply_decisions(output: str, file: Path, catalog: str | None = None, columns
     news = next_reviews(reviews, decisions, decided.reviewed_by, datetime.now(UTC))
     known = target.head(review_key(decided.digest)) is not None
     about = _decided_rows(news, table.filter(pl.col("status") == "ok"))
-    lessons = _lessons(about.drop_nulls("row"), reviews if known else pl.concat([reviews, news]), table)
+    rows = table.filter(pl.col("product_id").is_in(about["row"].drop_nulls().implode()))
+    asked = {run_id: read_asked(target, run) for run_id, run in _runs(target, rows).items()}
+    lessons = _lessons(rows, reviews if known else pl.concat([reviews, news]), asked)
     shop = None if catalog is None else open_store(catalog, must_exist=True)
     if shop is not None:
         check_taught(_images(target, products).uri, shop.uri_of(FOLDER), shop.uri)
@@ -132,9 +136,14 @@ def _decided_rows(news: pl.DataFrame, table: pl.DataFrame) -> pl.DataFrame:
     return decided.select("number").join(ids.select("number", row="product_id"), on="number", how="left").sort("number")
 
 
-def _lessons(about: pl.DataFrame, reviews: pl.DataFrame, table: pl.DataFrame) -> list[Labelled]:
-    """What the reviewed products teach, with the photos that the model saw; the same first photo once."""
-    rows = table.filter(pl.col("product_id").is_in(about["row"].implode()))
+def _runs(output: Store, rows: pl.DataFrame) -> dict[str, RunInfo]:
+    """The runs that answered these rows, as far as they are known, by run_id."""
+    runs = {run_id: find_run(output, run_id) for run_id in rows["run_id"].unique()}
+    return {run_id: run for run_id, run in runs.items() if run}
+
+
+def _lessons(rows: pl.DataFrame, reviews: pl.DataFrame, asked: Mapping[str, Asked]) -> list[Labelled]:
+    """What the reviewed products of `rows` teach, with the photos that the model saw; the same first photo once."""
     said = {row["row"]: row for row in standing(reviews, rows).iter_rows(named=True)}
     lessons = {}
     for number, row in enumerate(rows.iter_rows(named=True)):
@@ -147,9 +156,11 @@ def _lessons(about: pl.DataFrame, reviews: pl.DataFrame, table: pl.DataFrame) ->
             continue
         decided, label = said[number], None
         if decided["decision"] != REJECTED:
+            values, fields = decided["attributes"], asked.get(row["run_id"], Asked()).fields
             label = Label(
-                decided["title"], decided["category"], decided["priced"], decided["price"], decided["currency"]
-            )
+                decided["title"], decided["category"], decided["priced"], decided["price"], decided["currency"],
+                {field.column: values[field.name] for field in fields if field.name in values},
+            )  # fmt: skip
         lessons[seen[0].sha256] = Labelled(row["product_id"], tuple(seen), label)
     return list(lessons.values())
 

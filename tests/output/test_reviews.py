@@ -18,7 +18,7 @@ from enrich.output.products import read_products
 from enrich.output.publish import publish_reviews
 from enrich.output.reviews import apply_reviews, next_reviews, read_reviews, write_reviews
 from enrich.output.run_record import RunInfo
-from enrich.output.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, Row
+from enrich.output.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, Attribute, Row
 from enrich.storage import Store, open_store
 from enrich.vocabulary import Alternative, ErrorKind, ManifestItem
 from tests.testing.rows import at, enrich_night, listing, make_photo, make_row, make_run
@@ -282,6 +282,42 @@ def test_a_price_that_was_set_outlives_a_later_decision_about_the_title() -> Non
         assert (row["title"], row["price"], row["price_low"]) == ("Cap", 80.0, None)
 
 
+FURTHER = {"colour": Attribute("Navy", 0.5), "fabric": Attribute("Wool", 0.25), "sleeve": Attribute(None, 0.75)}
+
+
+def attributes(*decisions: pl.DataFrame, answered: dict[str, Attribute] | None = None) -> dict[str, Any]:
+    """What a row shows under these decisions, the oldest first, published one after the other and all at once alike."""
+    before = products("a.jpg", attributes=FURTHER if answered is None else answered)
+    once = apply_reviews(before, pl.concat(decisions))
+    step = before
+    for count in range(1, len(decisions) + 1):
+        step = apply_reviews(step, pl.concat(decisions[:count]))
+    assert step.equals(once)
+    assert once.schema == before.schema
+    return {name: (one["value"], one["confidence"]) for name, one in once["attributes"][0].items()}
+
+
+def test_a_decided_field_takes_the_place_of_its_answer_and_others_stay() -> None:
+    said = table_of(decision(attributes={"colour": "Red", "fabric": None}))
+    assert attributes(said) == {"colour": ("Red", 1.0), "fabric": (None, 1.0), "sleeve": (None, 0.75)}
+    assert attributes(table_of(decision())) == {
+        "colour": ("Navy", 0.5),
+        "fabric": ("Wool", 0.25),
+        "sleeve": (None, 0.75),
+    }
+
+
+def test_the_newest_decision_about_each_field_holds_and_a_rejection_is_one_about_all() -> None:
+    colour = table_of(decision(attributes={"colour": "Red", "fabric": "Silk"}), sequence=1)
+    fabric = table_of(decision(attributes={"fabric": "Linen"}), sequence=2)
+    rejected = table_of(decision(decision="rejected"), sequence=3)
+    again = table_of(decision(attributes={"sleeve": "Long"}), sequence=4)
+    assert attributes(colour, fabric) == {"colour": ("Red", 1.0), "fabric": ("Linen", 1.0), "sleeve": (None, 0.75)}
+    assert attributes(colour, fabric, rejected) == {}
+    assert attributes(colour, fabric, rejected, again) == {"sleeve": ("Long", 1.0)}
+    assert attributes(colour, answered={}) == {"colour": ("Red", 1.0), "fabric": ("Silk", 1.0)}  # of another adapter
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -315,6 +351,20 @@ def test_a_price_that_was_set_outlives_a_later_decision_about_the_title() -> Non
         ({"decision": "maybe"}, "decisions.0.decision"),
         ({"reviewed_at": "2026-11-22T02:00:00"}, "a time needs its zone"),
         ({"surprise": 1}, "decisions.0.surprise"),
+        ({"attributes": {"colour": "two\nlines"}}, "decisions.0.attributes.colour: one line of 1 to 200 characters"),
+        ({"attributes": {"colour": "x" * 201}}, "one line of 1 to 200 characters"),
+        ({"attributes": {"colour": ""}}, "one line of 1 to 200 characters"),
+        ({"attributes": {"colour": "Na\u202evy"}}, "without control or invisible characters"),
+        ({"attributes": {"colour": "Navy<|end|>"}}, "special token"),
+        ({"attributes": {"colour": 3}}, "decisions.0.attributes.colour"),
+        ({"attributes": {"Colour=1": "Navy"}}, "decisions.0.attributes"),
+        ({"attributes": {f"field{number}": "x" for number in range(101)}}, "at most 100 items"),
+        ({"suggested_attributes": {"colour": "x" * 10_001}}, "decisions.0.suggested_attributes.colour"),
+        (
+            dict.fromkeys(("title", "category", "price", "currency"))
+            | {"decision": "rejected", "confirmed": [], "attributes": {"colour": "Navy"}},
+            "nor other fields",
+        ),
     ],
 )
 def test_a_damaged_file_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -102,6 +102,20 @@ def test_the_next_night_does_what_is_new_and_no_more(output: Store, tmp_path: Pa
     }  # fmt: skip
 
 
+def test_decisions_from_before_they_had_further_fields_are_read(output: Store, tmp_path: Path) -> None:
+    reviews = read_reviews(output)
+    [path] = (tmp_path / "reviews").iterdir()
+    with pq.ParquetFile(path) as file:
+        table, pairs = file.read(), file.metadata.metadata
+    with pq.ParquetWriter(path, table.drop_columns(["attributes", "suggested_attributes"]).schema) as writer:
+        writer.write_table(table.drop_columns(["attributes", "suggested_attributes"]))
+        writer.add_key_value_metadata(pairs)
+    assert read_reviews(output).equals(reviews)
+    pq.write_table(table.drop_columns(["attributes", "title"]), path)
+    with pytest.raises(RunFailed, match="has other columns than it should"):
+        read_reviews(output)
+
+
 def test_it_can_be_packed_rebuilt_and_gone_back_from(output: Store, tmp_path: Path) -> None:
     expected = same(read_products(output).table)
     downgrade(tmp_path)

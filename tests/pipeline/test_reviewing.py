@@ -16,10 +16,12 @@ from enrich.catalog.add import Added
 from enrich.catalog.read import read_catalog
 from enrich.errors import UsageError
 from enrich.output import parquet
-from enrich.output.category_ids import write_category_ids
+from enrich.output.asked import Asked, AskedField, write_asked
+from enrich.output.reviews import read_reviews
 from enrich.output.run_record import RunInfo
-from enrich.output.schema import PRODUCTS_SCHEMA, Row
+from enrich.output.schema import PRODUCTS_SCHEMA, Attribute, Row
 from enrich.pipeline.reviewing import apply_decisions, write_queue
+from enrich.settings.fields import FieldSettings
 from enrich.storage import ObjectInfo, open_store
 from enrich.vocabulary import Alternative, ManifestItem
 from tests.testing.rows import at, enrich_night, listing, make_photo, make_row, make_run, products_table
@@ -413,7 +415,7 @@ def as_paths(place: Place) -> None:
 
     store = open_store(str(place.output))
     night = make_run("night-2", 10, images_uri=str(place.photos), fingerprint="f2", adapter="a2")
-    write_category_ids(store, enrich_night(store, night, listing(*ROWS), answer), IDS)
+    write_asked(store, enrich_night(store, night, listing(*ROWS), answer), Asked(category_ids=IDS))
     write_queue(str(place.output))
 
 
@@ -448,3 +450,103 @@ def test_a_person_may_change_a_rejection_and_a_leaf_has_neither_path_nor_id(plac
     apply_decisions(str(place.output), save(place, accepted))
     assert shown(place)["wide.png"]["category_path"] == ["WOMAN", "SHOES", "BOOTS"]
     assert shown(place)["wide.png"]["category_id"] == "188"
+
+
+COLOUR = AskedField(name="colour", kind="choice", label="色", column="iro", values=("紺", "赤"), review_below=0.6)
+POCKETS = AskedField(name="pockets", kind="number", label="Pockets", column="pockets")
+DETAIL = AskedField(name="detail", kind="text", label="Detail", column="detail", review_below=0.6)
+
+
+@pytest.fixture
+def further(place: Place) -> Place:
+    """Another night whose adapter answers three more fields, and a catalog that has them too."""
+
+    def answer(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
+        return make_row(
+            run, item.product_id, minutes, shard=item.shard, sha256=sha256(place.photos / item.product_id),
+            attributes={"colour": Attribute("紺", 0.5), "pockets": Attribute("2", 0.9), "detail": Attribute(EVIL, 0.5)},
+            category_alternatives=(Alternative("Hats", 0.2),), needs_review=True,
+        )  # fmt: skip
+
+    store = open_store(str(place.output))
+    night = make_run("night-2", 10, images_uri=str(place.photos), fingerprint="f2", adapter="a2")
+    run = enrich_night(store, night, listing(*ROWS), answer)
+    write_asked(store, run, Asked(fields=(COLOUR, POCKETS, DETAIL), unknown="不明"))
+    write_queue(str(place.output))
+    table = pl.read_csv(place.catalog / "catalog.csv", infer_schema=False)
+    table.with_columns(iro=pl.lit("赤"), pockets=pl.lit("4"), detail=pl.lit("")).write_csv(
+        place.catalog / "catalog.csv"
+    )
+    return place
+
+
+FIELDS = {
+    "colour": FieldSettings(kind="choice", column="iro"),
+    "pockets": FieldSettings(kind="number"),
+    "detail": FieldSettings(kind="text"),
+}
+
+
+def test_the_page_has_an_input_for_each_declared_field_of_a_row(further: Place) -> None:
+    page = page_data(further)
+    [row] = [row for row in page["rows"] if row["product_id"] == "wide.png"]
+    form = page["forms"][row["form"]]
+    assert [(one["name"], one["kind"], one["label"], one["values"], one["review_below"]) for one in form["fields"]] == [
+        ("colour", "choice", "色", ["紺", "赤"], 0.6), ("pockets", "number", "Pockets", [], 0.0),
+        ("detail", "text", "Detail", [], 0.6),
+    ]  # fmt: skip
+    assert row["attributes"]["colour"] == {"value": "紺", "confidence": 0.5}
+    text = (further.output / "review.html").read_text()
+    assert text.count("<script") == text.count("</script>") == 3
+
+
+def test_decided_fields_are_published_and_taught_in_their_own_columns(further: Place) -> None:
+    said = {"colour": "赤", "pockets": "03", "detail": "Brass  buckle"}
+    hidden = {"colour": "不明", "pockets": None}
+    file = save(further, decided(further, "copy.png", attributes=said), decided(further, "wide.png", attributes=hidden))
+    apply_decisions(str(further.output), file, str(further.catalog))
+
+    copy, wide = (shown(further)[name]["attributes"] for name in ("copy.png", "wide.png"))
+    assert {name: tuple(one.values()) for name, one in copy.items()} == {
+        "colour": ("赤", 1.0), "pockets": ("3", 1.0), "detail": ("Brass buckle", 1.0)
+    }  # fmt: skip
+    assert {name: tuple(one.values()) for name, one in wide.items()} == {
+        "colour": (None, 1.0), "pockets": (None, 1.0), "detail": (EVIL, 0.5)
+    }  # fmt: skip
+    [review] = [
+        row for row in read_reviews(open_store(str(further.output))).to_dicts() if row["product_id"] == "wide.png"
+    ]
+    assert review["attributes"] == {"colour": None, "pockets": None}
+    assert review["suggested_attributes"] == {"colour": "紺", "pockets": "2", "detail": EVIL}
+    coat, *taught = read_catalog(further.catalog, fields=FIELDS, unknown="不明").products
+    assert coat.attributes == {"colour": "赤", "pockets": "4", "detail": None}
+    assert {one.product_code[:4]: one.attributes for one in taught} == {
+        "copy": {"colour": "赤", "pockets": "3", "detail": "Brass buckle"},
+        "wide": {"colour": None, "pockets": None, "detail": None},
+    }
+
+
+def test_a_catalog_without_the_columns_takes_the_rest_and_a_typed_one_keeps_its_types(further: Place) -> None:
+    file = save(further, decided(further, "copy.png", attributes={"colour": "赤", "pockets": "3"}))
+    table = pl.read_csv(further.catalog / "catalog.csv", infer_schema=False).drop("iro", "detail")
+    (further.catalog / "catalog.csv").unlink()
+    table.with_columns(pl.col("pockets").cast(pl.Float64)).write_parquet(further.catalog / "catalog.parquet")
+    apply_decisions(str(further.output), file, str(further.catalog))
+    after = pl.read_parquet(further.catalog / "catalog.parquet")
+    assert (after["pockets"].to_list(), after["title"].to_list()) == ([4.0, 3.0], ["Wool Coat", "Felt Hat"])
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"fabric": "Wool"}, "'fabric' is not a field that run night-2 answered"),
+        ({"colour": "Navy"}, "'Navy' is not a value of colour"),
+        ({"colour": "赤 "}, "'赤 ' is not a value of colour"),
+        ({"pockets": "3.5"}, r"pockets: '3\.5' is not a whole number"),
+        ({"pockets": "-1"}, "pockets: '-1' is not a whole number"),
+        ({"pockets": "1" * 10}, "is not a whole number"),
+        ({"detail": "=1+1"}, "spreadsheets run"),
+    ],
+)
+def test_values_that_a_field_cannot_have_are_refused(further: Place, attributes: dict[str, Any], message: str) -> None:
+    refused(further, save(further, decided(further, "wide.png", attributes=attributes)), message, catalog=True)

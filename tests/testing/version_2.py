@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 
 from enrich.output.schema import REVIEW_SCHEMA, ROW_SCHEMA
 
-_NEW = ("photos", "photos_answered", "category_path", "category_id", "attributes", "photos_etag", "last_photos_etag")
+_NEW = ("photos", "photos_answered", "category_path", "category_id", "attributes", "suggested_attributes",
+        "photos_etag", "last_photos_etag")  # fmt: skip
 _TYPES = {"image_width": pl.Int32, "image_height": pl.Int32}
 _ROW = {"image_key": "key", "image_uri": "uri", "image_etag": "etag", "image_sha256": "sha256", "image_width": "width",
         "image_height": "height"}  # fmt: skip

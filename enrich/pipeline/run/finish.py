@@ -7,8 +7,9 @@ from typing import Any
 
 import polars as pl
 
+from enrich.answers.postprocess import least_confidence
 from enrich.errors import RunFailed
-from enrich.output.category_ids import write_category_ids
+from enrich.output.asked import Asked, AskedField, write_asked
 from enrich.output.changes import compare, newest_outcomes
 from enrich.output.gate import judge_gone, judge_run
 from enrich.output.listing import fetch_listing
@@ -120,9 +121,18 @@ def _write(run: Run, record: RunRecord, rows: pl.DataFrame) -> None:
     scores = run.adapter.path / SCORES_FILE
     if scores.is_file():  # the report shows how far to trust the adapter, also if that is deleted later
         run.output.put(f"{run.info.folder}{SCORES_FILE}", scores.read_bytes())
-    write_category_ids(run.output, run.info, run.adapter.prompt.category_ids)
+    write_asked(run.output, run.info, _asked(run))
     write_report(run.output, run.images, record, rows, run.settings)
     write_run_record(run.output, record)
+
+
+def _asked(run: Run) -> Asked:
+    prompt, calibration, review = run.adapter.prompt, run.adapter.calibration, run.settings.review
+    fields = (
+        AskedField(**field.model_dump(), review_below=least_confidence(calibration, review, field.name))
+        for field in prompt.further
+    )
+    return Asked(fields=tuple(fields), unknown=prompt.unknown, category_ids=prompt.category_ids)
 
 
 def _versions(engine: str) -> dict[str, str]:

@@ -7,10 +7,11 @@ from typing import Any
 import polars as pl
 import pytest
 
+from enrich.answers.fields import Field
 from enrich.answers.prompt import make_prompt
 from enrich.engines.adapter import Adapter
 from enrich.errors import UsageError
-from enrich.output.category_ids import read_category_ids
+from enrich.output.asked import Asked, AskedField, read_asked
 from enrich.output.run_record import RunRecord
 from enrich.pipeline.run import enrichment, start
 from enrich.pipeline.run.enrichment import run_enrichment
@@ -146,13 +147,14 @@ def test_another_adapter_refreshes_some_and_the_record_says_how_many_are_left(
     assert run(world).by_reason == {"model": 2}
 
 
-def test_rows_carry_the_ids_of_their_categories_and_the_run_keeps_all_of_them(
+def test_rows_carry_the_ids_of_their_categories_and_the_run_keeps_what_could_be_answered(
     world: FakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = {"Coats": "203", "Hats": "173"}
+    colour = Field(name="colour", kind="choice", label="Colour", column="shade", values=("Navy",))
 
     def with_ids(path: Path, *_: object) -> Adapter:
-        return replace(fake_adapter(path), prompt=make_prompt(tuple(ids), "EUR", category_ids=ids))
+        return replace(fake_adapter(path), prompt=make_prompt(tuple(ids), "EUR", category_ids=ids, others=[colour]))
 
     run(world)
     monkeypatch.setattr(start, "read_adapter", with_ids)
@@ -163,7 +165,9 @@ def test_rows_carry_the_ids_of_their_categories_and_the_run_keeps_all_of_them(
     assert record.by_reason == {"model": 4, "new": 1}  # other ids are another prompt
     assert {row["category_id"] for row in table(world).values() if row["status"] == "ok"} == {"203"}
     assert table(world)["bad"]["category_id"] is None
-    assert read_category_ids(open_store(str(world.root / "output")), record.run) == ids
+    assert read_asked(open_store(str(world.root / "output")), record.run) == Asked(
+        fields=(AskedField(**colour.model_dump(), review_below=0.0),), unknown="unknown", category_ids=ids
+    )
 
 
 def report(world: FakeWorld, record: RunRecord) -> str:
