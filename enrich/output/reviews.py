@@ -98,18 +98,28 @@ def standing(reviews: pl.DataFrame, products: pl.DataFrame) -> pl.DataFrame:
 
 
 def _settled_attributes(ordered: pl.DataFrame) -> pl.DataFrame:
-    """What decisions, the oldest first, say of each row's `attributes`, and whether a rejection `emptied` them."""
-    settled: dict[int, dict[str, str | None]] = {}
-    emptied = set()
-    for row, decision, attributes in ordered.select("row", "decision", "attributes").iter_rows():
-        if decision == REJECTED:
-            emptied.add(row)
-            settled[row] = {}
-        else:
-            settled.setdefault(row, {}).update(attributes or {})
-    return pl.DataFrame(
-        {"row": list(settled), "attributes": list(settled.values()), "emptied": [row in emptied for row in settled]},
-        schema={"row": ordered.schema["row"], "attributes": ordered.schema["attributes"], "emptied": pl.Boolean},
+    """What decisions, the oldest first, say of each row's `attributes` since the last rejection (null: nothing), and
+    whether there was one, which `emptied` them."""
+    placed = ordered.with_columns(place=pl.int_range(pl.len()), rejected=pl.col("decision") == REJECTED)
+    placed = placed.with_columns(since=pl.col("place").filter("rejected").max().over("row"))
+    later = placed.filter(pl.col("since").is_null() | (pl.col("place") > pl.col("since")))
+    rows = placed.group_by("row").agg(emptied=pl.col("rejected").any())
+    return rows.join(_newest(_entries(later), ordered.schema["attributes"]), on="row", how="left")
+
+
+def _entries(rows: pl.DataFrame) -> pl.DataFrame:
+    """The column attributes of `rows` as columns row, key and value."""
+    entries = rows.select("row", entry=pl.col("attributes").map.entries()).explode("entry")
+    return entries.drop_nulls("entry").unnest("entry")
+
+
+def _newest(entries: pl.DataFrame, kind: pl.DataType) -> pl.DataFrame:
+    """Columns row and attributes, with the last of the `entries` of each key, in the order of the first ones."""
+    newest = entries.group_by("row", "key", maintain_order=True).agg(pl.col("value").last())
+    return (
+        newest.group_by("row", maintain_order=True)
+        .agg(attributes=pl.struct("key", "value"))
+        .with_columns(pl.col("attributes").cast(kind))
     )
 
 
@@ -150,12 +160,18 @@ def apply_reviews(products: pl.DataFrame, reviews: pl.DataFrame) -> pl.DataFrame
 
 def _decided_attributes(rows: pl.DataFrame, said: pl.DataFrame) -> pl.DataFrame:
     """Columns row and _attributes: those of `rows`, with what was `said` about them in place of the model's answers."""
-    decided = rows.select("row", "attributes").join(said.select("row", "_attributes", "_emptied"), on="row")
-    made = []
-    for answered, settled, emptied in decided.drop("row").iter_rows():
-        kept = {} if emptied else answered or {}
-        made.append(kept | {name: {"value": value, "confidence": 1.0} for name, value in settled.items()})
-    return decided.select("row", _attributes=pl.Series(made, dtype=rows.schema["attributes"]))
+    kept = _entries(rows.join(said.filter(~pl.col("_emptied")), on="row", how="semi"))
+    decided = _entries(said.select("row", attributes="_attributes")).with_columns(
+        value=pl.struct("value", confidence=pl.lit(1.0, pl.Float32))
+    )
+    kind = rows.schema["attributes"]
+    merged = _newest(pl.concat([kept, decided]), kind)
+    nothing = pl.lit(pl.Series([{}], dtype=kind)).first()
+    return (
+        said.select("row")
+        .join(merged, on="row", how="left")
+        .select("row", _attributes=pl.coalesce("attributes", nothing))
+    )
 
 
 def _where(condition: pl.Expr, values: dict[str, pl.Expr]) -> list[pl.Expr]:

@@ -156,7 +156,7 @@ def _lessons(rows: pl.DataFrame, reviews: pl.DataFrame, asked: Mapping[str, Aske
             continue
         decided, label = said[number], None
         if decided["decision"] != REJECTED:
-            values, fields = decided["attributes"], asked.get(row["run_id"], Asked()).fields
+            values, fields = decided["attributes"] or {}, asked.get(row["run_id"], Asked()).fields
             label = Label(
                 decided["title"], decided["category"], decided["priced"], decided["price"], decided["currency"],
                 {field.column: values[field.name] for field in fields if field.name in values},
