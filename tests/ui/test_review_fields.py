@@ -23,7 +23,9 @@ EVIL = "</script><img src=x onerror=alert(1)>"
 ASKED = Asked(
     unknown="不明",
     fields=(
-        AskedField(name="colour", kind="choice", label="カラー", column="iro", values=("紺", "赤", EVIL), review_below=0.6),
+        AskedField(
+            name="colour", kind="choice", label="カラー", column="iro", values=("紺", "赤", EVIL), review_below=0.6
+        ),
         AskedField(name="fabric", kind="choice", label="Fabric", column="fabric", values=("Wool",), review_below=0.6),
         AskedField(name="pockets", kind="number", label="Pockets", column="pockets"),
         AskedField(name="constructor", kind="text", label="<b>Detail</b>", column="detail"),
