@@ -20,8 +20,8 @@ MEANINGS = {
     "price_low": "Lower end of the 90 % interval, in units of `currency`",
     "price_high": "Upper end of the 90 % interval, in units of `currency`",
     "currency": "ISO 4217 code of the catalog",
-    "attributes": "The answers to further fields by their names, or a person's; a null value is the answer `unknown`. In "
-    "decisions only the fields that a person decided, null where the photos do not show it",
+    "attributes": "The answers to further fields by their names, or a person's; a null value is the answer `unknown`. "
+    "In decisions only the fields that a person decided, null where the photos do not show it",
     "needs_review": "Whether a person should look at the row before it is used",
     "review_reasons": f"Why: {', '.join(f'`{reason}`' for reason in ReviewReason)}",
     "photos": "All photos of the product in its order, the main photo first. `etag` is the version of the bytes that "

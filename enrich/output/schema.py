@@ -157,10 +157,7 @@ REVIEW_SCHEMA = pa.schema(
         ("category_id", pa.string()),
         ("price", pa.float64()),
         ("currency", pa.string()),
-        (
-            "attributes",
-            pa.map_(pa.string(), pa.string()),
-        ),  # of the further fields that were decided; null: not to be seen
+        ("attributes", pa.map_(pa.string(), pa.string())),  # further fields that were decided; null: cannot be seen
         ("suggested_title", pa.string()),
         ("suggested_category", pa.string()),
         ("suggested_price", pa.float64()),

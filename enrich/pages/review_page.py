@@ -124,8 +124,17 @@ def _forms(asked: Mapping[str, Asked]) -> tuple[list[dict[str, Any]], dict[str, 
 
 
 def _form(asked: Asked) -> dict[str, Any]:
-    kept = {"name", "kind", "label", "values", "review_below"}
-    return {"unknown": asked.unknown, "fields": [field.model_dump(include=kept) for field in asked.fields]}
+    kept = {"name", "label", "values", "review_below"}
+    fields = [
+        {
+            **field.model_dump(include=kept),
+            "closed": field.how.closed,
+            "form": field.how.pattern,
+            "about": field.how.about,
+        }
+        for field in asked.fields
+    ]
+    return {"unknown": asked.unknown, "fields": fields}
 
 
 def _inert(data: object) -> Markup:

@@ -177,15 +177,14 @@ def _value(field: AskedField, value: str | None, unknown: str) -> str | None:
     """A decided value, None for the word for unknown; ValueError if it is none of the field's."""
     if value is None or same_design(value) == same_design(unknown):
         return None
-    if field.kind == "choice" and value not in field.values:
-        raise ValueError(f"{excerpt(repr(value))} is not a value of {field.name}; correct it in the page")
-    if field.kind == "number":
-        if not re.fullmatch("[0-9]{1,9}", value):
-            raise ValueError(f"{field.name}: {excerpt(repr(value))} is not a whole number; correct it in the page")
-        return str(int(value))
-    if field.kind == "text":
-        return typed(value)
-    return value
+    if field.how.closed:
+        if value not in field.values:
+            raise ValueError(f"{excerpt(repr(value))} is not a value of {field.name}; correct it in the page")
+        return value
+    if not re.fullmatch(field.how.pattern, value):
+        raise ValueError(f"{field.name}: {excerpt(repr(value))} is not {field.how.about}; correct it in the page")
+    [(read,), _] = field.how.read(field.name, [typed(value)])
+    return read
 
 
 def _with_path(one: Decision, row: Row, asked: Asked) -> Decision:

@@ -490,10 +490,10 @@ FIELDS = {
 def test_the_page_has_an_input_for_each_declared_field_of_a_row(further: Place) -> None:
     page = page_data(further)
     [row] = [row for row in page["rows"] if row["product_id"] == "wide.png"]
-    form = page["forms"][row["form"]]
-    assert [(one["name"], one["kind"], one["label"], one["values"], one["review_below"]) for one in form["fields"]] == [
-        ("colour", "choice", "色", ["紺", "赤"], 0.6), ("pockets", "number", "Pockets", [], 0.0),
-        ("detail", "text", "Detail", [], 0.6),
+    told = ("name", "closed", "label", "values", "review_below")
+    assert [tuple(one[name] for name in told) for one in page["forms"][row["form"]]["fields"]] == [
+        ("colour", True, "色", ["紺", "赤"], 0.6), ("pockets", False, "Pockets", [], 0.0),
+        ("detail", False, "Detail", [], 0.6),
     ]  # fmt: skip
     assert row["attributes"]["colour"] == {"value": "紺", "confidence": 0.5}
     text = (further.output / "review.html").read_text()

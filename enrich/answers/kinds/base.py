@@ -21,7 +21,8 @@ class Kind:
 
     read: from the field's name and a catalog's cells, one a product, None where there is nothing, to the values as they
         are taught, and lines that a person should read.
-    pattern: a regular expression of a value in an answer; the word for unknown is added to it.
+    pattern: a regular expression of a value in an answer; the word for unknown is added to it. It must mean the same in
+        JavaScript, for what a person types on the review page is held against it too.
     parts: the line of a field as automata over tokens, from what comes before its value on, without the newline unless
         its values are closed. The last argument is how many tokens a value may take that nothing else bounds.
     room: the most tokens that this line takes, without such a value.
