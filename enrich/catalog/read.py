@@ -19,7 +19,7 @@ from enrich.catalog.attributes import read_attributes
 from enrich.catalog.cells import clean, levels, value
 from enrich.catalog.dropped import Dropped, describe
 from enrich.catalog.further import add_further_photos
-from enrich.catalog.prices import Cell, read_prices
+from enrich.catalog.prices import Cell, Price, read_prices
 from enrich.catalog.select import BETWEEN_PHOTOS, select
 from enrich.catalog.table import FORMATS, read_table
 from enrich.errors import UsageError
@@ -116,16 +116,20 @@ def read_catalog(
         currency=currency,
         dropped=tuple(selected.dropped),
         fingerprint=_fingerprint(products, table_path.parent.absolute()),
-        unread=tuple(
-            Dropped(number, product.product_code, UNPRICED, price.problem)
-            for (number, product), price in zip(kept.items(), prices, strict=True)
-            if price.problem
-        ),
+        unread=_unread(kept, prices),
         lost=tuple(selected.lost),
         rows=len(rows) - selected.further,
         notes=(*respelled, *told, *_long_titles(rows, kept), *_small_prices(products, row_of)),
         row_of=row_of,
         paths=_paths(products, mapped["levels"], row_of, category_path),
+    )
+
+
+def _unread(kept: Mapping[int, Product], prices: Sequence[Price]) -> tuple[Dropped, ...]:
+    return tuple(
+        Dropped(number, product.product_code, UNPRICED, price.problem)
+        for (number, product), price in zip(kept.items(), prices, strict=True)
+        if price.problem
     )
 
 

@@ -46,6 +46,13 @@ def review_queue(products: pl.DataFrame, limit: int) -> pl.DataFrame:
     )
 
 
+# What the page needs to read prices as `enrich.answers.amount` does.
+_AMOUNTS = {
+    "signs": SIGNS, "codes": sorted(CURRENCIES), "whole_units": sorted(WHOLE_UNITS), "multiples": MULTIPLES, "tax": TAX,
+    "smallest": SMALLEST, "largest": LARGEST, "longest": LONGEST,
+}  # fmt: skip
+
+
 def render_queue(
     queue: pl.DataFrame,
     categories: Sequence[str],
@@ -94,16 +101,7 @@ def render_queue(
         "forms": forms,
         "rows": rows,
         "texts": {"longest": MAX_TITLE, "invisible": INVISIBLE, "formula": FORMULA, "token": SPECIAL_TOKEN},
-        "amounts": {
-            "signs": SIGNS,
-            "codes": sorted(CURRENCIES),
-            "whole_units": sorted(WHOLE_UNITS),
-            "multiples": MULTIPLES,
-            "tax": TAX,
-            "smallest": SMALLEST,
-            "largest": LARGEST,
-            "longest": LONGEST,
-        },
+        "amounts": _AMOUNTS,
     }
     words = [word for form in forms for field in form["fields"] for word in (field["label"], *field["values"])]
     return template("review.html.jinja", escape=True).render(

@@ -7,7 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase
+
+from enrich.answers.fields import Field
+from enrich.answers.grammar import answer_grammar
 from enrich.answers.kinds import KINDS
+from enrich.answers.prompt import make_prompt, render_answer
+from enrich.answers.token_evidence import AnswerTokens
 from enrich.settings.fields import FieldSettings
 
 ROOT = Path(__file__).parents[2]
@@ -62,3 +68,17 @@ def test_a_kind_of_field_is_one_file(tmp_path: Path) -> None:
 def test_settings_offer_the_kinds_that_there_are() -> None:
     assert FieldSettings.model_json_schema()["properties"]["kind"]["enum"] == list(KINDS)
     assert list(KINDS) == ["choice", "number", "text"]
+
+
+def test_a_number_may_be_0_and_a_price_may_not(tokenizer: PreTrainedTokenizerBase) -> None:
+    pieces = Field(name="pieces", kind="number", label="Pieces", column="pieces")
+    prompt = make_prompt(("BAGS", "HATS"), "EUR", others=[pieces])
+    allowed = answer_grammar(AnswerTokens(tokenizer, prompt))
+
+    def permitted(text: str) -> bool:
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        return all(token in allowed(ids[:at]) for at, token in enumerate(ids))
+
+    for pieces_said, price, may in (("0", "12", True), ("10", "12", True), ("00", "12", False), ("2", "0", False)):
+        text = render_answer(prompt, "Hat", "HATS", 12, {"pieces": pieces_said}).replace(": 12", f": {price}")
+        assert permitted(text) is may, text

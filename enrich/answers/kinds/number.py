@@ -28,7 +28,7 @@ def read(name: str, cells: Sequence[str | None]) -> tuple[Values, list[str]]:
 
 
 def parts(tokens: AnswerTokens, field: Field, most: int) -> list[Part]:
-    """A whole number from 1 to MAX_DIGITS digits, each token of one or several of them; or the word for unknown."""
+    """A whole number of 1 to MAX_DIGITS digits, each token of one or several of them; or the word for unknown."""
     prefix = tokens.prefixes[field.name]
     edges = chain(prefix)
     first = len(prefix)
@@ -42,8 +42,14 @@ def parts(tokens: AnswerTokens, field: Field, most: int) -> list[Part]:
                 options.setdefault(state + len(digits), set()).add(token)
         edges[state] = [(frozenset(found), after) for after, found in options.items()]
     ends = set(states)
+    last = states[-1]
+    zero = frozenset(token for token in tokens.leading if tokens.digits[token] == "0")
+    if zero and field.name != "price":  # which is never 0
+        last += 1
+        edges[first].append((zero, last))
+        ends.add(last)
     if unknown := tokens.unknown.get(field.name):
-        at, last = 0, states[-1]
+        at = 0
         for token in unknown:
             last += 1
             edges[at] = [*edges.get(at, []), (frozenset({token}), last)]
