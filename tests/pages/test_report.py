@@ -306,6 +306,15 @@ def test_a_card_shows_names_as_they_are(model: str) -> None:
     assert "![i]" not in body
 
 
+def test_a_card_has_the_scores_of_declared_fields() -> None:
+    names = ("accuracy", "accuracy_known", "accuracy_always", "ece", "review_share")
+    estimates = {f"heel_height_{name}": {"value": 0.25, "low": 0.2, "high": 0.3} for name in names}
+    card = render_card(TRAIN, card_metrics(fields=["heel_height"], estimates=estimates), make_prompt(("HATS",), "EUR"))
+
+    assert "| heel height | 25.0% | 25.0% | 25.0% | - | - | 0.250 | 25.0% |" in card
+    assert "Further fields" not in render_card(TRAIN, card_metrics(), make_prompt(("HATS",), "EUR"))
+
+
 def test_a_table_stands_whole_in_markdown() -> None:
     """No blank line within it, a blank line before and after."""
     lines = render_card(TRAIN, card_metrics(), make_prompt(("HATS",), None)).splitlines()
