@@ -58,19 +58,20 @@ def fold(
     again = calibration.folded
     confidence = category_confidence(again.category, probability, category) if again else probability
     surest, answer = max(good, key=lambda pair: (pair[1].category == category, pair[0].confidence or 0.0))
+    attributes = {name: _attribute(good, name, labels.get(name, 0), again) for name in answer.attributes}
+    told = {name: one.value for name, one in attributes.items()}
     folded = replace(
         surest,
+        answer=replace(answer, category=category, attributes=told),
         probability=probability,
         confidence=float(np.float32(confidence)),
         alternatives=_others(odds, category, confidence),
-        attributes={name: _attribute(good, name, labels.get(name, 0), again) for name in answer.attributes},
+        attributes=attributes,
         price_features=mixed([one.price_features for one, found in good if found.price is not None]),
         prompts=len(predictions),
         prompt_tokens=sum(one.prompt_tokens or 0 for one in predictions),
         output_tokens=sum(one.output_tokens or 0 for one in predictions),
     )
-    told = {name: one.value for name, one in folded.attributes.items()}
-    folded = replace(folded, answer=replace(answer, category=category, attributes=told))
     folded = priced(folded, (again or calibration).price)
     if surest.path is not None:
         above = [_branch(good, branch) for branch in branches_of(category)]
@@ -101,9 +102,8 @@ def _attribute(
     odds = _added([{one.value or "": one.confidence} for one in able], values)
     value = max(odds, key=lambda one: odds[one])
     probability = sigmoid(odds[value])
-    confidence = field_confidence(again, name, value, probability) if again else float(np.float32(probability))
     surest = max((one for one in able if (one.value or "") == value), key=lambda one: one.confidence)
-    return replace(surest, probability=probability, confidence=confidence)
+    return replace(surest, probability=probability, confidence=field_confidence(again, name, value, probability))
 
 
 def _added(named: Sequence[Mapping[str, float]], labels: int) -> dict[str, float]:

@@ -115,11 +115,11 @@ def _validate(completion: Completion, tokens: AnswerTokens, prices: PriceCalibra
         answer = parse_answer(completion.text, tokens.prompt)
     except AnswerMalformed as error:
         return failed(ErrorKind.ANSWER_MALFORMED, str(error))
-    if answer.category not in tokens.categories:
+    if answer.category not in tokens.choices["category"].known:
         message = f"{excerpt(answer.category)!r} is not in the adapter's taxonomy"
         return failed(ErrorKind.CATEGORY_UNKNOWN, message, answer)
     for name, choice in tokens.choices.items():
-        if (value := answer.attributes.get(name)) is not None and value not in choice.values:
+        if (value := answer.attributes.get(name)) is not None and value not in choice.known:
             return failed(ErrorKind.ANSWER_MALFORMED, f"{excerpt(value)!r} is not a value of {name}", answer)
     if answer.price is not None and (answer.price == 0 or (prices and is_out_of_range(prices, answer.price))):
         return failed(ErrorKind.PRICE_OUT_OF_RANGE, f"{answer.price} is far outside the catalog's prices", answer)
@@ -172,10 +172,10 @@ def _attributed(
     return Attributed(value, probability, confidence, otherwise)
 
 
-def field_confidence(calibration: Calibration, name: str, value: str | None, probability: float) -> float:
+def field_confidence(calibration: Calibration | None, name: str, value: str | None, probability: float) -> float:
     """Calibrated confidence, in the precision of its column, in a `value` of the field `name`, whose tokens had
     `probability`; this itself where the field was never calibrated."""
-    fitted = calibration.attributes.get(name)
+    fitted = calibration.attributes.get(name) if calibration else None
     return float(np.float32(category_confidence(fitted, probability, value or "") if fitted else probability))
 
 

@@ -44,6 +44,7 @@ class ChoiceTokens:
         self.lines = lines
         self.longest = max(map(len, lines), default=0)
         self.values = [lines[line] for line in sorted(lines)]
+        self.known = frozenset(self.values)  # thousands are looked up, not searched
         self.after: list[dict[int, int]] = [{}]  # by node, 0 being the root: a token -> the node after it
         self.below: list[tuple[int, int]] = [(0, len(lines))]  # by node: its first value, and the one after its last
         for number, line in enumerate(sorted(lines)):
@@ -87,7 +88,6 @@ class AnswerTokens:
         refuse_control_tokens(tokenizer, prompt)
         self.control = control_tokens(tokenizer)
         self.prompt = prompt
-        self.categories = frozenset(prompt.categories)
         self.lexicon = lexicon_of(prompt.language)
         self.nouns = frozenset(noun_of(label, self.lexicon) for label in prompt.categories)  # singular
         self._tokenizer = tokenizer.backend_tokenizer
