@@ -15,7 +15,8 @@ import torch
 from enrich.answers.prompt import END, render_prompt
 from enrich.models.phi3_vision import Phi3VImageProcessor, Phi3VProcessor
 from enrich.models.phi3_vision.hd_transform import hd_transform
-from research.tiny_base.vocabulary import IMAGE_SIZE, Asked, asked, base_prompt
+from research.tiny_base.retailers import Asked, asked, base_prompt
+from research.tiny_base.tokenizer import IMAGE_SIZE
 from sample.dialects import BASE
 from sample.draw import render as draw
 from sample.products import sample_product
@@ -23,7 +24,7 @@ from sample.products import sample_product
 MOST_PHOTOS = 4  # of a product
 CROPS_SHARE = {4: 0.80, 1: 0.08, 9: 0.07, 16: 0.05}  # of the photos, so that the other settings are of use too
 # How a photo is asked for, drawn anew at every step.
-VARIANTS = {"base": 0.25, "base again": 0.25, "retailer": 0.30, "copy": 0.20}
+VARIANTS = {"base": 0.20, "base again": 0.18, "en": 0.22, "ja": 0.25, "copy": 0.15}
 PRICE_WEIGHT = 2.0  # in the loss, of a price's digits: a tenth of an answer's tokens, and a third of what is asked
 
 
@@ -83,7 +84,7 @@ def render_one(seed: int, retailers: int, several: float, index: int) -> Drawn:
     further = [hd_transform(draw(product, index, side, view), 1, IMAGE_SIZE) for view in views]
     rows, columns = pixels.shape[0] // IMAGE_SIZE, pixels.shape[1] // IMAGE_SIZE
     split = pixels.reshape(rows, IMAGE_SIZE, columns, IMAGE_SIZE, 3).transpose(0, 2, 1, 3, 4)
-    questions = [asked(variant, product.kind, product.attributes, retailers, rng) for variant in VARIANTS]
+    questions = [asked(variant, product, retailers, rng) for variant in VARIANTS]
     return Drawn(
         split.reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 3),
         pixels.shape[:2],
@@ -118,9 +119,8 @@ def spell(processor: Phi3VProcessor, products: list[Drawn], held_out: list[bool]
         row = [*opening, *prompt, *ids, end]
         input_ids[i, -len(row) :], mask[i, -len(row) :] = row, True
         labels[i, -len(ids) - 1 :], weights[i, -len(ids) - 1 :] = [*ids, end], 1.0
-        digits = len(answer.rpartition(" ")[2])
-        if answer[-1].isdigit():  # digits are single tokens
-            weights[i, -digits - 1 : -1] = PRICE_WEIGHT
+        digits = len(answer) - len(answer.rstrip("0123456789"))  # single tokens
+        weights[i, -digits - 1 : -1] = PRICE_WEIGHT if digits else 1.0
     shape = (len(VARIANTS), len(products), -1)
     return Group(
         crops=torch.from_numpy(np.stack([product.crops for product in products])),

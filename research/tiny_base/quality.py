@@ -21,7 +21,7 @@ from enrich.answers.parse import Answer, AnswerMalformed, parse_answer
 from enrich.answers.prompt import render_prompt
 from enrich.models.generation import generate_answers
 from enrich.models.phi3_vision.checkpoint import load_model, load_processor, stop_ids
-from research.tiny_base.vocabulary import base_prompt
+from research.tiny_base.retailers import base_prompt
 from sample.dialects import BASE
 from sample.draw import render
 from sample.encode import encode

@@ -28,10 +28,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 
 from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VProcessor
 from research.tiny_base.photos import VARIANTS, Group, pixel_values, render
-from research.tiny_base.vocabulary import make_config, make_processor
+from research.tiny_base.tokenizer import make_config, make_processor
 from sample.spec import VERSION
 
 
@@ -88,8 +89,8 @@ def train(
             replace(group, **{n: t.to(device) for n, t in vars(group).items() if torch.is_tensor(t)})
             for group in groups
         ]
-    model = Phi3VForCausalLM.from_pretrained(arguments.init, dtype=torch.float32) if arguments.init else None
-    model = (model or Phi3VForCausalLM(config)).to(device)
+    model = grown(arguments.init, processor, config) if arguments.init else Phi3VForCausalLM(config)
+    model = model.to(device)
     if arguments.compile:
         for layer in [*model.model.layers, *model.model.vision_embed_tokens.tower_layers]:
             layer.compile(dynamic=False)
@@ -132,6 +133,22 @@ def train(
     if not curve or curve[-1]["step"] != step:
         curve.append(curve_point(model, groups, running, record))
     save(model, arguments.out, record)
+
+
+def grown(init: Path, processor: Phi3VProcessor, config: Phi3VConfig) -> Phi3VForCausalLM:
+    """The checkpoint `init` under today's tokenizer: a token that is new starts as the mean of those that spelled it."""
+    before = Phi3VForCausalLM.from_pretrained(init, dtype=torch.float32)
+    old, tokens = Tokenizer.from_file(str(init / "tokenizer.json")), processor.tokenizer.get_vocab()
+    known, weights = old.get_vocab(), before.state_dict()
+    rows = [
+        [known[token]] if token in known else old.encode(token).ids[2:]  # behind <s> and the mark of a word's start
+        for token in sorted(tokens, key=tokens.__getitem__)
+    ]
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[name] = torch.stack([weights[name][row].mean(dim=0) for row in rows])
+    model = Phi3VForCausalLM(config)
+    model.load_state_dict(weights)
+    return model
 
 
 def make_optimizer(model: Phi3VForCausalLM, learning_rate: float) -> torch.optim.Optimizer:
@@ -217,11 +234,14 @@ def losses(
     """Weighted mean loss of an answer token, and of a price digit alone."""
     device = rows.device
     pixels, sizes = pixel_values(group.crops[rows], group.size, group.further[rows])
-    labels, weights = group.labels[variants, rows].long(), group.weights[variants, rows].float()
-    mask = group.mask[variants, rows].bool()
+    # Padding is on the left: what none of these rows needs is cut off.
+    mask, labels = group.mask[variants, rows], group.labels[variants, rows]
+    first, answers = (int(one.any(0).int().argmax()) for one in (mask, labels >= 0))
+    mask, labels = mask[:, first:], labels[:, answers:].long()
+    weights = group.weights[variants, rows, answers:].float()
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         logits = model(
-            input_ids=group.input_ids[variants, rows].long(),
+            input_ids=group.input_ids[variants, rows, first:].long(),
             attention_mask=causal_mask(mask),
             position_ids=(mask.long().cumsum(-1) - 1).clamp(min=0),
             logits_to_keep=labels.shape[1] + 1,
@@ -249,19 +269,21 @@ def causal_mask(mask: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def held_out_losses(model: Phi3VForCausalLM, groups: list[Group]) -> dict[str, float]:
-    """Of BASE's answers to the held-out photos, weighted by the photos of each grid."""
+    """Of BASE's answers to the held-out photos and of those in Japanese, weighted by the photos of each grid."""
     model.eval()
+    base, japanese = (list(VARIANTS).index(variant) for variant in ("base", "ja"))
     found = []
     for group in groups:
         for first in range(group.trained, len(group.crops), 128):
             rows = torch.arange(first, min(first + 128, len(group.crops)), device=group.labels.device)
-            total, price = losses(model, group, rows, torch.zeros_like(rows))
-            found.append((total.item(), price.item(), len(rows)))
+            total, price = losses(model, group, rows, torch.full_like(rows, base))
+            other, _ = losses(model, group, rows, torch.full_like(rows, japanese))
+            found.append((total.item(), price.item(), other.item(), len(rows)))
     model.train()
-    every, digits, count = np.array(found).T if found else np.full((3, 1), np.nan)
+    *columns, count = np.array(found).T if found else np.full((4, 1), np.nan)
+    names = ("held_out_loss", "held_out_price_digit_loss", "held_out_japanese_loss")
     return {
-        "held_out_loss": round(float(np.average(every, weights=count)), 4),
-        "held_out_price_digit_loss": round(float(np.average(digits, weights=count)), 4),
+        name: round(float(np.average(column, weights=count)), 4) for name, column in zip(names, columns, strict=True)
     }
 
 
