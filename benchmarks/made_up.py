@@ -40,6 +40,7 @@ _SMALLEST_TOWER = {
 }  # fmt: skip
 SMALLEST = Size(64, 1, 1, 64, 1, _SMALLEST_TOWER, 16, "float32")
 
+_TITLE_END = " end\n"  # a token, for the newline's own comes behind the category
 _LAYER_SHARE = 0.005  # of a layer's usual output; 32 of them move a token's embedding by some 3 %
 
 
@@ -72,13 +73,15 @@ def make_checkpoint(path: Path, size: Size) -> None:
 
 def _make_checkpoint(path: Path, size: Size) -> None:
     import torch
+    from tokenizers import AddedToken
 
     from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
     from enrich.models.phi3_vision.checkpoint import load_processor
     from enrich.settings.models import TINY_MODEL_PATH
 
     tokenizer = load_processor(TINY_MODEL_PATH).tokenizer
-    tokenizer.add_tokens(["Product: ", "Category: ", "\nFull Price: "])  # so that no token of the answer comes twice
+    openings = ("Product: ", _TITLE_END, "Category: ", "Full Price: ")  # so that no token of the answer comes twice
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in openings])
     crop = {"image_size": size.vision["image_size"]} if size.vision else {}
     processor = Phi3VProcessor(Phi3VImageProcessor(num_crops=size.num_crops, **crop), tokenizer)
     torch.manual_seed(0)
@@ -118,8 +121,8 @@ def _answer_ids(tokenizer: Any, length: int) -> list[int]:
     def ids(*parts: str) -> list[int]:
         return tokenizer.convert_tokens_to_ids(list(parts))
 
-    category = tokenizer.encode(f"\nCategory: {CATEGORIES[0]}", add_special_tokens=False)
-    rest = [*category, *ids("\nFull Price: ", *PRICE, END)]
+    lines = tokenizer.encode(f"Category: {CATEGORIES[0]}\nFull Price: {PRICE}", add_special_tokens=False)
+    rest = [*ids(_TITLE_END), *lines, *ids(END)]
     words = sorted(id for token, id in tokenizer.get_vocab().items() if token[0] == "▁" and token[1:].isalpha())
     title = [id for id in words if id not in rest][: length - len(rest) - 1]
     chain = [*ids("Product: "), *title, *rest]

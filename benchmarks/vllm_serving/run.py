@@ -13,6 +13,8 @@
     fp8    the same with fp8 weights and fp8 keys and values
     photos products of 1 photo (4 crops), of 3 (4 + 1 + 1 crops) and of 3 of 4 crops each, in one bf16 engine: from JPEG
            bytes, beside the ceiling 1 / (1 / text + the encoder's time of each photo), and the whole job from a folder
+    answers  answers of as many tokens as title, category and price take, with their labels and without, and as these and
+           five further fields take; in one bf16 engine, then in one fp8 engine; each length twice, in turns
     NAME=VALUE,...   this engine in bf16 with other settings, or vLLM's own as vllm.NAME, twice over the photos, such as
                      max_num_batched_tokens=8192 or vllm.block_size=144
 
@@ -121,6 +123,8 @@ def measure(part: str, options: argparse.Namespace) -> Iterator[Row]:
         yield from measure_stock(options)
     elif part == "photos":
         yield from measure_photos(options)
+    elif part == "answers":
+        yield from measure_answers(options)
     elif part in ("bf16", "fp8"):
         yield from measure_engine(part, FP8 if part == "fp8" and not options.tiny else {}, options)
     else:
@@ -180,6 +184,18 @@ def measure_engine(name: str, settings: dict[str, str], options: argparse.Namesp
             for tokens in (most // 2, most // 4 * 3):
                 bench.set_step_tokens(tokens)
                 yield f"{name}, this engine, {tokens} tokens a step", bench.from_jpeg()
+
+
+# Tokens of an answer in Phi-3's vocabulary: a label takes 2 or 3, a title about 8, any other value about 3.
+ANSWERS = {"three fields": 32, "three fields, terse": 24, "eight fields": 60, "eight fields, terse": 37}
+
+
+def measure_answers(options: argparse.Namespace) -> Iterator[Row]:
+    """Answers of as many tokens as declared fields take, from JPEG bytes."""
+    for name, settings in {"bf16": {}, "fp8": {} if options.tiny else FP8}.items():
+        with Bench({**settings, "shard_size": "512"}, options) as bench:
+            for what, tokens in [*ANSWERS.items()] * 2:
+                yield f"{name}, {what}: {tokens} tokens", bench.from_jpeg(tokens=tokens)
 
 
 SHOWN = {"1 photo": [4], "3 photos, 4 + 1 + 1 crops": [4, 1, 1], "3 photos of 4 crops": [4, 4, 4]}
