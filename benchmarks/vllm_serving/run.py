@@ -13,8 +13,8 @@
     fp8    the same with fp8 weights and fp8 keys and values
     photos products of 1 photo (4 crops), of 3 (4 + 1 + 1 crops) and of 3 of 4 crops each, in one bf16 engine: from JPEG
            bytes, beside the ceiling 1 / (1 / text + the encoder's time of each photo), and the whole job from a folder
-    answers  answers of as many tokens as title, category and price take, with their labels and without, and as these and
-           five further fields take; in one bf16 engine, then in one fp8 engine; each length twice, in turns
+    answers  answers of as many tokens as title, category and price take, with and without their labels, and as these
+           and five more fields take; in one bf16 engine, then in one fp8 engine; each length twice, in turns
     NAME=VALUE,...   this engine in bf16 with other settings, or vLLM's own as vllm.NAME, twice over the photos, such as
                      max_num_batched_tokens=8192 or vllm.block_size=144
 

@@ -34,7 +34,7 @@ def base_prompt() -> Prompt:
     return make_prompt(tuple(levels[2] for levels in BASE.categories.values()), BASE.currency)
 
 
-# What the base's own retailer calls the further columns of DEMO, and their values, for which it has words in its titles.
+# What the base's own retailer calls the further columns of DEMO; its values are the words of its titles.
 BASE_FIELDS: Mapping[str, Mapping[str, str]] = {
     label: {key: BASE.words[key] for key in DEMO.fields[column] if key in BASE.words and "=" in key}
     for column, label in {
@@ -118,16 +118,14 @@ BASE_RETAILER = Retailer(replace(BASE, fields=BASE_FIELDS), "en")
 
 
 def tell(retailer: Retailer, product: SampleProduct, columns: Sequence[str], rng: np.random.Generator) -> Asked:
-    """A retailer's question for title, category, `columns` and price, and its answer; its price has a noise of its own."""
+    """A retailer's question for title, category, `columns` and price, and its answer, whose price is drawn anew."""
     dialect, kind, attributes = retailer.dialect, product.kind, product.attributes
     others = [
         Field(name=f"field_{number}", kind="choice", label=column, column=column)
         for number, column in enumerate(columns)
     ]
     leaf = dialect.category(kind, attributes)[2]
-    prompt = make_prompt(
-        (leaf,), dialect.currency, language=retailer.language, others=others, terse=retailer.terse
-    )
+    prompt = make_prompt((leaf,), dialect.currency, language=retailer.language, others=others, terse=retailer.terse)
     told = field_values(kind, attributes, dialect, len(product.views))
     median = noiseless_price(kind, attributes, dialect.prices)
     price = on_ladder(median * float(np.exp(rng.normal(0.0, dialect.prices.sigma))), dialect.prices.ladder)

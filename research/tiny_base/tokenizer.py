@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -22,7 +21,7 @@ SPECIALS = [  # the original's 45 added tokens, in its order
     *(f"<|placeholder{i}|>" for i in (5, 6)), "<|user|>", *(f"<|placeholder{i}|>" for i in range(7, 40)), "<|image|>",
 ]  # fmt: skip
 RSTRIP = {"<|assistant|>"}  # the newline after it vanishes, as in the original
-KANA = [*map(chr, range(0x3041, 0x3097)), *map(chr, range(0x30A1, 0x30FD)), *"、。・「」（）：／"]
+KANA = [*map(chr, range(0x3041, 0x3097)), *map(chr, range(0x30A1, 0x30FD)), *"、。・「」（）：／"]  # noqa: RUF001
 
 Learned = tuple[list[str], list[list[str]]]  # tokens, the more frequent ones first, and the merges that make them
 

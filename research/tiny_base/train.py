@@ -136,7 +136,7 @@ def train(
 
 
 def grown(init: Path, processor: Phi3VProcessor, config: Phi3VConfig) -> Phi3VForCausalLM:
-    """The checkpoint `init` under today's tokenizer: a token that is new starts as the mean of those that spelled it."""
+    """The checkpoint `init` under today's tokenizer: a new token starts as the mean of those that spelled it before."""
     before = Phi3VForCausalLM.from_pretrained(init, dtype=torch.float32)
     old, tokens = Tokenizer.from_file(str(init / "tokenizer.json")), processor.tokenizer.get_vocab()
     known, weights = old.get_vocab(), before.state_dict()
