@@ -82,7 +82,7 @@ def judged_again(products: pl.DataFrame, rules: Rules, runs: Mapping[str, Publis
 
     The others (`category_unknown`, `price_outlier`, `title_ungrounded`, `photos_disagree`) need the tokens of
     the answers or the adapter's calibration and do not change. Neither do reviewed rows, nor the end of a path.
-    `runs` know the confidence limits of their adapters.
+    `runs` know the confidence limits of their adapters, of the category and of each further field.
     """
     review = rules.review
     own = of_run("run_id", {name: run.review_below for name, run in runs.items()}, pl.Float64())
@@ -94,6 +94,9 @@ def judged_again(products: pl.DataFrame, rules: Rules, runs: Mapping[str, Publis
     now = {  # in the order of `answers.postprocess`, those that it may add later at the end
         ReviewReason.CATEGORY_UNKNOWN: was[ReviewReason.CATEGORY_UNKNOWN],
         ReviewReason.LOW_CONFIDENCE: unsure,
+        ReviewReason.LOW_ATTRIBUTE_CONFIDENCE: pl.coalesce(
+            _unsure_field(products, review, runs), was[ReviewReason.LOW_ATTRIBUTE_CONFIDENCE]
+        ),
         ReviewReason.WIDE_PRICE: (pl.col("price_high") / pl.col("price_low") > review.max_price_ratio).fill_null(False),
         ReviewReason.PRICE_OUTLIER: was[ReviewReason.PRICE_OUTLIER],
         ReviewReason.TITLE_RULE: pl.col("title").is_in(broken.implode()).fill_null(False),
@@ -107,3 +110,15 @@ def judged_again(products: pl.DataFrame, rules: Rules, runs: Mapping[str, Publis
     judged = products.with_columns(review_reasons=pl.when(models).then(reasons).otherwise(pl.col("review_reasons")))
     needs = pl.when(models).then(pl.col("review_reasons").list.len() > 0).otherwise(pl.col("needs_review"))
     return judged.with_columns(needs_review=needs)
+
+
+def _unsure_field(products: pl.DataFrame, review: ReviewSettings, runs: Mapping[str, PublishedRun]) -> pl.Expr:
+    """Whether a further field of a row is below its limit; null where a run's limits are not known."""
+    names = products.select(pl.col("attributes").map.keys().explode().unique().drop_nulls()).to_series()
+    below = [pl.lit(False)]
+    for name in names:
+        own = of_run("run_id", {run: of.fields_review_below.get(name) for run, of in runs.items()}, pl.Float64())
+        least = own if review.min_confidence is None else pl.lit(review.min_confidence)
+        confidence = pl.col("attributes").map.get(name).struct.field("confidence").cast(pl.Float64)
+        below.append(pl.when(confidence.is_not_null()).then(confidence < least).otherwise(False))
+    return pl.any_horizontal(below)

@@ -1,8 +1,8 @@
 """A run's description of itself: in the metadata of every file that it writes, and in runs/ID/run.json."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
@@ -41,6 +41,7 @@ class RunInfo:
     sequence: int = 0  # higher than that of every earlier run in this output
     circumstances: str = ""  # hash of what else, beyond bytes and fingerprint, a failure depends on; "" in older runs
     review_below: float | None = None  # confidence, from the adapter's calibration; unknown for older runs
+    fields_review_below: Mapping[str, float] = field(default_factory=dict)  # the same for each further field
 
     @property
     def mark(self) -> RunMark:
@@ -81,11 +82,12 @@ class PublishedRun:
     circumstances: str = ""
     images_uri: str = ""
     review_below: float | None = None
+    fields_review_below: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, run: RunInfo) -> Self:
         """The part of `run` that is stored."""
-        return cls(run.created_at, run.fingerprint, run.sequence, run.circumstances, run.images_uri, run.review_below)
+        return cls(**{one.name: getattr(run, one.name) for one in fields(cls)})
 
 
 @dataclass(frozen=True)

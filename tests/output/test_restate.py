@@ -11,7 +11,7 @@ from enrich.output.listing import described
 from enrich.output.products import read_products
 from enrich.output.restate import Rules, judged_again, restated
 from enrich.output.run_record import PublishedRun, RunInfo
-from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, SOURCE_SCHEMA, Row
+from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, SOURCE_SCHEMA, Attribute, Row
 from enrich.pipeline import reviewing
 from enrich.settings.review import ReviewSettings, TitleRules
 from enrich.settings.run import RunSettings
@@ -20,7 +20,7 @@ from enrich.storage.scratch import scratch
 from enrich.vocabulary import ManifestItem
 from tests.testing.rows import answer, make_row, make_run, plan, source_table
 
-RUN = make_run("r1", review_below=0.5)
+RUN = make_run("r1", review_below=0.5, fields_review_below={"colour": 0.8, "fabric": 0.3})
 RUNS = {"r1": PublishedRun.of(RUN)}
 
 
@@ -31,7 +31,8 @@ def output(tmp_path: Path) -> Store:
 
 def judged(reviewed_by: str | None = None, review: dict[str, Any] | None = None, **changes: Any) -> list[str]:
     """Return the review reasons of one row under other settings."""
-    row = make_row(RUN, **changes)
+    attributes = {name: Attribute(*found) for name, found in changes.pop("attributes", {}).items()}
+    row = make_row(RUN, attributes=attributes, **changes)
     table = parquet.from_records([{**asdict(row), "in_source": True, "reviewed_by": reviewed_by}], PRODUCTS_SCHEMA)
     rules = Rules(review=ReviewSettings.model_validate(review or {}))
     [found] = judged_again(table, rules, RUNS).to_dicts()
@@ -52,6 +53,14 @@ def test_rules_of_a_version_with_other_settings_are_not_applied() -> None:
         ({"category_confidence": 0.6, "review_reasons": ("low_confidence",)}, {"min_confidence": 0.3}, []),
         ({"category_confidence": 0.4}, {}, ["low_confidence"]),  # the adapter's own limit is 0.5
         ({"category_confidence": 0.6, "review_reasons": ("low_confidence",)}, {}, []),
+        ({"attributes": {"colour": ("Red", 0.7)}}, {}, ["low_attribute_confidence"]),  # the adapter's own limit is 0.8
+        ({"attributes": {"colour": (None, 0.9), "fabric": ("Denim", 0.2)}}, {}, ["low_attribute_confidence"]),
+        ({"attributes": {"colour": ("Red", 0.7)}}, {"min_confidence": 0.6}, []),
+        ({"attributes": {"fabric": ("Denim", 0.5)}, "review_reasons": ("low_attribute_confidence",)}, {}, []),
+        ({"attributes": {"size": ("M", 0.1)}}, {}, []),  # of a run that did not say its limit
+        ({"attributes": {"size": ("M", 0.1)}, "review_reasons": ("low_attribute_confidence",)}, {}, [
+            "low_attribute_confidence"
+        ]),
         ({"price_low": 10.0, "price_high": 50.0}, {"max_price_ratio": 4}, ["wide_price"]),
         ({"price_low": 10.0, "price_high": 50.0, "review_reasons": ("wide_price",)}, {"max_price_ratio": 9}, []),
         ({"title": "Best Coat"}, {"titles": {"forbidden_words": ["best"]}}, ["title_rule"]),

@@ -124,6 +124,7 @@ def _describe(images: Store, adapter: Adapter, request: RunRequest, started_at: 
         shard_size=request.settings.shard_size,
         circumstances=circumstances(images.uri, request.settings),
         review_below=adapter.calibration.category.review_below,
+        fields_review_below={name: one.review_below for name, one in adapter.calibration.attributes.items()},
     )
 
 
