@@ -103,10 +103,14 @@ def test_words_that_the_model_does_not_support(
         ("de", "Lederjacke in Schwarzweiß aus Wildleder", ["Lederjacke", "Schwarzweiß", "Wildleder"]),
         ("de", "Mantel mit Rotation und goldfarbenen Knöpfen", ["goldfarbenen"]),
         ("de", "BRAUNE STRICKJACKE SAMT GÜRTEL", ["BRAUNE", "STRICKJACKE"]),
+        ("fr", "Robe noire plissée en soie, ceinture grise", ["noire", "soie", "grise"]),
+        ("fr", "Veste Orangerie, col montant", []),
+        ("es", "Camisas azules y rojas de algodón", ["azules", "rojas", "algodón"]),
+        ("es", "Bolso Rosario pequeño", []),
+        ("zh", "黑色真皮单肩包", ["黑色", "真皮"]),
+        ("zh", "短袖圆领T恤", []),
         ("ja", "ワインレッドのウールコート 本革ベルト", ["ワインレッド", "ウール", "本革"]),
         ("ja", "赤ちゃん用ボタンダウンシャツ ローファー", []),
-        ("zh", "黑色羊毛大衣", []),  # has no lexicon
-        ("fr", "Manteau noir en laine", []),
     ],
 )
 def test_colours_and_materials_of_a_language(language: Language, title: str, visible: list[str]) -> None:
@@ -114,6 +118,13 @@ def test_colours_and_materials_of_a_language(language: Language, title: str, vis
     words = [(match[0], 0.1) for match in own.words.finditer(title)]
     assert ungrounded_words(words, "帽子", frozenset({"帽子", "mantel"}), TitleRules(), own) == visible
     assert ungrounded_words([(word, 0.9) for word, _ in words], "帽子", frozenset(), TitleRules(), own) == []
+
+
+def test_a_language_without_a_lexicon_knows_no_colour(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(lexicon, "_LEXICONS", tmp_path)
+    own = lexicon_of.__wrapped__("fr")
+    assert own.words.findall("Manteau noir") == ["Manteau", "noir"]
+    assert not own.visible.fullmatch("noir")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
