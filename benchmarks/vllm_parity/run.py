@@ -3,6 +3,7 @@
     python -m benchmarks.vllm_parity.run                       # fine-tunes the tiny base for a minute first
     python -m benchmarks.vllm_parity.run --adapter DIRECTORY   # any adapter
     python -m benchmarks.vllm_parity.run --fp8                  # fp8 in LoRA's place; on a CPU keys and values only
+    python -m benchmarks.vllm_parity.run --grammar              # the second pass in LoRA's place
 
 In float32 on a CPU, on photos of the sample generator that the adapter was not trained on, several of a product where
 its prompts show several, greedy answers are compared token for token, and their log-probabilities. Where tokens differ,
@@ -14,7 +15,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=500)
     parser.add_argument("--lora-photos", type=int, default=200, help="of them, how many are served unmerged too")
     parser.add_argument("--fp8", action="store_true", help="compare fp8 with merged, in place of LoRA")
+    parser.add_argument("--grammar", action="store_true", help="compare answers under the grammar, in place of LoRA")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["ENRICH_CACHE"] = folder
@@ -59,15 +61,20 @@ def main() -> None:
             if torch.cuda.is_available():
                 ways["vLLM, fp8 weights and cache"] = {**ways["vLLM, fp8 cache"], "quantization": "fp8"}
                 ways["vLLM, fp8 weights"] = {**merged, "quantization": "fp8"}
-        else:
+        elif not options.grammar:
             ways["vLLM, LoRA"] = {"engine": "vllm", "served": "lora"}
         answers: dict[str, dict[str, Completion]] = {}
         rows = []
+        fields = [field.name for field in adapter.prompt.fields]
         for what, way in ways.items():
-            answers[what] = answer(adapter, way, requests[: options.lora_photos] if "LoRA" in what else requests)
+            shown = requests[: options.lora_photos] if "LoRA" in what else requests
+            answers |= answer(adapter, what, way, shown, grammar=options.grammar)
             other = "transformers, merged" if what == "vLLM, merged" else "vLLM, merged"
-            if other in answers:
-                rows.append(compare(what, other, answers))
+            rows += [
+                compare(f"{what}{pass_}", f"{other}{pass_}", answers, fields)
+                for pass_ in ("", GRAMMAR)
+                if f"{other}{pass_}" in answers and f"{what}{pass_}" in answers
+            ]
     record("vllm_parity", {"": rows})
 
 
@@ -94,35 +101,52 @@ def pages(adapter: Adapter, count: int) -> Iterator[Request]:
         yield Request(f"{index}", tuple(made))
 
 
-def answer(adapter: Adapter, way: dict[str, Any], requests: list[Request]) -> dict[str, Completion]:
+def answer(
+    adapter: Adapter, what: str, way: dict[str, Any], requests: list[Request], *, grammar: bool
+) -> dict[str, dict[str, Completion]]:
+    """Completions by request, of the free pass and, with `grammar`, of one under the grammar too."""
     engine = start_engine(adapter, RunSettings(vllm={"max_num_seqs": 16, "gpu_memory_utilization": 0.5}, **way))
-    started = time.perf_counter()
-    found = {completion.id: completion for completion in engine.complete(requests)}
-    print(f"{way}: {len(found) / (time.perf_counter() - started):.1f} photos/s", file=sys.stderr)
+    found = {}
+    for pass_ in ("", GRAMMAR) if grammar else ("",):
+        started = time.perf_counter()
+        found[f"{what}{pass_}"] = {one.id: one for one in engine.complete(requests, grammar=bool(pass_))}
+        print(f"{what}{pass_}: {len(requests) / (time.perf_counter() - started):.1f} photos/s", file=sys.stderr)
     engine.close()
     return found
 
 
-MEASURES = (
-    "same tokens", "same title", "same category", "same price", "largest log-prob difference", "mean",
-    "largest of a step's top 8",
-)  # fmt: skip
+GRAMMAR = ", under the grammar"
 
 
-def compare(one: str, other: str, answers: dict[str, dict[str, Completion]]) -> dict[str, Any]:
-    """A row of the table. Prints the first answers that differ."""
+def compare(one: str, other: str, answers: dict[str, dict[str, Completion]], fields: Sequence[str]) -> dict[str, Any]:
+    """A row of the table: how many answers are the same, each of the `fields`, and how far log-probabilities differ.
+
+    Prints the first answers that differ.
+    """
     pairs = [(answers[one][id], answers[other][id]) for id in answers[one] if id in answers[other]]
     same = [(a, b) for a, b in pairs if a.token_ids == b.token_ids and a.token_ids]
     lines = [(a.text.splitlines(), b.text.splitlines()) for a, b in pairs]
-    shares = [np.mean([a[line : line + 1] == b[line : line + 1] for a, b in lines]) for line in range(3)]
+    shares = {
+        f"same {field}": f"{np.mean([a[line : line + 1] == b[line : line + 1] for a, b in lines]):.1%}"
+        for line, field in enumerate(fields)
+    }
     chosen = np.concatenate([np.abs(a.logprobs - b.logprobs) for a, b in same])
-    top = max(float(np.abs(a.top_logprobs - b.top_logprobs).max()) for a, b in same)
+    # Under the grammar a step may have fewer than 8 permitted tokens, and -inf in the places of the others.
+    tops = [np.stack([a.top_logprobs, b.top_logprobs]) for a, b in same]
+    top = max(float(np.abs(np.subtract(*np.where(np.isfinite(found).all(0), found, 0.0))).max()) for found in tops)
     for a, b in [(a, b) for a, b in pairs if a.token_ids != b.token_ids][:SHOWN]:
         step = next((i for i, (x, y) in enumerate(zip(a.token_ids, b.token_ids, strict=False)) if x != y), 0)
         gap = a.top_logprobs[step, 0] - a.top_logprobs[step, 1]
         print(f"photo {a.id}: differs at token {step}, where the best two are {gap:.1e} apart: {a.text!r}, {b.text!r}")
-    cells = [len(same), *(f"{share:.1%}" for share in shares), float(chosen.max()), float(chosen.mean()), top]
-    return {"compared": f"{one} and {other}", "photos": len(pairs), **dict(zip(MEASURES, cells, strict=True))}
+    return {
+        "compared": f"{one} and {other}",
+        "photos": len(pairs),
+        "same tokens": len(same),
+        **shares,
+        "largest log-prob difference": float(chosen.max()),
+        "mean": float(chosen.mean()),
+        "largest of a step's top 8": top,
+    }
 
 
 if __name__ == "__main__":
