@@ -169,8 +169,8 @@ class AnswerTokens:
     def spans(self, token_ids: Sequence[int]) -> "Spans":
         """Where the parts of an answer stand in its tokens, by the characters that each token writes.
 
-        A token that ends inside a character counts as ending where that character does, and so does the mark before the
-        first word, which is not text.
+        A token that ends inside a character counts as ending where that character does. The mark before the first word,
+        which is not text, counts as ending where the next token does.
         """
         written = [self._written.get(token, b"") for token in token_ids]
         try:
@@ -179,9 +179,9 @@ class AnswerTokens:
         except (UnicodeDecodeError, KeyError):  # bytes that are not UTF-8, or special tokens
             text, ends = _decode(written)
         if text.startswith(" ") and not self._tokenizer.decode(token_ids[:1]).startswith(" "):
-            text, ends = text[1:], [max(end - 1, 1) for end in ends]
+            text, ends = text[1:], [end - 1 for end in ends]
         for place in range(len(written) - 1, 0, -1):
-            if written[place][:1] in _CONTINUING:
+            if written[place][:1] in _CONTINUING or ends[place - 1] == 0:
                 ends[place - 1] = ends[place]
         return Spans(text, ends, self.prompt)
 

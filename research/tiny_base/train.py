@@ -10,8 +10,8 @@ product, then several. The base that ships was made by these three commands at c
     python -m research.tiny_base.train --out tiny-base --init two --photos 45000 --held-out 500 --several 0.75 \
         --first 500000 --minutes 4.8 --learning-rate 6e-4 --warmup 100 --retailers 48
 
-Since then the tokenizer knows Japanese, half of the made-up retailers write it, and all answer further fields. A base of
-those, from the one that ships (README.md has what became of a first, short one):
+Since then the tokenizer knows Japanese, half of the made-up retailers write it, and all answer further fields. A base
+of those, from the one that ships (README.md has what became of a first, short one):
 
     python -m research.tiny_base.train --out next --init enrich/assets/phi3v-tiny --photos 40000 --held-out 500 \
         --several 0.75 --first 600000 --minutes 10 --learning-rate 6e-4 --warmup 100 --retailers 96

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers.decoders import DecodeStream
 from transformers import PreTrainedTokenizerBase
@@ -311,6 +311,9 @@ def test_words_are_found_by_their_characters_whatever_the_tokens(writer: Writer,
 
 @pytest.mark.parametrize("kind", ["words and bytes", "letters for bytes"])
 @given(st.lists(st.integers(0, 476), max_size=12), st.text(st.sampled_from("a0 \né帽🙂\x00"), max_size=12))
+@example([], " a")
+@example([], "  ")
+@example([], "coat")
 def test_tokens_are_placed_as_the_tokenizer_decodes_them(
     tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, kind: str, drawn: list[int], text: str
 ) -> None:
