@@ -75,8 +75,8 @@ def _make_checkpoint(path: Path, size: Size) -> None:
     import torch
     from tokenizers import AddedToken
 
+    from enrich.models.checkpoint import load_processor
     from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
-    from enrich.models.phi3_vision.checkpoint import load_processor
     from enrich.settings.models import TINY_MODEL_PATH
 
     tokenizer = load_processor(TINY_MODEL_PATH).tokenizer
@@ -100,8 +100,8 @@ def _make_checkpoint(path: Path, size: Size) -> None:
 
 
 def _config(tokenizer: Any, size: Size) -> Any:
-    from enrich.answers.prompt import END
     from enrich.models.phi3_vision import Phi3VConfig
+    from enrich.models.phi3_vision.processing import END
 
     half = size.hidden // size.heads // 2
     vision = {"img_processor": size.vision} if size.vision else {}
@@ -116,7 +116,7 @@ def _config(tokenizer: Any, size: Size) -> Any:
 
 def _answer_ids(tokenizer: Any, length: int) -> list[int]:
     """An answer of `length` tokens, `<|end|>` among them, each a different one."""
-    from enrich.answers.prompt import END
+    from enrich.models.phi3_vision.processing import END
 
     def ids(*parts: str) -> list[int]:
         return tokenizer.convert_tokens_to_ids(list(parts))
@@ -139,14 +139,14 @@ def prompt() -> Any:
 
 
 def _prompt_ids(processor: Any) -> list[int]:
-    from enrich.answers.prompt import render_prompt
+    from enrich.models.phi3_vision.processing import render_turn
 
-    return processor.token_ids(render_prompt(prompt()), [1])
+    return processor.token_ids(render_turn(prompt().instruction), [1])
 
 
 def preparation(model: Path) -> Any:
     """How photos are made ready for the checkpoint in `model`."""
-    from enrich.models.phi3_vision.checkpoint import load_processor
+    from enrich.models.checkpoint import load_processor
     from enrich.photos.decode import Preparation
 
     images = load_processor(model).image_processor

@@ -1,4 +1,4 @@
-"""Titles, categories and prices of products from their photos, by Phi-3-vision fine-tuned on a retailer's catalog.
+"""Titles, categories and prices of products from their photos, by a model fine-tuned on a retailer's catalog.
 
     import enrich
 
@@ -48,7 +48,7 @@ def finetune(
     progress: "Progress | None" = None,
     on_message: "OnMessage | None" = None,
 ) -> "Finetuned":
-    """Fine-tune Phi-3-vision on a labelled catalog, and write a LoRA adapter with its measured errors to `out`.
+    """Fine-tune a vision-language model on a labelled catalog, and write a LoRA adapter with measured errors to `out`.
 
     A call that was killed continues from its last checkpoint when it is made again.
 

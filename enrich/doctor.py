@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from enrich.errors import EnrichError, redact
 from enrich.photos.decoders import cores
 from enrich.pipeline.versions import VLLM, installed
-from enrich.settings.models import PHI3_VISION, TINY_MODEL, TINY_MODEL_PATH
+from enrich.settings.models import DEFAULT_MODEL, TINY_MODEL, TINY_MODEL_PATH
 from enrich.settings.storage import PLAIN_S3, S3Settings
 from enrich.storage import is_s3, open_store
 
@@ -55,7 +55,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    fix = f"a CUDA GPU with 16 GiB or more runs {PHI3_VISION}; without one the tiny base is used"
+    fix = f"a CUDA GPU with 16 GiB or more runs {DEFAULT_MODEL}; without one the tiny base is used"
     if importlib.util.find_spec("torch") is None:
         return
     import torch

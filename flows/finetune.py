@@ -24,7 +24,7 @@ def finetune_adapter(
     Args:
         catalog: Labelled products with photos: a directory or s3://bucket/prefix.
         adapter: Where the adapter goes; an existing one is replaced once the new one is complete.
-        model: Hub id or directory of a Phi-3-vision, or auto: the full size on a GPU, the tiny one without.
+        model: Hub id or directory of a vision-language model, or auto: the full size on a GPU, the tiny one without.
         training: What to change of the recipe that suits the base model.
     """
     done = tasks.train(catalog, adapter, training.settings(model))

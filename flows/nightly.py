@@ -52,7 +52,7 @@ def nightly(
         output: Where the tables go: a directory or s3://bucket/prefix, apart from the photos.
         adapters: Where adapters are kept, one for each state of the catalog and each way to train.
         adapter: An adapter that was made elsewhere; it serves while catalog and training settings stay the same.
-        model: Hub id or directory of a Phi-3-vision, or auto: the full size on a GPU, the tiny one without.
+        model: Hub id or directory of a vision-language model, or auto: the full size on a GPU, the tiny one without.
         limit: Stop the plan after so many products; the next night takes the others.
         products: A table (CSV or Parquet) of the products to do, with the keys of their photos; left out, all photos
             are grouped as the settings say.

@@ -13,7 +13,7 @@ from enrich import doctor
 from enrich.doctor import Finding, examine
 from enrich.pages import fonts
 from enrich.pipeline import versions
-from enrich.settings.models import PHI3_VISION
+from enrich.settings.models import DEFAULT_MODEL
 from enrich.settings.storage import S3Settings
 from tests.testing.s3_server import IGNORES_CONDITIONS, REFUSES_IF_MATCH, S3Server
 
@@ -98,7 +98,7 @@ def test_without_a_gpu_the_tiny_base_is_named(monkeypatch: pytest.MonkeyPatch) -
         "-",
         False,
         False,
-        f"a CUDA GPU with 16 GiB or more runs {PHI3_VISION}; without one the tiny base is used",
+        f"a CUDA GPU with 16 GiB or more runs {DEFAULT_MODEL}; without one the tiny base is used",
     )
 
 

@@ -11,7 +11,7 @@ from enrich.settings.base import Settings
 from enrich.settings.catalog import Columns, SampleSettings
 from enrich.settings.describe import describe
 from enrich.settings.load import COMMANDS, S, load_settings
-from enrich.settings.models import PHI3_VISION, PHI3_VISION_REVISION, TINY_MODEL
+from enrich.settings.models import DEFAULT_MODEL, DEFAULT_REVISION, TINY_MODEL
 from enrich.settings.photos import PhotoLimits
 from enrich.settings.run import RunSettings
 from enrich.settings.training import MergeSettings, TrainSettings
@@ -138,11 +138,11 @@ def test_settings_do_not_change() -> None:
 @pytest.mark.parametrize(
     ("asked", "gpu", "expected"),
     [
-        ({}, True, {"model": PHI3_VISION, "revision": PHI3_VISION_REVISION, "learning_rate": 1e-4, "lora_r": 16}),
+        ({}, True, {"model": DEFAULT_MODEL, "revision": DEFAULT_REVISION, "learning_rate": 1e-4, "lora_r": 16}),
         ({}, False, {"model": TINY_MODEL, "revision": None, "learning_rate": 1e-3, "effective_batch_size": 8}),
         ({"model": TINY_MODEL}, True, {"model": TINY_MODEL, "learning_rate": 1e-3}),
         ({"learning_rate": 5e-4}, False, {"learning_rate": 5e-4, "lora_r": 16, "price_weight": 4}),
-        ({"model": PHI3_VISION, "revision": "0" * 40}, False, {"revision": "0" * 40, "learning_rate": 1e-4}),
+        ({"model": DEFAULT_MODEL, "revision": "0" * 40}, False, {"revision": "0" * 40, "learning_rate": 1e-4}),
         ({"model": "./mine"}, True, {"model": "./mine", "revision": None, "learning_rate": 1e-4}),
         # A requested batch size must still divide the recipe's step.
         ({"batch_size": 16}, False, {"batch_size": 16, "effective_batch_size": 16}),

@@ -32,7 +32,8 @@ from enrich.catalog.split import HOLDOUT, split_catalog
 from enrich.engines.base import Request
 from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import open_adapter
-from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.models.checkpoint import load_processor
+from enrich.models.phi3_vision.processing import END
 from enrich.pipeline.calibrating import fit
 from enrich.pipeline.predicting import photos_of
 from enrich.pipeline.scoring import Truth, measure, read_truth, trained_with
@@ -128,7 +129,7 @@ def read_answers(path: Path) -> tuple[dict[str, Part], float]:
 
 def judge_all(adapter: Path, parts: dict[str, Part], seconds: float) -> None:
     """Fit on the calibration split, measure and record the other parts."""
-    tokens = AnswerTokens(load_processor(adapter).tokenizer, Prompt.read(adapter / PROMPT_FILE))
+    tokens = AnswerTokens(load_processor(adapter).tokenizer, Prompt.read(adapter / PROMPT_FILE), END)
 
     def predictions(name: str, calibration: Calibration) -> list[Prediction]:
         return [

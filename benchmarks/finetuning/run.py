@@ -30,8 +30,8 @@ from PIL import Image
 from benchmarks.finetuning.plain import train_plainly
 from benchmarks.results import record
 from enrich.answers.prompt import Prompt, make_prompt
+from enrich.models.checkpoint import load_processor
 from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
-from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.training import TrainSettings
 from enrich.train.collate import Photos
@@ -263,7 +263,7 @@ def train_ours(
 ) -> None:  # fmt: skip
     cache = None
     if settings.cache_vision_features:
-        lengths = [photo.tokens for example in examples for photo in example.photos]
+        lengths = [photo.tokens.total for example in examples for photo in example.photos]
         cache = FeatureCache(work / "features", lengths, model.config.hidden_size, model.dtype)
     photos = Photos(examples, processor, settings.limits, cache)
     unseen = Photos(examples[:2], processor, settings.limits)

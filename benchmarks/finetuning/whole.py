@@ -24,8 +24,8 @@ import torch
 from benchmarks.finetuning.run import catalog, make_model, make_photos
 from benchmarks.results import record
 from enrich.errors import EnrichError
+from enrich.models.checkpoint import load_processor
 from enrich.models.phi3_vision import Phi3VImageProcessor, Phi3VProcessor
-from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.training import TrainSettings
 from enrich.train.record import TrainReport

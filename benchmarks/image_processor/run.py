@@ -20,12 +20,13 @@ import torch
 from PIL import Image, ImageDraw
 
 from benchmarks.results import record
-from enrich.answers.prompt import make_prompt, render_prompt
+from enrich.answers.prompt import make_prompt
+from enrich.models.checkpoint import load_model, load_processor, stop_ids
 from enrich.models.generation import Generated, generate_answers
 from enrich.models.phi3_vision import Phi3VImageProcessor, Phi3VProcessor
-from enrich.models.phi3_vision.checkpoint import load_model, load_processor, stop_ids
 from enrich.models.phi3_vision.hd_transform import hd_transform, resized_size
 from enrich.models.phi3_vision.image_processing import normalize_crops
+from enrich.models.phi3_vision.processing import render_turn
 from enrich.photos.decode import decode
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.photos import PhotoLimits
@@ -249,7 +250,7 @@ def sample_photos(count: int, processor: Phi3VImageProcessor) -> Iterator[bytes]
 
 @torch.inference_mode()
 def answer(model: torch.nn.Module, processor: Phi3VProcessor, images: list[np.ndarray]) -> list[Generated]:
-    prompt = render_prompt(make_prompt(tuple(label for _, label in BASE.categories.values()), BASE.currency))
+    prompt = render_turn(make_prompt(tuple(label for _, label in BASE.categories.values()), BASE.currency).instruction)
     answers: list[Generated] = []
     for start in range(0, len(images), 16):
         batch = images[start : start + 16]

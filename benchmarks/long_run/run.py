@@ -59,8 +59,9 @@ def run_job(folder: Path, options: argparse.Namespace) -> None:
     from enrich.engines.predictor import Predictor
     from enrich.engines.vllm_engine import VllmEngine, engine_arguments
     from enrich.engines.vllm_process import EngineProcess
+    from enrich.models.checkpoint import load_processor
     from enrich.models.device import device_and_dtype
-    from enrich.models.phi3_vision.checkpoint import load_processor
+    from enrich.models.registry import family_of
     from enrich.output.history import read_shards
     from enrich.photos.fetch import fetcher
     from enrich.pipeline.run.deadline import Deadline
@@ -73,7 +74,8 @@ def run_job(folder: Path, options: argparse.Namespace) -> None:
         # The model is tiny, and something else may run there.
         vllm={"max_num_seqs": options.max_num_seqs, "gpu_memory_utilization": 0.2},
     )  # fmt: skip
-    arguments = {**engine_arguments(settings, *device_and_dtype(options.device)), "model": str(folder / "model")}
+    model = family_of(folder / "model").load()
+    arguments = {**engine_arguments(settings, *device_and_dtype(options.device), model), "model": str(folder / "model")}
     processor = load_processor(folder / "model")
     start = partial(EngineProcess, arguments, cpu=options.device == "cpu")
     engine = VllmEngine(start, processor, prompt(), in_flight=options.max_num_seqs * 5 // 4)

@@ -33,7 +33,8 @@ from enrich.answers.grammar import answer_grammar, answer_structure
 from enrich.answers.postprocess import postprocess
 from enrich.answers.prompt import Prompt, make_prompt, render_answer
 from enrich.answers.token_evidence import AnswerTokens
-from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.models.checkpoint import load_processor
+from enrich.models.phi3_vision.processing import END
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.review import ReviewSettings
 
@@ -129,14 +130,14 @@ def xgrammar_costs(
 def measure(labels: int, answers: int) -> dict[str, Any]:
     """Everything about a taxonomy of so many labels."""
     tokenizer = load_processor(TINY_MODEL_PATH).tokenizer
-    AnswerTokens(tokenizer, five_fields(paths(10)))  # what the first call alone takes
+    AnswerTokens(tokenizer, five_fields(paths(10)), END)  # what the first call alone takes
     prompt = five_fields(paths(labels))
     tracemalloc.start()
-    kept = AnswerTokens(tokenizer, prompt)
+    kept = AnswerTokens(tokenizer, prompt, END)
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     del kept
-    reading, tokens = seconds(lambda: AnswerTokens(tokenizer, prompt))
+    reading, tokens = seconds(lambda: AnswerTokens(tokenizer, prompt, END))
     made = completions(tokenizer, tokens, answers)
     each = []
     for one in made:

@@ -31,15 +31,17 @@ class Bench:
         """
         from enrich.engines.vllm_engine import VllmEngine, engine_arguments
         from enrich.engines.vllm_process import EngineProcess
+        from enrich.models.checkpoint import load_processor
         from enrich.models.device import device_and_dtype
-        from enrich.models.phi3_vision.checkpoint import load_processor
+        from enrich.models.registry import family_of
         from enrich.settings.run import RunSettings
 
         self.started, self.options = time.perf_counter(), options
         own = {name: value for name, value in settings.items() if not name.startswith("vllm.")}
         self.settings = RunSettings.model_validate(own)
+        model = family_of(options.folder / "model").load()
         self.arguments = {
-            **engine_arguments(self.settings, *device_and_dtype("auto")), "model": str(options.folder / "model"),
+            **engine_arguments(self.settings, *device_and_dtype("auto"), model), "model": str(options.folder / "model"),
             **{name.removeprefix("vllm."): json.loads(settings[name]) for name in settings.keys() - own.keys()},
         }  # fmt: skip
         if not options.tiny:  # so that one engine takes photos of 16 crops too
@@ -77,7 +79,7 @@ class Bench:
             count: products; None: as many as the photos are enough for.
         """
         from enrich.engines.vllm_render import sampling
-        from enrich.models.phi3_vision.checkpoint import stop_ids
+        from enrich.models.checkpoint import stop_ids
         from enrich.photos.decode import Preparation
 
         count = count or self.options.photos // len(crops)
@@ -186,10 +188,10 @@ def text_prompts(processor: Any, options: argparse.Namespace, crops: Sequence[in
     import numpy as np
     from vllm.inputs import TokensPrompt
 
-    from enrich.answers.prompt import render_prompt
+    from enrich.models.phi3_vision.processing import render_turn
 
     images = [IMAGE_TOKENS[1 if options.tiny else number] for number in crops]
-    length = len(processor.token_ids(render_prompt(prompt(), len(images)), images))
+    length = len(processor.token_ids(render_turn(prompt().instruction, len(images)), images))
     ids = np.random.default_rng(0).integers(300, 1400, (options.photos // len(crops), length)).tolist()
     return [TokensPrompt(prompt_token_ids=row) for row in ids]
 

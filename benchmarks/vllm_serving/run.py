@@ -140,8 +140,8 @@ def measure_stock(options: argparse.Namespace) -> Iterator[Row]:
     from PIL import Image
     from vllm import LLM, SamplingParams
 
-    from enrich.answers.prompt import render_prompt
-    from enrich.models.phi3_vision.checkpoint import load_processor
+    from enrich.models.checkpoint import load_processor
+    from enrich.models.phi3_vision.processing import render_turn
 
     started = time.perf_counter()
     plain = {"enforce_eager": True, "max_num_seqs": 8} if options.tiny else {}
@@ -149,7 +149,7 @@ def measure_stock(options: argparse.Namespace) -> Iterator[Row]:
     llm = LLM(str(model), max_model_len=4096, limit_mm_per_prompt={"image": 1}, disable_log_stats=True, **plain)
     count = warm_up(options)
     images = [Image.open(BytesIO(data)).convert("RGB") for data in photo_bytes(options, 0, options.photos + count)]
-    prompts = [{"prompt": render_prompt(prompt()), "multi_modal_data": {"image": image}} for image in images]
+    prompts = [{"prompt": render_turn(prompt().instruction), "multi_modal_data": {"image": image}} for image in images]
     greedy = SamplingParams(temperature=0.0, max_tokens=FULL.answer_tokens, ignore_eos=True)
     llm.generate(prompts[options.photos :], greedy, use_tqdm=False)
     ready = time.perf_counter() - started
@@ -256,7 +256,7 @@ def whole_job(bench: Bench, photos: str, output: str, how: Any = None) -> dict[s
     report. `how` the photos are prepared: as the checkpoint says, or otherwise."""
     from enrich.engines.predictor import Predictor
     from enrich.engines.vllm_render import sampling
-    from enrich.models.phi3_vision.checkpoint import stop_ids
+    from enrich.models.checkpoint import stop_ids
     from enrich.output.history import read_shards
     from enrich.photos.fetch import fetcher
     from enrich.pipeline.run.deadline import Deadline

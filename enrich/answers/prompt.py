@@ -18,7 +18,6 @@ from enrich.settings.fields import WordingSettings
 from enrich.vocabulary import Language, Product
 
 PROMPT_FILE = "prompt.json"
-END = "<|end|>"  # the token that really ends a turn; config.json's eos (2) never occurs in a chat
 # The fields that have columns of their own in every table, and where they stand in an answer.
 _FIXED = ((0, "title", "text"), (1, "category", "choice"), (-1, "price", "number"))
 SHORTEST_BUDGET = 64  # tokens; the tutorial's longest answer takes about 50
@@ -154,16 +153,10 @@ def make_prompt(
     )  # fmt: skip
 
 
-def render_prompt(prompt: Prompt, photos: int = 1) -> str:
-    """The user's turn, which shows `photos` photos, and the start of the assistant's, as Phi-3-vision's model card."""
-    images = "".join(f"<|image_{number}|>\n" for number in range(1, photos + 1))
-    return f"<|user|>\n{images}{prompt.instruction}<|end|>\n<|assistant|>\n"
-
-
 def render_answer(
     prompt: Prompt, title: str, category: str, price: float | None, attributes: Mapping[str, str | None] | None = None
 ) -> str:
-    """The answer without its closing `<|end|>`. The price is a bare integer: digits are single tokens.
+    """The answer without the token that ends it. The price is a bare integer: digits are single tokens.
 
     Values must be single lines; a price below 0.5 is written as 1, because 0 is not a valid price.
 
@@ -176,5 +169,5 @@ def render_answer(
 
 
 def taught_answer(prompt: Prompt, product: Product) -> str:
-    """The answer that a labelled product teaches, without its closing `<|end|>`; see `render_answer`."""
+    """The answer that a labelled product teaches, without the token that ends it; see `render_answer`."""
     return render_answer(prompt, product.title, product.category, product.price, product.attributes)

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from enrich.answers.automata import Line
 from enrich.answers.completion import TOP_K, Completion
 from enrich.answers.lexicon import Lexicon, lexicon_of
-from enrich.answers.prompt import END, Prompt
+from enrich.answers.prompt import Prompt
 from enrich.answers.text_tokens import control_tokens, token_bytes
 from enrich.answers.title_rules import noun_of
 from enrich.errors import UsageError
@@ -84,7 +84,7 @@ class AnswerTokens:
         UsageError: see `refuse_control_tokens`.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: Prompt, end: str) -> None:
         refuse_control_tokens(tokenizer, prompt)
         self.control = control_tokens(tokenizer)
         self.prompt = prompt
@@ -100,7 +100,7 @@ class AnswerTokens:
             return [tuple(ids[ids.index(self.newline) + 1 :] if number else ids) for ids in found]
 
         self.newline: int = tokenizer.encode("\n", add_special_tokens=False)[-1]
-        self.stop: int = tokenizer.convert_tokens_to_ids(END)
+        self.stop: int = tokenizer.convert_tokens_to_ids(end)
         # By field: the tokens before a value, and those of the whole line where the value is unknown.
         self.prefixes: dict[str, Line] = {}
         self.unknown: dict[str, Line] = {}
@@ -128,7 +128,7 @@ class AnswerTokens:
         self._learn_digits(self.words, lines)
 
     def _learn_digits(self, words: Mapping[int, bytes], lines: Callable[[Sequence[str]], Sequence[Line]]) -> None:
-        """Which tokens write digits: each one, as for Phi-3, or several at once ("129", " 12")."""
+        """Which tokens write digits: one each, or several at once ("129", " 12")."""
         found = ((token, _DIGITS.fullmatch(text)) for token, text in words.items())
         written = {token: match[1].decode() for token, match in found if match}
         numbers = sorted(set(written.values()))

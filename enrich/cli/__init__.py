@@ -18,7 +18,7 @@ _INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt
 
 app = typer.Typer(
     name="enrich",
-    help="Titles, categories and price estimates for product photos, from Phi-3-vision fine-tuned on your catalog.",
+    help="Titles, categories and price estimates for product photos, from a vision model fine-tuned on your catalog.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

@@ -19,7 +19,7 @@ from enrich.settings.training import MergeSettings, TrainSettings
 def finetune(
     catalog: Annotated[str, typer.Option(help="Labelled products with photos: a directory or s3://bucket/prefix.")],
     out: Annotated[str | None, typer.Option(help="Where the adapter goes.")] = None,
-    model: Annotated[str | None, typer.Option(help="Hub id or directory of a Phi-3-vision.")] = None,
+    model: Annotated[str | None, typer.Option(help="Hub id or directory of a vision-language model.")] = None,
     overfit_one_batch: Annotated[
         bool, typer.Option("--overfit-one-batch", help="Only test that the model can learn one batch by heart.")
     ] = False,
@@ -29,7 +29,7 @@ def finetune(
     processes: Annotated[int, typer.Option(min=1, help="Number of processes, one for each GPU of this machine.")] = 1,
     config: Config = None,
 ) -> None:
-    """Teach Phi-3-vision a catalog: photo to title, category and full price, as a LoRA adapter with known errors."""
+    """Teach a model a catalog: photo to title, category and full price, as an adapter with known errors."""
     settings = load_settings(TrainSettings, config, "finetune", model=model, allow_dropped=allow_dropped or None)
     if overfit_one_batch:
         _overfit(catalog, settings)

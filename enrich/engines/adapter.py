@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -11,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from enrich.answers.calibration import CALIBRATION_FILE, Calibration
 from enrich.answers.prompt import PROMPT_FILE, Prompt
 from enrich.errors import UsageError
-from enrich.photos.decode import PREPARATION_VERSION, Preparation
+from enrich.models.base import PREPARATION_VERSION, Preparation
+from enrich.models.registry import CheckpointError, family_for
 from enrich.scores.assess import SCORES_FILE
 from enrich.settings.run import RunSettings
 from enrich.vocabulary import RECORD_FILE
@@ -19,8 +21,7 @@ from enrich.vocabulary import RECORD_FILE
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 _REQUIRED = (
-    CONFIG_FILE, WEIGHTS_FILE, "config.json", "preprocessor_config.json", "tokenizer.json", PROMPT_FILE, RECORD_FILE,
-    CALIBRATION_FILE,
+    CONFIG_FILE, WEIGHTS_FILE, "config.json", "tokenizer.json", PROMPT_FILE, RECORD_FILE, CALIBRATION_FILE,
 )  # fmt: skip
 # Configuration keys that may differ between versions or precisions of the same model.
 _WRITTEN_ANEW = {"transformers_version", "dtype", "torch_dtype", "auto_map", "_name_or_path"}
@@ -54,18 +55,17 @@ def read_adapter(path: Path) -> Adapter:
     """
     if not path.is_dir():
         raise UsageError(f"adapter {path}: no such directory; make one with `enrich finetune --out {path}`")
-    for name in _REQUIRED:
-        if not (path / name).is_file():
-            raise UsageError(
-                f"adapter {path}: {name} is missing; it is not whole, make it again with `enrich finetune`"
-            )
-    model_type = _read_json(path / "config.json").get("model_type")
-    if model_type != "phi3_v":
-        raise UsageError(
-            f"adapter {path}: made for a {model_type} model, not Phi-3-vision; fine-tune one with `enrich`"
-        )
+    _check_files(path, _REQUIRED)
+    try:
+        family = family_for(_read_json(path / "config.json"), path)
+    except CheckpointError as error:
+        raise UsageError(f"adapter {path}: it was made for another kind of model: {error.reason}") from error
+    _check_files(path, [family.photo_file])
     lora = _read_as(_Lora, path, CONFIG_FILE, "names no LoRA adapter with a base; make it with `enrich finetune`")
-    crops = _read_as(_Crops, path, "preprocessor_config.json", "names no num_crops; make the adapter again")
+    try:
+        preparation = family.read_preparation(path)
+    except ValueError as error:
+        raise UsageError(f"adapter {path}: {family.photo_file} {error}; make the adapter again") from error
     calibration = _read_as(
         Calibration, path, CALIBRATION_FILE, "is damaged or of another version; fine-tune again with this version"
     )
@@ -73,9 +73,9 @@ def read_adapter(path: Path) -> Adapter:
     prompt = Prompt.read(path / PROMPT_FILE)
     _check_tokenizer(path)
     _check_weights(path)
-    if crops.preparation_version > PREPARATION_VERSION:
+    if preparation.version > PREPARATION_VERSION:
         raise UsageError(
-            f"adapter {path}: its photos were prepared in a way ({crops.preparation_version}) that this version of "
+            f"adapter {path}: its photos were prepared in a way ({preparation.version}) that this version of "
             f"enrich does not know ({PREPARATION_VERSION}); update enrich"
         )
     return Adapter(
@@ -83,19 +83,21 @@ def read_adapter(path: Path) -> Adapter:
         id=adapter_id(path),
         base=lora.base_model_name_or_path,
         revision=lora.revision,
-        preparation=Preparation(
-            crops.num_crops,
-            crops.image_size,
-            crops.fast_decode,
-            crops.preparation_version,
-            crops.photos_per_product,
-            crops.more_crops,
-        ),
+        preparation=preparation,
         merge_only=record.preflight.merge_only,
         prompt=prompt,
         calibration=calibration,
         base_weights=record.base_weights,
     )
+
+
+def _check_files(path: Path, names: Sequence[str]) -> None:
+    """UsageError for the first of these files that is not in the directory."""
+    for name in names:
+        if not (path / name).is_file():
+            raise UsageError(
+                f"adapter {path}: {name} is missing; it is not whole, make it again with `enrich finetune`"
+            )
 
 
 def answer_budget(adapter: Adapter, settings: RunSettings) -> int:
@@ -124,15 +126,6 @@ class _Lora(_Read):
     revision: str | None = None
     r: int = Field(ge=1, le=4096)
     lora_alpha: float = Field(gt=0)
-
-
-class _Crops(_Read):
-    num_crops: int = Field(ge=1, le=16)
-    image_size: int = Field(default=336, ge=14, le=4096)  # the value of the original, whose file omits it
-    fast_decode: bool = False
-    preparation_version: int = 1  # adapters from before it was recorded
-    photos_per_product: int = Field(default=1, ge=1, le=5)  # named where a prompt shows several photos
-    more_crops: int = Field(default=1, ge=1, le=16)
 
 
 class _Preflight(_Read):

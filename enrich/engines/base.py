@@ -11,7 +11,7 @@ from enrich.answers.completion import Completion
 
 @dataclass(frozen=True)
 class Request:
-    """The photos of one prompt. A page is uint8 RGB (height, width, 3), in whole crops, as `hd_transform` makes it."""
+    """The photos of one prompt. A page is uint8 RGB (height, width, 3), as `photos.decode.prepare` makes it."""
 
     id: str
     pages: tuple[np.ndarray, ...]  # at least one: the main photo, then the others

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from enrich.engines.adapter import Adapter
 from enrich.engines.transformers_engine import merge_adapter
-from enrich.models.phi3_vision.checkpoint import save_merged
+from enrich.models.adapted import save_merged
 from enrich.storage.cache import disk_errors
 from enrich.storage.staged import staged_folder
 

@@ -39,7 +39,7 @@ def start_engine(adapter: Adapter, settings: RunSettings) -> Engine:
         UsageError: see `refuse_long_prompts`, `load_vllm_engine` and `load_engine`.
     """
     if adapter.preparation.photos_per_product > 1:
-        from enrich.models.phi3_vision.checkpoint import load_processor
+        from enrich.models.checkpoint import load_processor
 
         refuse_long_prompts(load_processor(adapter.path), adapter.prompt, answer_budget(adapter, settings))
     if choose_engine(settings.engine, settings.device) == "vllm":

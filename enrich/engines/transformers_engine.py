@@ -8,26 +8,21 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from enrich.answers.completion import TOP_K, Completion
 from enrich.answers.grammar import answer_grammar
-from enrich.answers.prompt import Prompt, render_prompt
+from enrich.answers.prompt import Prompt
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines.adapter import Adapter, answer_budget, check_base, read_adapter
 from enrich.engines.base import EngineClock, Request
 from enrich.errors import UsageError, first_line
+from enrich.models.adapted import load_merged
+from enrich.models.base import Processor
+from enrich.models.checkpoint import load_model, load_processor, resolve, stop_ids, weights_signature
 from enrich.models.device import device_and_dtype
 from enrich.models.generation import generate_answers
-from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
-from enrich.models.phi3_vision.checkpoint import (
-    CheckpointError,
-    load_merged,
-    load_model,
-    load_processor,
-    resolve,
-    stop_ids,
-    weights_signature,
-)
+from enrich.models.registry import CheckpointError
 from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
 from enrich.settings.run import RunSettings
 
@@ -39,8 +34,8 @@ class TransformersEngine:
 
     def __init__(
         self,
-        model: Phi3VForCausalLM,
-        processor: Phi3VProcessor,
+        model: PreTrainedModel,
+        processor: Processor,
         prompt: Prompt,
         *,
         batch_size: int = 16,
@@ -50,7 +45,7 @@ class TransformersEngine:
         self.processor = processor
         self.prompt = prompt
         self.clock = EngineClock()
-        self.tokens = AnswerTokens(processor.tokenizer, prompt)
+        self.tokens = AnswerTokens(processor.tokenizer, prompt, processor.stop_tokens[0])
         self._grammar = answer_grammar(self.tokens, stop_ids(processor))
         self._batch_size = batch_size
         self._max_new_tokens = max_new_tokens
@@ -82,9 +77,8 @@ class TransformersEngine:
     def _generate(self, batch: list[Request], grammar: bool) -> list[Completion]:
         start = perf_counter()
         for request in batch:
-            request.check(self.processor.image_processor.photos_per_product)
-        texts = [render_prompt(self.prompt, len(request.pages)) for request in batch]
-        inputs = self.processor(text=texts, images=[request.pages for request in batch], do_hd_transform=False)
+            request.check(self.processor.preparation.photos_per_product)
+        inputs = self.processor.inputs(self.prompt.instruction, [request.pages for request in batch])
         rendered = perf_counter()
         self.clock.render += rendered - start
         generated = generate_answers(
@@ -120,7 +114,7 @@ def load_engine(adapter: Adapter, settings: RunSettings) -> TransformersEngine:
     return _engine(merge_adapter(adapter, dtype, device), adapter, settings)
 
 
-def merge_adapter(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> Phi3VForCausalLM:
+def merge_adapter(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """The base with the adapter in its weights. UsageError if the base is missing or the adapter does not fit it."""
     base = base_of(adapter)
     try:
@@ -138,7 +132,7 @@ def load_base_engine(base: Path, adapter: Adapter, settings: RunSettings) -> Tra
     return _engine(load_model(base, dtype=dtype, device=device), adapter, settings)
 
 
-def _engine(model: Phi3VForCausalLM, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
+def _engine(model: PreTrainedModel, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
     size, budget = settings.batch_size, answer_budget(adapter, settings)
     try:
         processor = load_processor(adapter.path)

@@ -5,7 +5,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from peft import LoraConfig
 
 from enrich.answers.completion import TOP_K, Completion
 from enrich.answers.grammar import answer_structure
-from enrich.answers.prompt import Prompt, render_prompt
+from enrich.answers.prompt import Prompt
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines.adapter import Adapter, answer_budget
 from enrich.engines.base import Request
@@ -24,9 +23,11 @@ from enrich.engines.vllm_clock import BusyTimer
 from enrich.engines.vllm_process import EngineDied, EngineProcess
 from enrich.engines.vllm_render import completion, renderer, sampling
 from enrich.errors import RunFailed, UsageError, first_line
+from enrich.models.base import Processor, VisionModel
+from enrich.models.checkpoint import load_processor, stop_ids
 from enrich.models.device import device_and_dtype
-from enrich.models.phi3_vision import Phi3VProcessor
-from enrich.models.phi3_vision.checkpoint import load_processor, stop_ids
+from enrich.models.registry import family_of
+from enrich.photos.prompt_size import MOST_TOKENS
 from enrich.settings.run import RunSettings
 from enrich.storage.cache import cache_directory
 
@@ -65,18 +66,18 @@ class VllmEngine:
     def __init__(
         self,
         start: Callable[[], EngineProcess],
-        processor: Phi3VProcessor,
+        processor: Processor,
         prompt: Prompt,
         *,
         in_flight: int,
         max_new_tokens: int = 64,
     ) -> None:
         self.processor = processor
-        self.tokens = AnswerTokens(processor.tokenizer, prompt)
+        self.tokens = AnswerTokens(processor.tokenizer, prompt, processor.stop_tokens[0])
         self.restarts = 0
         self._start = start
         self._in_flight = in_flight
-        self._render = renderer(processor, partial(render_prompt, prompt))
+        self._render = renderer(processor, prompt.instruction)
         stops = stop_ids(processor)
         self._free = sampling(stops, max_new_tokens)
         self._constrained = sampling(stops, max_new_tokens, answer_structure(self.tokens))
@@ -200,15 +201,15 @@ def load_vllm_engine(adapter: Adapter, settings: RunSettings) -> VllmEngine:
     lora = adapter.path if settings.served == "lora" else None
     if lora and adapter.merge_only:
         raise UsageError(f"adapter {lora}: served: lora: {adapter.merge_only[0]}; set served to merged")
-    arguments = engine_arguments(settings, device, dtype)  # before merging (minutes): it may reject the settings
+    model = family_of(adapter.path).load()
+    arguments = engine_arguments(settings, device, dtype, model)  # before merging (minutes): it may reject the settings
     arguments["model"] = str(
         base_of(adapter) if lora else merged_checkpoint(adapter, dtype, cache_directory() / "merged")
     )
     how = adapter.preparation
     arguments["limit_mm_per_prompt"] = {"image": how.photos_per_product}
-    if lora:  # the base's own numbers of crops may differ
-        crops = {"num_crops": how.num_crops} | ({"more_crops": how.more_crops} if how.photos_per_product > 1 else {})
-        arguments |= {**lora_arguments(lora), "mm_processor_kwargs": crops}
+    if lora:  # the base's own sizes of photos may differ
+        arguments |= {**lora_arguments(lora), "mm_processor_kwargs": model.vllm_photo_arguments(how)}
     in_flight = arguments["max_num_seqs"] * 5 // 4
     log.info("vLLM: %s, in_flight %d", arguments, in_flight)
     return VllmEngine(
@@ -220,14 +221,15 @@ def load_vllm_engine(adapter: Adapter, settings: RunSettings) -> VllmEngine:
     )
 
 
-def engine_arguments(settings: RunSettings, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def engine_arguments(
+    settings: RunSettings, device: torch.device, dtype: torch.dtype, model: VisionModel
+) -> dict[str, Any]:
     """vLLM's arguments for a stream of distinct photos.
 
     Raises:
         UsageError: `settings.vllm` names a field that vLLM does not have, or that this function sets.
     """
     tokens, sequences = _sizes(device)
-    hopper = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
     defaults = {
         "max_num_batched_tokens": tokens,
         "max_num_seqs": sequences,
@@ -236,11 +238,11 @@ def engine_arguments(settings: RunSettings, device: torch.device, dtype: torch.d
     }
     fixed = {
         "dtype": str(dtype).removeprefix("torch."),
-        "max_model_len": 4096,  # above it LongRoPE uses different factors for every request
+        "max_model_len": MOST_TOKENS,
         "seed": 0,
         "quantization": None if settings.quantization == "none" else settings.quantization,
         "kv_cache_dtype": settings.kv_cache_dtype,
-        "attention_backend": "CUSTOM" if hopper and dtype != torch.float32 else None,  # vllm_attention.py
+        "attention_backend": None,
         "limit_mm_per_prompt": {"image": 1},  # or the adapter's photos_per_product
         # Prompts differ from their fifth token on, where the photo starts: no block of 16 is ever shared, and hashing
         # 50 blocks per photo is wasted. Hardly a photo occurs twice either: caching its crops would only cost memory.
@@ -251,6 +253,7 @@ def engine_arguments(settings: RunSettings, device: torch.device, dtype: torch.d
         "disable_log_stats": True,
         "use_tqdm_on_load": False,  # we print the progress ourselves
         "trust_remote_code": False,  # those who start a run choose its settings, not its code
+        **model.vllm_arguments(device, dtype),
     }
     _check_names(settings.vllm, fixed)
     return {**defaults, **settings.vllm, **fixed}

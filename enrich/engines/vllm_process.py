@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from enrich.errors import RunFailed, UsageError
+from enrich.models.registry import register_with_vllm
 from enrich.storage.scratch import Scratch
 
 log = logging.getLogger(__name__)
@@ -65,9 +66,8 @@ class EngineProcess:
         from vllm.lora.request import LoRARequest
 
         from enrich.engines.vllm_compat import EngineDeadError, Internals, LLMEngine
-        from enrich.models.phi3_vision.vllm_plugin import register
 
-        register()  # vLLM loads plugins once per process, perhaps before this one was installed
+        register_with_vllm()  # vLLM loads plugins once per process, perhaps before ours were installed
         self._dead: type[Exception] = EngineDeadError
         self._lora = LoRARequest("adapter", 1, str(lora)) if lora else None
         try:

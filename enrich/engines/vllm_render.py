@@ -1,69 +1,37 @@
-"""Translation to and from vLLM: pages to an input that needs no preprocessing, an output to a completion."""
+"""Translation to and from vLLM: requests to its input, its outputs to completions."""
 
 import json
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from vllm import SamplingParams
-from vllm.inputs import MultiModalInput, mm_input
-from vllm.multimodal.inputs import (
-    MultiModalBatchedField,
-    MultiModalFieldElem,
-    MultiModalKwargsItem,
-    MultiModalKwargsItems,
-    PlaceholderRange,
-)
+from vllm.inputs import MultiModalInput
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from enrich.answers.completion import TOP_K, Completion
 from enrich.engines.base import Request
-from enrich.models.phi3_vision import Phi3VProcessor
-
-_ON_DEVICE = MultiModalBatchedField()
-_ON_CPU = MultiModalBatchedField(keep_on_cpu=True)
+from enrich.models.base import Processor
 
 
-def renderer(processor: Phi3VProcessor, text: Callable[[int], str]) -> Callable[[Request], MultiModalInput]:
-    """A function that makes vLLM's input from a request's pages: 0.7 ms each. vLLM itself renders on one thread, 20 ms.
+def renderer(processor: Processor, question: str) -> Callable[[Request], MultiModalInput]:
+    """A function that makes vLLM's input from a request's pages.
 
-    It raises ValueError if a page does not consist of whole crops, or there are more crops or pages than are allowed.
-
-    Args:
-        text: the prompt for so many photos, with the tags `<|image_1|>`, `<|image_2|>` ...
+    It raises ValueError if there are more pages than are allowed, or one is not as the model's layout makes them.
     """
-
-    @lru_cache(4096)  # there are as many numbers of image tokens as num_crops and more_crops have grids
-    def prompt(image_tokens: tuple[int, ...]) -> tuple[list[int], list[PlaceholderRange]]:
-        ids = processor.token_ids(text(len(image_tokens)), image_tokens)
-        places = [PlaceholderRange(ids.index(-k), count) for k, count in enumerate(image_tokens, start=1)]
-        return [processor.image_token_id if i < 0 else i for i in ids], places
+    made = processor.vllm_input(question)
+    most = processor.preparation.photos_per_product
 
     def render(request: Request) -> MultiModalInput:
-        request.check(processor.image_processor.photos_per_product)
-        made = [
-            processor.image_processor.preprocess(page, do_hd_transform=False, do_normalize=False, positions=[position])
-            for position, page in enumerate(request.pages)
-        ]
-        ids, places = prompt(tuple(features["num_img_tokens"][0] for features in made))
-        items = [
-            MultiModalKwargsItem(
-                {
-                    "pixel_values": MultiModalFieldElem(features["pixel_values"][0], _ON_DEVICE),
-                    "image_sizes": MultiModalFieldElem(features["image_sizes"][0], _ON_CPU),
-                }
-            )
-            for features in made
-        ]
-        return mm_input(ids, MultiModalKwargsItems({"image": items}), {"image": _names(request)}, {"image": places})
+        request.check(most)
+        return made(request.pages, _names(request))
 
     return render
 
 
 def _names(request: Request) -> list[str]:
-    """The names of the photos in vLLM's cache of encoded ones: a photo has as many of them as numbers of crops."""
+    """The names of the photos in vLLM's cache of encoded ones: a photo has one for each size of its pages."""
     photos = request.sha256s or [f"{request.id} {number}" for number in range(len(request.pages))]
     sizes = ("x".join(map(str, page.shape[:2])) for page in request.pages)
     return [f"{photo} {size}" for photo, size in zip(photos, sizes, strict=True)]

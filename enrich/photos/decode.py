@@ -1,4 +1,4 @@
-"""Decode the bytes of a photo into its page of crops, in the same way for training and for serving.
+"""Decode the bytes of a photo into its page, in the same way for training and for serving.
 
 Pillow reads the bytes. This module decides what is accepted, and how colour profiles, transparency, 16-bit pixels and
 EXIF orientations are treated. Only `enrich.photos.decoders` passes bytes from outside to it, in processes with limits.
@@ -17,7 +17,8 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from enrich.errors import ImageError
-from enrich.models.phi3_vision.hd_transform import hd_transform, resized_size
+from enrich.models.base import Preparation
+from enrich.models.registry import layouts
 from enrich.photos.colour import colour_space, to_srgb
 from enrich.photos.endings import completed, ends_properly
 from enrich.photos.webp import is_webp, webp_size
@@ -25,9 +26,6 @@ from enrich.vocabulary import ErrorKind
 
 if TYPE_CHECKING:  # at run time it would load pydantic, which every decoding process would then keep in memory
     from enrich.settings.photos import PhotoLimits
-
-# Raised whenever the same photo would give another page. Adapters record it, and it is part of the fingerprint.
-PREPARATION_VERSION = 2  # 2: colours are converted from the photo's profile to sRGB
 
 # The transposition that undoes each EXIF orientation (CIPA DC-008, tag 0x0112); 1 is upright.
 _UPRIGHT = {
@@ -44,6 +42,7 @@ _SWAPS_SIDES = [_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)]
 # halves of 1000x1333 and 960x1280 count as large enough for 504x672 (0.8 and 4.8 % short). They are closer to the photo
 # resized from all of its pixels (41.2 and 40.8 dB) than a half that fits exactly (37.7 dB), which is not resized again.
 REDUCTION_TOLERANCE = 0.05
+_LAYOUTS = layouts()  # here: a decoding process imports no more once its limits hold
 _NO_PAGE = np.empty((0, 0, 3), np.uint8)
 _ROWS = 256  # rows of pixels that are scaled from 16 bits at a time
 _16_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -66,33 +65,10 @@ class ImageRefused(ImageError):
 
 
 @dataclass(frozen=True)
-class Preparation:
-    """How photos are prepared. An adapter must be served with the values that it was trained with."""
-
-    num_crops: int  # of a product's main photo
-    image_size: int  # pixels of a crop's side
-    fast_decode: bool = False  # decode large JPEGs at a reduced scale, see `decode`
-    version: int = PREPARATION_VERSION  # of the adapter's training; serving uses PREPARATION_VERSION
-    photos_per_product: int = 1  # that one prompt shows at most
-    more_crops: int = 1  # of a product's further photos
-
-    def is_further(self, good: int) -> bool:
-        """Whether a photo after `good` others of its product is prepared as a further one. Where a prompt shows one
-        photo, each is the main photo of a prompt."""
-        return good > 0 and self.photos_per_product > 1
-
-    @property
-    def most_pixels(self) -> int:
-        """Pixels of a page at most."""
-        crops = self.num_crops if self.photos_per_product == 1 else max(self.num_crops, self.more_crops)
-        return crops * self.image_size**2
-
-
-@dataclass(frozen=True)
 class Photo:
     """Pixels made from a photo, and facts about the file."""
 
-    page: np.ndarray  # (height, width, 3) uint8 RGB, sRGB; from `prepare` whole crops, as `hd_transform` lays them out
+    page: np.ndarray  # (height, width, 3) uint8 RGB, sRGB; from `prepare` as the layout makes it
     width: int  # of the upright photo, in pixels
     height: int
     format: str = ""  # Pillow's name for it
@@ -106,13 +82,17 @@ def _unlimited(memory: int) -> None:
 def prepare(
     data: bytes, limits: "PhotoLimits", how: Preparation, admit: Admit = _unlimited, further: bool = False
 ) -> Photo:
-    """The page of crops of a product's main photo, or of a `further` one, for training and serving.
+    """The page of a product's main photo, or of a `further` one, for training and serving.
 
     Raises as `decode`.
     """
-    grid = {"num_crops": how.more_crops if further else how.num_crops, "image_size": how.image_size}
-    found = _decode(data, limits, partial(resized_size, **grid) if how.fast_decode else None, admit)
-    page = hd_transform(found.image, **grid, size=found.size)
+    layout, squares, side = _LAYOUTS[how.layout], how.most(int(further)), how.image_size
+
+    def wanted(width: int, height: int) -> tuple[int, int]:
+        return layout.resized(width, height, squares, side)
+
+    found = _decode(data, limits, wanted if how.fast_decode else None, admit)
+    page = layout.page(found.image, squares, side, size=found.size)
     if found.profile is not None:  # converted after scaling, because a page has fewer pixels than most photos
         page = np.asarray(to_srgb(Image.fromarray(page), found.profile))
     return _photo(page, found)

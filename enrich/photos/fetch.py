@@ -11,7 +11,8 @@ from functools import partial
 import numpy as np
 
 from enrich.errors import ImageError
-from enrich.photos.decode import Photo, Preparation, prepare
+from enrich.models.base import Preparation
+from enrich.photos.decode import Photo, prepare
 from enrich.photos.decoders import Decoders, Work, cores
 from enrich.photos.workers import choose_workers
 from enrich.settings.photos import PhotoLimits

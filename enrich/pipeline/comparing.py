@@ -10,7 +10,7 @@ from enrich.engines.parity import ParityRecord
 from enrich.engines.start import choose_engine
 from enrich.engines.transformers_engine import open_adapter
 from enrich.errors import ParityFailed, UsageError
-from enrich.models.phi3_vision.hd_transform import hd_transform
+from enrich.models.registry import layouts
 from enrich.pipeline.drawn import draw_photo
 from enrich.pipeline.predicting import photos_of
 from enrich.pipeline.progress import Progress, silent
@@ -57,11 +57,12 @@ def measure_parity(
 def _drawn(adapter: Adapter, count: int) -> list[Request]:
     """Prompts of one photo, of two, and so on, up to as many as the adapter's show."""
     how = adapter.preparation
+    page = layouts()[how.layout].page
     return [
         Request(
             f"drawn {number}",
             tuple(
-                hd_transform(draw_photo(number + count * at), how.more_crops if at else how.num_crops, how.image_size)
+                page(draw_photo(number + count * at), how.most(at), how.image_size)
                 for at in range(1 + number % how.photos_per_product)
             ),
         )

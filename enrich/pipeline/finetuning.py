@@ -163,7 +163,8 @@ def _prepare(
     never = {one.product_code for one in unlearnable}
     taught = [product for product in labelled.products if product.product_code not in never]
     prompt = taught_prompt(settings, labelled, taught, budget)
-    send_lines([note] if (note := AnswerTokens(processor.tokenizer, prompt).note) else [], on_message)
+    tokens = AnswerTokens(processor.tokenizer, prompt, processor.stop_tokens[0])
+    send_lines([tokens.note] if tokens.note else [], on_message)
     return _PreparedCatalog(catalog, labelled, splits, settings, base, prompt, unlearnable)
 
 

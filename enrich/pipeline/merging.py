@@ -1,4 +1,4 @@
-"""An adapter and its base, written as one checkpoint that any server of Phi-3-vision loads."""
+"""An adapter and its base, written as one checkpoint that any server of the base loads."""
 
 import json
 import shutil
@@ -8,16 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate.utils import send_to_device
 
-from enrich.answers.prompt import PROMPT_FILE, render_prompt
+from enrich.answers.prompt import PROMPT_FILE
 from enrich.engines.adapter import Adapter
 from enrich.engines.transformers_engine import base_of, open_adapter
 from enrich.errors import UsageError
+from enrich.models.adapted import load_adapted, save_merged
+from enrich.models.base import Processor
+from enrich.models.checkpoint import load_processor, stop_ids
 from enrich.models.device import device_and_dtype, free_memory
 from enrich.models.generation import generate_answers
-from enrich.models.phi3_vision import Phi3VProcessor
-from enrich.models.phi3_vision.checkpoint import CheckpointError, load_adapted, load_processor, save_merged, stop_ids
+from enrich.models.registry import CheckpointError, layouts
 from enrich.pipeline.drawn import SIZES, draw_photo
 from enrich.pipeline.kept_apart import check_replaced
 from enrich.pipeline.progress import Progress, silent
@@ -88,12 +92,14 @@ def _write_checkpoint(
     """Write the merged checkpoint to `target` if it is the same model as the adapter on its base."""
     device, _ = device_and_dtype(settings.device)
     dtype = getattr(torch, settings.dtype)
-    processor, photos = load_processor(adapter.path), adapter.preparation.photos_per_product
-    text = render_prompt(adapter.prompt, photos)
-    rows = [
-        dict(processor(text, [draw_photo(number + len(SIZES) * at) for at in range(photos)]))
-        for number in range(len(SIZES))
-    ]
+    processor, how = load_processor(adapter.path), adapter.preparation
+    page = layouts()[how.layout].page
+
+    def drawn(number: int) -> list[np.ndarray]:
+        shown = range(how.photos_per_product)
+        return [page(draw_photo(number + len(SIZES) * at), how.most(at), how.image_size) for at in shown]
+
+    rows = [processor.inputs(adapter.prompt.instruction, [drawn(number)]) for number in range(len(SIZES))]
     progress("merging, asking the unmerged model", 0, 3)
     with _adapter_errors(adapter):
         unmerged = load_adapted(base, adapter.path, dtype=dtype, device=device)
@@ -130,8 +136,8 @@ def _adapter_errors(adapter: Adapter) -> Iterator[None]:
 
 def _outputs(
     model: Any,
-    rows: Sequence[dict[str, torch.Tensor]],
-    processor: Phi3VProcessor,
+    rows: Sequence[dict[str, Any]],
+    processor: Processor,
     settings: MergeSettings,
     forced: Sequence[tuple[int, ...]] | None = None,
     *,
@@ -144,9 +150,7 @@ def _outputs(
     def logits() -> torch.Tensor:
         each = []
         for row, answer in zip(rows, forced or answers, strict=True):
-            ids = torch.cat([row["input_ids"], torch.tensor([answer], dtype=torch.int64)], dim=1)
-            inputs = {**row, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            moved = {name: value.to(model.device) for name, value in inputs.items()}
+            moved = send_to_device(processor.with_answer(row, answer), model.device)
             with torch.inference_mode():
                 each.append(model(**moved, logits_to_keep=len(answer) + 1, use_cache=False).logits.float().cpu())
         return torch.cat(each, dim=1)

@@ -13,8 +13,9 @@ from enrich.engines.adapter import Adapter
 from enrich.engines.base import Engine
 from enrich.engines.predictor import Predictor, Shown, prompts_of
 from enrich.errors import RunFailed
-from enrich.models.phi3_vision.checkpoint import load_processor
-from enrich.photos.decode import ImageRefused, Preparation, prepare
+from enrich.models.base import Preparation
+from enrich.models.checkpoint import load_processor
+from enrich.photos.decode import ImageRefused, prepare
 from enrich.photos.decoders import Decoders, DecodingFailed, cores
 from enrich.pipeline.progress import Progress
 from enrich.settings.photos import PhotoLimits
@@ -40,7 +41,8 @@ def predict(
     Args:
         photos: shown of a product; None: as many as one prompt shows.
     """
-    tokens = AnswerTokens(load_processor(adapter.path).tokenizer, adapter.prompt)
+    processor = load_processor(adapter.path)
+    tokens = AnswerTokens(processor.tokenizer, adapter.prompt, processor.stop_tokens[0])
     predictor = Predictor(engine, tokens, adapter.calibration, RunSettings().review, second_pass=second_pass)
     predictions = dict.fromkeys((product.product_code for product in products), Prediction())
     for done, (code, prediction) in enumerate(

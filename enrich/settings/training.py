@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from enrich.settings.base import Settings
 from enrich.settings.catalog import Columns, SplitSettings
 from enrich.settings.fields import FieldName, FieldSettings, WordingSettings
-from enrich.settings.models import AUTO, PHI3_VISION, TINY_MODEL
+from enrich.settings.models import AUTO, DEFAULT_MODEL, TINY_MODEL
 from enrich.settings.photos import GroupBy, PhotoLimits
 from enrich.vocabulary import Language
 
@@ -25,7 +25,8 @@ class TrainSettings(Settings):
 
     model: str = Field(
         default=AUTO,
-        description=f"Hub id or directory of a Phi-3-vision; {AUTO}: {PHI3_VISION} on a GPU, {TINY_MODEL} without one",
+        description="Hub id or directory of a vision-language model; "
+        f"{AUTO}: {DEFAULT_MODEL} on a GPU, {TINY_MODEL} without one",
     )
     revision: str | None = Field(default=None, description="Full commit of a hub model; pinned for the default model")
     num_crops: int = Field(
@@ -78,7 +79,9 @@ class TrainSettings(Settings):
 
     lora_r: int = Field(default=16, ge=1, description="Rank of the LoRA matrices")
     lora_alpha: int = Field(default=32, ge=1, description="LoRA updates are scaled by lora_alpha / lora_r")
-    target_modules: tuple[str, ...] = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+    target_modules: tuple[str, ...] = Field(
+        default=(), description="Linear layers of each decoder layer that get LoRA; empty: all of them"
+    )
     adapt_vision: bool = Field(
         default=False, description="LoRA on the vision tower and the projector too; served merged, features not cached"
     )

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from enrich.errors import RunFailed
-from enrich.models.phi3_vision import Phi3VProcessor
-from enrich.models.phi3_vision.image_processing import normalize_crops
-from enrich.photos.decode import Preparation, prepare
+from enrich.models.base import Processor
+from enrich.models.registry import vision_model
+from enrich.photos.decode import prepare
 from enrich.photos.decoders import Decoders, Room
 from enrich.settings.photos import PhotoLimits
 from enrich.settings.training import TrainSettings
@@ -24,7 +24,8 @@ from enrich.train.examples import IGNORED, Example, read_again
 from enrich.train.features import FeatureCache
 from enrich.train.showing import Showing
 
-Image = dict[str, torch.Tensor]  # of one photo: crops as bytes (pixel_values and image_sizes), or image_features
+Image = dict[str, torch.Tensor]  # of one photo: what `Processor.preprocess` makes of it, or its features
+FEATURES = "image_features"
 
 
 class Item(NamedTuple):
@@ -46,7 +47,7 @@ class Photos(Dataset[Item]):
     def __init__(
         self,
         examples: Sequence[Example],
-        processor: Phi3VProcessor,
+        processor: Processor,
         limits: PhotoLimits,
         cache: FeatureCache | None = None,
         showing: Showing | None = None,
@@ -111,24 +112,17 @@ class Photos(Dataset[Item]):
 
     def _image(self, number: int, path: str, position: int) -> Image | RunFailed:
         if self.cache is not None and self.cache.has([number]):
-            return {"image_features": self.cache[number]}
+            return {FEATURES: self.cache[number]}
         try:
             photo = read_again(path, self._limits, self._own_decoders(), further=position > 0)
         except RunFailed as error:
             return error  # a DataLoader's worker would raise a traceback as text instead; `embed_images` raises it
-        prepared = self.processor.image_processor(
-            photo.page, do_hd_transform=False, do_normalize=False, positions=[position]
-        )
-        return {name: prepared[name] for name in ("pixel_values", "image_sizes")}
+        return self.processor.preprocess(photo.page, position)
 
     def _own_decoders(self) -> Decoders:
         """The decoders of this process: a forked worker must not read from its parent's socket."""
         if self._decoders is None or self._decoders[0] != os.getpid():
-            crops = self.processor.image_processor
-            how = Preparation(
-                crops.num_crops, crops.image_size, crops.fast_decode,
-                photos_per_product=crops.photos_per_product, more_crops=crops.crops_at(1),
-            )  # fmt: skip
+            how = self.processor.preparation
             work, pixels = partial(prepare, how=how), how.most_pixels
             decoders = Decoders(work, self._limits, 1, most_pixels=pixels, room=self._room)
             weakref.finalize(self, decoders.close)
@@ -144,13 +138,14 @@ class Collator:
     left, since generation continues at their ends.
     """
 
-    def __init__(self, pad_token_id: int, length: int = 0, price_weight: int = 1) -> None:
+    def __init__(self, processor: Processor, length: int = 0, price_weight: int = 1) -> None:
         """
         Args:
             length: least length of training rows. Compiled code is specialised to each length.
             price_weight: how many times the positions of a price's digits occur in predict_at, and count in the loss.
         """
-        self._pad = pad_token_id
+        self._processor = processor
+        self._pad = processor.tokenizer.pad_token_id
         self._length = length
         self._price_weight = price_weight
 
@@ -162,7 +157,7 @@ class Collator:
             "input_ids": _right_padded([item.example.input_ids for item in items], length, self._pad),
             "labels": labels,
             "predict_at": self._predict_at(items, labels),
-            **_images(items),
+            **_images(items, self._processor),
         }
 
     def _predict_at(self, items: Sequence[Item], labels: torch.Tensor) -> torch.Tensor:
@@ -179,7 +174,7 @@ class Collator:
         return {
             "input_ids": torch.tensor([[self._pad] * gap + list(row) for gap, row in zip(gaps, rows, strict=True)]),
             "attention_mask": torch.tensor([[0] * gap + [1] * (length - gap) for gap in gaps]),
-            **_images(items),
+            **_images(items, self._processor),
         }
 
 
@@ -187,11 +182,10 @@ def _right_padded(rows: Sequence[Sequence[int]], length: int, value: int) -> tor
     return torch.tensor([list(row) + [value] * (length - len(row)) for row in rows])
 
 
-def _images(items: Sequence[Item]) -> dict[str, Any]:
+def _images(items: Sequence[Item], processor: Processor) -> dict[str, Any]:
     """The images of a batch in the order of the items, as `embed_images` takes them, with their rows.
 
-    Those to be computed are numbered (`photos`). Sizes are lists, since they are read on the CPU: reading a tensor from
-    a GPU waits for all work queued there.
+    Those to be computed are numbered (`photos`) and joined (`fresh`).
     """
     rows = [item.row for item in items]
     read: list[Image] = []
@@ -200,30 +194,16 @@ def _images(items: Sequence[Item]) -> dict[str, Any]:
             return {"rows": rows, "unreadable": image}
         read.append(image)
     numbers = list(chain.from_iterable(item.photos for item in items))
-    fresh = [number for number, image in zip(numbers, read, strict=True) if "pixel_values" in image]
-    joined: dict[str, Any] = {"rows": rows}
+    tokens = [item.example.photos[at].tokens for item in items for at in item.example.shown]
+    fresh = [image for image in read if FEATURES not in image]
+    joined: dict[str, Any] = {"rows": rows, "tokens": tokens}
     if fresh:
-        crops = [image["pixel_values"] for image in read if "pixel_values" in image]
-        joined["pixel_values"] = _same_length(crops)
-        joined["image_sizes"] = [
-            size for image in read if "image_sizes" in image for size in image["image_sizes"].tolist()
-        ]
-        joined["photos"] = fresh
+        joined["fresh"] = processor.join(fresh)
+        joined["photos"] = [number for number, image in zip(numbers, read, strict=True) if FEATURES not in image]
     if len(fresh) < len(read):
-        joined["image_features"] = torch.cat([image["image_features"] for image in read if "image_features" in image])
+        joined[FEATURES] = torch.cat([image[FEATURES] for image in read if FEATURES in image])
     if 0 < len(fresh) < len(read):
-        joined["cached_tokens"] = [len(image.get("image_features", ())) for image in read]  # 0: to be computed
-    return joined
-
-
-def _same_length(crops: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Photos' crops, (1, crops, ...) each, as one tensor; those with fewer end with zeros, as the processor's do."""
-    most = max(own.shape[1] for own in crops)
-    if all(own.shape[1] == most for own in crops):
-        return torch.cat(list(crops))
-    joined = crops[0].new_zeros((len(crops), most, *crops[0].shape[2:]))
-    for place, own in zip(joined, crops, strict=True):
-        place[: own.shape[1]] = own[0]
+        joined["cached_tokens"] = [len(image.get(FEATURES, ())) for image in read]  # 0: to be computed
     return joined
 
 
@@ -232,32 +212,29 @@ def embed_images(
 ) -> dict[str, Any]:
     """A batch of the collator with its images as the model takes them, on the model's device.
 
-    Crops are sent to the device as bytes, a fifth of the pixel values they become (1.35 MB for 6.8 MB an image at four
-    crops). A frozen vision tower's features are computed here, without a graph, and kept in the cache of `photos`.
+    A frozen vision tower's features are computed here, without a graph, and kept in the cache of `photos`.
 
     Raises:
         RunFailed: a photo of the batch could not be read, although it was readable when the run started.
     """
     ready = dict(batch)
     del ready["rows"]
-    numbers, cached_tokens = ready.pop("photos", []), ready.pop("cached_tokens", None)
     if "unreadable" in ready:
         raise ready["unreadable"]
-    if "pixel_values" not in ready:
-        return ready
+    numbers, cached_tokens = ready.pop("photos", []), ready.pop("cached_tokens", None)
+    tokens, fresh, features = ready.pop("tokens"), ready.pop("fresh", None), ready.pop(FEATURES, None)
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    processor = photos.processor.image_processor
-    crops, sizes = ready.pop("pixel_values").to(base.device), torch.tensor(ready.pop("image_sizes"))
-    pixel_values = normalize_crops(crops, sizes, base.dtype, processor.image_mean, processor.image_std)
-    if settings.adapt_vision:
-        return {**ready, "pixel_values": pixel_values, "image_sizes": sizes}
-    with torch.no_grad():
-        features = base.get_image_features(pixel_values, sizes)
-    if photos.cache is not None:
-        photos.cache.put(numbers, features)
-    if cached_tokens:
-        features = _interleaved(cached_tokens, ready["image_features"].to(base.device), features)
-    return {**ready, "image_features": features}
+    family = vision_model(base.config.model_type)
+    if fresh is not None:
+        pixels = photos.processor.pixels(fresh, base.device, base.dtype)
+        if settings.adapt_vision:
+            return {**ready, **pixels}
+        with torch.no_grad():
+            computed = family.image_features(base, pixels)
+        if photos.cache is not None:
+            photos.cache.put(numbers, computed)
+        features = _interleaved(cached_tokens, features.to(base.device), computed) if cached_tokens else computed
+    return {**ready, **family.with_features(features, tokens)}
 
 
 def _interleaved(

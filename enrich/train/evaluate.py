@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 
 from enrich.answers.parse import Answer, AnswerMalformed, parse_answer
 from enrich.answers.prompt import Prompt
+from enrich.models.base import Processor
+from enrich.models.checkpoint import stop_ids
 from enrich.models.generation import Generated, generate_answers
-from enrich.models.phi3_vision import Phi3VProcessor
-from enrich.models.phi3_vision.checkpoint import stop_ids
 from enrich.scores.metrics import Scores, score
 from enrich.settings.training import TrainSettings
 from enrich.train.collate import Collator, Photos, embed_images
@@ -85,8 +85,8 @@ def generate(
 ) -> list[Generated]:
     """Greedy answers in the order of `photos`; each process of a distributed run answers its share of them."""
     model.eval()
-    tokenizer, ranks = photos.processor.tokenizer, PartialState()
-    collator = Collator(tokenizer.pad_token_id)
+    ranks = PartialState()
+    collator = Collator(photos.processor)
     ends = stop_ids(photos.processor)
     own: list[tuple[int, Generated]] = []
     size = settings.batch_size
@@ -116,7 +116,7 @@ def _sample_predictions(photos: Photos, generated: Sequence[Generated]) -> list[
     ]
 
 
-def _read(answer: Generated, processor: Phi3VProcessor, prompt: Prompt) -> Answer | None:
+def _read(answer: Generated, processor: Processor, prompt: Prompt) -> Answer | None:
     if not answer.finished:
         return None  # serving would report it as truncated
     try:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from enrich.answers.parse import AnswerMalformed, parse_answer
 from enrich.answers.plain_text import MAX_TITLE
-from enrich.answers.prompt import END, SHORTEST_BUDGET, Prompt, render_prompt, taught_answer
+from enrich.answers.prompt import SHORTEST_BUDGET, Prompt, taught_answer
 from enrich.answers.text_tokens import control_tokens
 from enrich.errors import RunFailed, UsageError
-from enrich.models.phi3_vision import Phi3VProcessor
+from enrich.models.base import PhotoTokens, Processor
 from enrich.photos.decode import ImageRefused, Photo, inspect
 from enrich.photos.decoders import Decoders, DecodingFailed, cores
 from enrich.settings.photos import PhotoLimits
@@ -40,7 +40,7 @@ class Readable:
     """A photo that can be decoded."""
 
     path: str
-    tokens: int  # image positions that it takes in its place: as the main photo, or as a further one
+    tokens: PhotoTokens  # that it takes in its place: as the main photo, or as a further one
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Example:
 
     product: Product
     prompt_ids: tuple[int, ...]  # -k at the positions of the k-th image
-    answer_ids: tuple[int, ...]  # with the closing <|end|>: all that is learned
+    answer_ids: tuple[int, ...]  # with the one that ends the turn: all that is learned
     photos: tuple[Readable, ...]
     price_digits: int = 0  # how many of answer_ids, just before the closing one, write the price's digits
     shown: tuple[int, ...] = (0,)
@@ -65,7 +65,7 @@ class Example:
 
     @property
     def labels(self) -> list[int]:
-        """The answer and its end; the prompt, its images and the `<s>` after each are given, not learned."""
+        """The answer and its end; the prompt and its images are given, not learned."""
         return [*[IGNORED] * len(self.prompt_ids), *self.answer_ids]
 
     @property
@@ -83,14 +83,14 @@ class Example:
 def make_example(
     product: Product,
     photos: tuple[Readable, ...],
-    processor: Phi3VProcessor,
+    processor: Processor,
     prompt: Prompt,
     settings: TrainSettings,
 ) -> Example:
     """The example of a product that shows the first photos_per_product of its `photos`, as serving does.
 
-    The answer is tokenised on its own: `<|assistant|>` swallows the line break after it, and the tokenizer starts any
-    text with its word mark, so prompt ids + answer ids are the ids of the whole text, and what generation reproduces.
+    The answer is tokenised on its own. Prompt ids + answer ids are the ids of the whole text, which preflight checks,
+    and what generation reproduces.
 
     Raises:
         Unusable: the answer could not be read back, or would not fit into max_new_tokens.
@@ -110,28 +110,28 @@ def make_example(
     return show(example, range(min(len(photos), settings.photos_per_product)), processor, prompt)
 
 
-def show(example: Example, shown: Sequence[int], processor: Phi3VProcessor, prompt: Prompt) -> Example:
+def show(example: Example, shown: Sequence[int], processor: Processor, prompt: Prompt) -> Example:
     """The example with these of its photos in its prompt, in this order."""
-    ids = processor.token_ids(render_prompt(prompt, len(shown)), [example.photos[at].tokens for at in shown])
+    ids = processor.prompt_ids(prompt.instruction, [example.photos[at].tokens for at in shown])
     return replace(example, prompt_ids=tuple(ids), shown=tuple(shown))
 
 
 def largest(example: Example, count: int) -> list[int]:
     """The main photo and the further ones that take the most tokens, at most `count` in all."""
-    further = sorted(range(1, len(example.photos)), key=lambda at: -example.photos[at].tokens)
+    further = sorted(range(1, len(example.photos)), key=lambda at: -example.photos[at].tokens.total)
     return [0, *further[: count - 1]]
 
 
-def needed_budget(products: Sequence[Product], processor: Phi3VProcessor, prompt: Prompt) -> int:
+def needed_budget(products: Sequence[Product], processor: Processor, prompt: Prompt) -> int:
     """Tokens that an answer may take: a quarter more than the longest of these products, and from SHORTEST_BUDGET to
     LONGEST_BUDGET."""
     texts = [taught_answer(prompt, one) for one in products if len(one.title) <= MAX_TITLE]
     found = processor.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
-    longest = max(map(len, found), default=0) + 1  # the closing <|end|>
+    longest = max(map(len, found), default=0) + 1  # the one that ends the turn
     return min(max(SHORTEST_BUDGET, longest * 5 // 4), LONGEST_BUDGET)
 
 
-def check_answers(products: Sequence[Product], processor: Phi3VProcessor, prompt: Prompt) -> list[Dropped]:
+def check_answers(products: Sequence[Product], processor: Processor, prompt: Prompt) -> list[Dropped]:
     """The products whose answers cannot be learned, with reasons; photos are not looked at."""
     dropped = []
     for product in products:
@@ -176,7 +176,7 @@ def read_again(path: str, limits: PhotoLimits, decoders: Decoders, *, further: b
 
 def build_examples(
     products: Sequence[Product],
-    processor: Phi3VProcessor,
+    processor: Processor,
     prompt: Prompt,
     settings: TrainSettings,
     progress: Callable[[int], None] = lambda done: None,
@@ -203,7 +203,7 @@ def build_examples(
         stack.callback(pool.shutdown, cancel_futures=True)
         wanted = settings.photos_per_product
         most = None if all_photos and wanted > 1 else wanted
-        tokens = processor.image_processor.num_image_tokens
+        tokens = processor.photo_tokens
         photos = [pool.submit(_look, product, most, tokens, settings.limits, decoders) for product in products]
         for done, (product, reading) in enumerate(zip(products, photos, strict=True), start=1):
             try:
@@ -219,7 +219,7 @@ def build_examples(
 def _look(
     product: Product,
     most: int | None,
-    tokens: Callable[[int, int, int], int],
+    tokens: Callable[[int, int, int], PhotoTokens],
     limits: PhotoLimits,
     decoders: Decoders,
 ) -> tuple[tuple[Readable, ...], tuple[Dropped, ...]]:
@@ -244,8 +244,8 @@ def _look(
     return tuple(found), tuple(_dropped(product, reason) for reason in lost)
 
 
-def _answer(product: Product, processor: Phi3VProcessor, prompt: Prompt) -> tuple[list[int], int]:
-    """The ids that are learned of a product, the closing <|end|> included, and how many of them write the price's
+def _answer(product: Product, processor: Processor, prompt: Prompt) -> tuple[list[int], int]:
+    """The ids that are learned of a product, the closing one included, and how many of them write the price's
     digits, which may share tokens. Raises Unusable."""
     text = taught_answer(prompt, product)
     tokenizer = processor.tokenizer
@@ -261,7 +261,7 @@ def _answer(product: Product, processor: Phi3VProcessor, prompt: Prompt) -> tupl
     taught = product.title, product.category, product.attributes
     if (answer.title, answer.category, answer.attributes) != taught:
         raise Unusable("a value holds line breaks or outer spaces", "a value cannot be read back")
-    ids = [*ids, tokenizer.convert_tokens_to_ids(END)]
+    ids = [*ids, tokenizer.convert_tokens_to_ids(processor.stop_tokens[0])]
     if len(ids) > prompt.max_new_tokens:
         raise Unusable(
             f"answer of {len(ids)} tokens, more than max_new_tokens {prompt.max_new_tokens}",

@@ -9,8 +9,8 @@ from peft import PeftModel
 
 from enrich.answers.calibration import CALIBRATION_FILE, Calibration
 from enrich.answers.prompt import PROMPT_FILE, Prompt
-from enrich.models.phi3_vision import Phi3VProcessor
-from enrich.models.phi3_vision.checkpoint import TOKENIZER_FILES
+from enrich.models.base import Processor
+from enrich.models.checkpoint import TOKENIZER_FILES
 from enrich.train.record import TrainReport
 from enrich.vocabulary import RECORD_FILE
 
@@ -19,7 +19,7 @@ _BASE_FILES = ("config.json", *TOKENIZER_FILES)
 _PACKAGES = ("enrich", "torch", "transformers", "peft", "accelerate", "tokenizers", "pillow")
 
 
-def write_adapter(directory: Path, model: PeftModel, processor: Phi3VProcessor, prompt: Prompt, base: Path) -> None:
+def write_adapter(directory: Path, model: PeftModel, processor: Processor, prompt: Prompt, base: Path) -> None:
     """Write all of the adapter but its train.json into a new `directory`; one that a killed run left is replaced."""
     if directory.exists():
         shutil.rmtree(directory)
@@ -29,8 +29,8 @@ def write_adapter(directory: Path, model: PeftModel, processor: Phi3VProcessor, 
     for name in _BASE_FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, directory / name)
-    # Not the base's own file: num_crops must be the one trained with.
-    processor.image_processor.save_pretrained(directory)
+    # Not the base's own file: sizes of photos must be those trained with.
+    processor.save(directory)
     (directory / PROMPT_FILE).write_text(prompt.model_dump_json(indent=1) + "\n", "utf-8")
 
 

@@ -16,7 +16,7 @@ from enrich.errors import UsageError
 
 
 class FeatureCache:
-    """Image features by number of the photo: (tokens of that photo, hidden size), in the model's dtype.
+    """Image features by number of the photo: (tokens of that photo, width), in the model's dtype.
 
     Two files: the features, and a byte for each image that says whether they are there. They outlive a killed process,
     and the processes of one host share them.
@@ -25,11 +25,11 @@ class FeatureCache:
         UsageError: the disk has no room for all of them.
     """
 
-    def __init__(self, path: Path, lengths: Sequence[int], hidden_size: int, dtype: torch.dtype) -> None:
-        size = sum(lengths) * hidden_size
+    def __init__(self, path: Path, lengths: Sequence[int], width: int, dtype: torch.dtype) -> None:
+        size = sum(lengths) * width
         marks = path.with_suffix(".done")
         _make_room(path, size * dtype.itemsize, marks, len(lengths))
-        self._all = torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(-1, hidden_size)
+        self._all = torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(-1, width)
         self._done = torch.from_file(str(marks), shared=True, size=len(lengths), dtype=torch.uint8)
         self._ends = list(accumulate(lengths))
         self._lengths = lengths

@@ -6,28 +6,28 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments, set_seed
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import RunFailed
-from enrich.models.phi3_vision import Phi3VForCausalLM
+from enrich.models.registry import vision_model
 from enrich.settings.training import TrainSettings
 from enrich.train.callbacks import MAX_SKIPPED_IN_A_ROW, Epochs, Reporter, Schedule
 from enrich.train.collate import Photos
 from enrich.train.evaluate import evaluate
-from enrich.train.kernels import compile_layers, worth_compiling
+from enrich.train.kernels import worth_compiling
 from enrich.train.lora import add_lora, count_parameters, uncast_lora_inputs
 from enrich.train.record import Stopped, Training, TrainProgress
 from enrich.train.tracking import PROJECT, UNTRACKED, Tracking
 from enrich.train.trainer import AnswerTrainer, last_checkpoint
 
 
-def adapt(model: Phi3VForCausalLM, settings: TrainSettings, photos: int) -> PeftModel:
+def adapt(model: PreTrainedModel, settings: TrainSettings, photos: int) -> PeftModel:
     """Add the adapter to `model` in place, drawn from the seed, and compile the layers if that pays for `photos`."""
     set_seed(settings.seed)
     adapted = add_lora(model, settings)
     if worth_compiling(settings, model.device, photos):
-        compile_layers(model)
+        vision_model(model.config.model_type).compile_layers(model)
     return adapted
 
 

@@ -4,7 +4,6 @@ import torch
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available, is_flash_attn_3_available
 
 from enrich.errors import UsageError
-from enrich.models.phi3_vision import Phi3VForCausalLM
 from enrich.settings.training import TrainSettings
 
 # On an H200 compiling took 12 seconds and brought a photo from 46 to 30 ms (benchmarks/finetuning/README.md): it pays
@@ -40,14 +39,3 @@ def worth_compiling(settings: TrainSettings, device: torch.device, photos: int) 
     if settings.compile is not None:
         return settings.compile
     return device.type == "cuda" and not settings.load_in_4bit and photos * settings.epochs >= COMPILE_FROM
-
-
-def compile_layers(model: Phi3VForCausalLM) -> None:
-    """Compile the decoder layers and the tower's, each kind once: all layers of a kind run the same code.
-
-    Names of modules and parameters stay as they are. Lengths of rows are compiled in, numbers of crops are not.
-    """
-    for layer in model.model.layers:
-        layer.compile(dynamic=False)
-    for layer in model.model.vision_embed_tokens.tower_layers:
-        layer.compile()

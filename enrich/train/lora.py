@@ -7,42 +7,40 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.helpers import disable_input_dtype_casting
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from enrich.errors import UsageError
-from enrich.models.phi3_vision import Phi3VForCausalLM
+from enrich.models.base import VisionModel
+from enrich.models.registry import vision_model
 from enrich.settings.training import TrainSettings
 
-_DECODER_LAYER = r"model\.layers\.\d+\.(?:self_attn|mlp)"
-_VISION = r"model\.vision_embed_tokens"
 _MAX_VLLM_RANK = 512  # vLLM 0.32, max_lora_rank
 
 
-def add_lora(model: Phi3VForCausalLM, settings: TrainSettings) -> PeftModel:
-    """Freeze `model` and add float32 adapter weights to `settings.target_modules` of each decoder layer.
+def add_lora(model: PreTrainedModel, settings: TrainSettings) -> PeftModel:
+    """Freeze `model` and add float32 adapter weights to linear layers of each decoder layer.
 
-    With `settings.output_learning_rate` the output layer gets them too, with `settings.adapt_vision` the linear layers
-    of the vision tower, but its last layer, which nothing reads, and of the projector.
+    They are `settings.target_modules`, or where none are named those that the model's family names. With
+    `settings.output_learning_rate` the output layer gets them too, with `settings.adapt_vision` the linear layers of
+    the vision tower and the projector.
 
     Modules are named by their full path, so that nothing else can match. Seed torch first: A is random.
 
     Raises:
         UsageError: a target module that the decoder layers do not have.
     """
-    layers = [name for name, _ in model.named_modules() if re.fullmatch(rf"{_DECODER_LAYER}\.\w+_proj", name)]
+    family = vision_model(model.config.model_type)
+    decoder, wanted = family.decoder_linears(model), settings.target_modules or family.target_modules
+    layers = [name for name, _ in model.named_modules() if re.fullmatch(rf"{decoder}\.\w+_proj", name)]
     known = sorted({name.rpartition(".")[2] for name in layers})
-    for name in settings.target_modules:
+    for name in wanted:
         if name not in known:
             raise UsageError(f"target_modules: no decoder layer has {name!r}; choose from {', '.join(known)}")
-    names = "|".join(map(re.escape, settings.target_modules))
-    targets = [rf"{_DECODER_LAYER}\.(?:{names})"]
+    targets = [rf"{decoder}\.(?:{'|'.join(map(re.escape, wanted))})"]
     if settings.output_learning_rate:
         targets.append("lm_head")
     if settings.adapt_vision:
-        used = "|".join(str(number) for number in range(len(model.model.vision_embed_tokens.tower_layers)))
-        linear = r"self_attn\.(?:q|k|v|out)_proj|mlp\.fc[12]"
-        targets.append(rf"{_VISION}\.img_processor\.vision_model\.encoder\.layers\.(?:{used})\.(?:{linear})")
-        targets.append(rf"{_VISION}\.img_projection\.[02]")
+        targets += family.vision_linears(model)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=settings.lora_r,
@@ -57,10 +55,10 @@ def add_lora(model: Phi3VForCausalLM, settings: TrainSettings) -> PeftModel:
     return adapted
 
 
-def merge_only(settings: TrainSettings) -> tuple[str, ...]:
+def merge_only(settings: TrainSettings, family: VisionModel) -> tuple[str, ...]:
     """Why vLLM could not serve such an adapter beside its base, only merged into it; empty where it could."""
     reasons = {
-        "adapt_vision: vLLM has LoRA on the language model only": settings.adapt_vision,
+        "adapt_vision: vLLM has LoRA on the language model only": settings.adapt_vision and not family.tower_lora,
         f"lora_r {settings.lora_r}: vLLM takes at most {_MAX_VLLM_RANK}": settings.lora_r > _MAX_VLLM_RANK,
     }
     return tuple(reason for reason, holds in reasons.items() if holds)

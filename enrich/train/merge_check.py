@@ -13,8 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from enrich.errors import RunFailed
-from enrich.models.phi3_vision import Phi3VForCausalLM
-from enrich.models.phi3_vision.checkpoint import load_merged
+from enrich.models.adapted import load_merged
 from enrich.settings.training import TrainSettings
 from enrich.train.collate import Collator, Photos, embed_images
 from enrich.train.evaluate import generate
@@ -49,7 +48,7 @@ def outputs(
 ) -> Outputs:
     """Logits and answers of `photos`; the logits twice where the model's own `noise` is asked for."""
     generated = generate(model, photos, settings, max_new_tokens)
-    collate = Collator(photos.processor.tokenizer.pad_token_id)
+    collate = Collator(photos.processor)
 
     def logits() -> torch.Tensor:
         batch = embed_images(model, collate(photos.__getitems__(range(len(photos)))), photos, settings)
@@ -108,7 +107,7 @@ def _weight_errors(layer: nn.Linear, given: torch.Tensor, seed: int) -> torch.Te
 
 def merged_model(
     base: Path, adapter: Path, *, dtype: torch.dtype, device: torch.device, quantized: bool = False
-) -> Phi3VForCausalLM:
+) -> PreTrainedModel:
     """The adapter merged as serving merges it; on the CPU where the GPU cannot hold the base in float32.
 
     Where the base is `quantized` it is the one that a 4-bit training saw.

@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from statistics import median_low
 
 import torch
 from peft import PeftModel
 
-from enrich.answers.prompt import END, Prompt, render_prompt, taught_answer
+from enrich.answers.prompt import Prompt, taught_answer
 from enrich.errors import UsageError
-from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VProcessor
+from enrich.models.base import Processor
+from enrich.models.registry import family_of
 from enrich.settings.training import TrainSettings
 from enrich.train.examples import Example
 from enrich.train.lora import add_lora, count_parameters, merge_only
@@ -22,23 +23,23 @@ MAX_CHECKED = 512  # rows that are tokenised again: at 0.2 ms each, a tenth of a
 
 
 def preflight(
-    examples: Sequence[Example], processor: Phi3VProcessor, prompt: Prompt, settings: TrainSettings, base: Path
+    examples: Sequence[Example], processor: Processor, prompt: Prompt, settings: TrainSettings, base: Path
 ) -> Preflight:
     """What training on `examples` will do. Loads no weights.
 
     Raises:
         UsageError: the ids of a prompt are not a prefix of the ids of the whole text.
-        ValueError: `base` holds no configuration of a Phi-3-vision.
+        ValueError: `base` holds no configuration of a model.
     """
     refuse_broken_prefix(examples, processor, prompt)
     with torch.device("meta"):  # shapes without storage: 60 ms for 4 B parameters
-        adapted = add_lora(Phi3VForCausalLM(Phi3VConfig.from_pretrained(base)), settings)
+        adapted = add_lora(family_of(base).load().empty_model(base), settings)
     # As Trainer counts: a last step of an epoch may be smaller.
     batches = math.ceil(len(examples) / settings.batch_size)
     per_epoch = math.ceil(batches / (settings.effective_batch_size // settings.batch_size))
     return Preflight(
         trainable=trainable_modules(adapted),
-        merge_only=merge_only(settings),
+        merge_only=merge_only(settings, family_of(base).load()),
         parameters=count_parameters(adapted)[1],
         product_code=examples[0].product.product_code,
         learned=processor.tokenizer.decode(examples[0].answer_ids),
@@ -73,20 +74,21 @@ def refuse_leaks(splits: Mapping[str, Sequence[Product]]) -> None:
                 )
 
 
-def refuse_broken_prefix(examples: Sequence[Example], processor: Phi3VProcessor, prompt: Prompt) -> None:
+def refuse_broken_prefix(examples: Sequence[Example], processor: Processor, prompt: Prompt) -> None:
     """Refuse a tokenizer that reads prompt + answer otherwise than the prompt, then the answer.
 
     Training would then show the model a prompt that serving never sends. Checked on rows spread over all of them.
 
     Raises:
-        UsageError: the ids differ, or no `<s>` follows the image, where the original processor puts one.
+        UsageError: the ids differ, or the tokenizer is not the family's.
     """
-    bos = processor.tokenizer.bos_token_id
     for example in examples[:: math.ceil(len(examples) / MAX_CHECKED)]:
         product = example.product
-        asked = render_prompt(prompt, len(example.shown))
-        text = asked + taught_answer(prompt, product) + END
-        whole = processor.token_ids(text, [example.photos[at].tokens for at in example.shown])
+        photos = [example.photos[at].tokens for at in example.shown]
+        try:
+            whole = processor.whole_ids(prompt.instruction, photos, taught_answer(prompt, product))
+        except ValueError as error:
+            raise UsageError(f"tokenizer, product {product.product_code}: {error}") from error
         if whole != example.input_ids:
             pairs = enumerate(zip_longest(whole, example.input_ids))
             place = next(place for place, (one, other) in pairs if one != other)
@@ -94,11 +96,6 @@ def refuse_broken_prefix(examples: Sequence[Example], processor: Phi3VProcessor,
             raise UsageError(
                 f"tokenizer: the ids of prompt + answer differ from those of the prompt, then the answer, at position "
                 f"{place}, in the {part} (product {product.product_code}); use the tokenizer.json of the base model"
-            )
-        if any(one < 0 <= after != bos for one, after in pairwise(whole)):
-            raise UsageError(
-                f"tokenizer: no <s> after the image (product {product.product_code}), where the original processor "
-                "puts one; use the tokenizer.json of the base model"
             )
 
 

@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from enrich.settings.models import AUTO, PHI3_VISION, PHI3_VISION_REVISION, TINY_MODEL
+from enrich.settings.models import AUTO, DEFAULT_MODEL, DEFAULT_REVISION, TINY_MODEL
 from enrich.settings.training import TrainSettings
 
 # What suits the tiny base, 7.9 M parameters on a CPU, where the defaults suit 4 B on a GPU.
@@ -29,7 +29,7 @@ def resolve_model(settings: TrainSettings, *, gpu: bool, rows: int | None = None
     """
     model = settings.model
     if model == AUTO:
-        model = PHI3_VISION if gpu else TINY_MODEL
+        model = DEFAULT_MODEL if gpu else TINY_MODEL
     elif model != TINY_MODEL and (local := Path(model).expanduser()).is_dir():
         model = str(local.absolute())  # the adapter names its base: by a relative path nobody else would find it
     updates: dict[str, object] = {"model": model}
@@ -38,6 +38,6 @@ def resolve_model(settings: TrainSettings, *, gpu: bool, rows: int | None = None
         if rows:
             recipe["epochs"] = min(max(TINY_PHOTOS / rows, TINY_EPOCHS[0]), TINY_EPOCHS[1])
         updates |= {name: value for name, value in recipe.items() if name not in settings.model_fields_set}
-    if model == PHI3_VISION and settings.revision is None:
-        updates["revision"] = PHI3_VISION_REVISION
+    if model == DEFAULT_MODEL and settings.revision is None:
+        updates["revision"] = DEFAULT_REVISION
     return TrainSettings.model_validate({**settings.model_dump(), **updates})

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import UsageError
+from enrich.models.base import PREPARATION_VERSION, Processor
+from enrich.models.checkpoint import load_model, load_processor, weights_signature
 from enrich.models.device import free_memory
-from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
-from enrich.models.phi3_vision.checkpoint import load_model, load_processor, weights_signature
-from enrich.photos.decode import PREPARATION_VERSION
+from enrich.models.registry import vision_model
 from enrich.settings.training import TrainSettings
 from enrich.train import evaluate, merge_check
 from enrich.train.collate import Photos
@@ -58,7 +58,7 @@ class _Job:
 class _Data:
     """The examples of both splits."""
 
-    processor: Phi3VProcessor
+    processor: Processor
     train: list[Example]
     validation: list[Example]
     rows: Rows
@@ -232,7 +232,7 @@ def _keep(job: _Job, report: TrainReport) -> None:
         raise merge_check.merge_failed(report.merge_check, outcome, report.preflight.merge_only)
 
 
-def open_processor(base: Path, settings: TrainSettings) -> Phi3VProcessor:
+def open_processor(base: Path, settings: TrainSettings) -> Processor:
     """The base's processor with the settings' preparation of photos. Raises UsageError where files are missing."""
     with model_errors(settings):
         return load_processor(
@@ -245,7 +245,7 @@ def open_processor(base: Path, settings: TrainSettings) -> Phi3VProcessor:
         )
 
 
-def open_model(base: Path, settings: TrainSettings, device: torch.device, dtype: torch.dtype) -> Phi3VForCausalLM:
+def open_model(base: Path, settings: TrainSettings, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """The base with the settings' kernels and quantisation. Raises UsageError, also if it does not fit the GPU."""
     kernel = attention_kernel(settings.attention, device)
     with model_errors(settings), refuse_out_of_memory(settings):
@@ -253,9 +253,9 @@ def open_model(base: Path, settings: TrainSettings, device: torch.device, dtype:
 
 
 def open_photos(
-    model: Phi3VForCausalLM,
+    model: PreTrainedModel,
     examples: Sequence[Example],
-    processor: Phi3VProcessor,
+    processor: Processor,
     settings: TrainSettings,
     path: Path,
     showing: Showing | None = None,
@@ -267,9 +267,10 @@ def open_photos(
     """
     cache = None
     if settings.cache_vision_features and not settings.adapt_vision:
-        lengths = [photo.tokens for example in examples for photo in example.photos]
+        width = vision_model(model.config.model_type).feature_width(model.config)
+        lengths = [photo.tokens.total for example in examples for photo in example.photos]
         with PartialState().main_process_first():
-            cache = FeatureCache(path, lengths, model.config.hidden_size, model.dtype)
+            cache = FeatureCache(path, lengths, width, model.dtype)
     return Photos(examples, processor, settings.limits, cache, showing)
 
 

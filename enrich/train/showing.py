@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import Random
 
 from enrich.answers.prompt import Prompt
-from enrich.models.phi3_vision import Phi3VProcessor
+from enrich.models.base import Processor
 from enrich.train.examples import Example, largest, show
 
 
@@ -18,7 +18,7 @@ class Showing:
     shows depends on the seed, the epoch and the product alone, so a training that is continued shows the same.
     """
 
-    processor: Phi3VProcessor
+    processor: Processor
     prompt: Prompt
     most: int  # photos in a prompt, at least 2
     seed: int

@@ -47,7 +47,7 @@ class AnswerTrainer(Trainer):
         super().__init__(
             model,
             args,
-            Collator(photos.processor.tokenizer.pad_token_id, length, settings.price_weight),
+            Collator(photos.processor, length, settings.price_weight),
             train_dataset=photos,
             eval_dataset=photos,  # never read, but Trainer asks for one
             callbacks=[self.guard, *callbacks],

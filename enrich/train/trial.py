@@ -62,7 +62,7 @@ def _step(model: PeftModel, photos: Photos, settings: TrainSettings, arguments: 
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(arguments.gradient_checkpointing_kwargs)
     model.train()
-    collate = Collator(photos.processor.tokenizer.pad_token_id, price_weight=settings.price_weight)
+    collate = Collator(photos.processor, price_weight=settings.price_weight)
     # A frozen tower's layers are specialised to the first numbers of crops they see, so that stays for training.
     with torch.compiler.set_stance("force_eager"):
         batch = embed_images(model, collate(photos.__getitems__(range(len(photos)))), photos, settings)

@@ -12,10 +12,10 @@ from multiprocessing import get_context
 import numpy as np
 import torch
 
-from enrich.answers.prompt import END, render_prompt
 from enrich.models.phi3_vision import Phi3VImageProcessor, Phi3VProcessor
 from enrich.models.phi3_vision.hd_transform import hd_transform
-from research.tiny_base.retailers import Asked, asked, base_prompt
+from enrich.models.phi3_vision.processing import END, render_turn
+from research.tiny_base.retailers import Asked, asked
 from research.tiny_base.tokenizer import IMAGE_SIZE
 from sample.dialects import BASE
 from sample.draw import render as draw
@@ -101,7 +101,7 @@ def spell(processor: Phi3VProcessor, products: list[Drawn], held_out: list[bool]
     # As the image processor counts them at the photo's own num_crops: page, its row ends, a separator, global view.
     side, rows, columns = IMAGE_SIZE // 14 // 2, size[0] // IMAGE_SIZE, size[1] // IMAGE_SIZE
     image, one_crop = rows * side * (columns * side + 1) + 1 + side * (side + 1), 2 * side * (side + 1) + 1
-    template = render_prompt(base_prompt().model_copy(update={"instruction": "{}"}), 1 + further)
+    template = render_turn("{}", 1 + further)
     *openings, after = re.split(r"<\|image_\d\|>", template)
     flat = [product.questions[variant] for variant in range(len(VARIANTS)) for product in products]
     opening: list[int] = []

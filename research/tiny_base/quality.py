@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 
 from enrich.answers.parse import Answer, AnswerMalformed, parse_answer
-from enrich.answers.prompt import render_prompt
+from enrich.models.checkpoint import load_model, load_processor, stop_ids
 from enrich.models.generation import generate_answers
-from enrich.models.phi3_vision.checkpoint import load_model, load_processor, stop_ids
+from enrich.models.phi3_vision.processing import render_turn
 from research.tiny_base.retailers import base_prompt
 from sample.dialects import BASE
 from sample.draw import render
@@ -66,7 +66,7 @@ def answers(base: Path, photos: list[Image.Image]) -> list[Answer | None]:
     for first in range(0, len(photos), BATCH):
         rows = by_size[first : first + BATCH]
         inputs = processor(
-            text=[render_prompt(base_prompt())] * len(rows),
+            text=[render_turn(base_prompt().instruction)] * len(rows),
             images=[photos[index].convert("RGB") for index in rows],
             return_tensors="pt",
             padding=True,

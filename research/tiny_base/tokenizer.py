@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from enrich.answers.prompt import END, render_answer, render_prompt
+from enrich.answers.prompt import render_answer
 from enrich.models.phi3_vision import Phi3VConfig, Phi3VImageProcessor, Phi3VProcessor
+from enrich.models.phi3_vision.processing import END, render_turn
 from research.tiny_base.retailers import base_prompt
 from research.tiny_base.words import text, words
 from sample.dialects import BASE
@@ -124,4 +125,4 @@ def english_texts() -> list[str]:
     ]
     retail, other = text("en"), text("en_other")
     each = [retail.upper()] * 40 + [retail.title()] * 40 + [retail] * 10
-    return answers + [render_prompt(prompt)] * 50 + each + [other, other.upper(), other.title()] * 5
+    return answers + [render_turn(prompt.instruction)] * 50 + each + [other, other.upper(), other.title()] * 5

@@ -12,6 +12,7 @@ from enrich.answers.parse import Answer
 from enrich.answers.postprocess import Prediction, postprocess
 from enrich.answers.prompt import make_prompt, render_answer
 from enrich.answers.token_evidence import AnswerTokens
+from enrich.models.phi3_vision.processing import END
 from enrich.pipeline.calibrating import fit
 from enrich.settings.review import ReviewSettings
 from enrich.vocabulary import ErrorKind, Product, ReviewReason
@@ -29,7 +30,7 @@ def _predict(
     tokenizer: PreTrainedTokenizerBase, colour: str | None, sure: float = 1.0, rival: str | None = None
 ) -> Prediction:
     """The prediction from an answer whose first token of the colour has the probability `sure`, a rival the rest."""
-    tokens = AnswerTokens(tokenizer, PROMPT)
+    tokens = AnswerTokens(tokenizer, PROMPT, END)
     text = render_answer(PROMPT, "Hat", "HATS", 12, {"colour": colour, "note": "new"})
     ids = tokenizer.encode(text, add_special_tokens=False)
     at = tokens.spans(ids).line("colour").start + len(tokens.prefixes["colour"])
@@ -62,7 +63,9 @@ def test_unknown_is_no_value_and_says_what_it_would_be(tokenizer: PreTrainedToke
 
 def test_a_value_that_the_field_does_not_have_is_asked_for_again(tokenizer: PreTrainedTokenizerBase) -> None:
     text = render_answer(PROMPT, "Hat", "HATS", 12, {"colour": "pink", "note": None})
-    prediction = postprocess(write_completion(tokenizer, text), AnswerTokens(tokenizer, PROMPT), CALIBRATION, REVIEW)
+    prediction = postprocess(
+        write_completion(tokenizer, text), AnswerTokens(tokenizer, PROMPT, END), CALIBRATION, REVIEW
+    )
     assert (prediction.error_kind, prediction.error_message) == (
         ErrorKind.ANSWER_MALFORMED, "'pink' is not a value of colour",
     )  # fmt: skip
@@ -70,7 +73,7 @@ def test_a_value_that_the_field_does_not_have_is_asked_for_again(tokenizer: PreT
 
 
 def test_a_prompt_that_cannot_tell_does_not_outvote_one_that_can(tokenizer: PreTrainedTokenizerBase) -> None:
-    sizes = AnswerTokens(tokenizer, PROMPT).sizes
+    sizes = AnswerTokens(tokenizer, PROMPT, END).sizes
     told, untold = _predict(tokenizer, "red", 0.8), _predict(tokenizer, None, 0.99)
     for several in ([told, untold], [untold, told]):
         folded = fold(several, sizes, CALIBRATION, REVIEW)
@@ -82,7 +85,7 @@ def test_a_prompt_that_cannot_tell_does_not_outvote_one_that_can(tokenizer: PreT
 
 
 def test_prompts_that_agree_are_surer_together(tokenizer: PreTrainedTokenizerBase) -> None:
-    sizes = AnswerTokens(tokenizer, PROMPT).sizes
+    sizes = AnswerTokens(tokenizer, PROMPT, END).sizes
     both = fold([_predict(tokenizer, "red", 0.8), _predict(tokenizer, "red", 0.7)], sizes, CALIBRATION, REVIEW)
     assert both.attributes["colour"].confidence > 0.85
     mixed = fold([_predict(tokenizer, "red", 0.8), _predict(tokenizer, "blue", 0.7)], sizes, CALIBRATION, REVIEW)

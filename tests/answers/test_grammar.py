@@ -18,6 +18,7 @@ from enrich.answers.plain_text import MAX_TITLE, holds_control_characters
 from enrich.answers.prompt import Prompt, make_prompt, render_answer
 from enrich.answers.text_tokens import text_edges, token_bytes
 from enrich.answers.token_evidence import AnswerTokens
+from enrich.models.phi3_vision.processing import END
 from tests.testing.byte_level_bpe import byte_level_bpe
 from tests.testing.tiny_phi3v import wrap_tokenizer
 from tests.testing.tiny_tokenizer import CATEGORIES, PROMPT
@@ -49,7 +50,7 @@ def test_every_walk_ends_in_an_answer_with_a_known_category(
     tokenizer: PreTrainedTokenizerBase, categories: tuple[str, ...], terse: bool
 ) -> None:
     prompt = make_prompt(categories, "EUR", others=OTHERS, terse=terse)
-    tokens = AnswerTokens(tokenizer, prompt)
+    tokens = AnswerTokens(tokenizer, prompt, END)
     allowed = answer_grammar(tokens)
     seen = set()
     for seed in range(60):
@@ -84,7 +85,7 @@ def test_the_answers_that_were_taught_can_be_written(
 def can_be_written(
     tokenizer: PreTrainedTokenizerBase, prompt: Prompt, title: str, category: str, price: int | None
 ) -> None:
-    tokens = AnswerTokens(tokenizer, prompt)
+    tokens = AnswerTokens(tokenizer, prompt, END)
     allowed = answer_grammar(tokens)
     written = tokenizer.encode(render_answer(prompt, title, category, price), add_special_tokens=False)
 
@@ -109,7 +110,7 @@ def test_a_title_ends_in_time_and_is_not_blank(tokenizer: PreTrainedTokenizerBas
 
 def test_an_answer_has_room_for_a_long_text_and_still_ends_in_its_budget(tokenizer: PreTrainedTokenizerBase) -> None:
     for budget in (8, 64, 65, 300):
-        tokens = AnswerTokens(tokenizer, make_prompt(CATEGORIES, "EUR", max_new_tokens=budget))
+        tokens = AnswerTokens(tokenizer, make_prompt(CATEGORIES, "EUR", max_new_tokens=budget), END)
         allowed = answer_grammar(tokens)
         word = tokenizer.convert_tokens_to_ids("B")
         longest = max(tokens.choices["category"].lines, key=len)
@@ -160,7 +161,7 @@ def test_titles_of_any_script_can_be_written_and_hidden_characters_cannot(
     tokenizer: PreTrainedTokenizerBase, kind: str
 ) -> None:
     tokenizer = tokenizer if kind == "words and bytes" else byte_level_bpe()
-    tokens = AnswerTokens(tokenizer, make_prompt(["HATS"], "EUR", max_new_tokens=200))
+    tokens = AnswerTokens(tokenizer, make_prompt(["HATS"], "EUR", max_new_tokens=200), END)
     allowed = answer_grammar(tokens)
     byte = {written: token for token, written in token_bytes(tokenizer).items() if len(written) == 1}
     for title in TITLES:
@@ -201,7 +202,7 @@ def test_no_title_holds_control_characters_of_the_vocabulary() -> None:
     pieces += ["\u2581", "Hat", "\u200b", "\u202eHat", "\r", "\ufeff", "帽子"]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     tokenizer = wrap_tokenizer(Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True)))
-    tokens = AnswerTokens(tokenizer, make_prompt(["HATS"], "EUR"))
+    tokens = AnswerTokens(tokenizer, make_prompt(["HATS"], "EUR"), END)
 
     options = answer_grammar(tokens)(tokens.prefixes["title"])
 
@@ -232,7 +233,7 @@ def test_a_vocabulary_with_a_word_longer_than_any_title_still_begins_an_answer()
     pieces += ["\u2581", "Hat", "\u2581" * (MAX_TITLE + 1)]
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
     tokenizer = wrap_tokenizer(Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True)))
-    tokens = AnswerTokens(tokenizer, make_prompt(["HATS"], "EUR"))
+    tokens = AnswerTokens(tokenizer, make_prompt(["HATS"], "EUR"), END)
     allowed = answer_grammar(tokens)
 
     assert allowed([]) == [tokens.prefixes["title"][0]]

@@ -12,12 +12,14 @@ from enrich.answers.calibration import Calibration
 from enrich.answers.fields import Field
 from enrich.answers.parse import AnswerMalformed, parse_answer
 from enrich.answers.postprocess import postprocess
-from enrich.answers.prompt import END, Prompt, make_prompt, render_answer, render_prompt
+from enrich.answers.prompt import Prompt, make_prompt, render_answer
 from enrich.answers.text_tokens import control_tokens
 from enrich.answers.token_evidence import AnswerTokens, refuse_control_tokens
 from enrich.errors import UsageError
+from enrich.models.base import PhotoTokens
 from enrich.models.phi3_vision import Phi3VProcessor
-from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.models.phi3_vision.processing import END, render_turn
+from enrich.models.phi3_vision.vision_model import load_processor
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.review import ReviewSettings
 from enrich.settings.training import TrainSettings
@@ -55,7 +57,7 @@ def test_a_products_example_has_the_control_tokens_of_its_form_or_is_dropped_wit
     product = Product(code, title, category, 12.0, ("x.jpg",))
     others = [Product(f"good {number}", f"Hat {number}", "HATS", None, ("x.jpg",)) for number in range(2)]
     train = SETTINGS.model_copy(update={"photos_per_product": photos})
-    readable = (Readable("x.jpg", 7),) * photos
+    readable = (Readable("x.jpg", PhotoTokens(7)),) * photos
     dropped = check_answers([others[0], product, others[1]], PROCESSOR, prompt)
     assert {one.product_code for one in dropped} <= {code}
     try:
@@ -105,7 +107,7 @@ def test_a_prompt_holds_the_control_tokens_of_its_form_or_is_refused(text: str, 
     except (ValueError, UsageError):
         return
     for photos in (1, 2):
-        ids = PROCESSOR.token_ids(render_prompt(prompt, photos), [5] * photos)
+        ids = PROCESSOR.token_ids(render_turn(prompt.instruction, photos), [5] * photos)
         assert controls(ids) == {"<|user|>": 1, END: 1, "<|assistant|>": 1, "<s>": 1 + photos}
         assert sum(one < 0 for one in ids) == 5 * photos
     for value in (None, options["value"]):
@@ -127,7 +129,7 @@ def test_the_tokens_of_a_model_with_other_spellings_are_known_too(place: str) ->
         prompt = make_prompt(("HATS",), "EUR", others=[colour])
         prompt = prompt.model_copy(update={place: text} if place in ("instruction", "unknown") else {})
         with pytest.raises(UsageError, match=r"^adapter: .* spells a control token of the model; take it out of the"):
-            AnswerTokens(tokenizer, prompt)
+            AnswerTokens(tokenizer, prompt, END)
 
 
 @pytest.mark.parametrize("unknown", ["0", "100", "\uff11"])

@@ -14,6 +14,7 @@ from enrich.answers.grammar import answer_grammar
 from enrich.answers.kinds import KINDS
 from enrich.answers.prompt import make_prompt, render_answer
 from enrich.answers.token_evidence import AnswerTokens
+from enrich.models.phi3_vision.processing import END
 from enrich.settings.fields import FieldSettings
 
 ROOT = Path(__file__).parents[2]
@@ -24,14 +25,15 @@ from enrich.answers.parse import AnswerMalformed, parse_answer
 from enrich.answers.prompt import taught_answer
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.catalog.taught import read_taught, taught_prompt
-from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.models.checkpoint import load_processor
 from enrich.settings.training import TrainSettings
 
 settings = TrainSettings.model_validate({"fields": {"waterproof": {"kind": "flag"}}})
 catalog = read_taught(Path("catalog"), settings)
 prompt = taught_prompt(settings, catalog, catalog.products)
-tokenizer = load_processor(Path("BASE")).tokenizer
-allowed = answer_grammar(AnswerTokens(tokenizer, prompt))
+processor = load_processor(Path("BASE"))
+tokenizer = processor.tokenizer
+allowed = answer_grammar(AnswerTokens(tokenizer, prompt, processor.stop_tokens[0]))
 for product in catalog.products:
     text = taught_answer(prompt, product)
     assert parse_answer(text, prompt).attributes == product.attributes
@@ -73,7 +75,7 @@ def test_settings_offer_the_kinds_that_there_are() -> None:
 def test_a_number_may_be_0_and_a_price_may_not(tokenizer: PreTrainedTokenizerBase) -> None:
     pieces = Field(name="pieces", kind="number", label="Pieces", column="pieces")
     prompt = make_prompt(("BAGS", "HATS"), "EUR", others=[pieces])
-    allowed = answer_grammar(AnswerTokens(tokenizer, prompt))
+    allowed = answer_grammar(AnswerTokens(tokenizer, prompt, END))
 
     def permitted(text: str) -> bool:
         ids = tokenizer.encode(text, add_special_tokens=False)

@@ -23,6 +23,7 @@ from enrich.answers.path import (
 from enrich.answers.postprocess import Prediction, postprocess, with_path
 from enrich.answers.prompt import Prompt, make_prompt
 from enrich.answers.token_evidence import AnswerTokens
+from enrich.models.phi3_vision.processing import END
 from enrich.settings.review import ReviewSettings
 from enrich.vocabulary import Alternative
 from tests.testing.fake_engine import write_completion
@@ -35,7 +36,7 @@ REVIEW = ReviewSettings(min_confidence=0.6)
 
 @pytest.fixture
 def tokens(tokenizer: PreTrainedTokenizerBase) -> AnswerTokens:
-    return AnswerTokens(tokenizer, make_prompt((PUMPS, BOOTS, COATS), "EUR", category_path=True))
+    return AnswerTokens(tokenizer, make_prompt((PUMPS, BOOTS, COATS), "EUR", category_path=True), END)
 
 
 def predict(
@@ -92,7 +93,7 @@ def test_a_path_ends_where_its_own_confidence_is_too_low(
 
 
 def test_a_leaf_that_holds_the_mark_has_no_path(tokenizer: PreTrainedTokenizerBase) -> None:
-    leaves = AnswerTokens(tokenizer, make_prompt((PUMPS, BOOTS), "EUR"))
+    leaves = AnswerTokens(tokenizer, make_prompt((PUMPS, BOOTS), "EUR"), END)
 
     assert predict(tokenizer, leaves, {}).path is None
 

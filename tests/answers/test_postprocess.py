@@ -14,6 +14,7 @@ from enrich.answers.parse import Answer, parse_answer
 from enrich.answers.postprocess import Prediction, postprocess
 from enrich.answers.prompt import make_prompt
 from enrich.answers.token_evidence import AnswerTokens
+from enrich.models.phi3_vision.processing import END
 from enrich.settings.review import ReviewSettings
 from enrich.vocabulary import Alternative, ErrorKind, ReviewReason
 from tests.testing.fake_engine import write_completion
@@ -188,7 +189,7 @@ def test_a_label_is_not_its_own_alternative(tokenizer: PreTrainedTokenizerBase, 
 
 def test_at_most_three_alternatives_are_kept(tokenizer: PreTrainedTokenizerBase) -> None:
     names = ("HATS", "BAGS", "COATS", "SHOES", "KNIVES")
-    tokens = AnswerTokens(tokenizer, make_prompt(names, "EUR"))
+    tokens = AnswerTokens(tokenizer, make_prompt(names, "EUR"), END)
     ids = tokenizer.encode(GOOD, add_special_tokens=False)
     place = ids.index(tokens.newline) + 3
     firsts = {name: line[2] for line, name in tokens.choices["category"].lines.items() if name != "HATS"}

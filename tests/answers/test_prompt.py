@@ -9,13 +9,14 @@ import pytest
 from enrich.answers.fields import Field
 from enrich.answers.parse import Answer, AnswerMalformed, parse_answer
 from enrich.answers.plain_text import spells_control_token
-from enrich.answers.prompt import Prompt, make_prompt, render_answer, render_prompt
+from enrich.answers.prompt import Prompt, make_prompt, render_answer
 from enrich.errors import UsageError
+from enrich.models.phi3_vision.processing import render_turn
 from enrich.vocabulary import Language
 
 
 def test_the_prompt_is_the_model_cards() -> None:
-    assert render_prompt(make_prompt(("HATS",), "EUR")) == (
+    assert render_turn(make_prompt(("HATS",), "EUR").instruction) == (
         "<|user|>\n<|image_1|>\nWhat product is this? Give its title, category and full price in EUR.<|end|>\n"
         "<|assistant|>\n"
     )

@@ -27,6 +27,7 @@ from enrich.answers.token_evidence import (
     title_words,
 )
 from enrich.errors import UsageError
+from enrich.models.phi3_vision.processing import END
 from tests.testing.byte_level_bpe import byte_level_bpe
 from tests.testing.fake_engine import write_completion
 from tests.testing.tiny_tokenizer import CATEGORIES
@@ -97,7 +98,7 @@ def test_the_evidence_of_an_answer_is_the_same_without_labels(
     tokenizer: PreTrainedTokenizerBase, category: str, terse: bool
 ) -> None:
     prompt = make_prompt(CATEGORIES, "EUR", terse=terse)
-    tokens = AnswerTokens(tokenizer, prompt)
+    tokens = AnswerTokens(tokenizer, prompt, END)
     ids = tokenizer.encode(render_answer(prompt, "Blue 9 shirt", category, 129), add_special_tokens=False)
     spans = tokens.spans(ids)
     label, price, word = spans.line("category"), spans.tokens(*spans.value("price")), spans.value("title")[1] - 1
@@ -265,7 +266,7 @@ def test_words_of_a_title_without_blanks_are_those_that_can_be_seen(writer: Writ
 def test_a_taxonomy_of_thousands_is_looked_up(tokenizer: PreTrainedTokenizerBase) -> None:
     names = [f"{kind} / {colour} {number}" for kind in ("BAGS", "HATS", "COATS") for colour in ("RED", "BLUE")
              for number in range(1000)]  # fmt: skip
-    many = AnswerTokens(tokenizer, make_prompt(names, "EUR"))
+    many = AnswerTokens(tokenizer, make_prompt(names, "EUR"), END)
     text, writer = ANSWER.format("HATS / RED 77", "12"), Writer(tokenizer, many)
     ids, label = writer.ids(text), writer.line(text, 1)
     blue = next(tokens for tokens, name in many.choices["category"].lines.items() if name == "HATS / BLUE 77")
@@ -318,7 +319,7 @@ def test_tokens_are_placed_as_the_tokenizer_decodes_them(
     tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, kind: str, drawn: list[int], text: str
 ) -> None:
     if kind == "letters for bytes":
-        tokenizer, tokens = byte_level_bpe(), AnswerTokens(byte_level_bpe(), tokens.prompt)
+        tokenizer, tokens = byte_level_bpe(), AnswerTokens(byte_level_bpe(), tokens.prompt, END)
     ids = tokenizer.encode(text, add_special_tokens=False)
     found, stream, said, waiting = tokens.spans(ids), DecodeStream(skip_special_tokens=False), "", 0
     ends: list[int] = []
@@ -339,7 +340,7 @@ def test_tokens_are_placed_as_the_tokenizer_decodes_them(
 
 def test_further_fields_have_their_lines(tokenizer: PreTrainedTokenizerBase) -> None:
     colour = Field(name="colour", kind="choice", label="Colour", column="colour", values=("red", "dark red"))
-    tokens = AnswerTokens(tokenizer, make_prompt(("HATS",), "EUR", others=[colour]))
+    tokens = AnswerTokens(tokenizer, make_prompt(("HATS",), "EUR", others=[colour]), END)
     text = "Product: Hat\nCategory: HATS\nColour: {}\nFull Price: 12"
     for value in ("red", "dark red", "unknown"):
         ids = tokenizer.encode(text.format(value), add_special_tokens=False)
@@ -358,13 +359,13 @@ def test_a_category_that_spells_a_control_token_is_refused_before_anything_is_an
     prompt = make_prompt(("HATS",), None)
     prompt = prompt.model_copy(update={"fields": (prompt.fields[0], unchecked, prompt.fields[2])})
     with pytest.raises(UsageError, match="spells a control token of the model; take it out of the catalog"):
-        AnswerTokens(tokenizer, prompt)
+        AnswerTokens(tokenizer, prompt, END)
 
 
 def write_number(price: str, groups: bool, rivals: dict[int, dict[str, float]]) -> tuple[PriceFeatures, list[str]]:
     """Features of a price whose digits share tokens, with these rivals by token; and the price's tokens."""
     tokenizer = byte_level_bpe(groups)
-    tokens = AnswerTokens(tokenizer, make_prompt(("HATS",), "EUR"))
+    tokens = AnswerTokens(tokenizer, make_prompt(("HATS",), "EUR"), END)
     text = f"Product: Hat\nCategory: HATS\nFull Price: {price}"
     ids = tokenizer.encode(text, add_special_tokens=False)
     spans = tokens.spans(ids)
@@ -416,7 +417,7 @@ def test_prices_whose_digits_share_tokens_have_a_distribution(
 @pytest.mark.parametrize("price", ["7", "12", "990", "1290", "129012", "unknown"])
 def test_the_grammar_permits_prices_whose_digits_share_tokens(price: str, groups: bool) -> None:
     tokenizer = byte_level_bpe(groups)
-    tokens = AnswerTokens(tokenizer, make_prompt(("HATS",), "EUR"))
+    tokens = AnswerTokens(tokenizer, make_prompt(("HATS",), "EUR"), END)
     allowed = answer_grammar(tokens)
     ids = tokenizer.encode(f"Product: Blue shirt\nCategory: HATS\nFull Price: {price}", add_special_tokens=False)
 

@@ -13,7 +13,8 @@ from enrich.answers.calibration import Calibration
 from enrich.answers.prompt import make_prompt
 from enrich.engines.adapter import adapter_id, check_base, read_adapter
 from enrich.errors import UsageError
-from enrich.photos.decode import PREPARATION_VERSION, Preparation
+from enrich.models.base import PREPARATION_VERSION, Preparation
+from enrich.models.registry import supported
 from enrich.settings.models import TINY_MODEL_PATH
 
 PROMPT = make_prompt(("BAGS", "HATS"), "EUR")
@@ -92,7 +93,7 @@ def test_a_missing_file_is_named(adapter: Path, name: str) -> None:
 NO_LORA = "adapter {adapter}: adapter_config.json names no LoRA adapter with a base; make it with `enrich finetune`"
 NO_CROPS = "adapter {adapter}: preprocessor_config.json names no num_crops; make the adapter again"
 NOT_JSON = "{adapter}/{name}: not readable as JSON (Expecting value: line 1 column 1 (char 0)); make the adapter again"
-OTHER = "adapter {{adapter}}: made for a {} model, not Phi-3-vision; fine-tune one with `enrich`"
+OTHER = f"adapter {{{{adapter}}}}: it was made for another kind of model: {{}}; choose one of {supported()}"
 NO_CALIBRATION = (
     "adapter {adapter}: calibration.json is damaged or of another version; fine-tune again with this version"
 )
@@ -102,8 +103,12 @@ LORA = '{"peft_type": "LORA", "base_model_name_or_path": %s, "r": 2, "lora_alpha
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("config.json", '{"model_type": "llama"}', OTHER.format("llama")),
-        ("config.json", "{}", OTHER.format("None")),
+        (
+            "config.json",
+            '{"model_type": "llama"}',
+            OTHER.format("model_type 'llama' reads text only, and products are photos"),
+        ),
+        ("config.json", "{}", OTHER.format("config.json names no model_type")),
         ("config.json", "", NOT_JSON),
         ("config.json", "[]", "{adapter}/config.json: holds no JSON object; make the adapter again"),
         ("adapter_config.json", "oops", NO_LORA),

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from enrich.engines.transformers_engine import base_of, load_engine, open_adapter
 from enrich.errors import UsageError
-from enrich.models.phi3_vision.checkpoint import weights_signature
+from enrich.models.checkpoint import weights_signature
 from enrich.settings.load import load_settings
 from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings

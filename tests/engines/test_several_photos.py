@@ -48,6 +48,7 @@ def request(number: int, photos: int) -> Request:
 def test_an_adapter_says_how_many_photos_a_prompt_shows(adapter: Adapter) -> None:
     assert asdict(adapter.preparation) == {
         "num_crops": 4, "image_size": 112, "fast_decode": False, "version": 1, "photos_per_product": 4, "more_crops": 2,
+        "layout": "crops",
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from enrich.answers.parse import Answer, AnswerMalformed, parse_answer
 from enrich.answers.prompt import Prompt, make_prompt
 from enrich.engines.base import Request
 from enrich.engines.transformers_engine import TransformersEngine
-from enrich.models.phi3_vision.checkpoint import load_model, load_processor
+from enrich.models.checkpoint import load_model, load_processor
 from enrich.models.phi3_vision.hd_transform import hd_transform
 from enrich.scores.metrics import Scores, score
 from enrich.settings.models import TINY_MODEL_PATH
@@ -55,7 +55,7 @@ def seen() -> Seen:
         load_model(TINY_MODEL_PATH, dtype=torch.float32, device="cpu"), processor, prompt, max_new_tokens=80
     )
     products = list(_one_photo_a_design())
-    how = processor.image_processor
+    how = processor.preparation
 
     def answer(change: Change) -> list[Answer | None]:
         pages = [hd_transform(render(change(p), _SEED, _SIDE), how.num_crops, how.image_size) for p in products]

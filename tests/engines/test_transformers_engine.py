@@ -16,7 +16,7 @@ from peft import LoraConfig, get_peft_model
 from enrich.answers.calibration import Calibration
 from enrich.answers.completion import Completion
 from enrich.answers.parse import parse_answer
-from enrich.answers.prompt import make_prompt, render_answer, render_prompt
+from enrich.answers.prompt import make_prompt, render_answer
 from enrich.answers.token_evidence import line_probability
 from enrich.engines.adapter import Adapter, read_adapter
 from enrich.engines.base import Request
@@ -24,8 +24,10 @@ from enrich.engines.predictor import Predictor, Shown
 from enrich.engines.start import choose_engine, start_engine
 from enrich.engines.transformers_engine import TransformersEngine, find_base, load_base_engine, load_engine
 from enrich.errors import UsageError
+from enrich.models.adapted import load_adapted
+from enrich.models.checkpoint import load_model, load_processor
 from enrich.models.device import device_and_dtype
-from enrich.models.phi3_vision.checkpoint import load_adapted, load_model, load_processor
+from enrich.models.phi3_vision.processing import render_turn
 from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
 from enrich.settings.review import ReviewSettings
 from enrich.settings.run import RunSettings
@@ -92,7 +94,7 @@ def test_the_grammar_gives_answers_of_the_taxonomy(engine: TransformersEngine, c
 
 
 def test_a_completion_holds_its_evidence(engine: TransformersEngine, constrained: list[Completion]) -> None:
-    prompt = len(engine.processor.tokenizer(render_prompt(PROMPT).replace("<|image_1|>", "")).input_ids)
+    prompt = len(engine.processor.tokenizer(render_turn(PROMPT.instruction).replace("<|image_1|>", "")).input_ids)
     for completion in constrained:
         n = len(completion.token_ids)
         assert completion.text == engine.processor.tokenizer.decode(completion.token_ids)
@@ -236,7 +238,7 @@ def test_a_base_that_cannot_be_had(model: str, message: str) -> None:
 
 
 def test_a_base_without_weights(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"model_type": "phi3_v"}')
 
     with pytest.raises(UsageError) as caught:
         find_base(str(tmp_path), None)
@@ -317,7 +319,7 @@ def test_the_engine_times_what_only_it_can(engine: TransformersEngine) -> None:
     assert 0.2 <= starved < 0.3
     assert min(render, busy) > 0
     assert spent - 0.1 < starved + render + busy < spent
-    prompt = engine.processor(text=render_prompt(PROMPT), images=request(0).pages[0], do_hd_transform=False)
+    prompt = engine.processor.inputs(PROMPT.instruction, [request(0).pages])
     ids = prompt["input_ids"][0]
     assert first.prompt_ids.tolist() == ids.masked_fill(ids < 0, engine.processor.image_token_id).tolist()
     assert first.prompt_tokens == len(ids)

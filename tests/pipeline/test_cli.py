@@ -70,7 +70,7 @@ def test_importing_the_command_loads_nothing_heavy() -> None:
         ("finetune --catalog {catalog} --out {tmp}/out --model {tmp}/empty", "model {tmp}/empty: "),
         (
             "finetune --catalog {catalog} --out {tmp}/out --model {tmp}/llama",
-            "model_type is 'llama', expected 'phi3_v'",
+            "model_type 'llama'",
         ),
         ("finetune --catalog {catalog} --out {tmp}/out --model {tmp}/cut", "{tmp}/cut/model.safetensors is damaged: "),
         ("finetune --catalog {catalog} --out {tmp}/out --model {tmp}/shardless", "no model-00002-of-00002.safetensors"),

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from enrich.engines.adapter import adapter_id
 from enrich.errors import RunFailed, UsageError
-from enrich.models.phi3_vision.checkpoint import load_merged, load_model, load_processor, resolve
+from enrich.models.adapted import load_merged
+from enrich.models.checkpoint import load_model, load_processor, resolve
 from enrich.pipeline import merging
 from enrich.pipeline.merging import merge
 from enrich.settings.models import TINY_MODEL_PATH
@@ -57,7 +58,7 @@ def test_a_checkpoint_is_written_and_says_what_it_is(adapter: Path, base: Path, 
     expected = load_merged(base, adapter, dtype=torch.float32, device="cpu").state_dict()
     written = load_model(checkpoint, dtype=torch.float32, device="cpu").state_dict()
     assert all(torch.equal(tensor, written[name]) for name, tensor in expected.items())
-    assert load_processor(checkpoint).image_processor.num_crops == 2
+    assert load_processor(checkpoint).preparation.num_crops == 2
     assert (checkpoint / "tokenizer.json").read_bytes() == (adapter / "tokenizer.json").read_bytes()
 
 

@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 
 from enrich.answers.calibration import CALIBRATION_FILE, Calibration
 from enrich.answers.prompt import make_prompt
-from enrich.models.phi3_vision.checkpoint import load_model, load_processor
+from enrich.models.checkpoint import load_model, load_processor
 from enrich.train.export import write_adapter
 from enrich.vocabulary import RECORD_FILE
 

@@ -6,7 +6,8 @@ from transformers import PreTrainedTokenizerBase
 
 from enrich.answers.prompt import make_prompt
 from enrich.answers.token_evidence import AnswerTokens
-from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.models.checkpoint import load_processor
+from enrich.models.phi3_vision.processing import END
 from enrich.settings.models import TINY_MODEL_PATH
 
 # One begins as the other, one holds letters that no word of the vocabulary has.
@@ -22,4 +23,4 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="session")
 def tokens(tokenizer: PreTrainedTokenizerBase) -> AnswerTokens:
-    return AnswerTokens(tokenizer, PROMPT)
+    return AnswerTokens(tokenizer, PROMPT, END)

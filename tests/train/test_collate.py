@@ -4,8 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from enrich.answers.prompt import END
 from enrich.models.phi3_vision import Phi3VImageProcessor
+from enrich.models.phi3_vision.processing import END
 from enrich.train.collate import Collator, Item, Photos
 from enrich.train.examples import IGNORED
 from tests.testing.tiny_job import TinyJob
@@ -17,7 +17,7 @@ def all_of(photos: Photos) -> list[Item]:
 
 @pytest.fixture
 def collator(job: TinyJob) -> Collator:
-    return Collator(job.tiny.processor.tokenizer.pad_token_id)
+    return Collator(job.tiny.processor)
 
 
 def _inputs(batch: dict, items: list) -> dict:
@@ -51,7 +51,7 @@ def test_each_token_of_an_answer_is_predicted_from_the_one_before_it(
 
 def test_the_price_s_digits_count_as_often_as_asked(photos: Photos, collator: Collator, job: TinyJob) -> None:
     items = all_of(photos)
-    plain, thrice = collator(items), Collator(collator._pad, price_weight=3)(items)
+    plain, thrice = collator(items), Collator(photos.processor, price_weight=3)(items)
     count = len(plain["predict_at"])
     assert thrice["predict_at"][:count].tolist() == plain["predict_at"].tolist()
     again = thrice["input_ids"].flatten()[thrice["predict_at"][count:] + 1]
@@ -63,8 +63,8 @@ def test_the_price_s_digits_count_as_often_as_asked(photos: Photos, collator: Co
 def test_rows_reach_the_length_asked_for(photos: Photos, collator: Collator) -> None:
     longest = max(len(example.input_ids) for example in photos.examples)
     items = [photos[1]]
-    assert Collator(collator._pad, longest)(items)["input_ids"].shape == (1, longest)
-    assert Collator(collator._pad, 3)(items)["input_ids"].shape == (1, len(photos.examples[1].input_ids))
+    assert Collator(photos.processor, longest)(items)["input_ids"].shape == (1, longest)
+    assert Collator(photos.processor, 3)(items)["input_ids"].shape == (1, len(photos.examples[1].input_ids))
 
 
 def test_a_batch_has_the_loss_of_its_rows(photos: Photos, collator: Collator, job: TinyJob) -> None:

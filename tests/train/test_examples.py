@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from enrich.answers.plain_text import MAX_TITLE
-from enrich.answers.prompt import END, SHORTEST_BUDGET, make_prompt, render_answer, render_prompt
+from enrich.answers.prompt import SHORTEST_BUDGET, make_prompt, render_answer
 from enrich.errors import UsageError
-from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.models.phi3_vision.processing import END, render_turn
+from enrich.models.phi3_vision.vision_model import load_processor
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.train.collate import Collator, Photos, embed_images
 from enrich.train.examples import IGNORED, LONGEST_BUDGET, Example, build_examples, check_answers, needed_budget
@@ -43,14 +44,16 @@ def test_prompt_ids_are_a_prefix_of_the_whole_texts_ids(examples: list[Example],
     for example in examples:
         product = example.product
         text = (
-            render_prompt(job.prompt) + render_answer(job.prompt, product.title, product.category, product.price) + END
+            render_turn(job.prompt.instruction)
+            + render_answer(job.prompt, product.title, product.category, product.price)
+            + END
         )
         assert example.input_ids == job.tiny.processor.token_ids(text, [example.num_image_tokens])
 
 
 def test_prompt_ids_are_those_of_serving(examples: list[Example], job: TinyJob) -> None:
     for example in examples:
-        served = job.tiny.processor(render_prompt(job.prompt), Image.open(example.product.image_paths[0]))
+        served = job.tiny.processor(render_turn(job.prompt.instruction), Image.open(example.product.image_paths[0]))
         assert served["input_ids"][0].tolist() == list(example.prompt_ids)
 
 
@@ -64,7 +67,7 @@ def test_bos_stands_where_the_processor_puts_it_and_nowhere_else(examples: list[
 
 def test_no_image_token_is_cut(examples: list[Example], job: TinyJob) -> None:
     photos = Photos(examples, job.tiny.processor, job.settings().limits)
-    batch = Collator(0)(photos.__getitems__(range(len(photos))))
+    batch = Collator(job.tiny.processor)(photos.__getitems__(range(len(photos))))
     features = embed_images(job.tiny.model, batch, photos, job.settings())["image_features"]
     assert [example.num_image_tokens for example in examples] == [len(tokens) for tokens in features]
     assert len({len(tokens) for tokens in features}) > 1  # photos of another shape take another number

@@ -29,7 +29,7 @@ def _embed(photos: Photos, model: Phi3VForCausalLM, rows: list[int], **changes: 
 
 
 def _batch(photos: Photos, rows: list[int]) -> dict:
-    return Collator(photos.processor.tokenizer.pad_token_id).prompts(photos.__getitems__(rows))
+    return Collator(photos.processor).prompts(photos.__getitems__(rows))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -44,7 +44,7 @@ def test_features_read_back_are_those_of_the_tower(
     assert torch.equal(again[0].images[0]["image_features"], first["image_features"][2])
     assert torch.equal(again[1].images[0]["image_features"], first["image_features"][0])
     for index, example in enumerate(photos.examples):
-        pixels = photos.processor.image_processor(_open(example.product))
+        pixels = job.tiny.processor.image_processor(_open(example.product))
         (fresh,) = model.get_image_features(pixels["pixel_values"].to(dtype), pixels["image_sizes"])
         (own,) = _embed(photos, model, [index])["image_features"]
         assert own.dtype == dtype
@@ -73,10 +73,10 @@ def test_what_the_cache_has_is_not_computed_again(photos: Photos, job: TinyJob, 
 
 def test_pixels_travel_as_bytes_and_arrive_as_the_processor_makes_them(photos: Photos, job: TinyJob) -> None:
     batch = _batch(photos, [2, 3])
-    assert batch["pixel_values"].dtype == torch.uint8
-    assert batch["image_sizes"] == [[28, 84], [56, 56]]
+    assert batch["fresh"]["pixel_values"].dtype == torch.uint8
+    assert batch["fresh"]["image_sizes"] == [[28, 84], [56, 56]]
     ready = _embed(photos, job.tiny.model, [2, 3], adapt_vision=True)
-    whole = photos.processor.image_processor([_open(photos.examples[row].product) for row in (2, 3)])
+    whole = job.tiny.processor.image_processor([_open(photos.examples[row].product) for row in (2, 3)])
     assert torch.equal(ready["pixel_values"], whole["pixel_values"])
     assert torch.equal(ready["image_sizes"], whole["image_sizes"])
 

@@ -8,6 +8,7 @@ import torch
 from transformers import TrainingArguments
 
 from enrich.errors import UsageError
+from enrich.models.registry import vision_model
 from enrich.settings.load import load_settings
 from enrich.settings.training import OPTIMIZER_FIELDS, TrainSettings
 from enrich.train import trainer
@@ -144,4 +145,4 @@ def test_the_vision_side_is_adapted_where_asked_for_but_its_dead_layer(job: Tiny
 def test_what_vllm_could_not_serve_unmerged_is_told(
     changes: dict[str, object], reasons: tuple[str, ...], job: TinyJob
 ) -> None:
-    assert merge_only(job.settings(**changes)) == reasons
+    assert merge_only(job.settings(**changes), vision_model("phi3_v")) == reasons

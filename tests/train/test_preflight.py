@@ -111,6 +111,6 @@ def test_a_processor_without_the_second_start_token_is_refused(
     with pytest.raises(UsageError) as raised:
         refuse_broken_prefix(without, job.tiny.processor, job.prompt)
     assert str(raised.value) == (
-        "tokenizer: no <s> after the image (product P0), where the original processor puts one; "
-        "use the tokenizer.json of the base model"
+        "tokenizer, product P0: no <s> after the image, where the original processor puts one; "
+        "use the base model's tokenizer.json"
     )

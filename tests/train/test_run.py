@@ -16,12 +16,16 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from enrich.answers.calibration import Calibration
-from enrich.answers.prompt import END, Prompt, render_answer, render_prompt
+from enrich.answers.prompt import Prompt, render_answer
 from enrich.engines.adapter import read_adapter
 from enrich.errors import RunFailed, UsageError
+from enrich.models.adapted import load_merged
+from enrich.models.base import PREPARATION_VERSION, Preparation
+from enrich.models.checkpoint import load_model
 from enrich.models.generation import generate_answers
-from enrich.models.phi3_vision.checkpoint import load_merged, load_model, load_processor
-from enrich.photos.decode import PREPARATION_VERSION, Preparation, prepare
+from enrich.models.phi3_vision.processing import END, render_turn
+from enrich.models.phi3_vision.vision_model import load_processor
+from enrich.photos.decode import prepare
 from enrich.settings.photos import PhotoLimits
 from enrich.train import merge_check
 from enrich.train import run as run_module
@@ -56,7 +60,7 @@ def test_the_adapter_serves_what_was_taught(trained: Trained, job: TinyJob) -> N
     model = load_merged(job.tiny.path, adapter, dtype=torch.float32, device="cpu")
     processor = load_processor(adapter)
     photos = [[Image.open(product.image_paths[0])] for product in job.products]
-    inputs = processor([render_prompt(job.prompt)] * len(photos), photos)
+    inputs = processor([render_turn(job.prompt.instruction)] * len(photos), photos)
     answers = generate_answers(
         model, inputs, max_new_tokens=70, stop_ids=[processor.tokenizer.convert_tokens_to_ids(END)]
     )
@@ -89,7 +93,7 @@ def test_processor_and_tokenizer_of_the_adapter_give_the_ids_and_pixels_of_train
     trained: Trained, job: TinyJob
 ) -> None:
     adapter = trained[0] / "adapter"
-    text = render_prompt(job.prompt) + render_answer(job.prompt, "Red Scarf  ü", "WARM", 120) + END
+    text = render_turn(job.prompt.instruction) + render_answer(job.prompt, "Red Scarf  ü", "WARM", 120) + END
     photo = Image.open(job.products[2].image_paths[0])
     before, after = job.tiny.processor(text, photo), load_processor(adapter)(text, photo)
     assert before.keys() == after.keys()

@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from enrich.answers.prompt import SHORTEST_BUDGET, make_prompt, render_prompt
+from enrich.answers.prompt import SHORTEST_BUDGET, make_prompt
 from enrich.errors import UsageError
-from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.models.phi3_vision.processing import Phi3VProcessor, render_turn
+from enrich.models.phi3_vision.vision_model import load_processor
 from enrich.photos.prompt_size import refuse_long_prompts
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.training import TrainSettings
@@ -52,10 +53,15 @@ def _photos(
     processor = open_processor(job.tiny.path, settings)
     examples, dropped = build_examples(products, processor, job.prompt, settings, all_photos=all_photos)
     assert not dropped
-    lengths = [photo.tokens for example in examples for photo in example.photos]
+    lengths = [photo.tokens.total for example in examples for photo in example.photos]
     kept = FeatureCache(cache, lengths, 32, torch.float32) if cache else None
     showing = Showing(processor, job.prompt, settings.photos_per_product, settings.seed) if all_photos else None
     return Photos(examples, processor, settings.limits, kept, showing)
+
+
+def _processor(photos: Photos) -> Phi3VProcessor:
+    assert isinstance(photos.processor, Phi3VProcessor)
+    return photos.processor
 
 
 def _shown(photos: Photos, epoch: int) -> list[tuple[int, ...]]:
@@ -68,8 +74,9 @@ def test_an_example_shows_the_first_photos_in_order(job: TinyJob, products: list
     assert [example.shown for example in photos.examples] == [(0, 1, 2), (0, 1, 2), (0, 1), (0, 1), (0,)]
     for example in photos.examples:
         count = len(example.shown)
-        served = photos.processor(
-            render_prompt(job.prompt, count), [Image.open(path) for path in example.product.image_paths[:count]]
+        served = _processor(photos)(
+            render_turn(job.prompt.instruction, count),
+            [Image.open(path) for path in example.product.image_paths[:count]],
         )
         assert served["input_ids"][0].tolist() == list(example.prompt_ids)
     assert _shown(photos, 0) == _shown(photos, 7) == [example.shown for example in photos.examples]
@@ -93,9 +100,11 @@ def test_what_is_shown_is_in_the_prompt(job: TinyJob, products: list[Product]) -
         photos.set_epoch(epoch)
         for item in photos.__getitems__(range(5)):
             paths = [item.example.product.image_paths[at] for at in item.example.shown]
-            served = photos.processor(render_prompt(job.prompt, len(paths)), [Image.open(path) for path in paths])
+            served = _processor(photos)(
+                render_turn(job.prompt.instruction, len(paths)), [Image.open(path) for path in paths]
+            )
             assert served["input_ids"][0].tolist() == list(item.example.prompt_ids)
-            batch = Collator(3)([item])
+            batch = Collator(photos.processor)([item])
             ready = embed_images(job.tiny.model, batch, photos, TrainSettings(adapt_vision=True))
             torch.testing.assert_close(ready["pixel_values"], served["pixel_values"])
 
@@ -113,7 +122,7 @@ def test_features_are_computed_once_for_each_photo(
         computed += len(pixel_values)
         return original(pixel_values, image_sizes)
 
-    collator, rows = Collator(3), [[0, 1, 2], [4, 3], [3, 2, 0], [1, 4]]
+    collator, rows = Collator(job.tiny.processor), [[0, 1, 2], [4, 3], [3, 2, 0], [1, 4]]
     for epoch in range(12):
         for photos in (cached, plain):
             photos.set_epoch(epoch)
@@ -159,7 +168,7 @@ def test_broken_photos_cost_themselves(job: TinyJob, products: list[Product], tm
     assert [(one.product_code, one.kind) for one in dropped] == [(gone.product_code, "photo cannot be read")]
     (one_only, *_), _ = job.build([lacking, *products[2:]])  # the next photo takes the main one's place
     assert (one_only.photos[0].path, len(one_only.photos), len(one_only.lost)) == (first.image_paths[0], 1, 1)
-    served = job.tiny.processor(render_prompt(job.prompt), Image.open(first.image_paths[0]))
+    served = job.tiny.processor(render_turn(job.prompt.instruction), Image.open(first.image_paths[0]))
     assert served["input_ids"][0].tolist() == list(one_only.prompt_ids)
 
 

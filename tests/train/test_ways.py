@@ -13,9 +13,11 @@ import torch
 from peft import PeftModel
 from PIL import Image
 
-from enrich.answers.prompt import render_prompt
 from enrich.errors import UsageError
-from enrich.models.phi3_vision.checkpoint import load_merged, load_model, load_processor
+from enrich.models.adapted import load_merged
+from enrich.models.checkpoint import load_model
+from enrich.models.phi3_vision.processing import render_turn
+from enrich.models.phi3_vision.vision_model import load_processor
 from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
 from enrich.train import trainer
 from enrich.train.record import TrainReport
@@ -34,7 +36,7 @@ def test_with_and_without_the_vision_side_it_learns_and_merges(
     assert (tmp_path / "train.features").exists() != adapt_vision
     learned = {name for name, weight in weights(tmp_path).items() if weight.any()}
     assert any("img_processor" in name and ".lora_B." in name for name in learned) == adapt_vision
-    inputs = load_processor(adapter)(render_prompt(job.prompt), Image.open(job.products[0].image_paths[0]))
+    inputs = load_processor(adapter)(render_turn(job.prompt.instruction), Image.open(job.products[0].image_paths[0]))
     merged = load_merged(job.tiny.path, adapter, dtype=torch.float32, device="cpu")
     beside = PeftModel.from_pretrained(load_model(job.tiny.path, dtype=torch.float32, device="cpu"), str(adapter))
     with torch.no_grad():

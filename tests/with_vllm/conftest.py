@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+from enrich.models.checkpoint import load_model
 from enrich.models.phi3_vision import Phi3VForCausalLM
-from enrich.models.phi3_vision.checkpoint import load_model
 from tests.testing.vllm.comparison import Engine
 from tests.testing.vllm.random_phi3v import write_checkpoint
 

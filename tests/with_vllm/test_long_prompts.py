@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from enrich.models.phi3_vision import Phi3VForCausalLM
-from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.models.phi3_vision.vision_model import load_processor
 from tests.testing.vllm.comparison import (
     PROMPT,
     TEXT_PROMPT,

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from enrich.answers.prompt import Prompt, render_prompt
+from enrich.answers.prompt import Prompt
+from enrich.models.adapted import load_merged
 from enrich.models.phi3_vision import Phi3VForCausalLM
-from enrich.models.phi3_vision.checkpoint import load_merged, load_processor
+from enrich.models.phi3_vision.processing import render_turn
+from enrich.models.phi3_vision.vision_model import load_processor
 from enrich.pipeline.merging import merge
 from enrich.settings.training import MergeSettings
 from tests.testing.random_adapter import write_random_adapter
@@ -24,7 +26,7 @@ def test_a_merged_checkpoint(engine: Engine, checkpoint: Path, model: Phi3VForCa
     adapter = write_random_adapter(tmp_path / "adapter", checkpoint, num_crops=1)
     done = merge(str(adapter), str(tmp_path / "merged"), MergeSettings(dtype="float32", max_new_tokens=8))
     assert done.check.same_answers == done.check.rows
-    prompt = render_prompt(Prompt.read(tmp_path / "merged" / "prompt.json"))
+    prompt = render_turn(Prompt.read(tmp_path / "merged" / "prompt.json").instruction)
     merged = load_merged(checkpoint, adapter, dtype=torch.float32, device="cpu")
     processor = load_processor(adapter)
     inputs = [processor(prompt, photo(size)) for size in SIZES]

@@ -15,8 +15,9 @@ from enrich.answers.parse import AnswerMalformed, parse_answer
 from enrich.answers.prompt import make_prompt
 from enrich.answers.text_tokens import token_bytes
 from enrich.answers.token_evidence import AnswerTokens
+from enrich.models.checkpoint import load_processor
 from enrich.models.phi3_vision import Phi3VConfig
-from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.models.phi3_vision.processing import END
 from enrich.models.phi3_vision.vllm_plugin import register
 from enrich.settings.models import TINY_MODEL_PATH
 from tests.testing.byte_level_bpe import byte_level_bpe
@@ -58,7 +59,7 @@ def test_both_engines_permit_the_same_tokens_under_the_grammar(kind: str, terse:
         Field(name="pieces", kind="number", label="Pieces", column="pieces"),
     ]
     prompt = make_prompt(CATEGORIES, "EUR", others=others, terse=terse)
-    tokens = AnswerTokens(tokenizer, prompt)
+    tokens = AnswerTokens(tokenizer, prompt, END)
     size = len(tokenizer)
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=size)
     compiled = xgrammar.GrammarCompiler(info).compile_structural_tag(json.dumps(answer_structure(tokens)))

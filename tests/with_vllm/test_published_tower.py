@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from enrich.models.phi3_vision.checkpoint import load_model, load_processor
+from enrich.models.checkpoint import load_model
+from enrich.models.phi3_vision.vision_model import load_processor
 from tests.testing.vllm.comparison import PROMPT, TOLERANCE, Engine, difference, ours, photo, theirs
 from tests.testing.vllm.random_phi3v import write_checkpoint
 

@@ -7,15 +7,15 @@ import pytest
 from PIL import Image
 
 from enrich.answers.completion import Completion
-from enrich.answers.prompt import render_prompt
 from enrich.engines.adapter import Adapter, read_adapter
 from enrich.engines.base import Request
 from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import load_engine
 from enrich.engines.vllm_engine import VllmEngine
 from enrich.engines.vllm_render import completion, sampling
-from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.models.checkpoint import load_processor
 from enrich.models.phi3_vision.hd_transform import hd_transform
+from enrich.models.phi3_vision.processing import render_turn
 from enrich.pipeline.comparing import measure_parity
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.run import RunSettings
@@ -75,7 +75,7 @@ def _check_the_ordinary_way_in(engine: VllmEngine, adapter: Adapter) -> None:
     stops = [engine.processor.tokenizer.convert_tokens_to_ids("<|end|>")]
     numbers = (0, 1, 2)
     data = {"image": [Image.fromarray(photo(number)) for number in numbers]}
-    prompt = {"prompt": render_prompt(adapter.prompt, 3), "multi_modal_data": data}
+    prompt = {"prompt": render_turn(adapter.prompt.instruction, 3), "multi_modal_data": data}
     engine.process.add("x", prompt, sampling(stops, 40))
     while not (outputs := engine.process.outputs()):
         pass
@@ -89,4 +89,4 @@ def _check_the_ordinary_way_in(engine: VllmEngine, adapter: Adapter) -> None:
 def test_parity_of_prompts_of_one_to_four_photos(adapter: Adapter, tmp_path: Path) -> None:
     record = measure_parity(str(adapter.path), None, settings(max_new_tokens=16), 8, tmp_path / "parity.json")
     assert (record.ok, record.rows, record.same_prompts) == (True, 8, 8)
-    assert load_processor(adapter.path).image_processor.photos_per_product == 4
+    assert load_processor(adapter.path).preparation.photos_per_product == 4

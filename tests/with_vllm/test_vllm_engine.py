@@ -13,7 +13,6 @@ from PIL import Image
 
 from enrich.answers.completion import Completion
 from enrich.answers.parse import parse_answer
-from enrich.answers.prompt import render_prompt
 from enrich.engines import vllm_process
 from enrich.engines.adapter import Adapter, read_adapter
 from enrich.engines.base import Request
@@ -22,7 +21,8 @@ from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import TransformersEngine, load_engine
 from enrich.engines.vllm_engine import VllmEngine
 from enrich.engines.vllm_render import completion, sampling
-from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.models.checkpoint import load_processor
+from enrich.models.phi3_vision.processing import render_turn
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.run import RunSettings
 from tests.testing.random_adapter import write_random_adapter
@@ -140,7 +140,7 @@ def test_a_request_that_vllm_refuses_costs_one_row(
 
 def test_the_ordinary_way_in(engine: VllmEngine, adapter: Adapter, expected: list[Completion]) -> None:
     """What LLM.generate and `vllm serve` do: a PIL image and the prompt's text, prepared by vLLM."""
-    text = render_prompt(adapter.prompt)
+    text = render_turn(adapter.prompt.instruction)
     wanted = {answer.id: answer for answer in expected}
     stops = [engine.processor.tokenizer.convert_tokens_to_ids("<|end|>")]
     for number in range(4):
@@ -210,4 +210,4 @@ def test_a_merged_checkpoint_is_written_once_and_replaces_those_that_nobody_uses
     assert merged_checkpoint(adapter, torch.float32, tmp_path) == made == tmp_path / f"{adapter.id}-float32"
     assert (made / "model.safetensors").stat().st_mtime_ns == stamp
     assert {entry.name for entry in tmp_path.iterdir()} == {made.name, "mine", "catalog-float32", of_another_run}
-    assert load_processor(made).image_processor.num_crops == 4
+    assert load_processor(made).preparation.num_crops == 4

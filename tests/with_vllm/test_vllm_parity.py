@@ -10,7 +10,8 @@ from PIL import Image
 
 from enrich.engines import vllm_engine
 from enrich.errors import ParityFailed
-from enrich.models.phi3_vision.checkpoint import load_model, save_merged
+from enrich.models.adapted import save_merged
+from enrich.models.checkpoint import load_model
 from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.pipeline.run.request import RunRequest
 from enrich.settings.models import TINY_MODEL_PATH

@@ -18,7 +18,8 @@ from enrich.engines.base import Request
 from enrich.engines.vllm_engine import DEATHS, VllmEngine, engine_arguments, load_vllm_engine, lora_arguments
 from enrich.engines.vllm_process import EngineDied, last_error, start_failure
 from enrich.errors import RunFailed, UsageError
-from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.models.checkpoint import load_processor
+from enrich.models.registry import vision_model
 from enrich.photos.decode import Preparation
 from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
 from enrich.settings.run import RunSettings
@@ -27,6 +28,7 @@ from tests.testing.vllm.serving import request
 pytestmark = pytest.mark.vllm
 
 PROMPT = make_prompt(("BAGS", "HATS"), "EUR")
+MODEL = vision_model("phi3_v")
 
 
 class Process:
@@ -194,11 +196,12 @@ def test_a_log_without_errors() -> None:
 
 
 def test_arguments_follow_the_settings() -> None:
-    plain = engine_arguments(RunSettings(), torch.device("cpu"), torch.float32)
+    plain = engine_arguments(RunSettings(), torch.device("cpu"), torch.float32, MODEL)
     asked = engine_arguments(
         RunSettings(quantization="fp8", kv_cache_dtype="fp8", vllm={"max_num_seqs": 3, "block_size": 32}),
         torch.device("cpu"),
         torch.float32,
+        MODEL,
     )
 
     assert (plain["quantization"], plain["kv_cache_dtype"], plain["max_num_seqs"]) == (None, "auto", 8)
@@ -218,7 +221,7 @@ def test_arguments_follow_the_settings() -> None:
 )
 def test_arguments_that_are_not_a_users_to_set(name: str, why: str) -> None:
     with pytest.raises(UsageError, match=f"^setting vllm.{name}: {why}; remove it$"):
-        engine_arguments(RunSettings(vllm={name: 1}), torch.device("cpu"), torch.float32)
+        engine_arguments(RunSettings(vllm={name: 1}), torch.device("cpu"), torch.float32, MODEL)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +233,7 @@ def test_answers_have_a_kernel_of_their_own_on_hopper(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 0))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80 << 30))
-    arguments = engine_arguments(RunSettings(), torch.device("cuda"), getattr(torch, dtype))
+    arguments = engine_arguments(RunSettings(), torch.device("cuda"), getattr(torch, dtype), MODEL)
     assert arguments["attention_backend"] == backend
 
 

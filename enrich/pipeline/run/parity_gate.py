@@ -15,8 +15,8 @@ from enrich.engines.predictor import prompts_of
 from enrich.engines.start import choose_engine, start_engine
 from enrich.engines.transformers_engine import load_engine
 from enrich.errors import ParityFailed
+from enrich.models.checkpoint import load_processor, stop_ids
 from enrich.models.device import device_and_dtype, free_memory
-from enrich.models.phi3_vision.checkpoint import load_processor, stop_ids
 from enrich.output.manifest import items
 from enrich.photos.fetch import Fetched
 from enrich.pipeline.progress import OnMessage, Progress, silent, unheard

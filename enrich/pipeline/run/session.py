@@ -15,7 +15,7 @@ import numpy as np
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines.base import EngineClock
 from enrich.engines.predictor import Predictor, Shown, prompts_of
-from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.models.checkpoint import load_processor
 from enrich.output.history import commit_shard
 from enrich.output.manifest import fetch_answers, items, known_answers
 from enrich.output.schema import Row
@@ -72,7 +72,8 @@ def open_session(run: Run, progress: Progress = silent, on_message: OnMessage = 
         fetch = stack.enter_context(fetcher(run.images, run.settings, how, needed=needed))
         engine = start_verified_engine(run, fetch, progress, on_message)
         stack.callback(engine.close)
-        tokens = AnswerTokens(load_processor(run.adapter.path).tokenizer, run.adapter.prompt)
+        processor = load_processor(run.adapter.path)
+        tokens = AnswerTokens(processor.tokenizer, run.adapter.prompt, processor.stop_tokens[0])
         predictor = Predictor(engine, tokens, run.adapter.calibration, run.settings.review)
         known = fetch_answers(run.output, run.info, stack.enter_context(scratch()))
         yield Session(run, engine.name, predictor, fetch, engine.clock, uuid4().hex, known_answers=known)

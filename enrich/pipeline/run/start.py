@@ -13,6 +13,7 @@ from enrich.engines.adapter import Adapter, read_adapter, read_metrics
 from enrich.engines.start import choose_engine
 from enrich.engines.transformers_engine import open_adapter
 from enrich.errors import UsageError
+from enrich.models.base import PREPARATION_VERSION
 from enrich.output.history import committed_shards
 from enrich.output.manifest import (
     Manifest,
@@ -24,7 +25,6 @@ from enrich.output.manifest import (
 )
 from enrich.output.run_record import RunInfo
 from enrich.output.schema import SCHEMA_VERSION
-from enrich.photos.decode import PREPARATION_VERSION
 from enrich.pipeline.kept_apart import check_places
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.run.planning import Forecast, forecast, plan_run
@@ -131,9 +131,11 @@ def _describe(images: Store, adapter: Adapter, request: RunRequest, started_at: 
 def fingerprint(adapter: Adapter, settings: RunSettings) -> str:
     """Hash of what would change an answer: model, revision, adapter, prompt, how photos are prepared, schema version,
     photos shown if not as usual, and the precision where vLLM serves in a lower one; 16 hex digits."""
+    prepared = asdict(adapter.preparation)
+    del prepared["layout"]  # the family's, and the adapter's id covers its config.json
     parts: list[object] = [
         adapter.base, adapter.revision, adapter.id, adapter.prompt.model_dump(mode="json"),
-        asdict(adapter.preparation), PREPARATION_VERSION, SCHEMA_VERSION,
+        prepared, PREPARATION_VERSION, SCHEMA_VERSION,
     ]  # fmt: skip
     if settings.photos_answered not in (None, adapter.preparation.photos_per_product):
         parts.append({"photos_answered": settings.photos_answered})

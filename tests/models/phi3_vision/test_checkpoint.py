@@ -11,17 +11,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from enrich.models import adapted, checkpoint
+from enrich.models.adapted import load_adapted, load_merged, save_merged
+from enrich.models.checkpoint import load_model, resolve
 from enrich.models.generation import generate_answers
-from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VImageProcessor, checkpoint
-from enrich.models.phi3_vision.checkpoint import (
-    CheckpointError,
-    load_adapted,
-    load_merged,
-    load_model,
-    load_processor,
-    resolve,
-    save_merged,
-)
+from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VImageProcessor
+from enrich.models.phi3_vision.vision_model import load_processor
+from enrich.models.registry import CheckpointError
 from tests.testing.tiny_phi3v import Tiny, prompt_inputs, random_model, tiny_config, tiny_phi3v
 
 TARGETS = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
@@ -88,7 +84,7 @@ def test_the_hub_is_asked_for_data_only(tiny: Tiny, monkeypatch: pytest.MonkeyPa
     assert asked == {
         "name": "microsoft/Phi-3-vision-128k-instruct",
         "revision": "c45209e",
-        "allow_patterns": ["*.json", "*.safetensors", "tokenizer.model"],
+        "allow_patterns": ["*.json", "*.safetensors", "tokenizer.model", "chat_template.jinja"],
     }
 
 
@@ -148,7 +144,7 @@ def test_decoding_settings_of_a_checkpoint_change_no_answer(tiny: Tiny) -> None:
 def test_another_kind_of_model_is_refused(tiny: Tiny) -> None:
     config = json.loads((tiny.path / "config.json").read_text())
     (tiny.path / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
-    with pytest.raises(ValueError, match=r"model_type is 'llama', expected 'phi3_v'$"):
+    with pytest.raises(ValueError, match=r"model_type 'llama' is not supported; choose one of .*\(phi3_v\)"):
         load_model(tiny.path, **CPU)
     (tiny.path / "config.json").write_text("[")
     with pytest.raises(ValueError, match=r"config.json is damaged: not a JSON object; fetch it again$"):
@@ -159,10 +155,10 @@ def test_a_processor_needs_its_files(tiny: Tiny) -> None:
     for name in ("processor_config.json", "preprocessor_config.json"):
         (tiny.path / name).unlink()
     with pytest.raises(CheckpointError, match=r"no preprocessor_config.json"):
-        load_processor(tiny.path)
+        checkpoint.load_processor(tiny.path)
     (tiny.path / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"no tokenizer.json"):
-        load_processor(tiny.path)
+        checkpoint.load_processor(tiny.path)
 
 
 def unmerged_logits(tiny: Tiny, adapter: Path, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -219,7 +215,7 @@ def test_a_merged_checkpoint_needs_nothing_else(
 ) -> None:
     complete(adapter, tiny, num_crops=1)
     merged, written = load_merged(tiny.path, adapter, dtype=torch.bfloat16, device="cpu"), tmp_path / "merged"
-    monkeypatch.setattr(checkpoint, "_SHARD_SIZE", "50KB")
+    monkeypatch.setattr(adapted, "_SHARD_SIZE", "50KB")
     save_merged(merged, adapter, written)
     assert len(list(written.glob("model-*-of-*.safetensors"))) > 1
     index = json.loads((written / "model.safetensors.index.json").read_text())

@@ -9,8 +9,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from enrich.models.checkpoint import load_model, resolve
 from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM
-from enrich.models.phi3_vision.checkpoint import load_model, resolve
 from tests.testing.published_phi3v import ORIGINAL_FILE, expected_tensors
 
 # Narrow, but of the published depth, with one head of the published width.

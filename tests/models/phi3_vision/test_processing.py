@@ -8,9 +8,9 @@ from tokenizers import Tokenizer, models
 from transformers import AutoProcessor, AutoTokenizer
 
 from enrich.models.phi3_vision import Phi3VConfig, Phi3VImageProcessor, Phi3VProcessor
-from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.models.phi3_vision.hd_transform import hd_transform
 from enrich.models.phi3_vision.image_processing import normalize_crops
+from enrich.models.phi3_vision.vision_model import load_processor
 from tests.testing.published_phi3v import ORIGINAL_PREPROCESSOR
 from tests.testing.tiny_phi3v import (
     Tiny,

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from enrich.answers.prompt import make_prompt, render_prompt
+from enrich.answers.prompt import make_prompt
 from enrich.models.phi3_vision import Phi3VImageProcessor, Phi3VProcessor
-from enrich.models.phi3_vision.checkpoint import load_processor
 from enrich.models.phi3_vision.hd_transform import hd_transform
+from enrich.models.phi3_vision.processing import render_turn
+from enrich.models.phi3_vision.vision_model import load_processor
 from enrich.settings.models import TINY_MODEL_PATH
 from tests.testing.tiny_phi3v import Tiny, byte_level_tokenizer, noise_image, pattern_image, tiny_phi3v
 
@@ -34,7 +35,7 @@ def _processor(num_crops: int, more_crops: int | None) -> Phi3VProcessor:
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
 def test_each_stretch_of_text_is_tokenised_on_its_own(count: int) -> None:
     processor = load_processor(TINY_MODEL_PATH, photos_per_product=5, more_crops=1)
-    text = render_prompt(PROMPT, count)
+    text = render_turn(PROMPT.instruction, count)
     inputs = processor(text, [pattern_image(*size) for size in SIZES[:count]])
     # The original: every stretch gets its <s>; the k-th image takes as many positions -k as it has tokens.
     stretches = [processor.tokenizer(part).input_ids for part in re.split(r"<\|image_\d+\|>", text)]
@@ -48,10 +49,10 @@ def test_each_stretch_of_text_is_tokenised_on_its_own(count: int) -> None:
 
 
 def test_the_prompt_is_the_model_cards() -> None:
-    assert render_prompt(PROMPT, 3) == (
+    assert render_turn(PROMPT.instruction, 3) == (
         f"<|user|>\n<|image_1|>\n<|image_2|>\n<|image_3|>\n{PROMPT.instruction}<|end|>\n<|assistant|>\n"
     )
-    assert render_prompt(PROMPT) == render_prompt(PROMPT, 1)
+    assert render_turn(PROMPT.instruction) == render_turn(PROMPT.instruction, 1)
 
 
 @pytest.mark.parametrize(("num_crops", "more_crops", "crops"), [(4, 1, 4), (1, 4, 4), (4, None, 4), (2, 2, 2)])
@@ -99,7 +100,7 @@ def test_sizes_are_written_only_where_a_prompt_shows_several(tmp_path: Path) -> 
 
 
 def _logits(tiny: Tiny, processor: Phi3VProcessor, images: list[Any]) -> torch.Tensor:
-    inputs = processor(render_prompt(PROMPT, len(images)), images)
+    inputs = processor(render_turn(PROMPT.instruction, len(images)), images)
     with torch.inference_mode():
         return tiny.model(**inputs).logits[0, -1]
 
@@ -122,7 +123,7 @@ def test_the_answer_depends_on_each_image_and_on_their_order(tiny: Tiny) -> None
 def test_rows_of_a_batch_may_have_different_numbers_of_images(tiny: Tiny) -> None:
     processor = _processor(4, 1)
     rows = [[noise_image(60, 60, 10 * row + at) for at in range(row)] for row in (3, 1, 2)]
-    inputs = processor([render_prompt(PROMPT, len(images)) for images in rows], rows)
+    inputs = processor([render_turn(PROMPT.instruction, len(images)) for images in rows], rows)
     with torch.inference_mode():
         together = tiny.model(**inputs).logits[:, -1]
     alone = torch.stack([_logits(tiny, processor, images) for images in rows])

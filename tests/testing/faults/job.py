@@ -16,7 +16,7 @@ import pandas as pd  # noqa: F401  pyarrow takes 0.9 s to import it where a job 
 
 from enrich.answers.completion import Completion
 from enrich.engines.base import EngineClock, Request
-from enrich.models.phi3_vision.checkpoint import load_processor
+from enrich.models.checkpoint import load_processor
 from enrich.output import history
 from enrich.pipeline.run import enrichment, finish, session, start
 from enrich.pipeline.run.request import RunRequest

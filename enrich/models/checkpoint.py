@@ -1,0 +1,204 @@
+"""Finding, checking and loading checkpoints: safetensors only, no remote code, and no tensor silently missed."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from transformers import BitsAndBytesConfig, GenerationConfig, PreTrainedModel
+
+from enrich.models.base import Processor
+from enrich.models.registry import CheckpointError, family_of, read_object
+
+# Configuration, tokenizer and weights; neither code (*.py) nor pickles (*.bin, *.pt) are ever fetched.
+_HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "chat_template.jinja"]
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"  # in one file, or which shard holds what
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+
+
+def resolve(name_or_path: str, revision: str | None = None) -> Path:
+    """The directory of a checkpoint: a local one, else a Hugging Face model, downloaded or from its cache.
+
+    Raises:
+        CheckpointError: no such local directory; the hub cannot deliver the model at that revision; config.json or some
+            of the safetensors weights are missing; another kind of model.
+        ValueError: a file is damaged.
+    """
+    local = Path(name_or_path).expanduser()
+    if local.is_dir():
+        return checked(local)
+    if local.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
+        raise CheckpointError(name_or_path, "no such directory; give a local checkpoint or a Hub name")
+    try:
+        directory = snapshot_download(name_or_path, revision=revision, allow_patterns=_HUB_FILES)
+    except HFValidationError as error:
+        raise CheckpointError(name_or_path, "neither a local directory nor a Hub name") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split()).split(". ")[0]
+        raise CheckpointError(
+            f"{name_or_path} at revision {revision or 'main'}",
+            f"cannot be fetched ({reason}); check the name and the network, or give a local directory",
+        ) from error
+    return checked(Path(directory))
+
+
+def load_model(
+    path: str | Path,
+    *,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    attention: str = "sdpa",
+    load_in_4bit: bool = False,
+) -> PreTrainedModel:
+    """Load a checkpoint of any family; see `VisionModel.load_model`.
+
+    Raises:
+        CheckpointError: missing files, or another kind of model.
+        ValueError: a damaged file, or missing, unexpected or mismatched tensors.
+    """
+    directory = checked(Path(path))
+    model = family_of(directory).load()
+    return model.load_model(directory, dtype=dtype, device=device, attention=attention, load_in_4bit=load_in_4bit)
+
+
+def load_whole(model_class: Any, directory: Path, **arguments: Any) -> Any:
+    """`model_class.from_pretrained` in eval mode, every tensor from the file and every tensor of the file used.
+
+    Args:
+        arguments: for from_pretrained.
+
+    Raises:
+        ValueError: missing, unexpected or mismatched tensors.
+    """
+    model, info = model_class.from_pretrained(
+        directory,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        ignore_mismatched_sizes=True,  # reported below, as one error
+        output_loading_info=True,
+        **arguments,
+    )
+    kinds = ("missing", "unexpected", "mismatched")
+    problems = {kind: sorted(_key(entry) for entry in info[f"{kind}_keys"]) for kind in kinds}
+    raise_for(f"checkpoint {directory}", problems)
+    # The caller decides how to decode: a temperature or penalty of the checkpoint would change greedy answers.
+    model.generation_config = GenerationConfig()
+    return model.eval()
+
+
+def nf4(dtype: torch.dtype, skipped: Sequence[str]) -> BitsAndBytesConfig:
+    """Weights in NF4 with double quantisation (QLoRA, arXiv 2305.14314), 0.52 bytes each, but those of the modules
+    `skipped`, which stay in `dtype`. Needs bitsandbytes."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=list(skipped),
+    )
+
+
+def load_processor(path: str | Path, **changes: Any) -> Processor:
+    """Load the processor of a checkpoint of any family, or of an adapter; see `VisionModel.load_processor`.
+
+    `changes` (num_crops, fast_decode) stand for what its files say.
+
+    Raises:
+        CheckpointError: no tokenizer.json, no settings of photos, or another kind of model.
+    """
+    directory = Path(path)
+    model = family_of(directory).load()
+    need(directory, "tokenizer.json", directory / "tokenizer.json")
+    return model.load_processor(directory, **changes)
+
+
+def stop_ids(processor: Processor) -> list[int]:
+    """Ids that end an answer, that of the turn's end first."""
+    return processor.tokenizer.convert_tokens_to_ids(list(processor.stop_tokens))
+
+
+def weights_signature(directory: Path) -> str:
+    """A hash of a checkpoint's tensors: names, shapes and 16 numbers of each, rounded to bfloat16.
+
+    So it is the same for a copy in other files or another precision, and next to nothing is read.
+
+    Raises:
+        ValueError: a file of weights is damaged.
+    """
+    found = []
+    for name in _weight_files(directory):
+        with _open_weights(directory / name) as file:
+            for tensor in file.keys():  # noqa: SIM118
+                part = file.get_slice(tensor)
+                shape = part.get_shape()
+                row = part[shape[0] // 2 : shape[0] // 2 + 1] if shape else file.get_tensor(tensor)
+                few = row.flatten()[:16].to(torch.bfloat16).float().tolist()
+                found.append([tensor, shape, few])
+    return hashlib.sha256(json.dumps(sorted(found, key=lambda entry: entry[0])).encode()).hexdigest()[:16]
+
+
+def checked(directory: Path) -> Path:
+    """The directory, if it holds a whole checkpoint of a family.
+
+    Raises:
+        CheckpointError: config.json or some of the safetensors weights are missing; another kind of model.
+        ValueError: a file is damaged.
+    """
+    family_of(directory)
+    need(directory, "*.safetensors weights (pickled *.bin ones are refused)", *directory.glob("*.safetensors"))
+    for name in _weight_files(directory):
+        need(directory, name, directory / name)
+        with _open_weights(directory / name):  # reads the header, which says how long the file is
+            pass
+    return directory
+
+
+@contextmanager
+def _open_weights(path: Path) -> Iterator[safe_open]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}; fetch it again") from error
+
+
+def _weight_files(directory: Path) -> list[str]:
+    """Names of the files that hold the weights, as transformers chooses them."""
+    if (directory / _WEIGHTS).is_file():
+        return [_WEIGHTS]
+    need(directory, f"{_WEIGHTS} and no {_INDEX}", directory / _INDEX)
+    weight_map = read_object(directory / _INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ValueError(f"{directory}/{_INDEX} is damaged; fetch it again")
+    return sorted(set(weight_map.values()))
+
+
+def need(directory: Path, what: str, *candidates: Path) -> None:
+    """Refuse a directory that has none of these files. Raises CheckpointError."""
+    if not any(candidate.is_file() for candidate in candidates):
+        raise CheckpointError(directory, f"no {what}; give a complete checkpoint directory")
+
+
+def _key(entry: Any) -> str:
+    return entry if isinstance(entry, str) else str(entry[0])  # mismatched: (name, shape in file, shape in model)
+
+
+def raise_for(where: str, problems: dict[str, list[str]]) -> None:
+    """Report names of tensors, by what is wrong with them, as one ValueError."""
+    parts = [f"{len(names)} {kind} (first: {names[0]})" for kind, names in problems.items() if names]
+    if parts:
+        raise ValueError(f"{where}: tensors do not match the model: {', '.join(parts)}")
