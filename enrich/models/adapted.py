@@ -115,7 +115,9 @@ def save_merged(model: PreTrainedModel, adapter_dir: str | Path, directory: str 
     target.mkdir(parents=True)
     text = model.config.get_text_config()
     model.generation_config = GenerationConfig(
-        bos_token_id=text.bos_token_id, eos_token_id=stop_ids(processor), pad_token_id=text.pad_token_id
+        bos_token_id=getattr(text, "bos_token_id", None),
+        eos_token_id=stop_ids(processor),
+        pad_token_id=getattr(text, "pad_token_id", None),
     )
     model.save_pretrained(target, max_shard_size=_SHARD_SIZE)
     processor.save(target)

@@ -107,7 +107,10 @@ class PhotoTokens(NamedTuple):
 class Processor(Protocol):
     """Text and photos of one checkpoint to its inputs. Training's loading processes get copies of it, so it pickles."""
 
-    tokenizer: PreTrainedTokenizerBase  # a fast one
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """A fast one."""
+        ...
 
     @property
     def preparation(self) -> Preparation:

@@ -1,0 +1,54 @@
+"""Pages to an input of vLLM that needs no preprocessing, so that no other filter, budget or template comes in."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from transformers import BatchFeature
+from vllm.inputs import MultiModalInput, mm_input
+from vllm.multimodal.inputs import MultiModalFieldConfig, MultiModalKwargsItem, MultiModalKwargsItems, PlaceholderRange
+
+from enrich.models.auto.processor import PhotoProcessor
+from enrich.models.base import PhotoTokens
+
+
+def renderer(
+    processor: PhotoProcessor, question: str
+) -> Callable[[Sequence[np.ndarray], Sequence[str]], MultiModalInput]:
+    """See `Processor.vllm_input`."""
+
+    @lru_cache(4096)  # there are as many as pages have shapes
+    def prompt(photos: tuple[PhotoTokens, ...]) -> tuple[list[int], list[PlaceholderRange]]:
+        ids = processor.prompt_ids(question, photos)
+        places = [_place(ids, -number) for number in range(1, len(photos) + 1)]
+        return [processor.image_token_id if token < 0 else token for token in ids], places
+
+    def render(pages: Sequence[np.ndarray], names: Sequence[str]) -> MultiModalInput:
+        items = [_item(processor, page, position) for position, page in enumerate(pages)]
+        ids, places = prompt(tuple(processor.page_tokens(page) for page in pages))
+        return mm_input(ids, MultiModalKwargsItems({"image": items}), {"image": list(names)}, {"image": places})
+
+    return render
+
+
+def _place(ids: Sequence[int], number: int) -> PlaceholderRange:
+    """From the first image position of a photo to its last, and which of them are; between tiles there are marks."""
+    found = [place for place, token in enumerate(ids) if token == number]
+    length = found[-1] - found[0] + 1
+    if length == len(found):
+        return PlaceholderRange(found[0], length)
+    return PlaceholderRange(found[0], length, torch.tensor([token == number for token in ids[found[0] :][:length]]))
+
+
+def _item(processor: PhotoProcessor, page: np.ndarray, position: int) -> MultiModalKwargsItem:
+    raw = processor.facts.bytes_for_vllm
+    made = processor.preprocess(page, position, normalize=not raw)
+    tensors = processor.facts.for_vllm({**made, "pixel_values": made["pixel_values"].byte()} if raw else made)
+    fields = {
+        name: MultiModalFieldConfig.flat_from_sizes("image", torch.tensor([len(tensor)]))
+        if name in processor.facts.flat
+        else MultiModalFieldConfig.batched("image", keep_on_cpu=tensor.ndim < 3)
+        for name, tensor in tensors.items()
+    }
+    return MultiModalKwargsItems.from_hf_inputs(BatchFeature(tensors), fields)["image"][0]
