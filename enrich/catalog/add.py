@@ -12,7 +12,7 @@ import polars as pl
 from enrich.answers.amount import AmountError, parse_currency
 from enrich.catalog.cells import value
 from enrich.catalog.edit import Cell, Edit, edited, hidden_columns, holds_numbers, read_bytes
-from enrich.catalog.select import BETWEEN_PHOTOS
+from enrich.catalog.records import BETWEEN_PHOTOS
 from enrich.errors import RunFailed, UsageError
 from enrich.settings.catalog import Columns
 from enrich.storage import Store

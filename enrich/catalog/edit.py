@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from enrich.answers.amount import AmountError, parse_amount
-from enrich.catalog.select import BETWEEN_PHOTOS
+from enrich.catalog.records import BETWEEN_PHOTOS
 from enrich.catalog.table import read_table
 from enrich.errors import UsageError
 
@@ -120,7 +120,7 @@ def _edit_csv(data: bytes, edit: Edit, where: str) -> bytes:
     except csv.Error as error:
         raise UsageError(f"{where}: {error}; save it as a plain CSV in UTF-8, or as Parquet") from error
     header = records[0][1]
-    place = {name: number for number, name in enumerate(header)}
+    place = {" ".join(name.split()): number for number, name in enumerate(header)}
     end = "\r\n" if records[0][0].endswith("\r\n") else "\n"
     quoting: Literal[0, 1] = csv.QUOTE_ALL if records[0][0].startswith('"') else csv.QUOTE_MINIMAL
     comma = _decimal_comma([cells[place[name]] for _, cells in records[1:] for name in _priced(edit)

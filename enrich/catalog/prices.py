@@ -1,11 +1,13 @@
 """The prices of a catalog, read as a column: what one cell leaves open, the others' writing decides."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from enrich.answers.amount import Amount, AmountError, DecimalMark, parse_amount, parse_currency
 from enrich.answers.calibration import beyond
+from enrich.catalog.price_texts import Worded, parse_price
 from enrich.errors import UsageError
+from enrich.settings.catalog import Columns
 
 Found = Amount | AmountError | None  # in a cell; None: it states no price
 
@@ -27,34 +29,88 @@ class Price:
     problem: str = ""
 
 
-def read_prices(cells: Sequence[Cell], decimal: DecimalMark | None, where: str) -> tuple[list[Price], str | None]:
-    """A price for each cell, and the currency of all of them; None if no cell names one.
+def read_prices(cells: Sequence[Cell], columns: Columns, where: str) -> tuple[list[Price], str | None, list[str]]:
+    """A price for each cell, the currency of all of them (None if no cell names one), and what a person should know.
 
     An amount that could be either of two is read by the decimal mark that other cells of the column prove. If they
-    prove both, it has no price. A price far beyond all the others has none either.
+    prove both, it has no price. A price far beyond all the others has none either. Several currencies are converted by
+    `columns.rates`.
 
     Raises:
-        UsageError: several currencies, or an ambiguous amount that neither the column nor `decimal` decides.
+        UsageError: currencies without rates, or an ambiguous amount that neither the column nor `decimal` decides.
     """
     own = [_currency(cell) for cell in cells]
     found = [_amount(cell, currency) for cell, currency in zip(cells, own, strict=True)]
     named = {currency for currency in own if isinstance(currency, str)}
     named |= {amount.currency for amount in found if isinstance(amount, Amount) and amount.currency}
-    if len(named) > 1:
-        listed = ", ".join(sorted(named)[:5])
-        raise UsageError(f"{where}: prices in several currencies ({listed}); keep the rows of one currency")
-    common = next(iter(named), None)
-    found = [
-        currency if isinstance(currency, AmountError) else _amount(cell, common)
-        for cell, currency in zip(cells, own, strict=True)
-    ]
-    mark = _decimal_mark(cells, found, decimal, where)
+    common = _common(named, columns.rates, where)
+    if len(named) < 2:
+        own = [currency or common for currency in own]
+        found = [_amount(cell, currency) for cell, currency in zip(cells, own, strict=True)]
+    mark = _decimal_mark(cells, found, columns.decimal, where)
+    notes = _decided(cells, found, mark) if columns.decimal is None else []
     if mark is not None:
         found = [
-            _amount(cell, common, mark) if isinstance(amount, AmountError) and amount.ambiguous else amount
-            for cell, amount in zip(cells, found, strict=True)
+            _amount(cell, currency, mark) if isinstance(amount, AmountError) and amount.ambiguous else amount
+            for cell, currency, amount in zip(cells, own, found, strict=True)
         ]
-    return _plausible(found), common
+    found = [_converted(amount, columns) for amount in found]
+    return _plausible(found), common, [*notes, *_worded(cells, found), *_exchanged(named, common)]
+
+
+def _common(named: set[str], rates: dict[str, float], where: str) -> str | None:
+    """The currency of the catalog."""
+    if rates and (unknown := named - set(rates)):
+        raise UsageError(
+            f"{where}: prices in {', '.join(sorted(unknown)[:5])}, which columns.rates lacks; add its rate"
+        )
+    if rates:
+        return next(code for code, rate in rates.items() if rate == 1)
+    if len(named) > 1:
+        listed = ", ".join(sorted(named)[:5])
+        raise UsageError(
+            f"{where}: prices in several currencies ({listed}); keep the rows of one currency, or give rates in the "
+            f"settings under columns.rates, such as {{{min(named)}: 1, {max(named)}: 0.9}}"
+        )
+    return next(iter(named), None)
+
+
+def _converted(amount: Found, columns: Columns) -> Found:
+    if not isinstance(amount, Amount):
+        return amount
+    rate = columns.rates.get(amount.currency or "", 1.0)
+    return (
+        replace(amount, value=round(amount.value * rate / (100 if columns.cents else 1), 2))
+        if rate != 1 or columns.cents
+        else amount
+    )
+
+
+def _decided(cells: Sequence[Cell], found: Sequence[Found], mark: DecimalMark | None) -> list[str]:
+    """One line about amounts that the rest of the column decides."""
+    unsure = [n for n, amount in enumerate(found) if isinstance(amount, AmountError) and amount.ambiguous]
+    if not unsure or mark is None:
+        return []
+    first = cells[unsure[0]]
+    return [
+        f"prices such as {first.price!r} (row {first.row}) are read with {mark!r} as decimal mark, as others in the "
+        f"column are: {len(unsure):,}; if that is wrong, set columns.decimal"
+    ]
+
+
+def _worded(cells: Sequence[Cell], found: Sequence[Found]) -> list[str]:
+    """A line for each way in which prices were texts of more than one amount."""
+    groups: dict[str, list[Cell]] = {}
+    for cell, amount in zip(cells, found, strict=True):
+        if isinstance(amount, Worded):
+            groups.setdefault(amount.how, []).append(cell)
+    return [f"prices that {how}: {len(one):,} (the first, {one[0].price[:40]!r} in row {one[0].row})"
+            for how, one in groups.items()]  # fmt: skip
+
+
+def _exchanged(named: set[str], common: str | None) -> list[str]:
+    others = sorted(named - {common})
+    return [f"prices in {', '.join(others)} are converted to {common} by columns.rates"] if others and common else []
 
 
 def _currency(cell: Cell) -> str | AmountError | None:
@@ -65,10 +121,10 @@ def _currency(cell: Cell) -> str | AmountError | None:
 
 
 def _amount(cell: Cell, currency: str | AmountError | None, decimal: DecimalMark | None = None) -> Found:
-    if not cell.price or isinstance(currency, AmountError):
-        return None
+    if isinstance(currency, AmountError) or not cell.price:
+        return currency if isinstance(currency, AmountError) else None
     try:
-        return parse_amount(cell.price, decimal=decimal, currency=currency)
+        return parse_price(cell.price, decimal=decimal, currency=currency)
     except AmountError as error:
         return error
 

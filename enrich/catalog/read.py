@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,18 +17,25 @@ from enrich.answers.plain_text import MAX_TITLE
 from enrich.answers.spelling import one_spelling
 from enrich.answers.wording import WORDINGS
 from enrich.catalog.attributes import read_attributes
-from enrich.catalog.cells import clean, levels, value
+from enrich.catalog.cells import code, levels, value
 from enrich.catalog.dropped import Dropped, describe
+from enrich.catalog.find_photo import Photos, is_url
 from enrich.catalog.further import add_further_photos
 from enrich.catalog.prices import Cell, Price, read_prices
-from enrich.catalog.select import BETWEEN_PHOTOS, select
-from enrich.catalog.table import FORMATS, read_table
+from enrich.catalog.records import BETWEEN_PHOTOS
+from enrich.catalog.select import select
+from enrich.catalog.table import Table, Wanted, find_table, open_table
 from enrich.errors import UsageError
 from enrich.settings.catalog import Columns
 from enrich.settings.fields import FieldSettings
 from enrich.vocabulary import Product
 
 _OF_FIELD = "field."  # before the name of a declared field, which may be that of another column
+# Names of the columns that formats without a header have: folders of photos, archives, conversations.
+FIXED = {
+    "image_path": ("image",), "product_code": ("id", "product_code"), "title": ("title",), "category": ("category",),
+    "price": ("price",), "currency": ("currency",),
+}  # fmt: skip
 UNPRICED = "price cannot be used, taught without it"
 
 
@@ -47,6 +55,10 @@ class Catalog:
     row_of: Mapping[str, int]  # product code -> row
     paths: Mapping[str, tuple[str, ...]]  # category -> its levels, the broadest first, as most of its rows have them
     category_ids: Mapping[str, str] = field(default_factory=dict)  # category -> its id in a standard's table, if named
+    encoding: str | None = None  # of a table that is text
+    separator: str | None = None  # of a CSV
+    columns: Columns = field(default_factory=Columns)  # as they were found
+    directory: str = ""  # of the table, absolute
 
     @property
     def photos(self) -> int:
@@ -74,35 +86,39 @@ def read_catalog(
     category_path: bool = False,
     fields: Mapping[str, FieldSettings] = {},
     unknown: str = WORDINGS["en"].unknown,
+    urls: bool = False,
 ) -> Catalog:
-    """The catalog in a local directory (its catalog.csv or catalog.parquet), or the one in a table file.
+    """The catalog in a local directory (its catalog.csv, or what else `find_table` finds), or the one in a table file.
 
     Photo paths are relative to the table's directory and must stay inside it. A product may have several: a list in a
-    cell, names joined by `|`, or rows of one product code (see `select`). Categories that differ in case or spacing
-    only are one, in their most frequent spelling.
+    cell (`names_of`), further columns, or rows of one product code (see `select`). Categories that differ in case or
+    spacing only are one, in their most frequent spelling.
 
     Args:
         group_by: see `add_further_photos`.
         category_path: a category is all of its levels, `WOMAN > SHOES > PUMPS`, not only the last.
         fields: what else is read of each product (`read_attributes`).
         unknown: what a cell without a value may hold.
+        urls: whether a photo may be a URL, which nothing downloads: for those who only look at the table.
 
     Raises:
         UsageError: no table, an unreadable one, a missing column, several currencies, prices that could be either of
             two amounts, photos that cannot be grouped so, or no usable row.
     """
     columns = columns or Columns()
-    table_path = _find_table(Path(path))
-    table = read_table(table_path, lists={columns.image_path: BETWEEN_PHOTOS})
-    mapped = _map_columns(table, table_path, columns, category_path, fields)
+    table_path = find_table(Path(path))
+    directory = (table_path if table_path.is_dir() else table_path.parent).absolute()
+    table = open_table(table_path, _wanted(columns))
+    columns = _as_there(columns, table)
+    mapped = _map_columns(table.frame, table_path, columns, category_path, fields)
     rows = mapped.drop("levels").to_dicts()
-    selected = select(rows, table_path.parent.absolute())
+    selected = select(rows, Photos(directory, table.embedded, urls), table.broken)
     where = f"catalog {table_path}"
     if not selected.kept:
         raise UsageError(f"{where}: {_why_empty(selected.dropped)}; give each product a title, category and photo")
-    kept = add_further_photos(selected.kept, table_path.parent.absolute(), group_by, where)
+    kept = add_further_photos(selected.kept, directory, group_by, where)
     cells = [Cell(number, rows[number - 1]["price"], rows[number - 1]["currency"]) for number in kept]
-    prices, currency = read_prices(cells, columns.decimal, where)
+    prices, currency, priced = read_prices(cells, columns, where)
     labels, respelled = _one_spelling([product.category for product in kept.values()], category_path)
     attributes, told = read_attributes([_values(rows[number - 1], fields) for number in kept], fields, unknown)
     products = [
@@ -115,13 +131,26 @@ def read_catalog(
         categories=tuple(sorted({product.category for product in products})),
         currency=currency,
         dropped=tuple(selected.dropped),
-        fingerprint=_fingerprint(products, table_path.parent.absolute()),
+        fingerprint=_fingerprint(products, directory),
         unread=_unread(kept, prices),
         lost=tuple(selected.lost),
         rows=len(rows) - selected.further,
-        notes=(*respelled, *told, *_long_titles(rows, kept), *_small_prices(products, row_of)),
+        notes=(
+            *table.notes,
+            *_no_currency(columns, table, currency),
+            *_variants(selected.variants),
+            *priced,
+            *respelled,
+            *told,
+            *_long_titles(rows, kept),
+            *_small_prices(products, row_of),
+        ),
         row_of=row_of,
         paths=_paths(products, mapped["levels"], row_of, category_path),
+        encoding=table.encoding,
+        separator=table.separator,
+        columns=columns,
+        directory=str(directory),
     )
 
 
@@ -133,17 +162,39 @@ def _unread(kept: Mapping[int, Product], prices: Sequence[Price]) -> tuple[Dropp
     )
 
 
-def _find_table(path: Path) -> Path:
-    if path.is_file():
-        return path
-    if not path.is_dir():
-        raise UsageError(f"catalog {path}: no such file or directory; name a directory with catalog.csv in it")
-    found = [path / f"catalog{suffix}" for suffix in FORMATS if (path / f"catalog{suffix}").is_file()]
-    if not found:
-        raise UsageError(f"catalog {path}: holds neither catalog.csv nor catalog.parquet; put one beside images/")
-    if len(found) > 1:
-        raise UsageError(f"catalog {path}: holds both catalog.csv and catalog.parquet; delete one or name the file")
-    return found[0]
+def _wanted(columns: Columns) -> Wanted:
+    photos = (columns.image_path, *columns.more_images)
+    names = (columns.product_code, columns.title, *columns.category, columns.price, columns.currency, *photos)
+    lists = dict.fromkeys(columns.category, SEPARATOR) | dict.fromkeys(photos, BETWEEN_PHOTOS)
+    if columns.image_path == Columns().image_path:
+        photos = (*photos, FIXED["image_path"][0])
+    return Wanted(names, lists, photos, columns.encoding, columns.separator)
+
+
+def _as_there(columns: Columns, table: Table) -> Columns:
+    """The columns of formats that name them, where no setting does, and repeated columns of photos."""
+    there, changed = set(table.frame.columns), {}
+    for role, names in FIXED.items() if table.fixed else ():
+        at = getattr(columns, role)
+        found = next((name for name in names if name in there), None)
+        if found and at == getattr(Columns(), role) and not there & set(at if isinstance(at, tuple) else (at,)):
+            changed[role] = (found,) if isinstance(at, tuple) else found
+    named = (columns.image_path, *columns.more_images)
+    repeated = [name for name in table.frame.columns if re.sub(r" \(\d+\)$", "", name) in named and name not in named]
+    if repeated:
+        changed["more_images"] = (*columns.more_images, *repeated)
+    return columns.model_copy(update=changed)
+
+
+def _no_currency(columns: Columns, table: Table, found: str | None) -> list[str]:
+    if columns.currency in table.frame.columns or columns.currency == Columns().currency:
+        return []
+    return [f"no column {columns.currency!r} (currency): " + (f"prices say {found}" if found else "prices have none")]
+
+
+def _variants(count: int) -> list[str]:
+    told = "rows of variants with prices of their own, which add photos to a product and keep its price"
+    return [f"{told}: {count:,}"] if count else []
 
 
 def _map_columns(
@@ -157,16 +208,19 @@ def _map_columns(
         "title": columns.title,
         "image_path": columns.image_path,
         "category": categories[0] if categories else columns.category[0] if columns.category else "",
+        **{f"more_images {name}": name for name in columns.more_images},
     }
-    for role in ("price", "currency"):  # a catalog may lack these, but not where a setting names them
-        named = getattr(columns, role)
-        if named in table.columns or named != getattr(Columns(), role):
-            wanted[role] = named
+    if columns.price in table.columns or columns.price != Columns().price:  # may be missing, unless a setting names it
+        wanted["price"] = columns.price
+    if columns.currency in table.columns:
+        wanted["currency"] = columns.currency
     for role, name in wanted.items():
         if name not in table.columns:
             there = ", ".join(table.columns[:30]) or "none"
+            role = role.partition(" ")[0]
+            alone = "; if that is several, set columns.separator" if len(table.columns) == 1 else ""
             raise UsageError(
-                f"catalog {path}: no column {name!r} ({role}); its columns are: {there}; "
+                f"catalog {path}: no column {name!r} ({role}); its columns are: {there}{alone}; "
                 f"name the right one in the settings under columns.{role}"
             )
     for name in columns.category if columns.category != Columns().category else ():
@@ -179,15 +233,16 @@ def _map_columns(
                 f"catalog {path}: no column {one.column_of(name)!r} ({name}); its columns are: {there}; "
                 f"name the right one in the settings under fields.{name}.column"
             )
-    found = levels(categories, paths=category_path)
+    found = levels(categories, paths=category_path, between=columns.levels, several=columns.categories)
+    photos = [pl.col(name).str.strip_chars() for name in (columns.image_path, *columns.more_images)]
     return table.select(
-        product_code=clean(columns.product_code),
+        product_code=code(columns.product_code),
         title=value(columns.title),
         category=found.list.join(SEPARATOR) if category_path else found.list.last().fill_null(""),
         levels=found,
         price=value(wanted["price"]) if "price" in wanted else pl.lit(""),
         currency=value(wanted["currency"]) if "currency" in wanted else pl.lit(""),
-        image_path=pl.col(columns.image_path).str.strip_chars(),
+        image_path=pl.concat_str(photos, separator=BETWEEN_PHOTOS) if photos[1:] else photos[0],
         **{f"{_OF_FIELD}{name}": value(one.column_of(name)) for name, one in fields.items()},
     )
 
@@ -235,8 +290,16 @@ def _why_empty(dropped: list[Dropped]) -> str:
 def _fingerprint(products: list[Product], directory: Path) -> str:
     digest = hashlib.sha256()
     for product in sorted(products, key=lambda product: product.product_code):
-        photos = [(os.path.relpath(path, directory), os.stat(path).st_size) for path in product.image_paths]
+        photos = [_of_photo(path, directory) for path in product.image_paths]
         row = [product.product_code, product.title, product.category, product.price, *chain.from_iterable(photos)]
         row += [sorted(product.attributes.items())] if product.attributes else []
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _of_photo(path: str, directory: Path) -> tuple[str, int]:
+    """What the fingerprint says of a photo. One from inside a table is named by its bytes, wherever it is kept."""
+    if is_url(path):
+        return path, 0
+    inside = path.startswith(f"{directory}{os.sep}")
+    return os.path.relpath(path, directory) if inside else os.path.basename(path), os.stat(path).st_size

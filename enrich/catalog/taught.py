@@ -18,8 +18,8 @@ from enrich.settings.training import TrainSettings
 from enrich.vocabulary import Product
 
 
-def read_taught(folder: Path, settings: TrainSettings) -> Catalog:
-    """The catalog in `folder` under these settings.
+def read_taught(folder: Path, settings: TrainSettings, *, urls: bool = False) -> Catalog:
+    """The catalog in `folder` under these settings; `urls` as in `read_catalog`.
 
     Raises:
         UsageError: as `read_catalog`, `read_taxonomy` and `adopt`; or categories are to be paths and none has levels.
@@ -27,7 +27,7 @@ def read_taught(folder: Path, settings: TrainSettings) -> Catalog:
     taxonomy = read_taxonomy(settings.taxonomy) if settings.taxonomy else None
     catalog = read_catalog(
         folder, settings.columns, settings.group_by, category_path=settings.category_path,
-        fields=settings.fields, unknown=unknown_word(settings),
+        fields=settings.fields, unknown=unknown_word(settings), urls=urls,
     )  # fmt: skip
     if taxonomy:
         catalog = adopt(catalog, taxonomy)

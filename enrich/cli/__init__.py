@@ -22,9 +22,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-catalog_app = typer.Typer(no_args_is_help=True, help="Make or fetch a labelled catalog.")
+catalog_app = typer.Typer(no_args_is_help=True, help="Make, check or fetch a labelled catalog.")
 app.add_typer(catalog_app, name="catalog")
-for catalog_command in (catalogs.sample, catalogs.fetch):
+for catalog_command in (catalogs.sample, catalogs.fetch, catalogs.check):
     catalog_app.command()(catalog_command)
 for command in (
     adapters.finetune, adapters.score, adapters.merge,

@@ -1,13 +1,17 @@
-"""`enrich catalog`: make or fetch a labelled catalog."""
+"""`enrich catalog`: make, check or fetch a labelled catalog."""
 
+import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from enrich.cli.options import Config
 from enrich.console import console, progress_bars
+from enrich.errors import UsageError, one_line
 from enrich.settings.catalog import FetchSettings, SampleSettings
 from enrich.settings.load import load_settings
+from enrich.settings.training import TrainSettings
 
 Out = Annotated[str, typer.Option(help="Where the catalog goes: a directory or s3://bucket/prefix.")]
 
@@ -52,3 +56,44 @@ def fetch(
         console.print(f"rows that name several URLs: {summary.several}; the photo of the first one was taken")
     if summary.failed:
         console.print(f"why they failed: {out}/failures.csv")
+
+
+def check(
+    catalog: Annotated[str, typer.Option(help="A directory, a table in a file, or s3://bucket/prefix.")],
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings, as for `enrich finetune`.")] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="auto: propose the columns that no setting names; --config FILE is written if it is missing."
+        ),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write what was read there.")] = None,
+) -> None:
+    """Say what fine-tuning would read of a catalog, what it would leave out, and what looks wrong. Needs no model."""
+    from enrich.catalog.layouts import as_yaml
+    from enrich.pipeline.catalogs import check_catalog
+
+    if columns not in (None, "auto"):
+        raise UsageError(f"--columns {columns}: is not auto; name columns in a settings file (--config)")
+    fresh = config is not None and columns == "auto" and not config.exists()
+    settings = load_settings(TrainSettings, None if fresh else config, "finetune")
+    with progress_bars("reading the catalog") as progress:
+        found, proposal = check_catalog(catalog, settings, progress, auto=columns == "auto")
+    for line in found.lines():
+        console.print(one_line(line))
+    if proposal:
+        text = as_yaml(found.catalog.columns)
+        console.print(f"\n# columns proposed from {proposal.layout}\n{text}", end="")
+        if fresh and config:
+            _write(config, text)
+            console.print(f"settings: {config}")
+    if json_file:
+        _write(json_file, json.dumps(found.as_json(), ensure_ascii=False, indent=1) + "\n")
+        console.print(f"rows: {json_file}")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}; name a file that can be written") from error

@@ -1,4 +1,4 @@
-"""Catalogs written to a URI: the tutorial's data set, and what others make."""
+"""Catalogs at a URI: looked at, and written from what others make."""
 
 import shutil
 from collections.abc import Iterator
@@ -6,14 +6,61 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from enrich.catalog.check import Check, check
 from enrich.catalog.fetch import FetchSummary, fetch_catalog
+from enrich.catalog.layouts import Proposal, propose
+from enrich.catalog.table import find_table, header_of
+from enrich.catalog.taught import read_taught
+from enrich.errors import UsageError
 from enrich.pipeline.progress import Progress, silent
 from enrich.settings.catalog import FetchSettings
+from enrich.settings.training import TrainSettings
 from enrich.storage import is_s3, open_store, write_tree
 from enrich.storage.cache import disk_errors
-from enrich.storage.tree import work_directory
+from enrich.storage.tree import local_tree, work_directory
 
 CATALOG_FILE = "catalog.csv"  # written last: a catalog without it is not whole
+
+
+def check_catalog(
+    uri: str, settings: TrainSettings, progress: Progress = silent, *, auto: bool = False
+) -> tuple[Check, Proposal | None]:
+    """Look at the catalog at `uri`, a directory or a table in a file, as fine-tuning would read it.
+
+    Args:
+        auto: propose columns from the table's header where `settings` name none.
+
+    Raises:
+        UsageError: it cannot be read, or no columns can be proposed.
+    """
+    with _local(uri) as path:
+        proposal = _proposed(path, settings) if auto else None
+        if proposal:
+            settings = settings.model_copy(update={"columns": proposal.columns})
+        catalog = read_taught(path, settings, urls=True)
+        return check(catalog, settings.limits, partial(progress, "looking at photos")), proposal
+
+
+def _proposed(path: Path, settings: TrainSettings) -> Proposal:
+    table = find_table(path)
+    header, filled = header_of(table)
+    given = settings.columns.model_dump(include=settings.columns.model_fields_set)
+    proposal = propose(header, given, filled)
+    if needed := [role for role in proposal.missing if role != "price"]:
+        raise UsageError(
+            f"catalog {table}: no column looks like {' or '.join(needed)}; its columns are: {', '.join(header[:30])}; "
+            f"name it in the settings under columns.{needed[0]}"
+        )
+    return proposal
+
+
+@contextmanager
+def _local(uri: str) -> Iterator[Path]:
+    if not is_s3(uri) and Path(uri).expanduser().is_file():
+        yield Path(uri).expanduser()
+        return
+    with local_tree(uri) as folder:
+        yield folder
 
 
 def fetch_photos(source: str, out: str, settings: FetchSettings, progress: Progress = silent) -> FetchSummary:

@@ -1,8 +1,9 @@
 """Settings of catalogs: columns, splits, downloads and the generated sample."""
 
-from typing import Literal
+import codecs
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from enrich.settings.base import Settings
 from enrich.settings.photos import PhotoLimits
@@ -17,15 +18,77 @@ class Columns(Settings):
         default=("category3_code", "category2_code", "category1_code"),
         description="First column whose value is neither empty nor N.A. names the category",
     )
+    levels: str = Field(
+        default=">", min_length=1, max_length=3, description="Between the levels of a category, such as / of Magento"
+    )
+    categories: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=3,
+        description="Between several categories in a cell, of which the first of most levels is used; left out: a cell "
+        "holds one",
+    )
     price: str = "full_price"
     currency: str = "currency_code"
     decimal: Literal[".", ","] | None = Field(
         default=None, description="Decimal mark of ambiguous prices such as 1.299; left out: as the other prices show"
     )
+    rates: dict[str, float] = Field(
+        default={},
+        description="What a unit of each currency is worth in the catalog's, which is the one at 1: {EUR: 1, USD: 0.92}; "
+        "left out: several currencies are refused",
+    )
+    cents: bool = Field(default=False, description="Prices are in hundredths: 1299 is 12.99")
     image_path: str = Field(
         default="local_image_path",
-        description="Photos of the product, the main one first: a path, several joined by |, or a list",
+        description="Photos of the product, the main one first: paths or data: URIs, several joined by |, or a list",
     )
+    more_images: tuple[str, ...] = Field(
+        default=(), description="Columns with further photos; `image_path: [first, second]` means the same"
+    )
+    encoding: str | None = Field(
+        default=None, description="Of a text table, such as windows-1252 or shift_jis; left out: as its bytes show"
+    )
+    separator: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1,
+        description="Of a CSV; left out: comma, semicolon, tab or bar, as fits",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_texts_and_lists(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        for name in ("category", "more_images"):
+            if isinstance(values.get(name), str):
+                values[name] = (values[name],)
+        if isinstance(values.get("image_path"), list | tuple) and values["image_path"]:
+            values["image_path"], *more = values["image_path"]
+            values["more_images"] = (*more, *values.get("more_images", ()))
+        return values
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, encoding: str | None) -> str | None:
+        try:
+            # Codecs such as zlib or rot13 turn bytes into something else than text.
+            if encoding is not None and not codecs.lookup(encoding)._is_text_encoding:  # type: ignore[attr-defined]
+                raise LookupError
+        except LookupError as error:
+            raise ValueError(
+                f"{encoding!r} is not an encoding; write one such as windows-1252, shift_jis or gb18030"
+            ) from error
+        return encoding
+
+    @field_validator("rates")
+    @classmethod
+    def _has_a_base(cls, rates: dict[str, float]) -> dict[str, float]:
+        if rates and (list(rates.values()).count(1) != 1 or min(rates.values()) <= 0):
+            raise ValueError("exactly one currency is at 1, the others above 0: {EUR: 1, USD: 0.92}")
+        return {code.upper(): rate for code, rate in rates.items()}
 
 
 class SplitSettings(Settings):

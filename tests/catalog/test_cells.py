@@ -113,7 +113,7 @@ def test_numbers_of_a_parquet_column_are_never_ambiguous(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("cost", "detail"),
-    [("12-15", "'12-15' is not one amount of money"), ("on request", "'on request' is not one amount of money"),
+    [("12-1500", "'12-1500' is not one amount of money"), ("on request", "'on request' is not one amount of money"),
      ("0", "'0' is not a price from 0.01 to 999,999,999"), ("$5", "'$5' is not in EUR")],
 )  # fmt: skip
 def test_a_price_that_cannot_be_read_is_told_with_its_row_and_text(tmp_path: Path, cost: str, detail: str) -> None:
@@ -140,7 +140,8 @@ def test_spellings_of_a_currency_are_one_and_several_currencies_are_refused(tmp_
         with pytest.raises(UsageError) as refused:
             _read(tmp_path, {"money": "EUR"}, other, {"money": "N.A."})
         assert str(refused.value) == (
-            f"catalog {tmp_path}/catalog.csv: prices in several currencies (EUR, USD); keep the rows of one currency"
+            f"catalog {tmp_path}/catalog.csv: prices in several currencies (EUR, USD); keep the rows of one currency, or "
+            "give rates in the settings under columns.rates, such as {EUR: 1, USD: 0.9}"
         )
 
 

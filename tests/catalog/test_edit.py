@@ -170,9 +170,9 @@ def test_a_csv_keeps_its_other_lines_byte_for_byte(catalog: Store) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("code;title;category;price;currency;image\n1;Cap;Hats;15;EUR;images/1.jpg\n", "no column for product_code"),
+        ("item;title;category;price;currency;image\n1;Cap;Hats;15;EUR;images/1.jpg\n", "no column for product_code"),
         ("code,title,category,price,currency,image\n1,C\u00e4p,Hats,1,EUR,images/1.jpg\n", "catalog.csv"),
-        ('code,title,category,price,currency,image\n1,Cap 7",Hats,1,EUR,images/1.jpg\n2,"C,Hats,1,EUR,i.jpg\n', "csv"),
+        ("code,title,category,price,currency,image\n1,a,b,Hats,1,EUR,images/1.jpg\n", "line 2 has 7 cells"),
         ("", "catalog.csv"),
     ],
 )
@@ -184,6 +184,21 @@ def test_a_csv_that_is_read_otherwise_than_it_would_be_written_is_refused(
         check_addition(catalog, COLUMNS, [labelled()])
     assert "\n" not in str(error.value)
     assert catalog.get("catalog.csv")[0] == text.encode("cp1252")
+
+
+@pytest.mark.parametrize(
+    ("text", "added"),
+    [
+        ("code;title;category;price;currency;image\n1;Cap;Hats;15;EUR;images/1.jpg\n", ";Felt Hat;Hats;120;EUR;"),
+        ('code,title,category,price,currency,image\n1,Cap 7",Hats,1,EUR,images/1.jpg\n', ",Felt Hat,Hats,120,EUR,"),
+    ],
+)
+def test_a_csv_keeps_its_separator_and_its_quotation_marks(catalog: Store, text: str, added: str) -> None:
+    catalog.put("catalog.csv", text.encode())
+    add(catalog, labelled())
+    after = catalog.get("catalog.csv")[0].decode()
+    assert after.startswith(text)
+    assert added in after.removeprefix(text)
 
 
 def test_prices_follow_the_columns_decimal_comma(catalog: Store) -> None:

@@ -195,15 +195,17 @@ def test_a_directory_without_one_table_is_refused(tmp_path: Path) -> None:
 
 def test_unreadable_tables(tmp_path: Path) -> None:
     table = tmp_path / "catalog.csv"
-    for content in (b"", b"product_code,title\n1,2,3,4\n", b"product_code\n\xff\xfe\xff\n"):
+    for content in (b"", b"product_code,title\n1,2,3,4\n", b"product_code\n\x81\x98\xff\xff\n"):
         table.write_bytes(content)
         assert _say(tmp_path).startswith(f"table {table} cannot be read: ")
     table.unlink()
     (tmp_path / "catalog.parquet").write_bytes(b"PAR1 not really")
     assert _say(tmp_path).startswith(f"table {tmp_path}/catalog.parquet cannot be read: ")
     (tmp_path / "catalog.xlsx").write_bytes(b"PK")
-    expected = f"table {tmp_path}/catalog.xlsx: neither .csv nor .parquet; convert it to one of these"
-    assert _say(tmp_path / "catalog.xlsx") == expected
+    assert _say(tmp_path / "catalog.xlsx").startswith(f"table {tmp_path}/catalog.xlsx cannot be read: ")
+    (tmp_path / "catalog.xls").write_bytes(b"PK")
+    expected = ".csv, .tsv, .parquet, .xlsx, .jsonl, .ndjson, .json; convert it to one of these"
+    assert _say(tmp_path / "catalog.xls") == f"table {tmp_path}/catalog.xls: none of {expected}"
 
 
 def test_missing_columns_are_named(tmp_path: Path) -> None:
