@@ -15,6 +15,7 @@ _INVISIBLE = "[\u00ad\u200b\u200e\u200f\u2060\ufeff]"
 # Of HTML in shops' texts. `<s>` is not among them: a model has a token of that name (`spells_control_token`).
 _BLOCKS = r"(?i)<(?:br|/?(?:p|div|li|ul|ol|h[1-6]|tr|td|th|table|hr))(?:\s[^<>]*)?/?>"
 _INLINE = r"(?i)</?(?:b|i|u|em|strong|span|small|big|sup|sub|font|a|mark|del|ins|img|tbody|thead|label)(?:\s[^<>]*)?/?>"
+_FORMULA = r'^\s*="([^"]*)"\s*$'  # how exports keep Excel from reading 00101 as a number
 _COMMENT = r"(?s)<!--.*?-->"
 _ENTITY = re.compile(r"&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]+);")
 _ROOTS = ("Default Category", "Root Catalog")  # of Magento: every path begins so
@@ -24,7 +25,12 @@ _JOINERS = "[\u200c\u200d]+"  # between letters beyond ASCII, as in Persian, the
 def clean(name: str) -> pl.Expr:
     """A column as one line of NFC text: runs of white space and control characters become one space. HTML is read."""
     plain = pl.col(name).map_batches(_without_entities, return_dtype=pl.String)
-    plain = plain.str.replace_all(_COMMENT, "").str.replace_all(_BLOCKS, " ").str.replace_all(_INLINE, "")
+    plain = (
+        plain.str.replace(_FORMULA, "${1}")
+        .str.replace_all(_COMMENT, "")
+        .str.replace_all(_BLOCKS, " ")
+        .str.replace_all(_INLINE, "")
+    )
     visible = plain.str.normalize("NFC").str.replace_all(_INVISIBLE, "")
     line = visible.str.replace_all(r"[\s\p{Cc}]+", " ").str.strip_chars()
     for pattern, kept in ((rf"(^|[\x00-\x7f]){_JOINERS}", "${1}"), (rf"{_JOINERS}([\x00-\x7f]|$)", "${1}")):
@@ -34,7 +40,7 @@ def clean(name: str) -> pl.Expr:
 
 def code(name: str) -> pl.Expr:
     """Product codes, `clean` and in plain digits and letters: those that are all whole floats lose their `.0`."""
-    text = clean(name).str.normalize("NFKC").str.strip_chars()
+    text = clean(name).str.normalize("NFKC").str.replace(r"^'([0-9])", "${1}").str.strip_chars()
     floats = (text.str.contains(r"^[0-9]+\.0+$") | (text == "")).all()
     return pl.when(floats).then(text.str.replace(r"\.0+$", "")).otherwise(text)
 

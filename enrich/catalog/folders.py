@@ -93,7 +93,7 @@ def _add(
     folder, _, name = member.name.rpartition("/")
     stem, _, ending = name.partition(".")
     key, ending = (f"{folder}/{stem}" if folder not in ("", ".") else stem), ending.lower()
-    if not stem or _is_sidecar(name) and ending not in ("json", *_TEXTS):
+    if not stem or (_is_sidecar(name) and ending not in ("json", *_TEXTS)):
         return
     cells = samples.setdefault(key, {})
     file = archive.extractfile(member)

@@ -10,22 +10,27 @@ from dataclasses import dataclass
 
 from enrich.answers.amount import LONGEST, Amount, AmountError, DecimalMark, parse_amount
 
-LOWER, HIGHER, FROM, CENTS = (
+LOWER, HIGHER, WORDS, CENTS = (
     "are ranges, taken at their lower end",
     "name a price before and after a discount, of which the higher is the full price",
-    "say `from`, taken as they are",
+    "come with words such as `from`, `each` or `incl. VAT`, which change no number",
     "are in cents, taken as a hundredth",
 )
-_FROM = re.compile(
-    r"(?i)^(?:prices? )?(?:from|starting (?:at|from)|as low as|ab|à partir de|a partir de|dès|desde|vanaf|från|fra|da|od|от)"
-    r"(?![^\W\d_])[:.]?\s*|\s*(?:起|から|より|〜|~|～|\+|and up)$"
+_WORDS = re.compile(
+    r"(?ix)^(?:(?:prices?|preis|prix|precio)\s*:?\s*)?"
+    r"(?:(?:from|starting\ (?:at|from)|as\ low\ as|ab|à\ partir\ de|a\ partir\ de|dès|desde|vanaf|från|fra|da|od|от"
+    r"|ca|circa|approx|about|only|nur)(?![^\W\d_])[:.]?\s*)?"
+    r"|\s*(?:起|から|より|〜|~|～|\+|and\ up)$"
+    r"|\s*\(?(?:inkl|incl|exkl|excl|inc|zzgl|plus|\+)\b\.?[^0-9]*$|\s*\b(?:ttc|ht|iva\ incl\S*)\b\.?$"
+    r"|\s*(?:/|\b(?:per|pro|je|each|le|la|por)\b)\s*[^\W\d_]*\.?$|\s*\*+$"
 )
 _DISCOUNT = re.compile(r"(?i)\(?\s*[-\u2212]?\s*\d{1,2}(?:[.,]\d+)?\s?%\s*(?:off|rabatt|sale|discount)?\s*\)?")
 _BETWEEN_PRICES = re.compile(
-    r"(?i)(?:^|[\s,;:()/])(?:was|now|rrp|msrp|uvp|statt|jetzt|nur|only|sale|special|regular|original|list|old|new|price|"
+    r"(?i)~~|(?:^|[\s,;:()/])(?:was|now|rrp|msrp|uvp|statt|jetzt|nur|only|sale|special|regular|original|list|old|new|price|"
     r"preis|reg|instead of|au lieu de|antes|ahora|prima|ora|before|after)(?=$|[\s:.;,])[:.]?"
 )
-_SIGN_THEN_DIGIT = re.compile(r"(?<=[€$£¥円元₩₹])\s+(?=\d)|(?<=\d)\s+(?=[€$£¥₩₹]\s?\d)")
+_SIGNS = "€$£¥円元₩₹"
+_AFTER_SIGN, _BEFORE_SIGN = re.compile(rf"(?<=[{_SIGNS}])\s+(?=\d)"), re.compile(rf"(?<=\d)\s+(?=[{_SIGNS}]\s?\d)")
 _RANGE = re.compile(r"(?i)\s*(?:[-\u2012-\u2015\u2212~〜～]|\bto\b|\bbis\b|\btot\b|\bà\b|\buntil\b)\s*")
 _CENTS = re.compile(r"(?i)(?P<number>\d{1,5}(?:[.,]\d)?)\s?(?P<unit>¢|cents?|ct|pence|p)\.?")
 _WIDEST = 20  # how many times its lower end the upper end of a range of prices may be; else it is a number of something
@@ -64,11 +69,12 @@ def _worded(text: str, decimal: DecimalMark | None, currency: str | None) -> Wor
         if of and currency not in (None, of):
             return None
         return Worded(float(match["number"].replace(",", ".")) / 100, of or currency, None, CENTS)
-    plain = _FROM.sub("", text)
+    plain = _WORDS.sub("", text)
     if plain != text and (found := _all([plain], decimal, currency)):
-        return _as(found[0], FROM)
+        return _as(found[0], WORDS)
     without = _DISCOUNT.sub(" ", plain)
-    parts = _SIGN_THEN_DIGIT.sub("\0", _BETWEEN_PRICES.sub("\0", without)).split("\0")
+    between = (_BEFORE_SIGN if without.lstrip()[:1] in _SIGNS else _AFTER_SIGN).sub("\0", without.strip())
+    parts = _BETWEEN_PRICES.sub("\0", between).split("\0")
     if parts[1:] or without != plain:
         found = _all(parts, decimal, currency)
         return _as(max(found, key=lambda one: one.value), HIGHER) if 1 <= len(found) <= 2 else None

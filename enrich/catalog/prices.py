@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from enrich.answers.amount import Amount, AmountError, DecimalMark, parse_amount, parse_currency
+from enrich.answers.amount import Amount, AmountError, DecimalMark, parse_currency
 from enrich.answers.calibration import beyond
 from enrich.catalog.price_texts import Worded, parse_price
 from enrich.errors import UsageError

@@ -30,9 +30,14 @@ def holds_conversations(records: Sequence[Any]) -> bool:
     return any(isinstance(one, dict) and any(isinstance(one.get(key), list) for key in _TURNS) for one in records[:100])
 
 
-def read_json(text: str, where: str) -> tuple[list[dict[str, str]], dict[int, str], bool]:
+def read_json(
+    text: str, where: str, lists: Mapping[str, str] = {}
+) -> tuple[list[dict[str, str]], dict[int, str], bool]:
     """The records of a JSON list or of JSON Lines as texts, by row why a line cannot be read, and whether they are
     conversations, of which the answers become columns: title, category, price and others by their labels.
+
+    Args:
+        lists: keys whose lists of texts are joined with something else than BETWEEN_PHOTOS.
 
     Raises:
         UsageError: it is neither.
@@ -48,7 +53,7 @@ def read_json(text: str, where: str) -> tuple[list[dict[str, str]], dict[int, st
                 f"{where} cannot be read: it is neither a JSON list nor one JSON record a line "
                 f"({next(iter(broken.values()), 'it is empty')}); correct or replace the file"
             ) from None
-    rows = [_flat(_answered(one)) if isinstance(one, dict) else {} for one in found]
+    rows = [_flat(_answered(one), lists) if isinstance(one, dict) else {} for one in found]
     return rows, broken, holds_conversations(found)
 
 
@@ -119,13 +124,15 @@ def _lines(text: str, broken: dict[int, str]) -> Iterator[Any]:
             yield {}
 
 
-def _flat(record: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _flat(record: Mapping[str, Any], lists: Mapping[str, str], prefix: str = "") -> dict[str, str]:
     """The record with `price.amount` for what is within `price`; a record of a photo stays one cell."""
     cells: dict[str, str] = {}
     for key, value in record.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and not any(isinstance(value.get(one), str) for one in _PHOTO_KEYS):
-            cells |= _flat(value, f"{name}.") if prefix.count(".") < 3 else {name: ""}
+            cells |= _flat(value, lists, f"{name}.") if prefix.count(".") < 3 else {name: ""}
+        elif isinstance(value, list):
+            cells[name] = lists.get(name, BETWEEN_PHOTOS).join(filter(None, map(as_text, value)))
         else:
             cells[name] = as_text(value)
     return cells

@@ -93,7 +93,7 @@ def open_table(path: PurePath, wanted: Wanted, data: bytes | None = None, where:
         found = split_rows(text, wanted.columns, wanted.separator, named)
         frame = _frame(found.header, found.rows)
         return Table(frame, encoding, found.separator, [*notes, *found.notes], found.broken)
-    records, broken, fixed = read_json(text, named)
+    records, broken, fixed = read_json(text, named, wanted.lists)
     return Table(_of_records(records), encoding, notes=notes, broken=broken, fixed=fixed)
 
 
