@@ -39,8 +39,8 @@ def clean(name: str) -> pl.Expr:
 
 
 def code(name: str) -> pl.Expr:
-    """Product codes, `clean` and in plain digits and letters: those that are all whole floats lose their `.0`."""
-    text = clean(name).str.normalize("NFKC").str.replace(r"^'([0-9])", "${1}").str.strip_chars()
+    """Product codes, `value` in plain digits and letters: those that are all whole floats lose their `.0`."""
+    text = value(name).str.normalize("NFKC").str.replace(r"^'([0-9])", "${1}").str.strip_chars()
     floats = (text.str.contains(r"^[0-9]+\.0+$") | (text == "")).all()
     return pl.when(floats).then(text.str.replace(r"\.0+$", "")).otherwise(text)
 

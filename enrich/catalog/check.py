@@ -78,7 +78,7 @@ class Check:
         yield f"rows: {catalog.rows:,}, of which {len(catalog.products):,} products can be used"
         first = catalog.products[0]
         price = "no price" if first.price is None else f"{first.price:,.2f} {catalog.currency or ''}".strip()
-        yield f"first product: {excerpt(first.product_code)}, {excerpt(first.title)}, {excerpt(first.category)}, {price}"
+        yield f"first product: {', '.join(map(excerpt, (first.product_code, first.title, first.category, price)))}"
         yield _prices(catalog)
         yield _categories(catalog.products)
         yield _photos(self.photos)
@@ -215,7 +215,7 @@ def _odd_prices(catalog: Catalog) -> list[str]:
             prices[one.category].append(one.price)
     middle = {name: median(values) for name, values in prices.items() if len(values) >= _FEWEST_PRICES}
     return [
-        f"{one.price:,.2f} beside {middle[one.category]:,.2f} ({one.product_code}, row {catalog.row_of[one.product_code]})"
+        f"{one.price:,.2f} beside {middle[one.category]:,.2f} (row {catalog.row_of[one.product_code]})"
         for one in catalog.products
         if one.price and one.category in middle and not 1 / _TIMES_OFF < one.price / middle[one.category] < _TIMES_OFF
     ]

@@ -21,7 +21,7 @@ _FORMATS = (
 _DATA_URI = re.compile(
     r"data:(?:image/[\w.+-]+)?(?:;[\w.=+-]+)*?(?P<base64>;base64)?,(?P<data>.*)", re.DOTALL | re.ASCII
 )
-PREFIX = "embedded/"  # of the names of such photos, which are no paths
+PREFIX = "embedded/"  # of the names of such photos, which are not paths
 
 
 class Embedded:

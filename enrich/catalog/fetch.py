@@ -140,7 +140,8 @@ def _read_source(source: str) -> pl.DataFrame:
         return read_table(path)
     if path.suffix.lower() in FORMATS or not _DATASET_ID.fullmatch(source):
         raise UsageError(
-            f"source {source}: no such file; name a table (.csv, .parquet, .xlsx, .jsonl), or a Hugging Face data set as owner/name"
+            f"source {source}: no such file; name a table ({', '.join(FORMATS)}), or a Hugging Face data set as "
+            "owner/name"
         )
     return pl.concat([read_table(file) for file in _hub_files(source)], how="diagonal")
 

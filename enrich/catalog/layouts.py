@@ -20,31 +20,32 @@ class Layout:
 
 _GENERAL: Mapping[str, tuple[str, ...]] = {
     "product_code": ("product code", "sku", "product id", "item id", "item number", "article number", "item code",
-                     "artikelnummer", "artikelnr", "artnr", "référence", "reference", "ref", "codigo", "code", "id", "key",
-                     "handle", "gtin", "ean", "商品コード", "商品番号", "商品编号", "编号", "品番"),
-    "title": ("title", "product title", "name", "product name", "item name", "product", "bezeichnung", "artikelbezeichnung",
-              "titel", "nom", "titre", "nombre", "título", "titulo", "商品名", "製品名", "タイトル", "名称", "商品名称", "标题"),
+                     "artikelnummer", "artikelnr", "artnr", "référence", "reference", "ref", "codigo", "code", "id",
+                     "key", "handle", "gtin", "ean", "商品コード", "商品番号", "商品编号", "编号", "品番"),
+    "title": ("title", "product title", "name", "product name", "item name", "product", "bezeichnung",
+              "artikelbezeichnung", "titel", "nom", "titre", "nombre", "título", "titulo", "商品名", "製品名",
+              "タイトル", "名称", "商品名称", "标题"),
     "category": ("category", "categories", "product category", "category name", "category path", "product type", "type",
                  "department", "kind", "kategorie", "warengruppe", "catégorie", "categoría", "categoria", "カテゴリ",
                  "カテゴリー", "类别", "分类", "label", "class"),
-    "price": ("full price", "list price", "regular price", "original price", "price", "retail price", "unit price", "msrp",
-              "rrp", "uvp", "preis", "verkaufspreis", "prix", "precio", "prezzo", "定価", "価格", "原价", "价格", "cost"),
+    "price": ("full price", "list price", "regular price", "original price", "price", "retail price", "unit price",
+              "msrp", "rrp", "uvp", "preis", "verkaufspreis", "prix", "precio", "prezzo", "定価", "価格", "原价",
+              "价格", "cost"),
     "currency": ("currency", "currency code", "price currency", "währung", "devise", "moneda", "通貨", "货币"),
     "image_path": ("local image path", "image path", "photos", "images", "image", "photo", "pictures", "picture",
-                   "image src", "image link", "image url", "imageurl", "image urls", "photo url", "img", "file name", "filename", "file", "path",
-                   "bild", "bilder", "bildpfad", "foto", "fotos", "imagen", "画像", "图片"),
+                   "image src", "image link", "image url", "imageurl", "image urls", "photo url", "img",
+                   "file name", "filename", "file", "path", "bild", "bilder", "bildpfad", "foto", "fotos", "imagen",
+                   "画像", "图片"),
 }  # fmt: skip
 _MORE = re.compile(
     r"(?:additional|more|other|further|extra) (?:image|photo|picture)s?(?: (?:link|url|path|src)s?)?(?: \(?\d+\)?)?"
 )
-_NUMBERED = re.compile(
-    r"(?P<stem>(?:image|photo|picture|img|bild|foto|画像)(?: (?:link|url|path|src|file))?) ?\(?(?P<number>[0-9]{1,2})\)?"
-)
+_NUMBERED = re.compile(r"(?:image|photo|picture|img|bild|foto|画像)(?: (?:link|url|path|src|file))? ?\(?[0-9]{1,2}\)?")
 
 LAYOUTS = (
     Layout("Shopify", ("handle", "image src"), {
-        "product_code": ("handle",), "title": ("title",), "category": ("product category", "type", "custom product type"),
-        "price": ("variant compare at price", "variant price"), "image_path": ("image src",),
+        "product_code": ("handle",), "title": ("title",), "category": ("product category", "type"),
+        "price": ("variant price",), "image_path": ("image src",),
     }),
     Layout("WooCommerce", ("sku", "name", "regular price", "images"), {
         "product_code": ("sku",), "title": ("name",), "category": ("categories",), "price": ("regular price",),

@@ -1,8 +1,8 @@
 """Prices of catalogs that are more than one amount: ranges, `from 12`, discounts, and amounts in cents.
 
-`answers.amount` reads single amounts by the rules that the review page shares. price-parser (0.5.1) is no substitute: it
-reads `1.299` as 1299, `12-15` as 12 and `99¢` as 99 without a word. babel (2.19) reads by a locale, which a catalog does
-not name, and `89.90` in German as 8990.
+`answers.amount` reads single amounts by the rules that the review page shares. price-parser (0.5.1) cannot replace it:
+it reads `1.299` as 1299, `12-15` as 12 and `99¢` as 99 without a word. babel (2.19) reads by a locale, which a catalog
+does not name, and `89.90` in German as 8990.
 """
 
 import re
@@ -20,7 +20,7 @@ _WORDS = re.compile(
     r"(?ix)^(?:(?:prices?|preis|prix|precio)\s*:?\s*)?"
     r"(?:(?:from|starting\ (?:at|from)|as\ low\ as|ab|à\ partir\ de|a\ partir\ de|dès|desde|vanaf|från|fra|da|od|от"
     r"|ca|circa|approx|about|only|nur)(?![^\W\d_])[:.]?\s*)?"
-    r"|\s*(?:起|から|より|〜|~|～|\+|and\ up)$"
+    r"|\s*(?:起|から|より|〜|~|\uff5e|\+|and\ up)$"
     r"|\s*\(?(?:inkl|incl|exkl|excl|inc|zzgl|plus|\+)\b\.?[^0-9]*$|\s*\b(?:ttc|ht|iva\ incl\S*)\b\.?$"
     r"|\s*(?:/|\b(?:per|pro|je|each|le|la|por)\b)\s*[^\W\d_]*\.?$|\s*\*+$"
 )
@@ -31,7 +31,7 @@ _BETWEEN_PRICES = re.compile(
 )
 _SIGNS = "€$£¥円元₩₹"
 _AFTER_SIGN, _BEFORE_SIGN = re.compile(rf"(?<=[{_SIGNS}])\s+(?=\d)"), re.compile(rf"(?<=\d)\s+(?=[{_SIGNS}]\s?\d)")
-_RANGE = re.compile(r"(?i)\s*(?:[-\u2012-\u2015\u2212~〜～]|\bto\b|\bbis\b|\btot\b|\bà\b|\buntil\b)\s*")
+_RANGE = re.compile(r"(?i)\s*(?:[-\u2012-\u2015\u2212~〜\uff5e]|\bto\b|\bbis\b|\btot\b|\bà\b|\buntil\b)\s*")
 _CENTS = re.compile(r"(?i)(?P<number>\d{1,5}(?:[.,]\d)?)\s?(?P<unit>¢|cents?|ct|pence|p)\.?")
 _WIDEST = 20  # how many times its lower end the upper end of a range of prices may be; else it is a number of something
 

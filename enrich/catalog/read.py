@@ -173,7 +173,8 @@ def _wanted(columns: Columns) -> Wanted:
 
 def _as_there(columns: Columns, table: Table) -> Columns:
     """The columns of formats that name them, where no setting does, and repeated columns of photos."""
-    there, changed = set(table.frame.columns), {}
+    there = set(table.frame.columns)
+    changed: dict[str, str | tuple[str, ...]] = {}
     for role, names in FIXED.items() if table.fixed else ():
         at = getattr(columns, role)
         found = next((name for name in names if name in there), None)

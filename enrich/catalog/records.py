@@ -22,7 +22,7 @@ _PHOTO_KEYS = ("path", "url", "src", "file_name", "image")  # of a record that s
 _LABELS = {getattr(one, role): role for one in WORDINGS.values() for role in ("title", "category", "price")} | {
     "Title": "title", "Name": "title", "Price": "price",
 }  # fmt: skip
-_LABELLED = re.compile(r"\s*(?P<label>[^:：\n]{1,40}?)\s*[:：]\s*(?P<value>.*)")
+_LABELLED = re.compile(r"\s*(?P<label>[^:\uff1a\n]{1,40}?)\s*[:\uff1a]\s*(?P<value>.*)")
 
 
 def holds_conversations(records: Sequence[Any]) -> bool:

@@ -124,7 +124,7 @@ def header_of(path: Path) -> tuple[list[str], dict[str, float]]:
     table = open_table(path, Wanted())
     names = pq.read_schema(path).names if path.suffix.lower() == ".parquet" else table.frame.columns
     height = max(1, table.frame.height)
-    return names, {one.name: (one.str.strip_chars() != "").sum() / height for one in table.frame}
+    return names, {one.name: float((one.str.strip_chars() != "").sum()) / height for one in table.frame}
 
 
 def _has_photos(path: Path) -> bool:

@@ -35,7 +35,7 @@ class Columns(Settings):
     )
     rates: dict[str, float] = Field(
         default={},
-        description="What a unit of each currency is worth in the catalog's, which is the one at 1: {EUR: 1, USD: 0.92}; "
+        description="What a unit of each currency is worth in the catalog's, the one at 1: {EUR: 1, USD: 0.92}; "
         "left out: several currencies are refused",
     )
     cents: bool = Field(default=False, description="Prices are in hundredths: 1299 is 12.99")
@@ -75,7 +75,7 @@ class Columns(Settings):
     def _is_known(cls, encoding: str | None) -> str | None:
         try:
             # Codecs such as zlib or rot13 turn bytes into something else than text.
-            if encoding is not None and not codecs.lookup(encoding)._is_text_encoding:  # type: ignore[attr-defined]
+            if encoding is not None and not codecs.lookup(encoding)._is_text_encoding:
                 raise LookupError
         except LookupError as error:
             raise ValueError(

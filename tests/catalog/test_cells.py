@@ -140,8 +140,8 @@ def test_spellings_of_a_currency_are_one_and_several_currencies_are_refused(tmp_
         with pytest.raises(UsageError) as refused:
             _read(tmp_path, {"money": "EUR"}, other, {"money": "N.A."})
         assert str(refused.value) == (
-            f"catalog {tmp_path}/catalog.csv: prices in several currencies (EUR, USD); keep the rows of one currency, or "
-            "give rates in the settings under columns.rates, such as {EUR: 1, USD: 0.9}"
+            f"catalog {tmp_path}/catalog.csv: prices in several currencies (EUR, USD); keep the rows of one currency, "
+            "or give rates in the settings under columns.rates, such as {EUR: 1, USD: 0.9}"
         )
 
 

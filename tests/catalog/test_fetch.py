@@ -324,7 +324,8 @@ def test_bad_sources_are_refused(tmp_path: Path) -> None:
     source = _source(tmp_path, {"1": "http://example.com/a.jpg"})
     out = tmp_path / "out"
     assert _say("no/such/file.csv", out) == (
-        "source no/such/file.csv: no such file; name a table (.csv, .parquet, .xlsx, .jsonl), or a Hugging Face data set as owner/name"
+        "source no/such/file.csv: no such file; name a table (.csv, .tsv, .parquet, .xlsx, .jsonl, .ndjson, .json), or "
+        "a Hugging Face data set as owner/name"
     )
     assert "no such file" in _say("../data", out)
     assert _say(source, out, image_url="photo") == (

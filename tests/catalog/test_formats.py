@@ -1,0 +1,176 @@
+"""Catalogs of every format come to the same products."""
+
+import base64
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from enrich.catalog.embedded import data_of
+from enrich.catalog.find_photo import names_of
+from enrich.catalog.read import read_catalog
+from enrich.errors import UsageError
+from enrich.settings.catalog import Columns
+from tests.testing.tables import CODES, COLUMNS, csv_text, products, workbook, write_photos
+
+ROWS = products()
+LLAVA = [
+    {"id": row["sku"], "image": row["image"], "conversations": [
+        {"from": "human", "value": "<image>\nWhat product is this?"},
+        {"from": "gpt", "value": f"Product: {row['title']}\nCategory: {row['category']}\nFull Price: {row['price']}"}]}
+    for row in ROWS
+]  # fmt: skip
+SHAREGPT = [
+    {"id": row["sku"], "images": [row["image"]], "messages": [
+        {"role": "user", "content": "<image>"},
+        {"role": "assistant", "content": json.dumps({name: row[name] for name in ("title", "category", "price")})}]}
+    for row in ROWS
+]  # fmt: skip
+WITHOUT_PHOTOS = [{name: cell for name, cell in row.items() if name != "image"} for row in ROWS]
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENRICH_CACHE", str(tmp_path / "cache"))
+
+
+def lines(records: list[dict[str, object]]) -> bytes:
+    return "\n".join(map(json.dumps, records)).encode()
+
+
+def parquet(photos: list[object], kind: pa.DataType | None = None) -> bytes:
+    columns = {name: pa.array([row[name] for row in ROWS]) for name in WITHOUT_PHOTOS[0]}
+    sink = io.BytesIO()
+    pq.write_table(pa.table({**columns, "image": pa.array(photos, kind)}), sink)
+    return sink.getvalue()
+
+
+def archive(photos: list[bytes]) -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as file:
+        for row, photo, rest in zip(ROWS, photos, WITHOUT_PHOTOS, strict=True):
+            for name, data in ((f"{row['sku']}.jpg", photo), (f"{row['sku']}.json", json.dumps(rest).encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                file.addfile(member, io.BytesIO(data))
+    return sink.getvalue()
+
+
+PATHS = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+FORMATS: dict[str, tuple[str, Callable[[list[bytes]], bytes], Columns]] = {
+    "Excel": ("catalog.xlsx", lambda _: workbook(products(price=lambda n: 20.5 + 7 * n)), COLUMNS),
+    "JSON Lines": ("catalog.jsonl", lambda _: lines(ROWS), COLUMNS),
+    "JSON": ("catalog.json", lambda _: json.dumps({"products": ROWS}).encode(), COLUMNS),
+    "LLaVA": ("catalog.json", lambda _: json.dumps(LLAVA).encode(), Columns()),
+    "ShareGPT": ("catalog.jsonl", lambda _: lines(SHAREGPT), Columns()),
+    "WebDataset": ("shard-00.tar", archive, Columns()),
+    "Parquet of bytes": ("catalog.parquet", lambda photos: parquet([*photos]), COLUMNS),
+    "Parquet of structs": (
+        "catalog.parquet", lambda photos: parquet([{"bytes": one, "path": None} for one in photos]), COLUMNS
+    ),
+    "Parquet of paths": (
+        "catalog.parquet", lambda _: parquet([{"bytes": None, "path": row["image"]} for row in ROWS], PATHS), COLUMNS
+    ),
+    "data: URIs": (
+        "catalog.csv",
+        lambda photos: csv_text(
+            products(image=lambda n: f"data:image/jpeg;base64,{base64.b64encode(photos[n]).decode()}")
+        ).encode(),
+        COLUMNS,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_comes_to_the_same_products(tmp_path: Path, name: str) -> None:
+    photos = write_photos(tmp_path / "catalog")
+    file, made, columns = FORMATS[name]
+    (tmp_path / "catalog" / file).write_bytes(made(photos))
+    catalog = read_catalog(tmp_path / "catalog", columns)
+    assert [(one.product_code, one.title, one.category, one.price) for one in catalog.products] == [
+        (row["sku"], row["title"], row["category"], float(row["price"])) for row in ROWS
+    ]
+    assert [[Path(path).read_bytes() for path in one.image_paths] for one in catalog.products] == [[p] for p in photos]
+
+
+def test_the_fingerprint_of_photos_inside_a_table_is_not_of_their_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = write_photos(tmp_path / "catalog")
+    (tmp_path / "catalog/catalog.parquet").write_bytes(parquet([*photos]))
+    first = read_catalog(tmp_path / "catalog", COLUMNS).fingerprint
+    monkeypatch.setenv("ENRICH_CACHE", str(tmp_path / "elsewhere"))
+    assert read_catalog(tmp_path / "catalog", COLUMNS).fingerprint == first
+
+
+def test_folders_are_categories_where_there_is_no_table(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos")
+    for row, photo in zip(ROWS, photos, strict=True):
+        path = tmp_path / "catalog" / row["category"] / f"{row['sku']}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(photo)
+    (tmp_path / "catalog/Bags/red-tote.jpg").write_bytes(photos[0])
+    found = {one.product_code: one for one in read_catalog(tmp_path / "catalog").products}
+    assert {code: one.category for code, one in found.items() if code in CODES} == {
+        row["sku"]: row["category"] for row in ROWS
+    }
+    assert (found["red-tote"].title, found["00101"].title) == ("red tote", "Shirts")
+
+
+@pytest.mark.parametrize(
+    ("cell", "names"),
+    [
+        ("a.jpg|b.jpg", ["a.jpg", "b.jpg"]),
+        ("a.jpg, b.JPG;c.png", ["a.jpg", "b.JPG", "c.png"]),
+        ('["a.jpg", "b,c.jpg"]', ["a.jpg", "b,c.jpg"]),
+        ("shirt, red.jpg", ["shirt, red.jpg"]),
+        ("https://x.example/w_3,h_2/a.jpg, https://x.example/b", ["https://x.example/w_3,h_2/a.jpg", "https://x.example/b"]),
+        ("data:image/png;base64,AA==|b.jpg", ["data:image/png;base64,AA==", "b.jpg"]),
+        (" ", []),
+    ],
+)  # fmt: skip
+def test_a_cell_names_several_photos(cell: str, names: list[str]) -> None:
+    assert names_of(cell) == names
+
+
+@pytest.mark.parametrize("uri", ["data:image/png;base64,%%%", "data:image/png;base64,", "data:image/png", "data:,"])
+def test_a_data_uri_without_bytes_is_told(tmp_path: Path, uri: str) -> None:
+    assert data_of(uri) is None
+    write_photos(tmp_path)
+    (tmp_path / "catalog.csv").write_text(csv_text(products(image=lambda n: uri if n == 3 else f"images/{n}.jpg")))
+    (dropped,) = read_catalog(tmp_path, COLUMNS).dropped
+    assert (dropped.row, dropped.reason) == (4, "photo is a data: URI that holds no bytes")
+
+
+def test_photos_of_several_columns_and_of_repeated_ones(tmp_path: Path) -> None:
+    write_photos(tmp_path)
+    (tmp_path / "catalog.csv").write_text(csv_text(products(back=lambda n: f"images/{(n + 1) % 12}.jpg")))
+    columns = Columns.model_validate(COLUMNS.model_dump() | {"image_path": ["image", "back"]})
+    assert {len(one.image_paths) for one in read_catalog(tmp_path, columns).products} == {2}
+    (tmp_path / "catalog.csv").write_text((tmp_path / "catalog.csv").read_text().replace("back", "image", 1))
+    assert {len(one.image_paths) for one in read_catalog(tmp_path, COLUMNS).products} == {2}
+
+
+def test_urls_are_photos_only_for_those_who_look_at_the_table(tmp_path: Path) -> None:
+    url = "https://x.example/a.jpg?w=1&amp;h=2"
+    (tmp_path / "catalog.csv").write_text(csv_text(products(image=url)))
+    assert read_catalog(tmp_path, COLUMNS, urls=True).products[0].image_paths == ("https://x.example/a.jpg?w=1&h=2",)
+    with pytest.raises(UsageError, match="photo is a URL, not a file: `enrich catalog fetch` downloads it"):
+        read_catalog(tmp_path, COLUMNS)
+
+
+def test_broken_records_are_told_and_other_files_refused(tmp_path: Path) -> None:
+    write_photos(tmp_path)
+    table = tmp_path / "catalog.jsonl"
+    table.write_bytes(lines(ROWS) + b'\n{"sku": "9", "title": \n')
+    (dropped,) = read_catalog(tmp_path, COLUMNS).dropped
+    assert (dropped.row, dropped.reason, dropped.detail) == (13, "row cannot be read", "line 13 is not a JSON record")
+    for content in (b"", b"not json\n", b"[" * 100_000):
+        table.write_bytes(content)
+        with pytest.raises(UsageError, match="cannot be read"):
+            read_catalog(tmp_path, COLUMNS)
