@@ -16,7 +16,8 @@ CDN = "https://cdn.shop.example"
 SHOPIFY = [
     {"Handle": f"shirt-{n}", "Title": "" if size else f"Shirt &amp; {n}", "Body (HTML)": "<p>x</p>", "Vendor": "V",
      "Product Category": "" if size else "Apparel > Shirts", "Type": "Shirts" * (not size),
-     "Option1 Value": "SML"[size], "Variant SKU": f"{n}-{size}", "Variant Price": f"{20 + n + size}.00", "Image Src": f"{CDN}/{n}-{size}.jpg?v=1"}
+     "Option1 Value": "SML"[size], "Variant SKU": f"{n}-{size}", "Variant Price": f"{20 + n + size}.00",
+     "Image Src": f"{CDN}/{n}-{size}.jpg?v=1"}
     for n in range(4) for size in range(3)
 ]  # fmt: skip
 WOOCOMMERCE = [
@@ -27,8 +28,8 @@ WOOCOMMERCE = [
 ]  # fmt: skip
 MAGENTO = [
     {"sku": f"24-MB{n}", "store_view_code": "", "product_type": "simple", "name": f"Joust {n}",
-     "price": f"{34 + n}.0000", "categories": "Default Category/Gear,Default Category/Gear/Bags", "base_image": f"images/{n}.jpg",
-     "additional_images": f"images/{n}.jpg,images/{n + 1}.jpg"}
+     "price": f"{34 + n}.0000", "categories": "Default Category/Gear,Default Category/Gear/Bags",
+     "base_image": f"images/{n}.jpg", "additional_images": f"images/{n}.jpg,images/{n + 1}.jpg"}
     for n in range(4)
 ]  # fmt: skip
 MERCHANT = [

@@ -16,8 +16,9 @@ from tests.testing.tables import COLUMNS, csv_text, products, write_photos
     ("text", "value", "how"),
     [
         ("from 12.00", 12, WORDS), ("ab 12,00 €", 12, WORDS), ("à partir de 1 299,00 €", 1299, WORDS),
-        ("12元起", 12, WORDS), ("12,00 € inkl. MwSt.", 12, WORDS), ("12.00 EUR/pc", 12, WORDS), ("Preis: 12,00 €", 12, WORDS),
-        ("12 €*", 12, WORDS),         ("12,00 - 15,00 €", 12, LOWER), ("€12.00 to €15.00", 12, LOWER), ("¥1,000～¥2,000", 1000, LOWER),
+        ("12元起", 12, WORDS), ("12,00 € inkl. MwSt.", 12, WORDS), ("12.00 EUR/pc", 12, WORDS),
+        ("Preis: 12,00 €", 12, WORDS), ("12 €*", 12, WORDS),
+        ("12,00 - 15,00 €", 12, LOWER), ("€12.00 to €15.00", 12, LOWER), ("¥1,000～¥2,000", 1000, LOWER),
         ("was 20.00 now 15.00", 20, HIGHER), ("20,00 € 15,00 €", 20, HIGHER), ("€20.00 €15.00", 20, HIGHER),
         ("UVP 20,00 € jetzt 15,00 €", 20, HIGHER), ("20,00 € (-25%)", 20, HIGHER), ("~~20,00 €~~ 15,00 €", 20, HIGHER),
         ("99¢", 0.99, CENTS), ("99 cents", 0.99, CENTS), ("99p", 0.99, CENTS),
