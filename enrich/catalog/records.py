@@ -53,7 +53,10 @@ def read_json(
                 f"{where} cannot be read: it is neither a JSON list nor one JSON record a line "
                 f"({next(iter(broken.values()), 'it is empty')}); correct or replace the file"
             ) from None
-    rows = [_flat(_answered(one), lists) if isinstance(one, dict) else {} for one in found]
+    try:
+        rows = [_flat(_answered(one), lists) if isinstance(one, dict) else {} for one in found]
+    except RecursionError:
+        raise UsageError(f"{where} cannot be read: its records are nested too deeply; flatten them") from None
     return rows, broken, holds_conversations(found)
 
 
@@ -99,7 +102,7 @@ def as_text(value: Any) -> str:
         return next((as_text(value[key]) for key in _PHOTO_KEYS if value.get(key)), "")
     if isinstance(value, Sequence) and not isinstance(value, str):
         return BETWEEN_PHOTOS.join(filter(None, map(as_text, value)))
-    return str(value)
+    return str(value).encode("utf-8", "replace").decode()  # JSON can write halves of characters, `\\ud800`
 
 
 def frame_columns(rows: Iterable[Mapping[str, str]]) -> list[str]:
@@ -128,7 +131,7 @@ def _flat(record: Mapping[str, Any], lists: Mapping[str, str], prefix: str = "")
     """The record with `price.amount` for what is within `price`; a record of a photo stays one cell."""
     cells: dict[str, str] = {}
     for key, value in record.items():
-        name = f"{prefix}{key}"
+        name = as_text(f"{prefix}{key}")
         if isinstance(value, Mapping) and not any(isinstance(value.get(one), str) for one in _PHOTO_KEYS):
             cells |= _flat(value, lists, f"{name}.") if prefix.count(".") < 3 else {name: ""}
         elif isinstance(value, list):

@@ -170,6 +170,8 @@ def test_broken_records_are_told_and_other_files_refused(tmp_path: Path) -> None
     table.write_bytes(lines(ROWS) + b'\n{"sku": "9", "title": \n')
     (dropped,) = read_catalog(tmp_path, COLUMNS).dropped
     assert (dropped.row, dropped.reason, dropped.detail) == (13, "row cannot be read", "line 13 is not a JSON record")
+    table.write_bytes(lines([{**row, "note": "\ud800", "deep": {"a": {"b": [[1], 2.5]}}} for row in ROWS]))
+    assert len(read_catalog(tmp_path, COLUMNS).products) == 12
     for content in (b"", b"not json\n", b"[" * 100_000):
         table.write_bytes(content)
         with pytest.raises(UsageError, match="cannot be read"):
