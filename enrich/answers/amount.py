@@ -163,7 +163,7 @@ def _number(text: str, number: str, decimal: DecimalMark | None, whole_units: bo
     if last < 0 or number.count(mark) > 1:
         return _grouped(text, number), other if last >= 0 else None
     head, _, tail = number.rpartition(mark)
-    if _separators(head) or not re.fullmatch(r"[1-9][0-9]{0,2}", head) or len(tail) != 3:
+    if _separators(head) or not re.fullmatch(r"[1-9][0-9]{0,2}", head) or not re.fullmatch("[0-9]{3}", tail):
         return _with_decimals(text, head, tail, other), mark
     if whole_units or decimal == other:
         return float(head + tail), other if whole_units else None

@@ -82,7 +82,7 @@ def open_table(path: PurePath, wanted: Wanted, data: bytes | None = None, where:
         if suffix == ".parquet":
             return _read_parquet(Path(path) if data is None else BytesIO(data), wanted)
         data = _bytes(Path(path), named) if data is None else data
-    except (OSError, pa.ArrowException, pl.exceptions.PolarsError) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException, pl.exceptions.PolarsError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)[:200]
         raise UsageError(f"{named} cannot be read: {reason}; correct or replace the file") from error
     if suffix == ".xlsx":

@@ -164,6 +164,15 @@ def test_urls_are_photos_only_for_those_who_look_at_the_table(tmp_path: Path) ->
         read_catalog(tmp_path, COLUMNS)
 
 
+def test_texts_of_a_parquet_file_that_are_not_utf_8_are_refused(tmp_path: Path) -> None:
+    write_photos(tmp_path)
+    data = parquet([{"bytes": None, "path": "images/\u2713.jpg"} for _ in ROWS], PATHS)
+    assert "\u2713".encode() in data
+    (tmp_path / "catalog.parquet").write_bytes(data.replace("\u2713".encode(), b"\x99\x99\x99"))
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_catalog(tmp_path, COLUMNS)
+
+
 def test_broken_records_are_told_and_other_files_refused(tmp_path: Path) -> None:
     write_photos(tmp_path)
     table = tmp_path / "catalog.jsonl"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from enrich.answers.amount import AmountError
+from enrich.answers.amount import AmountError, DecimalMark
 from enrich.catalog.price_texts import CENTS, HIGHER, LOWER, WORDS, Worded, parse_price
 from enrich.catalog.read import read_catalog
 from enrich.errors import UsageError
@@ -40,6 +40,12 @@ def test_one_amount_is_read_as_everywhere() -> None:
 def test_what_is_not_a_price_is_refused(text: str) -> None:
     with pytest.raises(AmountError):
         parse_price(text)
+
+
+@pytest.mark.parametrize("decimal", [".", ",", None])
+def test_a_space_among_three_decimals_is_refused_whatever_the_mark(decimal: DecimalMark | None) -> None:
+    with pytest.raises(AmountError):
+        parse_price("90.5 0", decimal=decimal)
 
 
 def test_what_was_taken_of_a_text_is_told(tmp_path: Path) -> None:
