@@ -367,7 +367,7 @@ def test_a_catalog_that_cannot_take_the_decisions_is_refused_before_they_are_pub
     catalog = (place.catalog / "catalog.csv").read_text()
     for text, message in (
         (catalog.replace("EUR", "USD"), "its prices are in USD, the decisions' in EUR"),
-        (catalog.replace(",", ";"), "no column for product_code"),
+        (catalog.replace("product_code", "item"), "no column for product_code"),
         (catalog.replace("title", "name"), "no column for title"),
     ):
         (place.catalog / "catalog.csv").write_text(text)
