@@ -32,6 +32,15 @@ if TYPE_CHECKING:  # the light half must not load them
 PREPARATION_VERSION = 2  # 2: colours are converted from the photo's profile to sRGB
 
 
+def crop_tokens(crops: int) -> int:
+    """About how many image positions a photo takes as so many crops of 336 pixels: 313, 757, 1,489 for 1, 4, 9.
+
+    The settings num_crops and more_crops say so much; a family without crops shows a photo by as many positions.
+    """
+    across = 12 * crops**0.5
+    return round(across * (across + 1)) + 157
+
+
 @dataclass(frozen=True)
 class Preparation:
     """How photos are prepared. An adapter must be served with the values that it was trained with.
@@ -226,7 +235,8 @@ class VisionModel(Protocol):
 
         Args:
             changes: fields of `Preparation` but `image_size` and `layout`, with `preparation_version` for `version`:
-                they stand for what the directory's files say.
+                they stand for what the directory's files say. In place of `num_crops` and `more_crops`, `photo_tokens`
+                and `more_photo_tokens`: about how many image positions a photo takes in a full-size model.
 
         Raises:
             CheckpointError: files are missing.

@@ -35,11 +35,21 @@ class TrainSettings(Settings):
         le=16,
         description="Crops of 336 pixels that a photo is cut into at most: more detail, more tokens",
     )
+    photo_tokens: int | None = Field(
+        default=None,
+        ge=64,
+        le=4096,
+        description="In place of num_crops, for any model: about how many tokens a photo takes at full size, such as "
+        "250, 500 or 750; what it really takes is said before training",
+    )
     photos_per_product: int = Field(
         default=1, ge=1, le=5, description="Photos that one prompt shows at most: the main photo, then further ones"
     )
     more_crops: int = Field(
         default=1, ge=1, le=16, description="As num_crops, which is for the main photo, for each further photo"
+    )
+    more_photo_tokens: int | None = Field(
+        default=None, ge=64, le=4096, description="As photo_tokens, in place of more_crops"
     )
     fast_decode: bool = Field(
         default=False, description="Decode large JPEGs at a reduced scale, in training and serving: 1.5 times the rate"
@@ -154,6 +164,9 @@ class TrainSettings(Settings):
             )
         if self.load_in_4bit and self.adapt_vision:
             raise ValueError("load_in_4bit goes with LoRA on the language model only; drop adapt_vision")
+        for tokens, crops in (("photo_tokens", "num_crops"), ("more_photo_tokens", "more_crops")):
+            if getattr(self, tokens) and getattr(self, crops) != type(self).model_fields[crops].default:
+                raise ValueError(f"{tokens} and {crops} say the same thing; give one of them")
         return self
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import UsageError
-from enrich.models.base import PREPARATION_VERSION, Processor
+from enrich.models.base import PREPARATION_VERSION, Processor, crop_tokens
 from enrich.models.checkpoint import load_model, load_processor, weights_signature
 from enrich.models.device import free_memory
 from enrich.models.registry import vision_model
@@ -237,11 +237,11 @@ def open_processor(base: Path, settings: TrainSettings) -> Processor:
     with model_errors(settings):
         return load_processor(
             base,
-            num_crops=settings.num_crops,
+            photo_tokens=settings.photo_tokens or crop_tokens(settings.num_crops),
+            more_photo_tokens=settings.more_photo_tokens or crop_tokens(settings.more_crops),
             fast_decode=settings.fast_decode,
             preparation_version=PREPARATION_VERSION,
             photos_per_product=settings.photos_per_product,
-            more_crops=settings.more_crops,
         )
 
 

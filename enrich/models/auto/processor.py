@@ -167,7 +167,7 @@ def load_processor(facts: Facts, directory: Path, **changes: Any) -> PhotoProces
     """See `VisionModel.load_processor`.
 
     Args:
-        changes: also `photo_tokens`, about how many image positions a photo may take: chooses `num_crops`.
+        changes: see `VisionModel`.
 
     Raises:
         CheckpointError: files are missing, or a package.
@@ -206,9 +206,9 @@ def _preparation(
     """What an adapter kept or a base says, and `changes`. Further photos are as large as the main one unless told."""
     kept = images.get(KEPT) or {"num_crops": facts.squares(images), "image_size": facts.side(images)}
     changes = dict(changes)
-    tokens = changes.pop("photo_tokens", None)
-    if tokens:
-        changes["num_crops"] = facts.squares_for(tokens, each)
+    for tokens, squares in (("photo_tokens", "num_crops"), ("more_photo_tokens", "more_crops")):
+        if tokens in changes:
+            changes[squares] = facts.squares_for(changes.pop(tokens), each)
     if "preparation_version" in changes:
         changes["version"] = changes.pop("preparation_version")
     own = {"more_crops": changes.get("num_crops", kept["num_crops"]), "layout": _layout(directory), **kept}

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from ..base import PhotoTokens, Preparation
+from ..base import PhotoTokens, Preparation, crop_tokens
 from ..checkpoint import load_whole, need, nf4
 from .auto import Phi3VConfig, Phi3VForCausalLM, Phi3VProcessor
 
@@ -15,12 +15,17 @@ target_modules = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 tower_lora = False
 
 _IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the original's, ours
+_MOST_CROPS = 16  # as published
 _VISION = r"model\.vision_embed_tokens"
 
 
 def load_processor(directory: Path, **changes: Any) -> Phi3VProcessor:
     """The processor of an original or re-saved checkpoint, or of an adapter."""
     need(directory, "preprocessor_config.json", *(directory / name for name in _IMAGE_PROCESSOR_FILES))
+    for tokens, crops in (("photo_tokens", "num_crops"), ("more_photo_tokens", "more_crops")):
+        if tokens in changes:
+            wanted = changes.pop(tokens)
+            changes[crops] = min(range(1, _MOST_CROPS + 1), key=lambda one: abs(crop_tokens(one) - wanted))
     return Phi3VProcessor.from_pretrained(directory, local_files_only=True, **changes)
 
 

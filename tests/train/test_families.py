@@ -1,0 +1,58 @@
+"""Fine-tuning a tiny random member of each generic family by the same call as the default model; one budget for all."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from enrich.models.adapted import load_merged
+from enrich.models.base import crop_tokens
+from enrich.models.checkpoint import load_processor
+from enrich.settings.models import TINY_MODEL_PATH
+from enrich.settings.training import TrainSettings
+from enrich.train.run import open_processor
+from tests.testing.tiny_families import MAKERS, write_member
+from tests.testing.tiny_job import TinyJob
+
+
+@pytest.mark.parametrize("family", sorted(MAKERS))
+def test_a_member_of_each_family_learns_and_its_adapter_merges(family: str, job: TinyJob, tmp_path: Path) -> None:
+    base = write_member(family, tmp_path / "base", vocabulary=0.2)
+    report, told = job.train(
+        tmp_path / "work", base=base, model=str(base), epochs=12, evaluations=1, photo_tokens=64, device="cpu"
+    )
+    losses = [progress.loss for progress in told if progress.loss is not None]
+    assert losses[-1] < 0.5 * losses[0]
+    assert report.merge_check.ok
+    assert (tmp_path / "work" / "train.features").exists()  # of the frozen tower, whatever the family makes
+    adapter = tmp_path / "work" / "adapter"
+    merged = load_merged(base, adapter, dtype=torch.float32, device="cpu")
+    assert merged.config.model_type == family
+    assert load_processor(adapter).preparation == open_processor(base, job.settings(photo_tokens=64)).preparation
+
+
+@pytest.mark.parametrize(
+    ("settings", "crops"),
+    [
+        ({}, (4, 1)),
+        ({"num_crops": 9, "more_crops": 4}, (9, 4)),
+        ({"photo_tokens": 250}, (1, 1)),
+        ({"photo_tokens": 500, "more_photo_tokens": 750}, (2, 4)),
+        ({"photo_tokens": 4096}, (16, 1)),
+    ],
+)
+def test_one_budget_says_how_closely_the_default_model_looks(settings: dict[str, int], crops: tuple[int, int]) -> None:
+    asked = TrainSettings.model_validate({"photos_per_product": 2, **settings})
+    how = open_processor(TINY_MODEL_PATH, asked).preparation
+    assert (how.num_crops, how.more_crops) == crops
+
+
+def test_crops_said_in_tokens_are_the_same_crops() -> None:
+    for crops in range(1, 17):
+        how = load_processor(TINY_MODEL_PATH, photo_tokens=crop_tokens(crops)).preparation
+        assert how.num_crops == crops
+
+
+def test_two_ways_to_say_the_budget_are_refused() -> None:
+    with pytest.raises(ValueError, match="photo_tokens and num_crops say the same thing"):
+        TrainSettings.model_validate({"photo_tokens": 500, "num_crops": 1})
