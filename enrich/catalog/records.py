@@ -1,4 +1,4 @@
-"""Tables of records: JSON, JSON Lines, the conversations that LLaVA and ShareGPT train on, and Excel sheets."""
+"""Tables of records: JSON, JSON Lines, conversations in the form that ShareGPT began, and Excel sheets."""
 
 import io
 import json
