@@ -33,10 +33,7 @@ PREPARATION_VERSION = 2  # 2: colours are converted from the photo's profile to 
 
 
 def crop_tokens(crops: int) -> int:
-    """About how many image positions a photo takes as so many crops of 336 pixels: 313, 757, 1,489 for 1, 4, 9.
-
-    The settings num_crops and more_crops say so much; a family without crops shows a photo by as many positions.
-    """
+    """About how many image positions a photo of so many crops of 336 pixels takes: 313, 757, 1,489 for 1, 4, 9."""
     across = 12 * crops**0.5
     return round(across * (across + 1)) + 157
 
@@ -108,9 +105,7 @@ class PhotoTokens(NamedTuple):
     """What a photo takes in a prompt: known from its size, before it is decoded."""
 
     total: int  # image positions, each of which gets one vector of features
-    grid: tuple[
-        int, ...
-    ] = ()  # what else its family needs to write them: rows and columns of tiles; t, h, w for M-RoPE
+    grid: tuple[int, ...] = ()  # what else its family needs: rows and columns of tiles; t, h, w for M-RoPE
 
 
 class Processor(Protocol):

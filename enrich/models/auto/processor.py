@@ -206,9 +206,9 @@ def _preparation(
     """What an adapter kept or a base says, and `changes`. Further photos are as large as the main one unless told."""
     kept = images.get(KEPT) or {"num_crops": facts.squares(images), "image_size": facts.side(images)}
     changes = dict(changes)
-    for tokens, squares in (("photo_tokens", "num_crops"), ("more_photo_tokens", "more_crops")):
+    for tokens, most in (("photo_tokens", "num_crops"), ("more_photo_tokens", "more_crops")):
         if tokens in changes:
-            changes[squares] = facts.squares_for(changes.pop(tokens), each)
+            changes[most] = facts.squares_for(changes.pop(tokens), each)
     if "preparation_version" in changes:
         changes["version"] = changes.pop("preparation_version")
     own = {"more_crops": changes.get("num_crops", kept["num_crops"]), "layout": _layout(directory), **kept}
