@@ -87,7 +87,8 @@ def test_a_batch_is_learned_by_heart_and_merging_changes_nothing(
 ) -> None:
     model = adapted(learner, adapt_vision=adapt_vision).train()
     given = batch(learner, features=not adapt_vision)
-    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-2, weight_decay=0)
+    # At 1e-2 a difference of rounding can send the tower astray; at 3e-3 all families take 11 to 29 steps.
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=3e-3, weight_decay=0)
     losses = []
     for step in range(150):
         loss = model(**given).loss
