@@ -117,15 +117,8 @@ def read_catalog(
     if not selected.kept:
         raise UsageError(f"{where}: {_why_empty(selected.dropped)}; give each product a title, category and photo")
     kept = add_further_photos(selected.kept, directory, group_by, where)
-    cells = [Cell(number, rows[number - 1]["price"], rows[number - 1]["currency"]) for number in kept]
-    prices, currency, priced = read_prices(cells, columns, where)
-    labels, respelled = _one_spelling([product.category for product in kept.values()], category_path)
-    attributes, told = read_attributes([_values(rows[number - 1], fields) for number in kept], fields, unknown)
-    products = [
-        replace(product, category=label, price=price.value, attributes=values)
-        for product, price, label, values in zip(kept.values(), prices, labels, attributes, strict=True)
-    ]
     row_of = {product.product_code: number for number, product in kept.items()}
+    products, prices, currency, told = _with_values(kept, rows, row_of, columns, where, category_path, fields, unknown)
     return Catalog(
         products=tuple(products),
         categories=tuple(sorted({product.category for product in products})),
@@ -135,16 +128,7 @@ def read_catalog(
         unread=_unread(kept, prices),
         lost=tuple(selected.lost),
         rows=len(rows) - selected.further,
-        notes=(
-            *table.notes,
-            *_no_currency(columns, table, currency),
-            *_variants(selected.variants),
-            *priced,
-            *respelled,
-            *told,
-            *_long_titles(rows, kept),
-            *_small_prices(products, row_of),
-        ),
+        notes=(*table.notes, *_no_currency(columns, table, currency), *_variants(selected.variants), *told),
         row_of=row_of,
         paths=_paths(products, mapped["levels"], row_of, category_path),
         encoding=table.encoding,
@@ -152,6 +136,30 @@ def read_catalog(
         columns=columns,
         directory=str(directory),
     )
+
+
+def _with_values(
+    kept: Mapping[int, Product],
+    rows: list[dict[str, str]],
+    row_of: Mapping[str, int],
+    columns: Columns,
+    where: str,
+    category_path: bool,
+    fields: Mapping[str, FieldSettings],
+    unknown: str,
+) -> tuple[list[Product], list[Price], str | None, list[str]]:
+    """The products with the prices and attributes of their rows, and each category in one spelling; the prices as they
+    were read, their currency, and what a person should know."""
+    cells = [Cell(number, rows[number - 1]["price"], rows[number - 1]["currency"]) for number in kept]
+    prices, currency, priced = read_prices(cells, columns, where)
+    labels, respelled = _one_spelling([product.category for product in kept.values()], category_path)
+    attributes, told = read_attributes([_values(rows[number - 1], fields) for number in kept], fields, unknown)
+    products = [
+        replace(product, category=label, price=price.value, attributes=values)
+        for product, price, label, values in zip(kept.values(), prices, labels, attributes, strict=True)
+    ]
+    notes = [*priced, *respelled, *told, *_long_titles(rows, kept), *_small_prices(products, row_of)]
+    return products, prices, currency, notes
 
 
 def _unread(kept: Mapping[int, Product], prices: Sequence[Price]) -> tuple[Dropped, ...]:
