@@ -193,10 +193,6 @@ class Processor(Protocol):
         """
         ...
 
-    def with_answer(self, inputs: Mapping[str, Any], answer: Sequence[int]) -> dict[str, Any]:
-        """`inputs` of a single row with the ids of an answer after its prompt."""
-        ...
-
     def vllm_input(self, question: str) -> Callable[[Sequence[np.ndarray], Sequence[str]], MultiModalInput]:
         """A function from a prompt's pages, and names by which vLLM recognises photos, to what vLLM's `add_request`
         takes. Its ids are those of `prompt_ids`, with `image_token_id` at image positions.

@@ -103,6 +103,12 @@ def generate_answers(
     return [_until_stop(*row, ends) for row in zip(ids, logprobs, strict=True)]
 
 
+def with_answer(inputs: Mapping[str, Any], answer: Sequence[int]) -> dict[str, Any]:
+    """`Processor.inputs` of a single row, with the ids of an answer after its prompt."""
+    ids = torch.cat([inputs["input_ids"], torch.tensor([list(answer)], dtype=torch.int64)], dim=1)
+    return {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
 def _check_lengths(config: Any, mask: torch.Tensor, max_new_tokens: int) -> None:
     if not bool(mask[:, -1].all()):
         raise ValueError("prompts must be padded on the left")

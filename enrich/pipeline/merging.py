@@ -20,7 +20,7 @@ from enrich.models.adapted import load_adapted, save_merged
 from enrich.models.base import Processor
 from enrich.models.checkpoint import load_processor, stop_ids
 from enrich.models.device import device_and_dtype, free_memory
-from enrich.models.generation import generate_answers
+from enrich.models.generation import generate_answers, with_answer
 from enrich.models.registry import CheckpointError, layouts
 from enrich.pipeline.drawn import SIZES, draw_photo
 from enrich.pipeline.kept_apart import check_replaced
@@ -150,7 +150,7 @@ def _outputs(
     def logits() -> torch.Tensor:
         each = []
         for row, answer in zip(rows, forced or answers, strict=True):
-            moved = send_to_device(processor.with_answer(row, answer), model.device)
+            moved = send_to_device(with_answer(row, answer), model.device)
             with torch.inference_mode():
                 each.append(model(**moved, logits_to_keep=len(answer) + 1, use_cache=False).logits.float().cpu())
         return torch.cat(each, dim=1)

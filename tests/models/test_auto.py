@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from enrich.models.base import PhotoTokens
+from enrich.models.generation import with_answer
 from tests.testing.tiny_families import Member, open_member, write_member
 
 QUESTION = "What is it?"
@@ -91,7 +92,7 @@ def test_generating_is_predicting_the_next_token_again_and_again(member: Member)
     answer: list[int] = []
     for _ in range(6):
         with torch.inference_mode():
-            logits = member.model(**member.processor.with_answer(inputs, answer)).logits
+            logits = member.model(**with_answer(inputs, answer)).logits
         answer.append(int(logits[0, -1].argmax()))
     assert generated(member, inputs, 6).tolist() == [answer]
 
@@ -153,7 +154,7 @@ def test_image_tokens_of_larger_gemmas_see_those_behind_them(tmp_path: Path) -> 
 
 
 def test_the_loss_counts_some_positions_and_divides_by_what_it_is_told(member: Member) -> None:
-    inputs = member.processor.with_answer(inputs_of(member, ROWS[:1]), [5, 6, 7])
+    inputs = with_answer(inputs_of(member, ROWS[:1]), [5, 6, 7])
     length = inputs["input_ids"].shape[1]
     labels = torch.full((1, length), -100)
     labels[0, -3:] = torch.tensor([5, 6, 7])

@@ -110,11 +110,6 @@ class PhotoProcessor:
             **self.join(made),
         }
 
-    def with_answer(self, inputs: Mapping[str, Any], answer: Sequence[int]) -> dict[str, Any]:
-        """See `Processor`."""
-        ids = torch.cat([inputs["input_ids"], torch.tensor([list(answer)], dtype=torch.int64)], dim=1)
-        return {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
     def vllm_input(self, question: str) -> Callable[[Sequence[np.ndarray], Sequence[str]], "MultiModalInput"]:
         """See `Processor`."""
         from enrich.models.auto.vllm_input import renderer

@@ -249,11 +249,6 @@ class Phi3VProcessor(ProcessorMixin):
         texts = [render_turn(question, len(own)) for own in pages]
         return dict(self(text=texts, images=[list(own) for own in pages], do_hd_transform=False))
 
-    def with_answer(self, inputs: Mapping[str, Any], answer: Sequence[int]) -> dict[str, Any]:
-        """An unpadded row and its answer."""
-        ids = torch.cat([inputs["input_ids"], torch.tensor([list(answer)], dtype=torch.int64)], dim=1)
-        return {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
     def vllm_input(self, question: str) -> Callable[[Sequence[np.ndarray], Sequence[str]], "MultiModalInput"]:
         """Crops as bytes, rendered here: see vllm_input.py."""
         from .vllm_input import renderer
