@@ -8,6 +8,7 @@ from typing import Literal
 
 MOST_PHOTOS = 24  # of a product
 Language = Literal["en", "ja", "de", "fr", "es", "zh"]  # of questions and answers
+PriceUnit = Literal["whole", "cents"]  # of the numbers in answers: units of the currency, or hundredths
 RECORD_FILE = "train.json"  # of an adapter, written last: a directory without it is not a whole adapter
 
 

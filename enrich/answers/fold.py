@@ -90,7 +90,7 @@ def mixed(distributions: Sequence[PriceFeatures]) -> PriceFeatures:
     means = [math.log(one.expectation) for one in distributions]
     mean = fmean(means)
     variance = fmean(one.spread**2 + (at - mean) ** 2 for one, at in zip(distributions, means, strict=True))
-    return PriceFeatures(math.exp(mean), math.sqrt(variance))
+    return PriceFeatures(math.exp(mean), math.sqrt(variance), distributions[0].step)
 
 
 def _attribute(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from enrich.answers.plain_text import MAX_TITLE, UNDECODED, excerpt, holds_control_characters, spells_control_token
-from enrich.answers.prompt import Prompt
+from enrich.answers.prompt import Prompt, of_steps
 
 
 class AnswerMalformed(ValueError):
@@ -18,7 +18,7 @@ class Answer:
 
     title: str
     category: str
-    price: int | None
+    price: float | None  # units of the currency
     attributes: Mapping[str, str | None] = field(default_factory=dict, hash=False)  # of the other fields, by name
 
 
@@ -52,6 +52,6 @@ def parse_answer(text: str, prompt: Prompt) -> Answer:
     return Answer(
         title=values.pop("title") or "",
         category=values.pop("category") or "",
-        price=None if price is None else int(price),
+        price=None if price is None else of_steps(int(price), prompt.price_step),
         attributes=values,
     )

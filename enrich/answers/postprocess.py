@@ -18,6 +18,7 @@ from enrich.answers.completion import Completion
 from enrich.answers.parse import Answer, AnswerMalformed, parse_answer
 from enrich.answers.path import level_confidences, level_probabilities, sure_levels
 from enrich.answers.plain_text import excerpt
+from enrich.answers.prompt import in_steps, of_steps
 from enrich.answers.title_rules import breaks_rules, ungrounded_words
 from enrich.answers.token_evidence import (
     AnswerTokens,
@@ -122,7 +123,7 @@ def _validate(completion: Completion, tokens: AnswerTokens, prices: PriceCalibra
         if (value := answer.attributes.get(name)) is not None and value not in choice.known:
             return failed(ErrorKind.ANSWER_MALFORMED, f"{excerpt(value)!r} is not a value of {name}", answer)
     if answer.price is not None and (answer.price == 0 or (prices and is_out_of_range(prices, answer.price))):
-        return failed(ErrorKind.PRICE_OUT_OF_RANGE, f"{answer.price} is far outside the catalog's prices", answer)
+        return failed(ErrorKind.PRICE_OUT_OF_RANGE, f"{answer.price:.15g} is far outside the catalog's prices", answer)
     return replace(used, answer=answer, parsed=answer)
 
 
@@ -185,7 +186,7 @@ def priced(prediction: Prediction, prices: PriceCalibration | None) -> Predictio
     if answer is None or answer.price is None or prices is None:
         return prediction
     low, high = price_interval(prices, features.expectation, features.spread, category=answer.category)
-    expected = replace(answer, price=max(1, round(features.expectation)))
+    expected = replace(answer, price=of_steps(in_steps(features.expectation, features.step), features.step))
     return replace(prediction, answer=expected, price_low=low, price_high=high)
 
 

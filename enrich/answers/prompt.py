@@ -15,7 +15,7 @@ from enrich.answers.plain_text import PlainLine
 from enrich.answers.wording import WORDINGS
 from enrich.errors import UsageError
 from enrich.settings.fields import WordingSettings
-from enrich.vocabulary import Language, Product
+from enrich.vocabulary import Language, PriceUnit, Product
 
 PROMPT_FILE = "prompt.json"
 # The fields that have columns of their own in every table, and where they stand in an answer.
@@ -28,7 +28,8 @@ class Prompt(BaseModel):
 
     The answer has a line for each field, in their order: title and category first, price last. `max_new_tokens` is how
     many tokens an answer may take, the closing one included. A `terse` answer leaves out the labels, as in
-    `{title}\\n{category}\\n{price}`.
+    `{title}\\n{category}\\n{price}`. Prices are written as whole numbers: of units of the currency, or of cents
+    (`price_unit`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +40,7 @@ class Prompt(BaseModel):
     fields: tuple[Field, ...]
     unknown: PlainLine = WORDINGS["en"].unknown
     currency: str | None = None
+    price_unit: PriceUnit = "whole"
     max_new_tokens: int = Setting(default=SHORTEST_BUDGET, ge=8)
     category_path: bool = False  # a category is a path such as WOMAN > SHOES > PUMPS, else a leaf whatever it holds
     category_ids: Mapping[str, str] = {}  # category -> its id in a standard's table, where one was named
@@ -92,6 +94,11 @@ class Prompt(BaseModel):
         """The declared fields beyond title, category and price."""
         return self.fields[2:-1]
 
+    @property
+    def price_step(self) -> float:
+        """What a price of 1 in an answer stands for, in units of the currency."""
+        return 0.01 if self.price_unit == "cents" else 1.0
+
     def opening(self, field: Field) -> str:
         """What stands before the value of a field in an answer."""
         return "" if self.terse else f"{field.label}: "
@@ -118,13 +125,14 @@ def make_prompt(
     category_path: bool = False,
     category_ids: Mapping[str, str] = {},
     terse: bool = False,
+    price_unit: PriceUnit = "whole",
     wording: WordingSettings | None = None,
 ) -> Prompt:
-    """The prompt for a catalog with these categories; prices are in units of `currency`.
+    """The prompt for a catalog with these categories; prices are in `currency`.
 
     Args:
         others: further fields, between category and price.
-        max_new_tokens, category_path, terse: see `Prompt`.
+        max_new_tokens, category_path, terse, price_unit: see `Prompt`.
         category_ids: those of other categories are left out.
         wording: words instead of the language's.
 
@@ -132,9 +140,10 @@ def make_prompt(
         ValidationError: two fields have the same word, or a word spells a control token or is more than one line.
     """
     usual, words = WORDINGS[language], wording or WordingSettings()
+    asked = usual.instruction([field.label for field in others], currency, cents=price_unit == "cents")
     return Prompt(
         language=language,
-        instruction=words.instruction or usual.instruction([field.label for field in others], currency),
+        instruction=words.instruction or asked,
         fields=(
             Field(name="title", kind="text", label=words.title or usual.title, column="title", required=True),
             Field(
@@ -146,6 +155,7 @@ def make_prompt(
         ),
         unknown=words.unknown or usual.unknown,
         currency=currency,
+        price_unit=price_unit,
         max_new_tokens=max_new_tokens,
         category_path=category_path,
         category_ids={name: category_ids[name] for name in sorted(categories) if name in category_ids},
@@ -158,14 +168,24 @@ def render_answer(
 ) -> str:
     """The answer without the token that ends it. The price is a bare integer: digits are single tokens.
 
-    Values must be single lines; a price below 0.5 is written as 1, because 0 is not a valid price.
+    Values must be single lines. A price that rounds to 0 is written as 1, because 0 is not a valid price.
 
     Args:
         attributes: values of the other fields by name; one that is missing or None is written as unknown.
     """
-    written = None if price is None else str(max(1, round(price)))
+    written = None if price is None else str(in_steps(price, prompt.price_step))
     values = {**(attributes or {}), "title": title, "category": category, "price": written}
     return "\n".join(f"{prompt.opening(field)}{values.get(field.name) or prompt.unknown}" for field in prompt.fields)
+
+
+def in_steps(price: float, step: float) -> int:
+    """A positive price as the whole number of steps that an answer writes, at least 1."""
+    return max(1, round(price / step))
+
+
+def of_steps(steps: int, step: float) -> float:
+    """The price of so many steps, in units of the currency."""
+    return round(steps * step, 2)
 
 
 def taught_answer(prompt: Prompt, product: Product) -> str:

@@ -31,6 +31,7 @@ class PriceFeatures:
 
     expectation: float = 0.0  # geometric mean, units of the currency
     spread: float = 0.0  # standard deviation of the log price
+    step: float = 1.0  # units of the currency: what an answer's price of 1 stands for
 
 
 class ChoiceTokens:
@@ -304,7 +305,8 @@ def price_features(completion: Completion, spans: Spans, tokens: AnswerTokens) -
     weights = weights / weights.sum()
     logs = np.log(prices)
     mean = float(weights @ logs)
-    return PriceFeatures(math.exp(mean), math.sqrt(max(float(weights @ (logs - mean) ** 2), 0.0)))
+    step = tokens.prompt.price_step
+    return PriceFeatures(math.exp(mean) * step, math.sqrt(max(float(weights @ (logs - mean) ** 2), 0.0)), step)
 
 
 def _nearest(before: str, digits: str, written: str, tokens: AnswerTokens) -> float:

@@ -17,15 +17,18 @@ class Wording:
     unknown: str
     question: str
     asked: tuple[str, str, str]  # title, category and price inside the question
+    cents: str  # hundredths of a currency, as it stands behind the currency's code
     in_currency: str = "{price} in {currency}"
     comma: str = ", "
     and_: str = " and "
     capitals: bool = False
 
-    def instruction(self, others: Sequence[str], currency: str | None) -> str:
-        """The question for title, category, `others` (labels of further fields) and price, in units of `currency`."""
+    def instruction(self, others: Sequence[str], currency: str | None, *, cents: bool = False) -> str:
+        """The question for title, category, `others` (labels of further fields) and price, in units of `currency` or
+        in hundredths of it."""
         title, category, price = self.asked
-        price = self.in_currency.format(price=price, currency=currency) if currency else price
+        unit = " ".join(filter(None, (currency, self.cents if cents else None)))
+        price = self.in_currency.format(price=price, currency=unit) if unit else price
         *things, last = [title, category, *(one if self.capitals else one.lower() for one in others), price]
         return self.question.format(things=self.comma.join(things) + self.and_ + last)
 
@@ -33,26 +36,26 @@ class Wording:
 WORDINGS: dict[Language, Wording] = {
     "en": Wording(
         "Product", "Category", "Full Price", "unknown", "What product is this? Give its {things}.",
-        ("title", "category", "full price"),
+        ("title", "category", "full price"), "cents",
     ),
     "ja": Wording(
         "製品", "カテゴリ", "定価", "不明", "この商品は何ですか。{things}を答えてください。",
-        ("製品名", "カテゴリ", "定価"), "{price}（{currency}）", "、", "、",
+        ("製品名", "カテゴリ", "定価"), "セント", "{price}（{currency}）", "、", "、",
     ),
     "de": Wording(
         "Produkt", "Kategorie", "Originalpreis", "unbekannt", "Was für ein Produkt ist das? Nenne {things}.",
-        ("Titel", "Kategorie", "Originalpreis"), and_=" und ", capitals=True,
+        ("Titel", "Kategorie", "Originalpreis"), "Cent", and_=" und ", capitals=True,
     ),
     "fr": Wording(
         "Produit", "Catégorie", "Prix d'origine", "inconnu", "Quel est ce produit ? Indique : {things}.",
-        ("titre", "catégorie", "prix d'origine"), "{price} en {currency}", and_=" et ",
+        ("titre", "catégorie", "prix d'origine"), "centimes", "{price} en {currency}", and_=" et ",
     ),
     "es": Wording(
         "Producto", "Categoría", "Precio original", "desconocido", "¿Qué producto es este? Indica: {things}.",
-        ("título", "categoría", "precio original"), "{price} en {currency}", and_=" y ",
+        ("título", "categoría", "precio original"), "céntimos", "{price} en {currency}", and_=" y ",
     ),
     "zh": Wording(
         "商品", "类别", "原价", "未知", "这是什么商品？请给出{things}。",
-        ("名称", "类别", "原价"), "{price}（{currency}）", "、", "和",
+        ("名称", "类别", "原价"), "分", "{price}（{currency}）", "、", "和",
     ),
 }  # fmt: skip

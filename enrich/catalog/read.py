@@ -158,7 +158,7 @@ def _with_values(
         replace(product, category=label, price=price.value, attributes=values)
         for product, price, label, values in zip(kept.values(), prices, labels, attributes, strict=True)
     ]
-    notes = [*priced, *respelled, *told, *_long_titles(rows, kept), *_small_prices(products, row_of)]
+    notes = [*priced, *respelled, *told, *_long_titles(rows, kept)]
     return products, prices, currency, notes
 
 
@@ -278,15 +278,6 @@ def _paths(
 def _long_titles(rows: list[dict[str, str]], kept: Mapping[int, Product]) -> list[str]:
     cut = [number for number in kept if len(rows[number - 1]["title"]) > MAX_TITLE]
     return [f"titles cut to {MAX_TITLE} characters: {len(cut):,} (the first in row {cut[0]})"] if cut else []
-
-
-def _small_prices(products: Sequence[Product], row_of: Mapping[str, int]) -> list[str]:
-    small = [(one.price, row_of[one.product_code]) for one in products if one.price and one.price < 2]
-    return [
-        f"prices are learned in whole units: {len(small):,} are below 2 (the first, {price:g} in row {row}, as "
-        f"{max(1, round(price))}), so cents make no difference"
-        for price, row in small[:1]
-    ]
 
 
 def _why_empty(dropped: list[Dropped]) -> str:

@@ -1,25 +1,31 @@
 """The catalog as fine-tuning teaches it, and the prompt that it is taught with."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from enrich.answers.amount import LARGEST, WHOLE_UNITS
 from enrich.answers.fields import Field
 from enrich.answers.kinds import KINDS
 from enrich.answers.path import levels_of
-from enrich.answers.prompt import SHORTEST_BUDGET, Prompt, make_prompt
+from enrich.answers.prompt import SHORTEST_BUDGET, Prompt, in_steps, make_prompt, of_steps
 from enrich.answers.wording import WORDINGS
 from enrich.catalog.read import Catalog, read_catalog
 from enrich.catalog.taxonomy import adopt, read_taxonomy
 from enrich.errors import UsageError
 from enrich.settings.fields import FieldSettings
 from enrich.settings.training import TrainSettings
-from enrich.vocabulary import Product
+from enrich.vocabulary import PriceUnit, Product
+
+SAME_PRICE = 0.05  # relative difference of two prices that a shop would call the same
+FEW_SMALL = 0.05  # share of a catalog's prices that may change more than that
+MOST_IN_CENTS = 99_999  # units of the currency: the second pass writes up to seven digits
 
 
 def read_taught(folder: Path, settings: TrainSettings, *, urls: bool = False) -> Catalog:
-    """The catalog in `folder` under these settings; `urls` as in `read_catalog`.
+    """The catalog in `folder` under these settings, and what a person should know; `urls` as in `read_catalog`.
 
     Raises:
         UsageError: as `read_catalog`, `read_taxonomy` and `adopt`; or categories are to be paths and none has levels.
@@ -37,7 +43,7 @@ def read_taught(folder: Path, settings: TrainSettings, *, urls: bool = False) ->
             f"{catalog.categories[0]!r}; name the columns of the broader levels in columns.category, the most specific "
             "first, or write categories as `A > B`"
         )
-    return catalog
+    return replace(catalog, notes=(*catalog.notes, *_of_prices(settings, catalog)))
 
 
 def taught_prompt(
@@ -59,10 +65,53 @@ def taught_prompt(
             category_path=settings.category_path,
             category_ids=catalog.category_ids,
             terse=settings.terse,
+            price_unit=price_unit(settings, catalog),
         )
     except ValidationError as error:
         first = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise UsageError(f"fields: {first}; change it under fields or wording in the settings") from error
+
+
+def price_unit(settings: TrainSettings, catalog: Catalog) -> PriceUnit:
+    """What the number of a price in an answer counts: as the settings say, or as suits the catalog's prices.
+
+    Raises:
+        UsageError: the settings say cents, and the currency has none or a price has too many digits then.
+    """
+    prices = [one.price for one in catalog.products if one.price]
+    if settings.price_unit == "cents":
+        _refuse_cents(max(prices, default=0.0), catalog.currency)
+    if settings.price_unit != "auto":
+        return settings.price_unit
+    small = sum(map(_loses_cents, prices)) > FEW_SMALL * len(prices)
+    return "cents" if small and catalog.currency not in WHOLE_UNITS and max(prices) < MOST_IN_CENTS else "whole"
+
+
+def _refuse_cents(highest: float, currency: str | None) -> None:
+    if currency in WHOLE_UNITS:
+        raise UsageError(f"price_unit is cents, and {currency} has none; set price_unit: whole")
+    if highest > LARGEST / 100:
+        raise UsageError(f"a price of {highest:,.15g} has too many digits in cents; set price_unit: whole")
+
+
+def _loses_cents(price: float) -> bool:
+    """Whether a whole number of units is another price to a shop."""
+    return abs(of_steps(in_steps(price, 1.0), 1.0) - price) > SAME_PRICE * price
+
+
+def _of_prices(settings: TrainSettings, catalog: Catalog) -> list[str]:
+    """A line about prices that are other prices in whole units."""
+    prices = [(one.price, catalog.row_of[one.product_code]) for one in catalog.products if one.price]
+    small = [(price, row) for price, row in prices if _loses_cents(price)]
+    if not small:
+        return []
+    price, row = small[0]
+    first = f"the first, {price:g} in row {row}, to {in_steps(price, 1.0)}"
+    changed = f"{len(small):,} of {len(prices):,} by over {100 * SAME_PRICE:g} % ({first})"
+    if price_unit(settings, catalog) == "cents":
+        return [f"prices are taught in cents: whole units would change {changed}"]
+    advice = "" if catalog.currency in WHOLE_UNITS else "; set price_unit: cents to keep them"
+    return [f"prices are taught in whole units, which changes {changed}{advice}"]
 
 
 def _field(name: str, settings: FieldSettings, products: Sequence[Product]) -> Field:

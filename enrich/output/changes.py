@@ -83,6 +83,6 @@ def newest_outcomes(products: pl.LazyFrame) -> tuple[int, dict[str, int]]:
 
 def _line(row: dict[str, Any], suffix: str, names: Iterable[str]) -> str:
     price, attributes = row[f"price{suffix}"], row[f"attributes{suffix}"]
-    told = [row[f"title{suffix}"], row[f"category{suffix}"], "no price" if price is None else f"{price:,.0f}"]
+    told = [row[f"title{suffix}"], row[f"category{suffix}"], "no price" if price is None else f"{price:,.15g}"]
     told += [f"{name} {attributes[name]['value'] or 'unknown'}" for name in names if row[f"other_{_FIELD}{name}"]]
     return ", ".join(map(str, told))

@@ -14,7 +14,7 @@ from enrich.answers.plain_text import excerpt
 from enrich.answers.prompt import Prompt
 from enrich.pages.attributes import attribute_scores, attribute_summary, attribute_text, spoken
 from enrich.pages.han import han_language
-from enrich.pages.units import duration
+from enrich.pages.units import amount, duration
 from enrich.photos.thumbnail import thumbnails
 from enrich.scores.metrics import Scores
 from enrich.settings.photos import PhotoLimits
@@ -118,7 +118,7 @@ def _beside(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> 
             "failed": f"{stats['failed'] / stats['rows']:.1%}",
             "to review": f"{stats['review'] / stats['rows']:.1%}",
             "largest category": f"{largest[0]} {largest[1]:.1%}",
-            "median price": "-" if stats["price_median"] is None else f"{stats['price_median']:,.0f}",
+            "median price": "-" if stats["price_median"] is None else amount(stats["price_median"]),
         }
 
     then, current = shares(before), shares(now)
@@ -157,8 +157,11 @@ def render_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits, most: i
     ]
     for row in _contact_sheet(rows, images, limits)[:most]:
         sure = "" if row["category_confidence"] is None else f" ({row['category_confidence']:.0%})"
-        price = "" if row["price"] is None else f"{row['price']:,.0f} {row['currency'] or ''}"
-        between = "" if row["price_low"] is None else f" ({row['price_low']:,.0f} to {row['price_high']:,.0f})"
+        price = "" if row["price"] is None else f"{amount(row['price'])} {row['currency'] or ''}"
+        between = ""
+        if row["price_low"] is not None:
+            low, high = (amount(row[end], row["price"]) for end in ("price_low", "price_high"))
+            between = f" ({low} to {high})"
         review = ", ".join(row["review_reasons"] or ())
         further = attribute_text(row["attributes"])
         cells = (excerpt(row["title"], 40), f"{row['category']}{sure}", price + between, review, further)
@@ -211,5 +214,5 @@ def template(name: str, *, escape: bool, finalize: Callable[[object], str] | Non
         loader=PackageLoader("enrich.pages", "templates"), autoescape=escape, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=finalize,
     )  # fmt: skip
-    environment.filters |= {"duration": duration, "plain": _markdown_text, "spoken": spoken}
+    environment.filters |= {"amount": amount, "duration": duration, "plain": _markdown_text, "spoken": spoken}
     return environment.get_template(name)

@@ -9,7 +9,7 @@ from enrich.settings.catalog import Columns, SplitSettings
 from enrich.settings.fields import FieldName, FieldSettings, WordingSettings
 from enrich.settings.models import AUTO, DEFAULT_MODEL, TINY_MODEL
 from enrich.settings.photos import GroupBy, PhotoLimits
-from enrich.vocabulary import Language
+from enrich.vocabulary import Language, PriceUnit
 
 Tracker = Literal["wandb", "mlflow", "trackio", "tensorboard"]
 # What `optimizer` may hold: the fields of transformers.TrainingArguments that change how weights are updated and that
@@ -78,6 +78,11 @@ class TrainSettings(Settings):
         default=False,
         description="Answers without labels, a value a line: a quarter fewer tokens to write, so faster answers; but "
         "where a line stands then alone says which field it answers",
+    )
+    price_unit: PriceUnit | Literal["auto"] = Field(
+        default="auto",
+        description="What the number of a price in an answer counts: whole units of the currency (129 for 129.00), or "
+        "cents (79 for 0.79). auto: cents where whole units would change a twentieth of the prices by over 5 %",
     )
     wording: WordingSettings = Field(default=WordingSettings(), description="Words instead of those of language")
     fields: dict[FieldName, FieldSettings] = Field(

@@ -185,13 +185,6 @@ def test_categories_that_differ_in_case_only_are_one_and_the_user_is_told(tmp_pa
     assert catalog.lines == ("categories that differ in case only are one: HATS, hats as Hats; Bags as BAGS",)
 
 
-def test_prices_below_two_are_said_to_be_learned_in_whole_units(tmp_path: Path) -> None:
-    assert _read(tmp_path, {"cost": "3"}, {"cost": "0.55"}, {"cost": "1.20"}).lines == (
-        "prices are learned in whole units: 2 are below 2 (the first, 0.55 in row 2, as 1), so cents make no "
-        "difference",
-    )
-
-
 def test_rows_that_are_no_further_photos_of_a_product_are_counted_and_told(tmp_path: Path) -> None:
     catalog = _read(
         tmp_path, {}, {"sku": "1"}, {"sku": "1", "name": "", "kind": "", "cost": ""}, {"name": "", "kind": ""}

@@ -273,10 +273,7 @@ def test_a_card_states_scores_beside_the_baselines() -> None:
     assert yaml.safe_load(front)["base_model"] == "owner/base"
     assert "from 480 labelled photos\nof 2 categories, prices in EUR." in body
     assert "    <|image_1|>\n    What product is this? Give its title, category and full price in EUR.<|end|>" in body
-    assert (
-        "The answer has a line for each of Product, Category, Full Price; the last is a bare integer, or `unknown`."
-        in body
-    )
+    assert "Category, Full Price; the last is a whole number of units, or `unknown`." in body
     table = [line for line in body.splitlines() if line.startswith("|")]
     assert table == [
         "| | parsed | category accuracy | macro F1 | title exact | title token F1 | title edit score "
