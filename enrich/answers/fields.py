@@ -6,6 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 from pydantic import Field as Setting
 
 from enrich.answers.kinds import KINDS, Kind
+from enrich.answers.kinds.number import MAX_DECIMALS
 from enrich.answers.plain_text import PlainLine, composed_line, plain_line
 
 
@@ -13,7 +14,8 @@ class Field(BaseModel):
     """One line of an answer: `{label}: {value}`.
 
     Its kind (`enrich.answers.kinds`) says what a value may be; one of `values`, where these are all that it may be. A
-    field that is not `required` may also be answered with the prompt's word for unknown.
+    number has at most `decimals` digits behind a decimal point. A field that is not `required` may also be answered
+    with the prompt's word for unknown.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -23,6 +25,7 @@ class Field(BaseModel):
     label: PlainLine  # the word in the answer
     column: Annotated[str, AfterValidator(plain_line)]  # of the catalog, as its table spells it
     values: Annotated[tuple[str, ...], AfterValidator(lambda values: tuple(map(composed_line, values)))] = ()
+    decimals: int = Setting(default=0, ge=0, le=MAX_DECIMALS)
     required: bool = False
 
     @model_validator(mode="after")
@@ -31,7 +34,19 @@ class Field(BaseModel):
             raise ValueError(f"field {self.name}: {self.kind!r} is not a kind of field; choose from {', '.join(KINDS)}")
         if self.values and not self.how.closed:
             raise ValueError(f"field {self.name} is a {self.kind}; only a choice has values")
+        if self.decimals and self.kind != "number":
+            raise ValueError(f"field {self.name} is a {self.kind}; only a number has decimals")
         return self
+
+    @property
+    def form(self) -> str:
+        """A regular expression of a value in an answer, for Python and JavaScript."""
+        return self.how.pattern + (rf"(?:\.[0-9]{{1,{self.decimals}}})?" if self.decimals else "")
+
+    @property
+    def about(self) -> str:
+        """What a value is, for people."""
+        return f"a number with at most {self.decimals} decimals" if self.decimals else self.how.about
 
     @property
     def how(self) -> Kind:

@@ -109,7 +109,7 @@ class Prompt(BaseModel):
         unknown = re.escape(self.unknown)
         return re.compile(
             r"\n".join(
-                rf"{re.escape(self.opening(one).rstrip())}[ ]?(?P<{one.name}>{one.how.pattern}|{unknown})"
+                rf"{re.escape(self.opening(one).rstrip())}[ ]?(?P<{one.name}>{one.form}|{unknown})"
                 for one in self.fields
             )
         )

@@ -142,6 +142,8 @@ class AnswerTokens:
         self.inner = frozenset(line[0] for line in lines(numbers) if len(line) == 1)  # behind other digits
         self.leading = frozenset(line[0] for line in in_answer(numbers) if len(line) == 1)
         self.digits = {token: digits for token, digits in written.items() if token in self.inner | self.leading}
+        half = in_answer(["1.5"])[0]  # None where the point is joined to a digit: such numbers are then written whole
+        self.point = half[1] if len(half) == 3 and self.digits.get(half[2]) == "5" else None
         self.shares_digits = any(len(digits) > 1 for digits in self.digits.values())
 
         @lru_cache(1 << 16)

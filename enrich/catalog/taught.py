@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from enrich.answers.amount import LARGEST, WHOLE_UNITS
 from enrich.answers.fields import Field
 from enrich.answers.kinds import KINDS
+from enrich.answers.kinds.number import decimals
 from enrich.answers.path import levels_of
 from enrich.answers.prompt import SHORTEST_BUDGET, Prompt, in_steps, make_prompt, of_steps
 from enrich.answers.wording import WORDINGS
@@ -116,13 +117,14 @@ def _of_prices(settings: TrainSettings, catalog: Catalog) -> list[str]:
 
 def _field(name: str, settings: FieldSettings, products: Sequence[Product]) -> Field:
     closed = KINDS[settings.kind].closed
-    values = {value for product in products if (value := product.attributes.get(name))} if closed else ()
+    values = {value for product in products if (value := product.attributes.get(name))}
     return Field(
         name=name,
         kind=settings.kind,
         label=settings.label_of(name),
         column=settings.column_of(name),
-        values=tuple(sorted(values)),
+        values=tuple(sorted(values)) if closed else (),
+        decimals=decimals(values) if settings.kind == "number" else 0,
     )
 
 

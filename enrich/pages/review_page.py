@@ -127,8 +127,8 @@ def _form(asked: Asked) -> dict[str, Any]:
         {
             **field.model_dump(include=kept),
             "closed": field.how.closed,
-            "form": field.how.pattern,
-            "about": field.how.about,
+            "form": field.form,
+            "about": field.about,
         }
         for field in asked.fields
     ]

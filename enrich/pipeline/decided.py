@@ -181,8 +181,8 @@ def _value(field: AskedField, value: str | None, unknown: str) -> str | None:
         if value not in field.values:
             raise ValueError(f"{excerpt(repr(value))} is not a value of {field.name}; correct it in the page")
         return value
-    if not re.fullmatch(field.how.pattern, value):
-        raise ValueError(f"{field.name}: {excerpt(repr(value))} is not {field.how.about}; correct it in the page")
+    if not re.fullmatch(field.form, value):
+        raise ValueError(f"{field.name}: {excerpt(repr(value))} is not {field.about}; correct it in the page")
     [(read,), _] = field.how.read(field.name, [typed(value)])
     return read
 

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from transformers import PreTrainedTokenizerBase
 
 from enrich.answers.fields import Field
 from enrich.answers.grammar import answer_grammar
 from enrich.answers.kinds import KINDS
+from enrich.answers.parse import AnswerMalformed, parse_answer
 from enrich.answers.prompt import make_prompt, render_answer
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.models.phi3_vision.processing import END
@@ -70,6 +72,47 @@ def test_a_kind_of_field_is_one_file(tmp_path: Path) -> None:
 def test_settings_offer_the_kinds_that_there_are() -> None:
     assert FieldSettings.model_json_schema()["properties"]["kind"]["enum"] == list(KINDS)
     assert list(KINDS) == ["choice", "number", "text"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "value"),
+    [
+        ("6,50", "6.5"), ("007", "7"), ("１２．５", "12.5"), ("6.666", None), ("0.125", "0.12"), ("1,234", None),
+        ("12.3456", "12.35"), ("0", "0"), ("-3", None), ("6 cm", None), ("12345678901", None), (None, None),
+    ],
+)  # fmt: skip
+def test_numbers_of_catalogs_keep_two_decimals(cell: str | None, value: str | None) -> None:
+    [read], told = KINDS["number"].read("heel", [cell])
+    assert read == value
+    assert bool(told) is (cell is not None and value is None)
+
+
+@pytest.mark.parametrize(
+    ("decimals", "value", "may"),
+    [
+        (1, "6.5", True), (1, "6", True), (1, "0.5", True), (1, "6.55", False), (2, "6.55", True), (2, "12.05", True),
+        (1, "6.", False), (1, ".5", False), (0, "6.5", False), (2, "1234567.25", True), (2, "unknown", True),
+    ],
+)  # fmt: skip
+def test_a_number_has_the_decimals_of_its_catalog(
+    tokenizer: PreTrainedTokenizerBase, decimals: int, value: str, may: bool
+) -> None:
+    heel = Field(name="heel", kind="number", label="Heel", column="heel", decimals=decimals)
+    prompt = make_prompt(("BAGS", "HATS"), "EUR", others=[heel])
+    allowed = answer_grammar(AnswerTokens(tokenizer, prompt, END))
+    text = render_answer(prompt, "Hat", "HATS", 12, {"heel": value})
+    ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.convert_tokens_to_ids(END)]
+    assert all(token in allowed(ids[:at]) for at, token in enumerate(ids)) is may
+    if may:
+        assert parse_answer(text, prompt).attributes == {"heel": None if value == "unknown" else value}
+    else:
+        with pytest.raises(AnswerMalformed):
+            parse_answer(text, prompt)
+
+
+def test_only_a_number_has_decimals() -> None:
+    with pytest.raises(ValueError, match="field colour is a text; only a number has decimals"):
+        Field(name="colour", kind="text", label="Colour", column="colour", decimals=1)
 
 
 def test_a_number_may_be_0_and_a_price_may_not(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -45,12 +45,13 @@ def test_a_field_has_its_own_column_label_and_kind(tmp_path: Path) -> None:
     catalog, settings = _read(tmp_path, "Leather,6.5,As new", "suede,７,", ",high,Worn", "suede,0,", fields=fields)
 
     assert [tuple(product.attributes.values()) for product in catalog.products] == [
-        ("Leather", "6", "As new"), ("suede", "7", None), (None, None, "Worn"), ("suede", "0", None),
+        ("Leather", "6.5", "As new"), ("suede", "7", None), (None, None, "Worn"), ("suede", "0", None),
     ]  # fmt: skip
     assert "heel_height: 1 values are not numbers, such as 'high', and taught as unknown" in catalog.notes
     prompt = taught_prompt(settings, catalog, catalog.products)
     assert [field.label for field in prompt.fields[2:-1]] == ["Made of", "Heel height", "Note"]
-    assert "Made of: Leather\nHeel height: 6\nNote: As new\n" in taught_answer(prompt, catalog.products[0])
+    assert prompt.fields[3].decimals == 1
+    assert "Made of: Leather\nHeel height: 6.5\nNote: As new\n" in taught_answer(prompt, catalog.products[0])
 
 
 def test_a_language_and_own_words(tmp_path: Path) -> None:

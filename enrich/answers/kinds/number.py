@@ -1,9 +1,9 @@
-"""A number: whole, without separators."""
+"""A number without separators: whole, or with a decimal point where the catalog has decimals."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 from unicodedata import normalize
 
@@ -14,21 +14,32 @@ if TYPE_CHECKING:
     from enrich.answers.fields import Field
     from enrich.answers.token_evidence import AnswerTokens
 
-MAX_DIGITS = 7  # that the second pass permits
-_CELL = re.compile(r"[0-9]{1,9}(?:[.,][0-9]+)?")
+MAX_DIGITS = 7  # before the decimal point, that the second pass permits
+MAX_DECIMALS = 2  # that are taught
+_CELL = re.compile(r"(?!0*[1-9][0-9]{0,2}[.,][0-9]{3}$)[0-9]{1,9}(?:[.,][0-9]+)?")  # not 1,234, which may be either
 
 
 def read(name: str, cells: Sequence[str | None]) -> tuple[Values, list[str]]:
-    """The cells rounded to whole numbers."""
+    """The cells in the fewest digits, to MAX_DECIMALS behind the point: 6.5 for `6,50`."""
     plain = [normalize("NFKC", cell) if cell else "" for cell in cells]
-    values = [str(round(float(one.replace(",", ".")))) if _CELL.fullmatch(one) else None for one in plain]
+    values = [_shortest(one.replace(",", ".")) if _CELL.fullmatch(one) else None for one in plain]
     odd = [cell for cell, value in zip(cells, values, strict=True) if cell and value is None]
     told = f"{name}: {len(odd):,} values are not numbers, such as {odd[0]!r}, and taught as unknown" if odd else ""
     return values, [told] if told else []
 
 
+def _shortest(number: str) -> str:
+    return f"{float(number):.{MAX_DECIMALS}f}".rstrip("0").rstrip(".")
+
+
+def decimals(values: Iterable[str]) -> int:
+    """The most digits behind the point of any value."""
+    return max((len(value.partition(".")[2]) for value in values), default=0)
+
+
 def parts(tokens: AnswerTokens, field: Field, most: int) -> list[Part]:
-    """A whole number of 1 to MAX_DIGITS digits, each token of one or several of them; or the word for unknown."""
+    """A number of 1 to MAX_DIGITS digits, each token of one or several of them, with the field's decimals; or the word
+    for unknown."""
     prefix = tokens.prefixes[field.name]
     edges = chain(prefix)
     first = len(prefix)
@@ -48,6 +59,8 @@ def parts(tokens: AnswerTokens, field: Field, most: int) -> list[Part]:
         last += 1
         edges[first].append((zero, last))
         ends.add(last)
+    if field.decimals and tokens.point is not None:
+        last = _add_decimals(edges, ends, tokens, field.decimals, last)
     if unknown := tokens.unknown.get(field.name):
         at = 0
         for token in unknown:
@@ -58,9 +71,26 @@ def parts(tokens: AnswerTokens, field: Field, most: int) -> list[Part]:
     return [Part(edges, frozenset(ends))]
 
 
+def _add_decimals(
+    edges: dict[int, list[tuple[frozenset[int], int]]], ends: set[int], tokens: AnswerTokens, most: int, last: int
+) -> int:
+    """Lead on from all `ends` over the point to 1 to `most` digits, in states after `last`; the new last state."""
+    point = last + 1
+    for state in ends:
+        edges[state] = [*edges.get(state, []), (frozenset({tokens.point or 0}), point)]
+    for written in range(most):
+        options: dict[int, set[int]] = {}
+        for token in tokens.inner:
+            if written + len(tokens.digits[token]) <= most:
+                options.setdefault(point + written + len(tokens.digits[token]), set()).add(token)
+        edges[point + written] = [(frozenset(found), after) for after, found in options.items()]
+    ends |= set(range(point + 1, point + most + 1))
+    return point + most
+
+
 def room(tokens: AnswerTokens, field: Field) -> int:
-    """Tokens before the number and of its digits."""
-    return len(tokens.prefixes[field.name]) + MAX_DIGITS
+    """Tokens before the number and of its digits, with the point."""
+    return len(tokens.prefixes[field.name]) + MAX_DIGITS + (1 + field.decimals if field.decimals else 0)
 
 
 KIND = Kind(about="a whole number", read=read, pattern=r"[0-9]{1,9}", parts=parts, room=room, begins="1")
