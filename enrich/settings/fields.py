@@ -27,7 +27,7 @@ class FieldSettings(Settings):
 
     kind: Annotated[str, AfterValidator(_known)] = Field(
         json_schema_extra={"enum": list[Any](_KINDS)},
-        description="choice: one of the catalog's values; text: free text of one line; number: with two decimals at most",
+        description="choice: one of the catalog's values; text: free text of one line; number: to two decimals",
     )
     column: Words | None = Field(default=None, description="Column of the catalog; left out: the field's name")
     label: Words | None = Field(default=None, description="The word for it in an answer; left out: the field's name")

@@ -31,7 +31,14 @@ def test_the_same_answers_as_transformers(tmp_path: Path, language: Language) ->
     categories, labels, values = WORDS[language]
     kinds = ("choice", "choice", "choice", "text", "number")
     others = [
-        Field(name=f"field_{n}", kind=kind, label=label, column=label, values=values if kind == "choice" else ())
+        Field(
+            name=f"field_{n}",
+            kind=kind,
+            label=label,
+            column=label,
+            values=values if kind == "choice" else (),
+            decimals=1 if kind == "number" else 0,
+        )
         for n, (kind, label) in enumerate(zip(kinds, labels, strict=True))
     ]
     prompt = make_prompt(categories, "JPY", language=language, others=others, max_new_tokens=TOKENS)
