@@ -5,7 +5,7 @@ import io
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import pytest
@@ -133,7 +133,7 @@ def test_an_excel_sheet_has_texts_as_they_are_and_numbers_as_numbers(output: str
     export(output, "xlsx", str(tmp_path / "sheet.xlsx"), PRIMARY)
     [header, *rows] = CalamineWorkbook.from_path(tmp_path / "sheet.xlsx").get_sheet_by_name("Products").to_python()
     found = {str(row[0]): dict(zip(header, row, strict=True)) for row in rows}
-    assert [found[f"p-{4 + n}"]["title"].replace("_x000D_", "\r") for n in range(5)] == list(HOSTILE[:5])
+    assert [str(found[f"p-{4 + n}"]["title"]).replace("_x000D_", "\r") for n in range(5)] == list(HOSTILE[:5])
     assert (found["p-1"]["price"], found["p-3"]["price"]) == (10.13, 10.38)  # 10.125 and 10.375 in cents
     assert found["p-0"]["colour_confidence"] == 0.9
     with zipfile.ZipFile(tmp_path / "sheet.xlsx") as archive:
@@ -143,7 +143,9 @@ def test_an_excel_sheet_has_texts_as_they_are_and_numbers_as_numbers(output: str
 def test_titles_of_a_model_are_declared_and_those_of_people_are_not(tmp_path: Path) -> None:
     output = output_of(tmp_path / "out", one(title="Coat: Navy", needs_review=True), "a", "b", "c", "d")
     store = open_store(output)
-    decided = {"a": ("edited", "Pea Coat"), "b": ("accepted", "Coat: Navy"), "c": ("rejected", None)}
+    decided: dict[str, tuple[Literal["accepted", "edited", "rejected"], str | None]] = {
+        "a": ("edited", "Pea Coat"), "b": ("accepted", "Coat: Navy"), "c": ("rejected", None),
+    }  # fmt: skip
     decisions = [
         Decision(
             product_id=name, run_id="night-1", photos=(DecidedPhoto(key=name, etag="e1"),), decision=decision,
