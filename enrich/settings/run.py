@@ -140,8 +140,8 @@ class RunSettings(Settings):
     )
     sink: SinkName | None = Field(
         default=None,
-        description="A table elsewhere that gets each state of products.parquet, from this run on, whoever publishes; "
-        "left out: as runs before said",
+        description="A table elsewhere that gets each state of products.parquet from this run on, by any command that "
+        "publishes; left out: as runs before said",
     )
     sink_catalog: str = Field(
         default="default", min_length=1, description="Of the sink, by its name in the configuration of pyiceberg"
