@@ -21,6 +21,7 @@ from enrich.errors import UsageError
 from enrich.output import parquet
 from enrich.output.schema import SCORE_SCHEMA
 from enrich.pages.report import render_scores
+from enrich.pipeline.catalogs import local_catalog
 from enrich.pipeline.predicting import predict
 from enrich.pipeline.progress import OnMessage, Progress, silent, unheard
 from enrich.scores.assess import SCORES_FILE, VERDICTS_KEY, assess
@@ -73,7 +74,7 @@ def score_adapter(
     """
     if out is not None and contains(adapter, out) and contains(out, adapter):
         raise UsageError(f"out {out}: is the adapter itself, whose own scores would be lost; name another folder")
-    with local_tree(adapter) as directory, local_tree(catalog) as folder:
+    with local_tree(adapter) as directory, local_catalog(catalog) as folder:
         loaded = open_adapter(directory, settings.base)
         progress("starting the engine", 0, 0)
         engine = start_engine(loaded, settings)
