@@ -2,6 +2,11 @@
 
 import csv
 import io
+import os
+import re
+import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -309,6 +314,18 @@ def test_rows_that_google_would_refuse_are_left_out_of_a_primary_source(tmp_path
     assert (done.products, done.notes[0].split(":")[0]) == (
         2, "without product_link and availability this is a supplemental data source",
     )  # fmt: skip
+
+
+def test_a_format_is_one_file(output: str, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    shutil.copytree(root / "enrich", tmp_path / "enrich", ignore=shutil.ignore_patterns("phi3v-tiny", "__pycache__"))
+    section = (root / "docs" / "extending.md").read_text("utf-8").partition("## A format of exports")[2]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert code
+    (tmp_path / "enrich/feeds/formats/titles.py").write_text(code[1])
+    command = [sys.executable, "-m", "enrich.cli", "export", "--output", output, "--format", "titles", "--to", "x.tsv"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": "."})
+    assert {"sku": "p-0", "name": "Coat no. 0"} in cells_of(tmp_path / "x.tsv")
 
 
 def test_exports_on_s3(output: str, s3_bucket: str) -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 ATTEMPTS = 20
 RUN_ID, ACTION, WRITER_ID = "enrich.run-id", "enrich.action", "enrich.writer-id"  # properties of a snapshot
 OUTPUT = "enrich.output"  # property of a table: which output it follows
+PROPERTIES = {"commit.retry.num-retries": "0"}  # pyiceberg's own would commit again what a newer state has replaced
+FILE_ROWS = 4 * ROW_GROUP_ROWS  # some 40 MB; pyiceberg would hold all files that it is given at once in memory
 FOLDER = "iceberg"  # in a local output, if pyiceberg has no configuration
 
 
@@ -92,8 +94,7 @@ def _table(output: Store, place: Place) -> "Table":
     """The table that follows `output`, made if it is not there yet."""
     catalog = _catalog(output, place)
     if not catalog.table_exists(place.table):
-        # Without pyiceberg's own retries: they would commit again what a newer state has replaced.
-        properties = {OUTPUT: output.uri, "commit.retry.num-retries": "0"}
+        properties = {OUTPUT: output.uri, **PROPERTIES}
         try:
             catalog.create_namespace_if_not_exists(place.table.rpartition(".")[0])
             return catalog.create_table(place.table, iceberg_schema(), properties=properties)
@@ -129,19 +130,20 @@ def _replace(table: "Table", products: StoredProducts, path: Path, said: Commit)
     with table.transaction() as transaction:
         with transaction.update_schema() as update:
             update.union_by_name(schema)
-        rows = pa.RecordBatchReader.from_batches(schema, _batches(path, schema))
         # Table.overwrite would be two snapshots, of which the first one is empty.
         with transaction.update_snapshot(snapshot_properties=properties).overwrite() as snapshot:
             for file in before:
                 snapshot.delete_data_file(file)
-            for file in _dataframe_to_data_files(transaction.table_metadata, rows, table.io):
-                snapshot.append_data_file(file)
+            for rows in _tables(path, schema):
+                for file in _dataframe_to_data_files(transaction.table_metadata, rows, table.io):
+                    snapshot.append_data_file(file)
 
 
-def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _tables(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of products.parquet, a file of the table each."""
     with pq.ParquetFile(path, pre_buffer=False) as file:
-        for batch in file.iter_batches(ROW_GROUP_ROWS):
-            yield from pa.Table.from_batches([batch]).select(schema.names).cast(schema).to_batches()
+        for batch in file.iter_batches(FILE_ROWS):
+            yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
 
 
 def iceberg_schema() -> pa.Schema:
