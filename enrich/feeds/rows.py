@@ -20,7 +20,8 @@ def written_titles(reviews: pl.DataFrame) -> pl.DataFrame:
 def prepared(rows: pl.DataFrame, written: pl.DataFrame, settings: ExportSettings) -> pl.DataFrame:
     """Rows (PRODUCTS_SCHEMA) with three more columns: `written`, whether a person wrote the title; `links` to the
     photos that could be read; and `path`, the category with the levels above it."""
-    joined = rows.join(written, on=("product_id", "title", "reviewed_by", "reviewed_at"), how="left")
+    whose = ("product_id", "title", "reviewed_by", "reviewed_at")
+    joined = rows.join(written, on=whose, how="left", maintain_order="left")
     return joined.with_columns(
         pl.col("written").fill_null(False),
         links=_links(settings.link_prefix),

@@ -204,12 +204,11 @@ def test_products_come_back_as_they_were(
         row = back[product]
         assert (row["title"], row["category"], row["price"]) == (title, category, price)
     assert {row["currency"] for row in back.values()} == {layout.currency}
-    table = load_catalog("default", type="sql", uri=f"sqlite:///{tmp_path}/output/iceberg/catalog.db").load_table(
-        "enrich.products"
-    )
-    said = [snapshot.summary["enrich.action"] for snapshot in table.snapshots() if snapshot.summary]
+    lake = load_catalog("default", type="sql", uri=f"sqlite:///{tmp_path}/output/iceberg/catalog.db")
+    followed = lake.load_table("enrich.products")
+    said = [snapshot.summary["enrich.action"] for snapshot in followed.snapshots() if snapshot.summary]
     assert said == ["publish", "review"]
-    assert table.scan().to_arrow()["title"].to_pylist() == answered["title"].to_list()
+    assert followed.scan().to_arrow()["title"].to_pylist() == answered["title"].to_list()
 
 
 def accepted(output: Path) -> DecisionFile:
