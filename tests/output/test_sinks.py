@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -93,6 +94,9 @@ def test_three_publishes_a_rollback_and_a_kill_before_a_commit(local: Store, tmp
     assert commits(local) == [
         ("publish", "r1"), ("publish", "r2"), ("publish", "r3"), ("rollback", "r2"), ("publish", "r4"),
     ]  # fmt: skip
+    files = [task.file.file_path.removeprefix("file://") for task in table_of(local).scan().plan_files()]
+    seen = duckdb.execute("select product_id, attributes['colour'].value from read_parquet(?) order by 1", [files])
+    assert seen.fetchall() == [("a", "of r4"), ("b", "of r2"), ("c", "of r2"), ("e", "of r4")]
     snapshots = [snapshot.snapshot_id for snapshot in table_of(local).snapshots()]
     for state, snapshot_id in zip(states, snapshots, strict=False):
         assert in_iceberg(local, snapshot_id).equals(state)
