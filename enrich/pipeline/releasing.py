@@ -23,7 +23,7 @@ def publish_held(output: str, run_id: str, settings: RunSettings = _SETTINGS) ->
     """
     target = open_store(output, must_exist=True, s3=settings.s3)
     record = read_record(target, run_id)
-    if record.state == "published" and follow(target, run_id, "publish"):
+    if record.state != "held" and follow(target, run_id, "publish"):
         return record  # the process that published it was killed before it committed
     if record.state != "held":
         raise UsageError(f"run {run_id}: it is {record.state.replace('_', ' ')} already; only a held run is released")

@@ -241,6 +241,11 @@ def test_pyiceberg_is_an_extra(local: Store, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(sys.modules, "pyiceberg.catalog", None)
     with pytest.raises(UsageError, match=r"pip install 'enrich\[iceberg\]'"):
         appoint(local, ICEBERG)
+    monkeypatch.undo()
+    appoint(local, ICEBERG)
+    monkeypatch.setitem(sys.modules, "pyiceberg.catalog", None)
+    with pytest.raises(RunFailed, match=r"^products[.]parquet is published, and its sink is behind it: sink iceberg: "):
+        night(local, "r1", 60, "a")
 
 
 def test_settings_know_the_sinks() -> None:

@@ -9,7 +9,7 @@ from pkgutil import iter_modules
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from enrich.errors import RunFailed
+from enrich.errors import RunFailed, UsageError
 from enrich.output.sinks.base import Commit, Place, Sink
 from enrich.settings.run import NO_SINK, RunSettings
 from enrich.storage import Store
@@ -67,7 +67,11 @@ def follow(output: Store, run_id: str | None, action: str) -> bool:
     appointed = _appointed(output)
     if appointed is None:
         return False
-    return SINKS[appointed.sink].commit(output, Place(appointed.catalog, appointed.table), Commit(run_id, action))
+    place = Place(appointed.catalog, appointed.table)
+    try:
+        return SINKS[appointed.sink].commit(output, place, Commit(run_id, action))
+    except UsageError as error:  # of this machine: it cannot reach the table
+        raise RunFailed(f"products.parquet is published, and its sink is behind it: {error}") from error
 
 
 def _appointed(output: Store) -> _Appointed | None:

@@ -7,7 +7,7 @@ its warehouse; `enrich tidy` knows nothing of them, and snapshots are expired by
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,17 +93,27 @@ def _catalog(output: Store, place: Place) -> "Catalog":
 def _table(output: Store, place: Place) -> "Table":
     """The table that follows `output`, made if it is not there yet."""
     catalog = _catalog(output, place)
-    if not catalog.table_exists(place.table):
-        properties = {OUTPUT: output.uri, **PROPERTIES}
-        try:
-            catalog.create_namespace_if_not_exists(place.table.rpartition(".")[0])
-            return catalog.create_table(place.table, iceberg_schema(), properties=properties)
-        except Exception:  # what each catalog raises if another process made it a moment ago
-            if not catalog.table_exists(place.table):
-                raise
+    namespace, properties = place.table.rpartition(".")[0], {OUTPUT: output.uri, **PROPERTIES}
+    _create(catalog.namespace_exists, namespace, lambda: catalog.create_namespace(namespace))
+    _create(
+        catalog.table_exists,
+        place.table,
+        lambda: catalog.create_table(place.table, iceberg_schema(), properties=properties),
+    )
     table = catalog.load_table(place.table)
     _check_ours(table, output, place)
     return table
+
+
+def _create(exists: Callable[[str], bool], name: str, create: Callable[[], object]) -> None:
+    """Create what does not exist yet; another process may be faster, which each catalog says in its own way."""
+    if exists(name):
+        return
+    try:
+        create()
+    except Exception:
+        if not exists(name):
+            raise
 
 
 def _check_ours(table: "Table", output: Store, place: Place) -> None:
