@@ -33,7 +33,7 @@ def check_catalog(
     Raises:
         UsageError: it cannot be read, or no columns can be proposed.
     """
-    with local_catalog(uri) as path:
+    with _local(uri) as path:
         proposal = _proposed(path, settings) if auto else None
         if proposal:
             settings = settings.model_copy(update={"columns": proposal.columns})
@@ -55,12 +55,7 @@ def _proposed(path: Path, settings: TrainSettings) -> Proposal:
 
 
 @contextmanager
-def local_catalog(uri: str) -> Iterator[Path]:
-    """A local copy of the catalog at `uri`, a directory, or the table itself that a local path names.
-
-    Raises:
-        UsageError: nothing is there.
-    """
+def _local(uri: str) -> Iterator[Path]:
     if not is_s3(uri) and Path(uri).expanduser().is_file():
         yield Path(uri).expanduser()
         return
