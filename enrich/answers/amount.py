@@ -20,6 +20,8 @@ _TABLES = json.loads((Path(__file__).parents[1] / "assets" / "currencies.json").
 CURRENCIES = frozenset(_TABLES["codes"])
 # Currencies without a minor unit (ISO 4217): a mark before three digits can only be a group separator.
 WHOLE_UNITS = frozenset(_TABLES["whole_units"])
+# Currencies whose minor unit is a thousandth (ISO 4217); of all others it is a hundredth.
+THOUSANDTHS = frozenset(_TABLES["thousandths"])
 # Signs after NFKC and case folding, without spaces and full stops. The first currency is the sign's default; it is
 # "" if the sign has no default.
 SIGNS: dict[str, tuple[str, ...]] = {sign: tuple(codes) for sign, codes in _TABLES["signs"].items()}

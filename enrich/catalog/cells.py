@@ -2,6 +2,7 @@
 
 import html
 import re
+from collections.abc import Collection
 
 import polars as pl
 
@@ -16,17 +17,22 @@ _INVISIBLE = "[\u00ad\u200b\u200e\u200f\u2060\ufeff]"
 _BLOCKS = r"(?i)<(?:br|/?(?:p|div|li|ul|ol|h[1-6]|tr|td|th|table|hr))(?:\s[^<>]*)?/?>"
 _INLINE = r"(?i)</?(?:b|i|u|em|strong|span|small|big|sup|sub|font|a|mark|del|ins|img|tbody|thead|label)(?:\s[^<>]*)?/?>"
 _FORMULA = r'^\s*="([^"]*)"\s*$'  # how exports keep Excel from reading 00101 as a number
+_ESCAPED = r"^'([=+\-@\x{ff1d}\x{ff0b}\x{ff0d}\x{ff20}])"  # how exports keep spreadsheets from running a text
+# Merchant Center's title of a model: trained_algorithmic_media:"Coat: Navy"
+_DECLARED = r"^(?:default|trained_algorithmic_media)?\s*:\s*"
 _COMMENT = r"(?s)<!--.*?-->"
 _ENTITY = re.compile(r"&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]+);")
 _ROOTS = ("Default Category", "Root Catalog")  # of Magento: every path begins so
 _JOINERS = "[\u200c\u200d]+"  # between letters beyond ASCII, as in Persian, they belong to the word
 
 
-def clean(name: str) -> pl.Expr:
+def clean(name: str | pl.Expr) -> pl.Expr:
     """A column as one line of NFC text: runs of white space and control characters become one space. HTML is read."""
-    plain = pl.col(name).map_batches(_without_entities, return_dtype=pl.String)
+    column = pl.col(name) if isinstance(name, str) else name
+    plain = column.map_batches(_without_entities, return_dtype=pl.String)
     plain = (
         plain.str.replace(_FORMULA, "${1}")
+        .str.replace(_ESCAPED, "${1}")
         .str.replace_all(_COMMENT, "")
         .str.replace_all(_BLOCKS, " ")
         .str.replace_all(_INLINE, "")
@@ -45,10 +51,23 @@ def code(name: str) -> pl.Expr:
     return pl.when(floats).then(text.str.replace(r"\.0+$", "")).otherwise(text)
 
 
-def value(name: str) -> pl.Expr:
+def value(name: str | pl.Expr) -> pl.Expr:
     """`clean`, with "" for a placeholder."""
     text = clean(name)
     return pl.when(text.str.to_lowercase().is_in(PLACEHOLDERS)).then(pl.lit("")).otherwise(text)
+
+
+def title(name: str, there: Collection[str]) -> pl.Expr:
+    """Titles, `value`. Where they are empty, the content of Merchant Center's structured_title if that is `there`."""
+    declared = next(
+        (one for one in there if re.sub(r"[\s_]+", "_", one.strip().casefold()) == "structured_title"), None
+    )
+    if declared is None:
+        return value(name)
+    content = pl.col(declared).str.strip_chars().str.replace(_DECLARED, "")
+    quoted = content.str.strip_prefix('"').str.strip_suffix('"').str.replace_all('""', '"', literal=True)
+    content = value(pl.when(content.str.starts_with('"')).then(quoted).otherwise(content))
+    return content if name == declared else pl.when(value(name) != "").then(value(name)).otherwise(content)
 
 
 def levels(names: list[str], *, paths: bool, between: str = ">", several: str | None = None) -> pl.Expr:

@@ -6,7 +6,7 @@ of the data set is run). An interrupted fetch continues: photos that were downlo
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from enrich.catalog.download import EXTENSIONS, USUAL_PACE, Downloader, Outcome, Pace, urls_of, without_login
+from enrich.catalog.records import BETWEEN_PHOTOS
 from enrich.catalog.table import FORMATS, read_table
 from enrich.errors import RunFailed, UsageError, first_line
 from enrich.settings.catalog import FetchSettings
@@ -25,36 +26,37 @@ _NOWHERE = ("", "N.A.")
 
 @dataclass(frozen=True)
 class FetchSummary:
-    """Counts of rows."""
+    """Counts of photos."""
 
-    photos: int  # with a photo
-    failed: int  # without one
+    photos: int
+    failed: int  # a row without a URL counts as one
     resumed: int  # of `photos`, downloaded by an earlier fetch
-    several: int = 0  # with more than one URL, of which the first is used
 
 
 def fetch_catalog(
     source: str, out: Path, settings: FetchSettings, progress: Callable[[int, int], None], pace: Pace = USUAL_PACE
 ) -> FetchSummary:
-    """Write `out/images/`, `out/failures.csv` and, last, `out/catalog.csv`: the source's columns and local_image_path.
+    """Write `out/images/`, `out/failures.csv` and, last, `out/catalog.csv`: the source's columns and local_image_path,
+    where `|` stands between the photos of a row.
 
-    Rows without a photo are listed in failures.csv (product_code, url, reason, attempts) and left out of the catalog.
-    Columns without a text form are left out.
+    Photos that could not be had are listed in failures.csv (product_code, url, reason, attempts), and rows without any
+    are left out of the catalog. Columns without a text form are left out.
 
     Args:
-        source: a file, or the id of a data set. If a cell has several URLs, the first is used.
-        progress: called with (rows done, all rows).
+        source: a file, or the id of a data set.
+        progress: called with (photos done, all photos).
 
     Raises:
         UsageError: no such table or data set, a missing column, or no rows; nothing was written.
         RunFailed: no photo could be downloaded, or none could be written.
     """
     table = _read_source(source)
-    for name, setting in ((settings.product_code, "product_code"), (settings.image_url, "image_url")):
-        if name not in table.columns:
-            there = ", ".join(table.columns[:30]) or "none"
+    wanted = ((settings.product_code, "product_code"), *((name, "image_url") for name in settings.image_url))
+    for column, setting in wanted:
+        if column not in table.columns:
+            listed = ", ".join(table.columns[:30]) or "none"
             raise UsageError(
-                f"table {source}: no column {name!r}; its columns are: {there}; set {setting} to one of them"
+                f"table {source}: no column {column!r}; its columns are: {listed}; set {setting} to one of them"
             )
     if table.is_empty():
         raise UsageError(f"table {source}: has no rows; give one that has")
@@ -63,36 +65,43 @@ def fetch_catalog(
         images.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"out {out}: {error.strerror or error}; name a directory that can be written") from error
-    rows = [_row(code, cell) for code, cell in table.select(settings.product_code, settings.image_url).iter_rows()]
+    cells = table.select(pl.col(settings.product_code).alias("code"), pl.concat_list(settings.image_url).alias("urls"))
+    rows = [_photos(code, urls, settings.photos_per_product) for code, urls in cells.iter_rows()]
+    photos = [photo for row in rows for photo in row]
     try:
-        outcomes = _download_all({row.stem: row.url for row in rows}, images, settings, progress, pace)
-        results = [outcomes[row.stem] for row in rows]
-        _write_failures(rows, results, out)
-        if all(result.file is None for result in results):
-            failures = out / "failures.csv"
-            raise RunFailed(f"none of {len(rows):,} photos could be downloaded ({results[0].reason}); see {failures}")
-        paths = pl.Series(IMAGE_PATH, [f"images/{result.file}" if result.file else None for result in results])
-        _write_csv(table.with_columns(paths).filter(pl.col(IMAGE_PATH).is_not_null()), out / "catalog.csv")
+        outcomes = _download_all({photo.stem: photo.url for photo in photos}, images, settings, progress, pace)
+        _write_failures([(photo, outcomes[photo.stem]) for photo in photos], out)
+        files = [[name for photo in row if (name := outcomes[photo.stem].file)] for row in rows]
+        if not any(files):
+            reason, failures = outcomes[photos[0].stem].reason, out / "failures.csv"
+            raise RunFailed(f"none of {len(photos):,} photos could be downloaded ({reason}); see {failures}")
+        paths = pl.Series(IMAGE_PATH, [BETWEEN_PHOTOS.join(f"images/{name}" for name in names) for names in files])
+        _write_csv(table.with_columns(paths).filter(pl.col(IMAGE_PATH) != ""), out / "catalog.csv")
     except OSError as error:
         raise RunFailed(f"{error.filename or out}: {error.strerror or error}; fix that and run again") from error
-    photos = [result for result in results if result.file is not None]
-    resumed = sum(result.attempts == 0 for result in photos)
-    return FetchSummary(len(photos), len(rows) - len(photos), resumed, sum(row.several for row in rows))
+    results = [outcomes[photo.stem] for photo in photos]
+    there = [result for result in results if result.file is not None]
+    resumed = sum(result.attempts == 0 for result in there)
+    return FetchSummary(len(there), len(results) - len(there), resumed)
 
 
 @dataclass(frozen=True)
-class _Row:
-    code: str
+class _Photo:
+    code: str  # of its product
     url: str
     stem: str  # a file name that is safe whatever the code is, and differs for other codes and URLs
-    several: bool  # its cell has further URLs
 
 
-def _row(code: str, cell: str) -> _Row:
-    url, *others = ([] if cell.strip() in _NOWHERE else urls_of(cell)) or [""]
+def _photos(code: str, cells: Sequence[str], most: int) -> list[_Photo]:
+    """The photos of a row; one without a URL if it names none."""
+    urls = dict.fromkeys(url for cell in cells if cell.strip() not in _NOWHERE for url in urls_of(cell))
+    return [_Photo(code, url, _stem(code, url)) for url in [*urls][:most] or [""]]
+
+
+def _stem(code: str, url: str) -> str:
     digest = hashlib.sha256(f"{code}\0{url}".encode()).hexdigest()[:8]
     safe = re.sub(r"[^A-Za-z0-9-]+", "_", code)[:80].strip("_")
-    return _Row(code, url, f"{safe or 'photo'}-{digest}", bool(others))
+    return f"{safe or 'photo'}-{digest}"
 
 
 def _download_all(
@@ -118,10 +127,10 @@ def _download_all(
     return outcomes
 
 
-def _write_failures(rows: list[_Row], results: list[Outcome], out: Path) -> None:
+def _write_failures(results: list[tuple[_Photo, Outcome]], out: Path) -> None:
     failed = [
-        (row.code, without_login(row.url), result.reason, result.attempts)
-        for row, result in zip(rows, results, strict=True)
+        (photo.code, without_login(photo.url), result.reason, result.attempts)
+        for photo, result in results
         if result.file is None
     ]
     types = {"product_code": pl.String, "url": pl.String, "reason": pl.String, "attempts": pl.Int64}

@@ -37,6 +37,7 @@ _GENERAL: Mapping[str, tuple[str, ...]] = {
                    "file name", "filename", "file", "path", "bild", "bilder", "bildpfad", "foto", "fotos", "imagen",
                    "画像", "图片"),
 }  # fmt: skip
+_FETCHED = "local image path"
 _MORE = re.compile(
     r"(?:additional|more|other|further|extra) (?:image|photo|picture)s?(?: (?:link|url|path|src)s?)?(?: \(?\d+\)?)?"
 )
@@ -46,7 +47,11 @@ LAYOUTS = (
     Layout("Shopify", ("handle", "image src"), {
         "product_code": ("handle",), "title": ("title",), "category": ("product category", "type"),
         "price": ("variant price",), "image_path": ("image src",),
-    }),
+    }, {"decimal": "."}),
+    Layout("Shopify", ("url handle", "product image url"), {
+        "product_code": ("url handle",), "title": ("title",), "category": ("product category", "type"),
+        "price": ("price",), "image_path": ("product image url",),
+    }, {"decimal": "."}),
     Layout("WooCommerce", ("sku", "name", "regular price", "images"), {
         "product_code": ("sku",), "title": ("name",), "category": ("categories",), "price": ("regular price",),
         "image_path": ("images",),
@@ -55,10 +60,11 @@ LAYOUTS = (
         "product_code": ("sku",), "title": ("name",), "category": ("categories",), "price": ("price",),
         "image_path": ("base image",), "more_images": ("additional images",),
     }, {"levels": "/", "categories": ","}),
-    Layout("Merchant Center", ("id", "title", "image link"), {
-        "product_code": ("id",), "title": ("title",), "category": ("product type", "google product category"),
+    Layout("Merchant Center", ("id", "image link"), {
+        "product_code": ("id",), "title": ("title", "structured title"),
+        "category": ("product type", "google product category"),
         "price": ("price",), "image_path": ("image link",), "more_images": ("additional image link",),
-    }),
+    }, {"decimal": "."}),
     Layout("the tutorial's", ("product code", "category3 code", "full price"), {
         "product_code": ("product code",), "title": ("title",), "price": ("full price",),
         "category": ("category3 code", "category2 code", "category1 code"), "currency": ("currency code",),
@@ -85,6 +91,8 @@ def propose(header: Sequence[str], given: Mapping[str, Any], filled: Mapping[str
     names = {_plain(name): name for name in reversed(header)}
     layout = next((one for one in LAYOUTS if all(sign in names for sign in one.signs)), None)
     roles = layout.roles if layout else _GENERAL
+    if _FETCHED in names:  # `enrich catalog fetch` put the photos of all columns there
+        roles = {**roles, "image_path": (_FETCHED,), "more_images": ()}
     found: dict[str, Any] = {}
     for role in _GENERAL:
         wanted = roles.get(role, _GENERAL[role] if role == "currency" else ())
@@ -96,7 +104,8 @@ def propose(header: Sequence[str], given: Mapping[str, Any], filled: Mapping[str
                 tuple(there) if role == "category" and layout else (there[0],) if role == "category" else there[0]
             )
     first = found.get("image_path")
-    more = [names[name] for name in roles.get("more_images", ()) if name in names] or _further(names, header, first)
+    more = [names[name] for name in roles.get("more_images", ()) if name in names]
+    more = more or ([] if _FETCHED in names else _further(names, header, first))
     if first is None and more:
         found["image_path"], *more = more
     if more:

@@ -17,7 +17,7 @@ from enrich.answers.plain_text import MAX_TITLE
 from enrich.answers.spelling import one_spelling
 from enrich.answers.wording import WORDINGS
 from enrich.catalog.attributes import read_attributes
-from enrich.catalog.cells import code, levels, value
+from enrich.catalog.cells import code, levels, title, value
 from enrich.catalog.dropped import Dropped, describe
 from enrich.catalog.find_photo import Photos, is_url
 from enrich.catalog.further import add_further_photos
@@ -246,7 +246,7 @@ def _map_columns(
     photos = [pl.col(name).str.strip_chars() for name in (columns.image_path, *columns.more_images)]
     return table.select(
         product_code=code(columns.product_code),
-        title=value(columns.title),
+        title=title(columns.title, table.columns),
         category=found.list.join(SEPARATOR) if category_path else found.list.last().fill_null(""),
         levels=found,
         price=value(wanted["price"]) if "price" in wanted else pl.lit(""),

@@ -17,7 +17,9 @@ from enrich.settings.training import MergeSettings, TrainSettings
 
 
 def finetune(
-    catalog: Annotated[str, typer.Option(help="Labelled products with photos: a directory or s3://bucket/prefix.")],
+    catalog: Annotated[
+        str, typer.Option(help="Labelled products with photos: a directory, a table in a file, or s3://bucket/prefix.")
+    ],
     out: Annotated[str | None, typer.Option(help="Where the adapter goes.")] = None,
     model: Annotated[str | None, typer.Option(help="Hub id or directory of a vision-language model.")] = None,
     overfit_one_batch: Annotated[

@@ -52,8 +52,6 @@ def fetch(
     with progress_bars("reading the table") as progress:
         summary = fetch_photos(source, out, settings, progress=progress)
     console.print(f"{summary.photos} photos, {summary.failed} failed: {out}/catalog.csv")
-    if summary.several:
-        console.print(f"rows that name several URLs: {summary.several}; the photo of the first one was taken")
     if summary.failed:
         console.print(f"why they failed: {out}/failures.csv")
 

@@ -9,6 +9,7 @@ import enrich
 from enrich.cli.options import Adapter, Base, Config, Engine, Output, RunId, parse_duration
 from enrich.console import console, print_record, progress_bars
 from enrich.settings.catalog import Columns
+from enrich.settings.export import ExportSettings
 from enrich.settings.load import load_settings
 from enrich.settings.run import RunSettings
 
@@ -161,3 +162,27 @@ def review(
             gone = "the photo reviewed is gone or another by now"
             console.print(f"{len(missed)} not added, {missed[0]!r} among them: {gone}")
     console.print(f"products: {done.uri}")
+
+
+def export(
+    output: Output,
+    format: Annotated[str, typer.Option(help="merchant, shopify, csv or xlsx.")],
+    to: Annotated[str, typer.Option(metavar="FILE", help="The file to write: a path or s3://bucket/key.")],
+    min_confidence: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Leave out less sure rows: a share from 0 to 1.")
+    ] = None,
+    link_prefix: Annotated[
+        str | None, typer.Option(metavar="URL", help="Before the keys of photos, to make links of them.")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Write the rows that may be used as a feed, a shop's import file or a spreadsheet."""
+    from enrich.pipeline.exporting import export
+
+    settings = load_settings(ExportSettings, config, "export", min_confidence=min_confidence, link_prefix=link_prefix)
+    with progress_bars("exporting") as progress:
+        done = export(output, format, to, settings, progress)
+    for line in done.notes:
+        console.print(line)
+    console.print(f"{done.products:,} products: {done.uri}")
+    console.print(done.left_out_line)

@@ -35,7 +35,7 @@ from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
 from enrich.storage import write_tree
 from enrich.storage.cache import disk_errors
-from enrich.storage.tree import local_tree, work_directory
+from enrich.storage.tree import local_tree_or_file, work_directory
 from enrich.train.device import is_main_process
 from enrich.train.examples import UNREADABLE, check_answers, needed_budget
 from enrich.train.overfit import overfit_one_batch
@@ -104,8 +104,8 @@ def finetune(
             file beside `out` then lists; nothing else was written. RunFailed: training broke off.
     """
     check_replaced(out, catalog, "catalog")
-    check_outside(out, f"{catalog}/images")
-    with local_tree(catalog) as folder:
+    check_outside(out, f"{Path(catalog).parent if Path(catalog).is_file() else catalog}/images")
+    with local_tree_or_file(catalog) as folder:
         prepared = _prepare(catalog, folder, settings, out, on_message)
         work = work_directory(out, "training")
         report = _train(prepared, work, out, progress, on_message)
@@ -134,7 +134,7 @@ def overfit(
     Raises:
         UsageError: catalog, model or settings are not usable. RunFailed: the batch was not learned.
     """
-    with local_tree(catalog) as folder:
+    with local_tree_or_file(catalog) as folder:
         made = _prepare(catalog, folder, settings, None, on_message)
         return overfit_one_batch(
             made.splits.train, made.prompt, made.settings, made.base, on_progress=_on_progress(progress)

@@ -7,6 +7,7 @@ from enrich.output.history import fetch_rows
 from enrich.output.publish import publish, refold
 from enrich.output.run_record import Finding, RunRecord, read_records, write_run_record
 from enrich.output.run_rows import published_runs
+from enrich.output.sinks import follow
 from enrich.pipeline.run.records import REPORT_ROWS, ROLLED_BACK, read_record, write_report
 from enrich.settings.run import RunSettings
 from enrich.storage import Store, open_store
@@ -16,13 +17,19 @@ _SETTINGS = RunSettings()
 
 
 def publish_held(output: str, run_id: str, settings: RunSettings = _SETTINGS) -> RunRecord:
-    """Publish a run that the gate or a rollback holds back, and write its record and report again."""
+    """Publish a run that the gate or a rollback holds back, and write its record and report again.
+
+    Of one that is published already, the sink gets what it lacks.
+    """
     target = open_store(output, must_exist=True, s3=settings.s3)
     record = read_record(target, run_id)
+    if record.state != "held" and follow(target, run_id, "publish"):
+        return record  # the process that published it was killed before it committed
     if record.state != "held":
         raise UsageError(f"run {run_id}: it is {record.state.replace('_', ' ')} already; only a held run is released")
     _refuse_retired(record)
     publish(target, record.run)
+    follow(target, run_id, "publish")
     kept = tuple(finding for finding in record.findings if finding.limit != ROLLED_BACK)
     released = record.model_copy(update={"state": "published", "findings": kept})
     _rewrite_report(target, released, settings)
@@ -58,6 +65,7 @@ def roll_back(output: str, run_id: str, settings: RunSettings = _SETTINGS) -> li
     ]
     for found in held:
         write_run_record(target, found)
+    follow(target, run_id, "rollback")
     return held
 
 
@@ -73,6 +81,7 @@ def rebuild(output: str, settings: RunSettings = _SETTINGS) -> tuple[int, int]:
     if not runs:
         raise UsageError(f"output {target.uri}: no published run there to make products.parquet from")
     done = refold(target, runs, settings.gate, again=f"enrich rebuild --output {target.uri}")
+    follow(target, None, "rebuild")
     return done.rows, len(runs)
 
 

@@ -17,6 +17,7 @@ from enrich.output.products import PRODUCTS_KEY, Products, read_products
 from enrich.output.publish import publish_reviews
 from enrich.output.reviews import next_reviews, read_reviews, review_key, standing, with_identity, write_reviews
 from enrich.output.run_record import RunInfo
+from enrich.output.sinks import follow
 from enrich.pages.review_page import render_queue, review_queue
 from enrich.pipeline.decided import categories, check_and_complete, find_run, usual_currency
 from enrich.pipeline.kept_apart import check_taught
@@ -95,6 +96,7 @@ def apply_decisions(output: str, file: Path, catalog: str | None = None, columns
         check_addition(shop, columns or Columns(), lessons)
     write_reviews(target, decided.digest, news)
     publish_reviews(target)
+    follow(target, None, "review")
     added = None
     if shop is not None:
         added = add_products(shop, columns or Columns(), lessons, _reviewed_bytes(_images(target, products)))

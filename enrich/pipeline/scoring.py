@@ -31,7 +31,7 @@ from enrich.settings.review import ReviewSettings
 from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
 from enrich.storage import contains, open_store
-from enrich.storage.tree import local_tree
+from enrich.storage.tree import local_tree, local_tree_or_file
 from enrich.vocabulary import RECORD_FILE, Product
 
 SCORES_PAGE = "scores.html"
@@ -73,7 +73,7 @@ def score_adapter(
     """
     if out is not None and contains(adapter, out) and contains(out, adapter):
         raise UsageError(f"out {out}: is the adapter itself, whose own scores would be lost; name another folder")
-    with local_tree(adapter) as directory, local_tree(catalog) as folder:
+    with local_tree(adapter) as directory, local_tree_or_file(catalog) as folder:
         loaded = open_adapter(directory, settings.base)
         progress("starting the engine", 0, 0)
         engine = start_engine(loaded, settings)

@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from enrich.settings.base import Settings
 from enrich.settings.photos import PhotoLimits
+from enrich.vocabulary import MOST_PHOTOS
 
 
 class Columns(Settings):
@@ -129,7 +130,12 @@ class FetchSettings(Settings):
     """Downloading the photos of a table with an image URL column."""
 
     product_code: str = Field(default="product_code", description="Column of the product's code")
-    image_url: str = Field(default="imageurl", description="Column of the photo's URL; the first one if it has several")
+    image_url: tuple[str, ...] = Field(
+        default=("imageurl",),
+        min_length=1,
+        description="Columns of the photos' URLs, the main photo's first; a cell may have several",
+    )
+    photos_per_product: int = Field(default=5, ge=1, le=MOST_PHOTOS, description="Photos of a row at most")
     limits: PhotoLimits = PhotoLimits()
     per_host: int = Field(default=8, ge=1, le=256, description="Requests to one host at a time")
     attempts: int = Field(default=4, ge=1, le=20, description="Tries of a photo whose failure may pass")
@@ -142,3 +148,8 @@ class FetchSettings(Settings):
         pattern=r"^https?://[^/\s]+/?$",
         description="http://host:port of a proxy, which then decides what may be reached; HTTP_PROXY is not used",
     )
+
+    @field_validator("image_url", mode="before")
+    @classmethod
+    def _one_column(cls, columns: Any) -> Any:
+        return (columns,) if isinstance(columns, str) else columns

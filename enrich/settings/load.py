@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from enrich.errors import UsageError
 from enrich.settings.base import Settings
 from enrich.settings.catalog import Columns, FetchSettings
+from enrich.settings.export import ExportSettings
 from enrich.settings.plain_yaml import read_yaml
 from enrich.settings.run import RunSettings
 from enrich.settings.training import MergeSettings, TrainSettings
@@ -22,6 +23,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "run": RunSettings,
     "merge": MergeSettings,
     "review": Columns,
+    "export": ExportSettings,
     "catalog fetch": FetchSettings,
 }
 # All commands that read --config. The commands added here have their own sections too, or share `run`.

@@ -1,15 +1,29 @@
 """Settings of runs."""
 
 from pathlib import Path
-from typing import Literal
+from pkgutil import iter_modules
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from enrich.settings.base import Settings
 from enrich.settings.photos import SIDECARS, GroupBy, PhotoLimits
 from enrich.settings.review import ReviewSettings
 from enrich.settings.storage import PLAIN_S3, S3Settings
 from enrich.vocabulary import MOST_PHOTOS
+
+NO_SINK = "none"
+# Each is a module, which this package does not import.
+_SINKS = [name for _, name, _ in iter_modules([str(Path(__file__).parents[1] / "output" / "sinks")]) if name != "base"]
+
+
+def _known_sink(sink: str) -> str:
+    if sink not in (*_SINKS, NO_SINK):
+        raise ValueError(f"Input should be one of {', '.join(_SINKS)}, or {NO_SINK}")
+    return sink
+
+
+SinkName = Annotated[str, AfterValidator(_known_sink), Field(json_schema_extra={"enum": list[Any]([*_SINKS, NO_SINK])})]
 
 
 class RaySettings(Settings):
@@ -123,6 +137,17 @@ class RunSettings(Settings):
     )
     machine_price_per_hour: float | None = Field(
         default=None, gt=0, description="For the cost of a run, in its report and by --dry-run, in the same currency"
+    )
+    sink: SinkName | None = Field(
+        default=None,
+        description="A table elsewhere that gets each state of products.parquet from this run on, by any command that "
+        "publishes; left out: as runs before said",
+    )
+    sink_catalog: str = Field(
+        default="default", min_length=1, description="Of the sink, by its name in the configuration of pyiceberg"
+    )
+    sink_table: str = Field(
+        default="enrich.products", pattern=r"^[^.\s]+([.][^.\s]+)+$", description="Of the sink, namespace.table"
     )
     limits: PhotoLimits = PhotoLimits()
     s3: S3Settings = PLAIN_S3

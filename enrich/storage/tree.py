@@ -54,6 +54,17 @@ def local_tree(uri: str) -> Iterator[Path]:
         yield read_tree(uri, folder)
 
 
+@contextmanager
+def local_tree_or_file(uri: str) -> Iterator[Path]:
+    """As `local_tree`, or the local file that `uri` names."""
+    file = Path(uri).expanduser()
+    if not is_s3(uri) and file.is_file():
+        yield file
+        return
+    with local_tree(uri) as folder:
+        yield folder
+
+
 def work_directory(uri: str, purpose: str) -> Path:
     """Where unfinished work for `uri` keeps its state, the same at every try: beside it, or for S3 in the cache.
 

@@ -308,11 +308,27 @@ def test_cookies_are_not_kept(web: Web, tmp_path: Path) -> None:
         '["{0}/1.jpg"]', '"{0}/1.jpg"', "<{0}/1.jpg>", "{0}/1.jpg,", "//{1}/1.jpg, //{1}/2.jpg", "{1}/1.jpg, {1}/2.jpg",
     ],
 )  # fmt: skip
-def test_the_first_url_of_a_cell_is_fetched_and_the_others_are_counted(web: Web, tmp_path: Path, cell: str) -> None:
-    web.answers["/1.jpg"] = reply(200, JPEG)
+def test_all_urls_of_a_cell_are_fetched(web: Web, tmp_path: Path, cell: str) -> None:
+    web.answers |= {"/1.jpg": reply(200, JPEG), "/2.jpg": reply(200, JPEG)}
     summary = _fetch(tmp_path, [cell.format(web.url, web.url.removeprefix("http://"))])
-    assert summary == FetchSummary(photos=1, failed=0, resumed=0, several=int("2.jpg" in cell))
-    assert dict(web.hits) == {"/1.jpg": 1}
+    count = 1 + cell.count("2.jpg")
+    assert summary == FetchSummary(photos=count, failed=0, resumed=0)
+    assert dict(web.hits) == {f"/{number}.jpg": 1 for number in range(1, count + 1)}
+
+
+def test_photos_of_a_row_are_in_order_and_one_that_is_missing_costs_only_itself(web: Web, tmp_path: Path) -> None:
+    web.answers |= {f"/{number}.jpg": reply(200, JPEG + bytes([number])) for number in (1, 3, 4)}
+    source = tmp_path / "table.csv"
+    cells = [", ".join(f"{web.url}/{number}.jpg" for number in (1, 2, 3)), f"{web.url}/4.jpg {web.url}/1.jpg"]
+    pl.DataFrame([["00101", *cells]], ["product_code", "main", "more"], orient="row").write_csv(source)
+    settings = FetchSettings.model_validate(
+        {"allow_private": True, "image_url": ["main", "more"], "photos_per_product": 4}
+    )
+    done = fetch_catalog(str(source), tmp_path / "out", settings, lambda done, all: None)
+    assert done == FetchSummary(photos=3, failed=1, resumed=0)
+    [paths] = pl.read_csv(tmp_path / "out/catalog.csv")["local_image_path"]
+    assert [(tmp_path / "out" / path).read_bytes()[-1] for path in paths.split("|")] == [1, 3, 4]
+    assert "00101," + f"{web.url}/2.jpg,HTTP 404 Not Found,1" in (tmp_path / "out/failures.csv").read_text()
 
 
 @pytest.mark.parametrize(

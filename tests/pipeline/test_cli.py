@@ -46,6 +46,8 @@ def test_importing_the_command_loads_nothing_heavy() -> None:
         ("run --images {adapter}/.. --adapter {adapter} --output {tmp}/out", "is inside the images"),
         ("run --images {bucket} --adapter {adapter} --output {adapter}/out", "is inside the adapter"),
         ("finetune --catalog {catalog} --out {catalog}/images/x/..", "is inside the photos"),
+        ("finetune --catalog {catalog}/catalog.csv --out {catalog}/images/x/..", "is inside the photos"),
+        ("finetune --catalog {catalog}/catalog.csv --out {catalog}", "would be replaced; name another place"),
         ("finetune --catalog {catalog} --out {catalog}/..", "would be replaced; name another place"),
         ("merge --adapter {adapter} --out {adapter}/..", "would be replaced; name another place"),
         ("score --adapter {adapter} --catalog {catalog} --out {adapter}/x/..", "is the adapter itself"),

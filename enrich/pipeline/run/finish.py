@@ -17,6 +17,7 @@ from enrich.output.manifest import fetch_answers
 from enrich.output.publish import current_products, publish
 from enrich.output.run_record import Cost, RunRecord, read_run_record, write_run_record
 from enrich.output.run_rows import fetch_run
+from enrich.output.sinks import follow
 from enrich.pipeline.run.bottleneck import judge_stages
 from enrich.pipeline.run.records import REPORT_ROWS, ROLLED_BACK, read_measured, write_report
 from enrich.pipeline.run.state import Run
@@ -57,6 +58,8 @@ def finish_run(run: Run) -> RunRecord:
                 answered, failed = newest_outcomes(pl.scan_parquet(table.path))
         findings = judge_run(stats, previous, gate, worth) + (judge_gone(changes, gate) if changes else ())
         changed = not findings and publish(run.output, run.info, gate, rows=committed, products=table).changed
+    if not findings:
+        follow(run.output, run.info.run_id, "publish")
     record = RunRecord(
         run=run.info,
         state="held" if findings else "published" if stats.rows or changed else "nothing_to_do",

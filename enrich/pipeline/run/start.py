@@ -25,6 +25,7 @@ from enrich.output.manifest import (
 )
 from enrich.output.run_record import RunInfo
 from enrich.output.schema import SCHEMA_VERSION
+from enrich.output.sinks import appoint
 from enrich.pipeline.kept_apart import check_places
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.run.planning import Forecast, forecast, plan_run
@@ -57,6 +58,7 @@ def start_run(request: RunRequest, progress: Progress = silent) -> Iterator[Run]
         adapter = open_adapter(directory, settings.base)
         output = open_store(request.output, create=True, s3=settings.s3)
         output.check_conditional_writes()
+        appoint(output, settings)
         output.remove_abandoned()
         info = _describe(images, adapter, request, started_at)
         manifest = _read_started(output, info) if run_id else None

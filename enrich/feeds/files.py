@@ -1,0 +1,89 @@
+"""Cells to files: delimited text and Excel workbooks, in which no cell is a formula."""
+
+from collections.abc import Collection, Iterable
+from datetime import datetime
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from enrich.errors import UsageError
+from enrich.feeds.rows import decimals, one_line
+
+# Spreadsheets run a cell that starts so, in its full-width form as well. A number that starts with a sign stays.
+FORMULA = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
+_NUMBER = r"^[+-]?[0-9]+([.,][0-9]+)?$"
+MOST_ROWS, MOST_CHARACTERS = 1_048_576, 32_767  # of a sheet, its header included, and of a cell
+_MADE = datetime(2000, 1, 1)  # of every workbook: the same rows make the same bytes
+
+
+def is_formula(text: pl.Expr) -> pl.Expr:
+    """Whether a spreadsheet would run this text."""
+    return text.str.head(1).is_in(list(FORMULA)) & ~text.str.contains(_NUMBER)
+
+
+def write_delimited(path: Path, tables: Iterable[pl.DataFrame], separator: str) -> int:
+    """Text in UTF-8 with a header. A cell that a spreadsheet would run gets an apostrophe before it; returns how many.
+
+    Between tabs a cell is one line, and as in Google's own examples quotation marks are plain characters, unless a cell
+    begins with one.
+    """
+    changed = 0
+    with path.open("wb") as file:
+        for number, table in enumerate(tables):
+            changed += int(table.select(is_formula(pl.col(pl.String)).sum()).sum_horizontal().sum())
+            table = table.with_columns(_safe(pl.col(pl.String)))
+            if separator == "\t":
+                table = table.with_columns(_between_tabs(pl.col(pl.String)))
+            style: Literal["never", "necessary"] = "never" if separator == "\t" else "necessary"
+            table.write_csv(file, separator=separator, include_header=number == 0, quote_style=style)
+    return changed
+
+
+def _safe(text: pl.Expr) -> pl.Expr:
+    filled = pl.when(text != "").then(text)
+    return pl.when(is_formula(text)).then(pl.lit("'") + text).otherwise(filled).name.keep()
+
+
+def _between_tabs(text: pl.Expr) -> pl.Expr:
+    line = one_line(text)
+    quoted = pl.lit('"') + line.str.replace_all('"', '""', literal=True) + pl.lit('"')
+    return pl.when(line.str.starts_with('"')).then(quoted).otherwise(line).name.keep()
+
+
+def write_workbook(path: Path, tables: Iterable[pl.DataFrame], amounts: Collection[str]) -> None:
+    """An Excel file with one sheet. Texts are text, whatever they begin with, and numbers are numbers.
+
+    One row at a time is in memory.
+
+    Args:
+        amounts: columns that are shown with the decimals of the currency in the column `currency`.
+
+    Raises:
+        UsageError: more rows than a sheet can have.
+    """
+    from xlsxwriter import Workbook
+
+    with Workbook(path, {"constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False}) as book:
+        book.set_properties({"created": _MADE})
+        sheet, bold = book.add_worksheet("Products"), book.add_format({"bold": True})
+        quoted = book.add_format({"quote_prefix": True})  # editing the cell makes no formula of it either
+        shown = {
+            places: book.add_format({"num_format": code}) for places, code in ((0, "0"), (2, "0.00"), (3, "0.000"))
+        }
+        rows = chain.from_iterable(table.iter_rows(named=True) for table in tables)
+        for number, row in enumerate(rows, start=1):
+            if number >= MOST_ROWS:
+                raise UsageError(f"an Excel sheet holds {MOST_ROWS - 1:,} products at most; export as csv")
+            if number == 1:
+                for column, name in enumerate(row):
+                    sheet.write_string(0, column, name, bold)
+            amount = shown[decimals(row["currency"])]
+            for column, (name, cell) in enumerate(row.items()):
+                if isinstance(cell, str):
+                    runs = cell.startswith(tuple(FORMULA))
+                    sheet.write_string(number, column, cell[:MOST_CHARACTERS], quoted if runs else None)
+                elif cell is not None:
+                    sheet.write_number(number, column, cell, amount if name in amounts else None)
+        sheet.freeze_panes(1, 1)
