@@ -205,8 +205,8 @@ def _contact_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits) -> li
     return [{**row, "thumbnails": several} for row, several in zip(chosen, found, strict=True) if several]
 
 
-def template(name: str, *, escape: bool, finalize: Callable[[object], str] | None = None) -> Any:
-    """A template of this package; `finalize` turns each of its values into text."""
+def template(name: str, *, escape: bool, finalize: Callable[[object], object] | None = None) -> Any:
+    """A template of this package; `finalize` changes each of its values."""
     environment = Environment(
         loader=PackageLoader("enrich.pages", "templates"), autoescape=escape, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=finalize,

@@ -8,6 +8,8 @@ from pydantic import Field, field_validator, model_validator
 from enrich.settings.base import Settings
 from enrich.settings.photos import PhotoLimits
 
+CHECKED_PHOTOS = 4000  # that `catalog check` decodes at most: some 10 s on two cores
+
 
 class Columns(Settings):
     """Which column of a catalog table holds what. The defaults are the tutorial's data set."""
