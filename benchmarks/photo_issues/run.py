@@ -9,11 +9,13 @@ of a sample catalog and of the JPEGs in each DIR, which are taken to be free of 
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from itertools import combinations
 from pathlib import Path
 from statistics import median
 from time import process_time
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -102,20 +104,21 @@ def cost() -> dict[str, float]:
     """CPU milliseconds a photo: of the issues, beside what a run does with it, and of `catalog check`."""
     photos = [jpeg(scene(seed), (1000, 1333)) for seed in range(4)]
     how = Preparation(num_crops=4, image_size=336)
-    images = [decode(data, LIMITS) for data in photos]
-    pictures = [squeeze(data, LIMITS, SIDE).page for data in photos]
-    ways: dict[str, Callable[[int], object]] = {
-        "issues, ms": lambda at: issues_of(images[at], images[at].size),
-        "page and issues, ms": lambda at: prepare(photos[at], LIMITS, how),
-        "squeezed and issues, ms": lambda at: squeeze(photos[at], LIMITS, SIDE),
-        "hash and colours, ms": lambda at: look(pictures[at]),
-    }
-    took: dict[str, list[float]] = {name: [] for name in ways}
+    took: dict[str, list[float]] = {}
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        started = process_time()
+        result = work()
+        took.setdefault(name, []).append((process_time() - started) * 1000)
+        return result
+
     for number in range(ROUNDS):
-        for name, work in ways.items():
-            started = process_time()
-            work(number % len(photos))
-            took[name].append((process_time() - started) * 1000)
+        data = photos[number % len(photos)]
+        image = decode(data, LIMITS)
+        timed("issues, ms", partial(issues_of, image, image.size))  # of pixels that were just decoded, as in a run
+        timed("page and issues, ms", partial(prepare, data, LIMITS, how))
+        picture = timed("squeezed and issues, ms", partial(squeeze, data, LIMITS, SIDE)).page
+        timed("hash and colours, ms", partial(look, picture))
     found = {name: median(times[len(photos) :]) for name, times in took.items()}
     return {
         **found,
