@@ -12,13 +12,13 @@ from PIL import Image
 
 from enrich.vocabulary import PhotoIssue
 
-COMPARED = 256  # pixels of the longer side at which a picture is measured: what is blurred here is blurred for a model
+COMPARED = 160  # pixels of the longer side at which a picture is measured: what is blurred here is blurred for a model
 _TINY = 100  # pixels of the shorter side; Merchant Center refuses photos below 100 x 100
 _DARK = 82  # of 255, which 99 % of the pixels do not reach; CleanVision's 0.32
 _BLANK = 12  # levels between the darkest and the brightest pixel, but for one in 1,000 at either end
-# The strongest steps between neighbours, one in 200, are of 0.28 to 1.7 of a picture's contrast (1,683 photos of shops,
-# all sharp); after a Gaussian blur of 1 % of the longer side, of 0.14 at most.
-_BLURRED = 0.15
+# The strongest steps between neighbours, one in 200, are of 0.5 to 1.9 of a picture's contrast in sharp photos; after a
+# Gaussian blur of 1 % of the longer side, of 0.23 at most.
+_BLURRED = 0.25
 _STRONG = 0.005
 
 
