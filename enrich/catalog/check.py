@@ -182,7 +182,7 @@ def _category_rows(catalog: Catalog) -> Iterable[dict[str, Any]]:
 
 def _photos(photos: PhotoFacts) -> str:
     parts = [f"{photos.files:,} files of {photos.bytes / 1e6:,.1f} MB"] if photos.files else []
-    parts += [f"{photos.urls:,} URLs, not opened"] if photos.urls else []
+    parts += [f"{photos.urls:,} {'URL' if photos.urls == 1 else 'URLs'}, not opened"] if photos.urls else []
     if photos.sizes:
         wide, high = zip(*photos.sizes, strict=True)
         parts.append(

@@ -107,21 +107,20 @@ def render_scores(table: pl.DataFrame, metrics: Mapping[str, Any], what: str, ad
 def _photo_issues(rows: pl.DataFrame, images: Store, limits: PhotoLimits) -> list[dict[str, Any]]:
     """How many of the photos that were decoded have each issue, and the pictures of many products; with thumbnails."""
     photos = rows.select("photos").explode("photos").unnest("photos").filter(pl.col("photo_issues").is_not_null())
-    kinds = [
-        (issue.value, photos.filter(pl.col("photo_issues").list.contains(issue.value)).sort("sha256", "key"))
+    found = [
+        (issue.value, some.height, some["key"])
         for issue in PhotoIssue
+        if (some := photos.filter(pl.col("photo_issues").list.contains(issue.value)).sort("sha256", "key")).height
     ]
-    found = [{"name": name, "count": some.height, "keys": some["key"]} for name, some in kinds if some.height]
     same = photos.group_by("sha256").agg(pl.len(), pl.col("key").min()).filter(pl.col("len") >= SEVERAL)
     if same.height:
         often = same.sort("len", "key", descending=[True, False])
-        name = f"the same picture for {SEVERAL} products or more"
-        found.append({"name": name, "count": same["len"].sum(), "keys": often["key"]})
-    shown = [one["keys"].head(ISSUE_PICTURES).to_list() for one in found]
+        found.append((f"the same picture for {SEVERAL} products or more", int(same["len"].sum()), often["key"]))
+    shown = [keys.head(ISSUE_PICTURES).to_list() for _, _, keys in found]
     pictures = thumbnails(images, [key for keys in shown for key in keys], limits, THUMBNAIL // 2)
     return [
-        {**one, "of": photos.height, "pictures": list(islice(pictures, len(keys)))}
-        for one, keys in zip(found, shown, strict=True)
+        {"name": name, "count": count, "of": photos.height, "pictures": list(islice(pictures, len(keys)))}
+        for (name, count, _), keys in zip(found, shown, strict=True)
     ]
 
 
