@@ -135,6 +135,18 @@ def test_photos_on_s3_are_listed_and_only_some_are_read(
     assert (tmp_path / "page.html").read_text().count("<img ") == 15  # eleven products, two of them in two pairs
 
 
+def test_folders_of_photos_on_s3_are_a_catalog_too(s3_bucket: str, run_cli: RunCli, tmp_path: Path) -> None:
+    store = open_store(s3_bucket)
+    for n in range(6):
+        picture(n).save(tmp_path / "photo.jpg")
+        store.put(f"{'coats' if n % 2 else 'hats'}/{TITLES[n]}.jpg", tmp_path / "photo.jpg")
+    code, out, err = run_cli("catalog", "check", "--catalog", s3_bucket)
+    assert code == 0, err
+    assert "categories: 2: coats 3, hats 3" in out
+    assert "photos: 6 files" in out
+    assert "nothing looks wrong" in out
+
+
 def test_the_page_shows_pictures_and_escapes_what_the_catalog_says(tmp_path: Path, run_cli: RunCli) -> None:
     title = "5 < 6 & 'x' \"y\" {{ 7 * 7 }}"
     write(tmp_path, image=lambda n: f"images/{n % 11}.jpg", title=lambda n: TITLES[n] if n else title, category="All")
@@ -148,7 +160,7 @@ def test_the_page_shows_pictures_and_escapes_what_the_catalog_says(tmp_path: Pat
     assert "5 &lt; 6 &amp; &#39;x&#39; &#34;y&#34; {{ 7 * 7 }}" in page
     assert "5 < 6" not in page
     assert page.count('<img src="data:image/jpeg;base64,') >= 12
-    assert "no picture" in page
+    assert '<div class="none">cannot be read</div>' in page
     assert "the same photo under titles that differ: 1" in page
 
 
