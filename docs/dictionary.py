@@ -26,8 +26,8 @@ MEANINGS = {
     "review_reasons": f"Why: {', '.join(f'`{reason}`' for reason in ReviewReason)}",
     "photos": "All photos of the product in its order, the main photo first. `etag` is the version of the bytes that "
     "were read; `sha256`, `width` and `height` are null where none were, `error_kind` where nothing was wrong. "
-    f"`photo_issues` ({', '.join(f'`{issue}`' for issue in PhotoIssue)}) never keep a photo from being shown; null "
-    "where the photo was not decoded, or the row is from before they were measured",
+    f"`photo_issues` ({', '.join(f'`{issue}`' for issue in PhotoIssue)}), added at the end, never keep a "
+    "photo from being shown; null where the photo was not decoded, or the row is from before they were measured",
     "photos_answered": "How many of them the model was shown",
     "error_kind": f"Why it failed: {', '.join(f'`{kind}`' for kind in ErrorKind)}",
     "error_message": "One line for people",
