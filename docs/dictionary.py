@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from enrich.output.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, ROW_SCHEMA
-from enrich.vocabulary import ErrorKind, ReviewReason
+from enrich.vocabulary import ErrorKind, PhotoIssue, ReviewReason
 
 MEANINGS = {
     "product_id": "The identity of a row: by the setting group_by from the keys of photos, or from a products table",
@@ -25,7 +25,9 @@ MEANINGS = {
     "needs_review": "Whether a person should look at the row before it is used",
     "review_reasons": f"Why: {', '.join(f'`{reason}`' for reason in ReviewReason)}",
     "photos": "All photos of the product in its order, the main photo first. `etag` is the version of the bytes that "
-    "were read; `sha256`, `width` and `height` are null where none were, `error_kind` where nothing was wrong",
+    "were read; `sha256`, `width` and `height` are null where none were, `error_kind` where nothing was wrong. "
+    f"`photo_issues` ({', '.join(f'`{issue}`' for issue in PhotoIssue)}), added at the end, never keep a "
+    "photo from being shown; null where the photo was not decoded, or the row is from before they were measured",
     "photos_answered": "How many of them the model was shown",
     "error_kind": f"Why it failed: {', '.join(f'`{kind}`' for kind in ErrorKind)}",
     "error_message": "One line for people",

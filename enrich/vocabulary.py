@@ -37,6 +37,15 @@ TRANSIENT = frozenset(
 )
 
 
+class PhotoIssue(StrEnum):
+    """What may be wrong with a photo that can be decoded. It is never a reason to leave the photo out."""
+
+    BLURRED = "blurred"
+    DARK = "dark"
+    TINY = "tiny"
+    BLANK = "blank"
+
+
 class Reason(StrEnum):
     """Why a product is in a manifest."""
 

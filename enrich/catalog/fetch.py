@@ -143,11 +143,16 @@ def _write_csv(table: pl.DataFrame, path: Path) -> None:
     part.replace(path)
 
 
+def is_dataset(source: str) -> bool:
+    """Whether it could be the id of a Hugging Face data set."""
+    return _DATASET_ID.fullmatch(source) is not None and Path(source).suffix.lower() not in FORMATS
+
+
 def _read_source(source: str) -> pl.DataFrame:
     path = Path(source)
     if path.is_file():
         return read_table(path)
-    if path.suffix.lower() in FORMATS or not _DATASET_ID.fullmatch(source):
+    if not is_dataset(source):
         raise UsageError(
             f"source {source}: no such file; name a table ({', '.join(FORMATS)}), or a Hugging Face data set as "
             "owner/name"

@@ -60,6 +60,10 @@ class Catalog:
     columns: Columns = field(default_factory=Columns)  # as they were found
     directory: str = ""  # of the table, absolute
 
+    def key_of(self, path: str) -> str:
+        """A photo's path below the catalog; a URL, or the path of one from inside a table, as it is."""
+        return os.path.relpath(path, self.directory) if path.startswith(self.directory + os.sep) else path
+
     @property
     def photos(self) -> int:
         """How many photos the products have."""

@@ -97,6 +97,11 @@ def open_table(path: PurePath, wanted: Wanted, data: bytes | None = None, where:
     return Table(_of_records(records), encoding, notes=notes, broken=broken, fixed=fixed)
 
 
+def may_be_table(key: str) -> bool:
+    """Whether a file of a catalog's directory may be its table, or an archive, by its name."""
+    return "/" not in key and key.lower().endswith((*FORMATS, ".tar"))
+
+
 def find_table(path: Path) -> Path:
     """The file or directory that holds the catalog at `path`: its one table, itself if it has archives or photos.
 

@@ -1,6 +1,7 @@
 """`enrich catalog`: make, check or fetch a labelled catalog."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 from enrich.cli.options import Config
 from enrich.console import console, progress_bars
 from enrich.errors import UsageError, one_line
-from enrich.settings.catalog import FetchSettings, SampleSettings
+from enrich.settings.catalog import CHECKED_PHOTOS, FetchSettings, SampleSettings
 from enrich.settings.load import load_settings
 from enrich.settings.training import TrainSettings
 
@@ -66,6 +67,10 @@ def check(
         ),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write what was read there.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Also write a page with pictures there, as HTML.")] = None,
+    photos: Annotated[
+        int, typer.Option(help="Photos that are decoded at most, spread over the catalog.", min=0)
+    ] = CHECKED_PHOTOS,
 ) -> None:
     """Say what fine-tuning would read of a catalog, what it would leave out, and what looks wrong. Needs no model."""
     from enrich.catalog.layouts import as_yaml
@@ -76,7 +81,10 @@ def check(
     fresh = config is not None and columns == "auto" and not config.exists()
     settings = load_settings(TrainSettings, None if fresh else config, "finetune")
     with progress_bars("reading the catalog") as progress:
-        found, proposal = check_catalog(catalog, settings, progress, auto=columns == "auto")
+        found, proposal = check_catalog(
+            catalog, settings, progress, auto=columns == "auto", most_photos=photos,
+            page=partial(_write, page) if page else None,
+        )  # fmt: skip
     for line in found.lines():
         console.print(one_line(line))
     if proposal:
@@ -88,6 +96,8 @@ def check(
     if json_file:
         _write(json_file, json.dumps(found.as_json(), ensure_ascii=False, indent=1) + "\n")
         console.print(f"rows: {json_file}")
+    if page:
+        console.print(f"page: {page}")
 
 
 def _write(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from enrich.errors import RunFailed
 from enrich.output.schema import SCHEMA_VERSION
-from enrich.output.upgrade import earlier_columns, later_columns, upgraded
+from enrich.output.upgrade import earlier_columns, forms, upgraded
 from enrich.storage import Store
 
 # 65,536 rows are some 10 MB: large enough to scan fast, small enough that the statistics of a sorted column skip most.
@@ -184,8 +184,8 @@ def _check(file: pq.ParquetFile, schema: pa.Schema, where: str, then: str) -> di
     pairs = {
         key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items() if key != b"ARROW:schema"
     }
-    version, later = pairs.get(SCHEMA_VERSION_KEY), later_columns(schema)
-    if found.equals(schema) or found.equals(pa.schema(field for field in schema if field.name not in later)):
+    version = pairs.get(SCHEMA_VERSION_KEY)
+    if any(found.equals(form) for form in (schema, *forms(schema))):
         return pairs
     if version in (None, str(SCHEMA_VERSION)):
         raise RunFailed(f"{where} has other columns than it should; {then}")
@@ -209,6 +209,7 @@ def _upgrade(table: pa.Table, schema: pa.Schema) -> pa.Table:
     schema = plain(schema)
     if table.schema.equals(schema):
         return table
-    if set(schema.names) <= set(table.schema.names):  # dictionaries where now there are none, or the other way round
+    # Dictionaries where now there are none, or the other way round; photos without issues, which become null.
+    if set(schema.names) <= set(table.schema.names):
         return table.select(schema.names).cast(schema)
     return upgraded(table, schema)

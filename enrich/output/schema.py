@@ -23,6 +23,7 @@ class RowPhoto:
     width: int | None = None
     height: int | None = None
     error_kind: str | None = None
+    photo_issues: tuple[str, ...] | None = None  # None where it was not decoded
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ ROW_PHOTO = pa.struct(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("error_kind", pa.string()),
+        ("photo_issues", pa.list_(pa.string())),  # last: files from before there was any are read too (`upgrade.forms`)
     ]
 )
 

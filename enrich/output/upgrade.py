@@ -12,6 +12,7 @@ from enrich.output.schema import (
     MANIFEST_SCHEMA,
     PRODUCTS_SCHEMA,
     REVIEW_SCHEMA,
+    ROW_PHOTO,
     ROW_SCHEMA,
     SCHEMA_VERSION,
     SOURCE_SCHEMA,
@@ -46,6 +47,16 @@ def later_columns(schema: pa.Schema) -> frozenset[str]:
     return frozenset({"attributes", "suggested_attributes"} if schema.names == REVIEW_SCHEMA.names else ())
 
 
+def forms(schema: pa.Schema) -> list[pa.Schema]:
+    """What a file of this version may have instead of `schema`: no `later_columns`, or photos without photo_issues."""
+    later = later_columns(schema)
+    photos = pa.list_(pa.struct([field for field in ROW_PHOTO if field.name != "photo_issues"]))
+    return [
+        pa.schema(field for field in schema if field.name not in later),
+        pa.schema(field.with_type(photos) if field.type == pa.list_(ROW_PHOTO) else field for field in schema),
+    ]
+
+
 def upgraded(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The rows of a file with `earlier_columns`, or without `later_columns`, with the columns of `schema`."""
     if set(schema.names) - later_columns(schema) <= set(table.column_names):
@@ -63,7 +74,7 @@ def upgraded(table: pa.Table, schema: pa.Schema) -> pa.Table:
         changed["photos"] = pl.concat_list(
             pl.struct(
                 key=key, uri="image_uri", etag="image_etag", sha256="image_sha256", width="image_width",
-                height="image_height", error_kind=kind,
+                height="image_height", error_kind=kind, photo_issues=pl.lit(None, pl.List(pl.String)),
             )
         )  # fmt: skip
         changed["photos_answered"] = (read | (pl.col("status") == "ok")).cast(pl.Int16)

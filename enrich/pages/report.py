@@ -19,11 +19,14 @@ from enrich.photos.thumbnail import thumbnails
 from enrich.scores.metrics import Scores
 from enrich.settings.photos import PhotoLimits
 from enrich.storage import Store, is_s3
+from enrich.vocabulary import PhotoIssue
 
 THUMBNAIL = 160  # pixels on the longer side; about 5 kB each as JPEG
 SHEET, SHEET_PHOTOS = 24, 4  # products on the contact sheet, and photos of each
 SAMPLE = 1000  # titles that show the language of all
 FAILED_SHOWN, FAILED_PICTURES = 200, 40  # failed products in the list, and how many of them with a thumbnail
+ISSUE_PICTURES = 6  # photos shown of an issue, and pictures of several products
+SEVERAL = 8  # products with the same picture: a placeholder, if they are not sizes of one thing
 MDAPE, WITHIN = "price MdAPE", "price within 20 %"  # columns of the score table
 
 
@@ -75,6 +78,7 @@ def render_report(
         categories=categories.head(30).to_dicts(),
         reasons=reasons.rows(),
         attributes=attribute_summary(rows),
+        issues=_photo_issues(rows, images, limits),
         compared=_beside(record["stats"], record["previous"]),
         shown=_contact_sheet(rows, images, limits),
         language=han_language(chain(rows["title"].head(SAMPLE), categories["category"])),
@@ -98,6 +102,26 @@ def render_scores(table: pl.DataFrame, metrics: Mapping[str, Any], what: str, ad
         what=what,
         adapter=adapter,
     )
+
+
+def _photo_issues(rows: pl.DataFrame, images: Store, limits: PhotoLimits) -> list[dict[str, Any]]:
+    """How many of the photos that were decoded have each issue, and the pictures of many products; with thumbnails."""
+    photos = rows.select("photos").explode("photos").unnest("photos").filter(pl.col("photo_issues").is_not_null())
+    found = [
+        (issue.value, some.height, some["key"])
+        for issue in PhotoIssue
+        if (some := photos.filter(pl.col("photo_issues").list.contains(issue.value)).sort("sha256", "key")).height
+    ]
+    same = photos.group_by("sha256").agg(pl.len(), pl.col("key").min()).filter(pl.col("len") >= SEVERAL)
+    if same.height:
+        often = same.sort("len", "key", descending=[True, False])
+        found.append((f"the same picture for {SEVERAL} products or more", int(same["len"].sum()), often["key"]))
+    shown = [keys.head(ISSUE_PICTURES).to_list() for _, _, keys in found]
+    pictures = thumbnails(images, [key for keys in shown for key in keys], limits, THUMBNAIL // 2)
+    return [
+        {"name": name, "count": count, "of": photos.height, "pictures": list(islice(pictures, len(keys)))}
+        for (name, count, _), keys in zip(found, shown, strict=True)
+    ]
 
 
 def _figures(scores: pl.DataFrame) -> list[tuple[str, str]]:
@@ -208,8 +232,8 @@ def _contact_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits) -> li
     return [{**row, "thumbnails": several} for row, several in zip(chosen, found, strict=True) if several]
 
 
-def template(name: str, *, escape: bool, finalize: Callable[[object], str] | None = None) -> Any:
-    """A template of this package; `finalize` turns each of its values into text."""
+def template(name: str, *, escape: bool, finalize: Callable[[object], object] | None = None) -> Any:
+    """A template of this package; `finalize` changes each of its values."""
     environment = Environment(
         loader=PackageLoader("enrich.pages", "templates"), autoescape=escape, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=finalize,

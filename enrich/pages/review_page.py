@@ -83,9 +83,9 @@ def render_queue(
     for row, keys in zip(rows, shown, strict=True):
         row["pictures"] = [picture for picture in islice(pictures, len(keys)) if picture]
         row["faults"] = [
-            f"photo {number}: {photo['error_kind']}"
+            f"photo {number}: {fault}"
             for number, photo in enumerate(row["photos"], start=1)
-            if photo["error_kind"]
+            for fault in (*filter(None, [photo["error_kind"]]), *(photo["photo_issues"] or ()))
         ]
         row["photos"] = [{name: photo[name] for name in ("key", "etag", "sha256")} for photo in row["photos"]]
         row["currency"] = row["currency"] or currency

@@ -21,8 +21,9 @@ from enrich.models.base import Preparation
 from enrich.models.registry import layouts
 from enrich.photos.colour import colour_space, to_srgb
 from enrich.photos.endings import completed, ends_properly
+from enrich.photos.issues import COMPARED, issues_of
 from enrich.photos.webp import is_webp, webp_size
-from enrich.vocabulary import ErrorKind
+from enrich.vocabulary import ErrorKind, PhotoIssue
 
 if TYPE_CHECKING:  # at run time it would load pydantic, which every decoding process would then keep in memory
     from enrich.settings.photos import PhotoLimits
@@ -73,6 +74,7 @@ class Photo:
     height: int
     format: str = ""  # Pillow's name for it
     unfinished: bool = False  # the file lacks its end marker, but no pixel is missing
+    issues: tuple[PhotoIssue, ...] = ()
 
 
 def _unlimited(memory: int) -> None:
@@ -102,6 +104,13 @@ def shrink(data: bytes, limits: "PhotoLimits", side: int, admit: Admit = _unlimi
     """A thumbnail for people, at most `side` pixels wide and high. Raises as `decode`."""
     found = _decode(data, limits, partial(_within, side), admit)
     picture = found.image.resize(_within(side, *found.size), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    return _photo(np.asarray(to_srgb(picture, found.profile)), found)
+
+
+def squeeze(data: bytes, limits: "PhotoLimits", side: int, admit: Admit = _unlimited) -> Photo:
+    """The photo squeezed into a square of `side` pixels, to compare it with others. Raises as `decode`."""
+    found = _decode(data, limits, partial(_within, COMPARED), admit)
+    picture = found.image.resize((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
     return _photo(np.asarray(to_srgb(picture, found.profile)), found)
 
 
@@ -142,7 +151,7 @@ class _Decoded:
 
 
 def _photo(page: np.ndarray, found: _Decoded) -> Photo:
-    return Photo(page, *found.size, found.format, found.unfinished)
+    return Photo(page, *found.size, found.format, found.unfinished, issues_of(found.image, found.size))
 
 
 def _within(side: int, width: int, height: int) -> tuple[int, int]:

@@ -98,7 +98,7 @@ def _answer(
     height, width = photo.page.shape[:2]
     header = {
         "rows": height, "columns": width, "width": photo.width, "height": photo.height, "format": photo.format,
-        "unfinished": photo.unfinished,
+        "unfinished": photo.unfinished, "issues": photo.issues,
     }  # fmt: skip
     return header, photo.page.reshape(-1).data
 

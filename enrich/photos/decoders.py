@@ -30,7 +30,7 @@ from enrich.errors import ImageError, RunFailed
 from enrich.photos.decode import ImageRefused, Photo
 from enrich.photos.decoder_process import GO, LENGTH, PHOTO_HEADER, UNIT
 from enrich.settings.photos import PhotoLimits
-from enrich.vocabulary import ErrorKind
+from enrich.vocabulary import ErrorKind, PhotoIssue
 
 Work = Callable[..., Photo]  # (data, limits, admit=...) -> Photo, like `decode.prepare`; must be picklable
 
@@ -217,7 +217,8 @@ class _Decoder:
             raise ValueError(f"{columns} x {rows} pixels from the decoder")
         page = np.empty((rows, columns, 3), np.uint8)
         self._fill(memoryview(page.reshape(-1).data))
-        return Photo(page, header["width"], header["height"], header["format"], header["unfinished"])
+        issues = tuple(map(PhotoIssue, header["issues"]))
+        return Photo(page, header["width"], header["height"], header["format"], header["unfinished"], issues)
 
     def _receive_header(self) -> dict[str, Any]:
         length = bytearray(LENGTH.size)

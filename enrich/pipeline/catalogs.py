@@ -1,44 +1,65 @@
 """Catalogs at a URI: looked at, and written from what others make."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from enrich.catalog.check import Check, check
-from enrich.catalog.fetch import FetchSummary, fetch_catalog
+from enrich.catalog.fetch import FetchSummary, fetch_catalog, is_dataset
 from enrich.catalog.layouts import Proposal, propose
-from enrich.catalog.table import find_table, header_of
+from enrich.catalog.photo_files import PhotoFiles
+from enrich.catalog.table import find_table, header_of, may_be_table
 from enrich.catalog.taught import read_taught
 from enrich.errors import UsageError
+from enrich.pages.catalog_page import render_catalog
 from enrich.pipeline.progress import Progress, silent
-from enrich.settings.catalog import FetchSettings
+from enrich.settings.catalog import CHECKED_PHOTOS, FetchSettings
 from enrich.settings.training import TrainSettings
-from enrich.storage import is_s3, open_store, write_tree
+from enrich.storage import is_s3, open_store, read_tree, write_tree
 from enrich.storage.cache import disk_errors
-from enrich.storage.tree import local_tree, work_directory
+from enrich.storage.scratch import scratch
+from enrich.storage.tree import read_outline, work_directory
 
 CATALOG_FILE = "catalog.csv"  # written last: a catalog without it is not whole
 
 
 def check_catalog(
-    uri: str, settings: TrainSettings, progress: Progress = silent, *, auto: bool = False
+    uri: str,
+    settings: TrainSettings,
+    progress: Progress = silent,
+    *,
+    auto: bool = False,
+    most_photos: int = CHECKED_PHOTOS,
+    page: Callable[[str], object] | None = None,
 ) -> tuple[Check, Proposal | None]:
     """Look at the catalog at `uri`, a directory or a table in a file, as fine-tuning would read it.
 
     Args:
         auto: propose columns from the table's header where `settings` name none.
+        most_photos: how many photos are decoded at most. Of a catalog on S3 no other photo is read.
+        page: gets what was found as an HTML page with pictures.
 
     Raises:
         UsageError: it cannot be read, or no columns can be proposed.
     """
-    with _local(uri) as path:
+    if uri.startswith("hf://") or (is_dataset(uri) and not Path(uri).expanduser().exists()):
+        name = uri.removeprefix("hf://").removeprefix("datasets/")
+        raise UsageError(
+            f"catalog {uri}: no such directory; if it is a data set of Hugging Face, `enrich catalog fetch --source "
+            f"{name} --out DIRECTORY` downloads one with photo URLs, and `hf download --repo-type dataset {name}` one "
+            "with photos inside; then check what was downloaded"
+        )
+    with _there(uri) as (path, files):
         proposal = _proposed(path, settings) if auto else None
         if proposal:
             settings = settings.model_copy(update={"columns": proposal.columns})
         catalog = read_taught(path, settings, urls=True)
-        return check(catalog, settings.limits, partial(progress, "looking at photos")), proposal
+        found = check(catalog, settings, partial(progress, "looking at photos"), files, most_photos)
+        if page:
+            page(render_catalog(uri, found.as_page(), files.read, settings.limits))
+        return found, proposal
 
 
 def _proposed(path: Path, settings: TrainSettings) -> Proposal:
@@ -55,12 +76,15 @@ def _proposed(path: Path, settings: TrainSettings) -> Proposal:
 
 
 @contextmanager
-def _local(uri: str) -> Iterator[Path]:
-    if not is_s3(uri) and Path(uri).expanduser().is_file():
-        yield Path(uri).expanduser()
+def _there(uri: str) -> Iterator[tuple[Path, PhotoFiles]]:
+    """The catalog's directory or table on the local disk, and its photos, which stay on S3 if it is there."""
+    if not is_s3(uri):
+        path = Path(uri).expanduser()
+        yield path if path.is_file() else read_tree(uri, path), PhotoFiles()
         return
-    with local_tree(uri) as folder:
-        yield folder
+    with scratch() as folder:
+        store, listed = read_outline(uri, folder, may_be_table)
+        yield folder, PhotoFiles(str(folder), store, listed)
 
 
 def fetch_photos(source: str, out: str, settings: FetchSettings, progress: Progress = silent) -> FetchSummary:

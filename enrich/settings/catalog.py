@@ -9,6 +9,8 @@ from enrich.settings.base import Settings
 from enrich.settings.photos import PhotoLimits
 from enrich.vocabulary import MOST_PHOTOS
 
+CHECKED_PHOTOS = 4000  # that `catalog check` decodes at most: some 10 s on two cores
+
 
 class Columns(Settings):
     """Which column of a catalog table holds what. The defaults are the tutorial's data set."""

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +13,10 @@ from enrich.storage.cache import cache_directory
 from enrich.storage.local import LocalStore, open_local, os_errors
 from enrich.storage.scratch import scratch
 from enrich.storage.staged import NEW, OLD, staged_folder, sync_directory
-from enrich.storage.store import Store, is_relative, is_s3
+from enrich.storage.store import ObjectInfo, Store, is_relative, is_s3
 
 _THREADS = 16
+_LARGEST = 1 << 40  # bytes of a file without bytes; file systems have limits
 
 
 def read_tree(uri: str, into: Path) -> Path:
@@ -39,6 +40,32 @@ def read_tree(uri: str, into: Path) -> Path:
     with ThreadPoolExecutor(_THREADS) as pool:
         list(pool.map(lambda info: _fetch(store, info.key, into / info.key), objects))
     return into
+
+
+def read_outline(uri: str, into: Path, wanted: Callable[[str], bool]) -> tuple[Store, dict[str, ObjectInfo]]:
+    """A directory on S3 in `into`, of which only the keys that are `wanted` are downloaded. The others become files of
+    their size without bytes, which take no room on the disk; the store and its listing say where the bytes are.
+
+    Raises:
+        UsageError, StorageError: as `read_tree`.
+    """
+    from enrich.storage.s3 import open_s3
+
+    store = open_s3(uri)
+    listed = {info.key: info for info in store.list()}
+    if not listed:
+        raise UsageError(f"{uri}: no files there; check the prefix")
+    for key, info in listed.items():
+        if not is_relative(key):
+            raise UsageError(f"{uri}: the key {key!r} is not a path below it; rename or delete that object")
+        if not wanted(key):
+            with os_errors(str(into / key)):
+                (into / key).parent.mkdir(parents=True, exist_ok=True)
+                with open(into / key, "xb") as file:
+                    file.truncate(min(info.size, _LARGEST))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(lambda key: _fetch(store, key, into / key), filter(wanted, listed)))
+    return store, listed
 
 
 def _fetch(store: Store, key: str, path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from enrich.catalog.check import check
 from enrich.catalog.read import read_catalog
-from enrich.settings.photos import PhotoLimits
+from enrich.settings.training import TrainSettings
 from tests.testing.cli import RunCli
 from tests.testing.tables import COLUMNS, csv_text, products, write_photos
 
@@ -100,25 +100,27 @@ def test_the_json_is_as_promised(tmp_path: Path, run_cli: RunCli) -> None:
          "41,000.00 beside 52.00 (row 3)"),
         (products(sku=lambda n: f"4.0063{n:02}E+12"), "product codes that a spreadsheet rounded"),
         (products(title=lambda n: f"MÃ¤ntel {n}"), "titles that were decoded wrongly somewhere"),
-        (products(image=lambda n: f"images/{n}.jpg" if n else "broken.jpg"), "photos that cannot be read: 1: "),
+        (products(image=lambda n: f"images/{n}.jpg" if n else "broken.jpg"), ": 1: broken.jpg (row 1, product 00101: "),
     ],
 )  # fmt: skip
 def test_what_looks_wrong_is_told(tmp_path: Path, rows: list[dict[str, Any]], told: str) -> None:
     write_photos(tmp_path)
     (tmp_path / "broken.jpg").write_bytes(b"<html>")
     (tmp_path / "catalog.csv").write_text(csv_text(rows))
-    found = check(read_catalog(tmp_path, COLUMNS), PhotoLimits(), lambda done, all: None)
+    found = check(read_catalog(tmp_path, COLUMNS), TrainSettings(columns=COLUMNS), lambda done, all: None)
     assert [line for line in found.lines() if told in line]
 
 
 def test_a_clean_catalog_looks_right(tmp_path: Path) -> None:
     write_photos(tmp_path)
     (tmp_path / "catalog.csv").write_text(csv_text(products()))
-    found = check(read_catalog(tmp_path, COLUMNS), PhotoLimits(), lambda done, all: None)
-    assert [*found.lines()][-3:] == [
+    found = check(read_catalog(tmp_path, COLUMNS), TrainSettings(columns=COLUMNS), lambda done, all: None)
+    assert [*found.lines()][-5:] == [
         "categories: 4: Shirts 3, Coats 3, Bags 3, Dresses 3",
-        "photos: 12 files of 0.0 MB; 20 x 30 to 31 x 30 pixels (12 looked at); 0 products share their main photo's "
-        "bytes with another",
+        "photos: 12 files of 0.0 MB; 20 x 30 to 31 x 30 pixels, median 26 x 30 (12 looked at); 0 products share a "
+        "photo's bytes with another",
+        "photo issues: 12 tiny, 12 blank (no reason to leave a photo out)",
+        "splits: train 9, validation 1, calibration 1, test 1",
         "nothing looks wrong",
     ]
 

@@ -4,6 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -114,6 +115,39 @@ def test_decisions_from_before_they_had_further_fields_are_read(output: Store, t
     pq.write_table(table.drop_columns(["attributes", "title"]), path)
     with pytest.raises(RunFailed, match="has other columns than it should"):
         read_reviews(output)
+
+
+def without_issues(path: Path) -> None:
+    """Write a file as before photos had issues."""
+    with pq.ParquetFile(path) as file:
+        table, pairs = file.read(), file.metadata.metadata
+    at = table.schema.get_field_index("photos")
+    photos = pa.list_(pa.struct([one for one in table.schema.field(at).type.value_type if one.name != "photo_issues"]))
+    table = table.set_column(at, "photos", without(table["photos"], photos))
+    with pq.ParquetWriter(path, table.schema) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata(pairs)
+
+
+def without(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
+    """A column of lists of structs with the fields of `kind` only."""
+    names = [one.name for one in kind.value_type]
+    return pa.array([[{name: photo[name] for name in names} for photo in cell] for cell in column.to_pylist()], kind)
+
+
+def test_tables_and_history_from_before_photos_had_issues_are_read_and_folded(output: Store, tmp_path: Path) -> None:
+    before, rows = read_products(output), history.read_shards(output, make_run("n1"))
+    files = [tmp_path / "products.parquet", *tmp_path.glob("history/*/*/*.parquet")]
+    for path in files:
+        without_issues(path)
+        assert "photo_issues" not in str(pq.read_schema(path))
+    assert read_products(output).table.equals(before.table)
+    assert history.read_shards(output, make_run("n1")).equals(rows)
+
+    finished_night(output, make_run("n3", 30), source(a="e3", b="e1", c="e1"))
+
+    assert pq.ParquetFile(files[0]).schema_arrow.equals(PRODUCTS_SCHEMA)
+    assert set(read_products(output).table["product_id"]) >= {"coats/a", "coats/b", "coats/c"}
 
 
 def test_it_can_be_packed_rebuilt_and_gone_back_from(output: Store, tmp_path: Path) -> None:

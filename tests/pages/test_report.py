@@ -24,7 +24,7 @@ from enrich.scores.metrics import score
 from enrich.settings.photos import PhotoLimits
 from enrich.storage import Store, open_store
 from enrich.vocabulary import ErrorKind, Product
-from tests.testing.rows import at, make_row, make_run
+from tests.testing.rows import at, make_photo, make_row, make_run
 
 RUN = make_run()
 EVIL = "<script>alert(1)</script> \" onerror='x' =cmd()|'/c calc'!A1 & {{ 7 * 7 }}"
@@ -134,6 +134,17 @@ def test_a_page_says_how_the_run_ended(photos: Store, changes: dict[str, Any], w
     page = Page(render_report(record(**changes), frame(), photos, PhotoLimits()))
 
     assert words in page.text
+
+
+def test_photos_with_issues_and_pictures_of_many_products_are_counted_and_shown(photos: Store) -> None:
+    blurred = make_photo(RUN, "1.png", sha256="a", photo_issues=("blurred", "dark"))
+    rows = [ok_row("blurred", photos=(blurred, make_photo(RUN, "2.png"))), ok_row("older")]
+    rows += [ok_row(str(n), photos=(make_photo(RUN, "3.png", sha256="same", photo_issues=()),)) for n in range(8)]
+    page = Page(render_report(record(), frame(*rows), photos, PhotoLimits()))
+    assert "Of 9 photos that were decoded." in page.text
+    assert "blurred 1 dark 1 the same picture for 8 products or more 8" in page.text
+    assert [(image.get("class"), image.get("alt")) for image in page.images].count(("small", "")) == 3
+    assert "Photos to look at" not in Page(render_report(record(), frame(*rows[1:3]), photos, PhotoLimits())).text
 
 
 def test_titles_have_the_language_of_their_letters_and_may_run_from_right_to_left(photos: Store) -> None:

@@ -21,7 +21,7 @@ from enrich.photos.decode import Photo, Preparation
 from enrich.photos.fetch import Fetched, FetchedPhoto
 from enrich.pipeline.run.session import Session
 from enrich.pipeline.run.state import Run
-from enrich.vocabulary import ErrorKind, ManifestItem
+from enrich.vocabulary import ErrorKind, ManifestItem, PhotoIssue
 
 
 @dataclass
@@ -65,7 +65,7 @@ def _fetch(items: Iterable[ManifestItem]) -> Iterator[Fetched]:
         if "bad" in first.key:
             read = replace(read, error_kind=ErrorKind.NOT_AN_IMAGE, error_message="not an image")
         else:
-            read = replace(read, photo=Photo(np.zeros((8, 8, 3), np.uint8), 8, 8))
+            read = replace(read, photo=Photo(np.zeros((8, 8, 3), np.uint8), 8, 8, issues=(PhotoIssue.TINY,)))
         rest = (FetchedPhoto(other, other.etag) for other in others)
         yield Fetched(item, (read, *rest), 0.0, 1.0, time.monotonic())
 

@@ -49,6 +49,7 @@ def _photos(run: Run, fetched: Fetched) -> tuple[RowPhoto, ...]:
             width=one.photo.width if one.photo else None,
             height=one.photo.height if one.photo else None,
             error_kind=one.error_kind,
+            photo_issues=one.photo.issues if one.photo else None,
         )
         for one in fetched.photos
     )

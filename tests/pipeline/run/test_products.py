@@ -60,7 +60,8 @@ def test_a_folder_is_one_row_with_its_photos_in_natural_order(world: FakeWorld) 
     assert [photo["key"] for photo in rows["p1"]["photos"]] == ["p1/1.jpg", "p1/2.jpg", "p1/10.jpg"]
     main, *others = rows["p1"]["photos"]
     assert (main["uri"], main["width"], main["error_kind"]) == (f"{world.root}/images/p1/1.jpg", 8, None)
-    assert [(photo["sha256"], photo["width"]) for photo in others] == [(None, None)] * 2
+    assert main["photo_issues"] == ["tiny"]
+    assert [(photo["sha256"], photo["width"], photo["photo_issues"]) for photo in others] == [(None, None, None)] * 2
     assert all(photo["etag"] for photo in rows["p1"]["photos"])
     assert rows["p1"]["photos_answered"] == 1
     assert run(world).state == "nothing_to_do"
