@@ -15,9 +15,8 @@ from flows.parameters import Training
 from sample.generate import write_sample
 from sample.make import DIALECTS
 
-PRODUCTS = 220
-# Enough to beat guessing, not more: 20 s of training on a core.
-QUICK = Training(epochs=1.5, learning_rate=1e-3)
+PRODUCTS = 300
+QUICK = Training(epochs=2)  # enough to tell from noise: 40 s on a core
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def shuffled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return [{**row, **{name: other[name] for name in names}} for row, other in zip(rows, others, strict=True)]
 
 
-@pytest.mark.timeout(1800)  # four trainings, 20 s each on an idle core
+@pytest.mark.timeout(1800)  # three trainings, three minutes on an idle core
 @pytest.mark.usefixtures("prefect_server")
 def test_a_poisoned_adapter_never_serves_and_a_better_one_does(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[str] = []
@@ -85,14 +84,12 @@ def test_a_poisoned_adapter_never_serves_and_a_better_one_does(shop: Path, monke
     assert len(trained) == 2, "the poisoned adapter was trained once, and did not serve"
 
     write(shop, rows)
-    better = Training(epochs=4, learning_rate=2e-3)
+    better = Training(epochs=4)
     second = night(training=better)
     assert second == trained[2] != first
-    assert night(training=better) == second
-    write(shop, shuffled(rows))
-    assert [night(training=better), night(training=better)] == [second, second]
-    assert len(trained) == 4
+    assert [night(training=better) for _ in range(3)] == [second] * 3
+    assert len(trained) == 3
 
     products = pl.read_parquet(shop / "output/products.parquet")
     assert products["processed_at"].to_list() == answered, "nothing is answered again beyond refresh"
-    assert len(list((shop / "adapters/challenges").iterdir())) == 3
+    assert len(list((shop / "adapters/challenges").iterdir())) == 2
