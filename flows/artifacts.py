@@ -20,6 +20,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 
 from enrich.output.run_record import RunRecord
 from enrich.pages.report import render_summary, score_table
+from enrich.pipeline.challenging import Challenge
 from enrich.pipeline.progress import Progress, describe_progress
 from enrich.pipeline.run.records import contact_sheet
 from enrich.settings.run import RunSettings
@@ -71,6 +72,25 @@ def show_scores(metrics: dict[str, Any], where: str) -> None:
     """The table `adapter-scores`: the adapter's scores beside those of its base and the baselines."""
     rows = [{"": name, **columns} for name, columns in score_table(metrics)]
     create_table_artifact(rows, key="adapter-scores", description=f"{where}, test split")
+
+
+def show_challenge(found: Challenge, why: str) -> None:
+    """The table `comparison`: the new adapter beside the standing one, with the error of each difference."""
+    rows = [
+        {
+            "by": one.labels,
+            "products": one.products,
+            "": difference.what,
+            "new": f"{difference.new:.3f}",
+            "standing": f"{difference.standing:.3f}",
+            "99 % of the difference": f"{difference.low:+.3f} to {difference.high:+.3f}",
+            "verdict": "worse" if difference.worse else "at least as good",
+        }
+        for one in found.contests
+        for difference in one.differences
+    ]
+    people = f" People decided on {found.decided:,} of today's products." if found.decided else ""
+    create_table_artifact(rows, key="comparison", description=f"{why}.{people}")
 
 
 def show_run(record: RunRecord, output: str, settings: RunSettings) -> None:

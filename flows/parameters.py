@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from enrich.pipeline.adapter_cache import Retrain
 from enrich.settings.base import name_limits
 from enrich.settings.catalog import Columns, SampleSettings
 from enrich.settings.load import load_settings
@@ -33,6 +34,23 @@ HoursAtMost = Annotated[float | None, _field("Hours at most", gt=0), _ABOVE_0]
 Inventory = Annotated[str | None, _field("S3 Inventory", "s3://lists/photos/daily/2026-11-22T01-00Z/manifest.json")]
 ProductsTable = Annotated[str | None, _field("Products table", "s3://lists/products.parquet")]
 Hours = Annotated[float, _field("Hours to decide", gt=0, le=24 * 7)]
+
+
+class Retraining(BaseModel):
+    """When a changed catalog asks for another adapter."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=name_limits)
+
+    rows: int | None = Field(
+        default=None, ge=1, title="Rows changed at least", description="Left empty, a twentieth of the catalog"
+    )
+    days: float = Field(
+        default=30.0, gt=0, title="Days at most", description="After these a single changed row is enough"
+    )
+
+    def limits(self) -> Retrain:
+        """As the pipeline takes it."""
+        return Retrain(self.rows, self.days)
 
 
 class Training(BaseModel):
@@ -74,7 +92,8 @@ class Training(BaseModel):
         return load_settings(TrainSettings, model=model, **dict(self))
 
 
+RetrainForm = Annotated[Retraining, _field("When to train again")]
 TrainingForm = Annotated[Training, _field("How to train")]
 RunForm = Annotated[RunSettings, _field("How to run")]
 SampleForm = Annotated[SampleSettings, _field("How many")]
-TRAINING, RUN, SAMPLE = Training(), RunSettings(), SampleSettings()  # all defaults
+RETRAIN, TRAINING, RUN, SAMPLE = Retraining(), Training(), RunSettings(), SampleSettings()  # all defaults

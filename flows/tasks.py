@@ -22,6 +22,7 @@ from prefect.tasks import Task, exponential_backoff
 from enrich.errors import EnrichError, ParityFailed, UsageError
 from enrich.output.run_record import RunRecord
 from enrich.pipeline import adapter_cache
+from enrich.pipeline.adapter_cache import Retrain
 from enrich.pipeline.finetuning import Finetuned, finetune
 from enrich.pipeline.progress import Progress, logged
 from enrich.pipeline.releasing import publish_held
@@ -33,11 +34,12 @@ from enrich.pipeline.run.records import read_record
 from enrich.pipeline.run.request import RunRequest
 from enrich.pipeline.run.start import start_run
 from enrich.pipeline.run.state import Run
+from enrich.pipeline.standing import Choice, choose, read_standing
 from enrich.settings.catalog import SampleSettings
 from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
 from enrich.storage import open_store
-from flows.artifacts import ProgressArtifact, show_run, show_scores
+from flows.artifacts import ProgressArtifact, show_challenge, show_run, show_scores
 
 if TYPE_CHECKING:
     from enrich.pipeline.run.ray_runner import Workers
@@ -91,11 +93,14 @@ def sample(out: str, bucket: str | None, settings: SampleSettings, progress: Pro
 
 @task(name="find adapter", task_run_name="find adapter", timeout_seconds=SLOW, **RETRIED)
 def find_adapter(
-    catalog: str, adapters: str, settings: TrainSettings, in_use: str | None = None
+    catalog: str, adapters: str, settings: TrainSettings, in_use: str | None, retrain: Retrain
 ) -> adapter_cache.CachedAdapter:
     """The adapter for the catalog as it is now, or where it is to be written; shows its scores if it is there."""
-    found = adapter_cache.find_adapter(catalog, adapters, settings, in_use)
-    get_run_logger().info("adapter %s: %s", found.uri, "ready" if found.ready else "to be made")
+    kept = read_standing(adapters)
+    found = adapter_cache.find_adapter(
+        catalog, adapters, settings, in_use, standing=(kept.uri, kept.since) if kept else None, retrain=retrain
+    )
+    get_run_logger().info("adapter %s: %s", found.uri, found.note or ("ready" if found.ready else "to be made"))
     if found.ready and (metrics := adapter_cache.read_metrics(found.uri)):
         show_scores(metrics, f"Adapter at {found.uri}")
     return found
@@ -107,6 +112,19 @@ def train(catalog: str, out: str, settings: TrainSettings, progress: Progress | 
     done = finetune(catalog, out, settings, progress or watched(), on_message=get_run_logger().info)
     show_scores(done.metrics, f"Adapter {done.adapter} at {done.uri}")
     return done
+
+
+@task(name="choose adapter", task_run_name="choose adapter", timeout_seconds=SLOW, **RETRIED)
+def choose_adapter(
+    catalog: str, adapters: str, new: str, settings: RunSettings, *, fresh: bool, in_use: str | None
+) -> Choice:
+    """The adapter that serves: the new one, unless it is worse than the standing one. Their comparison is the artifact
+    `comparison`."""
+    choice = choose(catalog, adapters, new, settings, _to_log(), fresh=fresh, in_use=in_use)
+    get_run_logger().log(logging.INFO if choice.uri == new else logging.WARNING, choice.why)
+    if choice.challenge:
+        show_challenge(choice.challenge, choice.why)
+    return choice
 
 
 @task(name="score hold-out", task_run_name="score hold-out", timeout_seconds=SLOW, **RETRIED)

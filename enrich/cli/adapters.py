@@ -1,5 +1,6 @@
-"""`enrich finetune`, `score` and `merge`: make, measure and export an adapter."""
+"""`enrich finetune`, `score`, `merge` and `promote`: make, measure, export and choose an adapter."""
 
+import getpass
 import os
 import sys
 from pathlib import Path
@@ -126,3 +127,18 @@ def merge(
         f"{check.same_answers} of {check.rows} answers agree"
     )
     console.print(f"checkpoint of adapter {done.adapter}: {done.uri}")
+
+
+def promote(
+    adapters: Annotated[
+        str, typer.Option(help="Where the nightly flow keeps adapters: a directory or s3://bucket/prefix.")
+    ],
+    adapter: Adapter,
+    by: Annotated[str | None, typer.Option(help="Who decides, for the record; left out, the user's name.")] = None,
+    why: Annotated[str, typer.Option(help="For the record.")] = "a person decided",
+) -> None:
+    """Let an adapter serve from the next night on, however it compares with the one before it."""
+    from enrich.pipeline.standing import promote as run
+
+    chosen = run(adapters, adapter, by or getpass.getuser(), why)
+    console.print(f"adapter {chosen.adapter} serves: {chosen.uri}")

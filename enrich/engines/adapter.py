@@ -27,8 +27,9 @@ _REQUIRED = (
 _WRITTEN_ANEW = {"transformers_version", "dtype", "torch_dtype", "auto_map", "_name_or_path"}
 METRICS_FILE = "metrics.json"
 DROPPED_FILE = "dropped.csv"  # the catalog rows that were excluded from training, and why
+TAUGHT_FILE = "taught.parquet"  # a hash of each row of the catalog: product_code, digest (int64)
 # Files that do not affect answers, and so are not part of the id.
-RECORDS = ("README.md", METRICS_FILE, SCORES_FILE, DROPPED_FILE, RECORD_FILE)
+RECORDS = ("README.md", METRICS_FILE, SCORES_FILE, DROPPED_FILE, TAUGHT_FILE, RECORD_FILE)
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,23 @@
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 from pydantic import ValidationError
 
 from enrich.answers.prompt import PROMPT_FILE
-from enrich.catalog.read import Catalog
+from enrich.catalog.read import Catalog, row_digests
 from enrich.catalog.split import split_catalog
 from enrich.catalog.taught import read_taught, taught_prompt
+from enrich.engines.adapter import TAUGHT_FILE
 from enrich.errors import UsageError
 from enrich.pipeline.finetuning import METRICS_FILE
 from enrich.settings.training import TrainSettings
@@ -34,14 +38,38 @@ class CachedAdapter:
 
     uri: str
     ready: bool
+    note: str = ""  # one line, where the catalog changed too little for another one
 
 
-def find_adapter(catalog: str, adapters: str, settings: TrainSettings, in_use: str | None = None) -> CachedAdapter:
+@dataclass(frozen=True)
+class Retrain:
+    """When a changed catalog asks for another adapter: so many rows changed, or some did and so many days are past."""
+
+    rows: int | None = None  # None: a twentieth of the catalog
+    days: float = 30.0
+
+
+RETRAIN = Retrain()
+
+
+def find_adapter(
+    catalog: str,
+    adapters: str,
+    settings: TrainSettings,
+    in_use: str | None = None,
+    *,
+    standing: tuple[str, datetime] | None = None,
+    retrain: Retrain = RETRAIN,
+) -> CachedAdapter:
     """Find an adapter that was made from the current `catalog` with `settings`, by any process.
 
     Candidates are the adapter `in_use`, every one directly below `adapters`, and `adapters` itself; their train.json
     and prompt.json say what they were made from. If none fits, the URI is a new one below `adapters`, named after
     catalog, base and settings, so that an adapter that a run uses is never overwritten.
+
+    Args:
+        standing: the adapter that serves, and since when. It is the one that is found where it was trained alike and
+            the catalog has not changed as `retrain` demands.
 
     Raises:
         UsageError: the catalog cannot be read.
@@ -49,6 +77,7 @@ def find_adapter(catalog: str, adapters: str, settings: TrainSettings, in_use: s
     resolved = resolve_model(settings, gpu=torch.cuda.is_available())
     with local_tree(catalog) as folder:
         labelled = read_taught(folder, resolved)
+        digests = row_digests(labelled)
     uri = f"{adapters.rstrip('/')}/{_name(resolved, labelled)}"
     named = _read(uri, RECORD_FILE)
     if named is not None and named.get("data_fingerprint", labelled.fingerprint) == labelled.fingerprint:
@@ -56,7 +85,37 @@ def find_adapter(catalog: str, adapters: str, settings: TrainSettings, in_use: s
     for found in _candidates(adapters, in_use):
         if _fits(found, labelled, settings):
             return CachedAdapter(found, ready=True)
+    alike = standing and _made_alike(standing[0], labelled, settings)
+    if standing and alike and (note := _too_few_changed(*standing, digests, retrain)):
+        return CachedAdapter(standing[0], ready=True, note=note)
     return CachedAdapter(uri, ready=False)
+
+
+def _too_few_changed(standing: str, since: datetime, now: Mapping[str, int], retrain: Retrain) -> str | None:
+    """One line if too few rows changed since the standing adapter was trained; None if another one is due.
+
+    Args:
+        now: `row_digests` of the catalog.
+    """
+    before = _taught(standing)
+    if before is None:
+        return None
+    changed = sum(before.get(code) != now.get(code) for code in {*before, *now})
+    enough = retrain.rows or max(1, math.ceil(len(now) / 20))
+    if changed >= enough or datetime.now(UTC) - since >= timedelta(days=retrain.days):
+        return None
+    return (
+        f"{changed:,} of {len(now):,} rows of the catalog changed since the adapter was trained; another one is "
+        f"trained once {enough:,} have, or after {retrain.days:g} days"
+    )
+
+
+def _taught(adapter: str) -> dict[str, int] | None:
+    store = open_store(adapter)
+    if store.head(TAUGHT_FILE) is None:
+        return None
+    table = pl.read_parquet(store.get(TAUGHT_FILE)[0])
+    return dict(zip(table["product_code"], table["digest"], strict=True))
 
 
 def _name(resolved: TrainSettings, catalog: Catalog) -> str:
@@ -86,8 +145,12 @@ def _fits(uri: str, catalog: Catalog, settings: TrainSettings) -> bool:
         return False
     asked = taught_prompt(settings, catalog, catalog.products).model_dump(mode="json")
     budget = {"max_new_tokens": None}  # follows from the catalog and the settings, which are compared
-    if (_read(uri, PROMPT_FILE) or {}) | budget != asked | budget:
-        return False
+    return (_read(uri, PROMPT_FILE) or {}) | budget == asked | budget and _made_alike(uri, catalog, settings)
+
+
+def _made_alike(uri: str, catalog: Catalog, settings: TrainSettings) -> bool:
+    """Whether the adapter was trained with `settings`, on whatever rows."""
+    record = _read(uri, RECORD_FILE) or {}
     try:
         made_by = TrainSettings.model_validate(record.get("settings"))
         rows = len(split_catalog(catalog.products, settings.split).train)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 
 from enrich.answers.calibration import CALIBRATION_FILE, Calibration
@@ -14,10 +15,10 @@ from enrich.answers.postprocess import Prediction
 from enrich.answers.prompt import Prompt
 from enrich.answers.token_evidence import AnswerTokens, refuse_control_tokens
 from enrich.catalog.dropped import encode
-from enrich.catalog.read import Catalog
+from enrich.catalog.read import Catalog, row_digests
 from enrich.catalog.split import Splits, split_catalog
 from enrich.catalog.taught import read_taught, taught_prompt
-from enrich.engines.adapter import DROPPED_FILE, METRICS_FILE, adapter_id, read_adapter
+from enrich.engines.adapter import DROPPED_FILE, METRICS_FILE, TAUGHT_FILE, adapter_id, read_adapter
 from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import find_base
 from enrich.pages.report import render_card
@@ -114,6 +115,9 @@ def finetune(
         directory = work / "adapter"
         metrics, unread = _calibrate_and_score(directory, folder, prepared, progress)
         send_lines(describe_unlearnable(prepared.labelled, unread), on_message)
+        digests = row_digests(prepared.labelled)
+    taught = pl.DataFrame({"product_code": list(digests), "digest": list(digests.values())})
+    taught.write_parquet(directory / TAUGHT_FILE)
     dropped = (*prepared.unlearnable, *report.rows.dropped, *unread)
     listed = all_listed(prepared.labelled, dropped, report.rows.lost_photos)
     (directory / DROPPED_FILE).write_bytes(encode(listed))

@@ -55,11 +55,7 @@ class Scores(TypedDict):
 
 def score(products: Sequence[Product], answers: Sequence[Answer | None]) -> Scores:
     """Compare answers (None where there is none) with products, row by row."""
-    pairs = list(zip(products, answers, strict=True))
-    if not pairs:
-        raise ValueError("there is nothing to score: no rows")
-    rows = [(p.title, p.category, p.price, *((a.title, a.category, a.price) if a else [None] * 3)) for p, a in pairs]
-    columns = compared(pl.DataFrame(rows, schema=_COMPARED, orient="row"))
+    columns = comparison(products, answers)
     found = {name: metric(columns) for name, metric in METRICS.items()}
     prices = {name.removeprefix("price_"): found.pop(name) for name in METRICS if name.startswith("price_")}
     priced, answered = (int((~np.isnan(columns[name])).sum()) for name in ("price", "log_error"))
@@ -67,7 +63,16 @@ def score(products: Sequence[Product], answers: Sequence[Answer | None]) -> Scor
         prices = {"rows": priced, "answered": answered / priced, **prices}
     if not answered:
         prices["rmsle"] = math.inf
-    return cast(Scores, {"rows": len(pairs), **found, "price": prices if priced else None})
+    return cast(Scores, {"rows": len(products), **found, "price": prices if priced else None})
+
+
+def comparison(products: Sequence[Product], answers: Sequence[Answer | None]) -> dict[str, np.ndarray]:
+    """What METRICS are computed from (see `compared`), of products and answers, None where there is none."""
+    pairs = list(zip(products, answers, strict=True))
+    if not pairs:
+        raise ValueError("there is nothing to score: no rows")
+    rows = [(p.title, p.category, p.price, *((a.title, a.category, a.price) if a else [None] * 3)) for p, a in pairs]
+    return compared(pl.DataFrame(rows, schema=_COMPARED, orient="row"))
 
 
 def compared(table: pl.DataFrame) -> dict[str, np.ndarray]:

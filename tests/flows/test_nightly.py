@@ -9,13 +9,20 @@ import polars as pl
 import pytest
 from prefect.client.schemas.objects import State
 
+from enrich.catalog.read import row_digests
+from enrich.catalog.split import split_catalog
+from enrich.catalog.taught import read_taught
+from enrich.pipeline import standing
+from enrich.pipeline.challenging import Challenge
 from enrich.pipeline.finetuning import Finetuned
 from enrich.pipeline.progress import Progress
+from enrich.scores.contest import Contest, Difference
 from enrich.settings.run import GateSettings, RunSettings
 from enrich.settings.training import TrainSettings
+from enrich.train.recipe import resolve_model
 from flows import tasks
 from flows.nightly import nightly
-from flows.parameters import Training
+from flows.parameters import Retraining, Training
 from tests.testing.catalogs import write_catalog
 from tests.testing.fake_world import FakeWorld
 from tests.testing.scores import METRICS, SCORES, metrics
@@ -37,7 +44,18 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Made:
         return Finetuned(out, "a1", METRICS)
 
     monkeypatch.setattr(tasks, "finetune", finetune)
+    monkeypatch.setattr(standing, "challenge", lambda new, old, *_: compared(new, old, better=True))
     return calls
+
+
+def compared(new: str, old: str, *, better: bool) -> Challenge:
+    """A comparison that the new adapter wins, or loses at categories."""
+    high = 0.01 if better else -0.2
+    found = Difference(measure="category", what="categories right", new=0.5, standing=0.9, low=-0.6, high=high)
+    contests = (Contest(labels="today's labels", products=300, differences=(found,)),)
+    return Challenge(
+        new=standing.identity(new), standing=standing.identity(old), contests=contests, changed=0.4, decided=0
+    )
 
 
 @pytest.fixture
@@ -85,6 +103,68 @@ def test_another_base_needs_another_adapter(shop: FakeWorld, made: Made) -> None
     run(shop, model="someone/other-phi3-vision")
 
     assert [Path(out).name.rpartition("-")[0] for out, _ in made] == ["phi3v-tiny", "other-phi3-vision"]
+
+
+def test_a_new_adapter_that_is_worse_does_not_serve_until_a_person_promotes_it(
+    shop: FakeWorld, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparisons: list[str] = []
+
+    def lost(new: str, old: str, *_: object) -> Challenge:
+        comparisons.append(new)
+        return compared(new, old, better=False)
+
+    run(shop)
+    monkeypatch.setattr(standing, "challenge", lost)
+    write_catalog(shop.root / "catalog", "Wool coat", "Silk scarf")
+    (Path(shop.root) / "shown.txt").write_text("")
+    shop.add_photos("b.jpg")
+    run(shop)
+    run(shop)
+
+    adapters = str(shop.root / "adapters")
+    (first, _), (second, _) = made
+    kept = standing.read_standing(adapters)
+    assert kept is not None
+    assert (kept.uri, kept.by) == (first, "nightly")
+    assert comparisons == [second], "a pair is compared once"
+
+    standing.promote(adapters, second, "Ann", "the old labels were wrong")
+    shop.add_photos("c.jpg")
+    run(shop)
+    kept = standing.read_standing(adapters)
+    assert kept is not None
+    assert (kept.uri, kept.by) == (second, "Ann")
+
+
+def keep_what_was_taught(catalog: Path, adapter: Path, settings: TrainSettings) -> None:
+    """The files of an adapter by which a night tells how much of the catalog changed since."""
+    labelled = read_taught(catalog, settings)
+    rows = len(split_catalog(labelled.products, settings.split).train)
+    record = {"settings": resolve_model(settings, gpu=False, rows=rows).model_dump(mode="json")}
+    (adapter / "train.json").write_text(json.dumps(record | {"data_fingerprint": labelled.fingerprint}))
+    digests = row_digests(labelled)
+    table = pl.DataFrame({"product_code": list(digests), "digest": list(digests.values())})
+    table.write_parquet(adapter / "taught.parquet")
+
+
+def test_a_catalog_that_changed_a_little_trains_nothing(shop: FakeWorld, made: Made) -> None:
+    titles = [f"Wool coat {n}" for n in range(60)]
+    catalog = shop.root / "catalog"
+    write_catalog(catalog, *titles)
+    run(shop)
+    keep_what_was_taught(catalog, Path(made[0][0]), made[0][1])
+    write_catalog(catalog, *titles, "Silk scarf", "Felt hat", "Silk tie")
+    run(shop)
+    assert len(made) == 1
+    run(shop, retrain=Retraining(rows=3))
+    assert len(made) == 2
+    keep_what_was_taught(catalog, Path(made[1][0]), made[1][1])
+    write_catalog(catalog, *titles, "Silk scarf", "Felt hat")
+    run(shop)
+    assert len(made) == 2
+    run(shop, retrain=Retraining(days=1e-9))
+    assert len(made) == 3
 
 
 def test_of_nights_that_are_late_together_the_last_one_does_the_work(

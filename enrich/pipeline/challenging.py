@@ -1,0 +1,117 @@
+"""A new adapter against the one that serves, on products that neither has learned from."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict
+
+from enrich.answers.parse import Answer
+from enrich.catalog.add import FOLDER
+from enrich.catalog.read import Catalog
+from enrich.catalog.split import split_catalog
+from enrich.engines.adapter import Adapter
+from enrich.engines.start import start_engine
+from enrich.engines.transformers_engine import open_adapter
+from enrich.pipeline.predicting import predict
+from enrich.pipeline.progress import Progress, silent, unheard
+from enrich.pipeline.scoring import catalog_to_score, trained_with
+from enrich.scores.assess import SCORES_FILE
+from enrich.scores.contest import Contest, contest, share_changed
+from enrich.settings.run import RunSettings
+from enrich.storage.tree import local_tree
+from enrich.vocabulary import Product
+
+MOST = 2_000  # products of each comparison: then a difference of 2 points is more than luck
+
+
+class Challenge(BaseModel):
+    """How a new adapter did against the standing one."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    new: str  # ids of adapters
+    standing: str
+    contests: tuple[Contest, ...]
+    changed: float  # share, 0..1, of products about which they say something else
+    decided: int  # of the products of today's catalog, those that a person decided on
+
+    @property
+    def won(self) -> bool:
+        """Whether the new adapter is at least as good, within luck, at category, title and price."""
+        return not any(one.lost for one in self.contests)
+
+    @property
+    def text(self) -> str:
+        """One line without a full stop: the verdict and what it rests on."""
+        lost = [f"{one.text} by {found.labels}" for found in self.contests for one in found.lost]
+        products = max(one.products for one in self.contests)
+        say = f"on {products:,} products that neither learned from; {self.changed:.0%} of the answers differ"
+        if lost:
+            return f"the new adapter {self.new} is worse than {self.standing}, {'; '.join(lost)}, {say}"
+        return f"the new adapter {self.new} is at least as good as {self.standing} {say}"
+
+
+def challenge(new: str, standing: str, catalog: str, settings: RunSettings, progress: Progress = silent) -> Challenge:
+    """Let two adapters answer the products of `catalog` that neither learned from.
+
+    Those are today's test split, by today's labels, and the products that the standing adapter was tested on, by the
+    labels that they had then: a catalog whose labels are wrong from now on would else judge by them. Decisions of
+    people that were added to the catalog are among its rows; the split goes by a hash of titles, so that those in the
+    test split stay there as the catalog grows.
+
+    Raises:
+        UsageError: the catalog or one of the adapters cannot be read, or an adapter's base cannot be found.
+    """
+    with ExitStack() as stack:
+        folder = stack.enter_context(local_tree(catalog))
+        ours, theirs = (open_adapter(stack.enter_context(local_tree(uri)), settings.base) for uri in (new, standing))
+        labelled, splits = catalog_to_score(ours, folder, None, unheard)
+        splits = splits or split_catalog(labelled.products, trained_with(ours).split)
+        today, before = _some(splits.test), _some(_tested_before(theirs.path, labelled))
+        both = list({one.product_code: one for one in (*today, *before)}.values())
+        mine, other = (_answers(adapter, both, settings, progress) for adapter in (ours, theirs))
+
+    def judged(labels: str, products: Sequence[Product]) -> Contest:
+        sides = ([found[one.product_code] for one in products] for found in (mine, other))
+        return contest(labels, products, *sides)
+
+    contests = [judged("today's labels", today)]
+    if before:
+        contests.append(judged("the labels that the standing adapter was tested by", before))
+    reviewed = sum(f"/{FOLDER}/" in one.image_paths[0] for one in today)
+    changed = share_changed(*([found[one.product_code] for one in both] for found in (mine, other)))
+    return Challenge(new=ours.id, standing=theirs.id, contests=tuple(contests), changed=changed, decided=reviewed)
+
+
+def _answers(
+    adapter: Adapter, products: Sequence[Product], settings: RunSettings, progress: Progress
+) -> dict[str, Answer | None]:
+    progress("starting the engine", 0, 0)
+    engine = start_engine(adapter, settings)
+    try:
+        what = f"comparing, adapter {adapter.id}"
+        found = predict(engine, adapter, products, settings.limits, what, progress, photos=settings.photos_answered)
+    finally:
+        engine.close()
+    return {product.product_code: one.answer for product, one in zip(products, found, strict=True)}
+
+
+def _tested_before(adapter: Path, catalog: Catalog) -> list[Product]:
+    """The products of the adapter's test split that are still there, with the labels that they had then."""
+    if not (adapter / SCORES_FILE).is_file():
+        return []
+    there = {product.product_code: product for product in catalog.products}
+    table = pl.read_parquet(adapter / SCORES_FILE, columns=["product_code", "title", "category", "price"])
+    return [
+        replace(there[code], title=title, category=category, price=price)
+        for code, title, category, price in table.iter_rows()
+        if code in there
+    ]
+
+
+def _some(products: Sequence[Product]) -> list[Product]:
+    return list(products) if len(products) <= MOST else Random(0).sample(list(products), MOST)

@@ -1,0 +1,144 @@
+"""Which of a shop's adapters serves: kept beside them, changed by a night that found a better one, or by a person."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from enrich.engines.adapter import adapter_id
+from enrich.errors import RunFailed, UsageError
+from enrich.pipeline.adapter_cache import read_metrics
+from enrich.pipeline.challenging import Challenge, challenge
+from enrich.pipeline.progress import Progress, silent
+from enrich.scores.worth import judge_worth
+from enrich.settings.run import RunSettings
+from enrich.storage import open_store
+from enrich.storage.tree import local_tree
+from enrich.vocabulary import RECORD_FILE
+
+STANDING_FILE = "standing.json"  # below the adapters
+CHALLENGES = "challenges"  # folder of what was compared, a file for each pair
+NIGHTLY = "nightly"  # chose an adapter; else a person did
+
+
+class Standing(BaseModel):
+    """The adapter that serves."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    uri: str
+    adapter: str  # its id
+    since: datetime
+    by: str  # NIGHTLY, or who promoted it
+    why: str  # one line
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The adapter that is to serve, why, and how the new one did against the one before it, if they were compared."""
+
+    uri: str
+    why: str  # one line without a full stop
+    challenge: Challenge | None = None
+
+
+def read_standing(adapters: str) -> Standing | None:
+    """The adapter that serves; None where none was ever chosen.
+
+    Raises:
+        RunFailed: the file is not one of ours.
+    """
+    store = open_store(adapters)
+    if store.head(STANDING_FILE) is None:
+        return None
+    try:
+        return Standing.model_validate_json(store.get(STANDING_FILE)[0])
+    except ValidationError as error:
+        raise RunFailed(
+            f"{store.uri_of(STANDING_FILE)} cannot be read; name the adapter that serves with `enrich promote`"
+        ) from error
+
+
+def promote(adapters: str, adapter: str, by: str, why: str) -> Standing:
+    """Let `adapter` serve from now on.
+
+    Raises:
+        UsageError: there is no adapter at that place.
+    """
+    if not _is_adapter(adapter):
+        raise UsageError(f"adapter {adapter}: there is none; name one that `enrich finetune` wrote")
+    chosen = Standing(uri=adapter, adapter=identity(adapter), since=datetime.now(UTC), by=by, why=why)
+    open_store(adapters, create=True).put(STANDING_FILE, (chosen.model_dump_json(indent=1) + "\n").encode())
+    return chosen
+
+
+def choose(
+    catalog: str,
+    adapters: str,
+    new: str,
+    settings: RunSettings,
+    progress: Progress = silent,
+    *,
+    fresh: bool,
+    in_use: str | None = None,
+) -> Choice:
+    """The adapter that is to serve: `new`, if it is at least as good as the standing one, else that one goes on.
+
+    A pair is compared once. What a person promoted gives way to an adapter that was trained after that only.
+
+    Args:
+        fresh: whether `new` was trained just now.
+        in_use: stands until one is chosen, if there is an adapter at that place.
+
+    Raises:
+        UsageError: the catalog or an adapter cannot be read.
+    """
+    kept = read_standing(adapters)
+    standing = kept.uri if kept else in_use
+    if standing is None or not _is_adapter(standing):
+        return _take(adapters, new, f"the adapter {new} is the first one")
+    if standing == new:
+        return _take(adapters, new, f"the adapter {new} stands") if kept is None else Choice(new, kept.why)
+    if kept and kept.by != NIGHTLY and not fresh:
+        return Choice(standing, f"the adapter {standing} serves as {kept.by} promoted it")
+    if (worth := judge_worth(read_metrics(new))).state == "weak" and not settings.gate.allow_weak_adapter:
+        return Choice(standing, f"the adapter {standing} goes on serving; the new one, {new}: {worth.text}")
+    found = read_challenge(adapters, identity(new), identity(standing))
+    if found is None:
+        found = challenge(new, standing, catalog, settings, progress)
+        store = open_store(adapters, create=True)
+        store.put(_key(found.new, found.standing), (found.model_dump_json(indent=1) + "\n").encode())
+    if found.won:
+        return _take(adapters, new, found.text, found)
+    advice = f"to let it serve all the same: enrich promote --adapters {adapters} --adapter {new}"
+    return Choice(standing, f"the adapter {standing} goes on serving: {found.text}; {advice}", found)
+
+
+def _take(adapters: str, adapter: str, why: str, found: Challenge | None = None) -> Choice:
+    promote(adapters, adapter, NIGHTLY, why)
+    return Choice(adapter, why, found)
+
+
+def _is_adapter(uri: str) -> bool:
+    return open_store(uri).head(RECORD_FILE) is not None
+
+
+def identity(adapter: str) -> str:
+    """The id of the adapter at a place."""
+    with local_tree(adapter) as folder:
+        return adapter_id(folder)
+
+
+def read_challenge(adapters: str, new: str, standing: str) -> Challenge | None:
+    """What was found when these two adapters, named by their ids, were compared; None if they were not."""
+    store, key = open_store(adapters), _key(new, standing)
+    if store.head(key) is None:
+        return None
+    try:
+        return Challenge.model_validate_json(store.get(key)[0])
+    except ValidationError:
+        return None  # compared again
+
+
+def _key(new: str, standing: str) -> str:
+    return f"{CHALLENGES}/{new}-{standing}.json"
