@@ -1,4 +1,5 @@
-"""Make a catalog from a table with image URLs: the photos as downloaded, the table with their paths, and the failures.
+"""Make a catalog from a table with image URLs, or with photos inside: the photos as they come, the table with their
+paths, and the failures.
 
 The table is a local Parquet or CSV file, or the train split of a Hugging Face data set (its Parquet files only; no code
 of the data set is run). An interrupted fetch continues: photos that were downloaded before are not requested again.
@@ -6,6 +7,7 @@ of the data set is run). An interrupted fetch continues: photos that were downlo
 
 import hashlib
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -14,8 +16,9 @@ from pathlib import Path
 import polars as pl
 
 from enrich.catalog.download import EXTENSIONS, USUAL_PACE, Downloader, Outcome, Pace, urls_of, without_login
+from enrich.catalog.embedded import PREFIX
 from enrich.catalog.records import BETWEEN_PHOTOS
-from enrich.catalog.table import FORMATS, read_table
+from enrich.catalog.table import FORMATS, Table, Wanted, header_of, open_table, refuse_broken
 from enrich.errors import RunFailed, UsageError, first_line
 from enrich.settings.catalog import FetchSettings
 
@@ -50,11 +53,13 @@ def fetch_catalog(
         UsageError: no such table or data set, a missing column, or no rows; nothing was written.
         RunFailed: no photo could be downloaded, or none could be written.
     """
-    table = _read_source(source)
+    files = _files(source)
+    tables = [_opened(file, settings) for file in files]
+    table = pl.concat([one.frame for one in tables], how="diagonal")
     wanted = ((settings.product_code, "product_code"), *((name, "image_url") for name in settings.image_url))
     for column, setting in wanted:
         if column not in table.columns:
-            listed = ", ".join(table.columns[:30]) or "none"
+            listed = ", ".join(header_of(files[0])[0][:30]) or "none"
             raise UsageError(
                 f"table {source}: no column {column!r}; its columns are: {listed}; set {setting} to one of them"
             )
@@ -69,14 +74,18 @@ def fetch_catalog(
     rows = [_photos(code, urls, settings.photos_per_product) for code, urls in cells.iter_rows()]
     photos = [photo for row in rows for photo in row]
     try:
-        outcomes = _download_all({photo.stem: photo.url for photo in photos}, images, settings, progress, pace)
+        inside = {photo.stem: path for photo in photos if (path := _path_inside(tables, photo.url))}
+        there = {stem: _copied(path, images, stem) for stem, path in inside.items()}
+        urls = {photo.stem: photo.url for photo in photos if photo.stem not in inside}
+        outcomes = there | _download_all(urls, images, settings, progress, pace)
         _write_failures([(photo, outcomes[photo.stem]) for photo in photos], out)
         files = [[name for photo in row if (name := outcomes[photo.stem].file)] for row in rows]
         if not any(files):
             reason, failures = outcomes[photos[0].stem].reason, out / "failures.csv"
             raise RunFailed(f"none of {len(photos):,} photos could be downloaded ({reason}); see {failures}")
         paths = pl.Series(IMAGE_PATH, [BETWEEN_PHOTOS.join(f"images/{name}" for name in names) for names in files])
-        _write_csv(table.with_columns(paths).filter(pl.col(IMAGE_PATH) != ""), out / "catalog.csv")
+        without = table.drop(name for name in settings.image_url if table[name].str.contains(f"^{PREFIX}").any())
+        _write_csv(without.with_columns(paths).filter(pl.col(IMAGE_PATH) != ""), out / "catalog.csv")
     except OSError as error:
         raise RunFailed(f"{error.filename or out}: {error.strerror or error}; fix that and run again") from error
     results = [outcomes[photo.stem] for photo in photos]
@@ -94,7 +103,10 @@ class _Photo:
 
 def _photos(code: str, cells: Sequence[str], most: int) -> list[_Photo]:
     """The photos of a row; one without a URL if it names none."""
-    urls = dict.fromkeys(url for cell in cells if cell.strip() not in _NOWHERE for url in urls_of(cell))
+    named = [cell for cell in cells if cell.strip() not in _NOWHERE]
+    urls = dict.fromkeys(
+        url for cell in named for url in (cell.split(BETWEEN_PHOTOS) if cell.startswith(PREFIX) else urls_of(cell))
+    )
     return [_Photo(code, url, _stem(code, url)) for url in [*urls][:most] or [""]]
 
 
@@ -148,16 +160,35 @@ def is_dataset(source: str) -> bool:
     return _DATASET_ID.fullmatch(source) is not None and Path(source).suffix.lower() not in FORMATS
 
 
-def _read_source(source: str) -> pl.DataFrame:
+def _path_inside(tables: Sequence[Table], name: str) -> str | None:
+    """The file of a photo from inside of one of the tables; None for a URL."""
+    return next((path for one in tables if (path := one.embedded.path_of(name))), None)
+
+
+def _copied(path: str, images: Path, stem: str) -> Outcome:
+    file = f"{stem}{Path(path).suffix}"
+    part = images / f".{file}.part"
+    shutil.copyfile(path, part)
+    part.replace(images / file)
+    return Outcome(file, "", 1)
+
+
+def _opened(file: Path, settings: FetchSettings) -> Table:
+    table = open_table(file, Wanted(photos=settings.image_url))
+    refuse_broken(table, file)
+    return table
+
+
+def _files(source: str) -> list[Path]:
     path = Path(source)
     if path.is_file():
-        return read_table(path)
+        return [path]
     if not is_dataset(source):
         raise UsageError(
             f"source {source}: no such file; name a table ({', '.join(FORMATS)}), or a Hugging Face data set as "
             "owner/name"
         )
-    return pl.concat([read_table(file) for file in _hub_files(source)], how="diagonal")
+    return _hub_files(source)
 
 
 def _hub_files(dataset: str) -> list[Path]:

@@ -55,10 +55,15 @@ def read_table(
         lists: columns that may hold lists of texts, and what to join these with.
     """
     table = open_table(path, Wanted(lists=lists), data, where)
+    refuse_broken(table, where or path)
+    return table.frame
+
+
+def refuse_broken(table: Table, where: object) -> None:
+    """UsageError for the first row of a table that cannot be read."""
     if table.broken:
         row, reason = next(iter(table.broken.items()))
-        raise UsageError(f"table {where or path} cannot be read: row {row}: {reason}; correct or replace the file")
-    return table.frame
+        raise UsageError(f"table {where} cannot be read: row {row}: {reason}; correct or replace the file")
 
 
 def open_table(path: PurePath, wanted: Wanted, data: bytes | None = None, where: str = "") -> Table:

@@ -48,8 +48,7 @@ def check_catalog(
         name = uri.removeprefix("hf://").removeprefix("datasets/")
         raise UsageError(
             f"catalog {uri}: no such directory; if it is a data set of Hugging Face, `enrich catalog fetch --source "
-            f"{name} --out DIRECTORY` downloads one with photo URLs, and `hf download --repo-type dataset {name}` one "
-            "with photos inside; then check what was downloaded"
+            f"{name} --out DIRECTORY` makes a catalog of it; then check that"
         )
     with _there(uri) as (path, files):
         proposal = _proposed(path, settings) if auto else None

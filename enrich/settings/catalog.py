@@ -129,13 +129,14 @@ class SampleSettings(Settings):
 
 
 class FetchSettings(Settings):
-    """Downloading the photos of a table with an image URL column."""
+    """Making a catalog of a table with photos' URLs, or with photos inside."""
 
     product_code: str = Field(default="product_code", description="Column of the product's code")
     image_url: tuple[str, ...] = Field(
         default=("imageurl",),
         min_length=1,
-        description="Columns of the photos' URLs, the main photo's first; a cell may have several",
+        description="Columns of the photos' URLs, or of photos inside of the table, the main photo's first; a cell may "
+        "have several",
     )
     photos_per_product: int = Field(default=5, ge=1, le=MOST_PHOTOS, description="Photos of a row at most")
     limits: PhotoLimits = PhotoLimits()

@@ -380,6 +380,34 @@ def test_a_data_set_from_a_hub(web: Web, tmp_path: Path, hub: Callable[[dict[str
     assert _fetch("shop/prices", tmp_path / "out") == FetchSummary(photos=1, failed=1, resumed=0)
 
 
+def _with_photos_inside(codes: str, photos: list[bytes | None]) -> bytes:
+    buffer = BytesIO()
+    cells = [None if one is None else {"bytes": one, "path": None} for one in photos]
+    table = {"product_code": list(codes), "title": [f"Hat {code}" for code in codes], "image": cells}
+    pl.DataFrame(table).with_columns(category1_code=pl.lit("HATS")).write_parquet(buffer)
+    return buffer.getvalue()
+
+
+def test_a_data_set_with_photos_inside(tmp_path: Path, hub: Callable[[dict[str, bytes]], None]) -> None:
+    parts = _with_photos_inside("ab", [_bytes("PNG"), _bytes("WEBP")]), _with_photos_inside("cd", [JPEG, None])
+    hub({f"data/train-0000{n}-of-00002.parquet": part for n, part in enumerate(parts)})
+    summary = _fetch("shop/prices", tmp_path / "out", image_url="image")
+    assert summary == FetchSummary(photos=3, failed=1, resumed=0)
+    catalog = read_catalog(tmp_path / "out")
+    found = {one.product_code: Path(one.image_paths[0]) for one in catalog.products}
+    assert {code: path.suffix for code, path in found.items()} == {"a": ".png", "b": ".webp", "c": ".jpg"}
+    assert found["a"].read_bytes() == _bytes("PNG")
+    assert {path.parent for path in found.values()} == {(tmp_path / "out/images").absolute()}
+    assert "image" not in pl.read_csv(tmp_path / "out/catalog.csv").columns
+    assert (tmp_path / "out/failures.csv").read_text() == "product_code,url,reason,attempts\nd,,no URL,0\n"
+
+
+def test_columns_with_photos_inside_are_offered(tmp_path: Path) -> None:
+    (tmp_path / "table.parquet").write_bytes(_with_photos_inside("a", [JPEG]))
+    with pytest.raises(UsageError, match=r"no column 'imageurl'; its columns are: .*image.*; set image_url to one"):
+        _fetch(str(tmp_path / "table.parquet"), tmp_path / "out")
+
+
 def test_bad_data_sets(web: Web, tmp_path: Path, hub: Callable[[dict[str, bytes]], None]) -> None:
     out = tmp_path / "out"
     expected = "data set shop/none: not found, or private without HF_TOKEN; check its name"
