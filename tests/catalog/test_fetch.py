@@ -399,7 +399,7 @@ def test_a_data_set_with_photos_inside(tmp_path: Path, hub: Callable[[dict[str, 
     assert found["a"].read_bytes() == _bytes("PNG")
     assert {path.parent for path in found.values()} == {(tmp_path / "out/images").absolute()}
     assert "image" not in pl.read_csv(tmp_path / "out/catalog.csv").columns
-    assert (tmp_path / "out/failures.csv").read_text() == "product_code,url,reason,attempts\nd,,no URL,0\n"
+    assert (tmp_path / "out/failures.csv").read_text() == 'product_code,url,reason,attempts\nd,"",no URL,0\n'
 
 
 def test_columns_with_photos_inside_are_offered(tmp_path: Path) -> None:
