@@ -169,6 +169,13 @@ class TrainSettings(Settings):
                 raise ValueError(f"{tokens} and {crops} say the same thing; give one of them")
         return self
 
+    @property
+    def budget_names(self) -> tuple[str, str]:
+        """The settings that say how closely the main photo and further ones are looked at."""
+        fields = type(self).model_fields
+        main = "photo_tokens" if self.num_crops == fields["num_crops"].default else "num_crops"
+        return main, "more_photo_tokens" if self.more_crops == fields["more_crops"].default else "more_crops"
+
 
 class MergeSettings(Settings):
     """Writing an adapter and its base as one checkpoint."""
