@@ -6,7 +6,7 @@ from typing import Literal
 from enrich.engines.adapter import Adapter, answer_budget
 from enrich.engines.base import Engine
 from enrich.errors import UsageError
-from enrich.photos.prompt_size import refuse_long_prompts
+from enrich.photos.prompt_size import most_tokens, refuse_long_prompts
 from enrich.settings.run import RunSettings
 
 
@@ -41,7 +41,8 @@ def start_engine(adapter: Adapter, settings: RunSettings) -> Engine:
     if adapter.preparation.photos_per_product > 1:
         from enrich.models.checkpoint import load_processor
 
-        refuse_long_prompts(load_processor(adapter.path), adapter.prompt, answer_budget(adapter, settings))
+        processor, most = load_processor(adapter.path), most_tokens(adapter.path)
+        refuse_long_prompts(processor, adapter.prompt, answer_budget(adapter, settings), most)
     if choose_engine(settings.engine, settings.device) == "vllm":
         from enrich.engines.vllm_engine import load_vllm_engine
 
