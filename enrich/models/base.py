@@ -326,6 +326,17 @@ def _nothing() -> None:
     pass
 
 
+class Published(NamedTuple):
+    """A model of a family, by the sizes that its memory depends on."""
+
+    name: str  # at the Hugging Face hub
+    parameters: float  # billions, with those of the vision tower
+    layers: int  # of the decoder
+    hidden: int
+    intermediate: int
+    kv_bytes: int  # of a token's keys and values in 16 bits
+
+
 @dataclass(frozen=True)
 class Family:
     """The light half of a family: see the module's docstring.
@@ -339,6 +350,8 @@ class Family:
     load: imports the other half.
     register_with_vllm: teaches vLLM a model class of the family's own; runs in each of vLLM's processes, any number of
         times. Only the fastest families need one.
+    licence: of its weights.
+    published: its models.
     """
 
     title: str
@@ -348,3 +361,5 @@ class Family:
     read_preparation: Callable[[Path], Preparation]
     load: Callable[[], VisionModel]
     register_with_vllm: Callable[[], None] = _nothing
+    licence: str = ""
+    published: tuple[Published, ...] = ()

@@ -20,7 +20,6 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 from transformers import BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
-from enrich.errors import first_line
 from enrich.models.base import PhotoTokens, Processor
 from enrich.models.registry import CheckpointError, family_of, read_object
 
@@ -161,10 +160,9 @@ def load_processor(path: str | Path, **changes: Any) -> Processor:
     except CheckpointError:
         raise
     except Exception as error:  # transformers reports a damaged file by whatever its code happens to raise
+        told = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         what = "its configuration, tokenizer or settings of photos cannot be used"
-        raise CheckpointError(
-            directory, f"{what} ({type(error).__name__}: {first_line(error)}); fetch it again"
-        ) from error
+        raise CheckpointError(directory, f"{what} ({told}); fetch it again") from error
     vocabulary = processor.tokenizer.get_vocab()
     if unknown := [token for token in processor.stop_tokens if token not in vocabulary]:
         raise CheckpointError(directory, f"its tokenizer has no {unknown[0]}, where an answer ends; {_OWN}")

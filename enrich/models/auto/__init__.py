@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from enrich.models.base import Family, Layout, Preparation, VisionModel
+from enrich.models.base import Family, Layout, Preparation, Published, VisionModel
 
 PHOTO_FILE = "preprocessor_config.json"
 KEPT = "preparation"  # what an adapter's PHOTO_FILE has beside the image processor's own settings
@@ -82,7 +82,7 @@ class Facts:
     vllm_imports: tuple[str, ...] = ("torchvision",)
 
 
-def family(title: str, model_type: str, facts: Facts) -> Family:
+def family(title: str, model_type: str, facts: Facts, licence: str, *published: Published) -> Family:
     """The family with these facts."""
     return Family(
         title=title,
@@ -91,6 +91,8 @@ def family(title: str, model_type: str, facts: Facts) -> Family:
         photo_file=PHOTO_FILE,
         read_preparation=partial(_read_preparation, model_type),
         load=partial(_load, facts),
+        licence=licence,
+        published=published,
     )
 
 
