@@ -7,7 +7,7 @@ from enrich.errors import UsageError
 from enrich.models.base import PhotoTokens, Processor
 from enrich.models.registry import read_object
 
-MOST_TOKENS = 4096  # of a prompt and its answer; beyond it LongRoPE changes every answer
+MOST_TOKENS = 4096  # of a prompt and its answer; some models answer otherwise beyond it
 
 
 def most_tokens(directory: Path) -> int:

@@ -126,7 +126,7 @@ class TrainSettings(Settings):
         description="Length of an answer at most, in tokens: rows with longer ones are left out. Left out: a quarter "
         "more than the catalog's longest answer takes, at least 64",
     )
-    max_length: int = Field(default=4096, ge=64, le=4096, description="LongRoPE: longer changes every answer")
+    max_length: int = Field(default=4096, ge=64, le=4096, description="Tokens of a prompt and its answer at most")
     max_minutes: float | None = Field(default=None, gt=0, description="Stop after this time and keep the best so far")
     seed: int = 3
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")

@@ -229,7 +229,7 @@ def test_a_model_from_the_hub_is_tried_in_a_dry_run(hub: Hub, model: Path, tmp_p
 
 @pytest.fixture
 def bucket(tmp_path: Path) -> Path:
-    """One file that is no photo."""
+    """One file that is not a photo."""
     (tmp_path / "bucket").mkdir()
     (tmp_path / "bucket" / "1.jpg").write_bytes(b"no photo")
     return tmp_path / "bucket"
@@ -287,7 +287,7 @@ def test_an_adapter_of_such_a_model(
 
 
 def test_a_merged_model_is_a_model(adapter: Path, tmp_path: Path, run_cli: RunCli) -> None:
-    """What `enrich merge` wrote can be fine-tuned again, and is no adapter."""
+    """What `enrich merge` wrote can be fine-tuned again, and is not an adapter."""
     write_catalog(tmp_path / "catalog", *[f"Coat {number}" for number in range(20)])
     (tmp_path / "settings.yaml").write_text("device: cpu\nphoto_tokens: 64\nmax_new_tokens: 100\n")
     merged = tmp_path / "merged"
