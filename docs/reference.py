@@ -1,4 +1,4 @@
-"""Write docs/commands.md, docs/settings.md and parts of docs/models.md and DATA.md from the code: `python -m docs.reference`.
+"""Write docs/commands.md, docs/settings.md, parts of docs/models.md and of DATA.md: `python -m docs.reference`.
 
 With `--check` nothing is written, and the exit code is 1 if a page is out of date.
 """

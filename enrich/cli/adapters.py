@@ -41,7 +41,7 @@ def finetune(
         _rehearse(catalog, out, settings)
         return
     if out is None:
-        raise typer.BadParameter("fine-tuning needs --out (or --overfit-one-batch, --dry-run)")
+        raise typer.BadParameter("fine-tuning needs --out (or --dry-run, --overfit-one-batch)")
     if processes > 1 and "RANK" not in os.environ:
         from enrich.pipeline.processes import run_together
 

@@ -5,9 +5,10 @@ follows, which with gradient checkpointing takes more memory than a step does.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from accelerate.utils import send_to_device
@@ -17,7 +18,7 @@ from transformers import TrainingArguments
 from enrich.errors import UsageError
 from enrich.models.device import free_memory
 from enrich.settings.training import TrainSettings
-from enrich.train.collate import Collator, Photos, embed_images
+from enrich.train.collate import Collator, Item, Photos, embed_images
 from enrich.train.device import peak_memory_bytes
 from enrich.train.evaluate import generate
 from enrich.train.examples import IGNORED
@@ -29,7 +30,7 @@ class Trial:
     """What a step on the longest batch took."""
 
     memory_bytes: int  # the peak, as `peak_memory_bytes`
-    products_per_second: float  # photos being decoded, and without the time to compile
+    products_per_second: float  # without the time to read photos, which goes on beside it, and to compile
 
     def describe(self, device: torch.device, products: float, steps: int) -> str:
         """A line to print, of a training that shows so many products in so many steps, in this process."""
@@ -78,11 +79,12 @@ def _try(model: PeftModel, photos: Photos, settings: TrainSettings, arguments: T
         torch.cuda.reset_peak_memory_stats(device)
     weights = [(weight, weight.detach().to("cpu", copy=True)) for weight in model.parameters() if weight.requires_grad]
     longest = photos.longest(settings.batch_size)
+    items = longest.__getitems__(range(len(longest)))
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             for _ in range(2):  # the first one compiles
                 started = time.perf_counter()
-                _step(model, longest, settings, arguments)
+                _step(model, longest, items, settings, arguments)
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
                 seconds = time.perf_counter() - started
@@ -97,7 +99,9 @@ def _try(model: PeftModel, photos: Photos, settings: TrainSettings, arguments: T
         free_memory()
 
 
-def _step(model: PeftModel, photos: Photos, settings: TrainSettings, arguments: TrainingArguments) -> None:
+def _step(
+    model: PeftModel, photos: Photos, items: Sequence[Item], settings: TrainSettings, arguments: TrainingArguments
+) -> None:
     """Forward, backward and an optimiser step as Trainer makes them.
 
     In the same precision and with the same arguments, so that training reuses the code that is compiled here.
@@ -109,7 +113,7 @@ def _step(model: PeftModel, photos: Photos, settings: TrainSettings, arguments: 
     collate = Collator(photos.processor, price_weight=settings.price_weight)
     # A frozen tower's layers are specialised to the first numbers of crops they see, so that stays for training.
     with torch.compiler.set_stance("force_eager"):
-        batch = embed_images(model, collate(photos.__getitems__(range(len(photos)))), photos, settings)
+        batch = embed_images(model, collate(items), photos, settings)
     batch = send_to_device(batch, model.device)
     full = len(photos) == settings.batch_size
     with uncast_lora_inputs(model), torch.compiler.set_stance("default" if full else "force_eager"):
@@ -123,21 +127,19 @@ def _fitting(
     model: PeftModel, photos: Photos, settings: TrainSettings, arguments: TrainingArguments
 ) -> dict[str, bool] | None:
     """The fastest settings that were tried and fit, as advice: smaller batches, then gradient checkpointing too."""
-    whole = settings.effective_batch_size
-    smaller = [size for size in (settings.batch_size >> by for by in range(1, 16)) if size and not whole % size]
-    for checkpointing in (False, True):
-        if settings.gradient_checkpointing and not checkpointing:
+    halves = [settings.batch_size >> by for by in range(16)]
+    sizes = [size for size in halves if size and not settings.effective_batch_size % size]
+    tried, *others = product(sorted({settings.gradient_checkpointing, True}), sizes)
+    for checkpointing, size in others:
+        changes = {"batch_size": size, "gradient_checkpointing": checkpointing}
+        try:
+            trial = _try(model, photos, settings.model_copy(update=changes), arguments)
+        except torch.OutOfMemoryError:
             continue
-        again = checkpointing and not settings.gradient_checkpointing
-        for size in [*([settings.batch_size] if again else []), *smaller]:
-            changes = {"batch_size": size, "gradient_checkpointing": checkpointing}
-            try:
-                trial = _try(model, photos, settings.model_copy(update=changes), arguments)
-            except torch.OutOfMemoryError:
-                continue
-            wanted = [f"batch_size: {size}"] * (size < settings.batch_size) + ["gradient_checkpointing: true"] * again
-            took = f"{trial.memory_bytes / 2**30:.1f} GiB"
-            return {f"set {' and '.join(wanted)}, which takes {took} and changes no result": True}
+        wanted = [f"batch_size: {size}"] * (size != tried[1])
+        wanted += ["gradient_checkpointing: true"] * (checkpointing != tried[0])
+        took = f"{trial.memory_bytes / 2**30:.1f} GiB"
+        return {f"set {' and '.join(wanted)}, which takes {took} and changes no result": True}
     return None
 
 

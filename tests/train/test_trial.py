@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from transformers import TrainingArguments
 
 from enrich.errors import UsageError
 from enrich.settings.training import TrainSettings
@@ -143,8 +142,8 @@ def test_too_small_a_gpu_is_refused_with_settings_that_fit(
     """A GPU with room for so many rows, or with gradient checkpointing for so many."""
     make = trial._step
 
-    def step(model: PeftModel, photos: Photos, settings: TrainSettings, arguments: TrainingArguments) -> None:
-        make(model, photos, settings, arguments)
+    def step(model: PeftModel, photos: Photos, items: Any, settings: TrainSettings, arguments: Any) -> None:
+        make(model, photos, items, settings, arguments)
         if len(photos) > (checkpointed_rows if settings.gradient_checkpointing else rows):
             _full()
 
