@@ -1,6 +1,7 @@
 """The trial step before training: it changes nothing, covers the longest rows, and refuses what does not fit."""
 
 import random
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +140,14 @@ def test_too_small_a_gpu_is_refused_with_settings_that_fit(
     rows: int, checkpointed_rows: int, changes: dict[str, Any], advice: str,
     job: TinyJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """A GPU with room for so many rows, or with gradient checkpointing for so many."""
+    """A GPU with room for so many rows, or with gradient checkpointing for so many, once the last step has left it."""
     make = trial._step
+    held: list[weakref.ref[torch.Tensor]] = []
 
     def step(model: PeftModel, photos: Photos, items: Any, settings: TrainSettings, arguments: Any) -> None:
+        assert not any(tensor() is not None for tensor in held)
+        activations = torch.ones(1)
+        held.append(weakref.ref(activations))
         make(model, photos, items, settings, arguments)
         if len(photos) > (checkpointed_rows if settings.gradient_checkpointing else rows):
             _full()
