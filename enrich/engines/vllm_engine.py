@@ -208,9 +208,9 @@ def load_vllm_engine(adapter: Adapter, settings: RunSettings) -> VllmEngine:
     )
     how = adapter.preparation
     arguments["limit_mm_per_prompt"] = {"image": how.photos_per_product}
-    arguments["max_model_len"] = most_tokens(adapter.path)
     if lora:  # the base's own sizes of photos may differ
         arguments |= {**lora_arguments(lora), "mm_processor_kwargs": model.vllm_photo_arguments(how)}
+    arguments["max_model_len"] = most_tokens(adapter.path)
     in_flight = arguments["max_num_seqs"] * 5 // 4
     log.info("vLLM: %s, in_flight %d", arguments, in_flight)
     return VllmEngine(
