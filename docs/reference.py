@@ -1,4 +1,4 @@
-"""Write docs/commands.md, docs/settings.md and parts of DATA.md from the code: `python -m docs.reference`.
+"""Write docs/commands.md, docs/settings.md, parts of docs/models.md and of DATA.md: `python -m docs.reference`.
 
 With `--check` nothing is written, and the exit code is 1 if a page is out of date.
 """
@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from docs.dictionary import data_page
+from docs.families import models_page
 from enrich.cli import app
 from enrich.settings.describe import describe
 from enrich.settings.load import COMMANDS, SECTIONS
@@ -53,11 +54,12 @@ def settings_page() -> str:
 
 
 def main() -> int:
-    data, stale = HERE.parent / "DATA.md", 0
+    data, models, stale = HERE.parent / "DATA.md", HERE / "models.md", 0
     pages = {
         HERE / "commands.md": commands_page(),
         HERE / "settings.md": settings_page(),
         data: data_page(data.read_text("utf-8")),
+        models: models_page(models.read_text("utf-8")),
     }
     for path, text in pages.items():
         if "--check" not in sys.argv:

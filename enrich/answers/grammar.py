@@ -36,7 +36,7 @@ def answer_grammar(tokens: AnswerTokens, stops: Collection[int] = ()) -> Callabl
     """A function from the tokens written so far to those that may come next.
 
     Args:
-        stops: what may end an answer beside `<|end|>`. vLLM permits all of a request's stop tokens, and a token's
+        stops: what may end an answer beside the turn's end. vLLM permits all of a request's stop tokens, and a token's
             probability is that among the permitted ones.
     """
     parts = answer_parts(tokens)

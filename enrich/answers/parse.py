@@ -23,7 +23,7 @@ class Answer:
 
 
 def parse_answer(text: str, prompt: Prompt) -> Answer:
-    """The answer in `text` (without the closing `<|end|>`) to `prompt`, in NFC as catalogs are.
+    """The answer in `text` (without the token that ends it) to `prompt`, in NFC as catalogs are.
 
     Raises:
         AnswerMalformed: the text is not a line for each field, or a value is empty, too long, or contains control

@@ -23,6 +23,9 @@ def finetune(
     ],
     out: Annotated[str | None, typer.Option(help="Where the adapter goes.")] = None,
     model: Annotated[str | None, typer.Option(help="Hub id or directory of a vision-language model.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be trained, and what a trial step takes.")
+    ] = False,
     overfit_one_batch: Annotated[
         bool, typer.Option("--overfit-one-batch", help="Only test that the model can learn one batch by heart.")
     ] = False,
@@ -37,8 +40,11 @@ def finetune(
     if overfit_one_batch:
         _overfit(catalog, settings)
         return
+    if dry_run:
+        _rehearse(catalog, out, settings)
+        return
     if out is None:
-        raise typer.BadParameter("fine-tuning needs --out (or --overfit-one-batch)")
+        raise typer.BadParameter("fine-tuning needs --out (or --dry-run, --overfit-one-batch)")
     if processes > 1 and "RANK" not in os.environ:
         from enrich.pipeline.processes import run_together
 
@@ -52,6 +58,14 @@ def finetune(
     console.print(f"adapter {done.adapter}: {done.uri}")
     if done.warning:
         raise HeldBack(done.warning)
+
+
+def _rehearse(catalog: str, out: str | None, settings: TrainSettings) -> None:
+    from enrich.pipeline.finetuning import rehearse
+
+    with progress_bars("rehearsing") as progress:
+        rehearse(catalog, out, settings, progress, on_message=console.print)
+    console.print(f"{catalog}: this would be trained; nothing was written")
 
 
 def _overfit(catalog: str, settings: TrainSettings) -> None:

@@ -1,5 +1,6 @@
 """`enrich doctor` and `enrich settings`: what this machine can run, and what can be set."""
 
+import importlib.util
 from typing import Annotated
 
 import typer
@@ -26,8 +27,26 @@ def doctor(
         mark = ("ok", "green") if finding.ok else ("missing", "red") if finding.required else ("optional", "yellow")
         table.add_row(Text(*mark), finding.what, finding.here, "" if finding.ok else finding.fix)
     console.print(table)
+    _print_models()
     if any(finding.required and not finding.ok for finding in findings):
         raise typer.Exit(1)
+
+
+def _print_models() -> None:
+    """The memory that the families' models need; nothing without the packages that run them."""
+    if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
+        return
+    from enrich.capacity import GIB, needs, this_machine
+
+    here = this_machine()
+    table = Table("model", "licence", "train", "train*", "serve", "here", box=None, pad_edge=False)
+    for need in needs(here):
+        sizes = (f"{size / GIB:.0f} GiB" for size in (need.train, need.train_least, need.serve))
+        table.add_row(need.model.name, need.family.licence, *sizes, need.fits(here))
+    slow = "" if here.number_bytes == 2 else "; without a GPU, training on thousands of products takes days"
+    console.print(f"\nEstimates of memory, for {here.name} with {here.memory / GIB:.0f} GiB{slow}:")
+    console.print(table)
+    console.print("* with batch_size: 1 and gradient_checkpointing: true. `enrich finetune --dry-run` measures.")
 
 
 def settings(

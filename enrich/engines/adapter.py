@@ -56,6 +56,10 @@ def read_adapter(path: Path) -> Adapter:
     """
     if not path.is_dir():
         raise UsageError(f"adapter {path}: no such directory; make one with `enrich finetune --out {path}`")
+    if not (path / CONFIG_FILE).is_file() and any(path.glob("model*.safetensors")):
+        raise UsageError(
+            f"adapter {path}: a model and not an adapter; `enrich finetune --model {path}` makes one of it"
+        )
     _check_files(path, _REQUIRED)
     try:
         family = family_for(_read_json(path / "config.json"), path)

@@ -190,7 +190,6 @@ def find_base(model: str, revision: str | None) -> Path:
     try:
         return resolve(str(TINY_MODEL_PATH) if model == TINY_MODEL else model, revision)
     except CheckpointError as error:
-        reason = error.reason if error.place == model else str(error)
-        raise UsageError(f"model {model}: {reason}") from error
+        raise UsageError(f"model {error.place}: {error.reason}") from error
     except ValueError as error:
         raise UsageError(f"model {model}: {first_line(error)}") from error

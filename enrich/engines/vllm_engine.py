@@ -27,7 +27,7 @@ from enrich.models.base import Processor, VisionModel
 from enrich.models.checkpoint import load_processor, stop_ids
 from enrich.models.device import device_and_dtype
 from enrich.models.registry import family_of
-from enrich.photos.prompt_size import MOST_TOKENS
+from enrich.photos.prompt_size import MOST_TOKENS, most_tokens
 from enrich.settings.run import RunSettings
 from enrich.storage.cache import cache_directory
 
@@ -210,6 +210,7 @@ def load_vllm_engine(adapter: Adapter, settings: RunSettings) -> VllmEngine:
     arguments["limit_mm_per_prompt"] = {"image": how.photos_per_product}
     if lora:  # the base's own sizes of photos may differ
         arguments |= {**lora_arguments(lora), "mm_processor_kwargs": model.vllm_photo_arguments(how)}
+    arguments["max_model_len"] = most_tokens(adapter.path)
     in_flight = arguments["max_num_seqs"] * 5 // 4
     log.info("vLLM: %s, in_flight %d", arguments, in_flight)
     return VllmEngine(
@@ -238,7 +239,7 @@ def engine_arguments(
     }
     fixed = {
         "dtype": str(dtype).removeprefix("torch."),
-        "max_model_len": MOST_TOKENS,
+        "max_model_len": MOST_TOKENS,  # or what the adapter's model was made for
         "seed": 0,
         "quantization": None if settings.quantization == "none" else settings.quantization,
         "kv_cache_dtype": settings.kv_cache_dtype,

@@ -213,6 +213,7 @@ class VisionModel(Protocol):
     Attributes:
         target_modules: names of the decoder layers' linears that get LoRA where settings name none.
         tower_lora: whether vLLM serves LoRA on the vision tower beside the base, unmerged.
+        vllm_imports: packages that vLLM imports for this family and cannot do without.
     """
 
     @property
@@ -220,6 +221,9 @@ class VisionModel(Protocol):
 
     @property
     def tower_lora(self) -> bool: ...
+
+    @property
+    def vllm_imports(self) -> tuple[str, ...]: ...
 
     def load_processor(self, directory: Path, **changes: Any) -> Processor:
         """The processor of a checkpoint or an adapter.
@@ -322,6 +326,17 @@ def _nothing() -> None:
     pass
 
 
+class Published(NamedTuple):
+    """A model of a family, by the sizes that its memory depends on."""
+
+    name: str  # at the Hugging Face hub
+    parameters: float  # billions, with those of the vision tower
+    layers: int  # of the decoder
+    hidden: int
+    intermediate: int
+    kv_bytes: int  # of a token's keys and values in 16 bits
+
+
 @dataclass(frozen=True)
 class Family:
     """The light half of a family: see the module's docstring.
@@ -335,6 +350,8 @@ class Family:
     load: imports the other half.
     register_with_vllm: teaches vLLM a model class of the family's own; runs in each of vLLM's processes, any number of
         times. Only the fastest families need one.
+    licence: of its weights.
+    published: its models.
     """
 
     title: str
@@ -344,3 +361,5 @@ class Family:
     read_preparation: Callable[[Path], Preparation]
     load: Callable[[], VisionModel]
     register_with_vllm: Callable[[], None] = _nothing
+    licence: str = ""
+    published: tuple[Published, ...] = ()

@@ -9,16 +9,28 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors import SafetensorError, safe_open
 from transformers import BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
-from enrich.models.base import Processor
+from enrich.models.base import PhotoTokens, Processor
 from enrich.models.registry import CheckpointError, family_of, read_object
 
 # Configuration, tokenizer and weights; neither code (*.py) nor pickles (*.bin, *.pt) are ever fetched.
-_HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "chat_template.jinja"]
+_SMALL_FILES = ["*.json", "tokenizer.model", "chat_template.jinja"]
+_HUB_FILES = [*_SMALL_FILES, "*.safetensors"]
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"  # in one file, or which shard holds what
+_QUANTIZED = {"F4", "F6_E2M3", "F6_E3M2", "F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8"}  # safetensors' types
+_FULL_PRECISION = "give the model in full precision (load_in_4bit: true makes 4 bits of it)"
+_USABLE = "give the directory of a checkpoint with config.json and *.safetensors"
+_OWN = "give it its own tokenizer.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -33,26 +45,44 @@ def resolve(name_or_path: str, revision: str | None = None) -> Path:
     """The directory of a checkpoint: a local one, else a Hugging Face model, downloaded or from its cache.
 
     Raises:
-        CheckpointError: no such local directory; the hub cannot deliver the model at that revision; config.json or some
-            of the safetensors weights are missing; another kind of model.
+        CheckpointError: no such local directory; the hub does not give that revision; or `checked` refuses it.
         ValueError: a file is damaged.
     """
     local = Path(name_or_path).expanduser()
     if local.is_dir():
         return checked(local)
+    if local.is_file():
+        raise CheckpointError(name_or_path, f"a file; {_USABLE}")
     if local.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
         raise CheckpointError(name_or_path, "no such directory; give a local checkpoint or a Hub name")
+    place = f"{name_or_path} at revision {revision or 'main'}"
+    with _hub_errors(place, name_or_path):
+        small = Path(snapshot_download(name_or_path, revision=revision, allow_patterns=_SMALL_FILES))
+        _check_kind(small)  # before gigabytes of weights
+        load_processor(small)
+        return checked(Path(snapshot_download(name_or_path, revision=revision, allow_patterns=_HUB_FILES)))
+
+
+@contextmanager
+def _hub_errors(place: str, name: str) -> Iterator[None]:
+    """Errors of the hub, and of what it delivered, as CheckpointErrors of `place`."""
+    login = "and log in: `hf auth login`, or HF_TOKEN"
     try:
-        directory = snapshot_download(name_or_path, revision=revision, allow_patterns=_HUB_FILES)
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(place, error.reason) from error
     except HFValidationError as error:
-        raise CheckpointError(name_or_path, "neither a local directory nor a Hub name") from error
+        raise CheckpointError(name, "neither a local directory nor a Hub name") from error
+    except GatedRepoError as error:
+        raise CheckpointError(place, f"gated; accept its terms at https://huggingface.co/{name} {login}") from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(place, f"the hub has no such model, or it is private; check the name {login}") from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(place, "the hub has no such revision; leave it out, or give a full commit") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split()).split(". ")[0]
-        raise CheckpointError(
-            f"{name_or_path} at revision {revision or 'main'}",
-            f"cannot be fetched ({reason}); check the name and the network, or give a local directory",
-        ) from error
-    return checked(Path(directory))
+        advice = "check the name and the network, or give a local directory"
+        raise CheckpointError(place, f"cannot be fetched ({reason}); {advice}") from error
 
 
 def load_model(
@@ -118,12 +148,29 @@ def load_processor(path: str | Path, **changes: Any) -> Processor:
     `changes` (num_crops, fast_decode) stand for what its files say.
 
     Raises:
-        CheckpointError: no tokenizer.json, no settings of photos, or another kind of model.
+        CheckpointError: no tokenizer.json, no settings of photos, files that cannot be read or belong to another model,
+            a missing package, or another kind of model.
     """
     directory = Path(path)
     model = family_of(directory).load()
     need(directory, "tokenizer.json", directory / "tokenizer.json")
-    return model.load_processor(directory, **changes)
+    try:
+        processor = model.load_processor(directory, **changes)
+        used = processor.prompt_ids("Product", [PhotoTokens(0)])
+    except CheckpointError:
+        raise
+    except Exception as error:  # transformers reports a damaged file by whatever its code happens to raise
+        told = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        what = "its configuration, tokenizer or settings of photos cannot be used"
+        raise CheckpointError(directory, f"{what} ({told}); fetch it again") from error
+    vocabulary = processor.tokenizer.get_vocab()
+    if unknown := [token for token in processor.stop_tokens if token not in vocabulary]:
+        raise CheckpointError(directory, f"its tokenizer has no {unknown[0]}, where an answer ends; {_OWN}")
+    config = read_object(directory / "config.json")
+    size, highest = {**config, **(config.get("text_config") or {})}.get("vocab_size"), max(*used, *stop_ids(processor))
+    if isinstance(size, int) and highest >= size:
+        raise CheckpointError(directory, f"its tokenizer writes the id {highest}, its vocabulary has {size}; {_OWN}")
+    return processor
 
 
 def stop_ids(processor: Processor) -> list[int]:
@@ -152,19 +199,38 @@ def weights_signature(directory: Path) -> str:
 
 
 def checked(directory: Path) -> Path:
-    """The directory, if it holds a whole checkpoint of a family.
+    """The directory, if it holds a whole checkpoint of a family, in full precision.
 
     Raises:
-        CheckpointError: config.json or some of the safetensors weights are missing; another kind of model.
+        CheckpointError: config.json or some of the safetensors weights are missing; another kind of model, an adapter,
+            or quantized weights.
         ValueError: a file is damaged.
     """
-    family_of(directory)
-    need(directory, "*.safetensors weights (pickled *.bin ones are refused)", *directory.glob("*.safetensors"))
+    if not any(directory.glob("*.safetensors")) and (other := [*directory.glob("*.gguf"), *directory.glob("*.bin")]):
+        raise CheckpointError(directory, f"weights as {other[0].name}, which are not read; {_USABLE}")
+    _check_kind(directory)
+    need(directory, "*.safetensors weights", *directory.glob("*.safetensors"))
     for name in _weight_files(directory):
         need(directory, name, directory / name)
-        with _open_weights(directory / name):  # reads the header, which says how long the file is
-            pass
+        with _open_weights(directory / name) as file:  # reads the header, which says how long the file is
+            types = {file.get_slice(tensor).get_dtype() for tensor in file.keys()}  # noqa: SIM118
+        if found := types & _QUANTIZED:
+            raise CheckpointError(directory, f"{name} holds weights in {min(found)}; {_FULL_PRECISION}")
     return directory
+
+
+def _check_kind(directory: Path) -> None:
+    """Refuse all but a model of a family in full precision, as far as the small files say. Raises CheckpointError."""
+    if (directory / "adapter_config.json").is_file():
+        base = read_object(directory / "adapter_config.json").get("base_model_name_or_path")
+        raise CheckpointError(
+            directory,
+            f"a LoRA adapter and not a model; give its base ({base}), or what `enrich merge` makes of the two",
+        )
+    family_of(directory)
+    if quantized := read_object(directory / "config.json").get("quantization_config"):
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
+        raise CheckpointError(directory, f"quantized weights ({method or 'quantization_config'}); {_FULL_PRECISION}")
 
 
 @contextmanager

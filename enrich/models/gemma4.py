@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from enrich.models.auto import Facts, family, nearest, one_each
+from enrich.models.base import Published
 
 _OFFERED = (70, 140, 280, 560, 1120)  # the numbers that it was trained with
 
@@ -73,4 +74,8 @@ FACTS = Facts(
     template={"enable_thinking": False},
     for_vllm=_for_vllm,
 )
-FAMILY = family("Gemma 4", "gemma4", FACTS)
+FAMILY = family(
+    "Gemma 4", "gemma4", FACTS, "Apache-2.0",
+    Published("google/gemma-4-E2B-it", 4.936, 35, 1536, 6144, 18_432),  # its last 20 layers use others' keys and values
+    Published("google/gemma-4-E4B-it", 7.772, 42, 2560, 10240, 57_344),
+)  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from enrich.models.auto import Facts, family, one_each
+from enrich.models.base import Published
 
 _LEAST = 64  # cells; smaller photos are scaled up to them
 _PATCHES = 2  # along a cell's side
@@ -80,4 +81,9 @@ FACTS = Facts(
     flat=("pixel_values",),
     bytes_for_vllm=True,
 )
-FAMILY = family("Qwen3-VL", "qwen3_vl", FACTS)
+FAMILY = family(
+    "Qwen3-VL", "qwen3_vl", FACTS, "Apache-2.0",
+    Published("Qwen/Qwen3-VL-2B-Instruct", 2.128, 28, 2048, 6144, 114_688),
+    Published("Qwen/Qwen3-VL-4B-Instruct", 4.438, 36, 2560, 9728, 147_456),
+    Published("Qwen/Qwen3-VL-8B-Instruct", 8.767, 36, 4096, 12288, 147_456),
+)  # fmt: skip

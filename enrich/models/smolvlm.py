@@ -7,6 +7,7 @@ from typing import Any
 from PIL import Image
 
 from enrich.models.auto import Facts, family, nearest
+from enrich.models.base import Published
 
 _MOST = 6  # tiles along a side: the vocabulary has marks up to <row_6_col_6>
 
@@ -84,5 +85,11 @@ FACTS = Facts(
     tensors={"pixel_values": 0},
     for_vllm=_for_vllm,
     flat=("pixel_values", "pixel_attention_mask"),
+    vllm_imports=("torchvision", "num2words"),
 )
-FAMILY = family("SmolVLM2", "smolvlm", FACTS)
+FAMILY = family(
+    "SmolVLM2", "smolvlm", FACTS, "Apache-2.0",
+    Published("HuggingFaceTB/SmolVLM2-256M-Video-Instruct", 0.2565, 30, 576, 1536, 23_040),
+    Published("HuggingFaceTB/SmolVLM2-500M-Video-Instruct", 0.5075, 32, 960, 2560, 40_960),
+    Published("HuggingFaceTB/SmolVLM2-2.2B-Instruct", 2.247, 24, 2048, 8192, 196_608),
+)  # fmt: skip

@@ -1,29 +1,38 @@
-"""Whether a prompt with several photos can get too long."""
+"""Whether a prompt can get too long."""
+
+from pathlib import Path
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import UsageError
 from enrich.models.base import PhotoTokens, Processor
+from enrich.models.registry import read_object
 
-MOST_TOKENS = 4096  # of a prompt and its answer; beyond it LongRoPE changes every answer
+MOST_TOKENS = 4096  # of a prompt and its answer; some models answer otherwise beyond it
 
 
-def refuse_long_prompts(processor: Processor, prompt: Prompt, max_new_tokens: int) -> None:
-    """Refuse sizes with which the largest photos, the text and the longest answer would not fit MOST_TOKENS.
+def most_tokens(directory: Path) -> int:
+    """Of a prompt and its answer, for the checkpoint or adapter in `directory`: MOST_TOKENS, or less if its model was
+    made for less. Raises ValueError: config.json is damaged."""
+    config = read_object(directory / "config.json")
+    text = config.get("text_config") or {}
+    made_for = {**config, **text}.get("max_position_embeddings") if isinstance(text, dict) else None
+    return min(MOST_TOKENS, made_for) if isinstance(made_for, int) else MOST_TOKENS
+
+
+def refuse_long_prompts(processor: Processor, prompt: Prompt, max_new_tokens: int, most: int = MOST_TOKENS) -> None:
+    """Refuse sizes with which the largest photos, the text and the longest answer would not fit `most` tokens.
 
     Raises:
         UsageError: with the sum, and what to lower.
     """
-    how = processor.preparation
-    further = how.photos_per_product - 1
-    if not further:
-        return  # num_crops 16 fits
+    further = processor.preparation.photos_per_product - 1
     main, each = processor.most_photo_tokens(0), processor.most_photo_tokens(1)
     text = len(processor.prompt_ids(prompt.instruction, [PhotoTokens(0)] * (1 + further)))
     total = main + further * each + text + max_new_tokens
-    if total > MOST_TOKENS:
+    if total > most:
+        more = f" + {further} x {each:,} for further ones (more_photo_tokens, or more_crops)" if further else ""
         raise UsageError(
             f"photos_per_product {1 + further}: a prompt and its answer could take {total:,} tokens, more than "
-            f"{MOST_TOKENS:,}: {main:,} for the main photo (num_crops {how.num_crops}) + {further} x {each:,} for "
-            f"further ones (more_crops {how.more_crops}) + {text} for the text + {max_new_tokens} for the answer "
-            "(max_new_tokens); lower one of these"
+            f"{most:,}: {main:,} for the main photo (photo_tokens, or num_crops){more} + {text} for the text + "
+            f"{max_new_tokens} for the answer (max_new_tokens); lower one of these"
         )

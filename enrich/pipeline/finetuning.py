@@ -22,7 +22,7 @@ from enrich.engines.adapter import DROPPED_FILE, METRICS_FILE, TAUGHT_FILE, adap
 from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import find_base
 from enrich.pages.report import render_card
-from enrich.photos.prompt_size import refuse_long_prompts
+from enrich.photos.prompt_size import most_tokens, refuse_long_prompts
 from enrich.pipeline.calibrating import calibrate
 from enrich.pipeline.dropping import all_listed, describe_unlearnable, forget_refusal, refuse_losses
 from enrich.pipeline.kept_apart import check_outside, check_replaced
@@ -40,10 +40,12 @@ from enrich.storage.tree import local_tree_or_file, work_directory
 from enrich.train.device import is_main_process
 from enrich.train.examples import UNREADABLE, check_answers, needed_budget
 from enrich.train.overfit import overfit_one_batch
-from enrich.train.preflight import refuse_leaks
+from enrich.train.preflight import empty_adapted, refuse_leaks
 from enrich.train.recipe import resolve_model
 from enrich.train.record import Dropped, TrainProgress, TrainReport
-from enrich.train.run import open_processor, send_lines, train
+from enrich.train.run import model_errors, open_processor, send_lines, train
+from enrich.train.run import rehearse as rehearse_training
+from enrich.train.trial import Trial
 from enrich.vocabulary import RECORD_FILE, Product
 
 
@@ -104,8 +106,7 @@ def finetune(
         UsageError: catalog, model or settings are not usable, or more than a tenth of the rows cannot be used, which a
             file beside `out` then lists; nothing else was written. RunFailed: training broke off.
     """
-    check_replaced(out, catalog, "catalog")
-    check_outside(out, f"{Path(catalog).parent if Path(catalog).is_file() else catalog}/images")
+    _check_places(catalog, out)
     with local_tree_or_file(catalog) as folder:
         prepared = _prepare(catalog, folder, settings, out, on_message)
         work = work_directory(out, "training")
@@ -130,6 +131,33 @@ def finetune(
     return Finetuned(out, identity, metrics)
 
 
+def rehearse(
+    catalog: str,
+    out: str | None,
+    settings: TrainSettings,
+    progress: Progress = silent,
+    on_message: OnMessage = unheard,
+) -> Trial:
+    """Do all that comes before the first step of `finetune`, and write nothing.
+
+    Args:
+        on_message: gets the lines that `finetune` starts with: what is left out, what would be trained, and the memory,
+            rate and time that a trial step measured.
+
+    Raises:
+        UsageError: as `finetune`.
+    """
+    if out is not None:
+        _check_places(catalog, out)
+    with local_tree_or_file(catalog) as folder:
+        made = _prepare(catalog, folder, settings, None, on_message)
+        splits, check = made.splits, _check_photos(made, None, on_message)
+        return rehearse_training(
+            splits.train, splits.validation, made.prompt, made.settings, made.base,
+            on_progress=_on_progress(progress), on_message=on_message, check_dropped=check,
+        )  # fmt: skip
+
+
 def overfit(
     catalog: str, settings: TrainSettings, progress: Progress = silent, on_message: OnMessage = unheard
 ) -> tuple[float, ...]:
@@ -145,6 +173,11 @@ def overfit(
         )
 
 
+def _check_places(catalog: str, out: str) -> None:
+    check_replaced(out, catalog, "catalog")
+    check_outside(out, f"{Path(catalog).parent if Path(catalog).is_file() else catalog}/images")
+
+
 def _prepare(
     catalog: str, folder: Path, settings: TrainSettings, out: str | None, on_message: OnMessage
 ) -> _PreparedCatalog:
@@ -156,10 +189,12 @@ def _prepare(
     settings = resolve_model(settings, gpu=torch.cuda.is_available(), rows=len(splits.train))
     base = find_base(settings.model, settings.revision)
     processor = open_processor(base, settings)
+    with model_errors(settings):
+        empty_adapted(base, settings)  # refuses settings that do not fit this base
     asked = taught_prompt(settings, labelled, ())
     budget = settings.max_new_tokens or needed_budget(labelled.products, processor, asked)
     asked = asked.model_copy(update={"max_new_tokens": budget})
-    refuse_long_prompts(processor, asked, budget)
+    refuse_long_prompts(processor, asked, budget, most_tokens(base))
     refuse_control_tokens(processor.tokenizer, asked)
     unlearnable = check_answers(labelled.products, processor, asked)
     refuse_losses(catalog, labelled, unlearnable, settings, out)
@@ -174,14 +209,6 @@ def _prepare(
 
 def _train(prepared: _PreparedCatalog, work: Path, out: str, progress: Progress, on_message: OnMessage) -> TrainReport:
     """Train in the directory `work`. Raises UsageError where photos that cannot be read make the losses too large."""
-    labelled, unlearnable = prepared.labelled, prepared.unlearnable
-
-    def check_photos(dropped: Sequence[Dropped]) -> None:
-        refuse_losses(prepared.catalog, labelled, (*unlearnable, *dropped), prepared.settings, out)
-        known = {one.product_code for one in unlearnable}
-        fresh = [one for one in dropped if one.product_code not in known]
-        send_lines(describe_unlearnable(labelled, fresh), on_message)
-
     with disk_errors(work):
         return train(
             prepared.splits.train,
@@ -190,11 +217,26 @@ def _train(prepared: _PreparedCatalog, work: Path, out: str, progress: Progress,
             prepared.settings,
             prepared.base,
             work,
-            data_fingerprint=labelled.fingerprint,
+            data_fingerprint=prepared.labelled.fingerprint,
             on_progress=_on_progress(progress),
             on_message=on_message,
-            check_dropped=check_photos,
+            check_dropped=_check_photos(prepared, out, on_message),
         )
+
+
+def _check_photos(
+    prepared: _PreparedCatalog, out: str | None, on_message: OnMessage
+) -> Callable[[Sequence[Dropped]], None]:
+    """What refuses too many photos that cannot be read, and reports others."""
+    labelled, unlearnable = prepared.labelled, prepared.unlearnable
+
+    def check(dropped: Sequence[Dropped]) -> None:
+        refuse_losses(prepared.catalog, labelled, (*unlearnable, *dropped), prepared.settings, out)
+        known = {one.product_code for one in unlearnable}
+        fresh = [one for one in dropped if one.product_code not in known]
+        send_lines(describe_unlearnable(labelled, fresh), on_message)
+
+    return check
 
 
 def _on_progress(progress: Progress) -> Callable[[TrainProgress], None]:

@@ -131,7 +131,7 @@ class TrainSettings(Settings):
         description="Length of an answer at most, in tokens: rows with longer ones are left out. Left out: a quarter "
         "more than the catalog's longest answer takes, at least 64",
     )
-    max_length: int = Field(default=4096, ge=64, le=4096, description="LongRoPE: longer changes every answer")
+    max_length: int = Field(default=4096, ge=64, le=4096, description="Tokens of a prompt and its answer at most")
     max_minutes: float | None = Field(default=None, gt=0, description="Stop after this time and keep the best so far")
     seed: int = 3
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
@@ -173,6 +173,13 @@ class TrainSettings(Settings):
             if getattr(self, tokens) and getattr(self, crops) != type(self).model_fields[crops].default:
                 raise ValueError(f"{tokens} and {crops} say the same thing; give one of them")
         return self
+
+    @property
+    def budget_names(self) -> tuple[str, str]:
+        """The settings that say how closely the main photo and further ones are looked at."""
+        fields = type(self).model_fields
+        main = "photo_tokens" if self.num_crops == fields["num_crops"].default else "num_crops"
+        return main, "more_photo_tokens" if self.more_crops == fields["more_crops"].default else "more_crops"
 
 
 class MergeSettings(Settings):

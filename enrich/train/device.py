@@ -39,13 +39,6 @@ def is_main_process() -> bool:
     return PartialState().is_main_process
 
 
-def describe_memory(peak: int, device: torch.device) -> str:
-    """The memory that the trial step took, as a line to print."""
-    total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
-    of = f" of the GPU's {total / 2**30:.1f} GiB" if total else " of the process"
-    return f"memory: {peak / 2**30:.1f} GiB{of}, measured in a trial step on the longest photos and answers"
-
-
 def device_name(device: torch.device) -> str:
     """The GPU's name, or cpu."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -101,11 +101,11 @@ def make_example(
     longest = show(example, largest(example, settings.photos_per_product), processor, prompt)
     length = len(longest.input_ids)
     if length > settings.max_length:
-        several = len(longest.shown) > 1
+        several, (main, further) = len(longest.shown) > 1, settings.budget_names
         raise UsageError(
             f"product {product.product_code}: {'photos' if several else 'photo'}, prompt and answer take {length} "
-            f"tokens, more than max_length {settings.max_length}; raise max_length or lower num_crops"
-            + (", more_crops or photos_per_product" if several else "")
+            f"tokens, more than max_length {settings.max_length}; raise max_length or lower {main}"
+            + (f", {further} or photos_per_product" if several else "")
         )
     return show(example, range(min(len(photos), settings.photos_per_product)), processor, prompt)
 

@@ -27,7 +27,7 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> PeftModel:
     Modules are named by their full path, so that nothing else can match. Seed torch first: A is random.
 
     Raises:
-        UsageError: a target module that the decoder layers do not have.
+        UsageError: a target module that the decoder layers lack, or LoRA on an output layer that is the embedding.
     """
     family = vision_model(model.config.model_type)
     decoder, wanted = family.decoder_linears(model), settings.target_modules or family.target_modules
@@ -38,6 +38,11 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> PeftModel:
             raise UsageError(f"target_modules: no decoder layer has {name!r}; choose from {', '.join(known)}")
     targets = [rf"{decoder}\.(?:{'|'.join(map(re.escape, wanted))})"]
     if settings.output_learning_rate:
+        if model.get_output_embeddings().weight is model.get_input_embeddings().weight:
+            raise UsageError(
+                "output_learning_rate: this model's output layer and embedding are one tensor, which an adapter of one "
+                "of them would pull apart; leave output_learning_rate out"
+            )
         targets.append("lm_head")
     if settings.adapt_vision:
         targets += family.vision_linears(model)

@@ -196,4 +196,5 @@ class TrainReport(Training):
     merge_check: MergeCheck
     seconds: float  # of this call; a resumed run counts from its resumption
     trial_memory_bytes: int  # peak of the trial step (`trial.try_longest_batch`), counted as the next
+    trial_products_per_second: float = 0.0  # of that step; 0: not measured
     peak_memory_bytes: int  # of the GPU where there is one, else of the process

@@ -10,18 +10,20 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from peft import PeftModel
 from transformers import PreTrainedModel, TrainingArguments
 
 from enrich.answers.prompt import Prompt
-from enrich.errors import UsageError
+from enrich.errors import UsageError, first_line
 from enrich.models.base import PREPARATION_VERSION, Processor, crop_tokens
 from enrich.models.checkpoint import load_model, load_processor, weights_signature
 from enrich.models.device import free_memory
-from enrich.models.registry import vision_model
+from enrich.models.registry import CheckpointError, vision_model
 from enrich.settings.training import TrainSettings
+from enrich.storage.scratch import scratch
 from enrich.train import evaluate, merge_check
 from enrich.train.collate import Photos
-from enrich.train.device import describe_memory, device_and_dtype, device_name, is_main_process, peak_memory_bytes
+from enrich.train.device import device_and_dtype, device_name, is_main_process, peak_memory_bytes
 from enrich.train.examples import Example, build_examples
 from enrich.train.export import commit, finish_adapter, versions, write_adapter
 from enrich.train.features import FeatureCache
@@ -32,13 +34,14 @@ from enrich.train.record import Dropped, MergeCheck, Preflight, Rows, Training, 
 from enrich.train.showing import Showing
 from enrich.train.tracking import UNTRACKED, require_trackers, tracked
 from enrich.train.trainer import training_arguments
-from enrich.train.trial import refuse_out_of_memory, try_longest_batch
+from enrich.train.trial import Trial, refuse_large_base, try_longest_batch
 from enrich.train.workdir import identify, own_workdir
 from enrich.vocabulary import Product
 
 ADAPTER, UNVERIFIED = "adapter", "unverified"  # in the work directory
 OnProgress = Callable[[TrainProgress], None]
 OnMessage = Callable[[str], object]
+CheckDropped = Callable[[Sequence[Dropped]], object]
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class _Result:
     """What is left of training once the model is gone."""
 
     training: Training
-    trial_memory_bytes: int
+    trial: Trial
     few: Photos  # validation photos, and what the unmerged model makes of them
     unmerged: merge_check.Outputs
 
@@ -85,7 +88,7 @@ def train(
     data_fingerprint: str,
     on_progress: OnProgress = lambda state: None,
     on_message: OnMessage = lambda line: None,
-    check_dropped: Callable[[Sequence[Dropped]], object] = lambda dropped: None,
+    check_dropped: CheckDropped = lambda dropped: None,
 ) -> TrainReport:
     """Train an adapter on the products and write the best one to `workdir`/adapter.
 
@@ -111,18 +114,34 @@ def train(
         identity = identify(settings, prompt, base, workdir, data_fingerprint)
     with own_workdir(workdir, identity) if is_main_process() else nullcontext():
         PartialState().wait_for_everyone()
-        data = _read(job, train_products, validation_products, on_progress)
-        check_dropped(data.rows.dropped)
-        send_lines(data.rows.lines, on_message)
-        with model_errors(settings):
-            plan = preflight(data.train, data.processor, prompt, settings, base)
-        send_lines(plan.lines, on_message)
+        data, plan = _plan(job, train_products, validation_products, on_progress, on_message, check_dropped)
         deadline = started + 60 * (settings.max_minutes or math.inf)
-        result = _train_adapter(job, data, deadline, on_progress, on_message)
+        result = _train_adapter(job, data, plan, deadline, on_progress, on_message)
         check = _check_merge(job, result)
         report = _report(job, data, plan, result, check, data_fingerprint, started)
         _keep(job, report)
     return report
+
+
+def rehearse(
+    train_products: Sequence[Product],
+    validation_products: Sequence[Product],
+    prompt: Prompt,
+    settings: TrainSettings,
+    base: Path,
+    *,
+    on_progress: OnProgress = lambda state: None,
+    on_message: OnMessage = lambda line: None,
+    check_dropped: CheckDropped = lambda dropped: None,
+) -> Trial:
+    """What `train` does before its first step, with the same errors and lines; writes nothing."""
+    with scratch() as folder:
+        job = _check_settings(settings, prompt, base, folder)
+        data, plan = _plan(job, train_products, validation_products, on_progress, on_message, check_dropped)
+        on_progress(TrainProgress(stage="base", step=0, steps=0))
+        model = open_model(base, settings, job.device, job.dtype)
+        photos = Photos(data.train, data.processor, settings.limits, showing=_showing(job, data))
+        return _try(job, adapt(model, settings, len(photos)), photos, plan, on_message)
 
 
 def _check_settings(settings: TrainSettings, prompt: Prompt, base: Path, workdir: Path) -> _Job:
@@ -132,6 +151,24 @@ def _check_settings(settings: TrainSettings, prompt: Prompt, base: Path, workdir
     require_trackers(settings)
     arguments = training_arguments(settings, workdir / "checkpoints", device=device, dtype=dtype)
     return _Job(prompt, settings, base, workdir, device, dtype, arguments)
+
+
+def _plan(
+    job: _Job,
+    train_products: Sequence[Product],
+    validation_products: Sequence[Product],
+    on_progress: OnProgress,
+    on_message: OnMessage,
+    check_dropped: CheckDropped,
+) -> tuple[_Data, Preflight]:
+    """Look at all photos, and say what will be trained. The base is not loaded yet."""
+    data = _read(job, train_products, validation_products, on_progress)
+    check_dropped(data.rows.dropped)
+    send_lines(data.rows.lines, on_message)
+    with model_errors(job.settings):
+        plan = preflight(data.train, data.processor, job.prompt, job.settings, job.base)
+    send_lines(plan.lines, on_message)
+    return data, plan
 
 
 def _read(
@@ -154,20 +191,34 @@ def _read(
     return _Data(processor, examples, unseen, rows)
 
 
-def _train_adapter(job: _Job, data: _Data, deadline: float, on_progress: OnProgress, on_message: OnMessage) -> _Result:
+def _showing(job: _Job, data: _Data) -> Showing | None:
+    """Which photos of a product each epoch shows, where prompts show several."""
+    many = job.settings.photos_per_product
+    return Showing(data.processor, job.prompt, many, job.settings.seed) if many > 1 else None
+
+
+def _try(job: _Job, adapted: PeftModel, photos: Photos, plan: Preflight, on_message: OnMessage) -> Trial:
+    """The trial step, and the line about it."""
+    trial = try_longest_batch(adapted, photos, job.settings, job.arguments)
+    products = plan.products * plan.epochs / PartialState().num_processes
+    send_lines([trial.describe(job.device, products, plan.steps)], on_message)
+    return trial
+
+
+def _train_adapter(
+    job: _Job, data: _Data, plan: Preflight, deadline: float, on_progress: OnProgress, on_message: OnMessage
+) -> _Result:
     """Train, write the adapter as UNVERIFIED, and keep the outputs that the merged model is compared with."""
     settings = job.settings
     on_progress(TrainProgress(stage="base", step=0, steps=0))
     model = open_model(job.base, settings, job.device, job.dtype)
-    many = settings.photos_per_product
-    showing = Showing(data.processor, job.prompt, many, settings.seed) if many > 1 else None
+    showing = _showing(job, data)
     photos, unseen = (
         open_photos(model, examples, data.processor, settings, job.workdir / f"{name}.features", shown)
         for name, examples, shown in (("train", data.train, showing), ("validation", data.validation, None))
     )
     adapted = adapt(model, settings, len(photos))
-    peak = try_longest_batch(adapted, photos, settings, job.arguments)
-    send_lines([describe_memory(peak, job.device)], on_message)
+    trial = _try(job, adapted, photos, plan, on_message)
     with tracked(settings) if is_main_process() else nullcontext(UNTRACKED) as tracking:
         training = fit(
             adapted, photos, unseen, settings, job.prompt, job.arguments,
@@ -177,7 +228,7 @@ def _train_adapter(job: _Job, data: _Data, deadline: float, on_progress: OnProgr
         write_adapter(job.workdir / UNVERIFIED, adapted, data.processor, job.prompt, job.base)
     PartialState().wait_for_everyone()
     few, budget = unseen.first(merge_check.MAX_ROWS), job.prompt.max_new_tokens
-    return _Result(training, peak, few, merge_check.outputs(adapted, few, settings, budget, noise=True))
+    return _Result(training, trial, few, merge_check.outputs(adapted, few, settings, budget, noise=True))
 
 
 def _check_merge(job: _Job, result: _Result) -> MergeCheck:
@@ -217,7 +268,8 @@ def _report(
         preflight=plan,
         merge_check=check,
         seconds=time.monotonic() - started,
-        trial_memory_bytes=result.trial_memory_bytes,
+        trial_memory_bytes=result.trial.memory_bytes,
+        trial_products_per_second=result.trial.products_per_second,
         peak_memory_bytes=peak_memory_bytes(job.device),
     )
 
@@ -248,7 +300,7 @@ def open_processor(base: Path, settings: TrainSettings) -> Processor:
 def open_model(base: Path, settings: TrainSettings, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """The base with the settings' kernels and quantisation. Raises UsageError, also if it does not fit the GPU."""
     kernel = attention_kernel(settings.attention, device)
-    with model_errors(settings), refuse_out_of_memory(settings):
+    with model_errors(settings), refuse_large_base(settings):
         return load_model(base, dtype=dtype, device=device, attention=kernel, load_in_4bit=settings.load_in_4bit)
 
 
@@ -279,8 +331,10 @@ def model_errors(settings: TrainSettings) -> Iterator[None]:
     """Errors about the base's files as UsageErrors."""
     try:
         yield
+    except CheckpointError as error:
+        raise UsageError(f"model {settings.model}: {error.reason}") from error
     except (OSError, ValueError) as error:
-        raise UsageError(f"model {settings.model}: {error}") from error
+        raise UsageError(f"model {settings.model}: {first_line(error)}") from error
 
 
 def send_lines(lines: Sequence[str], on_message: OnMessage) -> None:

@@ -1,11 +1,14 @@
-"""One optimiser step before training, on the longest batch there is: it measures the memory that training needs.
+"""Optimiser steps before training, on the longest batch there is: they measure the memory and the time of training.
 
-Nothing here knows the model's architecture. The step runs the code of training, and evaluation's generation of one
-token, which with gradient checkpointing takes more than a step does.
+Nothing here knows the model's architecture. A step runs the code of training, and evaluation's generation of one token
+follows, which with gradient checkpointing takes more memory than a step does.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
 
 import torch
 from accelerate.utils import send_to_device
@@ -15,57 +18,102 @@ from transformers import TrainingArguments
 from enrich.errors import UsageError
 from enrich.models.device import free_memory
 from enrich.settings.training import TrainSettings
-from enrich.train.collate import Collator, Photos, embed_images
+from enrich.train.collate import Collator, Item, Photos, embed_images
 from enrich.train.device import peak_memory_bytes
 from enrich.train.evaluate import generate
 from enrich.train.examples import IGNORED
 from enrich.train.lora import optimizer, uncast_lora_inputs
 
 
-def try_longest_batch(model: PeftModel, photos: Photos, settings: TrainSettings, arguments: TrainingArguments) -> int:
-    """Make one step on the `batch_size` longest rows of `photos`, then restore weights, gradients and random state.
+@dataclass(frozen=True)
+class Trial:
+    """What a step on the longest batch took."""
+
+    memory_bytes: int  # the peak, as `peak_memory_bytes`
+    products_per_second: float  # without the time to read photos, which goes on beside it, and to compile
+
+    def describe(self, device: torch.device, products: float, steps: int) -> str:
+        """A line to print, of a training that shows so many products in so many steps, in this process."""
+        total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+        of = f" of the GPU's {total / 2**30:.1f} GiB" if total else " of the process"
+        minutes = products / self.products_per_second / 60
+        return (
+            f"memory: {self.memory_bytes / 2**30:.1f} GiB{of}, and {self.products_per_second:.3g} products/s, measured "
+            f"in a trial step on the longest photos and answers; the {steps:,} steps take {max(1, minutes):,.0f} min "
+            "or less, evaluations apart"
+        )
+
+
+def try_longest_batch(model: PeftModel, photos: Photos, settings: TrainSettings, arguments: TrainingArguments) -> Trial:
+    """Make steps on the `batch_size` longest rows of `photos`, then restore weights, gradients and random state.
 
     Photos are decoded, whatever the feature cache holds, and nothing is added to that cache: features that are computed
     in other batches than training's would differ in their last bits.
 
     Returns:
-        The peak in bytes, as `peak_memory_bytes`. On a GPU that counter starts again here.
+        What the step took. On a GPU the counter of `peak_memory_bytes` starts again here.
 
     Raises:
-        UsageError: GPU memory ran out; the message names the settings to change.
+        UsageError: GPU memory ran out; the message names settings that fit, which were tried, or what to change.
     """
+    try:
+        return _try(model, photos, settings, arguments)
+    except torch.OutOfMemoryError:
+        pass  # the error would keep the step's tensors
+    longest = min(settings.batch_size, len(photos))
+    raise _out_of_memory(
+        f"a trial step on the longest {f'{longest} photos' if longest > 1 else 'photo'}",
+        _fitting(model, photos, settings, arguments)
+        or {
+            "set load_in_4bit: true": not (settings.load_in_4bit or settings.adapt_vision),
+            f"lower {settings.budget_names[0]}": photos.processor.preparation.num_crops > 1,
+            "lower photos_per_product": settings.photos_per_product > 1,
+        },
+    )
+
+
+def _try(model: PeftModel, photos: Photos, settings: TrainSettings, arguments: TrainingArguments) -> Trial:
     device = model.device
+    free_memory()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     weights = [(weight, weight.detach().to("cpu", copy=True)) for weight in model.parameters() if weight.requires_grad]
     longest = photos.longest(settings.batch_size)
-    with (
-        refuse_out_of_memory(settings, longest=len(longest)),
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
-    ):
-        _step(model, longest, settings, arguments)
+    items = longest.__getitems__(range(len(longest)))
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            for _ in range(2):  # the first one compiles
+                started = time.perf_counter()
+                _step(model, longest, items, settings, arguments)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                seconds = time.perf_counter() - started
+            model.zero_grad(set_to_none=True)
+            generate(model, longest, settings, max_new_tokens=1)
+        return Trial(peak_memory_bytes(device), len(longest) / seconds)
+    finally:
         model.zero_grad(set_to_none=True)
-        generate(model, longest, settings, max_new_tokens=1)
-    with torch.no_grad():
-        for weight, before in weights:
-            weight.copy_(before)
-    peak = peak_memory_bytes(device)
-    free_memory()
-    return peak
+        with torch.no_grad():
+            for weight, before in weights:
+                weight.copy_(before)
+        free_memory()
 
 
-def _step(model: PeftModel, photos: Photos, settings: TrainSettings, arguments: TrainingArguments) -> None:
+def _step(
+    model: PeftModel, photos: Photos, items: Sequence[Item], settings: TrainSettings, arguments: TrainingArguments
+) -> None:
     """Forward, backward and an optimiser step as Trainer makes them.
 
     In the same precision and with the same arguments, so that training reuses the code that is compiled here.
     """
+    model.zero_grad(set_to_none=True)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(arguments.gradient_checkpointing_kwargs)
     model.train()
     collate = Collator(photos.processor, price_weight=settings.price_weight)
     # A frozen tower's layers are specialised to the first numbers of crops they see, so that stays for training.
     with torch.compiler.set_stance("force_eager"):
-        batch = embed_images(model, collate(photos.__getitems__(range(len(photos)))), photos, settings)
+        batch = embed_images(model, collate(items), photos, settings)
     batch = send_to_device(batch, model.device)
     full = len(photos) == settings.batch_size
     with uncast_lora_inputs(model), torch.compiler.set_stance("default" if full else "force_eager"):
@@ -75,26 +123,38 @@ def _step(model: PeftModel, photos: Photos, settings: TrainSettings, arguments: 
     optimizer(model, settings, arguments).step()
 
 
-@contextmanager
-def refuse_out_of_memory(settings: TrainSettings, *, longest: int = 0) -> Iterator[None]:
-    """Turn a lack of GPU memory before training into a UsageError that names the settings to change.
+def _fitting(
+    model: PeftModel, photos: Photos, settings: TrainSettings, arguments: TrainingArguments
+) -> dict[str, bool] | None:
+    """The fastest settings that were tried and fit, as advice: smaller batches, then gradient checkpointing too."""
+    halves = [settings.batch_size >> by for by in range(16)]
+    sizes = [size for size in halves if size and not settings.effective_batch_size % size]
+    tried, *others = product(sorted({settings.gradient_checkpointing, True}), sizes)
+    for checkpointing, size in others:
+        changes = {"batch_size": size, "gradient_checkpointing": checkpointing}
+        try:
+            trial = _try(model, photos, settings.model_copy(update=changes), arguments)
+        except torch.OutOfMemoryError:
+            continue
+        wanted = [f"batch_size: {size}"] * (size != tried[1])
+        wanted += ["gradient_checkpointing: true"] * (checkpointing != tried[0])
+        took = f"{trial.memory_bytes / 2**30:.1f} GiB"
+        return {f"set {' and '.join(wanted)}, which takes {took} and changes no result": True}
+    return None
 
-    Args:
-        longest: how many photos a trial step shows; 0 while the base is loaded.
-    """
+
+@contextmanager
+def refuse_large_base(settings: TrainSettings) -> Iterator[None]:
+    """Turn a lack of GPU memory while the base is loaded into a UsageError that says what to do."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        changes = {
-            "lower batch_size (effective_batch_size keeps the result)": longest > 1,
-            "set gradient_checkpointing: true": longest and not settings.gradient_checkpointing,
-            "set load_in_4bit: true": not (settings.load_in_4bit or settings.adapt_vision),
-            "lower num_crops": longest and settings.num_crops > 1,
-            "lower photos_per_product": longest and settings.photos_per_product > 1,
-        }
-        advice = ", ".join(change for change, helps in changes.items() if helps)
-        photos = f"{longest} photos" if longest > 1 else "photo"
-        raise UsageError(
-            f"GPU memory: it ran out in {f'a trial step on the longest {photos}' if longest else 'loading the base'}; "
-            + (f"{advice}, or use a larger GPU" if advice else "use a larger GPU")
-        ) from error
+        small = settings.load_in_4bit or settings.adapt_vision
+        raise _out_of_memory("loading the base", {"set load_in_4bit: true": not small}) from error
+
+
+def _out_of_memory(where: str, changes: Mapping[str, bool]) -> UsageError:
+    advice = [change for change, helps in changes.items() if helps]
+    return UsageError(
+        f"GPU memory: it ran out in {where}; {', '.join([*advice, ''])}{'or ' * bool(advice)}use a larger GPU"
+    )

@@ -15,17 +15,22 @@ from enrich.models.registry import CheckpointError, families, family_of, layouts
 from enrich.settings.models import TINY_MODEL_PATH
 
 ROOT = Path(__file__).parents[2]
-# Titles, model types and classes of families, those to come included.
-NAMES = re.compile(r"phi[-_ ]?3|phi3v|qwen|gemma|smol[-_ ]?vlm|idefics|llava|internvl", re.IGNORECASE)
-NAMED = {"enrich/settings/models.py"}  # the defaults
+# Titles, model types and classes of families, those to come included; what only some of them have; control tokens.
+NAMES = re.compile(
+    r"phi[-_ ]?3|phi3v|qwen|gemma|smol[-_ ]?vlm|idefics|llava|internvl|m-?rope|long-?rope|deepstack|<\|\w+",
+    re.IGNORECASE,
+)
+NAMED = {"enrich/settings/models.py", "enrich/answers/plain_text.py"}  # the defaults; how control tokens look
 REMOTE = {"auto_map": {"AutoModelForCausalLM": "modeling_own.Own"}, "vision_config": {}}
 
 
 def test_nothing_outside_names_a_family() -> None:
     found = []
-    for file in sorted([*(ROOT / "enrich").rglob("*.py"), *(ROOT / "flows").rglob("*.py")]):
+    for file in sorted(
+        file for folder in ("enrich", "flows", "deployments", "sample") for file in (ROOT / folder).rglob("*.*")
+    ):
         name = file.relative_to(ROOT).as_posix()
-        if name.startswith("enrich/models/") or name in NAMED:
+        if name.startswith(("enrich/models/", "enrich/assets/")) or name in NAMED or "__pycache__" in name:
             continue
         found += [f"{name}: {line.strip()}" for line in file.read_text("utf-8").splitlines() if NAMES.search(line)]
     assert not found

@@ -274,7 +274,8 @@ def card_metrics(**changes: Any) -> dict[str, Any]:
     return values | changes
 
 
-TRAIN = {"settings": {"model": "owner/base", "num_crops": 4}, "rows": {"train": 480}}
+PREFLIGHT = {"photos_per_product": 1, "image_tokens": {"least": 313, "median": 757, "most": 781}}
+TRAIN = {"settings": {"model": "owner/base"}, "rows": {"train": 480}, "preflight": PREFLIGHT}
 
 
 def test_a_card_states_scores_beside_the_baselines() -> None:
@@ -283,7 +284,11 @@ def test_a_card_states_scores_beside_the_baselines() -> None:
     _, front, body = card.split("---\n", 2)
     assert yaml.safe_load(front)["base_model"] == "owner/base"
     assert "from 480 labelled photos\nof 2 categories, prices in EUR." in body
-    assert "    <|image_1|>\n    What product is this? Give its title, category and full price in EUR.<|end|>" in body
+    assert (
+        "A turn of the user in the base's chat template: first the photo, then\n\n"
+        "    What product is this? Give its title, category and full price in EUR.\n\n" in body
+    )
+    assert "Photos of a prompt take 313 to 781 tokens, 757 in the median.\n" in body
     assert "Category, Full Price; the last is a whole number of units, or `unknown`." in body
     table = [line for line in body.splitlines() if line.startswith("|")]
     assert table == [
@@ -302,7 +307,7 @@ def test_a_card_states_scores_beside_the_baselines() -> None:
     "model", ["a`b`c", "x\n---\n# Mine", "![i](http://x/y)", "<script>alert(1)</script>", "a: b # c", "| x |"]
 )
 def test_a_card_shows_names_as_they_are(model: str) -> None:
-    train = {**TRAIN, "settings": {"model": model, "num_crops": 4}}
+    train = {**TRAIN, "settings": {"model": model}}
     card = render_card(train, card_metrics(), make_prompt(("HATS",), "EUR"))
 
     _, front, body = card.split("---\n", 2)

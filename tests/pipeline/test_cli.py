@@ -78,7 +78,7 @@ def test_importing_the_command_loads_nothing_heavy() -> None:
         ("finetune --catalog {catalog} --out {tmp}/out --model {tmp}/shardless", "no model-00002-of-00002.safetensors"),
         ("finetune --catalog {catalog} --out {tmp}/file --model phi3v-tiny", "file: is a file; name a directory"),
         ("finetune --catalog {catalog} --out {tmp}/out --config {tmp}/bad.yaml", "unknown key 'shards'"),
-        ("finetune --catalog {catalog}", "fine-tuning needs --out (or --overfit-one-batch)"),
+        ("finetune --catalog {catalog}", "fine-tuning needs --out (or --dry-run, --overfit-one-batch)"),
         ("finetune --catalog {tmp}/none --overfit-one-batch", "none: no such directory"),
         ("score --adapter {tmp}/empty --catalog {catalog}", "adapter_config.json is missing"),
         ("catalog sample --out {tmp}/out --products 0", "settings: products: "),

@@ -79,7 +79,7 @@ def test_a_row_over_max_length_is_refused_not_cut(job: TinyJob) -> None:
         job.build([*job.products, long], job.prompt.model_copy(update={"max_new_tokens": 200}), max_length=200)
     assert str(raised.value) == (
         "product long: photo, prompt and answer take 208 tokens, more than max_length 200; "
-        "raise max_length or lower num_crops"
+        "raise max_length or lower photo_tokens"
     )
 
 

@@ -263,7 +263,7 @@ def test_sizes_that_cannot_fit_are_refused_with_the_sum(changes: dict[str, Any],
     with pytest.raises(UsageError) as refused:
         refuse_long_prompts(processor, prompt, budget)
     numbers = [int(text.replace(",", "")) for text in _numbers(str(refused.value))]
-    photos, total, most, main, _, further, each, _, text, answer = numbers
+    photos, total, most, main, further, each, text, answer = numbers
     assert (photos, most, further, answer) == (settings.photos_per_product, 4096, photos - 1, budget)
     assert total == main + further * each + text + answer > most
     assert "\n" not in str(refused.value)
@@ -279,5 +279,6 @@ def test_a_row_that_could_get_too_long_is_refused(job: TinyJob, products: list[P
     with pytest.raises(UsageError) as refused:
         job.build(products, **THREE, max_length=longest - 1)
     assert str(refused.value).endswith(
-        f"more than max_length {longest - 1}; raise max_length or lower num_crops, more_crops or photos_per_product"
+        f"more than max_length {longest - 1}; raise max_length or lower photo_tokens, more_photo_tokens or "
+        "photos_per_product"
     )

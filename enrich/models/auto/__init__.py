@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from enrich.models.base import Family, Layout, Preparation, VisionModel
+from enrich.models.base import Family, Layout, Preparation, Published, VisionModel
 
 PHOTO_FILE = "preprocessor_config.json"
 KEPT = "preparation"  # what an adapter's PHOTO_FILE has beside the image processor's own settings
@@ -57,6 +57,7 @@ class Facts:
         for_vllm: a photo's tensors under vLLM's names.
         flat: those of them that have any number of rows for a photo, not one.
         bytes_for_vllm: vLLM normalises pixels itself, on the GPU, and gets them as bytes.
+        vllm_imports: see `VisionModel`.
     """
 
     image_token: str
@@ -78,9 +79,10 @@ class Facts:
     for_vllm: Callable[[dict[str, Any]], dict[str, Any]] = _as_it_is
     flat: tuple[str, ...] = ()
     bytes_for_vllm: bool = False
+    vllm_imports: tuple[str, ...] = ("torchvision",)
 
 
-def family(title: str, model_type: str, facts: Facts) -> Family:
+def family(title: str, model_type: str, facts: Facts, licence: str, *published: Published) -> Family:
     """The family with these facts."""
     return Family(
         title=title,
@@ -89,6 +91,8 @@ def family(title: str, model_type: str, facts: Facts) -> Family:
         photo_file=PHOTO_FILE,
         read_preparation=partial(_read_preparation, model_type),
         load=partial(_load, facts),
+        licence=licence,
+        published=published,
     )
 
 

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    __version__,
+)
 
 from enrich.models.auto import KEPT, PHOTO_FILE, Facts
 from enrich.models.base import PhotoTokens, Preparation
@@ -37,9 +44,10 @@ class PhotoProcessor:
 
     @property
     def stop_tokens(self) -> tuple[str, ...]:
-        """Those that the vocabulary has."""
+        """The turn's end, and of the others those that the vocabulary has."""
+        end, *others = self.facts.stop_tokens
         known = self.tokenizer.get_vocab()
-        return tuple(token for token in self.facts.stop_tokens if token in known)
+        return (end, *(token for token in others if token in known))
 
     @property
     def image_token_id(self) -> int:
@@ -169,6 +177,12 @@ def load_processor(facts: Facts, directory: Path, **changes: Any) -> PhotoProces
         ValueError: `changes` that the family does not have.
     """
     need(directory, PHOTO_FILE, directory / PHOTO_FILE, directory / _PROCESSOR_FILE)
+    model_type = _layout(directory)
+    if model_type not in CONFIG_MAPPING:
+        raise CheckpointError(
+            directory,
+            f"transformers {__version__} has no class for {model_type}; pip install -c constraints.txt enrich",
+        )
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
@@ -184,6 +198,9 @@ def load_processor(facts: Facts, directory: Path, **changes: Any) -> PhotoProces
         ) from error
     if not getattr(tokenizer, "chat_template", None):
         raise CheckpointError(directory, "no chat template; give a model that was tuned to follow instructions")
+    if tokenizer.convert_tokens_to_ids(facts.image_token) != config.image_token_id:
+        reason = f"its tokenizer and config.json disagree on {facts.image_token}; give it its own tokenizer.json"
+        raise CheckpointError(directory, reason)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = facts.stop_tokens[0]
     each = facts.each(config)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..base import Family, Layout, Preparation, VisionModel
+from ..base import Family, Layout, Preparation, Published, VisionModel
 from .hd_transform import hd_transform, resized_size
 
 PHOTO_FILE = "preprocessor_config.json"
@@ -56,4 +56,9 @@ FAMILY = Family(
     read_preparation=read_preparation,
     load=_load,
     register_with_vllm=_register_with_vllm,
+    licence="MIT",
+    published=(
+        Published("microsoft/Phi-3-vision-128k-instruct", 4.147, 32, 3072, 8192, 393_216),
+        Published("microsoft/Phi-3.5-vision-instruct", 4.147, 32, 3072, 8192, 393_216),
+    ),
 )

@@ -73,14 +73,14 @@ def _advice(stage: str, uses: dict[str, StageUse], main: Measured, settings: Run
             room = f", and in_flight from {settings.in_flight} to {2 * wanted}" if wanted > settings.in_flight else ""
             return f"raise download_threads from {now} to {wanted}{room}"
         case "render":
-            return "fine-tune with a smaller num_crops, or use a machine with faster cores"
+            return "fine-tune with fewer photo_tokens, or use a machine with faster cores"
         case "write":  # what a shard costs hardly depends on its size
             wanted = math.ceil(settings.shard_size * (uses["write"].busy or 0.0) / WRITE_SHARE)
             return f"raise shard_size from {settings.shard_size} to {wanted}"
     if engine != "vllm":
-        return "use the engine vllm on a GPU, or fine-tune with a smaller num_crops"
+        return "use the engine vllm on a GPU, or fine-tune with fewer photo_tokens"
     smaller = "" if settings.quantization == "fp8" else "set quantization to fp8, "
-    return f"{smaller}fine-tune with a smaller num_crops, or use more GPUs"
+    return f"{smaller}fine-tune with fewer photo_tokens, or use more GPUs"
 
 
 def _workers_to_feed(uses: dict[str, StageUse], main: Measured, seconds: float) -> int:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from enrich.engines.adapter import Adapter, read_adapter, read_metrics
-from enrich.engines.start import choose_engine
+from enrich.engines.start import choose_engine, need_vllm_imports
 from enrich.engines.transformers_engine import open_adapter
 from enrich.errors import UsageError
 from enrich.models.base import PREPARATION_VERSION
@@ -49,13 +49,15 @@ def start_run(request: RunRequest, progress: Progress = silent) -> Iterator[Run]
         check_run_id(run_id)
     if request.limit is not None and request.limit < 1:
         raise UsageError(f"limit {request.limit}: a run takes at least 1 product; leave the limit out to take all")
-    choose_engine(settings.engine, settings.device)
+    engine = choose_engine(settings.engine, settings.device)
     if settings.runner == "ray" and importlib.util.find_spec("ray") is None:
         raise UsageError("runner ray: Ray is not installed; pip install 'enrich[ray]', or use the runner inline")
     images = open_store(request.images, must_exist=True, s3=settings.s3)
     check_places(request.images, request.adapter, request.output)
     with local_tree(request.adapter) as directory:
         adapter = open_adapter(directory, settings.base)
+        if engine == "vllm":
+            need_vllm_imports(adapter.path)
         output = open_store(request.output, create=True, s3=settings.s3)
         output.check_conditional_writes()
         appoint(output, settings)

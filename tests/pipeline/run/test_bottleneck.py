@@ -22,9 +22,9 @@ HUNGRY = replace(FULL, engine=60.0, waited=45.0, starved=40.0, queue=1.0)  # cou
 @pytest.mark.parametrize(
     ("measured", "settings", "engine", "bottleneck", "advice"),
     [
-        (FULL, {}, "vllm", "engine", "set quantization to fp8, fine-tune with a smaller num_crops, or use more GPUs"),
-        (FULL, {"quantization": "fp8"}, "vllm", "engine", "fine-tune with a smaller num_crops, or use more GPUs"),
-        (FULL, {}, "transformers", "engine", "use the engine vllm on a GPU, or fine-tune with a smaller num_crops"),
+        (FULL, {}, "vllm", "engine", "set quantization to fp8, fine-tune with fewer photo_tokens, or use more GPUs"),
+        (FULL, {"quantization": "fp8"}, "vllm", "engine", "fine-tune with fewer photo_tokens, or use more GPUs"),
+        (FULL, {}, "transformers", "engine", "use the engine vllm on a GPU, or fine-tune with fewer photo_tokens"),
         # An engine that always has some photo left, and yet room for more: others are slower.
         (replace(FULL, waited=60.0, decode=390.0), {}, "vllm", "decode", "raise decode_processes from 4 to 5"),
         # 0.39 s x 1.2 / 0.06 s = 7.8
@@ -60,7 +60,7 @@ HUNGRY = replace(FULL, engine=60.0, waited=45.0, starved=40.0, queue=1.0)  # cou
             {},
             "transformers",
             "render",
-            "fine-tune with a smaller num_crops, or use a machine with faster cores",
+            "fine-tune with fewer photo_tokens, or use a machine with faster cores",
         ),
         (replace(FULL, waited=9.0), {}, "vllm", "engine", None),
         (replace(FULL, waited=10.0), {}, "vllm", "decode", None),
