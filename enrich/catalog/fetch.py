@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 
 from enrich.catalog.download import EXTENSIONS, USUAL_PACE, Downloader, Outcome, Pace, urls_of, without_login
-from enrich.catalog.embedded import PREFIX
+from enrich.catalog.embedded import PREFIX, Embedded
 from enrich.catalog.records import BETWEEN_PHOTOS
 from enrich.catalog.table import FORMATS, Table, Wanted, header_of, open_table, refuse_broken
 from enrich.errors import RunFailed, UsageError, first_line
@@ -53,18 +53,7 @@ def fetch_catalog(
         UsageError: no such table or data set, a missing column, or no rows; nothing was written.
         RunFailed: no photo could be downloaded, or none could be written.
     """
-    files = _files(source)
-    tables = [_opened(file, settings) for file in files]
-    table = pl.concat([one.frame for one in tables], how="diagonal")
-    wanted = ((settings.product_code, "product_code"), *((name, "image_url") for name in settings.image_url))
-    for column, setting in wanted:
-        if column not in table.columns:
-            listed = ", ".join(header_of(files[0])[0][:30]) or "none"
-            raise UsageError(
-                f"table {source}: no column {column!r}; its columns are: {listed}; set {setting} to one of them"
-            )
-    if table.is_empty():
-        raise UsageError(f"table {source}: has no rows; give one that has")
+    table, embedded = _read(source, settings)
     images = out / "images"
     try:
         images.mkdir(parents=True, exist_ok=True)
@@ -74,10 +63,10 @@ def fetch_catalog(
     rows = [_photos(code, urls, settings.photos_per_product) for code, urls in cells.iter_rows()]
     photos = [photo for row in rows for photo in row]
     try:
-        inside = {photo.stem: path for photo in photos if (path := _path_inside(tables, photo.url))}
-        there = {stem: _copied(path, images, stem) for stem, path in inside.items()}
+        inside = {photo.stem: path for photo in photos if (path := _path_inside(embedded, photo.url))}
         urls = {photo.stem: photo.url for photo in photos if photo.stem not in inside}
-        outcomes = there | _download_all(urls, images, settings, progress, pace)
+        outcomes = {stem: _copied(path, images, stem) for stem, path in inside.items()}
+        outcomes |= _download_all(urls, images, settings, progress, pace)
         _write_failures([(photo, outcomes[photo.stem]) for photo in photos], out)
         files = [[name for photo in row if (name := outcomes[photo.stem].file)] for row in rows]
         if not any(files):
@@ -160,9 +149,26 @@ def is_dataset(source: str) -> bool:
     return _DATASET_ID.fullmatch(source) is not None and Path(source).suffix.lower() not in FORMATS
 
 
-def _path_inside(tables: Sequence[Table], name: str) -> str | None:
-    """The file of a photo from inside of one of the tables; None for a URL."""
-    return next((path for one in tables if (path := one.embedded.path_of(name))), None)
+def _read(source: str, settings: FetchSettings) -> tuple[pl.DataFrame, list[Embedded]]:
+    """The rows of all files, with what is asked for in them, and the photos inside of each."""
+    files = _files(source)
+    tables = [_opened(file, settings) for file in files]
+    table = pl.concat([one.frame for one in tables], how="diagonal")
+    wanted = ((settings.product_code, "product_code"), *((name, "image_url") for name in settings.image_url))
+    for column, setting in wanted:
+        if column not in table.columns:
+            listed = ", ".join(header_of(files[0])[0][:30]) or "none"
+            raise UsageError(
+                f"table {source}: no column {column!r}; its columns are: {listed}; set {setting} to one of them"
+            )
+    if table.is_empty():
+        raise UsageError(f"table {source}: has no rows; give one that has")
+    return table, [one.embedded for one in tables]
+
+
+def _path_inside(embedded: Sequence[Embedded], name: str) -> str | None:
+    """The file of a photo from inside of a table; None for a URL."""
+    return next((path for one in embedded if (path := one.path_of(name))), None)
 
 
 def _copied(path: str, images: Path, stem: str) -> Outcome:
