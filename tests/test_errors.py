@@ -96,6 +96,16 @@ def test_an_error_that_is_not_ours_is_told_in_our_words(error: Exception, messag
     assert unforeseen(error).exit_code == 1
 
 
+def test_a_torchvision_for_another_torch_is_named_whatever_it_stopped() -> None:
+    try:
+        try:
+            raise RuntimeError("operator torchvision::nms does not exist")
+        except RuntimeError as error:
+            raise ModuleNotFoundError("Could not import module 'PreTrainedModel'") from error
+    except ModuleNotFoundError as error:
+        assert str(unforeseen(error)).startswith("torchvision is not the build for this torch; install")  # noqa: PT017
+
+
 def test_what_libraries_log_is_redacted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [])

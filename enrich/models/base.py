@@ -213,6 +213,7 @@ class VisionModel(Protocol):
     Attributes:
         target_modules: names of the decoder layers' linears that get LoRA where settings name none.
         tower_lora: whether vLLM serves LoRA on the vision tower beside the base, unmerged.
+        vllm_imports: packages that vLLM imports for this family and cannot do without.
     """
 
     @property
@@ -220,6 +221,9 @@ class VisionModel(Protocol):
 
     @property
     def tower_lora(self) -> bool: ...
+
+    @property
+    def vllm_imports(self) -> tuple[str, ...]: ...
 
     def load_processor(self, directory: Path, **changes: Any) -> Processor:
         """The processor of a checkpoint or an adapter.

@@ -84,5 +84,6 @@ FACTS = Facts(
     tensors={"pixel_values": 0},
     for_vllm=_for_vllm,
     flat=("pixel_values", "pixel_attention_mask"),
+    vllm_imports=("torchvision", "num2words"),
 )
 FAMILY = family("SmolVLM2", "smolvlm", FACTS)

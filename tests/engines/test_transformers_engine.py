@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ from enrich.answers.token_evidence import line_probability
 from enrich.engines.adapter import Adapter, read_adapter
 from enrich.engines.base import Request
 from enrich.engines.predictor import Predictor, Shown
-from enrich.engines.start import choose_engine, start_engine
+from enrich.engines.start import choose_engine, need_vllm_imports, start_engine
 from enrich.engines.transformers_engine import TransformersEngine, find_base, load_base_engine, load_engine
 from enrich.errors import UsageError
 from enrich.models.adapted import load_adapted
@@ -280,6 +281,29 @@ def test_vllm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(caught.value) == (
         "engine vllm: vLLM is not installed; pip install 'enrich[vllm]', or use --engine transformers"
     )
+
+
+def test_packages_that_vllm_imports_for_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusal(model_type: str) -> str:
+        (tmp_path / "config.json").write_text(f'{{"model_type": "{model_type}"}}')
+        with pytest.raises(UsageError) as caught:
+            need_vllm_imports(tmp_path)
+        return str(caught.value)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    assert refusal("qwen3_vl") == (
+        "engine vllm: for Qwen3-VL it needs torchvision: operator torchvision::nms does not exist; install torchvision "
+        f"(the build for torch {torch.__version__}), or use --engine transformers"
+    )
+    (tmp_path / "torchvision.py").write_text("")
+    monkeypatch.setitem(sys.modules, "num2words", None)
+    assert refusal("smolvlm") == (
+        "engine vllm: for SmolVLM2 it needs num2words: import of num2words halted; None in sys.modules; "
+        "install num2words, or use --engine transformers"
+    )
+    monkeypatch.delitem(sys.modules, "torchvision")
 
 
 @pytest.mark.parametrize(

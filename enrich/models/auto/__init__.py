@@ -57,6 +57,7 @@ class Facts:
         for_vllm: a photo's tensors under vLLM's names.
         flat: those of them that have any number of rows for a photo, not one.
         bytes_for_vllm: vLLM normalises pixels itself, on the GPU, and gets them as bytes.
+        vllm_imports: see `VisionModel`.
     """
 
     image_token: str
@@ -78,6 +79,7 @@ class Facts:
     for_vllm: Callable[[dict[str, Any]], dict[str, Any]] = _as_it_is
     flat: tuple[str, ...] = ()
     bytes_for_vllm: bool = False
+    vllm_imports: tuple[str, ...] = ("torchvision",)
 
 
 def family(title: str, model_type: str, facts: Facts) -> Family:

@@ -26,6 +26,11 @@ class AutoModel:
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     tower_lora: bool = False
 
+    @property
+    def vllm_imports(self) -> tuple[str, ...]:
+        """See `VisionModel`."""
+        return self.facts.vllm_imports
+
     def load_processor(self, directory: Path, **changes: Any) -> PhotoProcessor:
         """See `processor.load_processor`."""
         return load_processor(self.facts, directory, **changes)

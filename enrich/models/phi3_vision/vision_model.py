@@ -13,6 +13,7 @@ from .auto import Phi3VConfig, Phi3VForCausalLM, Phi3VProcessor
 
 target_modules = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 tower_lora = False
+vllm_imports = ()
 
 _IMAGE_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")  # the original's, ours
 _MOST_CROPS = 16  # as published
