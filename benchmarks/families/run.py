@@ -10,6 +10,7 @@ and with the adapter beside the base, transformers with the merged weights. Resu
 
 import argparse
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ def main() -> None:
             found = live(family, folder, folder / family, epochs=options.epochs)
             learned.append(_learned(family, found))
             served += [_served(family, found.merged), _served(family, found.lora)]
+            print(learned[-1], *served[-2:], sep="\n", file=sys.stderr)
     record("families", {"Learned": learned, "vLLM beside transformers with the merged weights": served})
 
 

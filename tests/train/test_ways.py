@@ -117,15 +117,14 @@ Path(sys.argv[1]).with_suffix(f".{state.process_index}").write_text(json.dumps([
 """
 
 
-def test_two_processes_learn_what_one_does(job: TinyJob, tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_does(any_job: TinyJob, tmp_path: Path) -> None:
     """As torchrun starts them, on the CPU: the effective batch is the same, so the losses are."""
     changes: dict[str, Any] = {"epochs": 3, "evaluations": 1, "effective_batch_size": 4, "max_minutes": 60}
-    four = [*job.products[:3], job.products[4]]
-    rows, settings = [asdict(product) for product in four], job.settings(batch_size=2, **changes)
+    four = [*any_job.products[:3], any_job.products[4]]
+    rows, settings = [asdict(product) for product in four], any_job.settings(batch_size=2, **changes)
     given = tmp_path / "job.json"
-    given.write_text(
-        json.dumps([rows, job.prompt.model_dump(), settings.model_dump(), str(job.tiny.path), str(tmp_path / "two")])
-    )
+    places = (str(any_job.tiny.path), str(tmp_path / "two"))
+    given.write_text(json.dumps([rows, any_job.prompt.model_dump(), settings.model_dump(), *places]))
     root = Path(__file__).parents[2]
     script = tmp_path / "one_of_two.py"
     script.write_text(_ONE_OF_TWO)
@@ -135,7 +134,7 @@ def test_two_processes_learn_what_one_does(job: TinyJob, tmp_path: Path) -> None
         [*launch, str(script), str(given)], capture_output=True, text=True, cwd=root, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr
-    _, told = job.train(tmp_path / "one", four, batch_size=4, **changes)
+    _, told = any_job.train(tmp_path / "one", four, batch_size=4, **changes)
     # Each was one of two; both saw the same losses, for they learn from all photos together.
     (size, losses), (_, others) = (json.loads(given.with_suffix(f".{rank}").read_text()) for rank in (0, 1))
     assert size == 2
