@@ -99,7 +99,7 @@ def unforeseen(error: BaseException) -> RunFailed:
     if isinstance(error, MemoryError):
         return RunFailed("out of memory; lower in_flight or batch_size, or use a larger machine, and run again")
     if "operator torchvision::" in _told(error):
-        return RunFailed("torchvision is not the build for this torch; install the one that is, or uninstall torchvision")
+        return RunFailed("torchvision is not a build for this torch; install one that is, or uninstall torchvision")
     message = (str(error).strip().splitlines() or [""])[0]
     # Names, since Polars is not imported here. PanicException is how its reader fails on some damaged headers.
     by_polars = type(error).__name__ in ("ComputeError", "PanicException")

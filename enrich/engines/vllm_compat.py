@@ -46,8 +46,8 @@ class Internals:
 
     def shutdown(self) -> None:
         """End the core's processes, theirs, and the renderer's threads."""
-        # On a CPU the core has a worker. It ends the worker, unless it is killed first: after these 10 s, which both need
-        # to end in peace on a busy machine.
+        # On a CPU the core has a worker. It ends the worker, unless it is killed before that: after these 10 s. Both
+        # need 4 on two idle cores.
         workers = [worker for process in self.processes for worker in _children(process)]
         self._engine.engine_core.shutdown(timeout=10.0)
         self._engine.renderer.shutdown()

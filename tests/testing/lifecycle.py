@@ -18,8 +18,12 @@ PRODUCTS, OTHERS = 200, 100  # that are taught, and that are answered
 
 @dataclass(frozen=True)
 class Lifecycle:
-    """`by_heart`: losses of one batch, step by step; `losses`: of the training. vLLM's answers to OTHERS products, beside
-    those of transformers with the merged weights: `merged`, and `lora` where the adapter is beside the base."""
+    """What was learned, and how vLLM's answers compare with those of transformers, which has the merged weights.
+
+    by_heart: losses of one batch, step by step.
+    losses: of the training.
+    merged, lora: vLLM with the merged weights, and with the adapter beside the base, on OTHERS products.
+    """
 
     by_heart: tuple[float, ...]
     losses: tuple[float, ...]

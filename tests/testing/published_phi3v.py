@@ -24,7 +24,10 @@ ORIGINAL_PREPROCESSOR: dict[str, Any] = {
 # Those of microsoft/Phi-3.5-vision-instruct: fewer crops, all code in one file, and a processor_config.json.
 PREPROCESSOR_3_5 = {
     **ORIGINAL_PREPROCESSOR,
-    "auto_map": {name: f"processing_phi3_v.Phi3V{name.removeprefix('Auto')}" for name in ORIGINAL_PREPROCESSOR["auto_map"]},
+    "auto_map": {
+        "AutoProcessor": "processing_phi3_v.Phi3VProcessor",
+        "AutoImageProcessor": "processing_phi3_v.Phi3VImageProcessor",
+    },
     "num_crops": 4,
 }
 PROCESSOR_3_5 = {
