@@ -19,7 +19,6 @@ from enrich.train.record import Dropped, TrainProgress, TrainReport
 from enrich.train.run import train
 from enrich.train.trainer import training_arguments
 from enrich.vocabulary import Product
-from tests.testing.tiny_families import Member
 from tests.testing.tiny_phi3v import Tiny
 
 
@@ -27,7 +26,7 @@ from tests.testing.tiny_phi3v import Tiny
 class TinyJob:
     """What to teach, and the base to teach it to."""
 
-    tiny: Tiny | Member
+    tiny: Tiny  # or a Member, which has path, processor and model as well
     products: list[Product]
     prompt: Prompt
     own: Mapping[str, object] = field(default_factory=dict)  # settings that suit the base

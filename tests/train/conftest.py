@@ -1,6 +1,7 @@
 """A tiny random base and a catalog of solid colours."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -45,7 +46,8 @@ def any_job(request: pytest.FixtureRequest, job: TinyJob, tmp_path_factory: pyte
     """The same catalog with a base of each family."""
     if request.param == "phi3_v":
         return job
-    member = open_member(write_member(request.param, tmp_path_factory.mktemp(request.param) / "tiny", vocabulary=0.2))
+    path = tmp_path_factory.mktemp(request.param) / "tiny"
+    member: Any = open_member(write_member(request.param, path, vocabulary=0.2))
     return replace(job, tiny=member, own={"photo_tokens": 64})
 
 
