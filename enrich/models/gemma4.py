@@ -61,10 +61,16 @@ FACTS = Facts(
         r"model\.embed_vision\.embedding_projection",
     ),
     unquantized=(
-        "model.vision_tower", "model.embed_vision", "model.audio_tower", "model.embed_audio", "lm_head",
+        "model.vision_tower",
+        "model.embed_vision",
+        "model.audio_tower",
+        "model.embed_audio",
+        "lm_head",
         # Of each layer's own embeddings, 1 % of E2B's weights.
-        "per_layer_model_projection", "per_layer_input_gate", "per_layer_projection",
-    ),  # fmt: skip
+        "per_layer_model_projection",
+        "per_layer_input_gate",
+        "per_layer_projection",
+    ),
     resample=Image.Resampling.BICUBIC,
     resized=resized,
     spelling=_spelling,
