@@ -25,7 +25,7 @@ from tests.testing.tiny_families import MAKERS
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("families", nargs="*", default=sorted(MAKERS))
-    parser.add_argument("--epochs", type=float, default=40)
+    parser.add_argument("--epochs", type=float, default=12)
     options = parser.parse_args()
     learned, served = [], []
     with tempfile.TemporaryDirectory() as name:
