@@ -1,7 +1,7 @@
 """Gemma 4: a photo keeps its aspect and fills one of five numbers of tokens as far as whole cells of 48 pixels do.
 
 In the larger models (not E2B and E4B) tokens of a photo see each other, those that follow them too. The model makes
-that mask from `mm_token_type_ids`. vLLM 0.32 does so on GPUs; its CPU build does not, and says nothing: the comparison
+that mask from `mm_token_type_ids`. vLLM 0.32 has kernels for it on GPUs only, and says nothing on a CPU: the comparison
 before an adapter's first run finds it.
 """
 
