@@ -28,7 +28,7 @@ RUN pip install --no-cache-dir --no-deps --force-reinstall .
 
 FROM dependencies AS dependencies-gpu
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt '.[vllm,ray]' && rm -rf build *.egg-info
+    pip install --constraint constraints.txt '.[vllm,ray,smolvlm]' && rm -rf build *.egg-info
 COPY enrich enrich
 COPY flows flows
 COPY sample sample

@@ -13,7 +13,7 @@ export DO_NOT_TRACK = 1
 export PYTHONDONTWRITEBYTECODE =
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: demo docs test test-faults test-live test-ray test-ui test-vllm lint ui install clean
+.PHONY: demo docs test test-families test-faults test-live test-ray test-ui test-vllm lint ui install clean
 
 install: $(STAMP)
 
@@ -47,6 +47,10 @@ $(VLLM): $(STAMP) .ci/declare_operators.py
 
 test-vllm: $(VLLM)
 	$(BIN)/python -m pytest -m vllm
+
+# Each family from training to serving; `make test-vllm` does this for one of them.
+test-families: $(VLLM)
+	$(BIN)/python -m pytest -m families
 
 # Local Ray clusters, whose workers are killed.
 test-ray: install

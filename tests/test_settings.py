@@ -11,11 +11,13 @@ from enrich.settings.base import Settings
 from enrich.settings.catalog import Columns, SampleSettings
 from enrich.settings.describe import describe
 from enrich.settings.load import COMMANDS, S, load_settings
-from enrich.settings.models import DEFAULT_MODEL, DEFAULT_REVISION, TINY_MODEL
+from enrich.settings.models import DEFAULT_MODEL, REVISIONS, TINY_MODEL
 from enrich.settings.photos import PhotoLimits
 from enrich.settings.run import RunSettings
 from enrich.settings.training import MergeSettings, TrainSettings
 from enrich.train.recipe import resolve_model
+
+PHI_3_5 = "microsoft/Phi-3.5-vision-instruct"
 
 
 def loaded(tmp_path: Path, cls: type[S], text: str | bytes, command: str | None = None, **overrides: object) -> S:
@@ -138,8 +140,10 @@ def test_settings_do_not_change() -> None:
 @pytest.mark.parametrize(
     ("asked", "gpu", "expected"),
     [
-        ({}, True, {"model": DEFAULT_MODEL, "revision": DEFAULT_REVISION, "learning_rate": 1e-4, "lora_r": 16}),
+        ({}, True, {"model": DEFAULT_MODEL, "revision": REVISIONS[DEFAULT_MODEL], "learning_rate": 1e-4, "lora_r": 16}),
         ({}, False, {"model": TINY_MODEL, "revision": None, "learning_rate": 1e-3, "effective_batch_size": 8}),
+        ({"model": PHI_3_5}, True, {"model": PHI_3_5, "revision": REVISIONS[PHI_3_5], "learning_rate": 1e-4}),
+        ({"model": "Qwen/Qwen3-VL-4B-Instruct"}, True, {"revision": None, "learning_rate": 1e-4}),
         ({"model": TINY_MODEL}, True, {"model": TINY_MODEL, "learning_rate": 1e-3}),
         ({"learning_rate": 5e-4}, False, {"learning_rate": 5e-4, "lora_r": 16, "price_weight": 4}),
         ({"model": DEFAULT_MODEL, "revision": "0" * 40}, False, {"revision": "0" * 40, "learning_rate": 1e-4}),

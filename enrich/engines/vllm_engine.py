@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 DEATHS = 3  # the run ends after this many consecutive deaths without an answer between them
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM has kernels for
+# Else vLLM tries out a video of the greatest length when it starts, and keeps memory free for one.
+PHOTOS_ONLY = {"image": 1, "video": 0, "audio": 0}
 GIB = 1 << 30
 
 
@@ -207,7 +209,7 @@ def load_vllm_engine(adapter: Adapter, settings: RunSettings) -> VllmEngine:
         base_of(adapter) if lora else merged_checkpoint(adapter, dtype, cache_directory() / "merged")
     )
     how = adapter.preparation
-    arguments["limit_mm_per_prompt"] = {"image": how.photos_per_product}
+    arguments["limit_mm_per_prompt"] = {**PHOTOS_ONLY, "image": how.photos_per_product}
     if lora:  # the base's own sizes of photos may differ
         arguments |= {**lora_arguments(lora), "mm_processor_kwargs": model.vllm_photo_arguments(how)}
     arguments["max_model_len"] = most_tokens(adapter.path)
@@ -244,7 +246,7 @@ def engine_arguments(
         "quantization": None if settings.quantization == "none" else settings.quantization,
         "kv_cache_dtype": settings.kv_cache_dtype,
         "attention_backend": None,
-        "limit_mm_per_prompt": {"image": 1},  # or the adapter's photos_per_product
+        "limit_mm_per_prompt": PHOTOS_ONLY,  # or as many as the adapter's photos_per_product
         # Prompts differ from their fifth token on, where the photo starts: no block of 16 is ever shared, and hashing
         # 50 blocks per photo is wasted. Hardly a photo occurs twice either: caching its crops would only cost memory.
         "enable_prefix_caching": False,

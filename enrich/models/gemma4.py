@@ -1,7 +1,8 @@
 """Gemma 4: a photo keeps its aspect and fills one of five numbers of tokens as far as whole cells of 48 pixels do.
 
 In the larger models (not E2B and E4B) tokens of a photo see each other, those that follow them too. The model makes
-that mask from `mm_token_type_ids`.
+that mask from `mm_token_type_ids`. vLLM 0.32 has kernels for it on GPUs only, and says nothing on a CPU: the comparison
+before an adapter's first run finds it.
 """
 
 import math
@@ -61,7 +62,17 @@ FACTS = Facts(
         r"model\.vision_tower\.encoder\.layers\.\d+\.(?:self_attn|mlp)\.\w+_proj\.linear",
         r"model\.embed_vision\.embedding_projection",
     ),
-    unquantized=("model.vision_tower", "model.embed_vision", "model.audio_tower", "model.embed_audio", "lm_head"),
+    unquantized=(
+        "model.vision_tower",
+        "model.embed_vision",
+        "model.audio_tower",
+        "model.embed_audio",
+        "lm_head",
+        # Of each layer's own embeddings, 1 % of E2B's weights.
+        "per_layer_model_projection",
+        "per_layer_input_gate",
+        "per_layer_projection",
+    ),
     resample=Image.Resampling.BICUBIC,
     resized=resized,
     spelling=_spelling,

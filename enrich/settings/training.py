@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from enrich.settings.base import Settings
 from enrich.settings.catalog import Columns, SplitSettings
 from enrich.settings.fields import FieldName, FieldSettings, WordingSettings
-from enrich.settings.models import AUTO, DEFAULT_MODEL, TINY_MODEL
+from enrich.settings.models import AUTO, DEFAULT_MODEL, REVISIONS, TINY_MODEL
 from enrich.settings.photos import GroupBy, PhotoLimits
 from enrich.vocabulary import Language, PriceUnit
 
@@ -28,7 +28,9 @@ class TrainSettings(Settings):
         description="Hub id or directory of a vision-language model; "
         f"{AUTO}: {DEFAULT_MODEL} on a GPU, {TINY_MODEL} without one",
     )
-    revision: str | None = Field(default=None, description="Full commit of a hub model; pinned for the default model")
+    revision: str | None = Field(
+        default=None, description=f"Full commit of a hub model; pinned for {' and '.join(REVISIONS)}"
+    )
     num_crops: int = Field(
         default=4,
         ge=1,

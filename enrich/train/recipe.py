@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from enrich.settings.models import AUTO, DEFAULT_MODEL, DEFAULT_REVISION, TINY_MODEL
+from enrich.settings.models import AUTO, DEFAULT_MODEL, REVISIONS, TINY_MODEL
 from enrich.settings.training import TrainSettings
 
 # What suits the tiny base, 7.9 M parameters on a CPU, where the defaults suit 4 B on a GPU.
@@ -38,6 +38,6 @@ def resolve_model(settings: TrainSettings, *, gpu: bool, rows: int | None = None
         if rows:
             recipe["epochs"] = min(max(TINY_PHOTOS / rows, TINY_EPOCHS[0]), TINY_EPOCHS[1])
         updates |= {name: value for name, value in recipe.items() if name not in settings.model_fields_set}
-    if model == DEFAULT_MODEL and settings.revision is None:
-        updates["revision"] = DEFAULT_REVISION
+    if settings.revision is None:
+        updates["revision"] = REVISIONS.get(model)
     return TrainSettings.model_validate({**settings.model_dump(), **updates})

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,13 @@ def test_nothing_outside_names_a_family() -> None:
             continue
         found += [f"{name}: {line.strip()}" for line in file.read_text("utf-8").splitlines() if NAMES.search(line)]
     assert not found
+
+
+def test_families_with_a_class_of_their_own_for_vllm_are_plugins_of_vllm() -> None:
+    """vLLM has classes of all others."""
+    plugins = {point.name for point in entry_points(group="vllm.general_plugins") if point.value.startswith("enrich.")}
+    own = {family.register_with_vllm.__module__.split(".")[2] for family in families()} - {"base"}
+    assert plugins == own == {"phi3_vision"}
 
 
 def test_the_search_would_find_one() -> None:

@@ -8,7 +8,7 @@ SHORT += [2.4] * 2 + [2.65, 2.7, 2.9, 2.95] + [3.05] * 3
 LONG = [round(1.03 + 63.78 * index / 47, 4) for index in range(48)]
 
 # preprocessor_config.json
-ORIGINAL_PREPROCESSOR = {
+ORIGINAL_PREPROCESSOR: dict[str, Any] = {
     "auto_map": {
         "AutoProcessor": "processing_phi3_v.Phi3VProcessor",
         "AutoImageProcessor": "image_processing_phi3_v.Phi3VImageProcessor",
@@ -19,6 +19,20 @@ ORIGINAL_PREPROCESSOR = {
     "image_std": [0.26862954, 0.26130258, 0.27577711],
     "processor_class": "Phi3VProcessor",
     "num_img_tokens": 144,
+}
+
+# Those of microsoft/Phi-3.5-vision-instruct: fewer crops, all code in one file, and a processor_config.json.
+PREPROCESSOR_3_5 = {
+    **ORIGINAL_PREPROCESSOR,
+    "auto_map": {
+        "AutoProcessor": "processing_phi3_v.Phi3VProcessor",
+        "AutoImageProcessor": "processing_phi3_v.Phi3VImageProcessor",
+    },
+    "num_crops": 4,
+}
+PROCESSOR_3_5 = {
+    "auto_map": {"AutoProcessor": "processing_phi3_v.Phi3VProcessor"},
+    "processor_class": "Phi3VProcessor",
 }
 
 # config.json

@@ -135,6 +135,8 @@ def write_member(family: str, path: Path, *, seed: int = 0, vocabulary: float = 
     config = maker.config(len(tokenizer), tokenizer.convert_tokens_to_ids)
     for name, value in text.items():
         setattr(config.text_config, name, value)
+    if hasattr(config.vision_config, "out_hidden_size"):
+        config.vision_config.out_hidden_size = config.text_config.hidden_size
     torch.manual_seed(seed)
     model = AutoModelForImageTextToText.from_config(config)
     with torch.no_grad():

@@ -1,16 +1,16 @@
 """Fine-tuning of a tiny random base on solid colours, whose titles name them: learnable only from the photo."""
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
 from enrich.answers.prompt import Prompt
-from enrich.models.phi3_vision import Phi3VForCausalLM
 from enrich.settings.training import TrainSettings
 from enrich.train.collate import Photos
 from enrich.train.examples import Example, build_examples
@@ -26,9 +26,10 @@ from tests.testing.tiny_phi3v import Tiny
 class TinyJob:
     """What to teach, and the base to teach it to."""
 
-    tiny: Tiny
+    tiny: Tiny  # or a Member, which has path, processor and model as well
     products: list[Product]
     prompt: Prompt
+    own: Mapping[str, object] = field(default_factory=dict)  # settings that suit the base
 
     def settings(self, **changes: object) -> TrainSettings:
         values: dict[str, object] = {
@@ -40,9 +41,9 @@ class TinyJob:
             "evaluations": 2,
             "device": "cpu",
         }
-        return TrainSettings.model_validate({**values, **changes})
+        return TrainSettings.model_validate({**values, **self.own, **changes})
 
-    def model(self) -> Phi3VForCausalLM:
+    def model(self) -> Any:
         """The base, to be changed."""
         return copy.deepcopy(self.tiny.model)
 

@@ -1,5 +1,8 @@
 """A tiny random base and a catalog of solid colours."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from PIL import Image
@@ -8,6 +11,7 @@ from enrich.answers.prompt import make_prompt
 from enrich.train import run
 from enrich.train.collate import Photos
 from enrich.vocabulary import Product
+from tests.testing.tiny_families import MAKERS, open_member, write_member
 from tests.testing.tiny_job import TinyJob
 from tests.testing.tiny_phi3v import tiny_phi3v
 
@@ -35,6 +39,16 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> TinyJob:
         Image.new("RGB", size, colour).save(path)
         products.append(Product(f"P{number}", title, category, price, (str(path),)))
     return TinyJob(tiny, products, make_prompt(("WARM", "COLD"), "EUR", max_new_tokens=70))
+
+
+@pytest.fixture(scope="session", params=["phi3_v", *sorted(MAKERS)])
+def any_job(request: pytest.FixtureRequest, job: TinyJob, tmp_path_factory: pytest.TempPathFactory) -> TinyJob:
+    """The same catalog with a base of each family."""
+    if request.param == "phi3_v":
+        return job
+    path = tmp_path_factory.mktemp(request.param) / "tiny"
+    member: Any = open_member(write_member(request.param, path, vocabulary=0.2))
+    return replace(job, tiny=member, own={"photo_tokens": 64})
 
 
 @pytest.fixture

@@ -1,21 +1,29 @@
 """Fine-tuning a tiny random member of each generic family by the same call as the default model; one budget for all."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from enrich.models.adapted import load_merged
 from enrich.models.base import crop_tokens
-from enrich.models.checkpoint import load_processor
+from enrich.models.checkpoint import load_model, load_processor
+from enrich.models.registry import vision_model
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.training import TrainSettings
+from enrich.train.record import TrainProgress
 from enrich.train.run import open_processor
 from tests.testing.tiny_families import MAKERS, write_member
-from tests.testing.tiny_job import TinyJob
+from tests.testing.tiny_job import TinyJob, weights
 
 
-@pytest.mark.parametrize("family", sorted(MAKERS))
+@pytest.fixture(params=sorted(MAKERS))
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 def test_a_member_of_each_family_learns_and_its_adapter_merges(family: str, job: TinyJob, tmp_path: Path) -> None:
     base = write_member(family, tmp_path / "base", vocabulary=0.2)
     report, told = job.train(
@@ -29,6 +37,45 @@ def test_a_member_of_each_family_learns_and_its_adapter_merges(family: str, job:
     merged = load_merged(base, adapter, dtype=torch.float32, device="cpu")
     assert merged.config.model_type == family
     assert load_processor(adapter).preparation == open_processor(base, job.settings(photo_tokens=64)).preparation
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(any_job: TinyJob, tmp_path: Path) -> None:
+    """Between two checkpoints, with features that are cached by then and noise that must be drawn alike."""
+    changes: dict[str, Any] = {
+        "epochs": 4, "evaluations": 2, "batch_size": 2, "effective_batch_size": 4,
+        "optimizer": {"neftune_noise_alpha": 1},
+    }  # fmt: skip
+
+    def stop(state: TrainProgress) -> None:
+        if state.stage == "training" and state.step == 6:
+            raise KeyboardInterrupt
+
+    reference, _ = any_job.train(tmp_path / "whole", **changes)
+    with pytest.raises(KeyboardInterrupt):
+        any_job.train(tmp_path / "stopped", on_progress=stop, **changes)
+    resumed, told = any_job.train(tmp_path / "stopped", **changes)
+    assert [state.step for state in told if state.stage == "training"] == [5, 6, 7, 8]
+    assert resumed.evaluations == reference.evaluations
+    found, expected = (weights(tmp_path / name) for name in ("stopped", "whole"))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_4bit_base_of_each_family_learns_and_its_merge_is_what_was_trained(
+    family: str, job: TinyJob, tmp_path: Path
+) -> None:
+    # bitsandbytes' CPU kernels take 64 numbers at a time.
+    base = write_member(family, tmp_path / "base", vocabulary=0.2, hidden_size=128, intermediate_size=256)
+    changes: dict[str, Any] = {"load_in_4bit": True, "epochs": 12, "evaluations": 1, "photo_tokens": 64}
+    report, told = job.train(tmp_path / "work", base=base, model=str(base), **changes)
+    losses = [progress.loss for progress in told if progress.loss is not None]
+    assert losses[-1] < 0.5 * losses[0]
+    assert report.merge_check.ok
+    assert report.merge_check.served is not None  # how far the full-precision base departs, which is reported
+    packed = load_model(base, dtype=torch.float32, device="cpu", load_in_4bit=True)
+    decoder = vision_model(family).decoder_linears(packed)
+    quantized = [name for name, one in packed.named_modules() if type(one).__name__ == "Linear4bit"]
+    assert quantized
+    assert [name for name in quantized if not re.match(decoder, name)] == []  # tower, projector, output layer
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import RunFailed
+from enrich.models.registry import vision_model
 from enrich.settings.training import TrainSettings
 from enrich.train import callbacks
 from enrich.train import fit as fit_module
@@ -227,15 +228,16 @@ def test_a_run_out_of_time_evaluates_and_stops(job: TinyJob, tmp_path: Path) -> 
     assert training.best.step == 1
 
 
-def test_gradient_checkpointing_gives_the_same_losses(job: TinyJob, tmp_path: Path) -> None:
+def test_gradient_checkpointing_gives_the_same_losses(any_job: TinyJob, tmp_path: Path) -> None:
     losses, forwards = [], []
     for switch in (False, True):
-        model = job.model()
+        model = any_job.model()
         calls: list[bool] = []
-        attention = model.model.layers[0].self_attn
+        linears = vision_model(model.config.model_type).decoder_linears(model)
+        attention = next(layer for name, layer in model.named_modules() if re.fullmatch(linears, name))
         attention.register_forward_pre_hook(lambda layer, _, calls=calls: calls.append(layer.training))
         changes = {"epochs": 4, "evaluations": 1, "gradient_checkpointing": switch}
-        _, _, told = _fit(job, tmp_path / str(switch), model=model, **changes)
+        _, _, told = _fit(any_job, tmp_path / str(switch), model=model, **changes)
         losses.append([progress.loss for progress in told])
         forwards.append(sum(calls))
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

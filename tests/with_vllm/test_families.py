@@ -1,12 +1,8 @@
-"""The generic families in vLLM's own model classes: greedy answers and log-probabilities are those of transformers.
-
-vLLM imports torchvision for them, and SmolVLM's processor num2words, although photos go past both.
-"""
+"""The generic families in vLLM's own model classes: greedy answers and log-probabilities are those of transformers."""
 
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +13,7 @@ from enrich.engines.vllm_render import sampling
 from enrich.models.generation import generate_answers
 from tests.testing.tiny_families import MAKERS, Member, open_member, write_member
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(not (find_spec("torchvision") and find_spec("num2words")), reason="packages are not installed"),
-]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 NEW_TOKENS = 12
 TOLERANCE = 1e-4  # of log-probabilities in float32; the largest difference seen was 6e-6

@@ -12,7 +12,7 @@ from enrich.engines.adapter import Adapter
 from enrich.engines.base import Engine, Request
 from enrich.engines.parity import ParityRecord, Precision, compare
 from enrich.engines.predictor import prompts_of
-from enrich.engines.start import choose_engine, start_engine
+from enrich.engines.start import choose_engine, need_vllm_imports, start_engine
 from enrich.engines.transformers_engine import load_engine
 from enrich.errors import ParityFailed
 from enrich.models.checkpoint import load_processor, stop_ids
@@ -89,6 +89,7 @@ def compare_engines(
     adapter: Adapter, settings: RunSettings, requests: Sequence[Request], progress: Progress, stack: ExitStack
 ) -> tuple[Engine, ParityRecord]:
     """vLLM's engine, closed with `stack`, and how it compares. One model at a time: a small GPU has no room for two."""
+    need_vllm_imports(adapter.path)  # before transformers' answers, which take minutes
     progress("loading the model", 0, 0)
     reference = load_engine(adapter, settings)
     ours = _complete(reference, requests, "comparing, transformers", progress)

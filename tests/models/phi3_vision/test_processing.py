@@ -7,11 +7,12 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import AutoProcessor, AutoTokenizer
 
-from enrich.models.phi3_vision import Phi3VConfig, Phi3VImageProcessor, Phi3VProcessor
+from enrich.models.phi3_vision import FAMILY, Phi3VConfig, Phi3VImageProcessor, Phi3VProcessor
 from enrich.models.phi3_vision.hd_transform import hd_transform
 from enrich.models.phi3_vision.image_processing import normalize_crops
 from enrich.models.phi3_vision.vision_model import load_processor
-from tests.testing.published_phi3v import ORIGINAL_PREPROCESSOR
+from enrich.models.registry import family_of
+from tests.testing.published_phi3v import ORIGINAL_PREPROCESSOR, PREPROCESSOR_3_5, PROCESSOR_3_5
 from tests.testing.tiny_phi3v import (
     Tiny,
     byte_level_tokenizer,
@@ -238,3 +239,13 @@ def test_the_original_files_load(tmp_path: Path, with_config: bool) -> None:
     assert processor.image_processor.num_crops == 4
     assert processor("<|user|>\nHi")["input_ids"].tolist() == [tokenizer("<|user|>\nHi").input_ids]
     assert processor.apply_chat_template([{"role": "user", "content": "hi"}]) == "hi"
+
+
+def test_the_files_of_3_5_load_and_look_less_closely(tmp_path: Path) -> None:
+    byte_level_tokenizer().save_pretrained(tmp_path)
+    Phi3VConfig(vocab_size=300).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR_3_5))
+    (tmp_path / "processor_config.json").write_text(json.dumps(PROCESSOR_3_5))
+    assert family_of(tmp_path) is FAMILY
+    assert load_processor(tmp_path).preparation.num_crops == 4
+    assert load_processor(tmp_path, photo_tokens=1500).preparation.num_crops == 9
