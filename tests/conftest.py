@@ -22,11 +22,13 @@ settings.load_profile("same")
 
 
 # The slowest start first; pipeline/test_cli.py makes the catalog and the adapter that the rest of `pipeline` waits for.
-FIRST = ("flows", "pipeline/test_cli.py", "train", "test_fuzz_files.py", "test_faults.py", "pipeline")
+FIRST = (
+    "flows", "test_ten_nights.py", "pipeline/test_cli.py", "train", "test_fuzz_files.py", "test_faults.py", "pipeline",
+)  # fmt: skip
 # These run whole commands. Coverage, which makes them take half as long again, is measured by the tests of the parts.
 WHOLE = (
-    "flows", "pipeline/run/test_enrichment_whole.py", "pipeline/run/test_parity_gate.py", "pipeline/test_cli.py",
-    "pipeline/test_finetuning_whole.py", "test_faults.py", "test_fuzz_files.py", "train/test_run.py",
+    "flows", "test_ten_nights.py", "pipeline/run/test_enrichment_whole.py", "pipeline/run/test_parity_gate.py",
+    "pipeline/test_cli.py", "pipeline/test_finetuning_whole.py", "test_faults.py", "test_fuzz_files.py", "train/test_run.py",
     "train/test_ways.py",
 )  # fmt: skip
 

@@ -14,6 +14,7 @@ from flows.nightly import nightly
 from flows.parameters import Training
 from sample.generate import write_sample
 from sample.make import DIALECTS
+from tests.flows.conftest import prefect_server as prefect_server  # a server of its own: the others are busy
 
 PRODUCTS = 300
 QUICK = Training(epochs=2)  # enough to tell from noise: 40 s on a core
