@@ -28,8 +28,8 @@ FIRST = (
 # These run whole commands. Coverage, which makes them take half as long again, is measured by the tests of the parts.
 WHOLE = (
     "flows", "test_ten_nights.py", "pipeline/run/test_enrichment_whole.py", "pipeline/run/test_parity_gate.py",
-    "pipeline/test_cli.py", "pipeline/test_finetuning_whole.py", "test_faults.py", "test_fuzz_files.py", "train/test_run.py",
-    "train/test_ways.py",
+    "pipeline/test_cli.py", "pipeline/test_finetuning_whole.py", "test_faults.py", "test_fuzz_files.py",
+    "train/test_run.py", "train/test_ways.py",
 )  # fmt: skip
 
 
