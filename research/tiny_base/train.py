@@ -304,13 +304,16 @@ def save(model: Phi3VForCausalLM, out: Path, record: dict[str, Any]) -> None:
 def stages(record: Mapping[str, Any]) -> list[str]:
     """A paragraph of the card for each training that made the weights, the first one first."""
     before = stages(record["before"]) if record.get("before") else []
+    mean = (
+        f" Then the mean of its weights, {record['averaged']:.0%}, and those before it." if "averaged" in record else ""
+    )
     several = f", {record['several']:.0%} of them with 1 to 4 photos," if record.get("several") else ""
     return [
         *before,
         f"{len(before) + 1}. {record['photos']:,} products{several} in {record['steps']:,} steps of "
         f"{record['batch_size']} photos of 4 crops, AdamW, peak\n   learning rate {record['learning_rate']}, bf16 "
         f"autocast, {record['seconds'] / 60:.1f} minutes on one {record['hardware']}, torch {record['torch']}, seed "
-        f"{record['seed']}.",
+        f"{record['seed']}.{mean}",
     ]
 
 

@@ -103,7 +103,7 @@ def test_a_page_shows_the_runs_figures(photos: Store) -> None:
 
     for words in ("Run night-1", "Published to products.parquet.", "1,234 products", "1,230 ok", "4 failed",
                   "6.8 products a second", "180 s in all", "new 1,200", "changed 34", "download 12.3 ms 18 5%",
-                  "queue 500 ms engine 129 ms 1 97%", "Bottleneck: engine. To move it: set quantization to fp8.",
+                  "queue 500 ms engine 129 ms 1 97%", "Bottleneck: engine: set quantization to fp8.",
                   "adapter a1 on tiny", "engine transformers"):  # fmt: skip
         assert words in page.text
     assert "script" not in page.tags

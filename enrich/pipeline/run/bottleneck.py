@@ -11,11 +11,16 @@ from enrich.settings.run import RunSettings
 # Share of a session's time. Below it, waiting for photos is normal start-up of the engine and of each shard.
 WAITING = 0.1
 HEADROOM = 1.2  # workers asked for, over those that would just keep up: photos differ
+# Of shorter runs, start and end decide which stage was busy. What so few photos say of settings is chance.
+SHORT_SECONDS, FEW_PRODUCTS = 20.0, 100
+TOO_SHORT = "the run was too short to tell what would move it"
 WRITE_SHARE = 0.05  # of the time, that writing shards should take at most
 
 
 def judge_stages(sessions: Sequence[Measured], settings: RunSettings, engine: str) -> Stages | None:
     """Seconds a product of each stage, how busy it was, the bottleneck and what moves it. None: nothing was measured.
+
+    Of a short run nothing is said about what moves it.
 
     Sessions add up, also those that ran at the same time; `photos_per_second` is then that of one. Advice is for the
     longest session. If the stream waited for photos, download or decoding is the bottleneck, even if the engine was
@@ -36,13 +41,14 @@ def judge_stages(sessions: Sequence[Measured], settings: RunSettings, engine: st
     waited = sum(session.waited for session in sessions) / wall
     candidates = ("decode", "download") if waited >= WAITING else ("engine", "render", "write")
     bottleneck = max(candidates, key=lambda name: uses[name].busy or 0.0)
+    short = photos < FEW_PRODUCTS and wall < SHORT_SECONDS
     return Stages(
         photos=photos,
         photos_per_second=photos / wall,
         uses=tuple(uses.values()),
         starved=sum(session.starved for session in sessions) / wall,
         bottleneck=bottleneck,
-        advice=_advice(bottleneck, uses, main, settings, engine),
+        advice=TOO_SHORT if short else _advice(bottleneck, uses, main, settings, engine),
     )
 
 

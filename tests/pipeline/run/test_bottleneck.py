@@ -142,3 +142,15 @@ def test_workers_are_chosen_from_the_machine(settings: dict[str, Any], cores: in
 )
 def test_three_digits(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("photos", "wall", "short"), [(6, 1.4, True), (99, 19.0, True), (99, 25.0, False), (150, 9.0, False)]
+)
+def test_of_a_short_run_nothing_is_advised(photos: int, wall: float, short: bool) -> None:
+    """Six refused photos were told to raise shard_size to 37,597, because writing was all there was to do."""
+    stages = judge_stages(
+        [replace(FULL, photos=photos, wall=wall, engine=0.0, write=0.9 * wall)], RunSettings(), "vllm"
+    )
+    assert stages is not None
+    assert (stages.advice == "the run was too short to tell what would move it") is short
