@@ -4,7 +4,7 @@ import importlib.util
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from enrich.cli.options import Config
@@ -39,10 +39,11 @@ def _print_models() -> None:
     from enrich.capacity import GIB, needs, this_machine
 
     here = this_machine()
-    table = Table("model", "licence", "train", "train*", "serve", "here", box=None, pad_edge=False)
+    columns = [Column(name, no_wrap=True) for name in ("model, GiB", "train", "train*", "serve")]
+    table = Table(*columns, "here", box=None, padding=(0, 1, 0, 0), pad_edge=False)  # 80 characters in all
     for need in needs(here):
-        sizes = (f"{size / GIB:.0f} GiB" for size in (need.train, need.train_least, need.serve))
-        table.add_row(need.model.name, need.family.licence, *sizes, need.fits(here))
+        sizes = (f"{size / GIB:.0f}" for size in (need.train, need.train_least, need.serve))
+        table.add_row(need.model.name, *sizes, need.fits(here))
     slow = "" if here.number_bytes == 2 else "; without a GPU, training on thousands of products takes days"
     console.print(f"\nEstimates of memory, for {here.name} with {here.memory / GIB:.0f} GiB{slow}:")
     console.print(table)

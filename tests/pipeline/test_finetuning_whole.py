@@ -23,7 +23,7 @@ from enrich.settings.training import TrainSettings
 FILES = {
     "adapter_config.json", "adapter_model.safetensors", "config.json", "preprocessor_config.json", "tokenizer.json",
     "tokenizer_config.json", "prompt.json", "calibration.json", "metrics.json", "scores.parquet", "train.json",
-    "README.md", "dropped.csv",
+    "README.md", "dropped.csv", "taught.parquet",
 }  # fmt: skip
 
 
