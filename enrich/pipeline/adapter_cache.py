@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -77,29 +77,25 @@ def find_adapter(
     resolved = resolve_model(settings, gpu=torch.cuda.is_available())
     with local_tree(catalog) as folder:
         labelled = read_taught(folder, resolved)
-        digests = row_digests(labelled)
-    uri = f"{adapters.rstrip('/')}/{_name(resolved, labelled)}"
-    named = _read(uri, RECORD_FILE)
-    if named is not None and named.get("data_fingerprint", labelled.fingerprint) == labelled.fingerprint:
-        return CachedAdapter(uri, ready=True)
-    for found in _candidates(adapters, in_use):
-        if _fits(found, labelled, settings):
-            return CachedAdapter(found, ready=True)
-    alike = standing and _made_alike(standing[0], labelled, settings)
-    if standing and alike and (note := _too_few_changed(*standing, digests, retrain)):
-        return CachedAdapter(standing[0], ready=True, note=note)
+        uri = f"{adapters.rstrip('/')}/{_name(resolved, labelled)}"
+        named = _read(uri, RECORD_FILE)
+        if named is not None and named.get("data_fingerprint", labelled.fingerprint) == labelled.fingerprint:
+            return CachedAdapter(uri, ready=True)
+        for found in _candidates(adapters, in_use):
+            if _fits(found, labelled, settings):
+                return CachedAdapter(found, ready=True)
+        alike = standing and _made_alike(standing[0], labelled, settings)
+        if standing and alike and (note := _too_few_changed(*standing, labelled, retrain)):
+            return CachedAdapter(standing[0], ready=True, note=note)
     return CachedAdapter(uri, ready=False)
 
 
-def _too_few_changed(standing: str, since: datetime, now: Mapping[str, int], retrain: Retrain) -> str | None:
-    """One line if too few rows changed since the standing adapter was trained; None if another one is due.
-
-    Args:
-        now: `row_digests` of the catalog.
-    """
+def _too_few_changed(standing: str, since: datetime, catalog: Catalog, retrain: Retrain) -> str | None:
+    """One line if too few rows changed since the standing adapter was trained; None if another one is due."""
     before = _taught(standing)
     if before is None:
         return None
+    now = row_digests(catalog)  # reads the sizes of all photos
     changed = sum(before.get(code) != now.get(code) for code in {*before, *now})
     enough = retrain.rows or max(1, math.ceil(len(now) / 20))
     if changed >= enough or datetime.now(UTC) - since >= timedelta(days=retrain.days):

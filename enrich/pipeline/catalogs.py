@@ -17,10 +17,10 @@ from enrich.pages.catalog_page import render_catalog
 from enrich.pipeline.progress import Progress, silent
 from enrich.settings.catalog import CHECKED_PHOTOS, FetchSettings
 from enrich.settings.training import TrainSettings
-from enrich.storage import is_s3, open_store, read_tree, write_tree
+from enrich.storage import is_s3, open_store, write_tree
 from enrich.storage.cache import disk_errors
 from enrich.storage.scratch import scratch
-from enrich.storage.tree import read_outline, work_directory
+from enrich.storage.tree import local_tree_or_file, read_outline, work_directory
 
 CATALOG_FILE = "catalog.csv"  # written last: a catalog without it is not whole
 
@@ -78,8 +78,8 @@ def _proposed(path: Path, settings: TrainSettings) -> Proposal:
 def _there(uri: str) -> Iterator[tuple[Path, PhotoFiles]]:
     """The catalog's directory or table on the local disk, and its photos, which stay on S3 if it is there."""
     if not is_s3(uri):
-        path = Path(uri).expanduser()
-        yield path if path.is_file() else read_tree(uri, path), PhotoFiles()
+        with local_tree_or_file(uri) as path:
+            yield path, PhotoFiles()
         return
     with scratch() as folder:
         store, listed = read_outline(uri, folder, may_be_table)

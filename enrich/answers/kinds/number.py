@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 from unicodedata import normalize
 
@@ -44,14 +44,9 @@ def parts(tokens: AnswerTokens, field: Field, most: int) -> list[Part]:
     edges = chain(prefix)
     first = len(prefix)
     states = range(first + 1, first + 1 + MAX_DIGITS)  # after so many digits, less one
+    leading = {token for token in tokens.leading if tokens.digits[token][0] != "0"}
     for state in (first, *states):
-        written = state - first
-        options: dict[int, set[int]] = {}
-        for token, digits in tokens.digits.items():
-            leads = token in tokens.leading if written == 0 else token in tokens.inner
-            if leads and written + len(digits) <= MAX_DIGITS and (written or digits[0] != "0"):
-                options.setdefault(state + len(digits), set()).add(token)
-        edges[state] = [(frozenset(found), after) for after, found in options.items()]
+        edges[state] = _digits(tokens, leading if state == first else tokens.inner, state, MAX_DIGITS - (state - first))
     ends = set(states)
     last = states[-1]
     zero = frozenset(token for token in tokens.leading if tokens.digits[token] == "0")
@@ -71,6 +66,15 @@ def parts(tokens: AnswerTokens, field: Field, most: int) -> list[Part]:
     return [Part(edges, frozenset(ends))]
 
 
+def _digits(tokens: AnswerTokens, which: Collection[int], state: int, most: int) -> list[tuple[frozenset[int], int]]:
+    """The edges from `state` over those tokens that write at most `most` digits, to the state so many digits on."""
+    options: dict[int, set[int]] = {}
+    for token, digits in tokens.digits.items():
+        if token in which and len(digits) <= most:
+            options.setdefault(state + len(digits), set()).add(token)
+    return [(frozenset(found), after) for after, found in options.items()]
+
+
 def _add_decimals(
     edges: dict[int, list[tuple[frozenset[int], int]]], ends: set[int], tokens: AnswerTokens, most: int, last: int
 ) -> int:
@@ -79,11 +83,7 @@ def _add_decimals(
     for state in ends:
         edges[state] = [*edges.get(state, []), (frozenset({tokens.point or 0}), point)]
     for written in range(most):
-        options: dict[int, set[int]] = {}
-        for token in tokens.inner:
-            if written + len(tokens.digits[token]) <= most:
-                options.setdefault(point + written + len(tokens.digits[token]), set()).add(token)
-        edges[point + written] = [(frozenset(found), after) for after, found in options.items()]
+        edges[point + written] = _digits(tokens, tokens.inner, point + written, most - written)
     ends |= set(range(point + 1, point + most + 1))
     return point + most
 
