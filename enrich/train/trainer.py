@@ -1,6 +1,7 @@
 """transformers' Trainer with generation-based evaluation, and adapters as its checkpoints."""
 
 import json
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -9,13 +10,14 @@ import torch
 from accelerate import PartialState
 from peft import PeftModel
 from pydantic import TypeAdapter, ValidationError
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from enrich.errors import UsageError, first_line
 from enrich.settings.training import TrainSettings
 from enrich.train.callbacks import FiniteGuard
-from enrich.train.collate import Collator, Photos, embed_images
+from enrich.train.collate import Collator, Item, Photos, embed_images
 from enrich.train.lora import optimizer
 from enrich.train.record import Evaluation, Skipped
 
@@ -57,6 +59,12 @@ class AnswerTrainer(Trainer):
         self._photos = photos
         self._settings = settings
         self._evaluate_step = evaluate_step
+
+    def get_train_dataloader(self) -> DataLoader[Item]:
+        """Stock, with workers that end by themselves."""
+        loader = super().get_train_dataloader()
+        loader.base_dataloader.worker_init_fn = _without_exit_hooks  # of the one that accelerate's loader wraps
+        return loader
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Stock, after the batch's photos are made ready. New features are cached during the GPU's backward pass.
@@ -102,6 +110,15 @@ class AnswerTrainer(Trainer):
             for entry in self.state.log_history
             if "skipped" in entry
         ]
+
+
+def _without_exit_hooks(_worker: int) -> None:
+    """Let a forked worker end without the exit hooks of its parent's threads.
+
+    Prefect's (3.7.7) raises in a worker once a flow has logged, since a fork does not copy the thread that it waits
+    for. The DataLoader takes the worker's exit code 1 for a failure, and training would stop at the end of the epoch.
+    """
+    threading._threading_atexits.clear()  # type: ignore[attr-defined]
 
 
 _EVALUATED = [name for name in Evaluation.model_fields if name != "step"]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -362,6 +363,19 @@ def test_a_photo_that_vanishes_on_the_way_is_named(
         f"training: photo {photo}: No such file or directory; it was there at first; put it back and start again: "
         "training goes on from its last checkpoint"
     )
+
+
+def test_workers_that_load_photos_end_without_the_exit_hooks_of_their_parent(
+    job: TinyJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hook() -> None:
+        raise AssertionError("Prefect's thread does not exist in a forked process")
+
+    monkeypatch.setattr(Photos, "workers", 1)
+    monkeypatch.setattr(threading, "_threading_atexits", [hook])
+    report, _ = job.train(tmp_path / "work")
+    assert report.stopped == "finished"
+    assert threading._threading_atexits == [hook]  # type: ignore[attr-defined]  # the parent keeps them
 
 
 def test_files_of_others_are_left_alone(job: TinyJob, tmp_path: Path) -> None:
