@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 
+from docs.markdown import table
 from enrich.output.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, ROW_SCHEMA
 from enrich.vocabulary import ErrorKind, PhotoIssue, ReviewReason
 
@@ -72,9 +73,9 @@ def _dictionary() -> str:
     """The columns of every table in Markdown."""
     parts = []
     for heading, fields in _TABLES:
-        lines = [f"| `{field.name}` | {_plain(field.type)} | {MEANINGS[field.name]} |" for field in fields]
-        parts.append("\n".join([f"### {heading}", "", "| column | type | meaning |", "| --- | --- | --- |", *lines]))
-    return "\n\n".join(parts) + "\n"
+        rows = [(f"`{field.name}`", _plain(field.type), MEANINGS[field.name]) for field in fields]
+        parts.append(f"### {heading}\n\n{table(('column', 'type', 'meaning'), rows)}")
+    return "\n".join(parts)
 
 
 def _athena() -> str:
@@ -93,13 +94,9 @@ def _athena() -> str:
     return f"```sql\n{products};\n\n{history};\n```\n"
 
 
-def data_page(text: str) -> str:
-    """`text` with the parts between markers written anew."""
-    for name, rendered in (("dictionary", _dictionary()), ("athena", _athena())):
-        start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        before, _, rest = text.partition(start)
-        text = before + start + rendered + end + rest.partition(end)[2]
-    return text
+def data_parts() -> dict[str, str]:
+    """By the names of their markers."""
+    return {"dictionary": _dictionary(), "athena": _athena()}
 
 
 def _plain(kind: pa.DataType) -> str:

@@ -1,7 +1,6 @@
 """The tables of docs/models.md that `docs.reference` writes: what each family's models need, and what a photo takes."""
 
-from collections.abc import Sequence
-
+from docs.markdown import table
 from enrich.capacity import GIB, Machine, needs
 from enrich.models.base import crop_tokens
 from enrich.models.registry import families
@@ -17,13 +16,9 @@ _SQUARES = {
 }
 
 
-def models_page(text: str) -> str:
-    """`text` with the tables between its markers written anew."""
-    for name, rendered in (("models", _models()), ("photos", _photos())):
-        start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        before, _, rest = text.partition(start)
-        text = before + start + rendered + end + rest.partition(end)[2]
-    return text
+def model_tables() -> dict[str, str]:
+    """By the names of their markers."""
+    return {"models": _models(), "photos": _photos()}
 
 
 def _models() -> str:
@@ -45,7 +40,7 @@ def _models() -> str:
         "to serve",
         "keys and values of a token",
     )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _photos() -> str:
@@ -56,7 +51,7 @@ def _photos() -> str:
         needed = ", ".join(how.vllm_imports) or "-"
         for size, square in _SQUARES.get(family.model_types[0], {"": None}).items():
             rows.append([family.title + size, *(str(_tokens(how, square, budget)) for budget in _BUDGETS), needed])
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _tokens(how: object, square: tuple[int, int] | None, budget: int) -> int:
@@ -66,8 +61,3 @@ def _tokens(how: object, square: tuple[int, int] | None, budget: int) -> int:
     facts, (side, each) = how.facts, square  # type: ignore[attr-defined]
     across, down = facts.resized(*_PHOTO, facts.squares_for(budget, each), side)
     return facts.spelling(down // side, across // side, each).count(facts.image_token)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,4 +1,4 @@
-"""Write docs/commands.md, docs/settings.md, parts of docs/models.md and of DATA.md: `python -m docs.reference`.
+"""Write docs/commands.md, docs/settings.md and parts of other pages: `python -m docs.reference`.
 
 With `--check` nothing is written, and the exit code is 1 if a page is out of date.
 """
@@ -10,8 +10,10 @@ from typing import Any
 
 import typer
 
-from docs.dictionary import data_page
-from docs.families import models_page
+from docs.dictionary import data_parts
+from docs.families import model_tables
+from docs.markdown import between_markers
+from docs.sources import source_tables
 from enrich.cli import app
 from enrich.settings.describe import describe
 from enrich.settings.load import COMMANDS, SECTIONS
@@ -54,13 +56,14 @@ def settings_page() -> str:
 
 
 def main() -> int:
-    data, models, stale = HERE.parent / "DATA.md", HERE / "models.md", 0
-    pages = {
-        HERE / "commands.md": commands_page(),
-        HERE / "settings.md": settings_page(),
-        data: data_page(data.read_text("utf-8")),
-        models: models_page(models.read_text("utf-8")),
+    parts = {
+        HERE.parent / "DATA.md": data_parts(),
+        HERE / "models.md": model_tables(),
+        HERE / "catalogs.md": source_tables(),
     }
+    pages = {path: between_markers(path.read_text("utf-8"), found) for path, found in parts.items()}
+    pages |= {HERE / "commands.md": commands_page(), HERE / "settings.md": settings_page()}
+    stale = 0
     for path, text in pages.items():
         if "--check" not in sys.argv:
             path.write_text(text, "utf-8")

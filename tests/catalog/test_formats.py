@@ -1,14 +1,7 @@
 """Catalogs of every format come to the same products."""
 
-import base64
-import io
-import json
-import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from enrich.catalog.embedded import data_of
@@ -16,22 +9,8 @@ from enrich.catalog.find_photo import names_of
 from enrich.catalog.read import read_catalog
 from enrich.errors import UsageError
 from enrich.settings.catalog import Columns
-from tests.testing.tables import CODES, COLUMNS, csv_text, products, workbook, write_photos
-
-ROWS = products()
-LLAVA = [
-    {"id": row["sku"], "image": row["image"], "conversations": [
-        {"from": "human", "value": "<image>\nWhat product is this?"},
-        {"from": "gpt", "value": f"Product: {row['title']}\nCategory: {row['category']}\nFull Price: {row['price']}"}]}
-    for row in ROWS
-]  # fmt: skip
-SHAREGPT = [
-    {"id": row["sku"], "images": [row["image"]], "messages": [
-        {"role": "user", "content": "<image>"},
-        {"role": "assistant", "content": json.dumps({name: row[name] for name in ("title", "category", "price")})}]}
-    for row in ROWS
-]  # fmt: skip
-WITHOUT_PHOTOS = [{name: cell for name, cell in row.items() if name != "image"} for row in ROWS]
+from tests.testing.sources import PATHS, ROWS, SOURCES, Source, json_lines, parquet
+from tests.testing.tables import CODES, COLUMNS, csv_text, products, write_photos
 
 
 @pytest.fixture(autouse=True)
@@ -39,59 +18,12 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENRICH_CACHE", str(tmp_path / "cache"))
 
 
-def lines(records: list[dict[str, object]]) -> bytes:
-    return "\n".join(map(json.dumps, records)).encode()
-
-
-def parquet(photos: list[object], kind: pa.DataType | None = None) -> bytes:
-    columns = {name: pa.array([row[name] for row in ROWS]) for name in WITHOUT_PHOTOS[0]}
-    sink = io.BytesIO()
-    pq.write_table(pa.table({**columns, "image": pa.array(photos, kind)}), sink)
-    return sink.getvalue()
-
-
-def archive(photos: list[bytes]) -> bytes:
-    sink = io.BytesIO()
-    with tarfile.open(fileobj=sink, mode="w") as file:
-        for row, photo, rest in zip(ROWS, photos, WITHOUT_PHOTOS, strict=True):
-            for name, data in ((f"{row['sku']}.jpg", photo), (f"{row['sku']}.json", json.dumps(rest).encode())):
-                member = tarfile.TarInfo(name)
-                member.size = len(data)
-                file.addfile(member, io.BytesIO(data))
-    return sink.getvalue()
-
-
-PATHS = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-FORMATS: dict[str, tuple[str, Callable[[list[bytes]], bytes], Columns]] = {
-    "Excel": ("catalog.xlsx", lambda _: workbook(products(price=lambda n: 20.5 + 7 * n)), COLUMNS),
-    "JSON Lines": ("catalog.jsonl", lambda _: lines(ROWS), COLUMNS),
-    "JSON": ("catalog.json", lambda _: json.dumps({"products": ROWS}).encode(), COLUMNS),
-    "LLaVA": ("catalog.json", lambda _: json.dumps(LLAVA).encode(), Columns()),
-    "ShareGPT": ("catalog.jsonl", lambda _: lines(SHAREGPT), Columns()),
-    "WebDataset": ("shard-00.tar", archive, Columns()),
-    "Parquet of bytes": ("catalog.parquet", lambda photos: parquet([*photos]), COLUMNS),
-    "Parquet of structs": (
-        "catalog.parquet", lambda photos: parquet([{"bytes": one, "path": None} for one in photos]), COLUMNS
-    ),
-    "Parquet of paths": (
-        "catalog.parquet", lambda _: parquet([{"bytes": None, "path": row["image"]} for row in ROWS], PATHS), COLUMNS
-    ),
-    "data: URIs": (
-        "catalog.csv",
-        lambda photos: csv_text(
-            products(image=lambda n: f"data:image/jpeg;base64,{base64.b64encode(photos[n]).decode()}")
-        ).encode(),
-        COLUMNS,
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_format_comes_to_the_same_products(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_a_format_comes_to_the_same_products(tmp_path: Path, source: Source) -> None:
     photos = write_photos(tmp_path / "catalog")
-    file, made, columns = FORMATS[name]
-    (tmp_path / "catalog" / file).write_bytes(made(photos))
-    catalog = read_catalog(tmp_path / "catalog", columns)
+    for name, data in source.files(photos).items():
+        (tmp_path / "catalog" / name).write_bytes(data)
+    catalog = read_catalog(tmp_path / "catalog", source.columns)
     assert [(one.product_code, one.title, one.category, one.price) for one in catalog.products] == [
         (row["sku"], row["title"], row["category"], float(row["price"])) for row in ROWS
     ]
@@ -176,10 +108,10 @@ def test_texts_of_a_parquet_file_that_are_not_utf_8_are_refused(tmp_path: Path) 
 def test_broken_records_are_told_and_other_files_refused(tmp_path: Path) -> None:
     write_photos(tmp_path)
     table = tmp_path / "catalog.jsonl"
-    table.write_bytes(lines(ROWS) + b'\n{"sku": "9", "title": \n')
+    table.write_bytes(json_lines(ROWS) + b'\n{"sku": "9", "title": \n')
     (dropped,) = read_catalog(tmp_path, COLUMNS).dropped
     assert (dropped.row, dropped.reason, dropped.detail) == (13, "row cannot be read", "line 13 is not a JSON record")
-    table.write_bytes(lines([{**row, "note": "\ud800", "deep": {"a": {"b": [[1], 2.5]}}} for row in ROWS]))
+    table.write_bytes(json_lines([{**row, "note": "\ud800", "deep": {"a": {"b": [[1], 2.5]}}} for row in ROWS]))
     assert len(read_catalog(tmp_path, COLUMNS).products) == 12
     for content in (b"", b"not json\n", b"[" * 100_000):
         table.write_bytes(content)

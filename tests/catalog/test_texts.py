@@ -6,6 +6,7 @@ import pytest
 
 from enrich.catalog.read import Catalog, read_catalog
 from enrich.errors import UsageError
+from tests.testing.sources import ENCODINGS, SEPARATORS
 from tests.testing.tables import CODES, COLUMNS, csv_text, products, write_photos
 
 TITLES = {
@@ -15,6 +16,7 @@ TITLES = {
     "Japanese": ("半袖シャツ 婦人用", "ウールコート 紳士用", "本革バッグ", "ワンピース 花柄"),
     "half width": ("ｼｬﾂ 赤", "ｺｰﾄ 青", "ﾊﾞｯｸﾞ 緑", "ﾄﾞﾚｽ"),
     "Chinese": ("红衬衫", "女士羊毛大衣", "手包", "碎花连衣裙"),
+    "traditional": ("紅色襯衫", "女士羊毛大衣", "手提包", "碎花連衣裙"),
     "Russian": ("Рубашка красная", "Пальто", "Сумка", "Платье"),
     "Polish": ("Koszula żółta", "Płaszcz", "Torebka skórzana", "Sukienka dżinsowa"),
     "Korean": ("빨간 셔츠", "파란 코트", "가죽 가방", "원피스"),
@@ -32,14 +34,7 @@ def codes(catalog: Catalog) -> list[str]:
     return [one.product_code for one in catalog.products]
 
 
-@pytest.mark.parametrize(
-    ("language", "codec", "named"),
-    [("German", "cp1252", "windows-1252"), ("French", "cp1252", "windows-1252"), ("one word", "cp1252", "windows-1252"),
-     ("Japanese", "shift_jis", "shift_jis"), ("half width", "cp932", "shift_jis"), ("Japanese", "euc_jp", "euc-jp"),
-     ("Chinese", "gb18030", "gb18030"), ("Russian", "cp1251", "windows-1251"), ("Polish", "cp1250", "windows-1250"),
-     ("Korean", "cp949", "euc-kr"), ("Japanese", "utf-8", "utf-8"), ("German", "utf-8-sig", "utf-8-sig"),
-     ("Chinese", "utf-16", "utf-16"), ("German", "utf-16-le", "utf-16-le"), ("Japanese", "utf-16-be", "utf-16-be")],
-)  # fmt: skip
+@pytest.mark.parametrize(("language", "codec", "named"), ENCODINGS)
 def test_an_encoding_is_found_and_named(tmp_path: Path, language: str, codec: str, named: str) -> None:
     titles = [f"{TITLES[language][n % 4]} {n}" for n in range(12)]
     catalog = read(tmp_path, csv_text(products(title=titles.__getitem__)).encode(codec))
@@ -67,7 +62,7 @@ def test_one_line_in_another_encoding_than_the_rest_is_named(tmp_path: Path) -> 
         read(tmp_path, text.replace("Mäntel 3".encode(), "Mäntel 3".encode("cp1252")))
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("separator", SEPARATORS)
 def test_a_separator_is_found(tmp_path: Path, separator: str) -> None:
     catalog = read(tmp_path, csv_text(products(price=lambda n: f"{n + 1}.100,50"), separator))
     assert (catalog.separator, codes(catalog)) == (separator, CODES)
