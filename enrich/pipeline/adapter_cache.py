@@ -23,7 +23,7 @@ from enrich.errors import UsageError
 from enrich.pipeline.finetuning import METRICS_FILE
 from enrich.settings.training import TrainSettings
 from enrich.storage import is_s3, open_store
-from enrich.storage.tree import local_tree
+from enrich.storage.tree import local_tree_or_file
 from enrich.train.recipe import resolve_model
 from enrich.train.workdir import CIRCUMSTANCES
 from enrich.vocabulary import RECORD_FILE
@@ -75,7 +75,7 @@ def find_adapter(
         UsageError: the catalog cannot be read.
     """
     resolved = resolve_model(settings, gpu=torch.cuda.is_available())
-    with local_tree(catalog) as folder:
+    with local_tree_or_file(catalog) as folder:
         labelled = read_taught(folder, resolved)
         uri = f"{adapters.rstrip('/')}/{_name(resolved, labelled)}"
         named = _read(uri, RECORD_FILE)

@@ -22,7 +22,7 @@ from enrich.pipeline.scoring import catalog_to_score, trained_with
 from enrich.scores.assess import SCORES_FILE
 from enrich.scores.contest import Contest, contest, share_changed
 from enrich.settings.run import RunSettings
-from enrich.storage.tree import local_tree
+from enrich.storage.tree import local_tree, local_tree_or_file
 from enrich.vocabulary import Product
 
 MOST = 2_000  # products of each comparison: then a difference of 2 points is more than luck
@@ -67,7 +67,7 @@ def challenge(new: str, standing: str, catalog: str, settings: RunSettings, prog
         UsageError: the catalog or one of the adapters cannot be read, or an adapter's base cannot be found.
     """
     with ExitStack() as stack:
-        folder = stack.enter_context(local_tree(catalog))
+        folder = stack.enter_context(local_tree_or_file(catalog))
         ours, theirs = (open_adapter(stack.enter_context(local_tree(uri)), settings.base) for uri in (new, standing))
         labelled, splits = catalog_to_score(ours, folder, None, unheard)
         splits = splits or split_catalog(labelled.products, trained_with(ours).split)

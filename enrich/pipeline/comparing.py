@@ -17,7 +17,7 @@ from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.run.parity_gate import compare_engines, mismatch, named_after
 from enrich.pipeline.scoring import products_to_score
 from enrich.settings.run import RunSettings
-from enrich.storage.tree import local_tree
+from enrich.storage.tree import local_tree, local_tree_or_file
 
 
 def measure_parity(
@@ -36,7 +36,7 @@ def measure_parity(
         if catalog is None:
             requests = _drawn(loaded, rows)
         else:
-            products = products_to_score(loaded, stack.enter_context(local_tree(catalog)))[0]
+            products = products_to_score(loaded, stack.enter_context(local_tree_or_file(catalog)))[0]
             photos = photos_of(products, settings.limits, loaded.preparation)
             requests = [
                 prompt for product in islice(photos, rows) for prompt in named_after(product.key, product.prompts)

@@ -42,6 +42,11 @@ def test_it_is_current_once_it_is_whole(catalog: Path, tmp_path: Path) -> None:
     assert first.uri == started.uri == whole.uri
 
 
+def test_a_catalog_may_be_named_by_its_table(catalog: Path, tmp_path: Path) -> None:
+    by_table = find_adapter(str(catalog / "catalog.csv"), str(tmp_path / "adapters"), TINY)
+    assert by_table == find_adapter(str(catalog), str(tmp_path / "adapters"), TINY)
+
+
 def test_a_changed_catalog_needs_another_and_an_old_state_has_its_own(catalog: Path, tmp_path: Path) -> None:
     first = find_adapter(str(catalog), str(tmp_path / "adapters"), TINY)
     make(first)
