@@ -9,7 +9,8 @@ from pathlib import Path
 
 import polars as pl
 
-from enrich.catalog.add import FOLDER, Added, Label, Labelled, Seen, add_products, check_addition
+from enrich.catalog.add import Added, Label, Labelled, Seen, add_products, check_addition
+from enrich.catalog.frozen import REVIEWED
 from enrich.errors import UsageError
 from enrich.output.asked import Asked, read_asked
 from enrich.output.decisions import REJECTED, read_decisions, run_mark
@@ -92,7 +93,7 @@ def apply_decisions(output: str, file: Path, catalog: str | None = None, columns
     lessons = _lessons(rows, reviews if known else pl.concat([reviews, news]), asked)
     shop = None if catalog is None else open_store(catalog, must_exist=True)
     if shop is not None:
-        check_taught(_images(target, products).uri, shop.uri_of(FOLDER), shop.uri)
+        check_taught(_images(target, products).uri, shop.uri_of(REVIEWED), shop.uri)
         check_addition(shop, columns or Columns(), lessons)
     write_reviews(target, decided.digest, news)
     publish_reviews(target)
