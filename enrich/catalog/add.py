@@ -72,7 +72,8 @@ def add_products(
 ) -> Added:
     """Put photos below images/reviewed/ and rows into the catalog's table, replaced by compare-and-swap.
 
-    Photos of the frozen slice (`enrich.catalog.frozen`) get a folder of their own, from which nothing is taught. A product that was added before gets its newer labels, or is taken out where they were rejected.
+    Photos of the frozen slice (`enrich.catalog.frozen`) get a folder of their own, from which nothing is taught. A
+    product that was added before gets its newer labels, or is taken out where they were rejected.
 
     Args:
         photo: returns the reviewed bytes, or None if they no longer exist. Such a photo is left out; if it is the
@@ -168,7 +169,7 @@ def _edited(
             continue
         code = _unused_code(product, codes, numbered)
         codes.add(code)
-        paths = BETWEEN_PHOTOS.join((_photo_key(seen, product.frozen) for seen in product.photos))
+        paths = BETWEEN_PHOTOS.join(_photo_key(seen, product.frozen) for seen in product.photos)
         added.append({columns.product_code: code, **cells, columns.image_path: paths})
     edit = Edit(columns.image_path, changed, added, frozenset(removed))
     return edited(data, name, edit, where), len(added) - moved, len(removed) - moved
@@ -221,7 +222,8 @@ def _unused_code(product: Labelled, codes: set[str], numbered: bool) -> str:
 
 def _photo_key(photo: Seen, frozen: bool) -> str:
     suffix = PurePosixPath(photo.key).suffix.lower()
-    return f"{FROZEN if frozen else REVIEWED}/{photo.sha256}{suffix if re.fullmatch(r'[.][a-z0-9]{1,5}', suffix) else ''}"
+    known = suffix if re.fullmatch(r"[.][a-z0-9]{1,5}", suffix) else ""
+    return f"{FROZEN if frozen else REVIEWED}/{photo.sha256}{known}"
 
 
 def _digest(paths: str) -> str:

@@ -48,9 +48,7 @@ def linked(groups: Sequence[Iterable[str]], start: Iterable[int]) -> set[int]:
 def frozen_products(products: Sequence[Product]) -> set[str]:
     """The codes of products in the frozen slice, and of all others that show one of their photos, by its bytes."""
     start = [
-        number
-        for number, product in enumerate(products)
-        if any(f"/{FROZEN}/" in path for path in product.image_paths)
+        number for number, product in enumerate(products) if any(f"/{FROZEN}/" in path for path in product.image_paths)
     ]
     if not start:
         return set()

@@ -199,7 +199,8 @@ def _prepare(
     unlearnable = check_answers(labelled.products, processor, asked)
     refuse_losses(catalog, labelled, unlearnable, settings, out)
     kept = f"never taught, to compare adapters by: {len(splits.frozen):,} products that people decided on"
-    send_lines([*labelled.lines, *([kept] if splits.frozen else []), *describe_unlearnable(labelled, unlearnable)], on_message)
+    told = [*labelled.lines, *([kept] if splits.frozen else [])]
+    send_lines([*told, *describe_unlearnable(labelled, unlearnable)], on_message)
     never = {one.product_code for one in unlearnable}
     taught = [product for product in labelled.products if product.product_code not in never]
     prompt = taught_prompt(settings, labelled, taught, budget)
