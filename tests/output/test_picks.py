@@ -117,7 +117,7 @@ def test_the_random_part_is_uniform_and_spread_and_stays_until_it_is_decided() -
     assert abs(means["random"] - 0.5) < 3 * 0.29 / 10
     assert means["chosen"] > 0.7
     half = [one.picked for one in picks[:250]].count("random")
-    assert 45 <= half <= 55, "whoever stops halfway has decided half of them"
+    assert 45 <= half <= 55, "those who stop halfway have decided half of them"
 
     assert ids(pick(frame, 500), "random") == lots
     rest = frame.filter(~pl.col("product_id").is_in(lots[:10]))
