@@ -59,6 +59,11 @@ MEANINGS = {
     "suggested_price": "What the model had said",
     "suggested_attributes": "What the model had said",
     "confirmed": "The fields that the person stands for; a price that is not among them is still an estimate",
+    "picked": "`random` or `chosen` where `enrich label` picked the product, else null",
+    "suggested_confidence": "What the model had said: `category_confidence`",
+    "suggested_price_low": "What the model had said",
+    "suggested_price_high": "What the model had said",
+    "suggested_confidences": "What the model had said: the confidences of the further fields",
     "sequence": "Orders decisions: the greatest about a product was applied last",
 }
 

@@ -89,7 +89,7 @@ def show_challenge(found: Challenge, why: str) -> None:
         for one in found.contests
         for difference in one.differences
     ]
-    people = f" People decided on {found.decided:,} of today's products." if found.decided else ""
+    people = f" People decided on {found.decided:,} products that are never taught." if found.decided else ""
     create_table_artifact(rows, key="comparison", description=f"{why}.{people}")
 
 

@@ -12,12 +12,12 @@ import polars as pl
 from enrich.answers.amount import AmountError, parse_currency
 from enrich.catalog.cells import value
 from enrich.catalog.edit import Cell, Edit, edited, hidden_columns, holds_numbers, read_bytes
+from enrich.catalog.frozen import FROZEN, REVIEWED, is_frozen_id, linked
 from enrich.catalog.records import BETWEEN_PHOTOS
 from enrich.errors import RunFailed, UsageError
 from enrich.settings.catalog import Columns
 from enrich.storage import Store
 
-FOLDER = "images/reviewed"
 _TABLES = ("catalog.csv", "catalog.parquet")
 _ATTEMPTS = 5  # every lost swap means that another writer got through
 
@@ -37,6 +37,7 @@ class Labelled:
     product_id: str
     photos: tuple[Seen, ...]  # at least one; the first tells products apart
     label: "Label | None"
+    frozen: bool = False  # kept out of training; found out as the product is added
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Added:
 def check_addition(catalog: Store, columns: Columns, products: Sequence[Labelled]) -> None:
     """UsageError if `products` could not be added to the catalog. Writes nothing."""
     name, data, _ = _table(catalog)
-    _edited(data, name, columns, products, catalog)
+    _edited(data, name, columns, _with_frozen(products, catalog), catalog)
 
 
 def add_products(
@@ -71,7 +72,8 @@ def add_products(
 ) -> Added:
     """Put photos below images/reviewed/ and rows into the catalog's table, replaced by compare-and-swap.
 
-    A product that was added before gets its newer labels, or is taken out where they were rejected.
+    Photos of the frozen slice (`enrich.catalog.frozen`) get a folder of their own, from which nothing is taught. A
+    product that was added before gets its newer labels, or is taken out where they were rejected.
 
     Args:
         photo: returns the reviewed bytes, or None if they no longer exist. Such a photo is left out; if it is the
@@ -80,6 +82,7 @@ def add_products(
     Raises:
         UsageError: there is no table, or the rows do not fit it. RunFailed: other writers kept replacing it.
     """
+    products = _with_frozen(products, catalog)
     for _ in range(_ATTEMPTS):
         name, data, etag = _table(catalog)
         held = [(product, _held(catalog, product, photo)) for product in products]
@@ -91,18 +94,37 @@ def add_products(
     raise RunFailed(f"{catalog.uri_of(name)} was replaced by others {_ATTEMPTS} times in a row; apply the file again")
 
 
+def _with_frozen(products: Sequence[Labelled], catalog: Store) -> list[Labelled]:
+    """`products`, told whether they are in the frozen slice: by their id, or by a photo of it."""
+    kept = {PurePosixPath(info.key).stem for info in catalog.list(FROZEN)}
+    photos = [[seen.sha256 for seen in product.photos] for product in products]
+    start = [
+        number
+        for number, product in enumerate(products)
+        if is_frozen_id(product.product_id) or not kept.isdisjoint(photos[number])
+    ]
+    frozen = linked(photos, start)
+    return [replace(product, frozen=number in frozen) for number, product in enumerate(products)]
+
+
 def _held(catalog: Store, product: Labelled, photo: Callable[[Seen], bytes | None]) -> Labelled | None:
     """The product with those photos that the catalog holds by now; None without the first. Rejected ones need none."""
     if product.label is None:
         return product
     found = []
     for seen in product.photos:
-        if catalog.head(_photo_key(seen)) is None:
-            if (data := photo(seen)) is None:
+        if catalog.head(key := _photo_key(seen, product.frozen)) is None:
+            if (data := _taught_bytes(catalog, product, seen) or photo(seen)) is None:
                 continue
-            catalog.put(_photo_key(seen), data)
+            catalog.put(key, data)
         found.append(seen)
     return replace(product, photos=tuple(found)) if found[:1] == [product.photos[0]] else None
+
+
+def _taught_bytes(catalog: Store, product: Labelled, seen: Seen) -> bytes | None:
+    """A frozen product's photo, if it was taught before: the shop may not have it any more."""
+    key = _photo_key(seen, False)
+    return catalog.get(key)[0] if product.frozen and catalog.head(key) is not None else None
 
 
 def _table(catalog: Store) -> tuple[str, bytes, str]:
@@ -127,14 +149,19 @@ def _edited(
             f"{where}: column {min(unread)!r} holds lists or records, not texts or numbers; change its type"
         )
     _check_currency(columns, table, products, where)
-    standing = {_digest(path): path for path in table[columns.image_path] if path.startswith(f"{FOLDER}/")}
+    rows = table.select(columns.image_path, columns.product_code).iter_rows()
+    standing = {_digest(path): (path, code) for path, code in rows if path.startswith(f"{REVIEWED}/")}
     codes, numbered = set(table[columns.product_code]), holds_numbers(data, name, columns.product_code)
-    changed, added, removed = {}, [], set()
+    changed, added, removed, moved = {}, [], set(), 0
     for product in products:
-        path, label = standing.get(product.photos[0].sha256), product.label
+        (path, had), label = standing.get(product.photos[0].sha256, (None, "")), product.label
         if label is None:
             removed |= {path} if path else set()
             continue
+        if path and product.frozen and not path.startswith(f"{FROZEN}/"):  # was taught, and shows a frozen photo by now
+            removed.add(path)
+            codes.discard(had)
+            path, moved = None, moved + 1
         cells = _cells(label, columns, category)
         cells = {column: cell for column, cell in cells.items() if column in table.columns}
         if path is not None:
@@ -142,10 +169,10 @@ def _edited(
             continue
         code = _unused_code(product, codes, numbered)
         codes.add(code)
-        paths = BETWEEN_PHOTOS.join(map(_photo_key, product.photos))
+        paths = BETWEEN_PHOTOS.join(_photo_key(seen, product.frozen) for seen in product.photos)
         added.append({columns.product_code: code, **cells, columns.image_path: paths})
     edit = Edit(columns.image_path, changed, added, frozenset(removed))
-    return edited(data, name, edit, where), len(added), len(removed)
+    return edited(data, name, edit, where), len(added) - moved, len(removed) - moved
 
 
 def _cells(label: Label, columns: Columns, category: str) -> dict[str, Cell]:
@@ -193,12 +220,12 @@ def _unused_code(product: Labelled, codes: set[str], numbered: bool) -> str:
     return next((code for size in (8, 16, len(sha256)) if (code := f"{stem}-{sha256[:size]}") not in codes), "")
 
 
-def _photo_key(photo: Seen) -> str:
+def _photo_key(photo: Seen, frozen: bool) -> str:
     suffix = PurePosixPath(photo.key).suffix.lower()
-    return f"{FOLDER}/{photo.sha256}{suffix if re.fullmatch(r'[.][a-z0-9]{1,5}', suffix) else ''}"
+    known = suffix if re.fullmatch(r"[.][a-z0-9]{1,5}", suffix) else ""
+    return f"{FROZEN if frozen else REVIEWED}/{photo.sha256}{known}"
 
 
 def _digest(paths: str) -> str:
     """The part of the first `_photo_key` in a cell that names the bytes."""
-    name = paths.partition(BETWEEN_PHOTOS)[0].removeprefix(f"{FOLDER}/")
-    return re.sub(r"[.][a-z0-9]{1,5}$", "", name)
+    return PurePosixPath(paths.partition(BETWEEN_PHOTOS)[0]).stem

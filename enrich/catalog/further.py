@@ -7,6 +7,7 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
+from enrich.catalog.frozen import is_reviewed
 from enrich.errors import UsageError
 from enrich.photos.groups import group_of, natural_order
 from enrich.settings.photos import SIDECARS
@@ -23,7 +24,8 @@ def add_further_photos(kept: Mapping[int, Product], directory: Path, group_by: s
     Raises:
         UsageError: the expression matches no photo of the table, or a group has the photos of two products.
     """
-    alone = {number: product for number, product in kept.items() if len(product.image_paths) == 1}
+    # Rows of decisions name all of their photos, and the folder holds those of other products.
+    alone = {number: one for number, one in kept.items() if len(one.image_paths) == 1 and not is_reviewed(one)}
     if group_by == "photo" or not alone:
         return dict(kept)
     grouped = group_of(group_by)

@@ -1,10 +1,14 @@
-"""Train, validation, calibration and test rows: no title in two of them, and the same whatever the rows' order."""
+"""Train, validation, calibration and test rows: no title in two of them, and the same whatever the rows' order.
+
+What people decided on is apart: a frozen slice is in none of them, and the rest is for training.
+"""
 
 import hashlib
 from collections import Counter, defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from enrich.catalog.frozen import frozen_products, is_reviewed
 from enrich.errors import UsageError
 from enrich.settings.catalog import SplitSettings
 from enrich.vocabulary import Product, same_design
@@ -20,6 +24,7 @@ class Splits:
     validation: tuple[Product, ...]
     calibration: tuple[Product, ...]
     test: tuple[Product, ...]
+    frozen: tuple[Product, ...] = ()  # never learned from; may share titles with the others
 
 
 def split_catalog(products: Sequence[Product], settings: SplitSettings) -> Splits:
@@ -29,27 +34,44 @@ def split_catalog(products: Sequence[Product], settings: SplitSettings) -> Split
     of the rows; train gets the rest. Last in that order, and so in train, are titles that would overfill a split, and
     the only titles of a category: held out, they would ask for a category that was never taught.
 
+    Products that people decided on change nothing of that: they join train, but for those of a title that is held out,
+    which join that, and for the frozen slice.
+
     Raises:
         UsageError: fewer titles than splits.
     """
+    kept = frozen_products(products)
+    frozen = [product for product in products if product.product_code in kept]
+    reviewed = [product for product in products if is_reviewed(product) and product.product_code not in kept]
+    groups = _by_title(product for product in products if not is_reviewed(product) and product.product_code not in kept)
+    if len(groups) < 4:
+        besides = " besides those that people decided on" if frozen or reviewed else ""
+        raise UsageError(
+            f"catalog with {len(groups)} different titles{besides}: train, validation, calibration and test need at "
+            "least one each, so 4 at the least; add products"
+        )
+    rows = sum(map(len, groups.values()))
+    shares = {"test": settings.test, "calibration": settings.calibration, "validation": settings.validation}
+    wanted = {name: max(1, round(share * rows)) for name, share in shares.items()}
+    queue = deque(_order(groups, settings.seed, largest=min(wanted.values())))
+    chosen: dict[str, list[Product]] = {}
+    for position, (name, most) in enumerate(wanted.items()):
+        chosen[name] = []
+        while not chosen[name] or (len(chosen[name]) < most and len(queue) > len(wanted) - position):
+            chosen[name] += groups[queue.popleft()]
+    chosen["train"] = [product for title in queue for product in groups[title]]
+    held_out = {same_design(product.title): name for name in wanted for product in chosen[name]}
+    for product in reviewed:
+        chosen[held_out.get(same_design(product.title), "train")].append(product)
+    chosen["frozen"] = frozen
+    return Splits(**{name: tuple(sorted(rows, key=lambda row: row.product_code)) for name, rows in chosen.items()})
+
+
+def _by_title(products: Iterable[Product]) -> dict[str, list[Product]]:
     groups: dict[str, list[Product]] = defaultdict(list)
     for product in products:
         groups[same_design(product.title)].append(product)
-    if len(groups) < 4:
-        raise UsageError(
-            f"catalog with {len(groups)} different titles: train, validation, calibration and test need at least one "
-            "each, so 4 at the least; add products"
-        )
-    shares = {"test": settings.test, "calibration": settings.calibration, "validation": settings.validation}
-    wanted = {name: max(1, round(share * len(products))) for name, share in shares.items()}
-    queue = deque(_order(groups, settings.seed, largest=min(wanted.values())))
-    chosen: dict[str, list[Product]] = {}
-    for position, (name, rows) in enumerate(wanted.items()):
-        chosen[name] = []
-        while not chosen[name] or (len(chosen[name]) < rows and len(queue) > len(wanted) - position):
-            chosen[name] += groups[queue.popleft()]
-    chosen["train"] = [product for title in queue for product in groups[title]]
-    return Splits(**{name: tuple(sorted(rows, key=lambda row: row.product_code)) for name, rows in chosen.items()})
+    return groups
 
 
 def _order(groups: dict[str, list[Product]], seed: int, largest: int) -> list[str]:

@@ -130,6 +130,28 @@ def report(
     print_record(record, output)
 
 
+def label(
+    output: Output,
+    budget: Annotated[int, typer.Option(min=1, help="Number of products that a person is to look at.")],
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="The file to write, local or s3://bucket/key; label.json in the output."),
+    ] = None,
+) -> None:
+    """Pick the products that are most worth a person's decision, for `enrich review --picked FILE`."""
+    from enrich.pipeline.labelling import label
+
+    with progress_bars("picking"):
+        done = label(output, budget, to)
+    console.print(
+        f"{done.products:,} of {done.undecided:,} products that nobody decided on, {done.random:,} of them at random: "
+        f"{done.uri}"
+    )
+    if done.products < min(budget, done.undecided):
+        console.print("no more: the others have nearly the titles of these")
+    console.print(f"show them: enrich review --output {output} --picked {done.uri}")
+
+
 def review(
     output: Output,
     apply: Annotated[Path | None, typer.Option(help="File of decisions that the review page saved.")] = None,
@@ -137,6 +159,9 @@ def review(
         str | None, typer.Option(help="Also put what was accepted or edited into this catalog, with --apply.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Rows on the page at most, most value at risk first.")] = 1000,
+    picked: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Show the products that `enrich label` picked, in its order.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with the catalog's columns.")] = None,
 ) -> None:
     """Write a page of the rows that need a person, or apply what was decided there."""
@@ -146,9 +171,13 @@ def review(
         if catalog is not None or config is not None:
             raise typer.BadParameter("--catalog and --config go with --apply FILE")
         with progress_bars("writing the review page"):
-            queue = write_queue(output, limit)
-        console.print(f"{queue.rows} of {queue.waiting} rows that need review: {queue.uri}")
+            queue = write_queue(output, limit, picked)
+        console.print(
+            f"{queue.rows} of {queue.waiting} rows that {'were picked' if picked else 'need review'}: {queue.uri}"
+        )
         return
+    if picked is not None:
+        raise typer.BadParameter("--picked is for the page: leave it out with --apply FILE")
     with progress_bars("applying decisions"):
         done = apply_decisions(output, apply, catalog, load_settings(Columns, config, "review"))
     console.print(", ".join(f"{count} {decision}" for decision, count in done.counts.items()))

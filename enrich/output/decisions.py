@@ -84,10 +84,17 @@ class Decision(BaseModel):
     currency: str | None = Field(default=None, pattern=r"^[A-Z]{3}$")
     # Of the declared fields, by name; None: it cannot be seen. A choice or a number is checked against its field later.
     attributes: dict[FieldName, Label | None] | None = Field(default=None, max_length=100)
+    # This and the rest, but for `picked` and `reviewed_at`, are taken from the row that was decided on.
     suggested_title: Suggested | None = None
     suggested_category: Suggested | None = None
     suggested_price: float | None = None
     suggested_attributes: dict[FieldName, Suggested | None] | None = Field(default=None, max_length=100)
+    suggested_confidence: float | None = None
+    suggested_price_low: float | None = None
+    suggested_price_high: float | None = None
+    suggested_confidences: dict[FieldName, float | None] | None = Field(default=None, max_length=100)
+    adapter: str | None = None
+    picked: Literal["chosen", "random"] | None = None  # by `enrich label`
     reviewed_at: datetime | None = None  # by the clock of the browser: tells files apart, and orders nothing
 
     @field_validator("reviewed_at")

@@ -166,6 +166,26 @@ class Changes:
 
 
 @dataclass(frozen=True)
+class FieldErrors:
+    """How often a field was wrong. Shares are 0..1."""
+
+    field: str
+    decisions: int
+    wrong: float
+    low: float  # 95 % interval of `wrong`
+    high: float
+    claimed: float | None  # what the confidences of the same answers say; None: the field has none
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What people found about the answers of an adapter, whose products were picked at random."""
+
+    decisions: int
+    fields: tuple[FieldErrors, ...]  # those with enough decisions
+
+
+@dataclass(frozen=True)
 class Cost:
     """The machine's cost: its hourly price times the duration of the run, in the currency of that price."""
 
@@ -203,6 +223,7 @@ class RunRecord(BaseModel):
     changes: Changes | None = None  # None: nothing was published before
     previous: RunStats | None = None  # of the last published run that was large enough to compare with
     cost: Cost | None = None  # None: no price was set
+    observed: Observed | None = None  # None: too few of the adapter's answers were picked at random and decided on
     versions: dict[str, str] = {}
 
     @field_validator("counts")

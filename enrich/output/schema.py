@@ -168,6 +168,12 @@ REVIEW_SCHEMA = pa.schema(
         ("reviewed_at", pa.timestamp("us", tz="UTC")),
         ("confirmed", pa.list_(pa.string())),
         ("sequence", pa.int64()),  # orders decisions about a product, whatever clocks say
+        ("picked", pa.string()),  # by `enrich label`: chosen or random
+        ("adapter", pa.string()),  # this and the next four: of the row that was decided on, as the model answered it
+        ("suggested_confidence", pa.float32()),
+        ("suggested_price_low", pa.float64()),
+        ("suggested_price_high", pa.float64()),
+        ("suggested_confidences", pa.map_(pa.string(), pa.float32())),  # of the further fields
     ]
 )
 

@@ -26,13 +26,21 @@ _NEW = {
     "category_path", "category_id", "attributes", "suggested_attributes", "photos", "photos_answered",
     "last_photos_etag", "photos_etag",
 }  # fmt: skip
+# Columns of decisions that were added since, the newest last: a file has the first few of these.
+_LATER = (
+    {"attributes", "suggested_attributes"},
+    {
+        "picked", "adapter", "suggested_confidence", "suggested_price_low", "suggested_price_high",
+        "suggested_confidences",
+    },
+)  # fmt: skip
 
 
 def earlier_columns(schema: pa.Schema) -> frozenset[str]:
     """The columns of a file of version 2 that has those of `schema` by now; empty where there was none."""
     names = set(schema.names)
     if schema.names == REVIEW_SCHEMA.names:
-        return frozenset((names - _NEW - {"product_id"}) | _PHOTO)
+        return frozenset((names - _NEW - later_columns(schema) - {"product_id"}) | _PHOTO)
     if schema.names in (SOURCE_SCHEMA.names, MANIFEST_SCHEMA.names):
         return frozenset((names - _NEW - {"product_id"}) | _LISTED)
     if schema.names == ROW_SCHEMA.names:
@@ -44,15 +52,15 @@ def earlier_columns(schema: pa.Schema) -> frozenset[str]:
 
 def later_columns(schema: pa.Schema) -> frozenset[str]:
     """The columns of `schema` that a file of this version may lack: it was written before there were any."""
-    return frozenset({"attributes", "suggested_attributes"} if schema.names == REVIEW_SCHEMA.names else ())
+    return frozenset(set[str]().union(*_LATER) if schema.names == REVIEW_SCHEMA.names else ())
 
 
 def forms(schema: pa.Schema) -> list[pa.Schema]:
     """What a file of this version may have instead of `schema`: no `later_columns`, or photos without photo_issues."""
-    later = later_columns(schema)
+    later = [later_columns(schema), later_columns(schema) & _LATER[-1]]
     photos = pa.list_(pa.struct([field for field in ROW_PHOTO if field.name != "photo_issues"]))
     return [
-        pa.schema(field for field in schema if field.name not in later),
+        *(pa.schema(field for field in schema if field.name not in some) for some in later),
         pa.schema(field.with_type(photos) if field.type == pa.list_(ROW_PHOTO) else field for field in schema),
     ]
 

@@ -83,6 +83,7 @@ def render_report(
         shown=_contact_sheet(rows, images, limits),
         language=han_language(chain(rows["title"].head(SAMPLE), categories["category"])),
         scored=scored,
+        observed=observed_lines(record),
         parity=parity,
     )
 
@@ -130,6 +131,20 @@ def _figures(scores: pl.DataFrame) -> list[tuple[str, str]]:
     return draw_all(scores)
 
 
+def observed_lines(record: Mapping[str, Any]) -> list[str]:
+    """What people found about each field of a run's adapter (run.json), a line each without a full stop."""
+    return [_observed_line(one) for one in (record.get("observed") or {"fields": ()})["fields"]]
+
+
+def _observed_line(one: Mapping[str, Any]) -> str:
+    what = "outside of its interval" if one["field"] == "price" else "wrong"
+    claim = "" if one["claimed"] is None else f"; the confidences say {one['claimed']:.1%}"
+    return (
+        f"{spoken(one['field'])} {what} in {one['wrong']:.1%} ({one['low']:.1%} to {one['high']:.1%}) of "
+        f"{one['decisions']:,} products picked at random{claim}"
+    )
+
+
 def _beside(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
     """(name, at the last comparable run, now) of the numbers that the publish gate checks."""
     if not now or not before or not now["rows"]:
@@ -163,7 +178,7 @@ def render_summary(record: Mapping[str, Any], output: str) -> str:
     uses = record["stages"]["uses"] if record["stages"] else ()
     times = ", ".join(f"{use['stage']} {duration(use['seconds'])}" for use in uses)
     page = template("summary.md.jinja", escape=False, finalize=_markdown_text)
-    return page.render(record=record, output=output, report=report, times=times)
+    return page.render(record=record, output=output, report=report, times=times, observed=observed_lines(record))
 
 
 def _markdown_text(value: object) -> str:

@@ -13,6 +13,7 @@ from enrich.answers.amount import CURRENCIES, LARGEST, LONGEST, MULTIPLES, SIGNS
 from enrich.answers.plain_text import MAX_TITLE
 from enrich.output.asked import Asked
 from enrich.output.decisions import FILE_FORMAT, FORMULA, INVISIBLE, SPECIAL_TOKEN
+from enrich.output.picks import Pick
 from enrich.pages.han import han_language
 from enrich.pages.report import template
 from enrich.photos.thumbnail import thumbnails
@@ -25,12 +26,31 @@ SHOWN = 8  # photos of a product on the page; of the others it says how many the
 _KEPT = (
     "product_id", "photos", "run_id", "title", "category", "category_confidence",
     "category_alternatives", "attributes", "price", "price_low", "price_high", "currency", "review_reasons",
-    "value_at_risk",
+    "value_at_risk", "picked", "why",
 )  # fmt: skip
 
 
 def review_queue(products: pl.DataFrame, limit: int) -> pl.DataFrame:
-    """The ok rows of PRODUCTS_SCHEMA that need review and are in the source, with a column value_at_risk.
+    """The ok rows of PRODUCTS_SCHEMA that need review and are in the source, the largest value_at_risk first."""
+    return (
+        _with_value(products)
+        .filter("needs_review", "in_source", pl.col("status") == "ok")
+        .with_columns(picked=pl.lit(None, pl.String), why=pl.lit([], pl.List(pl.String)))
+        .sort("value_at_risk", "product_id", descending=[True, False])
+        .head(limit)
+    )
+
+
+def picked_queue(products: pl.DataFrame, picks: Sequence[Pick]) -> pl.DataFrame:
+    """The rows of PRODUCTS_SCHEMA that were picked, in that order, but for those that were decided on or are gone."""
+    kinds = {"product_id": pl.String, "picked": pl.String, "why": pl.List(pl.String)}
+    wanted = pl.DataFrame([one.model_dump() for one in picks], kinds).with_row_index("place")
+    open_rows = pl.col("reviewed_at").is_null() & pl.col("in_source") & (pl.col("status") == "ok")
+    return _with_value(products).filter(open_rows).join(wanted, on="product_id").sort("place").drop("place")
+
+
+def _with_value(products: pl.DataFrame) -> pl.DataFrame:
+    """`products` with a column value_at_risk.
 
     That is the price times the probability that the category is wrong, plus half the width of the price interval, in
     units of the currency. The median of all prices replaces a missing one.
@@ -38,12 +58,7 @@ def review_queue(products: pl.DataFrame, limit: int) -> pl.DataFrame:
     price = pl.coalesce("price", pl.lit(products["price"].median() or 1.0))
     doubt = 1 - pl.col("category_confidence").fill_null(0.0)
     width = (pl.col("price_high") - pl.col("price_low")).fill_null(0.0)
-    return (
-        products.filter("needs_review", "in_source", pl.col("status") == "ok")
-        .with_columns(value_at_risk=price * doubt + width / 2)
-        .sort("value_at_risk", "product_id", descending=[True, False])
-        .head(limit)
-    )
+    return products.with_columns(value_at_risk=price * doubt + width / 2)
 
 
 # What the page needs to read prices as `enrich.answers.amount` does.
@@ -65,13 +80,13 @@ def render_queue(
     asked: Mapping[str, Asked],
     currency: str | None,
 ) -> str:
-    """A self-contained page about the rows of `review_queue`.
+    """A self-contained page about the rows of `review_queue` or `picked_queue`.
 
     Args:
         categories: what a person may choose from.
         images: store of the photos; what cannot be read is left out.
         output: URI, repeated in the file of decisions.
-        waiting: all rows that need review.
+        waiting: all rows that need review, or were picked.
         runs: the mark of each run that answered one of them (`run_mark`), repeated in the file of decisions.
         asked: what each of these runs could have answered.
         currency: of rows without one.
@@ -106,6 +121,7 @@ def render_queue(
     words = [word for form in forms for field in form["fields"] for word in (field["label"], *field["values"])]
     return template("review.html.jinja", escape=True).render(
         data=_inert(data), count=len(rows), waiting=waiting, output=output, further=bool(words),
+        order="as enrich label picked them" if any(row["picked"] for row in rows) else "dearest mistakes first",
         language=han_language([*categories, *words, *(row["title"] for row in rows)]),
     )  # fmt: skip
 

@@ -10,7 +10,6 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict
 
 from enrich.answers.parse import Answer
-from enrich.catalog.add import FOLDER
 from enrich.catalog.read import Catalog
 from enrich.catalog.split import split_catalog
 from enrich.engines.adapter import Adapter
@@ -26,6 +25,7 @@ from enrich.storage.tree import local_tree, local_tree_or_file
 from enrich.vocabulary import Product
 
 MOST = 2_000  # products of each comparison: then a difference of 2 points is more than luck
+FEWEST = 30  # decisions of people to compare by: the bootstrap of fewer takes luck for a difference
 
 
 class Challenge(BaseModel):
@@ -37,7 +37,7 @@ class Challenge(BaseModel):
     standing: str
     contests: tuple[Contest, ...]
     changed: float  # share, 0..1, of products about which they say something else
-    decided: int  # of the products of today's catalog, those that a person decided on
+    decided: int  # products of the frozen slice: those that people decided on, and that were never taught
 
     @property
     def won(self) -> bool:
@@ -58,10 +58,10 @@ class Challenge(BaseModel):
 def challenge(new: str, standing: str, catalog: str, settings: RunSettings, progress: Progress = silent) -> Challenge:
     """Let two adapters answer the products of `catalog` that neither learned from.
 
-    Those are today's test split, by today's labels, and the products that the standing adapter was tested on, by the
-    labels that they had then: a catalog whose labels are wrong from now on would else judge by them. Decisions of
-    people that were added to the catalog are among its rows; the split goes by a hash of titles, so that those in the
-    test split stay there as the catalog grows.
+    Those are today's test split, by today's labels; the products that the standing adapter was tested on, by the
+    labels that they had then, for a catalog whose labels are wrong from now on would else judge by them; and the frozen
+    slice of people's decisions (`enrich.catalog.frozen`), once it has FEWEST products. Titles are not compared by it:
+    most of them are what the standing adapter had written and a person accepted, which no other wording can equal.
 
     Raises:
         UsageError: the catalog or one of the adapters cannot be read, or an adapter's base cannot be found.
@@ -72,19 +72,22 @@ def challenge(new: str, standing: str, catalog: str, settings: RunSettings, prog
         labelled, splits = catalog_to_score(ours, folder, None, unheard)
         splits = splits or split_catalog(labelled.products, trained_with(ours).split)
         today, before = _some(splits.test), _some(_tested_before(theirs.path, labelled))
-        both = list({one.product_code: one for one in (*today, *before)}.values())
+        decided = _some(splits.frozen) if len(splits.frozen) >= FEWEST else []
+        both = list({one.product_code: one for one in (*today, *before, *decided)}.values())
         mine, other = (_answers(adapter, both, settings, progress) for adapter in (ours, theirs))
 
-    def judged(labels: str, products: Sequence[Product]) -> Contest:
+    def judged(labels: str, products: Sequence[Product], but: str | None = None) -> Contest:
         sides = ([found[one.product_code] for one in products] for found in (mine, other))
-        return contest(labels, products, *sides)
+        return contest(labels, products, *sides, but=but)
 
     contests = [judged("today's labels", today)]
     if before:
         contests.append(judged("the labels that the standing adapter was tested by", before))
-    reviewed = sum(f"/{FOLDER}/" in one.image_paths[0] for one in today)
+    if decided:
+        contests.append(judged("people's decisions", decided, but="title"))
     changed = share_changed(*([found[one.product_code] for one in both] for found in (mine, other)))
-    return Challenge(new=ours.id, standing=theirs.id, contests=tuple(contests), changed=changed, decided=reviewed)
+    kept = len(splits.frozen)
+    return Challenge(new=ours.id, standing=theirs.id, contests=tuple(contests), changed=changed, decided=kept)
 
 
 def _answers(

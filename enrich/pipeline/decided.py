@@ -99,7 +99,7 @@ def _rows_decided_on(
     """
     wanted = [
         "product_id", "photos", "run_id", "title", "category", "category_path", "category_id", "price", "currency",
-        "attributes",
+        "attributes", "category_confidence", "price_low", "price_high", "adapter",
     ]  # fmt: skip
     ids = pl.Series([one.product_id for one in decisions]).implode()
     ok = table.filter(pl.col("status") == "ok", pl.col("product_id").is_in(ids))
@@ -118,6 +118,8 @@ def _rows_decided_on(
             take(frame.filter(pl.col("status") == "ok", pl.col("product_id").is_in(ids)))
             count += frame.height
         gone |= set() if count else {run_id}
+    # A row with a decision says no more what the model was sure of.
+    ok = ok.with_columns(adapter=pl.when(pl.col("reviewed_at").is_null()).then("adapter"))
     take(ok)  # a product whose etags are others since: history still has the first
     same_bytes = {
         (row["product_id"], tuple(photo["sha256"] for photo in row["photos"])): row
@@ -143,7 +145,8 @@ def _completed(
     one: Decision, row: Row, labels: set[str], currency: str | None, bounds: tuple[Any, Any]
 ) -> Decision:  # fmt: skip
     """`one` with what its row says; ValueError if it does not fit."""
-    suggested = {f"suggested_{name}": row[name] for name in ("title", "category", "price")}
+    suggested = {f"suggested_{name}": row[name] for name in ("title", "category", "price", "price_low", "price_high")}
+    suggested |= {"suggested_confidence": row["category_confidence"], "adapter": row["adapter"]}
     if one.decision == REJECTED:
         return one.model_copy(update={**suggested, "confirmed": (), "currency": None})
     if one.category not in labels:
@@ -164,13 +167,16 @@ def _completed(
 
 def _with_attributes(one: Decision, row: Row, asked: Asked) -> Decision:
     """`one` with the values of declared fields as their columns hold them; ValueError if the row could not have one."""
-    suggested = {name: said["value"] for name, said in (row["attributes"] or {}).items()} or None
+    answers = (row["attributes"] or {}).items()
+    suggested = {name: said["value"] for name, said in answers} or None
+    sure = {name: said["confidence"] for name, said in answers} or None
     fields = {field.name: field for field in asked.fields}
     for name in one.attributes or {}:
         if name not in fields:
             raise ValueError(f"{name!r} is not a field that run {one.run_id} answered; write the page again")
     decided = {name: _value(fields[name], value, asked.unknown) for name, value in (one.attributes or {}).items()}
-    return one.model_copy(update={"attributes": decided or None, "suggested_attributes": suggested})
+    told = {"attributes": decided or None, "suggested_attributes": suggested, "suggested_confidences": sure}
+    return one.model_copy(update=told)
 
 
 def _value(field: AskedField, value: str | None, unknown: str) -> str | None:

@@ -16,7 +16,7 @@ from enrich.output.reviews import read_reviews
 from enrich.output.schema import PRODUCTS_SCHEMA
 from enrich.pipeline.progress import Progress, silent
 from enrich.settings.export import ExportSettings
-from enrich.storage import open_store
+from enrich.storage import folder_of_file, open_store
 from enrich.storage.scratch import scratch
 
 
@@ -53,9 +53,7 @@ def export(
         raise UsageError(f"format {format}: choose from {', '.join(FORMATS)}")
     chosen = FORMATS[format]
     store = open_store(output, must_exist=True, s3=settings.s3)
-    folder_uri, _, name = to.rpartition("/")
-    if not name or Path(to).is_dir():
-        raise UsageError(f"--to {to}: is a directory; name a file in it")
+    folder_uri, name = folder_of_file("--to", to)
     with scratch() as folder:
         products = fetch_products(store, folder)
         path = products.path
@@ -75,7 +73,7 @@ def export(
                 progress("products", done, usable)
 
         changed = chosen.write(folder / "file", tables(), feed)
-        target = open_store(folder_uri or ("/" if to.startswith("/") else "."), create=True, s3=settings.s3)
+        target = open_store(folder_uri, create=True, s3=settings.s3)
         target.put(name, folder / "file")
     notes = [*chosen.notes(feed), *_apostrophes(changed)]
     return Exported(target.uri_of(name), usable, left_out, tuple(notes))

@@ -185,7 +185,7 @@ def _prepare(
     labelled = read_taught(folder, settings)
     refuse_losses(catalog, labelled, (), settings, out)
     splits = split_catalog(labelled.products, settings.split)
-    refuse_leaks(vars(splits))
+    refuse_leaks({name: rows for name, rows in vars(splits).items() if name != "frozen"})
     settings = resolve_model(settings, gpu=torch.cuda.is_available(), rows=len(splits.train))
     base = find_base(settings.model, settings.revision)
     processor = open_processor(base, settings)
@@ -198,7 +198,9 @@ def _prepare(
     refuse_control_tokens(processor.tokenizer, asked)
     unlearnable = check_answers(labelled.products, processor, asked)
     refuse_losses(catalog, labelled, unlearnable, settings, out)
-    send_lines([*labelled.lines, *describe_unlearnable(labelled, unlearnable)], on_message)
+    kept = f"never taught, to compare adapters by: {len(splits.frozen):,} products that people decided on"
+    told = [*labelled.lines, *([kept] if splits.frozen else [])]
+    send_lines([*told, *describe_unlearnable(labelled, unlearnable)], on_message)
     never = {one.product_code for one in unlearnable}
     taught = [product for product in labelled.products if product.product_code not in never]
     prompt = taught_prompt(settings, labelled, taught, budget)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import polars as pl
 
-from enrich.catalog.add import FOLDER, Added, Label, Labelled, Seen, add_products, check_addition
+from enrich.catalog.add import Added, Label, Labelled, Seen, add_products, check_addition
+from enrich.catalog.frozen import REVIEWED
 from enrich.errors import UsageError
 from enrich.output.asked import Asked, read_asked
 from enrich.output.decisions import REJECTED, read_decisions, run_mark
@@ -18,9 +19,10 @@ from enrich.output.publish import publish_reviews
 from enrich.output.reviews import next_reviews, read_reviews, review_key, standing, with_identity, write_reviews
 from enrich.output.run_record import RunInfo
 from enrich.output.sinks import follow
-from enrich.pages.review_page import render_queue, review_queue
+from enrich.pages.review_page import picked_queue, render_queue, review_queue
 from enrich.pipeline.decided import categories, check_and_complete, find_run, usual_currency
 from enrich.pipeline.kept_apart import check_taught
+from enrich.pipeline.labelling import read_picks
 from enrich.settings.catalog import Columns
 from enrich.settings.run import RunSettings
 from enrich.storage import StorageError, Store, open_store
@@ -34,7 +36,7 @@ class Queue:
 
     uri: str
     rows: int
-    waiting: int  # rows that need review in all
+    waiting: int  # rows that need review, or were picked, in all
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,22 @@ class Applied:
     added: Added | None  # None where no catalog was named
 
 
-def write_queue(output: str, limit: int = 1000) -> Queue:
-    """Write `review.html` into the output: the `limit` rows with the most value at risk.
+def write_queue(output: str, limit: int = 1000, picked: str | None = None) -> Queue:
+    """Write `review.html` into the output: the `limit` rows with the most value at risk, or those that were picked.
+
+    Args:
+        picked: file of `enrich label`; all of its products are shown, in its order.
 
     Raises:
-        UsageError: nothing was published there yet.
+        UsageError: nothing was published there yet, or no product that was picked is left to decide on.
     """
     target = open_store(output, must_exist=True)
     products = _published(target)
     table = products.table
-    queue = review_queue(table, table.height)
+    queue = review_queue(table, table.height) if picked is None else _picked(target, table, picked)
     identity = pl.coalesce("bytes", "version")  # products with the same photos are decided once
-    shown = with_identity(queue).unique(identity, keep="first", maintain_order=True).head(limit)
+    shown = with_identity(queue).unique(identity, keep="first", maintain_order=True)
+    shown = shown.head(limit) if picked is None else shown
     runs = _runs(target, shown)
     page = render_queue(
         shown, categories(table), _images(target, products), RunSettings().limits, output=target.uri,
@@ -67,6 +73,17 @@ def write_queue(output: str, limit: int = 1000) -> Queue:
     )  # fmt: skip
     target.put(PAGE_KEY, page.encode())
     return Queue(target.uri_of(PAGE_KEY), shown.height, queue.height)
+
+
+def _picked(output: Store, table: pl.DataFrame, file: str) -> pl.DataFrame:
+    picks = read_picks(file).picks
+    queue = picked_queue(table, picks)
+    if queue.is_empty():
+        raise UsageError(
+            f"--picked {file}: none of its {len(picks):,} products is left to decide on in output {output.uri}; pick "
+            "others with `enrich label`"
+        )
+    return queue
 
 
 def apply_decisions(output: str, file: Path, catalog: str | None = None, columns: Columns | None = None) -> Applied:
@@ -92,7 +109,7 @@ def apply_decisions(output: str, file: Path, catalog: str | None = None, columns
     lessons = _lessons(rows, reviews if known else pl.concat([reviews, news]), asked)
     shop = None if catalog is None else open_store(catalog, must_exist=True)
     if shop is not None:
-        check_taught(_images(target, products).uri, shop.uri_of(FOLDER), shop.uri)
+        check_taught(_images(target, products).uri, shop.uri_of(REVIEWED), shop.uri)
         check_addition(shop, columns or Columns(), lessons)
     write_reviews(target, decided.digest, news)
     publish_reviews(target)

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 import warnings
 from collections.abc import Callable
 from itertools import accumulate
@@ -18,6 +17,7 @@ from matplotlib.figure import Figure
 from enrich.answers.plain_text import excerpt
 from enrich.scores.assess import ENOUGH
 from enrich.scores.metrics import BINS, risk_coverage
+from enrich.scores.shares import wilson
 
 POINTS = 300  # in the price scatter: more make a grey cloud and a slow page
 LABELS = 30  # categories drawn, largest first
@@ -146,13 +146,6 @@ def risk_curve(table: pl.DataFrame) -> str | None:
         axes.set(xlim=(0, 1), ylim=(0, None), xlabel="share of rows answered, surest first", ylabel="wrong categories")
 
     return _svg(draw)
-
-
-def wilson(hits: int, rows: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927)."""
-    z, p = 1.96, hits / rows
-    middle, half = p + z * z / (2 * rows), z * math.sqrt(p * (1 - p) / rows + z * z / (4 * rows * rows))
-    return max(0.0, (middle - half) / (1 + z * z / rows)), min(1.0, (middle + half) / (1 + z * z / rows))
 
 
 FIGURES: dict[str, tuple[str, Callable[[pl.DataFrame], str | None]]] = {

@@ -6,6 +6,7 @@ them out, and `remove_abandoned` removes those that a killed process left.
 """
 
 import re
+from pathlib import Path
 
 from enrich.errors import UsageError
 from enrich.settings.storage import PLAIN_S3, S3Settings
@@ -15,8 +16,8 @@ from enrich.storage.store import Body, ObjectInfo, Problem, StorageError, Store,
 from enrich.storage.tree import read_tree, write_tree
 
 __all__ = [
-    "Body", "ObjectInfo", "Problem", "StorageError", "Store", "contains", "is_s3", "open_store", "overlap",
-    "read_tree", "write_tree",
+    "Body", "ObjectInfo", "Problem", "StorageError", "Store", "contains", "folder_of_file", "is_s3", "open_store",
+    "overlap", "read_tree", "write_tree",
 ]  # fmt: skip
 
 
@@ -41,3 +42,15 @@ def open_store(uri: str, *, must_exist: bool = False, create: bool = False, s3: 
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", uri):
         raise UsageError(f"{uri}: unknown scheme; use s3://bucket/prefix or a local path")
     return open_local(uri, must_exist=must_exist, create=create)
+
+
+def folder_of_file(option: str, file: str) -> tuple[str, str]:
+    """The folder's URI and the name of `file`, a local path or s3://bucket/key; UsageError for a directory.
+
+    Args:
+        option: which names the file, for the message.
+    """
+    folder, _, name = file.rpartition("/")
+    if not name or Path(file).is_dir():
+        raise UsageError(f"{option} {file}: is a directory; name a file in it")
+    return folder or ("/" if file.startswith("/") else "."), name

@@ -103,13 +103,20 @@ def test_the_next_night_does_what_is_new_and_no_more(output: Store, tmp_path: Pa
     }  # fmt: skip
 
 
-def test_decisions_from_before_they_had_further_fields_are_read(output: Store, tmp_path: Path) -> None:
+PICKED = ("picked", "adapter", "suggested_confidence", "suggested_price_low", "suggested_price_high",
+          "suggested_confidences")  # fmt: skip
+
+
+@pytest.mark.parametrize("lacking", [PICKED, (*PICKED, "attributes", "suggested_attributes")])
+def test_decisions_from_before_they_had_all_columns_are_read(
+    output: Store, tmp_path: Path, lacking: tuple[str, ...]
+) -> None:
     reviews = read_reviews(output)
     [path] = (tmp_path / "reviews").iterdir()
     with pq.ParquetFile(path) as file:
         table, pairs = file.read(), file.metadata.metadata
-    with pq.ParquetWriter(path, table.drop_columns(["attributes", "suggested_attributes"]).schema) as writer:
-        writer.write_table(table.drop_columns(["attributes", "suggested_attributes"]))
+    with pq.ParquetWriter(path, table.drop_columns(lacking).schema) as writer:
+        writer.write_table(table.drop_columns(lacking))
         writer.add_key_value_metadata(pairs)
     assert read_reviews(output).equals(reviews)
     pq.write_table(table.drop_columns(["attributes", "title"]), path)

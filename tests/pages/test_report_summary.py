@@ -81,3 +81,17 @@ def test_words_from_outside_do_not_leave_their_cell() -> None:
 
     assert ("photos", " ".join(EVIL.split())) in pairwise(cells(page))
     assert page.count("<tr>") == render(render_summary(record(), "s3://out")).count("<tr>")
+
+
+def test_what_people_found_is_a_line_a_field() -> None:
+    fields = [
+        {"field": "category", "decisions": 97, "wrong": 0.04, "low": 0.016, "high": 0.1, "claimed": 0.052},
+        {"field": "sleeve_length", "decisions": 1031, "wrong": 0.2, "low": 0.13, "high": 0.29, "claimed": None},
+    ]
+    page = render(render_summary(record(observed={"decisions": 97, "fields": fields}), "s3://out"))
+    lines = re.findall(r"<li>what people found: (.*?)</li>", page)
+    assert lines == [
+        "category wrong in 4.0% (1.6% to 10.0%) of 97 products picked at random; the confidences say 5.2%",
+        "sleeve length wrong in 20.0% (13.0% to 29.0%) of 1,031 products picked at random",
+    ]
+    assert "people found" not in render_summary(record(observed=None), "s3://out")

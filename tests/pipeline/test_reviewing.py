@@ -328,7 +328,7 @@ def test_a_photo_that_changed_since_its_review_is_not_taught(place: Place, chang
     done = apply_decisions(str(place.output), path, str(place.catalog))
 
     assert done.added == Added(1, 0, ("wide.png",))
-    photos = list((place.catalog / "images" / "reviewed").iterdir())
+    photos = list((place.catalog / "images" / "reviewed").rglob("*.png"))
     assert [photo.read_bytes() for photo in photos] == [(place.photos / "cheap.png").read_bytes()]
 
 

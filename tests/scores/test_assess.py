@@ -14,8 +14,9 @@ from enrich.answers.calibration import quantile_crps
 from enrich.output.parquet import encode
 from enrich.output.schema import SCORE_SCHEMA
 from enrich.scores.assess import assess
-from enrich.scores.figures import FIGURES, draw_all, wilson
+from enrich.scores.figures import FIGURES, draw_all
 from enrich.scores.metrics import chrf, risk_coverage
+from enrich.scores.shares import wilson
 from tests.testing.scores import scored
 
 

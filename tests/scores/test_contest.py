@@ -39,6 +39,7 @@ def test_one_that_is_clearly_worse_loses_at_what_it_is_worse_at() -> None:
     silent = [Answer("Coat", one.category, one.price) if one else None for one in standing]
     assert lost(contest("labels", PRODUCTS, silent, standing)) == ["title"]
     assert lost(contest("labels", PRODUCTS, [None] * 200, standing)) == ["category", "title", "price"]
+    assert lost(contest("labels", PRODUCTS, [None] * 200, standing, but="title")) == ["category", "price"]
     assert lost(contest("labels", PRODUCTS, answers(1, 0.99), standing)) == []
 
 

@@ -10,6 +10,8 @@ from enrich.output.schema import REVIEW_SCHEMA, ROW_SCHEMA
 
 _NEW = ("photos", "photos_answered", "category_path", "category_id", "attributes", "suggested_attributes",
         "photos_etag", "last_photos_etag")  # fmt: skip
+_NEW_OF_DECISIONS = ("picked", "adapter", "suggested_confidence", "suggested_price_low", "suggested_price_high",
+                     "suggested_confidences")  # fmt: skip
 _TYPES = {"image_width": pl.Int32, "image_height": pl.Int32}
 _ROW = {"image_key": "key", "image_uri": "uri", "image_etag": "etag", "image_sha256": "sha256", "image_width": "width",
         "image_height": "height"}  # fmt: skip
@@ -47,7 +49,8 @@ def _rows(frame: pl.DataFrame) -> pl.DataFrame:
 def _reviews(frame: pl.DataFrame) -> pl.DataFrame:
     photo = pl.col("photos").list.first().struct
     images = [photo.field(old).alias(new) for new, old in list(_ROW.items())[:4] if new != "image_uri"]
-    return frame.select(*images, *(name for name in frame.columns if name not in ("product_id", *_NEW)))
+    gone = {"product_id", *_NEW, *_NEW_OF_DECISIONS}
+    return frame.select(*images, *(name for name in frame.columns if name not in gone))
 
 
 def _as_written(field: pa.Field) -> pa.Field:

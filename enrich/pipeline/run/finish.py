@@ -14,7 +14,9 @@ from enrich.output.changes import compare, newest_outcomes
 from enrich.output.gate import judge_gone, judge_run
 from enrich.output.listing import fetch_listing
 from enrich.output.manifest import fetch_answers
+from enrich.output.observed import observe
 from enrich.output.publish import current_products, publish
+from enrich.output.reviews import read_reviews
 from enrich.output.run_record import Cost, RunRecord, read_run_record, write_run_record
 from enrich.output.run_rows import fetch_run
 from enrich.output.sinks import follow
@@ -77,6 +79,7 @@ def finish_run(run: Run) -> RunRecord:
         missing_shards=len(missing),
         changes=changes,
         previous=previous,
+        observed=observe(read_reviews(run.output), run.info.adapter),
         **_performance(run, rows["engine"][0] if stats.rows else run.settings.engine, stats.rows, same_bytes),
     )
     _write(run, record, rows)

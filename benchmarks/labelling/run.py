@@ -1,0 +1,284 @@
+"""What a person's decision buys: N products picked by `enrich label` beside N drawn at random, round after round.
+
+A sample catalog is divided, by titles, into labelled products to start from, a bucket of photos, and test products. The
+base is fine-tuned on the labelled ones. Then each round, both ways from the same adapter: the bucket is enriched, N
+products are picked, their true labels are applied as `enrich review --apply --catalog` does, which freezes a fifth of
+them, and the base is fine-tuned anew on the larger catalog and scored on the test products. Each seed is another
+division. A product of a category that the output has not seen is rejected, as a person can do no more on the page.
+
+    python -m benchmarks.labelling.run --out labelling
+    python -m benchmarks.labelling.run --out labelling --rounds 0     # only how fast wrong rows are found
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from statistics import fmean, stdev
+from typing import Any
+
+import polars as pl
+
+from benchmarks.results import record
+from benchmarks.sample_quality.run import demo_settings
+from enrich.catalog.read import Catalog, read_catalog
+from enrich.output.decisions import FILE_FORMAT, DecidedPhoto, Decision, DecisionFile, run_mark
+from enrich.output.observed import observe
+from enrich.output.picks import Pick, pick, undecided
+from enrich.output.reviews import read_reviews
+from enrich.pages.review_page import review_queue
+from enrich.pipeline.decided import categories, find_run
+from enrich.pipeline.finetuning import finetune
+from enrich.pipeline.reviewing import apply_decisions
+from enrich.pipeline.run.enrichment import run_enrichment
+from enrich.pipeline.run.request import RunRequest
+from enrich.pipeline.scoring import score_adapter
+from enrich.settings.models import TINY_MODEL_PATH
+from enrich.settings.run import GateSettings, RunSettings
+from enrich.storage import open_store
+from enrich.vocabulary import Product, same_design
+from sample.generate import write_sample
+from sample.make import DIALECTS
+
+Numbers = dict[str, float]
+CATALOG_COLUMNS = ("product_code", "title", "category3_code", "full_price", "currency_code", "local_image_path")
+
+
+@dataclass
+class Found:
+    """What all seeds measured: of each (way, round) the scores, of each (way, budget) the wrong rows, and estimates of
+    the error beside the true one."""
+
+    scores: dict[tuple[str, int], list[Numbers]] = field(default_factory=lambda: defaultdict(list))
+    wrong: dict[tuple[str, int], list[Numbers]] = field(default_factory=lambda: defaultdict(list))
+    estimates: list[Numbers] = field(default_factory=list)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="a folder for catalogs, adapters and outputs")
+    parser.add_argument("--base", type=Path, default=Path(TINY_MODEL_PATH))
+    parser.add_argument("--start", type=int, default=200, help="labelled products to begin with")
+    parser.add_argument("--bucket", type=int, default=1500, help="products to pick from")
+    parser.add_argument("--test", type=int, default=500, help="products to score on")
+    parser.add_argument("--budget", type=int, default=150, help="decisions a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--language", choices=tuple(DIALECTS), default="en")
+    parser.add_argument("--settings", type=json.loads, default={}, help="training settings as JSON")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    arguments = parser.parse_args()
+
+    catalog = arguments.out / "catalog"
+    if not (catalog / "catalog.csv").exists():
+        products = arguments.start + arguments.bucket + arguments.test
+        write_sample(catalog, products, dialect=DIALECTS[arguments.language], holdout=0)
+    found = Found()
+    for seed in range(arguments.seeds):
+        measure(arguments, read_catalog(catalog), seed, found)
+    record("labelling", tables(found, arguments))
+
+
+def measure(arguments: argparse.Namespace, catalog: Catalog, seed: int, found: Found) -> None:
+    """Both ways from one division of the catalog."""
+    place = arguments.out / f"seed-{seed}"
+    shutil.rmtree(place, ignore_errors=True)
+    sizes = {name: getattr(arguments, name) for name in ("start", "bucket", "test")}
+    parts = divided(catalog.products, sizes, seed)
+    truth = {one.product_code: one for one in parts["bucket"]}
+    for name in ("start", "test"):
+        write_catalog(place / name, parts[name], catalog.currency or "")
+    for one in parts["bucket"]:
+        link(Path(one.image_paths[0]), place / "bucket" / f"{one.product_code}{Path(one.image_paths[0]).suffix}")
+    first = scored(arguments, place, place / "start", place / "adapter-0")
+    enrich(arguments, place, place / "adapter-0", place / "output")
+    look_for_wrong(place / "output", truth, arguments.budget, seed, found)
+    for way in ("picked", "random") if arguments.rounds else ():
+        found.scores[way, 0].append(first)
+        shutil.copytree(place / "start", place / way / "catalog")
+        shutil.copytree(place / "output", place / way / "output")
+        for number in range(1, arguments.rounds + 1):
+            decide(place / way, way, truth, arguments.budget, Random(f"{seed} {number}"), found)
+            adapter = place / way / f"adapter-{number}"
+            found.scores[way, number].append(scored(arguments, place, place / way / "catalog", adapter))
+            print(seed, way, number, found.scores[way, number][-1], file=sys.stderr, flush=True)
+            if number < arguments.rounds:
+                enrich(arguments, place, adapter, place / way / "output")
+
+
+def divided(products: Sequence[Product], sizes: dict[str, int], seed: int) -> dict[str, list[Product]]:
+    """Products in parts of these sizes; all those of a title are in one, so that some parts have a few more."""
+    designs: dict[str, list[Product]] = defaultdict(list)
+    for product in products:
+        designs[same_design(product.title)].append(product)
+    order = sorted(designs)
+    Random(seed).shuffle(order)
+    parts: dict[str, list[Product]] = {name: [] for name in sizes}
+    for name, size in sizes.items():
+        while order and len(parts[name]) < size:
+            parts[name] += designs[order.pop()]
+    return parts
+
+
+def write_catalog(folder: Path, products: Iterable[Product], currency: str) -> None:
+    """A catalog of these products, with their main photos."""
+    rows = []
+    for one in products:
+        photo = Path(one.image_paths[0])
+        link(photo, folder / "images" / f"{one.product_code}{photo.suffix}")
+        values = (one.product_code, one.title, one.category, one.price, currency)
+        rows.append((*values, f"images/{one.product_code}{photo.suffix}"))
+    pl.DataFrame(rows, CATALOG_COLUMNS, orient="row").write_csv(folder / "catalog.csv")
+
+
+def link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.link(source, target)
+
+
+def scored(arguments: argparse.Namespace, place: Path, catalog: Path, adapter: Path) -> Numbers:
+    """Scores of an adapter that is fine-tuned on `catalog`, on the test products."""
+    rows = len(read_catalog(catalog).products)
+    settings = demo_settings(arguments, rows, {"language": arguments.language})
+    finetune(str(catalog), str(adapter), settings)
+    test = score_adapter(str(adapter), str(place / "test"), run_settings(arguments))[0].metrics["test"]
+    return {
+        "category": test["category_accuracy"],
+        "title exact": test["title_exact"],
+        "title chrF": test["title_chrf"],
+        "MdAPE": test["price"]["mdape"],
+    }
+
+
+def run_settings(arguments: argparse.Namespace) -> RunSettings:
+    return RunSettings(engine="transformers", device=arguments.device, gate=GateSettings(enabled=False))
+
+
+def enrich(arguments: argparse.Namespace, place: Path, adapter: Path, output: Path) -> None:
+    run_enrichment(RunRequest(str(place / "bucket"), str(adapter), str(output), run_settings(arguments)))
+
+
+def wrong(row: dict[str, Any], truth: Product) -> Numbers:
+    """Whether a row is wrong in each field, 0 or 1, and at what price."""
+    category, title = row["category"] != truth.category, same_design(row["title"]) != same_design(truth.title)
+    price = row["price"] is None or not truth.price or abs(row["price"] / truth.price - 1) > 0.2
+    return {
+        "category": category, "title": title, "price off by over 20 %": price,
+        "any of these": category or title or price, "price of wrong categories": category * (truth.price or 0.0),
+    }  # fmt: skip
+
+
+def look_for_wrong(output: Path, truth: dict[str, Product], budget: int, seed: int, found: Found) -> None:
+    """How many wrong rows a number of decisions meets, by the ways to order them. No model learns from these."""
+    table = pl.read_parquet(output / "products.parquet")
+    rows = undecided(table)
+    by_id = {row["product_id"]: row for row in rows.to_dicts()}
+    orders: dict[str, Callable[[int], list[str]]] = {
+        "picked": lambda count: [one.product_id for one in pick(rows, count)],
+        "picked, without the random part": lambda count: [
+            one.product_id for one in pick(rows, count) if one.picked == "chosen"
+        ],
+        "review page (value at risk)": lambda count: review_queue(table, count)["product_id"].to_list(),
+        "random": lambda count: Random(seed).sample(sorted(by_id), min(count, len(by_id))),
+    }
+    for count in sorted({max(1, budget // 2), budget, 2 * budget}):
+        for way, order in orders.items():
+            met = [wrong(by_id[one], truth[one]) for one in order(count) if one in by_id]
+            if met:
+                found.wrong[way, count].append({name: fmean(one[name] for one in met) for name in met[0]})
+
+
+def decide(place: Path, way: str, truth: dict[str, Product], budget: int, random: Random, found: Found) -> None:
+    """Pick products, label them as they really are, and put them into the way's catalog, as a person does."""
+    output = place / "output"
+    store, table = open_store(str(output)), pl.read_parquet(output / "products.parquet")
+    rows = undecided(table)
+    if way == "picked":
+        picks = pick(rows, budget)
+    else:
+        ids = random.sample(rows["product_id"].to_list(), min(budget, rows.height))
+        picks = [Pick(product_id=one, picked="random", why=()) for one in ids]
+    by_id = {row["product_id"]: row for row in rows.to_dicts()}
+    labels = set(categories(table))
+    decisions = [decision(by_id[one.product_id], truth[one.product_id], one, labels) for one in picks]
+    runs = {run_id: find_run(store, run_id) for run_id in {one.run_id for one in decisions}}
+    marks = {run_id: run_mark(run) for run_id, run in runs.items() if run}
+    file = DecisionFile(
+        format=FILE_FORMAT, output=store.uri, runs=marks, reviewed_by="truth", decisions=tuple(decisions)
+    )
+    (place / "decisions.json").write_text(file.model_dump_json())
+    apply_decisions(str(output), place / "decisions.json", str(place / "catalog"))
+
+    adapter = rows["adapter"][0]
+    if observed := observe(read_reviews(store), adapter):
+        real = fmean(wrong(row, truth[name])["category"] for name, row in by_id.items())
+        [one] = [one for one in observed.fields if one.field == "category"]
+        found.estimates.append({"wrong": one.wrong, "low": one.low, "high": one.high, "real": real})
+
+
+def decision(row: dict[str, Any], truth: Product, picked: Pick, labels: set[str]) -> Decision:
+    photos = tuple(DecidedPhoto(**{name: photo[name] for name in DecidedPhoto.model_fields}) for photo in row["photos"])
+    about = Decision(
+        product_id=row["product_id"], photos=photos, run_id=row["run_id"], decision="rejected", confirmed=(),
+        picked=picked.picked,
+    )  # fmt: skip
+    if truth.category not in labels:
+        return about
+    right = {"title": truth.title, "category": truth.category, "price": truth.price}
+    return about.model_copy(update={"decision": "edited", "confirmed": tuple(right), **right})
+
+
+def tables(found: Found, arguments: argparse.Namespace) -> dict[str, Any]:
+    seeds = f"mean of {arguments.seeds} seeds, with its standard error"
+    scores = [
+        {"decisions": number * arguments.budget, "way": way, **told(some)}
+        for (way, number), some in sorted(found.scores.items(), key=lambda item: item[0][1])
+        if number or way == "picked"
+    ]
+    gains = [
+        {"decisions": number * arguments.budget, **told(differences(some, found.scores["random", number]), sign="+")}
+        for (way, number), some in found.scores.items()
+        if way == "picked" and number
+    ]
+    met = [{"decisions": count, "way": way, **told(some)} for (way, count), some in found.wrong.items()]
+    held = [one["low"] <= one["real"] <= one["high"] for one in found.estimates]
+    estimates = [
+        {
+            "estimates": len(held),
+            "interval holds the true rate": f"{sum(held)} of {len(held)}",
+            "mean estimate": fmean(one["wrong"] for one in found.estimates),
+            "mean true rate": fmean(one["real"] for one in found.estimates),
+        }
+    ] if held else []  # fmt: skip
+    return {
+        f"Scores on the test products after so many decisions: {seeds}": scores,
+        "Picked less random, in pairs of the same seed": gains,
+        f"Share of wrong rows among those looked at, answers of the first adapter: {seeds}": met,
+        "Wrong categories in the bucket, estimated from random picks": estimates,
+    }
+
+
+def differences(some: Sequence[Numbers], others: Sequence[Numbers]) -> list[Numbers]:
+    return [{name: one[name] - other[name] for name in one} for one, other in zip(some, others, strict=True)]
+
+
+def told(some: Sequence[Numbers], sign: str = "") -> dict[str, str]:
+    """Means with their standard errors."""
+    cells = {}
+    for name in some[0]:
+        values = [one[name] for one in some]
+        mean, error = fmean(values), stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        form = ".1f" if name.startswith("price of") else ".1%"
+        cells[name] = f"{mean:{sign}{form}} ± {error:{form}}"
+    return cells
+
+
+if __name__ == "__main__":
+    main()

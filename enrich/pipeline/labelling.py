@@ -1,0 +1,63 @@
+"""Which products a person should look at next, written for the review page."""
+
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from enrich.errors import UsageError
+from enrich.output.picks import PickFile, pick, undecided
+from enrich.output.products import read_products
+from enrich.storage import folder_of_file, open_store
+
+LABEL_KEY = "label.json"
+MAX_FILE_BYTES = 128 << 20
+
+
+@dataclass(frozen=True)
+class Picked:
+    """A file of products to show to a person."""
+
+    uri: str
+    products: int
+    random: int  # of them, picked at random
+    undecided: int  # products with an answer that nobody decided on, before
+
+
+def label(output: str, budget: int, to: str | None = None) -> Picked:
+    """Pick `budget` products of products.parquet that are most worth a decision, and write them for `enrich review`.
+
+    Args:
+        to: the file, a local path or s3://bucket/key; None: label.json in the output.
+
+    Raises:
+        UsageError: the budget is not positive, nothing was published there yet, or people decided on all of it.
+    """
+    if budget < 1:
+        raise UsageError(f"budget {budget}: name how many products a person is to look at, 1 or more")
+    target = open_store(output, must_exist=True)
+    products = read_products(target)
+    if products.etag is None:
+        raise UsageError(f"output {target.uri}: no products.parquet there; make one with `enrich run`")
+    rows = undecided(products.table)
+    if rows.is_empty():
+        raise UsageError(
+            f"output {target.uri}: no product with an answer is left that nobody decided on; enrich more photos first"
+        )
+    picks = pick(rows, budget)
+    folder, name = (output, LABEL_KEY) if to is None else folder_of_file("--to", to)
+    store = open_store(folder, create=True)
+    file = PickFile(output=target.uri, picks=tuple(picks))
+    store.put(name, (file.model_dump_json(indent=1) + "\n").encode())
+    return Picked(store.uri_of(name), len(picks), sum(one.picked == "random" for one in picks), rows.height)
+
+
+def read_picks(file: str) -> PickFile:
+    """The file that `label` wrote; UsageError if it cannot be read or is none."""
+    folder, name = folder_of_file("--picked", file)
+    store = open_store(folder, must_exist=True)
+    if store.head(name) is None:
+        raise UsageError(f"--picked {file}: no such file; write it with `enrich label`")
+    try:
+        return PickFile.model_validate_json(store.get(name, MAX_FILE_BYTES)[0])
+    except ValidationError as error:
+        raise UsageError(f"--picked {file}: is not a file that `enrich label` wrote; write it again") from error
