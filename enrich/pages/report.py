@@ -2,23 +2,23 @@
 
 import html
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, islice, zip_longest
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from enrich.answers.amount import digits, money
 from enrich.answers.plain_text import excerpt
 from enrich.answers.prompt import Prompt
 from enrich.pages.attributes import attribute_scores, attribute_summary, attribute_text, spoken
 from enrich.pages.han import han_language
-from enrich.pages.units import amount, duration
+from enrich.pages.units import amount, describe_bottleneck, duration, shell
 from enrich.photos.thumbnail import thumbnails
 from enrich.scores.metrics import Scores
 from enrich.settings.photos import PhotoLimits
-from enrich.storage import Store, is_s3
+from enrich.storage import Store, real_place
 from enrich.vocabulary import PhotoIssue
 
 THUMBNAIL = 160  # pixels on the longer side; about 5 kB each as JPEG
@@ -36,6 +36,7 @@ def render_report(
     images: Store,
     limits: PhotoLimits,
     *,
+    output: str,
     scores: pl.DataFrame | None = None,
     verdicts: Sequence[Mapping[str, Any]] = (),
     parity: Mapping[str, Any] | None = None,
@@ -47,6 +48,7 @@ def render_report(
         rows: the run's rows, columns of ROW_SCHEMA.
         images: store of the photos on the contact sheet; missing ones are left out.
         limits: applied to those photos.
+        output: the URI of the output, for the commands on the page.
         scores: the adapter's answers on its test split (SCORE_SCHEMA), if it has them.
         verdicts: findings about the adapter's scores (`scores.assess`).
         parity: `ok` and `summary` of the comparison with the trained model, if the run made one.
@@ -70,8 +72,11 @@ def render_report(
     scored = None
     if scores is not None and scores.height:
         scored = {"rows": scores.height, "verdicts": verdicts, "figures": _figures(scores)}
+    currency = usual_currency(rows)
     return template("report.html.jinja", escape=True).render(
         record=record,
+        output=real_place(output),
+        currency=currency,
         stages=record["stages"],
         failed=list(zip_longest(failed.head(FAILED_SHOWN).to_dicts(), pictures)),
         failed_total=failed.height,
@@ -79,7 +84,7 @@ def render_report(
         reasons=reasons.rows(),
         attributes=attribute_summary(rows),
         issues=_photo_issues(rows, images, limits),
-        compared=_beside(record["stats"], record["previous"]),
+        compared=_beside(record["stats"], record["previous"], currency),
         shown=_contact_sheet(rows, images, limits),
         language=han_language(chain(rows["title"].head(SAMPLE), categories["category"])),
         scored=scored,
@@ -130,7 +135,15 @@ def _figures(scores: pl.DataFrame) -> list[tuple[str, str]]:
     return draw_all(scores)
 
 
-def _beside(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+def usual_currency(rows: pl.DataFrame) -> str | None:
+    """The most frequent currency of a run's rows."""
+    found = rows["currency"].drop_nulls().value_counts().sort("count", "currency", descending=[True, False])
+    return str(found["currency"][0]) if found.height else None
+
+
+def _beside(
+    now: Mapping[str, Any] | None, before: Mapping[str, Any] | None, currency: str | None
+) -> list[tuple[str, str, str]]:
     """(name, at the last comparable run, now) of the numbers that the publish gate checks."""
     if not now or not before or not now["rows"]:
         return []
@@ -142,7 +155,7 @@ def _beside(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> 
             "failed": f"{stats['failed'] / stats['rows']:.1%}",
             "to review": f"{stats['review'] / stats['rows']:.1%}",
             "largest category": f"{largest[0]} {largest[1]:.1%}",
-            "median price": "-" if stats["price_median"] is None else amount(stats["price_median"]),
+            "median price": "-" if stats["price_median"] is None else amount(stats["price_median"], currency),
         }
 
     then, current = shares(before), shares(now)
@@ -158,12 +171,13 @@ def render_card(train: Mapping[str, Any], metrics: Mapping[str, Any], prompt: Pr
 
 def render_summary(record: Mapping[str, Any], output: str) -> str:
     """A run (run.json) on half a page of Markdown for Prefect's UI. Every value is escaped."""
-    output = output.rstrip("/") if is_s3(output) else str(Path(output).absolute())
+    output = real_place(output)
     report = f"{output}/runs/{record['run']['run_id']}/report.html"
     uses = record["stages"]["uses"] if record["stages"] else ()
     times = ", ".join(f"{use['stage']} {duration(use['seconds'])}" for use in uses)
     page = template("summary.md.jinja", escape=False, finalize=_markdown_text)
-    return page.render(record=record, output=output, report=report, times=times)
+    bottleneck = describe_bottleneck(record["stages"]) if record["stages"] else ""
+    return page.render(record=record, output=output, report=report, times=times, bottleneck=bottleneck)
 
 
 def _markdown_text(value: object) -> str:
@@ -174,24 +188,35 @@ def _markdown_text(value: object) -> str:
 
 def render_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits, most: int) -> str:
     """At most `most` of a run's products with their photos and answers, as a Markdown table. Every value is escaped."""
-    # Titles are cut, and reasons and further fields come last: the UI breaks no lines in a table.
-    lines = [
-        "| photos | title | category | price | to review | further fields |",
-        "| --- | --- | --- | ---: | --- | --- |",
-    ]
+    # Few columns, so that a line of all of it fits the UI's 1,300 pixels: what belongs together is one cell.
+    lines = ["| photos | product | answer | to review |", "| --- | --- | --- | --- |"]
     for row in _contact_sheet(rows, images, limits)[:most]:
         sure = "" if row["category_confidence"] is None else f" ({row['category_confidence']:.0%})"
-        price = "" if row["price"] is None else f"{amount(row['price'])} {row['currency'] or ''}"
-        between = ""
-        if row["price_low"] is not None:
-            low, high = (amount(row[end], row["price"]) for end in ("price_low", "price_high"))
-            between = f" ({low} to {high})"
-        review = ", ".join(row["review_reasons"] or ())
-        further = attribute_text(row["attributes"])
-        cells = (excerpt(row["title"], 40), f"{row['category']}{sure}", price + between, review, further)
+        review = [reason.replace("_", " ") for reason in row["review_reasons"] or ()]
+        cells = (
+            (row["product_id"], excerpt(row["title"], 60)),
+            (f"{row['category']}{sure}", _priced(row), attribute_text(row["attributes"])),
+            review,
+        )
         pictures = " ".join(f"![photo]({picture})" for picture in row["thumbnails"])
-        lines.append(f"| {pictures} | {' | '.join(map(_markdown_text, cells))} |")
+        lines.append(f"| {pictures} | {' | '.join(map(_markdown_cell, cells))} |")
     return "\n".join(lines)
+
+
+def _markdown_cell(texts: Iterable[str]) -> str:
+    """Texts below each other in a cell of a table."""
+    return "<br>".join(_markdown_text(text) for text in texts if text)
+
+
+def _priced(row: Mapping[str, Any]) -> str:
+    """A row's price and its interval: `1,200 EUR (900 to 1,500)`; empty without a price."""
+    if row["price"] is None:
+        return ""
+    text, currency = f"{amount(row['price'], row['currency'])} {row['currency'] or ''}".rstrip(), row["currency"]
+    if row["price_low"] is None or row["price_high"] is None:
+        return text
+    low, high = (amount(row[end], currency, row["price"]) for end in ("price_low", "price_high"))
+    return f"{text} ({low} to {high})"
 
 
 def score_table(metrics: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
@@ -238,5 +263,8 @@ def template(name: str, *, escape: bool, finalize: Callable[[object], object] | 
         loader=PackageLoader("enrich.pages", "templates"), autoescape=escape, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=finalize,
     )  # fmt: skip
-    environment.filters |= {"amount": amount, "duration": duration, "plain": _markdown_text, "spoken": spoken}
+    environment.filters |= {
+        "amount": amount, "bottleneck": describe_bottleneck, "digits": digits, "duration": duration,
+        "money": money, "plain": _markdown_text, "shell": shell, "spoken": spoken,
+    }  # fmt: skip
     return environment.get_template(name)
