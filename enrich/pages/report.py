@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, islice, zip_longest
 from typing import Any
 
@@ -14,7 +14,7 @@ from enrich.answers.plain_text import excerpt
 from enrich.answers.prompt import Prompt
 from enrich.pages.attributes import attribute_scores, attribute_summary, attribute_text, spoken
 from enrich.pages.han import han_language
-from enrich.pages.units import amount, describe_bottleneck, duration, shell
+from enrich.pages.units import amount, describe_bottleneck, duration, shell, wrapped
 from enrich.photos.thumbnail import thumbnails
 from enrich.scores.metrics import Scores
 from enrich.settings.photos import PhotoLimits
@@ -23,6 +23,8 @@ from enrich.vocabulary import PhotoIssue
 
 THUMBNAIL = 160  # pixels on the longer side; about 5 kB each as JPEG
 SHEET, SHEET_PHOTOS = 24, 4  # products on the contact sheet, and photos of each
+# What fits beside each other in a table of the UI at 1,300 pixels, which leave it 730.
+SUMMARY_COLUMNS, SHEET_COLUMNS = 72, 38
 SAMPLE = 1000  # titles that show the language of all
 FAILED_SHOWN, FAILED_PICTURES = 200, 40  # failed products in the list, and how many of them with a thumbnail
 ISSUE_PICTURES = 6  # photos shown of an issue, and pictures of several products
@@ -175,7 +177,7 @@ def render_summary(record: Mapping[str, Any], output: str) -> str:
     report = f"{output}/runs/{record['run']['run_id']}/report.html"
     uses = record["stages"]["uses"] if record["stages"] else ()
     times = ", ".join(f"{use['stage']} {duration(use['seconds'])}" for use in uses)
-    page = template("summary.md.jinja", escape=False, finalize=_markdown_text)
+    page = template("summary.md.jinja", escape=False, finalize=_escaped)
     bottleneck = describe_bottleneck(record["stages"]) if record["stages"] else ""
     return page.render(record=record, output=output, report=report, times=times, bottleneck=bottleneck)
 
@@ -186,26 +188,35 @@ def _markdown_text(value: object) -> str:
     return html.escape(re.sub(r"([!-%'-/:;=?@\[-`{-~])", r"\\\1", line), quote=False)
 
 
+class _Written(str):
+    """Markdown that was escaped already."""
+
+
+def _escaped(value: object) -> str:
+    return value if isinstance(value, _Written) else _markdown_text(value)
+
+
+def _cell(value: object, columns: int = SUMMARY_COLUMNS) -> _Written:
+    """`value` in a cell of a table, escaped, in lines that are short enough: the UI breaks none and cuts them off."""
+    return _Written("<br>".join(map(_markdown_text, wrapped(str(value), columns))))
+
+
 def render_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits, most: int) -> str:
     """At most `most` of a run's products with their photos and answers, as a Markdown table. Every value is escaped."""
-    # Few columns, so that a line of all of it fits the UI's 1,300 pixels: what belongs together is one cell.
-    lines = ["| photos | product | answer | to review |", "| --- | --- | --- | --- |"]
-    for row in _contact_sheet(rows, images, limits)[:most]:
+    lines = ["| photos | product | to review |", "| --- | --- | --- |"]
+    several = rows["photos"].list.len().max() or 0
+    for row in _contact_sheet(rows, images, limits, THUMBNAIL if several == 1 else THUMBNAIL // 2)[:most]:
         sure = "" if row["category_confidence"] is None else f" ({row['category_confidence']:.0%})"
         review = [reason.replace("_", " ") for reason in row["review_reasons"] or ()]
-        cells = (
-            (row["product_id"], excerpt(row["title"], 60)),
-            (f"{row['category']}{sure}", _priced(row), attribute_text(row["attributes"])),
-            review,
-        )
-        pictures = " ".join(f"![photo]({picture})" for picture in row["thumbnails"])
-        lines.append(f"| {pictures} | {' | '.join(map(_markdown_cell, cells))} |")
+        answer = (
+            row["product_id"], excerpt(row["title"]), f"{row['category']}{sure}", _priced(row),
+            attribute_text(row["attributes"]),
+        )  # fmt: skip
+        told = (("<br>".join(_cell(line, SHEET_COLUMNS) for line in texts if line)) for texts in (answer, review))
+        pairs = (row["thumbnails"][start : start + 2] for start in range(0, len(row["thumbnails"]), 2))
+        pictures = "<br>".join(" ".join(f"![photo]({picture})" for picture in pair) for pair in pairs)
+        lines.append(f"| {pictures} | {' | '.join(told)} |")
     return "\n".join(lines)
-
-
-def _markdown_cell(texts: Iterable[str]) -> str:
-    """Texts below each other in a cell of a table."""
-    return "<br>".join(_markdown_text(text) for text in texts if text)
 
 
 def _priced(row: Mapping[str, Any]) -> str:
@@ -246,13 +257,15 @@ def _columns(scores: Scores) -> dict[str, str]:
     }
 
 
-def _contact_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits) -> list[dict[str, Any]]:
+def _contact_sheet(
+    rows: pl.DataFrame, images: Store, limits: PhotoLimits, side: int = THUMBNAIL
+) -> list[dict[str, Any]]:
     """Rows of some products that can be shown, each with its `thumbnails` (data: URIs), the main photo's first."""
     # Sorted by content hash: an arbitrary sample that is the same in every rendering.
     digests = pl.col("photos").list.eval(pl.element().struct.field("sha256")).list.drop_nulls().list.first()
     chosen = rows.filter(pl.col("status") == "ok").sort(digests, "product_id").head(SHEET).to_dicts()
     shown = [[photo["key"] for photo in row["photos"]][:SHEET_PHOTOS] for row in chosen]
-    pictures = thumbnails(images, [key for keys in shown for key in keys], limits, THUMBNAIL)
+    pictures = thumbnails(images, [key for keys in shown for key in keys], limits, side)
     found = [[picture for picture in islice(pictures, len(keys)) if picture] for keys in shown]
     return [{**row, "thumbnails": several} for row, several in zip(chosen, found, strict=True) if several]
 
@@ -264,7 +277,8 @@ def template(name: str, *, escape: bool, finalize: Callable[[object], object] | 
         trim_blocks=True, lstrip_blocks=True, finalize=finalize,
     )  # fmt: skip
     environment.filters |= {
-        "amount": amount, "bottleneck": describe_bottleneck, "digits": digits, "duration": duration,
+        "amount": amount, "bottleneck": describe_bottleneck, "cell": _cell, "digits": digits, "duration": duration,
         "money": money, "plain": _markdown_text, "shell": shell, "spoken": spoken,
+        "word": lambda value: _Written(shell(value)),
     }  # fmt: skip
     return environment.get_template(name)

@@ -4,6 +4,7 @@ import math
 import shlex
 from collections.abc import Mapping
 from typing import Any
+from unicodedata import east_asian_width
 
 from enrich.answers.amount import decimals
 from enrich.errors import one_line
@@ -23,6 +24,25 @@ def amount(value: float, currency: str | None = None, like: float | None = None)
 def shell(word: str) -> str:
     """A word of a command on one line, quoted where a shell would not take it as it is."""
     return shlex.quote(one_line(word))
+
+
+def wrapped(text: str, columns: int) -> list[str]:
+    """`text` in lines of at most so many columns, of which Han, kana and Hangul take two; longer words are divided."""
+    lines, room = [""], columns
+    for word in text.split():
+        if lines[-1] and room <= width(word) <= columns:
+            lines, room = [*lines, ""], columns
+        for letter in f" {word}" if lines[-1] else word:
+            if width(letter) > room:
+                lines, room = [*lines, ""], columns
+            lines[-1] += letter
+            room -= width(letter)
+    return lines
+
+
+def width(text: str) -> int:
+    """Columns that a text takes."""
+    return sum(1 + (east_asian_width(letter) in "WF") for letter in text)
 
 
 def describe_bottleneck(stages: Mapping[str, Any]) -> str:

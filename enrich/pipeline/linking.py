@@ -16,7 +16,7 @@ def link_pages(record: RunRecord, output: str, settings: RunSettings) -> PageLin
     """
     store = open_store(output, must_exist=True, s3=settings.s3)
     queued = store.head(REVIEW) is not None
-    keys = {f"Report of run {record.run.run_id}": f"{record.run.folder}report.html"}
+    keys = {"Report of the run": f"{record.run.folder}report.html"}
     if queued:
         keys["Products to review"] = REVIEW
     base, until = settings.serve_url or record.serve_url, None

@@ -37,7 +37,7 @@ def test_pages_that_are_served_are_linked(tmp_path: Path) -> None:
     record = made(open_store(str(tmp_path)), serve_url="http://pages.shop.example:8420/")
     text = render_links(link_pages(record, str(tmp_path), RunSettings()))
     assert links(text) == {
-        "Report of run night-1": "http://pages.shop.example:8420/runs/night-1/report.html",
+        "Report of the run": "http://pages.shop.example:8420/runs/night-1/report.html",
         "Products to review": "http://pages.shop.example:8420/review.html",
     }
     assert "enrich" not in text.replace("example", "")
@@ -52,7 +52,7 @@ def test_pages_of_a_folder_are_linked_beside_the_command_that_serves_them(tmp_pa
     place = tmp_path / "it's `here`"
     place.mkdir()
     text = render_links(link_pages(made(open_store(str(place)), queue=False), str(place), RunSettings()))
-    assert links(text) == {"Report of run night-1": "http://127.0.0.1:8420/runs/night-1/report.html"}
+    assert links(text) == {"Report of the run": "http://127.0.0.1:8420/runs/night-1/report.html"}
     quoted = "'" + str(place).replace("'", "'\"'\"'") + "'"
     assert f"\nenrich serve --output {quoted}\n" in text
     assert f"\nenrich review --output {quoted}\n" in text
@@ -70,7 +70,7 @@ def test_pages_in_s3_open_for_a_time_and_no_others_do(s3_bucket: str) -> None:
     place = f"{s3_bucket}/out"
     made_links = link_pages(made(open_store(place)), place, RunSettings(link_hours=2))
     found = links(render_links(made_links))
-    for name, body in (("Report of run night-1", b"the report"), ("Products to review", b"the queue")):
+    for name, body in (("Report of the run", b"the report"), ("Products to review", b"the queue")):
         with urllib.request.urlopen(found[name]) as answer:
             assert answer.read().endswith(body)
     assert made_links.until is not None
