@@ -135,8 +135,8 @@ def confusion(table: pl.DataFrame) -> str | None:
         axes.set_xticklabels(short, rotation=90)
         axes.set_yticklabels(short)
 
-    side = max(4.2, 0.3 * len(names) + 1.9)
-    return _svg(draw, height=side, left=1.8 / 6, bottom=2.0 / side)
+    side = max(4.2, 0.3 * len(names) + 2.5)
+    return _svg(draw, height=side, left=2.4 / 6, bottom=2.4 / side)
 
 
 def _most_confused(known: pl.DataFrame, counts: pl.DataFrame) -> str | None:
@@ -159,11 +159,11 @@ def _most_confused(known: pl.DataFrame, counts: pl.DataFrame) -> str | None:
         for y, (row, share) in enumerate(zip(pairs.iter_rows(named=True), shares, strict=True)):
             said = f" {row['rows']} of {row['count']} ({share:.0f} %)"
             axes.text(0, y, said, va="center")
-        names = [f"{_short(row['category'])} \u2192 {_short(row['answered_category'])}" for row in pairs.to_dicts()]
+        names = [f"{_short(row['category'])}\n\u2192 {_short(row['answered_category'])}" for row in pairs.to_dicts()]
         axes.set(yticks=range(pairs.height), yticklabels=names, xlabel="products; true \u2192 answered",
                  xlim=(0, max(pairs["rows"]) * 1.05))  # fmt: skip
 
-    return _svg(draw, height=max(2.0, 0.3 * pairs.height + 0.9), left=0.5)
+    return _svg(draw, height=max(2.0, 0.45 * pairs.height + 0.9), left=0.37)
 
 
 def risk_curve(table: pl.DataFrame) -> str | None:

@@ -47,7 +47,7 @@ def render(text: str) -> str:
 
 
 def cells(page: str) -> list[str]:
-    return [html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", page)]
+    return [html.unescape(cell.replace("<br>", " ")) for cell in re.findall(r"<td[^>]*>(.*?)</td>", page)]
 
 
 def test_counts_and_reasons_are_tables() -> None:
