@@ -1,4 +1,4 @@
-"""What a run shows in Prefect's UI: progress while it runs, then numbers, photos and a link to the report.
+"""What a run shows in Prefect's UI: progress while it runs, then numbers, photos and links to its pages.
 
 Answers and file names are untrusted text: they are escaped before they become Markdown.
 """
@@ -6,11 +6,9 @@ Answers and file names are untrusted text: they are escaped before they become M
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import (
-    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -19,12 +17,13 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactUpdate
 
 from enrich.output.run_record import RunRecord
+from enrich.pages.links import render_links
 from enrich.pages.report import render_summary, score_table
 from enrich.pipeline.challenging import Challenge
+from enrich.pipeline.linking import link_pages
 from enrich.pipeline.progress import Progress, describe_progress
 from enrich.pipeline.run.records import contact_sheet
 from enrich.settings.run import RunSettings
-from enrich.storage import is_s3
 
 EVERY_SECONDS = 5.0  # between updates of the progress
 
@@ -94,7 +93,7 @@ def show_challenge(found: Challenge, why: str) -> None:
 
 
 def show_run(record: RunRecord, output: str, settings: RunSettings) -> None:
-    """`enrichment`: the run on half a page. `counts`: a table. `contact-sheet`: photos. `report`: a link."""
+    """`enrichment`: the run on half a page. `counts`: a table. `contact-sheet`: photos. `report`: links."""
     run_id = record.run.run_id
     create_markdown_artifact(render_summary(record.model_dump(mode="json"), output), "enrichment", f"Run {run_id}")
     create_table_artifact(counts(record), "counts", f"Run {run_id}: products by reason and by outcome")
@@ -102,8 +101,16 @@ def show_run(record: RunRecord, output: str, settings: RunSettings) -> None:
         create_markdown_artifact(
             contact_sheet(output, record, settings), "contact-sheet", f"Run {run_id}: some of its products"
         )
-    report = f"{location(output)}/{record.run.folder}report.html"
-    create_link_artifact(report, report, "report", f"Run {run_id}: the full report")
+    create_markdown_artifact(page_links(record, output, settings), "report", f"Run {run_id}: its pages")
+
+
+def page_links(record: RunRecord, output: str, settings: RunSettings) -> str:
+    """Links to the report and the review page of a run, or the commands that show them, as Markdown.
+
+    Links into S3 are credentials: they belong into artifacts, which only those who may use Prefect see, and not into
+    logs, messages of states or files.
+    """
+    return render_links(link_pages(record, output, settings))
 
 
 def counts(record: RunRecord) -> list[dict[str, Any]]:
@@ -115,8 +122,3 @@ def counts(record: RunRecord) -> list[dict[str, Any]]:
         {"what": what, "which": str(which), "products": count, "share": f"{count / max(record.counts['rows'], 1):.1%}"}
         for what, which, count in [*reasons, *ended, *kinds]
     ]
-
-
-def location(uri: str) -> str:
-    """A URI with a scheme, without a slash at its end, as a link's target."""
-    return uri.rstrip("/") if is_s3(uri) else Path(uri).absolute().as_uri()

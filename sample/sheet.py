@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from enrich.answers.amount import digits, money
 from enrich.pages import fonts
 from enrich.photos.decode import shrink
 from enrich.photos.decoders import Decoders
@@ -20,15 +21,15 @@ CELL, PHOTO, MARGIN, HEADER = 300, 270, 15, 40
 LINE, LETTERS = 20, 13
 BLACK, RED, GREY = (25, 25, 25), (190, 20, 20), (125, 125, 125)
 _JOINERS = "\u200c\u200d"  # parts of words, as in Persian
-_HEIGHT = PHOTO + 2 * MARGIN + 6 * LINE
+_HEIGHT = PHOTO + 2 * MARGIN + 7 * LINE
 _LEGEND = (("answer", BLACK), ("wrong, or a price more than 20 % off", RED), ("truth", GREY))
 
 Line = tuple[str, tuple[int, int, int]]
 
 
 def draw_sheet(rows: Sequence[tuple[Sequence[Path], Mapping[str, Any]]], currency: str | None) -> Image.Image:
-    """Rows of four products, the photos of each side by side above its title, category and price: the answer, red where
-    wrong, then the truth.
+    """Rows of four products, the photos of each side by side above its code, title, category and price: the answer, red
+    where wrong, then the truth.
 
     Args:
         rows: the photos' files, and a row of SCORE_SCHEMA about the product.
@@ -63,26 +64,27 @@ def _paste(sheet: Image.Image, photos: Sequence[Image.Image], left: int, top: in
 
 
 def _lines(row: Mapping[str, Any], currency: str | None) -> list[Line]:
+    code: Line = (row["product_code"], GREY)
     truth: list[Line] = [
         (text, GREY) for text in (row["title"], row["category"], _money(row["price"], currency) or "no price")
     ]
     if row["answered_title"] is None:
-        return [("no answer", RED), *truth]
+        return [code, ("no answer", RED), *truth]
     price, true = row["answered_price"], row["price"]
     said = _money(price, currency) or "no price"
     if row["price_low"] is not None:
-        said += f" ({row['price_low']:,.0f} to {row['price_high']:,.0f})"
+        said += f" ({digits(row['price_low'], currency)} to {digits(row['price_high'], currency)})"
     off = true is not None and abs((price or 0.0) - true) > TOLERANCE * true
     told = (
         (row["answered_title"], row["answered_title"].casefold().split() != row["title"].casefold().split()),
         (row["answered_category"], row["answered_category"] != row["category"]),
         (said, off),
     )
-    return [(text, RED if wrong else BLACK) for text, wrong in told] + truth
+    return [code, *((text, RED if wrong else BLACK) for text, wrong in told), *truth]
 
 
 def _money(amount: float | None, currency: str | None) -> str:
-    return "" if amount is None else f"{amount:,.0f} {currency or ''}".rstrip()
+    return "" if amount is None else money(amount, currency)
 
 
 def _fitting(text: str) -> str:

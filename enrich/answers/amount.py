@@ -55,6 +55,21 @@ class Amount:
     decimal: DecimalMark | None = None
 
 
+def decimals(currency: str | None) -> int:
+    """How many decimals amounts of a currency have (ISO 4217); two where it is not known."""
+    return 0 if currency in WHOLE_UNITS else 3 if currency in THOUSANDTHS else 2
+
+
+def digits(value: float, currency: str | None) -> str:
+    """An amount with the decimals of its currency: 12.50, 1,290 for yen."""
+    return f"{value:,.{decimals(currency)}f}"
+
+
+def money(value: float, currency: str | None) -> str:
+    """An amount with its currency: 12.50 USD, 1,290 JPY; without a code where that is not known."""
+    return f"{digits(value, currency)} {currency or ''}".rstrip()
+
+
 class AmountError(ValueError):
     """The text is not a single amount; `ambiguous`: its mark has two possible meanings."""
 

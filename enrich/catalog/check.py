@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from enrich.answers.amount import digits, money
 from enrich.answers.plain_text import excerpt
 from enrich.catalog.delimited import SEPARATORS
 from enrich.catalog.dropped import Dropped, too_many
@@ -80,7 +81,7 @@ class Check:
         yield "columns", named
         yield "rows", f"{catalog.rows:,}, of which {len(catalog.products):,} products can be used"
         first = catalog.products[0]
-        price = "no price" if first.price is None else f"{first.price:,.2f} {catalog.currency or ''}".strip()
+        price = "no price" if first.price is None else money(first.price, catalog.currency)
         yield "first product", ", ".join(map(excerpt, (first.product_code, first.title, first.category, price)))
         yield "prices", _prices(catalog)
         yield "categories", _categories(catalog.products)
@@ -121,6 +122,7 @@ class Check:
                 {"row": one.row, "product_code": one.product_code, "reason": _reason(one)}
                 for one in [*catalog.dropped, *catalog.unread, *catalog.lost][:_DROPPED]
             ],
+            "currency": catalog.currency,
             "dropped_total": len(catalog.dropped) + len(catalog.unread) + len(catalog.lost),
         }  # fmt: skip
 
@@ -155,9 +157,10 @@ def _prices(catalog: Catalog) -> str:
     prices = sorted(one.price for one in catalog.products if one.price is not None)
     if not prices:
         return "none"
+    least, most, middle = (digits(price, catalog.currency) for price in (prices[0], prices[-1], median(prices)))
     return (
-        f"{len(prices):,} of {len(catalog.products):,} products, {prices[0]:,.2f} to {prices[-1]:,.2f}, "
-        f"median {median(prices):,.2f}, currency {catalog.currency or 'not named'}"
+        f"{len(prices):,} of {len(catalog.products):,} products, {least} to {most}, "
+        f"median {middle}, currency {catalog.currency or 'not named'}"
     )
 
 

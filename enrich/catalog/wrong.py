@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from enrich.answers.amount import digits
 from enrich.answers.plain_text import excerpt
 from enrich.catalog.photo_facts import PhotoFacts, Picture, Shot
 from enrich.catalog.read import Catalog
@@ -154,8 +155,8 @@ def _odd_prices(catalog: Catalog) -> Iterator[tuple[Product, str]]:
     middle = {name: median(values) for name, values in prices.items() if len(values) >= _FEWEST_PRICES}
     for one in catalog.products:
         if one.price and one.category in middle and not 1 / _TIMES_OFF < one.price / middle[one.category] < _TIMES_OFF:
-            usual = f"{one.price:,.2f} beside {middle[one.category]:,.2f}"
-            yield one, f"{usual} (row {catalog.row_of[one.product_code]})"
+            price, usual = (digits(value, catalog.currency) for value in (one.price, middle[one.category]))
+            yield one, f"{price} beside {usual} (row {catalog.row_of[one.product_code]})"
 
 
 def _was_rounded(code: str) -> bool:

@@ -28,7 +28,8 @@ for catalog_command in (catalogs.sample, catalogs.fetch, catalogs.check):
     catalog_app.command()(catalog_command)
 for command in (
     adapters.finetune, adapters.score, adapters.merge, adapters.promote,
-    runs.run, runs.publish, runs.rollback, runs.rebuild, runs.tidy, runs.report, runs.label, runs.review, runs.export,
+    runs.run, runs.publish, runs.rollback, runs.rebuild, runs.tidy, runs.report, runs.label, runs.review, runs.serve,
+    runs.export,
     machine.doctor, machine.settings,
 ):  # fmt: skip
     app.command()(command)

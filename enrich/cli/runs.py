@@ -1,5 +1,6 @@
 """`enrich run`, and what can be done with the output of runs afterwards."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -7,11 +8,13 @@ import typer
 
 import enrich
 from enrich.cli.options import Adapter, Base, Config, Engine, Output, RunId, parse_duration
-from enrich.console import console, print_record, progress_bars
+from enrich.console import console, errors, print_record, progress_bars
 from enrich.settings.catalog import Columns
 from enrich.settings.export import ExportSettings
 from enrich.settings.load import load_settings
 from enrich.settings.run import RunSettings
+
+DEFAULT_PORT = 8420  # of `serve`
 
 
 def run(
@@ -191,6 +194,35 @@ def review(
             gone = "the photo reviewed is gone or another by now"
             console.print(f"{len(missed)} not added, {missed[0]!r} among them: {gone}")
     console.print(f"products: {done.uri}")
+
+
+def serve(
+    output: Output,
+    host: Annotated[str, typer.Option(help="Address to listen on; others than loopback let anyone there read.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any that is free.")] = DEFAULT_PORT,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Another host name that it is reached by, such as a proxy's; may be repeated."
+        ),
+    ] = None,
+) -> None:
+    """Show the reports of runs, the review page and pages of scores in a browser, until Ctrl-C. It only reads."""
+    from enrich.pipeline.serving import PageServer
+    from enrich.pipeline.site import Site
+    from enrich.storage import open_store
+
+    site = Site(open_store(output, must_exist=True))
+    with PageServer(site, host, port, name or ()) as server:
+        if not server.loopback:
+            warning = f"warning: no password is asked for, so anyone who can reach {server.url} can read these pages"
+            errors.print(warning, style="yellow")
+        console.print(f"pages of {site.output.uri}: {server.url} (Ctrl-C stops it)")
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
+    console.print("stopped")
 
 
 def export(

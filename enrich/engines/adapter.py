@@ -46,6 +46,8 @@ class Adapter:
     calibration: Calibration
     base_weights: str | None = None  # `checkpoint.weights_signature` of the base, if recorded
     base_at: Path | None = None  # where the base was found, after a search for it
+    catalog: str | None = None  # where that which it was made from was, if recorded; and a hash of its content
+    catalog_hash: str | None = None
 
 
 def read_adapter(path: Path) -> Adapter:
@@ -93,6 +95,8 @@ def read_adapter(path: Path) -> Adapter:
         prompt=prompt,
         calibration=calibration,
         base_weights=record.base_weights,
+        catalog=record.catalog,
+        catalog_hash=record.data_fingerprint,
     )
 
 
@@ -140,6 +144,8 @@ class _Preflight(_Read):
 class _Record(_Read):
     preflight: _Preflight = _Preflight()
     base_weights: str | None = None
+    data_fingerprint: str | None = None
+    catalog: str | None = None
 
 
 M = TypeVar("M", bound=BaseModel)

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import polars as pl
 
-from enrich.answers.amount import THOUSANDTHS, WHOLE_UNITS
+from enrich.answers.amount import decimals
 from enrich.answers.path import SEPARATOR
 from enrich.settings.export import ExportSettings
 
@@ -45,11 +45,6 @@ def why_not(settings: ExportSettings, lacks: Mapping[str, pl.Expr]) -> pl.Expr:
         **lacks,
     }
     return pl.coalesce(pl.when(found.fill_null(False)).then(pl.lit(reason)) for reason, found in reasons.items())
-
-
-def decimals(currency: str | None) -> int:
-    """How many decimals amounts of a currency have (ISO 4217); two where it is not known."""
-    return 0 if currency in WHOLE_UNITS else 3 if currency in THOUSANDTHS else 2
 
 
 def money(column: str, currencies: Collection[str]) -> pl.Expr:

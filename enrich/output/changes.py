@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from enrich.answers.amount import decimals
 from enrich.output.run_record import Change, Changes
 
 PRICE_MOVED = 0.2  # share of the previous price
@@ -81,8 +82,12 @@ def newest_outcomes(products: pl.LazyFrame) -> tuple[int, dict[str, int]]:
     return counted["len"].sum() - sum(failed.values()), failed
 
 
+def _price(price: float | None, currency: str | None) -> str:
+    return "no price" if price is None else f"{round(price, decimals(currency)):,.15g}"
+
+
 def _line(row: dict[str, Any], suffix: str, names: Iterable[str]) -> str:
-    price, attributes = row[f"price{suffix}"], row[f"attributes{suffix}"]
-    told = [row[f"title{suffix}"], row[f"category{suffix}"], "no price" if price is None else f"{price:,.15g}"]
+    attributes = row[f"attributes{suffix}"]
+    told = [row[f"title{suffix}"], row[f"category{suffix}"], _price(row[f"price{suffix}"], row[f"currency{suffix}"])]
     told += [f"{name} {attributes[name]['value'] or 'unknown'}" for name in names if row[f"other_{_FIELD}{name}"]]
     return ", ".join(map(str, told))

@@ -12,6 +12,7 @@ from enrich.errors import RunFailed
 from enrich.storage import StorageError, Store
 
 SEQUENCES = "runs/.sequence"  # no run id starts with a dot
+TOO_SHORT = "the run was too short to tell"  # as the advice about a bottleneck that is not to be named
 
 
 @dataclass(frozen=True, order=True, kw_only=True)
@@ -191,6 +192,8 @@ class Cost:
 
     per_hour: float
     per_1000_photos: float
+    total: float | None = None  # not in older records
+    currency: str | None = None  # of all three; None: not named
 
 
 class RunRecord(BaseModel):
@@ -225,6 +228,11 @@ class RunRecord(BaseModel):
     cost: Cost | None = None  # None: no price was set
     observed: Observed | None = None  # None: too few of the adapter's answers were picked at random and decided on
     versions: dict[str, str] = {}
+    # Not in older records. `run.adapter` is the hash of the adapter's content, `catalog` that of what it was made from.
+    adapter_uri: str | None = None
+    catalog: str | None = None
+    catalog_uri: str | None = None
+    serve_url: str | None = None  # where `enrich serve` shows this output
 
     @field_validator("counts")
     @classmethod

@@ -4,25 +4,27 @@ import html
 import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, islice, zip_longest
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from enrich.answers.amount import digits, money
 from enrich.answers.plain_text import excerpt
 from enrich.answers.prompt import Prompt
 from enrich.pages.attributes import attribute_scores, attribute_summary, attribute_text, spoken
 from enrich.pages.han import han_language
-from enrich.pages.units import amount, duration
+from enrich.pages.units import amount, describe_bottleneck, duration, shell, wrapped
 from enrich.photos.thumbnail import thumbnails
 from enrich.scores.metrics import Scores
 from enrich.settings.photos import PhotoLimits
-from enrich.storage import Store, is_s3
+from enrich.storage import Store, real_place
 from enrich.vocabulary import PhotoIssue
 
 THUMBNAIL = 160  # pixels on the longer side; about 5 kB each as JPEG
 SHEET, SHEET_PHOTOS = 24, 4  # products on the contact sheet, and photos of each
+# What fits beside each other in a table of the UI at 1,300 pixels, which leave it 730.
+SUMMARY_COLUMNS, SHEET_COLUMNS = 72, 38
 SAMPLE = 1000  # titles that show the language of all
 FAILED_SHOWN, FAILED_PICTURES = 200, 40  # failed products in the list, and how many of them with a thumbnail
 ISSUE_PICTURES = 6  # photos shown of an issue, and pictures of several products
@@ -36,6 +38,7 @@ def render_report(
     images: Store,
     limits: PhotoLimits,
     *,
+    output: str,
     scores: pl.DataFrame | None = None,
     verdicts: Sequence[Mapping[str, Any]] = (),
     parity: Mapping[str, Any] | None = None,
@@ -47,6 +50,7 @@ def render_report(
         rows: the run's rows, columns of ROW_SCHEMA.
         images: store of the photos on the contact sheet; missing ones are left out.
         limits: applied to those photos.
+        output: the URI of the output, for the commands on the page.
         scores: the adapter's answers on its test split (SCORE_SCHEMA), if it has them.
         verdicts: findings about the adapter's scores (`scores.assess`).
         parity: `ok` and `summary` of the comparison with the trained model, if the run made one.
@@ -70,8 +74,11 @@ def render_report(
     scored = None
     if scores is not None and scores.height:
         scored = {"rows": scores.height, "verdicts": verdicts, "figures": _figures(scores)}
+    currency = usual_currency(rows)
     return template("report.html.jinja", escape=True).render(
         record=record,
+        output=real_place(output),
+        currency=currency,
         stages=record["stages"],
         failed=list(zip_longest(failed.head(FAILED_SHOWN).to_dicts(), pictures)),
         failed_total=failed.height,
@@ -79,7 +86,7 @@ def render_report(
         reasons=reasons.rows(),
         attributes=attribute_summary(rows),
         issues=_photo_issues(rows, images, limits),
-        compared=_beside(record["stats"], record["previous"]),
+        compared=_beside(record["stats"], record["previous"], currency),
         shown=_contact_sheet(rows, images, limits),
         language=han_language(chain(rows["title"].head(SAMPLE), categories["category"])),
         scored=scored,
@@ -145,7 +152,15 @@ def _observed_line(one: Mapping[str, Any]) -> str:
     )
 
 
-def _beside(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+def usual_currency(rows: pl.DataFrame) -> str | None:
+    """The most frequent currency of a run's rows."""
+    found = rows["currency"].drop_nulls().value_counts().sort("count", "currency", descending=[True, False])
+    return str(found["currency"][0]) if found.height else None
+
+
+def _beside(
+    now: Mapping[str, Any] | None, before: Mapping[str, Any] | None, currency: str | None
+) -> list[tuple[str, str, str]]:
     """(name, at the last comparable run, now) of the numbers that the publish gate checks."""
     if not now or not before or not now["rows"]:
         return []
@@ -157,7 +172,7 @@ def _beside(now: Mapping[str, Any] | None, before: Mapping[str, Any] | None) -> 
             "failed": f"{stats['failed'] / stats['rows']:.1%}",
             "to review": f"{stats['review'] / stats['rows']:.1%}",
             "largest category": f"{largest[0]} {largest[1]:.1%}",
-            "median price": "-" if stats["price_median"] is None else amount(stats["price_median"]),
+            "median price": "-" if stats["price_median"] is None else amount(stats["price_median"], currency),
         }
 
     then, current = shares(before), shares(now)
@@ -173,12 +188,15 @@ def render_card(train: Mapping[str, Any], metrics: Mapping[str, Any], prompt: Pr
 
 def render_summary(record: Mapping[str, Any], output: str) -> str:
     """A run (run.json) on half a page of Markdown for Prefect's UI. Every value is escaped."""
-    output = output.rstrip("/") if is_s3(output) else str(Path(output).absolute())
+    output = real_place(output)
     report = f"{output}/runs/{record['run']['run_id']}/report.html"
     uses = record["stages"]["uses"] if record["stages"] else ()
     times = ", ".join(f"{use['stage']} {duration(use['seconds'])}" for use in uses)
-    page = template("summary.md.jinja", escape=False, finalize=_markdown_text)
-    return page.render(record=record, output=output, report=report, times=times, observed=observed_lines(record))
+    page = template("summary.md.jinja", escape=False, finalize=_escaped)
+    bottleneck = describe_bottleneck(record["stages"]) if record["stages"] else ""
+    return page.render(
+        record=record, output=output, report=report, times=times, bottleneck=bottleneck, observed=observed_lines(record)
+    )
 
 
 def _markdown_text(value: object) -> str:
@@ -187,26 +205,46 @@ def _markdown_text(value: object) -> str:
     return html.escape(re.sub(r"([!-%'-/:;=?@\[-`{-~])", r"\\\1", line), quote=False)
 
 
+class _Written(str):
+    """Markdown that was escaped already."""
+
+
+def _escaped(value: object) -> str:
+    return value if isinstance(value, _Written) else _markdown_text(value)
+
+
+def _cell(value: object, columns: int = SUMMARY_COLUMNS) -> _Written:
+    """`value` in a cell of a table, escaped, in lines that are short enough: the UI breaks none and cuts them off."""
+    return _Written("<br>".join(map(_markdown_text, wrapped(str(value), columns))))
+
+
 def render_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits, most: int) -> str:
     """At most `most` of a run's products with their photos and answers, as a Markdown table. Every value is escaped."""
-    # Titles are cut, and reasons and further fields come last: the UI breaks no lines in a table.
-    lines = [
-        "| photos | title | category | price | to review | further fields |",
-        "| --- | --- | --- | ---: | --- | --- |",
-    ]
-    for row in _contact_sheet(rows, images, limits)[:most]:
+    lines = ["| photos | product | to review |", "| --- | --- | --- |"]
+    several = rows["photos"].list.len().max() or 0
+    for row in _contact_sheet(rows, images, limits, THUMBNAIL if several == 1 else THUMBNAIL // 2)[:most]:
         sure = "" if row["category_confidence"] is None else f" ({row['category_confidence']:.0%})"
-        price = "" if row["price"] is None else f"{amount(row['price'])} {row['currency'] or ''}"
-        between = ""
-        if row["price_low"] is not None:
-            low, high = (amount(row[end], row["price"]) for end in ("price_low", "price_high"))
-            between = f" ({low} to {high})"
-        review = ", ".join(row["review_reasons"] or ())
-        further = attribute_text(row["attributes"])
-        cells = (excerpt(row["title"], 40), f"{row['category']}{sure}", price + between, review, further)
-        pictures = " ".join(f"![photo]({picture})" for picture in row["thumbnails"])
-        lines.append(f"| {pictures} | {' | '.join(map(_markdown_text, cells))} |")
+        review = [reason.replace("_", " ") for reason in row["review_reasons"] or ()]
+        answer = (
+            row["product_id"], excerpt(row["title"]), f"{row['category']}{sure}", _priced(row),
+            attribute_text(row["attributes"]),
+        )  # fmt: skip
+        told = (("<br>".join(_cell(line, SHEET_COLUMNS) for line in texts if line)) for texts in (answer, review))
+        pairs = (row["thumbnails"][start : start + 2] for start in range(0, len(row["thumbnails"]), 2))
+        pictures = "<br>".join(" ".join(f"![photo]({picture})" for picture in pair) for pair in pairs)
+        lines.append(f"| {pictures} | {' | '.join(told)} |")
     return "\n".join(lines)
+
+
+def _priced(row: Mapping[str, Any]) -> str:
+    """A row's price and its interval: `1,200 EUR (900 to 1,500)`; empty without a price."""
+    if row["price"] is None:
+        return ""
+    text, currency = f"{amount(row['price'], row['currency'])} {row['currency'] or ''}".rstrip(), row["currency"]
+    if row["price_low"] is None or row["price_high"] is None:
+        return text
+    low, high = (amount(row[end], currency, row["price"]) for end in ("price_low", "price_high"))
+    return f"{text} ({low} to {high})"
 
 
 def score_table(metrics: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
@@ -236,13 +274,15 @@ def _columns(scores: Scores) -> dict[str, str]:
     }
 
 
-def _contact_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits) -> list[dict[str, Any]]:
+def _contact_sheet(
+    rows: pl.DataFrame, images: Store, limits: PhotoLimits, side: int = THUMBNAIL
+) -> list[dict[str, Any]]:
     """Rows of some products that can be shown, each with its `thumbnails` (data: URIs), the main photo's first."""
     # Sorted by content hash: an arbitrary sample that is the same in every rendering.
     digests = pl.col("photos").list.eval(pl.element().struct.field("sha256")).list.drop_nulls().list.first()
     chosen = rows.filter(pl.col("status") == "ok").sort(digests, "product_id").head(SHEET).to_dicts()
     shown = [[photo["key"] for photo in row["photos"]][:SHEET_PHOTOS] for row in chosen]
-    pictures = thumbnails(images, [key for keys in shown for key in keys], limits, THUMBNAIL)
+    pictures = thumbnails(images, [key for keys in shown for key in keys], limits, side)
     found = [[picture for picture in islice(pictures, len(keys)) if picture] for keys in shown]
     return [{**row, "thumbnails": several} for row, several in zip(chosen, found, strict=True) if several]
 
@@ -253,5 +293,9 @@ def template(name: str, *, escape: bool, finalize: Callable[[object], object] | 
         loader=PackageLoader("enrich.pages", "templates"), autoescape=escape, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=finalize,
     )  # fmt: skip
-    environment.filters |= {"amount": amount, "duration": duration, "plain": _markdown_text, "spoken": spoken}
+    environment.filters |= {
+        "amount": amount, "bottleneck": describe_bottleneck, "cell": _cell, "digits": digits, "duration": duration,
+        "money": money, "plain": _markdown_text, "shell": shell, "spoken": spoken,
+        "word": lambda value: _Written(shell(value)),
+    }  # fmt: skip
     return environment.get_template(name)

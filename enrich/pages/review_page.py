@@ -1,7 +1,9 @@
 """The review queue as one page: rows that need a person, costliest first, decided by keyboard and saved as a file."""
 
+import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -21,8 +23,12 @@ from enrich.settings.photos import PhotoLimits
 from enrich.storage import Store
 
 FORMAT_OF_MEMORY = 4  # of what the browser remembers; pages of another format ignore it
-SIDE = 256  # pixels of a photo's longer side; about 8 kB each as JPEG
-SHOWN = 8  # photos of a product on the page; of the others it says how many there are
+# Pixels of a photo's longer side, and its bytes as JPEG on the page. The largest is taken with which all photos stay
+# below PHOTO_BYTES: 350 of them have 1,024 pixels, thousands 256.
+SIDES = {1024: 180_000, 768: 100_000, 512: 46_000, 384: 26_000, 256: 11_000}
+PHOTO_BYTES = 64_000_000
+_SCRIPT = re.compile('<script(?: id="amount")?>(.*?)</script>', re.DOTALL)
+_HASHES = "script-src 'none'"  # stands in the template for what `_with_hashes` puts there
 _KEPT = (
     "product_id", "photos", "run_id", "title", "category", "category_confidence",
     "category_alternatives", "attributes", "price", "price_low", "price_high", "currency", "review_reasons",
@@ -93,10 +99,10 @@ def render_queue(
     """
     rows: list[dict[str, Any]] = queue.select(_KEPT).to_dicts()
     forms, form_of = _forms(asked)
-    shown = [[photo["key"] for photo in row["photos"]][:SHOWN] for row in rows]
-    pictures = thumbnails(images, [key for keys in shown for key in keys], limits, SIDE)
-    for row, keys in zip(rows, shown, strict=True):
-        row["pictures"] = [picture for picture in islice(pictures, len(keys)) if picture]
+    keys = [photo["key"] for row in rows for photo in row["photos"]]
+    pictures = thumbnails(images, keys, limits, side_of(len(keys)))
+    for row in rows:
+        row["pictures"] = list(islice(pictures, len(row["photos"])))  # null where it cannot be read
         row["faults"] = [
             f"photo {number}: {fault}"
             for number, photo in enumerate(row["photos"], start=1)
@@ -119,11 +125,24 @@ def render_queue(
         "amounts": _AMOUNTS,
     }
     words = [word for form in forms for field in form["fields"] for word in (field["label"], *field["values"])]
-    return template("review.html.jinja", escape=True).render(
+    page = template("review.html.jinja", escape=True).render(
         data=_inert(data), count=len(rows), waiting=waiting, output=output, further=bool(words),
         order="as enrich label picked them" if any(row["picked"] for row in rows) else "dearest mistakes first",
         language=han_language([*categories, *words, *(row["title"] for row in rows)]),
     )  # fmt: skip
+    return _with_hashes(str(page))
+
+
+def side_of(photos: int) -> int:
+    """Pixels of the longer side of each of so many photos on one page."""
+    return next((side for side, size in SIDES.items() if photos * size <= PHOTO_BYTES), min(SIDES))
+
+
+def _with_hashes(page: str) -> str:
+    """The page with a policy that permits its own scripts, by their hashes, and no others."""
+    digests = (hashlib.sha256(script.encode()).digest() for script in _SCRIPT.findall(page))
+    hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    return page.replace(_HASHES, f"script-src {hashes}", 1)
 
 
 def _forms(asked: Mapping[str, Asked]) -> tuple[list[dict[str, Any]], dict[str, int]]:

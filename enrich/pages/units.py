@@ -1,11 +1,56 @@
-"""Numbers for people."""
+"""Numbers, places and commands for people."""
 
 import math
+import shlex
+from collections.abc import Mapping
+from typing import Any
+from unicodedata import east_asian_width
+
+from enrich.answers.amount import decimals
+from enrich.errors import one_line
+from enrich.output.run_record import TOO_SHORT
 
 
-def amount(value: float, like: float | None = None) -> str:
-    """A price: 1,290, or 0.79 where it is not whole; with the decimals of the price `like` beside which it stands."""
-    return f"{value:,.{0 if float(value if like is None else like).is_integer() else 2}f}"
+def amount(value: float, currency: str | None = None, like: float | None = None) -> str:
+    """A price with the decimals of its currency: 1,290.50, or 1,290 where it is whole and for yen.
+
+    Args:
+        like: the price beside which it stands, and whose decimals it has.
+    """
+    whole = float(value if like is None else like).is_integer()
+    return f"{value:,.{0 if whole else decimals(currency)}f}"
+
+
+def shell(word: str) -> str:
+    """A word of a command on one line, quoted where a shell would not take it as it is."""
+    return shlex.quote(one_line(word))
+
+
+def wrapped(text: str, columns: int) -> list[str]:
+    """`text` in lines of at most so many columns, of which Han, kana and Hangul take two; longer words are divided."""
+    lines, room = [""], columns
+    for word in text.split():
+        if lines[-1] and room <= width(word) <= columns:
+            lines, room = [*lines, ""], columns
+        for letter in f" {word}" if lines[-1] else word:
+            if width(letter) > room:
+                lines, room = [*lines, ""], columns
+            lines[-1] += letter
+            room -= width(letter)
+    return lines
+
+
+def width(text: str) -> int:
+    """Columns that a text takes."""
+    return sum(1 + (east_asian_width(letter) in "WF") for letter in text)
+
+
+def describe_bottleneck(stages: Mapping[str, Any]) -> str:
+    """`decode (busy 98%): raise decode_processes from 4 to 8`, of a run's stages in run.json."""
+    if stages["advice"] == TOO_SHORT:
+        return TOO_SHORT
+    busy = next((use["busy"] for use in stages["uses"] if use["stage"] == stages["bottleneck"]), None)
+    return f"{stages['bottleneck']}{'' if busy is None else f' (busy {busy:.0%})'}: {stages['advice']}"
 
 
 def duration(seconds: float) -> str:

@@ -21,6 +21,7 @@ from enrich.catalog.taught import read_taught, taught_prompt
 from enrich.engines.adapter import DROPPED_FILE, METRICS_FILE, TAUGHT_FILE, adapter_id, read_adapter
 from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import find_base
+from enrich.errors import redact
 from enrich.pages.report import render_card
 from enrich.photos.prompt_size import most_tokens, refuse_long_prompts
 from enrich.pipeline.calibrating import calibrate
@@ -34,7 +35,7 @@ from enrich.scores.metrics import baselines
 from enrich.scores.worth import Worth, judge_worth, tell
 from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
-from enrich.storage import write_tree
+from enrich.storage import real_place, write_tree
 from enrich.storage.cache import disk_errors
 from enrich.storage.tree import local_tree_or_file, work_directory
 from enrich.train.device import is_main_process
@@ -220,6 +221,7 @@ def _train(prepared: _PreparedCatalog, work: Path, out: str, progress: Progress,
             prepared.base,
             work,
             data_fingerprint=prepared.labelled.fingerprint,
+            catalog=redact(real_place(prepared.catalog)),
             on_progress=_on_progress(progress),
             on_message=on_message,
             check_dropped=_check_photos(prepared, out, on_message),

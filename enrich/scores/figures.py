@@ -21,6 +21,8 @@ from enrich.scores.shares import wilson
 
 POINTS = 300  # in the price scatter: more make a grey cloud and a slow page
 LABELS = 30  # categories drawn, largest first
+MATRIX = 12  # categories of a matrix at most: the labels of more are too small to read
+PAIRS = 15  # confusions named where there are more categories
 COLUMNS = 20  # of a category's name; Han, kana and Hangul are two columns wide
 BLUE, RED, GREY = "#2458c5", "#c2410c", "#8a8a90"
 _STYLE: Any = {  # rcParams
@@ -104,33 +106,64 @@ def coverage_by_category(table: pl.DataFrame) -> str | None:
 
 
 def confusion(table: pl.DataFrame) -> str | None:
-    """Share of each category's products (row) that was predicted as each category (column)."""
+    """Share of each category's products (row) that was predicted as each category (column).
+
+    Of more categories than a matrix has readable labels for, the most frequent confusions instead; None where there
+    are none.
+    """
     known = table.drop_nulls("answered_category")
     if not known.height:
         return None
     counts = known["category"].value_counts().sort("count", "category", descending=[True, False])
-    names = sorted(counts["category"].head(LABELS))
+    if counts.height > MATRIX:
+        return _most_confused(known, counts)
+    names = sorted(counts["category"])
     place = {name: i for i, name in enumerate(names)}
     grid = np.zeros((len(names), len(names)))
     for true, said in known.select("category", "answered_category").iter_rows():
-        if true in place and said in place:
+        if said in place:
             grid[place[true], place[said]] += 1
-    totals = np.array([max(int((known["category"] == name).sum()), 1) for name in names])
-    shares = grid / totals[:, None]
+    shares = grid / np.array([max(int((known["category"] == name).sum()), 1) for name in names])[:, None]
 
     def draw(axes: Axes) -> None:
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for i, j in zip(*np.nonzero(shares >= 0.02), strict=True):
-            axes.text(j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center", fontsize=7,
+            axes.text(j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center",
                       color="white" if shares[i, j] > 0.6 else "#1c1c1e")  # fmt: skip
         short = [_short(name) for name in names]
         axes.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="answered", ylabel="true")
-        axes.set_xticklabels(short, rotation=90, fontsize=8)
-        axes.set_yticklabels(short, fontsize=8)
+        axes.set_xticklabels(short, rotation=90)
+        axes.set_yticklabels(short)
 
-    side = max(4.2, 0.3 * len(names) + 1.5)
-    width = max(6.0, side)
-    return _svg(draw, width=width, height=side, left=1.4 / width, bottom=1.7 / side)
+    side = max(4.2, 0.3 * len(names) + 2.5)
+    return _svg(draw, height=side, left=2.4 / 6, bottom=2.4 / side)
+
+
+def _most_confused(known: pl.DataFrame, counts: pl.DataFrame) -> str | None:
+    """The pairs of categories that most products are confused in, and how many."""
+    pairs = (
+        known.filter(pl.col("category") != pl.col("answered_category"))
+        .group_by("category", "answered_category")
+        .agg(rows=pl.len())
+        .join(counts, on="category")
+        .sort("rows", "category", "answered_category", descending=[True, False, False])
+        .head(PAIRS)
+        .reverse()
+    )
+    if not pairs.height:
+        return None
+
+    def draw(axes: Axes) -> None:
+        shares = [100 * row["rows"] / row["count"] for row in pairs.iter_rows(named=True)]
+        axes.barh(range(pairs.height), pairs["rows"].to_list(), color="#b9c8ea")
+        for y, (row, share) in enumerate(zip(pairs.iter_rows(named=True), shares, strict=True)):
+            said = f" {row['rows']} of {row['count']} ({share:.0f} %)"
+            axes.text(0, y, said, va="center")
+        names = [f"{_short(row['category'])}\n\u2192 {_short(row['answered_category'])}" for row in pairs.to_dicts()]
+        axes.set(yticks=range(pairs.height), yticklabels=names, xlabel="products; true \u2192 answered",
+                 xlim=(0, max(pairs["rows"]) * 1.05))  # fmt: skip
+
+    return _svg(draw, height=max(2.0, 0.45 * pairs.height + 0.9), left=0.37)
 
 
 def risk_curve(table: pl.DataFrame) -> str | None:
@@ -153,7 +186,7 @@ FIGURES: dict[str, tuple[str, Callable[[pl.DataFrame], str | None]]] = {
     "coverage": ("Coverage of the price intervals by category", coverage_by_category),
     "reliability": ("Is the confidence right?", reliability),
     "risk": ("Risk and coverage", risk_curve),
-    "confusion": ("Which categories are taken for which, in percent", confusion),
+    "confusion": ("Which categories are taken for which", confusion),
 }
 
 

@@ -136,7 +136,23 @@ class RunSettings(Settings):
         description="Files that are not photos, left out of the listing: names with * and ?, in upper or lower case",
     )
     machine_price_per_hour: float | None = Field(
-        default=None, gt=0, description="For the cost of a run, in its report and by --dry-run, in the same currency"
+        default=None, gt=0, description="For the cost of a run, in its report, in run.json and by --dry-run"
+    )
+    machine_currency: str | None = Field(
+        default=None, pattern="^[A-Z]{3}$", description="Code of the currency of that price, such as USD"
+    )
+    serve_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s<>()\[\]\"'`\\@?#]+$",
+        description="Where people reach `enrich serve` of this output, such as http://pages.shop.example:8420; the "
+        "artifacts of Prefect link to it",
+    )
+    link_hours: float = Field(
+        default=24.0,
+        ge=0,
+        le=168,
+        description="For an output in S3 without serve_url: how long the links to report and review page in Prefect's "
+        "artifacts let anyone who has them read those pages; 0: no such links",
     )
     sink: SinkName | None = Field(
         default=None,

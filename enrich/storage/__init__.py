@@ -12,12 +12,12 @@ from enrich.errors import UsageError
 from enrich.settings.storage import PLAIN_S3, S3Settings
 from enrich.storage.containment import contains, overlap
 from enrich.storage.local import open_local
-from enrich.storage.store import Body, ObjectInfo, Problem, StorageError, Store, is_s3
+from enrich.storage.store import Body, ObjectInfo, Problem, StorageError, Store, is_s3, real_place
 from enrich.storage.tree import read_tree, write_tree
 
 __all__ = [
     "Body", "ObjectInfo", "Problem", "StorageError", "Store", "contains", "folder_of_file", "is_s3", "open_store",
-    "overlap", "read_tree", "write_tree",
+    "overlap", "read_tree", "real_place", "write_tree",
 ]  # fmt: skip
 
 

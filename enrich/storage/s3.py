@@ -58,9 +58,9 @@ class S3Store:
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
         self.client, self.bucket, self.base = client, bucket, f"{prefix}/" if prefix else ""
         self._bulk: BulkReader | None = None
-        self._session, self._settings, self._quota = session, settings, RetryQuota(10 * RETRIES)
+        self.session, self._settings, self._quota = session, settings, RetryQuota(10 * RETRIES)
         self._one_shot: S3Client | None = None
-        self._reading: dict[str, Any] = {"RequestPayer": "requester"} if settings.requester_pays else {}
+        self.reading: dict[str, Any] = {"RequestPayer": "requester"} if settings.requester_pays else {}
         self._writing: dict[str, Any] = {
             **({"ServerSideEncryption": settings.encryption} if settings.encryption else {}),
             **({"SSEKMSKeyId": settings.kms_key_id} if settings.kms_key_id else {}),
@@ -75,7 +75,7 @@ class S3Store:
         folder = prefix.strip("/")
         below = self.base + (f"{folder}/" if folder else "")  # "/" at the end: photos must not list photos-old
         with s3_errors(f"s3://{self.bucket}/{below}"):
-            for page in list_objects(self.client, self.bucket, below, **self._reading):
+            for page in list_objects(self.client, self.bucket, below, **self.reading):
                 for item in page:
                     key = item["Key"].removeprefix(self.base)
                     is_marker = item["Size"] == 0 and (not key or key.endswith("/"))  # consoles create folders so
@@ -85,7 +85,7 @@ class S3Store:
     def head(self, key: str) -> ObjectInfo | None:
         with s3_errors(self.uri_of(key)):
             try:
-                found = self.client.head_object(Bucket=self.bucket, Key=self.base + key, **self._reading)
+                found = self.client.head_object(Bucket=self.bucket, Key=self.base + key, **self.reading)
             except ClientError as error:
                 if status_of(error) == 404:
                     return None
@@ -104,7 +104,7 @@ class S3Store:
         uri = self.uri_of(key)
         for attempt in range(ATTEMPTS):
             with s3_errors(uri):
-                response = self.client.get_object(Bucket=self.bucket, Key=self.base + key, **self._reading, **part)
+                response = self.client.get_object(Bucket=self.bucket, Key=self.base + key, **self.reading, **part)
             with closing(response["Body"]) as body:  # entering the body itself would skip its checksum
                 check_size(uri, response["ContentLength"], max_bytes)
                 etag = response["ETag"].strip('"')
@@ -254,7 +254,7 @@ class S3Store:
 
         Returns False if the outcome is unknown; the caller then reads the object.
         """
-        client = self._one_shot or one_shot_client(self._session, self.client.meta.endpoint_url, lock.LEASE_SECONDS / 4)
+        client = self._one_shot or one_shot_client(self.session, self.client.meta.endpoint_url, lock.LEASE_SECONDS / 4)
         self._one_shot = client
         with BytesIO(data) if isinstance(data, bytes) else open(data, "rb") as body:
             try:
@@ -309,7 +309,7 @@ def open_s3(uri: str, settings: S3Settings = PLAIN_S3) -> S3Store:
     session, client = make_client(uri)
     store = S3Store(session, client, bucket, prefix.rstrip("/"), settings)
     with opening(uri, bucket, client):
-        client.list_objects_v2(Bucket=bucket, Prefix=store.base, MaxKeys=1, **store._reading)
+        client.list_objects_v2(Bucket=bucket, Prefix=store.base, MaxKeys=1, **store.reading)
     store._bulk = BulkReader(session, client, bucket, settings)  # needs credentials
     return store
 

@@ -1,5 +1,6 @@
 """The interface of all stores."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -92,6 +93,11 @@ class Store(Protocol):
 def is_s3(uri: str) -> bool:
     """Whether a URI names S3 rather than a local path."""
     return uri.startswith("s3://")
+
+
+def real_place(uri: str) -> str:
+    """A place as it may be named from anywhere on this machine: an absolute path, or s3://bucket/prefix."""
+    return uri.rstrip("/") if is_s3(uri) else os.path.abspath(os.path.expanduser(uri))
 
 
 def check_size(uri: str, size: int, max_bytes: int | None) -> None:

@@ -198,3 +198,4 @@ class TrainReport(Training):
     trial_memory_bytes: int  # peak of the trial step (`trial.try_longest_batch`), counted as the next
     trial_products_per_second: float = 0.0  # of that step; 0: not measured
     peak_memory_bytes: int  # of the GPU where there is one, else of the process
+    catalog: str | None = None  # where it was; `data_fingerprint` says what was in it

@@ -86,6 +86,7 @@ def train(
     workdir: Path,
     *,
     data_fingerprint: str,
+    catalog: str | None = None,
     on_progress: OnProgress = lambda state: None,
     on_message: OnMessage = lambda line: None,
     check_dropped: CheckDropped = lambda dropped: None,
@@ -99,6 +100,7 @@ def train(
     first one writes.
 
     Args:
+        data_fingerprint: of the catalog's content; `catalog` is where it is, for the report.
         on_message: gets lines for people: before the base is loaded what will be trained, then the memory of a trial
             step.
         check_dropped: gets the rows that cannot be learned from, and may raise.
@@ -118,7 +120,7 @@ def train(
         deadline = started + 60 * (settings.max_minutes or math.inf)
         result = _train_adapter(job, data, plan, deadline, on_progress, on_message)
         check = _check_merge(job, result)
-        report = _report(job, data, plan, result, check, data_fingerprint, started)
+        report = _report(job, data, plan, result, check, started, (data_fingerprint, catalog))
         _keep(job, report)
     return report
 
@@ -254,12 +256,13 @@ def _check_merge(job: _Job, result: _Result) -> MergeCheck:
 
 
 def _report(
-    job: _Job, data: _Data, plan: Preflight, result: _Result, check: MergeCheck, data_fingerprint: str, started: float
-) -> TrainReport:
+    job: _Job, data: _Data, plan: Preflight, result: _Result, check: MergeCheck, started: float,
+    source: tuple[str, str | None],
+) -> TrainReport:  # fmt: skip
     return TrainReport(
         **dict(result.training),
         settings=job.settings,
-        data_fingerprint=data_fingerprint,
+        data_fingerprint=source[0],
         base_weights=weights_signature(job.base),
         versions=versions(),
         commit=commit(),
@@ -271,6 +274,7 @@ def _report(
         trial_memory_bytes=result.trial.memory_bytes,
         trial_products_per_second=result.trial.products_per_second,
         peak_memory_bytes=peak_memory_bytes(job.device),
+        catalog=source[1],
     )
 
 

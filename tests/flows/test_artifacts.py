@@ -1,13 +1,12 @@
 """What the UI is told: progress in words, counts, places."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import flows.artifacts
-from flows.artifacts import ProgressArtifact, location
+from flows.artifacts import ProgressArtifact
 
 
 def test_a_server_that_is_away_holds_no_progress_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,8 +37,3 @@ def test_progress_is_sent_now_and_then_and_at_the_end(monkeypatch: pytest.Monkey
         on_progress("photos", done, 100)
 
     assert sent == [100.0]
-
-
-def test_a_place_is_a_uri_whatever_it_was() -> None:
-    assert location("s3://shop/enriched/") == "s3://shop/enriched"
-    assert location("demo/output") == f"file://{Path.cwd()}/demo/output"

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import re
+import shlex
 from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
@@ -27,6 +28,7 @@ from enrich.vocabulary import ErrorKind, Product
 from tests.testing.rows import at, make_photo, make_row, make_run
 
 RUN = make_run()
+OUT = "s3://out/it's here"
 EVIL = "<script>alert(1)</script> \" onerror='x' =cmd()|'/c calc'!A1 & {{ 7 * 7 }}"
 
 
@@ -99,11 +101,12 @@ def photos(tmp_path: Path) -> Store:
 
 
 def test_a_page_shows_the_runs_figures(photos: Store) -> None:
-    page = Page(render_report(record(), frame(ok_row("1.png")), photos, PhotoLimits()))
+    page = Page(render_report(record(), frame(ok_row("1.png")), photos, PhotoLimits(), output=OUT))
 
     for words in ("Run night-1", "Published to products.parquet.", "1,234 products", "1,230 ok", "4 failed",
-                  "6.8 products a second", "180 s in all", "new 1,200", "changed 34", "download 12.3 ms 18 5%",
-                  "queue 500 ms engine 129 ms 1 97%", "Bottleneck: engine: set quantization to fp8.",
+                  "7.5 products a second, while answering", "180 s in all", "new 1,200", "changed 34",
+                  "download 12.3 ms 18 5%", "queue 500 ms engine 129 ms 1 97%",
+                  "Bottleneck: engine (busy 97%): set quantization to fp8.",
                   "adapter a1 on tiny", "engine transformers"):  # fmt: skip
         assert words in page.text
     assert "script" not in page.tags
@@ -114,7 +117,7 @@ def test_a_page_shows_the_runs_figures(photos: Store) -> None:
     ("changes", "words"),
     [
         ({"state": "nothing_to_do"}, "Nothing to do: every product had its answer already."),
-        ({"state": "held"}, "Release it with enrich publish --run-id night-1 ."),
+        ({"state": "held"}, f"Release it with enrich publish --output {shlex.quote(OUT)} --run-id night-1 ."),
         (
             {"findings": [{"limit": "max_failed", "value": 0.5, "allowed": 0.2, "message": f"half failed {EVIL}"}]},
             f"half failed {EVIL}",
@@ -131,7 +134,7 @@ def test_a_page_shows_the_runs_figures(photos: Store) -> None:
     ],
 )  # fmt: skip
 def test_a_page_says_how_the_run_ended(photos: Store, changes: dict[str, Any], words: str) -> None:
-    page = Page(render_report(record(**changes), frame(), photos, PhotoLimits()))
+    page = Page(render_report(record(**changes), frame(), photos, PhotoLimits(), output=OUT))
 
     assert words in page.text
 
@@ -140,28 +143,31 @@ def test_photos_with_issues_and_pictures_of_many_products_are_counted_and_shown(
     blurred = make_photo(RUN, "1.png", sha256="a", photo_issues=("blurred", "dark"))
     rows = [ok_row("blurred", photos=(blurred, make_photo(RUN, "2.png"))), ok_row("older")]
     rows += [ok_row(str(n), photos=(make_photo(RUN, "3.png", sha256="same", photo_issues=()),)) for n in range(8)]
-    page = Page(render_report(record(), frame(*rows), photos, PhotoLimits()))
+    page = Page(render_report(record(), frame(*rows), photos, PhotoLimits(), output=OUT))
     assert "Of 9 photos that were decoded." in page.text
     assert "blurred 1 dark 1 the same picture for 8 products or more 8" in page.text
     assert [(image.get("class"), image.get("alt")) for image in page.images].count(("small", "")) == 3
-    assert "Photos to look at" not in Page(render_report(record(), frame(*rows[1:3]), photos, PhotoLimits())).text
+    assert (
+        "Photos to look at"
+        not in Page(render_report(record(), frame(*rows[1:3]), photos, PhotoLimits(), output=OUT)).text
+    )
 
 
 def test_titles_have_the_language_of_their_letters_and_may_run_from_right_to_left(photos: Store) -> None:
-    page = render_report(record(), frame(ok_row("1.png", title="紺色ウールコート")), photos, PhotoLimits())
+    page = render_report(record(), frame(ok_row("1.png", title="紺色ウールコート")), photos, PhotoLimits(), output=OUT)
     assert '<html lang="en">' in page  # the words around the titles
     assert '<div class="sheet" lang="ja">' in page
     assert '<b dir="auto">紺色ウールコート</b>' in page
-    arabic = render_report(record(), frame(ok_row("1.png", title="قميص")), photos, PhotoLimits())
+    arabic = render_report(record(), frame(ok_row("1.png", title="قميص")), photos, PhotoLimits(), output=OUT)
     assert arabic.count(' lang="') == 1  # only the page's own
 
 
 def test_a_photo_is_shown_with_what_was_said_of_it(photos: Store) -> None:
     row = ok_row("1.png", title="Felt Hat", price=1000.0, needs_review=True, review_reasons=("low_confidence",))
 
-    page = Page(render_report(record(), frame(row), photos, PhotoLimits()))
+    page = Page(render_report(record(), frame(row), photos, PhotoLimits(), output=OUT))
 
-    assert "Felt Hat Coats 87% 1,000 EUR 80 to 1,250 low_confidence" in page.text
+    assert "1.png Felt Hat Coats 87% 1,000 EUR 80 to 1,250 low confidence" in page.text
     [image] = page.images
     assert image["alt"] == "Felt Hat"
     thumbnail = Image.open(io.BytesIO(base64.b64decode(str(image["src"]).removeprefix("data:image/jpeg;base64,"))))
@@ -177,7 +183,7 @@ def test_a_photo_is_shown_with_what_was_said_of_it(photos: Store) -> None:
     ],
 )
 def test_a_photo_without_price_or_interval(photos: Store, changes: dict[str, Any], words: str) -> None:
-    page = Page(render_report(record(), frame(ok_row("1.png", **changes)), photos, PhotoLimits()))
+    page = Page(render_report(record(), frame(ok_row("1.png", **changes)), photos, PhotoLimits(), output=OUT))
 
     assert words in page.text
 
@@ -186,8 +192,8 @@ def test_the_sheet_is_a_sample_of_ok_photos(photos: Store) -> None:
     rows = [ok_row(f"{i}.png", sha256=f"{30 - i:02}") for i in range(30)]
     rows += [make_row(RUN, "failed.png", error_kind=ErrorKind.TRUNCATED, sha256="00")]
 
-    page = Page(render_report(record(), frame(*rows), photos, PhotoLimits()))
-    again = Page(render_report(record(), frame(*reversed(rows)), photos, PhotoLimits()))
+    page = Page(render_report(record(), frame(*rows), photos, PhotoLimits(), output=OUT))
+    again = Page(render_report(record(), frame(*reversed(rows)), photos, PhotoLimits(), output=OUT))
 
     assert [image["alt"] for image in page.images] == [f"Title of {i}.png" for i in range(29, 29 - SHEET, -1)]
     assert again.images == page.images
@@ -198,7 +204,7 @@ def test_photos_that_cannot_be_shown_are_left_out(photos: Store, tmp_path: Path)
     (tmp_path / "big.png").write_bytes(b"x" * 5000)
     rows = [ok_row(key) for key in ("1.png", "gone.png", "text.png", "big.png", "../outside.png")]
 
-    page = Page(render_report(record(), frame(*rows), photos, PhotoLimits(max_bytes=4000)))
+    page = Page(render_report(record(), frame(*rows), photos, PhotoLimits(max_bytes=4000), output=OUT))
 
     assert [image["alt"] for image in page.images] == ["Title of 1.png"]
 
@@ -206,7 +212,7 @@ def test_photos_that_cannot_be_shown_are_left_out(photos: Store, tmp_path: Path)
 def test_failed_photos_are_listed_with_their_errors(photos: Store) -> None:
     rows = [make_row(RUN, "z.jpg", error_kind=ErrorKind.EMPTY), make_row(RUN, "a.jpg", error_kind=ErrorKind.TRUNCATED)]
 
-    page = Page(render_report(record(), frame(*rows), photos, PhotoLimits()))
+    page = Page(render_report(record(), frame(*rows), photos, PhotoLimits(), output=OUT))
 
     assert "z.jpg empty made to fail 1 a.jpg truncated made to fail 1" in page.text  # by kind
     assert "more" not in page.text
@@ -215,7 +221,7 @@ def test_failed_photos_are_listed_with_their_errors(photos: Store) -> None:
 def test_a_long_list_of_failures_is_cut(photos: Store) -> None:
     rows = [make_row(RUN, f"{i:03}.jpg", error_kind=ErrorKind.EMPTY) for i in range(203)]
 
-    page = Page(render_report(record(), frame(*rows), photos, PhotoLimits()))
+    page = Page(render_report(record(), frame(*rows), photos, PhotoLimits(), output=OUT))
 
     assert "199.jpg" in page.text
     assert "200.jpg" not in page.text
@@ -226,7 +232,7 @@ def test_declared_fields_are_shown_and_counted(photos: Store) -> None:
     said = {"heel_height": Attribute("7", 0.91), "colour": Attribute(None, 0.6), "note": Attribute("<b>new</b>", None)}
     rows = [ok_row("1.png", attributes=said), ok_row("2.png", attributes={"colour": Attribute("Red", 0.8)})]
 
-    page = render_report(record(), frame(*rows), photos, PhotoLimits())
+    page = render_report(record(), frame(*rows), photos, PhotoLimits(), output=OUT)
 
     assert "heel height 7 91% colour unknown 60% note <b>new</b>" in Page(page).text
     assert "heel height 100% 91% 7 1 colour 50% 70% Red 1 note 100% <b>new</b> 1" in Page(page).text
@@ -236,7 +242,7 @@ def test_declared_fields_are_shown_and_counted(photos: Store) -> None:
 def test_categories_are_counted(photos: Store) -> None:
     rows = [ok_row(f"{i}.png", category="Hats" if i < 3 else "Bags") for i in range(4)]
 
-    page = render_report(record(), frame(*rows), photos, PhotoLimits())
+    page = render_report(record(), frame(*rows), photos, PhotoLimits(), output=OUT)
 
     assert "Hats 3 87% 100 0% Bags 1 87% 100 0%" in Page(page).text
     assert "width:100.0%" in page
@@ -249,7 +255,7 @@ def test_what_the_model_wrote_stays_text(photos: Store) -> None:
         make_row(RUN, f"{EVIL}.jpg", error_kind=ErrorKind.ANSWER_MALFORMED, error_message=EVIL),
     ]
 
-    source = render_report(record(), frame(*rows), photos, PhotoLimits())
+    source = render_report(record(), frame(*rows), photos, PhotoLimits(), output=OUT)
     page = Page(source)
 
     assert "<script" not in source

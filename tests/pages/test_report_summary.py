@@ -25,11 +25,18 @@ def record(**changes: Any) -> dict[str, Any]:
         "engine": "transformers",
         "seconds": 12.3,
         "images_per_second": 0.24,
+        "adapter_uri": "s3://adapters/new",
+        "catalog_uri": "s3://catalog",
+        "cost": {"per_hour": 4.5, "per_1000_photos": 5.0, "total": 0.015, "currency": "EUR"},
         "stages": {
+            "photos_per_second": 5.21,
             "bottleneck": "decode",
             "advice": "raise decode_processes from 2 to 5",
             "starved": 0.456,
-            "uses": [{"stage": "decode", "seconds": 0.0114}, {"stage": "engine", "seconds": 0.24}],
+            "uses": [
+                {"stage": "decode", "seconds": 0.0114, "busy": 0.98},
+                {"stage": "engine", "seconds": 0.24, "busy": 0.5},
+            ],
         },
     }
     return values | changes
@@ -40,7 +47,7 @@ def render(text: str) -> str:
 
 
 def cells(page: str) -> list[str]:
-    return [html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", page)]
+    return [html.unescape(cell.replace("<br>", " ")) for cell in re.findall(r"<td[^>]*>(.*?)</td>", page)]
 
 
 def test_counts_and_reasons_are_tables() -> None:
@@ -48,7 +55,9 @@ def test_counts_and_reasons_are_tables() -> None:
 
     assert {("ok", "1"), ("failed with not_an_image", "2"), ("new", "3")} <= set(pairwise(cells(page)))
     assert {
-        "s3://out/runs/night/report.html", "12 s, 0.2 products a second", "decode: raise decode_processes from 2 to 5",
+        "s3://out/runs/night/report.html", "a1, s3://adapters/new", "0.01 EUR, at 4.50 EUR an hour",
+        "12 s in all, 5.2 products a second while answering",
+        "decode (busy 98%): raise decode_processes from 2 to 5",
         "46 % of the time", "decode 11.4 ms, engine 240 ms",
     } <= set(cells(page))  # fmt: skip
     assert "bottleneck" not in render_summary(record(stages=None), "s3://out")

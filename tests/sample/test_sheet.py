@@ -18,8 +18,9 @@ def photo(tmp_path: Path) -> Path:
 
 def row(title: str | None, category: str | None, price: float | None, **more: Any) -> dict[str, Any]:
     return {
-        "title": "Wool Coat in Navy", "category": "COATS", "price": 100.0, "answered_title": title,
-        "answered_category": category, "answered_price": price, "price_low": None, "price_high": None, **more,
+        "product_code": "C-1", "title": "Wool Coat in Navy", "category": "COATS", "price": 100.0,
+        "answered_title": title, "answered_category": category, "answered_price": price,
+        "price_low": None, "price_high": None, **more,
     }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import polars as pl
@@ -13,9 +14,12 @@ from enrich.output.asked import Asked, AskedField, write_asked
 from enrich.output.run_record import RunInfo
 from enrich.output.schema import Attribute, Row
 from enrich.pipeline.reviewing import apply_decisions, write_queue
+from enrich.pipeline.serving import PageServer
+from enrich.pipeline.site import Site
 from enrich.storage import open_store
 from enrich.vocabulary import ManifestItem
-from tests.testing.rows import enrich_night, listing, make_row, make_run
+from tests.testing.geometry import faults
+from tests.testing.rows import enrich_night, listing, make_photo, make_row, make_run
 
 pytestmark = pytest.mark.ui
 
@@ -39,15 +43,18 @@ def output(tmp_path: Path) -> Path:
     """An output of three rows: two with the fields of ASKED, the third from a run that declared none."""
     keys = ["a.png", "b.png", "c.png"]
     (tmp_path / "photos").mkdir()
-    for key in keys:
-        Image.new("RGB", (96, 128), (180, 160, 120)).save(tmp_path / "photos" / key)
+    for key in ("a.png", "a-2.png", "a-3.png", "a-4.png", "a-5.png", "b.png", "c.png"):
+        Image.new("RGB", (600, 800), (180, 160, 120)).save(tmp_path / "photos" / key)
+    (tmp_path / "photos" / "a-3.png").write_bytes(b"no photo")
 
     def answer(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
         plain = item.product_id == "c.png"
         said = {} if plain else {name: Attribute(*one) for name, one in ANSWERED.items()}
+        names = [item.product_id, "a-2.png", "a-3.png", "a-4.png", "a-5.png"] if item.product_id == "a.png" else []
+        several = {"photos": tuple(make_photo(run, name, sha256=name) for name in names)} if names else {}
         return make_row(
             run, item.product_id, minutes, shard=item.shard, sha256=item.product_id, attributes=said, needs_review=True,
-            category_confidence=0.9 if plain else 0.5, review_reasons=("low_attribute_confidence",),
+            category_confidence=0.9 if plain else 0.5, review_reasons=("low_attribute_confidence",), **several,
         )  # fmt: skip
 
     store = open_store(str(tmp_path / "output"), create=True)
@@ -165,3 +172,56 @@ def test_what_cannot_be_seen_may_be_said_in_three_ways_and_survives_a_reload(pag
     assert page.locator("#field-colour").input_value() == ""
     press(page, "a")
     assert [one["decision"] for one in decided(page)] == ["edited"]
+
+
+def test_all_photos_are_large_enough_and_enlarged_by_key_and_click(page: Page) -> None:
+    assert page.locator("#place").inner_text() == "1 of 3: a.png"
+    sizes = page.locator("#photos img").evaluate_all("(all) => all.map((one) => [one.naturalHeight, one.offsetHeight])")
+    assert sizes == [[800, 432], [800, 240], [800, 240], [800, 240]]  # as they are, in CSS pixels
+    assert page.locator("#photos .none").inner_text() == "photo 3 cannot be read"
+    assert page.locator("#zoom").is_hidden()
+    press(page, "z")
+    window = page.viewport_size
+    assert window is not None
+    assert page.locator("#zoomed").bounding_box() == {"x": 0, "y": 0, **window}
+    press(page, "ArrowRight", "ArrowRight")
+    assert page.locator("#zoom-place").inner_text().startswith("photo 4 of 5")
+    press(page, "a", "r", "1")  # decide nothing while a photo covers the row
+    assert decided(page) == []
+    press(page, "ArrowRight", "ArrowRight")
+    assert page.locator("#zoom-place").inner_text().startswith("photo 1 of 5")
+    page.locator("#zoomed").click()
+    assert page.locator("#zoomed").evaluate("(one) => one.offsetWidth") == 2 * window["width"]
+    press(page, "Escape")
+    assert page.locator("#zoom").is_hidden()
+    page.locator("#photos img").nth(1).click()
+    assert page.locator("#zoom-place").inner_text().startswith("photo 2 of 5")
+    press(page, "z", "a")
+    assert [one["product_id"] for one in decided(page)] == ["a.png"]
+
+
+def test_the_page_fits_a_phone_and_a_window(page: Page) -> None:
+    assert faults(page) == {}
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.locator("#photos img").evaluate_all("(all) => Math.min(...all.map((one) => one.offsetWidth))") >= 170
+
+
+def test_the_page_works_where_it_is_served_and_runs_no_other_script(chromium: Any, output: Path) -> None:
+    evil = "<script>document.title = 'evil'</script><b onclick=\"document.title = 'evil'\">x</b>"
+    path = output / "review.html"
+    path.write_text(path.read_text().replace("<main", f"{evil}<main"))
+    with PageServer(Site(open_store(str(output))), "127.0.0.1", 0) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        page = chromium.new_page()
+        refused: list[str] = []
+        page.on("console", lambda message: refused.append(message.text))
+        page.goto(server.url)
+        page.get_by_role("link", name="products to review").click()
+        page.locator("b", has_text="x").first.click()
+        press(page, "a")
+        assert len(decided(page)) == 1
+        assert page.title() == "Review queue"
+        assert len(refused) >= 2  # by the page and by the server
+        assert all("Content Security Policy" in text for text in refused)
+        page.close()
+        server.shutdown()

@@ -2,18 +2,20 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 
-from enrich.output.run_record import Stages, StageUse
-from enrich.pages.units import duration
+from enrich.output.run_record import TOO_SHORT, Stages, StageUse
+from enrich.pages.units import describe_bottleneck, duration
 from enrich.pipeline.run.measured import Measured
 from enrich.settings.run import RunSettings
 
 # Share of a session's time. Below it, waiting for photos is normal start-up of the engine and of each shard.
 WAITING = 0.1
+NO_LESS = 0.8  # of the engine's share of busy time: how busy a stage before it has to be to be what it waits for
 HEADROOM = 1.2  # workers asked for, over those that would just keep up: photos differ
 # Of shorter runs, start and end decide which stage was busy. What so few photos say of settings is chance.
 SHORT_SECONDS, FEW_PRODUCTS = 20.0, 100
-TOO_SHORT = "the run was too short to tell what would move it"
+_STAGES = ("decode", "download"), ("engine", "render", "write")
 WRITE_SHARE = 0.05  # of the time, that writing shards should take at most
 
 
@@ -23,9 +25,9 @@ def judge_stages(sessions: Sequence[Measured], settings: RunSettings, engine: st
     Of a short run nothing is said about what moves it.
 
     Sessions add up, also those that ran at the same time; `photos_per_second` is then that of one. Advice is for the
-    longest session. If the stream waited for photos, download or decoding is the bottleneck, even if the engine was
-    busy: with few photos left it works more slowly than it could. Otherwise it is the busiest of the stages that take
-    turns in the process that feeds the engine.
+    longest session. If the stream waited for photos, and download or decoding was about as busy as the engine or the
+    engine was often idle, that is the bottleneck: with few photos left the engine works more slowly than it could.
+    Otherwise it is the busiest of the stages that take turns in the process that feeds the engine.
     """
     photos, wall = (sum(getattr(session, name) for session in sessions) for name in ("photos", "wall"))
     if not photos or not wall:
@@ -39,26 +41,28 @@ def judge_stages(sessions: Sequence[Measured], settings: RunSettings, engine: st
         working = workers.get(name, 1)
         uses[name] = StageUse(name, seconds / photos, working, seconds / capacity if working else None)
     waited = sum(session.waited for session in sessions) / wall
-    candidates = ("decode", "download") if waited >= WAITING else ("engine", "render", "write")
-    bottleneck = max(candidates, key=lambda name: uses[name].busy or 0.0)
+    starved = sum(session.starved for session in sessions) / wall
+    supply, rest = (max(names, key=lambda name: uses[name].busy or 0.0) for names in _STAGES)
+    late = starved >= WAITING or (uses[supply].busy or 0.0) >= NO_LESS * (uses["engine"].busy or 0.0)
+    bottleneck = supply if waited >= WAITING and late else rest
     short = photos < FEW_PRODUCTS and wall < SHORT_SECONDS
     return Stages(
         photos=photos,
         photos_per_second=photos / wall,
         uses=tuple(uses.values()),
-        starved=sum(session.starved for session in sessions) / wall,
+        starved=starved,
         bottleneck=bottleneck,
         advice=TOO_SHORT if short else _advice(bottleneck, uses, main, settings, engine),
     )
 
 
 def describe_stages(stages: Stages) -> str:
-    """One line: the rate, the bottleneck, what moves it, and what every stage takes."""
-    busy = next(use.busy for use in stages.uses if use.stage == stages.bottleneck)
+    """One line: the rate while answering, the bottleneck, what moves it, and what every stage takes."""
     took = ", ".join(f"{use.stage} {duration(use.seconds)}" for use in stages.uses)
+    bottleneck = describe_bottleneck(asdict(stages))
     return (
-        f"{stages.photos_per_second:.1f} products/s; bottleneck: {stages.bottleneck} (busy {busy:.0%}): "
-        f"{stages.advice}; {took} a product; engine starved {stages.starved:.0%}"
+        f"{stages.photos_per_second:.1f} products/s while answering; bottleneck: {bottleneck}; "
+        f"{took} a product; engine starved {stages.starved:.0%}"
     )
 
 

@@ -53,6 +53,7 @@ def answer_shards(
     """Answer the shards `todo` out of all that are `missing`. `progress` counts the products of the whole run."""
     total = run.manifest.rows
     before = done = total - run.manifest.rows_in(missing)
+    progress("products", done, total)  # rates count from here
     for answered in answer(todo, deadline):
         done = before + answered
         progress("products", done, total)

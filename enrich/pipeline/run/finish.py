@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from enrich.answers.postprocess import least_confidence
-from enrich.errors import RunFailed
+from enrich.errors import RunFailed, redact
 from enrich.output.asked import Asked, AskedField, write_asked
 from enrich.output.changes import compare, newest_outcomes
 from enrich.output.gate import judge_gone, judge_run
@@ -26,6 +26,7 @@ from enrich.pipeline.run.state import Run
 from enrich.pipeline.versions import VLLM, installed
 from enrich.scores.assess import SCORES_FILE
 from enrich.settings.run import RunSettings
+from enrich.storage import real_place
 from enrich.storage.scratch import scratch
 
 
@@ -80,6 +81,10 @@ def finish_run(run: Run) -> RunRecord:
         changes=changes,
         previous=previous,
         observed=observe(read_reviews(run.output), run.info.adapter),
+        adapter_uri=redact(real_place(run.request.adapter)),
+        catalog=run.adapter.catalog_hash,
+        catalog_uri=run.adapter.catalog,
+        serve_url=run.settings.serve_url,
         **_performance(run, rows["engine"][0] if stats.rows else run.settings.engine, stats.rows, same_bytes),
     )
     _write(run, record, rows)
@@ -154,4 +159,5 @@ def cost(settings: RunSettings, seconds: float, products: int) -> Cost | None:
     if settings.machine_price_per_hour is None or not products:
         return None
     price = settings.machine_price_per_hour
-    return Cost(price, price * seconds / 3600 / products * 1000)
+    total = price * seconds / 3600
+    return Cost(price, total / products * 1000, total, settings.machine_currency)

@@ -42,6 +42,7 @@ class Forecast:
     last_run: str | None
     price_per_hour: float | None  # of the machine
     warnings: tuple[str, ...]  # one line each
+    currency: str | None = None  # of that price
 
     @property
     def seconds(self) -> float | None:
@@ -60,10 +61,12 @@ class Forecast:
         if self.seconds is None:
             return [*lines, "expected time: unknown, because no run has finished there yet", *warnings]
         length = timedelta(seconds=round(self.seconds))
-        lines.append(f"expected time: {length}, at the {self.rate:.1f} products a second of run {self.last_run}")
+        of_last = f"{self.rate:.1f} products a second of run {self.last_run}, its start included"
+        lines.append(f"expected time: {length}, at the {of_last}")
         if self.price_per_hour is not None:
             cost = self.seconds / 3600 * self.price_per_hour
-            lines.append(f"expected cost: {cost:.2f}, at {self.price_per_hour:g} an hour")
+            of = f" {self.currency}" if self.currency else ""
+            lines.append(f"expected cost: {cost:.2f}{of}, at {self.price_per_hour:g}{of} an hour")
         return [*lines, *warnings]
 
 
@@ -110,6 +113,7 @@ def forecast(source: Store, output: Store | None, run: RunInfo, request: RunRequ
             rate=last.images_per_second if last else None,
             last_run=last.run.run_id if last else None,
             price_per_hour=settings.machine_price_per_hour,
+            currency=settings.machine_currency,
             warnings=made.warnings,
         )
 

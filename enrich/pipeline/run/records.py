@@ -13,10 +13,11 @@ from enrich.output.manifest import read_manifest
 from enrich.output.run_record import RunInfo, RunRecord, find_record, read_run_record
 from enrich.output.schema import ROW_SCHEMA, SCORE_SCHEMA
 from enrich.pages.report import render_report, render_sheet
+from enrich.pages.units import shell
 from enrich.pipeline.run.measured import Measured
 from enrich.scores.assess import SCORES_FILE, VERDICTS_KEY
 from enrich.settings.run import RunSettings
-from enrich.storage import Store, open_store
+from enrich.storage import Store, open_store, real_place
 
 ROLLED_BACK = "rolled_back"  # the limit that a finding of `roll_back` names
 REPORT_ROWS = 500_000  # rows that a report looks at, some 300 MB; run.json counts all
@@ -28,7 +29,7 @@ def held_back(record: RunRecord, output: str) -> HeldBack:
     """The error for a run that the gate held back: why, and how to release it."""
     return HeldBack(
         f"run {record.run.run_id} is held back: {record.findings[0].message}; look at its report, then release it "
-        f"with `enrich publish --output {output} --run-id {record.run.run_id}`"
+        f"with `enrich publish --output {shell(real_place(output))} --run-id {record.run.run_id}`"
     )
 
 
@@ -57,8 +58,9 @@ def write_report(output: Store, images: Store, record: RunRecord, rows: pl.DataF
         parity = {"ok": compared.ok, "summary": compared.summary}
     table, verdicts = (scores.table, json.loads(scores.metadata[VERDICTS_KEY])) if scores else (None, ())
     page = render_report(
-        record.model_dump(mode="json"), rows, images, settings.limits, scores=table, verdicts=verdicts, parity=parity
-    )
+        record.model_dump(mode="json"), rows, images, settings.limits, output=output.uri, scores=table,
+        verdicts=verdicts, parity=parity,
+    )  # fmt: skip
     key = f"{record.run.folder}report.html"
     output.put(key, page.encode())
     return output.uri_of(key)

@@ -62,8 +62,12 @@ HUNGRY = replace(FULL, engine=60.0, waited=45.0, starved=40.0, queue=1.0)  # cou
             "render",
             "fine-tune with fewer photo_tokens, or use a machine with faster cores",
         ),
-        (replace(FULL, waited=9.0), {}, "vllm", "engine", None),
-        (replace(FULL, waited=10.0), {}, "vllm", "decode", None),
+        # Waiting in a stretch in which nothing before the engine was busy is its start.
+        (replace(FULL, waited=30.0), {}, "vllm", "engine", None),
+        (replace(FULL, waited=9.0, decode=390.0), {}, "vllm", "engine", None),
+        (replace(FULL, waited=10.0, decode=390.0), {}, "vllm", "decode", None),
+        # 78 % busy, and idle for 9 %: more decoding would not have helped much.
+        (replace(FULL, engine=78.0, waited=20.0, starved=9.0, decode=150.0), {}, "vllm", "engine", None),
     ],
 )
 def test_the_bottleneck_and_what_moves_it(
@@ -97,8 +101,9 @@ def test_one_line() -> None:
 
     assert stages is not None
     assert describe_stages(stages) == (
-        "10.0 products/s; bottleneck: decode (busy 98%): raise decode_processes from 4 to 8; download 30.0 ms, "
-        "decode 390 ms, queue 1.00 ms, render 0.50 ms, engine 60.0 ms, write 1.00 ms a product; engine starved 40%"
+        "10.0 products/s while answering; bottleneck: decode (busy 98%): raise decode_processes from 4 to 8; "
+        "download 30.0 ms, decode 390 ms, queue 1.00 ms, render 0.50 ms, engine 60.0 ms, write 1.00 ms a product; "
+        "engine starved 40%"
     )
 
 
@@ -153,4 +158,4 @@ def test_of_a_short_run_nothing_is_advised(photos: int, wall: float, short: bool
         [replace(FULL, photos=photos, wall=wall, engine=0.0, write=0.9 * wall)], RunSettings(), "vllm"
     )
     assert stages is not None
-    assert (stages.advice == "the run was too short to tell what would move it") is short
+    assert ("bottleneck: the run was too short to tell;" in describe_stages(stages)) is short
