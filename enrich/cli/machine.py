@@ -27,9 +27,20 @@ def doctor(
             help="Look only whether a run published to --output in that time: 26h, 90m, 2d. Else exit code 1."
         ),
     ] = None,
+    prefect: Annotated[
+        bool, typer.Option("--prefect", help="Look only at the Prefect server of PREFECT_API_URL: can nights start?")
+    ] = False,
+    release: Annotated[
+        bool, typer.Option("--release", help="With --prefect: free slots of limits that belong to no live run.")
+    ] = False,
     config: Config = None,
 ) -> None:
     """Say what this machine can run, what is missing, and the command that fixes it."""
+    if release and not prefect:
+        raise UsageError("--release is about the server's limits: enrich doctor --prefect --release")
+    if prefect:
+        _examine_server(release)
+        return
     s3 = load_settings(RunSettings, config, "doctor").s3
     if newer_than is not None:
         _watch(output, newer_than, s3)
@@ -40,6 +51,22 @@ def doctor(
         findings = examine(output, s3)
     _print_findings(findings)
     _print_models()
+    _end(findings)
+
+
+def _examine_server(release: bool) -> None:
+    with progress_bars("examining the Prefect server"):
+        from flows.doctor import examine_prefect
+
+        findings = examine_prefect(release)
+    for finding in findings:
+        mark = ("ok      ", "green") if finding.ok else ("wrong   ", "red")
+        fix = f"; {finding.fix}" if not finding.ok else ""
+        console.print(Text.assemble(mark, f"{finding.what}: {finding.here}{fix}"), soft_wrap=True)
+    _end(findings)
+
+
+def _end(findings: Sequence["Finding"]) -> None:
     if any(finding.required and not finding.ok for finding in findings):
         raise typer.Exit(1)
 

@@ -73,6 +73,14 @@ class Live:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def doctor(self, *options: str) -> tuple[int, str]:
+        """Exit code and output of `enrich doctor --prefect`."""
+        done = subprocess.run(
+            [sys.executable, "-m", "enrich.cli", "doctor", "--prefect", *options], cwd=ROOT, env=self.environment,
+            capture_output=True, text=True, timeout=PATIENCE,
+        )  # fmt: skip
+        return done.returncode, done.stdout + done.stderr
+
     def start_server(self) -> None:
         arguments = ("server", "start", "--host", "127.0.0.1", "--port", str(self.port))
         self.server = self._start("server", (SERVER,) if SERVER else PREFECT, arguments)
