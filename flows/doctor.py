@@ -14,7 +14,7 @@ from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
 from enrich.doctor import Finding
-from enrich.errors import UsageError, first_line, redact
+from enrich.errors import RunFailed, UsageError, first_line, redact
 from flows.nights import PUBLISHERS, SILENT, heard_of
 
 AT_WORK = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]  # states in which a run may hold slots
@@ -32,6 +32,7 @@ def examine_prefect(release: bool = False) -> list[Finding]:
 
     Raises:
         UsageError: no server is named.
+        RunFailed: the server does not answer a question.
     """
     url = PREFECT_API_URL.value()
     if not url:
@@ -39,9 +40,16 @@ def examine_prefect(release: bool = False) -> list[Finding]:
     unreachable = _unreachable(url)
     if unreachable:
         return [unreachable]
+    try:
+        return _examine(release)
+    except httpx.HTTPError as error:
+        raise RunFailed(f"Prefect server {redact(url)}: {first_line(error)}; look at its log") from error
+
+
+def _examine(release: bool) -> list[Finding]:
     with get_client(sync_client=True) as client:
         checks: list[Callable[[SyncPrefectClient], Iterator[Finding]]] = [
-            _versions, _automations, _pools, _schedules, _late, _silent,
+            _versions, _automations, _pools, _schedules, _silent,
         ]  # fmt: skip
         found = [finding for check in checks for finding in check(client)]
         return [*found, *_limits(client, release)]
@@ -50,7 +58,7 @@ def examine_prefect(release: bool = False) -> list[Finding]:
 def _unreachable(url: str) -> Finding | None:
     """What keeps this machine from the server; asked once, where Prefect's client would try for minutes."""
     auth = PREFECT_API_AUTH_STRING.value()
-    credentials = httpx.BasicAuth(*auth.get_secret_value().split(":", 1)) if auth else None
+    credentials = httpx.BasicAuth(*auth.split(":", 1)) if auth else None
     try:
         answer = httpx.post(f"{url}/flows/count", json={}, auth=credentials, timeout=ANSWER_SECONDS)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -99,27 +107,22 @@ def _pools(client: SyncPrefectClient) -> Iterator[Finding]:
 
 
 def _schedules(client: SyncPrefectClient) -> Iterator[Finding]:
-    """Deployments with an active schedule that has made no run for the time to come."""
+    """Deployments with an active schedule that has made no run for the time to come, and those whose runs are late."""
+    now = datetime.now(UTC)
     for deployment in client.read_deployments():
-        if deployment.paused or not any(schedule.active for schedule in deployment.schedules):
-            continue
-        coming = _runs(client, deployment_id={"any_": [deployment.id]}, state={"type": {"any_": [StateType.SCHEDULED]}})
-        ahead = sorted(run.expected_start_time for run in coming if run.expected_start_time)
-        fix = "its schedule makes no runs: look for errors of the scheduler in the server's log, and start it again"
-        here = f"next at {ahead[0]:%Y-%m-%d %H:%M} UTC" if ahead else "nothing is due"
-        yield Finding(f"schedule of {deployment.name}", here, bool(ahead), True, fix)
-
-
-def _late(client: SyncPrefectClient) -> Iterator[Finding]:
-    since = datetime.now(UTC) - LATE
-    late = _runs(
-        client,
-        state={"type": {"any_": [StateType.SCHEDULED]}, "name": {"not_any_": ["AwaitingRetry"]}},
-        expected_start_time={"before_": since},
-    )
-    for run in late:
-        fix = f"a worker or a slot of its pool is missing; or give it up: prefect flow-run cancel {run.id}"
-        yield Finding(f"run {run.name}", f"due since {_at(run.expected_start_time)}, not started", False, True, fix)
+        scheduled = _runs(
+            client, deployment_id={"any_": [deployment.id]}, state={"type": {"any_": [StateType.SCHEDULED]}}
+        )
+        due = sorted(run.expected_start_time for run in scheduled if run.expected_start_time)
+        if not deployment.paused and any(schedule.active for schedule in deployment.schedules):
+            ahead = [time for time in due if time > now]
+            here = f"next at {_at(ahead[0])}" if ahead else "it has made no run for the time to come"
+            fix = "look for errors of the scheduler in the server's log, and start the server again"
+            yield Finding(f"schedule of {deployment.name}", here, bool(ahead), True, fix)
+        if late := [time for time in due if time < now - LATE]:
+            here = f"{len(late)} due and not started, the first at {_at(late[0])}"
+            fix = f"start a worker of the pool {deployment.work_pool_name}, or look what has its slots"
+            yield Finding(f"runs of {deployment.name}", here, False, True, fix)
 
 
 def _silent(client: SyncPrefectClient) -> Iterator[Finding]:
@@ -145,7 +148,7 @@ def _limits(client: SyncPrefectClient, release: bool) -> Iterator[Finding]:
             yield Finding(f"limit {limit.name}", here, True, False, "")
             continue
         if release:
-            client.release_concurrency_slots([limit.name], leaked, occupancy_seconds=0)
+            client.release_concurrency_slots([limit.name], leaked, occupancy_seconds=1.0)  # for statistics
             yield Finding(f"limit {limit.name}", f"{here}, {leaked} released", True, True, "")
         else:
             fix = "enrich doctor --prefect --release"
@@ -157,7 +160,7 @@ def _may_hold(client: SyncPrefectClient, limit: GlobalConcurrencyLimitResponse) 
     kind, _, rest = limit.name.partition(":")
     if kind == "deployment":
         return len(_runs(client, deployment_id={"any_": [rest]}, state={"type": {"any_": AT_WORK}}))
-    running: dict[str, Any] = {"state": {"type": {"any_": [StateType.RUNNING]}}}
+    running: dict[str, Any] = {"state": {"type": {"any_": [StateType.RUNNING]}, "name": None}}
     flows = FlowRunFilter.model_validate({"state": {"type": {"any_": AT_WORK}}})
     if kind == "tag":
         running["tags"] = {"all_": [rest]}

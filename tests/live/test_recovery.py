@@ -55,7 +55,7 @@ def test_the_doctor_names_what_keeps_nights_from_starting(live: Live, shop: Shop
 
     assert code == 1
     assert "pool gpu: paused; prefect work-pool resume gpu" in told
-    assert "not started; a worker or a slot of its pool is missing" in told
+    assert "runs of release-held: 1 due and not started, the first at " in told
     assert "Prefect server: http://127.0.0.1:" in told
     assert "schedule of nightly: next at " in told
     assert "automations: 3 on" in told
