@@ -23,6 +23,7 @@ TEMPLATES = Path(__file__).parent / "pools"
 # logs is seen in the UI.
 ENVIRONMENT = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+    "PREFECT_CLIENT_MAX_RETRIES": "8",  # 8 minutes without a server, 2 + 4 + ... + 256 s; its 5 are one minute
     "PREFECT_LOGGING_EXTRA_LOGGERS": "enrich",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
 }

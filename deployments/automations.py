@@ -21,6 +21,7 @@ from deployments.apply import HEARTBEAT_SECONDS
 
 SILENCE_SECONDS = 3 * HEARTBEAT_SECONDS
 TAGS = ("enrich", "finetune")  # one of them on every deployment whose runs can be resumed
+SETTLED_SECONDS = 10  # after a crash, until all have reported it
 RESUMED = 2  # times that a crashed run is resumed automatically
 WEBHOOK = "enrich-webhook"  # a block
 
@@ -47,14 +48,16 @@ def resumption() -> AutomationCore:
     return _automation(
         "go on with crashed runs",
         "The flow run keeps its id and with it the run id: what is committed is not done again.",
+        # Not at once: the worker of a killed process says Crashed once more, after the process's runner has.
         ChangeFlowRunState(
             state=StateType.SCHEDULED, name="AwaitingRetry", force=False, message="it goes on after a crash"
         ),
-        after={"prefect.flow-run.Running"},  # one that never got that far would only crash again
-        expect={"prefect.flow-run.Crashed"},
-        match={"prefect.run-count": runs},
+        after={"prefect.flow-run.Crashed"},
+        expect={"prefect.flow-run.AwaitingRetry"},  # a person, or this automation
+        match={"prefect.run-count": runs},  # one that never got to Running has 0, and would only crash again
         match_related=ResourceSpecification({"prefect.resource.role": ["tag"], "prefect.resource.id": tags}),
-        within=timedelta(days=7),
+        posture=Posture.Proactive,
+        within=timedelta(seconds=SETTLED_SECONDS),
     )
 
 

@@ -1,6 +1,7 @@
 """Enrich what is new or changed in a bucket: plan, shards as task runs, publish, report."""
 
 import math
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -55,6 +56,16 @@ def enrich_catalog(
     seconds = None if deadline is None else deadline * 3600
     request = RunRequest(images, adapter, output, settings, run_id, limit, inventory, seconds, products)
     return ending(enrich(request), output)
+
+
+def enrich_all(request: RunRequest) -> RunRecord:
+    """Finish the run that an earlier flow run left when its process was killed, if it did, then do what is new."""
+    if left := tasks.find_broken_off(request):
+        started = time.monotonic()
+        enrich(replace(request, run_id=left))
+        if request.deadline is not None:
+            request = replace(request, deadline=max(request.deadline - (time.monotonic() - started), 0.0))
+    return enrich(request)
 
 
 def enrich(request: RunRequest, progress: Progress | None = None) -> RunRecord:

@@ -9,8 +9,8 @@ from prefect.states import Completed
 from enrich.pipeline.adapter_cache import read_metrics
 from enrich.pipeline.run.request import RunRequest
 from enrich.scores.worth import judge_worth
-from flows import tasks
-from flows.enrich_catalog import ending, enrich
+from flows import nights, tasks
+from flows.enrich_catalog import ending, enrich_all
 from flows.parameters import (
     RETRAIN,
     RUN,
@@ -49,7 +49,7 @@ def nightly(
 
     A new adapter serves from the night on in which it is at least as good as the standing one; until then that one
     goes on, and the flow says so. Ends as Held, without enriching, where the adapter that serves is no better than
-    guessing without a photo.
+    guessing without a photo. What a night whose process was killed has answered is published by the next one.
 
     Args:
         catalog: Labelled products with photos: a directory or s3://bucket/prefix.
@@ -66,8 +66,10 @@ def nightly(
         training: What to change of the recipe that suits the base model.
         settings: Engine, sizes and limits of the enrichment.
     """
-    if later := tasks.superseded():
+    if later := nights.superseded():
         return Completed(name="Skipped", message=f"{later} was due later and is due too; it does what this one would")
+    if earlier := nights.still_at_work():
+        return Completed(name="Skipped", message=f"{earlier} is still at work; the next night does what is new since")
     train_settings = training.settings(model)
     found = tasks.find_adapter(catalog, adapters, train_settings, adapter, retrain.limits())
     if not found.ready:
@@ -83,4 +85,4 @@ def nightly(
         )
     seconds = None if deadline is None else deadline * 3600
     request = RunRequest(images, choice.uri, output, settings, limit=limit, deadline=seconds, products=products)
-    return ending(enrich(request), output)
+    return ending(enrich_all(request), output)

@@ -2,16 +2,14 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.concurrency.sync import concurrency
 from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
@@ -32,7 +30,7 @@ from enrich.pipeline.run.enrichment import AnswerAll, answer_shards, open_runner
 from enrich.pipeline.run.finish import finish_run
 from enrich.pipeline.run.records import read_record
 from enrich.pipeline.run.request import RunRequest
-from enrich.pipeline.run.start import start_run
+from enrich.pipeline.run.start import broken_off, start_run
 from enrich.pipeline.run.state import Run
 from enrich.pipeline.standing import Choice, choose, read_standing
 from enrich.settings.catalog import SampleSettings
@@ -40,6 +38,7 @@ from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
 from enrich.storage import open_store
 from flows.artifacts import ProgressArtifact, show_challenge, show_run, show_scores
+from flows.nights import PUBLISHERS
 
 if TYPE_CHECKING:
     from enrich.pipeline.run.ray_runner import Workers
@@ -65,7 +64,7 @@ def worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -
     return not isinstance(state.data, UsageError | ParityFailed)
 
 
-PUBLISHERS = "enrich-publish"  # a limit of the server, made by deployments/apply.py
+TURN_SECONDS = 60.0  # to wait for it; most publish within seconds
 DECIDE = "release-held/release-held"  # the deployment that asks a person
 
 # Seconds after which a task is considered hung, and is retried: many times what each has ever taken.
@@ -175,10 +174,22 @@ def answer_timeout(engine: str, products: int) -> float:
     return QUICK + PRODUCT.get(engine, 60.0) * products
 
 
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """One publisher after the other, which spares the retries of the swap. One whose slot leaked keeps nobody out."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(concurrency(PUBLISHERS, timeout_seconds=TURN_SECONDS))
+        except TimeoutError:
+            line = "the limit %s had no slot for %.0f s; publishing without (`enrich doctor --prefect` says who has it)"
+            get_run_logger().warning(line, PUBLISHERS, TURN_SECONDS)
+        yield
+
+
 @task(name="publish", task_run_name="publish", timeout_seconds=SLOW, **RETRIED)
 def publish(run: Run) -> RunRecord:
     """Judge the run, fold it into products.parquet unless it is held back, and write its report and run.json."""
-    with concurrency(PUBLISHERS):
+    with in_turn():
         record = finish_run(run)
     get_run_logger().info("run=%s state=%s %s", run.info.run_id, record.state, _counted(record))
     if record.stages:
@@ -189,7 +200,7 @@ def publish(run: Run) -> RunRecord:
 @task(name="release", task_run_name="release {run_id}", timeout_seconds=SLOW, **RETRIED)
 def release(output: str, run_id: str) -> RunRecord:
     """Publish a run that the gate held back."""
-    with concurrency(PUBLISHERS):
+    with in_turn():
         record = publish_held(output, run_id)
     get_run_logger().info("run=%s state=%s %s", run_id, record.state, _counted(record))
     return record
@@ -225,26 +236,15 @@ def read_run(output: str, run_id: str | None) -> RunRecord:
     return read_record(open_store(output, must_exist=True), run_id)
 
 
-def superseded() -> str | None:
-    """The name of a run of the same deployment that was due later than this one and is due by now, if there is one.
-
-    A worker that was away finds a run for every night that it missed; the last of them does the work of all.
-    """
-    context = FlowRunContext.get()
-    run = context.flow_run if context else None
-    if run is None or run.deployment_id is None or not run.auto_scheduled or run.expected_start_time is None:
-        return None
-    due = {"after_": run.expected_start_time, "before_": datetime.now(UTC)}
-    chosen = FlowRunFilter.model_validate(
-        {
-            "deployment_id": {"any_": [run.deployment_id]},
-            "state": {"type": {"any_": [StateType.SCHEDULED]}},
-            "expected_start_time": due,
-        }
-    )
-    with get_client(sync_client=True) as client:
-        later = [found for found in client.read_flow_runs(flow_run_filter=chosen) if found.id != run.id]
-    return max(later, key=lambda found: str(found.expected_start_time)).name if later else None
+@task(name="look for a broken-off run", task_run_name="look for a broken-off run", timeout_seconds=SLOW, **RETRIED)
+def find_broken_off(request: RunRequest) -> str | None:
+    """The id of the run that started last, if it broke off and this night may go on with it."""
+    found = broken_off(request)
+    if found:
+        get_run_logger().warning(
+            "run=%s broke off with answers that nobody published; this night goes on with it", found
+        )
+    return found
 
 
 def own_run_id(adapter: str) -> str:

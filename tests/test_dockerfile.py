@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 TEXT = re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text())
@@ -45,9 +46,22 @@ def test_a_target_runs_a_checked_worker_as_nobody_special(target: str) -> None:
     assert "http://127.0.0.1:8080/health" in last["HEALTHCHECK"]
 
 
+def test_the_server_is_a_checked_process_of_nobody_special_and_newer_than_its_clients() -> None:
+    last = dict(stage("server"))
+    pins = dict(re.findall(r"(?m)^(\S+?)==(\S+)$", (ROOT / "deployments" / "server-constraints.txt").read_text()))
+    clients = dict(re.findall(r"(?m)^(\S+?)==(\S+)$", (ROOT / "constraints.txt").read_text()))
+
+    assert last["USER"] == "10001"
+    assert json.loads(last["CMD"])[:3] == ["prefect", "server", "start"]
+    assert "http://127.0.0.1:4200/api/health" in last["HEALTHCHECK"]
+    assert "lease_storage.filesystem" in last["ENV"]
+    assert {"prefect", "asyncpg", "SQLAlchemy", "fastapi"} <= pins.keys()
+    assert Version(pins["prefect"]) >= Version(clients["prefect"])
+
+
 def test_what_is_installed_is_pinned() -> None:
     installs = re.findall(r"pip install[^&\n]*", TEXT)
     assert installs
     for command in installs:
-        pinned = "--constraint constraints.txt" in command or "--no-deps" in command
+        pinned = re.search(r"--constraint (/tmp/server-)?constraints[.]txt", command) or "--no-deps" in command
         assert pinned or command.strip() == "pip install --no-cache-dir --upgrade pip", command

@@ -1,35 +1,91 @@
 """`enrich doctor` and `enrich settings`: what this machine can run, and what can be set."""
 
 import importlib.util
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from enrich.cli.options import Config
+from enrich.cli.options import Config, parse_duration
 from enrich.console import console, progress_bars
+from enrich.errors import UsageError
 from enrich.settings.load import COMMANDS, SECTIONS, load_settings
 from enrich.settings.run import RunSettings
+from enrich.settings.storage import S3Settings
+
+if TYPE_CHECKING:
+    from enrich.doctor import Finding
 
 
 def doctor(
     output: Annotated[str | None, typer.Option(help="Also test this output's conditional writes.")] = None,
+    newer_than: Annotated[
+        str | None,
+        typer.Option(
+            help="Look only whether a run published to --output in that time: 26h, 90m, 2d. Else exit code 1."
+        ),
+    ] = None,
+    prefect: Annotated[
+        bool, typer.Option("--prefect", help="Look only at the Prefect server of PREFECT_API_URL: can nights start?")
+    ] = False,
+    release: Annotated[
+        bool, typer.Option("--release", help="With --prefect: free slots of limits that belong to no live run.")
+    ] = False,
     config: Config = None,
 ) -> None:
     """Say what this machine can run, what is missing, and the command that fixes it."""
+    if release and not prefect:
+        raise UsageError("--release is about the server's limits: enrich doctor --prefect --release")
+    if prefect:
+        _examine_server(release)
+        return
+    s3 = load_settings(RunSettings, config, "doctor").s3
+    if newer_than is not None:
+        _watch(output, newer_than, s3)
+        return
     from enrich.doctor import examine
 
     with progress_bars("examining this machine"):
-        findings = examine(output, load_settings(RunSettings, config, "doctor").s3)
+        findings = examine(output, s3)
+    _print_findings(findings)
+    _print_models()
+    _end(findings)
+
+
+def _examine_server(release: bool) -> None:
+    with progress_bars("examining the Prefect server"):
+        from flows.doctor import examine_prefect
+
+        findings = examine_prefect(release)
+    for finding in findings:
+        mark = ("ok      ", "green") if finding.ok else ("wrong   ", "red")
+        fix = f"; {finding.fix}" if not finding.ok else ""
+        console.print(Text.assemble(mark, f"{finding.what}: {finding.here}{fix}"), soft_wrap=True)
+    _end(findings)
+
+
+def _end(findings: Sequence["Finding"]) -> None:
+    if any(finding.required and not finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def _watch(output: str | None, newer_than: str, s3: S3Settings) -> None:
+    """The dead-man's switch, without Prefect, torch or a look at this machine."""
+    from enrich.pipeline.freshness import check_fresh
+
+    if output is None:
+        raise UsageError("--newer-than needs the output to look at: enrich doctor --output URI --newer-than 26h")
+    console.print(check_fresh(output, parse_duration(newer_than), s3), soft_wrap=True)
+
+
+def _print_findings(findings: Sequence["Finding"]) -> None:
     table = Table("", "what", "here", "how to fix it", box=None, pad_edge=False)
     for finding in findings:
         mark = ("ok", "green") if finding.ok else ("missing", "red") if finding.required else ("optional", "yellow")
         table.add_row(Text(*mark), finding.what, finding.here, "" if finding.ok else finding.fix)
     console.print(table)
-    _print_models()
-    if any(finding.required and not finding.ok for finding in findings):
-        raise typer.Exit(1)
 
 
 def _print_models() -> None:

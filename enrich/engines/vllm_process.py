@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from enrich.engines.gpu_memory import holders, wait_for_memory
+from enrich.engines.orphans import EngineRecord, end_orphans
 from enrich.errors import RunFailed, UsageError
 from enrich.models.registry import register_with_vllm
 from enrich.storage.scratch import Scratch
@@ -70,13 +72,20 @@ class EngineProcess:
         register_with_vllm()  # vLLM loads plugins once per process, perhaps before ours were installed
         self._dead: type[Exception] = EngineDeadError
         self._lora = LoRARequest("adapter", 1, str(lora)) if lora else None
+        end_orphans()
+        if not cpu:
+            wait_for_memory(arguments["gpu_memory_utilization"])
+        self._record = EngineRecord()
         try:
             config = EngineArgs(**arguments, logging_config=_logging_config(self._scratch.path, self._log))
-            self._engine = LLMEngine.from_engine_args(config, enable_multiprocessing=True)
+            with self._record.starting():
+                self._engine = LLMEngine.from_engine_args(config, enable_multiprocessing=True)
         except (RuntimeError, ValueError, TimeoutError, OSError) as error:
+            self._record.remove()
             text = self._log.read_text(errors="replace") if self._log.is_file() else ""
             raise start_failure(error, text, arguments, self._log) from error
         self._internals = Internals(self._engine)
+        self._record.write(self.pids)
         self._waiting_since: float | None = None  # time.monotonic at which `outputs` started to wait for a step
         self._hung = False
         threading.Thread(target=self._watch, daemon=True, name="enrich-vllm-watch").start()
@@ -139,6 +148,7 @@ class EngineProcess:
     def close(self) -> None:
         """Stop the engine, dead or alive, and free its resources."""
         self._internals.shutdown()
+        self._record.remove()
         self._scratch.remove()
 
     def _watch(self) -> None:
@@ -162,7 +172,7 @@ def start_failure(error: Exception, text: str, arguments: dict[str, Any], file: 
         lower = ", ".join(f"vllm.{name} ({arguments[name]})" for name in named if arguments.get(name) is not None)
         return UsageError(
             f"engine vllm: not enough memory on the GPU: {reason}; lower {lower}, set quantization and "
-            "kv_cache_dtype to fp8, or end what else runs on this GPU"
+            f"kv_cache_dtype to fp8, or end what else runs on this GPU{holders()}"
         )
     if isinstance(error, ValueError):
         return UsageError(f"engine vllm: {reason}; change that setting")

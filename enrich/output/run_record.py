@@ -272,10 +272,13 @@ def write_run_record(output: Store, record: RunRecord) -> None:
 
 def read_run_record(output: Store, run: RunInfo) -> RunRecord | None:
     """How a run ended, or None if it has not; RunFailed if its run.json is invalid."""
-    key = f"{run.folder}run.json"
-    if output.head(key) is None:
-        return None
-    return _read_record(output, key)
+    return read_record_of(output, run.run_id)
+
+
+def read_record_of(output: Store, run_id: str) -> RunRecord | None:
+    """`read_run_record` where no more than the run's id is known."""
+    key = f"runs/{run_id}/run.json"
+    return None if output.head(key) is None else _read_record(output, key)
 
 
 def _read_record(output: Store, key: str) -> RunRecord:

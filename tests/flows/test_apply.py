@@ -126,4 +126,5 @@ def test_a_crash_is_followed_by_two_more_tries_at_most() -> None:
     trigger = json.loads(resumption().model_dump_json())["trigger"]
 
     assert trigger["match"]["prefect.run-count"] == ["1", "2"]
-    assert trigger["after"] == ["prefect.flow-run.Running"]
+    assert trigger["after"] == ["prefect.flow-run.Crashed"]
+    assert trigger["posture"] == "Proactive"  # after the last report of the crash, not the first

@@ -20,7 +20,7 @@ from enrich.scores.contest import Contest, Difference
 from enrich.settings.run import GateSettings, RunSettings
 from enrich.settings.training import TrainSettings
 from enrich.train.recipe import resolve_model
-from flows import tasks
+from flows import nights, tasks
 from flows.nightly import nightly
 from flows.parameters import Retraining, Training
 from tests.testing.catalogs import write_catalog
@@ -170,13 +170,64 @@ def test_a_catalog_that_changed_a_little_trains_nothing(shop: FakeWorld, made: M
 def test_of_nights_that_are_late_together_the_last_one_does_the_work(
     shop: FakeWorld, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tasks, "superseded", lambda: "the night after")
+    monkeypatch.setattr(nights, "superseded", lambda: "the night after")
 
     state = night(shop)
 
     assert (state.name, state.is_completed()) == ("Skipped", True)
     assert state.message == "the night after was due later and is due too; it does what this one would"
     assert made == []
+
+
+def test_a_night_beside_one_that_is_still_at_work_leaves_the_work_to_it(
+    shop: FakeWorld, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nights, "still_at_work", lambda: "last night")
+
+    state = night(shop)
+
+    assert state.name == "Skipped"
+    assert state.message == "last night is still at work; the next night does what is new since"
+    assert made == []
+
+
+def test_the_next_night_publishes_what_a_killed_one_answered_and_asks_for_nothing_twice(
+    shop: FakeWorld, made: Made
+) -> None:
+    run(shop)
+    shop.add_photos("b.jpg", "c.jpg", "d.jpg")
+    shop.faults = [None, None, SystemExit()]  # as if its process was killed: nothing is tried again
+    one_each = RunSettings(shard_size=1)
+    with pytest.raises(SystemExit):
+        night(shop, settings=one_each)
+    output = shop.root / "output"
+    assert shop.asked == ["a", "b", "c"]
+    assert products_of(output) == ["a"]
+    shop.add_photos("e.jpg")
+
+    run(shop, settings=one_each)
+
+    assert shop.asked == ["a", "b", "c", "d", "e"]
+    assert products_of(output) == ["a", "b", "c", "d", "e"]
+    assert len(list(output.glob("runs/*/run.json"))) == 3
+
+
+@pytest.mark.parametrize("change", [{"settings": RunSettings(max_new_tokens=20)}, {"catalog": "another"}])
+def test_what_would_get_other_answers_is_not_taken_over(shop: FakeWorld, made: Made, change: dict[str, Any]) -> None:
+    shop.add_photos("b.jpg")
+    shop.faults = [None, SystemExit()]
+    with pytest.raises(SystemExit):
+        night(shop, settings=RunSettings(shard_size=1))
+
+    if "catalog" in change:
+        write_catalog(shop.root / "catalog", "Wool coat", "Silk scarf")
+    run(shop, settings=change.get("settings", RunSettings(shard_size=1)))
+
+    assert products_of(shop.root / "output") == ["a", "b"]
+
+
+def products_of(output: Path) -> list[str]:
+    return sorted(pl.read_parquet(output / "products.parquet")["product_id"])
 
 
 def test_an_adapter_that_is_no_better_than_guessing_ends_the_night_as_held(shop: FakeWorld, made: Made) -> None:

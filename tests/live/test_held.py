@@ -61,6 +61,6 @@ def test_a_rejected_run_stays_held_and_can_be_released_later(live: Live, shop: S
     assert state["name"] == "Held"
     assert state["message"].startswith("nobody decided in 0.002 h; run ")
     assert "enrich.cli" not in state["message"]
-    [run_id] = [path.name for path in (shop.output / "runs").iterdir()]
+    [run_id] = [path.parent.name for path in shop.output.glob("runs/*/run.json")]
     live.command("enrich.cli", "publish", "--output", str(shop.output), "--run-id", run_id)
     assert (shop.output / "products.parquet").exists()

@@ -1,5 +1,6 @@
 """Credentials come from Secret blocks, and are nowhere else: not in logs, artifacts, parameters, outputs or results."""
 
+import re
 import sqlite3
 from pathlib import Path
 
@@ -28,6 +29,9 @@ def use_in_pool(live: Live, pool: str, environment: dict[str, str]) -> None:
     """A pool's environment, as the page of the pool sets it (Edit, Advanced)."""
     template = live.call("GET", f"/work_pools/{pool}")["base_job_template"]
     template["job_configuration"]["env"] = environment
+    # The server wants a property for whatever stands in braces; a block's is never set.
+    named = re.findall(r"{{ (prefect\.blocks\S+) }}", " ".join(environment.values()))
+    template["variables"]["properties"] |= {name: {"type": "null"} for name in named}
     live.call("PATCH", f"/work_pools/{pool}", {"base_job_template": template})
 
 

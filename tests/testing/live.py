@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ import httpx
 from prefect.client.base import PrefectHttpxSyncClient
 
 ROOT = Path(__file__).parents[2]
+# The server's `prefect`, if it is not that of the workers: ENRICH_LIVE_SERVER=/opt/server/bin/prefect make test-live
+SERVER = os.environ.get("ENRICH_LIVE_SERVER")
+PREFECT = (sys.executable, "-m", "prefect")
 PATIENCE = 400.0  # seconds; everything here takes a tenth of that where nothing else runs
 PASSWORD = "operator:correct-horse"
 WEBHOOK_SECRET = "T000-B000-planted-webhook-secret"
@@ -70,8 +73,17 @@ class Live:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def doctor(self, *options: str) -> tuple[int, str]:
+        """Exit code and output of `enrich doctor --prefect`."""
+        done = subprocess.run(
+            [sys.executable, "-m", "enrich.cli", "doctor", "--prefect", *options], cwd=ROOT, env=self.environment,
+            capture_output=True, text=True, timeout=PATIENCE,
+        )  # fmt: skip
+        return done.returncode, done.stdout + done.stderr
+
     def start_server(self) -> None:
-        self.server = self._start("server", "server", "start", "--host", "127.0.0.1", "--port", str(self.port))
+        arguments = ("server", "start", "--host", "127.0.0.1", "--port", str(self.port))
+        self.server = self._start("server", (SERVER,) if SERVER else PREFECT, arguments)
         wait_for("the server", self._healthy)
 
     def stop_server(self) -> None:
@@ -80,7 +92,8 @@ class Live:
         self.server.wait(60)
 
     def start_worker(self, pool: str, **more: str) -> None:
-        self.workers[pool] = self._start(f"worker-{pool}", "worker", "start", "--pool", pool, "--name", pool, **more)
+        arguments = ("worker", "start", "--pool", pool, "--name", pool)
+        self.workers[pool] = self._start(f"worker-{pool}", PREFECT, arguments, **more)
 
     def kill_worker(self, pool: str) -> None:
         """The worker and the flow runs it started, as when their machine goes."""
@@ -122,11 +135,13 @@ class Live:
         found = self.call("POST", "/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200})
         return "\n".join(line["message"] for line in found)
 
-    def _start(self, name: str, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
+    def _start(
+        self, name: str, prefect: Sequence[str], arguments: Sequence[str], **more: str
+    ) -> subprocess.Popen[bytes]:
         with (self.home / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "prefect", *arguments], cwd=ROOT, env=self.environment | more, stdout=log,
-                stderr=subprocess.STDOUT, start_new_session=True,
+                [*prefect, *arguments], cwd=ROOT, env=self.environment | more, stdout=log, stderr=subprocess.STDOUT,
+                start_new_session=True,
             )  # fmt: skip
 
     def _healthy(self) -> bool:

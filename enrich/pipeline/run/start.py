@@ -23,7 +23,7 @@ from enrich.output.manifest import (
     new_run_id,
     read_manifest,
 )
-from enrich.output.run_record import RunInfo
+from enrich.output.run_record import RunInfo, claims, read_record_of
 from enrich.output.schema import SCHEMA_VERSION
 from enrich.output.sinks import appoint
 from enrich.pipeline.kept_apart import check_places
@@ -80,6 +80,30 @@ def _read_started(output: Store, run: RunInfo) -> Manifest | None:
         if next(output.list(f"{run.folder}sessions"), None) or committed_shards(output, run):
             raise UsageError(f"run {run.run_id}: it had answered products and its manifest is gone; use another run id")
     return manifest
+
+
+def broken_off(request: RunRequest) -> str | None:
+    """The id of the run that started last in this output, if it has answers, no end, and fits this request.
+
+    They are not in products.parquet: another run would ask the model for them again. To go on with a run that is still
+    at work is safe, and as slow as another run.
+    """
+    images = open_store(request.images, must_exist=True, s3=request.settings.s3)
+    output = open_store(request.output, s3=request.settings.s3)
+    key = next(iter(claims(output).values()), None)
+    if key is None:
+        return None
+    run_id = output.get(key)[0].decode()
+    manifest = None if read_record_of(output, run_id) else read_manifest(output, run_id)
+    if manifest is None or not committed_shards(output, manifest.run):
+        return None
+    with local_tree(request.adapter) as directory:
+        info = _describe(images, read_adapter(directory), replace(request, run_id=run_id), datetime.now(UTC))
+    try:
+        check_same_run(manifest, info)
+    except UsageError:
+        return None
+    return run_id
 
 
 @contextmanager

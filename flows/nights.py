@@ -1,0 +1,69 @@
+"""What one night finds out about the others, from the server."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import StateType
+from prefect.context import FlowRunContext
+from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
+
+PUBLISHERS = "enrich-publish"  # a limit of the server, made by deployments/apply.py
+SILENT = 3  # heartbeats that a run may miss; deployments/automations.py calls one that missed more crashed
+
+
+def superseded() -> str | None:
+    """The name of a run of the same deployment that was due later than this one and is due by now, if there is one.
+
+    A worker that was away finds a run for every night that it missed; the last of them does the work of all.
+    """
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    if run is None or run.deployment_id is None or not run.auto_scheduled or run.expected_start_time is None:
+        return None
+    due = {"after_": run.expected_start_time, "before_": datetime.now(UTC)}
+    chosen = FlowRunFilter.model_validate(
+        {
+            "deployment_id": {"any_": [run.deployment_id]},
+            "state": {"type": {"any_": [StateType.SCHEDULED]}},
+            "expected_start_time": due,
+        }
+    )
+    with get_client(sync_client=True) as client:
+        later = [found for found in client.read_flow_runs(flow_run_filter=chosen) if found.id != run.id]
+    return max(later, key=lambda found: str(found.expected_start_time)).name if later else None
+
+
+def still_at_work() -> str | None:
+    """The name of a run of the same deployment that started before this one and shows signs of life, if there is one.
+
+    One that went silent does not count, whatever its state: its process was killed and nobody was there to say so.
+    """
+    context = FlowRunContext.get()
+    run, every = context.flow_run if context else None, PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value()
+    if run is None or run.deployment_id is None or run.start_time is None or every is None:
+        return None
+    chosen = FlowRunFilter.model_validate(
+        {
+            "deployment_id": {"any_": [run.deployment_id]},
+            "state": {"type": {"any_": [StateType.RUNNING]}},
+            "start_time": {"before_": run.start_time},
+        }
+    )
+    with get_client(sync_client=True) as client:
+        for found in client.read_flow_runs(flow_run_filter=chosen):
+            if found.id != run.id and heard_of(client, found.id, timedelta(seconds=SILENT * every)):
+                return found.name
+    return None
+
+
+def heard_of(client: SyncPrefectClient, run: UUID, within: timedelta) -> bool:
+    """Whether the process of a flow run has sent a heartbeat in that time."""
+    beats = EventFilter(
+        occurred=EventOccurredFilter(since=datetime.now(UTC) - within),
+        event=EventNameFilter(name=["prefect.flow-run.heartbeat"]),
+        resource=EventResourceFilter(id=[f"prefect.flow-run.{run}"]),
+    )
+    return bool(client.read_events(beats, limit=1).events)
