@@ -5,7 +5,7 @@
 #   docker run --rm -v "$PWD:/data" enrich:cpu enrich run --images bucket --adapter adapter --output output
 # The tiny base is part of the package; full-size models come from a Hugging Face cache mounted at /models.
 # Processes write below /data and /tmp only (and to /models where they download a model), so the root file system may be
-# read-only. HOME, below /data, keeps what should outlast a container: Prefect's results, work on its way to S3, kernels.
+# read-only. /data is HOME: it keeps Prefect's results, work on its way to S3 and compiled kernels longer than a container.
 
 FROM python:3.11-slim-bookworm AS python
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -40,7 +40,7 @@ RUN --mount=type=bind,target=/context cp -r /context /tmp/source \
     && pip install --no-cache-dir --no-deps --force-reinstall /tmp/source && rm -rf /tmp/source
 COPY deployments /opt/enrich/deployments
 USER 10001
-ENV HOME=/data/.home
+ENV HOME=/data
 CMD ["prefect", "worker", "start", "--pool", "cpu", "--with-healthcheck"]
 
 FROM dependencies AS gpu
@@ -53,5 +53,5 @@ RUN --mount=type=bind,target=/context cp -r /context /tmp/source \
     && pip install --no-cache-dir --no-deps --force-reinstall /tmp/source && rm -rf /tmp/source
 COPY deployments /opt/enrich/deployments
 USER 10001
-ENV HOME=/data/.home
+ENV HOME=/data
 CMD ["prefect", "worker", "start", "--pool", "gpu", "--with-healthcheck"]

@@ -121,7 +121,8 @@ def environment(home: Path, url: str, password: str) -> dict[str, str]:
 
 
 def _schedules() -> str:
-    return ", ".join(f"{name} at {cron!r} is {'active' if on else 'paused'}" for (name, cron), on in schedules().items())
+    found = schedules().items()
+    return ", ".join(f"{name} at {cron!r} is {'active' if active else 'paused'}" for (name, cron), active in found)
 
 
 def _start(parts: list[Part], home: Path, name: str, *arguments: str) -> None:

@@ -1,4 +1,4 @@
-"""Deploys what prefect.yaml lists for somebody who tries it: schedules stay paused until they are switched on in the UI."""
+"""Deploys what prefect.yaml lists, for trying: schedules are paused until they are switched on in the UI."""
 
 import subprocess
 import sys
