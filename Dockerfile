@@ -4,63 +4,56 @@
 #   docker build --target gpu -t enrich:gpu .
 #   docker run --rm -v "$PWD:/data" enrich:cpu enrich run --images bucket --adapter adapter --output output
 # The tiny base is part of the package; full-size models come from a Hugging Face cache mounted at /models.
+# Processes write below /data and /tmp only (and to /models where they download a model), so the root file system may be
+# read-only. /data is HOME: it keeps Prefect's results, work on its way to S3 and compiled kernels longer than a container.
 
 FROM python:3.11-slim-bookworm AS python
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-
-# Dependencies first and the package after them: a change of code rebuilds a layer of some 20 MB.
-FROM python AS dependencies
-WORKDIR /src
-RUN python -m venv /opt/venv && pip install --no-cache-dir --upgrade pip
-COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN mkdir enrich flows sample && touch enrich/__init__.py flows/__init__.py sample/__init__.py
-
-FROM dependencies AS dependencies-cpu
-# An index with CPU builds of torch saves 4 GB of CUDA libraries; without it the usual builds are installed.
-ARG TORCH_INDEX=
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch \
-    && pip install --constraint constraints.txt . && rm -rf build *.egg-info
-COPY enrich enrich
-COPY flows flows
-COPY sample sample
-RUN pip install --no-cache-dir --no-deps --force-reinstall .
-
-FROM dependencies AS dependencies-gpu
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt '.[vllm,ray,smolvlm]' && rm -rf build *.egg-info
-COPY enrich enrich
-COPY flows flows
-COPY sample sample
-RUN pip install --no-cache-dir --no-deps --force-reinstall .
 
 FROM python AS worker
 # For contact sheets in any script: 7 MB for Chinese, Japanese and Korean, 7 MB for others, and what joins Arabic letters.
 # fonts-noto-cjk and fonts-noto-core look better and take 134 MB.
 RUN apt-get update && apt-get install -y --no-install-recommends fonts-droid-fallback fonts-freefont-ttf libfribidi0 \
     && rm -rf /var/lib/apt/lists/*
-RUN useradd --create-home --uid 10001 enrich && install -d -o enrich -g enrich /data /models
-COPY deployments /opt/enrich/deployments
-USER 10001
+RUN useradd --no-create-home --uid 10001 enrich && install -d -o enrich -g enrich /data /models
 # Relative paths in flow parameters start from /data. Telemetry is disabled.
 WORKDIR /data
-ENV HF_HOME=/models HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false \
-    PREFECT_RESULTS_DEFAULT_SERIALIZER=json
+ENV HF_HOME=/models HF_HUB_DISABLE_TELEMETRY=1 DO_NOT_TRACK=1 \
+    PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_RESULTS_DEFAULT_SERIALIZER=json
 # The worker answers as long as it polls its pool; a container that runs another command has nothing to ask.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=120s --retries=3 CMD \
     ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/health', timeout=5)"]
 
-FROM worker AS cpu
-COPY --from=dependencies-cpu /opt/venv /opt/venv
+# Dependencies first and the package after them: a change of code makes, and pushes, a layer of some 20 MB.
+FROM worker AS dependencies
+RUN python -m venv /opt/venv && pip install --no-cache-dir --upgrade pip
+COPY pyproject.toml constraints.txt README.md LICENSE /src/
+RUN cd /src && mkdir enrich flows sample && touch enrich/__init__.py flows/__init__.py sample/__init__.py
+
+FROM dependencies AS cpu
+# An index with CPU builds of torch saves 4 GB of CUDA libraries; without it the usual builds are installed.
+ARG TORCH_INDEX=
+RUN --mount=type=cache,target=/root/.cache/pip cd /src \
+    && pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch \
+    && pip install --constraint constraints.txt . && rm -rf build *.egg-info
+RUN --mount=type=bind,target=/context cp -r /context /tmp/source \
+    && pip install --no-cache-dir --no-deps --force-reinstall /tmp/source && rm -rf /tmp/source
+COPY deployments /opt/enrich/deployments
+USER 10001
+ENV HOME=/data
 CMD ["prefect", "worker", "start", "--pool", "cpu", "--with-healthcheck"]
 
-FROM worker AS gpu
-USER root
+FROM dependencies AS gpu
 # Triton compiles its launchers when a kernel is first used. The host needs the NVIDIA driver and container toolkit only.
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
-USER 10001
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
-COPY --from=dependencies-gpu /opt/venv /opt/venv
+RUN --mount=type=cache,target=/root/.cache/pip cd /src \
+    && pip install --constraint constraints.txt '.[vllm,ray,smolvlm]' && rm -rf build *.egg-info
+RUN --mount=type=bind,target=/context cp -r /context /tmp/source \
+    && pip install --no-cache-dir --no-deps --force-reinstall /tmp/source && rm -rf /tmp/source
+COPY deployments /opt/enrich/deployments
+USER 10001
+ENV HOME=/data
 CMD ["prefect", "worker", "start", "--pool", "gpu", "--with-healthcheck"]
 
 # The Prefect server: docker build --target server -t enrich:server . In an environment of its own, for vLLM wants an older

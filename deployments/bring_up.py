@@ -12,16 +12,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
-import yaml
 
 from deployments.apply import ENVIRONMENT, POOLS, apply
+from deployments.deploy import Refused, deploy, schedules
 from flows.home import own_server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,7 +59,7 @@ def main() -> int:
         print(
             f"\n  {url}/deployments\n  password: {password}\n\n"
             f"The password is kept in {home / PASSWORD_FILE}, logs are in {home}. Ctrl-C stops everything.\n"
-            f"Schedules: {', '.join(_schedules(url)) or 'none'}.",
+            f"Schedules: {_schedules() or 'none'}.",
             flush=True,
         )
         if arguments.ready_file:
@@ -71,7 +70,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nstopping", flush=True)
         return 0
-    except (NotUp, httpx.HTTPError) as error:
+    except (NotUp, Refused, httpx.HTTPError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:
@@ -86,7 +85,8 @@ def _bring_up(parts: list[Part], home: Path, url: str) -> None:
     _start(parts, home, "server", "server", "start", "--host", "127.0.0.1", "--port", url.rpartition(":")[2])
     _wait(parts, "the server", lambda: _is_healthy(url))
     apply(webhook=os.environ.get("ENRICH_WEBHOOK_URL"))
-    _deploy(home, url)
+    with (home / "deploy.log").open("wb") as log:
+        deploy(log=log)
     for pool in POOLS:
         _start(parts, home, f"worker-{pool}", "worker", "start", "--pool", pool, "--name", pool)
     for pool in POOLS:
@@ -120,46 +120,9 @@ def environment(home: Path, url: str, password: str) -> dict[str, str]:
     }
 
 
-def _deploy(home: Path, url: str) -> None:
-    paused = home / "prefect.yaml"
-    paused.write_text(yaml.safe_dump(with_schedules_paused(ROOT / "deployments" / "prefect.yaml", _active(url))))
-    command = [*PREFECT, "--no-prompt", "deploy", "--all", "--prefect-file", str(paused)]
-    log = home / "deploy.log"
-    with log.open("wb") as file:
-        done = subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, timeout=START_SECONDS)
-    if done.returncode:
-        raise NotUp(f"the deployments were refused; see {log}")
-
-
-def with_schedules_paused(prefect_file: Path, active: Set[tuple[str, str]]) -> dict[str, Any]:
-    """The deployments of `prefect_file`, their schedules paused but for those in `active`: (deployment, cron)."""
-    wanted = dict(yaml.safe_load(prefect_file.read_text()))
-    for deployment in wanted["deployments"]:
-        for schedule in deployment.get("schedules", ()):
-            schedule["active"] = (deployment["name"], schedule["cron"]) in active
-    return wanted
-
-
-def _active(url: str) -> set[tuple[str, str]]:
-    """(deployment, cron) of the schedules that somebody switched on in this server's UI."""
-    return {(name, schedule["schedule"].get("cron", "")) for name, schedule in _stored(url) if schedule["active"]}
-
-
-def _schedules(url: str) -> list[str]:
-    return [
-        f"{name} at {schedule['schedule'].get('cron')!r} is {'active' if schedule['active'] else 'paused'}"
-        for name, schedule in _stored(url)
-    ]
-
-
-def _stored(url: str) -> list[tuple[str, Any]]:
-    answer = _ask(f"{url}/api/deployments/filter")
-    return [(found["name"], schedule) for found in answer.json() for schedule in found["schedules"]]
-
-
-def _ask(url: str) -> httpx.Response:
-    name, _, secret = os.environ["PREFECT_API_AUTH_STRING"].partition(":")
-    return httpx.post(url, json={}, timeout=30, auth=(name, secret)).raise_for_status()
+def _schedules() -> str:
+    found = schedules().items()
+    return ", ".join(f"{name} at {cron!r} is {'active' if active else 'paused'}" for (name, cron), active in found)
 
 
 def _start(parts: list[Part], home: Path, name: str, *arguments: str) -> None:
@@ -220,7 +183,9 @@ def _is_healthy(url: str) -> bool:
 
 def _has_worker(url: str, pool: str) -> bool:
     try:
-        answer = _ask(f"{url}/api/work_pools/{pool}/workers/filter")
+        name, _, secret = os.environ["PREFECT_API_AUTH_STRING"].partition(":")
+        workers = f"{url}/api/work_pools/{pool}/workers/filter"
+        answer = httpx.post(workers, json={}, timeout=30, auth=(name, secret)).raise_for_status()
     except httpx.HTTPError:
         return False
     return any(worker["status"] == "ONLINE" for worker in answer.json())

@@ -2,41 +2,28 @@
 
 import json
 import re
-from pathlib import Path
+import tomllib
 
 import pytest
 from packaging.version import Version
 
-ROOT = Path(__file__).parents[1]
-TEXT = re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text())
-STEPS = [line.split(maxsplit=1) for line in TEXT.splitlines() if line and not line.startswith("#")]
+from tests.testing.dockerfile import ROOT, STEPS, TEXT, environment, stage
+
+TARGETS = ["cpu", "gpu"]
 
 
-def stage(name: str) -> list[list[str]]:
-    """The steps of a stage, those of the stages it is made from first."""
-    starts = {re.split(r"(?i)\s+as\s+", rest)[1]: n for n, (word, rest) in enumerate(STEPS) if word == "FROM"}
-    if name not in starts:
-        return []
-    start = starts[name]
-    end = min((n for n in starts.values() if n > start), default=len(STEPS))
-    return stage(STEPS[start][1].split()[0]) + STEPS[start + 1 : end]
-
-
-def test_everything_copied_is_there_and_let_through() -> None:
+def test_what_is_copied_and_installed_is_there_and_let_through_and_nothing_else() -> None:
     let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    sources = {
-        source
-        for word, rest in STEPS
-        if word == "COPY" and not rest.startswith("--from")
-        for source in rest.split()[:-1]
-    }
+    copied = {source for word, rest in STEPS if word == "COPY" for source in rest.split()[:-1]}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]}
 
-    assert sources == let_through
-    for source in sources:
+    assert copied | packages == let_through
+    for source in let_through:
         assert (ROOT / source).exists(), source
 
 
-@pytest.mark.parametrize("target", ["cpu", "gpu"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_a_target_runs_a_checked_worker_as_nobody_special(target: str) -> None:
     steps = stage(target)
     last = dict(steps)
@@ -57,6 +44,27 @@ def test_the_server_is_a_checked_process_of_nobody_special_and_newer_than_its_cl
     assert "lease_storage.filesystem" in last["ENV"]
     assert {"prefect", "asyncpg", "SQLAlchemy", "fastapi"} <= pins.keys()
     assert Version(pins["prefect"]) >= Version(clients["prefect"])
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_writes_below_data_and_models_where_the_root_is_read_only(target: str) -> None:
+    variables, last = environment(target), dict(stage(target))
+
+    # ~/.prefect and ~/.cache (work on its way to S3, matplotlib, vLLM, Triton) follow HOME. A folder below /data would
+    # not be there in a new volume, and Prefect does not make the parents of ~/.prefect.
+    assert (variables["HOME"], variables["HF_HOME"]) == ("/data", "/models")
+    assert last["WORKDIR"] == "/data"
+    assert not {name for name in variables if name.endswith(("CACHE", "CACHE_HOME", "CACHE_DIR", "TMPDIR"))}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_change_of_code_makes_no_layer_of_dependencies(target: str) -> None:
+    steps = stage(target)
+    dependencies = max(n for n, (word, rest) in enumerate(steps) if "--constraint constraints.txt" in rest)
+    before = {source for word, rest in steps[:dependencies] if word == "COPY" for source in rest.split()[:-1]}
+
+    assert before == {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
+    assert not any("type=bind" in rest for _, rest in steps[: dependencies + 1])
 
 
 def test_what_is_installed_is_pinned() -> None:

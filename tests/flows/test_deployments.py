@@ -11,7 +11,8 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
 from deployments.apply import POOLS
-from deployments.bring_up import NotUp, keep_password, with_schedules_paused
+from deployments.bring_up import NotUp, keep_password
+from deployments.deploy import to_try
 
 ROOT = Path(__file__).parents[2]
 FILE = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())
@@ -64,10 +65,22 @@ def test_a_schedule_that_somebody_switched_on_stays_on_and_a_real_deployment_is_
 
     path, name = ROOT / "deployments" / "prefect.yaml", ("nightly", schedule["cron"])
     for active, stays in ((set(), False), ({name}, True), ({("nightly", "1 1 * * *")}, False)):
-        file = with_schedules_paused(path, active)
+        file = to_try(path, active)
         found = {deployment["name"]: deployment for deployment in file["deployments"]}
         assert found["nightly"]["schedules"][0]["active"] is stays
         assert found.keys() == DEPLOYMENTS.keys()
+
+
+def test_the_demo_s_data_may_be_in_s3() -> None:
+    file = to_try(ROOT / "deployments" / "prefect.yaml", set(), "s3://demo")
+    places = {
+        value
+        for deployment in file["deployments"]
+        for value in deployment["parameters"].values()
+        if isinstance(value, str)
+    }
+
+    assert places == {f"s3://demo/{name}" for name in ("catalog", "bucket", "adapter", "adapters", "output")}
 
 
 def test_the_password_is_made_once(tmp_path: Path) -> None:
