@@ -1,4 +1,4 @@
-"""`enrich doctor --prefect` on a real server: what keeps nights from starting, a line each, and nothing changed unasked."""
+"""`enrich doctor --prefect` on a real server: what keeps nights from starting, and nothing is changed unasked."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
