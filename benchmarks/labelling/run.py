@@ -8,6 +8,8 @@ division. A product of a category that the output has not seen is rejected, as a
 
     python -m benchmarks.labelling.run --out labelling
     python -m benchmarks.labelling.run --out labelling --rounds 0     # only how fast wrong rows are found
+
+With `--adapter` nothing is fine-tuned: a bucket of a new sample is answered by it, and each seed is a part of that.
 """
 
 import argparse
@@ -18,7 +20,6 @@ import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from statistics import fmean, stdev
@@ -48,17 +49,12 @@ from sample.generate import write_sample
 from sample.make import DIALECTS
 
 Numbers = dict[str, float]
+Measured = list[
+    dict[str, Any]
+]  # what (scores, wrong rows or an estimate of the error), way, decisions, and the numbers
+NEW_SAMPLE = 77  # a seed that no other benchmark draws
+SCORES, WRONG, ESTIMATE = "scores", "wrong", "estimate"
 CATALOG_COLUMNS = ("product_code", "title", "category3_code", "full_price", "currency_code", "local_image_path")
-
-
-@dataclass
-class Found:
-    """What all seeds measured: of each (way, round) the scores, of each (way, budget) the wrong rows, and estimates of
-    the error beside the true one."""
-
-    scores: dict[tuple[str, int], list[Numbers]] = field(default_factory=lambda: defaultdict(list))
-    wrong: dict[tuple[str, int], list[Numbers]] = field(default_factory=lambda: defaultdict(list))
-    estimates: list[Numbers] = field(default_factory=list)
 
 
 def main() -> None:
@@ -70,23 +66,30 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=500, help="products to score on")
     parser.add_argument("--budget", type=int, default=150, help="decisions a round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[*range(5)], help="those measured before are kept")
     parser.add_argument("--language", choices=tuple(DIALECTS), default="en")
     parser.add_argument("--settings", type=json.loads, default={}, help="training settings as JSON")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--adapter", type=Path, help="of a sample catalog: only how fast wrong rows of it are found")
     arguments = parser.parse_args()
+    if arguments.adapter:
+        record("labelling", tables(found_with(arguments), len(arguments.seeds)))
+        return
 
     catalog = arguments.out / "catalog"
     if not (catalog / "catalog.csv").exists():
         products = arguments.start + arguments.bucket + arguments.test
         write_sample(catalog, products, dialect=DIALECTS[arguments.language], holdout=0)
-    found = Found()
-    for seed in range(arguments.seeds):
-        measure(arguments, read_catalog(catalog), seed, found)
-    record("labelling", tables(found, arguments))
+    found: Measured = []
+    for seed in arguments.seeds:
+        kept = arguments.out / f"seed-{seed}.json"
+        if not kept.exists():
+            kept.write_text(json.dumps(measure(arguments, read_catalog(catalog), seed)))
+        found += json.loads(kept.read_text())
+    record("labelling", tables(found, len(arguments.seeds)))
 
 
-def measure(arguments: argparse.Namespace, catalog: Catalog, seed: int, found: Found) -> None:
+def measure(arguments: argparse.Namespace, catalog: Catalog, seed: int) -> Measured:
     """Both ways from one division of the catalog."""
     place = arguments.out / f"seed-{seed}"
     shutil.rmtree(place, ignore_errors=True)
@@ -95,22 +98,55 @@ def measure(arguments: argparse.Namespace, catalog: Catalog, seed: int, found: F
     truth = {one.product_code: one for one in parts["bucket"]}
     for name in ("start", "test"):
         write_catalog(place / name, parts[name], catalog.currency or "")
-    for one in parts["bucket"]:
-        link(Path(one.image_paths[0]), place / "bucket" / f"{one.product_code}{Path(one.image_paths[0]).suffix}")
+    fill(place / "bucket", parts["bucket"])
     first = scored(arguments, place, place / "start", place / "adapter-0")
     enrich(arguments, place, place / "adapter-0", place / "output")
-    look_for_wrong(place / "output", truth, arguments.budget, seed, found)
+    found = look_for_wrong(pl.read_parquet(place / "output" / "products.parquet"), truth, arguments.budget, seed)
     for way in ("picked", "random") if arguments.rounds else ():
-        found.scores[way, 0].append(first)
+        found.append(measured(SCORES, way, 0, first))
         shutil.copytree(place / "start", place / way / "catalog")
         shutil.copytree(place / "output", place / way / "output")
         for number in range(1, arguments.rounds + 1):
-            decide(place / way, way, truth, arguments.budget, Random(f"{seed} {number}"), found)
+            found += decide(place / way, way, truth, arguments.budget, Random(f"{seed} {number}"))
             adapter = place / way / f"adapter-{number}"
-            found.scores[way, number].append(scored(arguments, place, place / way / "catalog", adapter))
-            print(seed, way, number, found.scores[way, number][-1], file=sys.stderr, flush=True)
+            scores = scored(arguments, place, place / way / "catalog", adapter)
+            found.append(measured(SCORES, way, number * arguments.budget, scores))
+            print(f"seed {seed}: {found[-1]}", file=sys.stderr, flush=True)
             if number < arguments.rounds:
                 enrich(arguments, place, adapter, place / way / "output")
+    return found
+
+
+def found_with(arguments: argparse.Namespace) -> Measured:
+    """How fast wrong rows are found among the answers of an adapter, in as many parts as there are seeds."""
+    place = arguments.out / "answered"
+    if not (place / "output" / "products.parquet").exists():
+        catalog = place / "catalog"
+        write_sample(catalog, arguments.bucket, seed=NEW_SAMPLE, dialect=DIALECTS[arguments.language], holdout=0)
+        fill(place / "bucket", read_catalog(catalog).products)
+        enrich(arguments, place, arguments.adapter, place / "output")
+    truth = {one.product_code: one for one in read_catalog(place / "catalog").products}
+    table = (
+        pl.read_parquet(place / "output" / "products.parquet")
+        .sort("product_id")
+        .sample(fraction=1, shuffle=True, seed=0)
+    )
+    parts = len(arguments.seeds)
+    return [
+        one
+        for number, seed in enumerate(arguments.seeds)
+        for one in look_for_wrong(table.gather_every(parts, number), truth, arguments.budget, seed)
+    ]
+
+
+def fill(bucket: Path, products: Iterable[Product]) -> None:
+    """The main photos of products, named by their codes."""
+    for one in products:
+        link(Path(one.image_paths[0]), bucket / f"{one.product_code}{Path(one.image_paths[0]).suffix}")
+
+
+def measured(what: str, way: str, decisions: int, numbers: Numbers) -> dict[str, Any]:
+    return {"what": what, "way": way, "decisions": decisions, "numbers": numbers}
 
 
 def divided(products: Sequence[Product], sizes: dict[str, int], seed: int) -> dict[str, list[Product]]:
@@ -175,9 +211,8 @@ def wrong(row: dict[str, Any], truth: Product) -> Numbers:
     }  # fmt: skip
 
 
-def look_for_wrong(output: Path, truth: dict[str, Product], budget: int, seed: int, found: Found) -> None:
+def look_for_wrong(table: pl.DataFrame, truth: dict[str, Product], budget: int, seed: int) -> Measured:
     """How many wrong rows a number of decisions meets, by the ways to order them. No model learns from these."""
-    table = pl.read_parquet(output / "products.parquet")
     rows = undecided(table)
     by_id = {row["product_id"]: row for row in rows.to_dicts()}
     orders: dict[str, Callable[[int], list[str]]] = {
@@ -186,17 +221,20 @@ def look_for_wrong(output: Path, truth: dict[str, Product], budget: int, seed: i
             one.product_id for one in pick(rows, count) if one.picked == "chosen"
         ],
         "review page (value at risk)": lambda count: review_queue(table, count)["product_id"].to_list(),
-        "random": lambda count: Random(seed).sample(sorted(by_id), min(count, len(by_id))),
+        "random": lambda count: sorted(by_id),  # all of them: what a draw finds on average
     }
+    found = []
     for count in sorted({max(1, budget // 2), budget, 2 * budget}):
         for way, order in orders.items():
             met = [wrong(by_id[one], truth[one]) for one in order(count) if one in by_id]
             if met:
-                found.wrong[way, count].append({name: fmean(one[name] for one in met) for name in met[0]})
+                found.append(measured(WRONG, way, count, {name: fmean(one[name] for one in met) for name in met[0]}))
+    return found
 
 
-def decide(place: Path, way: str, truth: dict[str, Product], budget: int, random: Random, found: Found) -> None:
-    """Pick products, label them as they really are, and put them into the way's catalog, as a person does."""
+def decide(place: Path, way: str, truth: dict[str, Product], budget: int, random: Random) -> Measured:
+    """Pick products, label them as they really are, and put them into the way's catalog, as a person does. Returns how
+    wrong the random picks say that categories are, beside how wrong they are, if there are enough of them."""
     output = place / "output"
     store, table = open_store(str(output)), pl.read_parquet(output / "products.parquet")
     rows = undecided(table)
@@ -216,11 +254,13 @@ def decide(place: Path, way: str, truth: dict[str, Product], budget: int, random
     (place / "decisions.json").write_text(file.model_dump_json())
     apply_decisions(str(output), place / "decisions.json", str(place / "catalog"))
 
-    adapter = rows["adapter"][0]
-    if observed := observe(read_reviews(store), adapter):
-        real = fmean(wrong(row, truth[name])["category"] for name, row in by_id.items())
-        [one] = [one for one in observed.fields if one.field == "category"]
-        found.estimates.append({"wrong": one.wrong, "low": one.low, "high": one.high, "real": real})
+    observed = observe(read_reviews(store), rows["adapter"][0])
+    if observed is None:
+        return []
+    [one] = [one for one in observed.fields if one.field == "category"]
+    real = fmean(wrong(row, truth[name])["category"] for name, row in by_id.items())
+    numbers = {"wrong": one.wrong, "low": one.low, "high": one.high, "real": real}
+    return [measured(ESTIMATE, way, one.decisions, numbers)]
 
 
 def decision(row: dict[str, Any], truth: Product, picked: Pick, labels: set[str]) -> Decision:
@@ -235,34 +275,38 @@ def decision(row: dict[str, Any], truth: Product, picked: Pick, labels: set[str]
     return about.model_copy(update={"decision": "edited", "confirmed": tuple(right), **right})
 
 
-def tables(found: Found, arguments: argparse.Namespace) -> dict[str, Any]:
-    seeds = f"mean of {arguments.seeds} seeds, with its standard error"
-    scores = [
-        {"decisions": number * arguments.budget, "way": way, **told(some)}
-        for (way, number), some in sorted(found.scores.items(), key=lambda item: item[0][1])
-        if number or way == "picked"
-    ]
+def tables(found: Measured, seeds: int) -> dict[str, Any]:
+    grouped: dict[tuple[str, int, str], list[Numbers]] = defaultdict(list)
+    for one in found:
+        grouped[one["what"], one["decisions"], one["way"]].append(one["numbers"])
+
+    def rows(what: str) -> list[dict[str, Any]]:
+        some = sorted((key[1:], numbers) for key, numbers in grouped.items() if key[0] == what)
+        return [{"decisions": count, "way": way, **told(numbers)} for (count, way), numbers in some]
+
     gains = [
-        {"decisions": number * arguments.budget, **told(differences(some, found.scores["random", number]), sign="+")}
-        for (way, number), some in found.scores.items()
-        if way == "picked" and number
+        {"decisions": count, **told(differences(numbers, grouped[what, count, "random"]), sign="+")}
+        for (what, count, way), numbers in sorted(grouped.items())
+        if (what, way) == (SCORES, "picked") and count
     ]
-    met = [{"decisions": count, "way": way, **told(some)} for (way, count), some in found.wrong.items()]
-    held = [one["low"] <= one["real"] <= one["high"] for one in found.estimates]
-    estimates = [
-        {
-            "estimates": len(held),
-            "interval holds the true rate": f"{sum(held)} of {len(held)}",
-            "mean estimate": fmean(one["wrong"] for one in found.estimates),
-            "mean true rate": fmean(one["real"] for one in found.estimates),
-        }
-    ] if held else []  # fmt: skip
+    mean = f"mean of {seeds} seeds, with its standard error"
     return {
-        f"Scores on the test products after so many decisions: {seeds}": scores,
+        f"Scores on the test products after so many decisions: {mean}": rows(SCORES),
         "Picked less random, in pairs of the same seed": gains,
-        f"Share of wrong rows among those looked at, answers of the first adapter: {seeds}": met,
-        "Wrong categories in the bucket, estimated from random picks": estimates,
+        f"Share of wrong rows among those looked at, answers of the first adapter: {mean}": rows(WRONG),
+        "Wrong categories in the bucket, estimated from random picks": estimates(found),
     }
+
+
+def estimates(found: Measured) -> list[dict[str, Any]]:
+    made = [one["numbers"] for one in found if one["what"] == ESTIMATE]
+    held = sum(one["low"] <= one["real"] <= one["high"] for one in made)
+    row = {
+        "interval holds the true rate": f"{held} of {len(made)}",
+        "mean estimate": f"{fmean([one['wrong'] for one in made] or [math.nan]):.1%}",
+        "mean true rate": f"{fmean([one['real'] for one in made] or [math.nan]):.1%}",
+    }
+    return [row] if made else []
 
 
 def differences(some: Sequence[Numbers], others: Sequence[Numbers]) -> list[Numbers]:

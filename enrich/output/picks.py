@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from enrich.output.reviews import with_identity
 from enrich.vocabulary import ReviewReason, same_design
 
-FILE_FORMAT = "enrich-label-1"
 RANDOM_SHARE = 0.2  # of a budget
 NEAR = 0.8  # share of the pairs of letters that two titles have in common, from which on they are near-equal
 _AHEAD = 10  # candidates of a category that are looked at for each one that it may have
@@ -37,7 +36,7 @@ class PickFile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal["enrich-label-1"] = FILE_FORMAT
+    format: Literal["enrich-label-1"]
     output: str = Field(max_length=2000)
     picks: tuple[Pick, ...] = Field(min_length=1, max_length=100_000)
 
@@ -110,7 +109,8 @@ def _chosen(judged: pl.DataFrame, drawn: pl.DataFrame, budget: int) -> list[dict
     for category, title in drawn.select("category", "title").iter_rows():
         shown[category].append(_pairs(title))
     counts: dict[str, int] = defaultdict(int)
-    taken, beyond = [], []
+    taken: list[dict[str, Any]] = []
+    beyond = []
     for row in ahead.to_dicts():
         if counts[row["category"]] == quotas[row["category"]]:
             beyond.append(row)

@@ -49,7 +49,11 @@ def review_queue(products: pl.DataFrame, limit: int) -> pl.DataFrame:
 
 def picked_queue(products: pl.DataFrame, picks: Sequence[Pick]) -> pl.DataFrame:
     """The rows of PRODUCTS_SCHEMA that were picked, in that order, but for those that were decided on or are gone."""
-    kinds = {"product_id": pl.String, "picked": pl.String, "why": pl.List(pl.String)}
+    kinds: dict[str, pl.DataType | type[pl.DataType]] = {
+        "product_id": pl.String,
+        "picked": pl.String,
+        "why": pl.List(pl.String),
+    }
     wanted = pl.DataFrame([one.model_dump() for one in picks], kinds).with_row_index("place")
     open_rows = pl.col("reviewed_at").is_null() & pl.col("in_source") & (pl.col("status") == "ok")
     return _with_value(products).filter(open_rows).join(wanted, on="product_id").sort("place").drop("place")

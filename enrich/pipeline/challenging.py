@@ -77,8 +77,8 @@ def challenge(new: str, standing: str, catalog: str, settings: RunSettings, prog
         mine, other = (_answers(adapter, both, settings, progress) for adapter in (ours, theirs))
 
     def judged(labels: str, products: Sequence[Product], but: str | None = None) -> Contest:
-        sides = ([found[one.product_code] for one in products] for found in (mine, other))
-        return contest(labels, products, *sides, but=but)
+        new, standing = ([found[one.product_code] for one in products] for found in (mine, other))
+        return contest(labels, products, new, standing, but)
 
     contests = [judged("today's labels", today)]
     if before:

@@ -46,7 +46,7 @@ def label(output: str, budget: int, to: str | None = None) -> Picked:
     picks = pick(rows, budget)
     folder, name = (output, LABEL_KEY) if to is None else folder_of_file("--to", to)
     store = open_store(folder, create=True)
-    file = PickFile(output=target.uri, picks=tuple(picks))
+    file = PickFile(format="enrich-label-1", output=target.uri, picks=tuple(picks))
     store.put(name, (file.model_dump_json(indent=1) + "\n").encode())
     return Picked(store.uri_of(name), len(picks), sum(one.picked == "random" for one in picks), rows.height)
 

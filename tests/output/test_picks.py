@@ -17,7 +17,13 @@ WORDS = ("Abacus", "Bicycle", "Cupboard", "Doorknob", "Envelope", "Flagpole", "G
 
 def product(key: str, **changes: Any) -> dict[str, Any]:
     """A row that is 99 % sure and has a usual price, but for `changes`."""
-    usual = {"category_confidence": 0.99, "price": 100.0, "price_low": 80.0, "price_high": 125.0, "sha256": f"of {key}"}
+    usual: dict[str, Any] = {
+        "category_confidence": 0.99,
+        "price": 100.0,
+        "price_low": 80.0,
+        "price_high": 125.0,
+        "sha256": f"of {key}",
+    }
     title = f"{WORDS[hash_of(key) % 10]} {WORDS[hash_of(key) // 10 % 10]} {WORDS[hash_of(key) // 100 % 10]}"
     extra = {name: changes.pop(name) for name in ("in_source", "reviewed_at") if name in changes}
     row = as_read(make_row(RUN, key, **({"title": title} | usual | changes)))

@@ -12,6 +12,7 @@ from playwright.sync_api import Dialog, Page
 
 from enrich.output.run_record import RunInfo
 from enrich.output.schema import Row
+from enrich.pipeline.labelling import label
 from enrich.pipeline.reviewing import apply_decisions, write_queue
 from enrich.storage import open_store
 from enrich.vocabulary import Alternative, ManifestItem
@@ -24,9 +25,13 @@ COUNT = 1000
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("review")
+    return make_output(tmp_path_factory.mktemp("review"), COUNT)
+
+
+def make_output(root: Path, count: int) -> Path:
+    """An output of `count` rows that need review, with its page."""
     (root / "photos").mkdir()
-    keys = [f"{number:04}.jpg" for number in range(COUNT)]
+    keys = [f"{number:04}.jpg" for number in range(count)]
     for number, key in enumerate(keys):
         Image.new("RGB", (96, 128), (number % 256, number // 4 % 256, 90)).save(root / "photos" / key)
 
@@ -399,3 +404,26 @@ def test_a_browser_that_remembers_nothing_or_nonsense_still_works(chromium: Any,
         if "getItem" not in script:
             assert "remembers nothing" in page.locator("#memory").inner_text()
         context.close()
+
+
+def test_products_that_were_picked_say_why_and_their_decisions_how(
+    open_page: Callable[[Path], Page], tmp_path: Path
+) -> None:
+    mine = make_output(tmp_path, 20)
+    picks = label(str(mine), 10)
+    write_queue(str(mine), picked=picks.uri)
+    expected = json.loads(Path(picks.uri).read_text())["picks"]
+
+    page = open_page(mine / "review.html")
+    for number, one in enumerate(expected, start=1):
+        assert page.locator("#place").inner_text() == f"{number} of {len(expected)}: {one['product_id']}"
+        assert page.locator("#reasons li").all_inner_texts()[: len(one["why"])] == one["why"]
+        press(page, "a")
+    assert [(one["product_id"], one["picked"]) for one in decided(page)] == [
+        (one["product_id"], one["picked"]) for one in expected
+    ]
+    press(page, "n")
+    page.keyboard.type("Ann")
+    press(page, "Enter")
+    saved(page, tmp_path / "decisions.json")
+    assert apply_decisions(str(mine), tmp_path / "decisions.json").counts == {"accepted": len(expected)}
