@@ -64,7 +64,7 @@ def engines_folder() -> Path:
 
 
 class EngineRecord:
-    """The file of one engine of this process."""
+    """The file of one engine of this process. The next engine's start removes it where nobody did."""
 
     def __init__(self) -> None:
         self._file = engines_folder() / f"{uuid4().hex}.json"
@@ -77,8 +77,11 @@ class EngineRecord:
             return
         known = {"parent": Known.of(os.getpid()), "engine": [Known.of(pid) for pid in everyone]}
         staged = self._file.with_suffix(".new")
-        staged.write_text(json.dumps(known, default=asdict))
-        staged.replace(self._file)
+        try:
+            staged.write_text(json.dumps(known, default=asdict))
+            staged.replace(self._file)
+        except OSError as error:
+            log.warning("%s: %s; should this process be killed, its engine is not found", self._file, error.strerror)
         self._pids = everyone
 
     def remove(self) -> None:

@@ -81,7 +81,6 @@ class EngineProcess:
             with self._record.starting():
                 self._engine = LLMEngine.from_engine_args(config, enable_multiprocessing=True)
         except (RuntimeError, ValueError, TimeoutError, OSError) as error:
-            self._record.remove()
             text = self._log.read_text(errors="replace") if self._log.is_file() else ""
             raise start_failure(error, text, arguments, self._log) from error
         self._internals = Internals(self._engine)

@@ -1,4 +1,4 @@
-"""`enrich doctor --prefect` on a real server: what keeps nights from starting, and nothing is changed unasked."""
+"""`enrich doctor --prefect` on a real server: a line for all that keeps nights from starting, and no change unasked."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,6 +14,7 @@ from prefect.states import Running, Scheduled
 
 from enrich.doctor import Finding
 from enrich.errors import UsageError
+from flows import doctor
 from flows.doctor import examine_prefect
 from flows.nights import PUBLISHERS
 from tests.testing.cli import RunCli
@@ -106,11 +107,14 @@ def test_slots_that_a_run_may_hold_are_left(client: SyncPrefectClient, deploymen
         client.delete_flow_run(run.id)
 
 
-def test_a_run_that_went_silent_is_named(client: SyncPrefectClient, deployment: UUID) -> None:
+def test_a_run_that_went_silent_is_named(
+    client: SyncPrefectClient, deployment: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = client.create_flow_run_from_deployment(deployment)
-    long_ago = Running()
-    long_ago.timestamp = datetime.now(UTC) - timedelta(hours=5)
-    client.set_flow_run_state(run.id, long_ago, force=True)
+    client.set_flow_run_state(run.id, Running(), force=True)
+    assert "run" not in found_now()
+    monkeypatch.setattr(doctor, "LATE", timedelta(0))
+    monkeypatch.setattr(doctor, "SILENT", 0)
     try:
         silent = found_now()["run"]
         assert silent.what == f"run {run.name}"

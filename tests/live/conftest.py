@@ -21,6 +21,8 @@ from flows.home import own_server
 from tests.testing.live import PASSWORD, WEBHOOK_SECRET, Live, Shop
 from tests.testing.random_adapter import write_random_adapter
 
+DATABASE = os.environ.get("ENRICH_LIVE_DATABASE")  # an empty one, as postgresql+asyncpg://...; without, SQLite
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -47,7 +49,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
             "PYTHONUNBUFFERED": "1",
-        },
+        }
+        | ({"PREFECT_API_DATABASE_CONNECTION_URL": DATABASE} if DATABASE else {}),
     )
     listener = HTTPServer(("127.0.0.1", 0), _listening(prefect.told))
     threading.Thread(target=listener.serve_forever, daemon=True).start()

@@ -22,7 +22,7 @@ def save_secrets(live: Live, **secrets: str) -> None:
     """What `Secret(value=...).save(name)` does on anybody's machine."""
     with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{live.port}/api", PREFECT_API_AUTH_STRING: PASSWORD}):
         for name, value in secrets.items():
-            Secret[str](value=SecretStr(value)).save(name.replace("_", "-"), overwrite=True)
+            Secret(value=SecretStr(value)).save(name.replace("_", "-"), overwrite=True)
 
 
 def use_in_pool(live: Live, pool: str, environment: dict[str, str]) -> None:
