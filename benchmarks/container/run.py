@@ -52,7 +52,7 @@ def main() -> None:
     }
     for name, command in commands.items():
         log = work / f"{name.replace(' ', '-')}.log"
-        steps.append(_timed(name, lambda command=command, log=log: _call([*inside, *command], log)))  # type: ignore[misc]
+        steps.append(_timed(name, lambda command=command, log=log: _call([*inside, *command], log)))
     left = sorted(path.name for path in data.iterdir())
     record("container", {
         f"Target {arguments.target}, size": _sizes(image, venv),
