@@ -12,6 +12,9 @@ from prefect.utilities.callables import parameter_schema
 
 from deployments.apply import POOLS
 from deployments.bring_up import NotUp, keep_password, with_schedules_paused
+from enrich.settings.run import RunSettings
+from flows.nightly import beside
+from flows.parameters import ANSWERING, NightlySettings, read_text
 
 ROOT = Path(__file__).parents[2]
 FILE = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())
@@ -19,7 +22,14 @@ DEPLOYMENTS = {deployment["name"]: deployment for deployment in FILE["deployment
 
 
 def test_the_deployments_are_there() -> None:
-    assert set(DEPLOYMENTS) == {"nightly", "enrich-adhoc", "release-held", "finetune-adapter", "sample-catalog"}
+    assert set(DEPLOYMENTS) == {
+        "nightly",
+        "enrich-adhoc",
+        "release-held",
+        "promote-adapter",
+        "finetune-adapter",
+        "sample-catalog",
+    }
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
@@ -31,7 +41,18 @@ def test_a_deployment_starts_a_flow_with_parameters_that_pass(name: str) -> None
 
     for parameters in [deployment["parameters"], *(schedule.get("parameters", {}) for schedule in schedules)]:
         assert set(parameters) <= set(fields)
-        flow.validate_parameters({field: fields[field]["default"] for field in fields} | parameters)
+        optional = {name: field["default"] for name, field in fields.items() if "default" in field}
+        asked = {"release-held": {}, "promote-adapter": {"adapter": "demo/adapters/a"}}.get(name, {})
+        flow.validate_parameters(optional | asked | deployment["parameters"] | parameters)
+
+
+def test_the_night_keeps_the_demo_s_adapter_until_it_has_a_better_one() -> None:
+    parameters = DEPLOYMENTS["nightly"]["parameters"]
+    more = read_text(NightlySettings, parameters["settings"], "run", ANSWERING)
+
+    assert (more.adapter, beside(parameters["output"], "adapters")) == ("demo/adapter", "demo/adapters")
+    assert more.run == RunSettings()
+    assert len(parameters["settings"].splitlines()) == 3  # more would not fit on a screen
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
