@@ -1,5 +1,6 @@
 """Deploys what prefect.yaml lists, for trying: schedules are paused until they are switched on in the UI."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Set
@@ -43,8 +44,8 @@ def to_try(prefect_file: Path, active: Set[Schedule], demo: str = DEMO) -> dict[
         for schedule in deployment.get("schedules", ()):
             schedule["active"] = (deployment["name"], schedule["cron"]) in active
         for name, value in deployment["parameters"].items():
-            if isinstance(value, str) and value.startswith(f"{DEMO}/"):
-                deployment["parameters"][name] = f"{demo}{value.removeprefix(DEMO)}"
+            if isinstance(value, str):
+                deployment["parameters"][name] = re.sub(rf"(^|\s){DEMO}/", rf"\1{demo}/", value)
     return wanted
 
 

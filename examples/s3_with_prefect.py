@@ -14,7 +14,7 @@ from flows.enrich_catalog import enrich_catalog
 
 
 def main(bucket: str, *options: str) -> None:
-    places = {"images": f"{bucket}/photos", "adapter": f"{bucket}/adapter", "output": f"{bucket}/enriched"}
+    places = {"photos": f"{bucket}/photos", "adapter": f"{bucket}/adapter", "output": f"{bucket}/enriched"}
     if "--every-night" in options:
         enrich_catalog.serve("every-night", cron="0 2 * * *", parameters=places)
     else:

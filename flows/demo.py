@@ -36,13 +36,16 @@ from enrich.output.run_record import RunRecord
 from enrich.pipeline.finetuning import Finetuned
 from enrich.pipeline.run.records import held_back
 from enrich.pipeline.run.request import RunRequest
+from enrich.settings.catalog import SampleSettings
 from enrich.settings.models import TINY_MODEL
+from enrich.settings.run import RunSettings
+from enrich.settings.training import TrainSettings
 from flows import tasks
 from flows.enrich_catalog import enrich
-from flows.parameters import RUN, SAMPLE, TRAINING
 
 PARTS = ("catalog", "bucket", "adapter", "output")
 SHEET = "contact_sheet.jpg"
+SAMPLE, RUN = SampleSettings(), RunSettings()
 
 
 @flow(name="demo", flow_run_name="demo in {folder}")
@@ -50,7 +53,7 @@ def demo(folder: str, progress: Any) -> tuple[Finetuned, dict[str, Any], RunReco
     """Make a catalog and a bucket in `folder`, teach the tiny base the catalog, and enrich the bucket."""
     catalog, bucket, adapter, output = (f"{folder}/{part}" for part in PARTS)
     tasks.sample(catalog, bucket, SAMPLE, progress)
-    done = tasks.train(catalog, adapter, TRAINING.settings(TINY_MODEL), progress)
+    done = tasks.train(catalog, adapter, TrainSettings(model=TINY_MODEL), progress)
     holdout = tasks.score_unlike(adapter, catalog, f"{folder}/{SHEET}", RUN, progress)
     return done, holdout, enrich(RunRequest(bucket, adapter, output, RUN), progress)
 

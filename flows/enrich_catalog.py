@@ -19,42 +19,24 @@ from enrich.pipeline.run.records import held_back
 from enrich.pipeline.run.request import RunRequest
 from enrich.pipeline.run.state import Run
 from flows import tasks
-from flows.parameters import RUN, Adapter, HoursAtMost, Inventory, Limit, Output, Photos, ProductsTable, RunForm, RunId
+from flows.parameters import ADHOC, ANSWERING, Adapter, AdhocSettings, Output, Photos, Text, read_text
+from flows.states import held
 
 MOST_GROUPS = 500  # task runs that answer
 LEAST_SHARDS = 8  # of one of them; a retry does those that are missing
 
 
-@flow(name="enrich-catalog", flow_run_name="enrich {images}")
-def enrich_catalog(
-    images: Photos = "demo/bucket",
-    adapter: Adapter = "demo/adapter",
-    output: Output = "demo/output",
-    run_id: RunId = None,
-    limit: Limit = None,
-    inventory: Inventory = None,
-    products: ProductsTable = None,
-    deadline: HoursAtMost = None,
-    settings: RunForm = RUN,
-) -> State[Any]:
+@flow(name="enrich-catalog", flow_run_name="enrich {photos}")
+def enrich_catalog(photos: Photos, adapter: Adapter, output: Output, settings: Text = ADHOC) -> State[Any]:
     """Titles, categories and prices for the products that are new or whose photos changed, into products.parquet.
 
     Ends as Held, not Completed, where the publish gate did not change products.parquet.
-
-    Args:
-        images: Product photos: a directory or s3://bucket/prefix.
-        adapter: Adapter made by finetune-adapter.
-        output: Where the tables go: a directory or s3://bucket/prefix, apart from the photos.
-        run_id: Name of the run, by default made from this flow run; give that of an unfinished one to go on with it.
-        limit: Stop the plan after so many products; the next run takes the others.
-        inventory: The manifest.json of an inventory of the photos, read instead of listing them.
-        products: A table (CSV or Parquet) of the products to do, with the keys of their photos; left out, all photos
-            are grouped as the settings say.
-        deadline: Stop after so many hours and publish what is done; the next run does the rest.
-        settings: Engine, sizes and limits.
     """
-    seconds = None if deadline is None else deadline * 3600
-    request = RunRequest(images, adapter, output, settings, run_id, limit, inventory, seconds, products)
+    more = read_text(AdhocSettings, settings, "run", ANSWERING)
+    request = RunRequest(
+        photos, adapter, output, more.run, more.run_id, more.limit, more.inventory, tasks.seconds_left(more.until),
+        more.products,
+    )  # fmt: skip
     return ending(enrich(request), output)
 
 
@@ -78,7 +60,8 @@ def enrich(request: RunRequest, progress: Progress | None = None) -> RunRecord:
         record = tasks.publish(run)
         tasks.report(record, request.output, request.settings)
         if record.state == "held":
-            tasks.ask(record, request.output)
+            name = record.run.run_id
+            tasks.ask(tasks.RELEASE, f"{request.output} run={name}", {"output": request.output, "run_id": name})
     return record
 
 
@@ -114,7 +97,7 @@ def shard_groups(shards: Sequence[int], most: int = MOST_GROUPS, least: int = LE
 def ending(record: RunRecord, output: str) -> State[Any]:
     """How a flow ends that made this run: Completed, or Held with the reason and the way out."""
     if record.state == "held":
-        return Completed(name="Held", message=str(held_back(record, output)))
+        return held(str(held_back(record, output)))
     left = f"; {record.missing_shards} of {record.shards} shards are left" if record.missing_shards else ""
     if record.state == "nothing_to_do" and not left:
         return Completed(message="nothing to do: every product has its answer")

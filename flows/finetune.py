@@ -7,27 +7,21 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows import tasks
-from flows.parameters import TRAINING, Adapter, BaseModelName, Catalog, TrainingForm
+from flows.parameters import FINETUNE, LOOKING, Catalog, FinetuneSettings, NewAdapter, Text, read_text
+from flows.states import held
 
 
 @flow(name="finetune-adapter", flow_run_name="fine-tune {adapter} on {catalog}")
-def finetune_adapter(
-    catalog: Catalog = "demo/catalog",
-    adapter: Adapter = "demo/adapter",
-    model: BaseModelName = "auto",
-    training: TrainingForm = TRAINING,
-) -> State[Any]:
+def finetune_adapter(catalog: Catalog, adapter: NewAdapter, settings: Text = FINETUNE) -> State[Any]:
     """Photo to title, category and full price, as a LoRA adapter that states its own errors.
 
     Ends as Held, not Completed, where the adapter is no better than guessing without a photo.
-
-    Args:
-        catalog: Labelled products with photos: a directory or s3://bucket/prefix.
-        adapter: Where the adapter goes; an existing one is replaced once the new one is complete.
-        model: Hub id or directory of a vision-language model, or auto: the full size on a GPU, the tiny one without.
-        training: What to change of the recipe that suits the base model.
     """
-    done = tasks.train(catalog, adapter, training.settings(model))
+    more = read_text(FinetuneSettings, settings, "finetune", LOOKING)
+    training = more.finetune
+    if (seconds := tasks.seconds_left(more.until)) is not None:
+        training = training.model_copy(update={"max_minutes": max(seconds, 1.0) / 60})
+    done = tasks.train(catalog, adapter, training)
     if done.warning:
-        return Completed(name="Held", message=done.warning)
+        return held(done.warning)
     return Completed(message=f"adapter {done.adapter}: {done.uri}")

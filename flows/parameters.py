@@ -1,99 +1,156 @@
-"""Fields of the forms that start a flow. What a schedule overrides is flat: schedules merge the top level only."""
+"""Fields of the forms that start a flow: the places that a person has to name, and one text for all else.
 
-from typing import Annotated, Any, Literal
+Prefect 3.7.7 gives a field 92 pixels of height, and everything around the fields 556: three fields and a text of three
+lines are all that a screen of 1,000 pixels shows together with the button that starts the run. So the text holds the
+few things that a person sets now and then, on lines that are there to be filled, and any setting below them.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
+from pydantic import Field, field_validator
+
+from enrich.errors import UsageError
 from enrich.pipeline.adapter_cache import Retrain
-from enrich.settings.base import name_limits
-from enrich.settings.catalog import Columns, SampleSettings
-from enrich.settings.load import load_settings
-from enrich.settings.models import AUTO, TINY_MODEL
+from enrich.settings.base import Settings
+from enrich.settings.load import COMMANDS, check
+from enrich.settings.plain_yaml import line_of, parse_yaml
 from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
+from enrich.vocabulary import MOST_PHOTOS
+from flows.until import check_until
+
+SETTINGS = "Settings"  # label of the text
 
 
-def _field(title: str, *examples: str, **limits: Any) -> Any:
+def _field(title: str, **limits: Any) -> Any:
     # Prefect makes a parameter's name its title and its docstring entry its description; only the extra survives.
-    return Field(**limits, json_schema_extra={"title": title, **({"examples": list(examples)} if examples else {})})
+    # A description would take 27 pixels more.
+    return Field(**limits, json_schema_extra={"title": title})
 
 
-_PLACE = "s3://bucket/prefix"
-Catalog = Annotated[str, _field("Catalog", _PLACE, min_length=1)]
-Photos = Annotated[str, _field("Photos", _PLACE, min_length=1)]
-Adapter = Annotated[str, _field("Adapter", _PLACE, min_length=1)]
-AdapterInUse = Annotated[str | None, _field("Adapter in use", _PLACE)]
-Adapters = Annotated[str, _field("Adapters", _PLACE, min_length=1)]
-Output = Annotated[str, _field("Output", _PLACE, min_length=1)]
-BaseModelName = Annotated[str, _field("Base model", AUTO, TINY_MODEL, min_length=1)]
+Catalog = Annotated[str, _field("Catalog: labelled products, a directory or s3://bucket/prefix", min_length=1)]
+Photos = Annotated[str, _field("Photos: a directory or s3://bucket/prefix", min_length=1)]
+Adapter = Annotated[str, _field("Adapter: one that finetune-adapter made", min_length=1)]
+NewAdapter = Annotated[str, _field("Adapter: where it goes; one that is there is replaced", min_length=1)]
+Adapters = Annotated[str, _field("Adapters: where the nights keep them", min_length=1)]
+Candidate = Annotated[str, _field("New adapter", min_length=1)]
+Output = Annotated[str, _field("Output: where the tables go, apart from the photos", min_length=1)]
+Bucket = Annotated[str, _field("Photos: where the unlabelled ones go", min_length=1)]
+Products = Annotated[int, _field("Products of the catalog", ge=1, le=1_000_000)]
+Unlabelled = Annotated[int, _field("Products of the photos", ge=1, le=1_000_000)]
 RunId = Annotated[str | None, _field("Run id")]
-_ONE_OR_MORE = WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "null"}], "minimum": 1})  # see `name_limits`
-_ABOVE_0 = WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "null"}], "exclusiveMinimum": 0})
-Limit = Annotated[int | None, _field("Products at most", ge=1), _ONE_OR_MORE]
-HoursAtMost = Annotated[float | None, _field("Hours at most", gt=0), _ABOVE_0]
-Inventory = Annotated[str | None, _field("S3 Inventory", "s3://lists/photos/daily/2026-11-22T01-00Z/manifest.json")]
-ProductsTable = Annotated[str | None, _field("Products table", "s3://lists/products.parquet")]
 Hours = Annotated[float, _field("Hours to decide", gt=0, le=24 * 7)]
+# Prefect's UI shows a text of this format as code of several lines, and checks nothing of it.
+Text = Annotated[str, Field(json_schema_extra={"title": f"{SETTINGS}: YAML", "format": "json-string"})]
+
+ADHOC = """products at most:
+until when:
+quality or speed: balanced"""
+NIGHTLY = ADHOC
+FINETUNE = """until when:
+quality or speed: balanced
+finetune: {model: auto}"""
+
+Quality = Literal["balanced", "fastest", "most exact"]
+# What the choice sets, unless the text says otherwise.
+ANSWERING: Mapping[Quality, Mapping[str, object]] = {
+    "balanced": {},
+    "fastest": {"quantization": "fp8", "kv_cache_dtype": "fp8"},
+    "most exact": {"photos_answered": MOST_PHOTOS},
+}
+LOOKING: Mapping[Quality, Mapping[str, object]] = {
+    "balanced": {},
+    "fastest": {"num_crops": 1, "fast_decode": True},
+    "most exact": {"num_crops": 16},
+}
 
 
-class Retraining(BaseModel):
-    """When a changed catalog asks for another adapter."""
+class _Text(Settings):
+    """What every text may hold. Names are those that a person reads; an empty line is as none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=name_limits)
+    until: str | None = Field(default=None, alias="until when")
+    quality: Quality | None = Field(default=None, alias="quality or speed")
 
-    rows: int | None = Field(
-        default=None, ge=1, title="Rows changed at least", description="Left empty, a twentieth of the catalog"
-    )
-    days: float = Field(
-        default=30.0, gt=0, title="Days at most", description="After these a single changed row is enough"
-    )
+    @field_validator("until", mode="before")
+    @classmethod
+    def _is_a_time(cls, until: object) -> object:
+        return check_until(until)
+
+
+class Retraining(Settings):
+    """How much of a catalog has to change for another adapter."""
+
+    rows: int | None = Field(default=None, ge=1, description="Rows changed at least; left out: a twentieth of them")
+    days: float = Field(default=30.0, gt=0, description="Days after which a single changed row is enough")
 
     def limits(self) -> Retrain:
         """As the pipeline takes it."""
         return Retrain(self.rows, self.days)
 
 
-class Training(BaseModel):
-    """An empty field takes what suits the base model."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=name_limits)
-
-    epochs: float | None = Field(default=None, gt=0, title="Epochs", description="Passes over the training split")
-    learning_rate: float | None = Field(default=None, gt=0, title="Learning rate", description="Its peak")
-    batch_size: int | None = Field(default=None, ge=1, title="Batch size", description="Photos in one forward pass")
-    lora_r: int | None = Field(default=None, ge=1, title="LoRA rank")
-    max_minutes: float | None = Field(
-        default=None, gt=0, title="Minutes at most", description="Stop after this time and keep the best so far"
-    )
-    seed: int | None = Field(default=None, title="Seed")
-    adapt_vision: bool = Field(
-        default=False,
-        title="Adapt the vision side too",
-        description="LoRA on tower and projector: more memory and time, for photos unlike those of the web",
-    )
-    load_in_4bit: bool = Field(
-        default=False, title="Base in 4 bits", description="QLoRA, for a GPU of 16 GB; not with the vision side"
-    )
-    report_to: Literal["none", "wandb", "mlflow", "trackio", "tensorboard"] = Field(
-        default="none", title="Experiment tracker", description="Gets every step; Weights & Biases also gets photos"
-    )
-    run_name: str | None = Field(
-        default=None, min_length=1, title="Name at the tracker", description="Left empty, the time"
-    )
-    allow_dropped: bool = Field(
-        default=False,
-        title="Allow dropped rows",
-        description="Train even if more than a tenth of the catalog's rows cannot be used",
-    )
-    columns: Columns = Field(default=Columns(), title="Columns", description="Which column of the table holds what")
-
-    def settings(self, model: str) -> TrainSettings:
-        """All settings of a fine-tuning of `model`. UsageError where the fields do not go together."""
-        return load_settings(TrainSettings, model=model, **dict(self))
+class _Answering(_Text):
+    limit: int | None = Field(default=None, ge=1, alias="products at most")
+    products: str | None = Field(default=None, description="A table of the products to do, with keys of their photos")
+    run: RunSettings = RunSettings()
 
 
-RetrainForm = Annotated[Retraining, _field("When to train again")]
-TrainingForm = Annotated[Training, _field("How to train")]
-RunForm = Annotated[RunSettings, _field("How to run")]
-SampleForm = Annotated[SampleSettings, _field("How many")]
-RETRAIN, TRAINING, RUN, SAMPLE = Retraining(), Training(), RunSettings(), SampleSettings()  # all defaults
+class AdhocSettings(_Answering):
+    """The text of enrich-adhoc."""
+
+    run_id: str | None = Field(default=None, description="Of an unfinished run, to go on with it")
+    inventory: str | None = Field(default=None, description="manifest.json of an S3 Inventory, read instead of listing")
+
+
+class NightlySettings(_Answering):
+    """The text of nightly."""
+
+    adapters: str | None = Field(default=None, description="Where adapters are kept; left out: beside the output")
+    adapter: str | None = Field(
+        default=None, alias="adapter in use", description="One made elsewhere, which serves until a better one is made"
+    )
+    retrain: Retraining = Retraining()
+    finetune: TrainSettings = TrainSettings()
+
+
+class FinetuneSettings(_Text):
+    """The text of finetune-adapter."""
+
+    finetune: TrainSettings = TrainSettings()
+
+
+T = TypeVar("T", bound=_Text)
+
+
+def read_text(cls: type[T], text: str, section: str, chosen: Mapping[Quality, Mapping[str, object]]) -> T:
+    """The settings in the text of a form, by the rules of a settings file with sections.
+
+    Sections of commands that the form has no use for may be there, so that a whole settings file can be pasted.
+
+    Args:
+        cls: what the text may hold.
+        text: YAML.
+        section: its settings are those that the line `quality or speed` is about.
+        chosen: what each choice there sets, unless the section itself says otherwise.
+
+    Raises:
+        UsageError: names the field of the form, the line, and what is wrong there.
+    """
+    given = parse_yaml(text, SETTINGS)
+    known = {field.alias or name: name for name, field in cls.model_fields.items()}
+    for key in given:
+        homes = [name for name in cls.model_fields if key in _settings_of(cls, name)]
+        if key not in known and homes:
+            where = f"{SETTINGS}, line {line_of(text, [key])}"
+            raise UsageError(f"{where}: {key} is a setting of {' and of '.join(homes)}; write it below `{homes[0]}:`")
+    values = {key: value for key, value in given.items() if value is not None and (key in known or key not in COMMANDS)}
+    asked = check(cls, values, SETTINGS, text)
+    more = chosen[asked.quality or "balanced"]
+    if not more:
+        return asked
+    return check(cls, values | {section: {**more, **values.get(section, {})}}, SETTINGS, text)
+
+
+def _settings_of(cls: type[Settings], section: str) -> Mapping[str, object]:
+    nested = cls.model_fields[section].annotation
+    return nested.model_fields if isinstance(nested, type) and issubclass(nested, Settings) else {}

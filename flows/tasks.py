@@ -4,7 +4,7 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger, runtime, task
@@ -39,6 +39,7 @@ from enrich.settings.training import TrainSettings
 from enrich.storage import open_store
 from flows.artifacts import ProgressArtifact, show_challenge, show_run, show_scores
 from flows.nights import PUBLISHERS
+from flows.until import seconds_until
 
 if TYPE_CHECKING:
     from enrich.pipeline.run.ray_runner import Workers
@@ -65,7 +66,7 @@ def worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -
 
 
 TURN_SECONDS = 60.0  # to wait for it; most publish within seconds
-DECIDE = "release-held/release-held"  # the deployment that asks a person
+RELEASE, PROMOTE = "release-held/release-held", "promote-adapter/promote-adapter"  # deployments that ask a person
 
 # Seconds after which a task is considered hung, and is retried: many times what each has ever taken.
 QUICK, SLOW, TRAINING = 1800.0, 4 * 3600.0, 7 * 24 * 3600.0
@@ -124,6 +125,13 @@ def choose_adapter(
     if choice.challenge:
         show_challenge(choice.challenge, choice.why)
     return choice
+
+
+def ask_to_promote(adapters: str, new: str, choice: Choice) -> None:
+    """Ask a person about a new adapter that lost its comparison; once for each pair."""
+    if choice.challenge and not choice.challenge.won:
+        pair = f"adapter {choice.challenge.new} or {choice.challenge.standing}"
+        ask(PROMOTE, f"{pair} of {adapters}", {"adapters": adapters, "adapter": new})
 
 
 @task(name="score hold-out", task_run_name="score hold-out", timeout_seconds=SLOW, **RETRIED)
@@ -213,21 +221,17 @@ def report(record: RunRecord, output: str, settings: RunSettings) -> None:
 
 
 @task(name="ask", task_run_name="ask", timeout_seconds=QUICK, **RETRIED)
-def ask(record: RunRecord, output: str) -> None:
-    """Start the flow run in which a person decides on a run that was held back; once for each run."""
+def ask(deployment: str, about: str, parameters: dict[str, str]) -> None:
+    """Start the flow run in which a person decides, once for each `about`."""
     try:
         run = run_deployment(
-            DECIDE,
-            parameters={"output": output, "run_id": record.run.run_id},
-            timeout=0,
-            idempotency_key=f"decide {output} {record.run.run_id}",
-            as_subflow=False,
+            deployment, parameters=parameters, timeout=0, idempotency_key=f"decide {about}", as_subflow=False
         )
     except ObjectNotFound:
-        get_run_logger().info("no deployment %s: nobody is asked in the UI", DECIDE)
+        get_run_logger().info("no deployment %s: nobody is asked in the UI", deployment)
         return
     assert isinstance(run, FlowRun)  # a coroutine only in async code
-    get_run_logger().warning("run=%s state=held: flow run %s waits for a decision", record.run.run_id, run.name)
+    get_run_logger().warning("%s: flow run %s waits for a decision", about, run.name)
 
 
 @task(name="read record", task_run_name="read record", timeout_seconds=QUICK, **RETRIED)
@@ -245,6 +249,17 @@ def find_broken_off(request: RunRequest) -> str | None:
             "run=%s broke off with answers that nobody published; this night goes on with it", found
         )
     return found
+
+
+def seconds_left(until: str | None) -> float | None:
+    """Seconds until this flow run stops by itself; None: never. The time is written to the log."""
+    now, context = datetime.now(UTC), FlowRunContext.get()
+    run = context.flow_run if context else None
+    seconds = seconds_until(until, now, (run.expected_start_time if run else None) or now)
+    if seconds is not None:
+        stops = (now + timedelta(seconds=seconds)).astimezone()
+        get_run_logger().info("stops at %s at the latest", f"{stops:%Y-%m-%d %H:%M %Z}")
+    return seconds
 
 
 def own_run_id(adapter: str) -> str:

@@ -121,7 +121,7 @@ def test_a_file_without_a_mapping_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_file_that_is_not_yaml_is_told_in_one_line(tmp_path: Path, data: bytes) -> None:
     message = refused(tmp_path, RunSettings, data)
     assert message.startswith(" is not valid YAML: ")
-    assert message.endswith("; fix the file")
+    assert message.endswith("; fix it")
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:

@@ -8,16 +8,15 @@ import polars as pl
 import pytest
 
 from enrich.pipeline.standing import read_standing
-from enrich.settings.run import GateSettings, RunSettings
 from flows import tasks
 from flows.nightly import nightly
-from flows.parameters import Training
 from sample.generate import write_sample
 from sample.make import DIALECTS
 from tests.flows.conftest import prefect_server as prefect_server  # a server of its own: the others are busy
+from tests.testing.forms import text
 
 PRODUCTS = 300
-QUICK = Training(epochs=2)  # enough to tell from noise: 40 s on a core
+QUICK = {"epochs": 2}  # enough to tell from noise: 40 s on a core
 
 
 @pytest.fixture
@@ -60,14 +59,14 @@ def test_a_poisoned_adapter_never_serves_and_a_better_one_does(shop: Path, monke
         return finetune(catalog, out, *others, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(tasks, "finetune", counted)
-    places = {name: str(shop / name) for name in ("catalog", "images", "output", "adapters")}
-    settings = RunSettings(refresh=0, gate=GateSettings(allow_weak_adapter=True))
+    places = {"catalog": str(shop / "catalog"), "photos": str(shop / "images"), "output": str(shop / "output")}
+    run = {"refresh": 0, "gate": {"allow_weak_adapter": True}}
 
-    def night(**parameters: object) -> str:
+    def night(training: dict[str, int]) -> str:
         """The adapter that serves after the night."""
-        state = nightly(**places, adapter=None, settings=settings, return_state=True, **parameters)
+        state = nightly(**places, settings=text(run=run, finetune=training), return_state=True)
         assert state.is_completed(), state.message
-        kept = read_standing(places["adapters"])
+        kept = read_standing(str(shop / "adapters"))
         assert kept is not None
         return kept.uri
 
@@ -85,7 +84,7 @@ def test_a_poisoned_adapter_never_serves_and_a_better_one_does(shop: Path, monke
     assert len(trained) == 2, "the poisoned adapter was trained once, and did not serve"
 
     write(shop, rows)
-    better = Training(epochs=4)
+    better = {"epochs": 4}
     second = night(training=better)
     assert second == trained[2] != first
     assert [night(training=better) for _ in range(3)] == [second] * 3

@@ -11,6 +11,7 @@ the CPU time of the process that leads the run: it hardly changes with what else
 """
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -105,7 +106,7 @@ def run(way: str, images: Path, adapter: str, output: Path, shard_size: int) -> 
     places = str(images), adapter, str(output)
     with patch.object(enrichment, "open_session", at_once), patch.object(ray_runner, "Worker", fake_worker()):
         if "prefect" in way:
-            enrich_catalog(*places, settings=settings)
+            enrich_catalog(*places, settings=json.dumps({"run": settings.model_dump(mode="json", exclude_unset=True)}))
         else:
             enrichment.run_enrichment(RunRequest(*places, settings))
 

@@ -154,5 +154,5 @@ def promote(
     """Let an adapter serve from the next night on, however it compares with the one before it."""
     from enrich.pipeline.standing import promote as run
 
-    chosen = run(adapters, adapter, by or getpass.getuser(), why)
-    console.print(f"adapter {chosen.adapter} serves: {chosen.uri}")
+    chosen = run(adapters, adapter, getpass.getuser() if by is None else by, why)
+    console.print(f"adapter {chosen.adapter} serves as {chosen.person} decided: {chosen.uri}")

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from enrich.engines.adapter import adapter_id
-from enrich.errors import RunFailed, UsageError
+from enrich.errors import RunFailed, UsageError, one_line
 from enrich.pipeline.adapter_cache import read_metrics
 from enrich.pipeline.challenging import Challenge, challenge
 from enrich.pipeline.progress import Progress, silent
@@ -18,7 +18,6 @@ from enrich.vocabulary import RECORD_FILE
 
 STANDING_FILE = "standing.json"  # below the adapters
 CHALLENGES = "challenges"  # folder of what was compared, a file for each pair
-NIGHTLY = "nightly"  # chose an adapter; else a person did
 
 
 class Standing(BaseModel):
@@ -29,7 +28,7 @@ class Standing(BaseModel):
     uri: str
     adapter: str  # its id
     since: datetime
-    by: str  # NIGHTLY, or who promoted it
+    person: str | None  # who promoted it; None: nobody did, a night found it at least as good as the one before
     why: str  # one line
 
 
@@ -59,15 +58,21 @@ def read_standing(adapters: str) -> Standing | None:
         ) from error
 
 
-def promote(adapters: str, adapter: str, by: str, why: str) -> Standing:
-    """Let `adapter` serve from now on.
+def promote(adapters: str, adapter: str, person: str, why: str) -> Standing:
+    """Let `adapter` serve from now on, as `person` decided.
 
     Raises:
-        UsageError: there is no adapter at that place.
+        UsageError: there is no adapter at that place, or nobody is named.
     """
-    if not _is_adapter(adapter):
+    if not person.strip():
+        raise UsageError("nobody is named who decides; say who with --by")
+    return _let_serve(adapters, adapter, one_line(person), one_line(why))
+
+
+def _let_serve(adapters: str, adapter: str, person: str | None, why: str) -> Standing:
+    if not is_adapter(adapter):
         raise UsageError(f"adapter {adapter}: there is none; name one that `enrich finetune` wrote")
-    chosen = Standing(uri=adapter, adapter=identity(adapter), since=datetime.now(UTC), by=by, why=why)
+    chosen = Standing(uri=adapter, adapter=identity(adapter), since=datetime.now(UTC), person=person, why=why)
     open_store(adapters, create=True).put(STANDING_FILE, (chosen.model_dump_json(indent=1) + "\n").encode())
     return chosen
 
@@ -95,12 +100,12 @@ def choose(
     """
     kept = read_standing(adapters)
     standing = kept.uri if kept else in_use
-    if standing is None or not _is_adapter(standing):
+    if standing is None or not is_adapter(standing):
         return _take(adapters, new, f"the adapter {new} is the first one")
     if standing == new:
         return _take(adapters, new, f"the adapter {new} stands") if kept is None else Choice(new, kept.why)
-    if kept and kept.by != NIGHTLY and not fresh:
-        return Choice(standing, f"the adapter {standing} serves as {kept.by} promoted it")
+    if kept and kept.person is not None and not fresh:
+        return Choice(standing, f"the adapter {standing} serves as {kept.person} promoted it")
     if (worth := judge_worth(read_metrics(new))).state == "weak" and not settings.gate.allow_weak_adapter:
         return Choice(standing, f"the adapter {standing} goes on serving; the new one, {new}: {worth.text}")
     found = read_challenge(adapters, identity(new), identity(standing))
@@ -115,11 +120,12 @@ def choose(
 
 
 def _take(adapters: str, adapter: str, why: str, found: Challenge | None = None) -> Choice:
-    promote(adapters, adapter, NIGHTLY, why)
+    _let_serve(adapters, adapter, None, why)
     return Choice(adapter, why, found)
 
 
-def _is_adapter(uri: str) -> bool:
+def is_adapter(uri: str) -> bool:
+    """Whether there is a whole adapter at that place."""
     return open_store(uri).head(RECORD_FILE) is not None
 
 
@@ -129,10 +135,20 @@ def identity(adapter: str) -> str:
         return adapter_id(folder)
 
 
-def read_challenge(adapters: str, new: str, standing: str) -> Challenge | None:
-    """What was found when these two adapters, named by their ids, were compared; None if they were not."""
-    store, key = open_store(adapters), _key(new, standing)
-    if store.head(key) is None:
+def read_challenge(adapters: str, new: str, standing: str | None) -> Challenge | None:
+    """What was found when these two adapters, named by their ids, were compared; None if they were not.
+
+    Without a `standing` one, any that the new one was compared with: it may be in use without ever being chosen.
+    """
+    store = open_store(adapters)
+    if standing is None:
+        found = sorted(
+            info.key for info in store.list(CHALLENGES) if info.key.startswith(_key(new, "")[: -len(".json")])
+        )
+        key = found[-1] if found else ""
+    else:
+        key = _key(new, standing)
+    if not key or store.head(key) is None:
         return None
     try:
         return Challenge.model_validate_json(store.get(key)[0])

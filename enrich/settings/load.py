@@ -10,7 +10,7 @@ from enrich.errors import UsageError
 from enrich.settings.base import Settings
 from enrich.settings.catalog import Columns, FetchSettings
 from enrich.settings.export import ExportSettings
-from enrich.settings.plain_yaml import read_yaml
+from enrich.settings.plain_yaml import line_of, parse_yaml, read_text
 from enrich.settings.run import RunSettings
 from enrich.settings.training import MergeSettings, TrainSettings
 
@@ -39,18 +39,30 @@ def load_settings(cls: type[S], path: str | Path | None = None, command: str | N
     Raises:
         UsageError: the file cannot be read, is not a mapping, or has an unknown key or a value out of range.
     """
-    values = {} if path is None else read_yaml(Path(path))
-    source = "settings" if path is None else f"settings file {path}"
+    text, source = ("", "settings") if path is None else (read_text(Path(path)), f"settings file {path}")
+    values = parse_yaml(text, source)
     if command is not None:
         values = _own_section(values, cls, command, source)
     values.update({name: value for name, value in overrides.items() if value is not None})
+    return check(cls, values, source)
+
+
+def check(cls: type[S], values: dict[str, Any], source: str, text: str = "") -> S:
+    """`values` as settings; an error names `source` and, where `text` is the YAML that the values are from, the line.
+
+    Raises:
+        UsageError: an unknown key, or a value out of range.
+    """
     try:
         return cls.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
+        line = line_of(text, first["loc"]) if text else None
+        source = f"{source}, line {line}" if line else source
         where = ".".join(str(part) for part in first["loc"]) or cls.__name__
         if first["type"] == "extra_forbidden":
-            known = ", ".join(_section(cls, first["loc"][:-1]).model_fields)
+            fields = _section(cls, first["loc"][:-1]).model_fields
+            known = ", ".join(field.alias or name for name, field in fields.items())
             raise UsageError(f"{source}: unknown key {where!r}; known keys: {known}") from error
         raise UsageError(f"{source}: {where}: {first['msg']}; change that value") from error
 

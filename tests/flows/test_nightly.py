@@ -17,16 +17,16 @@ from enrich.pipeline.challenging import Challenge
 from enrich.pipeline.finetuning import Finetuned
 from enrich.pipeline.progress import Progress
 from enrich.scores.contest import Contest, Difference
-from enrich.settings.run import GateSettings, RunSettings
 from enrich.settings.training import TrainSettings
 from enrich.train.recipe import resolve_model
 from flows import nights, tasks
 from flows.nightly import nightly
-from flows.parameters import Retraining, Training
 from tests.testing.catalogs import write_catalog
 from tests.testing.fake_world import FakeWorld
+from tests.testing.forms import text
 from tests.testing.scores import METRICS, SCORES, metrics
 
+ONE_EACH = {"shard_size": 1}
 Made = list[tuple[str, TrainSettings]]  # where each adapter went, and what it was trained with
 
 
@@ -67,8 +67,8 @@ def shop(world: FakeWorld) -> FakeWorld:
 
 
 def night(world: FakeWorld, **parameters: object) -> State[Any]:
-    places = {name: str(world.root / name) for name in ("catalog", "images", "output", "adapters")}
-    return nightly(**places, **parameters, return_state=True)
+    places = {name: world.places[name] for name in ("photos", "output")}
+    return nightly(str(world.root / "catalog"), **places, settings=text(**parameters), return_state=True)
 
 
 def run(world: FakeWorld, **parameters: object) -> None:
@@ -76,7 +76,7 @@ def run(world: FakeWorld, **parameters: object) -> None:
 
 
 def test_the_first_night_fine_tunes_and_enriches(shop: FakeWorld, made: Made) -> None:
-    run(shop, training=Training(max_minutes=5))
+    run(shop, finetune={"max_minutes": 5})
 
     [(out, settings)] = made
     assert Path(out).parent == shop.root / "adapters"
@@ -100,7 +100,7 @@ def test_the_standing_adapter_serves_until_the_catalog_changes(shop: FakeWorld, 
 
 def test_another_base_needs_another_adapter(shop: FakeWorld, made: Made) -> None:
     run(shop)
-    run(shop, model="someone/other-phi3-vision")
+    run(shop, finetune={"model": "someone/other-phi3-vision"})
 
     assert [Path(out).name.rpartition("-")[0] for out, _ in made] == ["phi3v-tiny", "other-phi3-vision"]
 
@@ -126,7 +126,7 @@ def test_a_new_adapter_that_is_worse_does_not_serve_until_a_person_promotes_it(
     (first, _), (second, _) = made
     kept = standing.read_standing(adapters)
     assert kept is not None
-    assert (kept.uri, kept.by) == (first, "nightly")
+    assert (kept.uri, kept.person) == (first, None)
     assert comparisons == [second], "a pair is compared once"
 
     standing.promote(adapters, second, "Ann", "the old labels were wrong")
@@ -134,7 +134,7 @@ def test_a_new_adapter_that_is_worse_does_not_serve_until_a_person_promotes_it(
     run(shop)
     kept = standing.read_standing(adapters)
     assert kept is not None
-    assert (kept.uri, kept.by) == (second, "Ann")
+    assert (kept.uri, kept.person) == (second, "Ann")
 
 
 def keep_what_was_taught(catalog: Path, adapter: Path, settings: TrainSettings) -> None:
@@ -157,13 +157,13 @@ def test_a_catalog_that_changed_a_little_trains_nothing(shop: FakeWorld, made: M
     write_catalog(catalog, *titles, "Silk scarf", "Felt hat", "Silk tie")
     run(shop)
     assert len(made) == 1
-    run(shop, retrain=Retraining(rows=3))
+    run(shop, retrain={"rows": 3})
     assert len(made) == 2
     keep_what_was_taught(catalog, Path(made[1][0]), made[1][1])
     write_catalog(catalog, *titles, "Silk scarf", "Felt hat")
     run(shop)
     assert len(made) == 2
-    run(shop, retrain=Retraining(days=1e-9))
+    run(shop, retrain={"days": 0.000000001})
     assert len(made) == 3
 
 
@@ -197,31 +197,30 @@ def test_the_next_night_publishes_what_a_killed_one_answered_and_asks_for_nothin
     run(shop)
     shop.add_photos("b.jpg", "c.jpg", "d.jpg")
     shop.faults = [None, None, SystemExit()]  # as if its process was killed: nothing is tried again
-    one_each = RunSettings(shard_size=1)
     with pytest.raises(SystemExit):
-        night(shop, settings=one_each)
+        night(shop, run=ONE_EACH)
     output = shop.root / "output"
     assert shop.asked == ["a", "b", "c"]
     assert products_of(output) == ["a"]
     shop.add_photos("e.jpg")
 
-    run(shop, settings=one_each)
+    run(shop, run=ONE_EACH)
 
     assert shop.asked == ["a", "b", "c", "d", "e"]
     assert products_of(output) == ["a", "b", "c", "d", "e"]
     assert len(list(output.glob("runs/*/run.json"))) == 3
 
 
-@pytest.mark.parametrize("change", [{"settings": RunSettings(max_new_tokens=20)}, {"catalog": "another"}])
+@pytest.mark.parametrize("change", [{"run": {"max_new_tokens": 20}}, {"catalog": "another"}])
 def test_what_would_get_other_answers_is_not_taken_over(shop: FakeWorld, made: Made, change: dict[str, Any]) -> None:
     shop.add_photos("b.jpg")
     shop.faults = [None, SystemExit()]
     with pytest.raises(SystemExit):
-        night(shop, settings=RunSettings(shard_size=1))
+        night(shop, run=ONE_EACH)
 
     if "catalog" in change:
         write_catalog(shop.root / "catalog", "Wool coat", "Silk scarf")
-    run(shop, settings=change.get("settings", RunSettings(shard_size=1)))
+    run(shop, run=change.get("run", ONE_EACH))
 
     assert products_of(shop.root / "output") == ["a", "b"]
 
@@ -244,7 +243,7 @@ def test_an_adapter_that_is_no_better_than_guessing_ends_the_night_as_held(shop:
     assert "no better than guessing without a photo: 0.0% of the categories are right" in str(state.message)
     assert shop.asked == ["a"]  # no GPU is spent on a table that nobody may use
     assert len(made) == 1
-    run(shop, settings=RunSettings(gate=GateSettings(allow_weak_adapter=True)))
+    run(shop, run={"gate": {"allow_weak_adapter": True}})
     assert shop.asked == ["a", "b"]
 
 

@@ -121,15 +121,15 @@ def test_one_command_brings_it_up_and_a_run_started_from_the_form_completes(up: 
     nowhere = f"{tmp_path}/none"
 
     with up.client() as api:
-        run = start_run(api, "sample-catalog/sample-catalog", places | {"settings": {"products": 8, "bucket": 4}})
-        failing = start_run(api, "enrich-catalog/enrich-adhoc", {"images": nowhere})
-        refused = start_run(api, "enrich-catalog/enrich-adhoc", {"limit": 0})
+        run = start_run(api, "sample-catalog/sample-catalog", places | {"products": 8, "unlabelled": 4})
+        failing = start_run(api, "enrich-catalog/enrich-adhoc", {"photos": nowhere})
+        refused = start_run(api, "enrich-catalog/enrich-adhoc", {"photos": ""})
 
         assert ended(api, run)["type"] == "COMPLETED"
         assert (tmp_path / "catalog" / "catalog.csv").is_file()
         assert ended(api, failing)["message"].endswith(f"UsageError: {nowhere}: no such directory; check the path")
         assert refused.status_code == 409
-        assert "Validation failed for field 'limit'" in refused.json()["detail"]
+        assert "Validation failed for field 'photos'" in refused.json()["detail"]
 
 
 @pytest.mark.parametrize("host", [None, "evil.example"])  # a name that was made to point here (DNS rebinding)

@@ -13,7 +13,7 @@ def held(live: Live, shop: Shop) -> str:
     """A run that ended as held, and the flow run that asks about it."""
     run = live.run("enrich-catalog/enrich-adhoc", **shop.parameters(gate=True))
     state = live.ended(run)
-    assert (state["type"], state["name"]) == ("COMPLETED", "Held"), state
+    assert (state["type"], state["name"]) == ("CANCELLED", "Held"), state
     assert not (shop.output / "products.parquet").exists()
 
     def asking() -> Any:
@@ -35,8 +35,10 @@ def test_an_approved_run_is_published(live: Live, shop: Shop) -> None:
     run = held(live, shop)
     keyset = live.state(run)["state_details"]["run_input_keyset"]
     description = live.call("GET", f"/flow_runs/{run}/input/{keyset['description']}")
-    assert "| max_failed | 0.2 | **" in description
-    assert "failed with" in description
+    assert "| Share of failed products | 0.2 | **" in description
+    assert "| and 11 more products | |" in description  # 21 failed
+    assert "malformed" in description
+    assert f"{shop.output}/runs/".replace("_", r"\_") in description.replace("\\/", "/")
 
     refused = answer(live, run, decision="perhaps")
     assert refused["status"] == "REJECT"

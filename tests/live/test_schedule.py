@@ -42,11 +42,9 @@ def test_a_night_that_its_schedule_started_completes(live: Live, shop: Shop) -> 
     make_sample(str(catalog), SampleSettings(products=4, bucket=1))
     standing = find_adapter(str(catalog), str(adapters), TrainSettings(model=TINY_MODEL))
     write_random_adapter(adapters / standing.uri.rpartition("/")[2], TINY_MODEL_PATH, num_crops=1)
-    places = shop.parameters()
-    parameters = {
-        "catalog": str(catalog), "adapters": str(adapters), "model": TINY_MODEL, "images": places["images"],
-        "output": places["output"], "limit": 3, "settings": places["settings"],
-    }  # fmt: skip
+    chosen = {"products at most": 3, "finetune": {"model": TINY_MODEL}}
+    parameters = {"catalog": str(catalog), **shop.parameters(**chosen)}
+    del parameters["adapter"]
     nightly = live.call("GET", "/deployments/name/nightly/nightly")
     soon = (datetime.now(UTC) + timedelta(seconds=75)).astimezone(BERLIN)
     cron = {"cron": f"{soon.minute} {soon.hour} {soon.day} {soon.month} *", "timezone": "Europe/Berlin"}

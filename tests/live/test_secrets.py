@@ -57,10 +57,11 @@ def test_a_secret_is_found_nowhere(live: Live, shop: Shop, s3_server: S3Server, 
             "AWS_DEFAULT_REGION": "us-east-1",
         },
     )
-    parameters = shop.parameters() | {"images": "s3://planted/photos", "output": "s3://planted/output", "limit": 4}
+    parameters = shop.parameters(**{"products at most": 4})
+    parameters |= {"photos": "s3://planted/photos", "output": "s3://planted/output"}
 
     run = live.run("enrich-catalog/enrich-adhoc", **parameters)
-    failing = live.run("enrich-catalog/enrich-adhoc", **parameters | {"images": "s3://not-there/photos"})
+    failing = live.run("enrich-catalog/enrich-adhoc", **parameters | {"photos": "s3://not-there/photos"})
 
     assert live.ended(run)["name"] == "Completed"
     state = live.ended(failing)

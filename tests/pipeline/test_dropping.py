@@ -18,7 +18,7 @@ from enrich.pipeline.scoring import products_to_score
 from enrich.settings.catalog import SampleSettings
 from enrich.settings.training import TrainSettings
 from enrich.train.record import Dropped
-from flows.parameters import Training
+from flows.parameters import FINETUNE, LOOKING, FinetuneSettings, read_text
 from sample.make import make_sample
 from tests.testing.cli import RunCli
 
@@ -189,5 +189,5 @@ def test_the_command_has_a_flag_for_it(catalog: Path, tmp_path: Path, flag: bool
 
 
 def test_the_form_of_the_flows_has_it_too() -> None:
-    assert Training(allow_dropped=True).settings("phi3v-tiny").allow_dropped
-    assert not Training().settings("phi3v-tiny").allow_dropped
+    assert read_text(FinetuneSettings, "finetune: {allow_dropped: true}", "finetune", LOOKING).finetune.allow_dropped
+    assert not read_text(FinetuneSettings, FINETUNE, "finetune", LOOKING).finetune.allow_dropped

@@ -8,7 +8,7 @@ import pytest
 from enrich.errors import RunFailed, UsageError
 from enrich.pipeline import standing
 from enrich.pipeline.challenging import Challenge
-from enrich.pipeline.standing import NIGHTLY, choose, identity, promote, read_standing
+from enrich.pipeline.standing import choose, identity, promote, read_standing
 from enrich.scores.contest import Contest, Difference
 from enrich.settings.run import RunSettings
 from enrich.storage import open_store
@@ -55,7 +55,7 @@ def test_the_first_adapter_serves_and_a_better_one_follows(adapters: str, compar
     assert choose("c", adapters, second, SETTINGS, fresh=True).uri == second
     kept = read_standing(adapters)
     assert kept is not None
-    assert (kept.uri, kept.adapter, kept.by) == (second, identity(second), NIGHTLY)
+    assert (kept.uri, kept.adapter, kept.person) == (second, identity(second), None)
     assert "is at least as good as" in kept.why
 
 
@@ -117,6 +117,22 @@ def test_a_standing_adapter_that_is_gone_makes_room(adapters: str, compared: lis
 def test_what_is_no_adapter_is_not_promoted(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"adapter .*nothing: there is none; name one that `enrich finetune` wrote"):
         promote(str(tmp_path), str(tmp_path / "nothing"), "Ann", "")
+
+
+def test_a_person_by_the_name_of_a_flow_is_a_person(adapters: str, compared: list[tuple[str, str]]) -> None:
+    older, newer = made(adapters, "a"), made(adapters, "b")
+    choose("c", adapters, newer, SETTINGS, fresh=True)
+    promote(adapters, older, "nightly", "")
+
+    kept = read_standing(adapters)
+    assert kept is not None
+    assert kept.person == "nightly"
+    assert choose("c", adapters, newer, SETTINGS, fresh=False).uri == older
+
+
+def test_somebody_decides(adapters: str) -> None:
+    with pytest.raises(UsageError, match="nobody is named who decides; say who with --by"):
+        promote(adapters, made(adapters, "a"), " ", "")
 
 
 def test_a_damaged_choice_says_how_to_choose_again(tmp_path: Path) -> None:

@@ -37,7 +37,11 @@ class FakeWorld:
     @property
     def places(self) -> dict[str, Any]:
         """What a flow is called with."""
-        return {name: str(self.root / name) for name in ("images", "adapter", "output")}
+        return {
+            "photos": str(self.root / "images"),
+            "adapter": str(self.root / "adapter"),
+            "output": str(self.root / "output"),
+        }
 
     def add_photos(self, *names: str) -> None:
         for name in names:

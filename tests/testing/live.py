@@ -14,6 +14,8 @@ from uuid import uuid4
 import httpx
 from prefect.client.base import PrefectHttpxSyncClient
 
+from tests.testing.forms import text
+
 ROOT = Path(__file__).parents[2]
 # The server's `prefect`, if it is not that of the workers: ENRICH_LIVE_SERVER=/opt/server/bin/prefect make test-live
 SERVER = os.environ.get("ENRICH_LIVE_SERVER")
@@ -165,10 +167,10 @@ class Shop:
         return replace(self, adapter=self.adapter.with_name("speaking"))
 
     def parameters(self, *, gate: bool = False, runner: str = "inline", **more: Any) -> Json:
-        """For enrich-adhoc; answers of random weights are noise, so the gate would hold back every run."""
-        settings = {
+        """For enrich-adhoc, `more` in its text. Random weights answer noise: the gate would hold back any run."""
+        run = {
             "shard_size": 2, "engine": "transformers", "batch_size": 2, "decode_processes": 1, "runner": runner,
             "max_new_tokens": 64 if self.adapter.name == "speaking" else 16, "gate": {"enabled": gate, "min_rows": 1},
         }  # fmt: skip
-        places = {"images": str(self.images), "adapter": str(self.adapter), "output": str(self.output)}
-        return {**places, "settings": settings, **more}
+        places = {"photos": str(self.images), "adapter": str(self.adapter), "output": str(self.output)}
+        return {**places, "settings": text(run=run, **more)}
