@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 def _one_line(record: logging.LogRecord) -> bool:
     """Errors that a user can act on are one line in the logs of runs; unforeseen ones keep their traceback. That a run
-    is held, which Prefect logs as an exception of the engine, is no error."""
+    is held is not an error, though Prefect logs an exception of the engine."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, EnrichError):
         record.exc_info = None

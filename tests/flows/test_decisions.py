@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.schemas.objects import State
 from prefect.input import RunInput
 
 from enrich.pipeline.challenging import Challenge
@@ -35,6 +36,12 @@ class Answered:
         return self.answer
 
 
+def ended(run: Any) -> State[Any]:
+    """The state of a flow that was called with `return_state`."""
+    state: State[Any] = asyncio.run(run)
+    return state
+
+
 def plain(markdown: str) -> str:
     """Without what escapes it."""
     return re.sub(r"\\(.)", r"\1", markdown)
@@ -59,7 +66,7 @@ def adapters(prefect_server: None, tmp_path: Path) -> Path:
 def decide(monkeypatch: pytest.MonkeyPatch, adapters: Path, answer: RunInput | None) -> tuple[Any, str]:
     person = Answered(answer)
     monkeypatch.setattr(promotion, "ask", person)
-    state = asyncio.run(promote_adapter(str(adapters), f"{adapters}/newer", return_state=True))
+    state = ended(promote_adapter(str(adapters), f"{adapters}/newer", return_state=True))
     return state, plain(person.shown)
 
 
@@ -119,7 +126,7 @@ def test_the_form_of_a_held_run_names_ten_that_failed_and_the_report(
     person = Answered(Decision(decision="approve"))
     monkeypatch.setattr(release, "ask", person)
 
-    state = asyncio.run(release_held(f"{world.root}/output", return_state=True))
+    state = ended(release_held(f"{world.root}/output", return_state=True))
 
     assert state.name == "Released"
     shown = plain(person.shown)
