@@ -11,7 +11,7 @@ from pydantic import Field
 from enrich.errors import UsageError
 from enrich.pipeline.adapter_cache import read_metrics
 from enrich.pipeline.standing import identity, is_adapter, promote, read_challenge, read_standing
-from flows.artifacts import show_challenge
+from flows import tasks
 from flows.decisions import ask, render_promotion
 from flows.parameters import Adapters, Candidate, Hours
 
@@ -43,7 +43,7 @@ async def promote_adapter(adapters: Adapters, adapter: Candidate, hours: Hours =
         return Completed(message=f"the adapter {adapter} serves already; there is nothing to decide")
     found = read_challenge(adapters, identity(adapter), standing.adapter if standing else None)
     if found:
-        show_challenge(found, found.text)
+        tasks.show_comparison(found, found.text)
     scores = {"new": read_metrics(adapter), "standing": read_metrics(standing.uri) if standing else None}
     answer = await ask(Promotion, render_promotion(adapter, standing, found, scores), hours, identity(adapter))
     stays = f"the adapter {standing.uri} goes on serving" if standing else "nothing changes"

@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.concurrency.sync import concurrency
 from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import CancelledRun, ObjectNotFound
 from prefect.settings import PREFECT_LOGGING_EXTRA_LOGGERS
 from prefect.tasks import Task, exponential_backoff
 
@@ -21,6 +21,7 @@ from enrich.errors import EnrichError, ParityFailed, UsageError
 from enrich.output.run_record import RunRecord
 from enrich.pipeline import adapter_cache
 from enrich.pipeline.adapter_cache import Retrain
+from enrich.pipeline.challenging import Challenge
 from enrich.pipeline.finetuning import Finetuned, finetune
 from enrich.pipeline.progress import Progress, logged
 from enrich.pipeline.releasing import publish_held
@@ -48,13 +49,15 @@ if TYPE_CHECKING:
 
 
 def _one_line(record: logging.LogRecord) -> bool:
-    """Errors that a user can act on are one line in the logs of runs; unforeseen ones keep their traceback."""
-    if record.exc_info and isinstance(record.exc_info[1], EnrichError):
+    """Errors that a user can act on are one line in the logs of runs; unforeseen ones keep their traceback. That a run
+    is held is not an error, though Prefect logs an exception of the engine."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, EnrichError):
         record.exc_info = None
-    return True
+    return not isinstance(error, CancelledRun)
 
 
-for _name in ("prefect.flow_runs", "prefect.task_runs"):
+for _name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
     logging.getLogger(_name).addFilter(_one_line)
 if "enrich" in PREFECT_LOGGING_EXTRA_LOGGERS.value():  # its lines go to the UI; Prefect sets no level
     logging.getLogger("enrich").setLevel(logging.INFO)
@@ -218,6 +221,12 @@ def release(output: str, run_id: str) -> RunRecord:
 def report(record: RunRecord, output: str, settings: RunSettings) -> None:
     """The artifacts `enrichment`, `counts`, `contact-sheet` and `report`."""
     show_run(record, output, settings)
+
+
+@task(name="show comparison", task_run_name="show comparison", timeout_seconds=QUICK, **RETRIED)
+def show_comparison(found: Challenge, why: str) -> None:
+    """The artifact `comparison`."""
+    show_challenge(found, why)
 
 
 @task(name="ask", task_run_name="ask", timeout_seconds=QUICK, **RETRIED)

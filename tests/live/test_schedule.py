@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -42,8 +43,8 @@ def test_a_night_that_its_schedule_started_completes(live: Live, shop: Shop) -> 
     make_sample(str(catalog), SampleSettings(products=4, bucket=1))
     standing = find_adapter(str(catalog), str(adapters), TrainSettings(model=TINY_MODEL))
     write_random_adapter(adapters / standing.uri.rpartition("/")[2], TINY_MODEL_PATH, num_crops=1)
-    chosen = {"products at most": 3, "finetune": {"model": TINY_MODEL}}
-    parameters = {"catalog": str(catalog), **shop.parameters(**chosen)}
+    more: dict[str, Any] = {"products at most": 3, "finetune": {"model": TINY_MODEL}}
+    parameters = {"catalog": str(catalog), **shop.parameters(**more)}
     del parameters["adapter"]
     nightly = live.call("GET", "/deployments/name/nightly/nightly")
     soon = (datetime.now(UTC) + timedelta(seconds=75)).astimezone(BERLIN)

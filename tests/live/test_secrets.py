@@ -3,6 +3,7 @@
 import re
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -57,7 +58,8 @@ def test_a_secret_is_found_nowhere(live: Live, shop: Shop, s3_server: S3Server, 
             "AWS_DEFAULT_REGION": "us-east-1",
         },
     )
-    parameters = shop.parameters(**{"products at most": 4})
+    more: dict[str, Any] = {"products at most": 4}
+    parameters = shop.parameters(**more)
     parameters |= {"photos": "s3://planted/photos", "output": "s3://planted/output"}
 
     run = live.run("enrich-catalog/enrich-adhoc", **parameters)

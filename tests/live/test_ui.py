@@ -34,12 +34,10 @@ class Screen:
         found.wait_for(timeout=seconds * SECOND)
         found.scroll_into_view_if_needed()
 
-    def field(self, title: str) -> Locator:
-        """The control that follows a title of the form."""
-        after = (
-            f'xpath=//*[normalize-space(text())="{title} (Optional)"]/following::*[self::textarea or self::input][1]'
-        )
-        return self.page.locator(after).first
+    def field(self, label: str) -> Locator:
+        """The control that follows a label of the form, of which `label` is the beginning."""
+        labelled = f'//*[starts-with(normalize-space(text()), "{label}:")]'
+        return self.page.locator(f"xpath={labelled}/following::*[self::textarea or self::input][1]").first
 
     def press(self, name: str) -> None:
         self.page.get_by_role("button", name=name, exact=True).first.click()
@@ -57,7 +55,7 @@ def screen(live: Live) -> Iterator[Screen]:
     with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=found, args=QUIET)
         context = browser.new_context(
-            viewport={"width": 1300, "height": 1000}, http_credentials=None, timezone_id="Europe/Berlin"
+            viewport={"width": 1440, "height": 1000}, http_credentials=None, timezone_id="Europe/Berlin"
         )
         url = f"http://127.0.0.1:{live.port}"
         # What the UI keeps once a person signed in.
@@ -88,6 +86,43 @@ def submit(screen: Screen, then: re.Pattern[str]) -> None:
     assert [status for status in answers if status != 503] == [201]
 
 
+ADHOC, NIGHTLY, FINETUNE = "enrich-catalog/enrich-adhoc", "nightly/nightly", "finetune-adapter/finetune-adapter"
+
+
+@pytest.mark.parametrize(
+    ("deployment", "labels", "text", "told"),
+    [
+        (ADHOC, ("Photos", "Adapter", "Output"), "run:\n  shard_size: 0", "line 2: run.shard_size: "),
+        (NIGHTLY, ("Catalog", "Photos", "Output"), "until when: tomorrow", "line 1: until when: "),
+        (FINETUNE, ("Catalog", "Adapter"), "quality or speed: best", "line 1: quality or speed: "),
+    ],
+)
+def test_a_form_is_one_screen_and_says_what_is_wrong_with_it(
+    live: Live, shop: Shop, screen: Screen, deployment: str, labels: tuple[str, ...], text: str, told: str
+) -> None:
+    found = live.call("GET", f"/deployments/name/{deployment}")["id"]
+    screen.open(f"/deployments/deployment/{found}/run")
+    screen.sees(f"{labels[0]}:")
+    button = screen.page.get_by_role("button", name="Submit", exact=True).first
+    screen.shot(f"form-{deployment.partition('/')[2]}")
+    box = button.bounding_box()
+    assert box is not None
+    assert box["y"] + box["height"] <= 1000
+    assert not [name for name in (*labels, "Settings") if not screen.field(name).is_visible()]
+
+    screen.field(labels[0]).fill("")
+    button.click()
+    screen.sees(f"'{labels[0].lower()}' is a required property")  # below the field, and nothing was started
+    screen.shot("missing")
+    for label in labels:
+        screen.field(label).fill(f"{shop.output}-{label}")
+    screen.field("Settings").fill(text)
+    submit(screen, re.compile(f"/deployments/deployment/{found}$"))
+
+    [run] = live.call("POST", "/flow_runs/filter", {"deployments": {"id": {"any_": [found]}}, "limit": 1})
+    assert f"UsageError: Settings, {told}" in live.ended(run["id"])["message"]
+
+
 def test_a_run_from_the_form_to_its_artifacts(live: Live, shop: Shop, screen: Screen) -> None:
     adhoc = live.call("GET", "/deployments/name/enrich-catalog/enrich-adhoc")["id"]
     screen.open("/deployments")
@@ -95,20 +130,13 @@ def test_a_run_from_the_form_to_its_artifacts(live: Live, shop: Shop, screen: Sc
     screen.page.get_by_text("At 04:00 AM").first.wait_for(state="attached", timeout=60 * SECOND)
     screen.shot("deployments")
     screen.open(f"/deployments/deployment/{adhoc}/run")
-    screen.sees("Product photos: a directory or s3://bucket/prefix.")
+    screen.sees("Photos: a directory or s3://bucket/prefix")
+
+    given = shop.speaking.parameters()
+    for label in ("Photos", "Adapter", "Output"):
+        screen.field(label).fill(given[label.lower()])
+    screen.field("Settings").fill(given["settings"])
     screen.shot("form")
-
-    screen.field("Photos").fill(str(shop.images))
-    screen.field("Adapter").fill(str(shop.speaking.adapter))
-    screen.field("Output").fill(str(shop.output))
-    screen.field("Products in a shard").fill("0")
-    screen.press("Submit")
-    screen.sees("0 is less than the minimum of 1")
-    screen.shot("invalid")
-    screen.page.get_by_text("0 is less than the minimum of 1").first.wait_for(state="hidden")  # it covers the button
-    assert not runs_into(live, shop)
-
-    screen.field("Products in a shard").fill("8")
     submit(screen, re.compile(f"/deployments/deployment/{adhoc}$"))
     [run] = runs_into(live, shop)
     screen.open(f"/runs/flow-run/{run}")
@@ -133,11 +161,19 @@ def test_a_run_from_the_form_to_its_artifacts(live: Live, shop: Shop, screen: Sc
 def test_a_held_run_is_decided_on_in_the_ui(live: Live, shop: Shop, screen: Screen) -> None:
     run = live.run("enrich-catalog/enrich-adhoc", **shop.parameters(gate=True))
     assert live.ended(run)["name"] == "Held"
+    screen.open(f"/runs/flow-run/{run}")
+    badge = screen.page.locator(".state-badge", has_text="Held").first
+    badge.wait_for(timeout=60 * SECOND)
+    colour = badge.evaluate("tag => getComputedStyle(tag).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)")
+    assert max(colour) - min(colour) < 16, f"grey, neither done nor broken: {colour}"
+    screen.shot("held")
     [asked] = wait_for("the question", lambda: runs_into(live, shop, "release-held"))
     live.reached(asked, "Paused")
 
     screen.open(f"/runs/flow-run/{asked}")
     screen.sees("Paused", exact=True)
     screen.press("Resume")
-    screen.sees("max_failed")
+    screen.sees("Share of failed products")
+    screen.sees("report.html")
+    screen.sees("and 11 more products")
     screen.shot("decision")
