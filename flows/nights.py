@@ -7,7 +7,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext
-from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
+from prefect.events.filters import EventFilter
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
 PUBLISHERS = "enrich-publish"  # a limit of the server, made by deployments/apply.py
@@ -61,9 +61,11 @@ def still_at_work() -> str | None:
 
 def heard_of(client: SyncPrefectClient, run: UUID, within: timedelta) -> bool:
     """Whether the process of a flow run has sent a heartbeat in that time."""
-    beats = EventFilter(
-        occurred=EventOccurredFilter(since=datetime.now(UTC) - within),
-        event=EventNameFilter(name=["prefect.flow-run.heartbeat"]),
-        resource=EventResourceFilter(id=[f"prefect.flow-run.{run}"]),
+    beats = EventFilter.model_validate(
+        {
+            "occurred": {"since": datetime.now(UTC) - within},
+            "event": {"name": ["prefect.flow-run.heartbeat"]},
+            "resource": {"id": [f"prefect.flow-run.{run}"]},
+        }
     )
     return bool(client.read_events(beats, limit=1).events)

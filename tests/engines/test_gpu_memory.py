@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -89,7 +90,7 @@ def test_the_processes_are_named_in_the_error_the_largest_first(gpu: SimpleNames
     )
     log = "ValueError: Free memory on device (24.1/139.8 GiB) on startup is less than desired GPU memory utilization"
 
-    error = start_failure(RuntimeError("it ended"), log, {"gpu_memory_utilization": 0.9}, gpu)
+    error = start_failure(RuntimeError("it ended"), log, {"gpu_memory_utilization": 0.9}, Path("log"))
 
     assert isinstance(error, UsageError)
     name = psutil.Process().name()

@@ -43,9 +43,10 @@ def test_a_leaked_slot_keeps_no_run_from_publishing_and_the_doctor_frees_it(live
 def test_the_doctor_names_what_keeps_nights_from_starting(live: Live, shop: Shop) -> None:
     live.kill_worker("cpu")
     live.call("PATCH", "/work_pools/gpu", {"is_paused": True})
-    late = live.run("release-held/release-held", output=str(shop.output))
-    then = (datetime.now(UTC) - timedelta(hours=3)).isoformat()
-    live.call("POST", f"/flow_runs/{late}/set_state", {"state": late_since(then), "force": True})
+    asks = live.call("GET", "/deployments/name/release-held/release-held")
+    then = {"scheduled_time": (datetime.now(UTC) - timedelta(hours=3)).isoformat()}
+    body = {"parameters": {"output": str(shop.output)}, "state": {"type": "SCHEDULED", "state_details": then}}
+    late = live.call("POST", f"/deployments/{asks['id']}/create_flow_run", body)["id"]
     try:
         code, told = live.doctor()
     finally:
@@ -59,10 +60,6 @@ def test_the_doctor_names_what_keeps_nights_from_starting(live: Live, shop: Shop
     assert "Prefect server: http://127.0.0.1:" in told
     assert "schedule of nightly: next at " in told
     assert "automations: 3 on" in told
-
-
-def late_since(then: str) -> dict[str, object]:
-    return {"type": "SCHEDULED", "name": "Late", "state_details": {"scheduled_time": then}}
 
 
 def test_after_a_missed_week_one_night_does_the_work(live: Live, shop: Shop) -> None:

@@ -59,7 +59,7 @@ def test_a_run_completes_and_shows_what_it_did(live: Live, shop: Shop) -> None:
         "the lines of the last shard", lambda: (text := live.logs(run)) and "shard=10 products=1" in text and text
     )
     assert f"run={run_id} shard=0 products=2 failed=" in logs
-    assert f'run={run_id} shard=10 key="page.jpg" error_kind=not_an_image attempt=1' in logs
+    assert f'run={run_id} shard=10 product_id="page" error_kind=not_an_image attempt=1' in logs
 
 
 @pytest.mark.parametrize("runner", ["inline", "ray"])

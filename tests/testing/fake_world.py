@@ -29,7 +29,7 @@ class FakeWorld:
     """A bucket, an adapter and an output on the local disk; `faults` are what befalls the engine, photo by photo."""
 
     root: Path
-    faults: list[Exception | None] = field(default_factory=list)
+    faults: list[BaseException | None] = field(default_factory=list)
     sessions: int = 0
     asked: list[str] = field(default_factory=list)  # products that reached the engine
     clock: EngineClock = field(default_factory=EngineClock)
