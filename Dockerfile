@@ -27,8 +27,8 @@ HEALTHCHECK --interval=30s --timeout=10s --start-period=120s --retries=3 CMD \
 # Dependencies first and the package after them: a change of code makes, and pushes, a layer of some 20 MB.
 FROM worker AS dependencies
 RUN python -m venv /opt/venv && pip install --no-cache-dir --upgrade pip
-COPY pyproject.toml constraints.txt README.md LICENSE /src/
-RUN cd /src && mkdir enrich flows sample && touch enrich/__init__.py flows/__init__.py sample/__init__.py
+COPY pyproject.toml constraints.txt /src/
+RUN cd /src && mkdir enrich flows sample && touch README.md LICENSE enrich/__init__.py flows/__init__.py sample/__init__.py
 
 FROM dependencies AS cpu
 # An index with CPU builds of torch saves 4 GB of CUDA libraries; without it the usual builds are installed.

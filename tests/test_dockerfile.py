@@ -18,7 +18,7 @@ def test_what_is_copied_and_installed_is_there_and_let_through_and_nothing_else(
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = {name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]}
 
-    assert copied | packages == let_through
+    assert copied | packages | {project["project"]["readme"], *project["project"]["license-files"]} == let_through
     for source in let_through:
         assert (ROOT / source).exists(), source
 
@@ -63,7 +63,7 @@ def test_a_change_of_code_makes_no_layer_of_dependencies(target: str) -> None:
     dependencies = max(n for n, (word, rest) in enumerate(steps) if "--constraint constraints.txt" in rest)
     before = {source for word, rest in steps[:dependencies] if word == "COPY" for source in rest.split()[:-1]}
 
-    assert before == {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
+    assert before == {"pyproject.toml", "constraints.txt"}
     assert not any("type=bind" in rest for _, rest in steps[: dependencies + 1])
 
 

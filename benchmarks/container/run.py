@@ -13,10 +13,11 @@ import shutil
 import subprocess
 import time
 from collections.abc import Sequence
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import ROOT, record
+from benchmarks.results import PACKAGES, ROOT, record
 
 BASE = "localhost/python:3.11-debian-bookworm"
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
@@ -56,6 +57,7 @@ def main() -> None:
     left = sorted(path.name for path in data.iterdir())
     record("container", {
         f"Target {arguments.target}, size": _sizes(image, venv),
+        "Versions in it": _versions(venv),
         "Largest packages": _packages(venv),
         "Steps; in the image as user 10001, without capabilities, root read-only": steps,
         "Written below /data": [{"names": ", ".join(left)}],
@@ -96,6 +98,13 @@ def _sizes(image: str, venv: Path) -> list[dict[str, Any]]:
         {"part": "Debian, Python, fonts, compiler", "MB": int(layers or 0) // 10**6},
         {"part": "/opt/venv", "MB": _megabytes(venv)},
     ]
+
+
+def _versions(venv: Path) -> list[dict[str, Any]]:
+    """What the image has; the record's own versions are of the Python that runs this."""
+    [packages] = venv.glob("lib/python3*/site-packages")
+    found = {each.name: each.version for each in distributions(path=[str(packages)])}
+    return [{"package": name, "version": found[name]} for name in PACKAGES if name in found]
 
 
 def _packages(venv: Path) -> list[dict[str, Any]]:
