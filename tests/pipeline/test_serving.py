@@ -27,7 +27,7 @@ SECRET = "do-not-show"
 
 
 def fill(output: Store) -> None:
-    """Two finished runs with reports, one that was held, one that is not finished, and files that are no pages."""
+    """Two finished runs with reports, one that was held, one that is not finished, and files that are not pages."""
     for number, state in enumerate(("published", "held")):
         run = enrich_night(output, make_run(f"night-{number}", 60 * number, fingerprint=f"f{number}"), listing("a.jpg"))
         finish(output, run, 60 * number, state)
