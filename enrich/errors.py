@@ -3,6 +3,7 @@
 import copy
 import errno
 import re
+import shlex
 from typing import TypeVar
 
 from enrich.vocabulary import ErrorKind
@@ -32,6 +33,11 @@ def one_line(text: str) -> str:
     """`text` as it may be shown: one line without secrets, without what steers a terminal, and valid Unicode."""
     line = re.sub(r"\s*[\x00-\x1f\x7f-\x9f\u2028\u2029]+\s*", " ", text).strip()
     return redact(line).encode("utf-8", "backslashreplace").decode()
+
+
+def shell(word: str) -> str:
+    """A word of a command in a message, on one line and quoted where a shell would not take it as it is."""
+    return shlex.quote(one_line(word))
 
 
 class EnrichError(Exception):

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
-from enrich.errors import RunFailed
+from enrich.errors import RunFailed, shell
 from enrich.output import parquet
 from enrich.output.photos_etag import photos_etags
 from enrich.output.run_record import PublishedRun, RunInfo, RunMark, RunStats
@@ -184,7 +184,7 @@ def _header(metadata: Mapping[str, str], output: Store) -> tuple[Mapping[str, Pu
 
 def how_to_rebuild(output: Store) -> str:
     """What a user can do about a table that cannot be used."""
-    return f"make it anew from history with `enrich rebuild --output {output.uri}`"
+    return f"make it anew from history with `enrich rebuild --output {shell(output.uri)}`"
 
 
 def write_products(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
-from enrich.errors import RunFailed
+from enrich.errors import RunFailed, shell
 from enrich.output.listing import Listing, fetch_listing
 from enrich.output.products import (
     PRODUCTS_KEY,
@@ -86,7 +86,9 @@ def publish(
     Raises:
         RunFailed: other publishers were faster ATTEMPTS times, or a file is missing or not ours.
     """
-    again = f"history has the run's rows: repeat with `enrich publish --output {output.uri} --run-id {run.run_id}`"
+    again = (
+        f"history has the run's rows: repeat with `enrich publish --output {shell(output.uri)} --run-id {run.run_id}`"
+    )
     with scratch() as folder:
         return _swap(output, [rows or fetch_run(output, run, folder)], folder, gate, again, first=products)
 

@@ -12,9 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from enrich.answers.amount import digits, money
 from enrich.answers.plain_text import excerpt
 from enrich.answers.prompt import Prompt
+from enrich.errors import shell
 from enrich.pages.attributes import attribute_scores, attribute_summary, attribute_text, spoken
 from enrich.pages.han import han_language
-from enrich.pages.units import amount, describe_bottleneck, duration, shell, wrapped
+from enrich.pages.units import amount, describe_bottleneck, duration, wrapped
 from enrich.photos.thumbnail import thumbnails
 from enrich.scores.metrics import Scores
 from enrich.settings.photos import PhotoLimits

@@ -1,13 +1,11 @@
 """Numbers, places and commands for people."""
 
 import math
-import shlex
 from collections.abc import Mapping
 from typing import Any
 from unicodedata import east_asian_width
 
 from enrich.answers.amount import decimals
-from enrich.errors import one_line
 from enrich.output.run_record import TOO_SHORT
 
 
@@ -19,11 +17,6 @@ def amount(value: float, currency: str | None = None, like: float | None = None)
     """
     whole = float(value if like is None else like).is_integer()
     return f"{value:,.{0 if whole else decimals(currency)}f}"
-
-
-def shell(word: str) -> str:
-    """A word of a command on one line, quoted where a shell would not take it as it is."""
-    return shlex.quote(one_line(word))
 
 
 def wrapped(text: str, columns: int) -> list[str]:

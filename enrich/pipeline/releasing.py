@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from enrich.errors import UsageError
+from enrich.errors import UsageError, shell
 from enrich.output.history import fetch_rows
 from enrich.output.publish import publish, refold
 from enrich.output.run_record import Finding, RunRecord, read_records, write_run_record
@@ -55,7 +55,7 @@ def roll_back(output: str, run_id: str, settings: RunSettings = _SETTINGS) -> li
     kept = [found for found in reversed(published) if found.run.mark <= record.run.mark]
     for found in kept:
         _refuse_retired(found)
-    command = f"enrich rollback --output {target.uri} --run-id {run_id}"
+    command = f"enrich rollback --output {shell(target.uri)} --run-id {run_id}"
     refold(target, [found.run for found in kept], settings.gate, again=command)
     finding = Finding(ROLLED_BACK, 1.0, 0.0, f"rolled back to run {run_id}")
     held = [
@@ -80,7 +80,7 @@ def rebuild(output: str, settings: RunSettings = _SETTINGS) -> tuple[int, int]:
     runs = published_runs(target, read_records(target))
     if not runs:
         raise UsageError(f"output {target.uri}: no published run there to make products.parquet from")
-    done = refold(target, runs, settings.gate, again=f"enrich rebuild --output {target.uri}")
+    done = refold(target, runs, settings.gate, again=f"enrich rebuild --output {shell(target.uri)}")
     follow(target, None, "rebuild")
     return done.rows, len(runs)
 

@@ -155,14 +155,19 @@ def test_cents_of_yen_are_refused_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "like", "shown"),
+    ("value", "currency", "like", "shown"),
     [
-        (0.79, None, "0.79"),
-        (1290.0, None, "1,290"),
-        (0.612, 0.79, "0.61"),
-        (103.7, 129.0, "104"),
-        (12.5, None, "12.50"),
+        (0.79, None, None, "0.79"),
+        (1290.0, "EUR", None, "1,290"),
+        (0.612, "EUR", 0.79, "0.61"),
+        (103.7, "EUR", 129.0, "104"),
+        (12.5, None, None, "12.50"),
+        (1234.5, "JPY", None, "1,234"),
+        (1234.5, "JPY", 1200.5, "1,234"),
+        (1.2345, "KWD", None, "1.234"),
     ],
 )
-def test_amounts_are_shown_with_the_decimals_of_their_price(value: float, like: float | None, shown: str) -> None:
-    assert amount(value, like) == shown
+def test_amounts_are_shown_with_the_decimals_of_their_price_and_currency(
+    value: float, currency: str | None, like: float | None, shown: str
+) -> None:
+    assert amount(value, currency, like) == shown

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, TimeoutError, sync_playwright
 
+from enrich.cli.runs import DEFAULT_PORT
+from enrich.pipeline.serving import PageServer
+from enrich.pipeline.site import Site
+from enrich.storage import open_store
+from tests.testing.geometry import faults
 from tests.testing.live import PASSWORD, ROOT, Live, Shop, wait_for
 
 pytestmark = [pytest.mark.ui, pytest.mark.timeout(900)]
@@ -156,6 +162,17 @@ def test_a_run_from_the_form_to_its_artifacts(live: Live, shop: Shop, screen: Sc
     screen.open(f"/artifacts/artifact/{artifacts['contact-sheet']['id']}")
     screen.page.locator("img[alt=photo]").first.wait_for(timeout=60 * SECOND)
     screen.shot("contact-sheet")
+    for key, text in (("enrichment", "bottleneck"), ("counts", "not_an_image"), ("contact-sheet", "to review"),
+                      ("report", "Report of the run")):  # fmt: skip
+        screen.open(f"/artifacts/artifact/{artifacts[key]['id']}")
+        screen.sees(text)
+        assert faults(screen.page, (1300, 1920)) == {}, key
+    with PageServer(Site(open_store(str(shop.output))), "127.0.0.1", DEFAULT_PORT) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        screen.page.get_by_role("link", name="Report of the run").click()
+        screen.page.get_by_text("Where the time went").wait_for(timeout=60 * SECOND)
+        screen.shot("report-of-the-run")
+        server.shutdown()
 
 
 def test_a_held_run_is_decided_on_in_the_ui(live: Live, shop: Shop, screen: Screen) -> None:

@@ -1,5 +1,6 @@
 """Every query of docs/queries.md is run as it stands, on an output before, while and after its history is packed."""
 
+import json
 import re
 import shutil
 from datetime import timedelta
@@ -30,11 +31,21 @@ def output(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     for number in range(2):
         run = make_run(f"2026112{number}T020000Z-00000{number}", 1440 * number, fingerprint=f"f{number}")
         finished_night(store, run, listing(*KEYS))
+        _tell_categories_that_differ_in_case(root / "runs" / run.run_id / "run.json")
     if request.param != "as runs leave it":
         tidy(str(root), RunSettings(), grace=timedelta(days=1), keep=None)
     if request.param == "packed":
         tidy(str(root), RunSettings(), grace=timedelta(0), keep=None)
     return root
+
+
+def _tell_categories_that_differ_in_case(path: Path) -> None:
+    record = json.loads(path.read_text())
+    mix = {"Coats": 0.5, "COATS": 0.5}
+    stats = {"rows": 5, "ok": 4, "failed": 1, "failed_by_kind": {}, "unknown_category": 0, "review": 0}
+    cost = {"per_hour": 9.0, "per_1000_photos": 500.0, "total": 2.5, "currency": "USD"}
+    record |= {"stats": {**stats, "category_mix": mix, "price_median": 100.0}, "cost": cost}
+    path.write_text(json.dumps(record))
 
 
 def run_query(language: str, text: str, output: Path) -> Any:
@@ -79,7 +90,7 @@ def test_a_copied_query_runs_and_finds_what_is_there(output: Path, number: int) 
     elif "without a good" in text:
         assert found == [("bad.jpg", "bad.jpg", "not_an_image", 1)]
     elif "run.json" in text:
-        assert [row[1] for row in found] == ["published"] * 2
+        assert [(row[1], row[4], row[5]) for row in found] == [("published", 2.5, "USD")] * 2
 
 
 def test_usual_readers_take_the_folder_of_history_as_one_table(output: Path) -> None:

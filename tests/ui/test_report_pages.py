@@ -165,7 +165,8 @@ def catalog_page(output: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     (root / "catalog.csv").write_text("\n".join(lines))
     page = root / "catalog.html"
     named = {name: name for name in ("product_code", "title", "price", "currency")}
-    catalog = read_catalog(root, Columns(**named, category=("category",), image_path="local_image_path"))
+    columns = Columns.model_validate({**named, "category": ("category",), "image_path": "local_image_path"})
+    catalog = read_catalog(root, columns)
     found = check(catalog, TrainSettings(), lambda done, total: None)
     page.write_text(
         render_catalog(str(root), found.as_page(), lambda path, most: Path(path).read_bytes(), PhotoLimits())

@@ -50,8 +50,10 @@ def output(tmp_path: Path) -> Path:
     def answer(run: RunInfo, item: ManifestItem, minutes: float) -> Row:
         plain = item.product_id == "c.png"
         said = {} if plain else {name: Attribute(*one) for name, one in ANSWERED.items()}
-        names = [item.product_id, "a-2.png", "a-3.png", "a-4.png", "a-5.png"] if item.product_id == "a.png" else []
-        several = {"photos": tuple(make_photo(run, name, sha256=name) for name in names)} if names else {}
+        several: dict[str, Any] = {}
+        if item.product_id == "a.png":
+            names = (item.product_id, *(f"a-{number}.png" for number in range(2, 6)))
+            several["photos"] = tuple(make_photo(run, name, sha256=name) for name in names)
         return make_row(
             run, item.product_id, minutes, shard=item.shard, sha256=item.product_id, attributes=said, needs_review=True,
             category_confidence=0.9 if plain else 0.5, review_reasons=("low_attribute_confidence",), **several,

@@ -6,14 +6,13 @@ import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
 from enrich.engines.parity import ParityRecord
-from enrich.errors import HeldBack, RunFailed, UsageError
+from enrich.errors import HeldBack, RunFailed, UsageError, shell
 from enrich.output import parquet
 from enrich.output.history import read_frames
 from enrich.output.manifest import read_manifest
 from enrich.output.run_record import RunInfo, RunRecord, find_record, read_run_record
 from enrich.output.schema import ROW_SCHEMA, SCORE_SCHEMA
 from enrich.pages.report import render_report, render_sheet
-from enrich.pages.units import shell
 from enrich.pipeline.run.measured import Measured
 from enrich.scores.assess import SCORES_FILE, VERDICTS_KEY
 from enrich.settings.run import RunSettings
@@ -42,7 +41,9 @@ def read_record(output: Store, run_id: str | None) -> RunRecord:
         return last
     manifest = read_manifest(output, run_id)
     if manifest is None:
-        raise UsageError(f"run {run_id}: not in {output.uri}; `enrich report --output {output.uri}` shows the last one")
+        raise UsageError(
+            f"run {run_id}: not in {output.uri}; `enrich report --output {shell(output.uri)}` shows the last one"
+        )
     record = read_run_record(output, manifest.run)
     if record is None:
         raise UsageError(f"run {run_id}: it is not finished; continue it with `enrich run --run-id {run_id}`")
