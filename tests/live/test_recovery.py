@@ -1,6 +1,7 @@
 """What operators complain about, and what becomes of it: slots that leak, and nights that nobody started."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -67,11 +68,9 @@ def test_after_a_missed_week_one_night_does_the_work(live: Live, shop: Shop) -> 
     make_sample(str(catalog), SampleSettings(products=4, bucket=1))
     standing = find_adapter(str(catalog), str(adapters), TrainSettings(model=TINY_MODEL))
     write_random_adapter(adapters / standing.uri.rpartition("/")[2], TINY_MODEL_PATH, num_crops=1)
-    places = shop.parameters()
-    parameters = {
-        "catalog": str(catalog), "adapters": str(adapters), "model": TINY_MODEL, "images": places["images"],
-        "output": places["output"], "limit": 3, "settings": places["settings"],
-    }  # fmt: skip
+    more: dict[str, Any] = {"products at most": 3, "adapters": str(adapters), "finetune": {"model": TINY_MODEL}}
+    parameters = shop.parameters(**more) | {"catalog": str(catalog)}
+    del parameters["adapter"]
     nightly = live.call("GET", "/deployments/name/nightly/nightly")
     place, now = f"/deployments/{nightly['id']}", datetime.now(UTC)
 
@@ -90,9 +89,7 @@ def test_after_a_missed_week_one_night_does_the_work(live: Live, shop: Shop) -> 
         return [state["name"] for state in states] if {state["type"] for state in states} <= FINAL else None
 
     try:
-        names = wait_for(
-            "the end of the week's runs", over, 2 * PATIENCE
-        )  # one after the other, 12 s each on two cores
+        names = wait_for("the end of the week's runs", over, 2 * PATIENCE)  # in turn, 12 s each on two cores
     finally:
         live.call("PATCH", place, {"parameters": nightly["parameters"]})
     assert names == ["Skipped"] * 6 + ["Completed"]

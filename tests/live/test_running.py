@@ -17,7 +17,7 @@ DOWN_SECONDS = float(os.environ.get("ENRICH_LIVE_DOWN", "30"))  # 300 was tried:
 
 def started(live: Live, shop: Shop, runner: str = "inline") -> str:
     """Start a run of enrich-adhoc; return it once it has committed a shard and has more to do."""
-    run = live.run("enrich-catalog/enrich-adhoc", **shop.parameters(runner=runner))
+    run = live.run("enrich-catalog/enrich-adhoc", **shop.parameters(run={"runner": runner}))
     wait_for("a first shard", lambda: list(shop.output.glob("history/*/*/shard-*.parquet")))
     assert live.state(run)["type"] == "RUNNING"
     return run

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -166,11 +166,11 @@ class Shop:
         """With an adapter whose answers parse."""
         return replace(self, adapter=self.adapter.with_name("speaking"))
 
-    def parameters(self, *, gate: bool = False, runner: str = "inline", **more: Any) -> Json:
+    def parameters(self, *, gate: bool = False, run: Mapping[str, Any] = {}, **more: Any) -> Json:
         """For enrich-adhoc, `more` in its text. Random weights answer noise: the gate would hold back any run."""
-        run = {
-            "shard_size": 2, "engine": "transformers", "batch_size": 2, "decode_processes": 1, "runner": runner,
+        usual = {
+            "shard_size": 2, "engine": "transformers", "batch_size": 2, "decode_processes": 1,
             "max_new_tokens": 64 if self.adapter.name == "speaking" else 16, "gate": {"enabled": gate, "min_rows": 1},
         }  # fmt: skip
         places = {"photos": str(self.images), "adapter": str(self.adapter), "output": str(self.output)}
-        return {**places, "settings": text(run=run, **more)}
+        return {**places, "settings": text(run={**usual, **run}, **more)}
