@@ -65,8 +65,9 @@ RUN --mount=type=bind,source=deployments/server-constraints.txt,target=/tmp/serv
 RUN useradd --no-create-home --uid 10001 prefect && install -d -o prefect -g prefect /data
 USER 10001
 WORKDIR /data
-# What the database does not keep: who holds slots of limits. Without a database named, SQLite is there too.
-ENV HOME=/data PREFECT_HOME=/data DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false \
+# /data keeps what the database does not: who holds slots of limits. Without a database named, SQLite is there too. Prefect
+# writes the files of its UI when it starts, and the root file system may be read-only.
+ENV HOME=/data PREFECT_HOME=/data PREFECT_UI_STATIC_DIRECTORY=/tmp/ui DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false \
     PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE=prefect.server.concurrency.lease_storage.filesystem
 HEALTHCHECK --interval=30s --timeout=10s --start-period=120s --retries=3 CMD \
     ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:4200/api/health', timeout=5)"]

@@ -33,6 +33,14 @@ def test_a_service_writes_to_its_volumes_and_tmp_only_and_gains_no_rights(name: 
         assert home in [*service["tmpfs"], *(volume.partition(":")[2] for volume in service.get("volumes", []))]
 
 
+def test_the_server_makes_its_pages_where_it_may_write() -> None:
+    server = SERVICES["server"]
+
+    assert server["environment"]["PREFECT_UI_STATIC_DIRECTORY"].startswith(
+        tuple(f"{each}/" for each in server["tmpfs"])
+    )
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_what_a_service_waits_for_can_come_true(name: str) -> None:
     waits = SERVICES[name].get("depends_on", {})
