@@ -12,7 +12,7 @@ from deployments.automations import SILENCE_SECONDS
 from tests.testing.live import Live, Shop, wait_for
 
 pytestmark = pytest.mark.timeout(900)
-DOWN_SECONDS = float(os.environ.get("ENRICH_LIVE_DOWN", "30"))  # 300 was tried: deployments/production.md
+DOWN_SECONDS = float(os.environ.get("ENRICH_LIVE_DOWN", "30"))  # 300 passed too: deployments/production.md
 
 
 def started(live: Live, shop: Shop, runner: str = "inline") -> str:
