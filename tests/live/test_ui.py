@@ -169,9 +169,9 @@ def test_a_run_from_the_form_to_its_artifacts(live: Live, shop: Shop, screen: Sc
         assert faults(screen.page, (1300, 1920)) == {}, key
     with PageServer(Site(open_store(str(shop.output))), "127.0.0.1", DEFAULT_PORT) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        screen.page.get_by_role("link", name="Report of the run").click()
-        screen.page.get_by_text("Where the time went").wait_for(timeout=60 * SECOND)
-        screen.shot("report-of-the-run")
+        with screen.page.context.expect_page() as opened:  # the UI opens links in tabs of their own
+            screen.page.get_by_role("link", name="Report of the run").click()
+        opened.value.get_by_text("Where the time went").wait_for(timeout=60 * SECOND)
         server.shutdown()
 
 
