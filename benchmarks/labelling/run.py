@@ -53,6 +53,7 @@ Measured = list[
     dict[str, Any]
 ]  # what (scores, wrong rows or an estimate of the error), way, decisions, and the numbers
 NEW_SAMPLE = 77  # a seed that no other benchmark draws
+VALUE = "price of wrong categories, per decision"
 SCORES, WRONG, ESTIMATE = "scores", "wrong", "estimate"
 CATALOG_COLUMNS = ("product_code", "title", "category3_code", "full_price", "currency_code", "local_image_path")
 
@@ -207,7 +208,7 @@ def wrong(row: dict[str, Any], truth: Product) -> Numbers:
     price = row["price"] is None or not truth.price or abs(row["price"] / truth.price - 1) > 0.2
     return {
         "category": category, "title": title, "price off by over 20 %": price,
-        "any of these": category or title or price, "price of wrong categories": category * (truth.price or 0.0),
+        "any of these": category or title or price, VALUE: category * (truth.price or 0.0),
     }  # fmt: skip
 
 
@@ -290,12 +291,13 @@ def tables(found: Measured, seeds: int) -> dict[str, Any]:
         if (what, way) == (SCORES, "picked") and count
     ]
     mean = f"mean of {seeds} seeds, with its standard error"
-    return {
+    told_of = {
         f"Scores on the test products after so many decisions: {mean}": rows(SCORES),
         "Picked less random, in pairs of the same seed": gains,
         f"Share of wrong rows among those looked at, answers of the first adapter: {mean}": rows(WRONG),
         "Wrong categories in the bucket, estimated from random picks": estimates(found),
     }
+    return {title: table for title, table in told_of.items() if table}
 
 
 def estimates(found: Measured) -> list[dict[str, Any]]:
@@ -319,7 +321,7 @@ def told(some: Sequence[Numbers], sign: str = "") -> dict[str, str]:
     for name in some[0]:
         values = [one[name] for one in some]
         mean, error = fmean(values), stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        form = ".1f" if name.startswith("price of") else ".1%"
+        form = ".1f" if name == VALUE else ".1%"
         cells[name] = f"{mean:{sign}{form}} ± {error:{form}}"
     return cells
 
