@@ -34,11 +34,9 @@ def test_a_service_writes_to_its_volumes_and_tmp_only_and_gains_no_rights(name: 
 
 
 def test_the_server_makes_its_pages_where_it_may_write() -> None:
-    server = SERVICES["server"]
+    pages = environment("server")["PREFECT_UI_STATIC_DIRECTORY"]
 
-    assert server["environment"]["PREFECT_UI_STATIC_DIRECTORY"].startswith(
-        tuple(f"{each}/" for each in server["tmpfs"])
-    )
+    assert pages.startswith(tuple(f"{each}/" for each in SERVICES["server"]["tmpfs"]))
 
 
 @pytest.mark.parametrize("name", SERVICES)
