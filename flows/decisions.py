@@ -41,12 +41,12 @@ async def ask(form: type[F], description: str, hours: float, about: str) -> F | 
         return None
 
 
-def render_held(record: RunRecord, failed: Sequence[Mapping[str, Any]], report: str) -> str:
-    """Each limit that a run passed with its value, the rows of some products that failed, and where the report is."""
+def render_held(record: RunRecord, failed: Sequence[Mapping[str, Any]]) -> str:
+    """Each limit that a run passed with its value, and the rows of some products that failed."""
     findings = [{"label": _label(one.limit), "allowed": one.allowed, "value": one.value} for one in record.findings]
     total = record.counts["failed"]
     page = template("held.md.jinja", escape=False)
-    return str(page.render(findings=findings, failed=failed, total=total, report=report))
+    return str(page.render(findings=findings, failed=failed, total=total))
 
 
 def _label(limit: str) -> str:

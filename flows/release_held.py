@@ -16,6 +16,7 @@ from enrich.pipeline.run.records import held_back
 from enrich.settings.run import RunSettings
 from enrich.storage import open_store
 from flows import tasks
+from flows.artifacts import page_links
 from flows.decisions import ask, render_held
 from flows.parameters import Hours, Output, RunId
 from flows.states import held
@@ -57,10 +58,10 @@ async def release_held(output: Output, run_id: RunId = None, hours: Hours = 12.0
 
 
 def numbers(record: RunRecord, output: str) -> str:
-    """What to decide by: each limit that was passed with its value, the first products that failed, where the report
-    is, and the run on half a page. Markdown."""
+    """What to decide by: links to the run's pages, each limit that was passed with its value, the first products that
+    failed, and the run on half a page. Markdown."""
     store = open_store(output)
     rows = (row for frame in read_frames(store, record.run) for row in frame.rows(named=True))
     failed = list(islice((row for row in rows if row["status"] == "failed"), MOST_NAMED))
-    report = store.uri_of(f"{record.run.folder}report.html")
-    return render_held(record, failed, report) + render_summary(record.model_dump(mode="json"), output)
+    links = page_links(record, output, RunSettings())
+    return "\n".join((links, render_held(record, failed), render_summary(record.model_dump(mode="json"), output)))

@@ -191,6 +191,6 @@ def test_a_held_run_is_decided_on_in_the_ui(live: Live, shop: Shop, screen: Scre
     screen.sees("Paused", exact=True)
     screen.press("Resume")
     screen.sees("Share of failed products")
-    screen.sees("report.html")
+    screen.sees("Report of the run")
     screen.sees("and 11 more products")
     screen.shot("decision")
