@@ -62,7 +62,7 @@ def resumption() -> AutomationCore:
 
 
 def notification(webhook: UUID) -> AutomationCore:
-    """Send runs that need a person to the webhook."""
+    """Send runs that need a person to the webhook. One that is paused asks about a held run or a new adapter."""
     line = (
         "flow_run.name ~ ': ' ~ flow_run.state.name ~ '. ' ~ (flow_run.state.message or '') ~ ' ' ~ (flow_run|ui_url)"
     )
@@ -70,7 +70,7 @@ def notification(webhook: UUID) -> AutomationCore:
         "tell of failed and held runs",
         "Posts one line to the webhook block, in the form that Slack and others take.",
         CallWebhook(block_document_id=webhook, payload='{"text": {{ (' + line + ")|tojson }}}"),
-        expect={f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut", "Held")},
+        expect={f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut", "Held", "Paused")},
         within=timedelta(0),
     )
 

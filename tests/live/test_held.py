@@ -49,6 +49,7 @@ def test_an_approved_run_is_published(live: Live, shop: Shop) -> None:
     assert (shop.output / "products.parquet").exists()
     assert "decision=approve comment='looked at all of them'" in live.logs(run)
     wait_for("word of the held run", lambda: [line for line in live.told if ": Held. run " in line])
+    wait_for("word of the question", lambda: [line for line in live.told if ": Paused. " in line])
 
 
 def test_a_rejected_run_stays_held_and_can_be_released_later(live: Live, shop: Shop) -> None:
