@@ -4,7 +4,7 @@
     python -m deployments.apply --type docker|kubernetes         # the gpu pool from pools/TYPE-gpu.json
 
 Automations live under version control here; one of the same name is brought up to date, never doubled. They go by
-ENRICH_WEBHOOK_URL, where it is set: who is told, as {"text": ...}, of runs that failed, crashed, are held or ask somebody.
+ENRICH_WEBHOOK_URL, where it is set: who is told, as {"text": ...}, of runs that failed, crashed, are held or paused.
 """
 
 import argparse
