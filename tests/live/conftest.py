@@ -5,7 +5,6 @@ All real: processes that tests kill, an adapter with random weights, so that run
 
 import json
 import os
-import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -18,16 +17,10 @@ from PIL import Image
 from deployments.apply import ENVIRONMENT
 from enrich.settings.models import TINY_MODEL_PATH
 from flows.home import own_server
-from tests.testing.live import PASSWORD, WEBHOOK_SECRET, Live, Shop
+from tests.testing.live import PASSWORD, WEBHOOK_SECRET, Live, Shop, free_port
 from tests.testing.random_adapter import write_random_adapter
 
 DATABASE = os.environ.get("ENRICH_LIVE_DATABASE")  # an empty one, as postgresql+asyncpg://...; without, SQLite
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

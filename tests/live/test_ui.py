@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, TimeoutError, sync_playwright
 
-from enrich.cli.runs import DEFAULT_PORT
 from enrich.pipeline.serving import PageServer
 from enrich.pipeline.site import Site
 from enrich.storage import open_store
 from tests.testing.geometry import faults
-from tests.testing.live import PASSWORD, ROOT, Live, Shop, wait_for
+from tests.testing.live import PASSWORD, ROOT, Live, Shop, free_port, wait_for
 
 pytestmark = [pytest.mark.ui, pytest.mark.timeout(900)]
 SHOTS = Path(os.environ.get("ENRICH_SCREENSHOTS", ROOT / ".screenshots"))
@@ -138,7 +137,8 @@ def test_a_run_from_the_form_to_its_artifacts(live: Live, shop: Shop, screen: Sc
     screen.open(f"/deployments/deployment/{adhoc}/run")
     screen.sees("Photos: a directory or s3://bucket/prefix")
 
-    given = shop.speaking.parameters()
+    port = free_port()
+    given = shop.speaking.parameters(run={"serve_url": f"http://127.0.0.1:{port}"})
     for label in ("Photos", "Adapter", "Output"):
         screen.field(label).fill(given[label.lower()])
     screen.field("Settings").fill(given["settings"])
@@ -153,8 +153,9 @@ def test_a_run_from_the_form_to_its_artifacts(live: Live, shop: Shop, screen: Sc
     screen.page.get_by_text("Artifacts", exact=True).last.click()
     screen.sees("contact-sheet")
     screen.shot("artifacts")
+    all_done = "products: 21 of 21, "
+    wait_for("the last progress", lambda: live.artifacts(run)["progress"]["description"].startswith(all_done))
     artifacts = live.artifacts(run)
-    assert artifacts["progress"]["description"].startswith("products: 21 of 21, "), artifacts["progress"]
     for key, text in (("enrichment", "bottleneck"), ("counts", "not_an_image"), ("progress", "products: 21 of 21")):
         screen.open(f"/artifacts/artifact/{artifacts[key]['id']}")
         screen.sees(re.compile(re.escape(text)))
@@ -167,7 +168,7 @@ def test_a_run_from_the_form_to_its_artifacts(live: Live, shop: Shop, screen: Sc
         screen.open(f"/artifacts/artifact/{artifacts[key]['id']}")
         screen.sees(text)
         assert faults(screen.page, (1300, 1920)) == {}, key
-    with PageServer(Site(open_store(str(shop.output))), "127.0.0.1", DEFAULT_PORT) as server:
+    with PageServer(Site(open_store(str(shop.output))), "127.0.0.1", port) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with screen.page.context.expect_page() as opened:  # the UI opens links in tabs of their own
             screen.page.get_by_role("link", name="Report of the run").click()
