@@ -10,6 +10,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import duckdb
 import nbformat
@@ -20,6 +21,7 @@ from nbclient import NotebookClient
 
 import enrich
 from enrich import cli
+from enrich.pipeline.serving import PageServer
 from enrich.settings.catalog import SampleSettings
 from enrich.settings.load import load_settings
 from enrich.settings.training import TrainSettings
@@ -121,8 +123,12 @@ def test_the_notebook_shows_photos_and_doubtful_rows(
 def commands(page: Path) -> list[str]:
     """The shell commands of a page: lines of blocks without a language, and `enrich ...` within its sentences."""
     text = page.read_text("utf-8")
-    blocks = re.findall(r"^```(?:bash|sh)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = (
+        "\n".join(block for language, block in blocks if language in ("", "bash", "sh"))
+        .replace("\\\n", " ")
+        .splitlines()
+    )
     return [*lines, *re.findall(r"`(enrich [a-z][^`\n]*)`", text)]
 
 
@@ -133,6 +139,7 @@ def test_every_command_of_the_readme_runs(
     monkeypatch.chdir(shop.root)  # some write into the directory they are called in
     makefile = (ROOT / "Makefile").read_text()
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    monkeypatch.setattr(PageServer, "serve_forever", Mock(side_effect=KeyboardInterrupt))  # Ctrl-C at once
     ran: list[str] = []
     for line in commands(ROOT / "README.md"):
         line = line.partition(" && ")[0].replace("s3://shop", str(shop.root))
@@ -159,7 +166,7 @@ def test_every_command_of_the_readme_runs(
                 pass
             case [first, *_]:
                 assert first.startswith("catalog/"), f"nothing runs this: {line}"  # the layout of a catalog
-    assert {"doctor", "finetune", "run", "review", "settings", "duckdb"} <= set(ran)
+    assert {"doctor", "finetune", "run", "review", "serve", "settings", "duckdb"} <= set(ran)
 
 
 def test_the_readme_has_settings_that_load(tmp_path: Path) -> None:

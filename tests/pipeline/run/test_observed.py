@@ -33,7 +33,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeWorld:
 
 
 def run(world: FakeWorld) -> RunRecord:
-    return run_enrichment(RunRequest(**world.places, settings=SETTINGS))
+    return run_enrichment(RunRequest(*world.places.values(), settings=SETTINGS))
 
 
 def test_the_next_night_says_how_wrong_answers_are(world: FakeWorld) -> None:

@@ -39,7 +39,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeWorld:
 
 
 def request(world: FakeWorld, settings: RunSettings = SETTINGS, **more: Any) -> RunRequest:
-    return RunRequest(**world.places, settings=settings, **more)
+    return RunRequest(*world.places.values(), settings=settings, **more)
 
 
 def run(world: FakeWorld, settings: RunSettings = SETTINGS, **more: Any) -> RunRecord:
