@@ -131,7 +131,7 @@ def test_the_form_of_a_held_run_names_ten_that_failed_and_the_report(
     assert state.name == "Released"
     shown = plain(person.shown)
     assert shown.startswith("### [Report of the run](http://127.0.0.1:8420/runs/night/report.html)\n")
-    assert f"enrich serve --output {world.root}/output\n" in shown
+    assert f"enrich serve --output \\\n  {world.root}/output\n" in person.shown
     assert "| Share of failed products | 0.2 | **1** |" in shown
     assert [line for line in shown.splitlines() if line.startswith("| bad|")] == [
         f"| bad|{number:02}.jpg | not_an_image: not an image |" for number in range(10)

@@ -68,7 +68,7 @@ def test_a_bucket_is_enriched_and_reported(world: FakeWorld, client: SyncPrefect
         ("failed with", "not_an_image"): 1,
     }  # fmt: skip
     assert "(http://127.0.0.1:8420/runs/" in shown["report"].data
-    assert f"\nenrich serve --output {world.root}/output\n" in shown["report"].data
+    assert f"\nenrich serve --output \\\n  {world.root}/output\n" in shown["report"].data
 
 
 def test_what_was_slow_is_added_up_over_task_runs_and_sessions(

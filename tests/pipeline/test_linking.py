@@ -54,8 +54,8 @@ def test_pages_of_a_folder_are_linked_beside_the_command_that_serves_them(tmp_pa
     text = render_links(link_pages(made(open_store(str(place)), queue=False), str(place), RunSettings()))
     assert links(text) == {"Report of the run": "http://127.0.0.1:8420/runs/night-1/report.html"}
     quoted = "'" + str(place).replace("'", "'\"'\"'") + "'"
-    assert f"\nenrich serve --output {quoted}\n" in text
-    assert f"\nenrich review --output {quoted}\n" in text
+    assert f"\nenrich serve --output \\\n  {quoted}\n" in text
+    assert f"\nenrich review --output \\\n  {quoted}\n" in text
     assert "file:" not in text
 
 
