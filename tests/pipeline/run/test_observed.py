@@ -33,7 +33,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeWorld:
 
 
 def run(world: FakeWorld) -> RunRecord:
-    return run_enrichment(RunRequest(*world.places.values(), settings=SETTINGS))
+    photos, adapter, output = world.places.values()
+    return run_enrichment(RunRequest(photos, adapter, output, SETTINGS))
 
 
 def test_the_next_night_says_how_wrong_answers_are(world: FakeWorld) -> None:

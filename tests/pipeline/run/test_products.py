@@ -39,7 +39,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeWorld:
 
 
 def request(world: FakeWorld, settings: RunSettings = SETTINGS, **more: Any) -> RunRequest:
-    return RunRequest(*world.places.values(), settings=settings, **more)
+    photos, adapter, output = world.places.values()
+    return RunRequest(photos, adapter, output, settings, **more)
 
 
 def run(world: FakeWorld, settings: RunSettings = SETTINGS, **more: Any) -> RunRecord:
