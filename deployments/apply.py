@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 POOLS = {"cpu": 4, "gpu": 1}  # runs at once: the model has the GPU to itself
-PUBLISHERS = "enrich-publish"  # taken by flows.tasks: one after the other spares the retries of the swap
 HEARTBEAT_SECONDS = 30  # the shortest that Prefect allows
 TEMPLATES = Path(__file__).parent / "pools"
 
@@ -35,6 +34,7 @@ def apply(kind: str = "process", webhook: str | None = None) -> None:
     from prefect.client.schemas.actions import WorkPoolCreate
 
     from deployments.automations import notification, resumption, save_webhook, zombies
+    from flows.nights import PUBLISHERS
 
     with get_client(sync_client=True) as client:
         for name, limit in POOLS.items():

@@ -18,8 +18,9 @@ from prefect.types import SecretDict
 from pydantic import SecretStr
 
 from deployments.apply import HEARTBEAT_SECONDS
+from flows.nights import SILENT
 
-SILENCE_SECONDS = 3 * HEARTBEAT_SECONDS
+SILENCE_SECONDS = SILENT * HEARTBEAT_SECONDS
 TAGS = ("enrich", "finetune")  # one of them on every deployment whose runs can be resumed
 SETTLED_SECONDS = 10  # after a crash, until all have reported it
 RESUMED = 2  # times that a crashed run is resumed automatically

@@ -5,13 +5,19 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.context import FlowRunContext
 from prefect.events.filters import EventFilter
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
-PUBLISHERS = "enrich-publish"  # a limit of the server, made by deployments/apply.py
+PUBLISHERS = "enrich-publish"  # a limit of the server, made by deployments/apply.py, for `tasks.in_turn`
 SILENT = 3  # heartbeats that a run may miss; deployments/automations.py calls one that missed more crashed
+
+
+def this_run() -> FlowRun | None:
+    """The flow run that calls this; None outside of one."""
+    context = FlowRunContext.get()
+    return context.flow_run if context else None
 
 
 def superseded() -> str | None:
@@ -19,8 +25,7 @@ def superseded() -> str | None:
 
     A worker that was away finds a run for every night that it missed; the last of them does the work of all.
     """
-    context = FlowRunContext.get()
-    run = context.flow_run if context else None
+    run = this_run()
     if run is None or run.deployment_id is None or not run.auto_scheduled or run.expected_start_time is None:
         return None
     due = {"after_": run.expected_start_time, "before_": datetime.now(UTC)}
@@ -41,8 +46,7 @@ def still_at_work() -> str | None:
 
     One that went silent does not count, whatever its state: its process was killed and nobody was there to say so.
     """
-    context = FlowRunContext.get()
-    run, every = context.flow_run if context else None, PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value()
+    run, every = this_run(), PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value()
     if run is None or run.deployment_id is None or run.start_time is None or every is None:
         return None
     chosen = FlowRunFilter.model_validate(

@@ -11,7 +11,6 @@ from prefect import get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.concurrency.sync import concurrency
-from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import CancelledRun, ObjectNotFound
 from prefect.settings import PREFECT_LOGGING_EXTRA_LOGGERS
@@ -39,7 +38,7 @@ from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
 from enrich.storage import open_store
 from flows.artifacts import ProgressArtifact, show_challenge, show_run, show_scores
-from flows.nights import PUBLISHERS
+from flows.nights import PUBLISHERS, this_run
 from flows.until import seconds_until
 
 if TYPE_CHECKING:
@@ -262,8 +261,7 @@ def find_broken_off(request: RunRequest) -> str | None:
 
 def seconds_left(until: str | None) -> float | None:
     """Seconds until this flow run stops by itself; None: never. The time is written to the log."""
-    now, context = datetime.now(UTC), FlowRunContext.get()
-    run = context.flow_run if context else None
+    now, run = datetime.now(UTC), this_run()
     seconds = seconds_until(until, now, (run.expected_start_time if run else None) or now)
     if seconds is not None:
         stops = (now + timedelta(seconds=seconds)).astimezone()
@@ -273,10 +271,8 @@ def seconds_left(until: str | None) -> float | None:
 
 def own_run_id(adapter: str) -> str:
     """The run id that belongs to this flow run and adapter: a flow run that is started again goes on with its run."""
-    context = FlowRunContext.get()
-    assert context is not None
-    assert context.flow_run is not None
-    run = context.flow_run
+    run = this_run()
+    assert run is not None
     digest = hashlib.sha256(f"{run.id} {adapter}".encode()).hexdigest()[:6]
     return f"{(run.created or datetime.now(UTC)).astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest}"
 
