@@ -12,7 +12,7 @@ import torch
 from enrich.models.phi3_vision import Phi3VForCausalLM
 from research.tiny_base.photos import render
 from research.tiny_base.tokenizer import make_config, make_processor
-from research.tiny_base.train import grown, held_out_losses, save
+from research.tiny_base.train import grown, held_out_losses, moved, save
 
 
 def main() -> None:
@@ -24,9 +24,12 @@ def main() -> None:
     arguments = parser.parse_args()
     processor = make_processor()
     record = json.loads((arguments.after / "training.json").read_text())
-    model = averaged(arguments.before, arguments.after, arguments.share)
-    seen = argparse.Namespace(**{**record, "photos": 1})  # the same held-out products
-    point = {"step": record["steps"], "share": arguments.share, **held_out_losses(model, render(processor, seen))}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = averaged(arguments.before, arguments.after, arguments.share).to(device)
+    # The training's own held-out products, which come after those that it learned from.
+    seen = argparse.Namespace(**{**record, "photos": 0, "first": record["first"] + record["photos"]})
+    groups = moved(render(processor, seen), device)
+    point = {"step": record["steps"], "share": arguments.share, **held_out_losses(model, groups)}
     print(json.dumps(point))
     arguments.out.mkdir(parents=True, exist_ok=True)
     processor.image_processor.save_pretrained(arguments.out)
