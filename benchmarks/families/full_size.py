@@ -30,7 +30,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from io import BytesIO
 from multiprocessing import get_context
@@ -275,8 +275,10 @@ def serve_ours(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     arguments |= {"model": str(path), "max_model_len": most_tokens(path)}
     in_flight = arguments["max_num_seqs"] * 5 // 4
     start = partial(EngineProcess, arguments, cpu=options.tiny)
-    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
-        engine = VllmEngine(start, processor, prompt(), in_flight=in_flight)
+    with (
+        ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool,
+        closing(VllmEngine(start, processor, prompt(), in_flight=in_flight)) as engine,
+    ):
         engine._free = sampling([], ANSWER_TOKENS)  # random weights never end an answer, or do at once
 
         def answer(first: int, count: int) -> list[Any]:
@@ -288,7 +290,6 @@ def serve_ours(path: Path, options: argparse.Namespace) -> dict[str, Any]:
         ready = time.perf_counter() - started
         with clock(options.photos) as found:
             answers = answer(0, options.photos)
-        engine.close()
     if wrong := [one.error for one in answers if one.error]:
         raise RuntimeError(f"{len(wrong)} photos without an answer, such as: {wrong[0]}")
     lengths = [len(one.token_ids) for one in answers]
