@@ -230,10 +230,13 @@ def serve_stock(path: Path, options: argparse.Namespace) -> dict[str, Any]:
         return Image.open(BytesIO(data)).convert("RGB")
 
     plain = {"enforce_eager": True, "max_num_seqs": 8} if options.tiny else {}
-    llm = LLM(str(path), max_model_len=4096, limit_mm_per_prompt=PHOTOS_ONLY, disable_log_stats=True, **plain)
+    text, photos = stock_question(path)
+    llm = LLM(
+        str(path), max_model_len=4096, limit_mm_per_prompt=PHOTOS_ONLY, mm_processor_kwargs=photos,
+        disable_log_stats=True, **plain,
+    )  # fmt: skip
     with ThreadPoolExecutor(options.workers) as pool:
         images = list(pool.map(decoded, photo_bytes(options, 0, options.photos + warm_up(options))))
-    text = stock_prompt(path)
     prompts = [{"prompt": text, "multi_modal_data": {"image": image}} for image in images]
     greedy = SamplingParams(temperature=0.0, max_tokens=ANSWER_TOKENS, ignore_eos=True)
     llm.generate(prompts[options.photos :], greedy, use_tqdm=False)
@@ -244,19 +247,22 @@ def serve_stock(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     return _served(found, ready, [len(output.prompt_token_ids or ()) for output in outputs], lengths)
 
 
-def stock_prompt(path: Path) -> str:
-    """The question with one photo, as text."""
+def stock_question(path: Path) -> tuple[str, dict[str, Any] | None]:
+    """The question with one photo, as text; and what the checkpoint's files alone do not tell vLLM about photos, such
+    as how many tokens one has in Gemma 4."""
     from enrich.models.checkpoint import load_processor
+    from enrich.models.registry import family_of
 
     processor: Any = load_processor(path)
     if path.name == PHI:
         from enrich.models.phi3_vision.processing import render_turn
 
-        return render_turn(prompt().instruction)
+        return render_turn(prompt().instruction), None
     content = [{"type": "image"}, {"type": "text", "text": prompt().instruction}]
-    return processor.tokenizer.apply_chat_template(
+    text = processor.tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True, **processor.facts.template
     )
+    return text, family_of(path).load().vllm_photo_arguments(processor.preparation)
 
 
 def serve_ours(path: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -296,9 +302,7 @@ def serve_ours(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     return _served(found, ready, [one.prompt_tokens for one in answers], lengths)
 
 
-def _served(
-    found: Mapping[str, float], ready: float, prompts: Sequence[int], answers: Sequence[int]
-) -> dict[str, Any]:
+def _served(found: Mapping[str, float], ready: float, prompts: Sequence[int], answers: Sequence[int]) -> dict[str, Any]:
     if set(answers) != {ANSWER_TOKENS}:
         raise RuntimeError(f"answers of {min(answers)} to {max(answers)} tokens, not {ANSWER_TOKENS}")
     return {

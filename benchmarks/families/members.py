@@ -62,7 +62,7 @@ SIZES = {
             "sliding_window": 512, "layer_types": [*["sliding_attention"] * 5, "full_attention"] * 7,
             "final_logit_softcapping": 30.0, "max_position_embeddings": 131_072,
         },
-        {"use_clipped_linears": True},
+        {"default_output_length": 280, "use_clipped_linears": True},
         {"patch_size": 16, "pooling_kernel_size": 3, "max_soft_tokens": 280},
         processor={"image_seq_length": 280},
     ),
@@ -125,11 +125,10 @@ def full_maker(name: str) -> Any:
     def config(vocabulary: int, id_of: Any) -> Any:
         small = maker.config(vocabulary, id_of)
         ids = {key: value for key, value in small.to_dict().items() if key.endswith(("_token_id", "_token_index"))}
-        text_ids = {key: getattr(small.text_config, key, None) for key in ("pad_token_id", "bos_token_id", "eos_token_id")}
-        return type(small)(
-            text_config={**text_ids, **size.text}, vision_config=dict(size.vision), **ids, **size.more
-        )
+        text_ids = {
+            key: getattr(small.text_config, key, None) for key in ("pad_token_id", "bos_token_id", "eos_token_id")
+        }
+        return type(small)(text_config={**text_ids, **size.text}, vision_config=dict(size.vision), **ids, **size.more)
 
     images = type(maker.images)(**size.images)
     return replace(maker, config=config, images=images, processor={**maker.processor, **size.processor})
-
