@@ -3,6 +3,7 @@
     python -m benchmarks.families.full_size                                   # all families, training and serving
     python -m benchmarks.families.full_size --families gemma4 --parts train    # some of it
     python -m benchmarks.families.full_size --tiny                            # small models on a CPU, to try the script
+    python -m benchmarks.families.full_size --families --rows rows.jsonl      # the table of rows from earlier calls
 
 Parts, each in a process of its own, which prints its row as a line of JSON once it has it:
 
@@ -55,7 +56,8 @@ def main() -> None:
         return
     with _folder(options.folder) as options.folder:
         rows = options.rows or options.folder / "rows.jsonl"
-        make_photos(options.folder / "photos", options.photos + warm_up(options))
+        if options.families:
+            make_photos(options.folder / "photos", options.photos + warm_up(options))
         for name in options.families:
             model = options.folder / name
             write_member(name, model, photo_tokens(options), tiny=options.tiny)
