@@ -5,39 +5,47 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VProcessor
+from enrich.models.auto.processor import PhotoProcessor
+from enrich.models.base import Processor
 from enrich.photos.decode import decode
 from enrich.settings.training import TrainSettings
 from enrich.train.examples import IGNORED, Example
 from enrich.train.lora import add_lora
 
 
-class PlainPhotos(Dataset[dict[str, torch.Tensor]]):
-    """What most scripts do: the processor's output, float32 pixels and all."""
+class PlainPhotos(Dataset[dict[str, Any]]):
+    """What most scripts do: the image processor's output, float32 pixels and all."""
 
-    def __init__(self, examples: list[Example], processor: Phi3VProcessor, settings: TrainSettings) -> None:
+    def __init__(self, examples: list[Example], processor: Processor, settings: TrainSettings) -> None:
         self.examples, self.processor, self.settings = examples, processor, settings
 
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         example = self.examples[index]
-        pixels = self.processor.image_processor(
-            decode(Path(example.product.image_paths[0]).read_bytes(), self.settings.limits)
-        )
+        photo = decode(Path(example.product.image_paths[0]).read_bytes(), self.settings.limits)
         return {
             "input_ids": torch.tensor(example.input_ids),
             "labels": torch.tensor(example.labels),
-            "pixel_values": pixels["pixel_values"][0],
-            "image_sizes": pixels["image_sizes"][0],
+            "images": _image_tensors(self.processor, photo),
         }
 
 
-def collate_plainly(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def _image_tensors(processor: Processor, photo: Image.Image) -> dict[str, torch.Tensor]:
+    """The image processor's own, with a dimension of photos where it makes one."""
+    if isinstance(processor, PhotoProcessor):
+        made = processor.images(photo, return_tensors="pt")
+        return {name: made[name] for name in processor.facts.tensors}
+    made = processor.image_processor(photo)
+    return {name: made[name] for name in ("pixel_values", "image_sizes")}
+
+
+def collate_plainly(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     def padded(name: str, value: int) -> torch.Tensor:
         return torch.nn.utils.rnn.pad_sequence([item[name] for item in items], batch_first=True, padding_value=value)
 
@@ -47,8 +55,7 @@ def collate_plainly(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Ten
         "input_ids": ids,
         "labels": padded("labels", IGNORED),
         "attention_mask": (torch.arange(ids.shape[1])[None] < lengths[:, None]).long(),
-        "pixel_values": torch.stack([item["pixel_values"] for item in items]),
-        "image_sizes": torch.stack([item["image_sizes"] for item in items]),
+        **{name: torch.cat([item["images"][name] for item in items]) for name in items[0]["images"]},
     }
 
 
@@ -62,7 +69,7 @@ class StepClock(TrainerCallback):
 
 
 def train_plainly(
-    model: Phi3VForCausalLM, examples: list[Example], processor: Phi3VProcessor, settings: TrainSettings, work: Path,
+    model: PreTrainedModel, examples: list[Example], processor: Processor, settings: TrainSettings, work: Path,
     steps: list[tuple[float, float]],
 ) -> None:  # fmt: skip
     """The same adapter on the same data through stock transformers.Trainer and stock PEFT."""

@@ -26,18 +26,20 @@ from typing import Any
 
 import torch
 from PIL import Image
+from transformers import PreTrainedModel
 
 from benchmarks.finetuning.plain import train_plainly
 from benchmarks.results import record
 from enrich.answers.prompt import Prompt, make_prompt
+from enrich.models.base import Processor
 from enrich.models.checkpoint import load_processor
 from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.training import TrainSettings
 from enrich.train.collate import Photos
 from enrich.train.examples import Example, build_examples
-from enrich.train.features import FeatureCache
 from enrich.train.fit import adapt, fit
+from enrich.train.run import open_photos
 from enrich.train.trainer import training_arguments
 from enrich.vocabulary import Product
 from sample.dialects import DEMO
@@ -153,7 +155,7 @@ def _make_photo(folder: Path, index: int) -> None:
 def catalog(folder: Path, count: int) -> tuple[list[Product], Prompt]:
     made = [sample_product(0, index, DEMO) for index in range(count)]
     products = [
-        Product(own.product_code, own.title, own.category, own.price, str(folder / f"{index}.jpg"))
+        Product(own.product_code, own.title, own.category, own.price, (str(folder / f"{index}.jpg"),))
         for index, own in enumerate(made)
     ]
     return products, make_prompt(sorted({own.category for own in made}), "EUR", max_new_tokens=128)
@@ -229,14 +231,14 @@ def measure(variant: Variant, folder: Path, *, tiny: bool) -> dict[str, Any]:
         if variant.plain:
             train_plainly(model, examples, processor, settings, Path(work), steps)
         else:
-            train_ours(model, examples, processor, settings, Path(work), steps)
+            train_ours(model, examples, processor, settings, prompt, Path(work), steps)
     batch = settings.effective_batch_size
     per_epoch = len(steps) // variant.epochs
     first, last = steps[WARM_UP][0], steps[per_epoch - 1][0]
     epochs = [steps[number * per_epoch : (number + 1) * per_epoch] for number in range(variant.epochs)]
     return {
         "epochs": [
-            _rates(epoch, batch, tokens, decoder + (0 if number and settings.cache_vision_features else tower))
+            rates(epoch, batch, tokens, decoder + (0 if number and settings.cache_vision_features else tower))
             for number, epoch in enumerate(epochs)
         ],
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0,
@@ -246,7 +248,7 @@ def measure(variant: Variant, folder: Path, *, tiny: bool) -> dict[str, Any]:
     }
 
 
-def _rates(epoch: list[tuple[float, float]], batch: int, tokens: float, flops: float) -> dict[str, float]:
+def rates(epoch: list[tuple[float, float]], batch: int, tokens: float, flops: float) -> dict[str, float]:
     counted = epoch[WARM_UP:]
     rate = batch * (len(counted) - 1) / (counted[-1][0] - counted[0][0])
     return {
@@ -258,19 +260,15 @@ def _rates(epoch: list[tuple[float, float]], batch: int, tokens: float, flops: f
 
 
 def train_ours(
-    model: Phi3VForCausalLM, examples: list[Example], processor: Phi3VProcessor, settings: TrainSettings, work: Path,
-    steps: list[tuple[float, float]],
+    model: PreTrainedModel, examples: list[Example], processor: Processor, settings: TrainSettings, prompt: Prompt,
+    work: Path, steps: list[tuple[float, float]],
 ) -> None:  # fmt: skip
-    cache = None
-    if settings.cache_vision_features:
-        lengths = [photo.tokens.total for example in examples for photo in example.photos]
-        cache = FeatureCache(work / "features", lengths, model.config.hidden_size, model.dtype)
-    photos = Photos(examples, processor, settings.limits, cache)
+    photos = open_photos(model, examples, processor, settings, work / "train.features")
     unseen = Photos(examples[:2], processor, settings.limits)
     adapted = adapt(model, settings, len(photos))
     arguments = training_arguments(settings, work / "checkpoints", device=model.device, dtype=model.dtype)
     fit(
-        adapted, photos, unseen, settings, arguments,
+        adapted, photos, unseen, settings, prompt, arguments,
         on_progress=lambda state: steps.append((time.perf_counter(), state.loss or 0.0)),
     )  # fmt: skip
 

@@ -82,10 +82,27 @@ CELLS = ("a second", "GPU busy", "CPU s/image", "ready after s")
 
 def run_alone(part: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure a part in a process of its own, which shares neither memory nor compiled code with another's."""
-    plugins = options.folder / f"plugin-{part == 'stock'}" / "enrich_benchmark-0.dist-info"
+    environment = engine_environment(options.folder, stock=part == "stock", tiny=options.tiny)
+    command = [sys.executable, "-m", "benchmarks.vllm_serving.run", part, "--one", "--folder", str(options.folder)]
+    command += ["--photos", str(options.photos), "--workers", str(options.workers)]
+    command += [f"--{name}" for name in ("tiny", "profile") if getattr(options, name)]
+    rows = []
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            if line.startswith("{"):  # the rest is what a profile says
+                rows.append(json.loads(line))
+            print(line, end="", file=sys.stderr, flush=True)
+    if process.returncode:
+        rows.append({"what": f"failed with exit code {process.returncode}", **dict.fromkeys(CELLS, "")})
+    return rows
+
+
+def engine_environment(folder: Path, *, stock: bool, tiny: bool) -> dict[str, str]:
+    """Of a process with an engine, vLLM as shipped or with this project's plugin, which is written to `folder`."""
+    plugins = folder / f"plugin-{stock}" / "enrich_benchmark-0.dist-info"
     plugins.mkdir(parents=True, exist_ok=True)
     (plugins / "METADATA").write_text("Metadata-Version: 2.1\nName: enrich-benchmark\nVersion: 0\n")
-    entry = STOCK if part == "stock" else PLUGIN
+    entry = STOCK if stock else PLUGIN
     (plugins / "entry_points.txt").write_text(f"[vllm.general_plugins]\nenrich_benchmark = {entry}\n")
     paths = [str(plugins.parent), str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment = {
@@ -100,21 +117,10 @@ def run_alone(part: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    if options.tiny:
+    if tiny:
         environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         environment["OMP_NUM_THREADS"] = str(os.cpu_count())
-    command = [sys.executable, "-m", "benchmarks.vllm_serving.run", part, "--one", "--folder", str(options.folder)]
-    command += ["--photos", str(options.photos), "--workers", str(options.workers)]
-    command += [f"--{name}" for name in ("tiny", "profile") if getattr(options, name)]
-    rows = []
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout or ():
-            if line.startswith("{"):  # the rest is what a profile says
-                rows.append(json.loads(line))
-            print(line, end="", file=sys.stderr, flush=True)
-    if process.returncode:
-        rows.append({"what": f"failed with exit code {process.returncode}", **dict.fromkeys(CELLS, "")})
-    return rows
+    return environment
 
 
 def measure(part: str, options: argparse.Namespace) -> Iterator[Row]:

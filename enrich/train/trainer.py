@@ -75,7 +75,9 @@ class AnswerTrainer(Trainer):
         full = len(rows) == self.args.per_device_train_batch_size
         with torch.compiler.set_stance("default" if full else "force_eager"):
             batch = embed_images(self.model, inputs, self._photos, self._settings)
-            loss = super().training_step(model, batch, *args, **kwargs)
+            # Trainer switches the cache off in the outer configuration; a language model with its own would keep keys
+            # and values, and be compiled once a layer, up to the limit of 8.
+            loss = super().training_step(model, {**batch, "use_cache": False}, *args, **kwargs)
         self.guard.trained([self._photos.examples[row].product.product_code for row in rows], loss)
         self._photos.keep()
         return loss

@@ -17,6 +17,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers
 from transformers import (
     AutoModelForImageTextToText,
     GenerationConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
@@ -131,7 +132,6 @@ def write_member(family: str, path: Path, *, seed: int = 0, vocabulary: float = 
     """
     maker = MAKERS[family]
     tokenizer = maker.tokenizer()
-    tokenizer.chat_template = maker.template
     config = maker.config(len(tokenizer), tokenizer.convert_tokens_to_ids)
     for name, value in text.items():
         setattr(config.text_config, name, value)
@@ -143,6 +143,12 @@ def write_member(family: str, path: Path, *, seed: int = 0, vocabulary: float = 
         for name, parameter in model.named_parameters():
             if "norm" not in name:  # large enough that every input changes the logits visibly
                 parameter.normal_(std=vocabulary if "lm_head" in name or "embed_tokens" in name else 0.05)
+    return write_files(maker, tokenizer, model, path)
+
+
+def write_files(maker: Maker, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, path: Path) -> Path:
+    """Write a checkpoint of this model and what `maker` says beside it."""
+    tokenizer.chat_template = maker.template
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.convert_tokens_to_ids(maker.eos))
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)

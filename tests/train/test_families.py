@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Cache
 
 from enrich.models.adapted import load_merged
 from enrich.models.base import crop_tokens
@@ -37,6 +38,19 @@ def test_a_member_of_each_family_learns_and_its_adapter_merges(family: str, job:
     merged = load_merged(base, adapter, dtype=torch.float32, device="cpu")
     assert merged.config.model_type == family
     assert load_processor(adapter).preparation == open_processor(base, job.settings(photo_tokens=64)).preparation
+
+
+def test_training_keeps_no_keys_and_values(any_job: TinyJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take memory, and each layer would be compiled by itself. Generated answers need them."""
+    kept, update = [], Cache.update
+
+    def recorded(self: Cache, *given: Any, **named: Any) -> Any:
+        kept.append(torch.is_grad_enabled())
+        return update(self, *given, **named)
+
+    monkeypatch.setattr(Cache, "update", recorded)
+    any_job.train(tmp_path / "work", epochs=1, evaluations=1)
+    assert set(kept) == {False}
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(any_job: TinyJob, tmp_path: Path) -> None:

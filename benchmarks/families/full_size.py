@@ -1,0 +1,358 @@
+"""Models of all families at full size on one GPU: training beside a plain Trainer, serving beside stock vLLM.
+
+    python -m benchmarks.families.full_size                                   # all families, training and serving
+    python -m benchmarks.families.full_size --families gemma4 --parts train    # some of it
+    python -m benchmarks.families.full_size --tiny                            # small models on a CPU, to try the script
+    python -m benchmarks.families.full_size --families --rows rows.jsonl      # the table of rows from earlier calls
+
+Parts, each in a process of its own, which prints its row as a line of JSON once it has it:
+
+    ours    `enrich finetune` from JPEG files: LoRA on the language model's linears, compiled, batch 16
+    plain   stock transformers.Trainer and PEFT with the same adapter: logits everywhere, batch 8; half as many photos
+    cached  as ours, two epochs: the vision tower's features are kept in the first and read in the second
+    stock   vLLM as shipped: LLM.generate with its own model class, PIL images decoded beforehand
+    engine  this project's engine from the bytes of JPEG files, which other processes decode
+
+train is ours and plain, serve is stock and engine. Weights are random: speed does not depend on them. Photos are
+1000x1333 JPEGs of the sample generator, all different, with about 750 tokens each; all answers have 32 tokens. Results
+of a run: README.md beside this file.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from functools import partial
+from io import BytesIO
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from benchmarks.families.members import PHI, SIZES, write_member
+from benchmarks.made_up import make_photos, prompt
+from benchmarks.results import record
+from benchmarks.vllm_serving.measured_engine import clock, photo_bytes, requests, warm_up
+from benchmarks.vllm_serving.run import engine_environment
+
+PARTS = {"train": ("ours", "plain"), "serve": ("stock", "engine")}
+PHOTO_TOKENS, TINY_TOKENS = 750, 64  # that are asked for; each family has its nearest
+ANSWER_TOKENS = 32  # as many as title, category and price take with the published vocabularies
+
+
+def main() -> None:
+    options = _options()
+    if options.one:
+        print(json.dumps(measure(*options.one.split(), options)), flush=True)
+        return
+    with _folder(options.folder) as options.folder:
+        rows = options.rows or options.folder / "rows.jsonl"
+        if options.families:
+            make_photos(options.folder / "photos", options.photos + warm_up(options))
+        for name in options.families:
+            model = options.folder / name
+            write_member(name, model, photo_tokens(options), tiny=options.tiny)
+            for part in options.parts:
+                row = json.dumps(run_alone(name, part, options))
+                print(row, flush=True)
+                with rows.open("a") as file:
+                    file.write(f"{row}\n")
+            shutil.rmtree(model)  # up to 15 GB
+        found = [json.loads(line) for line in rows.read_text().splitlines()]
+    if not options.tiny:
+        record("families", tables(found))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--families", nargs="*", default=list(SIZES), choices=SIZES, metavar="FAMILY")
+    parser.add_argument("--parts", nargs="*", default=["train", "serve"], help="train, serve, or single ones")
+    parser.add_argument("--photos", type=int, help="how many; 512, or 24 where --tiny")
+    parser.add_argument("--workers", type=int, help="decoding processes; by default all cores but three")
+    parser.add_argument("--folder", type=Path, help="where photos and models are made; photos that are there stay")
+    parser.add_argument("--rows", type=Path, help="file to which rows are added; the table is of all that it then has")
+    parser.add_argument("--seconds", type=int, default=300, help="that a part may take before it is ended")
+    parser.add_argument("--tiny", action="store_true", help="small models, to try the script on a CPU")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.parts = [part for given in options.parts for part in PARTS.get(given, (given,))]
+    options.photos = options.photos or (24 if options.tiny else 512)
+    options.workers = options.workers or max(1, (os.cpu_count() or 4) - 3)
+    return options
+
+
+def photo_tokens(options: argparse.Namespace) -> int:
+    return TINY_TOKENS if options.tiny else PHOTO_TOKENS
+
+
+@contextmanager
+def _folder(given: Path | None) -> Iterator[Path]:
+    if given:
+        given.mkdir(parents=True, exist_ok=True)
+        yield given.absolute()
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        yield Path(scratch)
+
+
+def run_alone(name: str, part: str, options: argparse.Namespace) -> dict[str, Any]:
+    """A part's row, or its error. What it says otherwise goes to FOLDER/FAMILY-PART.log."""
+    environment = dict(os.environ, TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
+    if part in PARTS["serve"]:
+        environment = engine_environment(options.folder, stock=part == "stock", tiny=options.tiny)
+    command = [sys.executable, "-m", "benchmarks.families.full_size", "--one", f"{name} {part}"]
+    command += ["--folder", str(options.folder), "--photos", str(options.photos), "--workers", str(options.workers)]
+    command += ["--tiny"] if options.tiny else []
+    started, log = time.perf_counter(), options.folder / f"{name}-{part}.log"
+    with (
+        log.open("w") as said,
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=said, text=True, start_new_session=True
+        ) as process,
+    ):
+        late = threading.Timer(options.seconds, lambda: os.killpg(process.pid, signal.SIGKILL))
+        late.start()
+        lines = [line for line in process.stdout or () if line.startswith("{")]
+        late.cancel()
+    row = {"family": name, "part": part, "seconds": time.perf_counter() - started}
+    if lines:
+        return row | json.loads(lines[-1])
+    why = f"ended after {options.seconds} s" if process.wait() == -signal.SIGKILL else "failed"
+    return row | {"error": f"{why}: {log.read_text(errors='replace').strip()[-1500:]}"}
+
+
+def measure(name: str, part: str, options: argparse.Namespace) -> dict[str, Any]:
+    """What a part has found. Runs in a process of its own."""
+    path = options.folder / name
+    if part == "stock":
+        return serve_stock(path, options)
+    return serve_ours(path, options) if part == "engine" else train(path, part, options)
+
+
+def train(path: Path, part: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Fine-tune for an epoch (two where `cached`), from JPEG files."""
+    started = time.perf_counter()
+    import torch
+
+    from benchmarks.finetuning.plain import train_plainly
+    from benchmarks.finetuning.run import PEAK_FLOPS, WARM_UP, busy, catalog, rates, train_ours
+    from enrich.settings.training import TrainSettings
+    from enrich.train.device import device_and_dtype
+    from enrich.train.examples import build_examples
+    from enrich.train.run import open_model, open_processor
+
+    device, dtype = device_and_dtype("auto")
+    batch = 2 if options.tiny else 8 if part == "plain" else 16
+    settings = TrainSettings(
+        model=str(path), photo_tokens=photo_tokens(options), batch_size=batch, effective_batch_size=batch,
+        epochs=2 if part == "cached" else 1, evaluations=1, compile=device.type == "cuda",
+        cache_vision_features=part == "cached",
+    )  # fmt: skip
+    processor = open_processor(path, settings)
+    products, asked = catalog(options.folder / "photos", options.photos // (2 if part == "plain" else 1))
+    examples, _ = build_examples(products, processor, asked, settings)
+    model = open_model(path, settings, device, dtype)
+    tower, decoder = flops(model, processor, examples, settings)
+    loaded = time.perf_counter()
+    steps: list[tuple[float, float]] = []
+    with busy() as shares, tempfile.TemporaryDirectory(dir=options.folder) as work:
+        if part == "plain":
+            train_plainly(model, examples, processor, settings, Path(work), steps)
+        else:
+            train_ours(model, examples, processor, settings, asked, Path(work), steps)
+    tokens = statistics.fmean(len(example.input_ids) for example in examples)
+    epoch = steps[-(len(steps) // int(settings.epochs)) :]  # the last one
+    found = rates(epoch, batch, tokens, 2 * decoder + (0 if part == "cached" else tower))
+    return {
+        "photos a second": found["images_per_second"],
+        "MFU": found["mfu"],
+        "peak GiB": torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0,
+        "GPU busy": statistics.fmean([part for at, part in shares if epoch[WARM_UP][0] < at < epoch[-1][0]] or [0.0]),
+        "start s": steps[0][0] - loaded,
+        "load s": loaded - started,
+        "image tokens": examples[0].num_image_tokens,
+        "tokens": tokens,
+        "TFLOP a photo": (2 * decoder + tower) / 1e12,
+        "MFU is of": PEAK_FLOPS / 1e12,
+        "loss": found["loss"],
+        **shapes(path, model),
+    }
+
+
+def flops(model: Any, processor: Any, examples: Sequence[Any], settings: Any) -> tuple[float, float]:
+    """Of a photo's pass through the vision tower, and of its row's through the language model, as torch counts them.
+
+    Training does the second twice: the base is frozen, so the backward pass computes gradients of activations alone.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from enrich.train.collate import Collator, Photos, embed_images
+
+    photos = Photos(examples[:2], processor, settings.limits)
+    batch = Collator(processor)([photos[0], photos[1]])
+    with torch.no_grad():
+        with FlopCounterMode(display=False) as tower:
+            ready = embed_images(model, batch, photos, settings)
+        on_device = {key: one.to(model.device) if hasattr(one, "to") else one for key, one in ready.items()}
+        with FlopCounterMode(display=False) as decoder:
+            model(**on_device)
+    return tower.get_total_flops() / 2, decoder.get_total_flops() / 2
+
+
+def shapes(path: Path, model: Any) -> dict[str, Any]:
+    """Of the model: parameters, and bytes of a token's keys and values in 16 bits."""
+    from enrich.models.registry import family_of
+
+    published = {one.name: one for one in family_of(path).published}[SIZES[path.name].published]
+    return {
+        "model": published.name,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "KV bytes a token": published.kv_bytes,
+    }
+
+
+def serve_stock(path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    started = time.perf_counter()
+    from PIL import Image
+    from vllm import LLM, SamplingParams
+
+    from enrich.engines.vllm_engine import PHOTOS_ONLY
+
+    def decoded(data: bytes) -> Image.Image:
+        return Image.open(BytesIO(data)).convert("RGB")
+
+    plain = {"enforce_eager": True, "max_num_seqs": 8} if options.tiny else {}
+    text, photos = stock_question(path)
+    llm = LLM(
+        str(path), max_model_len=4096, limit_mm_per_prompt=PHOTOS_ONLY, mm_processor_kwargs=photos,
+        disable_log_stats=True, **plain,
+    )  # fmt: skip
+    with ThreadPoolExecutor(options.workers) as pool:
+        images = list(pool.map(decoded, photo_bytes(options, 0, options.photos + warm_up(options))))
+    prompts = [{"prompt": text, "multi_modal_data": {"image": image}} for image in images]
+    greedy = SamplingParams(temperature=0.0, max_tokens=ANSWER_TOKENS, ignore_eos=True)
+    llm.generate(prompts[options.photos :], greedy, use_tqdm=False)
+    ready = time.perf_counter() - started
+    with clock(options.photos) as found:
+        outputs = llm.generate(prompts[: options.photos], greedy, use_tqdm=False)
+    lengths = [len(output.outputs[0].token_ids) for output in outputs]
+    return _served(found, ready, [len(output.prompt_token_ids or ()) for output in outputs], lengths)
+
+
+def stock_question(path: Path) -> tuple[str, dict[str, Any] | None]:
+    """The question with one photo, as text; and what the checkpoint's files alone do not tell vLLM about photos, such
+    as how many tokens one has in Gemma 4."""
+    from enrich.models.checkpoint import load_processor
+    from enrich.models.registry import family_of
+
+    processor: Any = load_processor(path)
+    if path.name == PHI:
+        from enrich.models.phi3_vision.processing import render_turn
+
+        return render_turn(prompt().instruction), None
+    content = [{"type": "image"}, {"type": "text", "text": prompt().instruction}]
+    text = processor.tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True, **processor.facts.template
+    )
+    return text, family_of(path).load().vllm_photo_arguments(processor.preparation)
+
+
+def serve_ours(path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    started = time.perf_counter()
+    from enrich.engines.vllm_engine import VllmEngine, engine_arguments
+    from enrich.engines.vllm_process import EngineProcess
+    from enrich.engines.vllm_render import sampling
+    from enrich.models.checkpoint import load_processor
+    from enrich.models.device import device_and_dtype
+    from enrich.models.registry import family_of
+    from enrich.photos.prompt_size import most_tokens
+    from enrich.settings.run import RunSettings
+
+    processor = load_processor(path)
+    arguments = engine_arguments(RunSettings(), *device_and_dtype("auto"), family_of(path).load())
+    arguments |= {"model": str(path), "max_model_len": most_tokens(path)}
+    in_flight = arguments["max_num_seqs"] * 5 // 4
+    start = partial(EngineProcess, arguments, cpu=options.tiny)
+    with (
+        ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool,
+        closing(VllmEngine(start, processor, prompt(), in_flight=in_flight)) as engine,
+    ):
+        engine._free = sampling([], ANSWER_TOKENS)  # random weights never end an answer, or do at once
+
+        def answer(first: int, count: int) -> list[Any]:
+            photos = photo_bytes(options, first, count)
+            stream = requests(pool, photos, [processor.preparation], in_flight, f"{first}")
+            return list(engine.complete(stream))
+
+        answer(options.photos, warm_up(options))
+        ready = time.perf_counter() - started
+        with clock(options.photos) as found:
+            answers = answer(0, options.photos)
+    if wrong := [one.error for one in answers if one.error]:
+        raise RuntimeError(f"{len(wrong)} photos without an answer, such as: {wrong[0]}")
+    lengths = [len(one.token_ids) for one in answers]
+    return _served(found, ready, [one.prompt_tokens for one in answers], lengths)
+
+
+def _served(found: Mapping[str, float], ready: float, prompts: Sequence[int], answers: Sequence[int]) -> dict[str, Any]:
+    if set(answers) != {ANSWER_TOKENS}:
+        raise RuntimeError(f"answers of {min(answers)} to {max(answers)} tokens, not {ANSWER_TOKENS}")
+    return {
+        "photos a second": found["a second"],
+        "GPU busy": found.get("GPU busy", 0.0),
+        "CPU s a photo": found["CPU s/image"],
+        "start s": ready,
+        "prompt tokens": statistics.fmean(prompts),
+    }
+
+
+def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """One row a family, then all that was measured, by part, and what failed. Of a part measured twice, the last."""
+    found = {(row["family"], row["part"]): row for row in rows if "error" not in row}
+    families = list(dict.fromkeys(row["family"] for row in rows))
+    summary = []
+    for name in families:
+        ours, plain, stock, engine = (found.get((name, part), {}) for part in ("ours", "plain", "stock", "engine"))
+        summary.append(
+            {
+                "model": SIZES[name].published,
+                "image tokens": ours.get("image tokens", ""),
+                "KV bytes a token": ours.get("KV bytes a token", ""),
+                "training photos/s": ours.get("photos a second", ""),
+                "MFU": ours.get("MFU", ""),
+                "peak GiB": ours.get("peak GiB", ""),
+                "plain Trainer": plain.get("photos a second", ""),
+                "its MFU": plain.get("MFU", ""),
+                "its peak GiB": plain.get("peak GiB", ""),
+                "times": _times(ours, plain),
+                "serving photos/s": engine.get("photos a second", ""),
+                "stock vLLM": stock.get("photos a second", ""),
+                "times ": _times(engine, stock),
+                "start s": engine.get("start s", ""),
+                "stock start s": stock.get("start s", ""),
+            }
+        )
+    named = {"Full size": summary}
+    for part in dict.fromkeys(row["part"] for row in rows):
+        named[part] = [dict(row) for row in found.values() if row["part"] == part]
+    named["Failed"] = [dict(row) for row in rows if "error" in row]
+    return {title: table for title, table in named.items() if table}
+
+
+def _times(one: Mapping[str, Any], other: Mapping[str, Any]) -> float | str:
+    rates = [row.get("photos a second") for row in (one, other)]
+    return rates[0] / rates[1] if all(rates) else ""
+
+
+if __name__ == "__main__":
+    main()
