@@ -121,7 +121,7 @@ def run_alone(name: str, part: str, options: argparse.Namespace) -> dict[str, An
     ):
         late = threading.Timer(options.seconds, lambda: os.killpg(process.pid, signal.SIGKILL))
         late.start()
-        lines = [line for line in process.stdout or () if line.startswith("{")]
+        lines = [line for line in process.stdout or () if line.startswith('{"')]  # Trainer prints dictionaries too
         late.cancel()
     row = {"family": name, "part": part, "seconds": time.perf_counter() - started}
     if lines:
