@@ -121,7 +121,7 @@ def run_alone(name: str, part: str, options: argparse.Namespace) -> dict[str, An
     ):
         late = threading.Timer(options.seconds, lambda: os.killpg(process.pid, signal.SIGKILL))
         late.start()
-        lines = [line for line in process.stdout or () if line.startswith("{")]
+        lines = [line for line in process.stdout or () if line.startswith('{"')]  # Trainer prints dictionaries too
         late.cancel()
     row = {"family": name, "part": part, "seconds": time.perf_counter() - started}
     if lines:
@@ -345,7 +345,7 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]
     named = {"Full size": summary}
     for part in dict.fromkeys(row["part"] for row in rows):
         named[part] = [dict(row) for row in found.values() if row["part"] == part]
-    named["Failed"] = [dict(row) for row in rows if "error" in row]
+    named["Failed"] = [dict(row) for row in rows if "error" in row and (row["family"], row["part"]) not in found]
     return {title: table for title, table in named.items() if table}
 
 

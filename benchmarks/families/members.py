@@ -89,8 +89,13 @@ def write_member(name: str, path: Path, tokens: int, *, tiny: bool) -> None:
 
     In a process of its own: it uses the GPU where there is one.
     """
-    if name == PHI:
+    if name == PHI and not path.exists():
+        from enrich.models.checkpoint import load_processor
+        from enrich.settings.models import TINY_MODEL_PATH
+
         made_up.make_checkpoint(path, made_up.TINY if tiny else made_up.FULL)
+        # Its own tokenizer has labels of answers as control tokens, which no product may spell.
+        load_processor(TINY_MODEL_PATH).tokenizer.save_pretrained(path)
     elif not path.exists():
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             pool.submit(_write, name, path, tokens, tiny).result()
