@@ -194,13 +194,15 @@ def flops(model: Any, processor: Any, examples: Sequence[Any], settings: Any) ->
     Training does the second twice: the base is frozen, so the backward pass computes gradients of activations alone.
     """
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     from enrich.train.collate import Collator, Photos, embed_images
 
     photos = Photos(examples[:2], processor, settings.limits)
     batch = Collator(processor)([photos[0], photos[1]])
-    with torch.no_grad():
+    # Fused attention over fewer key heads than query heads is refused by the counter (torch 2.11).
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         with FlopCounterMode(display=False) as tower:
             ready = embed_images(model, batch, photos, settings)
         on_device = {key: one.to(model.device) if hasattr(one, "to") else one for key, one in ready.items()}
