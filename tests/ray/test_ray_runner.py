@@ -10,10 +10,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -33,6 +35,9 @@ from sample.make import make_sample
 from tests.testing.random_adapter import write_random_adapter
 
 ray = pytest.importorskip("ray")
+from ray.exceptions import RayError  # noqa: E402
+
+from enrich.pipeline.run import ray_runner  # noqa: E402
 from enrich.pipeline.run.ray_runner import find_room  # noqa: E402
 from enrich.pipeline.run.ray_worker import Worker  # noqa: E402
 
@@ -338,6 +343,21 @@ def test_there_is_a_worker_for_every_gpu_or_for_every_core(
     nodes: list[dict[str, Any]], needs: dict[str, int], room: int
 ) -> None:
     assert find_room(RunSettings(runner="ray"), nodes) == (needs, room)
+
+
+@pytest.mark.parametrize(("ids", "blamed"), [("abc", 0), ("ab", 1)])  # of the nodes that are gone, of which one is new
+def test_a_node_that_goes_while_a_worker_starts_on_it_is_no_death_of_a_worker(
+    monkeypatch: pytest.MonkeyPatch, ids: str, blamed: int
+) -> None:
+    gone = [{"NodeID": one, "Alive": False} for one in ids]
+    monkeypatch.setattr(ray_runner, "ray", SimpleNamespace(kill=lambda _: None, nodes=lambda: gone))
+    workers: Any = ray_runner.Workers.__new__(ray_runner.Workers)
+    workers._run = SimpleNamespace(info=SimpleNamespace(run_id="night"))
+    workers._deaths, workers._fill_up = Counter[int](), lambda: None
+
+    workers._bury(ray_runner._Hand(object(), frozenset("ab")), RayError("The actor never ran"))
+
+    assert workers._deaths[ray_runner.STARTING] == blamed
 
 
 def test_gpus_are_left_alone_on_the_cpu() -> None:
