@@ -102,8 +102,9 @@ def simulate(photos: int, gpus: int, shard_size: int, facts: Facts, prefixes: in
             workers = range((-1 - who) * per_node, min(gpus, -who * per_node))
             left += fleet.lose(workers)
             back = now + facts.noticed + facts.boot
+            ready = max(start, back + read + facts.restart)
             for worker in workers:
-                heapq.heappush(fleet.events, (back + read + facts.restart, worker, fleet.life[worker]))
+                heapq.heappush(fleet.events, (ready, worker, fleet.life[worker]))
             heapq.heappush(fleet.events, (back + chance.expovariate(losses), who, 0))
             continue
         if life != fleet.life[who]:
