@@ -29,7 +29,7 @@ class Facts:
     finish: float = 11.0
     plan: float = 17.0  # a million photos
     publish: float = 51.0  # a million photos
-    news: float = 0.0012  # of the leading process, for a message of a worker: each two seconds, and with each shard
+    news: float = 0.001  # of the leading process, for a message of a worker: each two seconds, and with each shard
     manifest: float = 21.0  # bytes a photo, which every worker downloads
     gets: float = 5500.0  # a second and prefix of S3
     # Assumed:
