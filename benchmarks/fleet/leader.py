@@ -30,9 +30,9 @@ class Idle:
         return Started("none", "node", "here", [])
 
     def answer(self, shard: int) -> Any:
-        begun = time.monotonic()
+        started = time.monotonic()
         time.sleep(NEWS_SECONDS * (shard % 97) / 97)  # workers do not beat in time
-        while time.monotonic() - begun < SHARD_SECONDS:
+        while time.monotonic() - started < SHARD_SECONDS:
             yield shard % 2048, []
             time.sleep(NEWS_SECONDS)
         yield 2048, []

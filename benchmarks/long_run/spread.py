@@ -114,15 +114,15 @@ class Watch:
             0.65: ("an engine, or a decoder", self._kill_engine), 0.85: ("a worker", self._kill_worker),
         }  # fmt: skip
         self._kills = {int(photos * mark): kill for mark, kill in kills.items()}
-        self._begun = 0.0
+        self._started = 0.0
 
     def on_progress(self, what: str, done: int, total: int) -> None:
         """As `run_enrichment` calls it."""
         if what != "products" or not done:
             return
-        self._begun = self._begun or time.monotonic()
+        self._started = self._started or time.monotonic()
         while self._marks and done >= self._marks[0]:
-            seconds = time.monotonic() - self._begun
+            seconds = time.monotonic() - self._started
             self.used.append({"photos": self._marks.pop(0), **memory(), "seconds": seconds})
             print(self.used[-1], file=sys.stderr, flush=True)
         for at in [at for at in self._kills if done >= at]:
