@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -345,19 +345,36 @@ def test_there_is_a_worker_for_every_gpu_or_for_every_core(
     assert find_room(RunSettings(runner="ray"), nodes) == (needs, room)
 
 
-@pytest.mark.parametrize(("ids", "blamed"), [("abc", 0), ("ab", 1)])  # of the nodes that are gone, of which one is new
-def test_a_node_that_goes_while_a_worker_starts_on_it_is_no_death_of_a_worker(
-    monkeypatch: pytest.MonkeyPatch, ids: str, blamed: int
-) -> None:
-    gone = [{"NodeID": one, "Alive": False} for one in ids]
-    monkeypatch.setattr(ray_runner, "ray", SimpleNamespace(kill=lambda _: None, nodes=lambda: gone))
+@pytest.fixture
+def bury(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Buries a worker of the only shard, or one that starts, when the nodes of a word, a letter each, are gone."""
     workers: Any = ray_runner.Workers.__new__(ray_runner.Workers)
-    workers._run = SimpleNamespace(info=SimpleNamespace(run_id="night"))
-    workers._deaths, workers._fill_up = Counter[int](), lambda: None
+    workers._run = SimpleNamespace(info=SimpleNamespace(run_id="night"), is_committed=lambda shard: False)
+    workers._deaths, workers._fill_up = defaultdict(list), lambda: None
 
-    workers._bury(ray_runner._Hand(object(), frozenset("ab")), RayError("The actor never ran"))
+    def bury(gone: str, *, node: str = "", before: str = "") -> None:
+        nodes = [{"NodeID": one, "Alive": False} for one in gone]
+        monkeypatch.setattr(ray_runner, "ray", SimpleNamespace(kill=lambda _: None, nodes=lambda: nodes))
+        shard = 0 if node else ray_runner.STARTING
+        workers._bury(ray_runner._Hand(object(), frozenset(before), node, shard=shard), RayError("out of reach"))
 
-    assert workers._deaths[ray_runner.STARTING] == blamed
+    return bury
+
+
+def test_nodes_that_go_blame_no_shard_even_where_that_is_known_late(bury: Callable[..., None]) -> None:
+    bury("", node="a")  # nothing is known of its node yet
+    bury("a", node="b")
+    bury("ab", node="c")
+    with pytest.raises(RunFailed, match="2 workers died over shard 0"):
+        bury("ab", node="d")
+
+
+def test_nodes_that_go_while_workers_start_on_them_are_no_deaths_of_workers(bury: Callable[..., None]) -> None:
+    bury("a")
+    bury("ab", before="a")
+    bury("ab", before="ab")
+    with pytest.raises(RunFailed, match="2 workers died while it started"):
+        bury("ab", before="ab")
 
 
 def test_gpus_are_left_alone_on_the_cpu() -> None:

@@ -11,7 +11,7 @@ import re
 import signal
 import threading
 import time
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -83,6 +83,13 @@ class _Hand:
     photos: int = 0  # of it that are done
     started: float = 0.0  # time.monotonic()
 
+    def went_with_its_node(self, gone: frozenset[str]) -> bool:
+        """Whether the worker ended because its node did, going by the nodes that are gone by now.
+
+        On which node it was to start is not known: on the one that went meanwhile, if one did.
+        """
+        return self.node in gone if self.node else gone > self.gone
+
 
 class Workers:
     """The workers of a run, made by `open_workers`. One that dies is replaced, and its shard handed out again."""
@@ -96,7 +103,7 @@ class Workers:
         )  # as other nodes can open it
         self._busy: dict[Any, _Hand] = {}  # starting, or with a shard; by what Ray gives for what is to come
         self._idle: list[_Hand] = []
-        self._deaths: Counter[int] = Counter()  # by shard
+        self._deaths: defaultdict[int, list[_Hand]] = defaultdict(list)  # by shard
         self._heard_at = time.monotonic()
 
     def await_first(self) -> None:
@@ -206,15 +213,14 @@ class Workers:
         """Replace a worker that is gone or cannot be reached. RunFailed if it is the second over the same shard."""
         with suppress(RayError):
             ray.kill(hand.actor)
-        gone = _gone_nodes()
-        # Where it was to start is not known: on the node that went meanwhile, if one did.
-        lost = hand.node in gone if hand.node else gone > hand.gone
+        gone, deaths = _gone_nodes(), self._deaths[hand.shard]
+        lost = hand.went_with_its_node(gone)
         why = f"node {hand.address} is gone" if lost else f"node {hand.address}: {_reason(error)}"
         what = "starting" if hand.shard == STARTING else f"shard={hand.shard}"
         logger.warning("run=%s %s lost its worker: %s", self._run.info.run_id, what, why)
-        if not lost:  # the loss of a node does not blame the shard
-            self._deaths[hand.shard] += 1
-        if self._deaths[hand.shard] >= MOST_DEATHS:
+        deaths.append(replace(hand, actor=None))
+        # That a node is gone is often known only after its worker is out of reach: earlier deaths are judged anew.
+        if sum(not death.went_with_its_node(gone) for death in deaths) >= MOST_DEATHS:
             of = "while it started" if hand.shard == STARTING else f"over shard {hand.shard}"
             raise RunFailed(
                 f"run {self._run.info.run_id}: {MOST_DEATHS} workers died {of}; {why}; give the node "
