@@ -13,7 +13,7 @@ export DO_NOT_TRACK = 1
 export PYTHONDONTWRITEBYTECODE =
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
-.PHONY: demo docs test test-families test-faults test-live test-ray test-ui test-vllm lint ui install clean
+.PHONY: demo docs test test-families test-faults test-hosts test-live test-ray test-ui test-vllm lint ui install clean
 
 install: $(STAMP)
 
@@ -30,7 +30,7 @@ demo: install
 
 # Three workers on two cores, since tests also wait; one thread each, since more of them slow tiny models down.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --ignore tests/with_vllm -m "not vllm and not ui and not live and not ray" --cov --cov-report=term:skip-covered --cov-fail-under=85
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --ignore tests/with_vllm -m "not vllm and not ui and not live and not ray and not hosts" --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 # The long form of tests/test_faults.py, hours: needs Debian's ceph-mon, ceph-osd, radosgw and ceph-common. --help names
 # the options; with --state FILE it may be stopped and goes on later.
@@ -55,6 +55,10 @@ test-families: $(VLLM)
 # Local Ray clusters, whose workers are killed.
 test-ray: install
 	$(BIN)/python -m pytest -m ray
+
+# A Ray cluster on hosts with networks of their own, in network namespaces: as root, with iproute2; elsewhere it skips.
+test-hosts: install
+	$(BIN)/python -m pytest -m hosts -rs
 
 # Prefect's UI and our own pages in a browser: Chromium, as `chromium` in PATH (Debian: apt-get install chromium) or as
 # CHROMIUM names it; without one the tests fail, they do not skip. Screenshots in .screenshots.

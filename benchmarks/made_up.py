@@ -4,6 +4,7 @@ The checkpoint does all the work of Phi-3-vision and always answers the same thr
 little to a token's embedding that the output layer, which is made to know each token's successor, decides alone.
 """
 
+import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -40,7 +41,8 @@ _SMALLEST_TOWER = {
 }  # fmt: skip
 SMALLEST = Size(64, 1, 1, 64, 1, _SMALLEST_TOWER, 16, "float32")
 
-_TITLE_END = " end\n"  # a token, for the newline's own comes behind the category
+# Tokens of their own, so that no token of the answer comes twice. The newline's comes behind the category.
+_OPENINGS = ("Product:", " end\n", "Category:", "Full Price:")
 _LAYER_SHARE = 0.005  # of a layer's usual output; 32 of them move a token's embedding by some 3 %
 
 
@@ -73,15 +75,13 @@ def make_checkpoint(path: Path, size: Size) -> None:
 
 def _make_checkpoint(path: Path, size: Size) -> None:
     import torch
-    from tokenizers import AddedToken
 
     from enrich.models.checkpoint import load_processor
     from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
     from enrich.settings.models import TINY_MODEL_PATH
 
     tokenizer = load_processor(TINY_MODEL_PATH).tokenizer
-    openings = ("Product: ", _TITLE_END, "Category: ", "Full Price: ")  # so that no token of the answer comes twice
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in openings])
+    _add_openings(tokenizer)
     crop = {"image_size": size.vision["image_size"]} if size.vision else {}
     processor = Phi3VProcessor(Phi3VImageProcessor(num_crops=size.num_crops, **crop), tokenizer)
     torch.manual_seed(0)
@@ -99,6 +99,23 @@ def _make_checkpoint(path: Path, size: Size) -> None:
     processor.save_pretrained(path)
 
 
+def make_adapter(path: Path, base: Path) -> None:
+    """Write an adapter that changes nothing of the checkpoint `base`."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from enrich.answers.calibration import CALIBRATION_FILE, Calibration
+    from enrich.models.checkpoint import load_model, load_processor
+    from enrich.train.export import write_adapter
+    from enrich.vocabulary import RECORD_FILE
+
+    model = load_model(base, dtype=torch.float32, device="cpu")
+    model = get_peft_model(model, LoraConfig(r=1, target_modules=["o_proj"]))
+    write_adapter(path, model, load_processor(base), prompt(), base)
+    (path / CALIBRATION_FILE).write_text(Calibration.uncalibrated().model_dump_json())
+    (path / RECORD_FILE).write_text("{}")
+
+
 def _config(tokenizer: Any, size: Size) -> Any:
     from enrich.models.phi3_vision import Phi3VConfig
     from enrich.models.phi3_vision.processing import END
@@ -114,18 +131,36 @@ def _config(tokenizer: Any, size: Size) -> Any:
     )  # fmt: skip
 
 
+def _add_openings(tokenizer: Any) -> None:
+    """Words in the place of four others. Added tokens would do if answers might hold them."""
+    from tokenizers import Tokenizer
+
+    made = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary, merges = made["model"]["vocab"], [tuple(pair) for pair in made["model"]["merges"]]
+    parts = {part for pair in merges for part in pair}
+    spare = [word for word in ("".join(pair) for pair in reversed(merges)) if word not in parts][: len(_OPENINGS)]
+    for word, opening in zip(spare, _OPENINGS, strict=True):
+        vocabulary[_spelled(opening)] = vocabulary.pop(word)
+    made["model"]["merges"] = [pair for pair in merges if "".join(pair) not in spare]
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(made))
+
+
+def _spelled(text: str) -> str:
+    return text.replace(" ", "▁")
+
+
 def _answer_ids(tokenizer: Any, length: int) -> list[int]:
     """An answer of `length` tokens, `<|end|>` among them, each a different one."""
     from enrich.models.phi3_vision.processing import END
 
-    def ids(*parts: str) -> list[int]:
-        return tokenizer.convert_tokens_to_ids(list(parts))
-
-    lines = tokenizer.encode(f"Category: {CATEGORIES[0]}\nFull Price: {PRICE}", add_special_tokens=False)
-    rest = [*ids(_TITLE_END), *lines, *ids(END)]
+    product, title_end, category, price = tokenizer.convert_tokens_to_ids([_spelled(text) for text in _OPENINGS])
+    newline = tokenizer.convert_tokens_to_ids("<0x0A>")
+    end = tokenizer.convert_tokens_to_ids(END)
+    label, digits = (tokenizer.encode(text, add_special_tokens=False) for text in (CATEGORIES[0], PRICE))
+    rest = [title_end, category, *label, newline, price, *digits, end]
     words = sorted(id for token, id in tokenizer.get_vocab().items() if token[0] == "▁" and token[1:].isalpha())
     title = [id for id in words if id not in rest][: length - len(rest) - 1]
-    chain = [*ids("Product: "), *title, *rest]
+    chain = [product, *title, *rest]
     if len(set(chain)) != length or tokenizer.unk_token_id in chain:
         raise ValueError(f"this tokenizer writes no answer of {length} different tokens")
     return chain

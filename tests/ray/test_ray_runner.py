@@ -10,10 +10,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -33,6 +35,9 @@ from sample.make import make_sample
 from tests.testing.random_adapter import write_random_adapter
 
 ray = pytest.importorskip("ray")
+from ray.exceptions import RayError  # noqa: E402
+
+from enrich.pipeline.run import ray_runner  # noqa: E402
 from enrich.pipeline.run.ray_runner import find_room  # noqa: E402
 from enrich.pipeline.run.ray_worker import Worker  # noqa: E402
 
@@ -338,6 +343,38 @@ def test_there_is_a_worker_for_every_gpu_or_for_every_core(
     nodes: list[dict[str, Any]], needs: dict[str, int], room: int
 ) -> None:
     assert find_room(RunSettings(runner="ray"), nodes) == (needs, room)
+
+
+@pytest.fixture
+def bury(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Buries a worker of the only shard, or one that starts, when the nodes of a word, a letter each, are gone."""
+    workers: Any = ray_runner.Workers.__new__(ray_runner.Workers)
+    workers._run = SimpleNamespace(info=SimpleNamespace(run_id="night"), is_committed=lambda shard: False)
+    workers._deaths, workers._fill_up = defaultdict(list), lambda: None
+
+    def bury(gone: str, *, node: str = "", before: str = "") -> None:
+        nodes = [{"NodeID": one, "Alive": False} for one in gone]
+        monkeypatch.setattr(ray_runner, "ray", SimpleNamespace(kill=lambda _: None, nodes=lambda: nodes))
+        shard = 0 if node else ray_runner.STARTING
+        workers._bury(ray_runner._Hand(object(), frozenset(before), node, shard=shard), RayError("out of reach"))
+
+    return bury
+
+
+def test_nodes_that_go_blame_no_shard_even_where_that_is_known_late(bury: Callable[..., None]) -> None:
+    bury("", node="a")  # nothing is known of its node yet
+    bury("a", node="b")
+    bury("ab", node="c")
+    with pytest.raises(RunFailed, match="2 workers died over shard 0"):
+        bury("ab", node="d")
+
+
+def test_nodes_that_go_while_workers_start_on_them_are_no_deaths_of_workers(bury: Callable[..., None]) -> None:
+    bury("a")
+    bury("ab", before="a")
+    bury("ab", before="ab")
+    with pytest.raises(RunFailed, match="2 workers died while it started"):
+        bury("ab", before="ab")
 
 
 def test_gpus_are_left_alone_on_the_cpu() -> None:

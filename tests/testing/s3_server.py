@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
+from socket import create_server, socket
 from typing import Any
 
 Environ = dict[str, Any]
@@ -16,22 +17,40 @@ Fault = Callable[[WsgiApp, Environ, Any], Iterable[bytes]]
 class S3Server:
     """Where `fault` is set it answers instead of the real application."""
 
+    application: WsgiApp
     endpoint: str = ""
     fault: Fault | None = None
+
+    @contextmanager
+    def listening(self, listener: socket | None = None) -> Iterator[str]:
+        """The endpoint of a server in a thread of this process; without a socket that listens, on the loopback."""
+        from werkzeug.serving import WSGIRequestHandler, make_server
+
+        class Quiet(WSGIRequestHandler):
+            def log(self, type: str, message: str, *args: Any) -> None:
+                pass
+
+        listener = listener or create_server(("127.0.0.1", 0))
+        host, port = listener.getsockname()
+        http = make_server(
+            host, port, self.application, threaded=True, request_handler=Quiet, fd=listener.fileno()
+        )  # which closes a copy of the socket
+        thread = threading.Thread(target=http.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://{host}:{port}"
+        finally:
+            http.shutdown()
+            thread.join()
+            listener.close()
 
 
 @contextmanager
 def serve_s3() -> Iterator[S3Server]:
     """A server in a thread of this process while the context lasts."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app  # 1 s, only where needed
-    from werkzeug.serving import WSGIRequestHandler, make_server
-
-    class Quiet(WSGIRequestHandler):
-        def log(self, type: str, message: str, *args: Any) -> None:
-            pass
 
     application = DomainDispatcherApplication(create_backend_app)
-    server = S3Server()
     lock = threading.Lock()
 
     def serve(environ: Environ, start_response: Any) -> Iterable[bytes]:
@@ -41,15 +60,9 @@ def serve_s3() -> Iterator[S3Server]:
         with lock:  # S3 is atomic for each key; moto lets other requests between its check of a condition and its write
             return list(application(environ, start_response))
 
-    http = make_server("127.0.0.1", 0, serve, threaded=True, request_handler=Quiet)
-    server.endpoint = f"http://127.0.0.1:{http.server_port}"
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
-    thread.start()
-    try:
+    server = S3Server(serve)
+    with server.listening() as server.endpoint:
         yield server
-    finally:
-        http.shutdown()
-        thread.join()
 
 
 # ---- faults

@@ -11,7 +11,7 @@ import re
 import signal
 import threading
 import time
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 CPUS_BESIDE_GPU = 4  # decoding takes 20 ms of a core a photo: they feed some 150 photos a second
 START_SECONDS = 1800.0  # without any worker: a node that must be added and an image of some GB take minutes
 STOP_SECONDS = 10.0  # for workers without a shard to remove what they keep on their nodes
-MOST_DEATHS = 2  # of workers over one shard, or while they start: then it is not a coincidence
+MOST_DEATHS = 2  # of workers over one shard, or while they start, on nodes that live: then it is not a coincidence
 OBJECT_STORE_BYTES = 100 << 20  # of a Ray of our own, which keeps next to nothing there
 STARTING = -1  # in the place of a shard
 
@@ -76,11 +76,19 @@ class _Hand:
     """A worker, and the shard it has."""
 
     actor: Any
-    node: str = ""  # its id
+    gone: frozenset[str]  # nodes that were gone when it was asked for
+    node: str = ""  # its id, once it has started
     address: str = "?"  # of the node
     shard: int = STARTING
     photos: int = 0  # of it that are done
     started: float = 0.0  # time.monotonic()
+
+    def went_with_its_node(self, gone: frozenset[str]) -> bool:
+        """Whether the worker ended because its node did, going by the nodes that are gone by now.
+
+        On which node it was to start is not known: on the one that went meanwhile, if one did.
+        """
+        return self.node in gone if self.node else gone > self.gone
 
 
 class Workers:
@@ -95,7 +103,7 @@ class Workers:
         )  # as other nodes can open it
         self._busy: dict[Any, _Hand] = {}  # starting, or with a shard; by what Ray gives for what is to come
         self._idle: list[_Hand] = []
-        self._deaths: Counter[int] = Counter()  # by shard
+        self._deaths: defaultdict[int, list[_Hand]] = defaultdict(list)  # by shard
         self._heard_at = time.monotonic()
 
     def await_first(self) -> None:
@@ -145,7 +153,7 @@ class Workers:
     def _fill_up(self) -> None:
         while len(self._busy) + len(self._idle) < self._count:
             actor: Any = ray.remote(Worker).options(max_restarts=0, **self._needs).remote()
-            self._busy[actor.start.remote(self._request, self._needs["num_cpus"])] = _Hand(actor)
+            self._busy[actor.start.remote(self._request, self._needs["num_cpus"])] = _Hand(actor, _gone_nodes())
 
     def _hand_out(self, shard: int) -> None:
         hand = self._idle.pop()
@@ -205,13 +213,14 @@ class Workers:
         """Replace a worker that is gone or cannot be reached. RunFailed if it is the second over the same shard."""
         with suppress(RayError):
             ray.kill(hand.actor)
-        gone = [node["NodeID"] for node in ray.nodes() if not node["Alive"]]
-        why = f"node {hand.address} is gone" if hand.node in gone else f"node {hand.address}: {_reason(error)}"
+        gone, deaths = _gone_nodes(), self._deaths[hand.shard]
+        lost = hand.went_with_its_node(gone)
+        why = f"node {hand.address} is gone" if lost else f"node {hand.address}: {_reason(error)}"
         what = "starting" if hand.shard == STARTING else f"shard={hand.shard}"
         logger.warning("run=%s %s lost its worker: %s", self._run.info.run_id, what, why)
-        if hand.node not in gone:  # the loss of a node does not blame the shard
-            self._deaths[hand.shard] += 1
-        if self._deaths[hand.shard] >= MOST_DEATHS:
+        deaths.append(replace(hand, actor=None))
+        # That a node is gone is often known only after its worker is out of reach: earlier deaths are judged anew.
+        if sum(not death.went_with_its_node(gone) for death in deaths) >= MOST_DEATHS:
             of = "while it started" if hand.shard == STARTING else f"over shard {hand.shard}"
             raise RunFailed(
                 f"run {self._run.info.run_id}: {MOST_DEATHS} workers died {of}; {why}; give the node "
@@ -220,7 +229,11 @@ class Workers:
         self._fill_up()
         if hand.shard == STARTING:
             return None
-        return "lost" if hand.shard in self._run.missing_shards() else "done"
+        return "done" if self._run.is_committed(hand.shard) else "lost"
+
+
+def _gone_nodes() -> frozenset[str]:
+    return frozenset(node["NodeID"] for node in ray.nodes() if not node["Alive"])
 
 
 def _reason(error: RayError) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from enrich.engines.adapter import Adapter, read_metrics
-from enrich.output.history import committed_shards
+from enrich.output.history import committed_shards, shard_key
 from enrich.output.manifest import Manifest
 from enrich.output.run_record import RunInfo
 from enrich.pipeline.run.request import RunRequest
@@ -46,6 +46,10 @@ class Run:
         """Shards not committed yet, ascending: all of them at first, the rest after a restart."""
         done = committed_shards(self.output, self.info) if self.manifest.shards else set()
         return [shard for shard in self.manifest.shards if shard not in done]
+
+    def is_committed(self, shard: int) -> bool:
+        """Whether a shard is committed: one request, where `missing_shards` lists every shard."""
+        return self.output.head(shard_key(self.info, shard)) is not None
 
 
 def adapter_warnings(worth: Worth, gate: GateSettings) -> tuple[str, ...]:
