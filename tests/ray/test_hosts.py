@@ -24,9 +24,8 @@ from tests.testing.random_adapter import write_random_adapter
 from tests.testing.s3_server import Environ, S3Server, WsgiApp, real
 
 pytest.importorskip("ray")
-REASON = why_not()
 
-pytestmark = [pytest.mark.hosts, pytest.mark.timeout(900), pytest.mark.skipif(bool(REASON), reason=REASON)]
+pytestmark = [pytest.mark.hosts, pytest.mark.timeout(900)]
 
 INLINE = RunSettings(
     engine="transformers", device="cpu", shard_size=2, decode_processes=1, gate=GateSettings(enabled=False)
@@ -40,6 +39,12 @@ IMPATIENT = {
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
 }
+
+
+@pytest.fixture(autouse=True)
+def _able() -> None:
+    if reason := why_not():
+        pytest.skip(reason)
 
 
 class Story:
