@@ -111,7 +111,7 @@ def load_engine(adapter: Adapter, settings: RunSettings) -> TransformersEngine:
         UsageError: the base cannot be found, or the adapter's tensors do not fit it.
     """
     device, dtype = device_and_dtype(settings.device)
-    return _engine(merge_adapter(adapter, dtype, device), adapter, settings)
+    return serve(merge_adapter(adapter, dtype, device), adapter, settings)
 
 
 def merge_adapter(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
@@ -129,10 +129,11 @@ def merge_adapter(adapter: Adapter, dtype: torch.dtype, device: torch.device) ->
 def load_base_engine(base: Path, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
     """The same engine without the adapter: the base's answers to the same prompt."""
     device, dtype = device_and_dtype(settings.device)
-    return _engine(load_model(base, dtype=dtype, device=device), adapter, settings)
+    return serve(load_model(base, dtype=dtype, device=device), adapter, settings)
 
 
-def _engine(model: PreTrainedModel, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
+def serve(model: PreTrainedModel, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
+    """The engine of a loaded model that is to answer the adapter's prompt. UsageError: the adapter cannot be used."""
     size, budget = settings.batch_size, answer_budget(adapter, settings)
     try:
         processor = load_processor(adapter.path)

@@ -39,6 +39,7 @@ class Process:
         self.waiting: deque[str] = deque()
         self.most = 0
         self.aborted: list[str] = []
+        self.start_parts: dict[str, float] = {}
 
     def add(self, id: str, prompt: Any, params: Any) -> None:
         self.waiting.append(id)

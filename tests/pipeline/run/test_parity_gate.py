@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from enrich.answers.completion import Completion
+from enrich.engines import merged_model
 from enrich.engines.adapter import Adapter, read_adapter
 from enrich.engines.transformers_engine import TransformersEngine, find_base, load_base_engine, load_engine
 from enrich.errors import ParityFailed
@@ -67,7 +70,7 @@ class FakeVllm:
 
     broken: bool = False
     started: list[TransformersEngine] = field(default_factory=list)
-    references: int = 0  # models loaded to compare with
+    references: int = 0  # times that transformers was asked
 
     def start(self, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
         base = find_base(adapter.base, adapter.revision)
@@ -75,17 +78,24 @@ class FakeVllm:
         self.started.append(engine)
         return engine
 
-    def reference(self, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
+    def answer(self, *asked: Any) -> list[Completion]:
         self.references += 1
-        return load_engine(adapter, settings)
+        return ANSWER(*asked)
+
+
+ANSWER = merged_model._answer
 
 
 @pytest.fixture
-def vllm(monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
+def vllm(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> FakeVllm:
     fake = FakeVllm()
+    monkeypatch.setenv("ENRICH_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setattr(parity_gate, "PROMPTS", 3)
     monkeypatch.setattr(parity_gate, "start_engine", fake.start)
-    monkeypatch.setattr(parity_gate, "load_engine", fake.reference)
+    monkeypatch.setattr(parity_gate, "import_vllm", lambda *, cpu: None)
+    monkeypatch.setattr(start, "begin_imports", lambda *, cpu: None)
+    monkeypatch.setattr(merged_model, "_process", lambda: ThreadPoolExecutor(1))  # which sees what is changed here
+    monkeypatch.setattr(merged_model, "_answer", fake.answer)
     for module in (comparing, parity_gate, start):
         monkeypatch.setattr(module, "choose_engine", lambda name, device="auto": "vllm")
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__="1.2"))
@@ -213,7 +223,7 @@ def test_a_bucket_without_a_photo(tmp_path: Path, places: Places, vllm: FakeVllm
 
     record = run_enrichment(RunRequest(str(tmp_path / "bucket"), str(places.adapter), str(tmp_path / "out"), SETTINGS))
 
-    assert (record.counts["failed"], vllm.references) == (1, 0)
+    assert (record.counts["failed"], kept(tmp_path / "out")) == (1, [])
 
 
 @pytest.mark.parametrize("catalog", [True, False])
