@@ -13,8 +13,10 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from enrich.engines.adapter import Adapter
-from enrich.engines.transformers_engine import merge_adapter
+from enrich.engines.transformers_engine import base_of, merge_adapter
 from enrich.models.adapted import save_merged
+from enrich.models.device import device_and_dtype
+from enrich.settings.run import RunSettings
 from enrich.storage.cache import cache_directory, disk_errors
 from enrich.storage.exclusive import exclusively
 from enrich.storage.staged import staged_folder
@@ -47,6 +49,12 @@ def merged_folder() -> Path:
 def merged_place(adapter: Adapter, dtype: torch.dtype, cache: Path) -> Path:
     """Where the adapter's merged checkpoint is, or will be."""
     return cache / f"{adapter.id}-{str(dtype).removeprefix('torch.')}"
+
+
+def weights_of(adapter: Adapter, settings: RunSettings) -> Path:
+    """The directory of the weights that are read first to serve the adapter: merged ones, or else its base's."""
+    place = merged_place(adapter, device_and_dtype(settings.device)[1], merged_folder())
+    return place if settings.served == "merged" and place.is_dir() else base_of(adapter)
 
 
 @contextmanager

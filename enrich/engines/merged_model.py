@@ -29,7 +29,6 @@ from enrich.phases import Phases
 from enrich.settings.run import RunSettings
 
 T = TypeVar("T")
-_BESIDE = 2 << 30  # bytes of a GPU that merging takes beside the weights
 
 
 class MergedModel:
@@ -122,7 +121,7 @@ def _merge(adapter: Adapter, settings: RunSettings, answers: bool) -> None:
 def _has_room(base: Path) -> bool:
     """Whether the GPU holds the weights in float32; others may be using it too."""
     size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
-    return torch.cuda.mem_get_info()[0] > 2 * size + _BESIDE
+    return torch.cuda.mem_get_info()[0] > 2.5 * size
 
 
 def _keep(adapter: Adapter, place: Path) -> None:

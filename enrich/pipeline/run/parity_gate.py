@@ -28,6 +28,7 @@ from enrich.photos.fetch import Fetched
 from enrich.pipeline.progress import OnMessage, Progress, silent, unheard
 from enrich.pipeline.run.state import Run
 from enrich.settings.run import RunSettings
+from enrich.storage import Store
 from enrich.storage.cache import cache_directory
 from enrich.storage.exclusive import exclusively, if_first
 from enrich.vocabulary import ManifestItem
@@ -58,7 +59,7 @@ def start_verified_engine(
     key = f"parity/{'-'.join(_served(run.adapter, settings))}.json"
     if run.output.head(key) is not None:
         return start_vllm(run.adapter, settings, run.phases, progress)
-    lock = cache_directory() / "parity" / f"{hashlib.sha256(run.output.uri_of(key).encode()).hexdigest()[:16]}.lock"
+    lock = lock_of(run.output, key)
     with if_first(lock) as first:
         if first:
             return _start_and_compare(run, key, fetch, progress, on_message)
@@ -70,6 +71,11 @@ def start_verified_engine(
                 stack.pop_all()
                 return engine
     return start_verified_engine(run, fetch, progress, on_message)  # the other worker was killed, or found no photo
+
+
+def lock_of(output: Store, key: str) -> Path:
+    """The file that a process of this machine holds locked while it compares for `key` of the output."""
+    return cache_directory() / "parity" / f"{hashlib.sha256(output.uri_of(key).encode()).hexdigest()[:16]}.lock"
 
 
 def start_vllm(adapter: Adapter, settings: RunSettings, phases: Phases, progress: Progress) -> Engine:

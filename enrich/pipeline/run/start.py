@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from enrich.engines.adapter import Adapter, read_adapter, read_metrics
+from enrich.engines.merged_cache import weights_of
 from enrich.engines.start import choose_engine, need_vllm_imports
 from enrich.engines.transformers_engine import open_adapter
 from enrich.engines.vllm_core import begin_imports
@@ -37,6 +38,7 @@ from enrich.pipeline.run.state import Run, adapter_warnings
 from enrich.scores.worth import judge_worth
 from enrich.settings.run import RunSettings
 from enrich.storage import Store, open_store
+from enrich.storage.read_ahead import read_ahead
 from enrich.storage.tree import local_tree
 
 
@@ -57,7 +59,8 @@ def start_run(request: RunRequest, progress: Progress = silent) -> Iterator[Run]
         raise UsageError("runner ray: Ray is not installed; pip install 'enrich[ray]', or use the runner inline")
     phases = Phases(request.waited)
     planned = phases.begin("plan")
-    if engine == "vllm" and settings.runner == "inline":
+    serves = engine == "vllm" and settings.runner == "inline"
+    if serves:
         begin_imports(cpu=device_and_dtype(settings.device)[0].type == "cpu")  # while this process plans
     images = open_store(request.images, must_exist=True, s3=settings.s3)
     check_places(request.images, request.adapter, request.output)
@@ -65,6 +68,8 @@ def start_run(request: RunRequest, progress: Progress = silent) -> Iterator[Run]
         adapter = open_adapter(directory, settings.base)
         if engine == "vllm":
             need_vllm_imports(adapter.path)
+        if serves:
+            read_ahead(weights_of(adapter, settings))
         output = open_store(request.output, create=True, s3=settings.s3)
         output.check_conditional_writes()
         appoint(output, settings)
@@ -123,12 +128,15 @@ def join_run(request: RunRequest) -> Iterator[Run]:
     """
     started_at, settings, phases = datetime.now(UTC), request.settings, Phases()
     planned = phases.begin("plan")
-    if choose_engine(settings.engine, settings.device) == "vllm":
+    serves = choose_engine(settings.engine, settings.device) == "vllm"
+    if serves:
         begin_imports(cpu=device_and_dtype(settings.device)[0].type == "cpu")
     images = open_store(request.images, must_exist=True, s3=settings.s3)
     output = open_store(request.output, must_exist=True, s3=settings.s3)
     with local_tree(request.adapter) as directory:
         adapter = open_adapter(directory, settings.base)
+        if serves:
+            read_ahead(weights_of(adapter, settings))
         info = _describe(images, adapter, request, started_at)
         manifest = read_manifest(output, info.run_id)
         if manifest is None:
