@@ -9,10 +9,9 @@ import os
 import threading
 from multiprocessing import context, forkserver, popen_forkserver
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import Any
 
-from enrich.storage.cache import cache_directory
+from enrich.storage.cache import keep_compiled_code
 
 ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -31,21 +30,11 @@ ON_CPU = {
 
 def begin_imports(*, cpu: bool) -> None:
     """Set vLLM's environment and start the process that imports it, unless there is one. Takes a few milliseconds."""
-    for name, value in {**ENVIRONMENT, **(ON_CPU if cpu else {}), **compiled_code(cache_directory())}.items():
+    for name, value in {**ENVIRONMENT, **(ON_CPU if cpu else {})}.items():
         os.environ.setdefault(name, value)
+    keep_compiled_code()
     forkserver.set_forkserver_preload(["enrich.engines.vllm_preload"])
     forkserver.ensure_running()
-
-
-def compiled_code(cache: Path) -> dict[str, str]:
-    """Where vLLM, PyTorch and Triton keep compiled code, each by its own key (versions, GPU, shapes): beside merged
-    weights, as TMPDIR and the home of a container do not outlive it."""
-    kept = cache / "compiled"
-    return {
-        "VLLM_CACHE_ROOT": str(kept / "vllm"),
-        "TORCHINDUCTOR_CACHE_DIR": str(kept / "inductor"),
-        "TRITON_CACHE_DIR": str(kept / "triton"),
-    }
 
 
 class CoreContext(context.ForkServerContext):

@@ -11,7 +11,7 @@ def read_ahead(folder: Path) -> threading.Thread:
 
     def ask() -> None:
         for file in sorted(folder.glob("*.safetensors")):
-            with suppress(OSError):  # whoever loads them says what is wrong
+            with suppress(OSError):  # loading them says what is wrong
                 descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
                 try:
                     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)

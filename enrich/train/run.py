@@ -21,6 +21,7 @@ from enrich.models.device import free_memory
 from enrich.models.registry import CheckpointError, vision_model
 from enrich.phases import Phases, Start, describe_start
 from enrich.settings.training import TrainSettings
+from enrich.storage.cache import keep_compiled_code
 from enrich.storage.scratch import scratch
 from enrich.train import evaluate, merge_check
 from enrich.train.collate import Photos
@@ -153,6 +154,7 @@ def rehearse(
 def _check_settings(settings: TrainSettings, prompt: Prompt, base: Path, workdir: Path) -> _Job:
     """Refuse settings that cannot work here. Raises UsageError."""
     device, dtype = device_and_dtype(settings.device)
+    keep_compiled_code()
     check_4bit(settings)
     require_trackers(settings)
     arguments = training_arguments(settings, workdir / "checkpoints", device=device, dtype=dtype)

@@ -61,7 +61,7 @@ def start_run(request: RunRequest, progress: Progress = silent) -> Iterator[Run]
     planned = phases.begin("plan")
     serves = engine == "vllm" and settings.runner == "inline"
     if serves:
-        begin_imports(cpu=device_and_dtype(settings.device)[0].type == "cpu")  # while this process plans
+        _begin_imports(settings)
     images = open_store(request.images, must_exist=True, s3=settings.s3)
     check_places(request.images, request.adapter, request.output)
     with local_tree(request.adapter) as directory:
@@ -82,6 +82,11 @@ def start_run(request: RunRequest, progress: Progress = silent) -> Iterator[Run]
         check_same_run(manifest, info)
         planned()
         yield Run(request, images, output, adapter, manifest, started_at, phases)
+
+
+def _begin_imports(settings: RunSettings) -> None:
+    """Import vLLM in the process that its engines come from, while this one opens the places and plans."""
+    begin_imports(cpu=device_and_dtype(settings.device)[0].type == "cpu")
 
 
 def _read_started(output: Store, run: RunInfo) -> Manifest | None:
@@ -130,7 +135,7 @@ def join_run(request: RunRequest) -> Iterator[Run]:
     planned = phases.begin("plan")
     serves = choose_engine(settings.engine, settings.device) == "vllm"
     if serves:
-        begin_imports(cpu=device_and_dtype(settings.device)[0].type == "cpu")
+        _begin_imports(settings)
     images = open_store(request.images, must_exist=True, s3=settings.s3)
     output = open_store(request.output, must_exist=True, s3=settings.s3)
     with local_tree(request.adapter) as directory:
