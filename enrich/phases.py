@@ -55,6 +55,10 @@ class Phases:
         began = self._now()
         return lambda: self._ended.append(Phase(name, began, self._now(), dict(parts)))
 
+    def __contains__(self, name: str) -> bool:
+        """Whether the phase `name` has ended."""
+        return any(phase.name == name for phase in self._ended)
+
     def end(self) -> Start:
         """The start ends now."""
         return Start(self._now(), tuple(sorted(self._ended, key=lambda phase: (phase.began, phase.ended))))

@@ -80,7 +80,7 @@ def _own(folder: Path) -> None:
 
 
 def keep_compiled_code() -> None:
-    """Let vLLM, PyTorch and Triton keep compiled code in the cache directory, each by its own key (versions, GPU, shapes).
+    """Let vLLM, PyTorch and Triton keep compiled code in the cache directory, each by keys of its own.
 
     TMPDIR and the home of a container, where they keep it otherwise, do not outlive the container. Places that the
     environment names already stay.

@@ -15,6 +15,7 @@ from enrich.engines.adapter import Adapter
 from enrich.engines.base import Engine, Request
 from enrich.engines.merged_cache import is_merged, merged_folder, merged_place, merging
 from enrich.engines.merged_model import MergedModel, merged_model
+from enrich.engines.orphans import end_orphans
 from enrich.engines.parity import ParityRecord, Precision, compare
 from enrich.engines.predictor import prompts_of
 from enrich.engines.start import choose_engine, need_vllm_imports, start_engine
@@ -34,6 +35,7 @@ from enrich.storage.exclusive import exclusively, if_first
 from enrich.vocabulary import ManifestItem
 
 PROMPTS = 32  # that are compared: enough to meet every arrangement of crops, and a minute of a GPU
+IMPORTS = "vLLM's imports"
 Fetch = Callable[[Iterable[ManifestItem]], Iterator[Fetched]]
 
 
@@ -56,6 +58,7 @@ def start_verified_engine(
         with run.phases("engine"):
             return start_engine(run.adapter, settings)
     need_vllm_imports(run.adapter.path)  # before merging, which takes a while
+    end_orphans()  # merging needs the GPU's memory too
     key = f"parity/{'-'.join(_served(run.adapter, settings))}.json"
     if run.output.head(key) is not None:
         return start_vllm(run.adapter, settings, run.phases, progress)
@@ -90,6 +93,7 @@ def start_vllm(adapter: Adapter, settings: RunSettings, phases: Phases, progress
                     _import_vllm(settings, phases)
                     model.result(written)
     progress("starting vLLM", 0, 0)
+    _import_vllm(settings, phases)
     with phases("engine") as parts:
         engine = start_engine(adapter, settings)
         parts.update(engine.clock.start)
@@ -201,7 +205,9 @@ def _merged_place(adapter: Adapter, settings: RunSettings) -> Path:
 
 
 def _import_vllm(settings: RunSettings, phases: Phases) -> None:
-    with phases("vLLM's imports"):
+    if IMPORTS in phases:
+        return
+    with phases(IMPORTS):
         import_vllm(cpu=device_and_dtype(settings.device)[0].type == "cpu")
 
 
