@@ -4,6 +4,7 @@ Import it only after the environment variables that vLLM reads at import are set
 """
 
 import copy
+import hashlib
 import re
 from contextlib import suppress
 from functools import wraps
@@ -11,11 +12,12 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 import psutil
-from vllm.config import ModelConfig
+from vllm.config import ModelConfig, VllmConfig
 from vllm.platforms import current_platform
 from vllm.v1.engine import utils
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
+from vllm.v1.worker import startup_plan
 
 from enrich.engines.vllm_core import CoreContext
 from enrich.storage.cache import cache_directory
@@ -37,8 +39,9 @@ def fork_engines() -> None:
 
 
 def share_compiled_code() -> None:
-    """In an engine's process: use the code that was compiled for another adapter, or by another engine just now."""
+    """In an engine's process: use what was compiled and measured for another adapter, or by another engine just now."""
     _forget_where_models_are()
+    _tell_memory_apart()
     if current_platform.is_cuda():
         _compile_once()
 
@@ -54,6 +57,26 @@ def _forget_where_models_are() -> None:
         return compute(nameless)
 
     ModelConfig.compute_hash = without_directory  # type: ignore[method-assign]
+
+
+def _tell_memory_apart() -> None:
+    """vLLM keeps how much memory the cache may take (VLLM_ENABLE_STARTUP_PLAN), by a key that lacks what we vary."""
+    fingerprint = startup_plan.compute_plan_fingerprint
+
+    @wraps(fingerprint)
+    def of_everything(config: VllmConfig, rank: int, world_size: int) -> str:
+        scheduler, photos = config.scheduler_config, config.model_config.multimodal_config
+        more = (
+            config.cache_config.gpu_memory_utilization,
+            scheduler.max_num_seqs,
+            scheduler.max_num_batched_tokens,
+            config.compilation_config.cudagraph_capture_sizes,
+            photos and (photos.limit_per_prompt, photos.mm_processor_kwargs),
+        )
+        known = fingerprint(config, rank, world_size)
+        return hashlib.sha256(repr((known, more)).encode()).hexdigest()[:16]
+
+    startup_plan.compute_plan_fingerprint = of_everything
 
 
 def _compile_once() -> None:

@@ -19,6 +19,8 @@ ENVIRONMENT = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     # Greedy decoding does not need a sampler, and this one is compiled at startup.
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
+    # How much memory the cache may take is measured once, and again only where less of it is free.
+    "VLLM_ENABLE_STARTUP_PLAN": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
 ON_CPU = {

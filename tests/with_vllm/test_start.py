@@ -1,8 +1,10 @@
 """The process that engines are forked from, and the code that adapters of a base share."""
 
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,15 +38,30 @@ def test_a_fork_has_vllm_and_the_environment_of_now(tmp_path: Path, monkeypatch:
     assert (tmp_path / "told").read_text() == repr(["set after the imports began", 2, True, 1])
 
 
-def _hash(told: str, folders: list[str]) -> None:
+def _look_at_keys(told: str, folders: list[str]) -> None:
     from vllm import EngineArgs
+    from vllm.v1.worker import startup_plan
 
     from enrich.models.registry import register_with_vllm
 
     register_with_vllm()
-    configs = [EngineArgs(model=folder, enforce_eager=True).create_engine_config() for folder in folders]
-    Path(told).write_text("\n".join(config.compute_hash() for config in configs))
-    assert [config.model_config.model for config in configs] == folders
+
+    def config(folder: str, **more: Any) -> Any:
+        return EngineArgs(model=folder, enforce_eager=True, **more).create_engine_config()
+
+    plain = [config(folder) for folder in folders]
+    assert [one.model_config.model for one in plain] == folders
+    varied = [config(folders[0], **more) for more in VARIED]
+    keys = {
+        "compiled": [one.compute_hash() for one in plain],
+        "memory": [startup_plan.compute_plan_fingerprint(one, 0, 1) for one in (*plain[:2], *varied)],
+    }
+    Path(told).write_text(json.dumps(keys))
+
+
+VARIED: list[dict[str, Any]] = [
+    {"gpu_memory_utilization": 0.5}, {"max_num_seqs": 3}, {"limit_mm_per_prompt": {"image": 3}},
+]  # fmt: skip
 
 
 def test_adapters_of_a_base_share_compiled_code(tmp_path: Path) -> None:
@@ -56,10 +73,14 @@ def test_adapters_of_a_base_share_compiled_code(tmp_path: Path) -> None:
     (other / "config.json").write_text(config.replace('"num_hidden_layers": ', '"num_hidden_layers": 1'))
     begin_imports(cpu=True)
     folders = [str(folder) for folder in (*same, other)]
-    process = CoreContext().Process(target=_hash, args=(str(tmp_path / "told"), folders))
+    process = CoreContext().Process(target=_look_at_keys, args=(str(tmp_path / "told"), folders))
     process.start()
     process.join(300)
 
-    first, second, third = (tmp_path / "told").read_text().split()
-    assert first == second != third
     assert process.exitcode == 0
+    keys = json.loads((tmp_path / "told").read_text())
+    first, second, third = keys["compiled"]
+    assert first == second != third
+    first, second, *varied = keys["memory"]  # which also depends on what is asked of the engine
+    assert first == second
+    assert len({first, *varied}) == 1 + len(VARIED)
