@@ -34,7 +34,7 @@ from tests.testing.random_adapter import write_random_adapter
 
 ray = pytest.importorskip("ray")
 from enrich.pipeline.run.ray_runner import find_room  # noqa: E402
-from enrich.pipeline.run.ray_worker import Worker  # noqa: E402
+from enrich.pipeline.run.ray_worker import Worker, share_of_cores  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -319,6 +319,13 @@ def test_a_run_is_joined_where_it_is_and_never_started(shop: Shop, tmp_path: Pat
         assert joined.missing_shards() == started.missing_shards() != []
 
 
+@pytest.mark.parametrize(("cpu", "gpu", "share"), [(64, 4, 16), (16, 8, 4), (8, 1, 8), (2, 0, 4)])
+def test_a_worker_takes_its_gpus_share_of_the_cores(cpu: float, gpu: float, share: int) -> None:
+    nodes = [{"NodeID": "other", **node(256, 1)}, {"NodeID": "own", **node(cpu, gpu)}]
+    assert share_of_cores(4, "own", nodes) == share
+    assert share_of_cores(4, "gone", nodes) == 4
+
+
 def node(cpu: float, gpu: float = 0.0, *, alive: bool = True) -> dict[str, Any]:
     return {"Alive": alive, "Resources": {"CPU": cpu, **({"GPU": gpu} if gpu else {})}}
 
@@ -329,8 +336,7 @@ def node(cpu: float, gpu: float = 0.0, *, alive: bool = True) -> dict[str, Any]:
         ([node(2)], {"num_cpus": 1}, 2),
         ([node(4), node(3), node(8, alive=False)], {"num_cpus": 1}, 7),
         ([node(0)], {"num_cpus": 1}, 0),
-        ([node(4), node(128, 8)], {"num_cpus": 16, "num_gpus": 1}, 8),
-        ([node(192, 8)], {"num_cpus": 18, "num_gpus": 1}, 8),
+        ([node(4), node(128, 8)], {"num_cpus": 4, "num_gpus": 1}, 8),
         ([node(16, 8)], {"num_cpus": 2, "num_gpus": 1}, 8),
         ([node(16, 2), node(2, 1)], {"num_cpus": 2, "num_gpus": 1}, 3),
     ],
