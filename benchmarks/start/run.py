@@ -35,11 +35,11 @@ def main() -> None:
     if options.one:
         run(options)
         return
-    from benchmarks.made_up import FULL, TINY, make_checkpoint, make_photos
+    from benchmarks.made_up import FULL, SMALLEST, make_checkpoint, make_photos
     from benchmarks.results import record
 
     make_photos(options.folder / "photos", PHOTOS * len(STARTS))
-    make_checkpoint(options.folder / "model", TINY if options.tiny else FULL)
+    make_checkpoint(options.folder / "model", SMALLEST if options.tiny else FULL)
     for number, name in enumerate(dict.fromkeys(STARTS.values())):
         call(
             ROOT,
@@ -97,6 +97,7 @@ def start(checkout: Path, options: argparse.Namespace, *command: str) -> subproc
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "VLLM_PLUGINS": "enrich_benchmark",  # and not the installed package's, in whose place it is
         "HF_HUB_OFFLINE": "1",
+        "TQDM_DISABLE": "1",
     }
     flags = ["--tiny"] if options.tiny and "--one" in command else []
     return subprocess.Popen([sys.executable, *command, *flags], env=environment, cwd=checkout)

@@ -5,7 +5,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -35,7 +35,7 @@ def merged_checkpoint(adapter: Adapter, dtype: torch.dtype, cache: Path) -> Path
         RunFailed: the disk of `cache` is full or refuses files.
     """
     place = merged_place(adapter, dtype, cache)
-    with merging(place):
+    with merging(place), disk_errors(place.parent):
         if not is_merged(place):
             keep_merged(merge_adapter(adapter, dtype, torch.device("cpu")), adapter, place)
     return place
@@ -60,7 +60,9 @@ def weights_of(adapter: Adapter, settings: RunSettings) -> Path:
 @contextmanager
 def merging(place: Path) -> Iterator[None]:
     """For looking for the checkpoint, and merging if there is none: one process of a machine at a time."""
-    with disk_errors(place.parent), exclusively(place.with_name(f"{place.name}.lock"), "merging"):
+    with ExitStack() as stack:
+        with disk_errors(place.parent):
+            stack.enter_context(exclusively(place.with_name(f"{place.name}.lock"), "merging"))
         yield
 
 

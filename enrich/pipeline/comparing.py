@@ -6,7 +6,6 @@ from pathlib import Path
 
 from enrich.engines.adapter import Adapter
 from enrich.engines.base import Request
-from enrich.engines.merged_model import merged_model
 from enrich.engines.parity import ParityRecord
 from enrich.engines.start import choose_engine, need_vllm_imports
 from enrich.engines.transformers_engine import open_adapter
@@ -37,9 +36,11 @@ def measure_parity(
     with ExitStack() as stack:
         loaded = open_adapter(stack.enter_context(local_tree(adapter)), settings.base)
         need_vllm_imports(loaded.path)
-        with merged_model(loaded, settings, phases, answers=True) as model:
-            requests = _drawn(loaded, rows) if catalog is None else _labelled(loaded, catalog, settings, rows, stack)
-            ours = ask_transformers(model, loaded, settings, requests, phases, progress)
+
+        def make_requests() -> list[Request]:
+            return _drawn(loaded, rows) if catalog is None else _labelled(loaded, catalog, settings, rows, stack)
+
+        requests, ours = ask_transformers(loaded, settings, make_requests, phases, progress)
         engine = start_vllm(loaded, settings, phases, progress)
         stack.callback(engine.close)
         record = compare_engines(engine, loaded, settings, requests, ours, progress)

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
@@ -14,7 +13,7 @@ from enrich.answers.completion import Completion
 from enrich.engines.adapter import Adapter
 from enrich.engines.base import Engine, Request
 from enrich.engines.merged_cache import is_merged, merged_folder, merged_place, merging
-from enrich.engines.merged_model import MergedModel, merged_model
+from enrich.engines.merged_model import merged_model
 from enrich.engines.orphans import end_orphans
 from enrich.engines.parity import ParityRecord, Precision, compare
 from enrich.engines.predictor import prompts_of
@@ -103,10 +102,7 @@ def start_vllm(adapter: Adapter, settings: RunSettings, phases: Phases, progress
 def _start_and_compare(run: Run, key: str, fetch: Fetch, progress: Progress, on_message: OnMessage) -> Engine:
     """vLLM's engine, if it is the same model. Raises ParityFailed if not."""
     adapter, settings, phases = run.adapter, run.settings, run.phases
-    with merged_model(adapter, settings, phases, answers=True) as model:
-        with phases("photos"):
-            requests = first_prompts(run, fetch, PROMPTS)
-        ours = ask_transformers(model, adapter, settings, requests, phases, progress)
+    requests, ours = ask_transformers(adapter, settings, lambda: first_prompts(run, fetch, PROMPTS), phases, progress)
     with ExitStack() as stack:
         engine = start_vllm(adapter, settings, phases, progress)
         stack.callback(engine.close)
@@ -150,30 +146,33 @@ def named_after(product: str, prompts: Sequence[Request]) -> list[Request]:
 
 
 def ask_transformers(
-    model: MergedModel,
     adapter: Adapter,
     settings: RunSettings,
-    requests: Sequence[Request],
+    make_requests: Callable[[], list[Request]],
     phases: Phases,
     progress: Progress,
-) -> list[Completion]:
-    """What vLLM's answers are compared with. `model` also writes the checkpoint that vLLM will load, if there is none.
+) -> tuple[list[Request], list[Completion]]:
+    """Requests, and the answers that vLLM's are compared with.
 
-    Meanwhile this process imports vLLM; its engine has to wait, as a GPU has no room for both models.
+    Another process merges the adapter, writes the checkpoint that vLLM will load, if there is none, and answers; this
+    one makes the requests and imports vLLM. The engine has to wait, as a GPU has no room for both models.
     """
     progress("merging the adapter", 0, 0)
-    with ExitStack() as stack:
-        asked: list[Future[None]] = []
+    with ExitStack() as alone, merged_model(adapter, settings, phases, answers=True) as model:
+        written = None
         if settings.served == "merged":
             place = _merged_place(adapter, settings)
-            stack.enter_context(merging(place))
-            asked = [] if is_merged(place) else [model.keep(place)]
+            alone.enter_context(merging(place))
+            written = None if is_merged(place) else model.keep(place)
+        with phases("photos"):
+            requests = make_requests()
         answers = model.answer(requests)
         _import_vllm(settings, phases)
-        for written in asked:
+        if written:
             model.result(written)
-    progress("comparing, transformers", 0, 0)
-    return model.result(answers)
+        alone.close()  # other workers load what was written, while this one waits for the answers
+        progress("comparing, transformers", 0, 0)
+        return requests, model.result(answers)
 
 
 def compare_engines(

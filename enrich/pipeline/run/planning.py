@@ -62,19 +62,22 @@ class Forecast:
         lines = [f"{most}{self.todo:,} of {self.listed:,} products to do ({why}), {size}, from {self.photos:,} photos"]
         if self.older:
             lines.append(f"{self.older:,} products keep the answer of an older adapter for now (refresh, limit)")
+        lines += self._times()
         if self.todo:
             lines.append(f"expected start: {self.start}")
-        warnings = [f"warning: {warning}" for warning in self.warnings]
+        return [*lines, *(f"warning: {warning}" for warning in self.warnings)]
+
+    def _times(self) -> list[str]:
         if self.seconds is None:
-            return [*lines, "expected time: unknown, because no run has finished there yet", *warnings]
+            return ["expected time: unknown, because no run has finished there yet"]
         length = timedelta(seconds=round(self.seconds))
         of_last = f"{self.rate:.1f} products a second of run {self.last_run}, its start included"
-        lines.append(f"expected time: {length}, at the {of_last}")
+        lines = [f"expected time: {length}, at the {of_last}"]
         if self.price_per_hour is not None:
             cost = self.seconds / 3600 * self.price_per_hour
             of = f" {self.currency}" if self.currency else ""
             lines.append(f"expected cost: {cost:.2f}{of}, at {self.price_per_hour:g}{of} an hour")
-        return [*lines, *warnings]
+        return lines
 
 
 def plan_run(source: Store, output: Store, run: RunInfo, request: RunRequest, progress: Progress) -> Manifest:
