@@ -100,12 +100,16 @@ def run(
         UsageError: nothing was started. RunFailed, StorageError: the run stopped; the same `run_id` continues it.
     """
     began = monotonic()
-    from enrich.pipeline.run.enrichment import run_enrichment
-    from enrich.pipeline.run.request import RunRequest
+    from enrich.engines.vllm_core import begin_early
     from enrich.settings.run import RunSettings
 
+    chosen = _settings(RunSettings, settings, "run")
+    begin_early(chosen)  # while this process imports torch
+    from enrich.pipeline.run.enrichment import run_enrichment
+    from enrich.pipeline.run.request import RunRequest
+
     request = RunRequest(
-        str(images), str(adapter), str(output), _settings(RunSettings, settings, "run"), run_id, limit, inventory,
+        str(images), str(adapter), str(output), chosen, run_id, limit, inventory,
         deadline.total_seconds() if deadline else None, None if products is None else str(products),
         waited=monotonic() - began,
     )  # fmt: skip

@@ -5,12 +5,15 @@ whatever locks and pipes that has. Python's fork server is neither: an interpret
 else, with one thread and without CUDA. An engine that died is started again without the imports, too.
 """
 
+import importlib.util
 import os
 import threading
 from multiprocessing import context, forkserver, popen_forkserver
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
+from enrich.settings.run import RunSettings
 from enrich.storage.cache import keep_compiled_code
 
 ENVIRONMENT = {
@@ -37,6 +40,13 @@ def begin_imports(*, cpu: bool) -> None:
     keep_compiled_code()
     forkserver.set_forkserver_preload(["enrich.engines.vllm_preload"])
     forkserver.ensure_running()
+
+
+def begin_early(settings: RunSettings) -> None:
+    """`begin_imports` where a run clearly uses vLLM on a GPU; to ask torch would take the seconds that this saves."""
+    wanted = settings.engine != "transformers" and settings.device != "cpu" and settings.runner == "inline"
+    if wanted and Path("/dev/nvidiactl").exists() and importlib.util.find_spec("vllm") is not None:
+        begin_imports(cpu=False)
 
 
 class CoreContext(context.ForkServerContext):
