@@ -35,7 +35,7 @@ _CONTEXTS: list[Any] = []
 
 def fork_engines() -> None:
     """Make vLLM start engines as forks of the process that has imported it."""
-    utils.get_mp_context = CoreContext  # type: ignore[attr-defined]
+    utils.get_mp_context = CoreContext
 
 
 def share_compiled_code() -> None:
@@ -56,7 +56,7 @@ def _forget_where_models_are() -> None:
         nameless.model = ""
         return compute(nameless)
 
-    ModelConfig.compute_hash = without_directory  # type: ignore[method-assign]
+    ModelConfig.compute_hash = without_directory
 
 
 def _tell_memory_apart() -> None:
@@ -93,7 +93,7 @@ def _compile_once() -> None:
         with once(marker, "compiling"):
             return profile(worker)
 
-    Worker.determine_available_memory = after_the_first  # type: ignore[method-assign]
+    Worker.determine_available_memory = after_the_first
 
 
 class Internals:

@@ -78,7 +78,7 @@ class CoreContext(context.ForkServerContext):
             super().run()
 
 
-class _Popen(popen_forkserver.Popen):  # type: ignore[misc]  # typeshed hides what it inherits
+class _Popen(popen_forkserver.Popen):
     """Safe to poll from several threads: the exit code can be read from its pipe once."""
 
     _reading = threading.Lock()
