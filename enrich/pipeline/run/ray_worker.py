@@ -95,7 +95,7 @@ def share_of_cores(cpus: int, node: str, nodes: Sequence[Mapping[str, Any]]) -> 
 
     Decoding has to keep up with the GPU, and the cores are idle where each worker takes no more than Ray was asked for.
     """
-    found = next((one["Resources"] for one in nodes if one["NodeID"] == node), {})
+    found: dict[str, float] = next((one["Resources"] for one in nodes if one["NodeID"] == node), {})
     return max(cpus, int(found.get("CPU", 0) // found.get("GPU", 1)))
 
 
