@@ -254,9 +254,13 @@ def test_transformers_is_not_compared_with_itself(
 ) -> None:
     monkeypatch.setattr(parity_gate, "choose_engine", lambda name, device: "transformers")
 
-    run(places, tmp_path)
+    record, _ = run(places, tmp_path)
 
     assert (len(vllm.started), vllm.references, kept(tmp_path)) == (1, 0, [])
+    assert record.start is not None
+    assert [phase.name for phase in record.start.phases] == ["plan", "engine", "first answer"]
+    again = dry_run(RunRequest(str(places.bucket), str(places.adapter), str(tmp_path), SETTINGS)).lines()
+    assert f"expected start: {describe_start(record.start)}, as run {record.run.run_id} took" in again
 
 
 def test_faulty_photos_and_copies_are_passed_over(places: Places, tmp_path: Path, vllm: FakeVllm) -> None:
