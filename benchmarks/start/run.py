@@ -1,7 +1,8 @@
 """How long a run with vLLM takes to its first rows: of a new adapter, again, and of another adapter of the same base.
 
     python -m benchmarks.start.run                      # full size, on a GPU
-    python -m benchmarks.start.run --old CHECKOUT       # also the code of another commit, from `git worktree add`
+    python -m benchmarks.start.run --old CHECKOUT       # then the code of another commit, from `git worktree add`
+    python -m benchmarks.start.run --starts first second --old CHECKOUT --only-old    # the parts for themselves
     python -m benchmarks.start.run --tiny               # a small model on a CPU, to try the script
 
 Each start is a process of its own, `enrich.run` over new photos of one output, and the clock runs from the process to
@@ -28,6 +29,8 @@ PHOTOS = 64  # a start
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--old", type=Path, help="a checkout of another commit")
+    parser.add_argument("--only-old", action="store_true", help="not this one's")
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS), help="in this order")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path("/tmp/enrich-start"), help="for 50 GB of files")
     parser.add_argument("--one", nargs=2, metavar=("ADAPTER", "CACHE"), help=argparse.SUPPRESS)
@@ -41,30 +44,25 @@ def main() -> None:
     make_photos(options.folder / "photos", PHOTOS * len(STARTS))
     make_checkpoint(options.folder / "model", SMALLEST if options.tiny else FULL)
     for number, name in enumerate(dict.fromkeys(STARTS.values())):
-        call(
-            ROOT,
-            options,
-            "-c",
-            f"from benchmarks.start.run import *; make_adapter({str(options.folder)!r}, {name!r}, {number})",
+        made = (
+            f"from benchmarks.start.run import make_adapter; make_adapter({str(options.folder)!r}, {name!r}, {number})"
         )
-    codes = {"this": ROOT, **({"old": options.old.absolute()} if options.old else {})}
+        if start(ROOT, options, "-c", made).wait():
+            raise SystemExit(f"adapter {name} was not made")
+    codes = {} if options.only_old else {"this": ROOT}
+    if options.old:
+        codes["old"] = options.old.absolute()
     seconds, rows, phases = dict[tuple[str, str], float](), [], []
     for code, checkout in codes.items():
         for part in ("output", "cache"):
             shutil.rmtree(options.folder / f"{part}-{code}", ignore_errors=True)
-        for start, adapter in STARTS.items():
-            seconds[code, start] = measure(checkout, options, code, adapter)
-            phases += told(options.folder / f"output-{code}", code, start)
+        for name in options.starts:
+            seconds[code, name] = measure(checkout, options, code, STARTS[name])
+            phases += told(options.folder / f"output-{code}", code, name)
         shutil.rmtree(options.folder / f"cache-{code}")
-    for (code, start), took in seconds.items():
-        rows.append(
-            {
-                "code": code,
-                "start": start,
-                "to the first rows, s": took,
-                "of this code's": took / seconds["this", start],
-            }
-        )
+    for (code, name), took in seconds.items():
+        beside = {"of this code's": took / seconds["this", name]} if ("this", name) in seconds else {}
+        rows.append({"code": code, "start": name, "to the first rows, s": took, **beside})
     record("start", {"": rows, "phases": phases})
 
 
@@ -101,11 +99,6 @@ def start(checkout: Path, options: argparse.Namespace, *command: str) -> subproc
     }
     flags = ["--tiny"] if options.tiny and "--one" in command else []
     return subprocess.Popen([sys.executable, *command, *flags], env=environment, cwd=checkout)
-
-
-def call(checkout: Path, options: argparse.Namespace, *command: str) -> None:
-    if start(checkout, options, *command).wait():
-        raise SystemExit("that failed")
 
 
 def run(options: argparse.Namespace) -> None:
