@@ -87,8 +87,10 @@ def merged_model(adapter: Adapter, settings: RunSettings, phases: Phases, *, ans
     with _process() as pool:
         try:
             yield MergedModel(pool, adapter, settings, phases, answers=answers)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        except BaseException:
+            for process in dict(getattr(pool, "_processes", None) or {}).values():
+                process.kill()  # in the middle of a merge, say: Python 3.14 has kill_workers for this
+            raise
 
 
 def _process() -> Executor:
