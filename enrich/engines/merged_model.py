@@ -1,4 +1,4 @@
-"""An adapter merged into its base by transformers, in a process of its own.
+"""An adapter merged into its base by transformers, or beside it if it is served so, in a process of its own.
 
 While it imports and merges, this process does other things. Once it is closed all of its memory is free again, the
 GPU's too, which this process could not give back entirely.
@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel
 
 from enrich.answers.completion import Completion
 from enrich.engines.adapter import Adapter
 from enrich.engines.base import Request
 from enrich.engines.merged_cache import keep_merged
-from enrich.engines.transformers_engine import base_of, merge_adapter, serve
+from enrich.engines.transformers_engine import add_adapter, base_of, merge_adapter, serve
 from enrich.errors import RunFailed
 from enrich.models.device import device_and_dtype
 from enrich.phases import Phases
@@ -38,7 +39,7 @@ class MergedModel:
         self, pool: Executor, adapter: Adapter, settings: RunSettings, phases: Phases, *, answers: bool
     ) -> None:
         self._pool, self._adapter, self._settings, self._phases = pool, adapter, settings, phases
-        merged = phases.begin("merge")
+        merged = phases.begin("merge" if settings.served == "merged" else "load")
         self._merged = pool.submit(_merge, adapter, settings, answers)
         self._last: Future[Any] = self._merged
         self._merged.add_done_callback(lambda _: merged())
@@ -109,12 +110,15 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-_merged: PreTrainedModel | None = None  # in the process that merges
+_merged: PreTrainedModel | PeftModel | None = None  # in the process that merges
 
 
 def _merge(adapter: Adapter, settings: RunSettings, answers: bool) -> None:
     global _merged
     device, dtype = device_and_dtype(settings.device)
+    if settings.served == "lora":
+        _merged = add_adapter(adapter, dtype, device)
+        return
     if device.type == "cuda" and not answers and not _has_room(base_of(adapter)):
         device = torch.device("cpu")
     _merged = merge_adapter(adapter, dtype, device)
@@ -135,7 +139,7 @@ def _answer(adapter: Adapter, settings: RunSettings, requests: Sequence[Request]
     return [found[request.id] for request in requests]
 
 
-def _model() -> PreTrainedModel:
+def _model() -> Any:
     if _merged is None:
         raise RunFailed("the model was not merged")  # `result` raises why
     return _merged

@@ -46,6 +46,16 @@ def test_it_answers_as_in_this_process_and_what_it_writes_is_what_answered(adapt
     assert not multiprocessing.active_children()
 
 
+def test_what_is_served_unmerged_is_not_merged(adapter: Adapter) -> None:
+    phases, photos = Phases(), [request(number) for number in range(3)]
+    beside = SETTINGS.model_copy(update={"served": "lora"})
+    with merged_model(adapter, beside, phases, answers=True) as model:
+        found = model.result(model.answer(photos))
+
+    check_same(found, list(load_engine(adapter, SETTINGS).complete(photos)))
+    assert [phase.name for phase in phases.end().phases] == ["load", "transformers"]
+
+
 def test_a_killed_process_and_an_adapter_that_cannot_be_merged(adapter: Adapter, tmp_path: Path) -> None:
     with merged_model(adapter, SETTINGS, Phases(), answers=True) as model:
         written = model.keep(tmp_path / "merged")
