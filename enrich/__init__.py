@@ -17,6 +17,7 @@ and Polars load when they are used.
 
 from collections.abc import Mapping
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -98,13 +99,19 @@ def run(
     Raises:
         UsageError: nothing was started. RunFailed, StorageError: the run stopped; the same `run_id` continues it.
     """
-    from enrich.pipeline.run.enrichment import run_enrichment
-    from enrich.pipeline.run.request import RunRequest
+    began = monotonic()
+    from enrich.engines.vllm_core import begin_early
     from enrich.settings.run import RunSettings
 
+    chosen = _settings(RunSettings, settings, "run")
+    begin_early(chosen)  # while this process imports torch
+    from enrich.pipeline.run.enrichment import run_enrichment
+    from enrich.pipeline.run.request import RunRequest
+
     request = RunRequest(
-        str(images), str(adapter), str(output), _settings(RunSettings, settings, "run"), run_id, limit, inventory,
+        str(images), str(adapter), str(output), chosen, run_id, limit, inventory,
         deadline.total_seconds() if deadline else None, None if products is None else str(products),
+        waited=monotonic() - began,
     )  # fmt: skip
     return run_enrichment(request, progress or _ignore, on_message or _ignore)
 

@@ -25,6 +25,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from enrich.errors import EnrichError, redact
+from enrich.phases import describe_start
 from enrich.pipeline.progress import describe_duration, describe_progress
 from enrich.vocabulary import TRANSIENT, ErrorKind
 
@@ -118,6 +119,8 @@ def print_record(record: "RunRecord", output: str) -> None:
         from enrich.pipeline.run.bottleneck import describe_stages
 
         console.print(describe_stages(record.stages))
+    if record.start:
+        console.print(f"start: {describe_start(record.start)}")
     if record.missing_shards:
         console.print(
             f"{record.missing_shards} of {record.shards} shards are left: --run-id {record.run.run_id} goes on"

@@ -18,6 +18,7 @@ from prefect.tasks import Task, exponential_backoff
 
 from enrich.errors import EnrichError, ParityFailed, UsageError
 from enrich.output.run_record import RunRecord
+from enrich.phases import describe_start
 from enrich.pipeline import adapter_cache
 from enrich.pipeline.adapter_cache import Retrain
 from enrich.pipeline.challenging import Challenge
@@ -204,6 +205,8 @@ def publish(run: Run) -> RunRecord:
     get_run_logger().info("run=%s state=%s %s", run.info.run_id, record.state, _counted(record))
     if record.stages:
         get_run_logger().info(describe_stages(record.stages))
+    if record.start:
+        get_run_logger().info("start: %s", describe_start(record.start))
     return record
 
 

@@ -1,7 +1,7 @@
 """What an engine is: photos in, completions out."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -30,6 +30,7 @@ class EngineClock:
     render: float = 0.0  # turning pages into model input, possibly while it was busy
     busy: float = 0.0  # had photos to answer
     starved: float = 0.0  # had none because the stream had not delivered the next one yet
+    start: dict[str, float] = field(default_factory=dict)  # parts of its start, where it measured them
 
 
 class Engine(Protocol):

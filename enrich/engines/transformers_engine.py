@@ -1,13 +1,15 @@
 """The engine that needs only transformers: batches through `generate`, on a CPU or a GPU."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
+from typing import TypeVar
 
 import numpy as np
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel
 
 from enrich.answers.completion import TOP_K, Completion
@@ -17,7 +19,7 @@ from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines.adapter import Adapter, answer_budget, check_base, read_adapter
 from enrich.engines.base import EngineClock, Request
 from enrich.errors import UsageError, first_line
-from enrich.models.adapted import load_merged
+from enrich.models.adapted import load_adapted, load_merged
 from enrich.models.base import Processor
 from enrich.models.checkpoint import load_model, load_processor, resolve, stop_ids, weights_signature
 from enrich.models.device import device_and_dtype
@@ -25,6 +27,8 @@ from enrich.models.generation import generate_answers
 from enrich.models.registry import CheckpointError
 from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
 from enrich.settings.run import RunSettings
+
+T = TypeVar("T")
 
 
 class TransformersEngine:
@@ -34,7 +38,7 @@ class TransformersEngine:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel | PeftModel,
         processor: Processor,
         prompt: Prompt,
         *,
@@ -111,14 +115,23 @@ def load_engine(adapter: Adapter, settings: RunSettings) -> TransformersEngine:
         UsageError: the base cannot be found, or the adapter's tensors do not fit it.
     """
     device, dtype = device_and_dtype(settings.device)
-    return _engine(merge_adapter(adapter, dtype, device), adapter, settings)
+    return serve(merge_adapter(adapter, dtype, device), adapter, settings)
 
 
 def merge_adapter(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """The base with the adapter in its weights. UsageError if the base is missing or the adapter does not fit it."""
+    return _loaded(load_merged, adapter, dtype, device)
+
+
+def add_adapter(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> PeftModel:
+    """The base with the adapter beside its weights. Raises as `merge_adapter`."""
+    return _loaded(load_adapted, adapter, dtype, device)
+
+
+def _loaded(load: Callable[..., T], adapter: Adapter, dtype: torch.dtype, device: torch.device) -> T:
     base = base_of(adapter)
     try:
-        return load_merged(base, adapter.path, dtype=dtype, device=device)
+        return load(base, adapter.path, dtype=dtype, device=device)
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
         raise UsageError(
             f"adapter {adapter.path}: it does not fit its base {adapter.base}: {first_line(error)}; "
@@ -129,10 +142,11 @@ def merge_adapter(adapter: Adapter, dtype: torch.dtype, device: torch.device) ->
 def load_base_engine(base: Path, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
     """The same engine without the adapter: the base's answers to the same prompt."""
     device, dtype = device_and_dtype(settings.device)
-    return _engine(load_model(base, dtype=dtype, device=device), adapter, settings)
+    return serve(load_model(base, dtype=dtype, device=device), adapter, settings)
 
 
-def _engine(model: PreTrainedModel, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
+def serve(model: PreTrainedModel | PeftModel, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
+    """The engine of a loaded model that is to answer the adapter's prompt. UsageError: the adapter cannot be used."""
     size, budget = settings.batch_size, answer_budget(adapter, settings)
     try:
         processor = load_processor(adapter.path)

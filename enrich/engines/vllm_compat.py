@@ -3,15 +3,27 @@
 Import it only after the environment variables that vLLM reads at import are set.
 """
 
+import copy
+import hashlib
+import re
 from contextlib import suppress
+from functools import wraps
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 import psutil
+from vllm.config import ModelConfig, VllmConfig
+from vllm.platforms import current_platform
+from vllm.v1.engine import utils
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
+from vllm.v1.worker import startup_plan
 
-__all__ = ["EngineDeadError", "Internals", "LLMEngine"]
+from enrich.engines.vllm_core import CoreContext
+from enrich.storage.cache import cache_directory
+from enrich.storage.exclusive import once
+
+__all__ = ["EngineDeadError", "Internals", "LLMEngine", "fork_engines", "share_compiled_code"]
 
 
 # The ZeroMQ contexts of all engines of this process, so that none is ever garbage: destroying one waits for its last
@@ -19,6 +31,69 @@ __all__ = ["EngineDeadError", "Internals", "LLMEngine"]
 # thread of its own while another may be sending; a test hung so, in whatever code collected garbage next. A context
 # that is kept costs three idle threads.
 _CONTEXTS: list[Any] = []
+
+
+def fork_engines() -> None:
+    """Make vLLM start engines as forks of the process that has imported it."""
+    utils.get_mp_context = CoreContext
+
+
+def share_compiled_code() -> None:
+    """In an engine's process: use what was compiled and measured for another adapter, or by another engine just now."""
+    _forget_where_models_are()
+    _tell_memory_apart()
+    if current_platform.is_cuda():
+        _compile_once()
+
+
+def _forget_where_models_are() -> None:
+    """Models of one shape share compiled code: vLLM's key has the directory too, and each adapter has its own."""
+    compute = ModelConfig.compute_hash
+
+    @wraps(compute)
+    def without_directory(config: ModelConfig) -> str:
+        nameless = copy.copy(config)
+        nameless.model = ""
+        return compute(nameless)
+
+    ModelConfig.compute_hash = without_directory
+
+
+def _tell_memory_apart() -> None:
+    """vLLM keeps how much memory the cache may take (VLLM_ENABLE_STARTUP_PLAN), by a key that lacks what we vary."""
+    fingerprint = startup_plan.compute_plan_fingerprint
+
+    @wraps(fingerprint)
+    def of_everything(config: VllmConfig, rank: int, world_size: int) -> str:
+        scheduler, photos = config.scheduler_config, config.model_config.multimodal_config
+        more = (
+            config.cache_config.gpu_memory_utilization,
+            scheduler.max_num_seqs,
+            scheduler.max_num_batched_tokens,
+            config.compilation_config.cudagraph_capture_sizes,
+            photos and (photos.limit_per_prompt, photos.mm_processor_kwargs),
+        )
+        known = fingerprint(config, rank, world_size)
+        return hashlib.sha256(repr((known, more)).encode()).hexdigest()[:16]
+
+    startup_plan.compute_plan_fingerprint = of_everything
+
+
+def _compile_once() -> None:
+    """Engines of a machine that start at the same time load and wait for the first of them to have compiled."""
+    import torch
+    from vllm.v1.worker.gpu_worker import Worker
+
+    profile = Worker.determine_available_memory  # the first call of the model, which compiles it
+
+    @wraps(profile)
+    def after_the_first(worker: Worker) -> int:
+        parts = worker.vllm_config.compute_hash(), torch.__version__, torch.cuda.get_device_name()
+        marker = cache_directory() / "compiled" / re.sub(r"\W+", "-", "-".join(parts))
+        with once(marker, "compiling"):
+            return profile(worker)
+
+    Worker.determine_available_memory = after_the_first
 
 
 class Internals:

@@ -13,6 +13,7 @@ from typing import Any
 
 from enrich.engines.gpu_memory import holders, wait_for_memory
 from enrich.engines.orphans import EngineRecord, end_orphans
+from enrich.engines.vllm_core import begin_imports
 from enrich.errors import RunFailed, UsageError
 from enrich.models.registry import register_with_vllm
 from enrich.storage.scratch import Scratch
@@ -22,23 +23,19 @@ log = logging.getLogger(__name__)
 HANG_SECONDS = 600.0  # a step takes 0.1 s on a GPU; 4,096 tokens of the full-size model on a few cores take 2 minutes
 _LOOK_SECONDS = 5.0  # between checks for a hung engine
 
-_ENVIRONMENT = {
-    "VLLM_NO_USAGE_STATS": "1",
-    # A fork would copy locks that this process's threads hold, and its pipes to the decoders.
-    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    # Greedy decoding does not need a sampler, and this one is compiled at startup.
-    "VLLM_USE_FLASHINFER_SAMPLER": "0",
-    "TOKENIZERS_PARALLELISM": "false",
-}
-_ON_CPU = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": str(os.cpu_count() or 1),  # if unset, vLLM uses one thread
-}
 _NO_MEMORY = re.compile(
     r"out of memory|OutOfMemoryError|less than desired GPU memory utilization|No available memory for the cache"
     r"|larger than the available KV cache memory"
 )
+
+
+def import_vllm(*, cpu: bool) -> None:
+    """Import what this process needs of vLLM, which takes 10 s, while the process that engines come from does too."""
+    begin_imports(cpu=cpu)
+    from enrich.engines.vllm_compat import fork_engines
+
+    fork_engines()
+    register_with_vllm()  # vLLM loads plugins once per process, perhaps before ours were installed
 
 
 class EngineDied(Exception):
@@ -62,14 +59,12 @@ class EngineProcess:
     def __init__(self, arguments: dict[str, Any], *, cpu: bool, lora: Path | None = None) -> None:
         self._scratch = Scratch()
         self._log = self._scratch.path / "vllm.log"
-        for name, value in {**_ENVIRONMENT, **(_ON_CPU if cpu else {})}.items():
-            os.environ.setdefault(name, value)
+        import_vllm(cpu=cpu)
         from vllm import EngineArgs
         from vllm.lora.request import LoRARequest
 
         from enrich.engines.vllm_compat import EngineDeadError, Internals, LLMEngine
 
-        register_with_vllm()  # vLLM loads plugins once per process, perhaps before ours were installed
         self._dead: type[Exception] = EngineDeadError
         self._lora = LoRARequest("adapter", 1, str(lora)) if lora else None
         end_orphans()
@@ -83,6 +78,7 @@ class EngineProcess:
         except (RuntimeError, ValueError, TimeoutError, OSError) as error:
             text = self._log.read_text(errors="replace") if self._log.is_file() else ""
             raise start_failure(error, text, arguments, self._log) from error
+        self.start_parts = start_parts(self._log.read_text(errors="replace") if self._log.is_file() else "")
         self._internals = Internals(self._engine)
         self._record.write(self.pids)
         self._waiting_since: float | None = None  # time.monotonic at which `outputs` started to wait for a step
@@ -160,6 +156,23 @@ class EngineProcess:
                 for process in self._internals.processes:
                     process.kill()
         self._internals.wake()
+
+
+def start_parts(text: str) -> dict[str, float]:
+    """Seconds of the parts of a start, by what vLLM writes to its log; none where it writes something else."""
+
+    def seconds(line: str) -> float:
+        return sum(map(float, re.findall(line, text)))
+
+    compiling = seconds(r"torch\.compile took ([\d.]+) s in total")
+    graphs = seconds(r"Graph capturing finished in ([\d.]+) secs")
+    whole = seconds(r"init engine \(profile, create kv cache, warmup model\) took ([\d.]+) s")
+    return {
+        "model": seconds(r"Model loading took .* memory and ([\d.]+) seconds"),
+        "compile": compiling,
+        "graphs": graphs,
+        "profile": max(0.0, whole - compiling - graphs),
+    }
 
 
 def start_failure(error: Exception, text: str, arguments: dict[str, Any], file: Path) -> UsageError | RunFailed:

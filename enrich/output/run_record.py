@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from enrich.errors import RunFailed
+from enrich.phases import Start
 from enrich.storage import StorageError, Store
 
 SEQUENCES = "runs/.sequence"  # no run id starts with a dot
@@ -223,6 +224,9 @@ class RunRecord(BaseModel):
     engine: str
     host: str
     stages: Stages | None = None  # None: no product was answered
+    start: Start | None = (
+        None  # until the first answer; of several sessions, the longest. None: no product was answered
+    )
     changes: Changes | None = None  # None: nothing was published before
     previous: RunStats | None = None  # of the last published run that was large enough to compare with
     cost: Cost | None = None  # None: no price was set

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import TypeAdapter
 
 from enrich.answers.amount import digits, money
 from enrich.answers.plain_text import excerpt
@@ -16,6 +17,7 @@ from enrich.errors import shell
 from enrich.pages.attributes import attribute_scores, attribute_summary, attribute_text, spoken
 from enrich.pages.han import han_language
 from enrich.pages.units import amount, describe_bottleneck, duration, wrapped
+from enrich.phases import Start, describe_start
 from enrich.photos.thumbnail import thumbnails
 from enrich.scores.metrics import Scores
 from enrich.settings.photos import PhotoLimits
@@ -81,6 +83,7 @@ def render_report(
         output=real_place(output),
         currency=currency,
         stages=record["stages"],
+        start=_start(record),
         failed=list(zip_longest(failed.head(FAILED_SHOWN).to_dicts(), pictures)),
         failed_total=failed.height,
         categories=categories.head(30).to_dicts(),
@@ -196,8 +199,14 @@ def render_summary(record: Mapping[str, Any], output: str) -> str:
     page = template("summary.md.jinja", escape=False, finalize=_escaped)
     bottleneck = describe_bottleneck(record["stages"]) if record["stages"] else ""
     return page.render(
-        record=record, output=output, report=report, times=times, bottleneck=bottleneck, observed=observed_lines(record)
-    )
+        record=record, output=output, report=report, times=times, bottleneck=bottleneck,
+        observed=observed_lines(record), start=_start(record),
+    )  # fmt: skip
+
+
+def _start(record: Mapping[str, Any]) -> str | None:
+    found = TypeAdapter(Start | None).validate_python(record.get("start"))  # older records have none
+    return describe_start(found) if found else None
 
 
 def _markdown_text(value: object) -> str:

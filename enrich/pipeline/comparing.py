@@ -7,14 +7,15 @@ from pathlib import Path
 from enrich.engines.adapter import Adapter
 from enrich.engines.base import Request
 from enrich.engines.parity import ParityRecord
-from enrich.engines.start import choose_engine
+from enrich.engines.start import choose_engine, need_vllm_imports
 from enrich.engines.transformers_engine import open_adapter
 from enrich.errors import ParityFailed, UsageError
 from enrich.models.registry import layouts
+from enrich.phases import Phases
 from enrich.pipeline.drawn import draw_photo
 from enrich.pipeline.predicting import photos_of
 from enrich.pipeline.progress import Progress, silent
-from enrich.pipeline.run.parity_gate import compare_engines, mismatch, named_after
+from enrich.pipeline.run.parity_gate import ask_transformers, compare_engines, mismatch, named_after, start_vllm
 from enrich.pipeline.scoring import products_to_score
 from enrich.settings.run import RunSettings
 from enrich.storage.tree import local_tree, local_tree_or_file
@@ -31,19 +32,18 @@ def measure_parity(
     """
     settings = settings.model_copy(update={"engine": "vllm"})
     choose_engine(settings.engine)
+    phases = Phases()
     with ExitStack() as stack:
         loaded = open_adapter(stack.enter_context(local_tree(adapter)), settings.base)
-        if catalog is None:
-            requests = _drawn(loaded, rows)
-        else:
-            products = products_to_score(loaded, stack.enter_context(local_tree_or_file(catalog)))[0]
-            photos = photos_of(products, settings.limits, loaded.preparation)
-            requests = [
-                prompt for product in islice(photos, rows) for prompt in named_after(product.key, product.prompts)
-            ]
-            if not requests:
-                raise UsageError(f"catalog {catalog}: no photo there can be read; name another one")
-        _, record = compare_engines(loaded, settings, requests, progress, stack)
+        need_vllm_imports(loaded.path)
+
+        def make_requests() -> list[Request]:
+            return _drawn(loaded, rows) if catalog is None else _labelled(loaded, catalog, settings, rows, stack)
+
+        requests, ours = ask_transformers(loaded, settings, make_requests, phases, progress)
+        engine = start_vllm(loaded, settings, phases, progress)
+        stack.callback(engine.close)
+        record = compare_engines(engine, loaded, settings, requests, ours, progress)
     if out is not None:
         out.write_text(record.model_dump_json(indent=1) + "\n", "utf-8")
     if not record.ok:
@@ -52,6 +52,16 @@ def measure_parity(
             "against constraints.txt"
         )
     return record
+
+
+def _labelled(adapter: Adapter, catalog: str, settings: RunSettings, rows: int, stack: ExitStack) -> list[Request]:
+    """The prompts of the first products to score. UsageError if none of them has a photo that can be read."""
+    products = products_to_score(adapter, stack.enter_context(local_tree_or_file(catalog)))[0]
+    photos = photos_of(products, settings.limits, adapter.preparation)
+    requests = [prompt for product in islice(photos, rows) for prompt in named_after(product.key, product.prompts)]
+    if not requests:
+        raise UsageError(f"catalog {catalog}: no photo there can be read; name another one")
+    return requests
 
 
 def _drawn(adapter: Adapter, count: int) -> list[Request]:

@@ -37,6 +37,7 @@ from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
 from enrich.storage import real_place, write_tree
 from enrich.storage.cache import disk_errors
+from enrich.storage.read_ahead import read_ahead
 from enrich.storage.tree import local_tree_or_file, work_directory
 from enrich.train.device import is_main_process
 from enrich.train.examples import UNREADABLE, check_answers, needed_budget
@@ -189,6 +190,7 @@ def _prepare(
     refuse_leaks({name: rows for name, rows in vars(splits).items() if name != "frozen"})
     settings = resolve_model(settings, gpu=torch.cuda.is_available(), rows=len(splits.train))
     base = find_base(settings.model, settings.revision)
+    read_ahead(base)  # while answers are checked and photos looked at
     processor = open_processor(base, settings)
     with model_errors(settings):
         empty_adapted(base, settings)  # refuses settings that do not fit this base

@@ -1,4 +1,4 @@
-"""Where this machine keeps what outlives a call: unfinished work towards S3, and merged weights."""
+"""Where this machine keeps what outlives a call: unfinished work towards S3, merged weights, and compiled code."""
 
 import logging
 import os
@@ -14,6 +14,7 @@ from enrich.errors import RunFailed, UsageError
 logger = logging.getLogger(__name__)
 
 VARIABLE = "ENRICH_CACHE"
+_COMPILED = {"VLLM_CACHE_ROOT": "vllm", "TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
 
 
 def cache_directory() -> Path:
@@ -76,6 +77,17 @@ def _own(folder: Path) -> None:
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise PermissionError(1, "it belongs to somebody else, or others may enter it", str(folder))
+
+
+def keep_compiled_code() -> None:
+    """Let vLLM, PyTorch and Triton keep compiled code in the cache directory, each by keys of its own.
+
+    TMPDIR and the home of a container, where they keep it otherwise, do not outlive the container. Places that the
+    environment names already stay.
+    """
+    kept = cache_directory() / "compiled"
+    for name, folder in _COMPILED.items():
+        os.environ.setdefault(name, str(kept / folder))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from enrich.phases import Phase
 from enrich.settings.training import TrainSettings
 
 _NAMED = 8  # products in a message: a batch of the default size whole
@@ -195,6 +196,7 @@ class TrainReport(Training):
     preflight: Preflight
     merge_check: MergeCheck
     seconds: float  # of this call; a resumed run counts from its resumption
+    phases: tuple[Phase, ...] = ()  # what these were spent on
     trial_memory_bytes: int  # peak of the trial step (`trial.try_longest_batch`), counted as the next
     trial_products_per_second: float = 0.0  # of that step; 0: not measured
     peak_memory_bytes: int  # of the GPU where there is one, else of the process

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
 
@@ -19,7 +19,9 @@ from enrich.models.base import PREPARATION_VERSION, Processor, crop_tokens
 from enrich.models.checkpoint import load_model, load_processor, weights_signature
 from enrich.models.device import free_memory
 from enrich.models.registry import CheckpointError, vision_model
+from enrich.phases import Phases, Start, describe_start
 from enrich.settings.training import TrainSettings
+from enrich.storage.cache import keep_compiled_code
 from enrich.storage.scratch import scratch
 from enrich.train import evaluate, merge_check
 from enrich.train.collate import Photos
@@ -55,6 +57,7 @@ class _Job:
     device: torch.device
     dtype: torch.dtype
     arguments: TrainingArguments
+    phases: Phases = field(default_factory=Phases)
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,10 @@ def train(
         data, plan = _plan(job, train_products, validation_products, on_progress, on_message, check_dropped)
         deadline = started + 60 * (settings.max_minutes or math.inf)
         result = _train_adapter(job, data, plan, deadline, on_progress, on_message)
-        check = _check_merge(job, result)
+        with job.phases("merge check"):
+            check = _check_merge(job, result)
         report = _report(job, data, plan, result, check, started, (data_fingerprint, catalog))
+        send_lines([f"training took {describe_start(Start(report.seconds, report.phases))}"], on_message)
         _keep(job, report)
     return report
 
@@ -149,6 +154,7 @@ def rehearse(
 def _check_settings(settings: TrainSettings, prompt: Prompt, base: Path, workdir: Path) -> _Job:
     """Refuse settings that cannot work here. Raises UsageError."""
     device, dtype = device_and_dtype(settings.device)
+    keep_compiled_code()
     check_4bit(settings)
     require_trackers(settings)
     arguments = training_arguments(settings, workdir / "checkpoints", device=device, dtype=dtype)
@@ -164,7 +170,8 @@ def _plan(
     check_dropped: CheckDropped,
 ) -> tuple[_Data, Preflight]:
     """Look at all photos, and say what will be trained. The base is not loaded yet."""
-    data = _read(job, train_products, validation_products, on_progress)
+    with job.phases("photos"):
+        data = _read(job, train_products, validation_products, on_progress)
     check_dropped(data.rows.dropped)
     send_lines(data.rows.lines, on_message)
     with model_errors(job.settings):
@@ -201,7 +208,8 @@ def _showing(job: _Job, data: _Data) -> Showing | None:
 
 def _try(job: _Job, adapted: PeftModel, photos: Photos, plan: Preflight, on_message: OnMessage) -> Trial:
     """The trial step, and the line about it."""
-    trial = try_longest_batch(adapted, photos, job.settings, job.arguments)
+    with job.phases("trial step"):
+        trial = try_longest_batch(adapted, photos, job.settings, job.arguments)
     products = plan.products * plan.epochs / PartialState().num_processes
     send_lines([trial.describe(job.device, products, plan.steps)], on_message)
     return trial
@@ -213,7 +221,8 @@ def _train_adapter(
     """Train, write the adapter as UNVERIFIED, and keep the outputs that the merged model is compared with."""
     settings = job.settings
     on_progress(TrainProgress(stage="base", step=0, steps=0))
-    model = open_model(job.base, settings, job.device, job.dtype)
+    with job.phases("base"):
+        model = open_model(job.base, settings, job.device, job.dtype)
     showing = _showing(job, data)
     photos, unseen = (
         open_photos(model, examples, data.processor, settings, job.workdir / f"{name}.features", shown)
@@ -221,7 +230,7 @@ def _train_adapter(
     )
     adapted = adapt(model, settings, len(photos))
     trial = _try(job, adapted, photos, plan, on_message)
-    with tracked(settings) if is_main_process() else nullcontext(UNTRACKED) as tracking:
+    with tracked(settings) if is_main_process() else nullcontext(UNTRACKED) as tracking, job.phases("training"):
         training = fit(
             adapted, photos, unseen, settings, job.prompt, job.arguments,
             on_progress=on_progress, tracking=tracking, deadline=deadline,
@@ -230,7 +239,9 @@ def _train_adapter(
         write_adapter(job.workdir / UNVERIFIED, adapted, data.processor, job.prompt, job.base)
     PartialState().wait_for_everyone()
     few, budget = unseen.first(merge_check.MAX_ROWS), job.prompt.max_new_tokens
-    return _Result(training, trial, few, merge_check.outputs(adapted, few, settings, budget, noise=True))
+    with job.phases("unmerged answers"):
+        outputs = merge_check.outputs(adapted, few, settings, budget, noise=True)
+    return _Result(training, trial, few, outputs)
 
 
 def _check_merge(job: _Job, result: _Result) -> MergeCheck:
@@ -271,6 +282,7 @@ def _report(
         preflight=plan,
         merge_check=check,
         seconds=time.monotonic() - started,
+        phases=job.phases.end().phases,
         trial_memory_bytes=result.trial.memory_bytes,
         trial_products_per_second=result.trial.products_per_second,
         peak_memory_bytes=peak_memory_bytes(job.device),

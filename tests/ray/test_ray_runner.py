@@ -39,7 +39,7 @@ from ray.exceptions import RayError  # noqa: E402
 
 from enrich.pipeline.run import ray_runner  # noqa: E402
 from enrich.pipeline.run.ray_runner import find_room  # noqa: E402
-from enrich.pipeline.run.ray_worker import Worker  # noqa: E402
+from enrich.pipeline.run.ray_worker import Worker, share_of_cores  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -322,6 +322,13 @@ def test_a_run_is_joined_where_it_is_and_never_started(shop: Shop, tmp_path: Pat
     with start_run(request) as started, join_run(request) as joined:
         assert joined.info == started.info
         assert joined.missing_shards() == started.missing_shards() != []
+
+
+@pytest.mark.parametrize(("cpu", "gpu", "share"), [(64, 4, 16), (16, 8, 4), (8, 1, 8), (2, 0, 4)])
+def test_a_worker_takes_its_gpus_share_of_the_cores(cpu: float, gpu: float, share: int) -> None:
+    nodes = [{"NodeID": "other", **node(256, 1)}, {"NodeID": "own", **node(cpu, gpu)}]
+    assert share_of_cores(4, "own", nodes) == share
+    assert share_of_cores(4, "gone", nodes) == 4
 
 
 def node(cpu: float, gpu: float = 0.0, *, alive: bool = True) -> dict[str, Any]:

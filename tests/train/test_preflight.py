@@ -47,8 +47,13 @@ def test_the_record_tells_what_then_happens(job: TinyJob, tmp_path: Path) -> Non
     changes: dict[str, Any] = {"batch_size": 2, "effective_batch_size": 4, "epochs": 2.5, "evaluations": 1}
     report, _ = job.train(tmp_path, on_message=told.append, **changes)
     plan = report.preflight
-    assert told[:-1] == plan.lines
-    assert told[-1].startswith("memory: ")
+    *lines, memory, took = told
+    assert lines == plan.lines
+    assert memory.startswith("memory: ")
+    assert took.startswith("training took ")
+    assert [phase.name for phase in report.phases] == [
+        "photos", "base", "trial step", "training", "unmerged answers", "merge check",
+    ]  # fmt: skip
     assert plan.steps == report.planned_steps
     assert plan.parameters == report.parameters
     assert sum(group.parameters for group in plan.trainable) == report.trainable_parameters

@@ -209,5 +209,6 @@ def test_a_merged_checkpoint_is_written_once_and_replaces_those_that_nobody_uses
 
     assert merged_checkpoint(adapter, torch.float32, tmp_path) == made == tmp_path / f"{adapter.id}-float32"
     assert (made / "model.safetensors").stat().st_mtime_ns == stamp
-    assert {entry.name for entry in tmp_path.iterdir()} == {made.name, "mine", "catalog-float32", of_another_run}
+    kept = {made.name, f"{made.name}.lock", "mine", "catalog-float32", of_another_run}
+    assert {entry.name for entry in tmp_path.iterdir()} == kept
     assert load_processor(made).preparation.num_crops == 4

@@ -16,7 +16,7 @@ from enrich.engines import vllm_clock
 from enrich.engines.adapter import Adapter
 from enrich.engines.base import Request
 from enrich.engines.vllm_engine import DEATHS, VllmEngine, engine_arguments, load_vllm_engine, lora_arguments
-from enrich.engines.vllm_process import EngineDied, last_error, start_failure
+from enrich.engines.vllm_process import EngineDied, last_error, start_failure, start_parts
 from enrich.errors import RunFailed, UsageError
 from enrich.models.checkpoint import load_processor
 from enrich.models.registry import vision_model
@@ -39,6 +39,7 @@ class Process:
         self.waiting: deque[str] = deque()
         self.most = 0
         self.aborted: list[str] = []
+        self.start_parts: dict[str, float] = {}
 
     def add(self, id: str, prompt: Any, params: Any) -> None:
         self.waiting.append(id)
@@ -235,6 +236,38 @@ def test_answers_have_a_kernel_of_their_own_on_hopper(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80 << 30))
     arguments = engine_arguments(RunSettings(), torch.device("cuda"), getattr(torch, dtype), MODEL)
     assert arguments["attention_backend"] == backend
+
+
+@pytest.mark.parametrize(
+    ("given", "count", "last"),
+    [({}, 22, 512), ({"max_num_seqs": 16}, 7, 32), ({"max_cudagraph_capture_size": 100}, 10, 100)],
+)
+def test_few_sizes_of_steps_get_a_graph(
+    given: dict[str, int], count: int, last: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=141 << 30))
+    arguments = engine_arguments(RunSettings(vllm={**given}), torch.device("cuda"), torch.bfloat16, MODEL)
+    sizes = arguments["cudagraph_capture_sizes"]
+    assert (len(sizes), sizes[-1], sizes) == (count, last, sorted(set(sizes)))
+    assert "max_cudagraph_capture_size" not in arguments
+    eager = engine_arguments(RunSettings(vllm={"enforce_eager": True}), torch.device("cuda"), torch.bfloat16, MODEL)
+    assert "cudagraph_capture_sizes" not in eager
+
+
+_STARTED = """\
+(EngineCore) INFO Loading weights took 3.10 seconds
+(EngineCore) INFO Model loading took 7.83 GiB memory and 5.500000 seconds
+(EngineCore) INFO torch.compile took 8.25 s in total
+(EngineCore) INFO torch.compile took 1.25 s in total
+(EngineCore) INFO Graph capturing finished in 6 secs, took 0.31 GiB
+(EngineCore) INFO init engine (profile, create kv cache, warmup model) took 20.50 s (compilation: 8.25 s)
+"""
+
+
+def test_a_start_has_parts_by_its_log() -> None:
+    assert start_parts(_STARTED) == {"model": 5.5, "compile": 9.5, "graphs": 6.0, "profile": 5.0}
+    assert start_parts("") == dict.fromkeys(("model", "compile", "graphs", "profile"), 0.0)
 
 
 def test_an_adapter_gets_room_for_its_rank(tmp_path: Path) -> None:

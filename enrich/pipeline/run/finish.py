@@ -115,6 +115,8 @@ def _performance(run: Run, engine: str, products: int, same_bytes: int) -> dict[
     """The fields of a `RunRecord` on time, cost, machine and software."""
     finished_at = datetime.now(UTC)
     seconds = (finished_at - run.started_at).total_seconds()
+    sessions = read_measured(run.output, run.info)
+    starts = [session.start for session in sessions if session.start]
     return {
         "started_at": run.started_at,
         "finished_at": finished_at,
@@ -122,7 +124,8 @@ def _performance(run: Run, engine: str, products: int, same_bytes: int) -> dict[
         "images_per_second": (products - same_bytes) / seconds,
         "engine": engine,
         "host": platform.node(),
-        "stages": judge_stages(read_measured(run.output, run.info), run.settings, engine),
+        "stages": judge_stages(sessions, run.settings, engine),
+        "start": max(starts, key=lambda start: start.seconds, default=None),
         "cost": cost(run.settings, seconds, products),
         "versions": _versions(engine),
     }

@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from enrich.engines.base import EngineClock
+from enrich.phases import Start
 from enrich.photos.fetch import Fetched
 from enrich.photos.workers import Workers
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one session measured over the shards that it committed. All but `wall` are sums, in seconds."""
+    """What one session measured over the shards that it committed, in seconds: sums, but for `wall` and `start`."""
 
     photos: int
     wall: float  # from the first photo requested to the shard written
@@ -26,6 +27,7 @@ class Measured:
     write: float
     waited: float  # there was room in the engine and no photo to fill it
     starved: float  # of that, nothing was left in the engine either
+    start: Start | None = None  # of the session, until its first answer
 
 
 def add(first: Measured, second: Measured) -> Measured:
@@ -34,7 +36,7 @@ def add(first: Measured, second: Measured) -> Measured:
     return replace(second, **sums)
 
 
-_CONSTANT = ("workers", "cores")
+_CONSTANT = ("workers", "cores", "start")
 
 
 class StageTimer:

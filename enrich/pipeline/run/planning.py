@@ -1,5 +1,6 @@
 """What a run has to do: the products of a listing or a table compared with products.parquet, on the local disk."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -16,7 +17,8 @@ from enrich.output.products import StoredProducts
 from enrich.output.products_table import ProductsTable, open_products, write_listed
 from enrich.output.publish import current_products
 from enrich.output.restate import Rules
-from enrich.output.run_record import RunInfo, claim_sequence, find_record, release_sequence
+from enrich.output.run_record import RunInfo, RunRecord, claim_sequence, find_record, release_sequence
+from enrich.phases import Start, describe_start
 from enrich.photos.sidecars import Skipped
 from enrich.pipeline.progress import Progress
 from enrich.pipeline.run.request import RunRequest
@@ -25,6 +27,8 @@ from enrich.storage import ObjectInfo, Store
 from enrich.storage.inventory import open_inventory
 from enrich.storage.scratch import scratch
 from enrich.vocabulary import Reason
+
+RECORDS_LOOKED_AT = 20  # of the newest runs, for how long a start takes
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Forecast:
     price_per_hour: float | None  # of the machine
     warnings: tuple[str, ...]  # one line each
     currency: str | None = None  # of that price
+    start: str = "unknown, because no run with this model has finished there yet"  # how long it may take
 
     @property
     def seconds(self) -> float | None:
@@ -57,17 +62,22 @@ class Forecast:
         lines = [f"{most}{self.todo:,} of {self.listed:,} products to do ({why}), {size}, from {self.photos:,} photos"]
         if self.older:
             lines.append(f"{self.older:,} products keep the answer of an older adapter for now (refresh, limit)")
-        warnings = [f"warning: {warning}" for warning in self.warnings]
+        lines += self._times()
+        if self.todo:
+            lines.append(f"expected start: {self.start}")
+        return [*lines, *(f"warning: {warning}" for warning in self.warnings)]
+
+    def _times(self) -> list[str]:
         if self.seconds is None:
-            return [*lines, "expected time: unknown, because no run has finished there yet", *warnings]
+            return ["expected time: unknown, because no run has finished there yet"]
         length = timedelta(seconds=round(self.seconds))
         of_last = f"{self.rate:.1f} products a second of run {self.last_run}, its start included"
-        lines.append(f"expected time: {length}, at the {of_last}")
+        lines = [f"expected time: {length}, at the {of_last}"]
         if self.price_per_hour is not None:
             cost = self.seconds / 3600 * self.price_per_hour
             of = f" {self.currency}" if self.currency else ""
             lines.append(f"expected cost: {cost:.2f}{of}, at {self.price_per_hour:g}{of} an hour")
-        return [*lines, *warnings]
+        return lines
 
 
 def plan_run(source: Store, output: Store, run: RunInfo, request: RunRequest, progress: Progress) -> Manifest:
@@ -115,7 +125,30 @@ def forecast(source: Store, output: Store | None, run: RunInfo, request: RunRequ
             price_per_hour=settings.machine_price_per_hour,
             currency=settings.machine_currency,
             warnings=made.warnings,
+            **({"start": started} if output and (started := _expected_start(output, run)) else {}),
         )
+
+
+def _expected_start(output: Store, run: RunInfo) -> str | None:
+    """As a run of the same adapter started, else one that met another adapter of the model for the first time."""
+    looked_at = itertools.count()
+
+    def alike(record: RunRecord) -> bool:
+        if next(looked_at) == RECORDS_LOOKED_AT:
+            return True
+        same = record.run.fingerprint == run.fingerprint
+        return record.start is not None and (same or (record.run.model == run.model and _compared(record.start)))
+
+    found = find_record(output, alike)
+    if found is None or found.start is None:
+        return None
+    less = " or less" if found.run.fingerprint == run.fingerprint and _compared(found.start) else ""
+    return f"{describe_start(found.start)}{less}, as run {found.run.run_id} took"
+
+
+def _compared(start: Start) -> bool:
+    """Whether engines were compared in it, as in an adapter's first start."""
+    return any(phase.name == "transformers" for phase in start.phases)
 
 
 @dataclass(frozen=True)

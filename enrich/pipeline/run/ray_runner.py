@@ -29,7 +29,7 @@ from enrich.settings.run import RaySettings, RunSettings
 
 logger = logging.getLogger(__name__)
 
-CPUS_BESIDE_GPU = 4  # decoding takes 20 ms of a core a photo: they feed some 150 photos a second
+CPUS_BESIDE_GPU = 4  # at least; a worker takes its GPU's share of the node's cores (ray_worker)
 START_SECONDS = 1800.0  # without any worker: a node that must be added and an image of some GB take minutes
 STOP_SECONDS = 10.0  # for workers without a shard to remove what they keep on their nodes
 MOST_DEATHS = 2  # of workers over one shard, or while they start, on nodes that live: then it is not a coincidence

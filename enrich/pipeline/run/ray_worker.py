@@ -4,10 +4,11 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from types import ModuleType
+from typing import Any
 
 import ray
 import ray.util
@@ -48,18 +49,19 @@ class Worker:
         log.addHandler(self._lines)
 
     def start(self, request: RunRequest, cpus: int) -> Started:
-        """Join the run and start the engine. Credentials are the node's own; `cpus` cores are this worker's.
+        """Join the run and start the engine. Credentials are the node's own; `cpus` cores at least are this worker's.
 
         Raises:
             UsageError: see `join_run`. ParityFailed: see `open_session`. Every message names the node.
         """
-        settings = request.settings
+        settings, node = request.settings, ray.get_runtime_context().get_node_id()
         if settings.decode_processes is None:  # the node's other cores belong to other workers
+            if ray.get_gpu_ids():
+                cpus = share_of_cores(cpus, node, ray.nodes())
             settings = settings.model_copy(update={"decode_processes": choose_workers(settings, cpus).decode})
         with self._naming_the_node():
             run = self._open.enter_context(join_run(replace(request, settings=settings)))
             self._session = self._open.enter_context(open_session(run, on_message=self._lines.on_message))
-        node = ray.get_runtime_context().get_node_id()
         lines = [line for _, line in self._lines.take()]
         return Started(self._session.engine_name, node, self._address, lines)
 
@@ -86,6 +88,15 @@ class Worker:
     def stop(self) -> None:
         """Stop the engine and the decoders, and remove temporary files."""
         self._open.close()
+
+
+def share_of_cores(cpus: int, node: str, nodes: Sequence[Mapping[str, Any]]) -> int:
+    """The cores of `node` (of `ray.nodes()`) for each of its GPUs; `cpus` at least, which Ray keeps free for a worker.
+
+    Decoding has to keep up with the GPU, and the cores are idle where each worker takes no more than Ray was asked for.
+    """
+    found: dict[str, float] = next((one["Resources"] for one in nodes if one["NodeID"] == node), {})
+    return max(cpus, int(found.get("CPU", 0) // found.get("GPU", 1)))
 
 
 class _Lines(logging.Handler):

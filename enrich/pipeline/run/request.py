@@ -20,6 +20,7 @@ class RunRequest:
             `settings.group_by` does not count.
         deadline: seconds from the start of the run, after which no shard is started. What is committed by then is
             published; the same run id or the next run does the rest.
+        waited: seconds that went into imports before this was made: they are part of the start.
     """
 
     images: str
@@ -31,3 +32,4 @@ class RunRequest:
     inventory: str | None = None
     deadline: float | None = None
     products: str | None = None
+    waited: float = 0.0

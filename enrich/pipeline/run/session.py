@@ -19,6 +19,7 @@ from enrich.models.checkpoint import load_processor
 from enrich.output.history import commit_shard
 from enrich.output.manifest import fetch_answers, items, known_answers
 from enrich.output.schema import Row
+from enrich.phases import Start
 from enrich.photos.fetch import Fetched, cores, fetcher
 from enrich.photos.workers import choose_workers, describe_workers
 from enrich.pipeline.progress import OnMessage, Progress, silent, unheard
@@ -49,6 +50,7 @@ class Session:
     id: str
     measured: Measured | None = None  # over the shards committed
     known_answers: Path | None = None  # of products that keep their answer if only etags changed
+    start: Start | None = None  # until the first answer
 
     def answer(self, shards: Iterable[int], deadline: Deadline) -> Iterator[int]:
         """Fetch, answer and commit shards; yields how many of their products are done.
@@ -108,7 +110,11 @@ class _ShardStream:
 
     def answer(self) -> Iterator[int]:
         """Do all of it; yields how many products are done."""
+        ended = self._run.phases.begin("first answer")
         for key, outcome in self._session.predictor.answer(self._photos()):
+            if self._session.start is None:
+                ended()
+                self._session.start = self._run.phases.end()
             fetched = self._pending.pop(key)
             self._add(new_row(self._run, self._session.engine_name, fetched, outcome))
             yield self._done
@@ -162,6 +168,7 @@ class _ShardStream:
         workers = choose_workers(run.settings, cores())
         measured = self._timer.lap(len(shard.rows), workers, cores(), answered_at)
         _log(run, shard.number, shard.rows, time.monotonic() - shard.started)
+        measured = replace(measured, start=session.start)
         session.measured = add(session.measured, measured) if session.measured else measured
         write_measured(run.output, run.info, session.id, session.measured)
         self._deadline.last = time.monotonic() - shard.started

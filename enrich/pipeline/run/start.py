@@ -10,10 +10,13 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from enrich.engines.adapter import Adapter, read_adapter, read_metrics
+from enrich.engines.merged_cache import weights_of
 from enrich.engines.start import choose_engine, need_vllm_imports
 from enrich.engines.transformers_engine import open_adapter
+from enrich.engines.vllm_core import begin_imports
 from enrich.errors import UsageError
 from enrich.models.base import PREPARATION_VERSION
+from enrich.models.device import device_and_dtype
 from enrich.output.history import committed_shards
 from enrich.output.manifest import (
     Manifest,
@@ -26,6 +29,7 @@ from enrich.output.manifest import (
 from enrich.output.run_record import RunInfo, claims, read_record_of
 from enrich.output.schema import SCHEMA_VERSION
 from enrich.output.sinks import appoint
+from enrich.phases import Phases
 from enrich.pipeline.kept_apart import check_places
 from enrich.pipeline.progress import Progress, silent
 from enrich.pipeline.run.planning import Forecast, forecast, plan_run
@@ -34,6 +38,7 @@ from enrich.pipeline.run.state import Run, adapter_warnings
 from enrich.scores.worth import judge_worth
 from enrich.settings.run import RunSettings
 from enrich.storage import Store, open_store
+from enrich.storage.read_ahead import read_ahead
 from enrich.storage.tree import local_tree
 
 
@@ -52,12 +57,19 @@ def start_run(request: RunRequest, progress: Progress = silent) -> Iterator[Run]
     engine = choose_engine(settings.engine, settings.device)
     if settings.runner == "ray" and importlib.util.find_spec("ray") is None:
         raise UsageError("runner ray: Ray is not installed; pip install 'enrich[ray]', or use the runner inline")
+    phases = Phases(request.waited)
+    planned = phases.begin("plan")
+    serves = engine == "vllm" and settings.runner == "inline"
+    if serves:
+        _begin_imports(settings)
     images = open_store(request.images, must_exist=True, s3=settings.s3)
     check_places(request.images, request.adapter, request.output)
     with local_tree(request.adapter) as directory:
         adapter = open_adapter(directory, settings.base)
         if engine == "vllm":
             need_vllm_imports(adapter.path)
+        if serves:
+            read_ahead(weights_of(adapter, settings))
         output = open_store(request.output, create=True, s3=settings.s3)
         output.check_conditional_writes()
         appoint(output, settings)
@@ -68,7 +80,13 @@ def start_run(request: RunRequest, progress: Progress = silent) -> Iterator[Run]
             check_new_run_id(info.run_id)
             manifest = plan_run(images, output, info, request, progress)
         check_same_run(manifest, info)
-        yield Run(request, images, output, adapter, manifest, started_at)
+        planned()
+        yield Run(request, images, output, adapter, manifest, started_at, phases)
+
+
+def _begin_imports(settings: RunSettings) -> None:
+    """Import vLLM in the process that its engines come from, while this one opens the places and plans."""
+    begin_imports(cpu=device_and_dtype(settings.device)[0].type == "cpu")
 
 
 def _read_started(output: Store, run: RunInfo) -> Manifest | None:
@@ -113,11 +131,17 @@ def join_run(request: RunRequest) -> Iterator[Run]:
     Raises:
         UsageError: it cannot be seen from here, or its answers would differ here.
     """
-    started_at, settings = datetime.now(UTC), request.settings
+    started_at, settings, phases = datetime.now(UTC), request.settings, Phases()
+    planned = phases.begin("plan")
+    serves = choose_engine(settings.engine, settings.device) == "vllm"
+    if serves:
+        _begin_imports(settings)
     images = open_store(request.images, must_exist=True, s3=settings.s3)
     output = open_store(request.output, must_exist=True, s3=settings.s3)
     with local_tree(request.adapter) as directory:
         adapter = open_adapter(directory, settings.base)
+        if serves:
+            read_ahead(weights_of(adapter, settings))
         info = _describe(images, adapter, request, started_at)
         manifest = read_manifest(output, info.run_id)
         if manifest is None:
@@ -125,7 +149,8 @@ def join_run(request: RunRequest) -> Iterator[Run]:
                 f"output {output.uri}: run {info.run_id} is not there; name a place that all machines share"
             )
         check_same_run(manifest, info)
-        yield Run(request, images, output, adapter, manifest, started_at)
+        planned()
+        yield Run(request, images, output, adapter, manifest, started_at, phases)
 
 
 def dry_run(request: RunRequest, progress: Progress = silent) -> Forecast:

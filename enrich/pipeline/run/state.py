@@ -1,12 +1,13 @@
 """A run that was started."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from enrich.engines.adapter import Adapter, read_metrics
 from enrich.output.history import committed_shards, shard_key
 from enrich.output.manifest import Manifest
 from enrich.output.run_record import RunInfo
+from enrich.phases import Phases
 from enrich.pipeline.run.request import RunRequest
 from enrich.scores.worth import Worth, judge_worth
 from enrich.settings.run import GateSettings, RunSettings
@@ -23,6 +24,7 @@ class Run:
     adapter: Adapter
     manifest: Manifest
     started_at: datetime
+    phases: Phases = field(default_factory=Phases)  # of this process's start
 
     @property
     def settings(self) -> RunSettings:

@@ -3,6 +3,9 @@
 import json
 import shutil
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,19 +14,25 @@ from typing import Any
 import pytest
 import torch
 
+from enrich.answers.completion import Completion
+from enrich.engines import merged_model
 from enrich.engines.adapter import Adapter, read_adapter
 from enrich.engines.transformers_engine import TransformersEngine, find_base, load_base_engine, load_engine
 from enrich.errors import ParityFailed
 from enrich.output.run_record import RunRecord
+from enrich.phases import describe_start
 from enrich.pipeline import comparing
 from enrich.pipeline.drawn import draw_photo
 from enrich.pipeline.run import parity_gate, start
 from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.pipeline.run.parity_gate import precision
 from enrich.pipeline.run.request import RunRequest
+from enrich.pipeline.run.start import dry_run
 from enrich.settings.catalog import SampleSettings
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.run import GateSettings, RunSettings
+from enrich.storage import open_store
+from enrich.storage.exclusive import if_first
 from flows.tasks import worth_retrying
 from sample.make import make_sample
 from tests.testing.cli import RunCli
@@ -67,7 +76,7 @@ class FakeVllm:
 
     broken: bool = False
     started: list[TransformersEngine] = field(default_factory=list)
-    references: int = 0  # models loaded to compare with
+    references: int = 0  # times that transformers was asked
 
     def start(self, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
         base = find_base(adapter.base, adapter.revision)
@@ -75,17 +84,24 @@ class FakeVllm:
         self.started.append(engine)
         return engine
 
-    def reference(self, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
+    def answer(self, *asked: Any) -> list[Completion]:
         self.references += 1
-        return load_engine(adapter, settings)
+        return ANSWER(*asked)
+
+
+ANSWER = merged_model._answer
 
 
 @pytest.fixture
-def vllm(monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
+def vllm(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> FakeVllm:
     fake = FakeVllm()
+    monkeypatch.setenv("ENRICH_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setattr(parity_gate, "PROMPTS", 3)
     monkeypatch.setattr(parity_gate, "start_engine", fake.start)
-    monkeypatch.setattr(parity_gate, "load_engine", fake.reference)
+    monkeypatch.setattr(parity_gate, "import_vllm", lambda *, cpu: None)
+    monkeypatch.setattr(start, "begin_imports", lambda *, cpu: None)
+    monkeypatch.setattr(merged_model, "_process", lambda: ThreadPoolExecutor(1))  # which sees what is changed here
+    monkeypatch.setattr(merged_model, "_answer", fake.answer)
     for module in (comparing, parity_gate, start):
         monkeypatch.setattr(module, "choose_engine", lambda name, device="auto": "vllm")
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__="1.2"))
@@ -145,6 +161,63 @@ def test_another_way_of_serving_is_compared_anew(
     assert vllm.references == 2
 
 
+def test_vllm_is_imported_while_transformers_merges(
+    places: Places, tmp_path: Path, vllm: FakeVllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge, imported = merged_model._merge, threading.Event()
+
+    def after_the_imports(*asked: Any) -> None:
+        assert imported.wait(60)
+        merge(*asked)
+
+    monkeypatch.setattr(merged_model, "_merge", after_the_imports)
+    monkeypatch.setattr(parity_gate, "import_vllm", lambda *, cpu: imported.set())
+    record, _ = run(places, tmp_path)
+
+    assert record.start is not None
+    found = {phase.name: phase for phase in record.start.phases}
+    assert sorted(found) == sorted(
+        ["plan", "photos", "merge", "vLLM's imports", "write", "transformers", "engine", "parity", "first answer"]
+    )
+    assert found["merge"].began <= found["vLLM's imports"].began
+    assert found["vLLM's imports"].ended <= found["merge"].ended <= found["write"].began
+    assert found["transformers"].ended <= found["engine"].began  # a GPU has no room for both
+    assert found["first answer"].ended == pytest.approx(record.start.seconds, abs=0.01)
+    written = json.loads((tmp_path / record.run.folder / "run.json").read_text())["start"]
+    assert [phase["name"] for phase in written["phases"]] == [phase.name for phase in record.start.phases]
+    report = (tmp_path / record.run.folder / "report.html").read_text()
+    assert f"<b>Start:</b> {record.start.seconds:.0f} s" in report
+
+    again = dry_run(RunRequest(str(places.bucket), str(places.adapter), str(tmp_path), SETTINGS)).lines()
+    assert f"expected start: {describe_start(record.start)} or less, as run {record.run.run_id} took" in again
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_worker_waits_for_the_one_that_compares_on_its_machine(
+    places: Places, tmp_path: Path, vllm: FakeVllm, killed: bool
+) -> None:
+    """If that one is killed, the worker compares by itself."""
+    run(places, tmp_path / "other")
+    [name], output = kept(tmp_path / "other"), open_store(str(tmp_path / "out"), create=True)
+    with ThreadPoolExecutor(1) as pool:
+        with if_first(parity_gate.lock_of(output, f"parity/{name}")) as held:
+            assert held
+            running = pool.submit(run, places, tmp_path / "out")
+            while len(vllm.started) < 2 and not running.done():
+                time.sleep(0.05)
+            time.sleep(0.2)
+            assert not running.done()
+            assert not (tmp_path / "out" / "history").exists()
+            if not killed:
+                output.put(f"parity/{name}", (tmp_path / "other" / "parity" / name).read_bytes())
+        record, _ = running.result()
+
+    assert record.counts["ok"] + record.counts["failed"] == 3
+    assert vllm.references == (2 if killed else 1)
+    assert [hasattr(engine, "model") for engine in vllm.started[1:-1]] == [False] * killed  # closed
+    assert kept(tmp_path / "out") == [name]
+
+
 def test_an_engine_without_the_adapter_is_blocked_until_it_is_fixed(
     places: Places, tmp_path: Path, vllm: FakeVllm
 ) -> None:
@@ -181,9 +254,13 @@ def test_transformers_is_not_compared_with_itself(
 ) -> None:
     monkeypatch.setattr(parity_gate, "choose_engine", lambda name, device: "transformers")
 
-    run(places, tmp_path)
+    record, _ = run(places, tmp_path)
 
     assert (len(vllm.started), vllm.references, kept(tmp_path)) == (1, 0, [])
+    assert record.start is not None
+    assert [phase.name for phase in record.start.phases] == ["plan", "engine", "first answer"]
+    again = dry_run(RunRequest(str(places.bucket), str(places.adapter), str(tmp_path), SETTINGS)).lines()
+    assert f"expected start: {describe_start(record.start)}, as run {record.run.run_id} took" in again
 
 
 def test_faulty_photos_and_copies_are_passed_over(places: Places, tmp_path: Path, vllm: FakeVllm) -> None:
@@ -213,7 +290,7 @@ def test_a_bucket_without_a_photo(tmp_path: Path, places: Places, vllm: FakeVllm
 
     record = run_enrichment(RunRequest(str(tmp_path / "bucket"), str(places.adapter), str(tmp_path / "out"), SETTINGS))
 
-    assert (record.counts["failed"], vllm.references) == (1, 0)
+    assert (record.counts["failed"], kept(tmp_path / "out")) == (1, [])
 
 
 @pytest.mark.parametrize("catalog", [True, False])

@@ -14,6 +14,7 @@ from enrich.cli.options import parse_duration
 from enrich.cli.runs import publish, rollback
 from enrich.engines.adapter import read_adapter
 from enrich.errors import UsageError
+from enrich.phases import describe_start
 from enrich.pipeline.releasing import roll_back
 from enrich.pipeline.run import deadline, start
 from enrich.pipeline.run.enrichment import run_enrichment
@@ -37,6 +38,7 @@ def test_a_dry_run_writes_nothing_and_goes_by_the_last_run(story: Any, tmp_path:
     first = dry_run(RunRequest(*places, SETTINGS))
     assert (first.listed, first.todo, first.by_reason, first.seconds) == (photos, photos, {"new": photos}, None)
     assert first.lines()[1] == "expected time: unknown, because no run has finished there yet"
+    assert first.lines()[2] == "expected start: unknown, because no run with this model has finished there yet"
     assert not (tmp_path / "output").exists()
 
     record = run_enrichment(RunRequest(*places, SETTINGS, limit=6))
@@ -47,6 +49,8 @@ def test_a_dry_run_writes_nothing_and_goes_by_the_last_run(story: Any, tmp_path:
     assert rest.seconds == pytest.approx(rest.todo / record.images_per_second)
     assert rest.lines()[0].startswith(f"{rest.todo} of {photos} products to do ({rest.todo} new), 0.00 GB, ")
     assert rest.lines()[2] == f"expected cost: {rest.seconds / 1000:.2f}, at 3.6 an hour"
+    assert record.start is not None
+    assert rest.lines()[3] == f"expected start: {describe_start(record.start)}, as run {record.run.run_id} took"
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == files
 
 

@@ -1,0 +1,145 @@
+"""An adapter merged into its base by transformers, or beside it if it is served so, in a process of its own.
+
+While it imports and merges, this process does other things. Once it is closed all of its memory is free again, the
+GPU's too, which this process could not give back entirely.
+"""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from enrich.answers.completion import Completion
+from enrich.engines.adapter import Adapter
+from enrich.engines.base import Request
+from enrich.engines.merged_cache import keep_merged
+from enrich.engines.transformers_engine import add_adapter, base_of, merge_adapter, serve
+from enrich.errors import RunFailed
+from enrich.models.device import device_and_dtype
+from enrich.phases import Phases
+from enrich.settings.run import RunSettings
+
+T = TypeVar("T")
+
+
+class MergedModel:
+    """Made by `merged_model`. What is asked of it is done in turn, and each is a phase of the start."""
+
+    def __init__(
+        self, pool: Executor, adapter: Adapter, settings: RunSettings, phases: Phases, *, answers: bool
+    ) -> None:
+        self._pool, self._adapter, self._settings, self._phases = pool, adapter, settings, phases
+        merged = phases.begin("merge" if settings.served == "merged" else "load")
+        self._merged = pool.submit(_merge, adapter, settings, answers)
+        self._last: Future[Any] = self._merged
+        self._merged.add_done_callback(lambda _: merged())
+
+    def keep(self, place: Path) -> "Future[None]":
+        """Write it as a checkpoint."""
+        return self._ask("write", _keep, self._adapter, place)
+
+    def answer(self, requests: Sequence[Request]) -> "Future[list[Completion]]":
+        """Its answers, in the order of `requests`."""
+        return self._ask("transformers", _answer, self._adapter, self._settings, requests)
+
+    def _ask(self, phase: str, function: Callable[..., T], *arguments: Any) -> "Future[T]":
+        asked, before = self._pool.submit(function, *arguments), self._last
+        self._last = asked
+
+        def begin(_: object) -> None:
+            ended = self._phases.begin(phase)
+            asked.add_done_callback(lambda _: ended())
+
+        before.add_done_callback(begin)
+        return asked
+
+    def result(self, asked: "Future[T]") -> T:
+        """Wait for what was asked.
+
+        Raises:
+            UsageError: the adapter cannot be merged. RunFailed: the process was killed, or the disk is full.
+        """
+        try:
+            self._merged.result()
+            return asked.result()
+        except BrokenProcessPool as error:
+            raise RunFailed(
+                f"adapter {self._adapter.path}: the process that merges it was killed; give the machine more memory"
+            ) from error
+
+
+@contextmanager
+def merged_model(adapter: Adapter, settings: RunSettings, phases: Phases, *, answers: bool) -> Iterator[MergedModel]:
+    """Start to merge; on leaving the process ends, and its memory is free.
+
+    Args:
+        answers: it will be asked for some, and so stays on the GPU.
+    """
+    with _process() as pool:
+        try:
+            yield MergedModel(pool, adapter, settings, phases, answers=answers)
+        except BaseException:
+            for process in dict(getattr(pool, "_processes", None) or {}).values():
+                process.kill()  # in the middle of a merge, say: Python 3.14 has kill_workers for this
+            raise
+
+
+def _process() -> Executor:
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """End at once where the parent is killed, which otherwise leaves this process and its memory of the GPU."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+_merged: PreTrainedModel | PeftModel | None = None  # in the process that merges
+
+
+def _merge(adapter: Adapter, settings: RunSettings, answers: bool) -> None:
+    global _merged
+    device, dtype = device_and_dtype(settings.device)
+    if settings.served == "lora":
+        _merged = add_adapter(adapter, dtype, device)
+        return
+    if device.type == "cuda" and not answers and not _has_room(base_of(adapter)):
+        device = torch.device("cpu")
+    _merged = merge_adapter(adapter, dtype, device)
+
+
+def _has_room(base: Path) -> bool:
+    """Whether the GPU holds the weights in float32; others may be using it too."""
+    size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+    return torch.cuda.mem_get_info()[0] > 2.5 * size
+
+
+def _keep(adapter: Adapter, place: Path) -> None:
+    keep_merged(_model(), adapter, place)
+
+
+def _answer(adapter: Adapter, settings: RunSettings, requests: Sequence[Request]) -> list[Completion]:
+    found = {completion.id: completion for completion in serve(_model(), adapter, settings).complete(requests)}
+    return [found[request.id] for request in requests]
+
+
+def _model() -> Any:
+    if _merged is None:
+        raise RunFailed("the model was not merged")  # `result` raises why
+    return _merged
