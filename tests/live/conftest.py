@@ -17,10 +17,8 @@ from PIL import Image
 from deployments.apply import ENVIRONMENT
 from enrich.settings.models import TINY_MODEL_PATH
 from flows.home import own_server
-from tests.testing.live import PASSWORD, WEBHOOK_SECRET, Live, Shop, free_port
+from tests.testing.live import DATABASE, PASSWORD, WEBHOOK_SECRET, Live, Shop, free_port
 from tests.testing.random_adapter import write_random_adapter
-
-DATABASE = os.environ.get("ENRICH_LIVE_DATABASE")  # an empty one, as postgresql+asyncpg://...; without, SQLite
 
 
 @pytest.fixture(scope="session")
