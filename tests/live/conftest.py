@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from deployments.apply import ENVIRONMENT
+from deployments.bring_up import QUERY_SECONDS
 from enrich.settings.models import TINY_MODEL_PATH
 from flows.home import own_server
 from tests.testing.live import DATABASE, PASSWORD, WEBHOOK_SECRET, Live, Shop, free_port
@@ -37,7 +38,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
             "PREFECT_SERVER_API_AUTH_STRING": PASSWORD,
             "PREFECT_API_AUTH_STRING": PASSWORD,
             "PREFECT_SERVER_ENCRYPTION_KEY": "5xPlz0yxQo7nn0eFHQ1mJPxXq4hY0hQnX8ccPWyjb2E=",
-            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_WORKER_QUERY_SECONDS": QUERY_SECONDS,
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
             "PYTHONUNBUFFERED": "1",
         }
