@@ -15,12 +15,11 @@ import pytest
 from PIL import Image
 
 from deployments.apply import ENVIRONMENT
+from deployments.bring_up import QUERY_SECONDS
 from enrich.settings.models import TINY_MODEL_PATH
 from flows.home import own_server
-from tests.testing.live import PASSWORD, WEBHOOK_SECRET, Live, Shop, free_port
+from tests.testing.live import DATABASE, PASSWORD, WEBHOOK_SECRET, Live, Shop, free_port
 from tests.testing.random_adapter import write_random_adapter
-
-DATABASE = os.environ.get("ENRICH_LIVE_DATABASE")  # an empty one, as postgresql+asyncpg://...; without, SQLite
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +38,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
             "PREFECT_SERVER_API_AUTH_STRING": PASSWORD,
             "PREFECT_API_AUTH_STRING": PASSWORD,
             "PREFECT_SERVER_ENCRYPTION_KEY": "5xPlz0yxQo7nn0eFHQ1mJPxXq4hY0hQnX8ccPWyjb2E=",
-            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_WORKER_QUERY_SECONDS": QUERY_SECONDS,
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
             "PYTHONUNBUFFERED": "1",
         }

@@ -72,11 +72,11 @@ def test_a_cancelled_run_stops_within_seconds_and_goes_on_when_it_is_retried(
 
     live.call("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
 
-    assert live.ended(run)["type"] == "CANCELLED"
     wait_for("the end of its processes", lambda: not process_of(run))
     took = time.monotonic() - asked
     print(f"cancelled in {took:.1f} s")
-    assert took < 45  # about 5 s on an idle machine
+    assert took < 30  # about 5 s on an idle machine; after 30 s Prefect kills them
+    assert live.ended(run)["type"] == "CANCELLED"  # the worker looks for hooks first, and imports the flow to do so
     assert not (shop.output / "products.parquet").exists()
 
     retry(live, run)

@@ -56,7 +56,10 @@ def test_a_night_that_its_schedule_started_completes(live: Live, shop: Shop) -> 
     def started() -> str | None:
         chosen = {
             "deployments": {"id": {"any_": [nightly["id"]]}},
-            "flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}},
+            "flow_runs": {
+                "state": {"type": {"not_any_": ["SCHEDULED"]}},
+                "expected_start_time": {"after_": soon.replace(second=0, microsecond=0).isoformat()},
+            },
         }
         return next((run["id"] for run in live.call("POST", "/flow_runs/filter", chosen)), None)
 

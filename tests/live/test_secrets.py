@@ -1,17 +1,18 @@
 """Credentials come from Secret blocks, and are nowhere else: not in logs, artifacts, parameters, outputs or results."""
 
+import asyncio
 import re
-import sqlite3
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import boto3
 import pytest
 from prefect.blocks.system import Secret
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from pydantic import SecretStr
 
-from tests.testing.live import PASSWORD, WEBHOOK_SECRET, Live, Shop, wait_for
+from tests.testing.live import DATABASE, PASSWORD, WEBHOOK_SECRET, Live, Shop, wait_for
 from tests.testing.s3_server import S3Server
 
 pytestmark = pytest.mark.timeout(900)
@@ -39,6 +40,18 @@ def use_in_pool(live: Live, pool: str, environment: dict[str, str]) -> None:
 def files_with(folder: Path, secret: str) -> list[str]:
     found = [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
     return sorted(str(path.relative_to(folder)) for path in found)
+
+
+async def write_tables(url: str, folder: Path) -> None:
+    """Each table of a Postgres as a file of its rows; an SQLite's file is in the server's home."""
+    folder.mkdir()
+    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    try:
+        for [name] in await connection.fetch("select tablename from pg_tables where schemaname = 'public'"):
+            rows = await connection.fetch(f'select t::text from "{name}" t')
+            (folder / name).write_text("\n".join(row for [row] in rows))
+    finally:
+        await connection.close()
 
 
 def test_a_secret_is_found_nowhere(live: Live, shop: Shop, s3_server: S3Server, tmp_path: Path) -> None:
@@ -75,11 +88,13 @@ def test_a_secret_is_found_nowhere(live: Live, shop: Shop, s3_server: S3Server, 
         target.parent.mkdir(parents=True, exist_ok=True)
         s3.download_file("planted", found["Key"], str(target))
     assert (tmp_path / "scan" / "output" / "products.parquet").exists()
+    if DATABASE:
+        asyncio.run(write_tables(DATABASE, live.home / "tables"))
+        assert files_with(live.home / "tables", str(shop.adapter))  # in there all the same: what a run was asked for
     for secret in (PLANTED, KEY_ID):
         assert files_with(tmp_path / "scan", secret) == []
         assert files_with(live.home, secret) == []  # the database, the logs of server and workers, results
     assert files_with(live.home, WEBHOOK_SECRET) == []
     assert files_with(live.home, PASSWORD) == []
     assert not any(path.read_bytes()[:1] == b"\x80" for path in (live.home / "storage").rglob("*") if path.is_file())
-    with sqlite3.connect(live.home / "prefect.db") as database:
-        assert database.execute("select count(*) from block_document").fetchone()[0] >= 3  # encrypted in there
+    assert live.call("POST", "/block_documents/count") >= 3  # encrypted in there

@@ -38,7 +38,7 @@ ray = pytest.importorskip("ray")
 from ray.exceptions import RayError  # noqa: E402
 
 from enrich.pipeline.run import ray_runner  # noqa: E402
-from enrich.pipeline.run.ray_runner import find_room  # noqa: E402
+from enrich.pipeline.run.ray_runner import find_room, open_workers  # noqa: E402
 from enrich.pipeline.run.ray_worker import Worker, share_of_cores  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -184,6 +184,26 @@ def test_a_worker_that_is_killed_costs_nothing(shop: Shop, tmp_path: Path, caplo
     assert len(killed) == 1
     are_the_same(found, shop.answered)
     assert re.search(r"run=\S+ shard=\d+ lost its worker: node \S+: Worker unexpectedly exits", caplog.text)
+
+
+class Cancelled(BaseException):
+    """As Prefect's handler of SIGTERM raises one to cancel a run."""
+
+
+def test_what_the_handler_of_a_signal_raises_ends_the_run(shop: Shop, tmp_path: Path) -> None:
+    def cancel(number: int, _: object) -> None:
+        raise Cancelled
+
+    def kill(_: str) -> None:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()  # while the workers start
+
+    before = signal.signal(signal.SIGTERM, cancel)
+    try:
+        request = shop.request(tmp_path, ONE)
+        with pytest.raises(Cancelled), start_run(request) as run, open_workers(run, on_message=kill):
+            pytest.fail("it went on")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_shard_that_kills_its_worker_twice_ends_the_run_and_the_run_goes_on(shop: Shop, tmp_path: Path) -> None:

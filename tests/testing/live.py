@@ -20,6 +20,7 @@ from tests.testing.forms import text
 ROOT = Path(__file__).parents[2]
 # The server's `prefect`, if it is not that of the workers: ENRICH_LIVE_SERVER=/opt/server/bin/prefect make test-live
 SERVER = os.environ.get("ENRICH_LIVE_SERVER")
+DATABASE = os.environ.get("ENRICH_LIVE_DATABASE")  # an empty one, as postgresql+asyncpg://...; without, SQLite
 PREFECT = (sys.executable, "-m", "prefect")
 PATIENCE = 400.0  # seconds; everything here takes a tenth of that where nothing else runs
 PASSWORD = "operator:correct-horse"

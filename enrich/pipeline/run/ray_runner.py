@@ -168,7 +168,10 @@ class Workers:
                 f"run {self._run.info.run_id}: no worker has started on Ray for {silent / 60:.0f} min, each "
                 f"takes {_words(self._needs)}; see `ray status`, and start it again with its run id"
             )
-        ready, _ = ray.wait(list(self._busy), timeout=1.0)
+        try:
+            ready, _ = ray.wait(list(self._busy), timeout=1.0)
+        except SystemError as error:  # Ray's for what the handler of a signal raised: Prefect's does to cancel a run
+            raise (error.__cause__ or error) from None
         return list(ready)
 
     def _hear(self, ref: Any) -> Literal["done", "lost"] | None:
