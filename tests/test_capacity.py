@@ -58,6 +58,7 @@ def gemma(hidden: int, layers: int, intermediate: int, kv_heads: int, shared: in
             "num_key_value_heads": kv_heads, "num_kv_shared_layers": shared, "use_double_wide_mlp": every == 5,
             "layer_types": [kinds[number % every == 0] for number in range(1, layers + 1)],
         },
+        vision_config={"hidden_size": 768},
         audio_config={"hidden_size": 1024},
     )  # fmt: skip
 

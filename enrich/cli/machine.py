@@ -39,6 +39,8 @@ def doctor(
     if release and not prefect:
         raise UsageError("--release is about the server's limits: enrich doctor --prefect --release")
     if prefect:
+        if output is not None or newer_than is not None:
+            raise UsageError("--prefect looks at the server only; ask about the output in a call of its own")
         _examine_server(release)
         return
     s3 = load_settings(RunSettings, config, "doctor").s3

@@ -87,6 +87,6 @@ FACTS = Facts(
 )
 FAMILY = family(
     "Gemma 4", "gemma4", FACTS, "Apache-2.0",
-    Published("google/gemma-4-E2B-it", 4.936, 35, 1536, 6144, 18_432),  # its last 20 layers use others' keys and values
-    Published("google/gemma-4-E4B-it", 7.772, 42, 2560, 10240, 57_344),
+    Published("google/gemma-4-E2B-it", 5.104, 35, 1536, 6144, 18_432),  # its last 20 layers use others' keys and values
+    Published("google/gemma-4-E4B-it", 7.941, 42, 2560, 10240, 57_344),
 )  # fmt: skip

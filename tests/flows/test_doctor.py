@@ -137,3 +137,6 @@ def test_without_a_server_named_and_with_release_alone_it_is_refused(run_cli: Ru
     with temporary_settings(restore_defaults={PREFECT_API_URL}), pytest.raises(UsageError, match="set PREFECT_API_URL"):
         examine_prefect()
     assert run_cli("doctor", "--release")[0] == 2
+    code, _, told = run_cli("doctor", "--prefect", "--output", "output", "--newer-than", "26h")
+    assert code == 2
+    assert "a call of its own" in told
