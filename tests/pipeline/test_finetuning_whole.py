@@ -39,9 +39,10 @@ def test_the_adapter_directory_is_whole(story: Any) -> None:
 
 def test_what_is_ahead_is_announced_and_recorded(story: Any) -> None:
     record = json.loads((story.adapter / "train.json").read_text())
-    kinds = [line.partition(":")[0] for line in story.announced]
+    *ahead, took = [line.partition(":")[0] for line in story.announced]
     learned = f"learned of product {record['preflight']['product_code']}"
-    assert kinds == ["trained", learned, "photos", "memory"]
+    assert ahead == ["trained", learned, "photos", "memory"]
+    assert took == f"training took {record['seconds']:.0f} s"
     assert record["preflight"]["steps"] == record["planned_steps"] == record["steps"]
     assert record["preflight"]["learned"].endswith("<|end|>")
 
