@@ -84,19 +84,9 @@ def measure(checkout: Path, options: argparse.Namespace, code: str, adapter: str
 
 def start(checkout: Path, options: argparse.Namespace, *command: str) -> subprocess.Popen[bytes]:
     """A process that runs the code of a checkout, installed or not."""
-    plugin = options.folder / "plugin" / "enrich_benchmark-0.dist-info"
-    plugin.mkdir(parents=True, exist_ok=True)
-    (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: enrich-benchmark\nVersion: 0\n")
-    register = "enrich.models.phi3_vision.vllm_plugin:register"
-    (plugin / "entry_points.txt").write_text(f"[vllm.general_plugins]\nenrich_benchmark = {register}\n")
-    paths = [str(plugin.parent), str(checkout), os.environ.get("PYTHONPATH", "")]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "VLLM_PLUGINS": "enrich_benchmark",  # and not the installed package's, in whose place it is
-        "HF_HUB_OFFLINE": "1",
-        "TQDM_DISABLE": "1",
-    }
+    from benchmarks.vllm_serving.run import PLUGIN, plugin_environment
+
+    environment = plugin_environment(options.folder / "plugin", PLUGIN, checkout) | {"TQDM_DISABLE": "1"}
     flags = ["--tiny"] if options.tiny and "--one" in command else []
     return subprocess.Popen([sys.executable, *command, *flags], env=environment, cwd=checkout)
 

@@ -97,24 +97,29 @@ def run_alone(part: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def engine_environment(folder: Path, *, stock: bool, tiny: bool) -> dict[str, str]:
-    """Of a process with an engine, vLLM as shipped or with this project's plugin, which is written to `folder`."""
-    plugins = folder / f"plugin-{stock}" / "enrich_benchmark-0.dist-info"
-    plugins.mkdir(parents=True, exist_ok=True)
-    (plugins / "METADATA").write_text("Metadata-Version: 2.1\nName: enrich-benchmark\nVersion: 0\n")
-    entry = STOCK if stock else PLUGIN
-    (plugins / "entry_points.txt").write_text(f"[vllm.general_plugins]\nenrich_benchmark = {entry}\n")
-    paths = [str(plugins.parent), str(ROOT), os.environ.get("PYTHONPATH", "")]
-    environment = {
+def plugin_environment(folder: Path, entry: str, checkout: Path = ROOT) -> dict[str, str]:
+    """Of a process that runs the code of a checkout, installed or not, with `entry` as vLLM's only plugin."""
+    plugin = folder / "enrich_benchmark-0.dist-info"
+    plugin.mkdir(parents=True, exist_ok=True)
+    (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: enrich-benchmark\nVersion: 0\n")
+    (plugin / "entry_points.txt").write_text(f"[vllm.general_plugins]\nenrich_benchmark = {entry}\n")
+    paths = [str(folder), str(checkout), os.environ.get("PYTHONPATH", "")]
+    return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "VLLM_PLUGINS": "enrich_benchmark",  # and not the installed package's, in whose place it is
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def engine_environment(folder: Path, *, stock: bool, tiny: bool) -> dict[str, str]:
+    """Of a process with an engine, vLLM as shipped or with this project's plugin, which is written to `folder`."""
+    environment = plugin_environment(folder / f"plugin-{stock}", STOCK if stock else PLUGIN) | {
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",  # functions of this file run in the engine's process
-        "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
     if tiny:

@@ -51,9 +51,14 @@ def merged_place(adapter: Adapter, dtype: torch.dtype, cache: Path) -> Path:
     return cache / f"{adapter.id}-{str(dtype).removeprefix('torch.')}"
 
 
+def place_here(adapter: Adapter, settings: RunSettings) -> Path:
+    """`merged_place` in the cache of this machine, in the dtype that these settings serve."""
+    return merged_place(adapter, device_and_dtype(settings.device)[1], merged_folder())
+
+
 def weights_of(adapter: Adapter, settings: RunSettings) -> Path:
     """The directory of the weights that are read first to serve the adapter: merged ones, or else its base's."""
-    place = merged_place(adapter, device_and_dtype(settings.device)[1], merged_folder())
+    place = place_here(adapter, settings)
     return place if settings.served == "merged" and place.is_dir() else base_of(adapter)
 
 

@@ -12,7 +12,7 @@ import torch
 from enrich.answers.completion import Completion
 from enrich.engines.adapter import Adapter
 from enrich.engines.base import Engine, Request
-from enrich.engines.merged_cache import is_merged, merged_folder, merged_place, merging
+from enrich.engines.merged_cache import is_merged, merging, place_here
 from enrich.engines.merged_model import merged_model
 from enrich.engines.orphans import end_orphans
 from enrich.engines.parity import ParityRecord, Precision, compare
@@ -83,7 +83,7 @@ def lock_of(output: Store, key: str) -> Path:
 def start_vllm(adapter: Adapter, settings: RunSettings, phases: Phases, progress: Progress) -> Engine:
     """vLLM's engine, without a comparison."""
     if settings.served == "merged":
-        place = _merged_place(adapter, settings)
+        place = place_here(adapter, settings)
         with merging(place):
             if not is_merged(place):
                 progress("merging the adapter", 0, 0)
@@ -161,7 +161,7 @@ def ask_transformers(
     with ExitStack() as alone, merged_model(adapter, settings, phases, answers=True) as model:
         written = None
         if settings.served == "merged":
-            place = _merged_place(adapter, settings)
+            place = place_here(adapter, settings)
             alone.enter_context(merging(place))
             written = None if is_merged(place) else model.keep(place)
         with phases("photos"):
@@ -197,10 +197,6 @@ def compare_engines(
         engine=version.replace("_", " "),
         served=served,
     )
-
-
-def _merged_place(adapter: Adapter, settings: RunSettings) -> Path:
-    return merged_place(adapter, device_and_dtype(settings.device)[1], merged_folder())
 
 
 def _import_vllm(settings: RunSettings, phases: Phases) -> None:
