@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from enrich.models.phi3_vision import Phi3VForCausalLM
+from research.tiny_base.loop import find_device, held_out_losses, moved, save
 from research.tiny_base.photos import render
 from research.tiny_base.tokenizer import make_config, make_processor
-from research.tiny_base.train import grown, held_out_losses, moved, save
+from research.tiny_base.train import grown, make_base
 
 
 def main() -> None:
@@ -24,17 +25,17 @@ def main() -> None:
     arguments = parser.parse_args()
     processor = make_processor()
     record = json.loads((arguments.after / "training.json").read_text())
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = averaged(arguments.before, arguments.after, arguments.share).to(device)
+    device = find_device()
+    base = make_base(averaged(arguments.before, arguments.after, arguments.share).to(device))
     # The training's own held-out products, which come after those that it learned from.
     seen = argparse.Namespace(**{**record, "photos": 0, "first": record["first"] + record["photos"]})
     groups = moved(render(processor, seen), device)
-    point = {"step": record["steps"], "share": arguments.share, **held_out_losses(model, groups)}
+    point = {"step": record["steps"], "share": arguments.share, **held_out_losses(base, groups)}
     print(json.dumps(point))
     arguments.out.mkdir(parents=True, exist_ok=True)
     processor.image_processor.save_pretrained(arguments.out)
     processor.tokenizer.save_pretrained(arguments.out)
-    save(model, arguments.out, record | {"averaged": arguments.share, "curve": [*record["curve"], point]})
+    save(base, arguments.out, record | {"averaged": arguments.share, "curve": [*record["curve"], point]})
 
 
 def averaged(before: Path, after: Path, share: float) -> Phi3VForCausalLM:

@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from multiprocessing import get_context
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from enrich.models.phi3_vision import Phi3VImageProcessor, Phi3VProcessor
 from enrich.models.phi3_vision.hd_transform import hd_transform
@@ -19,7 +21,7 @@ from research.tiny_base.retailers import Asked, asked
 from research.tiny_base.tokenizer import IMAGE_SIZE
 from sample.dialects import BASE
 from sample.draw import render as draw
-from sample.products import sample_product
+from sample.products import SampleProduct, sample_product
 
 MOST_PHOTOS = 4  # of a product
 CROPS_SHARE = {4: 0.80, 1: 0.08, 9: 0.07, 16: 0.05}  # of the photos, so that the other settings are of use too
@@ -32,7 +34,7 @@ PRICE_WEIGHT = 2.0  # in the loss, of a price's digits: a tenth of an answer's t
 class Group:
     """Products of one shape, so that a batch of them is one tensor, and what is asked of each, left-padded."""
 
-    crops: torch.Tensor  # uint8 (products, rows * columns, S, S, 3), of the main photos
+    crops: torch.Tensor  # uint8 (products, crops, S, S, 3), of the main photos
     size: tuple[int, int]  # height, width in pixels of the main photos
     further: torch.Tensor  # uint8 (products, further photos, S, S, 3), one crop each
     input_ids: torch.Tensor  # int32 (variants, products, length), image positions -1, -2 ...
@@ -40,17 +42,40 @@ class Group:
     labels: torch.Tensor  # int32 (variants, products, answer length), -100 before the answer
     weights: torch.Tensor  # float16, as labels
     held_out: int  # products at the end that are not trained on
+    cost: int  # crops that a product's photos are to the vision tower
 
     @property
     def trained(self) -> int:
         return len(self.crops) - self.held_out
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A product as the model is shown it, and one question for each of VARIANTS."""
+
+    crops: np.ndarray  # uint8 (crops, S, S, 3), of the main photo
+    size: tuple[int, int]  # height, width of its page
+    further: np.ndarray  # uint8 (further photos, S, S, 3)
+    questions: list[Asked]
+
+
+Products = tuple[list[Drawn], list[bool]]  # of one shape, and which are held out, at the end
+
+
 def render(processor: Phi3VProcessor, arguments: argparse.Namespace) -> list[Group]:
-    """Draws the products, the last of them held out, and spells what is asked of them. Prints how far it is."""
-    total = arguments.photos + arguments.held_out
-    found: dict[tuple[int, int, int], tuple[list[Drawn], list[bool]]] = {}
+    """Draws the products and spells what is asked of them."""
     one = partial(render_one, arguments.seed, arguments.retailers, arguments.several)
+    return [spell_prompts(processor, *group) for group in draw_all(one, arguments)]
+
+
+def draw_all(one: Callable[[int], Drawn], arguments: argparse.Namespace) -> list[Products]:
+    """Products of each shape, drawn by one process a core; the last of all are held out. Prints how far it is.
+
+    Args:
+        one: draws the product of an index; it pickles.
+    """
+    total = arguments.photos + arguments.held_out
+    found: dict[tuple[int, int, int], Products] = {}
     started, indices = time.monotonic(), range(arguments.first, arguments.first + total)
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         for i, drawn in enumerate(pool.map(one, indices, chunksize=32)):
@@ -59,54 +84,68 @@ def render(processor: Phi3VProcessor, arguments: argparse.Namespace) -> list[Gro
             group[1].append(i >= arguments.photos)
             if (i + 1) % 10_000 == 0:
                 print(f"drew {i + 1} products in {time.monotonic() - started:.0f} s", flush=True)
-    return [spell(processor, *columns) for columns in found.values()]
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A product as the model is shown it, and one question for each of VARIANTS."""
-
-    crops: np.ndarray  # uint8 (rows * columns, S, S, 3), of the main photo
-    size: tuple[int, int]  # height, width of its page
-    further: np.ndarray  # uint8 (further photos, S, S, 3)
-    questions: list[Asked]
+    return list(found.values())
 
 
 def render_one(seed: int, retailers: int, several: float, index: int) -> Drawn:
     """Product `index`; with the probability `several` it is one of those with 1 to 4 photos, the others have one."""
     rng = np.random.default_rng((17, seed, index))
-    num_crops = int(rng.choice(list(CROPS_SHARE), p=list(CROPS_SHARE.values())))
-    # A photo is drawn at about the size that the crops keep: larger costs time, and only part of them are that small.
-    side = int(rng.integers(224, 480)) if num_crops <= 4 else int(rng.integers(360, 640))
+    num_crops, side = draw_size(rng)
     product = sample_product(seed, index, BASE, MOST_PHOTOS if rng.random() < several else 1)
     pixels = hd_transform(draw(product, index, side), num_crops, IMAGE_SIZE)
     views = [str(view) for view in rng.permutation(product.views[1:])]
     further = [hd_transform(draw(product, index, side, view), 1, IMAGE_SIZE) for view in views]
     rows, columns = pixels.shape[0] // IMAGE_SIZE, pixels.shape[1] // IMAGE_SIZE
     split = pixels.reshape(rows, IMAGE_SIZE, columns, IMAGE_SIZE, 3).transpose(0, 2, 1, 3, 4)
-    questions = [asked(variant, product, retailers, rng) for variant in VARIANTS]
     return Drawn(
         split.reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 3),
         pixels.shape[:2],
         np.stack(further) if further else np.empty((0, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8),
-        questions,
+        ask(product, retailers, rng),
     )
 
 
-def spell(processor: Phi3VProcessor, products: list[Drawn], held_out: list[bool]) -> Group:
-    """Ids, masks, labels and weights of products of one shape. Held-out ones come last."""
+def draw_size(rng: np.random.Generator) -> tuple[int, int]:
+    """How many crops a photo is shown in at most, and the pixels of its longer side: about what the crops keep, for
+    drawing it larger costs time. Only part of them are that small."""
+    num_crops = int(rng.choice(list(CROPS_SHARE), p=list(CROPS_SHARE.values())))
+    return num_crops, int(rng.integers(224, 480)) if num_crops <= 4 else int(rng.integers(360, 640))
+
+
+def ask(product: SampleProduct, retailers: int, rng: np.random.Generator) -> list[Asked]:
+    """One question for each of VARIANTS."""
+    return [asked(variant, product, retailers, rng) for variant in VARIANTS]
+
+
+def spell_prompts(processor: Phi3VProcessor, products: list[Drawn], held_out: list[bool]) -> Group:
+    """See `spell`; as the processor spells a prompt."""
     size, further = products[0].size, len(products[0].further)
     tokenizer = processor.tokenizer
-    end = tokenizer.convert_tokens_to_ids(END)
     # As the image processor counts them at the photo's own num_crops: page, its row ends, a separator, global view.
     side, rows, columns = IMAGE_SIZE // 14 // 2, size[0] // IMAGE_SIZE, size[1] // IMAGE_SIZE
     image, one_crop = rows * side * (columns * side + 1) + 1 + side * (side + 1), 2 * side * (side + 1) + 1
     template = render_turn("{}", 1 + further)
     *openings, after = re.split(r"<\|image_\d\|>", template)
-    flat = [product.questions[variant] for variant in range(len(VARIANTS)) for product in products]
     opening: list[int] = []
     for number, text in enumerate(openings, start=1):
         opening += [*tokenizer(text).input_ids, *[-number] * (one_crop if number > 1 else image)]
+    cost = 1 + rows * columns + 2 * further
+    return spell(tokenizer, (products, held_out), opening, after, tokenizer.convert_tokens_to_ids(END), cost)
+
+
+def spell(
+    tokenizer: PreTrainedTokenizerBase, group: Products, opening: list[int], after: str, end: int, cost: int
+) -> Group:
+    """Ids, masks, labels and weights of products of one shape. Held-out ones come last.
+
+    Args:
+        opening: ids of a prompt up to its question, -k at positions of the k-th photo.
+        after: the rest of the prompt, with {} for the question.
+        end: the token after an answer.
+        cost: see `Group`.
+    """
+    products, held_out = group
+    flat = [product.questions[variant] for variant in range(len(VARIANTS)) for product in products]
     prompts = tokenizer([after.replace("{}", instruction) for instruction, _ in flat]).input_ids
     answers = tokenizer([answer for _, answer in flat], add_special_tokens=False).input_ids
     longest = max(map(len, prompts)) + max(map(len, answers)) + 1
@@ -124,13 +163,14 @@ def spell(processor: Phi3VProcessor, products: list[Drawn], held_out: list[bool]
     shape = (len(VARIANTS), len(products), -1)
     return Group(
         crops=torch.from_numpy(np.stack([product.crops for product in products])),
-        size=size,
+        size=products[0].size,
         further=torch.from_numpy(np.stack([product.further for product in products])),
         input_ids=torch.from_numpy(input_ids.reshape(shape)),
         mask=torch.from_numpy(mask.reshape(shape)),
         labels=torch.from_numpy(labels.reshape(shape)),
         weights=torch.from_numpy(weights.reshape(shape)),
         held_out=sum(held_out),
+        cost=cost,
     )
 
 

@@ -28,26 +28,13 @@ Learned = tuple[list[str], list[list[str]]]  # tokens, the more frequent ones fi
 
 
 def make_processor() -> Phi3VProcessor:
-    """A small tokenizer built like Llama's (word-start marker, byte fallback, single digits) with Phi-3's specials.
-
-    English and Japanese are learned apart, so that neither takes the other's tokens. A kanji that no word of
-    `words/ja.txt` holds is spelled in bytes.
-    """
+    """A small tokenizer built like Llama's (word-start marker, byte fallback, single digits) with Phi-3's specials."""
     marked = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    english = learn(english_texts(), ENGLISH, [*map(chr, range(33, 127)), "▁"], marked)
-    japanese = learn(words("ja"), JAPANESE, KANA)
-    tokens = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
-    for token in english[0] + japanese[0]:
-        if token != "\n":  # a newline is its byte, as in Llama's
-            tokens.setdefault(token, len(tokens))
-    merges = [(left, right) for left, right in english[1] + japanese[1]]
-    tokenizer = Tokenizer(models.BPE(tokens, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    tokenizer.normalizer = marked
+    tokenizer = make_tokenizer(marked, render_turn(base_prompt().instruction))
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in ("<unk>", "<s>", "</s>")])
     tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True, rstrip=t in RSTRIP) for t in SPECIALS])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -60,6 +47,25 @@ def make_processor() -> Phi3VProcessor:
     )
     images = Phi3VImageProcessor(num_crops=NUM_CROPS, image_size=IMAGE_SIZE, patch_size=14)
     return Phi3VProcessor(images, fast)
+
+
+def make_tokenizer(marked: normalizers.Normalizer, turn: str) -> Tokenizer:
+    """English, Japanese and every byte; `turn` is what a prompt says.
+
+    The languages are learned apart, so that neither takes the other's tokens. A kanji that no word of `words/ja.txt`
+    holds is spelled in bytes.
+    """
+    english = learn(english_texts(turn), ENGLISH, [*map(chr, range(33, 127)), "▁"], marked)
+    japanese = learn(words("ja"), JAPANESE, KANA)
+    tokens = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
+    for token in english[0] + japanese[0]:
+        if token != "\n":  # a newline is its byte, as in Llama's
+            tokens.setdefault(token, len(tokens))
+    merges = [(left, right) for left, right in english[1] + japanese[1]]
+    tokenizer = Tokenizer(models.BPE(tokens, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.normalizer = marked
+    tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in ("<unk>", "<s>", "</s>")])
+    return tokenizer
 
 
 def make_config(tokenizer: PreTrainedTokenizerFast) -> Phi3VConfig:
@@ -116,8 +122,8 @@ def learn(
     return sorted(learned["vocab"], key=learned["vocab"].get), learned["merges"]
 
 
-def english_texts() -> list[str]:
-    """The BASE retailer's answers, and words that many retailers use."""
+def english_texts(turn: str) -> list[str]:
+    """The BASE retailer's answers, a prompt's `turn`, and words that many retailers use."""
     prompt = base_prompt()
     answers = [
         render_answer(prompt, product.title, product.category, product.price)
@@ -125,4 +131,4 @@ def english_texts() -> list[str]:
     ]
     retail, other = text("en"), text("en_other")
     each = [retail.upper()] * 40 + [retail.title()] * 40 + [retail] * 10
-    return answers + [render_turn(prompt.instruction)] * 50 + each + [other, other.upper(), other.title()] * 5
+    return answers + [turn] * 50 + each + [other, other.upper(), other.title()] * 5
