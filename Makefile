@@ -25,8 +25,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[dev]'
 	touch $@
 
+# MODEL=DIRECTORY: another base of the tiny one's size.
 demo: install
-	$(BIN)/python -m flows.demo
+	$(BIN)/python -m flows.demo $(MODEL)
 
 # Three workers on two cores, since tests also wait; one thread each, since more of them slow tiny models down.
 test: install

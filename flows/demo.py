@@ -1,4 +1,7 @@
-"""From catalog to products.parquet in one folder: `python -m flows.demo`. Needs no GPU, network or Prefect server."""
+"""From catalog to products.parquet in one folder: `python -m flows.demo`. Needs no GPU, network or Prefect server.
+
+`python -m flows.demo DIRECTORY`, or `make demo MODEL=DIRECTORY`, teaches another base of the tiny one's size.
+"""
 
 import atexit
 import importlib
@@ -25,13 +28,16 @@ if __name__ == "__main__":  # before the imports below: Prefect and others read 
     os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"  # what is to be said is said here
     # Each decoding process imports this module again, without Prefect and torch.
     sys.modules["__main__"] = ModuleType("__main__")
-    sys.exit(importlib.import_module("flows.demo").main())
+    sys.exit(importlib.import_module("flows.demo").main(*sys.argv[1:2]))
 
 from prefect import flow
 from rich.text import Text
 
 from enrich.console import console, print_record, print_scores, progress_bars, say_error
+from enrich.engines.transformers_engine import find_base
 from enrich.errors import EnrichError, UsageError
+from enrich.models.base import crop_tokens
+from enrich.models.checkpoint import load_processor
 from enrich.output.run_record import RunRecord
 from enrich.pipeline.finetuning import Finetuned
 from enrich.pipeline.run.records import held_back
@@ -40,6 +46,8 @@ from enrich.settings.catalog import SampleSettings
 from enrich.settings.models import TINY_MODEL
 from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
+from enrich.train.recipe import resolve_model
+from enrich.train.run import model_errors
 from flows import tasks
 from flows.enrich_catalog import enrich
 
@@ -49,24 +57,25 @@ SAMPLE, RUN = SampleSettings(), RunSettings()
 
 
 @flow(name="demo", flow_run_name="demo in {folder}")
-def demo(folder: str, progress: Any) -> tuple[Finetuned, dict[str, Any], RunRecord]:
-    """Make a catalog and a bucket in `folder`, teach the tiny base the catalog, and enrich the bucket."""
+def demo(folder: str, how: TrainSettings, progress: Any) -> tuple[Finetuned, dict[str, Any], RunRecord]:
+    """Make a catalog and a bucket in `folder`, teach a base the catalog, and enrich the bucket."""
     catalog, bucket, adapter, output = (f"{folder}/{part}" for part in PARTS)
     tasks.sample(catalog, bucket, SAMPLE, progress)
-    done = tasks.train(catalog, adapter, TrainSettings(model=TINY_MODEL), progress)
+    done = tasks.train(catalog, adapter, how, progress)
     holdout = tasks.score_unlike(adapter, catalog, f"{folder}/{SHEET}", RUN, progress)
     return done, holdout, enrich(RunRequest(bucket, adapter, output, RUN), progress)
 
 
-def main(folder: str = "demo") -> int:
+def main(model: str = TINY_MODEL, folder: str = "demo") -> int:
     """Run the demo and print its scores and where the results are. The exit codes are those of `enrich`."""
     # Hostile photos fail: the record counts them by kind at the end, and the report names them.
     logging.getLogger("enrich.pipeline.run.session").setLevel(logging.ERROR)
     try:
+        how = recipe(model)
         make_room(Path(folder))
         console.print(f"catalog, bucket, adapter and output go to {folder}/; this takes some minutes")
         with progress_bars("starting Prefect") as progress:
-            done, holdout, record = demo(folder, progress)
+            done, holdout, record = demo(folder, how, progress)
         console.print(_heading("Unseen products", f" ({done.metrics['test']['rows']}, the test split)"))
         print_scores(done.metrics)
         rows = holdout["test"]["rows"]
@@ -80,6 +89,26 @@ def main(folder: str = "demo") -> int:
         say_error(error)
         return error.exit_code
     return 0
+
+
+def recipe(model: str) -> TrainSettings:
+    """The tiny base's recipe for `model`, which sees photos as its own settings say, whatever its family.
+
+    Raises UsageError: it is not usable.
+    """
+    tiny = TrainSettings(model=TINY_MODEL)
+    if model == TINY_MODEL:
+        return tiny
+    base = find_base(model, None)
+    with model_errors(TrainSettings(model=model)):
+        own = load_processor(base)
+        usual = load_processor(base, photo_tokens=crop_tokens(tiny.num_crops))
+    shares = tiny.split.validation + tiny.split.calibration + tiny.split.test
+    found = resolve_model(tiny, gpu=False, rows=round(SAMPLE.products * (1 - shares)))
+    changes: dict[str, Any] = {"model": str(base.absolute())}
+    if usual.preparation.num_crops != own.preparation.num_crops:
+        changes["photo_tokens"] = own.most_photo_tokens()
+    return TrainSettings.model_validate({**found.model_dump(), **changes})
 
 
 def _heading(what: str, more: str) -> Text:

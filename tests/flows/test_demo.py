@@ -9,17 +9,22 @@ import pytest
 
 import flows.demo
 from enrich.errors import RunFailed, UsageError
+from enrich.models.checkpoint import load_processor
 from enrich.pipeline.finetuning import Finetuned
 from enrich.pipeline.progress import Progress
 from enrich.settings.catalog import SampleSettings
+from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
 from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
+from enrich.train.recipe import TINY_RECIPE, resolve_model
+from enrich.train.run import open_processor
 from enrich.vocabulary import ErrorKind
 from flows import tasks
-from flows.demo import main, make_room
+from flows.demo import main, make_room, recipe
 from sample import scores, truth
 from tests.testing.fake_world import FakeWorld
 from tests.testing.scores import METRICS, SCORES
+from tests.testing.tiny_families import write_member
 
 
 @pytest.fixture
@@ -64,6 +69,29 @@ def test_it_leaves_its_folders_and_prints_scores_and_places(
     assert "of colour, fabric and kind (3 products)" in said
     assert "contact sheet: demo/contact_sheet.jpg" in said
     assert "products: demo/output/products.parquet" in said
+
+
+def test_another_base_is_taught_by_the_same_recipe_on_photos_of_its_own_size(tmp_path: Path) -> None:
+    smolvlm = write_member("smolvlm", tmp_path / "smolvlm")
+    load_processor(smolvlm, num_crops=16).save(smolvlm)  # by the demo's usual budget it would be 36
+    usual = resolve_model(TrainSettings(model=TINY_MODEL), gpu=False, rows=2250)  # three quarters of the demo's
+
+    for base in (TINY_MODEL_PATH, smolvlm):
+        how = recipe(str(base))
+        assert {name: getattr(how, name) for name in TINY_RECIPE} == TINY_RECIPE
+        assert (how.model, how.effective_batch_size) == (str(base), usual.effective_batch_size)
+        assert how.epochs == pytest.approx(usual.epochs)
+        assert open_processor(base, how).preparation.num_crops == load_processor(base).preparation.num_crops
+    assert recipe(TINY_MODEL) == TrainSettings(model=TINY_MODEL)
+
+
+def test_a_base_that_is_not_there_is_said_before_anything_is_made(
+    small: FakeWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main("/nowhere") == 2
+
+    assert "error: model /nowhere: no such directory" in capsys.readouterr().err
+    assert not Path("demo").exists()
 
 
 def test_hostile_files_are_counted_and_not_warned_of(
