@@ -20,13 +20,14 @@ from PIL import Image
 
 from benchmarks.results import record
 from enrich.catalog.read import read_catalog
-from enrich.models.checkpoint import load_processor
+from enrich.models.base import Processor
 from enrich.pipeline.finetuning import finetune
 from enrich.pipeline.scoring import score_adapter
 from enrich.settings.models import TINY_MODEL
 from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
 from enrich.train.recipe import resolve_model
+from enrich.train.run import open_processor
 from sample.generate import write_sample
 from sample.make import DIALECTS
 
@@ -102,7 +103,7 @@ def measure(arguments: argparse.Namespace, catalog: Path, name: str, changes: di
         "base": done.metrics["base"],
         "intervals": done.metrics["intervals"],
         "holdout": holdout,
-        "image_tokens": image_tokens(arguments.base, catalog, settings.num_crops),
+        "image_tokens": image_tokens(open_processor(arguments.base, settings), catalog),
         "trained_per_second": trained["images_per_second"],
         "answered_per_second": clock.rate,
         "seconds": trained["seconds"],
@@ -120,13 +121,12 @@ def demo_settings(arguments: argparse.Namespace, rows: int, changes: dict[str, A
     return resolved.model_copy(update={"model": str(arguments.base.absolute())})
 
 
-def image_tokens(base: Path, catalog: Path, num_crops: int) -> int:
+def image_tokens(processor: Processor, catalog: Path) -> int:
     """Tokens of the median photo."""
-    processor = load_processor(base, num_crops=num_crops)
     counts = []
     for product in read_catalog(catalog).products[:200]:
         with Image.open(product.image_paths[0]) as photo:
-            counts.append(processor.image_processor.num_image_tokens(*photo.size))
+            counts.append(processor.photo_tokens(*photo.size).total)
     return sorted(counts)[len(counts) // 2]
 
 

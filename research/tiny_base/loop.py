@@ -53,6 +53,7 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--warmup", type=int, default=300, help="steps")
     parser.add_argument("--retailers", type=int, default=16, help="made-up ones beside BASE; 0: none")
+    parser.add_argument("--japanese", type=float, default=VARIANTS["ja"], help="share of the examples; 0: English only")
     parser.add_argument("--compile", action="store_true", help="torch.compile the layers")
     parser.add_argument("--seed", type=int, default=7)
     return parser
@@ -115,10 +116,12 @@ def train(base: Base, groups: list[Group], arguments: argparse.Namespace, record
 
 def moved(groups: list[Group], device: torch.device) -> list[Group]:
     """`groups` on `device`: a whole run's photos fit on a GPU (0.15 MB each), so nothing is copied while it trains."""
-    return [
-        replace(group, **{name: value.to(device) for name, value in vars(group).items() if torch.is_tensor(value)})
-        for group in groups
-    ]
+
+    def there(group: Group) -> Group:
+        changed: dict[str, Any] = {name: one.to(device) for name, one in vars(group).items() if torch.is_tensor(one)}
+        return replace(group, **changed)
+
+    return [there(group) for group in groups]
 
 
 def make_optimizer(model: PreTrainedModel, learning_rate: float) -> torch.optim.Optimizer:
@@ -158,10 +161,12 @@ def batches(
     rng = np.random.default_rng(arguments.seed)
     sizes = [max(8, arguments.batch_size * 5 // group.cost) for group in groups]
     turns = np.array([group.trained / size for group, size in zip(groups, sizes, strict=True)])
+    others = (1 - arguments.japanese) / (1 - VARIANTS["ja"])
+    shares = [arguments.japanese if name == "ja" else share * others for name, share in VARIANTS.items()]
     while True:
         which = int(rng.choice(len(groups), p=turns / turns.sum()))
         rows = rng.integers(0, max(1, groups[which].trained), sizes[which])
-        variants = rng.choice(len(VARIANTS), sizes[which], p=list(VARIANTS.values()))
+        variants = rng.choice(len(VARIANTS), sizes[which], p=shares)
         yield groups[which], torch.from_numpy(rows).to(device), torch.from_numpy(variants).to(device)
 
 

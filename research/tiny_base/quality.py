@@ -1,4 +1,4 @@
-"""What the tiny base knows in its own words: BASE's products that it never saw, photographed three ways.
+"""What a tiny base knows in its own words: BASE's products that it never saw, photographed three ways.
 
     python -m research.tiny_base.quality --base enrich/assets/phi3v-tiny --photos 600
 
@@ -20,7 +20,7 @@ from PIL import Image
 from enrich.answers.parse import Answer, AnswerMalformed, parse_answer
 from enrich.models.checkpoint import load_model, load_processor, stop_ids
 from enrich.models.generation import generate_answers
-from enrich.models.phi3_vision.processing import render_turn
+from enrich.models.registry import family_of
 from research.tiny_base.retailers import base_prompt
 from sample.dialects import BASE
 from sample.draw import render
@@ -61,18 +61,15 @@ def draw(way: str, index: int) -> Image.Image:
 def answers(base: Path, photos: list[Image.Image]) -> list[Answer | None]:
     """The base's greedy answers under its own prompt; None where one cannot be read."""
     processor, model = load_processor(base), load_model(base, dtype=torch.float32, device="cpu").eval()
+    layout, how = family_of(base).layout, processor.preparation
     found: dict[int, Answer | None] = {}
     by_size = sorted(range(len(photos)), key=lambda index: photos[index].size)
     for first in range(0, len(photos), BATCH):
         rows = by_size[first : first + BATCH]
-        inputs = processor(
-            text=[render_turn(base_prompt().instruction)] * len(rows),
-            images=[photos[index].convert("RGB") for index in rows],
-            return_tensors="pt",
-            padding=True,
-        )
+        pages = [layout.page(photos[index].convert("RGB"), how.num_crops, how.image_size) for index in rows]
+        inputs = processor.inputs(base_prompt().instruction, [[page] for page in pages])
         with torch.no_grad():
-            generated = generate_answers(model, dict(inputs), max_new_tokens=48, stop_ids=stop_ids(processor))
+            generated = generate_answers(model, inputs, max_new_tokens=48, stop_ids=stop_ids(processor))
         for index, one in zip(rows, generated, strict=True):
             try:
                 found[index] = parse_answer(

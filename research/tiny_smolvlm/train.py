@@ -1,16 +1,20 @@
 """Train a SmolVLM2 of the tiny base's size from scratch: the same photos and retailers, by transformers' own classes.
 
-One photo of each product, most in 2 x 2 tiles and the whole, 80 image tokens. In ten minutes with everything, one GPU:
+One photo of each product, most in 2 x 2 tiles and the whole, 80 image tokens. In ten minutes with everything, one GPU;
+in English only, as the base that ships was trained:
 
     python -m research.tiny_smolvlm.train --out tiny-smolvlm --photos 50000 --held-out 500 --minutes 9 \
-        --whole-minutes 9 --retailers 48
+        --whole-minutes 9 --japanese 0
 
-What it wrote goes on to be trained with `--init`, which needs other products (`--first`):
+Ten minutes more, on other products:
 
-    python -m research.tiny_smolvlm.train --out more --init tiny-smolvlm --photos 40000 --held-out 500 --first 100000 \
-        --minutes 9 --whole-minutes 9 --retailers 48 --learning-rate 6e-4 --warmup 100
+    python -m research.tiny_smolvlm.train --out more --init tiny-smolvlm --photos 50000 --held-out 500 --first 100000 \
+        --minutes 9 --whole-minutes 9 --japanese 0 --retailers 48 --learning-rate 6e-4 --warmup 100
 
-Then `make demo MODEL=tiny-smolvlm`.
+What it can see in its own words, and what it is worth when it is fine-tuned:
+
+    python -m research.tiny_base.quality --base tiny-smolvlm
+    make demo MODEL=tiny-smolvlm
 """
 
 import argparse
