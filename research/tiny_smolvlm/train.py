@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from enrich.models.auto.model import AutoModel
 from enrich.models.auto.processor import PhotoProcessor, load_processor
-from enrich.models.checkpoint import load_model
 from enrich.models.smolvlm import FACTS, FAMILY
 from research.tiny_base.loop import Base, find_device, make_parser, train
 from research.tiny_base.photos import CROPS_SHARE, Drawn, Group, Products, ask, draw_all, draw_size, spell
@@ -51,11 +51,10 @@ def main() -> None:
     groups = render(arguments)
     rendering = time.monotonic() - start
     print(f"rendered {arguments.photos + arguments.held_out} products in {rendering:.0f} s", flush=True)
+    model, before = AutoModel(FACTS).empty_model(arguments.out), None
     if arguments.init:
+        model.load_state_dict(load_file(arguments.init / "model.safetensors"))
         before = json.loads((arguments.init / "training.json").read_text())
-        model = load_model(arguments.init, dtype=torch.float32, device="cpu")
-    else:
-        before, model = None, AutoModel(FACTS).empty_model(arguments.out)
     base = Base(model.to(find_device()), shown, Path(__file__).parent / "card.md")
     train(base, groups, arguments, {"before": before, "rendering_seconds": round(rendering)}, start)
 
