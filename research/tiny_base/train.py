@@ -1,20 +1,18 @@
-"""Train the tiny base in enrich/assets/phi3v-tiny: Phi-3-vision's architecture, from scratch, 7.7 M parameters.
+"""Train the tiny base in enrich/assets/phi3v-tiny: Phi-3-vision's architecture, from scratch, 8.2 M parameters.
 
 It learns to see on the sample generator's photos under another retailer's vocabulary and prices (the BASE dialect) and
 under those of made-up retailers, so that fine-tuning on a catalog has real work to do. First it sees one photo of each
-product, then several. The base that ships was made by these three commands at commit d94a4c1, one GPU:
+product, then several, at last also answers in Japanese and with further fields. One GPU; the first three at commit
+d94a4c1, where the tokenizer had no Japanese, the others at d30fc86:
 
     python -m research.tiny_base.train --out one --photos 90000 --minutes 6
     python -m research.tiny_base.train --out two --init one --photos 22000 --held-out 500 --several 0.75 \
         --first 400000 --minutes 3.2 --learning-rate 6e-4 --warmup 100
-    python -m research.tiny_base.train --out tiny-base --init two --photos 45000 --held-out 500 --several 0.75 \
+    python -m research.tiny_base.train --out three --init two --photos 45000 --held-out 500 --several 0.75 \
         --first 500000 --minutes 4.8 --learning-rate 6e-4 --warmup 100 --retailers 48
-
-Since then the tokenizer knows Japanese, half of the made-up retailers write it, and all answer further fields. A base
-of those, from the one that ships (README.md has what became of a first, short one):
-
-    python -m research.tiny_base.train --out next --init enrich/assets/phi3v-tiny --photos 40000 --held-out 500 \
-        --several 0.75 --first 600000 --minutes 10 --learning-rate 6e-4 --warmup 100 --retailers 96
+    python -m research.tiny_base.train --out four --init three --photos 40000 --held-out 500 --several 0.75 \
+        --first 600000 --minutes 10 --learning-rate 6e-4 --warmup 100 --retailers 96
+    python -m research.tiny_base.average --before three --after four --share 0.5 --out tiny-base
 """
 
 import json
