@@ -110,6 +110,7 @@ class Worker:
 
     def stop(self) -> None:
         """Stop the engine and the decoders, and remove temporary files."""
+        self._stream = None
         self._open.close()
 
 
