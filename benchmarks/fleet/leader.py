@@ -8,6 +8,7 @@ always. CPU is that of the leading process, all threads, once every worker has a
 
 import argparse
 import time
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
@@ -17,7 +18,7 @@ import ray
 from benchmarks.results import record
 from enrich.pipeline.run import ray_runner
 from enrich.pipeline.run.deadline import Deadline
-from enrich.pipeline.run.ray_worker import NEWS_SECONDS, Started
+from enrich.pipeline.run.ray_worker import NEWS_SECONDS, News, Started
 from enrich.pipeline.run.request import RunRequest
 
 SHARD_SECONDS = 8.0
@@ -29,13 +30,13 @@ class Idle:
     def start(self, *_: object) -> Started:
         return Started("none", "node", "here", [])
 
-    def answer(self, shard: int) -> Any:
+    def answer(self, shards: Sequence[int], more: bool) -> Iterator[News]:
         started = time.monotonic()
-        time.sleep(NEWS_SECONDS * (shard % 97) / 97)  # workers do not beat in time
+        time.sleep(NEWS_SECONDS * (shards[0] % 97) / 97)  # workers do not beat in time
         while time.monotonic() - started < SHARD_SECONDS:
-            yield shard % 2048, []
+            yield News((), shards[0] % 2048, [])
             time.sleep(NEWS_SECONDS)
-        yield 2048, []
+        yield News(tuple(shards), 0, [])
 
 
 def lead(count: int, seconds: float) -> dict[str, float]:
@@ -48,7 +49,7 @@ def lead(count: int, seconds: float) -> dict[str, float]:
     with patch.object(ray_runner.ray, "remote", lambda _: handle):
         workers = ray_runner.Workers(run, count, {"num_cpus": 1}, print)
         workers.await_first()
-        while len(workers._idle) < count:
+        while len(workers._free) < count:
             for ref in workers._ready():
                 workers._hear(ref)
         progress = workers.answer(range(1_000_000), Deadline())

@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import product
+from itertools import product, takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -131,7 +131,7 @@ def at_once(run: Any, *_: Any, **__: Any) -> Iterator[Any]:
                 yield image.key, Prediction(answer=Answer("Plain Coat", "COATS", 100), confidence=0.9)
 
     def fetch(items: Iterable[Any]) -> Iterator[Fetched]:
-        for item in items:
+        for item in takewhile(bool, items):
             [listed] = item.photos
             photo = FetchedPhoto(listed, listed.etag, listed.key.encode().hex(), Photo(page, 8, 8))
             yield Fetched(item, (photo,), 0.0, 0.0, time.monotonic())

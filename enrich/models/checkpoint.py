@@ -100,8 +100,21 @@ def load_model(
         ValueError: a damaged file, or missing, unexpected or mismatched tensors.
     """
     directory = checked(Path(path))
-    model = family_of(directory).load()
-    return model.load_model(directory, dtype=dtype, device=device, attention=attention, load_in_4bit=load_in_4bit)
+    family = family_of(directory).load()
+    model = family.load_model(directory, dtype=dtype, device=device, attention=attention, load_in_4bit=load_in_4bit)
+    if load_in_4bit:
+        _keep_gradients(model)
+    return model
+
+
+def _keep_gradients(model: Any) -> None:
+    """Keep bitsandbytes (0.50) from packing weights for AVX512-BF16 the first time that a CPU generates.
+
+    Packed weights are multiplied by a kernel without a gradient: training would learn next to nothing from then on.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def load_whole(model_class: Any, directory: Path, **arguments: Any) -> Any:

@@ -71,12 +71,13 @@ class Fetched:
 @contextmanager
 def fetcher(
     store: Store, settings: RunSettings, how: Preparation, work: Work | None = None, *, needed: int = 1
-) -> Iterator[Callable[[Iterable[ManifestItem]], Iterator[Fetched]]]:
+) -> Iterator[Callable[[Iterable[ManifestItem | None]], Iterator[Fetched]]]:
     """A function from items to `Fetched`, whose decoding processes live as long as the context.
 
     Of each product the first `needed` good photos are read; one that is broken says so, and the next takes its place.
     Products are started while fewer than `settings.in_flight` photos are between the start of their download and the
-    consumer.
+    consumer. An item that is None says that there is none at present: the items are asked again after the next product,
+    and given up if none is on its way.
 
     Args:
         how: how the model's training photos were prepared.
@@ -91,7 +92,7 @@ def fetcher(
     threads = ThreadPoolExecutor(workers.download, "fetch")
     fetch_product = partial(_fetch_product, store, needed=needed, decoders=decoders, limits=settings.limits, how=how)
 
-    def fetch_items(items: Iterable[ManifestItem]) -> Iterator[Fetched]:
+    def fetch_items(items: Iterable[ManifestItem | None]) -> Iterator[Fetched]:
         rest = iter(items)
         waiting: set[Future[Fetched]] = set()
         in_flight = 0

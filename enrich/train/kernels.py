@@ -32,10 +32,7 @@ def check_4bit(settings: TrainSettings) -> None:
 
 
 def worth_compiling(settings: TrainSettings, device: torch.device, photos: int) -> bool:
-    """`settings.compile`, or where that is left open, whether compiling saves more time than it takes.
-
-    A 4-bit base is left alone: its layers unpack their weights in calls that cannot be compiled.
-    """
+    """`settings.compile`, or where that is left open, whether compiling saves more time than it takes."""
     if settings.compile is not None:
         return settings.compile
-    return device.type == "cuda" and not settings.load_in_4bit and photos * settings.epochs >= COMPILE_FROM
+    return device.type == "cuda" and photos * settings.epochs >= COMPILE_FROM

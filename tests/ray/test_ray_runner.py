@@ -38,7 +38,8 @@ ray = pytest.importorskip("ray")
 from ray.exceptions import RayError  # noqa: E402
 
 from enrich.pipeline.run import ray_runner  # noqa: E402
-from enrich.pipeline.run.ray_runner import find_room, open_workers  # noqa: E402
+from enrich.pipeline.run.ray_cluster import find_room  # noqa: E402
+from enrich.pipeline.run.ray_runner import open_workers  # noqa: E402
 from enrich.pipeline.run.ray_worker import Worker, share_of_cores  # noqa: E402
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -382,8 +383,8 @@ def bury(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def bury(gone: str, *, node: str = "", before: str = "") -> None:
         nodes = [{"NodeID": one, "Alive": False} for one in gone]
         monkeypatch.setattr(ray_runner, "ray", SimpleNamespace(kill=lambda _: None, nodes=lambda: nodes))
-        shard = 0 if node else ray_runner.STARTING
-        workers._bury(ray_runner._Hand(object(), frozenset(before), node, shard=shard), RayError("out of reach"))
+        shards = {0: 0.0} if node else {}
+        workers._bury(ray_runner._Hand(object(), frozenset(before), node, shards=shards), RayError("out of reach"))
 
     return bury
 

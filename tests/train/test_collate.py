@@ -95,3 +95,17 @@ def test_prompts_hold_no_answer(photos: Photos, collator: Collator) -> None:
     for row, example in enumerate(photos.examples):
         prompt = batch["input_ids"][row][batch["attention_mask"][row] == 1]
         assert prompt.tolist() == list(example.prompt_ids)
+
+
+@pytest.mark.parametrize(
+    ("photos_shown", "cores", "gpu", "workers"),
+    [(31, 16, True, 0), (32, 16, True, 1), (255, 16, True, 7), (5000, 16, True, 8), (5000, 4, True, 3),
+     (5000, 16, False, 0)],
+)  # fmt: skip
+def test_there_is_a_process_to_load_photos_for_every_32_of_them(
+    photos_shown: int, cores: int, gpu: bool, workers: int, photos: Photos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Photos, "__len__", lambda _: photos_shown)
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert photos.workers == workers

@@ -45,7 +45,7 @@ def test_compiling_must_pay(job: TinyJob) -> None:
     assert worth_compiling(long, GPU, 500)
     assert not worth_compiling(short, GPU, 500)
     assert not worth_compiling(long, CPU, 500)
-    assert not worth_compiling(job.settings(epochs=4, load_in_4bit=True), GPU, 500)
+    assert worth_compiling(job.settings(epochs=4, load_in_4bit=True), GPU, 500)
     assert worth_compiling(job.settings(compile=True), CPU, 1)
     assert not worth_compiling(job.settings(epochs=4, compile=False), GPU, 500)
 

@@ -66,7 +66,7 @@ def test_a_4bit_base_learns_and_its_merge_is_compared_with_what_was_trained_on(j
     assert losses[-1] < 0.6 * losses[0]
     check = report.merge_check
     assert check.ok
-    assert check.relative_difference < 0.02  # 1e-3, and 5e-3 where the processor's 4-bit kernels round to bf16
+    assert check.relative_difference < 0.02  # 1e-3
     assert check.served is not None  # the base in full precision says something else, which is reported
     assert check.served.relative_difference > 3 * check.relative_difference
     plain = load_model(TINY_MODEL_PATH, dtype=torch.float32, device="cpu")
@@ -77,21 +77,25 @@ def test_a_4bit_base_learns_and_its_merge_is_compared_with_what_was_trained_on(j
     assert type(tower.mlp.fc1) is torch.nn.Linear
 
 
-def test_compiled_layers_learn_the_same(job: TinyJob, tmp_path: Path) -> None:
+@pytest.mark.parametrize("load_in_4bit", [False, True])
+def test_compiled_layers_learn_the_same(load_in_4bit: bool, job: TinyJob, tmp_path: Path) -> None:
     pair = job.products[:2]  # one batch, so one length to compile for
+    own: dict[str, Any] = {"load_in_4bit": True, "base": TINY_MODEL_PATH, "model": TINY_MODEL, "learning_rate": 3e-3}
     losses, names, graphs = [], [], []
     for compiled in (False, True):
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
         changes: dict[str, Any] = {"epochs": 4, "evaluations": 1, "batch_size": 2, "effective_batch_size": 2}
+        changes |= own if load_in_4bit else {}
         _, told = job.train(tmp_path / str(compiled), pair, compile=compiled, **changes)
-        losses.append([progress.loss for progress in told if progress.stage == "training"])
+        losses.append([progress.loss for progress in told if progress.loss is not None])
         names.append(weights(tmp_path / str(compiled)).keys())
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][-1] < 0.8 * losses[0][0]
     assert names[0] == names[1]
     # A tower layer, the first decoder layer, which has no gradient to pass on, and the others: training reuses the
-    # code that the trial step compiled.
+    # code that the trial step compiled. A 4-bit base's layers are no more, so nothing in them interrupts a graph.
     assert graphs == [0, 3]
 
 

@@ -1,4 +1,8 @@
-"""A worker of the runner ray: a process on some node of the cluster, with an engine that lives from shard to shard."""
+"""A worker of the runner ray: a process on some node of the cluster, with an engine that lives from shard to shard.
+
+Its shards are one stream of photos through the engine: it asks for the next shard when it has asked for the last photo
+of the one before, whose answers are some hundred photos behind.
+"""
 
 import logging
 import sys
@@ -17,7 +21,7 @@ from enrich.errors import EnrichError, located, unforeseen
 from enrich.photos.workers import choose_workers
 from enrich.pipeline.run.deadline import Deadline
 from enrich.pipeline.run.request import RunRequest
-from enrich.pipeline.run.session import open_session
+from enrich.pipeline.run.session import Session, open_session
 from enrich.pipeline.run.start import join_run
 
 logger = logging.getLogger(__name__)
@@ -37,6 +41,15 @@ class Started:
     lines: list[str]  # what was chosen and found
 
 
+@dataclass(frozen=True)
+class News:
+    """What a worker has done since its last news."""
+
+    committed: tuple[int, ...]  # shards
+    products: int  # done, of shards that are not committed
+    lines: list[Line]
+
+
 class Worker:
     """Made and called by Ray, one call at a time."""
 
@@ -44,6 +57,7 @@ class Worker:
         # Decoding processes import the main module again, which is Ray's here: a second and 60 MB for each of them.
         sys.modules["__main__"] = ModuleType("__main__")
         self._open, self._lines, self._address = ExitStack(), _Lines(), ray.util.get_node_ip_address()
+        self._stream: _Stream | None = None
         log = logging.getLogger("enrich")
         log.setLevel(logging.INFO)
         log.addHandler(self._lines)
@@ -65,15 +79,24 @@ class Worker:
         lines = [line for _, line in self._lines.take()]
         return Started(self._session.engine_name, node, self._address, lines)
 
-    def answer(self, shard: int) -> Iterator[tuple[int, list[Line]]]:
-        """Answer and commit a shard; yields its photos done and new log lines, every NEWS_SECONDS and at the end."""
-        sent_at, answered = time.monotonic(), 0
+    def answer(self, shards: Sequence[int], more: bool) -> Iterator[News]:
+        """Go on with the shards of calls before, and with `shards`; yields news every NEWS_SECONDS and at the end.
+
+        Args:
+            more: end as soon as another shard can be started, and answer the rest in the next call. Otherwise end when
+                all are committed.
+        """
+        stream, self._stream = self._stream or _Stream(self._session), None  # after an error it is not gone on with
+        sent_at = time.monotonic()
         with self._naming_the_node():
-            for answered in self._session.answer([shard], Deadline()):
+            for _ in stream.go_on(shards):
+                if more and stream.asked:
+                    self._stream = stream
+                    break
                 if time.monotonic() - sent_at >= NEWS_SECONDS:
                     sent_at = time.monotonic()
-                    yield answered, self._lines.take()
-        yield answered, self._lines.take()
+                    yield stream.news(self._lines.take())
+        yield stream.news(self._lines.take())
 
     @contextmanager
     def _naming_the_node(self) -> Iterator[None]:
@@ -87,6 +110,7 @@ class Worker:
 
     def stop(self) -> None:
         """Stop the engine and the decoders, and remove temporary files."""
+        self._stream = None
         self._open.close()
 
 
@@ -97,6 +121,44 @@ def share_of_cores(cpus: int, node: str, nodes: Sequence[Mapping[str, Any]]) -> 
     """
     found: dict[str, float] = next((one["Resources"] for one in nodes if one["NodeID"] == node), {})
     return max(cpus, int(found.get("CPU", 0) // found.get("GPU", 1)))
+
+
+class _Stream:
+    """Shards through a session, as one after the other is given."""
+
+    def __init__(self, session: Session) -> None:
+        self.asked = False  # for a shard when none was left
+        self._session, self._given = session, deque[int]()
+        self._told = len(session.committed)
+        self._done = self._committed = 0  # products; those of shards that were told as committed
+        self._products = self._answer()
+
+    def go_on(self, shards: Sequence[int]) -> Iterator[None]:
+        """Answer those given before and `shards`; yields after every product."""
+        self._given.extend(shards)
+        self.asked = False
+        for _ in self._products:  # which the caller may leave and go on with: yield from would close it
+            yield
+
+    def news(self, lines: list[Line]) -> News:
+        """What was done since the last news."""
+        committed = self._session.committed[self._told :]
+        self._told += len(committed)
+        self._committed += self._session.run.manifest.rows_in(committed)
+        return News(tuple(committed), self._done - self._committed, lines)
+
+    def _answer(self) -> Iterator[None]:
+        before = 0
+        while self._given:  # at first, or again where they came after the last photo was fetched
+            for done in self._session.answer(self._shards(), Deadline()):
+                self._done = before + done
+                yield
+            before = self._done
+
+    def _shards(self) -> Iterator[int | None]:
+        while True:
+            self.asked = self.asked or not self._given
+            yield self._given.popleft() if self._given else None
 
 
 class _Lines(logging.Handler):

@@ -45,17 +45,22 @@ class Session:
     run: Run
     engine_name: str
     predictor: Predictor
-    fetch: Callable[[Iterable[ManifestItem]], Iterator[Fetched]]
+    fetch: Callable[[Iterable[ManifestItem | None]], Iterator[Fetched]]
     clock: EngineClock  # the engine's
     id: str
     measured: Measured | None = None  # over the shards committed
     known_answers: Path | None = None  # of products that keep their answer if only etags changed
     start: Start | None = None  # until the first answer
+    committed: list[int] = field(default_factory=list)  # shards, in the order of their commits
 
-    def answer(self, shards: Iterable[int], deadline: Deadline) -> Iterator[int]:
+    def answer(self, shards: Iterable[int | None], deadline: Deadline) -> Iterator[int]:
         """Fetch, answer and commit shards; yields how many of their products are done.
 
         Starts none once the deadline has passed. After an error it may be called again with the missing shards.
+
+        Args:
+            shards: asked for the next one when the last product of those before has been asked for. None: there is none
+                at present; they are asked again with each photo, and given up when no photo is left to be fetched.
         """
         return _ShardStream(self, shards, deadline).answer()
 
@@ -99,7 +104,7 @@ class _ShardStream:
     is killed loses only those since its last commit.
     """
 
-    def __init__(self, session: Session, shards: Iterable[int], deadline: Deadline) -> None:
+    def __init__(self, session: Session, shards: Iterable[int | None], deadline: Deadline) -> None:
         self._session, self._run = session, session.run
         self._shards, self._deadline = shards, deadline
         self._timer = StageTimer(session.clock)
@@ -120,9 +125,12 @@ class _ShardStream:
             yield self._done
         yield self._done
 
-    def _items(self) -> Iterator[ManifestItem]:
+    def _items(self) -> Iterator[ManifestItem | None]:
         """The products of every shard that is started before the deadline."""
         for number in self._shards:
+            if number is None:
+                yield None
+                continue
             start = time.monotonic()
             if self._started:  # none of them is committed yet: it takes at least as long as it has by now
                 oldest = min(shard.started for shard in self._started.values())
@@ -165,6 +173,7 @@ class _ShardStream:
     def _commit(self, shard: _Shard) -> None:
         session, run, answered_at = self._session, self._run, time.monotonic()
         commit_shard(run.output, run.info, shard.number, shard.rows, shard.ids)
+        session.committed.append(shard.number)
         workers = choose_workers(run.settings, cores())
         measured = self._timer.lap(len(shard.rows), workers, cores(), answered_at)
         _log(run, shard.number, shard.rows, time.monotonic() - shard.started)

@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
-RUN = ["enrichment", "finish", "parity_gate", "planning", "ray_runner", "ray_worker", "records", "session", "start"]
+RUN = [
+    "enrichment", "finish", "parity_gate", "planning", "ray_cluster", "ray_runner", "ray_worker", "records", "session",
+    "start",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
