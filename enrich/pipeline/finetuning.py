@@ -22,11 +22,13 @@ from enrich.engines.adapter import DROPPED_FILE, METRICS_FILE, TAUGHT_FILE, adap
 from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import find_base
 from enrich.errors import redact
+from enrich.models.checkpoint import load_processor
 from enrich.pages.report import render_card
 from enrich.photos.prompt_size import most_tokens, refuse_long_prompts
 from enrich.pipeline.calibrating import calibrate
 from enrich.pipeline.dropping import all_listed, describe_unlearnable, forget_refusal, refuse_losses
 from enrich.pipeline.kept_apart import check_outside, check_replaced
+from enrich.pipeline.looking import calibrate_looks, compare_looks
 from enrich.pipeline.predicting import predict
 from enrich.pipeline.progress import OnMessage, Progress, silent, unheard
 from enrich.pipeline.scoring import encode_scores, measure, read_truth, score_base
@@ -45,7 +47,7 @@ from enrich.train.overfit import overfit_one_batch
 from enrich.train.preflight import empty_adapted, refuse_leaks
 from enrich.train.recipe import resolve_model
 from enrich.train.record import Dropped, TrainProgress, TrainReport
-from enrich.train.run import model_errors, open_processor, send_lines, train
+from enrich.train.run import model_errors, open_first, open_processor, send_lines, train
 from enrich.train.run import rehearse as rehearse_training
 from enrich.train.trial import Trial
 from enrich.vocabulary import RECORD_FILE, Product
@@ -192,6 +194,7 @@ def _prepare(
     base = find_base(settings.model, settings.revision)
     read_ahead(base)  # while answers are checked and photos looked at
     processor = open_processor(base, settings)
+    open_first(base, settings, processor)  # refuses looks that this base makes equal
     with model_errors(settings):
         empty_adapted(base, settings)  # refuses settings that do not fit this base
     asked = taught_prompt(settings, labelled, ())
@@ -265,11 +268,20 @@ def _calibrate_and_score(
     adapter = read_adapter(directory)
     progress("loading the adapter", 0, 0)
     engine = start_engine(adapter, run_settings)
-    calibration, answers = calibrate(engine, adapter, splits, settings.limits, progress)
+    first = open_first(prepared.base, settings, load_processor(directory))
+    if first is None:
+        calibration, answers = calibrate(engine, adapter, splits, settings.limits, progress)
+    else:
+        squares = first.preparation.num_crops
+        calibration, answers = calibrate_looks(engine, adapter, splits, settings.limits, progress, squares)
     unread = _without_photo(splits.calibration, answers)
     (directory / CALIBRATION_FILE).write_text(calibration.model_dump_json(indent=1) + "\n")
     calibrated = replace(adapter, calibration=calibration)
-    outcomes = predict(engine, calibrated, splits.test, settings.limits, "scoring", progress)
+    looks: list[dict[str, Any]] = []
+    if first is None:
+        outcomes = predict(engine, calibrated, splits.test, settings.limits, "scoring", progress)
+    else:
+        outcomes, looks = compare_looks(engine, calibrated, splits.test, settings.limits, progress)
     unread += _without_photo(splits.test, outcomes)
     engine.close()
     by_base = score_base(adapter, splits.test, run_settings, "scoring the base", progress)
@@ -277,6 +289,7 @@ def _calibrate_and_score(
     metrics = tell(
         {
             **metrics,
+            **({"looks": looks} if looks else {}),
             "base": by_base,
             "baselines": baselines(splits.train, splits.test),
             "rows": {name: len(getattr(splits, name)) for name in ("train", "validation", "calibration", "test")},
