@@ -57,8 +57,7 @@ def later_columns(schema: pa.Schema) -> frozenset[str]:
 
 
 def forms(schema: pa.Schema) -> list[pa.Schema]:
-    """What a file of this version may have instead of `schema`: no `later_columns`, or neither these nor, in its photos,
-    photo_issues."""
+    """What a file of this version may have instead of `schema`: no `later_columns`, nor photo_issues in its photos."""
     first, second = (
         pa.schema(field for field in schema if field.name not in some)
         for some in (later_columns(schema), later_columns(schema) & _LATER[-1])

@@ -13,8 +13,8 @@ def first_look(photo: Photo, how: Preparation, squares: int) -> np.ndarray:
     """The page of `squares` at most for a main photo that was prepared as `how` says. Training and serving use it.
 
     It is scaled from the photo's page and not from its pixels, so that both looks share a download, a decoding and a
-    transfer between processes: that takes 2 to 4 ms of a thread where decoding once more would take 10. Its size and padding are those
-    of a photo that was prepared with so few squares, and so are the tokens that it takes.
+    transfer between processes: it takes 2 to 4 ms of a thread, where to decode once more would take 10. Its size and
+    padding, and so its tokens, are those of a photo that was prepared with so few squares.
     """
     layout, side = layouts()[how.layout], how.image_size
     width, height = layout.resized(photo.width, photo.height, how.num_crops, side)
