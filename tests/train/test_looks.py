@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 
 from enrich.errors import UsageError
+from enrich.models.checkpoint import load_processor
 from enrich.models.phi3_vision.processing import Phi3VProcessor
+from enrich.models.registry import layouts
 from enrich.photos.decode import Photo
 from enrich.photos.first_look import first_look
 from enrich.settings.training import TrainSettings
@@ -17,6 +19,7 @@ from enrich.train.examples import build_examples
 from enrich.train.features import FeatureCache
 from enrich.train.run import open_first, open_processor
 from enrich.train.showing import Showing
+from tests.testing.tiny_families import MAKERS, write_member
 from tests.testing.tiny_job import TinyJob
 
 
@@ -80,9 +83,32 @@ def test_features_of_both_looks_are_kept_apart(job: TinyJob, tmp_path: Path) -> 
     assert cached.cache.has(range(10))
 
 
-def test_looks_that_a_model_makes_equal_are_refused(job: TinyJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = job.settings(looks=(3, 4))
-    quick = open_processor(job.tiny.path, job.settings(num_crops=3))
-    with pytest.raises(UsageError, match=r"^looks \[3, 4\]: this model takes 3 squares of a photo in both; choose"):
-        open_first(job.tiny.path, settings, quick)
-    assert open_first(job.tiny.path, job.settings(), quick) is None
+def test_looks_that_a_model_makes_equal_are_refused(job: TinyJob, tmp_path: Path) -> None:
+    base = write_member("smolvlm", tmp_path / "base")
+    settings = job.settings(model=str(base), looks=(1, 4))
+    close = open_processor(base, settings)
+    with pytest.raises(UsageError, match=r"^looks \[1, 4\]: this model takes 36 squares of a photo in both; choose"):
+        open_first(base, settings, close)
+    assert open_first(base, job.settings(model=str(base)), close) is None
+
+
+# The tiny SmolVLM2 has so few tokens in a tile that one crop's take all tiles it can have, as those of four do.
+@pytest.mark.parametrize("family", sorted(MAKERS.keys() - {"smolvlm"}))
+def test_a_model_of_any_family_is_trained_and_shown_both_looks(family: str, job: TinyJob, tmp_path: Path) -> None:
+    base = write_member(family, tmp_path / "base", vocabulary=0.2)
+    changes = {"model": str(base), "looks": (1, 4), "epochs": 4, "evaluations": 1}
+    report, told = job.train(tmp_path / "work", base=base, **changes)
+    assert report.merge_check.ok
+    assert [progress.loss for progress in told if progress.loss][-1] < 10
+    close = load_processor(tmp_path / "work" / "adapter")
+    first = open_first(base, job.settings(**changes), close)
+    assert first is not None
+    few, how = first.preparation.num_crops, close.preparation
+    for product in job.products:
+        with Image.open(product.image_paths[0]) as image:
+            page = layouts()[how.layout].page(image.convert("RGB"), how.num_crops, how.image_size)
+            quick = first_look(Photo(page, *image.size), how, few)
+            taught = close.prompt_ids(job.prompt.instruction, [first.photo_tokens(*image.size)])
+        # The processor of close looks, which serves both, takes the page for what it was taught as.
+        served = close.inputs(job.prompt.instruction, [[quick]])["input_ids"][0].tolist()
+        assert served == taught
