@@ -91,7 +91,7 @@ def render_report(
         reasons=reasons.rows(),
         attributes=attribute_summary(rows),
         issues=_photo_issues(rows, images, limits),
-        looked_twice=float((rows["looks"] == 2).fill_null(False).mean() or 0),
+        looked_twice=rows.filter(looks=2).height / max(rows.height, 1),
         compared=_beside(record["stats"], record["previous"], currency),
         shown=_contact_sheet(rows, images, limits),
         language=han_language(chain(rows["title"].head(SAMPLE), categories["category"])),

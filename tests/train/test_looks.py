@@ -1,6 +1,7 @@
 """Training at two looks."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ def test_looks_that_a_model_makes_equal_are_refused(job: TinyJob, tmp_path: Path
 @pytest.mark.parametrize("family", sorted(MAKERS.keys() - {"smolvlm"}))
 def test_a_model_of_any_family_is_trained_and_shown_both_looks(family: str, job: TinyJob, tmp_path: Path) -> None:
     base = write_member(family, tmp_path / "base", vocabulary=0.2)
-    changes = {"model": str(base), "looks": (1, 4), "epochs": 4, "evaluations": 1}
+    changes: dict[str, Any] = {"model": str(base), "looks": (1, 4), "epochs": 4, "evaluations": 1}
     report, told = job.train(tmp_path / "work", base=base, **changes)
     assert report.merge_check.ok
     assert [progress.loss for progress in told if progress.loss][-1] < 10
