@@ -148,7 +148,6 @@ def measure_speed(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, 
     """Each way of looking, in one engine."""
     settings = {"shard_size": "512", "decode_processes": str(options.workers)}
     with Bench(settings, options) as bench:
-        bench.processor.image_processor.num_crops = LOOKS[1]
         ways: list[tuple[str, int, float | None]] = [
             ("always 4 crops", LOOKS[1], None),
             ("always 1 crop", LOOKS[0], None),
@@ -188,6 +187,7 @@ def job(bench: Bench, crops: int, share: float | None) -> dict[str, float]:
     calibration = plain.model_copy(update={"first": first})
     predictor.needs_second = lambda *_: draw.random() < (share or 0.0)
     bench.engine._free = sampling(stop_ids(bench.processor), 64)
+    bench.processor.image_processor.num_crops = crops  # as an adapter of so many has it
     how = Preparation(num_crops=crops, image_size=336)
     with tempfile.TemporaryDirectory() as scratch:
         source = open_store(str(bench.options.folder / "photos"), must_exist=True)

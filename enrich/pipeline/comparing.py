@@ -67,14 +67,19 @@ def _labelled(adapter: Adapter, catalog: str, settings: RunSettings, rows: int, 
 
 
 def _drawn(adapter: Adapter, count: int) -> list[Request]:
-    """Prompts of one photo, of two, and so on, up to as many as the adapter's show."""
-    how = adapter.preparation
+    """Prompts of one photo, of two, and so on, up to as many as the adapter's show; every other one at its first look,
+    if there are two."""
+    how, first = adapter.preparation, adapter.calibration.first_squares
     page = layouts()[how.layout].page
     return [
         Request(
             f"drawn {number}",
             tuple(
-                page(draw_photo(number + count * at), how.most(at), how.image_size)
+                page(
+                    draw_photo(number + count * at),
+                    first if first and not at and number % 2 else how.most(at),
+                    how.image_size,
+                )
                 for at in range(1 + number % how.photos_per_product)
             ),
         )

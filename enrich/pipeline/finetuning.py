@@ -22,7 +22,6 @@ from enrich.engines.adapter import DROPPED_FILE, METRICS_FILE, TAUGHT_FILE, adap
 from enrich.engines.start import start_engine
 from enrich.engines.transformers_engine import find_base
 from enrich.errors import redact
-from enrich.models.checkpoint import load_processor
 from enrich.pages.report import render_card
 from enrich.photos.prompt_size import most_tokens, refuse_long_prompts
 from enrich.pipeline.calibrating import calibrate
@@ -88,6 +87,7 @@ class _PreparedCatalog:
     base: Path
     prompt: Prompt
     unlearnable: list[Dropped]  # rows whose answers cannot be learned
+    first_squares: int | None  # of a first look, where there are two
 
 
 def finetune(
@@ -194,7 +194,7 @@ def _prepare(
     base = find_base(settings.model, settings.revision)
     read_ahead(base)  # while answers are checked and photos looked at
     processor = open_processor(base, settings)
-    open_first(base, settings, processor)  # refuses looks that this base makes equal
+    first = open_first(base, settings, processor)
     with model_errors(settings):
         empty_adapted(base, settings)  # refuses settings that do not fit this base
     asked = taught_prompt(settings, labelled, ())
@@ -212,7 +212,8 @@ def _prepare(
     prompt = taught_prompt(settings, labelled, taught, budget)
     tokens = AnswerTokens(processor.tokenizer, prompt, processor.stop_tokens[0])
     send_lines([tokens.note] if tokens.note else [], on_message)
-    return _PreparedCatalog(catalog, labelled, splits, settings, base, prompt, unlearnable)
+    squares = first.preparation.num_crops if first else None
+    return _PreparedCatalog(catalog, labelled, splits, settings, base, prompt, unlearnable, squares)
 
 
 def _train(prepared: _PreparedCatalog, work: Path, out: str, progress: Progress, on_message: OnMessage) -> TrainReport:
@@ -268,17 +269,15 @@ def _calibrate_and_score(
     adapter = read_adapter(directory)
     progress("loading the adapter", 0, 0)
     engine = start_engine(adapter, run_settings)
-    first = open_first(prepared.base, settings, load_processor(directory))
-    if first is None:
+    if (squares := prepared.first_squares) is None:
         calibration, answers = calibrate(engine, adapter, splits, settings.limits, progress)
     else:
-        squares = first.preparation.num_crops
         calibration, answers = calibrate_looks(engine, adapter, splits, settings.limits, progress, squares)
     unread = _without_photo(splits.calibration, answers)
     (directory / CALIBRATION_FILE).write_text(calibration.model_dump_json(indent=1) + "\n")
     calibrated = replace(adapter, calibration=calibration)
     looks: list[dict[str, Any]] = []
-    if first is None:
+    if squares is None:
         outcomes = predict(engine, calibrated, splits.test, settings.limits, "scoring", progress)
     else:
         outcomes, looks = compare_looks(engine, calibrated, splits.test, settings.limits, progress)
