@@ -77,6 +77,8 @@ def print_scores(metrics: dict[str, Any]) -> None:
             f"price intervals at {intervals['level']:.0%}: {intervals['coverage']:.1%} of the true prices inside, "
             f"mean width a factor of {intervals['mean_ratio']:.2f}"
         )
+    if "second_looks" in metrics:
+        console.print(f"looked at twice: {metrics['second_looks']:.1%} of the products")
     if looks := looks_table(metrics):
         table = Table(*looks[0], box=None, pad_edge=False)
         for way in looks:
