@@ -30,6 +30,8 @@ MEANINGS = {
     f"`photo_issues` ({', '.join(f'`{issue}`' for issue in PhotoIssue)}), added at the end, never keep a "
     "photo from being shown; null where the photo was not decoded, or the row is from before they were measured",
     "photos_answered": "How many of them the model was shown",
+    "looks": "How often: 2 where the adapter looks twice and the first look left doubts, else 1. Null where it was "
+    "shown none, or the row is from before there were looks",
     "error_kind": f"Why it failed: {', '.join(f'`{kind}`' for kind in ErrorKind)}",
     "error_message": "One line for people",
     "attempt": "1 for the first try of these photos with this fingerprint",
@@ -114,8 +116,8 @@ def _plain(kind: pa.DataType) -> str:
     return "timestamp, UTC" if pa.types.is_timestamp(kind) else str(kind)
 
 
-_ATHENA = {"string": "string", "int16": "smallint", "int32": "int", "float": "float", "double": "double",
-           "bool": "boolean"}  # fmt: skip
+_ATHENA = {"string": "string", "int8": "tinyint", "int16": "smallint", "int32": "int", "float": "float",
+           "double": "double", "bool": "boolean"}  # fmt: skip
 
 
 def _declared(schema: pa.Schema) -> str:

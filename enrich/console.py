@@ -63,6 +63,7 @@ def quiet_libraries() -> None:
 
 
 def print_scores(metrics: dict[str, Any]) -> None:
+    from enrich.pages.looks import looks_table
     from enrich.pages.report import score_table
 
     rows = score_table(metrics)
@@ -76,6 +77,14 @@ def print_scores(metrics: dict[str, Any]) -> None:
             f"price intervals at {intervals['level']:.0%}: {intervals['coverage']:.1%} of the true prices inside, "
             f"mean width a factor of {intervals['mean_ratio']:.2f}"
         )
+    if "second_looks" in metrics:
+        console.print(f"looked at twice: {metrics['second_looks']:.1%} of the products")
+    if looks := looks_table(metrics):
+        table = Table(*looks[0], box=None, pad_edge=False)
+        for way in looks:
+            table.add_row(*way.values())
+        console.print("looked at with so many crops; in brackets the difference from the second row, 95 % between")
+        console.print(table)
     for verdict in metrics.get("verdicts", ()):
         if not verdict["ok"]:
             console.print(verdict["text"], style="red")

@@ -247,3 +247,29 @@ def test_a_file_may_hold_the_settings_of_several_commands(tmp_path: Path) -> Non
 )
 def test_sections_that_cannot_be_read_are_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     assert refused(tmp_path, RunSettings, text, "run").startswith(f": {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("looks: [4, 1]", "[4, 1]: the first look must take fewer crops than the second; write [1, 4]"),
+        ("looks: [4, 4]", "[4, 4]: the first look must take fewer crops than the second; write [1, 4]"),
+        ("looks: [1, 2, 4]", "[1, 2, 4] is not two numbers of crops from 1 to 16; write [1, 4]"),
+        ("looks: [0, 4]", "[0, 4] is not two numbers of crops from 1 to 16; write [1, 4]"),
+        ("looks: [250, 750]", "[250, 750] is not two numbers of crops from 1 to 16; write [1, 4]"),
+        ("looks: 2", "2 is not two numbers of crops from 1 to 16; write [1, 4]"),
+        ("looks: [1, 4]\nnum_crops: 9", "looks and num_crops both say how closely to look; drop num_crops"),
+        ("looks: [1, 4]\nphoto_tokens: 500", "looks and photo_tokens both say how closely to look; drop photo_tokens"),
+    ],
+)
+def test_looks_that_make_no_sense_are_told_in_one_line(tmp_path: Path, text: str, line: str) -> None:
+    assert line in refused(tmp_path, TrainSettings, text)
+
+
+def test_the_second_look_stands_for_the_number_of_crops(tmp_path: Path) -> None:
+    assert loaded(tmp_path, TrainSettings, "looks: [1, 9]").close_crops == 9
+    assert loaded(tmp_path, TrainSettings, "looks: [4, 9]\nnum_crops: 9").looks == (4, 9)
+    assert loaded(tmp_path, TrainSettings, "num_crops: 2").close_crops == 2
+    assert loaded(tmp_path, TrainSettings, "").looks is None
+    again = TrainSettings.model_validate(loaded(tmp_path, TrainSettings, "looks: [1, 9]").model_dump(mode="json"))
+    assert (again.looks, again.close_crops) == ((1, 9), 9)

@@ -70,11 +70,29 @@ class Calibration(_Fitted):
     attributes: dict[str, CategoryCalibration] = {}  # of the fields beyond title, category and price, by name
     levels: tuple[CategoryCalibration, ...] = ()  # where categories are paths: of the levels above the last, by depth
     folded: Self | None = None  # for products answered in several prompts; None if no such products were known
+    first: "FirstLook | None" = None  # None: every product is looked at once, closely
 
     @classmethod
     def uncalibrated(cls) -> Self:
         """For a model that was never calibrated: probabilities as the model gives them, no price intervals."""
         return cls(price=None, category=CategoryCalibration(slope=1.0, intercept=0.0, rows=0))
+
+    @property
+    def first_squares(self) -> int | None:
+        """Of the page of a first look; None where products are looked at once."""
+        return self.first.squares if self.first else None
+
+    def after(self, looks: int) -> "Calibration":
+        """That of answers after so many looks."""
+        return self.first.calibration if self.first and looks == 1 else self
+
+
+class FirstLook(_Fitted):
+    """A quick look that comes before the close one, and when the close one follows it: see `enrich.answers.looks`."""
+
+    squares: int  # of the main photo's page at most
+    calibration: Calibration  # of answers after this look alone
+    least_doubt: float  # from this `looks.doubt` on there is a second look; 0: always
 
 
 def fit_price(

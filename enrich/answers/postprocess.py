@@ -69,6 +69,7 @@ class Prediction:
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     prompts: int = 1  # whose answers were folded into this one
+    looks: int = 1  # 2: the first look left doubts, and this is the answer to the second
 
     @property
     def wants_grammar(self) -> bool:
@@ -178,6 +179,18 @@ def field_confidence(calibration: Calibration | None, name: str, value: str | No
     `probability`; this itself where the field was never calibrated."""
     fitted = calibration.attributes.get(name) if calibration else None
     return float(np.float32(category_confidence(fitted, probability, value or "") if fitted else probability))
+
+
+def calibrated(prediction: Prediction, calibration: Calibration) -> Prediction:
+    """`prediction`, made without a calibration, with the confidences and the interval of this one."""
+    if (answer := prediction.answer) is None:
+        return prediction
+    confidence = category_confidence(calibration.category, prediction.probability, answer.category)
+    attributes = {
+        name: replace(one, confidence=field_confidence(calibration, name, one.value, one.probability))
+        for name, one in prediction.attributes.items()
+    }
+    return priced(replace(prediction, confidence=confidence, attributes=attributes), calibration.price)
 
 
 def priced(prediction: Prediction, prices: PriceCalibration | None) -> Prediction:

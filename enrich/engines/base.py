@@ -39,8 +39,11 @@ class Engine(Protocol):
     name: str
     clock: EngineClock
 
-    def complete(self, requests: Iterable[Request], *, grammar: bool = False) -> Iterator[Completion]:
+    def complete(self, requests: Iterable[Request | None], *, grammar: bool = False) -> Iterator[Completion]:
         """Answer every request, pulling no more of them than fit in flight.
+
+        None among the requests says that the next one depends on a completion that is still to come: the engine pulls
+        again after it. There is none where nothing is left to be answered.
 
         With `grammar`, only the three-line answer with a category of the taxonomy can be written.
         """

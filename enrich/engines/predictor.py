@@ -1,18 +1,23 @@
-"""Stream products through an engine: identical photos once, with a second pass if the first answer did not parse."""
+"""Stream products through an engine: identical photos once, with a second pass if the first answer did not parse.
+
+An adapter of two looks is shown a product at few crops first, and closely only if that answer leaves doubts.
+"""
 
 import hashlib
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from enrich.answers.calibration import Calibration
 from enrich.answers.completion import Completion
 from enrich.answers.fold import fold
+from enrich.answers.looks import after_both, needs_second
 from enrich.answers.postprocess import Prediction, postprocess
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines.base import Engine, Request
+from enrich.photos.decode import Photo
 from enrich.settings.review import ReviewSettings
 
 SEEN = 100_000  # predictions cached for identical bytes later in the run; about 1 kB each
@@ -25,6 +30,16 @@ class Shown:
 
     key: str
     prompts: tuple[Request, ...]
+    first: tuple[Request, ...] = ()  # the same for a first look; none where there is one look only
+
+
+def show(key: str, photos: Sequence[tuple[Photo, str]], most: int) -> Shown:
+    """A product with these photos and the hashes of their bytes, the main photo first, up to `most` in a prompt."""
+    prompts = prompts_of([(photo.page, sha256) for photo, sha256 in photos], most)
+    if all(photo.first is None for photo, _ in photos):
+        return Shown(key, prompts)
+    quick = prompts_of([(photo.page if photo.first is None else photo.first, sha256) for photo, sha256 in photos], most)
+    return Shown(key, prompts, tuple(replace(prompt, id=f"{prompt.id} at first") for prompt in quick))
 
 
 def prompts_of(photos: Sequence[tuple[np.ndarray, str]], most: int) -> tuple[Request, ...]:
@@ -52,11 +67,18 @@ def digest_of(sha256s: Sequence[str]) -> str:
 
 
 @dataclass
-class _Open:
-    """A product that waits for prompts; `found` has their predictions by place."""
+class _Look:
+    """A look at a product, which waits for its prompts; `found` has their predictions by place.
+
+    closer: the prompts of a second look, if this may be the first of two.
+    before: what the first look found, if this is the second.
+    """
 
     key: str
-    prompts: int
+    prompts: tuple[Request, ...]
+    calibration: Calibration
+    closer: tuple[Request, ...] = ()
+    before: Prediction | None = None
     found: dict[int, Prediction] = field(default_factory=dict)
 
 
@@ -77,56 +99,82 @@ class Predictor:
 
     def answer(self, products: Iterable[Shown]) -> Iterator[tuple[str, Prediction]]:
         """Yield (key, prediction) for every product, as they finish."""
-        in_flight: dict[str, Request] = {}  # by digest, kept for a second pass
-        waiting: dict[str, list[tuple[_Open, int]]] = defaultdict(list)  # by digest: whose which prompt it is
-        done: list[tuple[str, Prediction]] = []  # products whose prompts were all answered before
+        rest = iter(products)
+        in_flight: dict[str, tuple[Request, _Look]] = {}  # by the prompt's id, kept for a second pass
+        waiting: dict[str, list[tuple[_Look, int]]] = defaultdict(list)  # by that id: whose which prompt it is
+        again: deque[_Look] = deque()  # second looks that were not asked for yet
+        done: list[tuple[str, Prediction]] = []
         second: list[Request] = []
 
-        def requests() -> Iterator[Request]:
-            for product in products:
-                opened = _Open(product.key, len(product.prompts))
-                for place, prompt in enumerate(product.prompts):
-                    if prompt.id in self._seen:
-                        done.extend(self._found(opened, place, self._seen[prompt.id]))
-                        continue
-                    waiting[prompt.id].append((opened, place))
-                    if prompt.id not in in_flight:
-                        in_flight[prompt.id] = prompt
-                        yield prompt
+        def requests() -> Iterator[Request | None]:
+            while True:
+                if again:
+                    yield from ask(again.popleft())
+                elif (product := next(rest, None)) is not None:
+                    yield from ask(self._look_at(product))
+                elif any(look.closer for _, look in in_flight.values()):
+                    yield None  # one of them may need a second look
+                else:
+                    return
 
-        def settle(digest: str, prediction: Prediction) -> Iterator[tuple[str, Prediction]]:
-            in_flight.pop(digest, None)
-            self._seen[digest] = prediction
+        def ask(look: _Look) -> Iterator[Request]:
+            for place, prompt in enumerate(look.prompts):
+                if prompt.id in self._seen:
+                    find(look, place, self._seen[prompt.id])
+                    continue
+                waiting[prompt.id].append((look, place))
+                if prompt.id not in in_flight:
+                    in_flight[prompt.id] = prompt, look
+                    yield prompt
+
+        def find(look: _Look, place: int, prediction: Prediction) -> None:
+            look.found[place] = prediction
+            if len(look.found) == len(look.prompts):
+                folded = self._folded(look)
+                if look.closer and self.calibration.first and needs_second(self.calibration.first, folded):
+                    again.append(_Look(look.key, look.closer, self.calibration, before=folded))
+                else:
+                    done.append((look.key, after_both(look.before, folded) if look.before else folded))
+
+        def settle(completion: Completion, prediction: Prediction) -> Iterator[tuple[str, Prediction]]:
+            in_flight.pop(completion.id)
+            self._seen[completion.id] = prediction
             if len(self._seen) > SEEN:
                 self._seen.popitem(last=False)
-            for opened, place in waiting.pop(digest):
-                yield from self._found(opened, place, prediction)
+            for look, place in waiting.pop(completion.id):
+                find(look, place, prediction)
+            yield from done
+            done.clear()
 
         def settle_second() -> Iterator[tuple[str, Prediction]]:
             if second:
                 for completion in self.engine.complete(second, grammar=True):
-                    yield from settle(completion.id, self._postprocess(completion, constrained=True))
+                    yield from settle(completion, self._postprocess(completion, self.calibration, constrained=True))
                 second.clear()
 
         for completion in self.engine.complete(requests()):
-            prediction = self._postprocess(completion)
-            if prediction.wants_grammar and self.second_pass:
-                second.append(in_flight[completion.id])
+            prompt, look = in_flight[completion.id]
+            prediction = self._postprocess(completion, look.calibration)
+            if prediction.wants_grammar and self.second_pass and not look.closer:
+                second.append(prompt)
                 if len(second) >= SECOND_PASS:
                     yield from settle_second()
             else:
-                yield from settle(completion.id, prediction)
-            yield from done
-            done.clear()
+                yield from settle(completion, prediction)
         yield from settle_second()
         yield from done
 
-    def _found(self, opened: _Open, place: int, prediction: Prediction) -> Iterator[tuple[str, Prediction]]:
-        """The product and its prediction, if this was the last one of its prompts."""
-        opened.found[place] = prediction
-        if len(opened.found) == opened.prompts:
-            found = [opened.found[at] for at in range(opened.prompts)]
-            yield opened.key, fold(found, self.tokens.sizes, self.calibration, self.review)
+    def _look_at(self, product: Shown) -> _Look:
+        """The first of two looks at a product, or the only one."""
+        if self.calibration.first and product.first:
+            return _Look(product.key, product.first, self.calibration.first.calibration, closer=product.prompts)
+        return _Look(product.key, product.prompts, self.calibration)
 
-    def _postprocess(self, completion: Completion, *, constrained: bool = False) -> Prediction:
-        return postprocess(completion, self.tokens, self.calibration, self.review, constrained=constrained)
+    def _folded(self, look: _Look) -> Prediction:
+        found = [look.found[place] for place in range(len(look.prompts))]
+        return fold(found, self.tokens.sizes, look.calibration, self.review)
+
+    def _postprocess(
+        self, completion: Completion, calibration: Calibration, *, constrained: bool = False
+    ) -> Prediction:
+        return postprocess(completion, self.tokens, calibration, self.review, constrained=constrained)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -54,7 +55,7 @@ class TransformersEngine:
         self._batch_size = batch_size
         self._max_new_tokens = max_new_tokens
 
-    def complete(self, requests: Iterable[Request], *, grammar: bool = False) -> Iterator[Completion]:
+    def complete(self, requests: Iterable[Request | None], *, grammar: bool = False) -> Iterator[Completion]:
         """See `Engine`. A batch that fails is retried one by one, so that it costs one row."""
         stream = iter(requests)
         while batch := self._next_batch(stream):
@@ -71,9 +72,9 @@ class TransformersEngine:
         """Free the model."""
         del self.model
 
-    def _next_batch(self, stream: Iterator[Request]) -> list[Request]:
+    def _next_batch(self, stream: Iterator[Request | None]) -> list[Request]:
         start = perf_counter()
-        batch = list(islice(stream, self._batch_size))
+        batch = list(islice(iter(partial(next, stream, None), None), self._batch_size))  # up to a None
         self.clock.starved += perf_counter() - start
         return batch
 

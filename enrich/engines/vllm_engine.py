@@ -33,6 +33,7 @@ from enrich.settings.run import RunSettings
 
 log = logging.getLogger(__name__)
 
+_END = object()  # of a stream
 DEATHS = 3  # the run ends after this many consecutive deaths without an answer between them
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM has kernels for
 # Else vLLM tries out a video of the greatest length when it starts, and keeps memory free for one.
@@ -94,7 +95,7 @@ class VllmEngine:
         self.process = start()
         self.clock.start = self.process.start_parts
 
-    def complete(self, requests: Iterable[Request], *, grammar: bool = False) -> Iterator[Completion]:
+    def complete(self, requests: Iterable[Request | None], *, grammar: bool = False) -> Iterator[Completion]:
         """See `Engine`. Streams may be nested: each gets the completions of its own requests.
 
         Raises:
@@ -113,11 +114,14 @@ class VllmEngine:
                 # Yield finished answers first: the next photo may take a while to arrive.
                 if not exhausted and self._has_room() and not self.process.has_outputs():
                     with self._timer.pulling():
-                        request = next(stream, None)
-                    exhausted = request is None
-                    if request is not None:
+                        request = next(stream, _END)
+                    if request is None:
+                        self._advance()
+                    elif isinstance(request, Request):
                         asked, self._count = asked + 1, self._count + 1
                         self._send(_Flight(f"{self._count}-{request.id}", request, params, inbox))
+                    else:
+                        exhausted = True
                 else:
                     self._advance()
         finally:

@@ -55,6 +55,7 @@ class Row:
     review_reasons: tuple[str, ...] = ()
     photos: tuple[RowPhoto, ...]
     photos_answered: int = 0  # that the model was shown
+    looks: int | None = None  # that the model took at them; None where it was shown none
     error_kind: str | None = None
     error_message: str | None = None
     attempt: int
@@ -106,6 +107,7 @@ ROW_SCHEMA = pa.schema(
         ("review_reasons", pa.list_(pa.string())),
         ("photos", pa.list_(ROW_PHOTO)),
         ("photos_answered", pa.int16()),
+        ("looks", pa.int8()),
         ("error_kind", pa.string()),
         ("error_message", pa.string()),
         ("attempt", pa.int16()),

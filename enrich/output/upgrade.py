@@ -23,7 +23,7 @@ _PHOTO = {"image_key", "image_etag", "image_sha256"}
 _ROW = _PHOTO | {"image_uri", "image_width", "image_height"}
 _LISTED = {"key", "size", "etag"}
 _NEW = {
-    "category_path", "category_id", "attributes", "suggested_attributes", "photos", "photos_answered",
+    "category_path", "category_id", "attributes", "suggested_attributes", "photos", "photos_answered", "looks",
     "last_photos_etag", "photos_etag",
 }  # fmt: skip
 # Columns of decisions that were added since, the newest last: a file has the first few of these.
@@ -52,17 +52,19 @@ def earlier_columns(schema: pa.Schema) -> frozenset[str]:
 
 def later_columns(schema: pa.Schema) -> frozenset[str]:
     """The columns of `schema` that a file of this version may lack: it was written before there were any."""
-    return frozenset(set[str]().union(*_LATER) if schema.names == REVIEW_SCHEMA.names else ())
+    later = set[str]().union(*_LATER) if schema.names == REVIEW_SCHEMA.names else {"looks"}
+    return frozenset(later.intersection(schema.names))
 
 
 def forms(schema: pa.Schema) -> list[pa.Schema]:
-    """What a file of this version may have instead of `schema`: no `later_columns`, or photos without photo_issues."""
-    later = [later_columns(schema), later_columns(schema) & _LATER[-1]]
+    """What a file of this version may have instead of `schema`: no `later_columns`, nor photo_issues in its photos."""
+    first, second = (
+        pa.schema(field for field in schema if field.name not in some)
+        for some in (later_columns(schema), later_columns(schema) & _LATER[-1])
+    )
     photos = pa.list_(pa.struct([field for field in ROW_PHOTO if field.name != "photo_issues"]))
-    return [
-        *(pa.schema(field for field in schema if field.name not in some) for some in later),
-        pa.schema(field.with_type(photos) if field.type == pa.list_(ROW_PHOTO) else field for field in schema),
-    ]
+    older = pa.schema(field.with_type(photos) if field.type == pa.list_(ROW_PHOTO) else field for field in first)
+    return [first, second, older]
 
 
 def upgraded(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -16,6 +16,7 @@ from enrich.answers.prompt import Prompt
 from enrich.errors import shell
 from enrich.pages.attributes import attribute_scores, attribute_summary, attribute_text, spoken
 from enrich.pages.han import han_language
+from enrich.pages.looks import looks_table
 from enrich.pages.units import amount, describe_bottleneck, duration, wrapped
 from enrich.phases import Start, describe_start
 from enrich.photos.thumbnail import thumbnails
@@ -90,6 +91,7 @@ def render_report(
         reasons=reasons.rows(),
         attributes=attribute_summary(rows),
         issues=_photo_issues(rows, images, limits),
+        looked_twice=rows.filter(looks=2).height / max(rows.height, 1),
         compared=_beside(record["stats"], record["previous"], currency),
         shown=_contact_sheet(rows, images, limits),
         language=han_language(chain(rows["title"].head(SAMPLE), categories["category"])),
@@ -186,8 +188,9 @@ def _beside(
 def render_card(train: Mapping[str, Any], metrics: Mapping[str, Any], prompt: Prompt) -> str:
     """An adapter's model card in Markdown, from its train.json and metrics.json. Every text in it is escaped."""
     return template("card.md.jinja", escape=False).render(
-        train=train, metrics=metrics, prompt=prompt, table=score_table(metrics), fields=attribute_scores(metrics)
-    )
+        train=train, metrics=metrics, prompt=prompt, table=score_table(metrics), fields=attribute_scores(metrics),
+        looks=looks_table(metrics),
+    )  # fmt: skip
 
 
 def render_summary(record: Mapping[str, Any], output: str) -> str:

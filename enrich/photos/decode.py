@@ -75,6 +75,7 @@ class Photo:
     format: str = ""  # Pillow's name for it
     unfinished: bool = False  # the file lacks its end marker, but no pixel is missing
     issues: tuple[PhotoIssue, ...] = ()
+    first: np.ndarray | None = None  # the page of a first look, where there is one
 
 
 def _unlimited(memory: int) -> None:

@@ -213,12 +213,13 @@ class _Decoder:
             message = f"decoding needs more than {self._limits.decode_memory_bytes:,} bytes of memory"
             raise _Suspicious(ImageRefused(ErrorKind.TOO_MANY_PIXELS, message))
         rows, columns = int(header["rows"]), int(header["columns"])
-        if min(rows, columns) < 0 or rows * columns > self._most_pixels:
-            raise ValueError(f"{columns} x {rows} pixels from the decoder")
+        width, height = int(header["width"]), int(header["height"])
+        if min(rows, columns) < 0 or rows * columns > self._most_pixels or min(width, height) < 1:
+            raise ValueError(f"{columns} x {rows} pixels of {width} x {height} from the decoder")
         page = np.empty((rows, columns, 3), np.uint8)
         self._fill(memoryview(page.reshape(-1).data))
         issues = tuple(map(PhotoIssue, header["issues"]))
-        return Photo(page, header["width"], header["height"], header["format"], header["unfinished"], issues)
+        return Photo(page, width, height, header["format"], header["unfinished"], issues)
 
     def _receive_header(self) -> dict[str, Any]:
         length = bytearray(LENGTH.size)

@@ -5,15 +5,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-
-import numpy as np
 
 from enrich.errors import ImageError
 from enrich.models.base import Preparation
 from enrich.photos.decode import Photo, prepare
 from enrich.photos.decoders import Decoders, Work, cores
+from enrich.photos.first_look import with_first_look
 from enrich.photos.workers import choose_workers
 from enrich.settings.photos import PhotoLimits
 from enrich.settings.run import RunSettings
@@ -57,9 +56,9 @@ class Fetched:
         return tuple(photo for photo in self.photos if photo.photo is not None)
 
     @property
-    def pages(self) -> list[tuple[np.ndarray, str]]:
-        """The pages of those photos, each with the hash of the photo's bytes."""
-        return [(one.photo.page, one.sha256 or "") for one in self.photos if one.photo is not None]
+    def good(self) -> list[tuple[Photo, str]]:
+        """Those photos, each with the hash of its bytes."""
+        return [(one.photo, one.sha256 or "") for one in self.photos if one.photo is not None]
 
     @property
     def failure(self) -> FetchedPhoto:
@@ -70,7 +69,13 @@ class Fetched:
 
 @contextmanager
 def fetcher(
-    store: Store, settings: RunSettings, how: Preparation, work: Work | None = None, *, needed: int = 1
+    store: Store,
+    settings: RunSettings,
+    how: Preparation,
+    work: Work | None = None,
+    *,
+    needed: int = 1,
+    first: int | None = None,
 ) -> Iterator[Callable[[Iterable[ManifestItem | None]], Iterator[Fetched]]]:
     """A function from items to `Fetched`, whose decoding processes live as long as the context.
 
@@ -82,6 +87,7 @@ def fetcher(
     Args:
         how: how the model's training photos were prepared.
         work: the function that decoding processes apply to a photo; by default `prepare`.
+        first: squares of the page of a first look, which main photos then get too.
 
     Raises:
         RunFailed: the decoding processes do not start.
@@ -90,7 +96,9 @@ def fetcher(
     make = work or partial(prepare, how=how)
     decoders = Decoders(make, settings.limits, workers.decode, most_pixels=how.most_pixels)
     threads = ThreadPoolExecutor(workers.download, "fetch")
-    fetch_product = partial(_fetch_product, store, needed=needed, decoders=decoders, limits=settings.limits, how=how)
+    fetch_product = partial(
+        _fetch_product, store, needed=needed, decoders=decoders, limits=settings.limits, how=how, first=first
+    )
 
     def fetch_items(items: Iterable[ManifestItem | None]) -> Iterator[Fetched]:
         rest = iter(items)
@@ -121,7 +129,13 @@ def fetcher(
 
 
 def _fetch_product(
-    store: Store, item: ManifestItem, needed: int, decoders: Decoders, limits: PhotoLimits, how: Preparation
+    store: Store,
+    item: ManifestItem,
+    needed: int,
+    decoders: Decoders,
+    limits: PhotoLimits,
+    how: Preparation,
+    first: int | None,
 ) -> Fetched:
     """The photos of one product, one after the other: other products are fetched meanwhile."""
     photos: list[FetchedPhoto] = []
@@ -131,7 +145,10 @@ def _fetch_product(
         if good >= needed:
             photos.append(FetchedPhoto(listed, listed.etag))
             continue
-        photo, downloading, decoding = _fetch_photo(store, listed, how.is_further(good), decoders, limits)
+        further = how.is_further(good)
+        photo, downloading, decoding = _fetch_photo(store, listed, further, decoders, limits)
+        if photo.photo is not None and not further:
+            photo = replace(photo, photo=with_first_look(photo.photo, how, first))
         photos.append(photo)
         download_seconds, decode_seconds = download_seconds + downloading, decode_seconds + decoding
         good += photo.photo is not None

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from enrich.answers.calibration import REVIEWED, Calibration, CategoryCalibration, fit_category, fit_price
 from enrich.answers.parse import Answer
@@ -20,21 +21,32 @@ FOLDED_AT_MOST = 300  # a slope, an intercept and a quantile need no more; each 
 
 
 def calibrate(
-    engine: Engine, adapter: Adapter, splits: Splits, limits: PhotoLimits, progress: Progress
+    engine: Engine,
+    adapter: Adapter,
+    splits: Splits,
+    limits: PhotoLimits,
+    progress: Progress,
+    first: int | None = None,
 ) -> tuple[Calibration, list[Prediction]]:
     """Calibration from what `adapter`, uncalibrated, answers about the calibration split, and these answers.
 
     Products with more photos than a prompt shows, the first FOLDED_AT_MOST of them, are then answered in as many
     prompts as they need, for the calibration of folded answers.
+
+    Args:
+        first: squares of a first look that is calibrated by itself. A product that it has no answer for will be looked
+            at again, so there is no second pass.
     """
+    ask = partial(predict, engine, limits=limits, progress=progress, first=first, second_pass=first is None)
+    at_first = ", first look" if first else ""
     prices = [product.price for product in splits.train if product.price]
-    answers = predict(engine, adapter, splits.calibration, limits, "calibrating", progress)
+    answers = ask(adapter, splits.calibration, what=f"calibrating{at_first}")
     calibration = fit(prices, splits.calibration, answers)
     most = adapter.preparation.photos_per_product
     larger = [product for product in splits.calibration if len(product.image_paths) > most][:FOLDED_AT_MOST]
     if len(larger) >= FOLDED_AT_LEAST:
         calibrated = replace(adapter, calibration=calibration)
-        folded = predict(engine, calibrated, larger, limits, "calibrating further photos", progress, photos=MOST_PHOTOS)
+        folded = ask(calibrated, larger, what=f"calibrating further photos{at_first}", photos=MOST_PHOTOS)
         several = [(product, one) for product, one in zip(larger, folded, strict=True) if one.prompts > 1]
         again = fit(prices, [product for product, _ in several], [one for _, one in several])
         calibration = calibration.model_copy(update={"folded": again})

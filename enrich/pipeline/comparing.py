@@ -57,22 +57,29 @@ def measure_parity(
 def _labelled(adapter: Adapter, catalog: str, settings: RunSettings, rows: int, stack: ExitStack) -> list[Request]:
     """The prompts of the first products to score. UsageError if none of them has a photo that can be read."""
     products = products_to_score(adapter, stack.enter_context(local_tree_or_file(catalog)))[0]
-    photos = photos_of(products, settings.limits, adapter.preparation)
-    requests = [prompt for product in islice(photos, rows) for prompt in named_after(product.key, product.prompts)]
+    first = adapter.calibration.first_squares
+    photos = photos_of(products, settings.limits, adapter.preparation, first=first)
+    shown = ((product.key, (*product.first, *product.prompts)) for product in islice(photos, rows))
+    requests = [prompt for key, prompts in shown for prompt in named_after(key, prompts)]
     if not requests:
         raise UsageError(f"catalog {catalog}: no photo there can be read; name another one")
     return requests
 
 
 def _drawn(adapter: Adapter, count: int) -> list[Request]:
-    """Prompts of one photo, of two, and so on, up to as many as the adapter's show."""
-    how = adapter.preparation
+    """Prompts of one photo, of two, and so on, up to as many as the adapter's show; every other one at its first look,
+    if there are two."""
+    how, first = adapter.preparation, adapter.calibration.first_squares
     page = layouts()[how.layout].page
     return [
         Request(
             f"drawn {number}",
             tuple(
-                page(draw_photo(number + count * at), how.most(at), how.image_size)
+                page(
+                    draw_photo(number + count * at),
+                    first if first and not at and number % 2 else how.most(at),
+                    how.image_size,
+                )
                 for at in range(1 + number % how.photos_per_product)
             ),
         )

@@ -27,6 +27,7 @@ from enrich.photos.prompt_size import most_tokens, refuse_long_prompts
 from enrich.pipeline.calibrating import calibrate
 from enrich.pipeline.dropping import all_listed, describe_unlearnable, forget_refusal, refuse_losses
 from enrich.pipeline.kept_apart import check_outside, check_replaced
+from enrich.pipeline.looking import calibrate_looks, compare_looks
 from enrich.pipeline.predicting import predict
 from enrich.pipeline.progress import OnMessage, Progress, silent, unheard
 from enrich.pipeline.scoring import encode_scores, measure, read_truth, score_base
@@ -45,7 +46,7 @@ from enrich.train.overfit import overfit_one_batch
 from enrich.train.preflight import empty_adapted, refuse_leaks
 from enrich.train.recipe import resolve_model
 from enrich.train.record import Dropped, TrainProgress, TrainReport
-from enrich.train.run import model_errors, open_processor, send_lines, train
+from enrich.train.run import model_errors, open_first, open_processor, send_lines, train
 from enrich.train.run import rehearse as rehearse_training
 from enrich.train.trial import Trial
 from enrich.vocabulary import RECORD_FILE, Product
@@ -86,6 +87,7 @@ class _PreparedCatalog:
     base: Path
     prompt: Prompt
     unlearnable: list[Dropped]  # rows whose answers cannot be learned
+    first_squares: int | None  # of a first look, where there are two
 
 
 def finetune(
@@ -192,6 +194,7 @@ def _prepare(
     base = find_base(settings.model, settings.revision)
     read_ahead(base)  # while answers are checked and photos looked at
     processor = open_processor(base, settings)
+    first = open_first(base, settings, processor)
     with model_errors(settings):
         empty_adapted(base, settings)  # refuses settings that do not fit this base
     asked = taught_prompt(settings, labelled, ())
@@ -209,7 +212,8 @@ def _prepare(
     prompt = taught_prompt(settings, labelled, taught, budget)
     tokens = AnswerTokens(processor.tokenizer, prompt, processor.stop_tokens[0])
     send_lines([tokens.note] if tokens.note else [], on_message)
-    return _PreparedCatalog(catalog, labelled, splits, settings, base, prompt, unlearnable)
+    squares = first.preparation.num_crops if first else None
+    return _PreparedCatalog(catalog, labelled, splits, settings, base, prompt, unlearnable, squares)
 
 
 def _train(prepared: _PreparedCatalog, work: Path, out: str, progress: Progress, on_message: OnMessage) -> TrainReport:
@@ -265,11 +269,18 @@ def _calibrate_and_score(
     adapter = read_adapter(directory)
     progress("loading the adapter", 0, 0)
     engine = start_engine(adapter, run_settings)
-    calibration, answers = calibrate(engine, adapter, splits, settings.limits, progress)
+    if (squares := prepared.first_squares) is None:
+        calibration, answers = calibrate(engine, adapter, splits, settings.limits, progress)
+    else:
+        calibration, answers = calibrate_looks(engine, adapter, splits, settings.limits, progress, squares)
     unread = _without_photo(splits.calibration, answers)
     (directory / CALIBRATION_FILE).write_text(calibration.model_dump_json(indent=1) + "\n")
     calibrated = replace(adapter, calibration=calibration)
-    outcomes = predict(engine, calibrated, splits.test, settings.limits, "scoring", progress)
+    looks: list[dict[str, Any]] = []
+    if squares is None:
+        outcomes = predict(engine, calibrated, splits.test, settings.limits, "scoring", progress)
+    else:
+        outcomes, looks = compare_looks(engine, calibrated, splits.test, settings.limits, progress)
     unread += _without_photo(splits.test, outcomes)
     engine.close()
     by_base = score_base(adapter, splits.test, run_settings, "scoring the base", progress)
@@ -277,6 +288,7 @@ def _calibrate_and_score(
     metrics = tell(
         {
             **metrics,
+            **({"looks": looks} if looks else {}),
             "base": by_base,
             "baselines": baselines(splits.train, splits.test),
             "rows": {name: len(getattr(splits, name)) for name in ("train", "validation", "calibration", "test")},

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import polars as pl
@@ -124,7 +125,7 @@ def measure(
     """
     best = truth.best_prices if truth else {}
     rows = [
-        _row(product, prediction, calibration, best.get(product.image_paths[0]))
+        _row(product, prediction, calibration.after(prediction.looks), best.get(product.image_paths[0]))
         for product, prediction in zip(products, predictions, strict=True)
     ]
     table = parquet.from_records(rows, SCORE_SCHEMA)
@@ -147,6 +148,7 @@ def measure(
         "test": score(products, [prediction.answer for prediction in predictions]),
         "intervals": None if ratio is None else intervals,
         "category_ece": values.get("category_ece"),
+        **({"second_looks": fmean(one.looks == 2 for one in predictions)} if calibration.first else {}),
         **found,
     }
 

@@ -44,6 +44,11 @@ class TrainSettings(Settings):
         description="In place of num_crops, for any model: about how many tokens a photo takes at full size, such as "
         "250, 500 or 750; what it really takes is said before training",
     )
+    looks: tuple[int, int] | None = Field(
+        default=None,
+        description="Look twice where it pays: crops of a first look at the main photo, and of a second one that only "
+        "products with a doubtful first answer get, such as [1, 4]. The second number stands for num_crops",
+    )
     photos_per_product: int = Field(
         default=1, ge=1, le=5, description="Photos that one prompt shows at most: the main photo, then further ones"
     )
@@ -147,6 +152,18 @@ class TrainSettings(Settings):
     def _one_or_none(cls, value: object) -> object:
         return () if value in (None, "none") else (value,) if isinstance(value, str) else value
 
+    @field_validator("looks", mode="before")
+    @classmethod
+    def _first_is_quicker(cls, looks: object) -> object:
+        if looks is None:
+            return None
+        numbers = list(looks) if isinstance(looks, (list, tuple)) else []
+        if len(numbers) != 2 or not all(type(one) is int and 1 <= one <= 16 for one in numbers):
+            raise ValueError(f"{looks!r} is not two numbers of crops from 1 to 16; write [1, 4]")
+        if numbers[0] >= numbers[1]:
+            raise ValueError(f"{numbers}: the first look must take fewer crops than the second; write [1, 4]")
+        return tuple(numbers)
+
     @field_validator("fields")
     @classmethod
     def _names_other_fields(cls, fields: dict[str, FieldSettings]) -> dict[str, FieldSettings]:
@@ -174,13 +191,23 @@ class TrainSettings(Settings):
         for tokens, crops in (("photo_tokens", "num_crops"), ("more_photo_tokens", "more_crops")):
             if getattr(self, tokens) and getattr(self, crops) != type(self).model_fields[crops].default:
                 raise ValueError(f"{tokens} and {crops} say the same thing; give one of them")
+        usual = type(self).model_fields["num_crops"].default
+        if self.looks and (self.photo_tokens or self.num_crops not in (usual, self.looks[1])):
+            other = "photo_tokens" if self.photo_tokens else "num_crops"
+            raise ValueError(f"looks and {other} both say how closely to look; drop {other}")
         return self
+
+    @property
+    def close_crops(self) -> int:
+        """Crops of the main photo, looked at as closely as it ever is."""
+        return self.looks[1] if self.looks else self.num_crops
 
     @property
     def budget_names(self) -> tuple[str, str]:
         """The settings that say how closely the main photo and further ones are looked at."""
         fields = type(self).model_fields
         main = "photo_tokens" if self.num_crops == fields["num_crops"].default else "num_crops"
+        main = "looks" if self.looks else main
         return main, "more_photo_tokens" if self.more_crops == fields["more_crops"].default else "more_crops"
 
 

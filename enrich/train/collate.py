@@ -18,9 +18,10 @@ from enrich.models.base import Processor
 from enrich.models.registry import vision_model
 from enrich.photos.decode import prepare
 from enrich.photos.decoders import Decoders, Room
+from enrich.photos.first_look import first_look
 from enrich.settings.photos import PhotoLimits
 from enrich.settings.training import TrainSettings
-from enrich.train.examples import IGNORED, Example, read_again
+from enrich.train.examples import IGNORED, Example, Readable, read_again
 from enrich.train.features import FeatureCache
 from enrich.train.showing import Showing
 
@@ -57,8 +58,8 @@ class Photos(Dataset[Item]):
     ) -> None:
         """
         Args:
-            cache: of all photos of all examples, in order.
-            showing: changes from epoch to epoch which photos are shown; None: they stay those of the examples.
+            cache: of all views of all examples, in order.
+            showing: changes from epoch to epoch which views are shown; None: they stay those of the examples.
         """
         self.examples = examples
         self.processor = processor
@@ -66,7 +67,7 @@ class Photos(Dataset[Item]):
         self._limits = limits
         self._showing = showing
         self._epoch = 0
-        self._starts = list(accumulate((len(example.photos) for example in examples), initial=0))
+        self._starts = list(accumulate((len(example.views) for example in examples), initial=0))
         self._room = Room(limits, multiprocessing)
         self._decoders: tuple[int, Decoders] | None = None  # of the process with this id
 
@@ -109,18 +110,19 @@ class Photos(Dataset[Item]):
         if self._showing:
             example = self._showing.vary(example, self._epoch)
         numbers = tuple(self._starts[index] + at for at in example.shown)
-        paths = (example.photos[at].path for at in example.shown)
-        images = (self._image(*photo) for photo in zip(numbers, paths, range(len(numbers)), strict=True))
+        views = (example.views[at] for at in example.shown)
+        images = (self._image(*view) for view in zip(numbers, views, range(len(numbers)), strict=True))
         return Item(index, example, numbers, tuple(images))
 
-    def _image(self, number: int, path: str, position: int) -> Image | RunFailed:
+    def _image(self, number: int, view: Readable, position: int) -> Image | RunFailed:
         if self.cache is not None and self.cache.has([number]):
             return {FEATURES: self.cache[number]}
         try:
-            photo = read_again(path, self._limits, self._own_decoders(), further=position > 0)
+            photo = read_again(view.path, self._limits, self._own_decoders(), further=position > 0)
         except RunFailed as error:
             return error  # a DataLoader's worker would raise a traceback as text instead; `embed_images` raises it
-        return self.processor.preprocess(photo.page, position)
+        page = first_look(photo, self.processor.preparation, view.first) if view.first else photo.page
+        return self.processor.preprocess(page, position)
 
     def _own_decoders(self) -> Decoders:
         """The decoders of this process: a forked worker must not read from its parent's socket."""
@@ -197,7 +199,7 @@ def _images(items: Sequence[Item], processor: Processor) -> dict[str, Any]:
             return {"rows": rows, "unreadable": image}
         read.append(image)
     numbers = list(chain.from_iterable(item.photos for item in items))
-    tokens = [item.example.photos[at].tokens for item in items for at in item.example.shown]
+    tokens = [item.example.views[at].tokens for item in items for at in item.example.shown]
     fresh = [image for image in read if FEATURES not in image]
     joined: dict[str, Any] = {"rows": rows, "tokens": tokens}
     if fresh:

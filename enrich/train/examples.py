@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from enrich.answers.parse import AnswerMalformed, parse_answer
@@ -41,13 +41,14 @@ class Readable:
 
     path: str
     tokens: PhotoTokens  # that it takes in its place: as the main photo, or as a further one
+    first: int | None = None  # squares of its page, where that is the one of a first look
 
 
 @dataclass(frozen=True)
 class Example:
     """A product as token ids. The prompt is what the model will see when it serves, to the token.
 
-    `photos` are all that can be read, the main one first; those of the prompt are `shown`.
+    `photos` are all that can be read, the main one first; those of the prompt are `shown`, by their place in `views`.
     """
 
     product: Product
@@ -57,6 +58,12 @@ class Example:
     price_digits: int = 0  # how many of answer_ids, just before the closing one, write the price's digits
     shown: tuple[int, ...] = (0,)
     lost: tuple[Dropped, ...] = ()  # the product's photos that cannot be read
+    first: Readable | None = None  # the main photo at a first look, where there are two
+
+    @property
+    def views(self) -> tuple[Readable, ...]:
+        """All that a prompt may show: the photos, then the main one at a first look."""
+        return (*self.photos, self.first) if self.first else self.photos
 
     @property
     def input_ids(self) -> list[int]:
@@ -111,8 +118,8 @@ def make_example(
 
 
 def show(example: Example, shown: Sequence[int], processor: Processor, prompt: Prompt) -> Example:
-    """The example with these of its photos in its prompt, in this order."""
-    ids = processor.prompt_ids(prompt.instruction, [example.photos[at].tokens for at in shown])
+    """The example with these of its views in its prompt, in this order."""
+    ids = processor.prompt_ids(prompt.instruction, [example.views[at].tokens for at in shown])
     return replace(example, prompt_ids=tuple(ids), shown=tuple(shown))
 
 
@@ -182,6 +189,7 @@ def build_examples(
     progress: Callable[[int], None] = lambda done: None,
     *,
     all_photos: bool = False,
+    first: Processor | None = None,
 ) -> tuple[list[Example], list[Dropped]]:
     """Examples in the order of `products`, and the rows that cannot be used, with reasons.
 
@@ -190,6 +198,7 @@ def build_examples(
 
     Args:
         all_photos: look at all photos of a product, not only at as many as one prompt shows.
+        first: the processor of a first look, which examples can then show too.
 
     Raises:
         UsageError: no row, or less than half of them, can be used; or a row exceeds max_length.
@@ -203,12 +212,13 @@ def build_examples(
         stack.callback(pool.shutdown, cancel_futures=True)
         wanted = settings.photos_per_product
         most = None if all_photos and wanted > 1 else wanted
-        tokens = processor.photo_tokens
-        photos = [pool.submit(_look, product, most, tokens, settings.limits, decoders) for product in products]
+        look = partial(_look, most=most, processor=processor, first=first, limits=settings.limits, decoders=decoders)
+        photos = [pool.submit(look, product) for product in products]
         for done, (product, reading) in enumerate(zip(products, photos, strict=True), start=1):
             try:
-                found, lost = reading.result()
-                examples.append(replace(make_example(product, found, processor, prompt, settings), lost=lost))
+                found, quick, lost = reading.result()
+                made = make_example(product, found, processor, prompt, settings)
+                examples.append(replace(made, lost=lost, first=quick))
             except Unusable as reason:
                 dropped.append(_dropped(product, reason))
             progress(done)
@@ -219,16 +229,18 @@ def build_examples(
 def _look(
     product: Product,
     most: int | None,
-    tokens: Callable[[int, int, int], PhotoTokens],
+    processor: Processor,
+    first: Processor | None,
     limits: PhotoLimits,
     decoders: Decoders,
-) -> tuple[tuple[Readable, ...], tuple[Dropped, ...]]:
-    """The first `most` photos of a product that can be read, and those before them that cannot.
+) -> tuple[tuple[Readable, ...], Readable | None, tuple[Dropped, ...]]:
+    """The first `most` photos of a product that can be read, the main one at a first look, and those that cannot.
 
     Raises:
         Unusable: none of them can.
     """
     found: list[Readable] = []
+    quick: Readable | None = None
     lost: list[Unusable] = []
     for path in product.image_paths:
         if most is not None and len(found) == most:
@@ -238,10 +250,12 @@ def _look(
         except Unusable as reason:
             lost.append(reason)
         else:
-            found.append(Readable(path, tokens(photo.width, photo.height, len(found))))
+            if first is not None and not found:
+                quick = Readable(path, first.photo_tokens(photo.width, photo.height), first.preparation.num_crops)
+            found.append(Readable(path, processor.photo_tokens(photo.width, photo.height, len(found))))
     if not found:
         raise lost[0]
-    return tuple(found), tuple(_dropped(product, reason) for reason in lost)
+    return tuple(found), quick, tuple(_dropped(product, reason) for reason in lost)
 
 
 def _answer(product: Product, processor: Processor, prompt: Prompt) -> tuple[list[int], int]:

@@ -94,7 +94,7 @@ def refuse_broken_prefix(examples: Sequence[Example], processor: Processor, prom
     """
     for example in examples[:: math.ceil(len(examples) / MAX_CHECKED)]:
         product = example.product
-        photos = [example.photos[at].tokens for at in example.shown]
+        photos = [example.views[at].tokens for at in example.shown]
         try:
             whole = processor.whole_ids(prompt.instruction, photos, taught_answer(prompt, product))
         except ValueError as error:

@@ -191,7 +191,10 @@ def _read(
     def progress(_: int) -> None:
         on_progress(TrainProgress(stage="photos", step=next(steps), steps=total))
 
-    examples, dropped = build_examples(train_products, processor, job.prompt, job.settings, progress, all_photos=True)
+    first = open_first(job.base, job.settings, processor)
+    examples, dropped = build_examples(
+        train_products, processor, job.prompt, job.settings, progress, all_photos=True, first=first
+    )
     unseen, dropped_unseen = build_examples(thinned, processor, job.prompt, job.settings, progress)
     lost = chain.from_iterable(example.lost for example in (*examples, *unseen))
     rows = Rows(
@@ -201,9 +204,9 @@ def _read(
 
 
 def _showing(job: _Job, data: _Data) -> Showing | None:
-    """Which photos of a product each epoch shows, where prompts show several."""
-    many = job.settings.photos_per_product
-    return Showing(data.processor, job.prompt, many, job.settings.seed) if many > 1 else None
+    """How each epoch shows a product, where that changes: prompts show several photos, or there are two looks."""
+    many, looks = job.settings.photos_per_product, job.settings.looks
+    return Showing(data.processor, job.prompt, many, job.settings.seed) if many > 1 or looks else None
 
 
 def _try(job: _Job, adapted: PeftModel, photos: Photos, plan: Preflight, on_message: OnMessage) -> Trial:
@@ -305,12 +308,30 @@ def open_processor(base: Path, settings: TrainSettings) -> Processor:
     with model_errors(settings):
         return load_processor(
             base,
-            photo_tokens=settings.photo_tokens or crop_tokens(settings.num_crops),
+            photo_tokens=settings.photo_tokens or crop_tokens(settings.close_crops),
             more_photo_tokens=settings.more_photo_tokens or crop_tokens(settings.more_crops),
             fast_decode=settings.fast_decode,
             preparation_version=PREPARATION_VERSION,
             photos_per_product=settings.photos_per_product,
         )
+
+
+def open_first(base: Path, settings: TrainSettings, close: Processor) -> Processor | None:
+    """The processor of a first look, where the settings ask for two; `close` is that of the second.
+
+    Raises:
+        UsageError: files are missing, or this model makes photos of both looks equally large.
+    """
+    if settings.looks is None:
+        return None
+    quick = open_processor(base, settings.model_copy(update={"looks": None, "num_crops": settings.looks[0]}))
+    crops = quick.preparation.num_crops
+    if crops >= close.preparation.num_crops:
+        raise UsageError(
+            f"looks {list(settings.looks)}: this model takes {crops} squares of a photo in both; choose numbers that "
+            "are further apart"
+        )
+    return quick
 
 
 def open_model(base: Path, settings: TrainSettings, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
@@ -336,7 +357,7 @@ def open_photos(
     cache = None
     if settings.cache_vision_features and not settings.adapt_vision:
         width = vision_model(model.config.model_type).feature_width(model.config)
-        lengths = [photo.tokens.total for example in examples for photo in example.photos]
+        lengths = [view.tokens.total for example in examples for view in example.views]
         with PartialState().main_process_first():
             cache = FeatureCache(path, lengths, width, model.dtype)
     return Photos(examples, processor, settings.limits, cache, showing)

@@ -1,4 +1,4 @@
-"""Which photos of a product an epoch of training shows."""
+"""Which photos of a product an epoch of training shows, and how closely."""
 
 from dataclasses import dataclass
 from random import Random
@@ -14,23 +14,26 @@ class Showing:
 
     A model that always saw the same photos in the same places would learn products by heart, and would not know what
     to make of a product with fewer. But an answer often says what only a photo that is left out shows, and learning
-    such answers teaches guessing; so half of the prompts show as many photos as fit, as serving does. What an epoch
-    shows depends on the seed, the epoch and the product alone, so a training that is continued shows the same.
+    such answers teaches guessing; so half of the prompts show as many photos as fit, as serving does. Where there are
+    two looks, half of the prompts show the first. What an epoch shows depends on the seed, the epoch and the product
+    alone, so a training that is continued shows the same.
     """
 
     processor: Processor
     prompt: Prompt
-    most: int  # photos in a prompt, at least 2
+    most: int  # photos in a prompt
     seed: int
 
     def vary(self, example: Example, epoch: int) -> Example:
         """The example as `epoch`, counted from 0, shows it."""
-        if len(example.photos) == 1:
+        if len(example.views) == 1:
             return example
         draw = Random(f"{self.seed} {epoch} {example.product.product_code}")
         most = min(self.most, len(example.photos)) - 1
         count = most if draw.random() < 0.5 else draw.randint(0, most)
-        return show(example, [0, *draw.sample(range(1, len(example.photos)), count)], self.processor, self.prompt)
+        further = draw.sample(range(1, len(example.photos)), count)
+        main = example.views.index(example.first) if example.first and draw.random() < 0.5 else 0
+        return show(example, [main, *further], self.processor, self.prompt)
 
     def longest(self, example: Example) -> Example:
         """The example with the photos that take the most tokens."""

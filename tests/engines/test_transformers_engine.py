@@ -94,6 +94,20 @@ def test_the_grammar_gives_answers_of_the_taxonomy(engine: TransformersEngine, c
         assert 0 <= line_probability(completion, engine.tokens.spans(completion.token_ids), "category") <= 1
 
 
+def test_a_stream_may_depend_on_its_own_answers(engine: TransformersEngine) -> None:
+    found: list[str] = []
+
+    def requests() -> Iterator[Request | None]:
+        yield from map(request, range(3))
+        while len(found) < 3:
+            yield None
+        yield request(3)
+
+    for completion in engine.complete(requests()):
+        found.append(completion.id)
+    assert found == ["0", "1", "2", "3"]
+
+
 def test_a_completion_holds_its_evidence(engine: TransformersEngine, constrained: list[Completion]) -> None:
     prompt = len(engine.processor.tokenizer(render_turn(PROMPT.instruction).replace("<|image_1|>", "")).input_ids)
     for completion in constrained:

@@ -1,5 +1,6 @@
 """An output of schema version 2 goes on: table, history and decisions are read as if always of products."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -124,8 +125,18 @@ def test_decisions_from_before_they_had_all_columns_are_read(
         read_reviews(output)
 
 
+def without_looks(path: Path) -> None:
+    """Write a file as before rows had looks."""
+    with pq.ParquetFile(path) as file:
+        table, pairs = file.read().drop_columns("looks"), file.metadata.metadata
+    with pq.ParquetWriter(path, table.schema) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata(pairs)
+
+
 def without_issues(path: Path) -> None:
-    """Write a file as before photos had issues."""
+    """Write a file as before photos had issues, when rows had no looks either."""
+    without_looks(path)
     with pq.ParquetFile(path) as file:
         table, pairs = file.read(), file.metadata.metadata
     at = table.schema.get_field_index("photos")
@@ -142,12 +153,16 @@ def without(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
     return pa.array([[{name: photo[name] for name in names} for photo in cell] for cell in column.to_pylist()], kind)
 
 
-def test_tables_and_history_from_before_photos_had_issues_are_read_and_folded(output: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("earlier", [without_looks, without_issues])
+def test_tables_and_history_from_before_looks_and_photo_issues_are_read_and_folded(
+    output: Store, tmp_path: Path, earlier: Callable[[Path], None]
+) -> None:
     before, rows = read_products(output), history.read_shards(output, make_run("n1"))
     files = [tmp_path / "products.parquet", *tmp_path.glob("history/*/*/*.parquet")]
     for path in files:
-        without_issues(path)
-        assert "photo_issues" not in str(pq.read_schema(path))
+        earlier(path)
+        assert "looks" not in pq.read_schema(path).names
+        assert ("photo_issues" in str(pq.read_schema(path))) == (earlier is without_looks)
     assert read_products(output).table.equals(before.table)
     assert history.read_shards(output, make_run("n1")).equals(rows)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -47,9 +48,9 @@ class FakeEngine:
         self.asked: list[tuple[str, bool]] = []  # (id, grammar) in the order they came
         self.pages: list[np.ndarray] = []
 
-    def complete(self, requests: Iterable[Request], *, grammar: bool = False) -> Iterator[Completion]:
+    def complete(self, requests: Iterable[Request | None], *, grammar: bool = False) -> Iterator[Completion]:
         stream = iter(requests)
-        while batch := list(islice(stream, self._in_flight)):
+        while batch := list(islice(iter(partial(next, stream, None), None), self._in_flight)):
             self.asked += [(request.id, grammar) for request in batch]
             self.pages += [request.pages[0] for request in batch]
             for request in reversed(batch):

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from enrich.output.schema import REVIEW_SCHEMA, ROW_SCHEMA
 
-_NEW = ("photos", "photos_answered", "category_path", "category_id", "attributes", "suggested_attributes",
+_NEW = ("photos", "photos_answered", "looks", "category_path", "category_id", "attributes", "suggested_attributes",
         "photos_etag", "last_photos_etag")  # fmt: skip
 _NEW_OF_DECISIONS = ("picked", "adapter", "suggested_confidence", "suggested_price_low", "suggested_price_high",
                      "suggested_confidences")  # fmt: skip

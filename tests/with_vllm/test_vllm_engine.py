@@ -98,6 +98,22 @@ def test_streams_may_be_nested(engine: VllmEngine, expected: list[Completion]) -
     assert all(texts[answer.id] == answer.text for answer in outer + inner)
 
 
+def test_a_stream_may_depend_on_its_own_answers(engine: VllmEngine, expected: list[Completion]) -> None:
+    texts = {answer.id: answer.text for answer in expected}
+    found: list[Completion] = []
+
+    def requests() -> Iterator[Request | None]:
+        yield from map(request, range(7))
+        while len(found) < 7:
+            yield None
+        yield from map(request, range(7, 9))
+
+    for answer in engine.complete(requests()):
+        found.append(answer)
+    assert sorted(answer.id for answer in found) == sorted(f"photo {number}" for number in range(9))
+    assert all(texts[answer.id] == answer.text for answer in found)
+
+
 def test_a_stream_left_early_leaves_nothing_behind(engine: VllmEngine, expected: list[Completion]) -> None:
     stream = engine.complete(map(request, range(12)))
     next(stream)

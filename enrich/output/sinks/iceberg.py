@@ -157,10 +157,9 @@ def _tables(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
 
 
 def iceberg_schema() -> pa.Schema:
-    """The columns of products.parquet. Iceberg has no integers of 16 bits; they get 32."""
-    return pa.schema(
-        field.with_type(pa.int32()) if pa.types.is_int16(field.type) else field for field in PRODUCTS_SCHEMA
-    )
+    """The columns of products.parquet. Iceberg has no integers of 8 and 16 bits; they get 32."""
+    small = (pa.int8(), pa.int16())
+    return pa.schema(field.with_type(pa.int32()) if field.type in small else field for field in PRODUCTS_SCHEMA)
 
 
 def _named(place: Place) -> str:

@@ -16,7 +16,7 @@ from enrich.engines.merged_cache import is_merged, merging, place_here
 from enrich.engines.merged_model import merged_model
 from enrich.engines.orphans import end_orphans
 from enrich.engines.parity import ParityRecord, Precision, compare
-from enrich.engines.predictor import prompts_of
+from enrich.engines.predictor import show
 from enrich.engines.start import choose_engine, need_vllm_imports, start_engine
 from enrich.engines.vllm_process import import_vllm
 from enrich.errors import ParityFailed
@@ -130,7 +130,8 @@ def first_prompts(run: Run, fetch: Fetch, count: int) -> list[Request]:
     while len(found) < count and (some := list(islice(rest, count - len(found)))):
         fetched = {result.item.product_id: result for result in fetch(some)}
         for item in some:
-            prompts = prompts_of(fetched[item.product_id].pages, run.adapter.preparation.photos_per_product)
+            shown = show(item.product_id, fetched[item.product_id].good, run.adapter.preparation.photos_per_product)
+            prompts = (*shown.first, *shown.prompts)
             for prompt, named in zip(prompts, named_after(item.product_id, prompts), strict=True):
                 found.setdefault(prompt.id, named)
     return list(found.values())[:count]

@@ -80,6 +80,7 @@ def new_row(run: Run, engine: str, fetched: Fetched, prediction: Prediction | No
         review_reasons=prediction.reasons,
         photos=_photos(run, fetched),
         photos_answered=len(fetched.shown),
+        looks=prediction.looks if fetched.shown else None,
         error_kind=None if answer else failure.error_kind,
         error_message=None if answer else failure.error_message,
         attempt=item.attempt,

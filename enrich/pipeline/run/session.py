@@ -14,7 +14,7 @@ import numpy as np
 
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines.base import EngineClock
-from enrich.engines.predictor import Predictor, Shown, prompts_of
+from enrich.engines.predictor import Predictor, Shown, show
 from enrich.models.checkpoint import load_processor
 from enrich.output.history import commit_shard
 from enrich.output.manifest import fetch_answers, items, known_answers
@@ -76,7 +76,8 @@ def open_session(run: Run, progress: Progress = silent, on_message: OnMessage = 
         how = run.adapter.preparation
         on_message(describe_workers(choose_workers(run.settings, cores()), cores()))
         needed = run.settings.photos_answered or how.photos_per_product
-        fetch = stack.enter_context(fetcher(run.images, run.settings, how, needed=needed))
+        first = run.adapter.calibration.first_squares
+        fetch = stack.enter_context(fetcher(run.images, run.settings, how, needed=needed, first=first))
         engine = start_verified_engine(run, fetch, progress, on_message)
         stack.callback(engine.close)
         processor = load_processor(run.adapter.path)
@@ -155,7 +156,7 @@ class _ShardStream:
             else:
                 self._tell_unfinished(fetched)
                 self._pending[item.product_id] = _without_pixels(fetched)
-                yield Shown(item.product_id, prompts_of(fetched.pages, self._most))
+                yield show(item.product_id, fetched.good, self._most)
 
     def _tell_unfinished(self, fetched: Fetched) -> None:
         for one in fetched.shown:
@@ -184,7 +185,7 @@ class _ShardStream:
 
 
 def _without_pixels(fetched: Fetched) -> Fetched:
-    photos = (replace(one, photo=one.photo and replace(one.photo, page=_NO_PAGE)) for one in fetched.photos)
+    photos = (replace(one, photo=one.photo and replace(one.photo, page=_NO_PAGE, first=None)) for one in fetched.photos)
     return replace(fetched, photos=tuple(photos))
 
 

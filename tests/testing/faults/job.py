@@ -58,8 +58,8 @@ class ColourEngine:
     def __init__(self, stage: c_int, seconds: float = 0.002) -> None:
         self.clock, self._stage, self._seconds = EngineClock(), stage, seconds
 
-    def complete(self, requests: Iterable[Request], *, grammar: bool = False) -> Iterator[Completion]:
-        for request in requests:
+    def complete(self, requests: Iterable[Request | None], *, grammar: bool = False) -> Iterator[Completion]:
+        for request in filter(None, requests):
             with at(self._stage, "engine"):
                 height, width, _ = request.pages[0].shape
                 pixel = request.pages[0][height // 4, width // 4]
