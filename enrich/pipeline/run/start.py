@@ -58,7 +58,7 @@ def start_run(request: RunRequest, progress: Progress = silent) -> Iterator[Run]
     if settings.runner == "ray" and importlib.util.find_spec("ray") is None:
         raise UsageError("runner ray: Ray is not installed; pip install 'enrich[ray]', or use the runner inline")
     phases = Phases(request.waited)
-    planned = phases.begin("plan")
+    opened = phases.begin("adapter")
     serves = engine == "vllm" and settings.runner == "inline"
     if serves:
         _begin_imports(settings)
@@ -70,6 +70,8 @@ def start_run(request: RunRequest, progress: Progress = silent) -> Iterator[Run]
             need_vllm_imports(adapter.path)
         if serves:
             read_ahead(weights_of(adapter, settings))
+        opened()
+        planned = phases.begin("plan")
         output = open_store(request.output, create=True, s3=settings.s3)
         output.check_conditional_writes()
         appoint(output, settings)
@@ -132,7 +134,7 @@ def join_run(request: RunRequest) -> Iterator[Run]:
         UsageError: it cannot be seen from here, or its answers would differ here.
     """
     started_at, settings, phases = datetime.now(UTC), request.settings, Phases()
-    planned = phases.begin("plan")
+    opened = phases.begin("adapter")
     serves = choose_engine(settings.engine, settings.device) == "vllm"
     if serves:
         _begin_imports(settings)
@@ -142,6 +144,8 @@ def join_run(request: RunRequest) -> Iterator[Run]:
         adapter = open_adapter(directory, settings.base)
         if serves:
             read_ahead(weights_of(adapter, settings))
+        opened()
+        planned = phases.begin("plan")
         info = _describe(images, adapter, request, started_at)
         manifest = read_manifest(output, info.run_id)
         if manifest is None:

@@ -177,7 +177,8 @@ def test_vllm_is_imported_while_transformers_merges(
     assert record.start is not None
     found = {phase.name: phase for phase in record.start.phases}
     assert sorted(found) == sorted(
-        ["plan", "photos", "merge", "vLLM's imports", "write", "transformers", "engine", "parity", "first answer"]
+        ["adapter", "plan", "photos", "merge", "vLLM's imports", "write", "transformers", "engine", "parity"]
+        + ["first answer"]
     )
     assert found["merge"].began <= found["vLLM's imports"].began
     assert found["vLLM's imports"].ended <= found["merge"].ended <= found["write"].began
@@ -258,7 +259,7 @@ def test_transformers_is_not_compared_with_itself(
 
     assert (len(vllm.started), vllm.references, kept(tmp_path)) == (1, 0, [])
     assert record.start is not None
-    assert [phase.name for phase in record.start.phases] == ["plan", "engine", "first answer"]
+    assert [phase.name for phase in record.start.phases] == ["adapter", "plan", "engine", "first answer"]
     again = dry_run(RunRequest(str(places.bucket), str(places.adapter), str(tmp_path), SETTINGS)).lines()
     assert f"expected start: {describe_start(record.start)}, as run {record.run.run_id} took" in again
 
