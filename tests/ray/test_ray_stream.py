@@ -45,7 +45,7 @@ class Engine(FakeEngine):
         super().__init__(lambda request, _: write_completion(tokenizer, text, id=request.id), in_flight=2)
         self.streams = 0
 
-    def complete(self, requests: Iterable[Request], *, grammar: bool = False) -> Iterator[Any]:
+    def complete(self, requests: Iterable[Request | None], *, grammar: bool = False) -> Iterator[Any]:
         self.streams += 1
         return super().complete(requests, grammar=grammar)
 
