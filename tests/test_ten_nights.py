@@ -48,7 +48,7 @@ def shuffled(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return [{**row, **{name: other[name] for name in names}} for row, other in zip(rows, others, strict=True)]
 
 
-@pytest.mark.timeout(1800)  # three trainings, three minutes on an idle core
+@pytest.mark.timeout(1800)  # three trainings, four minutes on an idle core
 @pytest.mark.usefixtures("prefect_server")
 def test_a_poisoned_adapter_never_serves_and_a_better_one_does(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[str] = []
@@ -84,7 +84,7 @@ def test_a_poisoned_adapter_never_serves_and_a_better_one_does(shop: Path, monke
     assert len(trained) == 2, "the poisoned adapter was trained once, and did not serve"
 
     write(shop, rows)
-    better = {"epochs": 4}
+    better = {"epochs": 10}
     second = night(training=better)
     assert second == trained[2] != first
     assert [night(training=better) for _ in range(3)] == [second] * 3

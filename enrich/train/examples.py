@@ -268,13 +268,17 @@ def _answer(product: Product, processor: Processor, prompt: Prompt) -> tuple[lis
     digits = sum(end > price for _, end in encoded.offset_mapping)
     if not control_tokens(tokenizer).isdisjoint(ids):  # this model's own, whatever their spelling
         raise Unusable("a value spells a control token of the model")
-    try:
-        answer = parse_answer(text, prompt)
-    except AnswerMalformed as error:
-        raise Unusable(str(error), "a value cannot be read back") from error
     taught = product.title, product.category, product.attributes
-    if (answer.title, answer.category, answer.attributes) != taught:
-        raise Unusable("a value holds line breaks or outer spaces", "a value cannot be read back")
+    for written, fault in (
+        (text, "holds line breaks or outer spaces"),
+        (tokenizer.decode(ids), "holds what the model's tokenizer cannot write"),
+    ):
+        try:
+            answer = parse_answer(written, prompt)
+        except AnswerMalformed as error:
+            raise Unusable(str(error), "a value cannot be read back") from error
+        if (answer.title, answer.category, answer.attributes) != taught:
+            raise Unusable(f"a value {fault}", "a value cannot be read back")
     ids = [*ids, tokenizer.convert_tokens_to_ids(processor.stop_tokens[0])]
     if len(ids) > prompt.max_new_tokens:
         raise Unusable(

@@ -121,7 +121,7 @@ def test_a_japanese_catalog_loses_no_row_and_says_how_long_its_answers_are(
     catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for row, colour in zip(range(1, 41, 4), "赤青緑黒白灰紫桃茶黄", strict=True):
-        _damage(catalog, range(row, row + 4), title=f"{colour}いストライプ柄の長袖リネンシャツワンピース")
+        _damage(catalog, range(row, row + 4), title=f"{colour}い絣縞柄の長袖麻襯衣風連衣裙" * 2)
     _damage(catalog, range(1, 41), category3_code="ワンピース")
     prompts = _without_training(monkeypatch)
     told: list[str] = []

@@ -89,6 +89,7 @@ def test_a_row_over_max_length_is_refused_not_cut(job: TinyJob) -> None:
         ({"image_paths": ("/nowhere/a.png",)}, "photo /nowhere/a.png: No such file or directory"),
         ({"title": "Red<|end|>Scarf"}, "a value spells a control token of the model"),
         ({"title": "Red "}, "a value holds line breaks or outer spaces"),
+        ({"title": "Red▁Scarf"}, "a value holds what the model's tokenizer cannot write"),  # it takes ▁ for a space
         ({"title": "x" * 60}, "answer of 101 tokens, more than max_new_tokens 70"),
         ({"title": "x" * 201}, "title has 201 characters, more than 200"),
         (
@@ -178,7 +179,7 @@ UNREAD = "a value cannot be read back"
 def test_the_longest_answer_of_the_catalog_says_how_long_answers_may_be(job: TinyJob) -> None:
     processor = load_processor(TINY_MODEL_PATH)
     prompt = make_prompt((), "JPY", language="ja")
-    short, long, absurd = (replace(job.products[0], title="青" * length) for length in (3, 60, MAX_TITLE + 1))
+    short, long, absurd = (replace(job.products[0], title="龘" * length) for length in (3, 60, MAX_TITLE + 1))
     tokens = len(processor.tokenizer(render_answer(prompt, long.title, long.category, long.price)).input_ids)
     assert tokens > 3 * 60  # bytes of UTF-8
 
