@@ -40,5 +40,7 @@ def check_same(ours: list[Completion], theirs: list[Completion]) -> None:
         np.testing.assert_allclose(completion.logprobs, other.logprobs, atol=TOP)
         np.testing.assert_allclose(completion.top_logprobs, other.top_logprobs, atol=TOP)
         known = np.isfinite(other.top_logprobs)  # under the grammar a step may permit fewer tokens than are kept
-        swapped = (completion.top_ids != other.top_ids) & known
-        assert swapped.mean() < 0.01  # equal ones may change places
+        steps, places = np.nonzero((completion.top_ids != other.top_ids) & known)
+        gaps = np.abs(other.top_logprobs[steps] - other.top_logprobs[steps, places][:, None])
+        last = places == other.top_logprobs.shape[1] - 1  # may be tied with one that is not kept
+        assert (last | ((gaps < TOP).sum(axis=1) > 1)).all()  # equal ones may change places, and no others
