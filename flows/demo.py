@@ -46,7 +46,7 @@ from enrich.settings.catalog import SampleSettings
 from enrich.settings.models import TINY_MODEL
 from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
-from enrich.train.recipe import resolve_model
+from enrich.train.recipe import tiny_recipe
 from enrich.train.run import model_errors
 from flows import tasks
 from flows.enrich_catalog import enrich
@@ -103,12 +103,10 @@ def recipe(model: str) -> TrainSettings:
     with model_errors(TrainSettings(model=model)):
         own = load_processor(base)
         usual = load_processor(base, photo_tokens=crop_tokens(tiny.num_crops))
-    shares = tiny.split.validation + tiny.split.calibration + tiny.split.test
-    found = resolve_model(tiny, gpu=False, rows=round(SAMPLE.products * (1 - shares)))
-    changes: dict[str, Any] = {"model": str(base.absolute())}
-    if usual.preparation.num_crops != own.preparation.num_crops:
-        changes["photo_tokens"] = own.most_photo_tokens()
-    return TrainSettings.model_validate({**found.model_dump(), **changes})
+    found = tiny_recipe(tiny, base, SAMPLE.products)
+    if usual.preparation.num_crops == own.preparation.num_crops:
+        return found
+    return TrainSettings.model_validate({**found.model_dump(), "photo_tokens": own.most_photo_tokens()})
 
 
 def _heading(what: str, more: str) -> Text:

@@ -5,8 +5,8 @@ python -m benchmarks.looks.run speed                                   # one GPU
 python -m benchmarks.looks.run speed --tiny                            # a small model on a CPU, to try the script
 
 quality  the tiny base is fine-tuned twice on one sample catalog with the demo's settings: at num_crops 4, and with
-         looks [1, 4]. Of the second adapter the test split is answered at the first look alone, closely alone, and
-         as it is served; each is compared with the first adapter, product by product.
+         looks [1, 4]. The second adapter answers the test split three times: at the first look alone, closely alone,
+         and as it is served. Each is compared with the first adapter, product by product.
 speed    whole jobs from JPEG files to committed rows in one engine with the made-up full-size checkpoint: always 4
          crops, always 1, and both looks with given shares of second ones, then always 4 once more. Which products
          get a second look is drawn, because the checkpoint answers all of them alike.

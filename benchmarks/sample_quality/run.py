@@ -26,7 +26,7 @@ from enrich.pipeline.scoring import score_adapter
 from enrich.settings.models import TINY_MODEL
 from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
-from enrich.train.recipe import resolve_model
+from enrich.train.recipe import tiny_recipe
 from enrich.train.run import open_processor
 from sample.generate import write_sample
 from sample.make import DIALECTS
@@ -116,9 +116,7 @@ def demo_settings(arguments: argparse.Namespace, rows: int, changes: dict[str, A
     asked = TrainSettings.model_validate(
         {"model": TINY_MODEL, "device": arguments.device, "language": arguments.language} | changes | arguments.settings
     )
-    share = 1 - asked.split.validation - asked.split.calibration - asked.split.test
-    resolved = resolve_model(asked, gpu=False, rows=round(rows * share))
-    return resolved.model_copy(update={"model": str(arguments.base.absolute())})
+    return tiny_recipe(asked, arguments.base, rows)
 
 
 def image_tokens(processor: Processor, catalog: Path) -> int:

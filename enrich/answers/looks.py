@@ -11,13 +11,14 @@ from enrich.answers.calibration import FirstLook
 from enrich.answers.postprocess import Prediction
 from enrich.vocabulary import ErrorKind
 
-# The expected miss of a normal log price, 0.8 standard deviations, as a share of its 90 % interval's width of 3.3.
+# The expected error of a normally distributed log price, 0.8 standard deviations, as a share of the width of its 90 %
+# interval, 3.3.
 _MISS = 0.25
 
 
 def doubt(prediction: Prediction) -> float:
-    """Mistakes to expect in a calibrated answer: the chances that the title with its category and that each further
-    field is wrong, and the miss of the price in log units, 0.1 for 10 %. Infinite where there is no answer."""
+    """How many mistakes to expect in a calibrated answer: the sum of the probability that title and category are wrong,
+    of that of each further field, and of the price's error in log units, 0.1 for 10 %. Infinite without an answer."""
     if prediction.answer is None:
         return math.inf
     confidences = [prediction.confidence or 0.0, *(one.confidence for one in prediction.attributes.values())]

@@ -41,3 +41,14 @@ def resolve_model(settings: TrainSettings, *, gpu: bool, rows: int | None = None
     if settings.revision is None:
         updates["revision"] = REVISIONS.get(model)
     return TrainSettings.model_validate({**settings.model_dump(), **updates})
+
+
+def tiny_recipe(asked: TrainSettings, base: Path, products: int) -> TrainSettings:
+    """What the tiny base gets on a catalog of so many products, for another `base` of its size.
+
+    Args:
+        asked: settings whose model is the tiny base.
+    """
+    split = asked.split
+    rows = round(products * (1 - split.validation - split.calibration - split.test))
+    return resolve_model(asked, gpu=False, rows=rows).model_copy(update={"model": str(base.absolute())})
