@@ -40,7 +40,7 @@ from enrich.storage import real_place, write_tree
 from enrich.storage.cache import disk_errors
 from enrich.storage.read_ahead import read_ahead
 from enrich.storage.tree import local_tree_or_file, work_directory
-from enrich.train.device import is_main_process
+from enrich.train.device import is_main_process, one_group
 from enrich.train.examples import UNREADABLE, check_answers, needed_budget
 from enrich.train.overfit import overfit_one_batch
 from enrich.train.preflight import empty_adapted, refuse_leaks
@@ -114,7 +114,8 @@ def finetune(
     with local_tree_or_file(catalog) as folder:
         prepared = _prepare(catalog, folder, settings, out, on_message)
         work = work_directory(out, "training")
-        report = _train(prepared, work, out, progress, on_message)
+        with one_group():
+            report = _train(prepared, work, out, progress, on_message)
         if not is_main_process():
             raise SystemExit(0)
         directory = work / "adapter"

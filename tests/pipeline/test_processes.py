@@ -13,9 +13,13 @@ from tests.testing.cli import RunCli
 ONE_OF_GROUP = """
 import sys, torch
 from accelerate import PartialState
-state = PartialState(cpu=True)
-ranks = torch.full((1,), state.process_index + 1)
-torch.distributed.all_reduce(ranks)
+from enrich.train.device import is_main_process, one_group
+with one_group():
+    state = PartialState(cpu=True)
+    ranks = torch.full((1,), state.process_index + 1)
+    torch.distributed.all_reduce(ranks)
+assert not torch.distributed.is_initialized()
+assert is_main_process() == (state.process_index == 0)  # as after `train`, where all but the first end
 open(f"{sys.argv[1]}/{state.process_index}", "w").write(f"{state.num_processes} {int(ranks)}")
 """
 
@@ -27,6 +31,25 @@ def python(code: str, *arguments: str) -> list[str]:
 def test_the_processes_are_one_group(tmp_path: Path) -> None:
     assert run_together(python(ONE_OF_GROUP, str(tmp_path)), 2) == (0, "")
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["2 3", "2 3"]
+
+
+@pytest.mark.parametrize(("error", "stays"), [("UsageError", False), ("RunFailed", True)])
+def test_an_error_that_others_may_not_share_leaves_the_group_alone(error: str, stays: bool) -> None:
+    code = f"""
+import torch
+from accelerate import PartialState
+from enrich.errors import RunFailed, UsageError
+from enrich.train.device import one_group
+try:
+    with one_group():
+        PartialState(cpu=True)
+        raise {error}("an error")
+except {error}:
+    joined = torch.distributed.is_initialized()
+PartialState().destroy_process_group()
+assert joined == {stays}
+"""
+    assert run_together(python(code), 2) == (0, "")
 
 
 def test_what_all_meet_is_said_once_and_its_exit_code_kept(capfd: pytest.CaptureFixture[str]) -> None:
