@@ -81,6 +81,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="where photos and models are made; photos that are there stay")
     parser.add_argument("--rows", type=Path, help="file to which rows are added; the table is of all that it then has")
     parser.add_argument("--seconds", type=int, default=300, help="that a part may take before it is ended")
+    parser.add_argument("--attention", help="vLLM's attention_backend for all that is served; its own choice without")
     parser.add_argument("--tiny", action="store_true", help="small models, to try the script on a CPU")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -112,6 +113,7 @@ def run_alone(name: str, part: str, options: argparse.Namespace) -> dict[str, An
     command = [sys.executable, "-m", "benchmarks.families.full_size", "--one", f"{name} {part}"]
     command += ["--folder", str(options.folder), "--photos", str(options.photos), "--workers", str(options.workers)]
     command += ["--tiny"] if options.tiny else []
+    command += ["--attention", options.attention] if options.attention else []
     started, log = time.perf_counter(), options.folder / f"{name}-{part}.log"
     with (
         log.open("w") as said,
@@ -233,7 +235,8 @@ def serve_stock(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     def decoded(data: bytes) -> Image.Image:
         return Image.open(BytesIO(data)).convert("RGB")
 
-    plain = {"enforce_eager": True, "max_num_seqs": 8} if options.tiny else {}
+    plain: dict[str, Any] = {"enforce_eager": True, "max_num_seqs": 8} if options.tiny else {}
+    plain |= attention(options)
     text, photos = stock_question(path)
     llm = LLM(
         str(path), max_model_len=4096, limit_mm_per_prompt=PHOTOS_ONLY, mm_processor_kwargs=photos,
@@ -249,6 +252,10 @@ def serve_stock(path: Path, options: argparse.Namespace) -> dict[str, Any]:
         outputs = llm.generate(prompts[: options.photos], greedy, use_tqdm=False)
     lengths = [len(output.outputs[0].token_ids) for output in outputs]
     return _served(found, ready, [len(output.prompt_token_ids or ()) for output in outputs], lengths)
+
+
+def attention(options: argparse.Namespace) -> dict[str, Any]:
+    return {"attention_backend": options.attention} if options.attention else {}
 
 
 def stock_question(path: Path) -> tuple[str, dict[str, Any] | None]:
@@ -281,7 +288,8 @@ def serve_ours(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     from enrich.settings.run import RunSettings
 
     processor = load_processor(path)
-    arguments = engine_arguments(RunSettings(), *device_and_dtype("auto"), family_of(path).load())
+    settings = RunSettings(vllm=attention(options))
+    arguments = engine_arguments(settings, *device_and_dtype("auto"), family_of(path).load())
     arguments |= {"model": str(path), "max_model_len": most_tokens(path)}
     in_flight = arguments["max_num_seqs"] * 5 // 4
     start = partial(EngineProcess, arguments, cpu=options.tiny)

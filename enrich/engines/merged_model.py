@@ -1,17 +1,17 @@
 """An adapter merged into its base by transformers, or beside it if it is served so, in a process of its own.
 
-While it imports and merges, this process does other things. Once it is closed all of its memory is free again, the
-GPU's too, which this process could not give back entirely.
+While it merges, this process does other things. Once it is closed all of its memory is free again, the GPU's too, which
+this process could not give back entirely.
 """
 
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from enrich.engines.adapter import Adapter
 from enrich.engines.base import Request
 from enrich.engines.merged_cache import keep_merged
 from enrich.engines.transformers_engine import add_adapter, base_of, merge_adapter, serve
+from enrich.engines.vllm_core import ForkContext, begin_imports
 from enrich.errors import RunFailed
 from enrich.models.device import device_and_dtype
 from enrich.phases import Phases
@@ -39,10 +40,17 @@ class MergedModel:
         self, pool: Executor, adapter: Adapter, settings: RunSettings, phases: Phases, *, answers: bool
     ) -> None:
         self._pool, self._adapter, self._settings, self._phases = pool, adapter, settings, phases
-        merged = phases.begin("merge" if settings.served == "merged" else "load")
-        self._merged = pool.submit(_merge, adapter, settings, answers)
+        parts: dict[str, float] = {}
+        ended = phases.begin("merge" if settings.served == "merged" else "load", parts)
+        self._merged = pool.submit(_merge, adapter, settings, answers, time.monotonic())
         self._last: Future[Any] = self._merged
-        self._merged.add_done_callback(lambda _: merged())
+
+        def end(merged: "Future[float]") -> None:
+            if not merged.exception():
+                parts["imports"] = merged.result()
+            ended()
+
+        self._merged.add_done_callback(end)
 
     def keep(self, place: Path) -> "Future[None]":
         """Write it as a checkpoint."""
@@ -85,6 +93,7 @@ def merged_model(adapter: Adapter, settings: RunSettings, phases: Phases, *, ans
     Args:
         answers: it will be asked for some, and so stays on the GPU.
     """
+    begin_imports(cpu=device_and_dtype(settings.device)[0].type == "cpu")
     with _process() as pool:
         try:
             yield MergedModel(pool, adapter, settings, phases, answers=answers)
@@ -95,7 +104,7 @@ def merged_model(adapter: Adapter, settings: RunSettings, phases: Phases, *, ans
 
 
 def _process() -> Executor:
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent)
+    return ProcessPoolExecutor(1, mp_context=ForkContext(), initializer=_end_with_parent)
 
 
 def _end_with_parent() -> None:
@@ -113,15 +122,18 @@ def _end_with_parent() -> None:
 _merged: PreTrainedModel | PeftModel | None = None  # in the process that merges
 
 
-def _merge(adapter: Adapter, settings: RunSettings, answers: bool) -> None:
+def _merge(adapter: Adapter, settings: RunSettings, answers: bool, asked: float) -> float:
+    """Seconds between `asked` and the start of this, in which the process started and imported what this needs."""
     global _merged
+    waited = time.monotonic() - asked
     device, dtype = device_and_dtype(settings.device)
     if settings.served == "lora":
         _merged = add_adapter(adapter, dtype, device)
-        return
+        return waited
     if device.type == "cuda" and not answers and not _has_room(base_of(adapter)):
         device = torch.device("cpu")
     _merged = merge_adapter(adapter, dtype, device)
+    return waited
 
 
 def _has_room(base: Path) -> bool:

@@ -1,4 +1,5 @@
-"""The process that vLLM's engines are forked from. It imports vLLM while its parent merges an adapter or plans a run.
+"""The process that vLLM's engines are forked from, and the one that merges an adapter for them. It imports vLLM, and so
+torch and transformers, while its parent plans a run.
 
 vLLM starts an engine as a new interpreter, whose imports alone take 10 s, or as a fork of the calling process, with
 whatever locks and pipes that has. Python's fork server is neither: an interpreter that has imported vLLM and nothing
@@ -49,11 +50,14 @@ def begin_early(settings: RunSettings) -> None:
         begin_imports(cpu=False)
 
 
-class CoreContext(context.ForkServerContext):
-    """What vLLM asks for the process of an engine, in the place of multiprocessing's context "spawn"."""
+class ForkContext(context.ForkServerContext):
+    """Forks of the process that has imported vLLM, with the environment and the number of threads of a new interpreter.
+
+    For what needs the imports and is started after `begin_imports`; before, forks have nothing imported.
+    """
 
     class Process(context.ForkServerProcess):
-        """A fork with the environment and the number of threads that a new interpreter would have."""
+        """A fork of it."""
 
         _environment: dict[str, str]
 
@@ -72,10 +76,23 @@ class CoreContext(context.ForkServerContext):
             os.environ.update(self._environment)
             if threads := self._environment.get("OMP_NUM_THREADS"):
                 torch.set_num_threads(int(threads))
+            self.prepare()
+            super().run()
+
+        def prepare(self) -> None:
+            """What there is to do before the work."""
+
+
+class CoreContext(ForkContext):
+    """What vLLM asks for the process of an engine, in the place of multiprocessing's context "spawn"."""
+
+    class Process(ForkContext.Process):
+        """A fork whose engine shares compiled code with those of other adapters."""
+
+        def prepare(self) -> None:
             from enrich.engines.vllm_compat import share_compiled_code
 
             share_compiled_code()
-            super().run()
 
 
 class _Popen(popen_forkserver.Popen):

@@ -1,4 +1,7 @@
-"""What the process imports that engines are forked from. Neither this nor what it imports may start CUDA."""
+"""What the process imports that engines are forked from. Neither this nor what it imports may start CUDA.
+
+PEFT is not among it: where bitsandbytes is installed, its import asks the GPU what it can do.
+"""
 
 from contextlib import suppress
 

@@ -43,6 +43,7 @@ def test_it_answers_as_in_this_process_and_what_it_writes_is_what_answered(adapt
     assert (merge.name, write.name, ask.name) == ("merge", "write", "transformers")
     assert (write.began, ask.began) == pytest.approx((merge.ended, write.ended), abs=0.5)  # one after the other
     assert merge.began < write.began < ask.began < ask.ended
+    assert 0 < merge.parts["imports"] < merge.seconds
     assert not multiprocessing.active_children()
 
 
