@@ -23,6 +23,7 @@ import psutil
 import pytest
 from polars.testing import assert_frame_equal
 
+from enrich.answers.calibration import CALIBRATION_FILE, Calibration, FirstLook
 from enrich.errors import EnrichError, RunFailed, UsageError
 from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.pipeline.run.request import RunRequest
@@ -176,6 +177,19 @@ def test_two_workers_make_the_rows_that_one_process_makes(shop: Shop, tmp_path: 
     assert first == "2 workers on Ray, each with 1 core"
     assert seen[-1] == len(found)
     assert not [child for child in psutil.Process().children(recursive=True) if "ray" in child.name()]
+
+
+def test_workers_look_twice_as_one_process_does(shop: Shop, tmp_path: Path) -> None:
+    adapter = write_random_adapter(tmp_path / "adapter", TINY_MODEL_PATH, num_crops=4, idle=True)
+    close = Calibration.uncalibrated()
+    first = FirstLook(squares=1, calibration=close, least_doubt=0.5)
+    (adapter / CALIBRATION_FILE).write_text(close.model_copy(update={"first": first}).model_dump_json())
+    looking = replace(shop, adapter=adapter)
+    expected = looking.run(tmp_path / "inline", INLINE)
+
+    are_the_same(looking.run(tmp_path / "ray", TWO), expected)
+    # The base answers with categories of its own, which leaves doubts about all products.
+    assert set(expected.filter(pl.col("status") == "ok")["looks"]) == {2}
 
 
 def test_a_worker_that_is_killed_costs_nothing(shop: Shop, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
