@@ -17,7 +17,7 @@ _MISS = 0.25
 
 
 def doubt(prediction: Prediction) -> float:
-    """How many mistakes to expect in a calibrated answer: the sum of the probability that title and category are wrong,
+    """How many mistakes to expect in a calibrated answer: the sum of the probability that the category is wrong,
     of that of each further field, and of the price's error in log units, 0.1 for 10 %. Infinite without an answer."""
     if prediction.answer is None:
         return math.inf
