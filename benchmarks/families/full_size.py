@@ -288,9 +288,8 @@ def serve_ours(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     from enrich.settings.run import RunSettings
 
     processor = load_processor(path)
-    settings = RunSettings(vllm=attention(options))
-    arguments = engine_arguments(settings, *device_and_dtype("auto"), family_of(path).load())
-    arguments |= {"model": str(path), "max_model_len": most_tokens(path)}
+    arguments = engine_arguments(RunSettings(), *device_and_dtype("auto"), family_of(path).load())
+    arguments |= {"model": str(path), "max_model_len": most_tokens(path), **attention(options)}
     in_flight = arguments["max_num_seqs"] * 5 // 4
     start = partial(EngineProcess, arguments, cpu=options.tiny)
     with (

@@ -249,6 +249,7 @@ def engine_arguments(
         "seed": 0,
         "quantization": None if settings.quantization == "none" else settings.quantization,
         "kv_cache_dtype": settings.kv_cache_dtype,
+        "attention_backend": None,
         "limit_mm_per_prompt": PHOTOS_ONLY,  # or as many as the adapter's photos_per_product
         # Prompts differ from their fifth token on, where the photo starts: no block of 16 is ever shared, and hashing
         # 50 blocks per photo is wasted. Hardly a photo occurs twice either: caching its crops would only cost memory.

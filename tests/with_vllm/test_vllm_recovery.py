@@ -235,7 +235,7 @@ def test_answers_have_a_kernel_of_their_own_on_hopper(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 0))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80 << 30))
     arguments = engine_arguments(RunSettings(), torch.device("cuda"), getattr(torch, dtype), MODEL)
-    assert arguments.get("attention_backend") == backend
+    assert arguments["attention_backend"] == backend
 
 
 @pytest.mark.parametrize(
