@@ -4,7 +4,6 @@ import shutil
 import zlib
 from pathlib import Path
 
-import numpy as np
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
@@ -89,9 +88,29 @@ def _rounded_to_bf16(values: torch.Tensor, seed: int) -> torch.Tensor:
 
     A seed gives the same on every device: engines that merge for themselves serve the same weights.
     """
-    draws = np.random.SFC64(seed).random_raw(-(-values.numel() // 4)).view(np.int16)[: values.numel()]
-    lower = torch.from_numpy(draws).to(values.device).to(torch.int32).bitwise_and(0xFFFF).view(values.shape)
+    lower = _hashes(values.shape, seed, values.device).bitwise_and_(0xFFFF)
     return ((values.contiguous().view(torch.int32) + lower) & ~0xFFFF).view(torch.float32)
+
+
+def _hashes(shape: torch.Size, seed: int, device: torch.device) -> torch.Tensor:
+    """32 random bits for each element, as int32: lowbias32 (Wellons 2018, "Prospecting for hash functions") of its
+    number. These operations of torch give the same on every device, with all threads of a CPU or on a GPU; NumPy draws
+    on one thread, 0.2 s for 30 million weights of the 4 billion.
+    """
+    bits = torch.arange(shape.numel(), dtype=torch.int32, device=device).bitwise_xor_(_as_int32(seed))
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        bits ^= _shifted(bits, shift)
+        bits *= _as_int32(factor)
+    return (bits ^ _shifted(bits, 16)).view(shape)
+
+
+def _shifted(bits: torch.Tensor, by: int) -> torch.Tensor:
+    """To the right, with zeros from the left: torch repeats the sign."""
+    return (bits >> by).bitwise_and_((1 << (32 - by)) - 1)
+
+
+def _as_int32(unsigned: int) -> int:
+    return unsigned - (1 << 32) if unsigned >> 31 else unsigned
 
 
 def save_merged(model: PreTrainedModel, adapter_dir: str | Path, directory: str | Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from enrich.models import adapted, checkpoint
-from enrich.models.adapted import load_adapted, load_merged, save_merged
+from enrich.models.adapted import _rounded_to_bf16, load_adapted, load_merged, save_merged
 from enrich.models.checkpoint import load_model, resolve
 from enrich.models.generation import generate_answers
 from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VImageProcessor
@@ -273,6 +273,18 @@ def test_an_adapter_below_bf16s_last_bit_survives_merging(tiny: Tiny, adapter: P
     assert (wanted * nearest).sum() < 0.5 * wanted.square().sum()
     assert (wanted * got).sum().item() == pytest.approx(wanted.square().sum().item(), rel=0.2)
     assert all(torch.equal(again[key], value) for key, value in merged.items())
+
+
+def test_values_are_rounded_up_as_often_as_they_are_above_the_number_below() -> None:
+    unit, count = 2.0**-7, 1 << 20  # of bf16's last bit, from 1 to 2
+    above = torch.tensor([0.0, 0.1, 0.5, 0.9])[:, None].expand(4, count)
+    up = [(_rounded_to_bf16(1 + above * unit, seed) - 1) / unit for seed in (7, 0xFFFFFFFF)]
+    for one in up:
+        assert set(one.unique().tolist()) == {0.0, 1.0}
+        assert one.mean(1).tolist() == pytest.approx([0.0, 0.1, 0.5, 0.9], abs=0.002)  # four standard errors
+        assert torch.corrcoef(one[1:]).fill_diagonal_(0).abs().max() < 0.005  # rows of a matrix tell nothing of others
+        assert abs(torch.corrcoef(torch.stack([one[2, 1:], one[2, :-1]]))[0, 1]) < 0.005
+    assert abs(torch.corrcoef(torch.stack([one[2] for one in up]))[0, 1]) < 0.005
 
 
 def sharp_base(path: Path) -> Tiny:
