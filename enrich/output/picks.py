@@ -17,6 +17,9 @@ from enrich.output.reviews import with_identity
 from enrich.vocabulary import ReviewReason, same_design
 
 RANDOM_SHARE = 0.2  # of a budget
+# All of it while the mean confidence of the categories is below this: doubt then tells hardly any answers apart, and a
+# model that knows little learns more from products of all kinds (benchmarks/labelling/README.md).
+KNOWS_LITTLE = 0.2
 NEAR = 0.8  # share of the pairs of letters that two titles have in common, from which on they are near-equal
 _AHEAD = 10  # candidates of a category that are looked at for each one that it may have
 
@@ -53,9 +56,11 @@ def pick(rows: pl.DataFrame, budget: int) -> list[Pick]:
     """At most `budget` products of `undecided` rows, the most useful first, the random ones spread evenly among them.
 
     No category gets more than its share of all doubt, unless others have nothing left to show, and no category shows
-    two near-equal titles. So there may be fewer than `budget`.
+    two near-equal titles. So there may be fewer than `budget`. All are random while most answers are wrong.
     """
-    random = sorted(rows["product_id"], key=_lot)[: round(RANDOM_SHARE * budget)]
+    sure = rows.select(pl.col("category_confidence").fill_null(0.0).mean()).item() or 0.0
+    share = RANDOM_SHARE if sure >= KNOWS_LITTLE else 1.0
+    random = sorted(rows["product_id"], key=_lot)[: round(share * budget)]
     drawn = rows.filter(pl.col("product_id").is_in(pl.Series(random).implode()))
     others = _judged(rows).filter(~pl.col("product_id").is_in(pl.Series(random, dtype=pl.String).implode()))
     chosen = [

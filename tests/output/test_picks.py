@@ -64,6 +64,13 @@ def test_what_is_doubtful_comes_first_and_says_why() -> None:
     assert chosen == {name: why for name, why in expected.items() if name not in ids(picks, "random")}
 
 
+def test_all_are_random_while_the_model_knows_little() -> None:
+    rows = [product(f"{n:03}", category_confidence=n % 7 / 20) for n in range(100)]  # 85 % of the categories are wrong
+    assert len(ids(pick(table(*rows), 50), "random")) == 50
+    better = [{**row, "category_confidence": row["category_confidence"] + 0.1} for row in rows]
+    assert len(ids(pick(table(*better), 50), "random")) == 10
+
+
 def test_no_category_gets_more_than_its_share_of_doubt() -> None:
     rows = [product(f"coat {n:03}", category="Coats", category_confidence=0.2) for n in range(100)]
     rows += [product(f"hat {n:03}", category="Hats", category_confidence=0.6) for n in range(200)]
