@@ -1,6 +1,8 @@
 """Transformers in a process of its own, which merges, writes the checkpoint and answers."""
 
 import multiprocessing
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,15 @@ from tests.testing.random_adapter import write_random_adapter
 from tests.testing.vllm.serving import check_same, request
 
 SETTINGS = RunSettings(device="cpu", max_new_tokens=12)
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """What is set for vLLM is for these tests alone."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")

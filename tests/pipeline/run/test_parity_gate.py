@@ -99,7 +99,8 @@ def vllm(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFacto
     monkeypatch.setattr(parity_gate, "PROMPTS", 3)
     monkeypatch.setattr(parity_gate, "start_engine", fake.start)
     monkeypatch.setattr(parity_gate, "import_vllm", lambda *, cpu: None)
-    monkeypatch.setattr(start, "begin_imports", lambda *, cpu: None)
+    for module in (merged_model, start):
+        monkeypatch.setattr(module, "begin_imports", lambda *, cpu: None)
     monkeypatch.setattr(merged_model, "_process", lambda: ThreadPoolExecutor(1))  # which sees what is changed here
     monkeypatch.setattr(merged_model, "_answer", fake.answer)
     for module in (comparing, parity_gate, start):
@@ -166,9 +167,9 @@ def test_vllm_is_imported_while_transformers_merges(
 ) -> None:
     merge, imported = merged_model._merge, threading.Event()
 
-    def after_the_imports(*asked: Any) -> None:
+    def after_the_imports(*asked: Any) -> float:
         assert imported.wait(60)
-        merge(*asked)
+        return merge(*asked)
 
     monkeypatch.setattr(merged_model, "_merge", after_the_imports)
     monkeypatch.setattr(parity_gate, "import_vllm", lambda *, cpu: imported.set())
