@@ -64,4 +64,5 @@ def numbers(record: RunRecord, output: str) -> str:
     rows = (row for frame in read_frames(store, record.run) for row in frame.rows(named=True))
     failed = list(islice((row for row in rows if row["status"] == "failed"), MOST_NAMED))
     links = page_links(record, output, RunSettings())
-    return "\n".join((links, render_held(record, failed), render_summary(record.model_dump(mode="json"), output)))
+    summary = render_summary(record.model_dump(mode="json"), output, deciding=True)
+    return "\n".join((links, render_held(record, failed), summary))

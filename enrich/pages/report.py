@@ -193,8 +193,12 @@ def render_card(train: Mapping[str, Any], metrics: Mapping[str, Any], prompt: Pr
     )  # fmt: skip
 
 
-def render_summary(record: Mapping[str, Any], output: str) -> str:
-    """A run (run.json) on half a page of Markdown for Prefect's UI. Every value is escaped."""
+def render_summary(record: Mapping[str, Any], output: str, *, deciding: bool = False) -> str:
+    """A run (run.json) on half a page of Markdown for Prefect's UI. Every value is escaped.
+
+    Args:
+        deciding: the form below it asks whether to release a held run, so no command is named.
+    """
     output = real_place(output)
     report = f"{output}/runs/{record['run']['run_id']}/report.html"
     uses = record["stages"]["uses"] if record["stages"] else ()
@@ -203,7 +207,7 @@ def render_summary(record: Mapping[str, Any], output: str) -> str:
     bottleneck = describe_bottleneck(record["stages"]) if record["stages"] else ""
     return page.render(
         record=record, output=output, report=report, times=times, bottleneck=bottleneck,
-        observed=observed_lines(record), start=_start(record),
+        observed=observed_lines(record), start=_start(record), deciding=deciding,
     )  # fmt: skip
 
 

@@ -75,6 +75,12 @@ def test_the_first_line_says_how_it_ended(state: str, words: str) -> None:
     assert words in render(render_summary(record(state=state), "s3://out"))
 
 
+def test_above_a_form_that_asks_for_the_decision_no_command_is_named() -> None:
+    page = render(render_summary(record(state="held"), "s3://out", deciding=True))
+    assert "then decide below" in page
+    assert "enrich publish" not in page
+
+
 def test_words_from_outside_are_shown_as_they_are() -> None:
     page = render(render_summary(record(findings=[{"message": EVIL}]), "s3://out"))
 
