@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from prefect import get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.deployments import run_deployment
 from prefect.exceptions import CancelledRun, ObjectNotFound
 from prefect.settings import PREFECT_LOGGING_EXTRA_LOGGERS
 from prefect.tasks import Task, exponential_backoff
 
-from enrich.errors import EnrichError, ParityFailed, UsageError
+from enrich.errors import EnrichError, ParityFailed, UsageError, first_line
 from enrich.output.run_record import RunRecord
 from enrich.phases import describe_start
 from enrich.pipeline import adapter_cache
@@ -75,9 +76,10 @@ RELEASE, PROMOTE = "release-held/release-held", "promote-adapter/promote-adapter
 QUICK, SLOW, TRAINING = 1800.0, 4 * 3600.0, 7 * 24 * 3600.0
 PRODUCT = {"vllm": 2.0}  # for each product, added to QUICK; 60 with the transformers engine, which may have no GPU
 
-# 10, 20 and 40 seconds, plus at most half of that. Nothing is cached or stored: the output has what is done.
+# 10 to 160 seconds, plus at most half of that: 5 minutes in all, in which a Prefect server or an endpoint may be away.
+# Nothing is cached or stored: the output has what is done.
 RETRIED: dict[str, Any] = {
-    "retries": 3,
+    "retries": 5,
     "retry_delay_seconds": exponential_backoff(10),
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": worth_retrying,
@@ -187,13 +189,16 @@ def answer_timeout(engine: str, products: int) -> float:
 
 @contextmanager
 def in_turn() -> Iterator[None]:
-    """One publisher after the other, which spares the retries of the swap. One whose slot leaked keeps nobody out."""
+    """One publisher after the other, which spares the retries of the swap. One whose slot leaked keeps nobody out, nor
+    does a server that is away."""
     with ExitStack() as stack:
         try:
             stack.enter_context(concurrency(PUBLISHERS, timeout_seconds=TURN_SECONDS))
         except TimeoutError:
             line = "the limit %s had no slot for %.0f s; publishing without (`enrich doctor --prefect` says who has it)"
             get_run_logger().warning(line, PUBLISHERS, TURN_SECONDS)
+        except ConcurrencySlotAcquisitionError as error:
+            get_run_logger().warning("%s (%s); publishing without", error, first_line(error.__cause__ or error))
         yield
 
 

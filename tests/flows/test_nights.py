@@ -4,11 +4,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 from prefect import flow
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import PrefectClient, SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -117,3 +119,23 @@ def test_a_slot_that_leaked_delays_a_publisher_and_stops_none(
     finally:
         client.delete_global_concurrency_limit_by_name(nights.PUBLISHERS)
     assert "the limit enrich-publish had no slot for 1 s; publishing without" in caplog.text
+
+
+def test_a_server_that_is_away_stops_no_publisher(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refused(*_: Any, **__: Any) -> None:
+        raise httpx.ConnectError("All connection attempts failed")
+
+    monkeypatch.setattr(PrefectClient, "increment_concurrency_slots_with_lease", refused)
+
+    @flow
+    def publishes() -> str:
+        with tasks.in_turn():
+            return "published"
+
+    assert publishes() == "published"
+    told = (
+        "Unable to acquire concurrency slots on ['enrich-publish'] (All connection attempts failed); publishing without"
+    )
+    assert told in caplog.text
