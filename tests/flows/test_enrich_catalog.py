@@ -22,6 +22,7 @@ from enrich.engines.predictor import Shown
 from enrich.errors import RunFailed, UsageError
 from enrich.pipeline.run.deadline import Deadline
 from flows.enrich_catalog import enrich_catalog, shard_groups
+from flows.tasks import RETRIED
 from tests.testing.fake_world import FakeWorld
 from tests.testing.forms import text
 
@@ -75,7 +76,7 @@ def test_what_was_slow_is_added_up_over_task_runs_and_sessions(
     world: FakeWorld, client: SyncPrefectClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     world.add_photos("a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg")
-    world.faults = [None, None, *[RunFailed("gone")] * 4]
+    world.faults = [None, None, *[RunFailed("gone")] * (1 + RETRIED["retries"])]
     settings = text(run_id="night", run={"shard_size": 2, "decode_processes": 2, "download_threads": 4})
     enrich_catalog(**world.places, settings=settings, return_state=True)  # its second shard fails
 
@@ -151,7 +152,7 @@ def test_an_engine_gets_the_next_shard_s_photos_before_the_last_one_s_answers(
 
 def test_a_run_that_broke_off_goes_on_under_its_run_id(world: FakeWorld) -> None:
     world.add_photos("a.jpg", "b.jpg", "c.jpg")
-    world.faults = [RunFailed("gone")] * 4
+    world.faults = [RunFailed("gone")] * (1 + RETRIED["retries"])
     broken = enrich_catalog(**world.places, settings=text(run_id="night", run={"shard_size": 2}), return_state=True)
 
     state = enrich_catalog(**world.places, settings=text(run_id="night", run={"shard_size": 2}), return_state=True)
