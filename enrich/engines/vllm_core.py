@@ -1,5 +1,5 @@
-"""The process that vLLM's engines are forked from, and the one that merges an adapter for them. It imports vLLM, and so
-torch and transformers, while its parent plans a run.
+"""The process from which vLLM's engines are forked, and the one that merges an adapter for them. It imports vLLM, and
+with it torch and transformers, while its parent plans a run.
 
 vLLM starts an engine as a new interpreter, whose imports alone take 10 s, or as a fork of the calling process, with
 whatever locks and pipes that has. Python's fork server is neither: an interpreter that has imported vLLM and nothing

@@ -17,8 +17,8 @@ from enrich.output.reviews import with_identity
 from enrich.vocabulary import ReviewReason, same_design
 
 RANDOM_SHARE = 0.2  # of a budget
-# All of it while the mean confidence of the categories is below this: doubt then tells hardly any answers apart, and a
-# model that knows little learns more from products of all kinds (benchmarks/labelling/README.md).
+# All of it while the mean confidence of the categories is below this: doubt then tells hardly any answers apart, and
+# random products taught such a model more (benchmarks/labelling/README.md).
 KNOWS_LITTLE = 0.2
 NEAR = 0.8  # share of the pairs of letters that two titles have in common, from which on they are near-equal
 _AHEAD = 10  # candidates of a category that are looked at for each one that it may have
@@ -56,7 +56,7 @@ def pick(rows: pl.DataFrame, budget: int) -> list[Pick]:
     """At most `budget` products of `undecided` rows, the most useful first, the random ones spread evenly among them.
 
     No category gets more than its share of all doubt, unless others have nothing left to show, and no category shows
-    two near-equal titles. So there may be fewer than `budget`. All are random while most answers are wrong.
+    two near-equal titles. So there may be fewer than `budget`. All are random while the model knows little.
     """
     sure = rows.select(pl.col("category_confidence").fill_null(0.0).mean()).item() or 0.0
     share = RANDOM_SHARE if sure >= KNOWS_LITTLE else 1.0

@@ -114,8 +114,7 @@ def finetune(
     with local_tree_or_file(catalog) as folder:
         prepared = _prepare(catalog, folder, settings, out, on_message)
         work = work_directory(out, "training")
-        with one_group():
-            report = _train(prepared, work, out, progress, on_message)
+        report = _train(prepared, work, out, progress, on_message)
         if not is_main_process():
             raise SystemExit(0)
         directory = work / "adapter"
@@ -136,6 +135,7 @@ def finetune(
     return Finetuned(out, identity, metrics)
 
 
+@one_group()
 def rehearse(
     catalog: str,
     out: str | None,
@@ -163,6 +163,7 @@ def rehearse(
         )  # fmt: skip
 
 
+@one_group()
 def overfit(
     catalog: str, settings: TrainSettings, progress: Progress = silent, on_message: OnMessage = unheard
 ) -> tuple[float, ...]:
@@ -217,6 +218,7 @@ def _prepare(
     return _PreparedCatalog(catalog, labelled, splits, settings, base, prompt, unlearnable, squares)
 
 
+@one_group()
 def _train(prepared: _PreparedCatalog, work: Path, out: str, progress: Progress, on_message: OnMessage) -> TrainReport:
     """Train in the directory `work`. Raises UsageError where photos that cannot be read make the losses too large."""
     with disk_errors(work):

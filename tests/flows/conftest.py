@@ -44,5 +44,5 @@ def world(prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(start, "read_adapter", fake_adapter)
     monkeypatch.setattr(start, "open_adapter", lambda path, base: fake_adapter(path))
     for task in (tasks.find_adapter, tasks.train, tasks.plan, tasks.answer, tasks.publish):
-        monkeypatch.setattr(task, "retry_delay_seconds", [0] * 5)
+        monkeypatch.setattr(task, "retry_delay_seconds", [0] * tasks.RETRIED["retries"])
     return fake
