@@ -6,20 +6,25 @@ Import it only after the environment variables that vLLM reads at import are set
 import copy
 import hashlib
 import re
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from functools import wraps
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+import cloudpickle
 import psutil
 from vllm.config import ModelConfig, VllmConfig
+from vllm.model_executor.models import registry
 from vllm.platforms import current_platform
 from vllm.v1.engine import utils
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.worker import startup_plan
 
-from enrich.engines.vllm_core import CoreContext
+from enrich.engines.vllm_core import CoreContext, ForkContext
+from enrich.models.registry import register_with_vllm
 from enrich.storage.cache import cache_directory
 from enrich.storage.exclusive import once
 
@@ -34,8 +39,20 @@ _CONTEXTS: list[Any] = []
 
 
 def fork_engines() -> None:
-    """Make vLLM start engines as forks of the process that has imported it."""
+    """Make vLLM start engines, and look at models' classes, in forks of the process that has imported it."""
     utils.get_mp_context = CoreContext
+    registry._run_in_subprocess = _in_a_fork
+
+
+def _in_a_fork(work: Callable[[], Any]) -> Any:
+    """What `work` returns: vLLM starts an interpreter for it, whose imports take 8 s; the model's take one."""
+    with ProcessPoolExecutor(1, mp_context=ForkContext()) as pool:
+        return pool.submit(_work, cloudpickle.dumps(work)).result()
+
+
+def _work(pickled: bytes) -> Any:
+    register_with_vllm()
+    return cloudpickle.loads(pickled)()
 
 
 def share_compiled_code() -> None:

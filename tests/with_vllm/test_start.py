@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from enrich.engines.vllm_core import CoreContext, begin_imports
+from enrich.engines.vllm_process import import_vllm
 from enrich.settings.models import TINY_MODEL_PATH
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
@@ -84,3 +86,19 @@ def test_adapters_of_a_base_share_compiled_code(tmp_path: Path) -> None:
     first, second, *varied = keys["memory"]  # which also depends on what is asked of the engine
     assert first == second
     assert len({first, *varied}) == 1 + len(VARIED)
+
+
+def test_a_models_class_is_looked_at_in_a_fork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM would start an interpreter for it, and import everything there once more."""
+    import subprocess
+
+    import_vllm(cpu=True)
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))  # where it keeps what it found
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("an interpreter was started"))
+    model = ModelRegistry.models["Phi3VForCausalLM"]
+
+    assert model.inspect_model_cls().supports_multimodal
+    assert (tmp_path / "modelinfos/enrich-models-phi3_vision-vllm_model-Phi3VForCausalLM.json").is_file()
+    assert "enrich.models.phi3_vision.vllm_model" not in sys.modules  # which would start CUDA
