@@ -46,8 +46,8 @@ from enrich.settings.catalog import SampleSettings
 from enrich.settings.models import TINY_MODEL
 from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
+from enrich.train.opening import model_errors
 from enrich.train.recipe import tiny_recipe
-from enrich.train.run import model_errors
 from flows import tasks
 from flows.enrich_catalog import enrich
 

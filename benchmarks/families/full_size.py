@@ -150,7 +150,7 @@ def train(path: Path, part: str, options: argparse.Namespace) -> dict[str, Any]:
     from enrich.settings.training import TrainSettings
     from enrich.train.device import device_and_dtype
     from enrich.train.examples import build_examples
-    from enrich.train.run import open_model, open_processor
+    from enrich.train.opening import open_model, open_processor
 
     device, dtype = device_and_dtype("auto")
     batch = 2 if options.tiny else 8 if part == "plain" else 16

@@ -39,7 +39,7 @@ from enrich.settings.training import TrainSettings
 from enrich.train.collate import Photos
 from enrich.train.examples import Example, build_examples
 from enrich.train.fit import adapt, fit
-from enrich.train.run import open_photos
+from enrich.train.opening import open_photos
 from enrich.train.trainer import training_arguments
 from enrich.vocabulary import Product
 from sample.dialects import DEMO

@@ -26,8 +26,8 @@ from enrich.pipeline.scoring import score_adapter
 from enrich.settings.models import TINY_MODEL
 from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
+from enrich.train.opening import open_processor
 from enrich.train.recipe import tiny_recipe
-from enrich.train.run import open_processor
 from sample.generate import write_sample
 from sample.make import DIALECTS
 

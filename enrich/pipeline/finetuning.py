@@ -42,12 +42,13 @@ from enrich.storage.read_ahead import read_ahead
 from enrich.storage.tree import local_tree_or_file, work_directory
 from enrich.train.device import is_main_process, one_group
 from enrich.train.examples import UNREADABLE, check_answers, needed_budget
+from enrich.train.opening import model_errors, open_first, open_processor
 from enrich.train.overfit import overfit_one_batch
 from enrich.train.preflight import empty_adapted, refuse_leaks
 from enrich.train.recipe import resolve_model
 from enrich.train.record import Dropped, TrainProgress, TrainReport
-from enrich.train.run import model_errors, open_first, open_processor, send_lines, train
 from enrich.train.run import rehearse as rehearse_training
+from enrich.train.run import send_lines, train
 from enrich.train.trial import Trial
 from enrich.vocabulary import RECORD_FILE, Product
 

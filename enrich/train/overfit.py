@@ -15,8 +15,8 @@ from enrich.train.callbacks import Reporter
 from enrich.train.device import device_and_dtype
 from enrich.train.examples import build_examples
 from enrich.train.lora import add_lora, uncast_lora_inputs
+from enrich.train.opening import open_model, open_photos, open_processor
 from enrich.train.record import Evaluation, TrainProgress
-from enrich.train.run import open_model, open_photos, open_processor
 from enrich.train.trainer import AnswerTrainer, training_arguments
 from enrich.vocabulary import Product
 

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
@@ -11,14 +11,12 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from peft import PeftModel
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import TrainingArguments
 
 from enrich.answers.prompt import Prompt
-from enrich.errors import UsageError, first_line
-from enrich.models.base import PREPARATION_VERSION, Processor, crop_tokens
-from enrich.models.checkpoint import load_model, load_processor, weights_signature
+from enrich.models.base import Processor
+from enrich.models.checkpoint import weights_signature
 from enrich.models.device import free_memory
-from enrich.models.registry import CheckpointError, vision_model
 from enrich.phases import Phases, Start, describe_start
 from enrich.settings.training import TrainSettings
 from enrich.storage.cache import keep_compiled_code
@@ -28,15 +26,15 @@ from enrich.train.collate import Photos
 from enrich.train.device import device_and_dtype, device_name, is_main_process, peak_memory_bytes
 from enrich.train.examples import Example, build_examples
 from enrich.train.export import commit, finish_adapter, versions, write_adapter
-from enrich.train.features import FeatureCache
 from enrich.train.fit import adapt, fit
-from enrich.train.kernels import attention_kernel, check_4bit
+from enrich.train.kernels import check_4bit
+from enrich.train.opening import model_errors, open_first, open_model, open_photos, open_processor
 from enrich.train.preflight import preflight
 from enrich.train.record import Dropped, MergeCheck, Preflight, Rows, Training, TrainProgress, TrainReport
 from enrich.train.showing import Showing
 from enrich.train.tracking import UNTRACKED, require_trackers, tracked
 from enrich.train.trainer import training_arguments
-from enrich.train.trial import Trial, refuse_large_base, try_longest_batch
+from enrich.train.trial import Trial, try_longest_batch
 from enrich.train.workdir import identify, own_workdir
 from enrich.vocabulary import Product
 
@@ -301,77 +299,6 @@ def _keep(job: _Job, report: TrainReport) -> None:
     if not report.merge_check.ok:
         outcome = f"the adapter is kept in {unverified}"
         raise merge_check.merge_failed(report.merge_check, outcome, report.preflight.merge_only)
-
-
-def open_processor(base: Path, settings: TrainSettings) -> Processor:
-    """The base's processor with the settings' preparation of photos. Raises UsageError where files are missing."""
-    with model_errors(settings):
-        return load_processor(
-            base,
-            photo_tokens=settings.photo_tokens or crop_tokens(settings.close_crops),
-            more_photo_tokens=settings.more_photo_tokens or crop_tokens(settings.more_crops),
-            fast_decode=settings.fast_decode,
-            preparation_version=PREPARATION_VERSION,
-            photos_per_product=settings.photos_per_product,
-        )
-
-
-def open_first(base: Path, settings: TrainSettings, close: Processor) -> Processor | None:
-    """The processor of a first look, where the settings ask for two; `close` is that of the second.
-
-    Raises:
-        UsageError: files are missing, or this model makes photos of both looks equally large.
-    """
-    if settings.looks is None:
-        return None
-    quick = open_processor(base, settings.model_copy(update={"looks": None, "num_crops": settings.looks[0]}))
-    crops = quick.preparation.num_crops
-    if crops >= close.preparation.num_crops:
-        raise UsageError(
-            f"looks {list(settings.looks)}: this model takes {crops} squares of a photo in both; choose numbers that "
-            "are further apart"
-        )
-    return quick
-
-
-def open_model(base: Path, settings: TrainSettings, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
-    """The base with the settings' kernels and quantisation. Raises UsageError, also if it does not fit the GPU."""
-    kernel = attention_kernel(settings.attention, device)
-    with model_errors(settings), refuse_large_base(settings):
-        return load_model(base, dtype=dtype, device=device, attention=kernel, load_in_4bit=settings.load_in_4bit)
-
-
-def open_photos(
-    model: PreTrainedModel,
-    examples: Sequence[Example],
-    processor: Processor,
-    settings: TrainSettings,
-    path: Path,
-    showing: Showing | None = None,
-) -> Photos:
-    """The examples' photos; with a cache of their features in `path` where settings ask for one and they stay the same.
-
-    Raises:
-        UsageError: the disk has no room for the cache.
-    """
-    cache = None
-    if settings.cache_vision_features and not settings.adapt_vision:
-        width = vision_model(model.config.model_type).feature_width(model.config)
-        lengths = [view.tokens.total for example in examples for view in example.views]
-        with PartialState().main_process_first():
-            cache = FeatureCache(path, lengths, width, model.dtype)
-    return Photos(examples, processor, settings.limits, cache, showing)
-
-
-@contextmanager
-def model_errors(settings: TrainSettings) -> Iterator[None]:
-    """Errors about the base's files as UsageErrors."""
-    try:
-        yield
-    except CheckpointError as error:
-        raise UsageError(f"model {settings.model}: {error.reason}") from error
-    except (OSError, ValueError) as error:
-        raise UsageError(f"model {settings.model}: {first_line(error)}") from error
 
 
 def send_lines(lines: Sequence[str], on_message: OnMessage) -> None:

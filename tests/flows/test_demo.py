@@ -16,8 +16,8 @@ from enrich.settings.catalog import SampleSettings
 from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
 from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
+from enrich.train.opening import open_processor
 from enrich.train.recipe import TINY_RECIPE, resolve_model
-from enrich.train.run import open_processor
 from enrich.vocabulary import ErrorKind
 from flows import tasks
 from flows.demo import main, make_room, recipe

@@ -14,8 +14,8 @@ from enrich.models.checkpoint import load_model, load_processor
 from enrich.models.registry import vision_model
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.training import TrainSettings
+from enrich.train.opening import open_processor
 from enrich.train.record import TrainProgress
-from enrich.train.run import open_processor
 from tests.testing.tiny_families import MAKERS, write_member
 from tests.testing.tiny_job import TinyJob, weights
 

@@ -18,7 +18,7 @@ from enrich.settings.training import TrainSettings
 from enrich.train.collate import Collator, Photos, embed_images
 from enrich.train.examples import build_examples
 from enrich.train.features import FeatureCache
-from enrich.train.run import open_first, open_processor
+from enrich.train.opening import open_first, open_processor
 from enrich.train.showing import Showing
 from tests.testing.tiny_families import MAKERS, write_member
 from tests.testing.tiny_job import TinyJob

@@ -20,7 +20,7 @@ from enrich.settings.training import TrainSettings
 from enrich.train.collate import Collator, Photos, embed_images
 from enrich.train.examples import Example
 from enrich.train.features import FeatureCache
-from enrich.train.run import open_processor
+from enrich.train.opening import open_processor
 from enrich.train.showing import Showing
 from enrich.vocabulary import Product
 from tests.testing.tiny_job import TinyJob, weights
