@@ -12,8 +12,8 @@ from peft import PeftModel
 
 from enrich.errors import UsageError
 from enrich.settings.training import TrainSettings
+from enrich.train import opening, trial
 from enrich.train import run as run_module
-from enrich.train import trial
 from enrich.train.collate import Photos
 from enrich.train.features import FeatureCache
 from enrich.train.fit import adapt
@@ -164,7 +164,7 @@ def test_too_small_a_gpu_is_refused_with_settings_that_fit(
 def test_a_base_that_does_not_fit_is_refused(
     load_in_4bit: bool, job: TinyJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "load_model", _full)
+    monkeypatch.setattr(opening, "load_model", _full)
     advice = "" if load_in_4bit else "set load_in_4bit: true, or "
     assert _refused(job, tmp_path, monkeypatch, load_in_4bit=load_in_4bit) == (
         f"GPU memory: it ran out in loading the base; {advice}use a larger GPU"
