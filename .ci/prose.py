@@ -16,6 +16,9 @@ INSTEAD = {
     r"\bmend(?:s|ed|ing)?\b": "fix",
     r"(?<!one )\b[Oo]f none\b": "without, none of them",
     r"\b[Ww]hoever\b": "anyone who, those who",
+    r"\banew\b": "again, over",
+    r"\bby heart\b": "memorise",
+    r"\bfor ever\b": "forever",
     r"\b[Ww]hat (?:a|an|the) \w+ may not\b": "rules for, limits of",
 }
 SELF = ".ci/prose.py"

@@ -9,7 +9,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def between_markers(text: str, parts: Mapping[str, str]) -> str:
-    """`text` with each part written anew between `<!-- NAME -->` and `<!-- end of NAME -->`."""
+    """`text` with each part rewritten between `<!-- NAME -->` and `<!-- end of NAME -->`."""
     for name, part in parts.items():
         start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         before, _, rest = text.partition(start)

@@ -86,7 +86,7 @@ def write_sample(
     }  # fmt: skip
     claim(out, bucket_out, settings, overwrite=overwrite)
 
-    # Called anew for each pass over the photos: a list of a million of them would take memory.
+    # Called again for each pass over the photos: a list of a million of them would take memory.
     labelled = partial(labelled_photos, out, seed, products, photos)
     held_out = partial(holdout_photos, out, seed, holdout, photos)
 

@@ -3,7 +3,7 @@
     python -m benchmarks.families.run                # all families that come from transformers
     python -m benchmarks.families.run qwen3_vl       # one
 
-A random member of a million parameters, made from its family's own configuration classes, learns one batch by heart,
+A random member of a million parameters, made from its family's own configuration classes, memorises one batch,
 then 200 products of the sample catalog, in float32 on a CPU. vLLM answers 100 other products with the merged weights
 and with the adapter beside the base, transformers with the merged weights. Results of a run: README.md beside this
 file.

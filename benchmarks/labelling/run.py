@@ -3,7 +3,7 @@
 A sample catalog is divided, by titles, into labelled products to start from, a bucket of photos, and test products. The
 base is fine-tuned on the labelled ones. Then each round, both ways from the same adapter: the bucket is enriched, N
 products are picked, their true labels are applied as `enrich review --apply --catalog` does, which freezes a fifth of
-them, and the base is fine-tuned anew on the larger catalog and scored on the test products. Each seed is another
+them, and the base is fine-tuned again on the larger catalog and scored on the test products. Each seed is another
 division. A product of a category that the output has not seen is rejected, as a person can do no more on the page.
 
     python -m benchmarks.labelling.run --out labelling

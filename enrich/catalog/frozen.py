@@ -1,7 +1,7 @@
 """The frozen slice: a fifth of the products that people decided on, from which no adapter ever learns.
 
 The id of a product puts it there, and never its title. From then on its photos are kept in a folder of their own, which
-says so for ever: whatever the product is called later, with whichever photos it is grouped, and also while its label is
+says so forever: whatever the product is called later, with whichever photos it is grouped, and also while its label is
 withdrawn.
 """
 

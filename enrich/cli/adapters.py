@@ -27,7 +27,7 @@ def finetune(
         bool, typer.Option("--dry-run", help="Only say what would be trained, and what a trial step takes.")
     ] = False,
     overfit_one_batch: Annotated[
-        bool, typer.Option("--overfit-one-batch", help="Only test that the model can learn one batch by heart.")
+        bool, typer.Option("--overfit-one-batch", help="Only check that the model can memorise one batch.")
     ] = False,
     allow_dropped: Annotated[
         bool, typer.Option("--allow-dropped", help="Train even if more than a tenth of the rows cannot be used.")
@@ -75,7 +75,7 @@ def _overfit(catalog: str, settings: TrainSettings) -> None:
     with progress_bars("learning one batch") as progress:
         losses = overfit(catalog, settings, progress, on_message=console.print)
     console.print(describe_losses(losses))
-    console.print(f"one batch of {catalog} was learned by heart; no adapter was written")
+    console.print(f"one batch of {catalog} was memorised; no adapter was written")
 
 
 def score(

@@ -1,6 +1,6 @@
 """Engine processes that outlived their parent, which was killed: found and ended before the next engine starts.
 
-A killed parent ends nothing, and its vLLM engine keeps the GPU's memory for ever. So each engine has a file in the
+A killed parent ends nothing, and its vLLM engine keeps the GPU's memory forever. So each engine has a file in the
 cache directory: which processes it has, and whose they are, each with the time it started, since the system gives the
 ids of ended processes to others. Processes are ended one by one, not by group: a Prefect worker, its flow runs and
 their engines are one group.

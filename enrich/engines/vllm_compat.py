@@ -32,7 +32,7 @@ __all__ = ["EngineDeadError", "Internals", "LLMEngine", "fork_engines", "share_c
 
 
 # The ZeroMQ contexts of all engines of this process, so that none is ever garbage: destroying one waits for its last
-# socket, for ever if that was closed in the middle of a message. vLLM closes the sockets of an engine that died in a
+# socket, forever if that was closed in the middle of a message. vLLM closes the sockets of an engine that died in a
 # thread of its own while another may be sending; a test hung so, in whatever code collected garbage next. A context
 # that is kept costs three idle threads.
 _CONTEXTS: list[Any] = []

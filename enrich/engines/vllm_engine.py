@@ -267,7 +267,7 @@ def engine_arguments(
 
 
 def _with_graphs(arguments: dict[str, Any]) -> dict[str, Any]:
-    """With the sizes of steps that get a CUDA graph: 22 instead of vLLM's 51, since every start captures them anew.
+    """With the sizes of steps that get a CUDA graph: 22 instead of vLLM's 51, since every start captures them again.
 
     A step is filled up to the next size. Steps of photos are larger than any of these; what is left are steps of
     answers alone, which are bound by the cache that they read, not by what they compute.

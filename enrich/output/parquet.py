@@ -136,7 +136,7 @@ def read(store: Store, key: str, schema: pa.Schema, then: str = AGAIN) -> Parque
 def fetch(store: Store, key: str, schema: pa.Schema, path: Path, then: str = AGAIN) -> LocalFile | None:
     """The file at `key` copied to `path`, none of its rows kept in memory, or None if there is none.
 
-    One of schema version 2 is written anew with the columns of this one. Every page is read and its checksum compared:
+    One of schema version 2 is rewritten with the columns of this one. Every page is read and its checksum compared:
     Polars, which reads the file next, compares none, and a damaged page may end its whole process.
 
     Raises:

@@ -184,7 +184,7 @@ def _header(metadata: Mapping[str, str], output: Store) -> tuple[Mapping[str, Pu
 
 def how_to_rebuild(output: Store) -> str:
     """What a user can do about a table that cannot be used."""
-    return f"make it anew from history with `enrich rebuild --output {shell(output.uri)}`"
+    return f"rebuild it from history with `enrich rebuild --output {shell(output.uri)}`"
 
 
 def write_products(

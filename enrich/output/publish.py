@@ -110,11 +110,11 @@ def refold(output: Store, runs: Sequence[RunInfo], gate: GateSettings | None = N
     """
     with scratch() as folder:
         rows = [fetch_run(output, run, folder) for run in runs]
-        return _swap(output, rows, folder, gate, f"history has the run's rows: repeat with `{again}`", anew=True)
+        return _swap(output, rows, folder, gate, f"history has the run's rows: repeat with `{again}`", alone=True)
 
 
 def current_products(output: Store, folder: Path, gate: GateSettings | None = None) -> StoredProducts:
-    """The current table, copied to `folder`. One that was lost is folded anew there, and not written.
+    """The current table, copied to `folder`. One that was lost is folded again there, and not written.
 
     Raises:
         RunFailed: it is damaged or another output's, or lost like rows that it had.
@@ -148,7 +148,7 @@ def _lost_runs(output: Store, folder: Path, but: Sequence[str] = ()) -> list[Run
     if all(record.state == "held" for record in records):
         return []
     runs = published_runs(output, records)
-    logger.warning("%s is missing: made anew from %d runs of history", output.uri_of(PRODUCTS_KEY), len(runs))
+    logger.warning("%s is missing: rebuilt from %d runs of history", output.uri_of(PRODUCTS_KEY), len(runs))
     return [fetch_run(output, run, folder) for run in runs if run.run_id not in but]
 
 
@@ -160,30 +160,30 @@ def _swap(
     then: str,
     *,
     first: StoredProducts | None = None,
-    anew: bool = False,
+    alone: bool = False,
 ) -> Published:
     """Replace products.parquet by its fold with `runs`; repeated while other publishers are faster.
 
     Args:
         then: what to do about it if others always are.
         first: the table for the first attempt, where it was downloaded before.
-        anew: fold `runs` alone; the table may be damaged or another output's.
+        alone: fold nothing but `runs`; the table may be damaged or another output's.
     """
     writer_id = uuid.uuid4().hex
     for attempt in range(1, ATTEMPTS + 1):
         work = folder / f"attempt-{attempt}"
         work.mkdir()
-        products = first or (_to_be_replaced(output, work) if anew else fetch_products(output, work))
+        products = first or (_to_be_replaced(output, work) if alone else fetch_products(output, work))
         if products.writer_id == writer_id:  # the last swap went through and its response was lost
             return Published(products.rows, changed=True, attempts=attempt - 1)
         lost, base = list[RunRows](), StoredProducts()
-        if not anew:
+        if not alone:
             _check_own(output, products)
             base = products
             if products.path is None:
                 lost = _lost_runs(output, work, but=[rows.run.run_id for rows in runs])
         folded = fold_runs(output, base, [*lost, *runs], work, writer_id, gate)
-        if products.etag is not None and not folded.changed and not anew:
+        if products.etag is not None and not folded.changed and not alone:
             return Published(products.rows, changed=False, attempts=attempt)
         if output.replace(PRODUCTS_KEY, folded.path, products.etag):
             return Published(folded.rows, changed=True, attempts=attempt)

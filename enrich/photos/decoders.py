@@ -73,7 +73,7 @@ class Room:
         units = self._units if size is None else min(self._units, -(-size // UNIT))
         taken = 0
         try:
-            with self._turn:  # one at a time: two that each hold half of what they need would wait for ever
+            with self._turn:  # one at a time: two that each hold half of what they need would wait forever
                 for _ in range(units):
                     self._free.acquire()
                     taken += 1

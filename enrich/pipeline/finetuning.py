@@ -168,7 +168,7 @@ def rehearse(
 def overfit(
     catalog: str, settings: TrainSettings, progress: Progress = silent, on_message: OnMessage = unheard
 ) -> tuple[float, ...]:
-    """Learn one batch of the training split by heart, and keep nothing but the loss of each step.
+    """Memorise one batch of the training split, and keep nothing but the loss of each step.
 
     Raises:
         UsageError: catalog, model or settings are not usable. RunFailed: the batch was not learned.

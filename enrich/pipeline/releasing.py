@@ -41,7 +41,7 @@ def roll_back(output: str, run_id: str, settings: RunSettings = _SETTINGS) -> li
     """Make products.parquet what it was when `run_id` was the last run published, and return the later runs' records.
 
     Those are held back: history keeps their rows, and `enrich publish` releases each again. Unless that is done first,
-    the next run answers their products anew.
+    the next run answers their products again.
 
     Raises:
         UsageError: the run was not published, or rows of that time were deleted (`enrich tidy`).

@@ -129,7 +129,7 @@ class RunSettings(Settings):
     refresh: int | None = Field(
         default=None,
         ge=0,
-        description="Products that an earlier adapter answered, answered anew by a run at most; left out: all of them",
+        description="How many products of an earlier adapter a run answers again at most; left out: all of them",
     )
     skip: tuple[str, ...] = Field(
         default=SIDECARS,

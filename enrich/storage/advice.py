@@ -33,7 +33,7 @@ _BY_CODE = {
     "ExpiredToken": (_DENIED, _SIGN_IN_AGAIN),
     "ExpiredTokenException": (_DENIED, _SIGN_IN_AGAIN),
     "TokenRefreshRequired": (_DENIED, _SIGN_IN_AGAIN),
-    "InvalidToken": (_DENIED, "AWS_SESSION_TOKEN does not belong to the access key; set all three anew"),
+    "InvalidToken": (_DENIED, "AWS_SESSION_TOKEN does not belong to the access key; set all three again"),
     "InvalidAccessKeyId": (_DENIED, _KEY),
     "InvalidClientTokenId": (_DENIED, _KEY),
     "UnrecognizedClientException": (_DENIED, _KEY),

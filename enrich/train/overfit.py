@@ -1,4 +1,4 @@
-"""The first test of any training: can it learn a single batch by heart? If not, no amount of photos will help."""
+"""The first test of any training: can it memorise a single batch? If not, no amount of photos will help."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -119,6 +119,6 @@ def _not_learned(losses: Sequence[float], settings: TrainSettings, why: str) -> 
         else "lower learning_rate, then raise lora_r; if that changes nothing, photos, answers or model are at fault"
     )
     return (
-        f"one batch of {settings.batch_size} photos was not learned by heart in {len(losses)} steps at learning_rate "
+        f"one batch of {settings.batch_size} photos was not memorised in {len(losses)} steps at learning_rate "
         f"{settings.learning_rate:g}{why}; {describe_losses(losses)}, not below {LEARNED}; {advice}"
     )

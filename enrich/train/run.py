@@ -97,7 +97,7 @@ def train(
     Best is by the answers that it writes for the validation products (`evaluate.composite`). The directory appears
     whole or not at all, after its merge into the base has been checked; the report is its train.json. The same call
     after a kill continues from the last checkpoint; another call in that directory (other settings, prompt, data or
-    base) starts anew. Of several processes (RANK, WORLD_SIZE) each makes the same call and gets the same report; the
+    base) starts over. Of several processes (RANK, WORLD_SIZE) each makes the same call and gets the same report; the
     first one writes.
 
     Args:

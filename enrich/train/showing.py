@@ -12,7 +12,7 @@ from enrich.train.examples import Example, largest, show
 class Showing:
     """The main photo first, then a number of further ones and an order that differ from epoch to epoch.
 
-    A model that always saw the same photos in the same places would learn products by heart, and would not know what
+    A model that always saw the same photos in the same places would memorise products, and would not know what
     to make of a product with fewer. But an answer often says what only a photo that is left out shows, and learning
     such answers teaches guessing; so half of the prompts show as many photos as fit, as serving does. Where there are
     two looks, half of the prompts show the first. What an epoch shows depends on the seed, the epoch and the product

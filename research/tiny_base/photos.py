@@ -25,7 +25,7 @@ from sample.products import SampleProduct, sample_product
 
 MOST_PHOTOS = 4  # of a product
 CROPS_SHARE = {4: 0.80, 1: 0.08, 9: 0.07, 16: 0.05}  # of the photos, so that the other settings are of use too
-# How a photo is asked for, drawn anew at every step; --japanese changes the shares.
+# How a photo is asked for, drawn again at every step; --japanese changes the shares.
 VARIANTS = {"base": 0.20, "base again": 0.18, "en": 0.22, "ja": 0.25, "copy": 0.15}
 PRICE_WEIGHT = 2.0  # in the loss, of a price's digits: a tenth of an answer's tokens, and a third of what is asked
 

@@ -1,4 +1,4 @@
-"""A run that the gate held back waits for a person, with its numbers in front, and never for ever."""
+"""A run that the gate held back waits for a person, with its numbers in front, and never forever."""
 
 from typing import Any
 

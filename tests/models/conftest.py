@@ -15,6 +15,6 @@ def member(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session", params=sorted(MAKERS))
 def learner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Member:
-    """One of each family that can learn answers by heart."""
+    """One of each family that can memorise answers."""
     torch.set_num_threads(1)
     return open_member(write_member(request.param, tmp_path_factory.mktemp(request.param) / "tiny", vocabulary=0.2))

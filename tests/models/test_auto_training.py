@@ -1,4 +1,4 @@
-"""LoRA on the generic families: where it sits, that a batch is learned by heart, and that merging changes nothing."""
+"""LoRA on the generic families: where it sits, that a batch can be memorised, and that merging changes nothing."""
 
 import copy
 import re

@@ -504,7 +504,7 @@ def test_a_publisher_that_is_always_late_gives_up_and_says_what_to_do(local: Sto
 def test_a_products_file_of_others_is_named_and_kept(local: Store) -> None:
     held(local, make_run(), listing("a.jpg"), minutes=1)
     uri = local.uri_of("products.parquet")
-    rebuild = f"make it anew from history with `enrich rebuild --output {local.uri}`"
+    rebuild = f"rebuild it from history with `enrich rebuild --output {local.uri}`"
     for data, message in [
         (b"mine", f"{uri} is not a readable Parquet file; {rebuild}"),
         (

@@ -45,7 +45,7 @@ def test_a_table_that_is_harmed_during_a_run_comes_back_whole(output: Store, har
         with pytest.raises(RunFailed) as error:
             enrich_night(output, third, source)
         assert str(error.value) == (
-            f"{output.uri}/products.parquet is not a readable Parquet file; make it anew from history with "
+            f"{output.uri}/products.parquet is not a readable Parquet file; rebuild it from history with "
             f"`enrich rebuild --output {output.uri}`"
         )
         assert releasing.rebuild(output.uri) == (before.height, 2)  # the third continues under its id
@@ -158,8 +158,8 @@ def test_a_table_of_another_output_is_not_taken_for_ones_own(output: Store) -> N
     finished_night(other, make_run("elsewhere", 5), listing("other.jpg"))
     output.put("products.parquet", other.get("products.parquet")[0])
     message = (
-        f"{output.uri}/products.parquet is the table of another output, for run elsewhere is not in runs/; make it "
-        f"anew from history with `enrich rebuild --output {output.uri}`"
+        f"{output.uri}/products.parquet is the table of another output, for run elsewhere is not in runs/; rebuild "
+        f"it from history with `enrich rebuild --output {output.uri}`"
     )
     with pytest.raises(RunFailed) as error, scratch() as folder:
         publish.current_products(output, folder)

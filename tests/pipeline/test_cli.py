@@ -206,10 +206,10 @@ def test_one_batch_is_learned_by_heart_or_not(
     stopped, out, err = run_cli(f"finetune --catalog {story.catalog} --config {config} --overfit-one-batch")
     assert stopped == code, err
     if code:
-        assert "error: one batch of 2 photos was not learned by heart in 40 steps at learning_rate 1e-09; " in err
+        assert "error: one batch of 2 photos was not memorised in 40 steps at learning_rate 1e-09; " in err
     else:
         assert out.startswith("loss of steps ")
-        assert f"one batch of {story.catalog} was learned by heart; no adapter was written" in out
+        assert f"one batch of {story.catalog} was memorised; no adapter was written" in out
     assert [path.name for path in tmp_path.iterdir()] == ["rate.yaml"]
 
 

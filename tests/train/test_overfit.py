@@ -1,4 +1,4 @@
-"""Learning one batch by heart."""
+"""Memorising one batch."""
 
 import math
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_what_is_not_learned_is_a_failure_that_says_what_to_do(job: TinyJob, mon
         overfit_one_batch(job.products, job.prompt, job.settings(learning_rate=1e-7), job.tiny.path)
     message = str(raised.value)
     assert message.startswith(
-        "one batch of 5 photos was not learned by heart in 7 steps at learning_rate 1e-07; loss of steps 3 to 7: "
+        "one batch of 5 photos was not memorised in 7 steps at learning_rate 1e-07; loss of steps 3 to 7: "
     )
     assert message.endswith(
         ", not below 0.01; lower learning_rate, then raise lora_r; if that changes nothing, photos, answers or model "

@@ -25,7 +25,7 @@ MOST_MORE_PHOTOS = 10  # additional_image_link
 # Declared fields that are attributes of Google's.
 ATTRIBUTES = {"color": "color", "colour": "color", "material": "material", "pattern": "pattern", "size": "size",
               "gender": "gender", "age_group": "age_group"}  # fmt: skip
-# Of attributes with few values: what is written for what is said.
+# Of attributes with few values: the value that the feed takes for each that we have.
 VALUES = {
     "gender": {"male": "male", "men": "male", "man": "male", "female": "female", "women": "female", "woman": "female",
                "unisex": "unisex"},

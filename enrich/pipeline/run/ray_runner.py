@@ -252,7 +252,7 @@ class Workers:
     def _blame(self, shard: int, hand: _Hand, gone: frozenset[str], why: str) -> None:
         deaths = self._deaths[shard]
         deaths.append(replace(hand, actor=None))
-        # That a node is gone is often known only after its worker is out of reach: earlier deaths are judged anew.
+        # That a node is gone is often known only after its worker is out of reach: earlier deaths are judged again.
         if sum(not death.went_with_its_node(gone) for death in deaths) >= MOST_DEATHS:
             of = "while it started" if shard == STARTING else f"over shard {shard}"
             raise RunFailed(

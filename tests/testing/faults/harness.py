@@ -102,7 +102,7 @@ def start(place: Place, images: str, output: str, run_id: str) -> tuple[BaseProc
 
 @contextmanager
 def _no_main_module() -> Iterator[None]:
-    """A job, and each of its decoders, would import ours anew: seconds, where that is pytest or imports torch."""
+    """A job, and each of its decoders, would import ours again: seconds, where that is pytest or imports torch."""
     main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
     yield
     sys.modules["__main__"] = main

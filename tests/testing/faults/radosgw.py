@@ -111,7 +111,7 @@ class Radosgw:
         log.close()
 
     def _ceph(self, *words: str) -> None:
-        """A command to the monitor, which may not be up yet; it would try for ever by itself."""
+        """A command to the monitor, which may not be up yet; it would try forever by itself."""
         for _ in range(12):
             try:
                 self._call("ceph", "--connect-timeout", "10", *words)
