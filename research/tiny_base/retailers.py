@@ -118,7 +118,7 @@ BASE_RETAILER = Retailer(replace(BASE, fields=BASE_FIELDS), "en")
 
 
 def tell(retailer: Retailer, product: SampleProduct, columns: Sequence[str], rng: np.random.Generator) -> Asked:
-    """A retailer's question for title, category, `columns` and price, and its answer, whose price is drawn again each time."""
+    """A retailer's question for title, category, `columns` and price, and its answer, whose price differs each time."""
     dialect, kind, attributes = retailer.dialect, product.kind, product.attributes
     others = [
         Field(name=f"field_{number}", kind="choice", label=column, column=column)
