@@ -36,7 +36,7 @@ from sample.make import make_sample
 from tests.testing.random_adapter import write_random_adapter
 
 ray = pytest.importorskip("ray")
-from ray.exceptions import RayError  # noqa: E402
+from ray.exceptions import ActorUnavailableError, RayError  # noqa: E402
 
 from enrich.pipeline.run import ray_runner  # noqa: E402
 from enrich.pipeline.run.ray_cluster import find_room  # noqa: E402
@@ -394,11 +394,17 @@ def bury(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     workers._run = SimpleNamespace(info=SimpleNamespace(run_id="night"), is_committed=lambda shard: False)
     workers._deaths, workers._fill_up = defaultdict(list), lambda: None
 
-    def bury(gone: str, *, node: str = "", before: str = "") -> None:
-        nodes = [{"NodeID": one, "Alive": False} for one in gone]
-        monkeypatch.setattr(ray_runner, "ray", SimpleNamespace(kill=lambda _: None, nodes=lambda: nodes))
+    def bury(gone: str, *, node: str = "", before: str = "", then: str | None = None) -> None:
+        """`then`: the nodes that are known to be gone a second later, of a worker that is only out of reach."""
+        known = iter([gone] if then is None else [gone, gone, gone])
+
+        def nodes() -> list[dict[str, Any]]:
+            return [{"NodeID": one, "Alive": False} for one in next(known, gone if then is None else then)]
+
+        monkeypatch.setattr(ray_runner, "ray", SimpleNamespace(kill=lambda _: None, nodes=nodes))
         shards = {0: 0.0} if node else {}
-        workers._bury(ray_runner._Hand(object(), frozenset(before), node, shards=shards), RayError("out of reach"))
+        error = RayError("it died") if then is None else ActorUnavailableError("out of reach", None)
+        workers._bury(ray_runner._Hand(object(), frozenset(before), node, shards=shards), error)
 
     return bury
 
@@ -409,6 +415,16 @@ def test_nodes_that_go_blame_no_shard_even_where_that_is_known_late(bury: Callab
     bury("ab", node="c")
     with pytest.raises(RunFailed, match="2 workers died over shard 0"):
         bury("ab", node="d")
+
+
+def test_a_node_is_given_time_to_be_found_gone(bury: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its worker is out of reach at once. Its shard may have lost another worker before, for another reason."""
+    monkeypatch.setattr(ray_runner.time, "sleep", lambda seconds: None)
+    bury("", node="a")
+    bury("", node="b", then="b")
+    monkeypatch.setattr(ray_runner, "NODE_SECONDS", 0.05)
+    with pytest.raises(RunFailed, match="2 workers died over shard 0"):
+        bury("b", node="c", then="b")
 
 
 def test_nodes_that_go_while_workers_start_on_them_are_no_deaths_of_workers(bury: Callable[..., None]) -> None:

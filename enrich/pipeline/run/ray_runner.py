@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 
 from enrich.errors import EnrichError, RunFailed, UsageError
 from enrich.pipeline.progress import OnMessage, unheard
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 START_SECONDS = 1800.0  # without any worker: a node that must be added and an image of some GB take minutes
 STOP_SECONDS = 10.0  # for workers without a shard to remove what they keep on their nodes
+NODE_SECONDS = 90.0  # in which Ray finds out that a node is gone: by default it asks five times, 3 to 13 s apart
 MOST_DEATHS = 2  # of workers over one shard, or while they start, on nodes that live: then it is not a coincidence
 STARTING = -1  # in the place of a shard, among deaths
 
@@ -244,21 +245,34 @@ class Workers:
             if shard != STARTING and self._run.is_committed(shard):
                 heard.committed[shard] = now - got
             else:
-                self._blame(shard, hand, gone, why)
+                self._blame(shard, hand, why, unsure=isinstance(error, ActorUnavailableError))
                 heard.lost.extend([shard] * (shard != STARTING))
         self._fill_up()
         return heard
 
-    def _blame(self, shard: int, hand: _Hand, gone: frozenset[str], why: str) -> None:
+    def _blame(self, shard: int, hand: _Hand, why: str, *, unsure: bool) -> None:
+        """RunFailed if workers died over the shard on nodes that live.
+
+        Args:
+            unsure: the worker is only out of reach, and its node may be gone without Ray's knowing it yet.
+        """
         deaths = self._deaths[shard]
         deaths.append(replace(hand, actor=None))
-        # That a node is gone is often known only after its worker is out of reach: earlier deaths are judged again.
-        if sum(not death.went_with_its_node(gone) for death in deaths) >= MOST_DEATHS:
+        deadline = time.monotonic() + (NODE_SECONDS if unsure else 0.0)
+        # Earlier deaths are judged again, too: their nodes may have been found to be gone since.
+        while (blamed := _on_living_nodes(deaths) >= MOST_DEATHS) and time.monotonic() < deadline:
+            time.sleep(1.0)
+        if blamed:
             of = "while it started" if shard == STARTING else f"over shard {shard}"
             raise RunFailed(
                 f"run {self._run.info.run_id}: {MOST_DEATHS} workers died {of}; {why}; give the node "
                 "more memory, or lower in_flight; the same run id continues it"
             )
+
+
+def _on_living_nodes(deaths: Sequence[_Hand]) -> int:
+    gone = _gone_nodes()
+    return sum(not death.went_with_its_node(gone) for death in deaths)
 
 
 def _gone_nodes() -> frozenset[str]:
