@@ -97,8 +97,10 @@ def test_a_models_class_is_looked_at_in_a_fork(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setenv("VLLM_CACHE_ROOT", str(tmp_path))  # where it keeps what it found
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("an interpreter was started"))
+    module = "enrich.models.phi3_vision.vllm_model"
+    monkeypatch.delitem(sys.modules, module, raising=False)  # other tests import it
     model = ModelRegistry.models["Phi3VForCausalLM"]
 
     assert model.inspect_model_cls().supports_multimodal
     assert (tmp_path / "modelinfos/enrich-models-phi3_vision-vllm_model-Phi3VForCausalLM.json").is_file()
-    assert "enrich.models.phi3_vision.vllm_model" not in sys.modules  # which would start CUDA
+    assert module not in sys.modules  # which would start CUDA
