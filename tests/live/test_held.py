@@ -47,7 +47,7 @@ def test_an_approved_run_is_published(live: Live, shop: Shop) -> None:
     state = live.ended(run)
     assert state["name"] == "Released", state
     assert (shop.output / "products.parquet").exists()
-    assert "decision=approve comment='looked at all of them'" in live.logs(run)
+    wait_for("the decision", lambda: "decision=approve comment='looked at all of them'" in live.logs(run))
     wait_for("word of the held run", lambda: [line for line in live.told if ": Held. run " in line])
     wait_for("word of the question", lambda: [line for line in live.told if ": Paused. " in line])
 

@@ -28,7 +28,7 @@ def test_a_leaked_slot_keeps_no_run_from_publishing_and_the_doctor_frees_it(live
 
     assert live.ended(run)["name"] == "Completed"
     assert (shop.output / "products.parquet").exists()
-    assert f"the limit {PUBLISHERS} had no slot for 60 s" in live.logs(run)
+    wait_for("the warning", lambda: f"the limit {PUBLISHERS} had no slot for 60 s" in live.logs(run))
     code, told = live.doctor()
     assert (code, slots(live)) == (1, 1)
     assert (
