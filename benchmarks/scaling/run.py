@@ -17,8 +17,6 @@ import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +69,7 @@ def train(gpus: int, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "GPUs": gpus, "photos/s": found["images_per_second"], "steps": found["steps"],
         "peak GiB": found["peak_memory_bytes"] / 2**30, "score": found["best"]["score"], "command, s": seconds,
-        "phases, s": ", ".join(f"{one['name']} {one['ended'] - one['began']:.0f}" for one in found["phases"]),
+        "phases, s": described(found["phases"]),
     }  # fmt: skip
 
 
@@ -79,12 +77,9 @@ def serve(gpus: int, options: argparse.Namespace) -> dict[str, Any]:
     """Enrich the photos of so many GPUs, an engine each."""
     adapter, out = options.folder / "adapter", options.folder / f"output-{gpus}"
     if not adapter.exists():
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:  # whose memory is free afterwards
-            pool.submit(make_adapter, adapter, options.folder / "model").result()
+        make_adapter(adapter, options.folder / "model")
     photos = options.folder / f"photos-{gpus}"
-    photos.mkdir()
-    for index in range(options.photos * gpus):
-        os.link(options.folder / "photos" / f"{index}.jpg", photos / f"{index}.jpg")
+    link_photos(options.folder / "photos", photos, options.photos * gpus)
     shard = options.photos // 8
     settings = {
         "runner": "ray", "engine": "vllm", "shard_size": shard, "gate": {"enabled": False}, "ray": {"workers": gpus},
@@ -98,9 +93,7 @@ def serve(gpus: int, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "GPUs": gpus, "photos/s": rate, "rows": found["counts"]["ok"], "photos": options.photos * gpus,
         "an engine's own photos/s": each, "start, s": found["start"]["seconds"], "command, s": seconds,
-        "phases, s": ", ".join(
-            f"{one['name']} {one['ended'] - one['began']:.0f}" for one in found["start"]["phases"]
-        ),
+        "phases, s": described(found["start"]["phases"]),
     }  # fmt: skip
 
 
@@ -115,20 +108,31 @@ def enrich(command: list[Any], settings: dict[str, Any], gpus: int, options: arg
     began = time.perf_counter()
     call = [sys.executable, "-m", "enrich.cli", *map(str, command), "--config", str(config)]
     code = subprocess.run(call, env=environment, cwd=ROOT, check=False).returncode
-    if code not in (0, 3):  # 3: an adapter of made-up weights is no better than guessing
+    if code not in (0, 3):  # 3: an adapter of made-up weights does not beat guessing
         raise SystemExit(f"{' '.join(call)}: exit code {code}")
     return time.perf_counter() - began
 
 
+def described(phases: list[dict[str, Any]]) -> str:
+    """Names and seconds of the phases of a record."""
+    return ", ".join(f"{one['name']} {one['ended'] - one['began']:.0f}" for one in phases)
+
+
+def link_photos(photos: Path, place: Path, count: int) -> None:
+    """The first `count` photos in a folder of their own."""
+    place.mkdir(parents=True)
+    for index in range(count):
+        os.link(photos / f"{index}.jpg", place / f"{index}.jpg")
+
+
 def write_catalog(place: Path, photos: Path, count: int) -> None:
     """A labelled catalog of the first `count` photos."""
-    (place / "images").mkdir(parents=True)
+    link_photos(photos, place / "images", count)
     with (place / "catalog.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(("product_code", "title", "category", "full_price", "currency_code", "local_image_path"))
         for index in range(count):
             own = sample_product(0, index, DEMO)
-            os.link(photos / f"{index}.jpg", place / "images" / f"{index}.jpg")
             row = (own.product_code, own.title, own.category, own.price, "EUR", f"images/{index}.jpg")
             table.writerow(row)
 

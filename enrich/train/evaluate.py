@@ -93,7 +93,7 @@ def generate(
     batches = [range(start, min(start + size, len(photos))) for start in range(0, len(photos), size)]
     # Accelerate wraps PeftModel.forward in autocast for a bf16 base; stock `generate` calls the base's forward instead.
     mixed = isinstance(model, PeftModel) and model.dtype == torch.bfloat16
-    # Compiled code would be compiled again for every length that the cache grows to.
+    # Compiled layers would be compiled again for every length that the cache grows to.
     with torch.compiler.set_stance("force_eager"):
         for indices in batches[ranks.process_index :: ranks.num_processes]:
             prompts = embed_images(model, collator.prompts(photos.__getitems__(indices)), photos, settings)
