@@ -6,11 +6,10 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, TimeoutError, sync_playwright
+from playwright.sync_api import Locator, Page, sync_playwright
 
 from enrich.pipeline.serving import PageServer
 from enrich.pipeline.site import Site
@@ -65,30 +64,35 @@ def screen(live: Live) -> Iterator[Screen]:
         url = f"http://127.0.0.1:{live.port}"
         # What the UI keeps once a person signed in.
         context.add_init_script(f"localStorage.setItem('prefect-password', btoa({json.dumps(PASSWORD)}))")
-        yield Screen(context.new_page(), url)
+        page = context.new_page()
+        # What a press was answered covers the button to press again, for as long as the mouse rests there.
+        messages = page.locator(".p-toast__close-btn").first
+        page.add_locator_handler(messages, lambda close: close.dispatch_event("click"), no_wait_after=True)
+        yield Screen(page, url)
         browser.close()
 
 
-def runs_into(live: Live, shop: Shop, flow: str = "enrich-catalog") -> list[str]:
-    """Runs of a flow whose output is this shop's; other tests use the same deployments."""
-    found = live.call("POST", "/flow_runs/filter", {"flows": {"name": {"any_": [flow]}}})
+def questions(live: Live, shop: Shop) -> list[str]:
+    """Runs of `release-held` that ask about this shop's output."""
+    found = live.call("POST", "/flow_runs/filter", {"flows": {"name": {"any_": ["release-held"]}}})
     return [run["id"] for run in found if run["parameters"].get("output") == str(shop.output)]
 
 
-def submit(screen: Screen, then: re.Pattern[str]) -> None:
-    """Presses, and again after a minute, until the page after the form is there: 503 says that SQLite was locked.
+def submit(screen: Screen) -> str:
+    """Presses until the server takes the form, waits for the page after it, and returns the id of the run.
 
-    A press may get no answer, but no other refusal; of two that are taken the test sees two runs.
+    Only a 503 may be answered by another press: it says that SQLite was locked.
     """
-    answers: list[int] = []
-    screen.page.on("response", lambda told: answers.append(told.status) if "create_flow_run" in told.url else None)
-    for _ in range(3):
-        screen.press("Submit")
-        with suppress(TimeoutError):
-            screen.page.wait_for_url(then, timeout=60 * SECOND)
+    for _ in range(10):
+        with screen.page.expect_response(re.compile("/create_flow_run$"), timeout=180 * SECOND) as answered:
+            screen.press("Submit")
+        if answered.value.status != 503:
             break
         screen.shot("refused")
-    assert [status for status in answers if status != 503] == [201]
+        screen.page.wait_for_timeout(2 * SECOND)
+    assert answered.value.status == 201, answered.value.text()
+    screen.page.wait_for_url(re.compile(r"/deployments/deployment/[^/]+$"), timeout=60 * SECOND)
+    return str(answered.value.json()["id"])
 
 
 ADHOC, NIGHTLY, FINETUNE = "enrich-catalog/enrich-adhoc", "nightly/nightly", "finetune-adapter/finetune-adapter"
@@ -122,10 +126,7 @@ def test_a_form_is_one_screen_and_says_what_is_wrong_with_it(
     for label in labels:
         screen.field(label).fill(f"{shop.output}-{label}")
     screen.field("Settings").fill(text)
-    submit(screen, re.compile(f"/deployments/deployment/{found}$"))
-
-    [run] = live.call("POST", "/flow_runs/filter", {"deployments": {"id": {"any_": [found]}}, "limit": 1})
-    assert f"UsageError: Settings, {told}" in live.ended(run["id"])["message"]
+    assert f"UsageError: Settings, {told}" in live.ended(submit(screen))["message"]
 
 
 def test_a_run_from_the_form_to_its_artifacts(live: Live, shop: Shop, screen: Screen) -> None:
@@ -143,8 +144,7 @@ def test_a_run_from_the_form_to_its_artifacts(live: Live, shop: Shop, screen: Sc
         screen.field(label).fill(given[label.lower()])
     screen.field("Settings").fill(given["settings"])
     screen.shot("form")
-    submit(screen, re.compile(f"/deployments/deployment/{adhoc}$"))
-    [run] = runs_into(live, shop)
+    run = submit(screen)
     screen.open(f"/runs/flow-run/{run}")
     screen.sees("Completed", 300, exact=True)
     screen.shot("completed")
@@ -185,7 +185,7 @@ def test_a_held_run_is_decided_on_in_the_ui(live: Live, shop: Shop, screen: Scre
     colour = badge.evaluate("tag => getComputedStyle(tag).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)")
     assert max(colour) - min(colour) < 16, f"grey, neither done nor broken: {colour}"
     screen.shot("held")
-    [asked] = wait_for("the question", lambda: runs_into(live, shop, "release-held"))
+    [asked] = wait_for("the question", lambda: questions(live, shop))
     live.reached(asked, "Paused")
 
     screen.open(f"/runs/flow-run/{asked}")
