@@ -55,12 +55,20 @@ class UsageError(EnrichError):
     exit_code = 2
 
 
+class Unreachable(UsageError):
+    """A place that does not answer. Its address may be wrong; or it is away, and the same succeeds later."""
+
+
 class RunFailed(EnrichError):
     """The run started and could not finish; what it committed stays, and the same run id continues it."""
 
 
-class ParityFailed(RunFailed):
-    """The engine does not serve the model that was trained. Trying again finds the same."""
+class PermanentFailure(RunFailed):
+    """A failure that lasts until a person changes something, such as a damaged file. Trying again finds the same."""
+
+
+class ParityFailed(PermanentFailure):
+    """The engine does not serve the model that was trained."""
 
 
 class HeldBack(EnrichError):
@@ -105,12 +113,14 @@ def unforeseen(error: BaseException) -> RunFailed:
     if isinstance(error, MemoryError):
         return RunFailed("out of memory; lower in_flight or batch_size, or use a larger machine, and run again")
     if "operator torchvision::" in _told(error):
-        return RunFailed("torchvision is not a build for this torch; install one that is, or uninstall torchvision")
+        return PermanentFailure(
+            "torchvision is not a build for this torch; install one that is, or uninstall torchvision"
+        )
     message = (str(error).strip().splitlines() or [""])[0]
     # Names, since Polars is not imported here. PanicException is how its reader fails on some damaged headers.
     by_polars = type(error).__name__ in ("ComputeError", "PanicException")
     if by_polars and (message.startswith("parquet") or "OutOfSpec" in message):
-        return RunFailed(
+        return PermanentFailure(
             f"a Parquet file is damaged ({message[:200]}); make products.parquet again from history with "
             "`enrich rebuild --output URI`, or move the run's files away and start it again"
         )

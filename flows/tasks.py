@@ -17,7 +17,7 @@ from prefect.exceptions import CancelledRun, ObjectNotFound
 from prefect.settings import PREFECT_LOGGING_EXTRA_LOGGERS
 from prefect.tasks import Task, exponential_backoff
 
-from enrich.errors import EnrichError, ParityFailed, UsageError, first_line
+from enrich.errors import EnrichError, PermanentFailure, Unreachable, UsageError, first_line
 from enrich.output.run_record import RunRecord
 from enrich.phases import describe_start
 from enrich.pipeline import adapter_cache
@@ -64,9 +64,14 @@ if "enrich" in PREFECT_LOGGING_EXTRA_LOGGERS.value():  # its lines go to the UI;
     logging.getLogger("enrich").setLevel(logging.INFO)
 
 
+BUGS = TypeError | AttributeError | NameError | ImportError | AssertionError
+
+
 def worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Wrong arguments stay wrong, and so does a wrong model; what a network or an endpoint refused may pass."""
-    return not isinstance(state.data, UsageError | ParityFailed)
+    """Whether what failed may succeed without a change by a person. Wrong arguments stay wrong, damaged files damaged
+    and bugs bugs; what is unreachable or was refused by an endpoint may pass."""
+    error = state.data
+    return isinstance(error, Unreachable) or not isinstance(error, UsageError | PermanentFailure | BUGS)
 
 
 TURN_SECONDS = 60.0  # to wait for it; most publish within seconds

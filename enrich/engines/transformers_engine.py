@@ -19,7 +19,7 @@ from enrich.answers.prompt import Prompt
 from enrich.answers.token_evidence import AnswerTokens
 from enrich.engines.adapter import Adapter, answer_budget, check_base, read_adapter
 from enrich.engines.base import EngineClock, Request
-from enrich.errors import UsageError, first_line
+from enrich.errors import Unreachable, UsageError, first_line
 from enrich.models.adapted import load_adapted, load_merged
 from enrich.models.base import Processor
 from enrich.models.checkpoint import load_model, load_processor, resolve, stop_ids, weights_signature
@@ -197,14 +197,19 @@ def _named_base(adapter: Adapter) -> Path:
     try:
         return find_base(adapter.base, adapter.revision)
     except UsageError as error:
-        raise UsageError(f"adapter {adapter.path}: {error}; or say where its base is now with --base") from error
+        raise type(error)(f"adapter {adapter.path}: {error}; or say where its base is now with --base") from error
 
 
 def find_base(model: str, revision: str | None) -> Path:
-    """The base's directory, downloaded if it is a hub id. UsageError if it is not available or not usable."""
+    """The base's directory, downloaded if it is a hub id.
+
+    Raises:
+        UsageError: it is not available or not usable. Unreachable: the hub does not answer.
+    """
     try:
         return resolve(str(TINY_MODEL_PATH) if model == TINY_MODEL else model, revision)
     except CheckpointError as error:
-        raise UsageError(f"model {error.place}: {error.reason}") from error
+        kind = Unreachable if error.away else UsageError
+        raise kind(f"model {error.place}: {error.reason}") from error
     except ValueError as error:
         raise UsageError(f"model {model}: {first_line(error)}") from error

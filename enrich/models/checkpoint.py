@@ -82,7 +82,8 @@ def _hub_errors(place: str, name: str) -> Iterator[None]:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split()).split(". ")[0]
         advice = "check the name and the network, or give a local directory"
-        raise CheckpointError(place, f"cannot be fetched ({reason}); {advice}") from error
+        away = not isinstance(error, HfHubHTTPError) or error.response.status_code >= 500
+        raise CheckpointError(place, f"cannot be fetched ({reason}); {advice}", away=away) from error
 
 
 def load_model(

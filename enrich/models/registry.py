@@ -18,11 +18,14 @@ _SEES = ("vision", "visual", "img", "image", "vit", "mm_", "perception")
 
 
 class CheckpointError(ValueError):
-    """A model or adapter directory that cannot be used. The message is `place` (name or directory) and `reason`."""
+    """A model or adapter directory that cannot be used. The message is `place` (name or directory) and `reason`.
 
-    def __init__(self, place: str | Path, reason: str) -> None:
+    `away`: only because the hub did not answer, which may pass.
+    """
+
+    def __init__(self, place: str | Path, reason: str, *, away: bool = False) -> None:
         super().__init__(f"{place}: {reason}")
-        self.place, self.reason = str(place), reason
+        self.place, self.reason, self.away = str(place), reason, away
 
 
 @cache

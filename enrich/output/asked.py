@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from enrich.answers.fields import Field
-from enrich.errors import RunFailed
+from enrich.errors import PermanentFailure
 from enrich.output.run_record import RunInfo
 from enrich.storage import Store
 
@@ -39,7 +39,7 @@ def read_asked(output: Store, run: RunInfo) -> Asked:
     try:
         return Asked.model_validate_json(output.get(_key(run))[0])
     except ValidationError as error:
-        raise RunFailed(f"{output.uri_of(_key(run))} names no fields; move it away and try again") from error
+        raise PermanentFailure(f"{output.uri_of(_key(run))} names no fields; move it away and try again") from error
 
 
 def _key(run: RunInfo) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import polars as pl
 
-from enrich.errors import RunFailed
+from enrich.errors import PermanentFailure, RunFailed
 from enrich.output import parquet
 from enrich.output.run_record import RunInfo
 from enrich.output.schema import HISTORY_SCHEMA, ROW_ORDER, ROW_SCHEMA, Row
@@ -77,7 +77,7 @@ def all_files(output: Store, run: RunInfo) -> list[HistoryFile]:
 
 
 def _foreign(output: Store, run: RunInfo, key: str) -> RunFailed:
-    return RunFailed(f"{output.uri_of(key)} is not a shard of run {run.run_id}; move it away and publish again")
+    return PermanentFailure(f"{output.uri_of(key)} is not a shard of run {run.run_id}; move it away and publish again")
 
 
 def files_in_force(files: Sequence[HistoryFile]) -> list[HistoryFile]:
@@ -150,13 +150,13 @@ def _check_rows(run: RunInfo, shard: int, rows: Sequence[Row], expected_ids: Col
     place = f"run {run.run_id}, shard {shard}"
     if len(ids) != len(expected) or set(ids) != expected:
         odd = sorted(expected.symmetric_difference(ids)) or sorted(one for one in ids if ids.count(one) > 1)
-        raise RunFailed(
+        raise PermanentFailure(
             f"{place}: {len(ids)} rows for {len(expected)} products, {odd[0]!r} is missing, doubled or not of this "
             "shard; nothing was written, please report this as a bug"
         )
     for row in rows:
         if (row.run_id, row.shard, row.fingerprint) != (run.run_id, shard, run.fingerprint):
-            raise RunFailed(
+            raise PermanentFailure(
                 f"{place}: the row of {row.product_id!r} says run {row.run_id}, shard {row.shard}, fingerprint "
                 f"{row.fingerprint}; nothing was written, please report this as a bug"
             )
@@ -169,7 +169,7 @@ def _standing_writer(output: Store, key: str, run: RunInfo, shard: int, expected
         raise RunFailed(f"{output.uri_of(key)} could be neither created nor read; start the run again")
     same_place = (file.metadata.get(parquet.RUN_ID_KEY), file.metadata.get("enrich.shard")) == (run.run_id, str(shard))
     if not same_place or file.table["product_id"].sort().to_list() != sorted(set(expected_ids)):
-        raise RunFailed(
+        raise PermanentFailure(
             f"{output.uri_of(key)} holds other rows than shard {shard} of run {run.run_id}; "
             "move it away and start the run again"
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 from pydantic import ValidationError
 
-from enrich.errors import RunFailed
+from enrich.errors import PermanentFailure
 from enrich.output import parquet
 from enrich.output.restate import RULES_KEY, Rules
 from enrich.output.run_record import RunInfo
@@ -49,7 +49,7 @@ def write_listing(path: Path, objects: Iterable[ObjectInfo], images_uri: str) ->
         while chunk := list(islice(rest, _CHUNK)):
             table = parquet.from_records([asdict(info) for info in chunk], LISTING_SCHEMA)
             if not table["key"].is_sorted() or (last and table["key"][0].encode() <= last.encode()):
-                raise RunFailed(f"{images_uri}: its listing is not in the order of the keys; use an inventory")
+                raise PermanentFailure(f"{images_uri}: its listing is not in the order of the keys; use an inventory")
             last = table["key"][-1]
             yield table
 
@@ -81,7 +81,9 @@ def fetch_listing(output: Store, run_id: str, folder: Path) -> Listing:
     key = f"runs/{run_id}/source.parquet"
     file = parquet.fetch(output, key, SOURCE_SCHEMA, folder / "source.parquet", "start a new run")
     if file is None:
-        raise RunFailed(f"{output.uri_of(key)} is missing: which products are still there is unknown; start a new run")
+        raise PermanentFailure(
+            f"{output.uri_of(key)} is missing: which products are still there is unknown; start a new run"
+        )
     rules = file.metadata.get(RULES_KEY)
     run = described_run(file.metadata, output.uri_of(key))
     return Listing(file.path, run, Rules.model_validate_json(rules) if rules else None)
@@ -92,4 +94,4 @@ def described_run(metadata: Mapping[str, str], where: str) -> RunInfo:
     try:
         return RunInfo.from_json(metadata.get(parquet.RUN_KEY, ""))
     except ValidationError as error:
-        raise RunFailed(f"{where} does not say which run it belongs to; {parquet.AGAIN}") from error
+        raise PermanentFailure(f"{where} does not say which run it belongs to; {parquet.AGAIN}") from error

@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
-from enrich.errors import RunFailed, UsageError
+from enrich.errors import PermanentFailure, RunFailed, UsageError
 from enrich.output import parquet
 from enrich.output.plan import by_product
 from enrich.output.products import StoredProducts
@@ -153,7 +153,9 @@ def read_manifest(output: Store, run_id: str) -> Manifest | None:
             run = RunInfo.from_json(file.metadata.get(parquet.RUN_KEY, ""))
             warnings = _LINES.validate_json(file.metadata.get(parquet.WARNINGS_KEY, "[]"))
         except ValidationError as error:
-            raise RunFailed(f"{output.uri_of(key)} does not say which run it belongs to; use another run id") from error
+            raise PermanentFailure(
+                f"{output.uri_of(key)} does not say which run it belongs to; use another run id"
+            ) from error
         manifest = Manifest(run, file.path, file.rows, warnings, int(file.metadata.get(parquet.OLDER_KEY, 0)))
         weakref.finalize(manifest, failed.pop_all().close)
     return manifest

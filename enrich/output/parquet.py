@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from enrich.errors import RunFailed
+from enrich.errors import PermanentFailure
 from enrich.output.schema import SCHEMA_VERSION
 from enrich.output.upgrade import earlier_columns, forms, upgraded
 from enrich.storage import Store
@@ -175,7 +175,7 @@ def _readable(where: str, then: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise RunFailed(f"{where} is not a readable Parquet file; {then}") from error
+        raise PermanentFailure(f"{where} is not a readable Parquet file; {then}") from error
 
 
 def _check(file: pq.ParquetFile, schema: pa.Schema, where: str, then: str) -> dict[str, str]:
@@ -188,10 +188,10 @@ def _check(file: pq.ParquetFile, schema: pa.Schema, where: str, then: str) -> di
     if any(found.equals(form) for form in (schema, *forms(schema))):
         return pairs
     if version in (None, str(SCHEMA_VERSION)):
-        raise RunFailed(f"{where} has other columns than it should; {then}")
+        raise PermanentFailure(f"{where} has other columns than it should; {then}")
     if version.isdecimal() and int(version) < SCHEMA_VERSION and set(found.names) <= earlier_columns(schema):
         return pairs
-    raise RunFailed(
+    raise PermanentFailure(
         f"{where} has schema version {version}, not {SCHEMA_VERSION}; use the version of enrich that wrote it, "
         "or another --output"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
-from enrich.errors import RunFailed, shell
+from enrich.errors import PermanentFailure, shell
 from enrich.output import parquet
 from enrich.output.photos_etag import photos_etags
 from enrich.output.run_record import PublishedRun, RunInfo, RunMark, RunStats
@@ -179,7 +179,9 @@ def _header(metadata: Mapping[str, str], output: Store) -> tuple[Mapping[str, Pu
         last = _LAST_RUNS.validate_json(metadata["enrich.last_run"])
         return runs, last, metadata[parquet.WRITER_KEY]
     except (KeyError, ValidationError) as error:
-        raise RunFailed(f"{output.uri_of(PRODUCTS_KEY)} was not written by enrich; {how_to_rebuild(output)}") from error
+        raise PermanentFailure(
+            f"{output.uri_of(PRODUCTS_KEY)} was not written by enrich; {how_to_rebuild(output)}"
+        ) from error
 
 
 def how_to_rebuild(output: Store) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
-from enrich.errors import RunFailed, shell
+from enrich.errors import PermanentFailure, RunFailed, shell
 from enrich.output.listing import Listing, fetch_listing
 from enrich.output.products import (
     PRODUCTS_KEY,
@@ -136,7 +136,7 @@ def _check_own(output: Store, products: StoredProducts) -> None:
     newest = products.last.source
     names = ("manifest.parquet", "run.json")
     if newest and all(output.head(f"runs/{newest.run_id}/{name}") is None for name in names):
-        raise RunFailed(
+        raise PermanentFailure(
             f"{output.uri_of(PRODUCTS_KEY)} is the table of another output, for run {newest.run_id} is not in runs/; "
             f"{how_to_rebuild(output)}"
         )

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
-from enrich.errors import RunFailed
+from enrich.errors import PermanentFailure
 from enrich.phases import Start
 from enrich.storage import StorageError, Store
 
@@ -289,7 +289,7 @@ def _read_record(output: Store, key: str) -> RunRecord:
     try:
         return RunRecord.model_validate_json(output.get(key)[0])
     except ValidationError as error:
-        raise RunFailed(
+        raise PermanentFailure(
             f"{output.uri_of(key)} is not a record of a run; move it away and start the run again"
         ) from error
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from enrich.errors import RunFailed
+from enrich.errors import PermanentFailure, RunFailed
 from enrich.output import parquet
 from enrich.output.gate import run_stats
 from enrich.output.history import answer_again, committed_shards, fetch_rows, runs_with_rows, shard_key
@@ -77,13 +77,13 @@ def fetch_run(output: Store, run: RunInfo, folder: Path) -> RunRows:
         lost = sorted(set(range(record.shards)) - committed_shards(output, run))
         if lost:
             others = f", like {len(lost) - 1} others" if len(lost) > 1 else ""
-            raise RunFailed(
+            raise PermanentFailure(
                 f"{output.uri_of(shard_key(run, lost[0]))} is missing{others}: run {run.run_id} has {record.shards} "
                 f"shards; restore it, or {answer_again(run)}"
             )
     count = fetch_rows(output, run, path)
     if record is not None and (count < record.counts["rows"] or (count != record.counts["rows"] and whole)):
-        raise RunFailed(
+        raise PermanentFailure(
             f"{output.uri_of(run.history)}: {count:,} rows where run.json says {record.counts['rows']:,}; restore "
             "the files of that run"
         )

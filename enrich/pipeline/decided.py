@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from enrich.answers.amount import WHOLE_UNITS, is_currency
 from enrich.answers.path import levels_of
 from enrich.answers.plain_text import excerpt
-from enrich.errors import RunFailed, UsageError
+from enrich.errors import PermanentFailure, UsageError
 from enrich.output.asked import Asked, AskedField, read_asked
 from enrich.output.decisions import REJECTED, Decision, DecisionFile, run_mark, typed
 from enrich.output.history import read_frames
@@ -32,7 +32,7 @@ def find_run(output: Store, run_id: str) -> RunInfo | None:
         try:
             return RunRecord.model_validate_json(output.get(key)[0]).run
         except ValidationError as error:
-            raise RunFailed(f"{output.uri_of(key)} is not a run's record; move it away and try again") from error
+            raise PermanentFailure(f"{output.uri_of(key)} is not a run's record; move it away and try again") from error
     started = read_manifest(output, run_id)
     return None if started is None else started.run
 

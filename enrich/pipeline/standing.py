@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from enrich.engines.adapter import adapter_id
-from enrich.errors import RunFailed, UsageError, one_line
+from enrich.errors import PermanentFailure, UsageError, one_line
 from enrich.pipeline.adapter_cache import read_metrics
 from enrich.pipeline.challenging import Challenge, challenge
 from enrich.pipeline.progress import Progress, silent
@@ -53,7 +53,7 @@ def read_standing(adapters: str) -> Standing | None:
     try:
         return Standing.model_validate_json(store.get(STANDING_FILE)[0])
     except ValidationError as error:
-        raise RunFailed(
+        raise PermanentFailure(
             f"{store.uri_of(STANDING_FILE)} cannot be read; name the adapter that serves with `enrich promote`"
         ) from error
 

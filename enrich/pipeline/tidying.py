@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
-from enrich.errors import RunFailed
+from enrich.errors import PermanentFailure
 from enrich.output import parquet
 from enrich.output.history import HistoryFile, all_files, files_in_force, pack_key
 from enrich.output.products import StoredProducts, fetch_products
@@ -92,7 +92,9 @@ def _pack(output: Store, record: RunRecord, group: list[HistoryFile]) -> None:
         for number, file in enumerate(group):
             fetched = parquet.fetch(output, file.key, ROW_SCHEMA, folder / f"{number}.parquet")
             if fetched is None or fetched.metadata.get(parquet.RUN_ID_KEY) != record.run.run_id:
-                raise RunFailed(f"{output.uri_of(file.key)} is not a shard of run {record.run.run_id}; move it away")
+                raise PermanentFailure(
+                    f"{output.uri_of(file.key)} is not a shard of run {record.run.run_id}; move it away"
+                )
             paths.append(fetched.path)
             count += fetched.rows
 
@@ -112,7 +114,7 @@ def _pack(output: Store, record: RunRecord, group: list[HistoryFile]) -> None:
         output.create(key, whole)  # one that is there already holds the same rows
         back = parquet.fetch(output, key, ROW_SCHEMA, folder / "back.parquet")
         if back is None or back.rows != count:
-            raise RunFailed(
+            raise PermanentFailure(
                 f"{output.uri_of(key)} does not hold the {count:,} rows of its shards; move it away and tidy again"
             )
 

@@ -17,13 +17,15 @@ from botocore.exceptions import (
     FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
+    MetadataRetrievalError,
     NoCredentialsError,
     ReadTimeoutError,
     ResponseStreamingError,
+    SSLError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 
-from enrich.errors import UsageError
+from enrich.errors import Unreachable, UsageError
 from enrich.storage.advice import HOW_TO_SIGN_IN, advice_on
 from enrich.storage.store import Problem, StorageError
 
@@ -68,11 +70,20 @@ def one_shot_client(session: boto3.session.Session, endpoint: str, seconds: floa
 
 @contextmanager
 def opening(uri: str, bucket: str, client: "S3Client") -> Iterator[None]:
-    """Turn errors of the first request to a bucket into UsageError, with advice."""
+    """Turn errors of the first request to a bucket into UsageError with advice: Unreachable, if they may pass."""
     try:
         yield
     except (BotoCoreError, ClientError) as error:
-        raise UsageError(f"{uri}: {_why_closed(bucket, client, error)}") from error
+        kind = Unreachable if _may_pass(error) else UsageError
+        raise kind(f"{uri}: {_why_closed(bucket, client, error)}") from error
+
+
+def _may_pass(error: BotoCoreError | ClientError) -> bool:
+    """Whether an endpoint, a proxy or a role's credentials are only away, or busy."""
+    if isinstance(error, ClientError):
+        return status_of(error) == 429 or status_of(error) >= 500
+    away = HTTPClientError | BotoConnectionError | MetadataRetrievalError
+    return isinstance(error, away) and not isinstance(error, SSLError)
 
 
 def _why_closed(bucket: str, client: "S3Client", error: BotoCoreError | ClientError) -> str:

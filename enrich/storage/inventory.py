@@ -20,7 +20,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from enrich.errors import RunFailed, UsageError
+from enrich.errors import PermanentFailure, UsageError
 from enrich.settings.storage import PLAIN_S3, S3Settings
 from enrich.storage import Store, is_s3, open_store
 from enrich.storage.store import OWN_PREFIX
@@ -135,7 +135,7 @@ def _check_file(path: Path, described: _Described, where: str) -> None:
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if path.stat().st_size != described.size or digest != described.md5:
-        raise RunFailed(f"{where}: its bytes are not those that its manifest lists; take a newer inventory")
+        raise PermanentFailure(f"{where}: its bytes are not those that its manifest lists; take a newer inventory")
 
 
 def _read(path: Path, manifest: InventoryManifest, where: str) -> Iterator[pl.DataFrame]:
@@ -147,7 +147,7 @@ def _read(path: Path, manifest: InventoryManifest, where: str) -> Iterator[pl.Da
             yield from _read_csv(path, _columns(manifest))
     except (pa.ArrowException, pl.exceptions.PolarsError, OSError, EOFError, ValueError, KeyError, zlib.error) as error:
         reason = " ".join(str(error).split())[:200]
-        raise RunFailed(f"{where}: is not a file of an inventory ({reason}); take a newer inventory") from error
+        raise PermanentFailure(f"{where}: is not a file of an inventory ({reason}); take a newer inventory") from error
 
 
 def _read_parquet(path: Path) -> Iterator[pl.DataFrame]:

@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments, set_seed
 
 from enrich.answers.prompt import Prompt
-from enrich.errors import RunFailed
+from enrich.errors import PermanentFailure, RunFailed
 from enrich.models.registry import vision_model
 from enrich.settings.training import TrainSettings
 from enrich.train.callbacks import MAX_SKIPPED_IN_A_ROW, Epochs, Reporter, Schedule
@@ -83,7 +83,7 @@ def fit(
             "the result), or set gradient_checkpointing: true, and start again: it goes on from its last checkpoint"
         ) from error
     if trainer.guard.diverged:
-        raise RunFailed(_diverged(trainer))
+        raise PermanentFailure(_diverged(trainer))
     return _training(trainer, schedule, reporter)
 
 

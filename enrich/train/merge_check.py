@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from enrich.errors import RunFailed
+from enrich.errors import PermanentFailure, RunFailed
 from enrich.models.adapted import load_merged
 from enrich.settings.training import TrainSettings
 from enrich.train.collate import Collator, Photos, embed_images
@@ -152,7 +152,7 @@ def merge_failed(check: MergeCheck, outcome: str, merge_only: tuple[str, ...]) -
     """The error for a check that is not ok; `outcome` says what became of the adapter."""
     beside = "serve it beside its base, unmerged (engine: vllm, served: lora), or "
     only = f"vLLM serves it merged only ({merge_only[0]}); " if merge_only else beside
-    return RunFailed(
+    return PermanentFailure(
         f"the merged model is not the adapter: logits differ by {check.relative_difference:.2g} of their size "
         f"(at most {check.limit:.2g}; rounding alone makes {check.noise:.2g}), "
         f"{check.same_answers} of {check.rows} answers agree; {outcome}: "

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from enrich.answers.prompt import Prompt
-from enrich.errors import RunFailed
+from enrich.errors import PermanentFailure
 from enrich.settings.training import TrainSettings
 from enrich.storage.scratch import scratch
 from enrich.train.callbacks import Reporter
@@ -75,9 +75,9 @@ def overfit_one_batch(
         with uncast_lora_inputs(adapted):
             trainer.train()
     if trainer.guard.diverged:
-        raise RunFailed(_not_learned(losses.seen, settings, "; its gradient is not finite"))
+        raise PermanentFailure(_not_learned(losses.seen, settings, "; its gradient is not finite"))
     if losses.seen[-1] >= LEARNED:
-        raise RunFailed(_not_learned(losses.seen, settings, ""))
+        raise PermanentFailure(_not_learned(losses.seen, settings, ""))
     return tuple(losses.seen)
 
 

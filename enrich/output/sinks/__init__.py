@@ -9,7 +9,7 @@ from pkgutil import iter_modules
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from enrich.errors import RunFailed, UsageError
+from enrich.errors import PermanentFailure, RunFailed, UsageError
 from enrich.output.sinks.base import Commit, Place, Sink
 from enrich.settings.run import NO_SINK, RunSettings
 from enrich.storage import Store
@@ -82,7 +82,9 @@ def _appointed(output: Store) -> _Appointed | None:
         appointed = _Appointed.model_validate_json(data)
     except ValidationError as error:
         where = output.uri_of(SINK_KEY)
-        raise RunFailed(f"{where} does not say which table follows; run with the setting sink again") from error
+        raise PermanentFailure(f"{where} does not say which table follows; run with the setting sink again") from error
     if appointed.sink not in SINKS:
-        raise RunFailed(f"{output.uri_of(SINK_KEY)}: no sink {appointed.sink!r}; use the version of enrich that has it")
+        raise PermanentFailure(
+            f"{output.uri_of(SINK_KEY)}: no sink {appointed.sink!r}; use the version of enrich that has it"
+        )
     return appointed

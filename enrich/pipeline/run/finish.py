@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from enrich.answers.postprocess import least_confidence
-from enrich.errors import RunFailed, redact
+from enrich.errors import PermanentFailure, redact
 from enrich.output.asked import Asked, AskedField, write_asked
 from enrich.output.changes import compare, newest_outcomes
 from enrich.output.gate import judge_gone, judge_run
@@ -41,11 +41,13 @@ def finish_run(run: Run) -> RunRecord:
         return finished
     missing, gate, worth = run.missing_shards(), run.settings.gate, run.worth
     if missing and run.request.deadline is None:
-        raise RunFailed(f"run {run.info.run_id}: {len(missing)} shards are missing; start it again with its run id")
+        raise PermanentFailure(
+            f"run {run.info.run_id}: {len(missing)} shards are missing; start it again with its run id"
+        )
     with scratch() as folder:
         committed = fetch_run(run.output, run.info, folder)
         if not missing and committed.count != run.manifest.rows:
-            raise RunFailed(
+            raise PermanentFailure(
                 f"{run.output.uri_of(run.info.history)}: {committed.count:,} rows where the manifest has "
                 f"{run.manifest.rows:,} products; move the incomplete shard away and start the run again"
             )

@@ -6,7 +6,7 @@ import polars as pl
 from pydantic import TypeAdapter, ValidationError
 
 from enrich.engines.parity import ParityRecord
-from enrich.errors import HeldBack, RunFailed, UsageError, shell
+from enrich.errors import HeldBack, PermanentFailure, UsageError, shell
 from enrich.output import parquet
 from enrich.output.history import read_frames
 from enrich.output.manifest import read_manifest
@@ -86,7 +86,7 @@ def read_measured(output: Store, run: RunInfo) -> list[Measured]:
         try:
             found.append(_MEASURED.validate_json(output.get(info.key)[0]))
         except ValidationError as error:
-            raise RunFailed(
+            raise PermanentFailure(
                 f"{output.uri_of(info.key)} is not a measurement of a run; remove it and start the run again"
             ) from error
     return found

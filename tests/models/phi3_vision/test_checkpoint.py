@@ -11,6 +11,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from enrich.engines.transformers_engine import find_base
+from enrich.errors import Unreachable
 from enrich.models import adapted, checkpoint
 from enrich.models.adapted import _rounded_to_bf16, load_adapted, load_merged, save_merged
 from enrich.models.checkpoint import load_model, resolve
@@ -99,9 +101,13 @@ def test_an_unreachable_hub_is_one_clear_message(monkeypatch: pytest.MonkeyPatch
         "microsoft/Phi-3-vision-128k-instruct at revision c45209e: cannot be fetched (Cannot find an appropriate "
         "cached snapshot); check the name and the network, or give a local directory"
     )
+    assert caught.value.away
+    with pytest.raises(Unreachable, match="cannot be fetched"):
+        find_base("microsoft/Phi-3-vision-128k-instruct", "c45209e")
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match=r"^no name: neither a local directory nor a Hub name$"):
+    with pytest.raises(CheckpointError, match=r"^no name: neither a local directory nor a Hub name$") as caught:
         resolve("no name", None)
+    assert not caught.value.away
 
 
 def test_a_model_loads_in_eval_mode_and_in_the_type_asked_for(tiny: Tiny) -> None:
