@@ -392,19 +392,24 @@ def bury(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Buries a worker of the only shard, or one that starts, when the nodes of a word, a letter each, are gone."""
     workers: Any = ray_runner.Workers.__new__(ray_runner.Workers)
     workers._run = SimpleNamespace(info=SimpleNamespace(run_id="night"), is_committed=lambda shard: False)
-    workers._deaths, workers._fill_up = defaultdict(list), lambda: None
+    workers._deaths, workers._unjudged, workers._fill_up = defaultdict(list), {}, lambda: None
 
     def bury(gone: str, *, node: str = "", before: str = "", then: str | None = None) -> None:
-        """`then`: the nodes that are known to be gone a second later, of a worker that is only out of reach."""
-        known = iter([gone] if then is None else [gone, gone, gone])
+        """`then`: the nodes that are known to be gone at the third look, of a worker that is only out of reach."""
+        looks = iter([gone] if then is None else [gone, gone])
 
         def nodes() -> list[dict[str, Any]]:
-            return [{"NodeID": one, "Alive": False} for one in next(known, gone if then is None else then)]
+            return [{"NodeID": one, "Alive": False} for one in next(looks, gone if then is None else then)]
 
         monkeypatch.setattr(ray_runner, "ray", SimpleNamespace(kill=lambda _: None, nodes=nodes))
         shards = {0: 0.0} if node else {}
         error = RayError("it died") if then is None else ActorUnavailableError("out of reach", None)
         workers._bury(ray_runner._Hand(object(), frozenset(before), node, shards=shards), error)
+        cleared = workers._judge()
+        while workers._unjudged:
+            assert not cleared
+            cleared = workers._judge()
+        assert cleared == [0] * bool(node)
 
     return bury
 
@@ -419,7 +424,6 @@ def test_nodes_that_go_blame_no_shard_even_where_that_is_known_late(bury: Callab
 
 def test_a_node_is_given_time_to_be_found_gone(bury: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Its worker is out of reach at once. Its shard may have lost another worker before, for another reason."""
-    monkeypatch.setattr(ray_runner.time, "sleep", lambda seconds: None)
     bury("", node="a")
     bury("", node="b", then="b")
     monkeypatch.setattr(ray_runner, "NODE_SECONDS", 0.05)

@@ -1,6 +1,6 @@
 """A worker's shards are one stream through its engine, and each worker gets a shard when it can start it."""
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +26,9 @@ from tests.testing.fake_engine import FakeEngine, write_completion
 from tests.testing.random_adapter import write_random_adapter
 
 pytest.importorskip("ray")
+from ray.exceptions import ActorUnavailableError, RayError
+
+from enrich.pipeline.run import ray_runner
 from enrich.pipeline.run.ray_runner import Workers, _Hand
 from enrich.pipeline.run.ray_worker import News, Worker, _Lines
 
@@ -174,3 +177,49 @@ def test_a_shard_in_hand_tells_how_long_the_next_one_takes(leading: Workers, mon
     leading._free = [hand("in time", given, _7=60.0)]
     leading._hand_out(deque([8]), Deadline(until=150.0, last=10.0))
     assert given[1:] == [("in time", [8], False)]
+
+
+def test_a_shard_that_waits_for_a_node_to_be_judged_keeps_no_other_worker_waiting(
+    leading: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers of shard 0 were lost, the second of them out of reach: its node is found to be gone after a while."""
+    given: list[tuple[str, list[int], bool]] = []
+    order: list[int | str] = []  # shards, as they are done
+    seconds = iter(range(1000))
+    rows_in = SimpleNamespace(rows_in=lambda shards: 10 * len(shards))
+    leading._run = SimpleNamespace(  # type: ignore[assignment]
+        info=SimpleNamespace(run_id="night"), is_committed=lambda shard: False, manifest=rows_in
+    )
+    leading._count, leading._unjudged, leading._deaths = 2, {}, defaultdict(list)
+    monkeypatch.setattr(ray_runner.time, "monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr(ray_runner.time, "sleep", lambda _: order.append("node found gone"))
+
+    def get(shard: int) -> News:
+        order.append(shard)
+        return News((shard,), 0, [])
+
+    def wait(refs: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
+        return refs[:1], refs[1:]
+
+    fake = SimpleNamespace(
+        kill=lambda _: None, wait=wait, get=get,
+        nodes=lambda: [{"NodeID": "lost", "Alive": "node found gone" not in order}],
+    )  # fmt: skip
+    monkeypatch.setattr(ray_runner, "ray", fake)
+    well = hand("well", given)
+    well.actor.answer = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda numbers, more: iter(numbers)))
+    leading._free = [well, hand("also there", given)]
+    leading._free[1].actor.answer = well.actor.answer
+    before, lost = hand("before", given, _0=0.0), hand("lost", given, _0=0.0)
+    lost.node = "lost"
+
+    answering = leading.answer([1, 2, 3], Deadline())
+    done = [next(answering)]
+    leading._bury(before, RayError("it died"))
+    leading._bury(lost, ActorUnavailableError("out of reach", None))
+    done += answering
+
+    assert sorted(order[:3], key=str) == [1, 2, 3]
+    assert order[3:] == ["node found gone", 0]
+    assert done[-1] == 40
+    assert leading._unjudged == {}

@@ -83,14 +83,6 @@ class _Hand:
         return self.node in gone if self.node else gone > self.gone
 
 
-@dataclass(frozen=True)
-class _Heard:
-    """What a worker's news say of its shards."""
-
-    committed: dict[int, float] = field(default_factory=dict)  # seconds since it was handed out
-    lost: list[int] = field(default_factory=list)  # to be handed out again
-
-
 class Workers:
     """The workers of a run, made by `open_workers`. One that dies is replaced, and its shards handed out again."""
 
@@ -104,6 +96,7 @@ class Workers:
         self._busy: dict[Any, _Hand] = {}  # starting or answering, by what Ray gives for what is to come
         self._free: list[_Hand] = []  # that could start a shard; some still have photos of another to answer
         self._deaths: defaultdict[int, list[_Hand]] = defaultdict(list)  # by shard
+        self._unjudged: dict[int, tuple[str, float]] = {}  # by shard: why it lost a worker, and when to judge at last
         self._heard_at = time.monotonic()
 
     def await_first(self) -> None:
@@ -112,26 +105,29 @@ class Workers:
         while not self._free:
             for ref in self._ready():
                 self._hear(ref)
+            self._judge()
 
     def answer(self, shards: Sequence[int], deadline: Deadline) -> Iterator[int]:
         """See `Session.answer`. After an error no shard is handed out; it is raised when those under way have ended."""
         queue, done = deque(shards), 0
         failed: EnrichError | None = None
+        self._unjudged.clear()  # left by a call that ended early; its shards are among these
         for ref in [ref for ref, hand in self._busy.items() if not hand.starting]:
             ray.kill(self._busy.pop(ref).actor)  # a call that ran out of time left it hanging there
         self._fill_up()
         self._hand_out(queue, deadline)
-        while (queue and not deadline.passed()) or not all(hand.starting for hand in self._busy.values()):
+        while self._has_work(queue, deadline):
             try:
                 for ref in self._ready():
-                    heard = self._hear(ref)
-                    done += self._run.manifest.rows_in(list(heard.committed))
-                    deadline.last = max(heard.committed.values(), default=deadline.last)
-                    queue.extendleft(reversed(heard.lost))
+                    committed = self._hear(ref)
+                    done += self._run.manifest.rows_in(list(committed))
+                    deadline.last = max(committed.values(), default=deadline.last)
+                queue.extendleft(reversed(self._judge()))
             except EnrichError as error:
                 failed = failed or error
             if failed:
                 queue.clear()
+                self._unjudged.clear()
             self._hand_out(queue, deadline)
             yield done + sum(hand.products for hand in self._busy.values())
         if failed:
@@ -145,6 +141,11 @@ class Workers:
                 ray.wait(stopping, num_returns=len(stopping), timeout=STOP_SECONDS)
         for hand in [*self._free, *self._busy.values()]:
             ray.kill(hand.actor)
+
+    def _has_work(self, queue: Sequence[int], deadline: Deadline) -> bool:
+        """Whether workers have shards, or there are some that they may start or that are soon handed out again."""
+        waiting = queue or self._unjudged.keys() - {STARTING}
+        return bool(waiting and not deadline.passed()) or not all(hand.starting for hand in self._busy.values())
 
     def _fill_up(self) -> None:
         while len(self._busy) + len(self._free) < self._count:
@@ -183,14 +184,18 @@ class Workers:
                 f"run {self._run.info.run_id}: no worker has started on Ray for {silent / 60:.0f} min, each "
                 f"takes {words_for(self._needs)}; see `ray status`, and start it again with its run id"
             )
+        if not self._busy:  # all wait for a shard that is not judged yet
+            time.sleep(1.0)
+            return []
         try:
             ready, _ = ray.wait(list(self._busy), timeout=1.0)
         except SystemError as error:  # Ray's for what the handler of a signal raised: Prefect's does to cancel a run
             raise (error.__cause__ or error) from None
         return list(ready)
 
-    def _hear(self, ref: Any) -> _Heard:
-        """Take a worker's news. Raises what the worker raised."""
+    def _hear(self, ref: Any) -> dict[int, float]:
+        """Take a worker's news. Returns the shards that it committed, and how many seconds each took. Raises what the
+        worker raised."""
         hand = self._busy[ref]
         self._heard_at = time.monotonic()
         try:
@@ -215,14 +220,14 @@ class Workers:
             return self._bury(hand, error)
         del self._busy[ref]
         self._free.append(hand)
-        return _Heard()
+        return {}
 
-    def _take(self, hand: _Hand, news: News) -> _Heard:
+    def _take(self, hand: _Hand, news: News) -> dict[int, float]:
         for level, line in news.lines:
             logger.log(level, "%s node=%s", line, hand.address)
         hand.products = news.products
         now = time.monotonic()
-        return _Heard({shard: now - hand.shards.pop(shard) for shard in news.committed})
+        return {shard: now - hand.shards.pop(shard) for shard in news.committed}
 
     def _welcome(self, hand: _Hand, started: Started) -> None:
         self.engine_name, hand.node, hand.address = started.engine, started.node, started.address
@@ -231,48 +236,49 @@ class Workers:
                 self._messages.add(line)
                 self._on_message(line)
 
-    def _bury(self, hand: _Hand, error: RayError) -> _Heard:
-        """Replace a worker that is gone or cannot be reached. RunFailed if it is the second over the same shard."""
+    def _bury(self, hand: _Hand, error: RayError) -> dict[int, float]:
+        """Replace a worker that is gone or out of reach. Returns as `_hear`; its other shards wait for `_judge`."""
         with suppress(RayError):
             ray.kill(hand.actor)
-        gone, now = _gone_nodes(), time.monotonic()
-        left = hand.went_with_its_node(gone)
-        why = f"node {hand.address} is gone" if left else f"node {hand.address}: {_reason(error)}"
-        heard = _Heard()
+        why, now, committed = f"node {hand.address}: {_reason(error)}", time.monotonic(), dict[int, float]()
+        # The node of one that is only out of reach may be gone without Ray's knowing it yet.
+        judged_at = now + (NODE_SECONDS if isinstance(error, ActorUnavailableError) else 0.0)
         for shard, got in ({STARTING: now} if hand.starting else hand.shards).items():
             what = "starting" if shard == STARTING else f"shard={shard}"
             logger.warning("run=%s %s lost its worker: %s", self._run.info.run_id, what, why)
             if shard != STARTING and self._run.is_committed(shard):
-                heard.committed[shard] = now - got
+                committed[shard] = now - got
             else:
-                self._blame(shard, hand, why, unsure=isinstance(error, ActorUnavailableError))
-                heard.lost.extend([shard] * (shard != STARTING))
+                self._deaths[shard].append(replace(hand, actor=None))
+                self._unjudged[shard] = why, judged_at
         self._fill_up()
-        return heard
+        return committed
 
-    def _blame(self, shard: int, hand: _Hand, why: str, *, unsure: bool) -> None:
-        """RunFailed if workers died over the shard on nodes that live.
+    def _judge(self) -> list[int]:
+        """The shards that lost a worker and may be handed out again.
 
-        Args:
-            unsure: the worker is only out of reach, and its node may be gone without Ray's knowing it yet.
+        One that has lost MOST_DEATHS is kept back for NODE_SECONDS at most, in which a node may be found to be gone.
+
+        Raises:
+            RunFailed: workers died over the same shard, or while they started, on nodes that live.
         """
-        deaths = self._deaths[shard]
-        deaths.append(replace(hand, actor=None))
-        deadline = time.monotonic() + (NODE_SECONDS if unsure else 0.0)
-        # Earlier deaths are judged again, too: their nodes may have been found to be gone since.
-        while (blamed := _on_living_nodes(deaths) >= MOST_DEATHS) and time.monotonic() < deadline:
-            time.sleep(1.0)
-        if blamed:
-            of = "while it started" if shard == STARTING else f"over shard {shard}"
-            raise RunFailed(
-                f"run {self._run.info.run_id}: {MOST_DEATHS} workers died {of}; {why}; give the node "
-                "more memory, or lower in_flight; the same run id continues it"
-            )
-
-
-def _on_living_nodes(deaths: Sequence[_Hand]) -> int:
-    gone = _gone_nodes()
-    return sum(not death.went_with_its_node(gone) for death in deaths)
+        if not self._unjudged:
+            return []
+        gone, cleared = _gone_nodes(), list[int]()
+        for shard, (why, until) in list(self._unjudged.items()):
+            # Earlier deaths are judged again, too: their nodes may have been found to be gone since.
+            blamed = sum(not death.went_with_its_node(gone) for death in self._deaths[shard]) >= MOST_DEATHS
+            if blamed and time.monotonic() < until:
+                continue
+            del self._unjudged[shard]
+            if blamed:
+                of = "while it started" if shard == STARTING else f"over shard {shard}"
+                raise RunFailed(
+                    f"run {self._run.info.run_id}: {MOST_DEATHS} workers died {of}; {why}; give the node "
+                    "more memory, or lower in_flight; the same run id continues it"
+                )
+            cleared.extend([shard] * (shard != STARTING))
+        return cleared
 
 
 def _gone_nodes() -> frozenset[str]:
