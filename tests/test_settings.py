@@ -65,6 +65,15 @@ def test_no_file_and_an_empty_one_change_nothing(tmp_path: Path, text: str) -> N
             "unknown key 'review.confidence'; known keys: min_confidence, max_price_ratio, titles",
         ),
         (RunSettings, "shard_size: 0", "shard_size: Input should be greater than or equal to 1; change that value"),
+        (RunSettings, "shard_size: yes", "shard_size: Input should be a number, not true; change that value"),
+        (RunSettings, "refresh: off", "refresh: Input should be a number, not false; change that value"),
+        (
+            RunSettings,
+            "limits: 5",
+            "limits: settings are expected below it, as `key: value` lines; change that value",
+        ),
+        (RunSettings, "vllm: [a]", "vllm: settings are expected below it, as `key: value` lines; change that value"),
+        (RunSettings, "skip: '*.gif'", "skip: Input should be a list, such as [a, b]; change that value"),
         (
             RunSettings,
             "engine: magic",
@@ -79,24 +88,30 @@ def test_no_file_and_an_empty_one_change_nothing(tmp_path: Path, text: str) -> N
         (
             TrainSettings,
             "batch_size: 3\neffective_batch_size: 16",
-            "TrainSettings: Value error, effective_batch_size 16 is not a multiple of batch_size 3; change that value",
+            "TrainSettings: effective_batch_size 16 is not a multiple of batch_size 3; change that value",
         ),
         (
             RunSettings,
             "group_by: '(?P<product_id>'",
-            "group_by: Value error, '(?P<product_id>' is not a regular expression: missing ), unterminated "
-            "subpattern at position 0; change that value",
+            "group_by: '(?P<product_id>' is not a regular expression: missing ) at position 15; change that value",
         ),
         (
             RunSettings,
             "group_by: '(.*)[.]jpg'",
-            "group_by: Value error, '(.*)[.]jpg' is neither photo nor folder, and has no group (?P<product_id>...); "
+            "group_by: '(.*)[.]jpg' is neither photo nor folder, and has no group (?P<product_id>...); "
             "change that value",
         ),
     ],
 )
 def test_a_wrong_value_is_named(tmp_path: Path, cls: type[Settings], text: str, message: str) -> None:
     assert refused(tmp_path, cls, text) == f": {message}"
+
+
+def test_switches_are_taken_where_they_belong(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("gate: {enabled: off}\nvllm: {enable_prefix_caching: yes}\n")
+    settings = load_settings(RunSettings, path)
+    assert (settings.gate.enabled, settings.vllm) == (False, {"enable_prefix_caching": True})
 
 
 def test_a_pattern_with_the_products_group_is_taken() -> None:

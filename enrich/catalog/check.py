@@ -8,12 +8,12 @@ from typing import Any
 
 from enrich.answers.amount import digits, money
 from enrich.answers.plain_text import excerpt
-from enrich.catalog.delimited import SEPARATORS
 from enrich.catalog.dropped import Dropped, too_many
 from enrich.catalog.photo_facts import PhotoFacts, Shot, look_at_photos
 from enrich.catalog.photo_files import PhotoFiles
 from enrich.catalog.read import Catalog
 from enrich.catalog.wrong import SHOWN, Finding, find_wrong
+from enrich.delimited import SEPARATORS
 from enrich.settings.catalog import CHECKED_PHOTOS
 from enrich.settings.training import TrainSettings
 from enrich.vocabulary import Product

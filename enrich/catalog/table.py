@@ -10,10 +10,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from enrich.catalog.delimited import decoded, split_rows
 from enrich.catalog.embedded import Embedded
 from enrich.catalog.folders import read_archives, read_folders
 from enrich.catalog.records import as_text, frame_columns, read_json, read_workbook
+from enrich.delimited import decoded, split_rows
 from enrich.errors import UsageError, first_line
 
 FORMATS = (".csv", ".tsv", ".parquet", ".xlsx", ".jsonl", ".ndjson", ".json")  # of catalogs

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import enrich
-from enrich.cli.options import Adapter, Base, Config, Engine, Output, RunId, parse_duration
+from enrich.cli.options import Adapter, Base, Config, Engine, Output, RunId, parse_deadline, parse_duration
 from enrich.console import console, errors, print_record, progress_bars
 from enrich.settings.catalog import Columns
 from enrich.settings.export import ExportSettings
@@ -26,7 +26,7 @@ def run(
     engine: Engine = None,
     limit: Annotated[int | None, typer.Option(help="Number of products at most.")] = None,
     deadline: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Stop and publish after this time: 6h, 90m, 2h30m.")
+        str | None, typer.Option(metavar="TIME", help="Stop and publish after this time: 6h, 90m, 2h30m; 6 is hours.")
     ] = None,
     inventory: Annotated[
         str | None, typer.Option(metavar="URI", help="manifest.json of an S3 Inventory, instead of a listing.")
@@ -42,6 +42,7 @@ def run(
 ) -> None:
     """Enrich what is new or changed in a bucket, and publish products.parquet."""
     settings = load_settings(RunSettings, config, "run", engine=engine, base=base)
+    until = None if deadline is None else parse_deadline(deadline)
     if dry_run:
         from enrich.pipeline.run import start
         from enrich.pipeline.run.request import RunRequest
@@ -55,8 +56,7 @@ def run(
     with progress_bars("planning") as progress:
         record = enrich.run(
             images, adapter, output, settings, run_id=run_id, limit=limit, inventory=inventory, products=products,
-            deadline=None if deadline is None else parse_duration(deadline), on_message=console.print,
-            progress=progress,
+            deadline=until, on_message=console.print, progress=progress,
         )  # fmt: skip
     print_record(record, output)
     if record.state == "held":
@@ -201,7 +201,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; others than loopback let anyone there read.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(help="Port to listen on; 0: any that is free.")] = DEFAULT_PORT,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")] = DEFAULT_PORT,
     name: Annotated[
         list[str] | None,
         typer.Option(

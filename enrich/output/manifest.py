@@ -17,14 +17,13 @@ from enrich.errors import PermanentFailure, RunFailed, UsageError
 from enrich.output import parquet
 from enrich.output.plan import by_product
 from enrich.output.products import StoredProducts
-from enrich.output.run_record import RunInfo
+from enrich.output.run_record import RUN_ID, RunInfo
 from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, ROW_SCHEMA
 from enrich.output.spill import PARTITION_ROWS, detached
 from enrich.storage import Store
 from enrich.storage.scratch import Scratch
 from enrich.vocabulary import ListedPhoto, ManifestItem, Reason
 
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MAY_KEEP = (Reason.CHANGED, Reason.RETRY)  # products whose answer may turn out to be right still
 _LINES = TypeAdapter(tuple[str, ...])
 
@@ -70,7 +69,7 @@ def new_run_id(now: datetime) -> str:
 
 def check_run_id(run_id: str) -> str:
     """Return `run_id`; UsageError if it is not a valid folder name on every system."""
-    if not _RUN_ID.fullmatch(run_id):
+    if not re.fullmatch(RUN_ID, run_id):
         raise UsageError(
             f"run id {run_id!r} is not valid: use 1 to 100 letters, digits, dots, dashes and underscores, "
             "a letter or digit first"

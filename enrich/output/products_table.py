@@ -13,18 +13,21 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from enrich.delimited import make_utf8, opening
 from enrich.errors import UsageError, first_line
 from enrich.output import parquet
 from enrich.output.grouping import PIECE_SCHEMA, Grouped, spooled, write_grouped
 from enrich.output.schema import LISTING_SCHEMA
-from enrich.output.spill import RangePartitions, partition_bounds, ranges_of, sampled
+from enrich.output.spill import RangePartitions, partition_bounds, sampled
 from enrich.settings.run import ProductColumns
 from enrich.settings.storage import PLAIN_S3, S3Settings
 from enrich.storage import open_store
 
 _BATCH = 100_000  # rows at a time
+_TEXTS = (".csv", ".tsv")
 # A photo that the table lists.
 _LISTED = pa.schema([("key", pa.string()), ("product_id", pa.string()), ("order", pa.string()), ("row", pa.int64())])
+_FORM = pa.field("form", pa.string())  # of a key: the same for all ways to write it (`_form`)
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class ProductsTable:
 
     uri: str
     path: Path
+    warning: str | None = None  # about a text whose encoding had to be guessed
 
 
 class _Faults:
@@ -65,12 +69,13 @@ def open_products(uri: str, columns: ProductColumns, folder: Path, s3: S3Setting
     parent, _, name = uri.rpartition("/")
     suffix = Path(name).suffix.lower()
     if suffix not in _READERS:
-        raise UsageError(f"products table {uri}: neither .csv nor .parquet; convert it to one of these")
+        raise UsageError(f"products table {uri}: none of {', '.join(_READERS)}; convert it to one of these")
     beside = open_store(parent or ("/" if uri.startswith("/") else "."), must_exist=True, s3=s3)
     if beside.head(name) is None:
         raise UsageError(f"products table {uri}: there is no such object; check the path")
     table, listed = folder / f"products{suffix}", folder / "listed.parquet"
     beside.download(name, table)
+    warning = _as_utf8(table, uri) if suffix in _TEXTS else None
     unnamed, without, total = _Faults(), _Faults(), 0
 
     def photos() -> Iterator[pl.DataFrame]:
@@ -90,7 +95,21 @@ def open_products(uri: str, columns: ProductColumns, folder: Path, s3: S3Setting
     unnamed.check(uri, "1 row has no product_id", "rows have no product_id", "name each product")
     without.check(uri, "1 product has no photos", "products have no photos", "list its keys, or take the row out")
     _check_ids(uri, listed, folder)
-    return ProductsTable(uri, listed)
+    return ProductsTable(uri, listed, warning)
+
+
+def _as_utf8(table: Path, uri: str) -> str | None:
+    encoding = make_utf8(table, f"products table {uri}")
+    if encoding.startswith("utf-"):
+        return None
+    return f"products table {uri}: read as {encoding}; if product ids look wrong, save it as UTF-8"
+
+
+def _form() -> pl.Expr:
+    """The key as any program may have written it: with the separator of Windows, accents as on a Mac, or from the
+    images' folder on (./a.jpg)."""
+    slashes = pl.col("key").str.replace_all("\\", "/", literal=True).str.replace(r"^\.?/+", "")
+    return slashes.str.normalize("NFC").alias("form")
 
 
 def write_listed(path: Path, listing: Path, table: ProductsTable, metadata: Mapping[str, str], folder: Path) -> Grouped:
@@ -102,12 +121,10 @@ def write_listed(path: Path, listing: Path, table: ProductsTable, metadata: Mapp
     unknown, doubled = _Faults(), _Faults()
 
     def pieces() -> Iterator[pl.DataFrame]:
-        frames = parquet.frames(table.path, _LISTED)
-        ranges = ranges_of(pl.scan_parquet(listing), "key", frames, _LISTED, folder / "by-key")
-        for there, wanted in ranges:
-            found = wanted.join(there, on="key", how="left")
+        for there, wanted in _by_form(listing, table.path, folder):
+            found = _found(wanted, there)
             unknown.add(found.filter(pl.col("size").is_null()), pl.col("key"))
-            again = wanted.filter(pl.col("key").is_duplicated()).sort("row", "order")
+            again = found.filter(pl.col("key").is_duplicated()).sort("row", "order")
             doubled.add(again.filter(~pl.col("key").is_first_distinct()), pl.col("key"))
             yield found.select(
                 *LISTING_SCHEMA.names, "product_id", "order", own=pl.lit(False), more=pl.lit(0, pl.Int64)
@@ -125,6 +142,30 @@ def write_listed(path: Path, listing: Path, table: ProductsTable, metadata: Mapp
     )  # fmt: skip
     parts = RangePartitions(bounds, folder / "pieces", PIECE_SCHEMA).add(parquet.frames(file, PIECE_SCHEMA))
     return write_grouped(path, parts, metadata, "the first ones in the table's order are used")
+
+
+def _by_form(listing: Path, listed: Path, folder: Path) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """Photos that are there and photos that are listed, in the same ranges of `_form`, which is one more column."""
+
+    def frames(path: Path, schema: pa.Schema) -> Iterator[pl.DataFrame]:
+        return (frame.with_columns(_form()) for frame in parquet.frames(path, schema))
+
+    rows = pq.read_metadata(listing).num_rows
+    bounds = partition_bounds(sampled(frames(listing, LISTING_SCHEMA), ["form"]), ["form"], rows)
+    there, wanted = (
+        RangePartitions(bounds, folder / name, schema.append(_FORM)).add(frames(path, schema))
+        for name, path, schema in (("there", listing, LISTING_SCHEMA), ("wanted", listed, _LISTED))
+    )
+    return zip(there, wanted, strict=True)
+
+
+def _found(wanted: pl.DataFrame, there: pl.DataFrame) -> pl.DataFrame:
+    """The photos that are listed, with what the listing says: of the very key, else of the only one of its form."""
+    same = wanted.join(there.drop("form"), on="key", how="left")
+    written = same.filter(pl.col("size").is_null()).select(wanted.columns)
+    alike = there.filter(~pl.col("form").is_duplicated()).rename({"key": "actual"})
+    others = written.join(alike, on="form", how="left").with_columns(pl.coalesce("actual", "key").alias("key"))
+    return pl.concat([same.filter(pl.col("size").is_not_null()), others.select(same.columns)])
 
 
 def _exploded(rows: pl.DataFrame) -> pl.DataFrame:
@@ -171,16 +212,21 @@ def _read_parquet(path: Path, columns: ProductColumns, uri: str) -> Iterator[pl.
 
 
 def _read_csv(path: Path, columns: ProductColumns, uri: str) -> Iterator[pl.DataFrame]:
-    with pyarrow.csv.open_csv(path) as reader:
-        names = reader.schema.names
-    _check_columns(names, columns, uri)
     wanted = list(dict.fromkeys([columns.product_id, columns.photos]))
+    separator, before = opening(path, wanted)
+    parse = pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True)
+    read = pyarrow.csv.ReadOptions(skip_rows=before)
+    with pyarrow.csv.open_csv(path, read, parse) as reader:
+        header = reader.schema.names
+    names = [" ".join(name.split()) for name in header]
+    _check_columns(names, columns, uri)
+    there = [header[names.index(name)] for name in wanted]
     convert = pyarrow.csv.ConvertOptions(
-        include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=False
+        include_columns=there, column_types=dict.fromkeys(there, pa.string()), strings_can_be_null=False
     )
-    with pyarrow.csv.open_csv(path, convert_options=convert) as reader:
+    with pyarrow.csv.open_csv(path, read, parse, convert) as reader:
         for batch in reader:
-            yield _cells(pl.DataFrame(pa.Table.from_batches([batch])), columns)
+            yield _cells(pl.DataFrame(pa.Table.from_batches([batch]).rename_columns(wanted)), columns)
 
 
 def _check_columns(names: list[str], columns: ProductColumns, uri: str) -> None:
@@ -191,20 +237,26 @@ def _check_columns(names: list[str], columns: ProductColumns, uri: str) -> None:
                 f"products table {uri}: no column {name!r} ({role}); its columns are: {there}; "
                 f"name the right one in the settings under products.{role}"
             )
+        if names.count(name) > 1:
+            raise UsageError(
+                f"products table {uri}: column {name!r} ({role}) is there more than once; keep one of them"
+            )
 
 
 def _cells(frame: pl.DataFrame, columns: ProductColumns) -> pl.DataFrame:
     """Columns product_id, a text, and photos, a list of keys."""
     photos = pl.col(columns.photos)
-    if not isinstance(frame.schema[columns.photos], pl.List):
+    if not isinstance(frame.schema[columns.photos], pl.List | pl.Array):
         photos = photos.cast(pl.String).fill_null("").str.split("|")
     keys = photos.cast(pl.List(pl.String)).list.eval(pl.element().str.strip_chars()).list.drop_nulls()
     named = pl.col(columns.product_id).cast(pl.String).fill_null("").str.strip_chars()
+    if frame.schema[columns.product_id].is_float():
+        named = named.str.strip_suffix(".0")  # integers that once had a gap among them, as in catalogs
     # What is empty between two bars does not count.
     return frame.select(product_id=named, photos=keys.list.filter(pl.element() != "").fill_null([]))
 
 
 _READERS: dict[str, Callable[[Path, ProductColumns, str], Iterator[pl.DataFrame]]] = {
-    ".csv": _read_csv,
+    **dict.fromkeys(_TEXTS, _read_csv),
     ".parquet": _read_parquet,
 }

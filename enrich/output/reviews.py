@@ -33,7 +33,9 @@ def read_reviews(output: Store) -> pl.DataFrame:
     """Every decision ever made (REVIEW_SCHEMA)."""
     tables = [parquet.empty(REVIEW_SCHEMA)]
     for info in output.list(REVIEWS):
-        file = parquet.read(output, info.key, REVIEW_SCHEMA)
+        if not info.key.endswith(".parquet"):  # such as .DS_Store
+            continue
+        file = parquet.read(output, info.key, REVIEW_SCHEMA, "restore it, or move it away and lose its decisions")
         if file is None:
             raise RunFailed(f"{output.uri_of(info.key)} was there a moment ago; start again")
         tables.append(file.table)

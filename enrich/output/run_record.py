@@ -1,5 +1,6 @@
 """A run's description of itself: in the metadata of every file that it writes, and in runs/ID/run.json."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -12,7 +13,9 @@ from enrich.errors import PermanentFailure
 from enrich.phases import Start
 from enrich.storage import StorageError, Store
 
+RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 SEQUENCES = "runs/.sequence"  # no run id starts with a dot
+_RECORD = re.compile(rf"runs/{RUN_ID}/run\.json")
 TOO_SHORT = "the run was too short to tell"  # as the advice about a bottleneck that is not to be named
 
 
@@ -319,7 +322,7 @@ def find_record(output: Store, wanted: Callable[[RunRecord], bool]) -> RunRecord
 
 
 def _record_keys(output: Store) -> set[str]:
-    return {info.key for info in output.list("runs") if info.key.endswith("/run.json")}
+    return {info.key for info in output.list("runs") if _RECORD.fullmatch(info.key)}
 
 
 def _newest_first(records: Iterable[RunRecord]) -> list[RunRecord]:

@@ -3,6 +3,11 @@
 import re
 from collections.abc import Callable
 
+import regex
+
+from enrich.errors import UsageError
+
+_MOST_SECONDS = 5.0  # of CPU time of this process, for a key; usual expressions take some microseconds
 STEM = r"(?s)^((?:.*/)?[^/]+?)(?:\.[^./]*)?$"  # the part of a key before its extension
 
 
@@ -20,14 +25,21 @@ def group_of(group_by: str) -> Callable[[str], str | None]:
     """The function from a photo's key to the product that it is grouped into; None for a product of its own.
 
     Args:
-        group_by: folder, or an expression on the whole key with a group `product_id`.
+        group_by: folder, or an expression on the whole key with a group `product_id`. Of one that would take years the
+            function raises UsageError.
     """
     if group_by == "folder":
         return lambda key: key.rpartition("/")[0] or None
-    pattern = re.compile(group_by)
+    pattern = regex.compile(group_by)
 
     def matched(key: str) -> str | None:
-        match = pattern.fullmatch(key)
+        try:
+            match = pattern.fullmatch(key, timeout=_MOST_SECONDS)
+        except TimeoutError as error:
+            raise UsageError(
+                f"group_by {group_by!r}: more than {_MOST_SECONDS:g} s for the key {key!r}; take out repetitions "
+                "inside of repetitions, such as (a|b+)+"
+            ) from error
         return (match["product_id"] or None) if match else None
 
     return matched

@@ -10,6 +10,9 @@ def check_places(images: str, adapter: str, output: str) -> None:
     An output or an adapter below the images would be enriched the next night; images below the output could be
     overwritten; an output in an adapter's directory is deleted when a new adapter replaces that one.
     """
+    for name, place in (("adapter", adapter), ("output", output)):
+        if not place.strip():  # as a path it would be the working directory
+            raise UsageError(f"the URI of the {name} is empty; give s3://bucket/prefix or a local path")
     if overlap(images, output):
         raise UsageError(f"output {output} and images {images} overlap; keep them apart")
     if contains(images, adapter):

@@ -29,6 +29,12 @@ SECTIONS: dict[str, type[Settings]] = {
 # All commands that read --config. The commands added here have their own sections too, or share `run`.
 COMMANDS = SECTIONS | dict.fromkeys(("score", "publish", "rollback", "rebuild", "tidy", "doctor"), RunSettings)
 
+_WRONG_KIND = {  # pydantic's words for these are about Python
+    "model_type": "settings are expected below it, as `key: value` lines",
+    "dict_type": "settings are expected below it, as `key: value` lines",
+    "tuple_type": "Input should be a list, such as [a, b]",
+}
+
 
 def load_settings(cls: type[S], path: str | Path | None = None, command: str | None = None, **overrides: object) -> S:
     """Settings from defaults, then a YAML file, then `overrides` (None values are ignored).
@@ -64,7 +70,8 @@ def check(cls: type[S], values: dict[str, Any], source: str, text: str = "") -> 
             fields = _section(cls, first["loc"][:-1]).model_fields
             known = ", ".join(field.alias or name for name, field in fields.items())
             raise UsageError(f"{source}: unknown key {where!r}; known keys: {known}") from error
-        raise UsageError(f"{source}: {where}: {first['msg']}; change that value") from error
+        wrong = _WRONG_KIND.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{source}: {where}: {wrong}; change that value") from error
 
 
 def _own_section(values: dict[str, Any], cls: type[Settings], command: str, source: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Limits on photos from outside, and which files are not photos."""
 
-import re
 from typing import Annotated
 
+import regex
 from pydantic import AfterValidator, Field, field_validator
 
 from enrich.settings.base import Settings
@@ -19,8 +19,8 @@ def _names_products(group_by: str) -> str:
     if group_by in ("photo", "folder"):
         return group_by
     try:
-        groups = re.compile(group_by).groupindex
-    except re.error as error:
+        groups = regex.compile(group_by).groupindex
+    except regex.error as error:
         raise ValueError(f"{group_by!r} is not a regular expression: {error}") from error
     if "product_id" not in groups:
         raise ValueError(f"{group_by!r} is neither photo nor folder, and has no group (?P<product_id>...)")

@@ -211,8 +211,9 @@ def open_local(uri: str, *, must_exist: bool, create: bool) -> LocalStore:
     """The store in a local directory. Raises UsageError as `open_store` says."""
     path = Path(os.path.expanduser(uri))
     try:
-        if path.exists() and not path.is_dir():
-            raise UsageError(f"{uri}: is a file; name a directory")
+        there = next(one for one in (path, *path.parents) if one.exists())
+        if not there.is_dir():
+            raise UsageError(f"{uri if there == path else there}: is a file; name a directory")
         if create:
             path.mkdir(parents=True, exist_ok=True)
         elif must_exist and not path.exists():

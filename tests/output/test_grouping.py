@@ -13,6 +13,7 @@ from enrich.output import grouping, parquet, spill
 from enrich.output.grouping import check_matches, write_source
 from enrich.output.photos_etag import photos_etag
 from enrich.output.schema import LISTING_SCHEMA
+from enrich.photos import groups
 from enrich.photos.groups import natural_order
 from enrich.storage.scratch import scratch
 from enrich.vocabulary import MOST_PHOTOS
@@ -52,6 +53,17 @@ def grouped(keys: Iterable[str], group_by: str = "photo") -> tuple[Products, str
 )
 def test_keys_are_in_the_order_in_which_people_count(keys: list[str], order: list[str]) -> None:
     assert sorted(keys, key=natural_order) == order
+
+
+def test_an_expression_that_would_take_years_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "_MOST_SECONDS", 0.1)
+    key = 60 * "a" + "!x"
+    with pytest.raises(UsageError) as error:
+        grouped([key], "(?P<product_id>(a|aa)+)x")
+    assert str(error.value) == (
+        f"group_by '(?P<product_id>(a|aa)+)x': more than 0.1 s for the key {key!r}; take out repetitions inside of "
+        "repetitions, such as (a|b+)+"
+    )
 
 
 @pytest.mark.parametrize(

@@ -626,6 +626,7 @@ def test_the_newest_record_is_found_without_reading_the_others(output: Store) ->
     assert published is not None
     assert published.run == runs[1]
     assert store.read.count("run.json") == 2
+    output.put("runs/a copy/run.json", b"{}")  # no run has such an id
     assert [record.run for record in run_record.read_records(output)] == runs[::-1]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from enrich.errors import UsageError
+from enrich.errors import RunFailed, UsageError
 from enrich.output import publish
 from enrich.output.decisions import DecidedPhoto, Decision, DecisionFile, read_decisions
 from enrich.output.parquet import from_records
@@ -251,6 +251,18 @@ def test_a_file_is_added_once(output: Store) -> None:
 
     add(output, file_of(decision(), by="Bob"))
     assert read_reviews(output).sort("sequence")["reviewed_by"].to_list() == ["Ann", "Bob"]
+
+
+def test_files_of_others_beside_the_decisions_are_no_decisions(output: Store) -> None:
+    add(output, file_of(decision()))
+    output.put("reviews/.DS_Store", b"of a desktop")
+    output.put("reviews/notes.txt", b"of a person")
+    assert read_reviews(output).height == 1
+    output.put("reviews/other.parquet", b"damaged")
+    with pytest.raises(
+        RunFailed, match=r"other\.parquet is not a readable Parquet file; restore it, or move it away and lose its"
+    ):
+        read_reviews(output)
 
 
 def test_what_was_applied_last_stands_whatever_the_clocks_say(output: Store) -> None:

@@ -1,6 +1,7 @@
 """Places that a command must not mix, without a model: the checks come before anything is read."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,8 +11,10 @@ from enrich.pipeline.merging import merge
 from enrich.pipeline.run.request import RunRequest
 from enrich.pipeline.run.start import dry_run, start_run
 from enrich.pipeline.scoring import score_adapter
+from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.run import RunSettings
 from enrich.settings.training import MergeSettings, TrainSettings
+from tests.testing.random_adapter import write_random_adapter
 
 
 @pytest.mark.parametrize(
@@ -35,6 +38,34 @@ def test_a_run_refuses_places_that_share_files(tmp_path: Path, adapter: str, out
     with pytest.raises(UsageError, match=message):
         dry_run(RunRequest(*places, RunSettings()))
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["adapter", "link", "other", "photos"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"limit": 0}, "limit 0: a run takes at least 1 product; leave the limit out to take all"),
+        ({"limit": -1}, "limit -1: a run takes at least 1 product; leave the limit out to take all"),
+        ({"run_id": "../x"}, "run id '../x' is not valid: use 1 to 100 letters, digits, dots, dashes and underscores"),
+        ({"run_id": ""}, "run id '' is not valid: use 1 to 100 letters, digits, dots, dashes and underscores"),
+        ({"adapter": ""}, "the URI of the adapter is empty; give s3://bucket/prefix or a local path"),
+        ({"output": " "}, "the URI of the output is empty; give s3://bucket/prefix or a local path"),
+        ({"output": "file/out"}, "file: is a file; name a directory"),
+    ],
+)
+def test_a_dry_run_refuses_what_a_run_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "file").touch()
+    adapter = write_random_adapter(tmp_path / "adapter", TINY_MODEL_PATH, num_crops=1)
+    places = {"images": "photos", "adapter": str(adapter), "output": "out"}
+    request = RunRequest(**{**places, "settings": RunSettings(engine="transformers"), **changed})
+    for start in (dry_run, lambda asked: start_run(asked).__enter__()):
+        with pytest.raises(UsageError) as error:
+            start(request)
+        assert str(error.value).startswith(message)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_written_whole_never_replaces_what_it_is_made_from(tmp_path: Path) -> None:

@@ -501,8 +501,9 @@ def test_local_paths_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(UsageError) as caught:
             open_store(uri, must_exist=True)
         assert str(caught.value) == f"{uri}: {message}"
-    with pytest.raises(UsageError, match="Not a directory; name a directory that can be used"):
-        open_store(f"{tmp_path}/file/below", create=True)
+    for create in (True, False):
+        with pytest.raises(UsageError, match=f"{tmp_path}/file: is a file; name a directory"):
+            open_store(f"{tmp_path}/file/below", create=create)
     monkeypatch.setattr("os.access", lambda *_: False)
     with pytest.raises(UsageError, match=f"{tmp_path}: permission denied; grant read and write access to it"):
         open_store(str(tmp_path), create=True)

@@ -189,7 +189,7 @@ def _plan(
     if not count:
         raise _no_photos(run, skipped)
     grouped = _group(listed, listing, table, run, settings, folder)
-    warnings = tuple(filter(None, (grouped.warning, skipped.warning)))
+    warnings = tuple(filter(None, (table.warning if table else None, grouped.warning, skipped.warning)))
     planned = write_plan(plan, listed, products, run, settings, folder, request.limit, warnings)
     return _Made(listed, plan, planned, count, grouped.products, warnings)
 

@@ -50,10 +50,7 @@ def start_run(request: RunRequest, progress: Progress = silent) -> Iterator[Run]
         UsageError: something that was asked for is not there or does not fit; no product was answered.
     """
     started_at, settings, run_id = datetime.now(UTC), request.settings, request.run_id
-    if run_id is not None:
-        check_run_id(run_id)
-    if request.limit is not None and request.limit < 1:
-        raise UsageError(f"limit {request.limit}: a run takes at least 1 product; leave the limit out to take all")
+    _check(request)
     engine = choose_engine(settings.engine, settings.device)
     if settings.runner == "ray" and importlib.util.find_spec("ray") is None:
         raise UsageError("runner ray: Ray is not installed; pip install 'enrich[ray]', or use the runner inline")
@@ -84,6 +81,14 @@ def start_run(request: RunRequest, progress: Progress = silent) -> Iterator[Run]
         check_same_run(manifest, info)
         planned()
         yield Run(request, images, output, adapter, manifest, started_at, phases)
+
+
+def _check(request: RunRequest) -> None:
+    """UsageError for what no run takes, whatever is in its places."""
+    if request.run_id is not None:
+        check_run_id(request.run_id)
+    if request.limit is not None and request.limit < 1:
+        raise UsageError(f"limit {request.limit}: a run takes at least 1 product; leave the limit out to take all")
 
 
 def _begin_imports(settings: RunSettings) -> None:
@@ -160,6 +165,7 @@ def join_run(request: RunRequest) -> Iterator[Run]:
 def dry_run(request: RunRequest, progress: Progress = silent) -> Forecast:
     """What a run would do, and how long it may take, going by the last run. Nothing is written."""
     settings = request.settings
+    _check(request)
     images = open_store(request.images, must_exist=True, s3=settings.s3)
     check_places(request.images, request.adapter, request.output)
     with local_tree(request.adapter) as directory:

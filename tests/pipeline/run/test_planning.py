@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from enrich.cli.options import parse_duration
+from enrich.cli.options import parse_deadline, parse_duration
 from enrich.cli.runs import publish, rollback
 from enrich.engines.adapter import read_adapter
 from enrich.errors import UsageError
@@ -116,7 +116,19 @@ def test_lengths_of_time(text: str, seconds: int) -> None:
     assert parse_duration(text).total_seconds() == seconds
 
 
-@pytest.mark.parametrize("text", ["", "6", "h", "-1h", "1h 5", "tomorrow"])
+@pytest.mark.parametrize(("text", "hours"), [("6", 6), ("1.5", 1.5), ("0", 0), ("90m", 1.5), ("2d", 48)])
+def test_a_deadline_may_be_a_number_of_hours(text: str, hours: float) -> None:
+    assert parse_deadline(text).total_seconds() == hours * 3600
+
+
+@pytest.mark.parametrize("text", ["99999999999h", "36501d", "9" * 5000 + "s"])
+def test_a_length_of_time_has_an_end(text: str) -> None:
+    for parse in (parse_duration, parse_deadline):
+        with pytest.raises(UsageError, match="is more than 36,500 days; write a shorter time"):
+            parse(text)
+
+
+@pytest.mark.parametrize("text", ["", "6", "h", "-1h", "1h 5", "tomorrow", "1.5h", "\u0661h"])
 def test_what_is_no_length_of_time(text: str) -> None:
     with pytest.raises(
         UsageError, match=f"{re.escape(repr(text))} is not a length of time; write 90d, 6h, 2h30m or 45s"

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 
 from charset_normalizer import CharsetMatch, from_bytes
 
@@ -23,8 +24,10 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
 _SAMPLE_BYTES = 1 << 18  # of the lines that are not ASCII, for the encoding
+_PIECE = 1 << 20  # bytes read at a time
 _SAMPLE_CHARACTERS, _SAMPLE_ROWS = 1 << 20, 100  # for the separator
 _CLOSE = 0.2  # of coherence, from 0 to 1: an encoding that fits so much worse than the best is ruled out
+_TOLD_SEPARATOR = re.compile(r"sep=([,;\t|])\r?\n")  # Excel's own way to say it
 _MOST_BROKEN = 0.5  # share of the rows: with more the table is not what it was taken for
 csv.field_size_limit(64 << 20)  # a cell may hold a photo as data: URI; the default is 128 KiB
 
@@ -67,6 +70,39 @@ def decoded(data: bytes, asked: str | None, where: str) -> tuple[str, str, list[
     except UnicodeDecodeError as error:
         _refuse_mixed(data, error, where)
     return _legacy(data, where)
+
+
+def make_utf8(path: Path, where: str) -> str:
+    """Rewrite the file as UTF-8 where it is in another encoding, whose name is returned. Only then it is held in
+    memory, as a whole.
+
+    Raises:
+        UsageError: it is in none of the encodings that are known.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as file:
+        try:
+            while piece := file.read(_PIECE):
+                if b"\0" in piece:  # UTF-16 of plain letters is valid UTF-8
+                    break
+                decoder.decode(piece)
+            else:
+                decoder.decode(b"", final=True)
+                return "utf-8"
+        except UnicodeDecodeError:
+            pass
+    text, encoding, _ = decoded(path.read_bytes(), None, where)
+    path.write_bytes(text.encode())
+    return encoding
+
+
+def opening(path: Path, wanted: Collection[str]) -> tuple[str, int]:
+    """The separator of a CSV in UTF-8, and how many lines stand before its header; arguments as for `split_rows`."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        text = file.read(_SAMPLE_CHARACTERS)
+    if told := _TOLD_SEPARATOR.match(text):
+        return told[1], 1
+    return _separator(text, wanted)[0], 0
 
 
 def _utf16(data: bytes) -> str:
@@ -155,7 +191,7 @@ def split_rows(text: str, wanted: Collection[str], asked: str | None, where: str
         UsageError: there is no header, or most rows do not fit it.
     """
     text = text.removeprefix("\ufeff")
-    if told := re.match(r"sep=([,;\t|])\r?\n", text):  # Excel's own way to say it
+    if told := _TOLD_SEPARATOR.match(text):
         text, asked = text[told.end() :], asked or told[1]
     separator, notes = (asked, []) if asked else _separator(text, wanted)
     lines = list(io.StringIO(text, newline=""))
