@@ -71,6 +71,33 @@ def test_no_file_and_an_empty_one_change_nothing(tmp_path: Path, text: str) -> N
             "engine: Input should be 'auto', 'vllm' or 'transformers'; change that value",
         ),
         (
+            TrainSettings,
+            "price_unit: pence",
+            "price_unit: Input should be 'whole', 'cents' or 'auto'; change that value",
+        ),
+        (
+            TrainSettings,
+            "fields: {colour: {kind: choice, colum: shade}}",
+            "unknown key 'fields.colour.colum'; known keys: kind, column, label",
+        ),
+        (
+            TrainSettings,
+            "fields: {colour: choice}",
+            "fields.colour: settings are expected below it, not 'choice'; write `key: value` lines",
+        ),
+        (
+            TrainSettings,
+            "fields: [colour]",
+            "fields: settings are expected below it, not ['colour']; write `key: value` lines",
+        ),
+        (TrainSettings, "fields: {colour: {label: Shade}}", "fields.colour.kind: it is missing; add it"),
+        (
+            TrainSettings,
+            "fields: {Colour: {kind: choice}}",
+            "fields: 'Colour' is not a field name, which has at most 40 of a to z, 0 to 9 and _, a letter first; words "
+            "of your own belong in its label, the catalog's in its column; change that value",
+        ),
+        (
             RunSettings,
             "limits:\n  max_bytes: lots",
             "limits.max_bytes: Input should be a valid integer, unable to parse string as an integer; "
@@ -79,18 +106,18 @@ def test_no_file_and_an_empty_one_change_nothing(tmp_path: Path, text: str) -> N
         (
             TrainSettings,
             "batch_size: 3\neffective_batch_size: 16",
-            "TrainSettings: Value error, effective_batch_size 16 is not a multiple of batch_size 3; change that value",
+            "TrainSettings: effective_batch_size 16 is not a multiple of batch_size 3; change that value",
         ),
         (
             RunSettings,
             "group_by: '(?P<product_id>'",
-            "group_by: Value error, '(?P<product_id>' is not a regular expression: missing ), unterminated "
+            "group_by: '(?P<product_id>' is not a regular expression: missing ), unterminated "
             "subpattern at position 0; change that value",
         ),
         (
             RunSettings,
             "group_by: '(.*)[.]jpg'",
-            "group_by: Value error, '(.*)[.]jpg' is neither photo nor folder, and has no group (?P<product_id>...); "
+            "group_by: '(.*)[.]jpg' is neither photo nor folder, and has no group (?P<product_id>...); "
             "change that value",
         ),
     ],

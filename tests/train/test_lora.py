@@ -101,7 +101,7 @@ def test_a_field_that_is_unknown_or_set_by_enrich_is_refused(name: str) -> None:
     with pytest.raises(UsageError) as raised:
         load_settings(TrainSettings, optimizer={name: 1})
     assert str(raised.value) == (
-        f"settings: optimizer: Value error, {name!r} cannot be set here; choose from {', '.join(OPTIMIZER_FIELDS)}; "
+        f"settings: optimizer: {name!r} cannot be set here; choose from {', '.join(OPTIMIZER_FIELDS)}; "
         "change that value"
     )
 
