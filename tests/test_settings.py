@@ -67,17 +67,40 @@ def test_no_file_and_an_empty_one_change_nothing(tmp_path: Path, text: str) -> N
         (RunSettings, "shard_size: 0", "shard_size: Input should be greater than or equal to 1; change that value"),
         (RunSettings, "shard_size: yes", "shard_size: Input should be a number, not true; change that value"),
         (RunSettings, "refresh: off", "refresh: Input should be a number, not false; change that value"),
-        (
-            RunSettings,
-            "limits: 5",
-            "limits: settings are expected below it, as `key: value` lines; change that value",
-        ),
-        (RunSettings, "vllm: [a]", "vllm: settings are expected below it, as `key: value` lines; change that value"),
+        (RunSettings, "limits: 5", "limits: settings are expected below it, not 5; write `key: value` lines"),
+        (RunSettings, "vllm: [a]", "vllm: settings are expected below it, not ['a']; write `key: value` lines"),
         (RunSettings, "skip: '*.gif'", "skip: Input should be a list, such as [a, b]; change that value"),
         (
             RunSettings,
             "engine: magic",
             "engine: Input should be 'auto', 'vllm' or 'transformers'; change that value",
+        ),
+        (
+            TrainSettings,
+            "price_unit: pence",
+            "price_unit: Input should be 'whole', 'cents' or 'auto'; change that value",
+        ),
+        (
+            TrainSettings,
+            "fields: {colour: {kind: choice, colum: shade}}",
+            "unknown key 'fields.colour.colum'; known keys: kind, column, label",
+        ),
+        (
+            TrainSettings,
+            "fields: {colour: choice}",
+            "fields.colour: settings are expected below it, not 'choice'; write `key: value` lines",
+        ),
+        (
+            TrainSettings,
+            "fields: [colour]",
+            "fields: settings are expected below it, not ['colour']; write `key: value` lines",
+        ),
+        (TrainSettings, "fields: {colour: {label: Shade}}", "fields.colour.kind: it is missing; add it"),
+        (
+            TrainSettings,
+            "fields: {Colour: {kind: choice}}",
+            "fields: 'Colour' is not a field name, which has at most 40 of a to z, 0 to 9 and _, a letter first; words "
+            "of your own belong in its label, the catalog's in its column; change that value",
         ),
         (
             RunSettings,

@@ -22,7 +22,7 @@ from enrich.vocabulary import PriceUnit, Product
 
 SAME_PRICE = 0.05  # relative difference of two prices that a shop would call the same
 FEW_SMALL = 0.05  # share of a catalog's prices that may change more than that
-MOST_IN_CENTS = 99_999  # units of the currency: the second pass writes up to seven digits
+MOST_IN_CENTS = 99_999  # units of the currency: seven digits in cents; with longer ones `auto` leaves prices whole
 
 
 def read_taught(folder: Path, settings: TrainSettings, *, urls: bool = False) -> Catalog:
@@ -50,7 +50,7 @@ def read_taught(folder: Path, settings: TrainSettings, *, urls: bool = False) ->
 def taught_prompt(
     settings: TrainSettings, catalog: Catalog, products: Sequence[Product], max_new_tokens: int = SHORTEST_BUDGET
 ) -> Prompt:
-    """The prompt under these settings, with the categories and values of `products`, of `catalog`.
+    """The prompt under these settings, with the categories and choices of `products`, of `catalog`.
 
     Raises:
         UsageError: a word of the settings cannot stand in a prompt.
@@ -61,7 +61,7 @@ def taught_prompt(
             catalog.currency,
             language=settings.language,
             wording=settings.wording,
-            others=[_field(name, field, products) for name, field in settings.fields.items()],
+            others=[_field(name, field, catalog, products) for name, field in settings.fields.items()],
             max_new_tokens=max_new_tokens,
             category_path=settings.category_path,
             category_ids=catalog.category_ids,
@@ -115,17 +115,21 @@ def _of_prices(settings: TrainSettings, catalog: Catalog) -> list[str]:
     return [f"prices are taught in whole units, which changes {changed}{advice}"]
 
 
-def _field(name: str, settings: FieldSettings, products: Sequence[Product]) -> Field:
-    closed = KINDS[settings.kind].closed
-    values = {value for product in products if (value := product.attributes.get(name))}
+def _field(name: str, settings: FieldSettings, catalog: Catalog, products: Sequence[Product]) -> Field:
+    """The field, with the values of `products` if they are choices. Numbers have the decimals of the whole catalog, for
+    what its answers look like is asked before it is known which of its products are taught."""
     return Field(
         name=name,
         kind=settings.kind,
         label=settings.label_of(name),
         column=settings.column_of(name),
-        values=tuple(sorted(values)) if closed else (),
-        decimals=decimals(values) if settings.kind == "number" else 0,
+        values=tuple(sorted(_values(name, products))) if KINDS[settings.kind].closed else (),
+        decimals=decimals(_values(name, catalog.products)) if settings.kind == "number" else 0,
     )
+
+
+def _values(name: str, products: Sequence[Product]) -> set[str]:
+    return {value for product in products if (value := product.attributes.get(name))}
 
 
 def unknown_word(settings: TrainSettings) -> str:

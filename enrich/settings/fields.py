@@ -18,7 +18,8 @@ def _known(kind: str) -> str:
     return kind
 
 
-FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+FIELD_NAME = r"^[a-z][a-z0-9_]{0,39}$"
+FieldName = Annotated[str, StringConstraints(pattern=FIELD_NAME)]
 Words = Annotated[str, StringConstraints(min_length=1, max_length=400)]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
@@ -29,11 +29,7 @@ SECTIONS: dict[str, type[Settings]] = {
 # All commands that read --config. The commands added here have their own sections too, or share `run`.
 COMMANDS = SECTIONS | dict.fromkeys(("score", "publish", "rollback", "rebuild", "tidy", "doctor"), RunSettings)
 
-_WRONG_KIND = {  # pydantic's words for these are about Python
-    "model_type": "settings are expected below it, as `key: value` lines",
-    "dict_type": "settings are expected below it, as `key: value` lines",
-    "tuple_type": "Input should be a list, such as [a, b]",
-}
+_WRONG_KIND = {"tuple_type": "Input should be a list, such as [a, b]"}  # pydantic's words are about Python
 
 
 def load_settings(cls: type[S], path: str | Path | None = None, command: str | None = None, **overrides: object) -> S:
@@ -65,11 +61,15 @@ def check(cls: type[S], values: dict[str, Any], source: str, text: str = "") -> 
         first = error.errors()[0]
         line = line_of(text, first["loc"]) if text else None
         source = f"{source}, line {line}" if line else source
-        where = ".".join(str(part) for part in first["loc"]) or cls.__name__
+        where = ".".join(str(part) for part in first["loc"] if part != "[key]") or cls.__name__
         if first["type"] == "extra_forbidden":
             fields = _section(cls, first["loc"][:-1]).model_fields
             known = ", ".join(field.alias or name for name, field in fields.items())
             raise UsageError(f"{source}: unknown key {where!r}; known keys: {known}") from error
+        if first["type"] == "missing":
+            raise UsageError(f"{source}: {where}: it is missing; add it") from error
+        if first["type"] in ("dict_type", "model_type"):
+            raise UsageError(f"{source}: {_no_section(where, first['input'])}") from error
         wrong = _WRONG_KIND.get(first["type"]) or first["msg"].removeprefix("Value error, ")
         raise UsageError(f"{source}: {where}: {wrong}; change that value") from error
 
@@ -84,14 +84,19 @@ def _own_section(values: dict[str, Any], cls: type[Settings], command: str, sour
     name = command if command in values or cls is not RunSettings else "run"
     section = values.get(name)
     if not isinstance(section, dict | None):
-        raise UsageError(f"{source}: {name}: settings are expected below it, not {section!r}; write `key: value` lines")
+        raise UsageError(f"{source}: {_no_section(name, section)}")
     return dict(section or {})
 
 
+def _no_section(name: str, found: object) -> str:
+    return f"{name}: settings are expected below it, not {repr(found)[:40]}; write `key: value` lines"
+
+
 def _section(cls: type[Settings], names: Sequence[int | str]) -> type[Settings]:
-    """The settings class that the nested keys `names` lead to."""
+    """The settings class that the nested keys `names` lead to, some of them names that the user chose (`fields`)."""
+    found: Any = cls
     for name in names:
-        nested = cls.model_fields[str(name)].annotation
-        assert isinstance(nested, type)  # every field that is a mapping is a Settings class
-        cls = nested
-    return cls
+        is_settings = isinstance(found, type) and issubclass(found, Settings)
+        found = found.model_fields[str(name)].annotation if is_settings else get_args(found)[1]
+    assert issubclass(found, Settings)
+    return found

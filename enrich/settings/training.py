@@ -1,12 +1,13 @@
 """Settings of fine-tuning and merging."""
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from enrich.settings.base import Settings
 from enrich.settings.catalog import Columns, SplitSettings
-from enrich.settings.fields import FieldName, FieldSettings, WordingSettings
+from enrich.settings.fields import FIELD_NAME, FieldName, FieldSettings, WordingSettings
 from enrich.settings.models import AUTO, DEFAULT_MODEL, REVISIONS, TINY_MODEL
 from enrich.settings.photos import GroupBy, PhotoLimits
 from enrich.vocabulary import Language, PriceUnit
@@ -86,7 +87,7 @@ class TrainSettings(Settings):
         description="Answers without labels, a value a line: a quarter fewer tokens to write, so faster answers; but "
         "where a line stands then alone says which field it answers",
     )
-    price_unit: PriceUnit | Literal["auto"] = Field(
+    price_unit: Literal[PriceUnit, "auto"] = Field(
         default="auto",
         description="What the number of a price in an answer counts: whole units of the currency (129 for 129.00), or "
         "cents (79 for 0.79). auto: cents where whole units would change a twentieth of the prices by over 5 %",
@@ -164,12 +165,17 @@ class TrainSettings(Settings):
             raise ValueError(f"{numbers}: the first look must take fewer crops than the second; write [1, 4]")
         return tuple(numbers)
 
-    @field_validator("fields")
+    @field_validator("fields", mode="before")
     @classmethod
-    def _names_other_fields(cls, fields: dict[str, FieldSettings]) -> dict[str, FieldSettings]:
-        for name in ("title", "category", "price"):
-            if name in fields:
+    def _have_names(cls, fields: object) -> object:
+        for name in fields if isinstance(fields, dict) else ():
+            if name in ("title", "category", "price"):
                 raise ValueError(f"{name} is always answered; its column is columns.{name}, its word wording.{name}")
+            if not re.fullmatch(FIELD_NAME, name):
+                raise ValueError(
+                    f"{name!r} is not a field name, which has at most 40 of a to z, 0 to 9 and _, a letter first; "
+                    "words of your own belong in its label, the catalog's in its column"
+                )
         return fields
 
     @field_validator("optimizer")

@@ -47,7 +47,8 @@ def test_a_field_has_its_own_column_label_and_kind(tmp_path: Path) -> None:
     assert [tuple(product.attributes.values()) for product in catalog.products] == [
         ("Leather", "6.5", "As new"), ("suede", "7", None), (None, None, "Worn"), ("suede", "0", None),
     ]  # fmt: skip
-    assert "heel_height: 1 values are not numbers, such as 'high', and taught as unknown" in catalog.notes
+    told = "heel_height: 1 values, such as 'high', are not a number from 0 to 999,999,999 and taught as unknown"
+    assert told in catalog.notes
     prompt = taught_prompt(settings, catalog, catalog.products)
     assert [field.label for field in prompt.fields[2:-1]] == ["Made of", "Heel height", "Note"]
     assert prompt.fields[3].decimals == 1

@@ -145,7 +145,10 @@ def test_lines_left_empty_take_what_suits_the_base() -> None:
             "line 2: run.engine: Input should be 'auto', 'vllm' or 'transformers'; change that value",
         ),
         ("run:\n  gate:\n    max_filed: 1", "line 3: unknown key 'run.gate.max_filed'; known keys: enabled, "),
-        ("quality or speed: fastest\nrun: 5", "line 2: run: settings are expected below it, as `key: value` lines"),
+        (
+            "quality or speed: fastest\nrun: 5",
+            "line 2: run: settings are expected below it, not 5; write `key: value` lines",
+        ),
         ("speed: fastest", "line 1: unknown key 'speed'; known keys: until when, quality or speed, products at most, "),
         ("until when:\nshard_size: 8", "line 2: shard_size is a setting of run; write it below `run:`"),
         ("run: {a", "Settings is not valid YAML: line 1: "),

@@ -117,6 +117,20 @@ def test_what_is_allowed_to_go_is_told_and_listed_in_the_adapter(
     assert done.adapter == adapter_id(out)  # a record changes no answer
 
 
+def test_numbers_with_decimals_lose_no_row(catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pl.read_csv(catalog / "catalog.csv", infer_schema=False)
+    heel = pl.Series("heel", ["6.5", "3,25", "4", ""] * 10)
+    table.with_columns(heel).write_csv(catalog / "catalog.csv")
+    prompts = _without_training(monkeypatch)
+    told: list[str] = []
+    settings = TrainSettings.model_validate({**TINY.model_dump(), "fields": {"heel": {"kind": "number"}}})
+
+    finetune(str(catalog), str(tmp_path / "out"), settings, on_message=told.append)
+
+    assert told == []
+    assert [(field.name, field.decimals) for field in prompts[0].further] == [("heel", 2)]
+
+
 def test_a_japanese_catalog_loses_no_row_and_says_how_long_its_answers_are(
     catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

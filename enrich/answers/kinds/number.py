@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
-from unicodedata import normalize
 
+from enrich.answers.amount import LARGEST, AmountError, parse_amount
 from enrich.answers.automata import Part, chain
 from enrich.answers.kinds.base import Kind, Values
 
@@ -14,22 +14,30 @@ if TYPE_CHECKING:
     from enrich.answers.fields import Field
     from enrich.answers.token_evidence import AnswerTokens
 
-MAX_DIGITS = 7  # before the decimal point, that the second pass permits
+MAX_DIGITS = 9  # before the decimal point: those of amount.LARGEST, which rupiahs need
 MAX_DECIMALS = 2  # that are taught
-_CELL = re.compile(r"(?!0*[1-9][0-9]{0,2}[.,][0-9]{3}$)[0-9]{1,9}(?:[.,][0-9]+)?")  # not 1,234, which may be either
 
 
 def read(name: str, cells: Sequence[str | None]) -> tuple[Values, list[str]]:
-    """The cells in the fewest digits, to MAX_DECIMALS behind the point: 6.5 for `6,50`."""
-    plain = [normalize("NFKC", cell) if cell else "" for cell in cells]
-    values = [_shortest(one.replace(",", ".")) if _CELL.fullmatch(one) else None for one in plain]
+    """The cells in the fewest digits, to MAX_DECIMALS behind the point: 6.5 for `6,50`. What groups digits, and what is
+    unclear, is as in prices: `1 234` is a number, and 1,234 may be either of two."""
+    values = [_number(cell) if cell else None for cell in cells]
     odd = [cell for cell, value in zip(cells, values, strict=True) if cell and value is None]
-    told = f"{name}: {len(odd):,} values are not numbers, such as {odd[0]!r}, and taught as unknown" if odd else ""
-    return values, [told] if told else []
+    if not odd:
+        return values, []
+    told = f"such as {odd[0]!r}, are not a number from 0 to {LARGEST:,.0f} and taught as unknown"
+    return values, [f"{name}: {len(odd):,} values, {told}"]
 
 
-def _shortest(number: str) -> str:
-    return f"{float(number):.{MAX_DECIMALS}f}".rstrip("0").rstrip(".")
+def _number(cell: str) -> str | None:
+    """The number in a cell, None if it is none or could be two."""
+    if re.fullmatch(r"\d+(?:[.,]\d+)?", cell) and not float(cell.replace(",", ".")):
+        return "0"  # no amount of money is
+    try:
+        amount = parse_amount(cell)
+    except AmountError:
+        return None
+    return None if amount.currency else f"{amount.value:.{MAX_DECIMALS}f}".rstrip("0").rstrip(".")
 
 
 def decimals(values: Iterable[str]) -> int:
@@ -93,4 +101,4 @@ def room(tokens: AnswerTokens, field: Field) -> int:
     return len(tokens.prefixes[field.name]) + MAX_DIGITS + (1 + field.decimals if field.decimals else 0)
 
 
-KIND = Kind(about="a whole number", read=read, pattern=r"[0-9]{1,9}", parts=parts, room=room, begins="1")
+KIND = Kind(about="a whole number", read=read, pattern=rf"[0-9]{{1,{MAX_DIGITS}}}", parts=parts, room=room, begins="1")
