@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they have in common otherwise."""
+"""Options that several commands share, and how durations are parsed."""
 
 import re
 from datetime import timedelta
@@ -23,6 +23,6 @@ def parse_duration(text: str) -> timedelta:
     """90d, 6h, 2h30m, 45s; UsageError for anything else."""
     match = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
     if not match or not any(match.groups()):
-        raise UsageError(f"{text!r} is not a length of time; write 90d, 6h, 2h30m or 45s")
+        raise UsageError(f"{text!r} is not a duration; write 90d, 6h, 2h30m or 45s")
     days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
