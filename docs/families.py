@@ -5,7 +5,7 @@ from enrich.capacity import GIB, Machine, needs
 from enrich.models.base import crop_tokens
 from enrich.models.registry import families
 
-_GPU = Machine("a GPU", 0, 2)  # weights in bfloat16; how much it has does not count here
+_GPU = Machine("a GPU", 0, 2)  # weights in bfloat16; its memory size does not matter here
 _PHOTO = (1000, 1333)  # pixels
 _BUDGETS = (250, 500, crop_tokens(4), 1500)
 # Pixels of a square's side and its tokens in the published models of the generic families (see `auto.Facts`).
@@ -38,13 +38,13 @@ def _models() -> str:
         "to train",
         "at least",
         "to serve",
-        "keys and values of a token",
+        "KV cache per token",
     )
     return table(head, rows)
 
 
 def _photos() -> str:
-    head = ("family", *(f"`photo_tokens: {budget}`" for budget in _BUDGETS), "for vLLM, beside it")
+    head = ("family", *(f"`photo_tokens: {budget}`" for budget in _BUDGETS), "also needed for vLLM")
     rows = []
     for family in families():
         how = family.load()
@@ -55,7 +55,7 @@ def _photos() -> str:
 
 
 def _tokens(how: object, square: tuple[int, int] | None, budget: int) -> int:
-    """What a photo really takes."""
+    """The tokens that a photo really takes."""
     if square is None:
         return min(map(crop_tokens, range(1, 17)), key=lambda tokens: abs(tokens - budget))
     facts, (side, each) = how.facts, square  # type: ignore[attr-defined]

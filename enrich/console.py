@@ -1,4 +1,4 @@
-"""What people see at a terminal: progress bars, tables of scores, the outcome of a run, errors in one line."""
+"""Terminal output: progress bars, tables of scores, the outcome of a run, one-line errors."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from enrich.output.run_record import RunRecord
     from enrich.pipeline.progress import Progress as Callback
 
-# No markup and no emoji: paths, labels and messages from outside may hold brackets and colons.
+# No markup and no emoji: paths, labels and external messages may contain brackets and colons.
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
@@ -46,18 +46,18 @@ class _Redacted(logging.Formatter):
 
 
 def quiet_libraries() -> None:
-    """Let libraries print warnings and errors only; enrich itself prints progress and results."""
+    """Let libraries print only warnings and errors; enrich itself prints progress and results."""
     for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(name, "error")
     for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
         os.environ.setdefault(name, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", category=UserWarning, module="peft")  # of the base's name, which is right
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a package at each import
+    warnings.filterwarnings("ignore", category=UserWarning, module="peft")  # about the base's name, which is right
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns about a missing package at each import
     handler = logging.StreamHandler()
     handler.setFormatter(_Redacted("%(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    for stream in (sys.stdout, sys.stderr):  # printing a path that is not valid UTF-8 must not end the work
+    for stream in (sys.stdout, sys.stderr):  # printing a path that is not valid UTF-8 must not stop the work
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
@@ -78,12 +78,12 @@ def print_scores(metrics: dict[str, Any]) -> None:
             f"mean width a factor of {intervals['mean_ratio']:.2f}"
         )
     if "second_looks" in metrics:
-        console.print(f"looked at twice: {metrics['second_looks']:.1%} of the products")
+        console.print(f"second looks: {metrics['second_looks']:.1%} of the products")
     if looks := looks_table(metrics):
         table = Table(*looks[0], box=None, pad_edge=False)
         for way in looks:
             table.add_row(*way.values())
-        console.print("looked at with so many crops; in brackets the difference from the second row, 95 % between")
+        console.print("by number of crops; in brackets the difference from the second row, 95 % interval")
         console.print(table)
     for verdict in metrics.get("verdicts", ()):
         if not verdict["ok"]:
@@ -91,7 +91,7 @@ def print_scores(metrics: dict[str, Any]) -> None:
 
 
 def print_estimates(metrics: dict[str, Any]) -> None:
-    """Every metric with its error bar, and its upper bound where that is known."""
+    """Every metric with its error bar, and its upper bound if known."""
     table = Table("", "value", "95 % between", "best possible", box=None, pad_edge=False)
     for name, one in metrics["estimates"].items():
         ideal = (metrics["ideal"] or {}).get(name)
@@ -114,13 +114,11 @@ def print_record(record: "RunRecord", output: str) -> None:
         why = ", ".join(f"{count} {reason}" for reason, count in record.by_reason.items()) or "none new"
         console.print(f"{counts['rows']} products ({why}): {counts['ok']} ok, {counts['failed']} failed")
     if record.same_bytes:
-        console.print(
-            f"{record.same_bytes:,} of them have the bytes of before under another etag, and keep their answer"
-        )
+        console.print(f"{record.same_bytes:,} of them have a new etag but the same bytes, and keep their answer")
     if record.older:
-        console.print(f"{record.older:,} products keep the answer of an older adapter for now; later runs refresh them")
+        console.print(f"{record.older:,} products keep an older adapter's answer for now; later runs refresh them")
     if record.changes and record.changes.gone:
-        gone = f"{record.changes.gone:,} products that were there before are gone from {record.run.images_uri}"
+        gone = f"{record.changes.gone:,} products of earlier runs are gone from {record.run.images_uri}"
         console.print(gone, style="yellow")
     for kind, count in record.by_error_kind.items():
         console.print(f"  {count} {kind}")
@@ -132,14 +130,14 @@ def print_record(record: "RunRecord", output: str) -> None:
         console.print(f"start: {describe_start(record.start)}")
     if record.missing_shards:
         console.print(
-            f"{record.missing_shards} of {record.shards} shards are left: --run-id {record.run.run_id} goes on"
+            f"{record.missing_shards} of {record.shards} shards are left; continue with --run-id {record.run.run_id}"
         )
     if record.state == "published":
         console.print(f"products: {output}/products.parquet")
     console.print(f"report: {output}/{record.run.folder}report.html")
 
 
-_TRIED_AGAIN = {  # the setting that makes a failure eligible again, besides other photos or another adapter
+_TRIED_AGAIN = {  # the setting that makes a failure eligible for a retry, besides other photos or another adapter
     ErrorKind.TOO_LARGE: "limits.max_bytes",
     ErrorKind.TOO_MANY_PIXELS: "limits.max_pixels",
     ErrorKind.NOT_AN_IMAGE: "limits",
@@ -149,7 +147,7 @@ _TRIED_AGAIN = {  # the setting that makes a failure eligible again, besides oth
 
 
 def _describe_nothing(record: "RunRecord") -> str:
-    """The answers that exist where a run had nothing to do, in one line."""
+    """One line about the existing answers, if a run had nothing to do."""
     failed = record.failed_before
     if not failed:
         return f"nothing to do: every product of {record.run.images_uri} has its answer"
@@ -158,7 +156,7 @@ def _describe_nothing(record: "RunRecord") -> str:
     raised = f" or other settings ({', '.join(settings)})" if settings else ""
     return (
         f"nothing to do: {record.answered_before or 0:,} products of {record.run.images_uri} have their answer, "
-        f"{sum(failed.values()):,} failed ({kinds}) and are not tried again without other bytes, another adapter"
+        f"{sum(failed.values()):,} failed ({kinds}) and are not retried without other bytes, another adapter"
         f"{raised}"
     )
 
@@ -172,10 +170,10 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def progress_bars(what: str, every_seconds: float = 20.0) -> "Iterator[Callback]":
-    """Show how far long work is, on standard error.
+    """Show the progress of long work, on standard error.
 
     A terminal gets a bar for each kind of work, with its rate and the time left. A file or a pipe gets a line every
-    `every_seconds`, also while the work reports nothing. `what` names the work until it reports its first step.
+    `every_seconds`, even while the work reports nothing. `what` names the work until it reports its first step.
     """
     columns = (
         SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _Rate(),
@@ -190,7 +188,7 @@ def progress_bars(what: str, every_seconds: float = 20.0) -> "Iterator[Callback]
             nonlocal current
             kind = what.partition(",")[0]
             if kind != current and bars.tasks[tasks[current]].total is None:
-                bars.update(tasks[current], visible=False)  # it would never fill
+                bars.update(tasks[current], visible=False)  # a bar without a total would never fill
             if kind not in tasks:
                 tasks[kind] = bars.add_task(what, total=total or None)
             bars.update(tasks[kind], description=what, completed=done, total=total or None, visible=True)
@@ -205,7 +203,7 @@ def progress_bars(what: str, every_seconds: float = 20.0) -> "Iterator[Callback]
 
 @contextmanager
 def _repeated(act: Callable[[], object], every_seconds: float) -> Iterator[None]:
-    """Call `act` every so often, on a thread, until the block ends."""
+    """Call `act` at intervals, on a thread, until the block ends."""
     done = Event()
 
     def repeat() -> None:
@@ -226,12 +224,12 @@ def _describe(task: Task) -> str:
     rate = 0.0 if task.finished else task.speed or 0.0
     line = describe_progress(task.description, int(task.completed), int(task.total or 0), rate)
     if task.finished:
-        line += ", next step under way"
+        line += ", next step in progress"
     return f"{line} ({describe_duration(task.get_time() - (task.start_time or 0))} so far)"
 
 
 def speaks() -> bool:
-    """Whether this process prints: of several that train together only the first does."""
+    """Whether this process prints: of several processes that train together, only the first does."""
     return os.environ.get("RANK", "0") == "0"
 
 

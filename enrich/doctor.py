@@ -20,7 +20,7 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. Without a required one nothing runs; others widen what can be run."""
+    """The result of one check. Nothing runs without what is required; the rest is optional."""
 
     what: str
     here: str
@@ -30,7 +30,7 @@ class Finding:
 
 
 def examine(output: str | None = None, s3: S3Settings = PLAIN_S3) -> list[Finding]:
-    """Look at Python, packages, devices, memory, S3 credentials and, if given, at an output's conditional writes."""
+    """Check Python, packages, devices, memory, S3 credentials and, if given, an output's conditional writes."""
     found = [*_packages(), *_devices(), *_machine(), _fonts(), _credentials(output)]
     return found if output is None else [*found, *_output(output, s3)]
 
@@ -48,7 +48,7 @@ def _packages() -> Iterator[Finding]:
     yield Finding("vLLM", vllm or "-", vllm is not None, False, "pip install -c constraints.txt 'enrich[vllm]'")
     if vllm is not None:
         known = any(point.value.startswith("enrich.") for point in entry_points(group="vllm.general_plugins"))
-        here, fix = "registered" if known else "-", "install enrich again: its entry point is missing"
+        here, fix = "registered" if known else "-", "reinstall enrich: its entry point is missing"
         yield Finding("vLLM plugin", here, known, False, fix)
     ray = installed("ray")
     yield Finding("Ray", ray or "-", ray is not None, False, "pip install -c constraints.txt 'enrich[ray]'")
@@ -77,17 +77,17 @@ def _machine() -> Iterator[Finding]:
 
 
 def _fonts() -> Finding:
-    """Which scripts pictures with titles on them (contact sheets) can show; pages leave that to the browser."""
+    """Which scripts can be drawn in pictures with titles (contact sheets); pages leave that to the browser."""
     from enrich.pages.fonts import SCRIPTS, joins_letters, undrawable
 
     missing = undrawable()
     here = f"no font for {', '.join(missing)}" if missing else f"{len(SCRIPTS)} scripts of {len(SCRIPTS)}"
-    fix = "apt-get install fonts-noto-cjk fonts-noto-core; without, pictures show these characters as codes"
+    fix = "apt-get install fonts-noto-cjk fonts-noto-core; without them pictures show these characters as codes"
     if missing or joins_letters():
         return Finding("fonts", here, not missing, False, fix)
     here, fix = (
         "no libraqm or libfribidi",
-        "apt-get install libfribidi0; without, pictures show Arabic letters unjoined",
+        "apt-get install libfribidi0; without it pictures show Arabic letters unjoined",
     )
     return Finding("fonts", here, False, False, fix)
 
@@ -101,7 +101,7 @@ def _credentials(output: str | None) -> Finding:
         credentials = boto3.session.Session().get_credentials()
     except BotoCoreError as error:  # an unknown profile, half a key pair, a broken configuration file
         credentials, fix = None, f"{' '.join(str(error).split())}; {fix}"
-    # The method tells where credentials came from; they themselves are never shown, nor those in an endpoint's URL.
+    # The method says where credentials came from. Credentials are never shown, nor are those in an endpoint's URL.
     endpoint = redact(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
     here = f"{credentials.method}{f', endpoint {endpoint}' if endpoint else ''}" if credentials else "-"
     wanted = output is not None and is_s3(output)
@@ -109,24 +109,24 @@ def _credentials(output: str | None) -> Finding:
 
 
 def _output(output: str, s3: S3Settings) -> Iterator[Finding]:
-    """Whether runs may publish there: by conditional writes, or where If-Match is ignored under the lock object."""
+    """Whether runs can publish there: with conditional writes, or under the lock object if If-Match is ignored."""
     refused = _tried(output, s3.model_copy(update={"lock": False}))
     if refused is None:
-        yield Finding("output", f"{output} keeps conditional writes", True, True, "")
+        yield Finding("output", f"{output} supports conditional writes", True, True, "")
         if s3.lock:
-            yield Finding("lock object", "not needed there: If-Match is honoured", True, False, "")
+            yield Finding("lock object", "not needed: If-Match is supported", True, False, "")
         return
     without = _tried(output, s3.model_copy(update={"lock": True})) if is_s3(output) else refused
     if without is not None:
         yield Finding("output", output, False, True, without if s3.lock else refused)
         return
-    here = f"{output} creates only what is absent, and ignores If-Match"
+    here = f"{output} supports If-None-Match but ignores If-Match"
     yield Finding("output", here, s3.lock, True, "" if s3.lock else refused)
-    yield Finding("lock object", "keeps one publisher out while another writes", True, s3.lock, "")
+    yield Finding("lock object", "lets one publisher write at a time", True, s3.lock, "")
 
 
 def _tried(output: str, s3: S3Settings) -> str | None:
-    """Why an output may not be published to; None: it may."""
+    """Why runs cannot publish to an output; None if they can."""
     try:
         open_store(output, create=True, s3=s3).check_conditional_writes()
     except EnrichError as error:

@@ -151,7 +151,7 @@ def test_the_doctor_lists_all_of_them(run_cli: RunCli, monkeypatch: pytest.Monke
     _, out, _ = run_cli("doctor")
     for name in PUBLISHED:
         assert name in out, "names are whole on a terminal of 80 characters"
-    assert "Estimates of memory, for CPU with" in out
+    assert "Estimated memory, for CPU with" in out
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else find_spec(name))
     assert "Estimates" not in run_cli("doctor")[1]

@@ -29,11 +29,11 @@ def test_nothing_to_do_says_which_photos_failed_and_what_would_try_them_again(
     first = said(capsys, answered_before=94, failed_before={"not_found": 1, "too_large": 4, "truncated": 1})[0]
     assert first == (
         "nothing to do: 94 products of s3://photos have their answer, 6 failed "
-        "(1 not_found, 4 too_large, 1 truncated) and are not tried again without other bytes, another adapter "
+        "(1 not_found, 4 too_large, 1 truncated) and are not retried without other bytes, another adapter "
         "or other settings (limits.max_bytes, max_attempts)"
     )
     first = said(capsys, answered_before=1, failed_before={"truncated": 1})[0]
-    assert first.endswith("1 failed (1 truncated) and are not tried again without other bytes, another adapter")
+    assert first.endswith("1 failed (1 truncated) and are not retried without other bytes, another adapter")
 
 
 def test_every_photo_has_its_answer_only_where_that_is_true(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +43,7 @@ def test_every_photo_has_its_answer_only_where_that_is_true(capsys: pytest.Captu
 @pytest.mark.parametrize("state", ["published", "held", "nothing_to_do"])
 def test_photos_that_left_the_source_are_always_told(capsys: pytest.CaptureFixture[str], state: str) -> None:
     changes = Changes(0, 0, 0, 0, {}, 0, gone=5, examples=())
-    assert "5 products that were there before are gone from s3://photos" in said(capsys, state=state, changes=changes)
+    assert "5 products of earlier runs are gone from s3://photos" in said(capsys, state=state, changes=changes)
 
 
 def heartbeat(capsys: pytest.CaptureFixture[str], *steps: tuple[str, int, int]) -> list[str]:
@@ -61,7 +61,7 @@ def heartbeat(capsys: pytest.CaptureFixture[str], *steps: tuple[str, int, int]) 
         ([], "fine-tuning (0 s so far)"),
         ([("loading the base model", 0, 0)], "loading the base model (0 s so far)"),
         ([("listing", 1000, 0), ("photos", 1, 3)], "photos: 1 of 3 (0 s so far)"),
-        ([("photos", 1, 3), ("photos", 3, 3)], "photos: 3 of 3, next step under way (0 s so far)"),
+        ([("photos", 1, 3), ("photos", 3, 3)], "photos: 3 of 3, next step in progress (0 s so far)"),
         ([("training, loss 2.0", 1, 9), ("training, loss [1.9]", 1, 9)], "training, loss [1.9]: 1 of 9 (0 s so far)"),
     ],
 )

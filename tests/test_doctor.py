@@ -167,7 +167,7 @@ def test_credentials_that_are_set_up_wrong_are_told(
 def test_a_local_output_can_be_written(tmp_path: Path) -> None:
     output = str(tmp_path / "out")
 
-    assert findings(output)["output"] == Finding("output", f"{output} keeps conditional writes", True, True, "")
+    assert findings(output)["output"] == Finding("output", f"{output} supports conditional writes", True, True, "")
 
 
 def test_an_output_that_is_a_file(tmp_path: Path) -> None:
@@ -182,20 +182,20 @@ def test_an_output_that_is_a_file(tmp_path: Path) -> None:
 def test_an_output_in_s3(s3_bucket: str) -> None:
     found = findings(f"{s3_bucket}/out")
 
-    assert found["output"] == Finding("output", f"{s3_bucket}/out keeps conditional writes", True, True, "")
+    assert found["output"] == Finding("output", f"{s3_bucket}/out supports conditional writes", True, True, "")
     assert found["S3 credentials"].ok
 
 
 def test_an_output_where_if_match_is_ignored(s3_bucket: str, s3_server: S3Server) -> None:
     s3_server.fault = REFUSES_IF_MATCH
     output = f"{s3_bucket}/out"
-    here = f"{output} creates only what is absent, and ignores If-Match"
+    here = f"{output} supports If-None-Match but ignores If-Match"
 
     found = findings(output)
 
     assert (found["output"].here, found["output"].ok, found["output"].required) == (here, False, True)
     assert found["output"].fix.endswith("or the setting `s3: {lock: true}`")
-    works = "keeps one publisher out while another writes"
+    works = "lets one publisher write at a time"
     assert found["lock object"] == Finding("lock object", works, True, False, "")
 
     found = findings(output, lock=True)
@@ -207,8 +207,8 @@ def test_an_output_where_if_match_is_ignored(s3_bucket: str, s3_server: S3Server
 def test_a_lock_object_that_is_not_needed(s3_bucket: str) -> None:
     found = findings(f"{s3_bucket}/out", lock=True)
 
-    assert found["output"] == Finding("output", f"{s3_bucket}/out keeps conditional writes", True, True, "")
-    assert found["lock object"].here == "not needed there: If-Match is honoured"
+    assert found["output"] == Finding("output", f"{s3_bucket}/out supports conditional writes", True, True, "")
+    assert found["lock object"].here == "not needed: If-Match is supported"
 
 
 @pytest.mark.parametrize("lock", [False, True])
@@ -239,4 +239,4 @@ def test_a_vllm_that_does_not_know_the_plugin(monkeypatch: pytest.MonkeyPatch, p
     found = findings()["vLLM plugin"]
 
     assert (found.here, found.ok, found.required) == (here, bool(points), False)
-    assert found.fix == "install enrich again: its entry point is missing"
+    assert found.fix == "reinstall enrich: its entry point is missing"

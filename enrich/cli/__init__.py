@@ -53,19 +53,19 @@ def options(
 def main() -> None:
     """Entry point of the `enrich` script."""
     quiet_libraries()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: else processes that it started outlive it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C; otherwise child processes outlive it
     try:
         code = app(standalone_mode=False)
         if code == _INTERRUPTED:
-            errors.print(Text.assemble(("stopped", "red"), "; what was committed stays"))
+            errors.print(Text.assemble(("stopped", "red"), "; committed work is kept"))
             code = 1
     except EnrichError as error:
-        # Processes that train together all meet the same wrong usage; any other error may be one process's own.
+        # Processes that train together all hit the same usage error; any other error may occur in one of them only.
         if speaks() or not isinstance(error, UsageError):
             say_error(error)
         code = error.exit_code
     except TyperException as error:
-        if speaks() and error.format_message():  # it is empty when only the help is shown
+        if speaks() and error.format_message():  # empty when only the help is shown
             say_error(UsageError(f"{error.format_message().rstrip('.')}; `enrich --help` lists commands and options"))
         code = error.exit_code
     except BaseException as error:  # the last boundary: a traceback helps only developers

@@ -21,10 +21,10 @@ def finetune(
     catalog: Annotated[
         str, typer.Option(help="Labelled products with photos: a directory, a table in a file, or s3://bucket/prefix.")
     ],
-    out: Annotated[str | None, typer.Option(help="Where the adapter goes.")] = None,
+    out: Annotated[str | None, typer.Option(help="Where to write the adapter.")] = None,
     model: Annotated[str | None, typer.Option(help="Hub id or directory of a vision-language model.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would be trained, and what a trial step takes.")
+        bool, typer.Option("--dry-run", help="Only print what would be trained, and measure trial steps.")
     ] = False,
     overfit_one_batch: Annotated[
         bool, typer.Option("--overfit-one-batch", help="Only check that the model can memorise one batch.")
@@ -35,7 +35,7 @@ def finetune(
     processes: Annotated[int, typer.Option(min=1, help="Number of processes, one for each GPU of this machine.")] = 1,
     config: Config = None,
 ) -> None:
-    """Teach a model a catalog: photo to title, category and full price, as an adapter with known errors."""
+    """Fine-tune a model on a catalog: photo to title, category and full price, as an adapter with measured errors."""
     settings = load_settings(TrainSettings, config, "finetune", model=model, allow_dropped=allow_dropped or None)
     if overfit_one_batch:
         _overfit(catalog, settings)
@@ -44,7 +44,7 @@ def finetune(
         _rehearse(catalog, out, settings)
         return
     if out is None:
-        raise typer.BadParameter("fine-tuning needs --out (or --dry-run, --overfit-one-batch)")
+        raise typer.BadParameter("fine-tuning needs --out (or --dry-run or --overfit-one-batch)")
     if processes > 1 and "RANK" not in os.environ:
         from enrich.pipeline.processes import run_together
 
@@ -65,7 +65,7 @@ def _rehearse(catalog: str, out: str | None, settings: TrainSettings) -> None:
 
     with progress_bars("rehearsing") as progress:
         rehearse(catalog, out, settings, progress, on_message=console.print)
-    console.print(f"{catalog}: this would be trained; nothing was written")
+    console.print(f"{catalog}: dry run; nothing was trained or written")
 
 
 def _overfit(catalog: str, settings: TrainSettings) -> None:
@@ -84,21 +84,22 @@ def score(
     base: Base = None,
     engine: Engine = None,
     parity: Annotated[
-        bool, typer.Option("--parity", help="Only compare vLLM with transformers; on drawn photos without a catalog.")
+        bool,
+        typer.Option("--parity", help="Only compare vLLM with transformers; without a catalog, on generated photos."),
     ] = False,
     rows: Annotated[int | None, typer.Option(min=1, help="Number of photos to compare.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for metrics, table and plots; with --parity the comparison's JSON file.")
+        Path | None, typer.Option(help="Folder for metrics, table and plots; with --parity, a JSON file.")
     ] = None,
     config: Config = None,
 ) -> None:
-    """Score an adapter on a catalog: the test split of the one it was made from, every row of any other."""
+    """Score an adapter: on the test split of the catalog it was trained on, or on every row of another catalog."""
     settings = load_settings(RunSettings, config, "score", engine=engine, base=base)
     if parity:
         _compare_engines(adapter, catalog, settings, rows, out)
         return
     if catalog is None or rows is not None:
-        raise typer.BadParameter("scoring needs --catalog; --rows goes with --parity")
+        raise typer.BadParameter("scoring needs --catalog; --rows needs --parity")
     with progress_bars("scoring") as progress:
         found = enrich.score(adapter, catalog, settings, out=out, progress=progress, on_message=console.print)
     for name, scored in zip(("", "/holdout"), found, strict=False):
@@ -124,12 +125,12 @@ def _compare_engines(
 
 def merge(
     adapter: Adapter,
-    out: Annotated[str, typer.Option(help="Where the checkpoint goes.")],
+    out: Annotated[str, typer.Option(help="Where to write the checkpoint.")],
     base: Base = None,
     dtype: Annotated[str | None, typer.Option(help="bfloat16 or float32.")] = None,
     config: Config = None,
 ) -> None:
-    """Write an adapter and its base as one checkpoint, for servers that load no adapters, after comparing the two."""
+    """Merge an adapter and its base into one checkpoint, for servers without adapters, and compare the two."""
     from enrich.pipeline.merging import merge as run
 
     settings = load_settings(MergeSettings, config, "merge", dtype=dtype)
@@ -137,7 +138,7 @@ def merge(
         done = run(adapter, out, settings, base=base, progress=progress)
     check = done.check
     console.print(
-        f"merged beside unmerged: logits differ by {check.relative_difference:.2g} of their size, "
+        f"merged and unmerged: logits differ by {check.relative_difference:.2g} of their size, "
         f"{check.same_answers} of {check.rows} answers agree"
     )
     console.print(f"checkpoint of adapter {done.adapter}: {done.uri}")
@@ -145,14 +146,14 @@ def merge(
 
 def promote(
     adapters: Annotated[
-        str, typer.Option(help="Where the nightly flow keeps adapters: a directory or s3://bucket/prefix.")
+        str, typer.Option(help="Where the nightly flow stores adapters: a directory or s3://bucket/prefix.")
     ],
     adapter: Adapter,
-    by: Annotated[str | None, typer.Option(help="Who decides, for the record; left out, the user's name.")] = None,
-    why: Annotated[str, typer.Option(help="For the record.")] = "a person decided",
+    by: Annotated[str | None, typer.Option(help="Who decides, for the record; by default the user's name.")] = None,
+    why: Annotated[str, typer.Option(help="The reason, for the record.")] = "a person decided",
 ) -> None:
-    """Let an adapter serve from the next night on, however it compares with the one before it."""
+    """Let an adapter serve from the next nightly run on, however it compares with the current one."""
     from enrich.pipeline.standing import promote as run
 
     chosen = run(adapters, adapter, getpass.getuser() if by is None else by, why)
-    console.print(f"adapter {chosen.adapter} serves as {chosen.person} decided: {chosen.uri}")
+    console.print(f"adapter {chosen.adapter} now serves, by decision of {chosen.person}: {chosen.uri}")

@@ -14,21 +14,21 @@ from enrich.settings.catalog import CHECKED_PHOTOS, FetchSettings, SampleSetting
 from enrich.settings.load import load_settings
 from enrich.settings.training import TrainSettings
 
-Out = Annotated[str, typer.Option(help="Where the catalog goes: a directory or s3://bucket/prefix.")]
+Out = Annotated[str, typer.Option(help="Where to write the catalog: a directory or s3://bucket/prefix.")]
 
 
 def sample(
     out: Out,
     products: Annotated[int | None, typer.Option(help="Number of products.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed makes the same bytes.")] = None,
-    photos: Annotated[int | None, typer.Option(help="Most photos of a product, 1 to 4.")] = None,
-    language: Annotated[str | None, typer.Option(help="Of the retailer's words: en or ja.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same bytes.")] = None,
+    photos: Annotated[int | None, typer.Option(help="Maximum number of photos of a product, 1 to 4.")] = None,
+    language: Annotated[str | None, typer.Option(help="Language of titles and categories: en or ja.")] = None,
     bucket: Annotated[
-        str | None, typer.Option(help="Also make unlabelled photos there, hostile files among them.")
+        str | None, typer.Option(help="Also write unlabelled photos there, including hostile files.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another sample that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another sample in the same place.")] = False,
 ) -> None:
-    """Make a catalog of synthetic product photos whose best possible score is known."""
+    """Generate a catalog of synthetic product photos whose best possible score is known."""
     from sample.make import make_sample
 
     settings = load_settings(SampleSettings, products=products, seed=seed, photos=photos, language=language)
@@ -36,7 +36,7 @@ def sample(
         summary = make_sample(out, settings, bucket=bucket, overwrite=overwrite, progress=progress)
     console.print(f"{summary.products} products in {summary.categories} categories: {out}/catalog.csv")
     if summary.holdout:
-        console.print(f"{summary.holdout} of unseen colour x fabric x kind: {out}/holdout/catalog.csv")
+        console.print(f"{summary.holdout} with unseen colour x fabric x kind: {out}/holdout/catalog.csv")
     if bucket:
         console.print(f"{summary.bucket} unlabelled {'products' if settings.photos > 1 else 'photos'}: {bucket}")
 
@@ -46,7 +46,7 @@ def fetch(
     out: Out,
     config: Config = None,
 ) -> None:
-    """Download the photos of a table with an image URL column, and write them as a catalog."""
+    """Download the photos that a table names by URL, and write a catalog."""
     from enrich.pipeline.catalogs import fetch_photos
 
     settings = load_settings(FetchSettings, config, "catalog fetch")
@@ -63,21 +63,21 @@ def check(
     columns: Annotated[
         str | None,
         typer.Option(
-            help="auto: propose the columns that no setting names; --config FILE is written if it is missing."
+            help="auto: propose the columns that no setting names; --config FILE is written if it does not exist."
         ),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write what was read there.")] = None,
-    page: Annotated[Path | None, typer.Option(help="Also write a page with pictures there, as HTML.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write what was read to this file.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Also write an HTML page with pictures to this file.")] = None,
     photos: Annotated[
-        int, typer.Option(help="Photos that are decoded at most, spread over the catalog.", min=0)
+        int, typer.Option(help="Maximum number of photos to decode, spread over the catalog.", min=0)
     ] = CHECKED_PHOTOS,
 ) -> None:
-    """Say what fine-tuning would read of a catalog, what it would leave out, and what looks wrong. Needs no model."""
+    """Show what fine-tuning would read of a catalog, what it would leave out, and what looks wrong. Needs no model."""
     from enrich.catalog.layouts import as_yaml
     from enrich.pipeline.catalogs import check_catalog
 
     if columns not in (None, "auto"):
-        raise UsageError(f"--columns {columns}: is not auto; name columns in a settings file (--config)")
+        raise UsageError(f"--columns {columns}: only auto is allowed; name columns in a settings file (--config)")
     fresh = config is not None and columns == "auto" and not config.exists()
     settings = load_settings(TrainSettings, None if fresh else config, "finetune")
     with progress_bars("reading the catalog") as progress:
@@ -104,4 +104,4 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, "utf-8")
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}; name a file that can be written") from error
+        raise UsageError(f"{path}: {error.strerror or error}; name a writable file") from error

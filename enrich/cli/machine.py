@@ -24,23 +24,24 @@ def doctor(
     newer_than: Annotated[
         str | None,
         typer.Option(
-            help="Look only whether a run published to --output in that time: 26h, 90m, 2d. Else exit code 1."
+            help="Only check that a run published to --output in that time (26h, 90m, 2d); exit code 1 if none did."
         ),
     ] = None,
     prefect: Annotated[
-        bool, typer.Option("--prefect", help="Look only at the Prefect server of PREFECT_API_URL: can nights start?")
+        bool,
+        typer.Option("--prefect", help="Only check the Prefect server at PREFECT_API_URL: can scheduled runs start?"),
     ] = False,
     release: Annotated[
-        bool, typer.Option("--release", help="With --prefect: free slots of limits that belong to no live run.")
+        bool, typer.Option("--release", help="With --prefect: free concurrency slots that belong to no live run.")
     ] = False,
     config: Config = None,
 ) -> None:
-    """Say what this machine can run, what is missing, and the command that fixes it."""
+    """Show what this machine can run, what is missing, and the command that fixes it."""
     if release and not prefect:
-        raise UsageError("--release is about the server's limits: enrich doctor --prefect --release")
+        raise UsageError("--release frees slots of the server's limits; use enrich doctor --prefect --release")
     if prefect:
         if output is not None or newer_than is not None:
-            raise UsageError("--prefect looks at the server only; ask about the output in a call of its own")
+            raise UsageError("--prefect only checks the server; check the output in a separate call")
         _examine_server(release)
         return
     s3 = load_settings(RunSettings, config, "doctor").s3
@@ -78,7 +79,7 @@ def _watch(output: str | None, newer_than: str, s3: S3Settings) -> None:
     from enrich.pipeline.freshness import check_fresh
 
     if output is None:
-        raise UsageError("--newer-than needs the output to look at: enrich doctor --output URI --newer-than 26h")
+        raise UsageError("--newer-than needs an output; use enrich doctor --output URI --newer-than 26h")
     console.print(check_fresh(output, parse_duration(newer_than), s3), soft_wrap=True)
 
 
@@ -91,7 +92,7 @@ def _print_findings(findings: Sequence["Finding"]) -> None:
 
 
 def _print_models() -> None:
-    """The memory that the families' models need; nothing without the packages that run them."""
+    """The memory that each family's models need; prints nothing without the packages that run them."""
     if not all(importlib.util.find_spec(name) for name in ("torch", "transformers")):
         return
     from enrich.capacity import GIB, needs, this_machine
@@ -103,7 +104,7 @@ def _print_models() -> None:
         sizes = (f"{size / GIB:.0f}" for size in (need.train, need.train_least, need.serve))
         table.add_row(need.model.name, *sizes, need.fits(here))
     slow = "" if here.number_bytes == 2 else "; without a GPU, training on thousands of products takes days"
-    console.print(f"\nEstimates of memory, for {here.name} with {here.memory / GIB:.0f} GiB{slow}:")
+    console.print(f"\nEstimated memory, for {here.name} with {here.memory / GIB:.0f} GiB{slow}:")
     console.print(table)
     console.print("* with batch_size: 1 and gradient_checkpointing: true. `enrich finetune --dry-run` measures.")
 
@@ -116,7 +117,7 @@ def settings(
 
     name = " ".join(command or ())
     if name and name not in COMMANDS:
-        raise typer.BadParameter(f"{name!r} has no settings; those with settings: {', '.join(COMMANDS)}")
+        raise typer.BadParameter(f"{name!r} has no settings; commands with settings: {', '.join(COMMANDS)}")
     if name:
         print(describe(COMMANDS[name]), end="")
         return

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they have in common otherwise."""
+"""Options that several commands share, and how durations are parsed."""
 
 import re
 from datetime import timedelta
@@ -26,7 +26,7 @@ def parse_duration(text: str) -> timedelta:
     """90d, 6h, 2h30m, 45s, up to 100 years; UsageError for anything else."""
     match = re.fullmatch(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?", text.strip())
     if not match or not any(match.groups()):
-        raise UsageError(f"{text!r} is not a length of time; write 90d, 6h, 2h30m or 45s")
+        raise UsageError(f"{text!r} is not a duration; write 90d, 6h, 2h30m or 45s")
     days, hours, minutes, seconds = (int(part[:18]) for part in match.groups("0"))
     if ((days * 24 + hours) * 60 + minutes) * 60 + seconds > _MOST.total_seconds():
         raise UsageError(f"{text!r} is more than {_MOST.days:,} days; write a shorter time")

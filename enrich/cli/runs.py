@@ -1,4 +1,4 @@
-"""`enrich run`, and what can be done with the output of runs afterwards."""
+"""`enrich run`, and the commands that work on the output of runs."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -20,27 +20,27 @@ DEFAULT_PORT = 8420  # of `serve`
 def run(
     images: Annotated[str, typer.Option(help="The photos: a directory or s3://bucket/prefix.")],
     adapter: Adapter,
-    output: Annotated[str, typer.Option(help="Where the tables go: a directory or s3://bucket/prefix.")],
+    output: Annotated[str, typer.Option(help="Where to write the tables: a directory or s3://bucket/prefix.")],
     run_id: Annotated[str | None, typer.Option(help="Name of the run; give it again to continue it.")] = None,
     base: Base = None,
     engine: Engine = None,
-    limit: Annotated[int | None, typer.Option(help="Number of products at most.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Maximum number of products.")] = None,
     deadline: Annotated[
         str | None, typer.Option(metavar="TIME", help="Stop and publish after this time: 6h, 90m, 2h30m; 6 is hours.")
     ] = None,
     inventory: Annotated[
-        str | None, typer.Option(metavar="URI", help="manifest.json of an S3 Inventory, instead of a listing.")
+        str | None, typer.Option(metavar="URI", help="manifest.json of an S3 Inventory, instead of listing the bucket.")
     ] = None,
     products: Annotated[
         str | None,
-        typer.Option(metavar="URI", help="CSV or Parquet of the products to do, with the keys of their photos."),
+        typer.Option(metavar="URI", help="CSV or Parquet table of the products to process, with their photo keys."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes.")
+        bool, typer.Option("--dry-run", help="Only print what there is to do and how long it would take.")
     ] = False,
     config: Config = None,
 ) -> None:
-    """Enrich what is new or changed in a bucket, and publish products.parquet."""
+    """Enrich new and changed products of a bucket, and publish products.parquet."""
     settings = load_settings(RunSettings, config, "run", engine=engine, base=base)
     until = None if deadline is None else parse_deadline(deadline)
     if dry_run:
@@ -85,7 +85,7 @@ def rollback(output: Output, run_id: RunId, config: Config = None) -> None:
 
 
 def rebuild(output: Output, config: Config = None) -> None:
-    """Rebuild products.parquet from history, whether it was lost, damaged or neither."""
+    """Rebuild products.parquet from history, for example after it was lost or damaged."""
     from enrich.pipeline.releasing import rebuild
 
     with progress_bars("rebuilding"):
@@ -99,11 +99,11 @@ def tidy(
         str | None, typer.Option(metavar="TIME", help="Delete the rows of superseded runs older than this: 90d.")
     ] = None,
     grace: Annotated[
-        str, typer.Option(metavar="TIME", help="How long shards stay after they were packed, for their readers.")
+        str, typer.Option(metavar="TIME", help="How long packed shards are kept for queries that still read them.")
     ] = "24h",
     config: Config = None,
 ) -> None:
-    """Pack the many small files of finished runs into few, and delete what nothing needs any more."""
+    """Pack the many small files of finished runs into a few, and delete what is no longer needed."""
     from enrich.pipeline.tidying import tidy
 
     settings = load_settings(RunSettings, config, "tidy")
@@ -113,8 +113,8 @@ def tidy(
     console.print(f"{done.packed} shards packed into {done.packs} files, {done.deleted} packed shards deleted")
     if done.packed:
         console.print(
-            f"their rows are stored twice until they are deleted, {grace} from now at the earliest: queries on history "
-            "take each (run_id, product_id) once, as those in docs/queries.md"
+            f"their rows are stored twice until they are deleted, in {grace} at the earliest; until then queries on "
+            "history must take each (run_id, product_id) once, like those in docs/queries.md"
         )
     console.print(f"{done.retired} runs retired: {output}/history")
     if done.litter:
@@ -135,44 +135,48 @@ def report(
 
 def label(
     output: Output,
-    budget: Annotated[int, typer.Option(min=1, help="Number of products that a person is to look at.")],
+    budget: Annotated[int, typer.Option(min=1, help="Number of products to pick.")],
     to: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="The file to write, local or s3://bucket/key; label.json in the output."),
+        typer.Option(
+            metavar="FILE", help="The file to write, local or s3://bucket/key; by default label.json in the output."
+        ),
     ] = None,
 ) -> None:
-    """Pick the products that are most worth a person's decision, for `enrich review --picked FILE`."""
+    """Pick the products that are most worth a person's review, for `enrich review --picked FILE`."""
     from enrich.pipeline.labelling import label
 
     with progress_bars("picking"):
         done = label(output, budget, to)
     console.print(
-        f"{done.products:,} of {done.undecided:,} products that nobody decided on, {done.random:,} of them at random: "
+        f"{done.products:,} of {done.undecided:,} undecided products, {done.random:,} of them picked at random: "
         f"{done.uri}"
     )
     if done.products < min(budget, done.undecided):
-        console.print("no more: the others have nearly the titles of these")
+        console.print("not more, because the titles of the others are nearly equal to these")
     console.print(f"show them: enrich review --output {output} --picked {done.uri}")
 
 
 def review(
     output: Output,
-    apply: Annotated[Path | None, typer.Option(help="File of decisions that the review page saved.")] = None,
+    apply: Annotated[Path | None, typer.Option(help="Decisions file that the review page saved.")] = None,
     catalog: Annotated[
-        str | None, typer.Option(help="Also put what was accepted or edited into this catalog, with --apply.")
+        str | None, typer.Option(help="With --apply: also add accepted and edited products to this catalog.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Rows on the page at most, most value at risk first.")] = 1000,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Maximum number of rows on the page, the most value at risk first.")
+    ] = 1000,
     picked: Annotated[
         str | None, typer.Option(metavar="FILE", help="Show the products that `enrich label` picked, in its order.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with the catalog's columns.")] = None,
 ) -> None:
-    """Write a page of the rows that need a person, or apply what was decided there."""
+    """Write a page of the rows that need review, or apply the decisions made on it."""
     from enrich.pipeline.reviewing import apply_decisions, write_queue
 
     if apply is None:
         if catalog is not None or config is not None:
-            raise typer.BadParameter("--catalog and --config go with --apply FILE")
+            raise typer.BadParameter("--catalog and --config need --apply FILE")
         with progress_bars("writing the review page"):
             queue = write_queue(output, limit, picked)
         console.print(
@@ -180,36 +184,34 @@ def review(
         )
         return
     if picked is not None:
-        raise typer.BadParameter("--picked is for the page: leave it out with --apply FILE")
+        raise typer.BadParameter("--picked cannot be combined with --apply FILE")
     with progress_bars("applying decisions"):
         done = apply_decisions(output, apply, catalog, load_settings(Columns, config, "review"))
     console.print(", ".join(f"{count} {decision}" for decision, count in done.counts.items()))
     if done.outdated:
-        console.print(f"{done.outdated} of them are about products whose photos have changed since, and have no effect")
+        console.print(f"{done.outdated} of them have no effect, because the products' photos have changed since")
     if done.added is not None:
         console.print(f"{done.added.new} new products for the next fine-tuning: {catalog}")
         if done.added.withdrawn:
-            console.print(f"{done.added.withdrawn} taken out of the catalog again: they were rejected")
+            console.print(f"{done.added.withdrawn} removed from the catalog, because they were rejected")
         if missed := done.added.missed:
-            gone = "the photo reviewed is gone or another by now"
-            console.print(f"{len(missed)} not added, {missed[0]!r} among them: {gone}")
+            gone = "the reviewed photo is gone or has changed"
+            console.print(f"{len(missed)} not added, such as {missed[0]!r}: {gone}")
     console.print(f"products: {done.uri}")
 
 
 def serve(
     output: Output,
-    host: Annotated[str, typer.Option(help="Address to listen on; others than loopback let anyone there read.")] = (
+    host: Annotated[str, typer.Option(help="Address to listen on; anything but loopback lets others read.")] = (
         "127.0.0.1"
     ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")] = DEFAULT_PORT,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")] = DEFAULT_PORT,
     name: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME", help="Another host name that it is reached by, such as a proxy's; may be repeated."
-        ),
+        typer.Option(metavar="NAME", help="Another host name to answer to, such as a proxy's; may be repeated."),
     ] = None,
 ) -> None:
-    """Show the reports of runs, the review page and pages of scores in a browser, until Ctrl-C. It only reads."""
+    """Serve run reports, the review page and score pages to browsers, until Ctrl-C. Read-only."""
     from enrich.pipeline.serving import PageServer
     from enrich.pipeline.site import Site
     from enrich.storage import open_store
@@ -217,7 +219,7 @@ def serve(
     site = Site(open_store(output, must_exist=True))
     with PageServer(site, host, port, name or ()) as server:
         if not server.loopback:
-            warning = f"warning: no password is asked for, so anyone who can reach {server.url} can read these pages"
+            warning = f"warning: there is no password, so anyone who can reach {server.url} can read these pages"
             errors.print(warning, style="yellow")
         console.print(f"pages of {site.output.uri}: {server.url} (Ctrl-C stops it)")
         with suppress(KeyboardInterrupt):
@@ -230,14 +232,14 @@ def export(
     format: Annotated[str, typer.Option(help="merchant, shopify, csv or xlsx.")],
     to: Annotated[str, typer.Option(metavar="FILE", help="The file to write: a path or s3://bucket/key.")],
     min_confidence: Annotated[
-        float | None, typer.Option(metavar="SHARE", help="Leave out less sure rows: a share from 0 to 1.")
+        float | None, typer.Option(metavar="SHARE", help="Leave out rows with a lower confidence, 0 to 1.")
     ] = None,
     link_prefix: Annotated[
-        str | None, typer.Option(metavar="URL", help="Before the keys of photos, to make links of them.")
+        str | None, typer.Option(metavar="URL", help="Prefix that turns photo keys into links.")
     ] = None,
     config: Config = None,
 ) -> None:
-    """Write the rows that may be used as a feed, a shop's import file or a spreadsheet."""
+    """Write the rows that are ready for use as a feed, a shop's import file or a spreadsheet."""
     from enrich.pipeline.exporting import export
 
     settings = load_settings(ExportSettings, config, "export", min_confidence=min_confidence, link_prefix=link_prefix)

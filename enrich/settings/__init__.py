@@ -1,1 +1,1 @@
-"""Every setting, its default and its limits, one file a topic; `load` reads them from YAML."""
+"""Every setting with its default and limits, one file for each topic; `load` reads them from YAML."""

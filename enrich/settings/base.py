@@ -8,10 +8,10 @@ _LIMITS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "minLen
 
 
 def name_limits(schema: dict[str, Any]) -> None:
-    """In the JSON schema of a model, put the limits of a field that may be empty beside its types.
+    """In a model's JSON schema, move the limits of an optional field next to its types.
 
-    A form then says `0 is less than the minimum of 1`. Within `anyOf`, where pydantic leaves them, it only says that
-    the value `is not valid under any of the given schemas`.
+    A form then says `0 is less than the minimum of 1`. With the limits inside `anyOf`, where pydantic puts them, it
+    only says that the value `is not valid under any of the given schemas`.
     """
     for field in schema.get("properties", {}).values():
         if {"type": "null"} in field.get("anyOf", ()):

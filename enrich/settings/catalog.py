@@ -9,37 +9,37 @@ from enrich.settings.base import Settings
 from enrich.settings.photos import PhotoLimits
 from enrich.vocabulary import MOST_PHOTOS
 
-CHECKED_PHOTOS = 4000  # that `catalog check` decodes at most: some 10 s on two cores
+CHECKED_PHOTOS = 4000  # the most that `catalog check` decodes: about 10 s on two cores
 
 
 class Columns(Settings):
-    """Which column of a catalog table holds what. The defaults are the tutorial's data set."""
+    """Names of a catalog table's columns. The defaults are those of the tutorial's data set."""
 
     product_code: str = "product_code"
     title: str = "title"
     category: tuple[str, ...] = Field(
         default=("category3_code", "category2_code", "category1_code"),
-        description="First column whose value is neither empty nor N.A. names the category",
+        description="The first of these columns whose value is neither empty nor N.A. is the category",
     )
     levels: str = Field(
-        default=">", min_length=1, max_length=3, description="Between the levels of a category, such as / of Magento"
+        default=">", min_length=1, max_length=3, description="Separator of a category's levels, such as / in Magento"
     )
     categories: str | None = Field(
         default=None,
         min_length=1,
         max_length=3,
-        description="Between several categories in a cell, of which the first of most levels is used; left out: a cell "
-        "holds one",
+        description="Separator of several categories in a cell, of which the first with the most levels is used; null: "
+        "one category a cell",
     )
     price: str = "full_price"
     currency: str = "currency_code"
     decimal: Literal[".", ","] | None = Field(
-        default=None, description="Decimal mark of ambiguous prices such as 1.299; left out: as the other prices show"
+        default=None, description="Decimal mark of ambiguous prices such as 1.299; null: decided by the other prices"
     )
     rates: dict[str, float] = Field(
         default={},
-        description="What a unit of each currency is worth in the catalog's, the one at 1: {EUR: 1, USD: 0.92}; "
-        "left out: several currencies are refused",
+        description="Value of a unit of each currency in the catalog's own currency, which is 1: {EUR: 1, USD: 0.92}; "
+        "empty: several currencies are refused",
     )
     cents: bool = Field(default=False, description="Prices are in hundredths: 1299 is 12.99")
     image_path: str = Field(
@@ -50,13 +50,13 @@ class Columns(Settings):
         default=(), description="Columns with further photos; `image_path: [first, second]` means the same"
     )
     encoding: str | None = Field(
-        default=None, description="Of a text table, such as windows-1252 or shift_jis; left out: as its bytes show"
+        default=None, description="Encoding of a text table, such as windows-1252 or shift_jis; null: detected"
     )
     separator: str | None = Field(
         default=None,
         min_length=1,
         max_length=1,
-        description="Of a CSV; left out: comma, semicolon, tab or bar, as fits",
+        description="Separator of a CSV file; null: comma, semicolon, tab or bar, detected",
     )
 
     @model_validator(mode="before")
@@ -77,7 +77,7 @@ class Columns(Settings):
     @classmethod
     def _is_known(cls, encoding: str | None) -> str | None:
         try:
-            # Codecs such as zlib or rot13 turn bytes into something else than text.
+            # Codecs such as zlib or rot13 turn bytes into something other than text.
             if encoding is not None and not codecs.lookup(encoding)._is_text_encoding:
                 raise LookupError
         except LookupError as error:
@@ -90,7 +90,7 @@ class Columns(Settings):
     @classmethod
     def _has_a_base(cls, rates: dict[str, float]) -> dict[str, float]:
         if rates and (list(rates.values()).count(1) != 1 or min(rates.values()) <= 0):
-            raise ValueError("exactly one currency is at 1, the others above 0: {EUR: 1, USD: 0.92}")
+            raise ValueError("exactly one currency must be 1, the others above 0: {EUR: 1, USD: 0.92}")
         return {code.upper(): rate for code, rate in rates.items()}
 
 
@@ -111,45 +111,44 @@ class SampleSettings(Settings):
         default=None,
         ge=0,
         le=1_000_000,
-        description="Products of a colour x fabric x kind that the catalog never shows, a catalog of their own; "
-        "left out: a tenth of the products",
+        description="Products in a separate catalog, with combinations of colour, fabric and kind that the main one "
+        "never shows; null: a tenth of the products",
     )
-    bucket: int = Field(default=120, ge=1, le=1_000_000, description="Usual products in the unlabelled bucket")
+    bucket: int = Field(default=120, ge=1, le=1_000_000, description="Ordinary products in the unlabelled bucket")
     seed: int = Field(default=0, ge=0)
     photos: int = Field(
         default=1,
         ge=1,
         le=4,
-        description="Most photos of a product: front, back, detail, another angle; above 1 a product is a folder, and "
-        "some titles and prices depend on what only a further photo shows",
+        description="Maximum number of photos of a product: front, back, detail, another angle; above 1 a product is a "
+        "folder, and some titles and prices depend on what only a further photo shows",
     )
     language: Literal["en", "ja"] = Field(
-        default="en", description="Of titles, categories and further fields; the drawings are the same, ja is in yen"
+        default="en", description="Language of titles, categories and further fields; same photos, ja has prices in yen"
     )
 
 
 class FetchSettings(Settings):
-    """Making a catalog of a table with photos' URLs, or with photos inside."""
+    """Making a catalog from a table with photo URLs or embedded photos."""
 
-    product_code: str = Field(default="product_code", description="Column of the product's code")
+    product_code: str = Field(default="product_code", description="Column with the product code")
     image_url: tuple[str, ...] = Field(
         default=("imageurl",),
         min_length=1,
-        description="Columns of the photos' URLs, or of photos inside of the table, the main photo's first; a cell may "
-        "have several",
+        description="Columns with photo URLs or embedded photos, the main photo's first; a cell may have several",
     )
-    photos_per_product: int = Field(default=5, ge=1, le=MOST_PHOTOS, description="Photos of a row at most")
+    photos_per_product: int = Field(default=5, ge=1, le=MOST_PHOTOS, description="Maximum number of photos in a row")
     limits: PhotoLimits = PhotoLimits()
-    per_host: int = Field(default=8, ge=1, le=256, description="Requests to one host at a time")
-    attempts: int = Field(default=4, ge=1, le=20, description="Tries of a photo whose failure may pass")
+    per_host: int = Field(default=8, ge=1, le=256, description="Simultaneous requests to one host")
+    attempts: int = Field(default=4, ge=1, le=20, description="Attempts at a photo whose failure may be temporary")
     total_seconds: float = Field(
-        default=120.0, gt=0, description="Longest time for one try of one photo, from its look-up to its last byte"
+        default=120.0, gt=0, description="Seconds that one attempt at a photo may take, from DNS look-up to last byte"
     )
     allow_private: bool = Field(default=False, description="Also fetch from loopback, private and link-local addresses")
     proxy: str | None = Field(
         default=None,
         pattern=r"^https?://[^/\s]+/?$",
-        description="http://host:port of a proxy, which then decides what may be reached; HTTP_PROXY is not used",
+        description="http://host:port of a proxy, which then decides what may be reached; HTTP_PROXY is ignored",
     )
 
     @field_validator("image_url", mode="before")

@@ -9,7 +9,7 @@ import yaml
 from enrich.settings.base import Settings
 
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-_WIDTH = 110  # of a comment's words, in characters
+_WIDTH = 110  # of a comment's text, in characters
 
 
 def describe(cls: type[Settings], section: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Settings of what is answered about a product beyond title, category and price, and of its words."""
+"""Settings of further fields, beyond title, category and price, and of the words in question and answer."""
 
 from pathlib import Path
 from pkgutil import iter_modules
@@ -24,14 +24,14 @@ Words = Annotated[str, StringConstraints(min_length=1, max_length=400)]
 
 
 class FieldSettings(Settings):
-    """One more thing that is answered: `colour: {kind: choice}`."""
+    """A further field: `colour: {kind: choice}`."""
 
     kind: Annotated[str, AfterValidator(_known)] = Field(
         json_schema_extra={"enum": list[Any](_KINDS)},
-        description="choice: one of the catalog's values; text: free text of one line; number: to two decimals",
+        description="choice: one of the catalog's values; text: one line of free text; number: up to two decimals",
     )
-    column: Words | None = Field(default=None, description="Column of the catalog; left out: the field's name")
-    label: Words | None = Field(default=None, description="The word for it in an answer; left out: the field's name")
+    column: Words | None = Field(default=None, description="Column of the catalog; null: the field's name")
+    label: Words | None = Field(default=None, description="The word for it in an answer; null: the field's name")
 
     def column_of(self, name: str) -> str:
         """The column that holds the field `name`."""
@@ -43,10 +43,10 @@ class FieldSettings(Settings):
 
 
 class WordingSettings(Settings):
-    """Words instead of those of `language`."""
+    """Words that replace those of `language`."""
 
     instruction: Words | None = Field(default=None, description="The question")
     title: Words | None = Field(default=None, description="The word for the title in an answer")
     category: Words | None = Field(default=None, description="The word for the category in an answer")
     price: Words | None = Field(default=None, description="The word for the price in an answer")
-    unknown: Words | None = Field(default=None, description="What is answered where a value is not known")
+    unknown: Words | None = Field(default=None, description="The answer if a value is not known")

@@ -26,7 +26,7 @@ SECTIONS: dict[str, type[Settings]] = {
     "export": ExportSettings,
     "catalog fetch": FetchSettings,
 }
-# All commands that read --config. The commands added here have their own sections too, or share `run`.
+# All commands that read --config. Those added here may have sections of their own, and otherwise share `run`.
 COMMANDS = SECTIONS | dict.fromkeys(("score", "publish", "rollback", "rebuild", "tidy", "doctor"), RunSettings)
 
 _WRONG_KIND = {"tuple_type": "Input should be a list, such as [a, b]"}  # pydantic's words are about Python
@@ -35,8 +35,8 @@ _WRONG_KIND = {"tuple_type": "Input should be a list, such as [a, b]"}  # pydant
 def load_settings(cls: type[S], path: str | Path | None = None, command: str | None = None, **overrides: object) -> S:
     """Settings from defaults, then a YAML file, then `overrides` (None values are ignored).
 
-    The file contains the settings themselves, or a section for each of several commands, of which `command` reads its
-    own.
+    The file contains either the settings themselves or a section for each of several commands; `command` then reads
+    its own section.
 
     Raises:
         UsageError: the file cannot be read, is not a mapping, or has an unknown key or a value out of range.

@@ -31,7 +31,7 @@ GroupBy = Annotated[str, AfterValidator(_names_products)]
 
 
 class PhotoLimits(Settings):
-    """Limits on a photo from outside, checked before it is decoded."""
+    """Limits on untrusted photos, checked before decoding."""
 
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
     max_bytes: int = Field(default=32 << 20, gt=0, description="Size of the file")
@@ -41,7 +41,8 @@ class PhotoLimits(Settings):
     decode_total_bytes: int = Field(
         default=4 << 30,
         gt=0,
-        description="Of all photos decoded at a time that need more than 256 MiB each; the others may take so much",
+        description="Memory for all photos being decoded that need more than 256 MiB each; each other photo may take "
+        "up to 256 MiB",
     )
 
     @field_validator("formats")
@@ -58,5 +59,5 @@ class PhotoLimits(Settings):
                 hint = f"write {meant}" if meant in known else f"choose from {', '.join(known)}"
                 raise ValueError(f"{given!r} is not the name of a format; {hint}")
         if not names:
-            raise ValueError("no format is accepted, so no photo would be; name JPEG at least")
+            raise ValueError("formats is empty, so every photo would be refused; name at least JPEG")
         return names

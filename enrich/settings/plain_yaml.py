@@ -13,8 +13,8 @@ _MAX_BYTES = 1 << 20  # per settings file; a file with all settings takes about 
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML as settings need it: text, numbers, lists and mappings of distinct names. A date, or a time such as 17:30,
-    stays the text it is."""
+    """YAML reduced to what settings need: text, numbers, lists and mappings with unique keys. A date, or a time such as
+    17:30, remains text."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):  # a few lines of them expand to gigabytes
@@ -27,7 +27,7 @@ class _PlainLoader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
                 raise yaml.MarkedYAMLError(problem="a key that is not a name", problem_mark=key.start_mark)
             if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} comes twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -66,17 +66,17 @@ def read_text(path: Path) -> str:
 
 
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
-    """The mapping that `text` holds, empty for an empty one; `source` is what an error calls it.
+    """The mapping in `text`, empty if the text is; errors call it `source`.
 
     Raises:
-        UsageError: it is not YAML, or does not hold a mapping.
+        UsageError: it is not YAML, or not a mapping.
     """
     try:
         loaded = yaml.load(text, _PlainLoader)
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:  # PyYAML lets some through
         raise UsageError(f"{source} is not valid YAML: {_why(error)}; fix it") from error
     if not isinstance(loaded, dict | None):
-        raise UsageError(f"{source} holds no mapping; write lines such as `epochs: 3`")
+        raise UsageError(f"{source} is not a mapping; write lines such as `epochs: 3`")
     return loaded or {}
 
 

@@ -8,13 +8,13 @@ from enrich.settings.base import Settings
 
 
 class S3Settings(Settings):
-    """What an S3 bucket asks for beyond credentials, region and endpoint, which are found the standard way."""
+    """What an S3 bucket requires beyond credentials, region and endpoint, which are found in the standard way."""
 
-    requester_pays: bool = Field(default=False, description="Pay for reading buckets of others")
-    encryption: Literal["AES256", "aws:kms"] | None = Field(default=None, description="Left out: as the bucket says")
-    kms_key_id: str | None = Field(default=None, description="The key of aws:kms; left out: the account's own")
+    requester_pays: bool = Field(default=False, description="Pay for reading other people's buckets")
+    encryption: Literal["AES256", "aws:kms"] | None = Field(default=None, description="null: the bucket's default")
+    kms_key_id: str | None = Field(default=None, description="Key for aws:kms; null: the account's own key")
     lock: bool = Field(
-        default=False, description="Publish under a lock object, where the endpoint honours If-None-Match only"
+        default=False, description="Publish under a lock object, for endpoints that support only If-None-Match"
     )
 
 

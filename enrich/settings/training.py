@@ -13,8 +13,8 @@ from enrich.settings.photos import GroupBy, PhotoLimits
 from enrich.vocabulary import Language, PriceUnit
 
 Tracker = Literal["wandb", "mlflow", "trackio", "tensorboard"]
-# What `optimizer` may hold: the fields of transformers.TrainingArguments that change how weights are updated and that
-# have no setting of their own. enrich sets the others itself, or has no use for them.
+# What `optimizer` may contain: the fields of transformers.TrainingArguments that change how weights are updated and
+# that have no separate setting. enrich sets the others itself, or does not use them.
 OPTIMIZER_FIELDS = (
     "optim", "optim_args", "adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay", "max_grad_norm",
     "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "neftune_noise_alpha",
@@ -36,28 +36,26 @@ class TrainSettings(Settings):
         default=4,
         ge=1,
         le=16,
-        description="Crops of 336 pixels that a photo is cut into at most: more detail, more tokens",
+        description="Maximum number of crops of 336 pixels that a photo is cut into: more detail, more tokens",
     )
     photo_tokens: int | None = Field(
         default=None,
         ge=64,
         le=4096,
-        description="In place of num_crops, for any model: about how many tokens a photo takes at full size, such as "
-        "250, 500 or 750; what it really takes is said before training",
+        description="Instead of num_crops, for any model: about how many tokens a large photo takes, such as 250, 500 "
+        "or 750; the exact number is printed before training",
     )
     looks: tuple[int, int] | None = Field(
         default=None,
-        description="Look twice where it pays: crops of a first look at the main photo, and of a second one that only "
-        "products with a doubtful first answer get, such as [1, 4]. The second number stands for num_crops",
+        description="Look twice: crops of the main photo at a first look, and at a second look that only products with "
+        "a doubtful first answer get, such as [1, 4]. The second number replaces num_crops",
     )
     photos_per_product: int = Field(
-        default=1, ge=1, le=5, description="Photos that one prompt shows at most: the main photo, then further ones"
+        default=1, ge=1, le=5, description="Maximum number of photos in one prompt: the main photo, then further ones"
     )
-    more_crops: int = Field(
-        default=1, ge=1, le=16, description="As num_crops, which is for the main photo, for each further photo"
-    )
+    more_crops: int = Field(default=1, ge=1, le=16, description="Like num_crops, but for each further photo")
     more_photo_tokens: int | None = Field(
-        default=None, ge=64, le=4096, description="As photo_tokens, in place of more_crops"
+        default=None, ge=64, le=4096, description="Like photo_tokens, instead of more_crops"
     )
     fast_decode: bool = Field(
         default=False, description="Decode large JPEGs at a reduced scale, in training and serving: 1.5 times the rate"
@@ -65,38 +63,38 @@ class TrainSettings(Settings):
     columns: Columns = Columns()
     group_by: GroupBy = Field(
         default="photo",
-        description="Further photos where the table names one of a product: photo: none; folder: those in its folder; "
-        "a regular expression on the whole path: those with the same group product_id",
+        description="Further photos if the table names only one for a product: photo: none; folder: those in its "
+        "folder; a regular expression on the whole path: those with the same group product_id",
     )
     category_path: bool = Field(
         default=False,
         description="Teach all levels of a category, WOMAN > SHOES > PUMPS: those of columns.category from the last to "
-        "the first, or a column that holds such paths",
+        "the first, or one column with such paths",
     )
     taxonomy: str | None = Field(
         default=None,
         min_length=1,
-        description="Table of a standard (path and id as CSV, TSV or Parquet, or Google's or Shopify's text file) that "
-        "has all categories, by path or by id; rows then carry category_id",
+        description="Table of a standard taxonomy (path and id as CSV, TSV or Parquet, or Google's or Shopify's text "
+        "file) with all the catalog's categories, by path or by id; rows then have category_id",
     )
     language: Language = Field(
-        default="en", description="Of the question, of the labels in an answer and of the word for unknown"
+        default="en", description="Language of the question, the labels in an answer and the word for unknown"
     )
     terse: bool = Field(
         default=False,
-        description="Answers without labels, a value a line: a quarter fewer tokens to write, so faster answers; but "
-        "where a line stands then alone says which field it answers",
+        description="Answers without labels, one value a line: a quarter fewer tokens, so faster answers; but then "
+        "only a line's position says which field it answers",
     )
     price_unit: Literal[PriceUnit, "auto"] = Field(
         default="auto",
-        description="What the number of a price in an answer counts: whole units of the currency (129 for 129.00), or "
-        "cents (79 for 0.79). auto: cents where whole units would change a twentieth of the prices by over 5 %",
+        description="Unit of a price in an answer: whole units of the currency (129 for 129.00), or cents (79 for "
+        "0.79). auto: cents if whole units would change a twentieth of the prices by over 5 %",
     )
-    wording: WordingSettings = Field(default=WordingSettings(), description="Words instead of those of language")
+    wording: WordingSettings = Field(default=WordingSettings(), description="Words that replace those of language")
     fields: dict[FieldName, FieldSettings] = Field(
-        default={}, description="What is answered beyond title, category and price: `colour: {kind: choice}`"
+        default={}, description="Further fields to answer, beyond title, category and price: `colour: {kind: choice}`"
     )
-    allow_dropped: bool = Field(default=False, description="Train even if more than a tenth of the rows is left out")
+    allow_dropped: bool = Field(default=False, description="Train even if more than a tenth of the rows are left out")
     split: SplitSettings = SplitSettings()
     limits: PhotoLimits = PhotoLimits()
 
@@ -106,16 +104,16 @@ class TrainSettings(Settings):
         default=(), description="Linear layers of each decoder layer that get LoRA; empty: all of them"
     )
     adapt_vision: bool = Field(
-        default=False, description="LoRA on the vision tower and the projector too; served merged, features not cached"
+        default=False, description="Also LoRA on vision tower and projector; served merged only, features not cached"
     )
-    load_in_4bit: bool = Field(default=False, description="QLoRA: the frozen base in NF4, for a GPU of 16 GB")
+    load_in_4bit: bool = Field(default=False, description="QLoRA: the frozen base in NF4, for a GPU with 16 GB")
 
     learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate")
     output_learning_rate: float | None = Field(
-        default=None, gt=0, description="Adds LoRA on the output layer, learned at this rate: new words come from there"
+        default=None, gt=0, description="Add LoRA on the output layer, where new words come from, at this rate"
     )
     price_weight: int = Field(
-        default=1, ge=1, le=16, description="How many times a digit of the price counts in the loss, a word once"
+        default=1, ge=1, le=16, description="Weight of a price's digits in the loss; other tokens have weight 1"
     )
     optimizer: dict[str, Any] = Field(
         default={}, description=f"Fields of transformers.TrainingArguments: {', '.join(OPTIMIZER_FIELDS)}"
@@ -125,10 +123,10 @@ class TrainSettings(Settings):
     effective_batch_size: int = Field(default=16, ge=1, description="Photos in one optimiser step")
     gradient_checkpointing: bool = Field(default=False, description="Less memory for activations, more time")
     compile: bool | None = Field(
-        default=None, description="torch.compile the layers; left out: on a GPU where the run is long enough to pay"
+        default=None, description="torch.compile the layers; null: on a GPU, if the run is long enough to pay off"
     )
     attention: Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3"] = Field(
-        default="auto", description="auto: flash-attention where it is installed, else torch's own kernels"
+        default="auto", description="auto: flash-attention if it is installed, else torch's own kernels"
     )
     cache_vision_features: bool = Field(default=True, description="Compute the frozen tower's features once")
     evaluations: int = Field(default=4, ge=1, description="Generation-based evaluations of the validation split")
@@ -136,17 +134,21 @@ class TrainSettings(Settings):
     max_new_tokens: int | None = Field(
         default=None,
         ge=8,
-        description="Length of an answer at most, in tokens: rows with longer ones are left out. Left out: a quarter "
-        "more than the catalog's longest answer takes, at least 64",
+        description="Maximum length of an answer in tokens; rows with longer ones are left out. null: a quarter more "
+        "than the catalog's longest answer takes, at least 64",
     )
-    max_length: int = Field(default=4096, ge=64, le=4096, description="Tokens of a prompt and its answer at most")
-    max_minutes: float | None = Field(default=None, gt=0, description="Stop after this time and keep the best so far")
+    max_length: int = Field(default=4096, ge=64, le=4096, description="Maximum tokens of a prompt with its answer")
+    max_minutes: float | None = Field(
+        default=None, gt=0, description="Stop after this time and keep the best checkpoint so far"
+    )
     seed: int = 3
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU if there is one")
     report_to: tuple[Tracker, ...] = Field(
         default=(), description="Experiment trackers: none, wandb, mlflow, trackio, tensorboard, or a list of them"
     )
-    run_name: str | None = Field(default=None, min_length=1, description="Of the run at the trackers; else the time")
+    run_name: str | None = Field(
+        default=None, min_length=1, description="Name of the run at the trackers; null: the time"
+    )
 
     @field_validator("report_to", mode="before")
     @classmethod
@@ -193,24 +195,24 @@ class TrainSettings(Settings):
                 f"effective_batch_size {self.effective_batch_size} is not a multiple of batch_size {self.batch_size}"
             )
         if self.load_in_4bit and self.adapt_vision:
-            raise ValueError("load_in_4bit goes with LoRA on the language model only; drop adapt_vision")
+            raise ValueError("load_in_4bit supports LoRA on the language model only; drop adapt_vision")
         for tokens, crops in (("photo_tokens", "num_crops"), ("more_photo_tokens", "more_crops")):
             if getattr(self, tokens) and getattr(self, crops) != type(self).model_fields[crops].default:
-                raise ValueError(f"{tokens} and {crops} say the same thing; give one of them")
+                raise ValueError(f"{tokens} and {crops} set the same thing; give one of them")
         usual = type(self).model_fields["num_crops"].default
         if self.looks and (self.photo_tokens or self.num_crops not in (usual, self.looks[1])):
             other = "photo_tokens" if self.photo_tokens else "num_crops"
-            raise ValueError(f"looks and {other} both say how closely to look; drop {other}")
+            raise ValueError(f"looks and {other} both set the resolution of photos; drop {other}")
         return self
 
     @property
     def close_crops(self) -> int:
-        """Crops of the main photo, looked at as closely as it ever is."""
+        """Crops of the main photo at its closest look."""
         return self.looks[1] if self.looks else self.num_crops
 
     @property
     def budget_names(self) -> tuple[str, str]:
-        """The settings that say how closely the main photo and further ones are looked at."""
+        """The settings that determine the resolution of the main photo and of further ones."""
         fields = type(self).model_fields
         main = "photo_tokens" if self.num_crops == fields["num_crops"].default else "num_crops"
         main = "looks" if self.looks else main
@@ -218,8 +220,8 @@ class TrainSettings(Settings):
 
 
 class MergeSettings(Settings):
-    """Writing an adapter and its base as one checkpoint."""
+    """Writing an adapter and its base as one merged checkpoint."""
 
-    dtype: Literal["bfloat16", "float32"] = Field(default="bfloat16", description="Of the written weights")
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU where there is one")
-    max_new_tokens: int = Field(default=48, ge=1, description="Of the answers that are compared")
+    dtype: Literal["bfloat16", "float32"] = Field(default="bfloat16", description="Type of the written weights")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: a GPU if there is one")
+    max_new_tokens: int = Field(default=48, ge=1, description="Maximum length of the compared answers in tokens")

@@ -129,7 +129,7 @@ def test_a_clean_catalog_looks_right(tmp_path: Path) -> None:
     ("header", "options", "told"),
     [
         ("a,b,c", ("--columns", "auto"), "no column looks like product_code or title or category or image_path"),
-        ("a,b,c", ("--columns", "all"), "--columns all: is not auto"),
+        ("a,b,c", ("--columns", "all"), "--columns all: only auto is allowed"),
         ("a,b,c", (), "no column 'product_code'"),
     ],
 )

@@ -319,7 +319,7 @@ def test_rows_that_google_would_refuse_are_left_out_of_a_primary_source(tmp_path
 def test_a_format_is_one_file(output: str, tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     shutil.copytree(root / "enrich", tmp_path / "enrich", ignore=shutil.ignore_patterns("phi3v-tiny", "__pycache__"))
-    section = (root / "docs" / "extending.md").read_text("utf-8").partition("## A format of exports")[2]
+    section = (root / "docs" / "extending.md").read_text("utf-8").partition("## An export format")[2]
     code = re.search(r"```python\n(.*?)```", section, re.DOTALL)
     assert code
     (tmp_path / "enrich/feeds/formats/titles.py").write_text(code[1])

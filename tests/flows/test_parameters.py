@@ -152,7 +152,7 @@ def test_lines_left_empty_take_what_suits_the_base() -> None:
         ("speed: fastest", "line 1: unknown key 'speed'; known keys: until when, quality or speed, products at most, "),
         ("until when:\nshard_size: 8", "line 2: shard_size is a setting of run; write it below `run:`"),
         ("run: {a", "Settings is not valid YAML: line 1: "),
-        ("fast, please", "Settings holds no mapping; write lines such as `epochs: 3`"),
+        ("fast, please", "Settings is not a mapping; write lines such as `epochs: 3`"),
     ],
 )
 def test_a_wrong_line_is_named_with_what_is_wrong_there(text: str, message: str) -> None:

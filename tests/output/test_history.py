@@ -68,7 +68,7 @@ def test_the_command_says_how_to_read_history_meanwhile(tmp_path: Path, capsys: 
     runs.tidy(str(tmp_path), keep=None, grace="12h", config=None)
     said = capsys.readouterr().out
     assert said.startswith("5 shards packed into 1 files, 0 packed shards deleted\n")
-    assert "12h from now at the earliest: queries on history take each (run_id, product_id) once" in said
+    assert "in 12h at the earliest; until then queries on history must take each (run_id, product_id) once" in said
     runs.tidy(str(tmp_path), keep=None, grace="0s", config=None)
     assert "run_id" not in capsys.readouterr().out
 

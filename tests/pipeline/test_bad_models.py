@@ -221,7 +221,7 @@ def test_a_model_from_the_hub_is_tried_in_a_dry_run(hub: Hub, model: Path, tmp_p
     code, out, err = run_cli("finetune --dry-run --model maker/model", *places)
     assert code == 0, err
     assert "in a trial step on the longest photos and answers" in out.replace("\n", " ")
-    assert out.replace("\n", " ").rstrip().endswith("this would be trained; nothing was written")
+    assert out.replace("\n", " ").rstrip().endswith("dry run; nothing was trained or written")
     assert hub.asked_for("maker/model", "model.safetensors")
     assert not hub.asked_for("maker/model", "pytorch_model.bin")
     assert not (tmp_path / "out").exists()
@@ -295,7 +295,7 @@ def test_a_merged_model_is_a_model(adapter: Path, tmp_path: Path, run_cli: RunCl
     code, out, err = run_cli(
         "finetune --dry-run --catalog", tmp_path / "catalog", "--model", merged, "--config", tmp_path / "settings.yaml"
     )
-    assert (code, "nothing was written" in out.replace("\n", " ")) == (0, True), err
+    assert (code, "nothing was trained or written" in out.replace("\n", " ")) == (0, True), err
     code, _, err = run_cli("score --adapter", merged, "--catalog", tmp_path / "catalog")
     refused = f"a model and not an adapter; `enrich finetune --model {merged}` makes one of it"
     assert (code, err) == (2, f"error: adapter {merged}: {refused}\n")

@@ -78,7 +78,7 @@ def test_importing_the_command_loads_nothing_heavy() -> None:
         ("finetune --catalog {catalog} --out {tmp}/out --model {tmp}/shardless", "no model-00002-of-00002.safetensors"),
         ("finetune --catalog {catalog} --out {tmp}/file --model phi3v-tiny", "file: is a file; name a directory"),
         ("finetune --catalog {catalog} --out {tmp}/out --config {tmp}/bad.yaml", "unknown key 'shards'"),
-        ("finetune --catalog {catalog}", "fine-tuning needs --out (or --dry-run, --overfit-one-batch)"),
+        ("finetune --catalog {catalog}", "fine-tuning needs --out (or --dry-run or --overfit-one-batch)"),
         ("finetune --catalog {tmp}/none --overfit-one-batch", "none: no such directory"),
         ("score --adapter {tmp}/empty --catalog {catalog}", "adapter_config.json is missing"),
         ("catalog sample --out {tmp}/out --products 0", "settings: products: "),
@@ -224,5 +224,5 @@ def test_a_command_that_is_stopped_says_so_and_takes_its_processes_along(tmp_pat
         process.send_signal(stop)
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "what was committed stays" in output
+    assert "committed work is kept" in output
     assert psutil.wait_procs(drawing, timeout=10)[1] == []

@@ -136,7 +136,7 @@ def test_a_time_that_is_none_is_refused_with_an_example(run_cli: RunCli, tmp_pat
     code, _, err = run_cli("doctor", "--output", str(tmp_path), f"--newer-than={time}")
 
     assert code == 2
-    assert "is not a length of time; write 90d, 6h" in err
+    assert "is not a duration; write 90d, 6h" in err
 
 
 def test_without_an_output_the_command_is_refused(run_cli: RunCli) -> None:

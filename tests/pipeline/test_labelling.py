@@ -120,7 +120,7 @@ def test_wrong_input_is_one_line_and_code_2(output: Path, tmp_path: Path, run_cl
     assert (code, f"show them: enrich review --output {output} --picked {picks}" in out) == (0, True)
     code, out, _ = run_cli(f"review --output {output} --picked {picks}")
     assert (code, "30 of 30 rows that were picked" in out) == (0, True)
-    refused(f"review --output {output} --picked {picks} --apply {picks}", "leave it out with --apply")
+    refused(f"review --output {output} --picked {picks} --apply {picks}", "--picked cannot be combined with --apply")
     apply_decisions(str(output), decisions_of(output, 30))
     refused(f"label --output {output} --budget 5", "no product with an answer is left that nobody decided on")
     refused(

@@ -136,7 +136,7 @@ def test_the_command(adapter: Path, base: Path, tmp_path: Path, run_cli: RunCli)
     code, out, _ = run_cli(f"{command} --base {base} --dtype float32")
     assert code == 0
     first, second = out.splitlines()
-    assert first.startswith("merged beside unmerged: logits differ by ")
+    assert first.startswith("merged and unmerged: logits differ by ")
     assert first.endswith(" of their size, 4 of 4 answers agree")
     assert second == f"checkpoint of adapter {adapter_id(moved)}: {tmp_path}/out"
     assert json.loads((tmp_path / "out" / "merge.json").read_text())["base"] == str(base)

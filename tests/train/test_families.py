@@ -115,5 +115,5 @@ def test_crops_said_in_tokens_are_the_same_crops() -> None:
 
 
 def test_two_ways_to_say_the_budget_are_refused() -> None:
-    with pytest.raises(ValueError, match="photo_tokens and num_crops say the same thing"):
+    with pytest.raises(ValueError, match="photo_tokens and num_crops set the same thing"):
         TrainSettings.model_validate({"photo_tokens": 500, "num_crops": 1})

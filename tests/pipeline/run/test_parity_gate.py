@@ -319,7 +319,7 @@ def test_options_that_do_not_go_together(run_cli: RunCli, arguments: str) -> Non
     code, _, told = run_cli(f"score --adapter a {arguments}")
 
     assert code == 2
-    assert "scoring needs --catalog; --rows goes with --parity; `enrich --help` lists commands and options" in told
+    assert "scoring needs --catalog; --rows needs --parity; `enrich --help` lists commands and options" in told
 
 
 @pytest.mark.parametrize(

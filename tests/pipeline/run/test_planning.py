@@ -130,9 +130,7 @@ def test_a_length_of_time_has_an_end(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "6", "h", "-1h", "1h 5", "tomorrow", "1.5h", "\u0661h"])
 def test_what_is_no_length_of_time(text: str) -> None:
-    with pytest.raises(
-        UsageError, match=f"{re.escape(repr(text))} is not a length of time; write 90d, 6h, 2h30m or 45s"
-    ):
+    with pytest.raises(UsageError, match=f"{re.escape(repr(text))} is not a duration; write 90d, 6h, 2h30m or 45s"):
         parse_duration(text)
 
 
