@@ -4,14 +4,14 @@
     python -m benchmarks.long_run.spread --photos 200000 --engine vllm --gpus 4     # the smallest model that answers
 
 The whole job runs by `runner: ray`, from a folder of JPEGs to products.parquet. With `--engine writes` everything is
-real but the model: completions are written down with their log-probabilities, and the engine is in the worker's process
-and dies with it, so a decoder is killed in its place. Memory is the proportional set size, which counts shared pages
-once.
+real but the model: completions are written down with their log-probabilities. That engine, like `transformers`, is in
+the worker's process and dies with it, so a decoder is killed in its place. Memory is the proportional set size, which
+counts shared pages once.
 """
 
 import argparse
+import json
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -30,12 +30,7 @@ from benchmarks.made_up import SMALLEST, make_adapter, make_checkpoint
 from benchmarks.results import record
 
 MARKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the run, at which memory is read
-ROLES = {
-    "ray::Worker": "workers",
-    "enrich.photos.decoder_process": "decoders",
-    "VLLM": "engines",
-    "EngineCore": "engines",
-}
+WORKER, DECODER = "ray::Worker", "enrich.photos.decoder_process"  # in the command lines of their processes
 
 
 def main() -> None:
@@ -75,7 +70,7 @@ def run_job(folder: Path, options: argparse.Namespace) -> None:
     nodes = [cluster.add_node(**size), cluster.add_node(**size)]
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False)
-    watch = Watch(options.photos, cluster, nodes[0], size)
+    watch = Watch(options.photos, options.engine, cluster, nodes[0], size)
     worker = writing_worker() if options.engine == "writes" else ray_runner.Worker
     started = time.monotonic()
     try:
@@ -104,15 +99,14 @@ def count_rows(output: Path) -> dict[str, int]:
 class Watch:
     """Reads memory and kills, as the run goes on."""
 
-    def __init__(self, photos: int, cluster: Any, node: Any, size: dict[str, int]) -> None:
+    def __init__(self, photos: int, engine: str, cluster: Any, node: Any, size: dict[str, int]) -> None:
         self.used: list[dict[str, Any]] = []
         self.killed: list[dict[str, Any]] = []
         self._photos, self._cluster, self._node, self._size = photos, cluster, node, size
         self._marks = [int(photos * mark) for mark in MARKS]
-        kills = {
-            0.25: ("a worker", self._kill_worker), 0.45: ("a node", self._kill_node),
-            0.65: ("an engine, or a decoder", self._kill_engine), 0.85: ("a worker", self._kill_worker),
-        }  # fmt: skip
+        inner = ("an engine", _kill_engine) if engine == "vllm" else ("a decoder", lambda: _kill(DECODER))
+        worker = "a worker", lambda: _kill(f"{WORKER}.answer", WORKER)  # better one with a shard
+        kills = {0.25: worker, 0.45: ("a node", self._kill_node), 0.65: inner, 0.85: worker}
         self._kills = {int(photos * mark): kill for mark, kill in kills.items()}
         self._started = 0.0
 
@@ -130,12 +124,6 @@ class Watch:
             self.killed.append({"at": done, "what": what, "process": kill()})
             print(self.killed[-1], file=sys.stderr, flush=True)
 
-    def _kill_worker(self) -> str:
-        return _kill("ray::Worker.answer")
-
-    def _kill_engine(self) -> str:
-        return _kill("EngineCore", "enrich.photos.decoder_process")
-
     def _kill_node(self) -> str:
         self._cluster.remove_node(self._node, allow_graceful=False)
         self._cluster.add_node(**self._size)
@@ -144,23 +132,47 @@ class Watch:
 
 def _kill(*names: str) -> str:
     for name in names:
-        for process in psutil.Process().children(recursive=True):
+        for process in _ours():
             with suppress(psutil.Error):
                 if name in " ".join(process.cmdline()):
-                    os.kill(process.pid, signal.SIGKILL)
+                    process.kill()
                     return name
     return "none found"
+
+
+def _kill_engine() -> str:
+    for process in _ours():
+        if process.pid in _engines():
+            process.kill()
+            return f"engine {process.pid}"
+    return "none found"
+
+
+def _ours() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def _engines() -> set[int]:
+    """Processes of vLLM's engines, by their records: what they are called depends on how they were started."""
+    from enrich.engines.orphans import engines_folder
+
+    found = set[int]()
+    for file in engines_folder().glob("*.json"):
+        with suppress(OSError, ValueError):  # an engine that ends removes its record
+            found |= {known["pid"] for known in json.loads(file.read_text())["engine"] if known}
+    return found
 
 
 def memory() -> dict[str, float]:
     """Proportional set size, MB, by role; of workers and engines of a node that was killed too, while they last."""
     used = {"this process, MB": 0.0, "workers, MB": 0.0, "decoders, MB": 0.0, "engines, MB": 0.0, "Ray, MB": 0.0}
-    here = psutil.Process()
-    for process in [here, *here.children(recursive=True)]:
+    engines, roles = _engines(), {WORKER: "workers", DECODER: "decoders"}
+    used["this process, MB"] = psutil.Process().memory_full_info().pss / 1e6
+    for process in _ours():
         with suppress(psutil.Error):
             line = " ".join(process.cmdline())
-            role = next((role for name, role in ROLES.items() if name in line), "Ray")
-            role = "this process" if process.pid == here.pid else role
+            role = next((role for name, role in roles.items() if name in line), "Ray")
+            role = "engines" if process.pid in engines else role
             used[f"{role}, MB"] += process.memory_full_info().pss / 1e6
     return used
 

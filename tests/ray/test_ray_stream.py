@@ -190,7 +190,7 @@ def test_a_shard_that_waits_for_a_node_to_be_judged_keeps_no_other_worker_waitin
     leading._run = SimpleNamespace(  # type: ignore[assignment]
         info=SimpleNamespace(run_id="night"), is_committed=lambda shard: False, manifest=rows_in
     )
-    leading._count, leading._unjudged, leading._deaths = 2, {}, defaultdict(list)
+    leading._count, leading._unjudged, leading._deaths, leading._heard_at = 2, {}, defaultdict(list), 0.0
     monkeypatch.setattr(ray_runner.time, "monotonic", lambda: float(next(seconds)))
     monkeypatch.setattr(ray_runner.time, "sleep", lambda _: order.append("node found gone"))
 
