@@ -33,9 +33,21 @@ if TYPE_CHECKING:
     from enrich.output.run_record import RunRecord
     from enrich.pipeline.progress import Progress as Callback
 
+
+class _Console(Console):
+    """Output without which the work goes on: `enrich run ... | head` publishes all that it answers."""
+
+    def on_broken_pipe(self) -> None:
+        """Nobody reads any more. Rich would end the process here, without a word."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())  # what is still buffered goes there when the process ends
+        os.close(nowhere)
+
+
 # No markup and no emoji: paths, labels and messages from outside may hold brackets and colons.
-console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+console = _Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+errors = _Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 class _Redacted(logging.Formatter):
