@@ -110,7 +110,7 @@ def run(
 
     request = RunRequest(
         str(images), str(adapter), str(output), chosen, run_id, limit, inventory,
-        deadline.total_seconds() if deadline else None, None if products is None else str(products),
+        None if deadline is None else deadline.total_seconds(), None if products is None else str(products),
         waited=monotonic() - began,
     )  # fmt: skip
     return run_enrichment(request, progress or _ignore, on_message or _ignore)

@@ -33,9 +33,21 @@ if TYPE_CHECKING:
     from enrich.output.run_record import RunRecord
     from enrich.pipeline.progress import Progress as Callback
 
+
+class _Console(Console):
+    """A console whose reader may leave: `enrich run ... | head` still publishes all of its answers."""
+
+    def on_broken_pipe(self) -> None:
+        """Discard all further output. Rich's own handler would end the process silently."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())  # what is still buffered goes there when the process ends
+        os.close(nowhere)
+
+
 # No markup and no emoji: paths, labels and external messages may contain brackets and colons.
-console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+console = _Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+errors = _Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 class _Redacted(logging.Formatter):

@@ -1,6 +1,10 @@
 """What `enrich run` says at its end, and what long work says meanwhile."""
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,3 +91,17 @@ def test_of_processes_that_train_together_only_the_first_prints(
     monkeypatch.setenv("RANK", "1")
 
     assert heartbeat(capsys, ("photos", 1, 3)) == []
+
+
+def test_work_goes_on_when_nobody_reads_its_output_any_more(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from enrich.console import console, errors\n"
+        "for number in range(100): console.print('x' * 2000); errors.print('y' * 2000)\n"
+        "Path(sys.argv[1]).touch()"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "done")], stdout=write, stderr=write, check=False)
+    os.close(write)
+    assert done.returncode == 0
+    assert (tmp_path / "done").exists()

@@ -11,8 +11,11 @@ import polars as pl
 from enrich.errors import UsageError
 from enrich.feeds.rows import decimals, one_line
 
-# Spreadsheets run a cell that starts so, in its full-width form as well. A number that starts with a sign stays.
+# Spreadsheets run a cell that starts so, in its full-width form as well; some pass over white space and what cannot be
+# seen. A number that starts with a sign stays.
 FORMULA = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
+_RUNS = r"^[\t\r\n]|^[\s\p{Cc}\p{Cf}]*[=+\-@\x{ff1d}\x{ff0b}\x{ff0d}\x{ff20}]"
+_CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"  # readers of text and Excel end at some of these, and refuse others
 _NUMBER = r"^[+-]?[0-9]+([.,][0-9]+)?$"
 MOST_ROWS, MOST_CHARACTERS = 1_048_576, 32_767  # of a sheet, its header included, and of a cell
 _MADE = datetime(2000, 1, 1)  # of every workbook: the same rows make the same bytes
@@ -20,7 +23,12 @@ _MADE = datetime(2000, 1, 1)  # of every workbook: the same rows make the same b
 
 def is_formula(text: pl.Expr) -> pl.Expr:
     """Whether a spreadsheet would run this text."""
-    return text.str.head(1).is_in(list(FORMULA)) & ~text.str.contains(_NUMBER)
+    return text.str.contains(_RUNS) & ~text.str.contains(_NUMBER)
+
+
+def printable(text: pl.Expr) -> pl.Expr:
+    """Text with a replacement character for each control character; tabs and line breaks stay."""
+    return text.str.replace_all(_CONTROL, "\ufffd")
 
 
 def write_delimited(path: Path, tables: Iterable[pl.DataFrame], separator: str) -> int:
@@ -32,6 +40,9 @@ def write_delimited(path: Path, tables: Iterable[pl.DataFrame], separator: str) 
     changed = 0
     with path.open("wb") as file:
         for number, table in enumerate(tables):
+            table = table.with_columns(printable(pl.col(pl.String)).name.keep())
+            if separator == "\t":
+                table = table.with_columns(one_line(pl.col(pl.String)).name.keep())
             changed += int(table.select(is_formula(pl.col(pl.String)).sum()).sum_horizontal().sum())
             table = table.with_columns(_safe(pl.col(pl.String)))
             if separator == "\t":
@@ -46,8 +57,7 @@ def _safe(text: pl.Expr) -> pl.Expr:
     return pl.when(is_formula(text)).then(pl.lit("'") + text).otherwise(filled).name.keep()
 
 
-def _between_tabs(text: pl.Expr) -> pl.Expr:
-    line = one_line(text)
+def _between_tabs(line: pl.Expr) -> pl.Expr:
     quoted = pl.lit('"') + line.str.replace_all('"', '""', literal=True) + pl.lit('"')
     return pl.when(line.str.starts_with('"')).then(quoted).otherwise(line).name.keep()
 
@@ -72,7 +82,8 @@ def write_workbook(path: Path, tables: Iterable[pl.DataFrame], amounts: Collecti
         shown = {
             places: book.add_format({"num_format": code}) for places, code in ((0, "0"), (2, "0.00"), (3, "0.000"))
         }
-        rows = chain.from_iterable(table.iter_rows(named=True) for table in tables)
+        texts = (table.with_columns(printable(pl.col(pl.String)).name.keep()) for table in tables)
+        rows = chain.from_iterable(table.iter_rows(named=True) for table in texts)
         for number, row in enumerate(rows, start=1):
             if number >= MOST_ROWS:
                 raise UsageError(f"an Excel sheet holds {MOST_ROWS - 1:,} products at most; export as csv")
@@ -82,7 +93,7 @@ def write_workbook(path: Path, tables: Iterable[pl.DataFrame], amounts: Collecti
             amount = shown[decimals(row["currency"])]
             for column, (name, cell) in enumerate(row.items()):
                 if isinstance(cell, str):
-                    runs = cell.startswith(tuple(FORMULA))
+                    runs = cell.lstrip().startswith(tuple(FORMULA))
                     sheet.write_string(number, column, cell[:MOST_CHARACTERS], quoted if runs else None)
                 elif cell is not None:
                     sheet.write_number(number, column, cell, amount if name in amounts else None)

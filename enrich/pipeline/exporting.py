@@ -14,6 +14,7 @@ from enrich.output import parquet
 from enrich.output.products import fetch_products
 from enrich.output.reviews import read_reviews
 from enrich.output.schema import PRODUCTS_SCHEMA
+from enrich.pipeline.kept_apart import check_file
 from enrich.pipeline.progress import Progress, silent
 from enrich.settings.export import ExportSettings
 from enrich.storage import folder_of_file, open_store
@@ -54,6 +55,7 @@ def export(
     chosen = FORMATS[format]
     store = open_store(output, must_exist=True, s3=settings.s3)
     folder_uri, name = folder_of_file("--to", to)
+    check_file("--to", to, output)
     with scratch() as folder:
         products = fetch_products(store, folder)
         path = products.path

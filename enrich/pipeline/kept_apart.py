@@ -3,6 +3,15 @@
 from enrich.errors import UsageError
 from enrich.storage import contains, overlap
 
+_OWN = ("products.parquet", "history", "runs", "reviews")  # of an output
+
+
+def check_file(option: str, file: str, output: str) -> None:
+    """UsageError where the file that `option` names would replace one of an output's own."""
+    for own in _OWN:
+        if contains(f"{output.rstrip('/')}/{own}", file):
+            raise UsageError(f"{option} {file}: would replace what output {output} keeps in {own}; name another file")
+
 
 def check_places(images: str, adapter: str, output: str) -> None:
     """UsageError where a run's photos, adapter and tables share files.

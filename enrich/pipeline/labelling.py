@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from enrich.errors import UsageError
 from enrich.output.picks import PickFile, pick, undecided
 from enrich.output.products import read_products
+from enrich.pipeline.kept_apart import check_file
 from enrich.storage import folder_of_file, open_store
 
 LABEL_KEY = "label.json"
@@ -30,11 +31,14 @@ def label(output: str, budget: int, to: str | None = None) -> Picked:
         to: the file, a local path or s3://bucket/key; None: label.json in the output.
 
     Raises:
-        UsageError: the budget is not positive, nothing was published there yet, or people decided on all of it.
+        UsageError: the budget is not positive, `to` is one of the output's own files, nothing was published there yet,
+            or people decided on all of it.
     """
     if budget < 1:
         raise UsageError(f"budget {budget}: name how many products a person is to look at, 1 or more")
     target = open_store(output, must_exist=True)
+    folder, name = (output, LABEL_KEY) if to is None else folder_of_file("--to", to)
+    check_file("--to", f"{folder}/{name}", output)
     products = read_products(target)
     if products.etag is None:
         raise UsageError(f"output {target.uri}: no products.parquet there; make one with `enrich run`")
@@ -44,7 +48,6 @@ def label(output: str, budget: int, to: str | None = None) -> Picked:
             f"output {target.uri}: no product with an answer is left that nobody decided on; enrich more photos first"
         )
     picks = pick(rows, budget)
-    folder, name = (output, LABEL_KEY) if to is None else folder_of_file("--to", to)
     store = open_store(folder, create=True)
     file = PickFile(format="enrich-label-1", output=target.uri, picks=tuple(picks))
     store.put(name, (file.model_dump_json(indent=1) + "\n").encode())

@@ -51,6 +51,8 @@ def folder_of_file(option: str, file: str) -> tuple[str, str]:
         option: which names the file, for the message.
     """
     folder, _, name = file.rpartition("/")
+    if not file.strip():
+        raise UsageError(f"{option} is empty; name a file, such as {option} s3://bucket/key")
     if not name or Path(file).is_dir():
         raise UsageError(f"{option} {file}: is a directory; name a file in it")
     return folder or ("/" if file.startswith("/") else "."), name

@@ -134,6 +134,51 @@ def test_no_cell_is_a_formula_and_every_row_is_a_line(output: str, tmp_path: Pat
     assert len(rows) == len(ALL) if format != "shopify" else sum(1 + n % 13 for n in range(len(ALL)))
 
 
+IDS = ("007", " =1", "\u00a0=2", "\x0b=3", "a\x00b", "a\x1b[31mb", "a\nb", "+49", "plain", "\u200b@x")
+
+
+@pytest.mark.parametrize(
+    ("format", "name", "usable"),
+    [("merchant", "feed.tsv", 6), ("merchant", "feed.csv", 6), ("shopify", "shop.csv", 6), ("csv", "all.csv", 10)],
+)
+def test_odd_product_ids_make_neither_formulas_nor_broken_files(
+    tmp_path: Path, format: str, name: str, usable: int
+) -> None:
+    output = output_of(tmp_path / "out", one(), *IDS)
+    done = export(output, format, str(tmp_path / name), PRIMARY)
+    rows = cells_of(tmp_path / name)
+    cells = [cell for row in rows for cell in row.values()]
+    assert not [cell for cell in cells if re.match(r"[\s\x00-\x1f\u200b]*[=@]", cell)]
+    assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", (tmp_path / name).read_text("utf-8"))
+    key = {"merchant": "id", "shopify": "Variant SKU", "csv": "product_id"}[format]
+    assert {"007", "+49", "plain"} < {row[key] for row in rows}
+    assert (done.products, len(rows)) == (usable, usable)
+    if usable < len(IDS):
+        assert done.left_out_line == "left out: 4: 4 with control characters in its product_id"
+
+
+def test_an_excel_sheet_of_odd_product_ids_is_readable(tmp_path: Path) -> None:
+    export(output_of(tmp_path / "out", one(), *IDS), "xlsx", str(tmp_path / "sheet.xlsx"))
+    rows = CalamineWorkbook.from_path(tmp_path / "sheet.xlsx").get_sheet_by_index(0).to_python()
+    changed = {"\x0b=3": "\ufffd=3", "a\x00b": "a\ufffdb", "a\x1b[31mb": "a\ufffd[31mb"}
+    assert {row[0] for row in rows[1:]} == {changed.get(name, name) for name in IDS}
+
+
+@pytest.mark.parametrize(
+    "file", ["products.parquet", "runs/night-1/run.json", "reviews/../history/x.csv", "reviews/x.csv"]
+)
+def test_no_file_replaces_one_of_the_outputs_own(tmp_path: Path, run_cli: RunCli, file: str) -> None:
+    output = output_of(tmp_path / "out", one(), "a")
+    before = (tmp_path / "out" / "products.parquet").read_bytes()
+    for command in (("export", "--format", "csv"), ("label", "--budget", "1")):
+        code, _, err = run_cli(command[0], "--output", output, *command[1:], "--to", f"{output}/{file}")
+        assert code == 2
+        assert err.startswith(f"error: --to {output}/{file}: would replace what output {output} keeps in ")
+        code, _, err = run_cli(command[0], "--output", output, *command[1:], "--to", "")
+        assert (code, err) == (2, "error: --to is empty; name a file, such as --to s3://bucket/key\n")
+    assert (tmp_path / "out" / "products.parquet").read_bytes() == before
+
+
 def test_an_excel_sheet_has_texts_as_they_are_and_numbers_as_numbers(output: str, tmp_path: Path) -> None:
     export(output, "xlsx", str(tmp_path / "sheet.xlsx"), PRIMARY)
     [header, *rows] = CalamineWorkbook.from_path(tmp_path / "sheet.xlsx").get_sheet_by_name("Products").to_python()

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -11,8 +11,9 @@ import polars as pl
 from enrich.errors import UsageError
 from enrich.feeds.files import write_delimited
 from enrich.feeds.formats.base import Feed, Format
-from enrich.feeds.formats.merchant import DESCRIPTION, VALUES
+from enrich.feeds.formats.merchant import CONTROL, DESCRIPTION, VALUES
 from enrich.feeds.rows import cut, money, one_line, value, where
+from enrich.settings.export import ExportSettings
 
 LONGEST = 255  # characters of Handle, Title, Type and a tag
 _NO_HANDLE = r"[^A-Za-z0-9-]|^-|-$|^.{256}"
@@ -28,6 +29,12 @@ def check(feed: Feed) -> None:
         raise UsageError(
             f"shopify: prices in {', '.join(feed.currencies)}, but a shop's file has one currency; export a run of one"
         )
+
+
+def lacks(settings: ExportSettings) -> Mapping[str, pl.Expr]:
+    """Rows whose SKU Shopify would change."""
+    control = pl.col("product_id").str.contains(CONTROL)
+    return {"with control characters in its product_id": control}
 
 
 def table(rows: pl.DataFrame, feed: Feed) -> pl.DataFrame:
@@ -103,4 +110,4 @@ def notes(feed: Feed) -> list[str]:
     return [] if feed.linked else [without]
 
 
-FORMAT = Format(about="Shopify's product CSV", table=table, write=write, check=check, notes=notes)
+FORMAT = Format(about="Shopify's product CSV", table=table, write=write, check=check, lacks=lacks, notes=notes)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,13 +11,14 @@ from typing import Any
 import polars as pl
 import pytest
 
+import enrich
 from enrich.cli.options import parse_deadline, parse_duration
 from enrich.cli.runs import publish, rollback
 from enrich.engines.adapter import read_adapter
 from enrich.errors import UsageError
 from enrich.phases import describe_start
 from enrich.pipeline.releasing import roll_back
-from enrich.pipeline.run import deadline, start
+from enrich.pipeline.run import deadline, enrichment, start
 from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.pipeline.run.request import RunRequest
 from enrich.pipeline.run.start import circumstances, dry_run, fingerprint
@@ -119,6 +121,14 @@ def test_lengths_of_time(text: str, seconds: int) -> None:
 @pytest.mark.parametrize(("text", "hours"), [("6", 6), ("1.5", 1.5), ("0", 0), ("90m", 1.5), ("2d", 48)])
 def test_a_deadline_may_be_a_number_of_hours(text: str, hours: float) -> None:
     assert parse_deadline(text).total_seconds() == hours * 3600
+
+
+def test_no_time_at_all_is_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float | None] = []
+    monkeypatch.setattr(enrichment, "run_enrichment", lambda request, *_: asked.append(request.deadline))
+    for time in (timedelta(0), timedelta(hours=1), None):
+        enrich.run("images", "adapter", "output", RunSettings(engine="transformers"), deadline=time)
+    assert asked == [0.0, 3600.0, None]
 
 
 @pytest.mark.parametrize("text", ["99999999999h", "36501d", "9" * 5000 + "s"])
