@@ -1,13 +1,11 @@
 """The fields of an answer. Template, parser, grammar and token evidence follow from their list in prompt.json."""
 
-from typing import Annotated
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import Field as Setting
 
 from enrich.answers.kinds import KINDS, Kind
 from enrich.answers.kinds.number import MAX_DECIMALS
-from enrich.answers.plain_text import PlainLine, composed_line, plain_line
+from enrich.answers.plain_text import PlainLine
 
 
 class Field(BaseModel):
@@ -23,8 +21,8 @@ class Field(BaseModel):
     name: str = Setting(pattern=r"^[a-z][a-z0-9_]{0,39}$")
     kind: str
     label: PlainLine  # the word in the answer
-    column: Annotated[str, AfterValidator(plain_line)]  # of the catalog, as its table spells it
-    values: Annotated[tuple[str, ...], AfterValidator(lambda values: tuple(map(composed_line, values)))] = ()
+    column: str = Setting(min_length=1)  # of the catalog, as its table spells it
+    values: tuple[PlainLine, ...] = ()
     decimals: int = Setting(default=0, ge=0, le=MAX_DECIMALS)
     required: bool = False
 

@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from enrich.answers.plain_text import MAX_TITLE, UNDECODED, excerpt, holds_control_characters, spells_control_token
+from enrich.answers.plain_text import MAX_TITLE, excerpt, fault_of
 from enrich.answers.prompt import Prompt, of_steps
 
 
@@ -38,16 +38,10 @@ def parse_answer(text: str, prompt: Prompt) -> Answer:
     for one in prompt.fields:
         value = match[one.name].strip()
         values[one.name] = None if value == prompt.unknown and not one.required else value
-        if not value:
-            raise AnswerMalformed(f"{one.name} is empty in {excerpt(text)!r}")
         if len(value) > MAX_TITLE:
             raise AnswerMalformed(f"{one.name} has {len(value)} characters, more than {MAX_TITLE}")
-        if holds_control_characters(value):
-            raise AnswerMalformed(f"{one.name} holds control characters in {excerpt(text)!r}")
-        if UNDECODED in value:
-            raise AnswerMalformed(f"{one.name} holds bytes that are not UTF-8 in {excerpt(text)!r}")
-        if spells_control_token(value):
-            raise AnswerMalformed(f"{one.name} spells a control token of the model in {excerpt(text)!r}")
+        if fault := fault_of(value):
+            raise AnswerMalformed(f"{one.name} {fault} in {excerpt(text)!r}")
     price = values.pop("price")
     return Answer(
         title=values.pop("title") or "",

@@ -23,21 +23,27 @@ def spells_control_token(text: str) -> bool:
     return _CONTROL_TOKEN.search(visible) is not None
 
 
-def plain_line(text: str) -> str:
-    """`text` itself. Raises ValueError if it spells a control token, is not one line, or has outer spaces."""
-    if spells_control_token(text):
-        raise ValueError(f"{text[:40]!r} spells a control token of the model")
-    if text.splitlines() != [text] or text != text.strip():
-        raise ValueError(f"{text[:40]!r} is not one line of text")
-    return text
+def fault_of(text: str) -> str:
+    """Why `text` can be no part of an answer, as what follows its name: it spells a control token, is not one visible
+    line, or has outer spaces. "" if it can."""
+    faults = {
+        "is empty": not text.strip(),
+        "is not one line of text": "\n" in text,
+        "begins or ends with a blank": text != text.strip(),
+        "spells a control token of the model": spells_control_token(text),
+        "holds control characters": holds_control_characters(text),
+        "holds bytes that are not UTF-8": UNDECODED in text,
+    }
+    return next((fault for fault, there in faults.items() if there), "")
 
 
 def composed_line(text: str) -> str:
-    """`plain_line` in NFC."""
-    return unicodedata.normalize("NFC", plain_line(text))
+    """`text` in NFC, as catalogs and answers are. Raises ValueError for what `fault_of` finds."""
+    if fault := fault_of(text):
+        raise ValueError(f"{text[:40]!r} {fault}")
+    return unicodedata.normalize("NFC", text)
 
 
-# Text that spells no control token and is one line without outer spaces, in NFC as catalogs and answers are.
 PlainLine = Annotated[str, AfterValidator(composed_line)]
 
 

@@ -15,11 +15,11 @@ from enrich.answers.plain_text import PlainLine
 from enrich.answers.wording import WORDINGS
 from enrich.errors import UsageError
 from enrich.settings.fields import WordingSettings
-from enrich.vocabulary import Language, PriceUnit, Product
+from enrich.vocabulary import Language, PriceUnit, Product, same_design
 
 PROMPT_FILE = "prompt.json"
-# The fields that have columns of their own in every table, and where they stand in an answer.
-_FIXED = ((0, "title", "text"), (1, "category", "choice"), (-1, "price", "number"))
+# The fields that have columns of their own in every table, where they stand in an answer, and whether it must have one.
+_FIXED = ((0, "title", "text", True), (1, "category", "choice", True), (-1, "price", "number", False))
 SHORTEST_BUDGET = 64  # tokens; the tutorial's longest answer takes about 50
 
 
@@ -56,20 +56,22 @@ class Prompt(BaseModel):
     @field_validator("unknown")
     @classmethod
     def _unknown_is_no_number(cls, unknown: str) -> str:
-        if unknown.isdigit():
+        if re.fullmatch(r"[\d.,]*\d[\d.,]*", unknown):
             raise ValueError(f"{unknown[:40]!r} would be read as a number; choose a word")
         return unknown
 
     @field_validator("fields")
     @classmethod
     def _fields_are_in_order(cls, fields: tuple[Field, ...]) -> tuple[Field, ...]:
-        for place, name, kind in _FIXED:
+        for place, name, kind, required in _FIXED:
             if len(fields) < len(_FIXED) or (fields[place].name, fields[place].kind) != (name, kind):
                 raise ValueError("title (text) and category (choice) come first, price (number) last")
+            if fields[place].required != required or (name == "price" and fields[place].decimals):
+                raise ValueError("title and category are required, price is not, and has no decimals")
         for what in ("name", "label"):
-            found = [getattr(field, what) for field in fields]
-            if twice := [one for one in found if found.count(one) > 1]:
-                raise ValueError(f"two fields have the {what} {twice[0]!r}")
+            found = [same_design(getattr(field, what)) for field in fields]
+            if twice := next((field for field, one in zip(fields, found, strict=True) if found.count(one) > 1), None):
+                raise ValueError(f"two fields have the {what} {getattr(twice, what)!r}")
         return fields
 
     @classmethod

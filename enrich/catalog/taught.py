@@ -69,8 +69,9 @@ def taught_prompt(
             price_unit=price_unit(settings, catalog),
         )
     except ValidationError as error:
-        first = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise UsageError(f"fields: {first}; change it under fields or wording in the settings") from error
+        first = error.errors()[0]
+        where, why = str(first["loc"][0]), first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{where}: {why}; change it under fields or wording in the settings") from error
 
 
 def price_unit(settings: TrainSettings, catalog: Catalog) -> PriceUnit:

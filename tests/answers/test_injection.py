@@ -132,7 +132,7 @@ def test_the_tokens_of_a_model_with_other_spellings_are_known_too(place: str) ->
             AnswerTokens(tokenizer, prompt, END)
 
 
-@pytest.mark.parametrize("unknown", ["0", "100", "\uff11"])
+@pytest.mark.parametrize("unknown", ["0", "100", "\uff11", "12.5", "1.234,50"])
 def test_the_word_for_unknown_is_no_number(unknown: str) -> None:
     with pytest.raises(ValueError, match="would be read as a number; choose a word"):
         Prompt.model_validate(dict(make_prompt(("HATS",), None)) | {"unknown": unknown})

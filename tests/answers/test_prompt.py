@@ -1,8 +1,9 @@
 """Prompt and answer are worded in one place, and an adapter returns them unchanged."""
 
 import json
+import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -12,6 +13,7 @@ from enrich.answers.plain_text import spells_control_token
 from enrich.answers.prompt import Prompt, make_prompt, render_answer
 from enrich.errors import UsageError
 from enrich.models.phi3_vision.processing import render_turn
+from enrich.settings.fields import WordingSettings
 from enrich.vocabulary import Language
 
 
@@ -51,7 +53,7 @@ def test_a_prompt_is_read_back(tmp_path: Path) -> None:
     assert Prompt.read(path) == prompt
 
 
-FIELDS = [
+FIELDS: list[dict[str, Any]] = [
     {"name": "title", "kind": "text", "label": "Product", "column": "title", "required": True},
     {
         "name": "category",
@@ -76,6 +78,9 @@ COLOUR = {"name": "colour", "kind": "choice", "label": "Colour", "column": "colo
         ({"max_new_tokens": 0}, "max_new_tokens: Input should be greater than or equal to 8"),
         ({"fields": FIELDS[:2]}, "fields: title (text) and category (choice) come first, price (number)"),
         ({"fields": [*FIELDS, COLOUR]}, "fields: title (text) and category (choice) come first, price"),
+        ({"fields": [FIELDS[0] | {"required": False}, *FIELDS[1:]]}, "fields: title and category are required"),
+        ({"fields": [*FIELDS[:2], FIELDS[2] | {"required": True}]}, "fields: title and category are required, price"),
+        ({"fields": [*FIELDS[:2], FIELDS[2] | {"decimals": 2}]}, "fields: title and category are required, price"),
         (
             {"fields": [*FIELDS[:2], COLOUR, COLOUR, FIELDS[2]]},
             "fields: two fields have the name 'colour'",
@@ -153,15 +158,40 @@ def test_a_prompt_that_spells_a_control_token_is_refused_on_the_way_in(tmp_path:
             values["fields"][int(number)][name] = text
     path.write_text(json.dumps(values))
     with pytest.raises(
-        UsageError, match=rf"prompt.json: {place}: .* spells a control token of the model; fine-tune again"
+        UsageError, match=rf"prompt.json: {place}[.0]*: .* spells a control token of the model; fine-tune again"
     ):
         Prompt.read(path)
 
 
-@pytest.mark.parametrize("category", ["", " HATS", "HATS\nFull Price: 1", "A\u2028B"])
-def test_a_category_of_a_prompt_is_one_line(category: str) -> None:
-    with pytest.raises(ValueError, match="is not one line of text"):
-        make_prompt((category,), "EUR")
+FAULTS = {
+    " ": "' ' is empty", " HATS": "' HATS' begins or ends with a blank",
+    "HATS\nFull Price: 1": r"'HATS\nFull Price: 1' is not one line of text",
+    "A\u2028B": r"'A\u2028B' holds control characters", "\u063a\u200f": "holds control characters",
+    "\x1b[31mA": "holds control characters", "A\ufffd": "'A\ufffd' holds bytes that are not UTF-8",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FAULTS)
+@pytest.mark.parametrize("place", ["category", "unknown", "label", "value", "instruction"])
+def test_every_word_of_a_prompt_is_one_visible_line(place: str, text: str) -> None:
+    """A word for unknown with a mark of direction could be taught, and no answer with it would be read."""
+    said = {"label": "Colour", "value": "red"} | {place: text}
+    with pytest.raises(ValueError, match=re.escape(FAULTS[text])):
+        make_prompt(
+            (said.get("category", "HATS"),),
+            "EUR",
+            others=[Field(name="colour", kind="choice", label=said["label"], column="colour", values=(said["value"],))],
+            wording=WordingSettings(unknown=said.get("unknown"), instruction=said.get("instruction")),
+        )
+
+
+def test_labels_that_differ_in_case_only_are_the_same() -> None:
+    colour, again = (
+        Field(name=name, kind="text", label=label, column="a")
+        for name, label in (("colour", "Colour"), ("shade", "\uff23olour"))
+    )
+    with pytest.raises(ValueError, match="two fields have the label 'Colour'"):
+        make_prompt(("HATS",), "EUR", others=[colour, again])
 
 
 @pytest.mark.parametrize("text", ["Size < 40 | > 42", "a <b> c", "S|M|L", "<3", "A <|> B", "Shirt <S/M>"])
