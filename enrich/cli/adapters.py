@@ -154,5 +154,13 @@ def promote(
     """Let an adapter serve from the next night on, however it compares with the one before it."""
     from enrich.pipeline.standing import promote as run
 
-    chosen = run(adapters, adapter, getpass.getuser() if by is None else by, why)
+    chosen = run(adapters, adapter, _user() if by is None else by, why)
     console.print(f"adapter {chosen.adapter} serves as {chosen.person} decided: {chosen.uri}")
+
+
+def _user() -> str:
+    """The user's name; empty where the system has none for the id, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
