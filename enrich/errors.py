@@ -110,7 +110,7 @@ def unforeseen(error: BaseException) -> RunFailed:
                 f"{where}no space left on the disk; free some, or set TMPDIR to a larger one, and run again"
             )
         return RunFailed(f"{where}{error.strerror or error}; check the disk and the permissions, and run again")
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error):
         return RunFailed("out of memory; lower in_flight or batch_size, or use a larger machine, and run again")
     if "operator torchvision::" in _told(error):
         return PermanentFailure(

@@ -11,6 +11,7 @@ from pydantic import Field
 from enrich.errors import UsageError
 from enrich.pipeline.adapter_cache import read_metrics
 from enrich.pipeline.standing import identity, is_adapter, promote, read_challenge, read_standing
+from enrich.storage import real_place
 from flows import tasks
 from flows.decisions import ask, render_promotion
 from flows.parameters import Adapters, Candidate, Hours
@@ -39,7 +40,7 @@ async def promote_adapter(adapters: Adapters, adapter: Candidate, hours: Hours =
     if not is_adapter(adapter):
         raise UsageError(f"Adapter {adapter}: there is none; name one that finetune-adapter or a night made")
     standing = read_standing(adapters)
-    if standing is not None and standing.uri == adapter:
+    if standing is not None and standing.uri == real_place(adapter):
         return Completed(message=f"the adapter {adapter} serves already; there is nothing to decide")
     found = read_challenge(adapters, identity(adapter), standing.adapter if standing else None)
     if found:

@@ -155,5 +155,13 @@ def promote(
     """Let an adapter serve from the next nightly run on, however it compares with the current one."""
     from enrich.pipeline.standing import promote as run
 
-    chosen = run(adapters, adapter, getpass.getuser() if by is None else by, why)
+    chosen = run(adapters, adapter, _user() if by is None else by, why)
     console.print(f"adapter {chosen.adapter} now serves, by decision of {chosen.person}: {chosen.uri}")
+
+
+def _user() -> str:
+    """The user's name; empty if the system has no name for the user id, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""

@@ -1,5 +1,6 @@
 """The engine that needs only transformers: batches through `generate`, on a CPU or a GPU."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -22,10 +23,11 @@ from enrich.engines.base import EngineClock, Request
 from enrich.errors import Unreachable, UsageError, first_line
 from enrich.models.adapted import load_adapted, load_merged
 from enrich.models.base import Processor
-from enrich.models.checkpoint import load_model, load_processor, resolve, stop_ids, weights_signature
+from enrich.models.checkpoint import load_model, load_processor, stop_ids, weights_signature
 from enrich.models.device import device_and_dtype
 from enrich.models.generation import generate_answers
-from enrich.models.registry import CheckpointError
+from enrich.models.hub import resolve
+from enrich.models.registry import CheckpointError, local_directory
 from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
 from enrich.settings.run import RunSettings
 
@@ -192,7 +194,7 @@ def base_of(adapter: Adapter) -> Path:
 def _named_base(adapter: Adapter) -> Path:
     beside = adapter.path.absolute().parent / Path(adapter.base).name
     by_path = adapter.base.count("/") != 1 and adapter.base != TINY_MODEL  # one slash: a hub id
-    if by_path and not Path(adapter.base).expanduser().is_dir() and beside.is_dir():
+    if by_path and not local_directory(adapter.base) and os.path.isdir(beside):
         return find_base(str(beside), None)
     try:
         return find_base(adapter.base, adapter.revision)

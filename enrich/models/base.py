@@ -290,6 +290,10 @@ class VisionModel(Protocol):
         """Compile the decoder layers and the tower's, each kind once, in place. Names of modules stay as they are."""
         ...
 
+    def square_side(self, config: PretrainedConfig) -> int:
+        """Pixels along a side of the squares that this model takes: `Preparation.image_size` has to be the same."""
+        ...
+
     def feature_width(self, config: PretrainedConfig) -> int:
         """Numbers that `image_features` yields for an image position: the hidden size, times the number of its feature
         sets where deeper layers get some of their own (DeepStack)."""

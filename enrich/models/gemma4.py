@@ -36,6 +36,10 @@ def _side(images: Mapping[str, Any]) -> int:
     return images["patch_size"] * images["pooling_kernel_size"]
 
 
+def _model_side(vision: Any) -> int:
+    return vision.patch_size * vision.pooling_kernel_size
+
+
 def _squares(images: Mapping[str, Any]) -> int:
     return images["max_soft_tokens"]
 
@@ -77,6 +81,7 @@ FACTS = Facts(
     resized=resized,
     spelling=_spelling,
     side=_side,
+    model_side=_model_side,
     squares=_squares,
     settings=_settings,
     squares_for=_squares_for,

@@ -43,6 +43,10 @@ def _side(images: Mapping[str, Any]) -> int:
     return images["patch_size"] * images["merge_size"]
 
 
+def _model_side(vision: Any) -> int:
+    return vision.patch_size * vision.spatial_merge_size
+
+
 def _squares(images: Mapping[str, Any]) -> int:
     return images["size"]["longest_edge"] // _side(images) ** 2
 
@@ -72,6 +76,7 @@ FACTS = Facts(
     resized=resized,
     spelling=_spelling,
     side=_side,
+    model_side=_model_side,
     squares=_squares,
     settings=_settings,
     squares_for=_squares_for,

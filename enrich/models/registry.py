@@ -1,6 +1,7 @@
 """Which family a model belongs to. Choosing one reads config.json and loads neither torch nor transformers."""
 
 import json
+import os
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
@@ -12,7 +13,7 @@ from enrich import models
 from enrich.models.base import Family, Layout, VisionModel
 
 # Modules of this package that are not a family's.
-_SHARED = {"adapted", "auto", "base", "checkpoint", "device", "generation", "registry"}
+_SHARED = {"adapted", "auto", "base", "checkpoint", "device", "generation", "hub", "registry"}
 # What the configurations of models that see photos have, by one of these beginnings ("vision_config", "img_processor").
 _SEES = ("vision", "visual", "img", "image", "vit", "mm_", "perception")
 
@@ -76,6 +77,15 @@ def register_with_vllm() -> None:
     """Teach vLLM the families' own model classes; may run any number of times."""
     for family in families():
         family.register_with_vllm()
+
+
+def local_directory(name: str) -> Path | None:
+    """The directory that a `model:` names, None if it names something else, whatever characters it has.
+
+    Pathlib raises where the name is too long, or starts with the home of a user whom nobody knows.
+    """
+    place = os.path.expanduser(name)
+    return Path(place) if os.path.isdir(place) else None
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -38,6 +38,10 @@ def _side(images: Mapping[str, Any]) -> int:
     return images["max_image_size"]["longest_edge"]
 
 
+def _model_side(vision: Any) -> int:
+    return vision.image_size
+
+
 def _squares(images: Mapping[str, Any]) -> int:
     return (images["size"]["longest_edge"] // _side(images)) ** 2
 
@@ -78,6 +82,7 @@ FACTS = Facts(
     resized=resized,
     spelling=_spelling,
     side=_side,
+    model_side=_model_side,
     squares=_squares,
     settings=_settings,
     squares_for=_squares_for,

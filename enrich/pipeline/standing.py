@@ -5,14 +5,14 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from enrich.engines.adapter import adapter_id
+from enrich.engines.adapter import adapter_id, read_adapter
 from enrich.errors import PermanentFailure, UsageError, one_line
 from enrich.pipeline.adapter_cache import read_metrics
 from enrich.pipeline.challenging import Challenge, challenge
 from enrich.pipeline.progress import Progress, silent
 from enrich.scores.worth import judge_worth
 from enrich.settings.run import RunSettings
-from enrich.storage import open_store
+from enrich.storage import open_store, real_place
 from enrich.storage.tree import local_tree
 from enrich.vocabulary import RECORD_FILE
 
@@ -62,17 +62,22 @@ def promote(adapters: str, adapter: str, person: str, why: str) -> Standing:
     """Let `adapter` serve from now on, as `person` decided.
 
     Raises:
-        UsageError: there is no adapter at that place, or nobody is named.
+        UsageError: there is no adapter at that place, or it cannot be used; or nobody is named.
     """
     if not person.strip():
         raise UsageError("nobody is named who decides; say who with --by")
+    if is_adapter(adapter) and (reason := _unusable(adapter)):
+        raise UsageError(f"adapter {adapter}: it would end every night: {reason}")
     return _let_serve(adapters, adapter, one_line(person), one_line(why))
 
 
 def _let_serve(adapters: str, adapter: str, person: str | None, why: str) -> Standing:
     if not is_adapter(adapter):
         raise UsageError(f"adapter {adapter}: there is none; name one that `enrich finetune` wrote")
-    chosen = Standing(uri=adapter, adapter=identity(adapter), since=datetime.now(UTC), person=person, why=why)
+    # A night runs in another directory than the person who promotes.
+    chosen = Standing(
+        uri=real_place(adapter), adapter=identity(adapter), since=datetime.now(UTC), person=person, why=why
+    )
     open_store(adapters, create=True).put(STANDING_FILE, (chosen.model_dump_json(indent=1) + "\n").encode())
     return chosen
 
@@ -89,7 +94,8 @@ def choose(
 ) -> Choice:
     """The adapter that is to serve: `new`, if it is at least as good as the standing one, else that one goes on.
 
-    A pair is compared once. What a person promoted gives way to an adapter that was trained after that only.
+    A pair is compared once. What a person promoted gives way to an adapter that was trained after that only, or where
+    it is gone or damaged.
 
     Args:
         fresh: whether `new` was trained just now.
@@ -99,9 +105,12 @@ def choose(
         UsageError: the catalog or an adapter cannot be read.
     """
     kept = read_standing(adapters)
-    standing = kept.uri if kept else in_use
+    new, standing = real_place(new), kept.uri if kept else in_use and real_place(in_use)
     if standing is None or not is_adapter(standing):
-        return _take(adapters, new, f"the adapter {new} is the first one")
+        gone = f"takes the place of {standing}, which is gone" if kept else "is the first one"
+        return _take(adapters, new, f"the adapter {new} {gone}")
+    if standing != new and (reason := _unusable(standing)):
+        return _take(adapters, new, f"the adapter {new} takes the place of {standing}, which cannot be used: {reason}")
     if standing == new:
         return _take(adapters, new, f"the adapter {new} stands") if kept is None else Choice(new, kept.why)
     if kept and kept.person is not None and not fresh:
@@ -127,6 +136,16 @@ def _take(adapters: str, adapter: str, why: str, found: Challenge | None = None)
 def is_adapter(uri: str) -> bool:
     """Whether there is a whole adapter at that place."""
     return open_store(uri).head(RECORD_FILE) is not None
+
+
+def _unusable(uri: str) -> str | None:
+    """Why the adapter at that place cannot be used: it is damaged, or of another version; None if it can."""
+    with local_tree(uri) as folder:
+        try:
+            read_adapter(folder)
+        except UsageError as error:
+            return str(error).removeprefix(f"adapter {folder}: ")
+    return None
 
 
 def identity(adapter: str) -> str:

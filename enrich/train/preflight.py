@@ -12,6 +12,7 @@ from peft import PeftModel
 from enrich.answers.prompt import Prompt, taught_answer
 from enrich.errors import UsageError
 from enrich.models.base import Processor
+from enrich.models.checkpoint import empty_model
 from enrich.models.registry import family_of
 from enrich.settings.training import TrainSettings
 from enrich.train.examples import Example
@@ -29,7 +30,7 @@ def preflight(
 
     Raises:
         UsageError: the ids of a prompt are not a prefix of the ids of the whole text.
-        ValueError: `base` holds no configuration of a model.
+        CheckpointError: `base` holds no configuration of a model.
     """
     refuse_broken_prefix(examples, processor, prompt)
     adapted = empty_adapted(base, settings)
@@ -58,10 +59,10 @@ def empty_adapted(base: Path, settings: TrainSettings) -> PeftModel:
 
     Raises:
         UsageError: the base cannot be adapted as the settings ask.
-        ValueError: `base` holds no configuration of a model.
+        CheckpointError: as `checkpoint.empty_model`.
     """
     with torch.device("meta"):
-        return add_lora(family_of(base).load().empty_model(base), settings)
+        return add_lora(empty_model(base), settings)
 
 
 def refuse_leaks(splits: Mapping[str, Sequence[Product]]) -> None:

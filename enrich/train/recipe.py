@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+from enrich.models.registry import local_directory
 from enrich.settings.models import AUTO, DEFAULT_MODEL, REVISIONS, TINY_MODEL
 from enrich.settings.training import TrainSettings
 
@@ -30,7 +31,7 @@ def resolve_model(settings: TrainSettings, *, gpu: bool, rows: int | None = None
     model = settings.model
     if model == AUTO:
         model = DEFAULT_MODEL if gpu else TINY_MODEL
-    elif model != TINY_MODEL and (local := Path(model).expanduser()).is_dir():
+    elif model != TINY_MODEL and (local := local_directory(model)):
         model = str(local.absolute())  # the adapter names its base: by a relative path nobody else would find it
     updates: dict[str, object] = {"model": model}
     if model == TINY_MODEL:

@@ -54,7 +54,8 @@ def try_longest_batch(model: PeftModel, photos: Photos, settings: TrainSettings,
         What the step took. On a GPU the counter of `peak_memory_bytes` starts again here.
 
     Raises:
-        UsageError: GPU memory ran out; the message names settings that fit, which were tried, or what to change.
+        UsageError: GPU memory ran out; the message names settings that fit, which were tried, or what to change. Or the
+            model's loss is not a finite number.
     """
     try:
         return _try(model, photos, settings, arguments)
@@ -82,9 +83,14 @@ def _try(model: PeftModel, photos: Photos, settings: TrainSettings, arguments: T
     items = longest.__getitems__(range(len(longest)))
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            for _ in range(2):  # the first one compiles
+            for again in (False, True):  # the first one compiles
                 started = time.perf_counter()
-                _step(model, longest, items, settings, arguments)
+                loss = _step(model, longest, items, settings, arguments)
+                if not again and not loss.isfinite():
+                    raise UsageError(
+                        f"model {settings.model}: its loss in a trial step, before anything is learned, is not a "
+                        "finite number; its weights are damaged: fetch it again"
+                    )
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)
                 seconds = time.perf_counter() - started
@@ -101,8 +107,8 @@ def _try(model: PeftModel, photos: Photos, settings: TrainSettings, arguments: T
 
 def _step(
     model: PeftModel, photos: Photos, items: Sequence[Item], settings: TrainSettings, arguments: TrainingArguments
-) -> None:
-    """Forward, backward and an optimiser step as Trainer makes them.
+) -> torch.Tensor:
+    """Forward, backward and an optimiser step as Trainer makes them; returns the loss.
 
     In the same precision and with the same arguments, so that training reuses the code that is compiled here.
     """
@@ -121,6 +127,7 @@ def _step(
             loss = model(**batch, use_cache=False, num_items_in_batch=(batch["labels"] != IGNORED).sum()).loss
         loss.backward()
     optimizer(model, settings, arguments).step()
+    return loss.detach()
 
 
 def _fitting(

@@ -10,6 +10,7 @@ import pytest
 from prefect.client.schemas.objects import State
 from prefect.input import RunInput
 
+from enrich.pipeline import standing
 from enrich.pipeline.challenging import Challenge
 from enrich.pipeline.standing import identity, promote, read_standing
 from enrich.scores.contest import Contest, Difference
@@ -48,8 +49,9 @@ def plain(markdown: str) -> str:
 
 
 @pytest.fixture
-def adapters(prefect_server: None, tmp_path: Path) -> Path:
+def adapters(prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two adapters, of which a person promoted the older one, and their comparison."""
+    monkeypatch.setattr(standing, "read_adapter", lambda folder: None)
     for name in ("older", "newer"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "adapter_model.safetensors").write_text(name)

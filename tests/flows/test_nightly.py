@@ -45,6 +45,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Made:
 
     monkeypatch.setattr(tasks, "finetune", finetune)
     monkeypatch.setattr(standing, "challenge", lambda new, old, *_: compared(new, old, better=True))
+    monkeypatch.setattr(standing, "read_adapter", lambda folder: None)
     return calls
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from enrich.models.checkpoint import load_model, load_processor, resolve
+from enrich.models.checkpoint import load_model, load_processor
+from enrich.models.hub import resolve
 from enrich.models.registry import CheckpointError
 from tests.testing.tiny_families import write_member
 

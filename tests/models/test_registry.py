@@ -11,7 +11,8 @@ import pytest
 
 from enrich.engines.transformers_engine import find_base
 from enrich.errors import UsageError
-from enrich.models.checkpoint import load_processor, resolve
+from enrich.models.checkpoint import load_processor
+from enrich.models.hub import resolve
 from enrich.models.registry import CheckpointError, families, family_of, layouts, vision_model
 from enrich.settings.models import TINY_MODEL_PATH
 

@@ -92,6 +92,19 @@ def eight_bits(model: Path) -> None:
     save_file(eight, model / "model.safetensors", metadata={"format": "pt"})
 
 
+def of_text(model: Path, **changes: Any) -> None:
+    config = json.loads((model / "config.json").read_bytes())
+    edit(model / "config.json", text_config={**config["text_config"], **changes})
+
+
+def index(model: Path, **changes: Any) -> None:
+    """The weights as one shard and its index."""
+    tensors = load_file(model / "model.safetensors")
+    (model / "model.safetensors").rename(model / "a.safetensors")
+    found = {"metadata": {}, "weight_map": dict.fromkeys(tensors, "a.safetensors"), **changes}
+    (model / "model.safetensors.index.json").write_text(json.dumps(found))
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -103,6 +116,26 @@ def eight_bits(model: Path) -> None:
         (lambda m: (m / "config.json").unlink(), "no config.json; give a complete checkpoint directory"),
         (lambda m: (m / "config.json").write_text("[1]"), DAMAGED),
         (lambda m: (m / "config.json").write_text("{"), DAMAGED),
+        (lambda m: of_text(m, num_attention_heads=0),
+         "config.json describes no model (ZeroDivisionError: integer division or modulo by zero); fetch it again"),
+        (lambda m: of_text(m, hidden_act="warp"), "config.json describes no model (KeyError: 'warp'); fetch it again"),
+        (lambda m: of_text(m, rope_parameters={"rope_type": "spiral"}),
+         "config.json describes no model (KeyError: 'spiral'); fetch it again"),
+        (lambda m: index(m, metadata=None), "{m}/model.safetensors.index.json is damaged; fetch it again"),
+        (lambda m: index(m, weight_map={"a": "b.safetensors"}),
+         "no b.safetensors; give a complete checkpoint directory"),
+        (lambda m: edit(m / "preprocessor_config.json", patch_size=7),
+         "its settings of photos cut squares of 14 pixels, and the model takes 32; give it the settings that came with "
+         "it"),
+        (lambda m: (m / "preprocessor_config.json").write_text("{}"),
+         "its settings of photos cut squares of 28 pixels, and the model takes 32; give it the settings that came with "
+         "it"),
+        (lambda m: edit(m / "preprocessor_config.json", image_processor_type="CLIPImageProcessor"),
+         FILES + " (KeyError: 'image_grid_thw'); fetch it again"),
+        (lambda m: edit(m / "preprocessor_config.json", image_mean=[0.5]),
+         FILES + " (ValueError: mean must have 3 elements if it is an iterable, got 1); fetch it again"),
+        (lambda m: edit(m / "preprocessor_config.json", image_std=[0, 0, 0]),
+         "its settings of photos make no finite numbers of pixels; fetch it again"),
         (lambda m: edit(m / "config.json", text_config=7),
          FILES + " (StrictDataclassFieldValidationError: Validation error for field 'text_config':); fetch it again"),
         (lambda m: (m / "adapter_config.json").write_text(LORA),
@@ -167,6 +200,47 @@ def test_an_output_layer_that_is_the_embedding(tmp_path: Path, refusal: Callable
         "output_learning_rate: this model's output layer and embedding are one tensor, which an adapter of one of them "
         "would pull apart; leave output_learning_rate out"
     )
+
+
+@pytest.mark.parametrize("change", [{"num_hidden_layers": 3000}, {"vocab_size": 10**9}, None])
+def test_a_model_that_is_larger_than_its_weights(
+    change: dict[str, int] | None, model: Path, refusal: Callable[..., str]
+) -> None:
+    """Loading it would make up what is missing, terabytes of it, before it could say so."""
+    config = json.loads((model / "config.json").read_bytes())
+    edit(model / "config.json", text_config=change and config["text_config"] | change)  # None: the library's defaults
+    line = refusal(model)
+    assert line.startswith(f"model {model}: config.json describes a model of ")
+    assert line.endswith(" numbers; give all files of one model")
+
+
+def test_weights_that_are_not_numbers_are_found_by_a_dry_run(model: Path, tmp_path: Path, run_cli: RunCli) -> None:
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.language_model.norm.weight"] *= torch.nan
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    write_catalog(tmp_path / "catalog", *[f"Coat {number}" for number in range(20)])
+    (tmp_path / "settings.yaml").write_text("device: cpu\nphoto_tokens: 64\nmax_new_tokens: 100\n")
+    places = ("--catalog", tmp_path / "catalog", "--model", model, "--config", tmp_path / "settings.yaml")
+    code, _, err = run_cli("finetune --dry-run", *places)
+    assert code == 2
+    assert err.splitlines()[-1] == (
+        f"error: model {model}: its loss in a trial step, before anything is learned, is not a finite number; its "
+        "weights are damaged: fetch it again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a" * 300, "neither a local directory nor a Hub name"),
+        ("/" + "a" * 300, "no such directory; give a local checkpoint or a Hub name"),
+        ("~nobody-of-that-name/model", "no such directory; give a local checkpoint or a Hub name"),
+        ("maker/model\x1b[31m", "neither a local directory nor a Hub name"),
+        ("模型/モデル", "neither a local directory nor a Hub name"),
+    ],
+)
+def test_names_that_no_directory_can_have(name: str, reason: str, refusal: Callable[..., str]) -> None:
+    assert refusal(name).endswith(f": {reason}")
 
 
 def test_places_that_are_no_directory(tmp_path: Path, refusal: Callable[..., str]) -> None:

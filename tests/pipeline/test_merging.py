@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from enrich.engines.adapter import adapter_id
 from enrich.errors import RunFailed, UsageError
 from enrich.models.adapted import load_merged
-from enrich.models.checkpoint import load_model, load_processor, resolve
+from enrich.models.checkpoint import load_model, load_processor
+from enrich.models.hub import resolve
 from enrich.pipeline import merging
 from enrich.pipeline.merging import merge
 from enrich.settings.models import TINY_MODEL_PATH

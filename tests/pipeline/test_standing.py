@@ -10,8 +10,11 @@ from enrich.pipeline import standing
 from enrich.pipeline.challenging import Challenge
 from enrich.pipeline.standing import choose, identity, promote, read_standing
 from enrich.scores.contest import Contest, Difference
+from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.run import RunSettings
 from enrich.storage import open_store
+from tests.testing.cli import RunCli
+from tests.testing.random_adapter import write_random_adapter
 from tests.testing.scores import metrics
 
 SETTINGS = RunSettings()
@@ -29,6 +32,23 @@ def made(adapters: str, name: str, **scores: object) -> str:
     store.put("metrics.json", json.dumps(metrics(**scores)).encode())  # type: ignore[arg-type]
     store.put("train.json", b"{}")
     return uri
+
+
+@pytest.fixture(autouse=True)
+def _adapters_need_no_more_than_this(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adapters here are not whole; one with a file "damaged" cannot be read."""
+
+    def read(folder: Path) -> None:
+        if (folder / "damaged").is_file():
+            raise UsageError(f"adapter {folder}: its calibration is of another version; fine-tune again")
+
+    if "whole" not in request.fixturenames:
+        monkeypatch.setattr(standing, "read_adapter", read)
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    return write_random_adapter(tmp_path / "whole", TINY_MODEL_PATH, num_crops=1)
 
 
 @pytest.fixture
@@ -111,7 +131,39 @@ def test_a_standing_adapter_that_is_gone_makes_room(adapters: str, compared: lis
     choose("c", adapters, gone, SETTINGS, fresh=True)
     open_store(gone).delete("train.json")
 
-    assert choose("c", adapters, new, SETTINGS, fresh=False).uri == new
+    choice = choose("c", adapters, new, SETTINGS, fresh=False)
+    assert (choice.uri, choice.why) == (new, f"the adapter {new} takes the place of {gone}, which is gone")
+
+
+def test_a_standing_adapter_that_cannot_be_read_any_more_makes_room(
+    adapters: str, compared: list[tuple[str, str]]
+) -> None:
+    """After an update of this package every night would fail on it, and train another one in vain."""
+    older, new = made(adapters, "a"), made(adapters, "b")
+    promote(adapters, older, "Ann", "its titles read better")
+    open_store(older).put("damaged", b"")
+
+    choice = choose("c", adapters, new, SETTINGS, fresh=False)
+    assert choice.uri == new
+    reason = "its calibration is of another version; fine-tune again"
+    assert choice.why == f"the adapter {new} takes the place of {older}, which cannot be used: {reason}"
+    assert compared == []
+
+
+def test_what_a_person_promotes_is_found_from_elsewhere(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(whole.parent)
+    assert promote("adapters", "./whole/", "Ann", "").uri == str(whole)
+    choice = choose("c", "adapters", "whole", SETTINGS, fresh=True)
+    assert (choice.uri, choice.challenge) == (str(whole), None)
+
+
+def test_what_would_end_every_night_is_not_promoted(whole: Path) -> None:
+    weights = whole / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(UsageError, match=r"it would end every night: adapter_model.safetensors is damaged") as refused:
+        promote(str(whole.parent), str(whole), "Ann", "")
+    assert str(whole) in str(refused.value)
+    assert read_standing(str(whole.parent)) is None
 
 
 def test_what_is_no_adapter_is_not_promoted(tmp_path: Path) -> None:
@@ -139,3 +191,14 @@ def test_a_damaged_choice_says_how_to_choose_again(tmp_path: Path) -> None:
     (tmp_path / "standing.json").write_text('{"uri": 1}')
     with pytest.raises(RunFailed, match=r"standing\.json cannot be read; .* `enrich promote`"):
         read_standing(str(tmp_path))
+
+
+def test_a_user_without_a_name_says_who_decides(whole: Path, monkeypatch: pytest.MonkeyPatch, run_cli: RunCli) -> None:
+    """In a container the user's id may be all there is."""
+
+    def no_name() -> str:
+        raise KeyError("getpwuid(): uid not found: 10001")
+
+    monkeypatch.setattr("getpass.getuser", no_name)
+    code, _, err = run_cli("promote --adapters", whole.parent, "--adapter", whole)
+    assert (code, err) == (2, "error: nobody is named who decides; say who with --by\n")

@@ -77,8 +77,13 @@ def test_the_longest_rows_are_tried_in_a_step_and_an_evaluation(
     photos: Photos, job: TinyJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[Photos] = []
+
+    def seen(_: object, longest: Photos, *__: object, **___: object) -> torch.Tensor:
+        tried.append(longest)
+        return torch.zeros(())
+
     for name in ("_step", "generate"):
-        monkeypatch.setattr(trial, name, lambda model, longest, *_, **__: tried.append(longest))
+        monkeypatch.setattr(trial, name, seen)
     settings = job.settings(batch_size=2, effective_batch_size=2)
     arguments = job.arguments(settings, tmp_path)
     try_longest_batch(adapt(job.model(), settings, len(photos)), photos, settings, arguments)
@@ -144,13 +149,14 @@ def test_too_small_a_gpu_is_refused_with_settings_that_fit(
     make = trial._step
     held: list[weakref.ref[torch.Tensor]] = []
 
-    def step(model: PeftModel, photos: Photos, items: Any, settings: TrainSettings, arguments: Any) -> None:
+    def step(model: PeftModel, photos: Photos, items: Any, settings: TrainSettings, arguments: Any) -> torch.Tensor:
         assert not any(tensor() is not None for tensor in held)
         activations = torch.ones(1)
         held.append(weakref.ref(activations))
-        make(model, photos, items, settings, arguments)
+        loss = make(model, photos, items, settings, arguments)
         if len(photos) > (checkpointed_rows if settings.gradient_checkpointing else rows):
             _full()
+        return loss
 
     monkeypatch.setattr(trial, "_step", step)
     refusal = _refused(job, tmp_path, monkeypatch, effective_batch_size=4, **changes)

@@ -47,6 +47,7 @@ class Facts:
         resized: a photo's (width, height), squares and side to its page's (width, height).
         spelling: of a page of so many squares down and across, with so many image positions each: its text.
         side: of a square, from the image processor's settings.
+        model_side: of a square, from the configuration of the model's vision tower.
         squares: that a page has at most, from the image processor's settings.
         settings: of the image processor, for so many squares of a side.
         squares_for: the squares with which a photo takes about so many image positions, if each takes so many.
@@ -69,6 +70,7 @@ class Facts:
     resized: Callable[[int, int, int, int], tuple[int, int]]
     spelling: Callable[[int, int, int], str]
     side: Callable[[Mapping[str, Any]], int]
+    model_side: Callable[[Any], int]
     squares: Callable[[Mapping[str, Any]], int]
     settings: Callable[[int, int], dict[str, Any]]
     squares_for: Callable[[int, int], int]

@@ -74,6 +74,10 @@ class AutoModel:
             if isinstance(layer, GradientCheckpointingLayer):  # transformers' base class of what is repeated
                 layer.compile()
 
+    def square_side(self, config: PretrainedConfig) -> int:
+        """See `VisionModel`."""
+        return self.facts.model_side(config.vision_config)
+
     def feature_width(self, config: PretrainedConfig) -> int:
         """See `VisionModel`."""
         inner = getattr(config.vision_config, "deepstack_visual_indexes", None) or ()

@@ -77,6 +77,11 @@ def compile_layers(model: PreTrainedModel) -> None:
         layer.compile()
 
 
+def square_side(config: PretrainedConfig) -> int:
+    """That of a crop."""
+    return config.vision_config.image_size
+
+
 def feature_width(config: PretrainedConfig) -> int:
     """The language model's hidden size."""
     return config.hidden_size

@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from enrich.engines.transformers_engine import find_base
 from enrich.errors import Unreachable
-from enrich.models import adapted, checkpoint
+from enrich.models import adapted, checkpoint, hub
 from enrich.models.adapted import _rounded_to_bf16, load_adapted, load_merged, save_merged
-from enrich.models.checkpoint import load_model, resolve
+from enrich.models.checkpoint import load_model
 from enrich.models.generation import generate_answers
+from enrich.models.hub import resolve
 from enrich.models.phi3_vision import Phi3VForCausalLM, Phi3VImageProcessor
 from enrich.models.phi3_vision.vision_model import load_processor
 from enrich.models.registry import CheckpointError
@@ -81,7 +82,7 @@ def test_the_hub_is_asked_for_data_only(tiny: Tiny, monkeypatch: pytest.MonkeyPa
         asked.append({**options, "name": name})
         return str(tiny.path)
 
-    monkeypatch.setattr(checkpoint, "snapshot_download", download)
+    monkeypatch.setattr(hub, "snapshot_download", download)
     assert resolve("microsoft/Phi-3-vision-128k-instruct", "c45209e") == tiny.path
     small = ["*.json", "tokenizer.model", "chat_template.jinja"]
     assert asked == [
@@ -94,7 +95,7 @@ def test_an_unreachable_hub_is_one_clear_message(monkeypatch: pytest.MonkeyPatch
     def offline(name: str, **options: Any) -> str:
         raise LocalEntryNotFoundError("Cannot find an appropriate cached snapshot.\nLook up the docs. More.")
 
-    monkeypatch.setattr(checkpoint, "snapshot_download", offline)
+    monkeypatch.setattr(hub, "snapshot_download", offline)
     with pytest.raises(CheckpointError, match=r"cannot be fetched") as caught:
         resolve("microsoft/Phi-3-vision-128k-instruct", "c45209e")
     assert str(caught.value) == (

@@ -9,7 +9,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from enrich.models.checkpoint import load_model, resolve
+from enrich.models.checkpoint import load_model
+from enrich.models.hub import resolve
 from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM
 from enrich.models.registry import supported
 from tests.testing.published_phi3v import ORIGINAL_FILE, expected_tensors
