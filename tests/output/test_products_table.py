@@ -123,7 +123,7 @@ def test_ids_that_a_gap_made_floats_are_integers_again(tmp_path: Path) -> None:
          "2 products have no photos, the first in row 2: '2'; list its keys, or take the row out"),
         ("product_id,photos\n", "it has no rows; list the products to be done"),
         ("product_id,photos, photos\n1,a.jpg,b.jpg\n",
-         "column 'photos' (photos) is there more than once; keep one"),
+         "column 'photos' (photos) is there more than once; keep one of them"),
         ("sku,photos\n1,a.jpg\n",
          "no column 'product_id' (product_id); its columns are: sku, photos; name the right one in the settings under "
          "products.product_id"),
