@@ -161,7 +161,7 @@ def read_products(output: Place) -> "pl.LazyFrame":
 
     store = open_store(str(output), must_exist=True)
     if store.head("products.parquet") is None:
-        raise UsageError(f"output {output}: no products.parquet there yet; publish a run with `enrich run`")
+        raise UsageError(f"output {output}: no products.parquet yet; publish a run with `enrich run`")
     return pl.scan_parquet(store.uri_of("products.parquet"))
 
 

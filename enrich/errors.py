@@ -105,13 +105,13 @@ def unforeseen(error: BaseException) -> RunFailed:
     if isinstance(error, MemoryError):
         return RunFailed("out of memory; lower in_flight or batch_size, or use a larger machine, and run again")
     if "operator torchvision::" in _told(error):
-        return RunFailed("torchvision is not a build for this torch; install one that is, or uninstall torchvision")
+        return RunFailed("torchvision does not match this torch; install a matching build, or uninstall torchvision")
     message = (str(error).strip().splitlines() or [""])[0]
     # Names, since Polars is not imported here. PanicException is how its reader fails on some damaged headers.
     by_polars = type(error).__name__ in ("ComputeError", "PanicException")
     if by_polars and (message.startswith("parquet") or "OutOfSpec" in message):
         return RunFailed(
-            f"a Parquet file is damaged ({message[:200]}); make products.parquet again from history with "
+            f"a Parquet file is damaged ({message[:200]}); rebuild products.parquet from history with "
             "`enrich rebuild --output URI`, or move the run's files away and start it again"
         )
     return RunFailed(f"{type(error).__name__}: {message[:500]}; set ENRICH_DEBUG=1 to see where, and report it")

@@ -43,9 +43,9 @@ def parse_answer(text: str, prompt: Prompt) -> Answer:
         if len(value) > MAX_TITLE:
             raise AnswerMalformed(f"{one.name} has {len(value)} characters, more than {MAX_TITLE}")
         if holds_control_characters(value):
-            raise AnswerMalformed(f"{one.name} holds control characters in {excerpt(text)!r}")
+            raise AnswerMalformed(f"{one.name} contains control characters in {excerpt(text)!r}")
         if UNDECODED in value:
-            raise AnswerMalformed(f"{one.name} holds bytes that are not UTF-8 in {excerpt(text)!r}")
+            raise AnswerMalformed(f"{one.name} contains bytes that are not UTF-8 in {excerpt(text)!r}")
         if spells_control_token(value):
             raise AnswerMalformed(f"{one.name} spells a control token of the model in {excerpt(text)!r}")
     price = values.pop("price")

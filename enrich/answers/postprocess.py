@@ -112,7 +112,7 @@ def _validate(completion: Completion, tokens: AnswerTokens, prices: PriceCalibra
     if not completion.finished:
         return failed(ErrorKind.ANSWER_TRUNCATED, f"no end after {len(completion.token_ids)} tokens")
     if not tokens.control.isdisjoint(completion.token_ids):  # its text leaves them out
-        return failed(ErrorKind.ANSWER_MALFORMED, f"holds a control token of the model in {excerpt(completion.text)!r}")
+        return failed(ErrorKind.ANSWER_MALFORMED, f"control token of the model in {excerpt(completion.text)!r}")
     try:
         answer = parse_answer(completion.text, tokens.prompt)
     except AnswerMalformed as error:

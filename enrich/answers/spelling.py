@@ -29,7 +29,7 @@ def one_spelling(paths: Sequence[Path], what: str = "categories") -> tuple[list[
         joined += [f"{', '.join(others)} as {best}"] if others else []
     spelled = {path: _spelled(path, chosen) for path in set(paths)}
     more = f" and {len(joined) - _SHOWN} more" if len(joined) > _SHOWN else ""
-    told = [f"{what} that differ in case only are one: {'; '.join(joined[:_SHOWN])}{more}"] if joined else []
+    told = [f"{what} that differ only in case are merged: {'; '.join(joined[:_SHOWN])}{more}"] if joined else []
     return [spelled[path] for path in paths], told
 
 

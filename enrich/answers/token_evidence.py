@@ -162,7 +162,7 @@ class AnswerTokens:
         most = max(map(len, self.digits.values()))
         return (
             f"prices: this model writes up to {most} digits in one token, so the {TOP_K} most probable ones show less "
-            "of how sure it is; intervals are calibrated all the same"
+            "of how sure it is; intervals are calibrated anyway"
         )
 
     def may_write(self, beginning: str, more: int) -> bool:

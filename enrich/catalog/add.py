@@ -91,7 +91,7 @@ def add_products(
         if after == data or catalog.replace(name, after, etag):
             missed = tuple(product.photos[0].key for product, with_photos in held if not with_photos)
             return Added(new, withdrawn, missed)
-    raise RunFailed(f"{catalog.uri_of(name)} was replaced by others {_ATTEMPTS} times in a row; apply the file again")
+    raise RunFailed(f"{catalog.uri_of(name)}: others replaced it {_ATTEMPTS} times in a row; apply the file again")
 
 
 def _with_frozen(products: Sequence[Labelled], catalog: Store) -> list[Labelled]:
@@ -146,7 +146,7 @@ def _edited(
     further = {column for product in products if product.label for column in product.label.further}
     if unread := hidden_columns(data, name, table) & {columns.price, columns.currency, *further}:
         raise UsageError(
-            f"{where}: column {min(unread)!r} holds lists or records, not texts or numbers; change its type"
+            f"{where}: column {min(unread)!r} contains lists or records, not texts or numbers; change its type"
         )
     _check_currency(columns, table, products, where)
     rows = table.select(columns.image_path, columns.product_code).iter_rows()

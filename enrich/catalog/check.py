@@ -61,7 +61,7 @@ class Check:
         if len(listed) > 1:
             yield from (f"row {one.row}, product {excerpt(one.product_code)}: {_reason(one)}" for one in listed[:SHOWN])
         if too_many(catalog.dropped, catalog.rows):
-            yield "more than a tenth of the rows is left out: fine-tuning goes on only with --allow-dropped"
+            yield "more than a tenth of the rows are left out: fine-tuning requires --allow-dropped"
         yield from (f"looks wrong: {one.line}" for one in self.wrong)
         if not self.wrong:
             yield "nothing looks wrong"
@@ -87,7 +87,7 @@ class Check:
         yield "categories", _categories(catalog.products)
         yield "photos", _photos(self.photos)
         if found := [f"{len(shots):,} {issue}" for issue, shots in self.photos.issues.items() if shots]:
-            yield "photo issues", f"{', '.join(found)} (no reason to leave a photo out)"
+            yield "photo issues", f"{', '.join(found)} (no photo is left out for these)"
         if self.parts:
             counted = Counter(self.parts.values())
             yield "splits", ", ".join(f"{name} {count:,}" for name, count in counted.most_common())
@@ -190,7 +190,7 @@ def _photos(photos: PhotoFacts) -> str:
         wide, high = zip(*photos.sizes, strict=True)
         parts.append(
             f"{min(wide)} x {min(high)} to {max(wide)} x {max(high)} pixels, median {median(wide):.0f} x "
-            f"{median(high):.0f} ({photos.looked_at:,} looked at)"
+            f"{median(high):.0f} ({photos.looked_at:,} decoded)"
         )
     same, alike = photos.sharing(exact=True), photos.sharing(exact=False)
     parts.append(f"{same:,} products share a photo's bytes with another")

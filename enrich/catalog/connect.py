@@ -55,7 +55,7 @@ class Budget:
         """Count bytes that came from the wire. Raises Refused if they are too many."""
         self._bytes -= count
         if self._bytes < 0:
-            raise Refused("its answer is mostly padding, and far more than the photo may have")
+            raise Refused("the response is mostly padding, far more than a photo may have")
 
 
 # What the current thread reads and waits for goes to this budget. A kept connection serves the tries of any thread.

@@ -178,14 +178,14 @@ def split_rows(text: str, wanted: Collection[str], asked: str | None, where: str
         if len(cells) > len(header):
             broken[len(rows)] = f"line {start} has {len(cells)} cells, the header {len(header)}"
         elif len(cells) < len(header) and end > start:
-            broken[len(rows)] = f"line {start} has a quotation mark that nothing closes"
+            broken[len(rows)] = f"line {start} has an unclosed quotation mark"
     if len(broken) > _MOST_BROKEN * len(rows):
         raise UsageError(
             f"{where} cannot be read: {next(iter(broken.values()))}, and {len(broken):,} of {len(rows):,} rows are "
-            f"such (separator: {_called(separator)}); quote cells that hold the separator, or set columns.separator"
+            f"such (separator: {_called(separator)}); quote cells that contain the separator, or set columns.separator"
         )
     if literal:
-        notes.append(f"quotation marks that nothing closes are read as text: {literal:,}")
+        notes.append(f"unclosed quotation marks are read as text: {literal:,}")
     return Rows(_named(header, notes), rows, separator, notes, broken)
 
 
@@ -256,5 +256,5 @@ def _named(header: Sequence[str], notes: list[str]) -> list[str]:
         times = sum(one == name or one.startswith(f"{name} (") for one in names)
         names.append(f"{name} ({times + 1})" if times else name)
         if times:
-            notes.append(f"column {name!r} is there more than once; the further one is called {names[-1]!r}")
+            notes.append(f"column {name!r} exists more than once; the second one is called {names[-1]!r}")
     return names

@@ -163,7 +163,7 @@ class Downloader:
             raise Refused(reason, response.status in _BUSY, _retry_after(headers.get("retry-after")))
         coding = headers.get("content-encoding", "").strip()
         if coding.lower() not in ("", "identity"):
-            raise Refused(f"content-encoding {coding[:40]!r}, which was not asked for")
+            raise Refused(f"content-encoding {coding[:40]!r}, which was not requested")
         limit = self._settings.limits.max_bytes
         length = headers.get("content-length", "")
         stated = int(length) if length.isascii() and length.isdigit() else None

@@ -102,7 +102,7 @@ def _check_read_back(before: pl.DataFrame, after: pl.DataFrame, edit: Edit, wher
         raise UsageError(f"{where}: its other rows would change; save it as a plain CSV in UTF-8, or as Parquet")
     rows = after.filter(~rest).to_dicts()
     if sorted(row[edit.key] for row in rows) != sorted(meant):
-        raise UsageError(f"{where}: column {edit.key!r} cannot hold the paths of photos; make it text")
+        raise UsageError(f"{where}: column {edit.key!r} cannot contain photo paths; make it text")
     for row in rows:
         for name, cell in meant[row[edit.key]].items():
             if not _same(row[name], cell):

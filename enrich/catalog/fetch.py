@@ -162,7 +162,7 @@ def _read(source: str, settings: FetchSettings) -> tuple[pl.DataFrame, list[Embe
                 f"table {source}: no column {column!r}; its columns are: {listed}; set {setting} to one of them"
             )
     if table.is_empty():
-        raise UsageError(f"table {source}: has no rows; give one that has")
+        raise UsageError(f"table {source}: has no rows; name another one")
     return table, [one.embedded for one in tables]
 
 
@@ -209,12 +209,12 @@ def _hub_files(dataset: str) -> list[Path]:
         train = [name for name in names if "train" in Path(name).name or "train" in Path(name).parent.name] or names
         folders = sorted({str(Path(name).parent) for name in train})
         if not train:
-            raise UsageError(f"data set {dataset}: holds no Parquet file; download its table and give the file")
+            raise UsageError(f"data set {dataset}: contains no Parquet file; download its table and name the file")
         if len(folders) > 1:
             listed = ", ".join(folders[:5])
-            raise UsageError(f"data set {dataset}: several tables ({listed}); download one of them and give the file")
+            raise UsageError(f"data set {dataset}: several tables ({listed}); download one of them and name the file")
         return [Path(api.hf_hub_download(dataset, name, repo_type="dataset")) for name in sorted(train)]
     except RepositoryNotFoundError as error:
         raise UsageError(f"data set {dataset}: not found, or private without HF_TOKEN; check its name") from error
     except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
-        raise UsageError(f"data set {dataset}: {first_line(error)[:200]}; check the network, or give a file") from error
+        raise UsageError(f"data set {dataset}: {first_line(error)[:200]}; check the network, or name a file") from error

@@ -17,7 +17,7 @@ NOT_FOUND, EMPTY, OUTSIDE = "photo not found", "photo is an empty file", "photo 
 
 
 URL = "photo is a URL, not a file: `enrich catalog fetch` downloads it"
-NO_DATA = "photo is a data: URI that holds no bytes"
+NO_DATA = "photo is an empty data: URI"
 _BETWEEN = re.compile(r"\s*[,;\n\r]\s*")
 
 

@@ -49,7 +49,7 @@ def read_folders(directory: Path) -> tuple[list[dict[str, str]], list[str]]:
         return [], []
     worded = sum(bool(_words(path.stem)) for path in found)
     told = [
-        f"no table: {len(rows):,} photos in folders, whose names are the categories; titles are the names of "
+        f"no table: {len(rows):,} photos in folders whose names are the categories; titles are the names of "
         f"{worded:,} files and, for {len(rows) - worded:,} without words, of their folders; there are no prices"
     ]
     return rows, told

@@ -62,7 +62,7 @@ def _common(named: set[str], rates: dict[str, float], where: str) -> str | None:
     """The currency of the catalog."""
     if rates and (unknown := named - set(rates)):
         raise UsageError(
-            f"{where}: prices in {', '.join(sorted(unknown)[:5])}, which columns.rates lacks; add its rate"
+            f"{where}: prices in {', '.join(sorted(unknown)[:5])}, which are missing in columns.rates; add their rates"
         )
     if rates:
         return next(code for code, rate in rates.items() if rate == 1)
@@ -153,7 +153,7 @@ def _plausible(found: Sequence[Found]) -> list[Price]:
             both = ", and the column writes both decimal marks" if amount.ambiguous else ""
             prices.append(Price(problem=f"{amount}{both}"))
         elif amount is not None and amount.value in odd:
-            prices.append(Price(problem=f"{amount.value:,.15g} is far beyond the other prices"))
+            prices.append(Price(problem=f"{amount.value:,.15g} is far outside the other prices"))
         else:
             prices.append(Price(amount.value if amount else None))
     return prices

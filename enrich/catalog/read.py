@@ -36,7 +36,7 @@ FIXED = {
     "image_path": ("image",), "product_code": ("id", "product_code"), "title": ("title",), "category": ("category",),
     "price": ("price",), "currency": ("currency",),
 }  # fmt: skip
-UNPRICED = "price cannot be used, taught without it"
+UNPRICED = "price cannot be used; taught without it"
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def _no_currency(columns: Columns, table: Table, found: str | None) -> list[str]
 
 
 def _variants(count: int) -> list[str]:
-    told = "rows of variants with prices of their own, which add photos to a product and keep its price"
+    told = "variant rows with their own prices, which only add photos to their product"
     return [f"{told}: {count:,}"] if count else []
 
 

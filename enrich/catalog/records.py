@@ -72,7 +72,7 @@ def read_workbook(data: bytes, where: str) -> tuple[list[list[str]], list[str]]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if (size := sum(one.file_size for one in archive.infolist())) > _MOST_UNPACKED:
                 raise UsageError(
-                    f"{where}: holds {size:,} bytes unpacked, more than {_MOST_UNPACKED:,}; save it as CSV"
+                    f"{where}: holds {size:,} bytes uncompressed, more than {_MOST_UNPACKED:,}; save it as CSV"
                 )
         workbook = CalamineWorkbook.from_filelike(io.BytesIO(data))
         names = workbook.sheet_names

@@ -45,7 +45,7 @@ def split_catalog(products: Sequence[Product], settings: SplitSettings) -> Split
     reviewed = [product for product in products if is_reviewed(product) and product.product_code not in kept]
     groups = _by_title(product for product in products if not is_reviewed(product) and product.product_code not in kept)
     if len(groups) < 4:
-        besides = " besides those that people decided on" if frozen or reviewed else ""
+        besides = " in addition to those that people decided" if frozen or reviewed else ""
         raise UsageError(
             f"catalog with {len(groups)} different titles{besides}: train, validation, calibration and test need at "
             "least one each, so 4 at the least; add products"

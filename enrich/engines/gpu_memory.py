@@ -21,9 +21,7 @@ def wait_for_memory(share: float) -> None:
     deadline, told = time.monotonic() + WAIT_SECONDS, False
     while (used := _used()) is not None and total - used < share * total and time.monotonic() < deadline:
         if not told:
-            log.warning(
-                "waiting for memory of the GPU: %.0f of %.0f GiB are in use%s", used / GIB, total / GIB, holders()
-            )
+            log.warning("waiting for GPU memory: %.0f of %.0f GiB are in use%s", used / GIB, total / GIB, holders())
             told = True
         time.sleep(1.0)
 

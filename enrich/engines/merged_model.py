@@ -82,7 +82,7 @@ class MergedModel:
             return asked.result()
         except BrokenProcessPool as error:
             raise RunFailed(
-                f"adapter {self._adapter.path}: the process that merges it was killed; give the machine more memory"
+                f"adapter {self._adapter.path}: the process that merged it was killed; use a machine with more memory"
             ) from error
 
 

@@ -81,7 +81,7 @@ class EngineRecord:
             staged.write_text(json.dumps(known, default=asdict))
             staged.replace(self._file)
         except OSError as error:
-            log.warning("%s: %s; should this process be killed, its engine is not found", self._file, error.strerror)
+            log.warning("%s: %s; if this process is killed, its engine cannot be found", self._file, error.strerror)
         self._pids = everyone
 
     def remove(self) -> None:
@@ -124,9 +124,9 @@ def end_orphans() -> list[int]:
     gone, left = psutil.wait_procs(ended, timeout=END_SECONDS)
     if ended:
         pids = sorted({process.pid for process in ended})
-        log.warning("ended an engine that its killed parent had left: processes %s", ", ".join(map(str, pids)))
+        log.warning("stopped an engine that had outlived its killed parent: processes %s", ", ".join(map(str, pids)))
     for process in left:
-        log.warning("process %d of that engine is still there %.0f s after it was killed", process.pid, END_SECONDS)
+        log.warning("process %d of that engine still exists %.0f s after it was killed", process.pid, END_SECONDS)
     return sorted(process.pid for process in gone)
 
 

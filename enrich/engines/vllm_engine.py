@@ -178,14 +178,14 @@ class VllmEngine:
                 self._suspects.append(flight)
         self._deaths += 1
         if self._deaths > DEATHS:
-            raise RunFailed(f"engine vllm: it died {self._deaths} times in a row: {died}; the same run id goes on")
-        log.warning("vLLM died (%s); starting it again, %d photos go again", died, len(self._suspects))
+            raise RunFailed(f"engine vllm: died {self._deaths} times in a row: {died}; continue with the same run id")
+        log.warning("vLLM died (%s); restarting it, %d photos are sent again", died, len(self._suspects))
         self.process.close()
         self.restarts += 1
         try:
             self.process = self._start()
         except (UsageError, RunFailed) as error:
-            raise RunFailed(f"engine vllm: it died ({died}) and did not start again: {error}") from error
+            raise RunFailed(f"engine vllm: it died ({died}) and did not restart: {error}") from error
 
     def _forget(self, inbox: deque[Completion]) -> None:
         """Cancel the requests of a stream that no longer waits for them."""

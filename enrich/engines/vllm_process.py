@@ -184,11 +184,11 @@ def start_failure(error: Exception, text: str, arguments: dict[str, Any], file: 
         lower = ", ".join(f"vllm.{name} ({arguments[name]})" for name in named if arguments.get(name) is not None)
         return UsageError(
             f"engine vllm: not enough memory on the GPU: {reason}; lower {lower}, set quantization and "
-            f"kv_cache_dtype to fp8, or end what else runs on this GPU{holders()}"
+            f"kv_cache_dtype to fp8, or stop what else runs on this GPU{holders()}"
         )
     if isinstance(error, ValueError):
         return UsageError(f"engine vllm: {reason}; change that setting")
-    return RunFailed(f"engine vllm: it does not start: {reason}; its log is {file}")
+    return RunFailed(f"engine vllm: does not start: {reason}; see its log {file}")
 
 
 def _logging_config(folder: Path, file: Path) -> Any:

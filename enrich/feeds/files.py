@@ -75,7 +75,7 @@ def write_workbook(path: Path, tables: Iterable[pl.DataFrame], amounts: Collecti
         rows = chain.from_iterable(table.iter_rows(named=True) for table in tables)
         for number, row in enumerate(rows, start=1):
             if number >= MOST_ROWS:
-                raise UsageError(f"an Excel sheet holds {MOST_ROWS - 1:,} products at most; export as csv")
+                raise UsageError(f"an Excel sheet has room for {MOST_ROWS - 1:,} products at most; export as csv")
             if number == 1:
                 for column, name in enumerate(row):
                     sheet.write_string(0, column, name, bold)

@@ -37,11 +37,11 @@ def why_not(settings: ExportSettings, lacks: Mapping[str, pl.Expr]) -> pl.Expr:
     """
     sure = pl.col("category_confidence").fill_null(0) >= settings.min_confidence
     reasons = {
-        "not in the source any more": ~pl.col("in_source"),
+        "no longer in the source": ~pl.col("in_source"),
         "failed": pl.col("status") != "ok",
         "rejected by a person": pl.col("title").is_null(),
         "waiting for review": pl.col("needs_review"),
-        f"less sure than min_confidence {settings.min_confidence:g}": ~sure,
+        f"below min_confidence {settings.min_confidence:g}": ~sure,
         **lacks,
     }
     return pl.coalesce(pl.when(found.fill_null(False)).then(pl.lit(reason)) for reason, found in reasons.items())

@@ -76,7 +76,7 @@ def _hub_errors(place: str, name: str) -> Iterator[None]:
     except GatedRepoError as error:
         raise CheckpointError(place, f"gated; accept its terms at https://huggingface.co/{name} {login}") from error
     except RepositoryNotFoundError as error:
-        raise CheckpointError(place, f"the hub has no such model, or it is private; check the name {login}") from error
+        raise CheckpointError(place, f"not found on the hub, or private; check the name {login}") from error
     except RevisionNotFoundError as error:
         raise CheckpointError(place, "the hub has no such revision; leave it out, or give a full commit") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -238,7 +238,7 @@ def _check_kind(directory: Path) -> None:
         base = read_object(directory / "adapter_config.json").get("base_model_name_or_path")
         raise CheckpointError(
             directory,
-            f"a LoRA adapter and not a model; give its base ({base}), or what `enrich merge` makes of the two",
+            f"a LoRA adapter, not a model; give its base ({base}), or what `enrich merge` makes of the two",
         )
     family_of(directory)
     if quantized := read_object(directory / "config.json").get("quantization_config"):

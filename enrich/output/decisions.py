@@ -32,7 +32,7 @@ def _visible(text: str) -> str:
     """`text` itself; ValueError if it is not one line of visible characters, or would steer a model."""
     hidden = holds_control_characters(text) or any(character in INVISIBLE for character in text)
     if not text.strip() or len(text) > MAX_TITLE or hidden:
-        raise ValueError(f"one line of 1 to {MAX_TITLE} characters is wanted, without control or invisible characters")
+        raise ValueError(f"must be one line of 1 to {MAX_TITLE} characters, without control or invisible characters")
     if found := re.search(SPECIAL_TOKEN, text):
         raise ValueError(f"{found[0]!r} is a special token of the model; leave it out")
     return text
@@ -42,7 +42,7 @@ def typed(text: str) -> str:
     """`text` in NFC with single spaces; ValueError as `_visible`, and where a spreadsheet would run it."""
     line = " ".join(unicodedata.normalize("NFC", _visible(text)).split())
     if line.startswith(tuple(FORMULA)):
-        raise ValueError(f"spreadsheets run what starts with {line[0]!r} as a formula; start with a letter or digit")
+        raise ValueError(f"spreadsheets execute text that starts with {line[0]!r}; start with a letter or digit")
     return line
 
 
@@ -103,7 +103,7 @@ class Decision(BaseModel):
         if moment is None:
             return None
         if moment.tzinfo is None:
-            raise ValueError("a time needs its zone")
+            raise ValueError("a time needs a zone")
         return moment.astimezone(UTC)
 
     @model_validator(mode="after")

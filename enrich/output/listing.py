@@ -49,7 +49,7 @@ def write_listing(path: Path, objects: Iterable[ObjectInfo], images_uri: str) ->
         while chunk := list(islice(rest, _CHUNK)):
             table = parquet.from_records([asdict(info) for info in chunk], LISTING_SCHEMA)
             if not table["key"].is_sorted() or (last and table["key"][0].encode() <= last.encode()):
-                raise RunFailed(f"{images_uri}: its listing is not in the order of the keys; use an inventory")
+                raise RunFailed(f"{images_uri}: its listing is not in key order; use an inventory")
             last = table["key"][-1]
             yield table
 
@@ -81,7 +81,7 @@ def fetch_listing(output: Store, run_id: str, folder: Path) -> Listing:
     key = f"runs/{run_id}/source.parquet"
     file = parquet.fetch(output, key, SOURCE_SCHEMA, folder / "source.parquet", "start a new run")
     if file is None:
-        raise RunFailed(f"{output.uri_of(key)} is missing: which products are still there is unknown; start a new run")
+        raise RunFailed(f"{output.uri_of(key)} is missing, so which products still exist is unknown; start a new run")
     rules = file.metadata.get(RULES_KEY)
     run = described_run(file.metadata, output.uri_of(key))
     return Listing(file.path, run, Rules.model_validate_json(rules) if rules else None)

@@ -188,7 +188,7 @@ def _check(file: pq.ParquetFile, schema: pa.Schema, where: str, then: str) -> di
     if any(found.equals(form) for form in (schema, *forms(schema))):
         return pairs
     if version in (None, str(SCHEMA_VERSION)):
-        raise RunFailed(f"{where} has other columns than it should; {then}")
+        raise RunFailed(f"{where} has unexpected columns; {then}")
     if version.isdecimal() and int(version) < SCHEMA_VERSION and set(found.names) <= earlier_columns(schema):
         return pairs
     raise RunFailed(

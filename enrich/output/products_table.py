@@ -68,7 +68,7 @@ def open_products(uri: str, columns: ProductColumns, folder: Path, s3: S3Setting
         raise UsageError(f"products table {uri}: neither .csv nor .parquet; convert it to one of these")
     beside = open_store(parent or ("/" if uri.startswith("/") else "."), must_exist=True, s3=s3)
     if beside.head(name) is None:
-        raise UsageError(f"products table {uri}: there is no such object; check the path")
+        raise UsageError(f"products table {uri}: no such object; check the path")
     table, listed = folder / f"products{suffix}", folder / "listed.parquet"
     beside.download(name, table)
     unnamed, without, total = _Faults(), _Faults(), 0
@@ -86,7 +86,7 @@ def open_products(uri: str, columns: ProductColumns, folder: Path, s3: S3Setting
         parquet.write(listed, photos(), _LISTED, {})
     table.unlink()
     if not total:
-        raise UsageError(f"products table {uri}: it has no rows; list the products to be done")
+        raise UsageError(f"products table {uri}: it has no rows; list the products to process")
     unnamed.check(uri, "1 row has no product_id", "rows have no product_id", "name each product")
     without.check(uri, "1 product has no photos", "products have no photos", "list its keys, or take the row out")
     _check_ids(uri, listed, folder)

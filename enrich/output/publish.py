@@ -137,7 +137,7 @@ def _check_own(output: Store, products: StoredProducts) -> None:
     names = ("manifest.parquet", "run.json")
     if newest and all(output.head(f"runs/{newest.run_id}/{name}") is None for name in names):
         raise RunFailed(
-            f"{output.uri_of(PRODUCTS_KEY)} is the table of another output, for run {newest.run_id} is not in runs/; "
+            f"{output.uri_of(PRODUCTS_KEY)} belongs to another output, because run {newest.run_id} is not in runs/; "
             f"{how_to_rebuild(output)}"
         )
 
@@ -191,7 +191,7 @@ def _swap(
         first = None
         time.sleep(random.uniform(0, min(BACKOFF_LIMIT_SECONDS, BACKOFF_SECONDS * 2**attempt)))
     raise RunFailed(
-        f"{output.uri_of(PRODUCTS_KEY)} was replaced by others {ATTEMPTS} times in a row; {then}, and if nobody else "
+        f"{output.uri_of(PRODUCTS_KEY)}: others replaced it {ATTEMPTS} times in a row; {then}, and if nobody else "
         "publishes, see `enrich doctor`"
     )
 

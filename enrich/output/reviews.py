@@ -35,7 +35,7 @@ def read_reviews(output: Store) -> pl.DataFrame:
     for info in output.list(REVIEWS):
         file = parquet.read(output, info.key, REVIEW_SCHEMA)
         if file is None:
-            raise RunFailed(f"{output.uri_of(info.key)} was there a moment ago; start again")
+            raise RunFailed(f"{output.uri_of(info.key)} has just been deleted; run again")
         tables.append(file.table)
     both = ["title", "category"]
     own_price = pl.col("price").ne_missing(pl.col("suggested_price"))

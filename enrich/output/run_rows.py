@@ -55,7 +55,7 @@ def published_runs(output: Store, records: Sequence[RunRecord]) -> list[RunInfo]
         manifest = parquet.read(output, f"runs/{run_id}/manifest.parquet", MANIFEST_SCHEMA)
         described = manifest or parquet.read(output, key, ROW_SCHEMA)
         if described is None:
-            raise RunFailed(f"{output.uri_of(key)} was there a moment ago; start again")
+            raise RunFailed(f"{output.uri_of(key)} has just been deleted; run again")
         run = described_run(described.metadata, output.uri_of(key))
         whole = manifest is None or set(manifest.table["shard"]) <= committed_shards(output, run)
         if whole and (manifest is None or run.mark < newest):
@@ -63,7 +63,7 @@ def published_runs(output: Store, records: Sequence[RunRecord]) -> list[RunInfo]
             logger.warning("run=%s has no run.json; history has its rows, which count as published", run_id)
         else:
             logger.warning(
-                "run=%s was not finished, and is left out: go on with enrich run --run-id %s", run_id, run_id
+                "run=%s was not finished and is left out; continue it with enrich run --run-id %s", run_id, run_id
             )
     return sorted(found, key=lambda run: run.mark)
 

@@ -150,8 +150,8 @@ def observed_lines(record: Mapping[str, Any]) -> list[str]:
 
 
 def _observed_line(one: Mapping[str, Any]) -> str:
-    what = "outside of its interval" if one["field"] == "price" else "wrong"
-    claim = "" if one["claimed"] is None else f"; the confidences say {one['claimed']:.1%}"
+    what = "outside its interval" if one["field"] == "price" else "wrong"
+    claim = "" if one["claimed"] is None else f"; the confidences predict {one['claimed']:.1%}"
     return (
         f"{spoken(one['field'])} {what} in {one['wrong']:.1%} ({one['low']:.1%} to {one['high']:.1%}) of "
         f"{one['decisions']:,} products picked at random{claim}"

@@ -131,7 +131,7 @@ def render_queue(
     words = [word for form in forms for field in form["fields"] for word in (field["label"], *field["values"])]
     page = template("review.html.jinja", escape=True).render(
         data=_inert(data), count=len(rows), waiting=waiting, output=output, further=bool(words),
-        order="as enrich label picked them" if any(row["picked"] for row in rows) else "dearest mistakes first",
+        order="as enrich label picked them" if any(row["picked"] for row in rows) else "most value at risk first",
         language=han_language([*categories, *words, *(row["title"] for row in rows)]),
     )  # fmt: skip
     return _with_hashes(str(page))

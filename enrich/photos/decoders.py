@@ -200,7 +200,7 @@ class _Decoder:
                     return self._receive(self._receive_header())
             return self._receive(header)
         except _Silent as error:
-            raise _Suspicious(_failed(f"the decoding process sent nothing for {PATIENCE * self._slice:g} s")) from error
+            raise _Suspicious(_failed(f"the decoding process was silent for {PATIENCE * self._slice:g} s")) from error
         except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
             raise _Suspicious(self._verdict()) from error
 
@@ -208,7 +208,7 @@ class _Decoder:
         if "kind" in header:
             raise ImageRefused(ErrorKind(header["kind"]), header["message"])
         if "short" in header:
-            raise _Suspicious(_failed(header.get("reason") or "the machine had no memory left for it"))
+            raise _Suspicious(_failed(header.get("reason") or "the machine ran out of memory"))
         if "hungry" in header:
             message = f"decoding needs more than {self._limits.decode_memory_bytes:,} bytes of memory"
             raise _Suspicious(ImageRefused(ErrorKind.TOO_MANY_PIXELS, message))
@@ -271,7 +271,7 @@ class _Decoder:
                 reason = getattr(error, "strerror", None) or reason
                 self._end()
         raise RunFailed(
-            f"no decoding process starts ({reason}); `python -c 'import enrich.photos.decoder_process'` may say why"
+            f"decoders do not start ({reason}); `python -c 'import enrich.photos.decoder_process'` may say why"
         )
 
     def _start(self) -> None:

@@ -25,7 +25,7 @@ class Skipped:
         if not self.count:
             return None
         files = "1 file is" if self.count == 1 else f"{self.count:,} files are"
-        return f"{files} left out as no photos, by the setting skip, such as {self.first!r}"
+        return f"{files} skipped as non-photos (setting skip), such as {self.first!r}"
 
     def photos(self, objects: Iterable[ObjectInfo]) -> Iterator[ObjectInfo]:
         """The objects of a listing that are not left out."""

@@ -47,7 +47,7 @@ def check_catalog(
     if uri.startswith("hf://") or (is_dataset(uri) and not Path(uri).expanduser().exists()):
         name = uri.removeprefix("hf://").removeprefix("datasets/")
         raise UsageError(
-            f"catalog {uri}: no such directory; if it is a data set of Hugging Face, `enrich catalog fetch --source "
+            f"catalog {uri}: no such directory; if it is a Hugging Face data set, `enrich catalog fetch --source "
             f"{name} --out DIRECTORY` makes a catalog of it; then check that"
         )
     with _there(uri) as (path, files):
@@ -55,7 +55,7 @@ def check_catalog(
         if proposal:
             settings = settings.model_copy(update={"columns": proposal.columns})
         catalog = read_taught(path, settings, urls=True)
-        found = check(catalog, settings, partial(progress, "looking at photos"), files, most_photos)
+        found = check(catalog, settings, partial(progress, "checking photos"), files, most_photos)
         if page:
             page(render_catalog(uri, found.as_page(), files.read, settings.limits))
         return found, proposal

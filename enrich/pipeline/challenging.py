@@ -49,7 +49,7 @@ class Challenge(BaseModel):
         """One line without a full stop: the verdict and what it rests on."""
         lost = [f"{one.text} by {found.labels}" for found in self.contests for one in found.lost]
         products = max(one.products for one in self.contests)
-        say = f"on {products:,} products that neither learned from; {self.changed:.0%} of the answers differ"
+        say = f"on {products:,} products that neither was trained on; {self.changed:.0%} of the answers differ"
         if lost:
             return f"the new adapter {self.new} is worse than {self.standing}, {'; '.join(lost)}, {say}"
         return f"the new adapter {self.new} is at least as good as {self.standing} {say}"

@@ -62,7 +62,7 @@ def _labelled(adapter: Adapter, catalog: str, settings: RunSettings, rows: int, 
     shown = ((product.key, (*product.first, *product.prompts)) for product in islice(photos, rows))
     requests = [prompt for key, prompts in shown for prompt in named_after(key, prompts)]
     if not requests:
-        raise UsageError(f"catalog {catalog}: no photo there can be read; name another one")
+        raise UsageError(f"catalog {catalog}: none of its photos can be read; name another one")
     return requests
 
 

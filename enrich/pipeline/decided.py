@@ -73,14 +73,14 @@ def check_and_complete(output: Store, table: pl.DataFrame, decided: DecisionFile
 def _own_runs(output: Store, decided: DecisionFile, file: Path) -> dict[str, RunInfo]:
     """The runs whose rows were decided on; UsageError unless all of them are this output's."""
     if decided.runs is None and _place(decided.output) != _place(output.uri):
-        raise UsageError(f"{file}: is of output {excerpt(decided.output, 200)}, not {output.uri}; name its own output")
+        raise UsageError(f"{file}: is for output {excerpt(decided.output, 200)}, not {output.uri}; name its own output")
     runs = {}
     for run_id in sorted({one.run_id for one in decided.decisions}):
         run = find_run(output, run_id)
         if run is None or (decided.runs is not None and decided.runs.get(run_id) != run_mark(run)):
             raise UsageError(
                 f"{file}: run {run_id} of output {excerpt(decided.output, 200)} is not a run of {output.uri}; "
-                "name the output that the page is of"
+                "name the output that the page was made for"
             )
         runs[run_id] = run
     return runs

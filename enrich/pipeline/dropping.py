@@ -34,7 +34,7 @@ def _with_rows(labelled: Catalog, unlearnable: Iterable[record.Dropped]) -> list
 def describe_unlearnable(labelled: Catalog, unlearnable: Sequence[record.Dropped]) -> list[str]:
     """One line about the rows that cannot be learned from, or none."""
     left = _with_rows(labelled, unlearnable)
-    return [f"cannot be learned from: {len(left):,} of {labelled.rows:,} rows: {describe(left)}"] if left else []
+    return [f"cannot be trained on: {len(left):,} of {labelled.rows:,} rows: {describe(left)}"] if left else []
 
 
 def refuse_losses(

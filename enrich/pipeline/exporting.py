@@ -58,12 +58,12 @@ def export(
         products = fetch_products(store, folder)
         path = products.path
         if path is None:
-            raise UsageError(f"output {store.uri}: no products.parquet there; make one with `enrich run`")
+            raise UsageError(f"output {store.uri}: no products.parquet; make one with `enrich run`")
         written = written_titles(read_reviews(store))
         feed, left_out = _survey(path, name, chosen, written, settings)
         usable = products.rows - sum(left_out.values())
         if not usable:
-            raise UsageError(f"output {store.uri}: none of its {products.rows:,} rows may be used: {_listed(left_out)}")
+            raise UsageError(f"output {store.uri}: none of {products.rows:,} rows can be exported: {_listed(left_out)}")
 
         def tables() -> Iterator[pl.DataFrame]:
             done = 0
@@ -117,4 +117,4 @@ def _listed(counts: Mapping[str, int]) -> str:
 def _apostrophes(changed: int) -> list[str]:
     if not changed:
         return []
-    return [f"cells that a spreadsheet would run as formulas begin with an apostrophe: {changed:,}"]
+    return [f"cells that a spreadsheet would execute as formulas are prefixed with an apostrophe: {changed:,}"]

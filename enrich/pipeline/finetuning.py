@@ -207,7 +207,7 @@ def _prepare(
     refuse_control_tokens(processor.tokenizer, asked)
     unlearnable = check_answers(labelled.products, processor, asked)
     refuse_losses(catalog, labelled, unlearnable, settings, out)
-    kept = f"never taught, to compare adapters by: {len(splits.frozen):,} products that people decided on"
+    kept = f"held out from training, to compare adapters: {len(splits.frozen):,} products that people decided"
     told = [*labelled.lines, *([kept] if splits.frozen else [])]
     send_lines([*told, *describe_unlearnable(labelled, unlearnable)], on_message)
     never = {one.product_code for one in unlearnable}

@@ -13,10 +13,10 @@ def check_places(images: str, adapter: str, output: str) -> None:
     if overlap(images, output):
         raise UsageError(f"output {output} and images {images} overlap; keep them apart")
     if contains(images, adapter):
-        raise UsageError(f"adapter {adapter} is inside the images {images}; keep them apart, for it holds no photos")
+        raise UsageError(f"adapter {adapter} is inside the images {images}, but has no photos; keep them apart")
     if contains(adapter, output):
         raise UsageError(
-            f"output {output} is inside the adapter {adapter}, which the next one replaces; keep them apart"
+            f"output {output} is inside the adapter {adapter}, which the next adapter replaces; keep them apart"
         )
 
 

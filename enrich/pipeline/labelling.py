@@ -33,16 +33,14 @@ def label(output: str, budget: int, to: str | None = None) -> Picked:
         UsageError: the budget is not positive, nothing was published there yet, or people decided on all of it.
     """
     if budget < 1:
-        raise UsageError(f"budget {budget}: name how many products a person is to look at, 1 or more")
+        raise UsageError(f"budget {budget}: give the number of products to pick, 1 or more")
     target = open_store(output, must_exist=True)
     products = read_products(target)
     if products.etag is None:
-        raise UsageError(f"output {target.uri}: no products.parquet there; make one with `enrich run`")
+        raise UsageError(f"output {target.uri}: no products.parquet; make one with `enrich run`")
     rows = undecided(products.table)
     if rows.is_empty():
-        raise UsageError(
-            f"output {target.uri}: no product with an answer is left that nobody decided on; enrich more photos first"
-        )
+        raise UsageError(f"output {target.uri}: no undecided product with an answer is left; enrich more photos first")
     picks = pick(rows, budget)
     folder, name = (output, LABEL_KEY) if to is None else folder_of_file("--to", to)
     store = open_store(folder, create=True)

@@ -35,7 +35,7 @@ class Site:
         self.output = output
         self._records: dict[str, tuple[str, RunRecord | None]] = {}  # key -> etag and record
         if next(iter(output.list("runs")), None) is None:
-            raise UsageError(f"output {output.uri}: no runs there; make one with `enrich run`, or check the place")
+            raise UsageError(f"output {output.uri}: no runs; make one with `enrich run`, or check the location")
 
     def page(self, key: str) -> bytes | None:
         """The page of this key; None if there is none, or it is something else than a page."""

@@ -65,13 +65,13 @@ def promote(adapters: str, adapter: str, person: str, why: str) -> Standing:
         UsageError: there is no adapter at that place, or nobody is named.
     """
     if not person.strip():
-        raise UsageError("nobody is named who decides; say who with --by")
+        raise UsageError("the person who decides is missing; give a name with --by")
     return _let_serve(adapters, adapter, one_line(person), one_line(why))
 
 
 def _let_serve(adapters: str, adapter: str, person: str | None, why: str) -> Standing:
     if not is_adapter(adapter):
-        raise UsageError(f"adapter {adapter}: there is none; name one that `enrich finetune` wrote")
+        raise UsageError(f"adapter {adapter}: not found; name one that `enrich finetune` wrote")
     chosen = Standing(uri=adapter, adapter=identity(adapter), since=datetime.now(UTC), person=person, why=why)
     open_store(adapters, create=True).put(STANDING_FILE, (chosen.model_dump_json(indent=1) + "\n").encode())
     return chosen
@@ -103,11 +103,11 @@ def choose(
     if standing is None or not is_adapter(standing):
         return _take(adapters, new, f"the adapter {new} is the first one")
     if standing == new:
-        return _take(adapters, new, f"the adapter {new} stands") if kept is None else Choice(new, kept.why)
+        return _take(adapters, new, f"the adapter {new} serves") if kept is None else Choice(new, kept.why)
     if kept and kept.person is not None and not fresh:
-        return Choice(standing, f"the adapter {standing} serves as {kept.person} promoted it")
+        return Choice(standing, f"the adapter {standing} serves, because {kept.person} promoted it")
     if (worth := judge_worth(read_metrics(new))).state == "weak" and not settings.gate.allow_weak_adapter:
-        return Choice(standing, f"the adapter {standing} goes on serving; the new one, {new}: {worth.text}")
+        return Choice(standing, f"the adapter {standing} keeps serving; the new one, {new}: {worth.text}")
     found = read_challenge(adapters, identity(new), identity(standing))
     if found is None:
         found = challenge(new, standing, catalog, settings, progress)
@@ -115,8 +115,8 @@ def choose(
         store.put(_key(found.new, found.standing), (found.model_dump_json(indent=1) + "\n").encode())
     if found.won:
         return _take(adapters, new, found.text, found)
-    advice = f"to let it serve all the same: enrich promote --adapters {adapters} --adapter {new}"
-    return Choice(standing, f"the adapter {standing} goes on serving: {found.text}; {advice}", found)
+    advice = f"to let it serve anyway: enrich promote --adapters {adapters} --adapter {new}"
+    return Choice(standing, f"the adapter {standing} keeps serving: {found.text}; {advice}", found)
 
 
 def _take(adapters: str, adapter: str, why: str, found: Challenge | None = None) -> Choice:

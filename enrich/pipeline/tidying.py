@@ -109,11 +109,11 @@ def _pack(output: Store, record: RunRecord, group: list[HistoryFile]) -> None:
         }
         whole = folder / "whole.parquet"
         parquet.write(whole, rows.in_order(), HISTORY_SCHEMA, metadata, sorted_by=ROW_ORDER)
-        output.create(key, whole)  # one that is there already holds the same rows
+        output.create(key, whole)  # an existing one has the same rows
         back = parquet.fetch(output, key, ROW_SCHEMA, folder / "back.parquet")
         if back is None or back.rows != count:
             raise RunFailed(
-                f"{output.uri_of(key)} does not hold the {count:,} rows of its shards; move it away and tidy again"
+                f"{output.uri_of(key)} does not contain the {count:,} rows of its shards; move it away and tidy again"
             )
 
 

@@ -25,9 +25,9 @@ class Worth:
     def text(self) -> str:
         """One line without a full stop."""
         if self.state == "beats":
-            return "The adapter beats what can be guessed without a photo"
+            return "The adapter is better than guessing without a photo"
         if self.state == "unknown":
-            return "Whether the adapter beats what can be guessed without a photo is unknown: it has no such scores"
+            return "Whether the adapter is better than guessing without a photo is unknown: it has no such scores"
         return f"The adapter is no better than guessing without a photo: {'; '.join(self.reasons)}"
 
 

@@ -37,9 +37,7 @@ def _found(named: str | None, xdg: str | None, home: str | None) -> Path:
         try:
             return _writable(folder)
         except OSError as error:
-            raise UsageError(
-                f"{VARIABLE} {folder}: {error.strerror or error}; set it to a folder that can be written to"
-            ) from error
+            raise UsageError(f"{VARIABLE} {folder}: {error.strerror or error}; set it to a writable folder") from error
     usual = [Path(xdg) / "enrich"] if xdg and os.path.isabs(xdg) else []
     with suppress(RuntimeError):  # no HOME, and no such user
         usual.append(Path.home() / ".cache" / "enrich")
@@ -57,7 +55,7 @@ def _found(named: str | None, xdg: str | None, home: str | None) -> Path:
             f"set {VARIABLE} to one that can"
         ) from error
     where = usual[-1] if usual else "~/.cache/enrich"
-    logger.warning("%s cannot be written to: %s is used; set %s to a folder that lasts", where, folder, VARIABLE)
+    logger.warning("%s is not writable: using %s; set %s to a folder that persists", where, folder, VARIABLE)
     return folder
 
 
@@ -76,7 +74,7 @@ def _own(folder: Path) -> None:
         folder.mkdir(mode=0o700)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise PermissionError(1, "it belongs to somebody else, or others may enter it", str(folder))
+        raise PermissionError(1, "another user owns it, or others can access it", str(folder))
 
 
 def keep_compiled_code() -> None:

@@ -19,7 +19,7 @@ def exclusively(file: Path, what: str) -> Iterator[None]:
     with _opened(file) as descriptor:
         if not _lock(descriptor, fcntl.LOCK_NB):
             owner = os.pread(descriptor, 20, 0).decode(errors="replace") or "another one"
-            log.info("%s: waiting for process %s, which does it", what, owner)
+            log.info("%s: waiting for process %s, which is doing it", what, owner)
             _lock(descriptor)
         _sign(descriptor)
         yield

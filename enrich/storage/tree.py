@@ -171,5 +171,5 @@ def _replaceable(store: Store, names: list[str], last: str) -> set[str]:
     present = {info.key for info in store.list()}
     foreign = sorted(present.difference(names))
     if foreign and last not in present:
-        raise UsageError(f"{store.uri}: holds other files ({foreign[0]}) and no {last}; name an empty place")
+        raise UsageError(f"{store.uri}: contains other files ({foreign[0]}) and no {last}; name an empty location")
     return present

@@ -40,8 +40,8 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> PeftModel:
     if settings.output_learning_rate:
         if model.get_output_embeddings().weight is model.get_input_embeddings().weight:
             raise UsageError(
-                "output_learning_rate: this model's output layer and embedding are one tensor, which an adapter of one "
-                "of them would pull apart; leave output_learning_rate out"
+                "output_learning_rate: this model's output layer and embedding are one tensor, and an adapter would "
+                "change only one of them; remove output_learning_rate"
             )
         targets.append("lm_head")
     if settings.adapt_vision:

@@ -130,7 +130,7 @@ class Rows(_Record):
             return []
         first = self.lost_photos[0]
         return [
-            f"photos left out: {len(self.lost_photos):,} cannot be read, of products that have others (the first, "
+            f"photos left out: {len(self.lost_photos):,} that cannot be read, of products that have others (the first, "
             f"product {first.product_code}: {first.reason})"
         ]
 

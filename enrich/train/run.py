@@ -123,7 +123,7 @@ def train(
         with job.phases("merge check"):
             check = _check_merge(job, result)
         report = _report(job, data, plan, result, check, started, (data_fingerprint, catalog))
-        send_lines([f"training took {describe_start(Start(report.seconds, report.phases))}"], on_message)
+        send_lines([f"training time: {describe_start(Start(report.seconds, report.phases))}"], on_message)
         _keep(job, report)
     return report
 

@@ -33,14 +33,14 @@ class Trial:
     products_per_second: float  # without the time to read photos, which goes on beside it, and to compile
 
     def describe(self, device: torch.device, products: float, steps: int) -> str:
-        """A line to print, of a training that shows so many products in so many steps, in this process."""
+        """A line to print about a training of `steps` steps that shows `products` products in this process."""
         total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
         of = f" of the GPU's {total / 2**30:.1f} GiB" if total else " of the process"
         minutes = products / self.products_per_second / 60
         return (
             f"memory: {self.memory_bytes / 2**30:.1f} GiB{of}, and {self.products_per_second:.3g} products/s, measured "
-            f"in a trial step on the longest photos and answers; the {steps:,} steps take {max(1, minutes):,.0f} min "
-            "or less, evaluations apart"
+            f"in a trial step on the largest photos and longest answers; the {steps:,} steps take at most "
+            f"{max(1, minutes):,.0f} min, without evaluations"
         )
 
 
@@ -139,7 +139,7 @@ def _fitting(
         wanted = [f"batch_size: {size}"] * (size != tried[1])
         wanted += ["gradient_checkpointing: true"] * (checkpointing != tried[0])
         took = f"{trial.memory_bytes / 2**30:.1f} GiB"
-        return {f"set {' and '.join(wanted)}, which takes {took} and changes no result": True}
+        return {f"set {' and '.join(wanted)}, which takes {took} without changing results": True}
     return None
 
 

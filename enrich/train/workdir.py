@@ -60,7 +60,7 @@ def _lock(directory: int, workdir: Path) -> None:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise UsageError(
-            f"work directory {workdir}: another fine-tuning is at work there; wait for it, or name another directory"
+            f"work directory {workdir}: another fine-tuning is using it; wait for it, or name another directory"
         ) from error
     except OSError:
         return  # some network file systems cannot lock directories
@@ -70,7 +70,7 @@ def _clear_unless(workdir: Path, identity: str) -> None:
     marker = workdir / _MARKER
     if any(workdir.iterdir()):
         if not marker.is_file():
-            raise UsageError(f"work directory {workdir}: holds files that fine-tuning did not write; name an empty one")
+            raise UsageError(f"work directory {workdir}: has files that fine-tuning did not write; name an empty one")
         if marker.read_text("utf-8") == identity:
             return
         for entry in workdir.iterdir():

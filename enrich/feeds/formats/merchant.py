@@ -44,8 +44,8 @@ def check(feed: Feed) -> None:
         raise UsageError(f"{feed.name}: merchant is a text feed; name a file that ends with .tsv, .txt or .csv")
     if not feed.linked:
         raise UsageError(
-            "merchant: image_link needs links to the photos, and they have none; give --link-prefix "
-            "https://cdn.shop.example/photos/, to which the keys of the photos are added"
+            "merchant: image_link needs links to the photos; give --link-prefix https://cdn.shop.example/photos/, "
+            "to which the photos' keys are added"
         )
 
 

@@ -26,7 +26,7 @@ def check(feed: Feed) -> None:
     """Prices have no currency in Shopify's file: it is the shop's."""
     if len(feed.currencies) > 1:
         raise UsageError(
-            f"shopify: prices in {', '.join(feed.currencies)}, but a shop's file has one currency; export a run of one"
+            f"shopify: prices in {', '.join(feed.currencies)}, but a file has one currency; export a run with one"
         )
 
 

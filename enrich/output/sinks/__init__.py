@@ -71,7 +71,7 @@ def follow(output: Store, run_id: str | None, action: str) -> bool:
     try:
         return SINKS[appointed.sink].commit(output, place, Commit(run_id, action))
     except UsageError as error:  # of this machine: it cannot reach the table
-        raise RunFailed(f"products.parquet is published, and its sink is behind it: {error}") from error
+        raise RunFailed(f"products.parquet is published, but its sink is behind: {error}") from error
 
 
 def _appointed(output: Store) -> _Appointed | None:
@@ -82,7 +82,7 @@ def _appointed(output: Store) -> _Appointed | None:
         appointed = _Appointed.model_validate_json(data)
     except ValidationError as error:
         where = output.uri_of(SINK_KEY)
-        raise RunFailed(f"{where} does not say which table follows; run with the setting sink again") from error
+        raise RunFailed(f"{where} does not name a table; run with the setting sink again") from error
     if appointed.sink not in SINKS:
         raise RunFailed(f"{output.uri_of(SINK_KEY)}: no sink {appointed.sink!r}; use the version of enrich that has it")
     return appointed

@@ -62,7 +62,7 @@ def describe_stages(stages: Stages) -> str:
     bottleneck = describe_bottleneck(asdict(stages))
     return (
         f"{stages.photos_per_second:.1f} products/s while answering; bottleneck: {bottleneck}; "
-        f"{took} a product; engine starved {stages.starved:.0%}"
+        f"{took} per product; engine starved {stages.starved:.0%}"
     )
 
 

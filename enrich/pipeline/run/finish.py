@@ -41,7 +41,7 @@ def finish_run(run: Run) -> RunRecord:
         return finished
     missing, gate, worth = run.missing_shards(), run.settings.gate, run.worth
     if missing and run.request.deadline is None:
-        raise RunFailed(f"run {run.info.run_id}: {len(missing)} shards are missing; start it again with its run id")
+        raise RunFailed(f"run {run.info.run_id}: {len(missing)} shards are missing; restart it with its run id")
     with scratch() as folder:
         committed = fetch_run(run.output, run.info, folder)
         if not missing and committed.count != run.manifest.rows:

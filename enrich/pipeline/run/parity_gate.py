@@ -233,4 +233,4 @@ def _served(adapter: Adapter, settings: RunSettings) -> tuple[str, ...]:
 
 
 def mismatch(record: ParityRecord) -> str:
-    return f"{record.engine} does not serve the model that was trained: {record.finding}"
+    return f"{record.engine} does not give the trained model's answers: {record.finding}"

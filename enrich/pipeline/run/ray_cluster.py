@@ -42,8 +42,8 @@ def connected(settings: RaySettings) -> Iterator[None]:
     address = settings.address or os.environ.get("RAY_ADDRESS")
     if address and "://" in address:
         raise UsageError(
-            f"ray.address {address}: a run is led from a node of the cluster, not by Ray's client; start the worker of "
-            "Prefect or `enrich run` on one, and leave the address at auto"
+            f"ray.address {address}: the driver must be on a node of the cluster, not a Ray client; start the Prefect "
+            "worker or `enrich run` on a node, and leave the address at auto"
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     where: dict[str, Any] = {"address": address} if address else {

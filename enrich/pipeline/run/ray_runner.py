@@ -49,7 +49,7 @@ def open_workers(run: Run, on_message: OnMessage = unheard) -> Iterator["Workers
         if not count:
             raise UsageError(
                 f"runner ray: no node of the cluster has room for a worker, which takes {words_for(needs)}; add a "
-                "node, or set ray.workers where nodes are added on demand"
+                "node, or set ray.workers if nodes are added on demand"
             )
         on_message(f"{count} workers on Ray, each with {words_for(needs)}")
         workers = Workers(run, count, needs, on_message)
@@ -181,7 +181,7 @@ class Workers:
         if silent > START_SECONDS and not self._free and all(hand.starting for hand in self._busy.values()):
             raise RunFailed(
                 f"run {self._run.info.run_id}: no worker has started on Ray for {silent / 60:.0f} min, each "
-                f"takes {words_for(self._needs)}; see `ray status`, and start it again with its run id"
+                f"takes {words_for(self._needs)}; see `ray status`, and restart it with its run id"
             )
         try:
             ready, _ = ray.wait(list(self._busy), timeout=1.0)

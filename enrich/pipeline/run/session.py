@@ -161,7 +161,7 @@ class _ShardStream:
     def _tell_unfinished(self, fetched: Fetched) -> None:
         for one in fetched.shown:
             if one.photo and one.photo.unfinished:
-                line = 'run=%s shard=%d key=%s note="the file lacks its end, and none of its pixels; answered"'
+                line = 'run=%s shard=%d key=%s note="the end of the file is missing, but no pixel; answered"'
                 logger.warning(line, self._run.info.run_id, fetched.item.shard, json.dumps(one.listed.key))
 
     def _add(self, row: Row) -> None:

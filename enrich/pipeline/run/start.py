@@ -53,7 +53,7 @@ def start_run(request: RunRequest, progress: Progress = silent) -> Iterator[Run]
     if run_id is not None:
         check_run_id(run_id)
     if request.limit is not None and request.limit < 1:
-        raise UsageError(f"limit {request.limit}: a run takes at least 1 product; leave the limit out to take all")
+        raise UsageError(f"limit {request.limit}: a run needs at least 1 product; omit the limit to process all")
     engine = choose_engine(settings.engine, settings.device)
     if settings.runner == "ray" and importlib.util.find_spec("ray") is None:
         raise UsageError("runner ray: Ray is not installed; pip install 'enrich[ray]', or use the runner inline")
@@ -96,9 +96,9 @@ def _read_started(output: Store, run: RunInfo) -> Manifest | None:
     manifest = read_manifest(output, run.run_id)
     if manifest is None:
         if output.head(f"{run.folder}run.json") is not None:
-            raise UsageError(f"run {run.run_id}: it was finished and its rows were deleted; use another run id")
+            raise UsageError(f"run {run.run_id}: it is finished and its rows were deleted; use another run id")
         if next(output.list(f"{run.folder}sessions"), None) or committed_shards(output, run):
-            raise UsageError(f"run {run.run_id}: it had answered products and its manifest is gone; use another run id")
+            raise UsageError(f"run {run.run_id}: it has answers but its manifest is missing; use another run id")
     return manifest
 
 
@@ -150,7 +150,7 @@ def join_run(request: RunRequest) -> Iterator[Run]:
         manifest = read_manifest(output, info.run_id)
         if manifest is None:
             raise UsageError(
-                f"output {output.uri}: run {info.run_id} is not there; name a place that all machines share"
+                f"output {output.uri}: run {info.run_id} does not exist; name a location that all machines share"
             )
         check_same_run(manifest, info)
         planned()
