@@ -1,4 +1,4 @@
-"""What text may be: one visible line that spells no control token of a model."""
+"""The text that is allowed: one visible line that contains no control token of a model."""
 
 import re
 import unicodedata

@@ -1,4 +1,4 @@
-"""One spelling for categories that differ in case or spacing only."""
+"""One spelling for categories that differ only in case or spacing."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ Path = tuple[str, ...]
 def one_spelling(paths: Sequence[Path], what: str = "categories") -> tuple[list[Path], list[str]]:
     """The paths with each level in its most frequent spelling, and a line that names those that were joined.
 
-    Levels are the same if they are so beneath the same levels; a leaf is a path of one.
+    Levels are compared only below the same parent levels; a leaf is a path of one level.
     """
     groups: dict[Path, Counter[str]] = defaultdict(Counter)
     for path, count in Counter(paths).items():

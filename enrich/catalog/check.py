@@ -1,4 +1,4 @@
-"""What a catalog says, what of it is left out, and what looks wrong: found in seconds, without a model."""
+"""How a catalog is read, what is left out, and what looks wrong: found in seconds, without a model."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ _CATEGORIES, _DROPPED = 40, 50  # listed on the page
 
 @dataclass(frozen=True)
 class Check:
-    """A catalog that was looked at."""
+    """A checked catalog."""
 
     catalog: Catalog
     photos: PhotoFacts
@@ -52,7 +52,7 @@ class Check:
                 "separator": catalog.separator}  # fmt: skip
 
     def lines(self) -> Iterator[str]:
-        """The report for people: what was understood first, since a wrong guess shows there."""
+        """The report for people, beginning with how the catalog was read, which shows any wrong guess."""
         catalog = self.catalog
         for name, text in self.facts():
             yield f"{name}: {text}"
@@ -67,7 +67,7 @@ class Check:
             yield "nothing looks wrong"
 
     def facts(self) -> Iterator[tuple[str, str]]:
-        """What was understood, by name."""
+        """How the catalog was read, by name."""
         catalog, columns = self.catalog, self.catalog.columns
         if catalog.encoding:
             separator = catalog.separator and SEPARATORS.get(catalog.separator, repr(catalog.separator))
@@ -93,7 +93,7 @@ class Check:
             yield "splits", ", ".join(f"{name} {count:,}" for name, count in counted.most_common())
 
     def as_page(self) -> dict[str, Any]:
-        """What `enrich.pages.catalog_page` shows. Photos are named by their paths."""
+        """The content of `enrich.pages.catalog_page`. Photos are named by their paths."""
         catalog = self.catalog
         counts = {"rows": catalog.rows, "products": len(catalog.products), "left out": len(catalog.dropped),
                   "categories": len(catalog.categories), "photos": catalog.photos,
@@ -143,7 +143,7 @@ def check(
     files: PhotoFiles | None = None,
     most_photos: int = CHECKED_PHOTOS,
 ) -> Check:
-    """Look at a catalog and its photos, of which at most `most_photos` are decoded, in processes with limits."""
+    """Check a catalog and its photos, of which at most `most_photos` are decoded, in resource-limited processes."""
     photos = look_at_photos(catalog.products, files or PhotoFiles(), settings.limits, most_photos, progress)
     wrong, parts = find_wrong(catalog, photos, settings.split)
     return Check(catalog, photos, tuple(wrong), parts)

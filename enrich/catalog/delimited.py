@@ -1,4 +1,4 @@
-"""Tables as text: the encoding and the separator are found in the bytes, and a guess that may be wrong is told."""
+"""Tables as text: encoding and separator are detected from the bytes, and uncertain guesses are reported."""
 
 import codecs
 import csv
@@ -41,7 +41,7 @@ class Rows:
 
 
 def decoded(data: bytes, asked: str | None, where: str) -> tuple[str, str, list[str]]:
-    """The text, the name of its encoding, and what a person should know.
+    """The text, the name of its encoding, and messages for the user.
 
     Raises:
         UsageError: it is in none of the encodings that are known, or not in the one that was asked for.
@@ -144,8 +144,7 @@ def _told(text: str, name: str, others: Sequence[str]) -> list[str]:
 def split_rows(text: str, wanted: Collection[str], asked: str | None, where: str) -> Rows:
     """The rows of a CSV, its header apart.
 
-    A quotation mark inside of an unquoted cell is text, and so is one that nothing closes. Rows that end early are
-    filled up.
+    A quotation mark inside an unquoted cell is text, and so is an unclosed one. Short rows are padded.
 
     Args:
         wanted: names of columns that the table should have, which tell separators apart.
@@ -219,7 +218,7 @@ def _as_text(lines: Sequence[str], separator: str, width: int) -> list[list[str]
 
 
 def _separator(text: str, wanted: Collection[str]) -> tuple[str, list[str]]:
-    """The separator that gives the columns that are wanted, then the most rows as long as the header."""
+    """The separator that gives the wanted columns, and then the most rows as long as the header."""
     sample = text[:_SAMPLE_CHARACTERS]
     scores = {}
     for separator in SEPARATORS:

@@ -1,4 +1,4 @@
-"""The photos that a catalog names, found whatever wrote the names: lists, separators of Windows, accents of a Mac."""
+"""Find the photos that a catalog names, in any notation: lists, Windows separators, accents as macOS writes them."""
 
 import html
 import json

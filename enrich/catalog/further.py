@@ -1,4 +1,4 @@
-"""Further photos of products whose table names one: those that stand beside it in its group."""
+"""Further photos of products whose table names only one: the others in its group."""
 
 import os
 from collections import defaultdict

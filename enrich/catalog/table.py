@@ -23,7 +23,7 @@ _BATCH_ROWS = 256  # of photos inside of a table
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for: which columns tell separators apart, hold lists to join (with what), or photos."""
+    """The request: which columns identify the separator, contain lists to join (and how), or contain photos."""
 
     columns: Collection[str] = ()
     lists: Mapping[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Tables of standard taxonomies, and catalogs whose categories are theirs."""
+"""Tables of standard taxonomies, and catalogs that use their categories."""
 
 import re
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""What looks wrong in a catalog: nothing of it keeps a row from being taught, and a person should look."""
+"""What looks wrong in a catalog: it does not keep a row from being taught, but a person should check it."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ _ALIKE = "photos that look the same under titles that differ"
 
 @dataclass(frozen=True)
 class Finding:
-    """Something of one kind that looks wrong."""
+    """One kind of problem."""
 
     what: str
     examples: tuple[str, ...]  # all of them
@@ -110,7 +110,7 @@ def _differ(shots: Sequence[Shot], by_code: Mapping[str, Product]) -> str:
 
 
 def _leaks(pictures: Sequence[Picture], by_code: Mapping[str, Product], parts: Mapping[str, str]) -> Finding | None:
-    """Pictures that are both taught and asked for: titles decide what stays in one split, and photos do not."""
+    """Pictures that are both trained on and tested: splits keep titles together, but not photos."""
     told, shown, held = [], [], set()
     for one in pictures:
         first = {parts.get(shot.product_code, ""): shot for shot in reversed(one.shots)}

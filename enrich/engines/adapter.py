@@ -34,7 +34,7 @@ RECORDS = ("README.md", METRICS_FILE, SCORES_FILE, DROPPED_FILE, TAUGHT_FILE, RE
 
 @dataclass(frozen=True)
 class Adapter:
-    """A fine-tuned adapter: where it is stored, what it belongs to, and how far it can be trusted."""
+    """A fine-tuned adapter: where it is stored, what it belongs to, and how reliable it is."""
 
     path: Path
     id: str  # 16 hex digits of a hash of everything that affects an answer
@@ -122,7 +122,7 @@ def read_metrics(path: Path) -> dict[str, Any] | None:
 
 
 class _Read(BaseModel):
-    """The part of a file that this module reads."""
+    """The part of a file that this module needs."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 

@@ -1,4 +1,4 @@
-"""Who holds a GPU's memory: vLLM does not start where it is short, and that of ended processes takes a while."""
+"""What uses a GPU's memory: vLLM does not start if it is short, and that of ended processes takes a while to free."""
 
 import logging
 import re
@@ -14,7 +14,7 @@ GIB = 1 << 30
 
 
 def wait_for_memory(share: float) -> None:
-    """Wait until `share` of the first GPU's memory is free, or WAIT_SECONDS; vLLM says then what it lacks."""
+    """Wait until `share` of the first GPU's memory is free, for at most WAIT_SECONDS; vLLM then reports any lack."""
     import torch
 
     total = torch.cuda.get_device_properties(0).total_memory

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 _END = object()  # of a stream
 DEATHS = 3  # the run ends after this many consecutive deaths without an answer between them
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM has kernels for
-# Else vLLM tries out a video of the greatest length when it starts, and keeps memory free for one.
+# Otherwise vLLM profiles a video of maximum length at start, and reserves memory for one.
 PHOTOS_ONLY = {"image": 1, "video": 0, "audio": 0}
 GIB = 1 << 30
 
@@ -61,7 +61,7 @@ class VllmEngine:
 
     Args:
         start: starts an engine process.
-        in_flight: products that the engine has at a time. Each photo's page stays in memory, 1.4 MB at 4 crops.
+        in_flight: products in the engine at a time. Each photo's page stays in memory, 1.4 MB at 4 crops.
     """
 
     name = "vllm"

@@ -30,7 +30,7 @@ _NO_MEMORY = re.compile(
 
 
 def import_vllm(*, cpu: bool) -> None:
-    """Import what this process needs of vLLM, which takes 10 s, while the process that engines come from does too."""
+    """Import vLLM here, which takes 10 s, while the process that engines are forked from does the same."""
     begin_imports(cpu=cpu)
     from enrich.engines.vllm_compat import fork_engines
 
@@ -159,7 +159,7 @@ class EngineProcess:
 
 
 def start_parts(text: str) -> dict[str, float]:
-    """Seconds of the parts of a start, by what vLLM writes to its log; none where it writes something else."""
+    """Seconds of the parts of a start, parsed from vLLM's log; empty if the log has another format."""
 
     def seconds(line: str) -> float:
         return sum(map(float, re.findall(line, text)))

@@ -11,7 +11,7 @@ import polars as pl
 from enrich.errors import UsageError
 from enrich.feeds.rows import decimals, one_line
 
-# Spreadsheets run a cell that starts so, in its full-width form as well. A number that starts with a sign stays.
+# Spreadsheets execute a cell that starts with these, also in full-width form. A number that starts with a sign is safe.
 FORMULA = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 _NUMBER = r"^[+-]?[0-9]+([.,][0-9]+)?$"
 MOST_ROWS, MOST_CHARACTERS = 1_048_576, 32_767  # of a sheet, its header included, and of a cell
@@ -19,12 +19,12 @@ _MADE = datetime(2000, 1, 1)  # of every workbook: the same rows make the same b
 
 
 def is_formula(text: pl.Expr) -> pl.Expr:
-    """Whether a spreadsheet would run this text."""
+    """Whether a spreadsheet would execute this text."""
     return text.str.head(1).is_in(list(FORMULA)) & ~text.str.contains(_NUMBER)
 
 
 def write_delimited(path: Path, tables: Iterable[pl.DataFrame], separator: str) -> int:
-    """Text in UTF-8 with a header. A cell that a spreadsheet would run gets an apostrophe before it; returns how many.
+    """Write UTF-8 text with a header. Cells that a spreadsheet would execute get an apostrophe; returns how many.
 
     Between tabs a cell is one line, and as in Google's own examples quotation marks are plain characters, unless a cell
     begins with one.

@@ -187,14 +187,14 @@ def load_processor(path: str | Path, **changes: Any) -> Processor:
 
 
 def stop_ids(processor: Processor) -> list[int]:
-    """Ids that end an answer, that of the turn's end first."""
+    """Ids that end an answer, the turn's end first."""
     return processor.tokenizer.convert_tokens_to_ids(list(processor.stop_tokens))
 
 
 def weights_signature(directory: Path) -> str:
     """A hash of a checkpoint's tensors: names, shapes and 16 numbers of each, rounded to bfloat16.
 
-    So it is the same for a copy in other files or another precision, and next to nothing is read.
+    It is therefore the same for a copy in other files or another precision, and reads almost nothing.
 
     Raises:
         ValueError: a file of weights is damaged.

@@ -21,7 +21,7 @@ _CHUNK = 100_000  # objects, some 50 MB while they become columns
 
 @dataclass(frozen=True)
 class Listing:
-    """A copy of what a run saw, on the local disk: SOURCE_SCHEMA, by product_id."""
+    """A local copy of a run's listing: SOURCE_SCHEMA, sorted by product_id."""
 
     path: Path
     run: RunInfo  # the run that made it
@@ -57,7 +57,7 @@ def write_listing(path: Path, objects: Iterable[ObjectInfo], images_uri: str) ->
 
 
 def write_inventory(path: Path, frames: Callable[[], Iterable[pl.DataFrame]], folder: Path) -> int:
-    """Write an inventory, which comes in any order, as `write_listing` does. A key that comes twice counts once.
+    """Write an inventory, which may be in any order, as `write_listing` does. Repeated keys count once.
 
     `frames` gives rows of LISTING_SCHEMA, and is called twice. `folder` is for what does not fit into memory.
     """

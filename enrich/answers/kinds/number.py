@@ -1,4 +1,4 @@
-"""A number without separators: whole, or with a decimal point where the catalog has decimals."""
+"""A number without separators: whole, or with a decimal point if the catalog has decimals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CELL = re.compile(r"(?!0*[1-9][0-9]{0,2}[.,][0-9]{3}$)[0-9]{1,9}(?:[.,][0-9]+)?
 
 
 def read(name: str, cells: Sequence[str | None]) -> tuple[Values, list[str]]:
-    """The cells in the fewest digits, to MAX_DECIMALS behind the point: 6.5 for `6,50`."""
+    """The cells in the fewest digits, with up to MAX_DECIMALS after the point: 6.5 for `6,50`."""
     plain = [normalize("NFKC", cell) if cell else "" for cell in cells]
     values = [_shortest(one.replace(",", ".")) if _CELL.fullmatch(one) else None for one in plain]
     odd = [cell for cell, value in zip(cells, values, strict=True) if cell and value is None]
@@ -33,7 +33,7 @@ def _shortest(number: str) -> str:
 
 
 def decimals(values: Iterable[str]) -> int:
-    """The most digits behind the point of any value."""
+    """The most digits after the point of any value."""
     return max((len(value.partition(".")[2]) for value in values), default=0)
 
 

@@ -55,7 +55,7 @@ class PhotoProcessor:
         return self.tokenizer.convert_tokens_to_ids(self.facts.image_token)
 
     def photo_tokens(self, width: int, height: int, position: int = 0) -> PhotoTokens:
-        """See `Processor`; of a photo, not of its page: in Gemma 4 a page could become a larger page."""
+        """See `Processor`. Takes a photo's size, not its page's: in Gemma 4 a page could become a larger page."""
         side = self.preparation.image_size
         across, down = (one // side for one in self.facts.resized(width, height, self.preparation.most(position), side))
         return self._tokens(down, across)
