@@ -1,4 +1,4 @@
-"""A products table: which photos make which product, as a shop says it. Only what it lists is done.
+"""A products table: the shop's own list of products and their photos. Only the listed products are processed.
 
 It is CSV or Parquet, a row for each product. Neither it nor the listing is held in memory as a whole.
 """
@@ -36,7 +36,7 @@ class ProductsTable:
 
 
 class _Faults:
-    """Rows that are wrong in one way: how many, and the first."""
+    """Rows with one kind of error: how many, and the first."""
 
     def __init__(self) -> None:
         self.count, self.first = 0, (0, "")
@@ -155,7 +155,7 @@ def _check_ids(uri: str, listed: Path, folder: Path) -> None:
 
 @contextmanager
 def _readable(uri: str) -> Iterator[None]:
-    """Turns what pyarrow says of a broken file into UsageError."""
+    """Turn pyarrow's errors about a broken file into UsageError."""
     try:
         yield
     except (pa.ArrowException, pl.exceptions.PolarsError, UnicodeDecodeError) as error:

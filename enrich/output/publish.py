@@ -46,7 +46,7 @@ BACKOFF_SECONDS, BACKOFF_LIMIT_SECONDS = 0.05, 5.0
 
 @dataclass(frozen=True)
 class Published:
-    """What a publish did."""
+    """The result of a publish."""
 
     rows: int  # of products.parquet
     changed: bool  # False: it already said everything, and was not written
@@ -94,7 +94,7 @@ def publish(
 
 
 def publish_reviews(output: Store) -> Published:
-    """Apply what people decided to products.parquet. RunFailed as `publish`."""
+    """Apply people's decisions to products.parquet. RunFailed as `publish`."""
     with scratch() as folder:
         return _swap(output, [], folder, None, "reviews/ has the decisions: apply the file again")
 

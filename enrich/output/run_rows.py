@@ -1,4 +1,4 @@
-"""The rows that runs committed, and which runs' rows belong into products.parquet."""
+"""The rows that runs committed, and which runs' rows belong in products.parquet."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ class RunRows:
 
 
 def published_runs(output: Store, records: Sequence[RunRecord]) -> list[RunInfo]:
-    """The runs whose rows belong into products.parquet, the one created last at the end.
+    """The runs whose rows belong in products.parquet, the one created last at the end.
 
     A run that was held back or retired has a record that says so. A lost record must not cost rows: a run without one
     counts as published if history has all of its rows and a run created later was finished. Otherwise it was

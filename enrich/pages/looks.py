@@ -1,4 +1,4 @@
-"""The ways of looking at a photo that fine-tuning compared (`scores.looks.sweep`), as text."""
+"""The numbers of crops that fine-tuning compared (`scores.looks.sweep`), as text."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The only entry for bytes from outside: processes with limits decode them, or refuse them.
+"""The only entry point for bytes from outside: resource-limited processes decode or refuse them.
 
 ImageRefused means that the bytes caused the failure. DecodingFailed means that something else did: the process was
 killed from outside or stopped for good, or the machine had no memory. To tell the two apart, a photo that fails in an
@@ -41,7 +41,7 @@ _MAX_HEADER_BYTES = 10_000
 # Signals that a process causes itself. Others come from outside, such as SIGKILL from a kernel out of memory.
 _FAULTS = {"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS", "SIGTRAP"}
 
-# Ctrl-C reaches the whole process group, but the parent is to end this process.
+# Ctrl-C reaches the whole process group, but the parent should stop this process.
 _PROCESS = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -52,7 +52,7 @@ serve({descriptor})
 
 
 class DecodingFailed(ImageError):
-    """A photo was not decoded for a reason other than its bytes, so a later try may succeed."""
+    """A photo was not decoded for a reason other than its bytes, so a later attempt may succeed."""
 
 
 class Room:

@@ -28,7 +28,7 @@ def measure_parity(
 
     Raises:
         UsageError: adapter or catalog cannot be used, or vLLM is not installed.
-        ParityFailed: it is not the same model; the record is in `out` all the same.
+        ParityFailed: it is not the same model; the record is written to `out` anyway.
     """
     settings = settings.model_copy(update={"engine": "vllm"})
     choose_engine(settings.engine)

@@ -1,4 +1,4 @@
-"""Exports: products.parquet in the format that a shop, a feed or a spreadsheet reads."""
+"""Exports: products.parquet in the format of a shop, a feed or a spreadsheet."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ from enrich.storage.scratch import scratch
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote."""
+    """The result of an export."""
 
     uri: str  # of the file
     products: int
@@ -40,10 +40,10 @@ class Exported:
 def export(
     output: str, format: str, to: str, settings: ExportSettings | None = None, progress: Progress = silent
 ) -> Exported:
-    """Write the rows of `output` that may be used to the file `to`, a local path or s3://bucket/key.
+    """Write the rows of `output` that are ready for use to the file `to`, a local path or s3://bucket/key.
 
-    May be used: good rows of products that are still in the source, that need no review or that a person accepted. The
-    same rows make the same bytes. A file that is there is replaced at once.
+    These are good rows of products that are still in the source, and that need no review or were accepted by a person.
+    The same rows give the same bytes. An existing file is replaced atomically.
 
     Raises:
         UsageError: no such format, nothing was published, no row may be used, or the format cannot hold the rows.

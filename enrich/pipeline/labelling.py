@@ -1,4 +1,4 @@
-"""Which products a person should look at next, written for the review page."""
+"""Pick the products that a person should review next, for the review page."""
 
 from dataclasses import dataclass
 
@@ -50,7 +50,7 @@ def label(output: str, budget: int, to: str | None = None) -> Picked:
 
 
 def read_picks(file: str) -> PickFile:
-    """The file that `label` wrote; UsageError if it cannot be read or is none."""
+    """The file that `label` wrote; UsageError if it cannot be read or is something else."""
     folder, name = folder_of_file("--picked", file)
     store = open_store(folder, must_exist=True)
     if store.head(name) is None:

@@ -1,4 +1,4 @@
-"""What needs a person: asked for in a page, taken back from a file, published and taught."""
+"""Human review: write the page, apply the decisions from its file, publish them and add them to the catalog."""
 
 import hashlib
 from collections import Counter
@@ -162,7 +162,8 @@ def _runs(output: Store, rows: pl.DataFrame) -> dict[str, RunInfo]:
 
 
 def _lessons(rows: pl.DataFrame, reviews: pl.DataFrame, asked: Mapping[str, Asked]) -> list[Labelled]:
-    """What the reviewed products of `rows` teach, with the photos that the model saw; the same first photo once."""
+    """The reviewed products of `rows` as training data, with the photos that the model saw; the same first photo
+    once."""
     said = {row["row"]: row for row in standing(reviews, rows).iter_rows(named=True)}
     lessons = {}
     for number, row in enumerate(rows.iter_rows(named=True)):

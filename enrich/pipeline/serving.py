@@ -1,4 +1,4 @@
-"""The HTTP server of `enrich serve`: GET and HEAD of the pages of one output, for few people at a time.
+"""The HTTP server of `enrich serve`: GET and HEAD of one output's pages, for a few people at a time.
 
 The server is the standard library's: uvicorn, which Prefect installs, has no limit on the time in which a request has
 to arrive, and an event loop is of no use to a handful of files. Added here are that limit, one on connections, a check
@@ -40,7 +40,7 @@ _HEADERS = {
 
 
 class PageServer(ThreadingHTTPServer):
-    """Serves a site at an address; `url` says where. `names` are those beside the address that it answers to."""
+    """Serves a site at an address; `url` says where. `names` are further host names that it answers to."""
 
     daemon_threads = True
 
@@ -177,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
         return "enrich"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: paths and addresses of people need no log on a server of pages."""
+        """Log nothing: a server of pages has no need to record people's addresses."""
 
 
 def policy_of(page: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Which of a shop's adapters serves: kept beside them, changed by a night that found a better one, or by a person."""
+"""Which adapter serves: stored with the adapters, changed by a nightly run that finds a better one, or by a person."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,7 +34,7 @@ class Standing(BaseModel):
 
 @dataclass(frozen=True)
 class Choice:
-    """The adapter that is to serve, why, and how the new one did against the one before it, if they were compared."""
+    """The adapter that will serve, why, and how the new one compares with the previous one, if they were compared."""
 
     uri: str
     why: str  # one line without a full stop
@@ -42,7 +42,7 @@ class Choice:
 
 
 def read_standing(adapters: str) -> Standing | None:
-    """The adapter that serves; None where none was ever chosen.
+    """The adapter that serves; None if none was ever chosen.
 
     Raises:
         RunFailed: the file is not one of ours.
@@ -62,7 +62,7 @@ def promote(adapters: str, adapter: str, person: str, why: str) -> Standing:
     """Let `adapter` serve from now on, as `person` decided.
 
     Raises:
-        UsageError: there is no adapter at that place, or nobody is named.
+        UsageError: there is no adapter at that location, or no person is named.
     """
     if not person.strip():
         raise UsageError("the person who decides is missing; give a name with --by")
@@ -87,9 +87,9 @@ def choose(
     fresh: bool,
     in_use: str | None = None,
 ) -> Choice:
-    """The adapter that is to serve: `new`, if it is at least as good as the standing one, else that one goes on.
+    """The adapter that will serve: `new` if it is at least as good as the standing one, else the standing one.
 
-    A pair is compared once. What a person promoted gives way to an adapter that was trained after that only.
+    A pair is compared once. An adapter that a person promoted is replaced only by one that was trained later.
 
     Args:
         fresh: whether `new` was trained just now.
@@ -125,12 +125,12 @@ def _take(adapters: str, adapter: str, why: str, found: Challenge | None = None)
 
 
 def is_adapter(uri: str) -> bool:
-    """Whether there is a whole adapter at that place."""
+    """Whether there is a complete adapter at that location."""
     return open_store(uri).head(RECORD_FILE) is not None
 
 
 def identity(adapter: str) -> str:
-    """The id of the adapter at a place."""
+    """The id of the adapter at a location."""
     with local_tree(adapter) as folder:
         return adapter_id(folder)
 

@@ -24,7 +24,7 @@ _CREATED_KEY = "enrich.created_at"
 
 @dataclass(frozen=True)
 class Tidied:
-    """What `tidy` did."""
+    """The result of `tidy`."""
 
     packed: int  # shards written into packs
     packs: int

@@ -35,7 +35,7 @@ FOLDER = "iceberg"  # in a local output, if pyiceberg has no configuration
 
 
 def check(output: Store, place: Place) -> None:
-    """The catalog answers, and the table is not another one's."""
+    """Check that the catalog answers, and that the table does not belong to another output."""
     try:
         catalog = _catalog(output, place)
         if catalog.table_exists(place.table):

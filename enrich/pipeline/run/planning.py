@@ -33,7 +33,7 @@ RECORDS_LOOKED_AT = 20  # of the newest runs, for how long a start takes
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run would do: `enrich run --dry-run`."""
+    """The forecast of a run: `enrich run --dry-run`."""
 
     photos: int  # in the bucket
     listed: int  # products of them
@@ -51,7 +51,7 @@ class Forecast:
 
     @property
     def seconds(self) -> float | None:
-        """What the products would take at the last run's rate."""
+        """The time for the products at the last run's rate."""
         return None if self.rate is None else self.todo / self.rate
 
     def lines(self) -> list[str]:

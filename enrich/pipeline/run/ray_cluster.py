@@ -28,14 +28,14 @@ def find_room(settings: RunSettings, nodes: Sequence[dict[str, Any]]) -> tuple[d
 
 
 def words_for(needs: dict[str, int]) -> str:
-    """What a worker takes, for people."""
+    """A worker's resources in words."""
     cores = f"{needs['num_cpus']} core{'s' if needs['num_cpus'] > 1 else ''}"
     return f"{cores} and a GPU" if needs.get("num_gpus") else cores
 
 
 @contextmanager
 def connected(settings: RaySettings) -> Iterator[None]:
-    """Connected to the cluster that the settings name, or to a Ray of our own that ends with the run."""
+    """Connect to the cluster in the settings, or to a private Ray instance that ends with the run."""
     if ray.is_initialized():
         yield
         return

@@ -1,11 +1,12 @@
-"""The runner ray: shards spread over the workers of a Ray cluster, each with an engine that lives from shard to shard.
+"""The Ray runner: distributes shards over the workers of a Ray cluster, each with an engine that outlives its shards.
 
 Only shard numbers, counts of products and log lines pass through Ray. A worker opens the run from the output, reads
 photos and commits rows itself, by the rules of every run: a shard that is done twice, because its worker was lost or
 only seemed lost, is committed once.
 
-A worker gets a shard when it can start it: idle, or once it has read the last photo of its shard before, so that its
-engine does not run dry in between. No worker holds shards that others could start.
+A worker gets a shard when it can start it: when it is idle, or once it has read the last photo of its previous shard,
+    so
+that its engine does not run dry in between. No worker holds shards that others could start.
 """
 
 import logging
@@ -85,7 +86,7 @@ class _Hand:
 
 @dataclass(frozen=True)
 class _Heard:
-    """What a worker's news say of its shards."""
+    """The state of a worker's shards, from its messages."""
 
     committed: dict[int, float] = field(default_factory=dict)  # seconds since it was handed out
     lost: list[int] = field(default_factory=list)  # to be handed out again
@@ -190,7 +191,7 @@ class Workers:
         return list(ready)
 
     def _hear(self, ref: Any) -> _Heard:
-        """Take a worker's news. Raises what the worker raised."""
+        """Process a worker's message. Raises what the worker raised."""
         hand = self._busy[ref]
         self._heard_at = time.monotonic()
         try:

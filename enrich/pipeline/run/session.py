@@ -1,4 +1,4 @@
-"""What one process does of a run: starts engine and decoders, then answers and commits shards."""
+"""One process's part of a run: start engine and decoders, then answer and commit shards."""
 
 import json
 import logging
@@ -40,7 +40,7 @@ LOGGED_FAILURES = 20  # of a shard, one by one; the rows have them all
 
 @dataclass
 class Session:
-    """What a process keeps while it works on a run: the engine, the decoders, and what it measured."""
+    """The state of a process during a run: the engine, the decoders, and measurements."""
 
     run: Run
     engine_name: str

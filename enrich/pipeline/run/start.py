@@ -47,7 +47,7 @@ def start_run(request: RunRequest, progress: Progress = silent) -> Iterator[Run]
     """Start a run, or continue the one that `request.run_id` names. Yields it while the adapter's files exist locally.
 
     Raises:
-        UsageError: something that was asked for is not there or does not fit; no product was answered.
+        UsageError: something in the request does not exist or does not fit; no product was answered.
     """
     started_at, settings, run_id = datetime.now(UTC), request.settings, request.run_id
     if run_id is not None:
@@ -87,7 +87,7 @@ def start_run(request: RunRequest, progress: Progress = silent) -> Iterator[Run]
 
 
 def _begin_imports(settings: RunSettings) -> None:
-    """Import vLLM in the process that its engines come from, while this one opens the places and plans."""
+    """Import vLLM in the process that its engines are forked from, while this one opens the stores and plans."""
     begin_imports(cpu=device_and_dtype(settings.device)[0].type == "cpu")
 
 
@@ -105,8 +105,8 @@ def _read_started(output: Store, run: RunInfo) -> Manifest | None:
 def broken_off(request: RunRequest) -> str | None:
     """The id of the run that started last in this output, if it has answers, no end, and fits this request.
 
-    They are not in products.parquet: another run would ask the model for them again. To go on with a run that is still
-    at work is safe, and as slow as another run.
+    Its answers are not in products.parquet, so another run would compute them again. Continuing a run that is still in
+    progress is safe, but no faster than starting another one.
     """
     images = open_store(request.images, must_exist=True, s3=request.settings.s3)
     output = open_store(request.output, s3=request.settings.s3)
