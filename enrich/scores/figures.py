@@ -55,7 +55,7 @@ def price_scatter(table: pl.DataFrame) -> str | None:
 
 
 def reliability(table: pl.DataFrame) -> str | None:
-    """How often categories of a confidence are right, with their 95 % intervals, above how many rows there are."""
+    """How often categories are right by confidence, with 95 % intervals, above the number of rows."""
     known = table.drop_nulls("category_confidence")
     if not known.height:
         return None
@@ -140,7 +140,7 @@ def confusion(table: pl.DataFrame) -> str | None:
 
 
 def _most_confused(known: pl.DataFrame, counts: pl.DataFrame) -> str | None:
-    """The pairs of categories that most products are confused in, and how many."""
+    """The pairs of categories that are confused most often, and how many products are."""
     pairs = (
         known.filter(pl.col("category") != pl.col("answered_category"))
         .group_by("category", "answered_category")

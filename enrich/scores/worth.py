@@ -1,4 +1,4 @@
-"""Whether an adapter is worth using: its test scores against baselines that see no photo."""
+"""Whether an adapter is worth using: its test scores compared with baselines that see no photo."""
 
 import math
 from collections.abc import Mapping
@@ -63,7 +63,7 @@ class _Baselines(BaseModel):
 
 
 class _Metrics(BaseModel):
-    """The part of metrics.json that is read."""
+    """The part of metrics.json that is used."""
 
     test: _Scores
     baselines: _Baselines

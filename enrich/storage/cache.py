@@ -1,4 +1,4 @@
-"""Where this machine keeps what outlives a call: unfinished work towards S3, merged weights, and compiled code."""
+"""This machine's cache directory: uploads in progress, merged weights, and compiled code."""
 
 import logging
 import os
@@ -20,18 +20,18 @@ _COMPILED = {"VLLM_CACHE_ROOT": "vllm", "TORCHINDUCTOR_CACHE_DIR": "inductor", "
 def cache_directory() -> Path:
     """The folder $ENRICH_CACHE, else $XDG_CACHE_HOME/enrich, else ~/.cache/enrich, made and found to be writable.
 
-    In a container with another user's id, or none, the home may not be writable: a folder of TMPDIR that only this
-    user can enter then takes its place, and a line of the log says so once.
+    In a container with another user's id, or none, the home may not be writable: then a folder in TMPDIR that only this
+    user can access is used instead, and the log says so once.
 
     Raises:
-        UsageError: the folder that ENRICH_CACHE names cannot be written to, or none of them can.
+        UsageError: the folder in ENRICH_CACHE is not writable, or none of them is.
     """
     return _found(os.environ.get(VARIABLE), os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME"))
 
 
 @cache
 def _found(named: str | None, xdg: str | None, home: str | None) -> Path:
-    """`cache_directory` for what the environment says."""
+    """`cache_directory` for given environment variables."""
     if named:
         folder = Path(named).expanduser().absolute()
         try:
@@ -66,9 +66,9 @@ def _writable(folder: Path) -> Path:
 
 
 def _own(folder: Path) -> None:
-    """Makes a folder in a place where others may write, or finds that the one there is this user's alone.
+    """Create a folder in a shared location, or check that an existing one belongs to this user only.
 
-    Others can guess its name: what they put there, a link above all, is refused with PermissionError.
+    Others can guess its name; anything that they put there, especially a link, is refused with PermissionError.
     """
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -78,7 +78,7 @@ def _own(folder: Path) -> None:
 
 
 def keep_compiled_code() -> None:
-    """Let vLLM, PyTorch and Triton keep compiled code in the cache directory, each by keys of its own.
+    """Let vLLM, PyTorch and Triton keep compiled code in the cache directory, each under its own keys.
 
     TMPDIR and the home of a container, where they keep it otherwise, do not outlive the container. Places that the
     environment names already stay.
@@ -90,7 +90,7 @@ def keep_compiled_code() -> None:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turns what the operating system says about work in `folder` into RunFailed, with what to do about it."""
+    """Turn errors of the operating system about `folder` into RunFailed, with advice."""
     try:
         yield
     except OSError as error:

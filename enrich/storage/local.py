@@ -124,14 +124,14 @@ class LocalStore:
             os.unlink(self._path(key))
 
     def check_conditional_writes(self) -> None:
-        """Nothing to try: links, renames and locks are the operating system's."""
+        """Nothing to check: links, renames and locks are the operating system's."""
 
     def remove_abandoned(self) -> int:
         return remove_abandoned(self._root)
 
     @contextmanager
     def _reading(self, key: str) -> Iterator[tuple[BinaryIO, ObjectInfo]]:
-        """The open file; StorageError on leaving where it changed in the meantime."""
+        """The open file; StorageError on exit if it changed in the meantime."""
         uri = self.uri_of(key)
         with os_errors(uri):
             # O_NONBLOCK: opening a FIFO must not hang; it changes nothing for a regular file.
@@ -201,7 +201,7 @@ class _LeftOut:
             logger.warning("%r left out: %s", path, reason)
 
     def close(self) -> None:
-        """Log how many there were, where not all have been told."""
+        """Log how many there were, if not all have been logged."""
         if self._counts.total() > _TOLD:
             reasons = ", ".join(f"{reason} ({count:,})" for reason, count in self._counts.most_common())
             logger.warning("%d entries left out in all: %s", self._counts.total(), reasons)

@@ -1,4 +1,4 @@
-"""Whole directories, such as adapters and catalogs: copied to the local disk, and written whole or not at all."""
+"""Whole directories, such as adapters and catalogs: copied to the local disk, and written atomically."""
 
 import hashlib
 import os
@@ -93,7 +93,7 @@ def local_tree_or_file(uri: str) -> Iterator[Path]:
 
 
 def work_directory(uri: str, purpose: str) -> Path:
-    """Where unfinished work for `uri` keeps its state, the same at every try: beside it, or for S3 in the cache.
+    """Where unfinished work for `uri` keeps its state, the same in every attempt: next to it, or for S3 in the cache.
 
     Raises:
         UsageError: `uri` is a file, or there is no place for a cache.

@@ -1,4 +1,4 @@
-"""When a run evaluates, saves and stops, how it treats non-finite gradients, and what progress it reports."""
+"""When a run evaluates, saves and stops, how it handles non-finite gradients, and how it reports progress."""
 
 import logging
 import math

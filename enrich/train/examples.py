@@ -1,4 +1,4 @@
-"""Labelled products to token ids and loss masks; nothing else makes these."""
+"""Labelled products to token ids and loss masks; the only module that makes them."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +28,7 @@ MAX_DROPPED = 0.5  # a catalog of which more is unusable is the wrong catalog
 
 
 class Unusable(ValueError):
-    """A row that cannot be learned from; the message says why, `kind` without what differs from row to row."""
+    """A row that cannot be trained on; the message says why, `kind` without the details that differ between rows."""
 
     def __init__(self, message: str, kind: str | None = None) -> None:
         super().__init__(message)
@@ -139,7 +139,7 @@ def needed_budget(products: Sequence[Product], processor: Processor, prompt: Pro
 
 
 def check_answers(products: Sequence[Product], processor: Processor, prompt: Prompt) -> list[Dropped]:
-    """The products whose answers cannot be learned, with reasons; photos are not looked at."""
+    """The products whose answers cannot be learned, with reasons; photos are not checked."""
     dropped = []
     for product in products:
         try:

@@ -1,4 +1,4 @@
-"""Set up and run the training loop, and summarise what happened."""
+"""Set up and run the training loop, and summarise it."""
 
 import math
 from collections.abc import Callable

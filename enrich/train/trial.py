@@ -1,4 +1,4 @@
-"""Optimiser steps before training, on the longest batch there is: they measure the memory and the time of training.
+"""Optimiser steps before training, on the longest batch: they measure the memory and the time of training.
 
 Nothing here knows the model's architecture. A step runs the code of training, and evaluation's generation of one token
 follows, which with gradient checkpointing takes more memory than a step does.
@@ -27,7 +27,7 @@ from enrich.train.lora import optimizer, uncast_lora_inputs
 
 @dataclass(frozen=True)
 class Trial:
-    """What a step on the longest batch took."""
+    """Memory and time of a step on the longest batch."""
 
     memory_bytes: int  # the peak, as `peak_memory_bytes`
     products_per_second: float  # without the time to read photos, which goes on beside it, and to compile
@@ -45,7 +45,7 @@ class Trial:
 
 
 def try_longest_batch(model: PeftModel, photos: Photos, settings: TrainSettings, arguments: TrainingArguments) -> Trial:
-    """Make steps on the `batch_size` longest rows of `photos`, then restore weights, gradients and random state.
+    """Run steps on the `batch_size` longest rows of `photos`, then restore weights, gradients and random state.
 
     Photos are decoded, whatever the feature cache holds, and nothing is added to that cache: features that are computed
     in other batches than training's would differ in their last bits.

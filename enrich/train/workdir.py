@@ -1,4 +1,4 @@
-"""The work directory of a run: its lock, and whether what it holds belongs to the same run."""
+"""The work directory of a run: its lock, and whether its contents belong to the same run."""
 
 import fcntl
 import hashlib
@@ -40,10 +40,10 @@ def identify(settings: TrainSettings, prompt: Prompt, base: Path, workdir: Path,
 
 @contextmanager
 def own_workdir(workdir: Path, identity: str) -> Iterator[None]:
-    """Lock `workdir` for the run `identity`: what that run left there stays, what another left is removed.
+    """Lock `workdir` for the run `identity`: files of that run are kept, those of another run are removed.
 
     Raises:
-        UsageError: the directory holds something else, or another process is at work in it.
+        UsageError: the directory contains something else, or another process is using it.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     directory = os.open(workdir, os.O_RDONLY)
