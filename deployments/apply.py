@@ -1,10 +1,10 @@
-"""What a Prefect server needs beside its deployments: work pools, limits and automations. Idempotent.
+"""What a Prefect server needs in addition to its deployments: work pools, limits and automations. Idempotent.
 
     python -m deployments.apply                                  # with PREFECT_API_URL set; pools of processes
     python -m deployments.apply --type docker|kubernetes         # the gpu pool from pools/TYPE-gpu.json
 
-Automations live under version control here; one of the same name is brought up to date, never doubled. They go by
-ENRICH_WEBHOOK_URL, where it is set: who is told, as {"text": ...}, of runs that failed, crashed, are held or paused.
+Automations are under version control here; an existing one of the same name is updated. If ENRICH_WEBHOOK_URL is set,
+it is sent {"text": ...} about runs that failed, crashed, are held or paused.
 """
 
 import argparse
@@ -18,18 +18,18 @@ POOLS = {"cpu": 4, "gpu": 1}  # runs at once: the model has the GPU to itself
 HEARTBEAT_SECONDS = 30  # the shortest that Prefect allows
 TEMPLATES = Path(__file__).parent / "pools"
 
-# For every worker, which hands it on to its runs: what Prefect stores is JSON, never a pickle, and what the library
-# logs is seen in the UI.
+# For every worker, which passes it to its runs. Prefect then stores JSON, never pickles, and its UI shows the library's
+# log.
 ENVIRONMENT = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
-    "PREFECT_CLIENT_MAX_RETRIES": "8",  # 8 minutes without a server, 2 + 4 + ... + 256 s; its 5 are one minute
+    "PREFECT_CLIENT_MAX_RETRIES": "8",  # 8 minutes without a server, 2 + 4 + ... + 256 s; the default 5 are one minute
     "PREFECT_LOGGING_EXTRA_LOGGERS": "enrich",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
 }
 
 
 def apply(kind: str = "process", webhook: str | None = None) -> None:
-    """Create what is missing on the server of PREFECT_API_URL, and bring up to date what is there."""
+    """Create what is missing on the server at PREFECT_API_URL, and update what exists."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
 
@@ -54,9 +54,10 @@ def apply(kind: str = "process", webhook: str | None = None) -> None:
 def pool_template(kind: str, pool: str) -> dict[str, Any]:
     """The base job template of a pool: our own for GPUs in containers, else Prefect's.
 
-    Those who may start a run set its job variables, and a command, an environment, an image or a volume is the machine.
-    So a template's variables are sizes at most, and the server refuses runs with others. It does not check what a
-    deployment is changed to, so no template has an `env` either: a worker would merge a deployment's into it.
+    Anyone who may start a run can set its job variables, and setting a command, an environment, an image or a volume
+    means controlling the machine. So a template's only variables are sizes, and the server refuses runs with others.
+    It does not check changes to a deployment, so no template has an `env` either: a worker would merge a deployment's
+    `env` into it.
     """
     file = TEMPLATES / f"{kind}-{pool}.json"
     template = json.loads(file.read_text()) if file.exists() else _locked(kind, pool)

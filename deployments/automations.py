@@ -22,7 +22,7 @@ from flows.nights import SILENT
 
 SILENCE_SECONDS = SILENT * HEARTBEAT_SECONDS
 TAGS = ("enrich", "finetune")  # one of them on every deployment whose runs can be resumed
-SETTLED_SECONDS = 10  # after a crash, until all have reported it
+SETTLED_SECONDS = 10  # after a crash, until process and worker have both reported it
 RESUMED = 2  # times that a crashed run is resumed automatically
 WEBHOOK = "enrich-webhook"  # a block
 
@@ -49,13 +49,13 @@ def resumption() -> AutomationCore:
     return _automation(
         "go on with crashed runs",
         "The flow run keeps its id and with it the run id: what is committed is not done again.",
-        # Not at once: the worker of a killed process says Crashed once more, after the process's runner has.
+        # Not at once: the worker of a killed process reports Crashed again, after the process's runner has.
         ChangeFlowRunState(
             state=StateType.SCHEDULED, name="AwaitingRetry", force=False, message="it goes on after a crash"
         ),
         after={"prefect.flow-run.Crashed"},
         expect={"prefect.flow-run.AwaitingRetry"},  # a person, or this automation
-        match={"prefect.run-count": runs},  # one that never got to Running has 0, and would only crash again
+        match={"prefect.run-count": runs},  # a run that was never Running has 0, and would only crash again
         match_related=ResourceSpecification({"prefect.resource.role": ["tag"], "prefect.resource.id": tags}),
         posture=Posture.Proactive,
         within=timedelta(seconds=SETTLED_SECONDS),
@@ -63,13 +63,13 @@ def resumption() -> AutomationCore:
 
 
 def notification(webhook: UUID) -> AutomationCore:
-    """Send runs that need a person to the webhook. One that is paused asks about a held run or a new adapter."""
+    """Report runs that need a person to the webhook. A paused run asks about a held run or a new adapter."""
     line = (
         "flow_run.name ~ ': ' ~ flow_run.state.name ~ '. ' ~ (flow_run.state.message or '') ~ ' ' ~ (flow_run|ui_url)"
     )
     return _automation(
         "tell of failed and held runs",
-        "Posts one line to the webhook block, in the form that Slack and others take.",
+        "Posts one line to the webhook block, in the format of Slack and others.",
         CallWebhook(block_document_id=webhook, payload='{"text": {{ (' + line + ")|tojson }}}"),
         expect={f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut", "Held", "Paused")},
         within=timedelta(0),
@@ -79,7 +79,7 @@ def notification(webhook: UUID) -> AutomationCore:
 def _automation(
     name: str, description: str, action: Any, *, match: dict[str, Any] | None = None, **trigger: Any
 ) -> AutomationCore:
-    """One action for each flow run on whose events it is triggered."""
+    """An automation with one action, triggered by the events of each flow run."""
     return AutomationCore(
         name=f"enrich: {name}",
         description=description,

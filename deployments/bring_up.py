@@ -1,7 +1,7 @@
 """Prefect on this machine in one command, until Ctrl-C: server, work pools, automations, deployments and workers.
 
-All that Prefect keeps is in one directory, .ui in the repository. Its server listens on the loopback only, wants a
-random password, and lets no other web page read its answers. Schedules are paused until somebody switches them on.
+Everything that Prefect stores is in one directory, .ui in the repository. Its server listens on the loopback only,
+requires a random password, and lets no other web page read its answers. Schedules are paused until turned on in the UI.
 """
 
 import argparse
@@ -28,15 +28,15 @@ PREFECT = (sys.executable, "-m", "prefect")
 DEFAULT_PORT = 4200
 START_SECONDS = 300.0  # a first start compiles Prefect and makes its database: 40 s, several times that if it is busy
 PASSWORD_FILE = "password"
-SHORTEST_PASSWORD = 20  # characters, for one that somebody put there
-# Between the times a worker asks for runs. With SQLite each of them fails in server 3.7.7 (database is locked, prefect
-# #23051), and where Python collects the failed statement while the database is locked, all stands still for a minute.
+SHORTEST_PASSWORD = 20  # characters, of a password that the user wrote there
+# Between a worker's polls for runs. With SQLite, polls sometimes fail in server 3.7.7 (database is locked, prefect
+# #23051), and if Python collects the failed statement while the database is locked, the server hangs for a minute.
 QUERY_SECONDS = "5"
 STOP_SECONDS = 10.0  # an idle worker of Prefect 3.7.7 sometimes hangs when it is asked to stop
 
 
 class NotUp(Exception):
-    """Something did not start or ended by itself; the message says what, and where its log is."""
+    """A process did not start or ended by itself; the message says which, and where its log is."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Part:
 
 
 def main() -> int:
-    """0 when it was stopped, 1 when something did not start or ended by itself."""
+    """0 if it was stopped, 1 if a process did not start or ended by itself."""
     arguments = _arguments()
     home = Path(arguments.home).resolve()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -79,7 +79,7 @@ def main() -> int:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it running
-        _stop(parts[1:])  # the workers: what they have to say, they tell the server
+        _stop(parts[1:])  # the workers first: they report to the server
         _stop(parts[:1])
 
 
@@ -97,7 +97,7 @@ def _bring_up(parts: list[Part], home: Path, url: str) -> None:
 
 
 def keep_password(home: Path) -> str:
-    """What the UI asks for and our own processes present: random, made once and kept in `home`, for its owner only."""
+    """The password of the UI and of our own processes: random, generated once, stored in `home` for its owner only."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = home / PASSWORD_FILE
     with suppress(FileExistsError), open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
@@ -105,18 +105,18 @@ def keep_password(home: Path) -> str:
     path.chmod(0o600)
     password = path.read_text().strip()
     if len(password) < SHORTEST_PASSWORD or not password.isascii():
-        raise NotUp(f"{path} holds no password; remove it and start again")
+        raise NotUp(f"{path} does not contain a password; remove it and start again")
     return password
 
 
 def environment(home: Path, url: str, password: str) -> dict[str, str]:
-    """Settings for everything that is started here, whatever profile the user has."""
+    """Settings for all processes started here, whatever the user's Prefect profile says."""
     return {
         **own_server(home),
         **ENVIRONMENT,
         "PREFECT_API_URL": f"{url}/api",
         "PREFECT_WORKER_QUERY_SECONDS": QUERY_SECONDS,
-        # The same string on both sides. A page whose name was made to point here (DNS rebinding) has not got it either.
+        # The same string on both sides. It also keeps out web pages whose name resolves to us (DNS rebinding).
         "PREFECT_SERVER_API_AUTH_STRING": password,
         "PREFECT_API_AUTH_STRING": password,
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{url},{url.replace('127.0.0.1', 'localhost')}",
@@ -153,9 +153,9 @@ def _check(parts: list[Part]) -> None:
 
 
 def _stop(parts: list[Part]) -> None:
-    """Ask the processes and all in their groups, then kill what is left.
+    """Ask the processes and their groups to stop, then kill what is left.
 
-    A worker's group holds the flow runs it started: they report that they were ended, if they are given the time.
+    A worker's group includes the flow runs that it started: given the time, they report that they were stopped.
     """
     for part in parts:
         _signal(part, signal.SIGTERM)
@@ -195,7 +195,7 @@ def _has_worker(url: str, pool: str) -> bool:
 
 
 def _port(asked: int | None) -> int:
-    """The port asked for, 0 for any that is free; else Prefect's own, or any where that one is taken."""
+    """The port asked for (0: any free one). By default Prefect's own, or any free one if that is taken."""
     for port in (DEFAULT_PORT, 0) if asked is None else (asked,):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""Deploys what prefect.yaml lists, for trying: schedules are paused until they are switched on in the UI."""
+"""Deploy what prefect.yaml lists, for trials: schedules are paused until turned on in the UI."""
 
 import re
 import subprocess
@@ -23,9 +23,9 @@ class Refused(Exception):
 
 
 def deploy(demo: str = DEMO, log: IO[bytes] | None = None) -> None:
-    """Deploy to the server of PREFECT_API_URL, with the demo's data at `demo`, a folder or s3://bucket/prefix.
+    """Deploy to the server at PREFECT_API_URL, with the demo's data at `demo`, a folder or s3://bucket/prefix.
 
-    What `prefect deploy` prints goes to `log`, or where this process prints.
+    The output of `prefect deploy` is written to `log`, or else to this process's own output.
     """
     active = {name for name, is_active in schedules().items() if is_active}
     with TemporaryDirectory() as folder:
@@ -38,7 +38,7 @@ def deploy(demo: str = DEMO, log: IO[bytes] | None = None) -> None:
 
 
 def to_try(prefect_file: Path, active: Set[Schedule], demo: str = DEMO) -> dict[str, Any]:
-    """The content of `prefect_file` with paused schedules but for those in `active`, and the demo's data at `demo`."""
+    """The content of `prefect_file` with the demo's data at `demo`, and only the schedules in `active` not paused."""
     wanted = dict(yaml.safe_load(prefect_file.read_text()))
     for deployment in wanted["deployments"]:
         for schedule in deployment.get("schedules", ()):
@@ -50,7 +50,7 @@ def to_try(prefect_file: Path, active: Set[Schedule], demo: str = DEMO) -> dict[
 
 
 def schedules() -> dict[Schedule, bool]:
-    """The schedules on the server of PREFECT_API_URL, and whether somebody switched them on."""
+    """The schedules on the server at PREFECT_API_URL, and whether they are active."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:

@@ -1,8 +1,8 @@
-"""What `docker compose up` starts with: a bucket, the demo's data in it, work pools, automations and deployments.
+"""Setup for `docker compose up`: a bucket with the demo's data, work pools, automations and deployments.
 
     python -m deployments.trial s3://demo      # with PREFECT_API_URL and AWS_* variables set
 
-What is there already is kept, so it may be run again.
+It keeps what already exists, so it may be run again.
 """
 
 import argparse
@@ -32,12 +32,12 @@ def main() -> int:
     except (EnrichError, Refused) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{demo}/catalog and {demo}/bucket are there; work pools, automations and deployments are up to date")
+    print(f"{demo}/catalog and {demo}/bucket exist; work pools, automations and deployments are up to date")
     return 0
 
 
 def make_bucket(uri: str) -> None:
-    """Create the bucket of `uri`, if it is not there."""
+    """Create the bucket of `uri`, if it does not exist."""
     _, client = make_client(uri)
     try:
         client.create_bucket(Bucket=urlsplit(uri).netloc)
@@ -47,11 +47,11 @@ def make_bucket(uri: str) -> None:
 
 
 def make_data(demo: str) -> None:
-    """The sample catalog and the bucket of unlabelled photos below `demo`, if they are not there."""
+    """Create the sample catalog and the bucket of unlabelled photos below `demo`, if they do not exist."""
     from sample.make import make_sample
 
     if open_store(f"{demo}/catalog").head(CATALOG_FILE) is None:  # written last
-        print(f"drawing the demo's catalog and bucket, and uploading them to {demo}", flush=True)
+        print(f"generating the demo's catalog and bucket, and uploading them to {demo}", flush=True)
         make_sample(f"{demo}/catalog", SampleSettings(), bucket=f"{demo}/bucket")
 
 

@@ -6,13 +6,13 @@
     record = enrich.run("s3://shop/photos", adapter.uri, "s3://shop/enriched")
     doubtful = enrich.read_products("s3://shop/enriched").filter(needs_review=True).collect()
 
-Places are local paths or `s3://bucket/prefix`. Settings are those of the command of the same name (docs/settings.md): a
-mapping, a YAML file, or a settings object of `enrich.settings`. What a user can act on is raised as an
-`enrich.errors.EnrichError` whose message is one line.
+Locations are local paths or `s3://bucket/prefix`. Settings are those of the command of the same name
+(docs/settings.md): a mapping, a YAML file, or a settings object of `enrich.settings`. Errors that a user can act on are
+raised as an `enrich.errors.EnrichError` with a one-line message.
 
-`progress` is called with what is going on, steps done, and steps in all (0: unknown); `on_message` with lines about
-what was chosen, found or left out. Importing this package is cheap: each function imports what it needs, so torch, vLLM
-and Polars load when they are used.
+`progress` is called with the current activity, the steps done, and the total (0: unknown); `on_message` with lines
+about what was chosen, found or left out. Importing this package is cheap: each function imports what it needs, so
+torch, vLLM and Polars are loaded only when used.
 """
 
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ def finetune(
 ) -> "Finetuned":
     """Fine-tune a vision-language model on a labelled catalog, and write a LoRA adapter with measured errors to `out`.
 
-    A call that was killed continues from its last checkpoint when it is made again.
+    If a call was killed, the same call continues from its last checkpoint.
 
     Returns:
         Where the adapter is (`uri`), its id (`adapter`), its scores on products it never saw (`metrics`), and a
@@ -86,15 +86,15 @@ def run(
 
     Args:
         run_id: Names the run. That of an unfinished run continues it.
-        limit: Number of products at most; the next run takes the others.
+        limit: Maximum number of products; the next run does the rest.
         deadline: Time from now after which no shard is started; what is done is published.
         inventory: URI of the manifest.json of an S3 Inventory of `images`, read instead of listing the bucket.
         products: A table (CSV or Parquet) with columns product_id and photos, the keys of a product's photos in order:
-            a list, or a text with | between them. Only its products are done, and `group_by` does not count.
+            a list, or text separated by |. Only its products are processed, and `group_by` is ignored.
 
     Returns:
-        The run's record (run.json). Its `state` is published, nothing_to_do, or held if the publish gate kept
-        products.parquet as it was; `findings` say why.
+        The run's record (run.json). Its `state` is published, nothing_to_do, or held if the publish gate left
+        products.parquet unchanged; `findings` say why.
 
     Raises:
         UsageError: nothing was started. RunFailed, StorageError: the run stopped; the same `run_id` continues it.
@@ -125,7 +125,7 @@ def score(
     progress: "Progress | None" = None,
     on_message: "OnMessage | None" = None,
 ) -> "tuple[Scored, ...]":
-    """Score an adapter on a catalog: the test split of the one it was made from, every row of any other.
+    """Score an adapter: on the test split of the catalog it was trained on, or on every row of another catalog.
 
     Args:
         out: Folder for metrics.json, scores.parquet and scores.html.
@@ -161,7 +161,7 @@ def read_products(output: Place) -> "pl.LazyFrame":
 
     store = open_store(str(output), must_exist=True)
     if store.head("products.parquet") is None:
-        raise UsageError(f"output {output}: no products.parquet there yet; publish a run with `enrich run`")
+        raise UsageError(f"output {output}: no products.parquet yet; publish a run with `enrich run`")
     return pl.scan_parquet(store.uri_of("products.parquet"))
 
 
@@ -177,4 +177,4 @@ def _settings(cls: "type[S]", given: "S | Mapping[str, Any] | Place | None", com
 
 
 def _ignore(*_: object) -> None:
-    """Report to nobody."""
+    """Ignore progress."""

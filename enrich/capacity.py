@@ -1,6 +1,6 @@
-"""Which published models this machine has the memory for: estimates from their sizes, without their weights.
+"""Which published models fit this machine's memory: estimates from their sizes, without their weights.
 
-The trial step of `enrich finetune --dry-run` measures what these numbers foresee.
+The trial step of `enrich finetune --dry-run` measures what these numbers estimate.
 """
 
 import importlib.util
@@ -41,7 +41,7 @@ class Need:
     missing: tuple[str, ...]  # packages that an installed vLLM lacks for it
 
     def fits(self, machine: Machine) -> str:
-        """What can be done with it on this machine; `train*` as `train_least` says."""
+        """What this machine can do with the model; `train*` as in `train_least`."""
         does = {
             "train": self.train <= machine.memory,
             "train*": self.train_least <= machine.memory < self.train,
@@ -63,7 +63,7 @@ def this_machine() -> Machine:
 
 
 def needs(machine: Machine) -> Iterator[Need]:
-    """Of all published models of the families, on such a machine. Loads torch and transformers."""
+    """The needs of all published models of the families on such a machine. Loads torch and transformers."""
     for family in families():
         wanted = family.load().vllm_imports if installed(*VLLM) else ()
         missing = tuple(name for name in wanted if importlib.util.find_spec(name) is None)
@@ -72,7 +72,7 @@ def needs(machine: Machine) -> Iterator[Need]:
 
 
 def _memory(model: Published, number: int) -> tuple[float, float, float]:
-    """Of training, of training in as little as possible, and of serving."""
+    """The memory for training, for training with as little as possible, and for serving."""
     settings = TrainSettings()
     weights = number * model.parameters * 1e9
     # Inputs and outputs of the linears of a layer; A and B with gradient and both moments of AdamW, in float32.

@@ -1,4 +1,4 @@
-"""Tables as text: the encoding and the separator are found in the bytes, and a guess that may be wrong is told."""
+"""Tables as text: encoding and separator are detected from the bytes, and uncertain guesses are reported."""
 
 import codecs
 import csv
@@ -44,7 +44,7 @@ class Rows:
 
 
 def decoded(data: bytes, asked: str | None, where: str) -> tuple[str, str, list[str]]:
-    """The text, the name of its encoding, and what a person should know.
+    """The text, the name of its encoding, and messages for the user.
 
     Raises:
         UsageError: it is in none of the encodings that are known, or not in the one that was asked for.
@@ -180,8 +180,7 @@ def _told(text: str, name: str, others: Sequence[str]) -> list[str]:
 def split_rows(text: str, wanted: Collection[str], asked: str | None, where: str) -> Rows:
     """The rows of a CSV, its header apart.
 
-    A quotation mark inside of an unquoted cell is text, and so is one that nothing closes. Rows that end early are
-    filled up.
+    A quotation mark inside an unquoted cell is text, and so is an unclosed one. Short rows are padded.
 
     Args:
         wanted: names of columns that the table should have, which tell separators apart.
@@ -214,14 +213,14 @@ def split_rows(text: str, wanted: Collection[str], asked: str | None, where: str
         if len(cells) > len(header):
             broken[len(rows)] = f"line {start} has {len(cells)} cells, the header {len(header)}"
         elif len(cells) < len(header) and end > start:
-            broken[len(rows)] = f"line {start} has a quotation mark that nothing closes"
+            broken[len(rows)] = f"line {start} has an unclosed quotation mark"
     if len(broken) > _MOST_BROKEN * len(rows):
         raise UsageError(
             f"{where} cannot be read: {next(iter(broken.values()))}, and {len(broken):,} of {len(rows):,} rows are "
-            f"such (separator: {_called(separator)}); quote cells that hold the separator, or set columns.separator"
+            f"such (separator: {_called(separator)}); quote cells that contain the separator, or set columns.separator"
         )
     if literal:
-        notes.append(f"quotation marks that nothing closes are read as text: {literal:,}")
+        notes.append(f"unclosed quotation marks are read as text: {literal:,}")
     return Rows(_named(header, notes), rows, separator, notes, broken)
 
 
@@ -255,7 +254,7 @@ def _as_text(lines: Sequence[str], separator: str, width: int) -> list[list[str]
 
 
 def _separator(text: str, wanted: Collection[str]) -> tuple[str, list[str]]:
-    """The separator that gives the columns that are wanted, then the most rows as long as the header."""
+    """The separator that gives the wanted columns, and then the most rows as long as the header."""
     sample = text[:_SAMPLE_CHARACTERS]
     scores = {}
     for separator in SEPARATORS:
@@ -292,5 +291,5 @@ def _named(header: Sequence[str], notes: list[str]) -> list[str]:
         times = sum(one == name or one.startswith(f"{name} (") for one in names)
         names.append(f"{name} ({times + 1})" if times else name)
         if times:
-            notes.append(f"column {name!r} is there more than once; the further one is called {names[-1]!r}")
+            notes.append(f"column {name!r} exists more than once; the second one is called {names[-1]!r}")
     return names

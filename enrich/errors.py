@@ -1,4 +1,4 @@
-"""The errors a user meets. Each message is one line: what, where, and what to do next; each carries its exit code."""
+"""Errors for users. Each message is one line: what, where, and what to do next; each error has an exit code."""
 
 import copy
 import errno
@@ -9,7 +9,7 @@ from typing import TypeVar
 from enrich.vocabulary import ErrorKind
 
 _SECRETS = (
-    # User and password of a URL. A port and a path with an @ in it (`//host:80/a@2x.jpg`) are none.
+    # User and password of a URL. A port and a path with an @ in it (`//host:80/a@2x.jpg`) do not count.
     (re.compile(r"(?<=://)(?:[^\s/?#\"']*|[^\s/?#:@\"']*:(?!\d+(?:[/?#]|$))[^\s\"']*)@"), ""),
     # Values of a query that grant access: those that S3 signs with, and what other services call theirs.
     (
@@ -30,13 +30,13 @@ def redact(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` as it may be shown: one line without secrets, without what steers a terminal, and valid Unicode."""
+    """`text` safe to show: one line without secrets or terminal control sequences, and valid Unicode."""
     line = re.sub(r"\s*[\x00-\x1f\x7f-\x9f\u2028\u2029]+\s*", " ", text).strip()
     return redact(line).encode("utf-8", "backslashreplace").decode()
 
 
 def shell(word: str) -> str:
-    """A word of a command in a message, on one line and quoted where a shell would not take it as it is."""
+    """A word of a command in a message, on one line and quoted if a shell needs it."""
     return shlex.quote(one_line(word))
 
 
@@ -60,7 +60,7 @@ class Unreachable(UsageError):
 
 
 class RunFailed(EnrichError):
-    """The run started and could not finish; what it committed stays, and the same run id continues it."""
+    """The run started and could not finish; what it committed is kept, and the same run id continues it."""
 
 
 class PermanentFailure(RunFailed):
@@ -97,12 +97,12 @@ def located(error: E, place: str) -> E:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, without what follows; its kind where it says nothing."""
+    """The first line of a library's error message; its type if it has no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def unforeseen(error: BaseException) -> RunFailed:
-    """An error that is not ours, in our words: what the operating system refuses is the user's to change."""
+    """An unexpected error as one of ours; what the operating system refuses, the user can fix."""
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -114,19 +114,19 @@ def unforeseen(error: BaseException) -> RunFailed:
         return RunFailed("out of memory; lower in_flight or batch_size, or use a larger machine, and run again")
     if "operator torchvision::" in _told(error):
         return PermanentFailure(
-            "torchvision is not a build for this torch; install one that is, or uninstall torchvision"
+            "torchvision does not match this torch; install a matching build, or uninstall torchvision"
         )
     message = (str(error).strip().splitlines() or [""])[0]
     # Names, since Polars is not imported here. PanicException is how its reader fails on some damaged headers.
     by_polars = type(error).__name__ in ("ComputeError", "PanicException")
     if by_polars and (message.startswith("parquet") or "OutOfSpec" in message):
         return PermanentFailure(
-            f"a Parquet file is damaged ({message[:200]}); make products.parquet again from history with "
+            f"a Parquet file is damaged ({message[:200]}); rebuild products.parquet from history with "
             "`enrich rebuild --output URI`, or move the run's files away and start it again"
         )
     return RunFailed(f"{type(error).__name__}: {message[:500]}; set ENRICH_DEBUG=1 to see where, and report it")
 
 
 def _told(error: BaseException | None) -> str:
-    """What an error and those that led to it say."""
+    """The messages of an error and of its causes."""
     return f"{error} {_told(error.__cause__ or error.__context__)}" if error else ""

@@ -1,4 +1,4 @@
-"""What a start is made of: its phases, when each began and ended. They may overlap."""
+"""The phases of a start, and when each began and ended. They may overlap."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +23,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Start:
-    """How long it took until the first answer, or the first training step, and what it was made of."""
+    """The time until the first answer or the first training step, and its phases."""
 
     seconds: float
     phases: tuple[Phase, ...]
@@ -33,7 +33,7 @@ class Phases:
     """Records the phases of a start while they happen.
 
     Args:
-        before: seconds since the start began, where that was before this was made.
+        before: seconds that the start had already taken when this was created.
     """
 
     def __init__(self, before: float = 0.0) -> None:
@@ -51,7 +51,7 @@ class Phases:
         ended()
 
     def begin(self, name: str, parts: Mapping[str, float] = MappingProxyType({})) -> Callable[[], None]:
-        """The phase `name` begins now, and ends when what is returned is called, in whatever thread."""
+        """Begin the phase `name`; calling the result ends it, from any thread."""
         began = self._now()
         return lambda: self._ended.append(Phase(name, began, self._now(), dict(parts)))
 
@@ -60,7 +60,7 @@ class Phases:
         return any(phase.name == name for phase in self._ended)
 
     def end(self) -> Start:
-        """The start ends now."""
+        """End the start."""
         return Start(self._now(), tuple(sorted(self._ended, key=lambda phase: (phase.began, phase.ended))))
 
     def _now(self) -> float:

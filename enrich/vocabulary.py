@@ -1,4 +1,4 @@
-"""The words of the domain: closed lists of values, and what products and photos are. Loads nothing."""
+"""The vocabulary of the domain: closed lists of values, and the types of products and photos. Loads nothing."""
 
 import unicodedata
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ TRANSIENT = frozenset(
 
 
 class PhotoIssue(StrEnum):
-    """What may be wrong with a photo that can be decoded. It is never a reason to leave the photo out."""
+    """What may be wrong with a photo that can be decoded. No photo is left out because of it."""
 
     BLURRED = "blurred"
     DARK = "dark"
@@ -56,7 +56,7 @@ class Reason(StrEnum):
 
 
 class ReviewReason(StrEnum):
-    """Why a person should look at a row."""
+    """Why a row needs review."""
 
     LOW_CONFIDENCE = "low_confidence"
     LOW_ATTRIBUTE_CONFIDENCE = "low_attribute_confidence"
@@ -70,7 +70,7 @@ class ReviewReason(StrEnum):
 
 @dataclass(frozen=True)
 class Product:
-    """A labelled product of a catalog: what its photos are taught to say."""
+    """A labelled product of a catalog: the answer that its photos are trained on."""
 
     product_code: str
     title: str
@@ -82,13 +82,13 @@ class Product:
 
 
 def same_design(title: str) -> str:
-    """What titles of one design in several photos have in common: all but case, spacing and compatible characters."""
+    """A title without case, spacing and compatibility characters: equal for all photos of one design."""
     return " ".join(unicodedata.normalize("NFKC", title).casefold().split())
 
 
 @dataclass(frozen=True)
 class ListedPhoto:
-    """One photo of a product, as it was listed."""
+    """One photo of a product, as listed."""
 
     key: str
     size: int  # bytes
@@ -97,7 +97,7 @@ class ListedPhoto:
 
 @dataclass(frozen=True)
 class ManifestItem:
-    """One product that a run has to do."""
+    """One product that a run must process."""
 
     product_id: str
     photos: tuple[ListedPhoto, ...]  # in the product's order, the main photo first

@@ -1,1 +1,1 @@
-"""Prefect flows: who calls what, with which retries, under which name. What they do is enrich.pipeline's."""
+"""Prefect flows: the order, retries and names of calls into enrich.pipeline, which does the work."""

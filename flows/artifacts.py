@@ -1,4 +1,4 @@
-"""What a run shows in Prefect's UI: progress while it runs, then numbers, photos and links to its pages.
+"""The artifacts of a run in Prefect's UI: progress while it runs, then numbers, photos and links to its pages.
 
 Answers and file names are untrusted text: they are escaped before they become Markdown.
 """
@@ -31,8 +31,8 @@ EVERY_SECONDS = 5.0  # between updates of the progress
 class ProgressArtifact:
     """A `Progress` that keeps the flow run's artifact `progress` up to date, and calls `also`.
 
-    Updates are sent from a thread, and dropped while the last one is on its way: a server that is slow or away delays
-    nothing and fails nothing.
+    Updates are sent from a thread, and dropped while the previous one is being sent: a slow or unreachable server
+    neither delays the run nor makes it fail.
     """
 
     def __init__(self, also: Progress, every_seconds: float = EVERY_SECONDS) -> None:
@@ -68,13 +68,13 @@ def _send(artifact: Any, share: float, line: str) -> None:
 
 
 def show_scores(metrics: dict[str, Any], where: str) -> None:
-    """The table `adapter-scores`: the adapter's scores beside those of its base and the baselines."""
+    """The table `adapter-scores`: the adapter's scores next to those of its base and the baselines."""
     rows = [{"": name, **columns} for name, columns in score_table(metrics)]
     create_table_artifact(rows, key="adapter-scores", description=f"{where}, test split")
 
 
 def show_challenge(found: Challenge, why: str) -> None:
-    """The table `comparison`: the new adapter beside the standing one, with the error of each difference."""
+    """The table `comparison`: the new adapter against the standing one, with the error of each difference."""
     rows = [
         {
             "by": one.labels,
@@ -88,12 +88,12 @@ def show_challenge(found: Challenge, why: str) -> None:
         for one in found.contests
         for difference in one.differences
     ]
-    people = f" People decided on {found.decided:,} products that are never taught." if found.decided else ""
+    people = f" People decided {found.decided:,} of the products that are never trained on." if found.decided else ""
     create_table_artifact(rows, key="comparison", description=f"{why}.{people}")
 
 
 def show_run(record: RunRecord, output: str, settings: RunSettings) -> None:
-    """`enrichment`: the run on half a page. `counts`: a table. `contact-sheet`: photos. `report`: links."""
+    """`enrichment`: the run in half a page. `counts`: a table. `contact-sheet`: photos. `report`: links."""
     run_id = record.run.run_id
     create_markdown_artifact(render_summary(record.model_dump(mode="json"), output), "enrichment", f"Run {run_id}")
     create_table_artifact(counts(record), "counts", f"Run {run_id}: products by reason and by outcome")
@@ -107,15 +107,15 @@ def show_run(record: RunRecord, output: str, settings: RunSettings) -> None:
 def page_links(record: RunRecord, output: str, settings: RunSettings) -> str:
     """Links to the report and the review page of a run, or the commands that show them, as Markdown.
 
-    Links into S3 are credentials: they belong into artifacts, which only those who may use Prefect see, and not into
-    logs, messages of states or files.
+    Links into S3 are credentials: they belong in artifacts, which only users of the Prefect server see, and not in
+    logs, state messages or files.
     """
     return render_links(link_pages(record, output, settings))
 
 
 def counts(record: RunRecord) -> list[dict[str, Any]]:
-    """Photos of a run by reason and by outcome."""
-    reasons = [("why they were done", reason, count) for reason, count in record.by_reason.items()]
+    """Products of a run by reason and by outcome."""
+    reasons = [("why processed", reason, count) for reason, count in record.by_reason.items()]
     kinds = [("failed with", kind, count) for kind, count in record.by_error_kind.items()]
     ended = [("outcome", name, record.counts[name]) for name in ("ok", "failed")]
     return [

@@ -1,6 +1,6 @@
-"""Ask a person, and wait: the button Resume of a flow run that is paused shows a form, and above it what to decide by.
+"""Ask a person and wait: the Resume button of a paused flow run shows a form, below the facts to decide by.
 
-Every text from elsewhere is escaped there.
+All external text in it is escaped.
 """
 
 import asyncio
@@ -17,22 +17,22 @@ from enrich.pipeline.challenging import Challenge
 from enrich.pipeline.standing import Standing
 from enrich.settings.run import GateSettings
 
-MARGIN_SECONDS = 3600  # Prefect fails a pause that ends by itself; ours ends before and changes nothing
+MARGIN_SECONDS = 3600  # Prefect fails a run whose pause times out; ours ends the pause earlier and changes nothing
 
 F = TypeVar("F", bound=RunInput)
 
 
 async def ask(form: type[F], description: str, hours: float, about: str) -> F | None:
-    """What a person filled in; None if nobody did in time.
+    """The form as a person filled it in; None if nobody did in time.
 
     Args:
-        form: what is asked.
-        description: what to decide by, as Markdown.
+        form: the question.
+        description: the facts to decide by, as Markdown.
         hours: how long to wait.
-        about: names the question within the flow run.
+        about: identifies the question within the flow run.
     """
     seconds = hours * 3600
-    key = re.sub("[^a-z0-9-]", "-", about.lower())  # what Prefect takes
+    key = re.sub("[^a-z0-9-]", "-", about.lower())  # the characters that Prefect allows
     asked = form.with_initial_data(description=description)
     pause = apause_flow_run(wait_for_input=asked, timeout=round(seconds) + MARGIN_SECONDS, key=key)
     try:
@@ -42,7 +42,7 @@ async def ask(form: type[F], description: str, hours: float, about: str) -> F | 
 
 
 def render_held(record: RunRecord, failed: Sequence[Mapping[str, Any]]) -> str:
-    """Each limit that a run passed with its value, and the rows of some products that failed."""
+    """Each limit that a run exceeded with its value, and the rows of some products that failed."""
     findings = [{"label": _label(one.limit), "allowed": one.allowed, "value": one.value} for one in record.findings]
     total = record.counts["failed"]
     page = template("held.md.jinja", escape=False)
@@ -57,7 +57,7 @@ def _label(limit: str) -> str:
 def render_promotion(
     new: str, standing: Standing | None, found: Challenge | None, metrics: Mapping[str, Mapping[str, Any] | None]
 ) -> str:
-    """A new adapter and the standing one: on the same products, or else each by its own test (`metrics`, by name)."""
+    """A new adapter and the standing one, on the same products, or else each on its own test (`metrics`, by name)."""
     own = [(name, score_table(scores)[0][1]) for name, scores in metrics.items() if scores]
     columns = list(own[0][1]) if own else []
     page = template("promotion.md.jinja", escape=False)

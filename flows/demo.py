@@ -1,6 +1,6 @@
 """From catalog to products.parquet in one folder: `python -m flows.demo`. Needs no GPU, network or Prefect server.
 
-`python -m flows.demo DIRECTORY`, or `make demo MODEL=DIRECTORY`, teaches another base of the tiny one's size.
+`python -m flows.demo DIRECTORY`, or `make demo MODEL=DIRECTORY`, trains another base of about the tiny one's size.
 """
 
 import atexit
@@ -15,7 +15,7 @@ from typing import Any
 
 from flows.home import own_server
 
-if __name__ == "__main__":  # before the imports below: Prefect and others read the environment while they are imported
+if __name__ == "__main__":  # before the imports below, because Prefect and others read the environment on import
     from enrich.console import quiet_libraries
     from enrich.storage.scratch import Scratch
 
@@ -25,7 +25,7 @@ if __name__ == "__main__":  # before the imports below: Prefect and others read 
     os.environ.pop("PREFECT_API_URL", None)
     os.environ |= own_server(_home.path)
     os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "300"  # a first start takes a minute
-    os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"  # what is to be said is said here
+    os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"  # this module prints all that matters
     # Each decoding process imports this module again, without Prefect and torch.
     sys.modules["__main__"] = ModuleType("__main__")
     sys.exit(importlib.import_module("flows.demo").main(*sys.argv[1:2]))
@@ -58,7 +58,7 @@ SAMPLE, RUN = SampleSettings(), RunSettings()
 
 @flow(name="demo", flow_run_name="demo in {folder}")
 def demo(folder: str, how: TrainSettings, progress: Any) -> tuple[Finetuned, dict[str, Any], RunRecord]:
-    """Make a catalog and a bucket in `folder`, teach a base the catalog, and enrich the bucket."""
+    """Generate a catalog and a bucket in `folder`, fine-tune a base on the catalog, and enrich the bucket."""
     catalog, bucket, adapter, output = (f"{folder}/{part}" for part in PARTS)
     tasks.sample(catalog, bucket, SAMPLE, progress)
     done = tasks.train(catalog, adapter, how, progress)
@@ -68,12 +68,12 @@ def demo(folder: str, how: TrainSettings, progress: Any) -> tuple[Finetuned, dic
 
 def main(model: str = TINY_MODEL, folder: str = "demo") -> int:
     """Run the demo and print its scores and where the results are. The exit codes are those of `enrich`."""
-    # Hostile photos fail: the record counts them by kind at the end, and the report names them.
+    # Hostile photos fail by design: the record counts them by kind at the end, and the report names them.
     logging.getLogger("enrich.pipeline.run.session").setLevel(logging.ERROR)
     try:
         how = recipe(model)
         make_room(Path(folder))
-        console.print(f"catalog, bucket, adapter and output go to {folder}/; this takes some minutes")
+        console.print(f"catalog, bucket, adapter and output are written to {folder}/; this takes a few minutes")
         with progress_bars("starting Prefect") as progress:
             done, holdout, record = demo(folder, how, progress)
         console.print(_heading("Unseen products", f" ({done.metrics['test']['rows']}, the test split)"))
@@ -92,7 +92,7 @@ def main(model: str = TINY_MODEL, folder: str = "demo") -> int:
 
 
 def recipe(model: str) -> TrainSettings:
-    """The tiny base's recipe for `model`, which sees photos as its own settings say, whatever its family.
+    """The tiny base's recipe for `model`, of any family, with photos prepared as the model's own settings say.
 
     Raises UsageError: it is not usable.
     """
@@ -114,9 +114,9 @@ def _heading(what: str, more: str) -> Text:
 
 
 def make_room(folder: Path) -> None:
-    """Remove an earlier demo, whole or broken off. UsageError where `folder` holds anything else."""
+    """Remove an earlier demo, complete or interrupted. UsageError if `folder` contains anything else."""
     ours = {*PARTS, SHEET, ".adapter.training"}
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in ours) if folder.is_dir() else []
     if foreign:
-        raise UsageError(f"{folder}/{foreign[0]}: not of the demo; move it elsewhere, for the demo empties {folder}/")
+        raise UsageError(f"{folder}/{foreign[0]}: not part of the demo, which empties {folder}/; move it elsewhere")
     shutil.rmtree(folder, ignore_errors=True)

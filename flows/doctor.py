@@ -1,4 +1,4 @@
-"""`enrich doctor --prefect`: whether nights can start on this server, and what to do where they cannot."""
+"""`enrich doctor --prefect`: whether scheduled runs can start on this server, and what to do if they cannot."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -19,20 +19,20 @@ from flows.nights import PUBLISHERS, SILENT, heard_of
 
 AT_WORK = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]  # states in which a run may hold slots
 LATE = timedelta(minutes=15)  # a worker looks for runs every 15 s
-HEARTBEAT = 30  # seconds, where this machine's settings do not say what deployments/apply.py gives to workers
+HEARTBEAT = 30  # seconds; what deployments/apply.py sets for workers, used if this machine's settings have no value
 ANSWER_SECONDS = 15.0
-MOST_RUNS = 200  # the most that Prefect lists at once, and more than can be at work
+MOST_RUNS = 200  # the most that Prefect lists at once, and more than can be active
 
 
 def examine_prefect(release: bool = False) -> list[Finding]:
-    """Look at the server of PREFECT_API_URL: versions, automations, pools, late and silent runs, limits.
+    """Check the server at PREFECT_API_URL: versions, automations, pools, late and silent runs, limits.
 
     Args:
         release: Free slots of limits that belong to no live run. Nothing else is changed.
 
     Raises:
         UsageError: no server is named.
-        RunFailed: the server does not answer a question.
+        RunFailed: the server fails to answer a request.
     """
     url = PREFECT_API_URL.value()
     if not url:
@@ -56,19 +56,19 @@ def _examine(release: bool) -> list[Finding]:
 
 
 def _unreachable(url: str) -> Finding | None:
-    """What keeps this machine from the server; asked once, where Prefect's client would try for minutes."""
+    """Why this machine cannot use the server, by a single request; Prefect's client would retry for minutes."""
     auth = PREFECT_API_AUTH_STRING.value()
     credentials = httpx.BasicAuth(*auth.split(":", 1)) if auth else None
     try:
         answer = httpx.post(f"{url}/flows/count", json={}, auth=credentials, timeout=ANSWER_SECONDS)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        fix = f"{first_line(error)}; start it (`prefect server start`), or set PREFECT_API_URL to where it is"
+        fix = f"{first_line(error)}; start it (`prefect server start`), or set PREFECT_API_URL to its address"
         return Finding("Prefect server", f"{redact(url)} does not answer", False, True, fix)
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         fix = "set PREFECT_API_AUTH_STRING to the server's user:password"
-        return Finding("Prefect server", f"{redact(url)} wants a password", False, True, fix)
+        return Finding("Prefect server", f"{redact(url)} requires a password", False, True, fix)
     if answer.is_error:
-        fix = "look at its log, or set PREFECT_API_URL to where it is, with /api at the end"
+        fix = "look at its log, or set PREFECT_API_URL to its address, with /api at the end"
         return Finding("Prefect server", f"{redact(url)} answers {answer.status_code}", False, True, fix)
     return None
 
@@ -89,7 +89,7 @@ def _automations(client: SyncPrefectClient) -> Iterator[Finding]:
     ours = [automation for automation in client.read_automations() if automation.name.startswith("enrich: ")]
     off = [automation.name for automation in ours if not automation.enabled]
     here = f"off: {', '.join(off)}" if off else f"{len(ours)} on" if ours else "-"
-    fix = "python -m deployments.apply; without them nobody ends runs whose worker was killed"
+    fix = "python -m deployments.apply; without them runs whose worker was killed never end"
     yield Finding("automations", here, bool(ours) and not off, True, fix)
 
 
@@ -107,7 +107,7 @@ def _pools(client: SyncPrefectClient) -> Iterator[Finding]:
 
 
 def _schedules(client: SyncPrefectClient) -> Iterator[Finding]:
-    """Deployments with an active schedule that has made no run for the time to come, and those whose runs are late."""
+    """Deployments with an active schedule that has created no future runs, and those whose runs are late."""
     now = datetime.now(UTC)
     for deployment in client.read_deployments():
         scheduled = _runs(
@@ -116,28 +116,28 @@ def _schedules(client: SyncPrefectClient) -> Iterator[Finding]:
         due = sorted(run.expected_start_time for run in scheduled if run.expected_start_time)
         if not deployment.paused and any(schedule.active for schedule in deployment.schedules):
             ahead = [time for time in due if time > now]
-            here = f"next at {_at(ahead[0])}" if ahead else "it has made no run for the time to come"
-            fix = "look for errors of the scheduler in the server's log, and start the server again"
+            here = f"next at {_at(ahead[0])}" if ahead else "it has created no future runs"
+            fix = "look for scheduler errors in the server's log, and restart the server"
             yield Finding(f"schedule of {deployment.name}", here, bool(ahead), True, fix)
         if late := [time for time in due if time < now - LATE]:
             here = f"{len(late)} due and not started, the first at {_at(late[0])}"
-            fix = f"start a worker of the pool {deployment.work_pool_name}, or look what has its slots"
+            fix = f"start a worker for the pool {deployment.work_pool_name}, or check what holds its slots"
             yield Finding(f"runs of {deployment.name}", here, False, True, fix)
 
 
 def _silent(client: SyncPrefectClient) -> Iterator[Finding]:
-    """Runs whose process is gone while nobody has said so: they hold their pool's slot."""
+    """Runs whose process is gone without the server knowing: they hold their pool's slot."""
     within = timedelta(seconds=SILENT * (PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() or HEARTBEAT))
     for run in _runs(client, state={"type": {"any_": AT_WORK}}):
         changed = run.state.timestamp if run.state else None
         if changed and datetime.now(UTC) - changed > max(within, LATE) and not heard_of(client, run.id, within):
             name = run.state.name if run.state else ""
-            fix = f"if its process is gone: prefect flow-run cancel {run.id}; the next night goes on with what it did"
-            yield Finding(f"run {run.name}", f"{name} since {_at(changed)}, and silent", False, True, fix)
+            fix = f"if its process is gone: prefect flow-run cancel {run.id}; the next nightly run continues its work"
+            yield Finding(f"run {run.name}", f"{name} since {_at(changed)}, without heartbeats", False, True, fix)
 
 
 def _limits(client: SyncPrefectClient, release: bool) -> Iterator[Finding]:
-    """Slots that belong to no live run. Read before and after the runs: both may start or end meanwhile."""
+    """Slots that belong to no live run. Limits are read before and after the runs, which may start or end meanwhile."""
     before = client.read_global_concurrency_limits()
     holders = {limit.id: _may_hold(client, limit) for limit in before if limit.active_slots}
     after = {limit.id: limit.active_slots for limit in client.read_global_concurrency_limits()}
@@ -152,11 +152,11 @@ def _limits(client: SyncPrefectClient, release: bool) -> Iterator[Finding]:
             yield Finding(f"limit {limit.name}", f"{here}, {leaked} released", True, True, "")
         else:
             fix = "enrich doctor --prefect --release"
-            yield Finding(f"limit {limit.name}", f"{here}, {leaked} of them by no live run", False, True, fix)
+            yield Finding(f"limit {limit.name}", f"{here}, {leaked} of them leaked", False, True, fix)
 
 
 def _may_hold(client: SyncPrefectClient, limit: GlobalConcurrencyLimitResponse) -> int:
-    """How many runs that are at work may hold slots of a limit: at most as many as do."""
+    """Upper bound on the slots of a limit that active runs hold."""
     kind, _, rest = limit.name.partition(":")
     if kind == "deployment":
         return len(_runs(client, deployment_id={"any_": [rest]}, state={"type": {"any_": AT_WORK}}))

@@ -1,4 +1,4 @@
-"""Enrich what is new or changed in a bucket: plan, shards as task runs, publish, report."""
+"""Enrich new and changed products of a bucket: plan, shards as task runs, publish, report."""
 
 import math
 import time
@@ -22,15 +22,15 @@ from flows import tasks
 from flows.parameters import ADHOC, ANSWERING, Adapter, AdhocSettings, Output, Photos, Text, read_text
 from flows.states import held
 
-MOST_GROUPS = 500  # task runs that answer
-LEAST_SHARDS = 8  # of one of them; a retry does those that are missing
+MOST_GROUPS = 500  # of shards; each is a task run
+LEAST_SHARDS = 8  # in a group; a retry does the missing ones
 
 
 @flow(name="enrich-catalog", flow_run_name="enrich {photos}")
 def enrich_catalog(photos: Photos, adapter: Adapter, output: Output, settings: Text = ADHOC) -> State[Any]:
-    """Titles, categories and prices for the products that are new or whose photos changed, into products.parquet.
+    """Write titles, categories and prices of new products, and of those whose photos changed, to products.parquet.
 
-    Ends as Held, not Completed, where the publish gate did not change products.parquet.
+    Ends as Held, not Completed, if the publish gate left products.parquet unchanged.
     """
     more = read_text(AdhocSettings, settings, "run", ANSWERING)
     request = RunRequest(
@@ -41,7 +41,7 @@ def enrich_catalog(photos: Photos, adapter: Adapter, output: Output, settings: T
 
 
 def enrich_all(request: RunRequest) -> RunRecord:
-    """Finish the run that an earlier flow run left when its process was killed, if it did, then do what is new."""
+    """Finish the run of an earlier flow run whose process was killed, if there is one, then do what is new."""
     if left := tasks.find_broken_off(request):
         started = time.monotonic()
         enrich(replace(request, run_id=left))
@@ -51,7 +51,7 @@ def enrich_all(request: RunRequest) -> RunRecord:
 
 
 def enrich(request: RunRequest, progress: Progress | None = None) -> RunRecord:
-    """The tasks of one run, within the flow that calls; a request without a run id gets the flow run's own."""
+    """The tasks of one run, within the calling flow; a request without a run id gets the flow run's own."""
     deadline = Deadline.after(request.deadline)
     request = replace(request, run_id=request.run_id or tasks.own_run_id(request.adapter))
     with ExitStack() as stack, tags(f"run:{request.run_id}"):
@@ -66,8 +66,8 @@ def enrich(request: RunRequest, progress: Progress | None = None) -> RunRecord:
 
 
 def _answer_missing(run: Run, deadline: Deadline, progress: Progress | None) -> None:
-    """Answer every shard that is not committed yet, as long as there is time."""
-    # Ray spreads the shards that it is given, so it gets all of them at once.
+    """Answer every shard that is not committed yet, until the deadline."""
+    # Ray distributes the shards itself, so it gets all of them at once.
     groups = shard_groups(run.missing_shards(), most=1 if run.settings.runner == "ray" else MOST_GROUPS)
     if not groups:
         return
@@ -86,8 +86,8 @@ def _answer_missing(run: Run, deadline: Deadline, progress: Progress | None) -> 
 def shard_groups(shards: Sequence[int], most: int = MOST_GROUPS, least: int = LEAST_SHARDS) -> list[list[int]]:
     """`shards` in order, in at most `most` groups whose sizes differ by one at most; of `least` shards, if there are.
 
-    Each group is a task run. Prefect's SQLite server drops events in bursts of some thousands, and 500 are as many
-    lines as anybody reads. The engine runs dry at the end of a group: about 2 s, of 40 s for a shard on a large GPU.
+    Each group is a task run. Prefect's SQLite server drops events in bursts of a few thousand, and nobody reads more
+    than 500 lines. The engine runs dry at the end of a group: about 2 s, where a shard takes 40 s on a large GPU.
     """
     count = min(most, math.ceil(len(shards) / least))
     bounds = [len(shards) * index // count for index in range(count + 1)] if count else []
@@ -95,7 +95,7 @@ def shard_groups(shards: Sequence[int], most: int = MOST_GROUPS, least: int = LE
 
 
 def ending(record: RunRecord, output: str) -> State[Any]:
-    """How a flow ends that made this run: Completed, or Held with the reason and the way out."""
+    """The final state of the flow that made this run: Completed, or Held with the reason and what to do."""
     if record.state == "held":
         return held(str(held_back(record, output)))
     left = f"; {record.missing_shards} of {record.shards} shards are left" if record.missing_shards else ""

@@ -1,4 +1,4 @@
-"""Teach the base model a catalog."""
+"""Fine-tune the base model on a catalog."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ from flows.states import held
 
 @flow(name="finetune-adapter", flow_run_name="fine-tune {adapter} on {catalog}")
 def finetune_adapter(catalog: Catalog, adapter: NewAdapter, settings: Text = FINETUNE) -> State[Any]:
-    """Photo to title, category and full price, as a LoRA adapter that states its own errors.
+    """Train a LoRA adapter from photos to title, category and full price, with calibrated errors.
 
-    Ends as Held, not Completed, where the adapter is no better than guessing without a photo.
+    Ends as Held, not Completed, if the adapter is no better than guessing without a photo.
     """
     more = read_text(FinetuneSettings, settings, "finetune", LOOKING)
     training = more.finetune

@@ -1,4 +1,4 @@
-"""Every night: an adapter for the current catalog, then the bucket."""
+"""Every night: an adapter for the current catalog, then enrichment of the bucket."""
 
 import re
 from pathlib import Path
@@ -23,14 +23,14 @@ from flows.states import held
 def nightly(catalog: Catalog, photos: Photos, output: Output, settings: Text = NIGHTLY) -> State[Any]:
     """Fine-tune if the catalog has changed enough, then enrich, publish and report.
 
-    A new adapter serves from the night on in which it is at least as good as the standing one; until then that one
-    goes on, and the flow says so. Ends as Held, without enriching, where the adapter that serves is no better than
-    guessing without a photo. What a night whose process was killed has answered is published by the next one.
+    A new adapter serves once it is at least as good as the standing one; until then that one keeps serving, and the
+    flow says so. Ends as Held, without enriching, if the serving adapter is no better than guessing without a photo.
+    If the process of a nightly run was killed, the next one publishes its answers.
     """
     if later := nights.superseded():
-        return Completed(name="Skipped", message=f"{later} was due later and is due too; it does what this one would")
+        return Completed(name="Skipped", message=f"{later} was due later and is due too; it does this run's work")
     if earlier := nights.still_at_work():
-        return Completed(name="Skipped", message=f"{earlier} is still at work; the next night does what is new since")
+        return Completed(name="Skipped", message=f"{earlier} is still running; the next nightly run does what is new")
     more = read_text(NightlySettings, settings, "run", ANSWERING)
     adapters = more.adapters or beside(output, "adapters")
     found = tasks.find_adapter(catalog, adapters, more.finetune, more.adapter, more.retrain.limits())
@@ -42,7 +42,7 @@ def nightly(catalog: Catalog, photos: Photos, output: Output, settings: Text = N
     if worth.state == "weak" and more.run.gate.enabled and not more.run.gate.allow_weak_adapter:
         # Every night would answer the whole bucket for a table that is held back.
         return held(
-            f"adapter {choice.uri}: {worth.text}; nothing was enriched: train it better, or set "
+            f"adapter {choice.uri}: {worth.text}; nothing was enriched: train a better one, or set "
             "gate.allow_weak_adapter if this is right"
         )
     seconds = tasks.seconds_left(more.until)
@@ -53,7 +53,7 @@ def nightly(catalog: Catalog, photos: Photos, output: Output, settings: Text = N
 
 
 def beside(output: str, name: str) -> str:
-    """The place `name` in the folder that holds the output."""
+    """The location `name` in the output's parent folder."""
     if re.fullmatch(r"s3://[^/]+/?", output):
         raise UsageError(f"Output {output} is a whole bucket; add a folder, or `{name}: s3://...` to the settings")
     return str(Path(output).parent / name) if not is_s3(output) else f"{output.rstrip('/').rpartition('/')[0]}/{name}"

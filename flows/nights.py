@@ -1,4 +1,4 @@
-"""What one night finds out about the others, from the server."""
+"""What a nightly run learns about the others from the server."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -10,20 +10,20 @@ from prefect.context import FlowRunContext
 from prefect.events.filters import EventFilter
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
-PUBLISHERS = "enrich-publish"  # a limit of the server, made by deployments/apply.py, for `tasks.in_turn`
-SILENT = 3  # heartbeats that a run may miss; deployments/automations.py calls one that missed more crashed
+PUBLISHERS = "enrich-publish"  # a concurrency limit that deployments/apply.py creates, for `tasks.in_turn`
+SILENT = 3  # heartbeats that a run may miss; deployments/automations.py marks a run that missed more as crashed
 
 
 def this_run() -> FlowRun | None:
-    """The flow run that calls this; None outside of one."""
+    """The current flow run; None outside of one."""
     context = FlowRunContext.get()
     return context.flow_run if context else None
 
 
 def superseded() -> str | None:
-    """The name of a run of the same deployment that was due later than this one and is due by now, if there is one.
+    """The name of a run of the same deployment that was due after this one and is due by now, if there is one.
 
-    A worker that was away finds a run for every night that it missed; the last of them does the work of all.
+    A worker that was down finds a run for every night that it missed; the last of them does the work of all.
     """
     run = this_run()
     if run is None or run.deployment_id is None or not run.auto_scheduled or run.expected_start_time is None:
@@ -42,9 +42,9 @@ def superseded() -> str | None:
 
 
 def still_at_work() -> str | None:
-    """The name of a run of the same deployment that started before this one and shows signs of life, if there is one.
+    """The name of a run of the same deployment that started before this one and still sends heartbeats, if any.
 
-    One that went silent does not count, whatever its state: its process was killed and nobody was there to say so.
+    A run without heartbeats does not count, whatever its state: its process was killed, and nothing reported it.
     """
     run, every = this_run(), PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value()
     if run is None or run.deployment_id is None or run.start_time is None or every is None:
@@ -64,7 +64,7 @@ def still_at_work() -> str | None:
 
 
 def heard_of(client: SyncPrefectClient, run: UUID, within: timedelta) -> bool:
-    """Whether the process of a flow run has sent a heartbeat in that time."""
+    """Whether a flow run's process has sent a heartbeat in that time."""
     beats = EventFilter.model_validate(
         {
             "occurred": {"since": datetime.now(UTC) - within},

@@ -1,8 +1,8 @@
-"""Fields of the forms that start a flow: the places that a person has to name, and one text for all else.
+"""Fields of the forms that start a flow: the required locations, and one text for everything else.
 
-Prefect 3.7.7 gives a field 92 pixels of height, and everything around the fields 556: three fields and a text of three
-lines are all that a screen of 1,000 pixels shows together with the button that starts the run. So the text holds the
-few things that a person sets now and then, on lines that are there to be filled, and any setting below them.
+In Prefect 3.7.7 a field is 92 pixels high, and everything around the fields 556: a screen of 1,000 pixels shows three
+fields and a text of three lines together with the button that starts the run. So the text begins with lines to fill in
+for the few things that people set now and then, and takes any other setting below them.
 """
 
 from collections.abc import Mapping
@@ -31,17 +31,17 @@ def _field(title: str, **limits: Any) -> Any:
 
 Catalog = Annotated[str, _field("Catalog: labelled products, a directory or s3://bucket/prefix", min_length=1)]
 Photos = Annotated[str, _field("Photos: a directory or s3://bucket/prefix", min_length=1)]
-Adapter = Annotated[str, _field("Adapter: one that finetune-adapter made", min_length=1)]
-NewAdapter = Annotated[str, _field("Adapter: where it goes; one that is there is replaced", min_length=1)]
-Adapters = Annotated[str, _field("Adapters: where the nights keep them", min_length=1)]
+Adapter = Annotated[str, _field("Adapter: one made by finetune-adapter", min_length=1)]
+NewAdapter = Annotated[str, _field("Adapter: where to write it; replaces an existing one", min_length=1)]
+Adapters = Annotated[str, _field("Adapters: where the nightly flow stores them", min_length=1)]
 Candidate = Annotated[str, _field("New adapter", min_length=1)]
-Output = Annotated[str, _field("Output: where the tables go, apart from the photos", min_length=1)]
-Bucket = Annotated[str, _field("Photos: where the unlabelled ones go", min_length=1)]
-Products = Annotated[int, _field("Products of the catalog", ge=1, le=1_000_000)]
-Unlabelled = Annotated[int, _field("Products of the photos", ge=1, le=1_000_000)]
+Output = Annotated[str, _field("Output: where to write the tables, not among the photos", min_length=1)]
+Bucket = Annotated[str, _field("Photos: where to write the unlabelled ones", min_length=1)]
+Products = Annotated[int, _field("Products in the catalog", ge=1, le=1_000_000)]
+Unlabelled = Annotated[int, _field("Unlabelled products", ge=1, le=1_000_000)]
 RunId = Annotated[str | None, _field("Run id")]
 Hours = Annotated[float, _field("Hours to decide", gt=0, le=24 * 7)]
-# Prefect's UI shows a text of this format as code of several lines, and checks nothing of it.
+# Prefect's UI shows a text of this format as a multi-line code field, and does not validate it.
 Text = Annotated[str, Field(json_schema_extra={"title": f"{SETTINGS}: YAML", "format": "json-string"})]
 
 ADHOC = """products at most:
@@ -67,7 +67,7 @@ LOOKING: Mapping[Quality, Mapping[str, object]] = {
 
 
 class _Text(Settings):
-    """What every text may hold. Names are those that a person reads; an empty line is as none."""
+    """What every text may contain. Aliases are the names in the form; an empty value means none."""
 
     until: str | None = Field(default=None, alias="until when")
     quality: Quality | None = Field(default=None, alias="quality or speed")
@@ -79,35 +79,35 @@ class _Text(Settings):
 
 
 class Retraining(Settings):
-    """How much of a catalog has to change for another adapter."""
+    """How much of a catalog must change before another adapter is trained."""
 
-    rows: int | None = Field(default=None, ge=1, description="Rows changed at least; left out: a twentieth of them")
+    rows: int | None = Field(default=None, ge=1, description="Minimum of changed rows; null: a twentieth of all")
     days: float = Field(default=30.0, gt=0, description="Days after which a single changed row is enough")
 
     def limits(self) -> Retrain:
-        """As the pipeline takes it."""
+        """For the pipeline."""
         return Retrain(self.rows, self.days)
 
 
 class _Answering(_Text):
     limit: int | None = Field(default=None, ge=1, alias="products at most")
-    products: str | None = Field(default=None, description="A table of the products to do, with keys of their photos")
+    products: str | None = Field(default=None, description="Table of the products to process, with their photo keys")
     run: RunSettings = RunSettings()
 
 
 class AdhocSettings(_Answering):
     """The text of enrich-adhoc."""
 
-    run_id: str | None = Field(default=None, description="Of an unfinished run, to go on with it")
+    run_id: str | None = Field(default=None, description="Id of an unfinished run to continue")
     inventory: str | None = Field(default=None, description="manifest.json of an S3 Inventory, read instead of listing")
 
 
 class NightlySettings(_Answering):
     """The text of nightly."""
 
-    adapters: str | None = Field(default=None, description="Where adapters are kept; left out: beside the output")
+    adapters: str | None = Field(default=None, description="Where adapters are stored; null: next to the output")
     adapter: str | None = Field(
-        default=None, alias="adapter in use", description="One made elsewhere, which serves until a better one is made"
+        default=None, alias="adapter in use", description="One made elsewhere, which serves until a better one exists"
     )
     retrain: Retraining = Retraining()
     finetune: TrainSettings = TrainSettings()
@@ -125,13 +125,13 @@ T = TypeVar("T", bound=_Text)
 def read_text(cls: type[T], text: str, section: str, chosen: Mapping[Quality, Mapping[str, object]]) -> T:
     """The settings in the text of a form, by the rules of a settings file with sections.
 
-    Sections of commands that the form has no use for may be there, so that a whole settings file can be pasted.
+    Sections of other commands are allowed and ignored, so that a whole settings file can be pasted.
 
     Args:
-        cls: what the text may hold.
+        cls: what the text may contain.
         text: YAML.
-        section: its settings are those that the line `quality or speed` is about.
-        chosen: what each choice there sets, unless the section itself says otherwise.
+        section: the section whose settings the line `quality or speed` sets.
+        chosen: what each choice sets, unless the section itself says otherwise.
 
     Raises:
         UsageError: names the field of the form, the line, and what is wrong there.

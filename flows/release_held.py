@@ -1,4 +1,4 @@
-"""A person decides on a run that the publish gate held back, with its numbers in front of them."""
+"""A person decides about a run that the publish gate held back, given its numbers."""
 
 from itertools import islice
 from typing import Any, Literal
@@ -25,7 +25,7 @@ MOST_NAMED = 10  # failed products
 
 
 class Decision(RunInput):
-    """Approve puts the run's rows into products.parquet; reject does not change it."""
+    """Approve adds the run's rows to products.parquet; reject leaves it unchanged."""
 
     decision: Literal["approve", "reject"] = Field(title="Decision")
     comment: str = Field(default="", title="Why", description="Kept in the log of this flow run", max_length=500)
@@ -33,13 +33,13 @@ class Decision(RunInput):
 
 @flow(name="release-held", flow_run_name="decide on a held run of {output}")
 async def release_held(output: Output, run_id: RunId = None, hours: Hours = 12.0) -> State[Any]:
-    """Pause with the numbers of a held run until somebody resumes with a decision.
+    """Pause, showing the numbers of a held run, until somebody resumes with a decision.
 
-    Nobody in time leaves the run held: it can be released later, from here again or by the command.
+    If nobody decides in time the run stays held; it can be released later, by this flow or by the command.
 
     Args:
         output: Output of the run that was held back: a directory or s3://bucket/prefix.
-        run_id: Name of the run; left empty, the last one.
+        run_id: Name of the run; if empty, the last one.
         hours: How long to wait for a decision.
     """
     record = tasks.read_run(output, run_id)
@@ -52,14 +52,14 @@ async def release_held(output: Output, run_id: RunId = None, hours: Hours = 12.0
         return held(f"nobody decided in {hours:g} h; {held_back(record, output)}")
     get_run_logger().info("run=%s decision=%s comment=%r", name, answer.decision, answer.comment)
     if answer.decision == "reject":
-        return Completed(name="Rejected", message=f"run {name} stays held, products.parquet is as it was")
+        return Completed(name="Rejected", message=f"run {name} stays held; products.parquet is unchanged")
     tasks.release(output, name)
     return Completed(name="Released", message=f"run {name} is in products.parquet")
 
 
 def numbers(record: RunRecord, output: str) -> str:
-    """What to decide by: links to the run's pages, each limit that was passed with its value, the first products that
-    failed, and the run on half a page. Markdown."""
+    """The facts to decide by: links to the run's pages, each exceeded limit with its value, the first failed products,
+    and the run in half a page. Markdown."""
     store = open_store(output)
     rows = (row for frame in read_frames(store, record.run) for row in frame.rows(named=True))
     failed = list(islice((row for row in rows if row["status"] == "failed"), MOST_NAMED))

@@ -1,4 +1,4 @@
-"""What flows are made of: each task is one call of the pipeline, with its retries and the name of its runs."""
+"""The flows' tasks: each is one call of the pipeline, with its retries and the name of its runs."""
 
 import hashlib
 import logging
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 
 
 def _one_line(record: logging.LogRecord) -> bool:
-    """Errors that a user can act on are one line in the logs of runs; unforeseen ones keep their traceback. That a run
-    is held is not an error, though Prefect logs an exception of the engine."""
+    """Errors that a user can act on are one line in the logs of runs; unexpected ones keep their traceback. A held run
+    is not an error, though Prefect's engine logs an exception."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, EnrichError):
         record.exc_info = None
@@ -68,21 +68,21 @@ BUGS = TypeError | AttributeError | NameError | ImportError | AssertionError
 
 
 def worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Whether what failed may succeed without a change by a person. Wrong arguments stay wrong, damaged files damaged
-    and bugs bugs; what is unreachable or was refused by an endpoint may pass."""
+    """Whether the task may succeed without a change by a person. Wrong arguments, damaged files and bugs stay as they
+    are; errors of a network or an endpoint may be temporary."""
     error = state.data
     return isinstance(error, Unreachable) or not isinstance(error, UsageError | PermanentFailure | BUGS)
 
 
-TURN_SECONDS = 60.0  # to wait for it; most publish within seconds
+TURN_SECONDS = 60.0  # to wait for a slot of PUBLISHERS; most runs publish within seconds
 RELEASE, PROMOTE = "release-held/release-held", "promote-adapter/promote-adapter"  # deployments that ask a person
 
-# Seconds after which a task is considered hung, and is retried: many times what each has ever taken.
+# Seconds after which a task is considered hung and is retried: many times the longest duration seen.
 QUICK, SLOW, TRAINING = 1800.0, 4 * 3600.0, 7 * 24 * 3600.0
 PRODUCT = {"vllm": 2.0}  # for each product, added to QUICK; 60 with the transformers engine, which may have no GPU
 
-# 10 to 160 seconds, plus at most half of that: 5 minutes in all, in which a Prefect server or an endpoint may be away.
-# Nothing is cached or stored: the output has what is done.
+# 10 to 160 seconds, plus at most half of that: 5 minutes in all, for a Prefect server or an endpoint that is down.
+# Nothing is cached or stored: the output records what is done.
 RETRIED: dict[str, Any] = {
     "retries": 5,
     "retry_delay_seconds": exponential_backoff(10),
@@ -105,7 +105,7 @@ def sample(out: str, bucket: str | None, settings: SampleSettings, progress: Pro
 def find_adapter(
     catalog: str, adapters: str, settings: TrainSettings, in_use: str | None, retrain: Retrain
 ) -> adapter_cache.CachedAdapter:
-    """The adapter for the catalog as it is now, or where it is to be written; shows its scores if it is there."""
+    """The adapter for the current catalog, or where to write it; shows its scores if it exists."""
     kept = read_standing(adapters)
     found = adapter_cache.find_adapter(
         catalog, adapters, settings, in_use, standing=(kept.uri, kept.since) if kept else None, retrain=retrain
@@ -118,7 +118,7 @@ def find_adapter(
 
 @task(name="fine-tune", task_run_name="fine-tune", timeout_seconds=TRAINING, **RETRIED)
 def train(catalog: str, out: str, settings: TrainSettings, progress: Progress | None = None) -> Finetuned:
-    """An adapter at `out`; its scores beside the baselines are the artifact `adapter-scores`."""
+    """An adapter at `out`; the artifact `adapter-scores` compares its scores with the baselines."""
     done = finetune(catalog, out, settings, progress or watched(), on_message=get_run_logger().info)
     show_scores(done.metrics, f"Adapter {done.adapter} at {done.uri}")
     return done
@@ -158,7 +158,7 @@ def score_unlike(
 
 @task(name="plan", task_run_name="plan", timeout_seconds=SLOW, **RETRIED)
 def plan(stack: ExitStack, request: RunRequest, progress: Progress | None = None) -> Run:
-    """The run: a new one, or the one that `request.run_id` names. Its files are at hand until `stack` is closed."""
+    """The run: a new one, or the one that `request.run_id` names. Its files are available until `stack` is closed."""
     run = stack.enter_context(start_run(request, progress or _to_log()))
     for line in run.warnings:
         get_run_logger().warning(line)
@@ -181,35 +181,35 @@ def _shards_name() -> str:
 def answer(
     run: Run, answer_all: AnswerAll, shards: Sequence[int], deadline: Deadline, progress: Progress | None = None
 ) -> None:
-    """Answer and commit `shards`; a retry does those that are not committed yet. `progress` is of the whole run."""
+    """Answer and commit `shards`; a retry does those not committed yet. `progress` reports on the whole run."""
     missing = run.missing_shards()
     todo = sorted(set(shards).intersection(missing))
     answer_shards(run, answer_all, todo, missing, deadline, progress or _to_log(), get_run_logger().info)
 
 
 def answer_timeout(engine: str, products: int) -> float:
-    """Seconds after which answering so many products is considered hung."""
+    """Seconds after which answering that many products is considered hung."""
     return QUICK + PRODUCT.get(engine, 60.0) * products
 
 
 @contextmanager
 def in_turn() -> Iterator[None]:
-    """One publisher after the other, which spares the retries of the swap. One whose slot leaked keeps nobody out, nor
-    does a server that is away."""
+    """Let one publisher run at a time, which avoids retries of the swap. Neither a leaked slot nor a server that is
+    down blocks publishing."""
     with ExitStack() as stack:
         try:
             stack.enter_context(concurrency(PUBLISHERS, timeout_seconds=TURN_SECONDS))
         except TimeoutError:
-            line = "the limit %s had no slot for %.0f s; publishing without (`enrich doctor --prefect` says who has it)"
+            line = "the limit %s had no slot for %.0f s; publishing without one (`enrich doctor --prefect` shows leaks)"
             get_run_logger().warning(line, PUBLISHERS, TURN_SECONDS)
         except ConcurrencySlotAcquisitionError as error:
-            get_run_logger().warning("%s (%s); publishing without", error, first_line(error.__cause__ or error))
+            get_run_logger().warning("%s (%s); publishing without a slot", error, first_line(error.__cause__ or error))
         yield
 
 
 @task(name="publish", task_run_name="publish", timeout_seconds=SLOW, **RETRIED)
 def publish(run: Run) -> RunRecord:
-    """Judge the run, fold it into products.parquet unless it is held back, and write its report and run.json."""
+    """Check the run against the gate, fold it into products.parquet unless held, and write its report and run.json."""
     with in_turn():
         record = finish_run(run)
     get_run_logger().info("run=%s state=%s %s", run.info.run_id, record.state, _counted(record))
@@ -249,7 +249,7 @@ def ask(deployment: str, about: str, parameters: dict[str, str]) -> None:
             deployment, parameters=parameters, timeout=0, idempotency_key=f"decide {about}", as_subflow=False
         )
     except ObjectNotFound:
-        get_run_logger().info("no deployment %s: nobody is asked in the UI", deployment)
+        get_run_logger().info("no deployment %s: the decision is not offered in the UI", deployment)
         return
     assert isinstance(run, FlowRun)  # a coroutine only in async code
     get_run_logger().warning("%s: flow run %s waits for a decision", about, run.name)
@@ -263,17 +263,17 @@ def read_run(output: str, run_id: str | None) -> RunRecord:
 
 @task(name="look for a broken-off run", task_run_name="look for a broken-off run", timeout_seconds=SLOW, **RETRIED)
 def find_broken_off(request: RunRequest) -> str | None:
-    """The id of the run that started last, if it broke off and this night may go on with it."""
+    """The id of the run that started last, if it was interrupted and this nightly run may continue it."""
     found = broken_off(request)
     if found:
         get_run_logger().warning(
-            "run=%s broke off with answers that nobody published; this night goes on with it", found
+            "run=%s was interrupted with unpublished answers; this nightly run continues it", found
         )
     return found
 
 
 def seconds_left(until: str | None) -> float | None:
-    """Seconds until this flow run stops by itself; None: never. The time is written to the log."""
+    """Seconds until this flow run stops by itself; None: never. Logs the time."""
     now, run = datetime.now(UTC), this_run()
     seconds = seconds_until(until, now, (run.expected_start_time if run else None) or now)
     if seconds is not None:
@@ -283,7 +283,7 @@ def seconds_left(until: str | None) -> float | None:
 
 
 def own_run_id(adapter: str) -> str:
-    """The run id that belongs to this flow run and adapter: a flow run that is started again goes on with its run."""
+    """The run id that belongs to this flow run and adapter: a restarted flow run continues its own run."""
     run = this_run()
     assert run is not None
     digest = hashlib.sha256(f"{run.id} {adapter}".encode()).hexdigest()[:6]
@@ -295,7 +295,7 @@ def _counted(record: RunRecord) -> str:
 
 
 def watched() -> Progress:
-    """For the log of the current run and its artifact `progress`."""
+    """Reports to the log of the current run and to its artifact `progress`."""
     return ProgressArtifact(_to_log())
 
 

@@ -1,4 +1,4 @@
-"""When a run that has no time left stops: after so long, or at a time of day."""
+"""When a run must stop: after a duration, or at a time of day."""
 
 import re
 from datetime import datetime, timedelta
@@ -11,7 +11,7 @@ _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?: +(\S+))?")
 
 
 def check_until(text: object) -> object:
-    """`text` if it is a time that `seconds_until` takes, or None; ValueError if not."""
+    """`text` if it is None or a time that `seconds_until` accepts; ValueError otherwise."""
     if text is None:
         return None
     clock = _CLOCK.fullmatch(str(text))
@@ -26,13 +26,13 @@ def check_until(text: object) -> object:
 
 
 def seconds_until(text: str | None, now: datetime, due: datetime) -> float | None:
-    """Seconds from `now` until then, 0 if that has passed; None where nothing was said.
+    """Seconds from `now` until then, 0 if that has passed; None if there is no limit.
 
-    A time of day is the first one after the run was `due`: a night that was held up, or goes on after a crash, still
-    ends in the same morning.
+    A time of day is its first occurrence after the run was `due`: a nightly run that starts late, or continues after a
+    crash, still ends on the same morning.
 
     Args:
-        text: 6h, 90m, 2h30m, or 07:30 with a time zone after it or in the zone of this machine.
+        text: 6h, 90m, 2h30m, or 07:30, followed by a time zone or else in this machine's zone.
     """
     if text is None:
         return None

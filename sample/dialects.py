@@ -1,4 +1,4 @@
-"""Two retailers over the same drawings: DEMO is what users see, BASE what the tiny base was pretrained on."""
+"""Two retailers with the same drawings: users see DEMO, and the tiny base was pretrained on BASE."""
 
 from sample.spec import COLOURS, Dialect, Prices
 

@@ -1,4 +1,4 @@
-"""Photos as files: the usual encodings, and the unusual ones a bucket of real photos holds too."""
+"""Photos as files: the usual encodings, and unusual ones that occur in real buckets."""
 
 import io
 

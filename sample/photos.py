@@ -115,9 +115,7 @@ def draw_photos(
             done += count
             progress(done, total)
     except BrokenProcessPool as error:
-        raise RunFailed(
-            "a process that draws photos died, perhaps for want of memory; run the command again"
-        ) from error
+        raise RunFailed("a process that generates photos died, perhaps out of memory; run the command again") from error
 
 
 def _ahead(draw: Callable[[list[Photo]], int], tasks: Iterator[list[Photo]], workers: int) -> Iterator[int]:

@@ -29,7 +29,7 @@ def claim(out: Path, bucket: Path | None, settings: Mapping[str, Any], *, overwr
             folder.mkdir(parents=True, exist_ok=True)
         if overwrite:
             if (out / CATALOG).exists() and not any((out / name).exists() for name in (TRUTH, _STARTED)):
-                raise UsageError(f"{out}/{CATALOG} is of no sample; move it elsewhere, or choose another directory")
+                raise UsageError(f"{out}/{CATALOG} is not a sample's; move it elsewhere, or choose another directory")
             _clear(out, _OURS)
             if bucket:
                 _clear(bucket, {BUCKET_YEAR})
@@ -37,8 +37,8 @@ def claim(out: Path, bucket: Path | None, settings: Mapping[str, Any], *, overwr
             for name in settings | found.keys():
                 if found.get(name) != settings.get(name):
                     raise UsageError(
-                        f"{out} holds a sample with {name} {found.get(name)}, not {settings.get(name)}; choose another "
-                        "directory or give --overwrite"
+                        f"{out} contains a sample with {name} {found.get(name)}, not {settings.get(name)}; "
+                        "choose another directory or give --overwrite"
                     )
         else:
             for folder in filter(None, (out, bucket)):
@@ -78,7 +78,7 @@ def _clear(folder: Path, ours: Iterable[str]) -> None:
     """Remove a sample's files, first those that say it is whole."""
     foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in ours)
     if foreign:
-        raise UsageError(f"{folder}/{foreign[0]} is not of a sample; move it elsewhere, or choose another directory")
+        raise UsageError(f"{folder}/{foreign[0]} is not a sample's; move it elsewhere, or choose another directory")
     for name in sorted(ours, key=lambda name: (name != CATALOG, name != TRUTH)):
         path = folder / name
         if path.is_dir():

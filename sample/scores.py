@@ -31,7 +31,7 @@ def score_holdout(adapter: str, catalog: str, settings: RunSettings, progress: P
     """
     loaded, folder = open_adapter(Path(adapter), settings.base), Path(catalog) / HOLDOUT
     if not folder.is_dir():
-        raise UsageError(f"catalog {catalog}: has no {HOLDOUT}/; make the sample with a hold-out")
+        raise UsageError(f"catalog {catalog}: has no {HOLDOUT}/; generate the sample with a hold-out")
     products = read_catalog(folder).products[:HOLDOUT_ROWS]
     progress("loading the adapter", 0, 0)
     engine = start_engine(loaded, settings)

@@ -1,4 +1,4 @@
-"""What is true of a sample's products and files, and the best that an estimate of them can score: truth.json."""
+"""The truth about a sample's products and files, and the best possible score of an estimator: truth.json."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -95,7 +95,7 @@ def finish_bucket(
     products: Callable[[], Iterator[Photos]],
     truth: Callable[[Iterable[Photos]], Iterator[tuple[str, Facts]]],
 ) -> dict[str, Facts]:
-    """Adds a copy and the hostile files; returns what is to be expected of each.
+    """Add a copy and the hostile files; returns the expected result of each.
 
     Where products are folders, the hostile files are too, and two more have one broken photo beside good ones.
     """

@@ -1,4 +1,4 @@
-"""What the main photo alone can know at best of products that have further photos."""
+"""The best possible score from the main photo alone, for products that have further photos."""
 
 import math
 from collections import defaultdict

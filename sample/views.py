@@ -1,4 +1,4 @@
-"""The further photos of a product: its back, a close-up, another angle; and what only one of them shows."""
+"""The further photos of a product (back, close-up, another angle), and the details that only one of them shows."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

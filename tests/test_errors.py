@@ -103,7 +103,7 @@ def test_a_torchvision_for_another_torch_is_named_whatever_it_stopped() -> None:
         except RuntimeError as error:
             raise ModuleNotFoundError("Could not import module 'PreTrainedModel'") from error
     except ModuleNotFoundError as error:
-        assert str(unforeseen(error)).startswith("torchvision is not a build for this torch; install")  # noqa: PT017
+        assert str(unforeseen(error)).startswith("torchvision does not match this torch; install")  # noqa: PT017
 
 
 def test_what_libraries_log_is_redacted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,1 @@
-"""What a model is asked and what becomes of its answer: prompt, parsing, evidence, calibration, review reasons."""
+"""From prompt to prediction: prompts, parsing, token evidence, calibration, review reasons."""

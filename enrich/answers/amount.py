@@ -93,7 +93,7 @@ def parse_amount(text: str, *, decimal: DecimalMark | None = None, currency: str
         AmountError: no amount, several amounts, another currency, out of range (SMALLEST to LARGEST), or ambiguous.
     """
     if any(character.isdigit() and not character.isdecimal() for character in text):
-        raise AmountError(f"{_shown(text)} holds raised or circled digits")  # NFKC would turn 12⁹⁹ into 1299
+        raise AmountError(f"{_shown(text)} contains raised or circled digits")  # NFKC would turn 12⁹⁹ into 1299
     match = _AMOUNT.fullmatch(_plain(text)) if len(text) <= LONGEST else None
     if match is None:
         raise AmountError(f"{_shown(text)} is not one amount of money")
@@ -153,7 +153,7 @@ def _currency(text: str, before: str, after: str, expected: str | None) -> str |
     if not shared:
         raise AmountError(f"{_shown(text)} names two currencies")
     if not shared[0]:
-        raise AmountError(f"the currency of {_shown(text)} may be any of {', '.join(shared[1:])}; name it")
+        raise AmountError(f"the currency of {_shown(text)} may be any of {', '.join(shared[1:])}; specify it")
     return shared[0]
 
 

@@ -1,4 +1,4 @@
-"""What may be written as automata over tokens, from which the grammar of the second pass is made."""
+"""Automata over tokens that describe permitted answers; the grammar of the second pass is made from them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -2,8 +2,8 @@
 
 Intervals are split-conformal (Papadopoulos et al. 2002; Lei et al. 2018) on absolute log residuals, normalised by the
 spread that the digits' log-probabilities show. Photos of one design share its error, so a design counts as one
-observation (Dunn et al. 2018; Lee et al. 2023). Categories with enough calibration rows have quantiles of their own
-(Vovk 2012), narrower than everyone's only as far as their number of designs supports it.
+observation (Dunn et al. 2018; Lee et al. 2023). Categories with enough calibration rows have their own quantiles
+(Vovk 2012), narrower than the overall ones only as far as their number of designs supports it.
 
 Confidence is Platt scaling (Platt 1999) of the probability of the answer's tokens, with an intercept for each label.
 """
@@ -39,7 +39,7 @@ class _Fitted(BaseModel):
 
 
 class PriceCalibration(_Fitted):
-    """How far predicted prices miss. Interval at a level: price * exp(±quantile * (spread + floor))."""
+    """The errors of predicted prices. Interval at a level: price * exp(±quantile * (spread + floor))."""
 
     quantiles: dict[str, float]  # level -> quantile of |log residual| / (spread + floor)
     by_category: dict[str, dict[str, float]] = {}  # category -> the same, for those with CATEGORY_ROWS
@@ -79,16 +79,16 @@ class Calibration(_Fitted):
 
     @property
     def first_squares(self) -> int | None:
-        """Of the page of a first look; None where products are looked at once."""
+        """Crops of a first look's page; None if products are looked at once."""
         return self.first.squares if self.first else None
 
     def after(self, looks: int) -> "Calibration":
-        """That of answers after so many looks."""
+        """The calibration of answers after that many looks."""
         return self.first.calibration if self.first and looks == 1 else self
 
 
 class FirstLook(_Fitted):
-    """A quick look that comes before the close one, and when the close one follows it: see `enrich.answers.looks`."""
+    """A quick look before the close one, and when the close one follows: see `enrich.answers.looks`."""
 
     squares: int  # of the main photo's page at most
     calibration: Calibration  # of answers after this look alone
@@ -172,7 +172,7 @@ def _quantiles(scores: np.ndarray, owners: np.ndarray) -> dict[str, float]:
 
 
 def _shrunk(own: dict[str, float], everyones: dict[str, float], designs: int) -> dict[str, float]:
-    """A category's quantiles if larger than everyone's, else between the two: few designs prove little."""
+    """A category's quantiles if they exceed the overall ones, else between the two: few designs prove little."""
     share = designs / (designs + CATEGORY_DESIGNS)
     return {level: max(one, share * one + (1 - share) * everyones[level]) for level, one in own.items()}
 
@@ -184,7 +184,7 @@ def _mean_width(residuals: np.ndarray, spread: np.ndarray, floor: float, owners:
 
 
 def price_range(prices: Floats) -> tuple[float, float]:
-    """The lowest and the highest of positive prices, a few far ones left out.
+    """The lowest and the highest of positive prices, without a few distant ones.
 
     A price is far if its log is five standard deviations (from the median absolute deviation) from the median, and the
     price itself FAR times. Far prices of one end count if they are more than FEW of all, and more than two (of fewer
@@ -302,12 +302,12 @@ def category_confidence(calibration: CategoryCalibration, probability: float, ca
 
 
 def sigmoid(odds: float) -> float:
-    """The probability of log odds; those beyond 50 count as 50."""
+    """The probability that belongs to log-odds, which are clipped at 50."""
     return 1 / (1 + math.exp(-max(min(odds, 50.0), -50.0)))
 
 
 def logit(probability: float) -> float:
-    """The log odds of a probability, which counts as 1e-6 at least and 1 - 1e-6 at most."""
+    """The log-odds of a probability, which is clipped to 1e-6 .. 1 - 1e-6."""
     return float(_logit(np.asarray(probability)))
 
 

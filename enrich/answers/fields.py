@@ -1,4 +1,4 @@
-"""The fields of an answer. Template, parser, grammar and token evidence follow from their list in prompt.json."""
+"""The fields of an answer. Template, parser, grammar and token evidence derive from their list in prompt.json."""
 
 from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import Field as Setting
@@ -11,9 +11,9 @@ from enrich.answers.plain_text import PlainLine
 class Field(BaseModel):
     """One line of an answer: `{label}: {value}`.
 
-    Its kind (`enrich.answers.kinds`) says what a value may be; one of `values`, where these are all that it may be. A
-    number has at most `decimals` digits behind a decimal point. A field that is not `required` may also be answered
-    with the prompt's word for unknown.
+    Its kind (`enrich.answers.kinds`) says what a value may be; for a closed kind, one of `values`. A number has at most
+    `decimals` digits after the decimal point. A field that is not `required` may also be answered with the prompt's
+    word for unknown.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,5 +48,5 @@ class Field(BaseModel):
 
     @property
     def how(self) -> Kind:
-        """What its kind knows: how values are read, written and permitted."""
+        """The kind, which defines how values are read, written and permitted."""
         return KINDS[self.kind]

@@ -1,10 +1,10 @@
-"""One prediction for a product whose photos took several prompts.
+"""Combine the answers to several prompts about one product into one prediction.
 
 Labels: each prompt gives every label calibrated odds, and their logarithms are added, as if prompts were independent
 evidence. They are not, since all show one product, so the sum is calibrated again on products (`Calibration.folded`).
-Further fields likewise, but a prompt that cannot tell, because its photos do not show it, counts only if no prompt can.
-Price: the mean of the mixture of the prompts' log-price distributions, with the variance of the mixture. Title: that of
-the surest prompt among those that answered the label.
+Further fields likewise, but a prompt that answers unknown, because its photos do not show the value, counts only if all
+do. Price: the mean of the mixture of the prompts' log-price distributions, with the variance of the mixture. Title:
+from the most confident prompt among those that answered the label.
 """
 
 import math
@@ -31,7 +31,7 @@ from enrich.answers.token_evidence import PriceFeatures
 from enrich.settings.review import ReviewSettings
 from enrich.vocabulary import Alternative, ReviewReason
 
-# Reasons that need a prompt's tokens: the product has those of the prompt that its title is taken from.
+# Reasons that need a prompt's tokens: the product gets those of the prompt that its title comes from.
 _OF_THE_ANSWER = (ReviewReason.CATEGORY_UNKNOWN, ReviewReason.TITLE_UNGROUNDED)
 
 
@@ -96,7 +96,7 @@ def mixed(distributions: Sequence[PriceFeatures]) -> PriceFeatures:
 def _attribute(
     good: Sequence[tuple[Prediction, Answer]], name: str, values: int, again: Calibration | None
 ) -> Attributed:
-    """A further field's answer, from the prompts that can tell, or from all if none can; of `values` possible ones."""
+    """A further field's answer, from the prompts that give a value, or from all if none does; of `values` values."""
     told = [one.attributes[name] for one, _ in good]
     able = [one for one in told if one.value is not None] or told
     odds = _added([{one.value or "": one.confidence} for one in able], values)
@@ -107,8 +107,8 @@ def _attribute(
 
 
 def _added(named: Sequence[Mapping[str, float]], labels: int) -> dict[str, float]:
-    """Sum of the log odds of each label that a prompt named, with its probability; a prompt leaves the rest to all
-    that it did not name, of `labels` in all."""
+    """Summed log-odds of each label that a prompt named. A prompt's remaining probability is shared by the labels that
+    it did not name, of `labels` in total."""
     rest = [max(0.0, 1.0 - sum(found.values())) / max(1, labels - len(found)) for found in named]
     everyone = dict.fromkeys(label for found in named for label in found)
     return {
@@ -135,7 +135,7 @@ def _others(odds: dict[str, float], category: str, confidence: float) -> tuple[A
 
 
 def _disagree(good: Sequence[tuple[Prediction, Answer]], calibration: Calibration, review: ReviewSettings) -> bool:
-    """Whether prompts contradict each other: sure of different labels, or with price intervals that do not meet."""
+    """Whether prompts contradict each other: confident of different labels, or with disjoint price intervals."""
     least = least_confidence(calibration, review)
     sure = {answer.category for one, answer in good if (one.confidence or 0.0) >= least}
     lows = [one.price_low for one, _ in good if one.price_low is not None]

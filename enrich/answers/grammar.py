@@ -13,14 +13,14 @@ from typing import Any
 from enrich.answers.automata import Part, line
 from enrich.answers.token_evidence import AnswerTokens
 
-SHORTEST_TEXT = 40  # tokens that a text may take at least; the tutorial's longest title has 71 characters, about 25
+SHORTEST_TEXT = 40  # minimum of tokens allowed for a text; the tutorial's longest title has 71 characters, about 25
 
 
 def answer_structure(tokens: AnswerTokens) -> dict[str, Any]:
-    """The answers that may be written, token by token, as a structural tag.
+    """The permitted answers, token by token, as a structural tag.
 
     A grammar over characters would leave the choice of tokens to the model, and a label spelled with unusual tokens has
-    another probability.
+    a different probability.
     """
     sets: dict[frozenset[int], str] = {}
     rules: list[str] = []
@@ -36,8 +36,8 @@ def answer_grammar(tokens: AnswerTokens, stops: Collection[int] = ()) -> Callabl
     """A function from the tokens written so far to those that may come next.
 
     Args:
-        stops: what may end an answer beside the turn's end. vLLM permits all of a request's stop tokens, and a token's
-            probability is that among the permitted ones.
+        stops: other tokens than the turn's end that may end an answer. vLLM permits all of a request's stop tokens, and
+            a token's probability is relative to the permitted ones.
     """
     parts = answer_parts(tokens)
     done = (len(parts), 0, 0)
@@ -72,7 +72,7 @@ def answer_grammar(tokens: AnswerTokens, stops: Collection[int] = ()) -> Callabl
 
 
 def answer_parts(tokens: AnswerTokens) -> list[Part]:
-    """The parts of an answer in order: of each field what comes before its value, the value, and the newline."""
+    """The parts of an answer in order: for each field the text before its value, the value, and the newline."""
     most = text_room(tokens)
     parts: list[Part] = []
     for field in tokens.prompt.fields:
@@ -83,7 +83,7 @@ def answer_parts(tokens: AnswerTokens) -> list[Part]:
 
 
 def text_room(tokens: AnswerTokens) -> int:
-    """Tokens that a text may take: what the rest of the answer leaves at its longest, but at least SHORTEST_TEXT.
+    """Tokens that a text may take: what the longest rest of the answer leaves, but at least SHORTEST_TEXT.
 
     So a text that runs on is cut, and the answer is whole within its budget, unless there are several such texts.
     """

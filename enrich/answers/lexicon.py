@@ -1,4 +1,4 @@
-"""The words of a language for what can be seen: colours and materials, for which a customer would return a product.
+"""A language's words for what can be seen and matters to customers: colours and materials.
 
 A language has a lexicon if it has a file in assets/lexicons. `form` there is a regular expression of such a word, with
 places for the lists `colours` and `materials`, and with inflections and compounds around them. `blanks`: whether words
@@ -39,7 +39,7 @@ def lexicon_of(language: Language) -> Lexicon:
     if not path.is_file():
         return Lexicon()
     found = json.loads(path.read_text("utf-8"))
-    # Longest first, so that ワインレッド is not only a レッド.
+    # Longest first, so that ワインレッド does not match as レッド.
     lists = {name: "|".join(sorted(found[name], key=len, reverse=True)) for name in ("colours", "materials")}
     visible = re.compile(found["form"].format(**lists), re.IGNORECASE)
     plurals = tuple((ending, instead) for ending, instead in found.get("plurals", ()))

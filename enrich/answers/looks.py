@@ -1,7 +1,8 @@
-"""Looking twice only where it pays: at few crops first, and closely only where that answer leaves doubts.
+"""Second looks: products are first shown at few crops, and closely only if that answer is doubtful.
 
-A photo of one crop takes two fifths of the tokens of one of four, and most products are as plain in it. The adapter was
-trained at both looks. Each has a calibration of its own, since a confidence means something else where less was seen.
+A photo at one crop takes two fifths of the tokens of four crops, and most products can be recognised as well in it. The
+adapter was trained at both looks. Each has its own calibration, because a confidence means something else at less
+detail.
 """
 
 import math
@@ -17,8 +18,8 @@ _MISS = 0.25
 
 
 def doubt(prediction: Prediction) -> float:
-    """How many mistakes to expect in a calibrated answer: the sum of the probability that the category is wrong,
-    of that of each further field, and of the price's error in log units, 0.1 for 10 %. Infinite without an answer."""
+    """The expected number of mistakes in a calibrated answer: the probability that the category is wrong, plus that of
+    each further field, plus the price's error in log units (0.1 for 10 %). Infinite without an answer."""
     if prediction.answer is None:
         return math.inf
     confidences = [prediction.confidence or 0.0, *(one.confidence for one in prediction.attributes.values())]
@@ -28,8 +29,8 @@ def doubt(prediction: Prediction) -> float:
 
 
 def needs_second(first: FirstLook, prediction: Prediction) -> bool:
-    """Whether what was answered at the first look is not enough. A failure of the engine is for the next run: photos
-    that end it should not do so twice."""
+    """Whether the first look's answer is too doubtful. Engine failures are left to the next run: photos that crash the
+    engine should not do so twice."""
     return prediction.error_kind is not ErrorKind.ENGINE_FAILED and doubt(prediction) >= first.least_doubt
 
 

@@ -14,7 +14,7 @@ class AnswerMalformed(ValueError):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model answered; None where it wrote its word for unknown."""
+    """What the model answered; None if it wrote its word for unknown."""
 
     title: str
     category: str

@@ -1,7 +1,7 @@
-"""Categories that are paths, `WOMAN > SHOES > PUMPS`, and how far down one can be relied on.
+"""Categories that are paths, `WOMAN > SHOES > PUMPS`, and how many of their levels are reliable.
 
-A level is right if the labels beneath it hold the right one. The model gives it the probability of the tokens up to its
-end: the sum over all labels that begin so. Each depth has a calibration of its own, with an intercept for each branch.
+A level is right if the true label is below it. The model gives it the probability of the tokens up to its end: the sum
+over all labels that begin with it. Each depth has its own calibration, with an intercept for each branch.
 """
 
 import re
@@ -17,7 +17,7 @@ _ENDS = re.compile(re.escape(SEPARATOR))
 
 
 def levels_of(label: str) -> tuple[str, ...]:
-    """The levels of a path, the broadest first, whatever blanks are around its `>`."""
+    """The levels of a path, the broadest first, with or without spaces around its `>`."""
     return tuple(level for part in label.split(">") if (level := part.strip()))
 
 
@@ -70,8 +70,8 @@ def level_confidences(
     """Calibrated probability that each level of `label` is right, the broadest first; none is below the next one's.
 
     Args:
-        calibrations: of `fit_levels`; a depth that it never saw uses the deepest one. Without any, probabilities count
-            as they are.
+        calibrations: from `fit_levels`; a depth that they lack uses the deepest one. Without any, probabilities are
+            used uncalibrated.
         probabilities: of the levels but the last.
         confidence: of the last one, which is the whole label.
     """
@@ -84,5 +84,5 @@ def level_confidences(
 
 
 def sure_levels(label: str, confidences: Sequence[float], least: float) -> tuple[str, ...]:
-    """The levels of `label` down to the deepest whose confidence is at least `least`; maybe none."""
+    """The levels of `label` down to the deepest whose confidence is at least `least`; possibly none."""
     return levels_of(label)[: sum(confidence >= least for confidence in confidences)]

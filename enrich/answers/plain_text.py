@@ -1,4 +1,4 @@
-"""What text may be: one visible line that spells no control token of a model."""
+"""The text that is allowed: one visible line that contains no control token of a model."""
 
 import re
 import unicodedata
@@ -24,15 +24,15 @@ def spells_control_token(text: str) -> bool:
 
 
 def fault_of(text: str) -> str:
-    """Why `text` can be no part of an answer, as what follows its name: it spells a control token, is not one visible
-    line, or has outer spaces. "" if it can."""
+    """Why `text` cannot be part of an answer, to follow its name in a message: it spells a control token, is not one
+    visible line, or has outer spaces. "" if it can be."""
     faults = {
         "is empty": not text.strip(),
         "is not one line of text": "\n" in text,
         "begins or ends with a blank": text != text.strip(),
         "spells a control token of the model": spells_control_token(text),
-        "holds control characters": holds_control_characters(text),
-        "holds bytes that are not UTF-8": UNDECODED in text,
+        "contains control characters": holds_control_characters(text),
+        "contains bytes that are not UTF-8": UNDECODED in text,
     }
     return next((fault for fault, there in faults.items() if there), "")
 

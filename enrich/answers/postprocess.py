@@ -48,7 +48,7 @@ class Attributed:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is predicted for one product: an answer with its error bars, or an error kind with a message."""
+    """The prediction for one product: an answer with its error bars, or an error kind with a message."""
 
     answer: Answer | None = None
     parsed: Answer | None = None  # as the model wrote it; category and price may be unusable
@@ -101,7 +101,7 @@ def postprocess(
 
 
 def _validate(completion: Completion, tokens: AnswerTokens, prices: PriceCalibration | None) -> Prediction:
-    """The answer as it was written, or why there is none."""
+    """The answer as written, or why there is none."""
     if completion.error is not None:
         return Prediction(error_kind=ErrorKind.ENGINE_FAILED, error_message=completion.error)
     used = Prediction(prompt_tokens=completion.prompt_tokens, output_tokens=len(completion.token_ids))
@@ -112,7 +112,7 @@ def _validate(completion: Completion, tokens: AnswerTokens, prices: PriceCalibra
     if not completion.finished:
         return failed(ErrorKind.ANSWER_TRUNCATED, f"no end after {len(completion.token_ids)} tokens")
     if not tokens.control.isdisjoint(completion.token_ids):  # its text leaves them out
-        return failed(ErrorKind.ANSWER_MALFORMED, f"holds a control token of the model in {excerpt(completion.text)!r}")
+        return failed(ErrorKind.ANSWER_MALFORMED, f"control token of the model in {excerpt(completion.text)!r}")
     try:
         answer = parse_answer(completion.text, tokens.prompt)
     except AnswerMalformed as error:
@@ -182,7 +182,7 @@ def field_confidence(calibration: Calibration | None, name: str, value: str | No
 
 
 def calibrated(prediction: Prediction, calibration: Calibration) -> Prediction:
-    """`prediction`, made without a calibration, with the confidences and the interval of this one."""
+    """`prediction`, made without a calibration, with the confidences and interval of `calibration`."""
     if (answer := prediction.answer) is None:
         return prediction
     confidence = category_confidence(calibration.category, prediction.probability, answer.category)
@@ -228,7 +228,7 @@ def least_confidence(calibration: Calibration, review: ReviewSettings, field: st
 def flag(
     prediction: Prediction, calibration: Calibration, review: ReviewSettings, *, forced: bool, doubted: bool
 ) -> tuple[ReviewReason, ...]:
-    """Why a person should look at an answer; `forced`: its category was, `doubted`: the model doubts its title."""
+    """Why an answer needs review; `forced`: its category was forced, `doubted`: the model doubts its title."""
     answer, confidence = prediction.answer, prediction.confidence
     low, high = prediction.price_low, prediction.price_high
     prices = calibration.price

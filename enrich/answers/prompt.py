@@ -24,10 +24,10 @@ SHORTEST_BUDGET = 64  # tokens; the tutorial's longest answer takes about 50
 
 
 class Prompt(BaseModel):
-    """What the model is asked and how it answers; written to an adapter's prompt.json.
+    """The question and the form of the answer; written to an adapter's prompt.json.
 
-    The answer has a line for each field, in their order: title and category first, price last. `max_new_tokens` is how
-    many tokens an answer may take, the closing one included. A `terse` answer leaves out the labels, as in
+    The answer has a line for each field, in order: title and category first, price last. `max_new_tokens` is how
+    many tokens an answer may take, including the closing one. A `terse` answer leaves out the labels, as in
     `{title}\\n{category}\\n{price}`. Prices are written as whole numbers: of units of the currency, or of cents
     (`price_unit`).
     """
@@ -98,11 +98,11 @@ class Prompt(BaseModel):
 
     @property
     def price_step(self) -> float:
-        """What a price of 1 in an answer stands for, in units of the currency."""
+        """The value of a price of 1 in an answer, in units of the currency."""
         return 0.01 if self.price_unit == "cents" else 1.0
 
     def opening(self, field: Field) -> str:
-        """What stands before the value of a field in an answer."""
+        """The text before the value of a field in an answer."""
         return "" if self.terse else f"{field.label}: "
 
     @cached_property
@@ -186,7 +186,7 @@ def in_steps(price: float, step: float) -> int:
 
 
 def of_steps(steps: int, step: float) -> float:
-    """The price of so many steps, in units of the currency."""
+    """The price of that many steps, in units of the currency."""
     return round(steps * step, 2)
 
 

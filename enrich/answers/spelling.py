@@ -1,4 +1,4 @@
-"""One spelling for categories that differ in case or spacing only."""
+"""One spelling for categories that differ only in case or spacing."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ Path = tuple[str, ...]
 def one_spelling(paths: Sequence[Path], what: str = "categories") -> tuple[list[Path], list[str]]:
     """The paths with each level in its most frequent spelling, and a line that names those that were joined.
 
-    Levels are the same if they are so beneath the same levels; a leaf is a path of one.
+    Levels are compared only below the same parent levels; a leaf is a path of one level.
     """
     groups: dict[Path, Counter[str]] = defaultdict(Counter)
     for path, count in Counter(paths).items():
@@ -29,7 +29,7 @@ def one_spelling(paths: Sequence[Path], what: str = "categories") -> tuple[list[
         joined += [f"{', '.join(others)} as {best}"] if others else []
     spelled = {path: _spelled(path, chosen) for path in set(paths)}
     more = f" and {len(joined) - _SHOWN} more" if len(joined) > _SHOWN else ""
-    told = [f"{what} that differ in case only are one: {'; '.join(joined[:_SHOWN])}{more}"] if joined else []
+    told = [f"{what} that differ only in case are merged: {'; '.join(joined[:_SHOWN])}{more}"] if joined else []
     return [spelled[path] for path in paths], told
 
 

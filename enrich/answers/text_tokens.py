@@ -1,4 +1,4 @@
-"""Which tokens may write a text, one after another, whatever script it is in and however the tokenizer spells it.
+"""Which sequences of tokens form a permitted text, in any script and with any tokenizer.
 
 A token stands for bytes: a word, or, where the vocabulary lacks a character, a part of its UTF-8. So the bytes before
 it decide whether a token may come next. The automaton here reads bytes. It permits valid UTF-8 that is not blank, with
@@ -33,7 +33,7 @@ _State = tuple[int, tuple]  # what the text was before this character; what its 
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Special tokens and those that were added to the vocabulary, except white space: text must hold none of them."""
+    """Special tokens and those that were added to the vocabulary, except white space: texts must not contain them."""
     added = tokenizer.added_tokens_decoder.items()
     return frozenset(tokenizer.all_special_ids) | {token for token, one in added if one.content.strip()}
 

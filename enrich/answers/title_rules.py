@@ -1,4 +1,4 @@
-"""Rules that flag a title whatever its photo shows, and words in it that the model itself doubts."""
+"""Rules that flag a title regardless of its photo, and words in it that the model itself doubts."""
 
 import re
 import unicodedata
@@ -12,7 +12,7 @@ from enrich.settings.review import TitleRules
 MAX_REPEATS = 2  # of one word in a title; twice in a row is always too often
 _INSIDE = frozenset("_'-\u2019\u200c\u200d")  # in words, as letters, marks and digits; the last join Persian letters
 _UNSPACED = re.compile(f"[{WITHOUT_BLANKS}]")
-# Where words have no blanks around them, a model that repeats itself writes the same characters three times.
+# In scripts without spaces between words, a model that repeats itself writes the same characters three times.
 _LOOP = re.compile(rf"([{WITHOUT_BLANKS}]{{2,40}}?)\1\1")
 
 
@@ -73,7 +73,7 @@ def singular(word: str, lexicon: Lexicon) -> str:
 
 
 def _words(text: str) -> list[str]:
-    """Runs of letters and digits with what is inside words, folded. Without blanks a whole phrase is one of them."""
+    """Runs of letters and digits, case-folded. In scripts without spaces a whole phrase is one run."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     if folded.isascii():  # twice as fast
         runs = re.findall(r"[\w'-]+", folded)
@@ -84,7 +84,7 @@ def _words(text: str) -> list[str]:
 
 
 def _mentions(words: Sequence[str], phrases: Collection[str]) -> bool:
-    """Whether a phrase occurs, as whole words where there are blanks between words."""
+    """Whether a phrase occurs, as whole words if the script separates words by spaces."""
     text = f" {' '.join(words)} "
     wanted = [" ".join(_words(phrase)) for phrase in phrases]
     return any((one if _UNSPACED.search(one) else f" {one} ") in text for one in wanted if one)

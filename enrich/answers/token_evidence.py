@@ -1,4 +1,4 @@
-"""Features of one greedy answer's token log-probabilities: how sure the model was of title, category and price."""
+"""Features of a greedy answer's token log-probabilities: the model's confidence in title, category and price."""
 
 import math
 import re
@@ -35,10 +35,10 @@ class PriceFeatures:
 
 
 class ChoiceTokens:
-    """The lines that a choice may be answered with, as token ids, each with the newline at its end.
+    """The possible lines of a choice as token ids, each with the newline at its end.
 
-    They form a tree, whose memory grows with the lines' tokens. In the order of their tokens, the lines below a node
-    are neighbours, so that each node knows all of them by two numbers.
+    They form a tree, whose memory grows with the lines' tokens. With the lines sorted by their tokens, those below a
+    node are neighbours, so two numbers per node are enough.
     """
 
     def __init__(self, lines: Mapping[Line, str]) -> None:
@@ -60,7 +60,7 @@ class ChoiceTokens:
 
 
 def refuse_control_tokens(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> None:
-    """UsageError if part of a prompt or of its answers becomes a control token of this very model, in any spelling.
+    """UsageError if part of a prompt or of its answers tokenizes to a control token of this model, in any spelling.
 
     It would end or redirect the answer, and the grammar would force it.
     """
@@ -94,7 +94,7 @@ class AnswerTokens:
         self._tokenizer = tokenizer.backend_tokenizer
 
         def lines(texts: Sequence[str], number: int = 1) -> list[Line]:
-            # Behind a newline, as in an answer: the tokenizer puts no word-start marker before the first word there.
+            # After a newline, as in an answer: there the tokenizer puts no word-start marker before the first word.
             before = "\n" if number else ""
             marked = [f"{before}{text}" for text in texts]
             found = tokenizer(marked, add_special_tokens=False).input_ids if marked else []
@@ -156,13 +156,13 @@ class AnswerTokens:
 
     @property
     def note(self) -> str | None:
-        """What a person should know of prices with this tokenizer, in one line."""
+        """A message about prices with this tokenizer, in one line."""
         if not self.shares_digits:
             return None
         most = max(map(len, self.digits.values()))
         return (
             f"prices: this model writes up to {most} digits in one token, so the {TOP_K} most probable ones show less "
-            "of how sure it is; intervals are calibrated all the same"
+            "of how sure it is; intervals are calibrated anyway"
         )
 
     def may_write(self, beginning: str, more: int) -> bool:
@@ -170,7 +170,7 @@ class AnswerTokens:
         return not self.shares_digits or len(beginning) in self._splits(beginning + "5" * more)
 
     def spans(self, token_ids: Sequence[int]) -> "Spans":
-        """Where the parts of an answer stand in its tokens, by the characters that each token writes.
+        """Locate the parts of an answer in its tokens, by the characters that each token writes.
 
         A token that ends inside a character counts as ending where that character does. The mark before the first word,
         which is not text, counts as ending where the next token does.
@@ -238,9 +238,9 @@ def line_probability(completion: Completion, spans: Spans, field: str) -> float:
 def answer_probability(completion: Completion, spans: Spans, field: str) -> float:
     """Probability, 0..1, of the title and of a field's line, with their newlines.
 
-    A model that has written "Shirt" in the title is sure of the category; its doubt shows in the title's tokens. On the
-    sample catalog this separates right labels from wrong ones with an area under the ROC curve of 0.88, the label's
-    line alone with 0.62 (benchmarks/decisions/README.md).
+    A model that has written "Shirt" in the title is certain of the category; its doubt shows in the title's tokens. On
+    the sample catalog this separates right labels from wrong ones with an area under the ROC curve of 0.88, compared
+    with 0.62 for the label's line alone (benchmarks/decisions/README.md).
     """
     return line_probability(completion, spans, "title") * line_probability(completion, spans, field)
 

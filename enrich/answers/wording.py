@@ -1,4 +1,4 @@
-"""What is asked and answered in each language: labels, the word for what cannot be seen, and the question."""
+"""The words of question and answer in each language: labels, the word for unknown, and the question."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from enrich.vocabulary import Language
 
 @dataclass(frozen=True)
 class Wording:
-    """One language. `question` holds {things}, what is asked for, of which `and_` joins the last two; labels of further
-    fields are in small letters there, unless `capitals`."""
+    """One language. {things} in `question` is the list of fields, whose last two `and_` joins; labels of further fields
+    are in lower case there, unless `capitals`."""
 
     title: str
     category: str

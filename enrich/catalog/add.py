@@ -19,7 +19,7 @@ from enrich.settings.catalog import Columns
 from enrich.storage import Store
 
 _TABLES = ("catalog.csv", "catalog.parquet")
-_ATTEMPTS = 5  # every lost swap means that another writer got through
+_ATTEMPTS = 5  # every lost swap means that another writer succeeded
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ def check_addition(catalog: Store, columns: Columns, products: Sequence[Labelled
 def add_products(
     catalog: Store, columns: Columns, products: Sequence[Labelled], photo: Callable[[Seen], bytes | None]
 ) -> Added:
-    """Put photos below images/reviewed/ and rows into the catalog's table, replaced by compare-and-swap.
+    """Write photos below images/reviewed/ and rows into the catalog's table, which is replaced by compare-and-swap.
 
-    Photos of the frozen slice (`enrich.catalog.frozen`) get a folder of their own, from which nothing is taught. A
-    product that was added before gets its newer labels, or is taken out where they were rejected.
+    Photos of the frozen slice (`enrich.catalog.frozen`) get a separate folder, which is not trained on. A product that
+    was added before gets its newer labels, or is removed if they were rejected.
 
     Args:
         photo: returns the reviewed bytes, or None if they no longer exist. Such a photo is left out; if it is the
@@ -91,11 +91,11 @@ def add_products(
         if after == data or catalog.replace(name, after, etag):
             missed = tuple(product.photos[0].key for product, with_photos in held if not with_photos)
             return Added(new, withdrawn, missed)
-    raise RunFailed(f"{catalog.uri_of(name)} was replaced by others {_ATTEMPTS} times in a row; apply the file again")
+    raise RunFailed(f"{catalog.uri_of(name)}: others replaced it {_ATTEMPTS} times in a row; apply the file again")
 
 
 def _with_frozen(products: Sequence[Labelled], catalog: Store) -> list[Labelled]:
-    """`products`, told whether they are in the frozen slice: by their id, or by a photo of it."""
+    """`products`, marked if they are in the frozen slice, by their id or by one of its photos."""
     kept = {PurePosixPath(info.key).stem for info in catalog.list(FROZEN)}
     photos = [[seen.sha256 for seen in product.photos] for product in products]
     start = [
@@ -108,7 +108,8 @@ def _with_frozen(products: Sequence[Labelled], catalog: Store) -> list[Labelled]
 
 
 def _held(catalog: Store, product: Labelled, photo: Callable[[Seen], bytes | None]) -> Labelled | None:
-    """The product with those photos that the catalog holds by now; None without the first. Rejected ones need none."""
+    """The product with those of its photos that the catalog now has; None without the first. Rejected ones need
+    none."""
     if product.label is None:
         return product
     found = []
@@ -122,7 +123,7 @@ def _held(catalog: Store, product: Labelled, photo: Callable[[Seen], bytes | Non
 
 
 def _taught_bytes(catalog: Store, product: Labelled, seen: Seen) -> bytes | None:
-    """A frozen product's photo, if it was taught before: the shop may not have it any more."""
+    """A frozen product's photo, if it was trained on before: the shop may no longer have it."""
     key = _photo_key(seen, False)
     return catalog.get(key)[0] if product.frozen and catalog.head(key) is not None else None
 
@@ -139,14 +140,14 @@ def _table(catalog: Store) -> tuple[str, bytes, str]:
 def _edited(
     data: bytes, name: str, columns: Columns, products: Sequence[Labelled], catalog: Store
 ) -> tuple[bytes, int, int]:
-    """The table with `products` in it, how many rows are new, and how many were taken out."""
+    """The table with `products` in it, how many rows are new, and how many were removed."""
     where = f"catalog {catalog.uri_of(name)}"
     table = read_bytes(data, name, where, columns.image_path)
     category = _check_columns(columns, table, where)
     further = {column for product in products if product.label for column in product.label.further}
     if unread := hidden_columns(data, name, table) & {columns.price, columns.currency, *further}:
         raise UsageError(
-            f"{where}: column {min(unread)!r} holds lists or records, not texts or numbers; change its type"
+            f"{where}: column {min(unread)!r} contains lists or records, not texts or numbers; change its type"
         )
     _check_currency(columns, table, products, where)
     rows = table.select(columns.image_path, columns.product_code).iter_rows()
@@ -176,7 +177,7 @@ def _edited(
 
 
 def _cells(label: Label, columns: Columns, category: str) -> dict[str, Cell]:
-    """What a label says, by column."""
+    """The cells of a label, by column."""
     cells: dict[str, Cell] = {**label.further, columns.title: label.title, category: label.category}
     if label.priced:
         cells |= {columns.price: label.price, columns.currency: label.currency if label.price else None}
@@ -195,7 +196,7 @@ def _check_columns(columns: Columns, table: pl.DataFrame, where: str) -> str:
 
 
 def _check_currency(columns: Columns, table: pl.DataFrame, products: Sequence[Labelled], where: str) -> None:
-    """UsageError if prices in another currency would join the catalog's, which could then not be read any more."""
+    """UsageError if prices in another currency would be added, after which the catalog could no longer be read."""
     if columns.currency not in table.columns:
         return
     known: set[str] = set()

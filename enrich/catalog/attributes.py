@@ -11,7 +11,7 @@ from enrich.vocabulary import same_design
 def read_attributes(
     rows: Sequence[Mapping[str, str]], fields: Mapping[str, FieldSettings], unknown: str
 ) -> tuple[list[dict[str, str | None]], list[str]]:
-    """For each row the values of the fields, None where it has none; and what a person should know, a line each.
+    """For each row the values of the fields, None if it has none; and messages for the user, one line each.
 
     A cell that holds the word `unknown` has no value. The rest is up to the field's kind.
 

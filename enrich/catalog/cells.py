@@ -1,4 +1,4 @@
-"""Cells of a catalog as text: one line, no HTML, nothing invisible, and nothing where a placeholder stands."""
+"""Cells of a catalog as text: one line, no HTML, nothing invisible, and empty instead of placeholders."""
 
 import html
 import re
@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import polars as pl
 
-# What shops and programs write where there is nothing, in lower case.
+# Placeholders for empty cells that shops and programs write, in lower case.
 PLACEHOLDERS = (
     "", "n.a.", "n/a", "n.a", "na", "#n/a", "<na>", "none", "null", "(null)", "nil", "nan", "-", "--", "\u2013",
     "\u2014",
@@ -17,7 +17,7 @@ _INVISIBLE = "[\u00ad\u200b\u200e\u200f\u2060\ufeff]"
 _BLOCKS = r"(?i)<(?:br|/?(?:p|div|li|ul|ol|h[1-6]|tr|td|th|table|hr))(?:\s[^<>]*)?/?>"
 _INLINE = r"(?i)</?(?:b|i|u|em|strong|span|small|big|sup|sub|font|a|mark|del|ins|img|tbody|thead|label)(?:\s[^<>]*)?/?>"
 _FORMULA = r'^\s*="([^"]*)"\s*$'  # how exports keep Excel from reading 00101 as a number
-_ESCAPED = r"^'([=+\-@\x{ff1d}\x{ff0b}\x{ff0d}\x{ff20}])"  # how exports keep spreadsheets from running a text
+_ESCAPED = r"^'([=+\-@\x{ff1d}\x{ff0b}\x{ff0d}\x{ff20}])"  # how exports keep spreadsheets from executing a text
 # Merchant Center's title of a model: trained_algorithmic_media:"Coat: Navy"
 _DECLARED = r"^(?:default|trained_algorithmic_media)?\s*:\s*"
 _COMMENT = r"(?s)<!--.*?-->"
@@ -71,13 +71,13 @@ def title(name: str, there: Collection[str]) -> pl.Expr:
 
 
 def levels(names: list[str], *, paths: bool, between: str = ">", several: str | None = None) -> pl.Expr:
-    """The values of several columns from the last to the first, as a list without those that say nothing.
+    """The values of several columns from the last to the first, as a list without empty ones.
 
     A value that the next one repeats, but for case, is left out. With `paths`, a value may be several: `A > B`.
 
     Args:
-        between: what stands between levels in the cells, instead of `>`.
-        several: what stands between several categories in a cell, of which the first of most levels is taken.
+        between: the separator between levels in the cells, instead of `>`.
+        several: the separator between several categories in a cell, of which the first with the most levels is taken.
     """
     cells = pl.concat_list(_one_path(name, between, several) for name in reversed(names))
     if paths:

@@ -1,4 +1,4 @@
-"""What a catalog says, what of it is left out, and what looks wrong: found in seconds, without a model."""
+"""How a catalog is read, what is left out, and what looks wrong: found in seconds, without a model."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ _CATEGORIES, _DROPPED = 40, 50  # listed on the page
 
 @dataclass(frozen=True)
 class Check:
-    """A catalog that was looked at."""
+    """A checked catalog."""
 
     catalog: Catalog
     photos: PhotoFacts
@@ -52,7 +52,7 @@ class Check:
                 "separator": catalog.separator}  # fmt: skip
 
     def lines(self) -> Iterator[str]:
-        """The report for people: what was understood first, since a wrong guess shows there."""
+        """The report for people, beginning with how the catalog was read, which shows any wrong guess."""
         catalog = self.catalog
         for name, text in self.facts():
             yield f"{name}: {text}"
@@ -61,13 +61,13 @@ class Check:
         if len(listed) > 1:
             yield from (f"row {one.row}, product {excerpt(one.product_code)}: {_reason(one)}" for one in listed[:SHOWN])
         if too_many(catalog.dropped, catalog.rows):
-            yield "more than a tenth of the rows is left out: fine-tuning goes on only with --allow-dropped"
+            yield "more than a tenth of the rows are left out: fine-tuning requires --allow-dropped"
         yield from (f"looks wrong: {one.line}" for one in self.wrong)
         if not self.wrong:
             yield "nothing looks wrong"
 
     def facts(self) -> Iterator[tuple[str, str]]:
-        """What was understood, by name."""
+        """How the catalog was read, by name."""
         catalog, columns = self.catalog, self.catalog.columns
         if catalog.encoding:
             separator = catalog.separator and SEPARATORS.get(catalog.separator, repr(catalog.separator))
@@ -87,13 +87,13 @@ class Check:
         yield "categories", _categories(catalog.products)
         yield "photos", _photos(self.photos)
         if found := [f"{len(shots):,} {issue}" for issue, shots in self.photos.issues.items() if shots]:
-            yield "photo issues", f"{', '.join(found)} (no reason to leave a photo out)"
+            yield "photo issues", f"{', '.join(found)} (no photo is left out for these)"
         if self.parts:
             counted = Counter(self.parts.values())
             yield "splits", ", ".join(f"{name} {count:,}" for name, count in counted.most_common())
 
     def as_page(self) -> dict[str, Any]:
-        """What `enrich.pages.catalog_page` shows. Photos are named by their paths."""
+        """The content of `enrich.pages.catalog_page`. Photos are named by their paths."""
         catalog = self.catalog
         counts = {"rows": catalog.rows, "products": len(catalog.products), "left out": len(catalog.dropped),
                   "categories": len(catalog.categories), "photos": catalog.photos,
@@ -143,7 +143,7 @@ def check(
     files: PhotoFiles | None = None,
     most_photos: int = CHECKED_PHOTOS,
 ) -> Check:
-    """Look at a catalog and its photos, of which at most `most_photos` are decoded, in processes with limits."""
+    """Check a catalog and its photos, of which at most `most_photos` are decoded, in resource-limited processes."""
     photos = look_at_photos(catalog.products, files or PhotoFiles(), settings.limits, most_photos, progress)
     wrong, parts = find_wrong(catalog, photos, settings.split)
     return Check(catalog, photos, tuple(wrong), parts)
@@ -190,7 +190,7 @@ def _photos(photos: PhotoFacts) -> str:
         wide, high = zip(*photos.sizes, strict=True)
         parts.append(
             f"{min(wide)} x {min(high)} to {max(wide)} x {max(high)} pixels, median {median(wide):.0f} x "
-            f"{median(high):.0f} ({photos.looked_at:,} looked at)"
+            f"{median(high):.0f} ({photos.looked_at:,} decoded)"
         )
     same, alike = photos.sharing(exact=True), photos.sharing(exact=False)
     parts.append(f"{same:,} products share a photo's bytes with another")

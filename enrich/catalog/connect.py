@@ -1,4 +1,4 @@
-"""Connections to public addresses only, under one deadline, whatever tables, name servers or web servers say.
+"""Connections to public addresses only, under one deadline, even with hostile tables, name servers or web servers.
 
 httpcore asks its network backend for connections. The one here resolves a name once, checks every address found and
 connects to one of them, so no second look-up can return another address.
@@ -27,7 +27,7 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # the last 32 bits are the IPv4 
 
 
 class Refused(Exception):
-    """A try failed. `again`: another may succeed; `wait`: seconds that the server asked for."""
+    """An attempt failed. `again`: another may succeed; `wait`: seconds that the server asked for."""
 
     def __init__(self, reason: str, again: bool = False, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -35,7 +35,7 @@ class Refused(Exception):
 
 
 class Budget:
-    """The seconds and the bytes on the wire that one try may still take."""
+    """The seconds and the bytes on the wire that one attempt may still take."""
 
     def __init__(self, seconds: float, wire_bytes: int) -> None:
         self._seconds, self._deadline, self._bytes = seconds, time.monotonic() + seconds, wire_bytes
@@ -48,17 +48,17 @@ class Budget:
         return left if timeout is None else min(left, timeout)
 
     def extend(self, seconds: float) -> None:
-        """Extend the deadline by the time that this program itself made the try wait."""
+        """Extend the deadline by the time that this program itself made the attempt wait."""
         self._deadline += seconds
 
     def read(self, count: int) -> None:
         """Count bytes that came from the wire. Raises Refused if they are too many."""
         self._bytes -= count
         if self._bytes < 0:
-            raise Refused("its answer is mostly padding, and far more than the photo may have")
+            raise Refused("the response is mostly padding, far more than a photo may have")
 
 
-# What the current thread reads and waits for goes to this budget. A kept connection serves the tries of any thread.
+# The budget of what the current thread reads and waits for. A kept-alive connection serves attempts of any thread.
 BUDGET: ContextVar[Budget] = ContextVar("BUDGET")
 
 

@@ -35,7 +35,7 @@ _OVERHEAD_BYTES = 1 << 18
 
 @dataclass(frozen=True)
 class Pace:
-    """How many requests run at a time, and how long they wait."""
+    """Limits on simultaneous requests and on waiting."""
 
     threads: int = 16
     connect_seconds: float = 10.0
@@ -105,7 +105,7 @@ class Downloader:
         return min((asked or 0.0) + jitter, self._pace.max_wait_seconds)
 
     def _download(self, url: str, part: Path) -> None:
-        """One try: from the first look-up to the last byte, redirects included, within total_seconds."""
+        """One attempt: from the first look-up to the last byte, including redirects, within total_seconds."""
         budget = Budget(self._settings.total_seconds, 2 * self._settings.limits.max_bytes + _OVERHEAD_BYTES)
         BUDGET.set(budget)
         try:
@@ -163,7 +163,7 @@ class Downloader:
             raise Refused(reason, response.status in _BUSY, _retry_after(headers.get("retry-after")))
         coding = headers.get("content-encoding", "").strip()
         if coding.lower() not in ("", "identity"):
-            raise Refused(f"content-encoding {coding[:40]!r}, which was not asked for")
+            raise Refused(f"content-encoding {coding[:40]!r}, which was not requested")
         limit = self._settings.limits.max_bytes
         length = headers.get("content-length", "")
         stated = int(length) if length.isascii() and length.isdigit() else None
@@ -193,7 +193,8 @@ class Downloader:
 
     @contextmanager
     def _slot(self, host: str, budget: Budget) -> Iterator[None]:
-        """Wait until fewer than per_host requests to the host are in flight. The wait does not count for the try."""
+        """Wait until fewer than per_host requests to the host are in flight. The wait does not count towards the
+        attempt."""
         with self._lock:
             slot = self._slots[host]
         started = time.monotonic()

@@ -1,7 +1,7 @@
-"""A catalog's table with some rows changed, added and taken out, and everything else as it was.
+"""A catalog's table with some rows changed, added and removed, and everything else unchanged.
 
-A CSV keeps its other lines byte for byte, a Parquet file its types. What does not fit, or would not be read back as it
-was meant, is refused: the caller's file stays.
+A CSV keeps its other lines byte for byte, a Parquet file its types. Edits that do not fit, or would not be read back as
+intended, are refused, and the caller's file is unchanged.
 """
 
 import csv
@@ -29,8 +29,8 @@ _DELIMITERS = ",;\t|"
 
 @dataclass(frozen=True)
 class Edit:
-    """What is to change. Rows are told apart by the paths of their photos, as a table joins them with BETWEEN_PHOTOS;
-    cells that are not named stay, or are empty."""
+    """The changes. Rows are identified by the paths of their photos, as a table joins them with BETWEEN_PHOTOS; cells
+    that are not named keep their value, or are empty in new rows."""
 
     key: str  # the column of paths
     changed: Mapping[str, Mapping[str, Cell]]  # path -> column -> cell
@@ -47,7 +47,7 @@ def read_bytes(data: bytes, name: str, where: str, photos: str) -> pl.DataFrame:
 
 
 def edited(data: bytes, name: str, edit: Edit, where: str) -> bytes:
-    """The table in `data`, a file called `name`, with `edit` done; the same bytes where that changes nothing.
+    """The table in `data`, a file called `name`, after `edit`; the same bytes if that changes nothing.
 
     Raises:
         UsageError: the table cannot be read, or what was to be written does not fit its columns.
@@ -74,7 +74,7 @@ def holds_numbers(data: bytes, name: str, column: str) -> bool:
 
 
 def _real(edit: Edit, table: pl.DataFrame) -> Edit:
-    """`edit` without what the table says already."""
+    """`edit` without what the table already says."""
     standing = {row[edit.key]: row for row in table.to_dicts()}
     changed = {
         path: cells
@@ -85,7 +85,7 @@ def _real(edit: Edit, table: pl.DataFrame) -> Edit:
 
 
 def _same(text: str, cell: Cell) -> bool:
-    """Whether a cell that was read is what was to be written; prices but for rounding in float32."""
+    """Whether a cell reads back as intended; prices up to rounding in float32."""
     if not isinstance(cell, float):
         return " ".join(text.split()) == (cell or "")
     try:
@@ -102,7 +102,7 @@ def _check_read_back(before: pl.DataFrame, after: pl.DataFrame, edit: Edit, wher
         raise UsageError(f"{where}: its other rows would change; save it as a plain CSV in UTF-8, or as Parquet")
     rows = after.filter(~rest).to_dicts()
     if sorted(row[edit.key] for row in rows) != sorted(meant):
-        raise UsageError(f"{where}: column {edit.key!r} cannot hold the paths of photos; make it text")
+        raise UsageError(f"{where}: column {edit.key!r} cannot contain photo paths; make it text")
     for row in rows:
         for name, cell in meant[row[edit.key]].items():
             if not _same(row[name], cell):

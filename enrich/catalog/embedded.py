@@ -1,4 +1,4 @@
-"""Photos inside of tables and archives, kept as files in the cache, so that training reads them like any others."""
+"""Photos embedded in tables and archives, stored as files in the cache so that training reads them like others."""
 
 import base64
 import binascii
@@ -67,7 +67,7 @@ def data_of(uri: str) -> bytes | None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, and not where it is already."""
+    """Write atomically, unless it already exists."""
     if path.is_file() and path.stat().st_size == len(data):
         return
     handle, part = tempfile.mkstemp(dir=path.parent)

@@ -1,5 +1,5 @@
-"""Make a catalog from a table with image URLs, or with photos inside: the photos as they come, the table with their
-paths, and the failures.
+"""Make a catalog from a table with photo URLs or embedded photos: unmodified photos, the table with their paths, and
+the failures.
 
 The table is a local Parquet or CSV file, or the train split of a Hugging Face data set (its Parquet files only; no code
 of the data set is run). An interrupted fetch continues: photos that were downloaded before are not requested again.
@@ -40,10 +40,10 @@ def fetch_catalog(
     source: str, out: Path, settings: FetchSettings, progress: Callable[[int, int], None], pace: Pace = USUAL_PACE
 ) -> FetchSummary:
     """Write `out/images/`, `out/failures.csv` and, last, `out/catalog.csv`: the source's columns and local_image_path,
-    where `|` stands between the photos of a row.
+    where `|` separates the photos of a row.
 
-    Photos that could not be had are listed in failures.csv (product_code, url, reason, attempts), and rows without any
-    are left out of the catalog. Columns without a text form are left out.
+    Photos that could not be fetched are listed in failures.csv (product_code, url, reason, attempts), and rows without
+    any photo are left out of the catalog. Columns without a text form are left out.
 
     Args:
         source: a file, or the id of a data set.
@@ -162,12 +162,12 @@ def _read(source: str, settings: FetchSettings) -> tuple[pl.DataFrame, list[Embe
                 f"table {source}: no column {column!r}; its columns are: {listed}; set {setting} to one of them"
             )
     if table.is_empty():
-        raise UsageError(f"table {source}: has no rows; give one that has")
+        raise UsageError(f"table {source}: has no rows; name another one")
     return table, [one.embedded for one in tables]
 
 
 def _path_inside(embedded: Sequence[Embedded], name: str) -> str | None:
-    """The file of a photo from inside of a table; None for a URL."""
+    """The file of an embedded photo; None for a URL."""
     return next((path for one in embedded if (path := one.path_of(name))), None)
 
 
@@ -209,12 +209,12 @@ def _hub_files(dataset: str) -> list[Path]:
         train = [name for name in names if "train" in Path(name).name or "train" in Path(name).parent.name] or names
         folders = sorted({str(Path(name).parent) for name in train})
         if not train:
-            raise UsageError(f"data set {dataset}: holds no Parquet file; download its table and give the file")
+            raise UsageError(f"data set {dataset}: contains no Parquet file; download its table and name the file")
         if len(folders) > 1:
             listed = ", ".join(folders[:5])
-            raise UsageError(f"data set {dataset}: several tables ({listed}); download one of them and give the file")
+            raise UsageError(f"data set {dataset}: several tables ({listed}); download one of them and name the file")
         return [Path(api.hf_hub_download(dataset, name, repo_type="dataset")) for name in sorted(train)]
     except RepositoryNotFoundError as error:
         raise UsageError(f"data set {dataset}: not found, or private without HF_TOKEN; check its name") from error
     except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError) as error:
-        raise UsageError(f"data set {dataset}: {first_line(error)[:200]}; check the network, or give a file") from error
+        raise UsageError(f"data set {dataset}: {first_line(error)[:200]}; check the network, or name a file") from error

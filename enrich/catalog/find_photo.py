@@ -1,4 +1,4 @@
-"""The photos that a catalog names, found whatever wrote the names: lists, separators of Windows, accents of a Mac."""
+"""Find the photos that a catalog names, in any notation: lists, Windows separators, accents as macOS writes them."""
 
 import html
 import json
@@ -17,7 +17,7 @@ NOT_FOUND, EMPTY, OUTSIDE = "photo not found", "photo is an empty file", "photo 
 
 
 URL = "photo is a URL, not a file: `enrich catalog fetch` downloads it"
-NO_DATA = "photo is a data: URI that holds no bytes"
+NO_DATA = "photo is an empty data: URI"
 _BETWEEN = re.compile(r"\s*[,;\n\r]\s*")
 
 

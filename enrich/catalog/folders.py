@@ -1,4 +1,4 @@
-"""Catalogs without a table: folders of photos, a folder a class, and WebDataset's archives."""
+"""Catalogs without a table: folders of photos, one for each category, and WebDataset archives."""
 
 import json
 import os
@@ -23,7 +23,7 @@ _MOST_MEMBERS = 10_000_000
 
 
 def read_folders(directory: Path) -> tuple[list[dict[str, str]], list[str]]:
-    """A row for each photo in a folder below `directory`, which is its category, and what a person should know.
+    """A row for each photo in a folder below `directory`, which is its category, and messages for the user.
 
     The product code is the file's name without its ending, with the folder before it where two are the same. The title
     is that name too where it has words, else the category.
@@ -49,7 +49,7 @@ def read_folders(directory: Path) -> tuple[list[dict[str, str]], list[str]]:
         return [], []
     worded = sum(bool(_words(path.stem)) for path in found)
     told = [
-        f"no table: {len(rows):,} photos in folders, whose names are the categories; titles are the names of "
+        f"no table: {len(rows):,} photos in folders whose names are the categories; titles are the names of "
         f"{worded:,} files and, for {len(rows) - worded:,} without words, of their folders; there are no prices"
     ]
     return rows, told

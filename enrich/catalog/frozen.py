@@ -1,8 +1,8 @@
-"""The frozen slice: a fifth of the products that people decided on, from which no adapter ever learns.
+"""The frozen slice: a fifth of the products that people decided, which no adapter is ever trained on.
 
-The id of a product puts it there, and never its title. From then on its photos are kept in a folder of their own, which
-says so forever: whatever the product is called later, with whichever photos it is grouped, and also while its label is
-withdrawn.
+A product's id decides whether it belongs to the slice, never its title. From then on its photos are stored in a
+separate folder, which marks them permanently: even if the product is renamed, its photos are grouped differently, or
+its label is withdrawn for a time.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from enrich.vocabulary import Product
 
 REVIEWED = "images/reviewed"  # where a catalog keeps the photos of products that people decided on, by their sha256
 FROZEN = f"{REVIEWED}/frozen"
-SHARE = 0.2  # another one would teach what was kept apart
+SHARE = 0.2  # changing it would train on what was held out
 
 
 def is_frozen_id(product_id: str) -> bool:

@@ -1,4 +1,4 @@
-"""Further photos of products whose table names one: those that stand beside it in its group."""
+"""Further photos of products whose table names only one: the others in its group."""
 
 import os
 from collections import defaultdict
@@ -39,7 +39,7 @@ def add_further_photos(kept: Mapping[int, Product], directory: Path, group_by: s
         if other[0] != number:
             raise UsageError(
                 f"{where}: group_by {group_by}: the photos of products {kept[other[0]].product_code} and "
-                f"{product.product_code} ({other[1]}, {key}) are in one group; name another expression, or photo"
+                f"{product.product_code} ({other[1]}, {key}) are in one group; use another expression, or photo"
             )
     if not products:
         raise UsageError(f"{where}: group_by {group_by}: matches no photo of the table; correct it, or use photo")

@@ -1,4 +1,4 @@
-"""Columns of known layouts: which column of a table holds what, proposed from the names in its header."""
+"""Known layouts: propose what each column of a table contains, from the names in its header."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from enrich.settings.catalog import Columns
 
 @dataclass(frozen=True)
 class Layout:
-    """One layout. Names are in small letters, with one space for what stands between words."""
+    """One layout. Names are in lower case, with one space between words."""
 
     name: str
     signs: tuple[str, ...]  # columns that only it has, all of them
@@ -75,7 +75,7 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class Proposal:
-    """What was proposed."""
+    """A proposal."""
 
     layout: str  # its name
     columns: Columns
@@ -83,10 +83,10 @@ class Proposal:
 
 
 def propose(header: Sequence[str], given: Mapping[str, Any], filled: Mapping[str, float] = {}) -> Proposal:
-    """The columns of a table with this header. What `given` sets stays.
+    """The columns of a table with this header. What `given` sets is kept.
 
     Args:
-        filled: by column, the share of cells that say something; a column of prices with few of them is passed over.
+        filled: by column, the share of non-empty cells; a price column with few of them is passed over.
     """
     names = {_plain(name): name for name in reversed(header)}
     layout = next((one for one in LAYOUTS if all(sign in names for sign in one.signs)), None)
@@ -123,7 +123,7 @@ def _further(names: Mapping[str, str], header: Sequence[str], first: str | None)
 
 
 def as_yaml(columns: Columns) -> str:
-    """The settings file that says so."""
+    """The proposal as a settings file."""
     import yaml
 
     said = {

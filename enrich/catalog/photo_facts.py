@@ -1,4 +1,4 @@
-"""The photos of a catalog, looked at without a model: sizes, issues, which are broken, and which show one picture."""
+"""Facts about a catalog's photos, found without a model: sizes, issues, broken files, and repeated pictures."""
 
 import os
 from collections import defaultdict
@@ -48,7 +48,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class PhotoFacts:
-    """What is known of the photos. Sizes, issues and pictures that look the same are those of the photos looked at."""
+    """What is known about the photos. Sizes, issues and similar pictures cover only the decoded photos."""
 
     files: int
     urls: int
@@ -74,7 +74,8 @@ class _Seen:
 def look_at_photos(
     products: Sequence[Product], files: PhotoFiles, limits: PhotoLimits, most: int, progress: Callable[[int, int], None]
 ) -> PhotoFacts:
-    """The facts about all photos of the products, of which at most `most` are decoded, in processes with limits."""
+    """The facts about all photos of the products, at most `most` of which are decoded, in resource-limited
+    processes."""
     shots: dict[str, list[Shot]] = defaultdict(list)
     for main in (True, False):  # so that main photos are looked at first
         for one in products:
@@ -110,7 +111,7 @@ def look_at_photos(
 
 
 def _spread(paths: Sequence[str], mains: int, most: int) -> list[str]:
-    """At most `most` of them, the main photos (the first `mains`) before others, and evenly from either."""
+    """At most `most` of them, main photos (the first `mains`) before others, spread evenly over both."""
     chosen: list[str] = []
     for part in (paths[:mains], paths[mains:]):
         room = min(most - len(chosen), len(part))
@@ -121,7 +122,7 @@ def _spread(paths: Sequence[str], mains: int, most: int) -> list[str]:
 def _look(
     paths: Sequence[str], files: PhotoFiles, limits: PhotoLimits, progress: Callable[[int, int], None]
 ) -> Iterator[tuple[str, _Seen | str]]:
-    """What each photo looks like, or why that cannot be said."""
+    """What each photo looks like, or why that is unknown."""
     if not paths:
         return
     work, processes = partial(squeeze, side=SIDE), min(cores(), 4)

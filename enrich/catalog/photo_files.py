@@ -1,4 +1,4 @@
-"""Where the bytes of a catalog's photos are: files, or objects on S3 that are read only when they are looked at."""
+"""The bytes of a catalog's photos: files, or objects on S3 that are downloaded only when needed."""
 
 import hashlib
 import os

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from enrich.answers.amount import LONGEST, Amount, AmountError, DecimalMark, parse_amount
 
 LOWER, HIGHER, WORDS, CENTS = (
-    "are ranges, taken at their lower end",
-    "name a price before and after a discount, of which the higher is the full price",
-    "come with words such as `from`, `each` or `incl. VAT`, which change no number",
-    "are in cents, taken as a hundredth",
+    "are ranges and read as their lower end",
+    "name a price before and after a discount; the higher one is the full price",
+    "come with words such as `from`, `each` or `incl. VAT`, which are ignored",
+    "are in cents and divided by 100",
 )
 _WORDS = re.compile(
     r"(?ix)^(?:(?:prices?|preis|prix|precio)\s*:?\s*)?"

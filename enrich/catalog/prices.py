@@ -1,4 +1,4 @@
-"""The prices of a catalog, read as a column: what one cell leaves open, the others' writing decides."""
+"""The prices of a catalog, read as a column: how other cells are written decides how ambiguous ones are read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ Found = Amount | AmountError | None  # in a cell; None: it states no price
 
 @dataclass(frozen=True)
 class Cell:
-    """What a row says of its price; "" where it says nothing."""
+    """A row's cells about its price; "" if they are empty."""
 
     row: int  # counts from 1
     price: str
@@ -30,10 +30,10 @@ class Price:
 
 
 def read_prices(cells: Sequence[Cell], columns: Columns, where: str) -> tuple[list[Price], str | None, list[str]]:
-    """A price for each cell, the currency of all of them (None if no cell names one), and what a person should know.
+    """A price for each cell, the common currency (None if no cell names one), and messages for the user.
 
     An amount that could be either of two is read by the decimal mark that other cells of the column prove. If they
-    prove both, it has no price. A price far beyond all the others has none either. Several currencies are converted by
+    prove both, it has no price. A price far outside all others is dropped, too. Several currencies are converted by
     `columns.rates`.
 
     Raises:
@@ -62,7 +62,7 @@ def _common(named: set[str], rates: dict[str, float], where: str) -> str | None:
     """The currency of the catalog."""
     if rates and (unknown := named - set(rates)):
         raise UsageError(
-            f"{where}: prices in {', '.join(sorted(unknown)[:5])}, which columns.rates lacks; add its rate"
+            f"{where}: prices in {', '.join(sorted(unknown)[:5])}, which are missing in columns.rates; add their rates"
         )
     if rates:
         return next(code for code, rate in rates.items() if rate == 1)
@@ -153,7 +153,7 @@ def _plausible(found: Sequence[Found]) -> list[Price]:
             both = ", and the column writes both decimal marks" if amount.ambiguous else ""
             prices.append(Price(problem=f"{amount}{both}"))
         elif amount is not None and amount.value in odd:
-            prices.append(Price(problem=f"{amount.value:,.15g} is far beyond the other prices"))
+            prices.append(Price(problem=f"{amount.value:,.15g} is far outside the other prices"))
         else:
             prices.append(Price(amount.value if amount else None))
     return prices

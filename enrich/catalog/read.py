@@ -36,12 +36,12 @@ FIXED = {
     "image_path": ("image",), "product_code": ("id", "product_code"), "title": ("title",), "category": ("category",),
     "price": ("price",), "currency": ("currency",),
 }  # fmt: skip
-UNPRICED = "price cannot be used, taught without it"
+UNPRICED = "price cannot be used; taught without it"
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """The usable rows in the table's order, and what was learned on the way."""
+    """The usable rows in the table's order, and what else was found."""
 
     products: tuple[Product, ...]
     categories: tuple[str, ...]  # sorted
@@ -71,7 +71,7 @@ class Catalog:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """What a person should know of the table, a line each."""
+        """Messages about the table for the user, one line each."""
         told = (("left out", self.dropped, self.rows, "rows"), ("without price", self.unread, self.rows, "rows"),
                 ("photos left out", self.lost, self.photos + len(self.lost), "photos"))  # fmt: skip
         several = [f"{self.photos:,} photos of {len(self.products):,} products"]
@@ -102,8 +102,8 @@ def read_catalog(
         group_by: see `add_further_photos`.
         category_path: a category is all of its levels, `WOMAN > SHOES > PUMPS`, not only the last.
         fields: what else is read of each product (`read_attributes`).
-        unknown: what a cell without a value may hold.
-        urls: whether a photo may be a URL, which nothing downloads: for those who only look at the table.
+        unknown: the word in cells without a value.
+        urls: whether a photo may be a URL, which is not downloaded: for callers that only inspect the table.
 
     Raises:
         UsageError: no table, an unreadable one, a missing column, several currencies, prices that could be either of
@@ -206,7 +206,7 @@ def _no_currency(columns: Columns, table: Table, found: str | None) -> list[str]
 
 
 def _variants(count: int) -> list[str]:
-    told = "rows of variants with prices of their own, which add photos to a product and keep its price"
+    told = "variant rows with their own prices, which only add photos to their product"
     return [f"{told}: {count:,}"] if count else []
 
 
@@ -272,7 +272,7 @@ def _one_spelling(categories: Sequence[str], category_path: bool) -> tuple[list[
 def _paths(
     products: Sequence[Product], found: pl.Series, row_of: Mapping[str, int], category_path: bool
 ) -> dict[str, tuple[str, ...]]:
-    """The levels of each category. One that is a leaf may be beneath several; most of its rows decide."""
+    """The levels of each category. A leaf may occur below several parents; most of its rows decide."""
     if category_path:
         return {label: levels_of(label) for label in {product.category for product in products}}
     above = Counter((one.category, tuple(found[row_of[one.product_code] - 1])[:-1]) for one in products)
@@ -299,7 +299,7 @@ def _fingerprint(products: list[Product], directory: Path) -> str:
 
 
 def row_digests(catalog: Catalog) -> dict[str, int]:
-    """Product code -> 63 bits of a hash of all that its row teaches, photos by name and size."""
+    """Product code -> 63 bits of a hash of everything that its row teaches, with photos by name and size."""
     directory = Path(catalog.directory)
     hashes = ((one.product_code, hashlib.sha256(_line(one, directory)).digest()) for one in catalog.products)
     return {code: int.from_bytes(found[:8]) >> 1 for code, found in hashes}
@@ -313,7 +313,7 @@ def _line(product: Product, directory: Path) -> bytes:
 
 
 def _of_photo(path: str, directory: Path) -> tuple[str, int]:
-    """What the fingerprint says of a photo. One from inside a table is named by its bytes, wherever it is kept."""
+    """What the fingerprint records of a photo. An embedded one is identified by its bytes, wherever it is stored."""
     if is_url(path):
         return path, 0
     inside = path.startswith(f"{directory}{os.sep}")

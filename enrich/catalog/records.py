@@ -1,4 +1,4 @@
-"""Tables of records: JSON, JSON Lines, conversations in the form that ShareGPT began, and Excel sheets."""
+"""Tables of records: JSON, JSON Lines, conversations in ShareGPT's format, and Excel sheets."""
 
 import io
 import json
@@ -14,7 +14,7 @@ from enrich.errors import UsageError, first_line
 
 BETWEEN_PHOTOS = "|"  # in a cell that names several
 _LISTS = ("data", "products", "items", "rows", "records", "annotations")  # keys that wrap the records of a file
-_MOST_UNPACKED = 1 << 30  # bytes of a workbook; a zip file of 1 MB may hold 1 GB of nothing
+_MOST_UNPACKED = 1 << 30  # bytes of a workbook; a zip file of 1 MB may unpack to 1 GB
 _TURNS = ("conversations", "messages")
 _ANSWERS = frozenset({"gpt", "assistant", "model", "bot"})
 _PHOTO_KEYS = ("path", "url", "src", "file_name", "image")  # of a record that stands for a photo
@@ -37,7 +37,7 @@ def read_json(
     conversations, of which the answers become columns: title, category, price and others by their labels.
 
     Args:
-        lists: keys whose lists of texts are joined with something else than BETWEEN_PHOTOS.
+        lists: keys whose lists of texts are joined with something other than BETWEEN_PHOTOS.
 
     Raises:
         UsageError: it is neither.
@@ -61,7 +61,7 @@ def read_json(
 
 
 def read_workbook(data: bytes, where: str) -> tuple[list[list[str]], list[str]]:
-    """The rows of the first sheet of an Excel file that has any, and what a person should know.
+    """The rows of the first non-empty sheet of an Excel file, and messages for the user.
 
     Raises:
         UsageError: it is not such a file, or too large unpacked.
@@ -72,7 +72,7 @@ def read_workbook(data: bytes, where: str) -> tuple[list[list[str]], list[str]]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if (size := sum(one.file_size for one in archive.infolist())) > _MOST_UNPACKED:
                 raise UsageError(
-                    f"{where}: holds {size:,} bytes unpacked, more than {_MOST_UNPACKED:,}; save it as CSV"
+                    f"{where}: holds {size:,} bytes uncompressed, more than {_MOST_UNPACKED:,}; save it as CSV"
                 )
         workbook = CalamineWorkbook.from_filelike(io.BytesIO(data))
         names = workbook.sheet_names

@@ -71,7 +71,7 @@ def _why_another(row: dict[str, str], first: dict[str, str], head: int) -> tuple
     """Reason and detail why a row is not of the product of row `head`, `first`; "" if it is."""
     told = _SAME_PRODUCT if row["title"] or row["category"] else ()
     odd = next((name for name in told if row[name] and not _agree(row[name], first[name])), None)
-    return ("product_code is in an earlier row", f"its {odd} is not that of row {head}") if odd else ("", "")
+    return ("product_code is in an earlier row", f"its {odd} differs from row {head}") if odd else ("", "")
 
 
 def _why_unusable(row: dict[str, str]) -> tuple[str, str]:
@@ -79,7 +79,7 @@ def _why_unusable(row: dict[str, str]) -> tuple[str, str]:
     for name in ("product_code", "title", "category"):
         if not row[name]:
             photo_only = row["image_path"] and not (row["title"] or row["category"])
-            return f"no {name}", "only a photo, as of a product in another row" if photo_only else ""
+            return f"no {name}", "only a photo, for a product in another row" if photo_only else ""
     for text in (row["title"], row["category"]):
         if spells_control_token(text):
             return "a value spells a control token of the model", text

@@ -1,6 +1,6 @@
-"""Train, validation, calibration and test rows: no title in two of them, and the same whatever the rows' order.
+"""Train, validation, calibration and test rows: no title is in two of them, and the order of rows does not matter.
 
-What people decided on is apart: a frozen slice is in none of them, and the rest is for training.
+Products that people decided are separate: a frozen slice is in no split, and the rest is for training.
 """
 
 import hashlib
@@ -34,8 +34,8 @@ def split_catalog(products: Sequence[Product], settings: SplitSettings) -> Split
     of the rows; train gets the rest. Last in that order, and so in train, are titles that would overfill a split, and
     the only titles of a category: held out, they would ask for a category that was never taught.
 
-    Products that people decided on change nothing of that: they join train, but for those of a title that is held out,
-    which join that, and for the frozen slice.
+    Products that people decided do not change this: they join train, except those whose title is held out, which join
+    that split, and except the frozen slice.
 
     Raises:
         UsageError: fewer titles than splits.
@@ -45,7 +45,7 @@ def split_catalog(products: Sequence[Product], settings: SplitSettings) -> Split
     reviewed = [product for product in products if is_reviewed(product) and product.product_code not in kept]
     groups = _by_title(product for product in products if not is_reviewed(product) and product.product_code not in kept)
     if len(groups) < 4:
-        besides = " besides those that people decided on" if frozen or reviewed else ""
+        besides = " in addition to those that people decided" if frozen or reviewed else ""
         raise UsageError(
             f"catalog with {len(groups)} different titles{besides}: train, validation, calibration and test need at "
             "least one each, so 4 at the least; add products"

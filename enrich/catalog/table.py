@@ -23,7 +23,7 @@ _BATCH_ROWS = 256  # of photos inside of a table
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for: which columns tell separators apart, hold lists to join (with what), or photos."""
+    """The request: which columns identify the separator, contain lists to join (and how), or contain photos."""
 
     columns: Collection[str] = ()
     lists: Mapping[str, str] = field(default_factory=dict)
@@ -125,7 +125,7 @@ def find_table(path: Path) -> Path:
         listed = " and ".join(one.name for one in found[:3])
         raise UsageError(f"catalog {path}: holds both {listed}; delete one or name the file")
     if not found and not _has_photos(path):
-        raise UsageError(f"catalog {path}: holds neither catalog.csv nor catalog.parquet; put one beside images/")
+        raise UsageError(f"catalog {path}: holds neither catalog.csv nor catalog.parquet; put one next to images/")
     return found[0] if found else path
 
 

@@ -1,4 +1,4 @@
-"""The catalog as fine-tuning teaches it, and the prompt that it is taught with."""
+"""The catalog as fine-tuning uses it, and the prompt."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ MOST_IN_CENTS = 99_999  # units of the currency: seven digits in cents; with lon
 
 
 def read_taught(folder: Path, settings: TrainSettings, *, urls: bool = False) -> Catalog:
-    """The catalog in `folder` under these settings, and what a person should know; `urls` as in `read_catalog`.
+    """The catalog in `folder` under these settings, and messages for the user; `urls` as in `read_catalog`.
 
     Raises:
         UsageError: as `read_catalog`, `read_taxonomy` and `adopt`; or categories are to be paths and none has levels.
@@ -75,7 +75,7 @@ def taught_prompt(
 
 
 def price_unit(settings: TrainSettings, catalog: Catalog) -> PriceUnit:
-    """What the number of a price in an answer counts: as the settings say, or as suits the catalog's prices.
+    """The unit of a price in an answer: as the settings say, or as suits the catalog's prices.
 
     Raises:
         UsageError: the settings say cents, and the currency has none or a price has too many digits then.
@@ -102,7 +102,7 @@ def _loses_cents(price: float) -> bool:
 
 
 def _of_prices(settings: TrainSettings, catalog: Catalog) -> list[str]:
-    """A line about prices that are other prices in whole units."""
+    """A line about prices that whole units would change."""
     prices = [(one.price, catalog.row_of[one.product_code]) for one in catalog.products if one.price]
     small = [(price, row) for price, row in prices if _loses_cents(price)]
     if not small:
@@ -134,5 +134,5 @@ def _values(name: str, products: Sequence[Product]) -> set[str]:
 
 
 def unknown_word(settings: TrainSettings) -> str:
-    """What is answered where a value is not known."""
+    """The answer for an unknown value."""
     return settings.wording.unknown or WORDINGS[settings.language].unknown

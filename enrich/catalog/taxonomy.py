@@ -1,4 +1,4 @@
-"""Tables of standard taxonomies, and catalogs whose categories are theirs."""
+"""Tables of standard taxonomies, and catalogs that use their categories."""
 
 import re
 from collections import defaultdict
@@ -56,7 +56,7 @@ def read_taxonomy(uri: str) -> Taxonomy:
         data, _ = store.get(name, MAX_BYTES)
     except StorageError as error:
         if error.problem is Problem.NOT_FOUND:
-            raise UsageError(f"{where}: there is no such file; check the path") from error
+            raise UsageError(f"{where}: no such file; check the path") from error
         if error.problem is Problem.TOO_LARGE:
             raise UsageError(f"{where}: larger than {MAX_BYTES:,} bytes; name the table of one standard") from error
         raise

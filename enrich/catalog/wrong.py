@@ -1,4 +1,4 @@
-"""What looks wrong in a catalog: nothing of it keeps a row from being taught, and a person should look."""
+"""What looks wrong in a catalog: it does not keep a row from being taught, but a person should check it."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ _ALIKE = "photos that look the same under titles that differ"
 
 @dataclass(frozen=True)
 class Finding:
-    """Something of one kind that looks wrong."""
+    """One kind of problem."""
 
     what: str
     examples: tuple[str, ...]  # all of them
@@ -55,7 +55,7 @@ def find_wrong(catalog: Catalog, photos: PhotoFacts, split: SplitSettings) -> tu
         found.append(Finding(problem, ()))
     if photos.urls:
         found.append(Finding(
-            "photos that are URLs are not opened here, and fine-tuning reads files: `enrich catalog fetch --source "
+            "photo URLs are not opened here, and fine-tuning needs files: `enrich catalog fetch --source "
             f"TABLE --out URI` with image_url: {catalog.columns.image_path} downloads them: {photos.urls:,}", (),
         ))  # fmt: skip
     return [one for one in found if one], parts
@@ -76,7 +76,7 @@ def _broken(catalog: Catalog, photos: PhotoFacts) -> Finding | None:
         f"{excerpt(one.shot.product_code)}: {one.reason})"
         for one in photos.broken
     ]
-    return Finding(f"photos that cannot be read, of {photos.looked_at:,} looked at", tuple(told)) if told else None
+    return Finding(f"photos that cannot be read, of {photos.looked_at:,} decoded", tuple(told)) if told else None
 
 
 def _titles(pictures: Sequence[Picture], by_code: Mapping[str, Product]) -> Iterator[Finding]:
@@ -110,7 +110,7 @@ def _differ(shots: Sequence[Shot], by_code: Mapping[str, Product]) -> str:
 
 
 def _leaks(pictures: Sequence[Picture], by_code: Mapping[str, Product], parts: Mapping[str, str]) -> Finding | None:
-    """Pictures that are both taught and asked for: titles decide what stays in one split, and photos do not."""
+    """Pictures that are both trained on and tested: splits keep titles together, but not photos."""
     told, shown, held = [], [], set()
     for one in pictures:
         first = {parts.get(shot.product_code, ""): shot for shot in reversed(one.shots)}
@@ -122,7 +122,7 @@ def _leaks(pictures: Sequence[Picture], by_code: Mapping[str, Product], parts: M
             shown.append(tuple(shots))
             held |= {shot.product_code for shot in one.shots if parts[shot.product_code] == "test"}
     tested = sum(part == "test" for part in parts.values())
-    what = f"leaks between splits, by which scores look too good ({len(held):,} of {tested:,} test products)"
+    what = f"leaks between splits, which make scores look too good ({len(held):,} of {tested:,} test products)"
     return Finding(what, tuple(told), tuple(shown)) if told else None
 
 
@@ -134,11 +134,11 @@ def _values(catalog: Catalog) -> Iterator[Finding]:
     rounded = [one for one in catalog.products if _was_rounded(one.product_code)]
     garbled = [one for one in catalog.products if _is_garbled(one.title)]
     kinds = (
-        ("prices that are hundreds of times off their category's", [text for _, text in odd], [one for one, _ in odd]),
-        ("categories with one product, which cannot be tested", [excerpt(one.category) for one in alone], alone),
+        ("prices hundreds of times off from their category's", [text for _, text in odd], [one for one, _ in odd]),
+        ("categories with only one product, which cannot be tested", [excerpt(one.category) for one in alone], alone),
         ("product codes that a spreadsheet rounded; format that column as text",
          [one.product_code for one in rounded], rounded),
-        ("titles that were decoded wrongly somewhere; export the table again",
+        ("titles with garbled characters; export the table again",
          [f"{excerpt(one.title)!r} ({one.product_code})" for one in garbled], garbled),
     )  # fmt: skip
     for what, told, products in kinds:

@@ -34,7 +34,7 @@ RECORDS = ("README.md", METRICS_FILE, SCORES_FILE, DROPPED_FILE, TAUGHT_FILE, RE
 
 @dataclass(frozen=True)
 class Adapter:
-    """A fine-tuned adapter: where it is stored, what it belongs to, and how far it can be trusted."""
+    """A fine-tuned adapter: where it is stored, what it belongs to, and how reliable it is."""
 
     path: Path
     id: str  # 16 hex digits of a hash of everything that affects an answer
@@ -59,14 +59,12 @@ def read_adapter(path: Path) -> Adapter:
     if not path.is_dir():
         raise UsageError(f"adapter {path}: no such directory; make one with `enrich finetune --out {path}`")
     if not (path / CONFIG_FILE).is_file() and any(path.glob("model*.safetensors")):
-        raise UsageError(
-            f"adapter {path}: a model and not an adapter; `enrich finetune --model {path}` makes one of it"
-        )
+        raise UsageError(f"adapter {path}: a model, not an adapter; `enrich finetune --model {path}` makes one of it")
     _check_files(path, _REQUIRED)
     try:
         family = family_for(_read_json(path / "config.json"), path)
     except CheckpointError as error:
-        raise UsageError(f"adapter {path}: it was made for another kind of model: {error.reason}") from error
+        raise UsageError(f"adapter {path}: made for another kind of model: {error.reason}") from error
     _check_files(path, [family.photo_file])
     lora = _read_as(_Lora, path, CONFIG_FILE, "names no LoRA adapter with a base; make it with `enrich finetune`")
     try:
@@ -105,7 +103,7 @@ def _check_files(path: Path, names: Sequence[str]) -> None:
     for name in names:
         if not (path / name).is_file():
             raise UsageError(
-                f"adapter {path}: {name} is missing; it is not whole, make it again with `enrich finetune`"
+                f"adapter {path}: {name} is missing; the adapter is incomplete; make it again with `enrich finetune`"
             )
 
 
@@ -124,7 +122,7 @@ def read_metrics(path: Path) -> dict[str, Any] | None:
 
 
 class _Read(BaseModel):
-    """The part of a file that this module reads."""
+    """The part of a file that this module needs."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
@@ -181,7 +179,7 @@ def _check_weights(path: Path) -> None:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UsageError(f"adapter {path}: {WEIGHTS_FILE} is damaged ({error}); make the adapter again") from error
     if not names:
-        raise UsageError(f"adapter {path}: {WEIGHTS_FILE} holds no weights; make the adapter again")
+        raise UsageError(f"adapter {path}: {WEIGHTS_FILE} contains no weights; make the adapter again")
     if broken:
         raise UsageError(
             f"adapter {path}: {WEIGHTS_FILE} has values that are not numbers (NaN or infinite) in {broken}; make the "
@@ -225,5 +223,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not readable as JSON ({error}); make the adapter again") from error
     if not isinstance(loaded, dict):
-        raise UsageError(f"{path}: holds no JSON object; make the adapter again")
+        raise UsageError(f"{path}: is not a JSON object; make the adapter again")
     return loaded

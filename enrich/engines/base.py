@@ -1,4 +1,4 @@
-"""What an engine is: photos in, completions out."""
+"""The engine interface: photos in, completions out."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field

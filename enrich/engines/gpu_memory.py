@@ -1,4 +1,4 @@
-"""Who holds a GPU's memory: vLLM does not start where it is short, and that of ended processes takes a while."""
+"""What uses a GPU's memory: vLLM does not start if it is short, and that of ended processes takes a while to free."""
 
 import logging
 import re
@@ -14,16 +14,14 @@ GIB = 1 << 30
 
 
 def wait_for_memory(share: float) -> None:
-    """Wait until `share` of the first GPU's memory is free, or WAIT_SECONDS; vLLM says then what it lacks."""
+    """Wait until `share` of the first GPU's memory is free, for at most WAIT_SECONDS; vLLM then reports any lack."""
     import torch
 
     total = torch.cuda.get_device_properties(0).total_memory
     deadline, told = time.monotonic() + WAIT_SECONDS, False
     while (used := _used()) is not None and total - used < share * total and time.monotonic() < deadline:
         if not told:
-            log.warning(
-                "waiting for memory of the GPU: %.0f of %.0f GiB are in use%s", used / GIB, total / GIB, holders()
-            )
+            log.warning("waiting for GPU memory: %.0f of %.0f GiB are in use%s", used / GIB, total / GIB, holders())
             told = True
         time.sleep(1.0)
 

@@ -1,7 +1,7 @@
-"""An adapter merged into its base by transformers, or beside it if it is served so, in a process of its own.
+"""An adapter merged into its base by transformers, or loaded unmerged if it is served that way, in a separate process.
 
-While it merges, this process does other things. Once it is closed all of its memory is free again, the GPU's too, which
-this process could not give back entirely.
+This process can do other things meanwhile. Closing it frees all of its memory, including the GPU's, which this process
+could not release entirely.
 """
 
 import multiprocessing
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class MergedModel:
-    """Made by `merged_model`. What is asked of it is done in turn, and each is a phase of the start."""
+    """Made by `merged_model`. Requests are processed in order, and each is a phase of the start."""
 
     def __init__(
         self, pool: Executor, adapter: Adapter, settings: RunSettings, phases: Phases, *, answers: bool
@@ -82,16 +82,16 @@ class MergedModel:
             return asked.result()
         except BrokenProcessPool as error:
             raise RunFailed(
-                f"adapter {self._adapter.path}: the process that merges it was killed; give the machine more memory"
+                f"adapter {self._adapter.path}: the process that merged it was killed; use a machine with more memory"
             ) from error
 
 
 @contextmanager
 def merged_model(adapter: Adapter, settings: RunSettings, phases: Phases, *, answers: bool) -> Iterator[MergedModel]:
-    """Start to merge; on leaving the process ends, and its memory is free.
+    """Start merging; on exit the process ends, and its memory is freed.
 
     Args:
-        answers: it will be asked for some, and so stays on the GPU.
+        answers: whether answers will be requested, so that the model stays on the GPU.
     """
     begin_imports(cpu=device_and_dtype(settings.device)[0].type == "cpu")
     with _process() as pool:
@@ -108,7 +108,7 @@ def _process() -> Executor:
 
 
 def _end_with_parent() -> None:
-    """End at once where the parent is killed, which otherwise leaves this process and its memory of the GPU."""
+    """Exit as soon as the parent is killed; otherwise this process would keep its GPU memory."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

@@ -1,9 +1,9 @@
-"""Engine processes that outlived their parent, which was killed: found and ended before the next engine starts.
+"""Engine processes that outlived their killed parent: found and stopped before the next engine starts.
 
-A killed parent ends nothing, and its vLLM engine keeps the GPU's memory forever. So each engine has a file in the
-cache directory: which processes it has, and whose they are, each with the time it started, since the system gives the
-ids of ended processes to others. Processes are ended one by one, not by group: a Prefect worker, its flow runs and
-their engines are one group.
+A killed parent cannot stop its vLLM engine, which then keeps the GPU's memory forever. So each engine has a file in the
+cache directory that lists its processes and its parent, each with its start time, because the system reuses the ids of
+ended processes. Processes are stopped one by one, not by group: a Prefect worker, its flow runs and their engines are
+one group.
 """
 
 import json
@@ -30,7 +30,7 @@ _LOOK_SECONDS = 0.5  # between looks at which processes a starting engine has
 
 @dataclass(frozen=True)
 class Known:
-    """A process, by what no other process on this machine has had or will have."""
+    """A process, identified by what no other process on this machine ever shares."""
 
     pid: int
     started: int  # clock ticks after the machine's start
@@ -57,21 +57,21 @@ def this_boot() -> str:
 
 
 def engines_folder() -> Path:
-    """Where engines have their files. Several machines may share it."""
+    """The folder of the engines' files. Several machines may share it."""
     folder = cache_directory() / "engines"
     folder.mkdir(exist_ok=True)
     return folder
 
 
 class EngineRecord:
-    """The file of one engine of this process. The next engine's start removes it where nobody did."""
+    """The file of one engine of this process. If it is left behind, the next engine's start removes it."""
 
     def __init__(self) -> None:
         self._file = engines_folder() / f"{uuid4().hex}.json"
         self._pids: list[int] = []
 
     def write(self, pids: Iterable[int]) -> None:
-        """Note the engine's processes and those that they started."""
+        """Record the engine's processes and those that they started."""
         everyone = [pid for engine in pids for pid in (engine, *_descendants(engine))]
         if everyone == self._pids:
             return
@@ -81,7 +81,7 @@ class EngineRecord:
             staged.write_text(json.dumps(known, default=asdict))
             staged.replace(self._file)
         except OSError as error:
-            log.warning("%s: %s; should this process be killed, its engine is not found", self._file, error.strerror)
+            log.warning("%s: %s; if this process is killed, its engine cannot be found", self._file, error.strerror)
         self._pids = everyone
 
     def remove(self) -> None:
@@ -90,7 +90,7 @@ class EngineRecord:
 
     @contextmanager
     def starting(self) -> Iterator[None]:
-        """Note the processes of an engine while it starts, which takes a minute in which its parent may be killed."""
+        """Record the processes of an engine while it starts, a minute in which its parent may be killed."""
         before = {process.pid for process in multiprocessing.active_children()}
         started = threading.Event()
 
@@ -109,9 +109,9 @@ class EngineRecord:
 
 
 def end_orphans() -> list[int]:
-    """End the engines of this user whose parent is gone, and wait until they are. Returns the ids of their processes.
+    """Stop this user's engines whose parent is gone, and wait until they end. Returns the ids of their processes.
 
-    Nothing else is touched: neither engines whose parent is alive, nor another process that has got an id since.
+    Nothing else is touched: neither engines whose parent is alive, nor a process that has since reused an id.
     """
     ended: list[psutil.Process] = []
     for file in engines_folder().glob("*.json"):
@@ -124,9 +124,9 @@ def end_orphans() -> list[int]:
     gone, left = psutil.wait_procs(ended, timeout=END_SECONDS)
     if ended:
         pids = sorted({process.pid for process in ended})
-        log.warning("ended an engine that its killed parent had left: processes %s", ", ".join(map(str, pids)))
+        log.warning("stopped an engine that had outlived its killed parent: processes %s", ", ".join(map(str, pids)))
     for process in left:
-        log.warning("process %d of that engine is still there %.0f s after it was killed", process.pid, END_SECONDS)
+        log.warning("process %d of that engine still exists %.0f s after it was killed", process.pid, END_SECONDS)
     return sorted(process.pid for process in gone)
 
 

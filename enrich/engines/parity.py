@@ -132,7 +132,7 @@ def compare(
 def compare_one(
     ours: Completion, theirs: Completion, limit: float, stop_ids: Collection[int], spell: Callable[[int], str]
 ) -> Comparison:
-    """Compare one prompt's completions. `finding` says where they show that the models differ, if they do.
+    """Compare one prompt's completions. `finding` names the place that proves the models differ, if they do.
 
     Two tokens that both engines rate about equally probable may swap, each shifting by up to `limit`; the tokens after
     that follow a different text and are not compared.

@@ -1,6 +1,6 @@
-"""Stream products through an engine: identical photos once, with a second pass if the first answer did not parse.
+"""Stream products through an engine: identical photos once, and a second pass if the first answer did not parse.
 
-An adapter of two looks is shown a product at few crops first, and closely only if that answer leaves doubts.
+With two looks the adapter first sees a product at few crops, and closely only if that answer is doubtful.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ SECOND_PASS = 16  # prompts collected before the grammar pass runs; bounds their
 
 @dataclass(frozen=True)
 class Shown:
-    """What the model is shown of one product, in one or several prompts. A prompt's id is `digest_of` its photos."""
+    """The prompts that show one product. A prompt's id is `digest_of` its photos."""
 
     key: str
     prompts: tuple[Request, ...]

@@ -35,7 +35,7 @@ def choose_engine(
 
 
 def need_vllm_imports(adapter: Path) -> None:
-    """UsageError if vLLM lacks a package for the adapter's family. Its log would say so, after minutes of merging."""
+    """UsageError if vLLM lacks a package for the adapter's family; otherwise it would fail after minutes of merging."""
     family = family_of(adapter)
     for name in family.load().vllm_imports:
         try:

@@ -127,7 +127,7 @@ def merge_adapter(adapter: Adapter, dtype: torch.dtype, device: torch.device) ->
 
 
 def add_adapter(adapter: Adapter, dtype: torch.dtype, device: torch.device) -> PeftModel:
-    """The base with the adapter beside its weights. Raises as `merge_adapter`."""
+    """The base with the adapter unmerged. Raises as `merge_adapter`."""
     return _loaded(load_adapted, adapter, dtype, device)
 
 
@@ -149,7 +149,7 @@ def load_base_engine(base: Path, adapter: Adapter, settings: RunSettings) -> Tra
 
 
 def serve(model: PreTrainedModel | PeftModel, adapter: Adapter, settings: RunSettings) -> TransformersEngine:
-    """The engine of a loaded model that is to answer the adapter's prompt. UsageError: the adapter cannot be used."""
+    """The engine of a loaded model, for the adapter's prompt. UsageError: the adapter cannot be used."""
     size, budget = settings.batch_size, answer_budget(adapter, settings)
     try:
         processor = load_processor(adapter.path)
@@ -163,7 +163,7 @@ def serve(model: PreTrainedModel | PeftModel, adapter: Adapter, settings: RunSet
 def open_adapter(path: Path, base: str | None = None) -> Adapter:
     """Read the adapter directory `path`, find its base, and check that it is the one the adapter was made from.
 
-    If the base was a directory that is gone, it is also looked for beside the adapter: they may have moved together.
+    If the base was a directory that is gone, it is also looked for next to the adapter: they may have moved together.
 
     Args:
         base: hub id or directory of the base, if it is no longer where the adapter says.

@@ -1,4 +1,4 @@
-"""How an engine that works beside its caller spends the time."""
+"""Measure how an engine that runs in parallel with its caller spends its time."""
 
 import time
 from collections.abc import Callable, Iterator

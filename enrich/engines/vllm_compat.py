@@ -1,4 +1,4 @@
-"""What the engine process needs of vLLM 0.32 beyond its public interface.
+"""The private parts of vLLM 0.32 that the engine process needs.
 
 Import it only after the environment variables that vLLM reads at import are set.
 """
@@ -31,15 +31,15 @@ from enrich.storage.exclusive import once
 __all__ = ["EngineDeadError", "Internals", "LLMEngine", "fork_engines", "share_compiled_code"]
 
 
-# The ZeroMQ contexts of all engines of this process, so that none is ever garbage: destroying one waits for its last
-# socket, forever if that was closed in the middle of a message. vLLM closes the sockets of an engine that died in a
-# thread of its own while another may be sending; a test hung so, in whatever code collected garbage next. A context
-# that is kept costs three idle threads.
+# The ZeroMQ contexts of all engines of this process, kept so that none is ever garbage-collected: destroying a context
+# waits for its last socket, forever if that was closed in the middle of a message. vLLM closes the sockets of a dead
+# engine in one thread while another may be sending; a test hung this way, in whichever code collected garbage next. A
+# kept context costs three idle threads.
 _CONTEXTS: list[Any] = []
 
 
 def fork_engines() -> None:
-    """Make vLLM start engines, and look at models' classes, in forks of the process that has imported it."""
+    """Make vLLM start engines, and inspect model classes, in forks of the process that has imported it."""
     utils.get_mp_context = CoreContext
     registry._run_in_subprocess = _in_a_fork
 
@@ -56,7 +56,7 @@ def _work(pickled: bytes) -> Any:
 
 
 def share_compiled_code() -> None:
-    """In an engine's process: use what was compiled and measured for another adapter, or by another engine just now."""
+    """In an engine's process: reuse what was compiled and measured for another adapter or by another engine."""
     _forget_where_models_are()
     _tell_memory_apart()
     if current_platform.is_cuda():
@@ -64,7 +64,7 @@ def share_compiled_code() -> None:
 
 
 def _forget_where_models_are() -> None:
-    """Models of one shape share compiled code: vLLM's key has the directory too, and each adapter has its own."""
+    """Let models of one shape share compiled code; vLLM's key includes the directory, and each adapter has its own."""
     compute = ModelConfig.compute_hash
 
     @wraps(compute)
@@ -97,7 +97,7 @@ def _tell_memory_apart() -> None:
 
 
 def _compile_once() -> None:
-    """Engines of a machine that start at the same time load and wait for the first of them to have compiled."""
+    """Let engines that start at the same time on a machine load, then wait until the first one has compiled."""
     import torch
     from vllm.v1.worker.gpu_worker import Worker
 

@@ -1,9 +1,9 @@
-"""The process from which vLLM's engines are forked, and the one that merges an adapter for them. It imports vLLM, and
-with it torch and transformers, while its parent plans a run.
+"""The process from which vLLM's engines, and the process that merges an adapter for them, are forked. It imports vLLM,
+torch and transformers while its parent plans a run.
 
-vLLM starts an engine as a new interpreter, whose imports alone take 10 s, or as a fork of the calling process, with
-whatever locks and pipes that has. Python's fork server is neither: an interpreter that has imported vLLM and nothing
-else, with one thread and without CUDA. An engine that died is started again without the imports, too.
+vLLM itself starts an engine as a new interpreter, whose imports alone take 10 s, or as a fork of the calling process,
+with all its locks and pipes. Python's fork server avoids both: it is an interpreter that has imported vLLM and nothing
+else, with one thread and without CUDA. Restarting a dead engine also needs no imports.
 """
 
 import importlib.util
@@ -44,7 +44,7 @@ def begin_imports(*, cpu: bool) -> None:
 
 
 def begin_early(settings: RunSettings) -> None:
-    """`begin_imports` where a run clearly uses vLLM on a GPU; to ask torch would take the seconds that this saves."""
+    """`begin_imports` if a run clearly uses vLLM on a GPU; asking torch would take the seconds that this saves."""
     wanted = settings.engine != "transformers" and settings.device != "cpu" and settings.runner == "inline"
     if wanted and Path("/dev/nvidiactl").exists() and importlib.util.find_spec("vllm") is not None:
         begin_imports(cpu=False)
@@ -80,7 +80,7 @@ class ForkContext(context.ForkServerContext):
             super().run()
 
         def prepare(self) -> None:
-            """What there is to do before the work."""
+            """Run the preparation before the work."""
 
 
 class CoreContext(ForkContext):

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 _END = object()  # of a stream
 DEATHS = 3  # the run ends after this many consecutive deaths without an answer between them
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the ranks that vLLM has kernels for
-# Else vLLM tries out a video of the greatest length when it starts, and keeps memory free for one.
+# Otherwise vLLM profiles a video of maximum length at start, and reserves memory for one.
 PHOTOS_ONLY = {"image": 1, "video": 0, "audio": 0}
 GIB = 1 << 30
 
@@ -61,7 +61,7 @@ class VllmEngine:
 
     Args:
         start: starts an engine process.
-        in_flight: products that the engine has at a time. Each photo's page stays in memory, 1.4 MB at 4 crops.
+        in_flight: products in the engine at a time. Each photo's page stays in memory, 1.4 MB at 4 crops.
     """
 
     name = "vllm"
@@ -178,14 +178,14 @@ class VllmEngine:
                 self._suspects.append(flight)
         self._deaths += 1
         if self._deaths > DEATHS:
-            raise RunFailed(f"engine vllm: it died {self._deaths} times in a row: {died}; the same run id goes on")
-        log.warning("vLLM died (%s); starting it again, %d photos go again", died, len(self._suspects))
+            raise RunFailed(f"engine vllm: died {self._deaths} times in a row: {died}; continue with the same run id")
+        log.warning("vLLM died (%s); restarting it, %d photos are sent again", died, len(self._suspects))
         self.process.close()
         self.restarts += 1
         try:
             self.process = self._start()
         except (UsageError, RunFailed) as error:
-            raise RunFailed(f"engine vllm: it died ({died}) and did not start again: {error}") from error
+            raise RunFailed(f"engine vllm: it died ({died}) and did not restart: {error}") from error
 
     def _forget(self, inbox: deque[Completion]) -> None:
         """Cancel the requests of a stream that no longer waits for them."""

@@ -1,6 +1,6 @@
-"""What the process imports that engines are forked from. Neither this nor what it imports may start CUDA.
+"""The imports of the process that engines are forked from. Neither this module nor its imports may start CUDA.
 
-PEFT is not among it: where bitsandbytes is installed, its import asks the GPU what it can do.
+PEFT is not imported here: if bitsandbytes is installed, PEFT's import queries the GPU.
 """
 
 from contextlib import suppress

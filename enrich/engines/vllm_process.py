@@ -30,7 +30,7 @@ _NO_MEMORY = re.compile(
 
 
 def import_vllm(*, cpu: bool) -> None:
-    """Import what this process needs of vLLM, which takes 10 s, while the process that engines come from does too."""
+    """Import vLLM here, which takes 10 s, while the process that engines are forked from does the same."""
     begin_imports(cpu=cpu)
     from enrich.engines.vllm_compat import fork_engines
 
@@ -159,7 +159,7 @@ class EngineProcess:
 
 
 def start_parts(text: str) -> dict[str, float]:
-    """Seconds of the parts of a start, by what vLLM writes to its log; none where it writes something else."""
+    """Seconds of the parts of a start, parsed from vLLM's log; empty if the log has another format."""
 
     def seconds(line: str) -> float:
         return sum(map(float, re.findall(line, text)))
@@ -184,11 +184,11 @@ def start_failure(error: Exception, text: str, arguments: dict[str, Any], file: 
         lower = ", ".join(f"vllm.{name} ({arguments[name]})" for name in named if arguments.get(name) is not None)
         return UsageError(
             f"engine vllm: not enough memory on the GPU: {reason}; lower {lower}, set quantization and "
-            f"kv_cache_dtype to fp8, or end what else runs on this GPU{holders()}"
+            f"kv_cache_dtype to fp8, or stop what else runs on this GPU{holders()}"
         )
     if isinstance(error, ValueError):
         return UsageError(f"engine vllm: {reason}; change that setting")
-    return RunFailed(f"engine vllm: it does not start: {reason}; its log is {file}")
+    return RunFailed(f"engine vllm: does not start: {reason}; see its log {file}")
 
 
 def _logging_config(folder: Path, file: Path) -> Any:

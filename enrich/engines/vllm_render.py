@@ -31,7 +31,7 @@ def renderer(processor: Processor, question: str) -> Callable[[Request], MultiMo
 
 
 def _names(request: Request) -> list[str]:
-    """The names of the photos in vLLM's cache of encoded ones: a photo has one for each size of its pages."""
+    """The names of the photos in vLLM's cache of encoded images: a photo has one for each size of its pages."""
     photos = request.sha256s or [f"{request.id} {number}" for number in range(len(request.pages))]
     sizes = ("x".join(map(str, page.shape[:2])) for page in request.pages)
     return [f"{photo} {size}" for photo, size in zip(photos, sizes, strict=True)]

@@ -1,1 +1,1 @@
-"""What leaves the project: rows of products.parquet that may be used, in the format that a shop or a feed reads."""
+"""Exports: rows of products.parquet that are ready for use, in the format of a shop or a feed."""

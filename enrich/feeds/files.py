@@ -11,8 +11,8 @@ import polars as pl
 from enrich.errors import UsageError
 from enrich.feeds.rows import decimals, one_line
 
-# Spreadsheets run a cell that starts so, in its full-width form as well; some pass over white space and what cannot be
-# seen. A number that starts with a sign stays.
+# Spreadsheets execute a cell that starts with these, also in full-width form; some skip white space and invisible
+# characters first. A number that starts with a sign is safe.
 FORMULA = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
 _RUNS = r"^[\t\r\n]|^[\s\p{Cc}\p{Cf}]*[=+\-@\x{ff1d}\x{ff0b}\x{ff0d}\x{ff20}]"
 _CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"  # readers of text and Excel end at some of these, and refuse others
@@ -22,7 +22,7 @@ _MADE = datetime(2000, 1, 1)  # of every workbook: the same rows make the same b
 
 
 def is_formula(text: pl.Expr) -> pl.Expr:
-    """Whether a spreadsheet would run this text."""
+    """Whether a spreadsheet would execute this text."""
     return text.str.contains(_RUNS) & ~text.str.contains(_NUMBER)
 
 
@@ -32,7 +32,7 @@ def printable(text: pl.Expr) -> pl.Expr:
 
 
 def write_delimited(path: Path, tables: Iterable[pl.DataFrame], separator: str) -> int:
-    """Text in UTF-8 with a header. A cell that a spreadsheet would run gets an apostrophe before it; returns how many.
+    """Write UTF-8 text with a header. Cells that a spreadsheet would execute get an apostrophe; returns how many.
 
     Between tabs a cell is one line, and as in Google's own examples quotation marks are plain characters, unless a cell
     begins with one.
@@ -86,7 +86,7 @@ def write_workbook(path: Path, tables: Iterable[pl.DataFrame], amounts: Collecti
         rows = chain.from_iterable(table.iter_rows(named=True) for table in texts)
         for number, row in enumerate(rows, start=1):
             if number >= MOST_ROWS:
-                raise UsageError(f"an Excel sheet holds {MOST_ROWS - 1:,} products at most; export as csv")
+                raise UsageError(f"an Excel sheet has room for {MOST_ROWS - 1:,} products at most; export as csv")
             if number == 1:
                 for column, name in enumerate(row):
                     sheet.write_string(0, column, name, bold)

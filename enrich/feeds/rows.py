@@ -1,4 +1,4 @@
-"""Rows of products.parquet that may be used, and what formats make of their columns."""
+"""Rows of products.parquet that are ready for use, and helpers for formats to convert their columns."""
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -12,7 +12,7 @@ from enrich.settings.export import ExportSettings
 
 
 def written_titles(reviews: pl.DataFrame) -> pl.DataFrame:
-    """Titles that a person wrote, rather than accepted as the model wrote them (REVIEW_SCHEMA), and whose they are."""
+    """Titles that a person wrote, not merely accepted (REVIEW_SCHEMA), and whose they are."""
     own = pl.col("title").is_not_null() & pl.col("title").ne_missing(pl.col("suggested_title"))
     return reviews.filter(own).select("product_id", "title", "reviewed_by", "reviewed_at", written=True).unique()
 
@@ -33,15 +33,15 @@ def why_not(settings: ExportSettings, lacks: Mapping[str, pl.Expr]) -> pl.Expr:
     """Why a row is left out, null for the usable ones.
 
     Args:
-        lacks: what a format has no place for, by the reason.
+        lacks: rows that the format cannot represent, by the reason.
     """
     sure = pl.col("category_confidence").fill_null(0) >= settings.min_confidence
     reasons = {
-        "not in the source any more": ~pl.col("in_source"),
+        "no longer in the source": ~pl.col("in_source"),
         "failed": pl.col("status") != "ok",
         "rejected by a person": pl.col("title").is_null(),
         "waiting for review": pl.col("needs_review"),
-        f"less sure than min_confidence {settings.min_confidence:g}": ~sure,
+        f"below min_confidence {settings.min_confidence:g}": ~sure,
         **lacks,
     }
     return pl.coalesce(pl.when(found.fill_null(False)).then(pl.lit(reason)) for reason, found in reasons.items())
@@ -51,7 +51,7 @@ def money(column: str, currencies: Collection[str]) -> pl.Expr:
     """An amount as text, with the decimals of its currency.
 
     Args:
-        currencies: all that there are.
+        currencies: all that occur.
     """
 
     def fixed(places: int) -> pl.Expr:
@@ -61,12 +61,12 @@ def money(column: str, currencies: Collection[str]) -> pl.Expr:
 
 
 def rounded(column: str, places: int) -> pl.Expr:
-    """An amount in so many decimals."""
+    """An amount with that many decimals."""
     return pl.col(column).round(places, mode="half_away_from_zero")
 
 
 def by_decimals(cell: Callable[[int], pl.Expr], currencies: Collection[str]) -> pl.Expr:
-    """What `cell` makes of the number of decimals that the currency of a row has."""
+    """`cell` applied to the number of decimals of each row's currency."""
     with_few, with_many = ([one for one in currencies if decimals(one) == places] for places in (0, 3))
     return (
         pl.when(pl.col("currency").is_in(with_few)).then(cell(0))
@@ -76,7 +76,7 @@ def by_decimals(cell: Callable[[int], pl.Expr], currencies: Collection[str]) -> 
 
 
 def value(field: str, least: float = 0.0) -> pl.Expr:
-    """The value of a further field, null where it is less sure than `least`."""
+    """The value of a further field, null if its confidence is below `least`."""
     found = pl.col("attributes").map.get(field).struct
     return pl.when(found.field("confidence").fill_null(0) >= least).then(found.field("value"))
 
@@ -92,14 +92,14 @@ def one_line(text: pl.Expr) -> pl.Expr:
 
 
 def cut(text: pl.Expr, most: int) -> pl.Expr:
-    """Text of at most so many characters, cut between words if it has any."""
+    """Text of at most that many characters, cut between words if possible."""
     short = text.str.head(most)
     whole = short.str.replace(r"\s+\S*$", "")
     return pl.when(text.str.len_chars() <= most).then(text).when(whole != "").then(whole).otherwise(short)
 
 
 def where(text: pl.Expr, pattern: str, change: Callable[[str], str]) -> pl.Expr:
-    """Text in which those that match `pattern`, few of them, are changed by a function of Python."""
+    """Text in which the few values that match `pattern` are changed by a Python function."""
 
     def changed(texts: pl.Series) -> pl.Series:
         odd = texts.str.contains(pattern).fill_null(False)
@@ -112,7 +112,7 @@ def where(text: pl.Expr, pattern: str, change: Callable[[str], str]) -> pl.Expr:
 
 
 def _links(prefix: str | None) -> pl.Expr:
-    """Links to photos in the product's order; keys are escaped, a comma too, which stands between links in feeds."""
+    """Links to photos in the product's order. Keys are escaped, including commas, which separate links in feeds."""
     photo = pl.element().struct
     good = pl.col("photos").list.eval(pl.element().filter(photo.field("error_kind").is_null()))
     if prefix is None:

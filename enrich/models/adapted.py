@@ -21,7 +21,7 @@ _SHARD_SIZE = "5GB"
 def load_adapted(
     base_path: str | Path, adapter_dir: str | Path, *, dtype: torch.dtype, device: str | torch.device
 ) -> PeftModel:
-    """Load a base in `dtype` and a LoRA adapter, on any of its linears, in float32 beside it.
+    """Load a base in `dtype`, and a LoRA adapter on any of its linears in float32.
 
     Raises:
         CheckpointError: no adapter_config.json or no adapter_model.safetensors.
@@ -60,9 +60,9 @@ def load_merged(
 ) -> PreTrainedModel:
     """Load a base, add a LoRA adapter into its weights in float32, and cast the sum once. Raises as `load_adapted`.
 
-    To bfloat16 the sums are rounded stochastically. Rounding to the nearest would lose the adapter wherever it moves a
-    weight by less than half a unit in the last of its 8 bits, since the base's own weights have no bits beyond these:
-    after few steps at full size that is most of it.
+    The sums are rounded to bfloat16 stochastically. Rounding to nearest would lose the adapter wherever it changes a
+    weight by less than half a unit in the last of its 8 bits, because the base's own weights have no further bits:
+    after a few steps at full size that is most of the adapter.
 
     Args:
         quantize_on: the device of a training with `load_in_4bit`. The base's weights then go to NF4 there and back
@@ -84,7 +84,7 @@ def load_merged(
 
 
 def _rounded_to_bf16(values: torch.Tensor, seed: int) -> torch.Tensor:
-    """Float32 values that bfloat16 holds: up or down, the nearer the likelier, so that the expectation is `values`.
+    """Round stochastically to bfloat16 values (returned as float32), so that the expectation is `values`.
 
     A seed gives the same on every device: engines that merge for themselves serve the same weights.
     """
@@ -105,7 +105,7 @@ def _hashes(shape: torch.Size, seed: int, device: torch.device) -> torch.Tensor:
 
 
 def _shifted(bits: torch.Tensor, by: int) -> torch.Tensor:
-    """To the right, with zeros from the left: torch repeats the sign."""
+    """Logical right shift; torch's own shift repeats the sign."""
     return (bits >> by).bitwise_and_((1 << (32 - by)) - 1)
 
 

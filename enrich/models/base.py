@@ -1,16 +1,16 @@
-"""What a family of vision-language models has to know. Each family is a module of this package with a `FAMILY`.
+"""What a family of vision-language models must define. Each family is a module of this package with a `FAMILY`.
 
 A family has two halves. `Family` is light: which models belong to it, and how a decoded photo becomes a page. Processes
 that decode photos import it, so it loads neither torch, transformers nor pydantic. `VisionModel` is the rest, loaded
-when a model is. It is a protocol that a module of functions fulfils, or a frozen dataclass of facts with methods.
+with a model. It is a protocol that a module of functions, or a frozen dataclass with methods, can implement.
 `Processor` is a checkpoint's tokenizer and image processor, as training and serving use them.
 
-A photo goes this way: bytes -> page (`Layout.page`; uint8, at its final size, so that nothing resizes it again) ->
+The path of a photo: bytes -> page (`Layout.page`; uint8, at its final size, so that nothing resizes it again) ->
 `Processor.preprocess` (tensors, as few bytes as possible) -> `Processor.join` (a batch) -> `Processor.pixels` (on the
 device) -> `VisionModel.image_features`, or straight into the model.
 
-Ids of a prompt hold -k at the positions of its k-th photo, counted from 1, whatever the family. They show where images
-are without asking for the family's own token, and what M-RoPE's `mm_token_type_ids` are.
+In every family, the ids of a prompt are -k at the positions of its k-th photo, counted from 1. This shows where images
+are independently of the family's own token, and gives M-RoPE's `mm_token_type_ids`.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:  # the light half must not load them
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
     from vllm.inputs import MultiModalInput
 
-# Raised whenever the same photo would give another page. Adapters record it, and it is part of the fingerprint.
+# Increased whenever the same photo would give another page. Adapters record it, and it is part of the fingerprint.
 PREPARATION_VERSION = 2  # 2: colours are converted from the photo's profile to sRGB
 
 
 def crop_tokens(crops: int) -> int:
-    """About how many image positions a photo of so many crops of 336 pixels takes: 313, 757, 1,489 for 1, 4, 9."""
+    """About how many image positions a photo of that many crops of 336 pixels takes: 313, 757, 1,489 for 1, 4, 9."""
     across = 12 * crops**0.5
     return round(across * (across + 1)) + 157
 
@@ -55,23 +55,23 @@ class Preparation:
     layout: str = "crops"  # `Layout.name`
 
     def most(self, position: int) -> int:
-        """Squares of the page of a photo at this position in its prompt, counted from 0, at most."""
+        """Maximum squares of the page of a photo at this position in its prompt, counted from 0."""
         return self.more_crops if position else self.num_crops
 
     def is_further(self, good: int) -> bool:
-        """Whether a photo after `good` others of its product is prepared as a further one. Where a prompt shows one
-        photo, each is the main photo of a prompt."""
+        """Whether a photo after `good` others of its product is prepared as a further one. If a prompt shows one photo,
+        each is the main photo of a prompt."""
         return good > 0 and self.photos_per_product > 1
 
     @property
     def most_pixels(self) -> int:
-        """Pixels of a page at most."""
+        """Maximum number of pixels of a page."""
         crops = self.num_crops if self.photos_per_product == 1 else max(self.num_crops, self.more_crops)
         return crops * self.image_size**2
 
 
 class Page(Protocol):
-    """From a photo to its page, by numpy and Pillow alone."""
+    """From a photo to its page, with numpy and Pillow only."""
 
     def __call__(
         self, image: Image.Image | np.ndarray, squares: int, side: int, /, *, size: tuple[int, int] | None = None
@@ -102,14 +102,14 @@ class Layout:
 
 
 class PhotoTokens(NamedTuple):
-    """What a photo takes in a prompt: known from its size, before it is decoded."""
+    """The tokens of a photo in a prompt, computed from its size before it is decoded."""
 
     total: int  # image positions, each of which gets one vector of features
     grid: tuple[int, ...] = ()  # what else its family needs: rows and columns of tiles; t, h, w for M-RoPE
 
 
 class Processor(Protocol):
-    """Text and photos of one checkpoint to its inputs. Training's loading processes get copies of it, so it pickles."""
+    """Text and photos to the inputs of one checkpoint. It is pickled for training's loading processes."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -125,29 +125,29 @@ class Processor(Protocol):
     def stop_tokens(self) -> tuple[str, ...]:
         """Tokens of the vocabulary that end an answer.
 
-        The first one ends a turn and is learned at the end of each answer: `<|end|>`, `<|im_end|>`, `<turn|>`. Others
-        end a text that forgot to, such as the start of another turn.
+        The first one ends a turn and is learned at the end of each answer: `<|end|>`, `<|im_end|>`, `<turn|>`. The
+        others, such as the start of another turn, end an answer that lacks it.
         """
         ...
 
     @property
     def image_token_id(self) -> int:
-        """What stands at image positions for those who cannot show -k there: vLLM, and a completion's prompt_ids."""
+        """The id at image positions where -k cannot be used: in vLLM, and in a completion's prompt_ids."""
         ...
 
     def photo_tokens(self, width: int, height: int, position: int = 0) -> PhotoTokens:
-        """Of an upright photo of this size at this position of its prompt, counted from 0."""
+        """The tokens of an upright photo of this size at this position of its prompt, counted from 0."""
         ...
 
     def most_photo_tokens(self, position: int = 0) -> int:
-        """Image positions that a photo of any size takes at most at this position."""
+        """Maximum image positions of a photo of any size at this position."""
         ...
 
     def prompt_ids(self, question: str, photos: Sequence[PhotoTokens]) -> list[int]:
         """The user's turn, which shows the photos and then asks the question, and the start of the assistant's.
 
-        Rendered by the checkpoint's chat template, thinking switched off, so that an answer's ids follow at once. The
-        question is text: it spells no control token (`answers/text_tokens` refuses such an instruction).
+        Rendered by the checkpoint's chat template with thinking disabled, so that an answer's ids follow directly. The
+        question is plain text without control tokens (`answers/text_tokens` refuses others).
 
         Returns:
             Ids with -k at the image positions of the k-th photo. Other tokens of a photo, such as those that begin and
@@ -182,7 +182,7 @@ class Processor(Protocol):
         ...
 
     def pixels(self, joined: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """What `join` returned as the image arguments of the model's forward: on its device and in its type."""
+        """The result of `join` as image arguments of the model's forward: on its device and in its type."""
         ...
 
     def inputs(self, question: str, pages: Sequence[Sequence[np.ndarray]]) -> dict[str, Any]:
@@ -331,7 +331,7 @@ def _nothing() -> None:
 
 
 class Published(NamedTuple):
-    """A model of a family, by the sizes that its memory depends on."""
+    """A model of a family, with the sizes that determine its memory."""
 
     name: str  # at the Hugging Face hub
     parameters: float  # billions, with those of the vision tower

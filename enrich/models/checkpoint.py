@@ -177,14 +177,14 @@ def _try_photo(processor: Processor) -> dict[str, torch.Tensor]:
 
 
 def stop_ids(processor: Processor) -> list[int]:
-    """Ids that end an answer, that of the turn's end first."""
+    """Ids that end an answer, the turn's end first."""
     return processor.tokenizer.convert_tokens_to_ids(list(processor.stop_tokens))
 
 
 def weights_signature(directory: Path) -> str:
     """A hash of a checkpoint's tensors: names, shapes and 16 numbers of each, rounded to bfloat16.
 
-    So it is the same for a copy in other files or another precision, and next to nothing is read.
+    It is therefore the same for a copy in other files or another precision, and reads almost nothing.
 
     Raises:
         ValueError: a file of weights is damaged.
@@ -228,7 +228,7 @@ def check_kind(directory: Path) -> None:
         base = read_object(directory / "adapter_config.json").get("base_model_name_or_path")
         raise CheckpointError(
             directory,
-            f"a LoRA adapter and not a model; give its base ({base}), or what `enrich merge` makes of the two",
+            f"a LoRA adapter, not a model; give its base ({base}), or what `enrich merge` makes of the two",
         )
     family_of(directory)
     if quantized := read_object(directory / "config.json").get("quantization_config"):

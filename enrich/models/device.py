@@ -22,7 +22,7 @@ def device_and_dtype(device: str) -> tuple[torch.device, torch.dtype]:
 
 
 def free_memory() -> None:
-    """Give memory of dropped models back to the GPU."""
+    """Free the GPU memory of dropped models."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,8 +1,9 @@
-"""Gemma 4: a photo keeps its aspect and fills one of five numbers of tokens as far as whole cells of 48 pixels do.
+"""Gemma 4: a photo keeps its aspect ratio and takes one of five numbers of tokens, or as many as whole cells of 48
+pixels allow.
 
-In the larger models (not E2B and E4B) tokens of a photo see each other, those that follow them too. The model makes
-that mask from `mm_token_type_ids`. vLLM 0.32 has kernels for it on GPUs only, and says nothing on a CPU: the comparison
-before an adapter's first run finds it.
+In the larger models (not E2B and E4B) the tokens of a photo attend to each other, also to later ones. The model makes
+that mask from `mm_token_type_ids`. vLLM 0.32 has kernels for it on GPUs only and ignores it silently on a CPU, which
+the comparison before an adapter's first run detects.
 """
 
 import math

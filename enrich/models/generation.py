@@ -1,4 +1,4 @@
-"""Greedy batch generation with transformers' `generate`, keeping each token's log-probability and its rivals'."""
+"""Greedy batch generation with transformers' `generate`, keeping each token's log-probability and its alternatives'."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

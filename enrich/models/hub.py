@@ -57,7 +57,7 @@ def _hub_errors(place: str, name: str) -> Iterator[None]:
     except GatedRepoError as error:
         raise CheckpointError(place, f"gated; accept its terms at https://huggingface.co/{name} {login}") from error
     except RepositoryNotFoundError as error:
-        raise CheckpointError(place, f"the hub has no such model, or it is private; check the name {login}") from error
+        raise CheckpointError(place, f"not found on the hub, or private; check the name {login}") from error
     except RevisionNotFoundError as error:
         raise CheckpointError(place, "the hub has no such revision; leave it out, or give a full commit") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

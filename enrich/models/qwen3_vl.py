@@ -1,4 +1,4 @@
-"""Qwen3-VL: a photo keeps its aspect, within a number of cells of 32 x 32 pixels, each of which is a token.
+"""Qwen3-VL: a photo keeps its aspect ratio and takes a limited number of cells of 32 x 32 pixels, each of them a token.
 
 Positions have three parts (M-RoPE: time, row, column), and the first decoder layers get features of the tower's inner
 layers too (DeepStack).

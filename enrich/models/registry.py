@@ -1,4 +1,4 @@
-"""Which family a model belongs to. Choosing one reads config.json and loads neither torch nor transformers."""
+"""Find the family of a model. This reads config.json and loads neither torch nor transformers."""
 
 import json
 import os

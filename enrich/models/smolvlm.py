@@ -1,4 +1,4 @@
-"""SmolVLM2: a photo is stretched to a grid of square tiles of as many tokens each, and shown as a whole in one more."""
+"""SmolVLM2: a photo is stretched to a grid of square tiles with equal numbers of tokens, plus one tile of the whole."""
 
 import math
 from collections.abc import Mapping

@@ -1,1 +1,1 @@
-"""What runs leave behind: manifest, history, products.parquet, reviews and the gate before them."""
+"""The output of runs: manifest, history, products.parquet, reviews, and the publish gate."""

@@ -1,4 +1,4 @@
-"""What a run's adapter could have answered, kept with the run: a person may choose any of it later."""
+"""The possible answers of a run's adapter, stored with the run, for people to choose from later."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from enrich.storage import Store
 
 
 class AskedField(Field):
-    """A declared field, and the confidence in its answers below which a person should look."""
+    """A declared field, and the confidence below which its answers need review."""
 
     review_below: float = 0.0
 
@@ -27,13 +27,13 @@ class Asked(BaseModel):
 
 
 def write_asked(output: Store, run: RunInfo, asked: Asked) -> None:
-    """Keep `asked` beside run.json; nothing where it has neither fields nor ids."""
+    """Store `asked` next to run.json, unless it has neither fields nor ids."""
     if asked.fields or asked.category_ids:
         output.put(_key(run), asked.model_dump_json(indent=1).encode())
 
 
 def read_asked(output: Store, run: RunInfo) -> Asked:
-    """What `write_asked` kept, empty where that was nothing; RunFailed if the file was not written by enrich."""
+    """What `write_asked` stored, empty if there is no file; RunFailed if the file was not written by enrich."""
     if output.head(_key(run)) is None:
         return Asked()
     try:

@@ -63,7 +63,7 @@ def compare(rows: pl.DataFrame, before: pl.LazyFrame, manifest: pl.LazyFrame, li
 
 
 def _other_value(name: str) -> pl.Expr:
-    """Whether a declared field that was answered before as well has another value."""
+    """Whether a declared field has a different value than in an earlier answer."""
     now, before = (pl.col(column).map.get(name) for column in ("attributes", "attributes_before"))
     other = now.struct.field("value").ne_missing(before.struct.field("value"))
     return (other & now.is_not_null() & before.is_not_null()).fill_null(False)

@@ -23,26 +23,26 @@ MAX_FILE_BYTES = 128 << 20  # a decision takes some 700 bytes
 
 # Letters and marks that are drawn as nothing, or as a blank, and so could hide in a title.
 INVISIBLE = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
-# Spreadsheets run a cell that starts so, in its full-width form as well.
+# Spreadsheets execute a cell that starts with these, also in full-width form.
 FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"
 SPECIAL_TOKEN = r"<\|[^<>]*\|>|</?s>|<unk>"  # of the tokenizers; in a label they would end or steer an answer
 
 
 def _visible(text: str) -> str:
-    """`text` itself; ValueError if it is not one line of visible characters, or would steer a model."""
+    """`text` itself; ValueError if it is not one line of visible characters, or contains a control token."""
     hidden = holds_control_characters(text) or any(character in INVISIBLE for character in text)
     if not text.strip() or len(text) > MAX_TITLE or hidden:
-        raise ValueError(f"one line of 1 to {MAX_TITLE} characters is wanted, without control or invisible characters")
+        raise ValueError(f"must be one line of 1 to {MAX_TITLE} characters, without control or invisible characters")
     if found := re.search(SPECIAL_TOKEN, text):
         raise ValueError(f"{found[0]!r} is a special token of the model; leave it out")
     return text
 
 
 def typed(text: str) -> str:
-    """`text` in NFC with single spaces; ValueError as `_visible`, and where a spreadsheet would run it."""
+    """`text` in NFC with single spaces; ValueError as `_visible`, or if a spreadsheet would execute it."""
     line = " ".join(unicodedata.normalize("NFC", _visible(text)).split())
     if line.startswith(tuple(FORMULA)):
-        raise ValueError(f"spreadsheets run what starts with {line[0]!r} as a formula; start with a letter or digit")
+        raise ValueError(f"spreadsheets execute text that starts with {line[0]!r}; start with a letter or digit")
     return line
 
 
@@ -63,10 +63,10 @@ class DecidedPhoto(BaseModel):
 
 
 class Decision(BaseModel):
-    """What a person made of one suggestion. Title, category, price and attributes are the outcome.
+    """A person's decision about one suggestion. Title, category, price and attributes are the outcome.
 
-    A person vouches for the fields in `confirmed` and for all `attributes`; the others are still what the model says.
-    Where none are named, title and category are confirmed, and a price is if it is not the suggested one.
+    The person confirms the fields in `confirmed` and all `attributes`; the others are still the model's answers. If
+    none are named, title and category are confirmed, and so is a price that differs from the suggested one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -103,7 +103,7 @@ class Decision(BaseModel):
         if moment is None:
             return None
         if moment.tzinfo is None:
-            raise ValueError("a time needs its zone")
+            raise ValueError("a time needs a zone")
         return moment.astimezone(UTC)
 
     @model_validator(mode="after")
@@ -121,7 +121,7 @@ class Decision(BaseModel):
 
 
 class DecisionFile(BaseModel):
-    """What the review page saves."""
+    """The file that the review page saves."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -140,17 +140,17 @@ class DecisionFile(BaseModel):
 
     @property
     def digest(self) -> str:
-        """Tells files apart by their content."""
+        """Identifies a file by its content."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
 def run_mark(run: RunInfo) -> str:
-    """Tells a run from another one of the same name, in whatever place its output is."""
+    """Distinguishes a run from others of the same name, independent of where its output is."""
     return hashlib.sha256(f"{run.run_id} {run.created_at.isoformat()} {run.fingerprint}".encode()).hexdigest()[:16]
 
 
 def read_decisions(path: Path) -> DecisionFile:
-    """The file that a review page saved; UsageError if it cannot be read or is none."""
+    """The file that a review page saved; UsageError if it cannot be read or is something else."""
     try:
         if not path.is_file():
             raise UsageError(f"{path}: no such file; name the file that the review page saved")

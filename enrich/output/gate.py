@@ -109,7 +109,7 @@ def _of_any_size(stats: RunStats, gate: GateSettings, worth: Worth | None) -> li
 def _absolute(stats: RunStats, gate: GateSettings) -> list[Finding]:
     kind = max(stats.failed_by_kind, key=lambda name: stats.failed_by_kind[name], default="none")
     failed = f"{stats.failed:,} of {stats.rows:,} products failed, most often with {kind}"
-    unknown = f"{stats.unknown_category:,} of {stats.rows:,} products got no category of the taxonomy"
+    unknown = f"{stats.unknown_category:,} of {stats.rows:,} products got no category from the taxonomy"
     return [
         _finding("max_failed", stats.failed / stats.rows, gate.max_failed, failed),
         _finding("max_unknown_category", stats.unknown_category / stats.rows, gate.max_unknown_category, unknown),
@@ -127,7 +127,7 @@ def _since(previous: RunStats, stats: RunStats, gate: GateSettings) -> list[Find
     if mix and old_mix:
         change = {name: mix.get(name, 0.0) - old_mix.get(name, 0.0) for name in sorted({*mix, *old_mix})}
         most = max(change, key=lambda name: abs(change[name]))
-        what = f"the category mix moved, most in {most!r} ({old_mix.get(most, 0):.0%} to {mix.get(most, 0):.0%})"
+        what = f"the category mix changed, most in {most!r} ({old_mix.get(most, 0):.0%} to {mix.get(most, 0):.0%})"
         distance = sum(map(abs, change.values())) / 2  # total variation: 0 for the same mix, 1 for no common category
         findings.append(_finding("max_category_shift", distance, gate.max_category_shift, what))
 

@@ -1,8 +1,8 @@
-"""Which photos make a product: a listing of photos becomes a list of products with their photos in order.
+"""Group photos into products: a listing of photos becomes a list of products with their photos in order.
 
-Every photo belongs to exactly one product. A photo that is a product of its own (all of them with `photo`, and those
-that a folder or an expression does not take) is named by its key without the extension. Where that name is taken, by
-another photo or by a group, it is named by its whole key, so that no two products ever have one id.
+Every photo belongs to exactly one product. A photo that is a product by itself (all of them with `photo`, otherwise
+those that are in no folder or do not match the expression) is named by its key without the extension. If that name is
+taken by another photo or by a group, it is named by its whole key, so that ids are unique.
 
 Tables are sorted on disk, in ranges of product ids (`enrich.output.spill`): memory does not grow with the listing.
 """
@@ -39,7 +39,7 @@ PIECE_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Grouped:
-    """What became of a listing."""
+    """The result of grouping a listing."""
 
     products: int
     warning: str | None  # about products with too many photos
@@ -49,7 +49,7 @@ def write_source(path: Path, listing: Path, group_by: str, metadata: Mapping[str
     """Write the products (SOURCE_SCHEMA, by product_id) of the photos in `listing` (LISTING_SCHEMA).
 
     Args:
-        folder: for what does not fit into memory.
+        folder: for data that does not fit into memory.
 
     Raises:
         UsageError: `group_by` is an expression that matches no photo.

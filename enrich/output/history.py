@@ -48,7 +48,7 @@ def pack_key(run: RunInfo, first: int, last: int) -> str:
 
 
 def answer_again(run: RunInfo) -> str:
-    """What a user can do about lost rows of a run."""
+    """Advice for the user if rows of a run are lost."""
     return f"answer its products again: `enrich run --run-id {run.run_id}` with the photos and the adapter of that run"
 
 

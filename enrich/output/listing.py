@@ -21,7 +21,7 @@ _CHUNK = 100_000  # objects, some 50 MB while they become columns
 
 @dataclass(frozen=True)
 class Listing:
-    """A copy of what a run saw, on the local disk: SOURCE_SCHEMA, by product_id."""
+    """A local copy of a run's listing: SOURCE_SCHEMA, sorted by product_id."""
 
     path: Path
     run: RunInfo  # the run that made it
@@ -49,7 +49,7 @@ def write_listing(path: Path, objects: Iterable[ObjectInfo], images_uri: str) ->
         while chunk := list(islice(rest, _CHUNK)):
             table = parquet.from_records([asdict(info) for info in chunk], LISTING_SCHEMA)
             if not table["key"].is_sorted() or (last and table["key"][0].encode() <= last.encode()):
-                raise PermanentFailure(f"{images_uri}: its listing is not in the order of the keys; use an inventory")
+                raise PermanentFailure(f"{images_uri}: its listing is not in key order; use an inventory")
             last = table["key"][-1]
             yield table
 
@@ -57,7 +57,7 @@ def write_listing(path: Path, objects: Iterable[ObjectInfo], images_uri: str) ->
 
 
 def write_inventory(path: Path, frames: Callable[[], Iterable[pl.DataFrame]], folder: Path) -> int:
-    """Write an inventory, which comes in any order, as `write_listing` does. A key that comes twice counts once.
+    """Write an inventory, which may be in any order, as `write_listing` does. Repeated keys count once.
 
     `frames` gives rows of LISTING_SCHEMA, and is called twice. `folder` is for what does not fit into memory.
     """
@@ -82,7 +82,7 @@ def fetch_listing(output: Store, run_id: str, folder: Path) -> Listing:
     file = parquet.fetch(output, key, SOURCE_SCHEMA, folder / "source.parquet", "start a new run")
     if file is None:
         raise PermanentFailure(
-            f"{output.uri_of(key)} is missing: which products are still there is unknown; start a new run"
+            f"{output.uri_of(key)} is missing, so which products still exist is unknown; start a new run"
         )
     rules = file.metadata.get(RULES_KEY)
     run = described_run(file.metadata, output.uri_of(key))

@@ -1,4 +1,4 @@
-"""What a run has to process: the manifest that is written once, before any work, and read by everything after it."""
+"""A run's work: the manifest, which is written once, before any processing, and read by all later steps."""
 
 import re
 import secrets

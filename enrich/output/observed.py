@@ -1,6 +1,6 @@
-"""How wrong answers are, by what people decided about products that were picked at random.
+"""Estimate the error rate of answers from people's decisions about randomly picked products.
 
-Only those count: rows that were picked for their doubt are wrong more often than others.
+Only random picks count: rows that were picked for their low confidence are wrong more often than others.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,10 +22,10 @@ _Seen = tuple[bool, float | None]  # whether an answer was wrong, and how probab
 
 
 def observe(reviews: pl.DataFrame, adapter: str) -> Observed | None:
-    """The errors of an adapter's answers by its `reviews` (REVIEW_SCHEMA); None where too few were picked at random.
+    """The error rates of an adapter's answers from its `reviews` (REVIEW_SCHEMA); None if too few were random picks.
 
-    What was rejected counts as wrong in every field that it had. A price counts only where a person confirmed one, and
-    a declared field only where it was decided.
+    A rejected row counts as wrong in every field that it had. A price counts only if a person confirmed one, and a
+    declared field only if it was decided.
     """
     random = with_identity(reviews.filter(pl.col("picked") == "random", pl.col("adapter") == adapter))
     rows = random.sort("sequence").unique(pl.coalesce("bytes", "version"), keep="last").sort("product_id").to_dicts()

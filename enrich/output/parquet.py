@@ -29,7 +29,7 @@ WRITER_KEY = "enrich.writer_id"  # tells a writer whose response was lost that t
 
 @dataclass(frozen=True)
 class ParquetFile:
-    """A file as it was read: its rows, its key-value metadata and the etag that a compare-and-swap needs."""
+    """A file that was read: its rows, its key-value metadata and the etag that a compare-and-swap needs."""
 
     table: pl.DataFrame
     metadata: Mapping[str, str]
@@ -38,7 +38,7 @@ class ParquetFile:
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file that was fetched to the local disk; of its rows none is in memory."""
+    """A file that was fetched to the local disk; its rows are not in memory."""
 
     path: Path
     metadata: Mapping[str, str]
@@ -95,7 +95,7 @@ def write(
 
 
 def _groups(frames: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
-    """The same rows in frames of ROW_GROUP_ROWS, but for the last."""
+    """The same rows in frames of ROW_GROUP_ROWS, except the last."""
     held: list[pl.DataFrame] = []
     for frame in frames:
         held.append(frame)
@@ -171,7 +171,7 @@ def frames(
 
 @contextmanager
 def _readable(where: str, then: str) -> Iterator[None]:
-    """Turns what pyarrow says of a broken file into RunFailed."""
+    """Turn pyarrow's errors about a broken file into RunFailed."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -188,7 +188,7 @@ def _check(file: pq.ParquetFile, schema: pa.Schema, where: str, then: str) -> di
     if any(found.equals(form) for form in (schema, *forms(schema))):
         return pairs
     if version in (None, str(SCHEMA_VERSION)):
-        raise PermanentFailure(f"{where} has other columns than it should; {then}")
+        raise PermanentFailure(f"{where} has unexpected columns; {then}")
     if version.isdecimal() and int(version) < SCHEMA_VERSION and set(found.names) <= earlier_columns(schema):
         return pairs
     raise PermanentFailure(

@@ -1,7 +1,7 @@
-"""Which products to show to a person next: doubtful and dear ones of many kinds, and some at random.
+"""Pick the products to review next: uncertain and valuable ones of many kinds, and some at random.
 
-The random part alone says how wrong the table is (`enrich.output.observed`): it is drawn first, from all products that
-nobody decided on, without a look at their answers.
+Only the random part shows how wrong the table is (`enrich.output.observed`): it is drawn first, from all undecided
+products, independent of their answers.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ class Pick(BaseModel):
 
 
 class PickFile(BaseModel):
-    """What `enrich label` writes and `enrich review` shows, in this order."""
+    """The products that `enrich label` writes and `enrich review` shows, in this order."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,7 +75,7 @@ def pick(rows: pl.DataFrame, budget: int) -> list[Pick]:
 
 
 def _lot(product_id: str) -> bytes:
-    """A product's place in the draw. It stays, so that asking again does not draw until the easy ones come."""
+    """A product's position in the draw. It is fixed, so that nobody can redraw until easy products come up."""
     return hashlib.sha256(b"random\0" + product_id.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -140,13 +140,13 @@ def _is_fresh(row: dict[str, Any], shown: dict[str, list[frozenset[str]]]) -> bo
 
 
 def _pairs(title: str | None) -> frozenset[str]:
-    """Pairs of letters, for any script; numbers such as sizes do not count."""
+    """Pairs of letters, for any script; numbers such as sizes are ignored."""
     text = re.sub(r"[\W\d_]+", " ", f" {same_design(title or '')} ")
     return frozenset(text[place : place + 2] for place in range(len(text) - 1))
 
 
 def _why(row: dict[str, Any]) -> tuple[str, ...]:
-    """What speaks for a product, the strongest first."""
+    """The reasons for picking a product, the strongest first."""
     reasons = [
         (row["of_category"], "category in doubt"),
         (row["of_photos"] / 2, "its photos disagree"),
@@ -154,4 +154,4 @@ def _why(row: dict[str, Any]) -> tuple[str, ...]:
         (row["of_fields"] / 2, "further field in doubt"),
     ]
     told = [text for doubt, text in sorted(reasons, key=lambda reason: -reason[0]) if doubt >= 0.1]
-    return (*(told or ["more doubtful than others"]), *(["dear"] if row["worth"] >= 1.5 else []))
+    return (*(told or ["less certain than others"]), *(["dear"] if row["worth"] >= 1.5 else []))

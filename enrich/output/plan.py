@@ -1,7 +1,7 @@
-"""The plan of a run: which products it has to answer, why, and in which order.
+"""The plan of a run: which products it must answer, why, and in which order.
 
-First what has no answer, or none about its photos: new, changed and failed products, by product_id. Then those that an
-older adapter answered, the least certain and most valuable first: they can wait, and a run may take only some of them.
+First come products without an answer for their current photos: new, changed and failed ones, by product_id. Then those
+that an older adapter answered, the least certain and most valuable first: they can wait, and a run may do only some.
 """
 
 import json
@@ -31,7 +31,7 @@ _ORDER = [*_WORTH, "product_id"]
 
 @dataclass(frozen=True)
 class Planned:
-    """What a plan says."""
+    """The content of a plan."""
 
     todo: int
     older: int  # products that an older adapter answered, left for later runs
@@ -107,7 +107,7 @@ def _split(
 
 
 def _by_worth(older: _Older, folder: Path) -> Iterator[pl.DataFrame]:
-    """All products of `older`, the one whose refreshment is worth most first."""
+    """All products of `older`, those most worth refreshing first."""
     bounds = partition_bounds(pl.concat(older.samples), _ORDER, older.rows)
     parts = RangePartitions(bounds, folder / "older", _RANKED).add(parquet.frames(older.path, _RANKED))
     return parts.in_order()

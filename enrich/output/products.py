@@ -20,7 +20,7 @@ PRODUCTS_KEY = "products.parquet"
 
 @dataclass(frozen=True)
 class LastRuns:
-    """What products.parquet keeps of the runs published so far, beside their rows."""
+    """What products.parquet stores about the runs published so far, in addition to their rows."""
 
     source: RunMark | None = None  # the one created last: its listing decides in_source
     compared: RunMark | None = None  # the one created last that was large enough for the gate to compare with
@@ -30,7 +30,7 @@ class LastRuns:
 
 @dataclass(frozen=True)
 class Products:
-    """products.parquet in memory, or a piece of it. The defaults are an output that has none yet."""
+    """products.parquet in memory, or a part of it. The defaults are those of an output without one."""
 
     table: pl.DataFrame = field(default_factory=lambda: parquet.empty(PRODUCTS_SCHEMA))  # by ROW_ORDER
     runs: Mapping[str, PublishedRun] = field(default_factory=dict)  # every run that run_id or last_run_id names
@@ -41,7 +41,7 @@ class Products:
 
 @dataclass(frozen=True)
 class StoredProducts:
-    """products.parquet on the local disk. The defaults are an output that has none yet."""
+    """products.parquet on the local disk. The defaults are those of an output without one."""
 
     path: Path | None = None
     rows: int = 0
@@ -73,7 +73,7 @@ _LAST_COLUMNS = {  # where a newest outcome comes from
 
 
 def fold(products: Products, runs: Sequence[RunInfo], rows: pl.DataFrame, present: pl.Series | None) -> Products:
-    """`products` with what runs committed taken in. Pure; neither their order nor a repetition makes a difference.
+    """`products` with the rows of runs folded in. Pure; neither order nor repetition makes a difference.
 
     The row shown is the good one of the run created last, else the failed one of the run created last; what people
     decided is applied to it afterwards. last_* is the outcome of the run created last, good or not. Runs are ordered by
@@ -185,7 +185,7 @@ def _header(metadata: Mapping[str, str], output: Store) -> tuple[Mapping[str, Pu
 
 
 def how_to_rebuild(output: Store) -> str:
-    """What a user can do about a table that cannot be used."""
+    """Advice for the user about a table that cannot be used."""
     return f"rebuild it from history with `enrich rebuild --output {shell(output.uri)}`"
 
 

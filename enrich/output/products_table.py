@@ -1,4 +1,4 @@
-"""A products table: which photos make which product, as a shop says it. Only what it lists is done.
+"""A products table: the shop's own list of products and their photos. Only the listed products are processed.
 
 It is CSV or Parquet, a row for each product. Neither it nor the listing is held in memory as a whole.
 """
@@ -40,7 +40,7 @@ class ProductsTable:
 
 
 class _Faults:
-    """Rows that are wrong in one way: how many, and the first."""
+    """Rows with one kind of error: how many, and the first."""
 
     def __init__(self) -> None:
         self.count, self.first = 0, (0, "")
@@ -72,7 +72,7 @@ def open_products(uri: str, columns: ProductColumns, folder: Path, s3: S3Setting
         raise UsageError(f"products table {uri}: none of {', '.join(_READERS)}; convert it to one of these")
     beside = open_store(parent or ("/" if uri.startswith("/") else "."), must_exist=True, s3=s3)
     if beside.head(name) is None:
-        raise UsageError(f"products table {uri}: there is no such object; check the path")
+        raise UsageError(f"products table {uri}: no such object; check the path")
     table, listed = folder / f"products{suffix}", folder / "listed.parquet"
     beside.download(name, table)
     warning = _as_utf8(table, uri) if suffix in _TEXTS else None
@@ -91,7 +91,7 @@ def open_products(uri: str, columns: ProductColumns, folder: Path, s3: S3Setting
         parquet.write(listed, photos(), _LISTED, {})
     table.unlink()
     if not total:
-        raise UsageError(f"products table {uri}: it has no rows; list the products to be done")
+        raise UsageError(f"products table {uri}: it has no rows; list the products to process")
     unnamed.check(uri, "1 row has no product_id", "rows have no product_id", "name each product")
     without.check(uri, "1 product has no photos", "products have no photos", "list its keys, or take the row out")
     _check_ids(uri, listed, folder)
@@ -196,7 +196,7 @@ def _check_ids(uri: str, listed: Path, folder: Path) -> None:
 
 @contextmanager
 def _readable(uri: str) -> Iterator[None]:
-    """Turns what pyarrow says of a broken file into UsageError."""
+    """Turn pyarrow's errors about a broken file into UsageError."""
     try:
         yield
     except (pa.ArrowException, pl.exceptions.PolarsError, UnicodeDecodeError) as error:

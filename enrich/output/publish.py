@@ -46,7 +46,7 @@ BACKOFF_SECONDS, BACKOFF_LIMIT_SECONDS = 0.05, 5.0
 
 @dataclass(frozen=True)
 class Published:
-    """What a publish did."""
+    """The result of a publish."""
 
     rows: int  # of products.parquet
     changed: bool  # False: it already said everything, and was not written
@@ -94,7 +94,7 @@ def publish(
 
 
 def publish_reviews(output: Store) -> Published:
-    """Apply what people decided to products.parquet. RunFailed as `publish`."""
+    """Apply people's decisions to products.parquet. RunFailed as `publish`."""
     with scratch() as folder:
         return _swap(output, [], folder, None, "reviews/ has the decisions: apply the file again")
 
@@ -137,7 +137,7 @@ def _check_own(output: Store, products: StoredProducts) -> None:
     names = ("manifest.parquet", "run.json")
     if newest and all(output.head(f"runs/{newest.run_id}/{name}") is None for name in names):
         raise PermanentFailure(
-            f"{output.uri_of(PRODUCTS_KEY)} is the table of another output, for run {newest.run_id} is not in runs/; "
+            f"{output.uri_of(PRODUCTS_KEY)} belongs to another output, because run {newest.run_id} is not in runs/; "
             f"{how_to_rebuild(output)}"
         )
 
@@ -191,7 +191,7 @@ def _swap(
         first = None
         time.sleep(random.uniform(0, min(BACKOFF_LIMIT_SECONDS, BACKOFF_SECONDS * 2**attempt)))
     raise RunFailed(
-        f"{output.uri_of(PRODUCTS_KEY)} was replaced by others {ATTEMPTS} times in a row; {then}, and if nobody else "
+        f"{output.uri_of(PRODUCTS_KEY)}: others replaced it {ATTEMPTS} times in a row; {then}, and if nobody else "
         "publishes, see `enrich doctor`"
     )
 

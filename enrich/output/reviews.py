@@ -1,7 +1,7 @@
 """Review decisions: a separate history, applied to products.parquet at every publish.
 
 Decisions are append-only like rows: a file under reviews/ is created once, named by its content. The newest decision
-about a product holds for every later run until its photos change; then the model's answer counts again. Photos are the
+about a product holds for every later run until its photos change; then the model's answer applies again. Photos are the
 same if all their bytes are, under any etag, key and product_id; where some were never read, if product_id, keys and
 etags are. Newest means applied last: files have a sequence number, because clocks of browsers and machines differ.
 """
@@ -37,7 +37,7 @@ def read_reviews(output: Store) -> pl.DataFrame:
             continue
         file = parquet.read(output, info.key, REVIEW_SCHEMA, "restore it, or move it away and lose its decisions")
         if file is None:
-            raise RunFailed(f"{output.uri_of(info.key)} was there a moment ago; start again")
+            raise RunFailed(f"{output.uri_of(info.key)} has just been deleted; run again")
         tables.append(file.table)
     both = ["title", "category"]
     own_price = pl.col("price").ne_missing(pl.col("suggested_price"))
@@ -182,7 +182,7 @@ def _where(condition: pl.Expr, values: dict[str, pl.Expr]) -> list[pl.Expr]:
 
 
 def with_identity(table: pl.DataFrame) -> pl.DataFrame:
-    """`table` (columns product_id and photos) with what tells whether photos changed: `bytes`, null where some were
+    """`table` (columns product_id and photos) with columns that show whether photos changed: `bytes`, null if some were
     never read, and `version`."""
     version = pl.concat_str(pl.col("product_id"), pl.lit("\0"), photos_etags(table["photos"]))
     return table.with_columns(bytes=_bytes(), version=version)

@@ -1,4 +1,4 @@
-"""The rows that runs committed, and which runs' rows belong into products.parquet."""
+"""The rows that runs committed, and which runs' rows belong in products.parquet."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ class RunRows:
 
 
 def published_runs(output: Store, records: Sequence[RunRecord]) -> list[RunInfo]:
-    """The runs whose rows belong into products.parquet, the one created last at the end.
+    """The runs whose rows belong in products.parquet, the one created last at the end.
 
     A run that was held back or retired has a record that says so. A lost record must not cost rows: a run without one
     counts as published if history has all of its rows and a run created later was finished. Otherwise it was
@@ -55,7 +55,7 @@ def published_runs(output: Store, records: Sequence[RunRecord]) -> list[RunInfo]
         manifest = parquet.read(output, f"runs/{run_id}/manifest.parquet", MANIFEST_SCHEMA)
         described = manifest or parquet.read(output, key, ROW_SCHEMA)
         if described is None:
-            raise RunFailed(f"{output.uri_of(key)} was there a moment ago; start again")
+            raise RunFailed(f"{output.uri_of(key)} has just been deleted; run again")
         run = described_run(described.metadata, output.uri_of(key))
         whole = manifest is None or set(manifest.table["shard"]) <= committed_shards(output, run)
         if whole and (manifest is None or run.mark < newest):
@@ -63,7 +63,7 @@ def published_runs(output: Store, records: Sequence[RunRecord]) -> list[RunInfo]
             logger.warning("run=%s has no run.json; history has its rows, which count as published", run_id)
         else:
             logger.warning(
-                "run=%s was not finished, and is left out: go on with enrich run --run-id %s", run_id, run_id
+                "run=%s was not finished and is left out; continue it with enrich run --run-id %s", run_id, run_id
             )
     return sorted(found, key=lambda run: run.mark)
 

@@ -1,4 +1,4 @@
-"""What the files hold: one row type and a Parquet schema for each kind of file."""
+"""The schemas of all files: one row type and a Parquet schema for each kind of file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

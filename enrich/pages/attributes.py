@@ -39,7 +39,7 @@ def attribute_text(attributes: Mapping[str, Mapping[str, Any]] | None) -> str:
 
 
 def attribute_scores(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
-    """A line of scores for each field, as text ready to print; see `enrich.scores.fields.field_metrics`."""
+    """One line of scores for each field, formatted; see `enrich.scores.fields.field_metrics`."""
     estimates = metrics.get("estimates", {})
 
     def told(name: str, form: str = ".1%") -> str:

@@ -1,4 +1,4 @@
-"""What `enrich catalog check` found, as one page with pictures. Text from catalogs is untrusted and escaped."""
+"""The result of `enrich catalog check` as a page with pictures. Text from catalogs is untrusted and escaped."""
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
@@ -33,7 +33,7 @@ def render_catalog(uri: str, found: Mapping[str, Any], read: Callable[[str, int]
 
 
 def _shots(found: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The photos that the page shows."""
+    """The photos on the page."""
     for finding in found["findings"]:
         yield from chain.from_iterable(finding["groups"])
     yield from chain.from_iterable(issue["shots"] for issue in found["issues"])
@@ -41,6 +41,6 @@ def _shots(found: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _plain(value: object) -> object:
-    """Text on one line and without secrets, as at a terminal; markup of the page's own as it is."""
+    """Text on one line without secrets, as in a terminal; the page's own markup is unchanged."""
     outside = isinstance(value, str) and not isinstance(value, Markup) and not value.startswith(_PICTURE)
     return one_line(str(value)) if outside else value

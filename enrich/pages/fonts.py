@@ -12,7 +12,7 @@ from matplotlib.font_manager import findSystemFonts
 from matplotlib.ft2font import FT2Font
 from PIL import ImageDraw, ImageFont, features
 
-# It comes with matplotlib and has Latin, Greek, Cyrillic, Arabic, Hebrew, Armenian and Georgian letters.
+# Part of matplotlib; has Latin, Greek, Cyrillic, Arabic, Hebrew, Armenian and Georgian letters.
 DEJAVU = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
 # Letters that a script cannot be written without.
 SCRIPTS = {

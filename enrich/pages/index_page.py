@@ -9,7 +9,7 @@ from enrich.pages.report import template
 
 @dataclass(frozen=True)
 class RunLine:
-    """A run, and its pages that there are. Its record is None before it is finished, and where it cannot be read."""
+    """A run and its existing pages. Its record is None before it is finished, or if it cannot be read."""
 
     run_id: str
     record: RunRecord | None
@@ -18,5 +18,5 @@ class RunLine:
 
 
 def render_index(output: str, runs: Sequence[RunLine], total: int, pages: Sequence[tuple[str, str]]) -> str:
-    """A page that names the newest `runs` of `total`, and links the pages of the whole output: (name, key)."""
+    """A page that lists the newest `runs` of `total`, and links to the pages of the whole output: (name, key)."""
     return template("index.html.jinja", escape=True).render(output=output, runs=runs, total=total, pages=pages)

@@ -8,7 +8,7 @@ from enrich.pages.report import template
 
 @dataclass(frozen=True)
 class PageLinks:
-    """The pages of a run, and what has to be done to open them."""
+    """The pages of a run, and what is needed to open them."""
 
     output: str
     pages: tuple[tuple[str, str], ...]  # (name of letters and blanks, URL)
@@ -18,5 +18,5 @@ class PageLinks:
 
 
 def render_links(links: PageLinks) -> str:
-    """Links, and the commands that they need. Places are quoted for the shell."""
+    """Links, and the commands that they need. Locations are quoted for the shell."""
     return str(template("links.md.jinja", escape=False).render(links=links)).strip() + "\n"

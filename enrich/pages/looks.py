@@ -1,4 +1,4 @@
-"""The ways of looking at a photo that fine-tuning compared (`scores.looks.sweep`), as text."""
+"""The numbers of crops that fine-tuning compared (`scores.looks.sweep`), as text."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,13 +12,13 @@ _NAMES = {
 
 
 def looks_table(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
-    """A row for each way; no rows for an adapter that looks once. Scores of others than close looks have the 95 %
-    interval of their difference from these."""
+    """A row for each number of crops, empty for an adapter that looks once. All scores except those of the close look
+    have the 95 % interval of their difference from it."""
     ways = metrics.get("looks", ())
     return [
         {
             "crops": " then ".join(map(str, way["looks"])),
-            "looked at twice": f"{way['second_looks']:.1%}" if len(way["looks"]) > 1 else "-",
+            "second looks": f"{way['second_looks']:.1%}" if len(way["looks"]) > 1 else "-",
             "prompt tokens": f"{way['prompt_tokens']:,.0f}",
             **{_NAMES[name]: _score(one, beside=way is not ways[1]) for name, one in way["scores"].items()},
         }

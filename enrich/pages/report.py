@@ -119,7 +119,7 @@ def render_scores(table: pl.DataFrame, metrics: Mapping[str, Any], what: str, ad
 
 
 def _photo_issues(rows: pl.DataFrame, images: Store, limits: PhotoLimits) -> list[dict[str, Any]]:
-    """How many of the photos that were decoded have each issue, and the pictures of many products; with thumbnails."""
+    """How many of the decoded photos have each issue, and pictures that many products share; with thumbnails."""
     photos = rows.select("photos").explode("photos").unnest("photos").filter(pl.col("photo_issues").is_not_null())
     found = [
         (issue.value, some.height, some["key"])
@@ -145,13 +145,13 @@ def _figures(scores: pl.DataFrame) -> list[tuple[str, str]]:
 
 
 def observed_lines(record: Mapping[str, Any]) -> list[str]:
-    """What people found about each field of a run's adapter (run.json), a line each without a full stop."""
+    """What people found about each field of a run's adapter (run.json), one line each without a full stop."""
     return [_observed_line(one) for one in (record.get("observed") or {"fields": ()})["fields"]]
 
 
 def _observed_line(one: Mapping[str, Any]) -> str:
-    what = "outside of its interval" if one["field"] == "price" else "wrong"
-    claim = "" if one["claimed"] is None else f"; the confidences say {one['claimed']:.1%}"
+    what = "outside its interval" if one["field"] == "price" else "wrong"
+    claim = "" if one["claimed"] is None else f"; the confidences predict {one['claimed']:.1%}"
     return (
         f"{spoken(one['field'])} {what} in {one['wrong']:.1%} ({one['low']:.1%} to {one['high']:.1%}) of "
         f"{one['decisions']:,} products picked at random{claim}"
@@ -194,7 +194,7 @@ def render_card(train: Mapping[str, Any], metrics: Mapping[str, Any], prompt: Pr
 
 
 def render_summary(record: Mapping[str, Any], output: str, *, deciding: bool = False) -> str:
-    """A run (run.json) on half a page of Markdown for Prefect's UI. Every value is escaped.
+    """A run (run.json) in half a page of Markdown for Prefect's UI. Every value is escaped.
 
     Args:
         deciding: the form below it asks whether to release a held run, so no command is named.
@@ -223,7 +223,7 @@ def _markdown_text(value: object) -> str:
 
 
 class _Written(str):
-    """Markdown that was escaped already."""
+    """Markdown that is already escaped."""
 
 
 def _escaped(value: object) -> str:
@@ -231,7 +231,7 @@ def _escaped(value: object) -> str:
 
 
 def _cell(value: object, columns: int = SUMMARY_COLUMNS) -> _Written:
-    """`value` in a cell of a table, escaped, in lines that are short enough: the UI breaks none and cuts them off."""
+    """`value` in a table cell, escaped, in short lines: the UI does not wrap lines, it cuts them off."""
     return _Written("<br>".join(map(_markdown_text, wrapped(str(value), columns))))
 
 
@@ -267,7 +267,7 @@ def _priced(row: Mapping[str, Any]) -> str:
 def score_table(metrics: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
     """(who, {column: value}) for the adapter, its base and the baselines, as text ready to print.
 
-    On a sample catalog also the best possible: the price errors of someone who knows all that is visible.
+    On a sample catalog also the best possible: the price errors of an estimator that knows everything visible.
     """
     names = {"adapter": metrics["test"], "base without adapter": metrics.get("base"), **metrics["baselines"]}
     rows = [(name.replace("_", " "), _columns(scores)) for name, scores in names.items() if scores]

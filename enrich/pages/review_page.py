@@ -1,4 +1,4 @@
-"""The review queue as one page: rows that need a person, costliest first, decided by keyboard and saved as a file."""
+"""The review queue as one page: rows that need review, costliest first, decided by keyboard and saved as a file."""
 
 import base64
 import hashlib
@@ -48,7 +48,7 @@ def review_queue(products: pl.DataFrame, limit: int) -> pl.DataFrame:
 
 
 def picked_queue(products: pl.DataFrame, picks: Sequence[Pick]) -> pl.DataFrame:
-    """The rows of PRODUCTS_SCHEMA that were picked, in that order, but for those that were decided on or are gone."""
+    """The picked rows of PRODUCTS_SCHEMA, in that order, except those that were decided meanwhile or are gone."""
     kinds: dict[str, pl.DataType | type[pl.DataType]] = {
         "product_id": pl.String,
         "picked": pl.String,
@@ -93,7 +93,7 @@ def render_queue(
     """A self-contained page about the rows of `review_queue` or `picked_queue`.
 
     Args:
-        categories: what a person may choose from.
+        categories: the choices.
         images: store of the photos; what cannot be read is left out.
         output: URI, repeated in the file of decisions.
         waiting: all rows that need review, or were picked.
@@ -131,14 +131,14 @@ def render_queue(
     words = [word for form in forms for field in form["fields"] for word in (field["label"], *field["values"])]
     page = template("review.html.jinja", escape=True).render(
         data=_inert(data), count=len(rows), waiting=waiting, output=output, further=bool(words),
-        order="as enrich label picked them" if any(row["picked"] for row in rows) else "dearest mistakes first",
+        order="as enrich label picked them" if any(row["picked"] for row in rows) else "most value at risk first",
         language=han_language([*categories, *words, *(row["title"] for row in rows)]),
     )  # fmt: skip
     return _with_hashes(str(page))
 
 
 def side_of(photos: int) -> int:
-    """Pixels of the longer side of each of so many photos on one page."""
+    """Pixels of the longer side of each photo, for that many photos on one page."""
     return next((side for side, size in SIDES.items() if photos * size <= PHOTO_BYTES), min(SIDES))
 
 
@@ -175,7 +175,7 @@ def _form(asked: Asked) -> dict[str, Any]:
 
 
 def _inert(data: object) -> Markup:
-    """JSON inside which no markup can open or close a tag."""
+    """JSON that cannot open or close an HTML tag."""
     text = json.dumps(data, ensure_ascii=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

@@ -1,4 +1,4 @@
-"""Numbers, places and commands for people."""
+"""Format numbers, locations and commands for people."""
 
 import math
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from enrich.output.run_record import TOO_SHORT
 
 
 def amount(value: float, currency: str | None = None, like: float | None = None) -> str:
-    """A price with the decimals of its currency: 1,290.50, or 1,290 where it is whole and for yen.
+    """A price with the decimals of its currency: 1,290.50, or 1,290 if it is whole or in yen.
 
     Args:
-        like: the price beside which it stands, and whose decimals it has.
+        like: the price that it is shown with, whose decimals it gets.
     """
     whole = float(value if like is None else like).is_integer()
     return f"{value:,.{0 if whole else decimals(currency)}f}"
 
 
 def wrapped(text: str, columns: int) -> list[str]:
-    """`text` in lines of at most so many columns, of which Han, kana and Hangul take two; longer words are divided."""
+    """`text` in lines of at most that many columns (Han, kana and Hangul take two); longer words are split."""
     lines, room = [""], columns
     for word in text.split():
         if lines[-1] and room <= width(word) <= columns:

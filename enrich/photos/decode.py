@@ -62,7 +62,7 @@ Admit = Callable[[int], object]
 
 
 class ImageRefused(ImageError):
-    """The bytes are not a photo that can be used."""
+    """The bytes are not a usable photo."""
 
 
 @dataclass(frozen=True)

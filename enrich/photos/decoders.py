@@ -1,4 +1,4 @@
-"""The only entry for bytes from outside: processes with limits decode them, or refuse them.
+"""The only entry point for bytes from outside: resource-limited processes decode or refuse them.
 
 ImageRefused means that the bytes caused the failure. DecodingFailed means that something else did: the process was
 killed from outside or stopped for good, or the machine had no memory. To tell the two apart, a photo that fails in an
@@ -41,7 +41,7 @@ _MAX_HEADER_BYTES = 10_000
 # Signals that a process causes itself. Others come from outside, such as SIGKILL from a kernel out of memory.
 _FAULTS = {"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS", "SIGTRAP"}
 
-# Ctrl-C reaches the whole process group, but the parent is to end this process.
+# Ctrl-C reaches the whole process group, but the parent should stop this process.
 _PROCESS = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -52,7 +52,7 @@ serve({descriptor})
 
 
 class DecodingFailed(ImageError):
-    """A photo was not decoded for a reason other than its bytes, so a later try may succeed."""
+    """A photo was not decoded for a reason other than its bytes, so a later attempt may succeed."""
 
 
 class Room:
@@ -200,7 +200,7 @@ class _Decoder:
                     return self._receive(self._receive_header())
             return self._receive(header)
         except _Silent as error:
-            raise _Suspicious(_failed(f"the decoding process sent nothing for {PATIENCE * self._slice:g} s")) from error
+            raise _Suspicious(_failed(f"the decoding process was silent for {PATIENCE * self._slice:g} s")) from error
         except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
             raise _Suspicious(self._verdict()) from error
 
@@ -208,7 +208,7 @@ class _Decoder:
         if "kind" in header:
             raise ImageRefused(ErrorKind(header["kind"]), header["message"])
         if "short" in header:
-            raise _Suspicious(_failed(header.get("reason") or "the machine had no memory left for it"))
+            raise _Suspicious(_failed(header.get("reason") or "the machine ran out of memory"))
         if "hungry" in header:
             message = f"decoding needs more than {self._limits.decode_memory_bytes:,} bytes of memory"
             raise _Suspicious(ImageRefused(ErrorKind.TOO_MANY_PIXELS, message))
@@ -271,7 +271,7 @@ class _Decoder:
                 reason = getattr(error, "strerror", None) or reason
                 self._end()
         raise RunFailed(
-            f"no decoding process starts ({reason}); `python -c 'import enrich.photos.decoder_process'` may say why"
+            f"decoders do not start ({reason}); `python -c 'import enrich.photos.decoder_process'` may say why"
         )
 
     def _start(self) -> None:

@@ -30,7 +30,7 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class FetchedPhoto:
-    """One photo of a product: its pixels, or what is wrong with it; neither where it was not needed."""
+    """One photo of a product: its pixels, or what is wrong with it; neither if it was not needed."""
 
     listed: ListedPhoto
     etag: str  # of the bytes read, or the manifest's if none were read
@@ -52,7 +52,7 @@ class Fetched:
 
     @property
     def shown(self) -> tuple[FetchedPhoto, ...]:
-        """The photos that the model can be shown; none where all are broken."""
+        """The photos that the model can be shown; none if all are broken."""
         return tuple(photo for photo in self.photos if photo.photo is not None)
 
     @property
@@ -62,8 +62,8 @@ class Fetched:
 
     @property
     def failure(self) -> FetchedPhoto:
-        """The photo that says why nothing can be shown: one whose failure may pass, so that it is tried again, else the
-        main photo."""
+        """The photo that explains why nothing can be shown: one whose failure may be temporary, so that the product is
+        retried, else the main photo."""
         return next((photo for photo in self.photos if photo.error_kind in TRANSIENT), self.photos[0])
 
 
@@ -79,10 +79,10 @@ def fetcher(
 ) -> Iterator[Callable[[Iterable[ManifestItem | None]], Iterator[Fetched]]]:
     """A function from items to `Fetched`, whose decoding processes live as long as the context.
 
-    Of each product the first `needed` good photos are read; one that is broken says so, and the next takes its place.
+    The first `needed` good photos of each product are read; a broken one is reported, and the next takes its place.
     Products are started while fewer than `settings.in_flight` photos are between the start of their download and the
-    consumer. An item that is None says that there is none at present: the items are asked again after the next product,
-    and given up if none is on its way.
+    consumer. An item that is None means that there is none at present: the iterator is asked again after the next
+    product, and abandoned if no product is in flight.
 
     Args:
         how: how the model's training photos were prepared.

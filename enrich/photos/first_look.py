@@ -1,4 +1,4 @@
-"""The page of a first look, where a product is looked at twice (`enrich.answers.looks`)."""
+"""The page of the first of two looks at a product (`enrich.answers.looks`)."""
 
 from dataclasses import replace
 
@@ -12,9 +12,9 @@ from enrich.photos.decode import Photo
 def first_look(photo: Photo, how: Preparation, squares: int) -> np.ndarray:
     """The page of `squares` at most for a main photo that was prepared as `how` says. Training and serving use it.
 
-    It is scaled from the photo's page and not from its pixels, so that both looks share a download, a decoding and a
-    transfer between processes: it takes 2 to 4 ms of a thread, where to decode once more would take 10. Its size and
-    padding, and so its tokens, are those of a photo that was prepared with so few squares.
+    It is scaled from the photo's page, not from its pixels, so that both looks share one download, decoding and
+    transfer between processes: scaling takes 2 to 4 ms of a thread, decoding again would take 10. Its size and padding,
+    and therefore its tokens, are those of a photo prepared with that many squares.
     """
     layout, side = layouts()[how.layout], how.image_size
     width, height = layout.resized(photo.width, photo.height, how.num_crops, side)
@@ -24,5 +24,5 @@ def first_look(photo: Photo, how: Preparation, squares: int) -> np.ndarray:
 
 
 def with_first_look(photo: Photo, how: Preparation, squares: int | None) -> Photo:
-    """The photo with a page for a first look too; as it is where there is no such look."""
+    """The photo with a page for a first look; unchanged if there is no such look."""
     return photo if squares is None else replace(photo, first=first_look(photo, how, squares))

@@ -12,7 +12,7 @@ STEM = r"(?s)^((?:.*/)?[^/]+?)(?:\.[^./]*)?$"  # the part of a key before its ex
 
 
 def natural_order(key: str) -> str:
-    """Sorts keys as people count: 2.jpg before 10.jpg, SKU1.jpg before SKU1-2.jpg, and folders before longer names.
+    """Natural order of keys: 2.jpg before 10.jpg, SKU1.jpg before SKU1-2.jpg, and folders before longer names.
 
     Numbers are compared by their value. Extensions do not count, so equal results are to be ordered by key.
     """

@@ -1,7 +1,7 @@
-"""What may be wrong with a photo, measured where its pixels are: cheap, by numpy and Pillow alone.
+"""Photo issues, measured in the decoding process: cheap, with numpy and Pillow only.
 
-OpenCV has such measures too, and would add 20 MB to the 40 of each decoding process; CleanVision brings pandas, SciPy
-and matplotlib. benchmarks/photo_issues says what these cost and how often they are wrong.
+OpenCV has such measures too, but would add 20 MB to the 40 of each decoding process; CleanVision needs pandas, SciPy
+and matplotlib. benchmarks/photo_issues measures what these checks cost and how often they are wrong.
 """
 
 from bisect import bisect_left

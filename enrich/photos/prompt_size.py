@@ -1,4 +1,4 @@
-"""Whether a prompt can get too long."""
+"""Check whether a prompt can get too long."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ MOST_TOKENS = 4096  # of a prompt and its answer; some models answer otherwise b
 
 
 def most_tokens(directory: Path) -> int:
-    """Of a prompt and its answer, for the checkpoint or adapter in `directory`: MOST_TOKENS, or less if its model was
-    made for less. Raises ValueError: config.json is damaged."""
+    """Maximum tokens of a prompt and its answer for the checkpoint or adapter in `directory`: MOST_TOKENS, or fewer if
+    its model supports fewer. Raises ValueError: config.json is damaged."""
     config = read_object(directory / "config.json")
     text = config.get("text_config") or {}
     made_for = {**config, **text}.get("max_position_embeddings") if isinstance(text, dict) else None
@@ -23,7 +23,7 @@ def refuse_long_prompts(processor: Processor, prompt: Prompt, max_new_tokens: in
     """Refuse sizes with which the largest photos, the text and the longest answer would not fit `most` tokens.
 
     Raises:
-        UsageError: with the sum, and what to lower.
+        UsageError: with the arithmetic, and what to lower.
     """
     further = processor.preparation.photos_per_product - 1
     main, each = processor.most_photo_tokens(0), processor.most_photo_tokens(1)

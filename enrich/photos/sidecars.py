@@ -1,4 +1,4 @@
-"""Files beside the photos that are not photos: left out of a listing by name, and counted."""
+"""Files among the photos that are not photos: skipped by name, and counted."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,7 +9,7 @@ from enrich.storage.store import ObjectInfo
 
 
 class Skipped:
-    """Filters a listing by the setting `skip`, and counts what it leaves out.
+    """Filters a listing by the setting `skip`, and counts what it skips.
 
     Case is ignored. A pattern with a slash is matched with the end of the path, one without a slash with the name.
     """
@@ -25,7 +25,7 @@ class Skipped:
         if not self.count:
             return None
         files = "1 file is" if self.count == 1 else f"{self.count:,} files are"
-        return f"{files} left out as no photos, by the setting skip, such as {self.first!r}"
+        return f"{files} skipped as non-photos (setting skip), such as {self.first!r}"
 
     def photos(self, objects: Iterable[ObjectInfo]) -> Iterator[ObjectInfo]:
         """The objects of a listing that are not left out."""

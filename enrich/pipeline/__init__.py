@@ -1,1 +1,1 @@
-"""The compositions: what a command or a flow does, from stages that know nothing of each other."""
+"""Whole operations of commands and flows, composed of packages that do not depend on each other."""

@@ -43,7 +43,8 @@ class CachedAdapter:
 
 @dataclass(frozen=True)
 class Retrain:
-    """When a changed catalog asks for another adapter: so many rows changed, or some did and so many days are past."""
+    """When a changed catalog needs another adapter: once `rows` rows changed, or any row and `days` days have
+    passed."""
 
     rows: int | None = None  # None: a twentieth of the catalog
     days: float = 30.0

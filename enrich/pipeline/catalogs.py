@@ -1,4 +1,4 @@
-"""Catalogs at a URI: looked at, and written from what others make."""
+"""Catalogs at a URI: check them, and make them from other tables."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ def check_catalog(
     most_photos: int = CHECKED_PHOTOS,
     page: Callable[[str], object] | None = None,
 ) -> tuple[Check, Proposal | None]:
-    """Look at the catalog at `uri`, a directory or a table in a file, as fine-tuning would read it.
+    """Check the catalog at `uri`, a directory or a table file, as fine-tuning would read it.
 
     Args:
         auto: propose columns from the table's header where `settings` name none.
@@ -47,7 +47,7 @@ def check_catalog(
     if uri.startswith("hf://") or (is_dataset(uri) and not Path(uri).expanduser().exists()):
         name = uri.removeprefix("hf://").removeprefix("datasets/")
         raise UsageError(
-            f"catalog {uri}: no such directory; if it is a data set of Hugging Face, `enrich catalog fetch --source "
+            f"catalog {uri}: no such directory; if it is a Hugging Face data set, `enrich catalog fetch --source "
             f"{name} --out DIRECTORY` makes a catalog of it; then check that"
         )
     with _there(uri) as (path, files):
@@ -55,7 +55,7 @@ def check_catalog(
         if proposal:
             settings = settings.model_copy(update={"columns": proposal.columns})
         catalog = read_taught(path, settings, urls=True)
-        found = check(catalog, settings, partial(progress, "looking at photos"), files, most_photos)
+        found = check(catalog, settings, partial(progress, "checking photos"), files, most_photos)
         if page:
             page(render_catalog(uri, found.as_page(), files.read, settings.limits))
         return found, proposal
@@ -94,7 +94,8 @@ def fetch_photos(source: str, out: str, settings: FetchSettings, progress: Progr
 
 @contextmanager
 def written_to(uri: str) -> Iterator[Path]:
-    """A directory to write a catalog into; one for S3 is kept until it is uploaded, so that a second try goes on."""
+    """A directory to write a catalog into; one for S3 is kept until it is uploaded, so that a second attempt
+    resumes."""
     if not is_s3(uri):
         with disk_errors(Path(uri)):
             yield Path(uri)

@@ -1,4 +1,4 @@
-"""A new adapter against the one that serves, on products that neither has learned from."""
+"""Compare a new adapter with the one that serves, on products that neither was trained on."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -29,7 +29,7 @@ FEWEST = 30  # decisions of people to compare by: the bootstrap of fewer takes l
 
 
 class Challenge(BaseModel):
-    """How a new adapter did against the standing one."""
+    """The comparison of a new adapter with the standing one."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -41,27 +41,27 @@ class Challenge(BaseModel):
 
     @property
     def won(self) -> bool:
-        """Whether the new adapter is at least as good, within luck, at category, title and price."""
+        """Whether the new adapter is at least as good, within chance, at category, title and price."""
         return not any(one.lost for one in self.contests)
 
     @property
     def text(self) -> str:
-        """One line without a full stop: the verdict and what it rests on."""
+        """One line without a full stop: the verdict and its basis."""
         lost = [f"{one.text} by {found.labels}" for found in self.contests for one in found.lost]
         products = max(one.products for one in self.contests)
-        say = f"on {products:,} products that neither learned from; {self.changed:.0%} of the answers differ"
+        say = f"on {products:,} products that neither was trained on; {self.changed:.0%} of the answers differ"
         if lost:
             return f"the new adapter {self.new} is worse than {self.standing}, {'; '.join(lost)}, {say}"
         return f"the new adapter {self.new} is at least as good as {self.standing} {say}"
 
 
 def challenge(new: str, standing: str, catalog: str, settings: RunSettings, progress: Progress = silent) -> Challenge:
-    """Let two adapters answer the products of `catalog` that neither learned from.
+    """Let two adapters answer the products of `catalog` that neither was trained on.
 
-    Those are today's test split, by today's labels; the products that the standing adapter was tested on, by the
-    labels that they had then, for a catalog whose labels are wrong from now on would else judge by them; and the frozen
-    slice of people's decisions (`enrich.catalog.frozen`), once it has FEWEST products. Titles are not compared by it:
-    most of them are what the standing adapter had written and a person accepted, which no other wording can equal.
+    These are: today's test split with today's labels; the products that the standing adapter was tested on, with the
+    labels they had then, so that a catalog with corrupted labels does not judge by them; and the frozen slice of
+    people's decisions (`enrich.catalog.frozen`), once it has FEWEST products. Titles are not compared on that slice:
+    most of them were written by the standing adapter and accepted by a person, so another wording cannot score as high.
 
     Raises:
         UsageError: the catalog or one of the adapters cannot be read, or an adapter's base cannot be found.
@@ -104,7 +104,7 @@ def _answers(
 
 
 def _tested_before(adapter: Path, catalog: Catalog) -> list[Product]:
-    """The products of the adapter's test split that are still there, with the labels that they had then."""
+    """The products of the adapter's test split that still exist, with the labels they had then."""
     if not (adapter / SCORES_FILE).is_file():
         return []
     there = {product.product_code: product for product in catalog.products}

@@ -28,7 +28,7 @@ def measure_parity(
 
     Raises:
         UsageError: adapter or catalog cannot be used, or vLLM is not installed.
-        ParityFailed: it is not the same model; the record is in `out` all the same.
+        ParityFailed: it is not the same model; the record is written to `out` anyway.
     """
     settings = settings.model_copy(update={"engine": "vllm"})
     choose_engine(settings.engine)
@@ -62,7 +62,7 @@ def _labelled(adapter: Adapter, catalog: str, settings: RunSettings, rows: int, 
     shown = ((product.key, (*product.first, *product.prompts)) for product in islice(photos, rows))
     requests = [prompt for key, prompts in shown for prompt in named_after(key, prompts)]
     if not requests:
-        raise UsageError(f"catalog {catalog}: no photo there can be read; name another one")
+        raise UsageError(f"catalog {catalog}: none of its photos can be read; name another one")
     return requests
 
 

@@ -1,4 +1,4 @@
-"""Decisions beside the output that they are about: whether they are its own, and whether each fits its row."""
+"""Check decisions against their output: that they belong to it, and that each fits its row."""
 
 import os
 import re
@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 
 def find_run(output: Store, run_id: str) -> RunInfo | None:
-    """A run that was started in this output, also where its rows were deleted since; None if there is none."""
+    """A run that was started in this output, even if its rows were deleted since; None if there is none."""
     key = f"runs/{check_run_id(run_id)}/run.json"
     if output.head(key) is not None:
         try:
@@ -38,13 +38,13 @@ def find_run(output: Store, run_id: str) -> RunInfo | None:
 
 
 def categories(table: pl.DataFrame) -> list[str]:
-    """Every label that the output has seen, chosen or as an alternative."""
+    """Every label that occurs in the output, as a category or an alternative."""
     others = table["category_alternatives"].explode().struct.field("category")
     return sorted(set(table["category"].drop_nulls()) | set(others.drop_nulls()))
 
 
 def check_and_complete(output: Store, table: pl.DataFrame, decided: DecisionFile, file: Path) -> list[Decision]:
-    """The decisions of a file with what their rows say: the model's suggestion, the currency, what was confirmed.
+    """The decisions of a file, completed from their rows: the model's suggestion, the currency, what was confirmed.
 
     Args:
         table: products.parquet of the output.
@@ -73,14 +73,14 @@ def check_and_complete(output: Store, table: pl.DataFrame, decided: DecisionFile
 def _own_runs(output: Store, decided: DecisionFile, file: Path) -> dict[str, RunInfo]:
     """The runs whose rows were decided on; UsageError unless all of them are this output's."""
     if decided.runs is None and _place(decided.output) != _place(output.uri):
-        raise UsageError(f"{file}: is of output {excerpt(decided.output, 200)}, not {output.uri}; name its own output")
+        raise UsageError(f"{file}: is for output {excerpt(decided.output, 200)}, not {output.uri}; name its own output")
     runs = {}
     for run_id in sorted({one.run_id for one in decided.decisions}):
         run = find_run(output, run_id)
         if run is None or (decided.runs is not None and decided.runs.get(run_id) != run_mark(run)):
             raise UsageError(
                 f"{file}: run {run_id} of output {excerpt(decided.output, 200)} is not a run of {output.uri}; "
-                "name the output that the page is of"
+                "name the output that the page was made for"
             )
         runs[run_id] = run
     return runs

@@ -14,14 +14,14 @@ from enrich.train.device import is_main_process
 
 
 def all_dropped(labelled: Catalog, unlearnable: Iterable[record.Dropped] = ()) -> tuple[Dropped, ...]:
-    """Rows of the table that are left out or lose their price, then those that cannot be learned from, once each."""
+    """Rows of the table that are left out or lose their price, then those that cannot be trained on, once each."""
     return (*labelled.dropped, *labelled.unread, *_with_rows(labelled, unlearnable))
 
 
 def all_listed(
     labelled: Catalog, unlearnable: Iterable[record.Dropped], lost_photos: Iterable[record.Dropped] = ()
 ) -> tuple[Dropped, ...]:
-    """What dropped.csv lists: `all_dropped`, and the photos that products with others go without."""
+    """The content of dropped.csv: `all_dropped`, and unusable photos of products that have others."""
     unread = (Dropped(labelled.row_of[one.product_code], one.product_code, one.kind, one.reason) for one in lost_photos)
     return (*all_dropped(labelled, unlearnable), *labelled.lost, *unread)
 
@@ -32,17 +32,17 @@ def _with_rows(labelled: Catalog, unlearnable: Iterable[record.Dropped]) -> list
 
 
 def describe_unlearnable(labelled: Catalog, unlearnable: Sequence[record.Dropped]) -> list[str]:
-    """One line about the rows that cannot be learned from, or none."""
+    """One line about the rows that cannot be trained on, or none."""
     left = _with_rows(labelled, unlearnable)
-    return [f"cannot be learned from: {len(left):,} of {labelled.rows:,} rows: {describe(left)}"] if left else []
+    return [f"cannot be trained on: {len(left):,} of {labelled.rows:,} rows: {describe(left)}"] if left else []
 
 
 def refuse_losses(
     catalog: str, labelled: Catalog, unlearnable: Sequence[record.Dropped], settings: TrainSettings, out: str | None
 ) -> None:
-    """UsageError if more than a tenth of the rows goes and `settings` do not allow it.
+    """UsageError if more than a tenth of the rows are dropped and `settings` do not allow it.
 
-    A file beside `out`, where the adapter would go, lists the rows; None: no file.
+    A file next to `out`, where the adapter would be written, lists the rows; None: no file.
     """
     dropped = all_dropped(labelled, unlearnable)
     if settings.allow_dropped or not too_many(dropped, labelled.rows):

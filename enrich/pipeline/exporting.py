@@ -1,4 +1,4 @@
-"""Exports: products.parquet in the format that a shop, a feed or a spreadsheet reads."""
+"""Exports: products.parquet in the format of a shop, a feed or a spreadsheet."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ from enrich.storage.scratch import scratch
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote."""
+    """The result of an export."""
 
     uri: str  # of the file
     products: int
@@ -41,10 +41,10 @@ class Exported:
 def export(
     output: str, format: str, to: str, settings: ExportSettings | None = None, progress: Progress = silent
 ) -> Exported:
-    """Write the rows of `output` that may be used to the file `to`, a local path or s3://bucket/key.
+    """Write the rows of `output` that are ready for use to the file `to`, a local path or s3://bucket/key.
 
-    May be used: good rows of products that are still in the source, that need no review or that a person accepted. The
-    same rows make the same bytes. A file that is there is replaced at once.
+    These are good rows of products that are still in the source, and that need no review or were accepted by a person.
+    The same rows give the same bytes. An existing file is replaced atomically.
 
     Raises:
         UsageError: no such format, nothing was published, no row may be used, or the format cannot hold the rows.
@@ -60,12 +60,12 @@ def export(
         products = fetch_products(store, folder)
         path = products.path
         if path is None:
-            raise UsageError(f"output {store.uri}: no products.parquet there; make one with `enrich run`")
+            raise UsageError(f"output {store.uri}: no products.parquet; make one with `enrich run`")
         written = written_titles(read_reviews(store))
         feed, left_out = _survey(path, name, chosen, written, settings)
         usable = products.rows - sum(left_out.values())
         if not usable:
-            raise UsageError(f"output {store.uri}: none of its {products.rows:,} rows may be used: {_listed(left_out)}")
+            raise UsageError(f"output {store.uri}: none of {products.rows:,} rows can be exported: {_listed(left_out)}")
 
         def tables() -> Iterator[pl.DataFrame]:
             done = 0
@@ -119,4 +119,4 @@ def _listed(counts: Mapping[str, int]) -> str:
 def _apostrophes(changed: int) -> list[str]:
     if not changed:
         return []
-    return [f"cells that a spreadsheet would run as formulas begin with an apostrophe: {changed:,}"]
+    return [f"cells that a spreadsheet would execute as formulas are prefixed with an apostrophe: {changed:,}"]

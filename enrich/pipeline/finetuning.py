@@ -1,4 +1,4 @@
-"""From a labelled catalog to an adapter that states its own errors."""
+"""From a labelled catalog to an adapter with measured errors."""
 
 import json
 import shutil
@@ -63,7 +63,7 @@ class Finetuned:
 
     @property
     def worth(self) -> Worth:
-        """Whether it beats what can be guessed without a photo."""
+        """Whether it is better than guessing without a photo."""
         return judge_worth(self.metrics)
 
     @property
@@ -79,7 +79,7 @@ class Finetuned:
 
 @dataclass(frozen=True)
 class _PreparedCatalog:
-    """A labelled catalog, split, with all that training on it needs to know."""
+    """A labelled catalog, split, with everything that training needs."""
 
     catalog: str  # URI or path as given
     labelled: Catalog
@@ -98,11 +98,11 @@ def finetune(
     progress: Progress = silent,
     on_message: OnMessage = unheard,
 ) -> Finetuned:
-    """Teach the base a catalog and write the adapter directory to `out`, whole or not at all.
+    """Fine-tune the base on a catalog and write the adapter directory to `out`, atomically.
 
-    A killed call that is made again continues where it was. The adapter's dropped.csv lists every row that was left
-    out. Of several processes every one trains; then all but the first one end (SystemExit), and that one reports,
-    measures and writes.
+    If a call was killed, the same call continues. The adapter's dropped.csv lists every row that was left out. If
+    several processes train together, all but the first then end (SystemExit), and the first reports, measures and
+    writes.
 
     Args:
         on_message: gets which rows are left out and why, what is trained on what, and the memory of a trial step.
@@ -144,7 +144,7 @@ def rehearse(
     progress: Progress = silent,
     on_message: OnMessage = unheard,
 ) -> Trial:
-    """Do all that comes before the first step of `finetune`, and write nothing.
+    """Do everything that precedes the first step of `finetune`, and write nothing.
 
     Args:
         on_message: gets the lines that `finetune` starts with: what is left out, what would be trained, and the memory,
@@ -207,7 +207,7 @@ def _prepare(
     refuse_control_tokens(processor.tokenizer, asked)
     unlearnable = check_answers(labelled.products, processor, asked)
     refuse_losses(catalog, labelled, unlearnable, settings, out)
-    kept = f"never taught, to compare adapters by: {len(splits.frozen):,} products that people decided on"
+    kept = f"held out from training, to compare adapters: {len(splits.frozen):,} products that people decided"
     told = [*labelled.lines, *([kept] if splits.frozen else [])]
     send_lines([*told, *describe_unlearnable(labelled, unlearnable)], on_message)
     never = {one.product_code for one in unlearnable}
@@ -221,7 +221,7 @@ def _prepare(
 
 @one_group()
 def _train(prepared: _PreparedCatalog, work: Path, out: str, progress: Progress, on_message: OnMessage) -> TrainReport:
-    """Train in the directory `work`. Raises UsageError where photos that cannot be read make the losses too large."""
+    """Train in the directory `work`. Raises UsageError if unreadable photos drop too many rows."""
     with disk_errors(work):
         return train(
             prepared.splits.train,

@@ -22,9 +22,9 @@ def check_fresh(output: str, newer_than: timedelta, s3: S3Settings = PLAIN_S3, n
     now = now or datetime.now(UTC)
     last, held = _last(open_store(output, s3=s3))
     hint = f"; run {held.run.run_id}, {_ago(now, held)} ago, is held back: look at its report" if held else ""
-    advice = hint or "; see the log of the last night, and `enrich doctor --prefect`"
+    advice = hint or "; see the log of the last nightly run, and `enrich doctor --prefect`"
     if last is None:
-        raise RunFailed(f"output {output}: no run has published there{advice}")
+        raise RunFailed(f"output {output}: no run has published{advice}")
     told = f"run {last.run.run_id} ended {_ago(now, last)} ago"
     if now - last.finished_at > newer_than:
         raise RunFailed(

@@ -1,4 +1,4 @@
-"""Places that a command must not mix: what it reads would become, or lose to, what it writes."""
+"""Refuse overlapping locations, where a command's output would overwrite its input or become part of it."""
 
 from enrich.errors import UsageError
 from enrich.storage import contains, overlap
@@ -25,15 +25,15 @@ def check_places(images: str, adapter: str, output: str) -> None:
     if overlap(images, output):
         raise UsageError(f"output {output} and images {images} overlap; keep them apart")
     if contains(images, adapter):
-        raise UsageError(f"adapter {adapter} is inside the images {images}; keep them apart, for it holds no photos")
+        raise UsageError(f"adapter {adapter} is inside the images {images}, but has no photos; keep them apart")
     if contains(adapter, output):
         raise UsageError(
-            f"output {output} is inside the adapter {adapter}, which the next one replaces; keep them apart"
+            f"output {output} is inside the adapter {adapter}, which the next adapter replaces; keep them apart"
         )
 
 
 def check_taught(images: str, folder: str, catalog: str) -> None:
-    """UsageError where photos added to the `folder` of a catalog would be taken for new ones of the shop."""
+    """UsageError if photos added to the `folder` of a catalog would be taken for new photos of the shop."""
     if contains(images, folder):
         raise UsageError(
             f"catalog {catalog}: the photos added to it would be inside the images {images}, and enriched again; "
@@ -48,6 +48,6 @@ def check_replaced(out: str, source: str, what: str) -> None:
 
 
 def check_outside(out: str, images: str) -> None:
-    """UsageError where files written to `out` would be among photos."""
+    """UsageError if files written to `out` would be among photos."""
     if contains(images, out):
         raise UsageError(f"out {out}: is inside the photos {images}; name another place")

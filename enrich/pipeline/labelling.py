@@ -1,4 +1,4 @@
-"""Which products a person should look at next, written for the review page."""
+"""Pick the products that a person should review next, for the review page."""
 
 from dataclasses import dataclass
 
@@ -35,18 +35,16 @@ def label(output: str, budget: int, to: str | None = None) -> Picked:
             or people decided on all of it.
     """
     if budget < 1:
-        raise UsageError(f"budget {budget}: name how many products a person is to look at, 1 or more")
+        raise UsageError(f"budget {budget}: give the number of products to pick, 1 or more")
     target = open_store(output, must_exist=True)
     folder, name = (output, LABEL_KEY) if to is None else folder_of_file("--to", to)
     check_file("--to", f"{folder}/{name}", output)
     products = read_products(target)
     if products.etag is None:
-        raise UsageError(f"output {target.uri}: no products.parquet there; make one with `enrich run`")
+        raise UsageError(f"output {target.uri}: no products.parquet; make one with `enrich run`")
     rows = undecided(products.table)
     if rows.is_empty():
-        raise UsageError(
-            f"output {target.uri}: no product with an answer is left that nobody decided on; enrich more photos first"
-        )
+        raise UsageError(f"output {target.uri}: no undecided product with an answer is left; enrich more photos first")
     picks = pick(rows, budget)
     store = open_store(folder, create=True)
     file = PickFile(format="enrich-label-1", output=target.uri, picks=tuple(picks))
@@ -55,7 +53,7 @@ def label(output: str, budget: int, to: str | None = None) -> Picked:
 
 
 def read_picks(file: str) -> PickFile:
-    """The file that `label` wrote; UsageError if it cannot be read or is none."""
+    """The file that `label` wrote; UsageError if it cannot be read or is something else."""
     folder, name = folder_of_file("--picked", file)
     store = open_store(folder, must_exist=True)
     if store.head(name) is None:

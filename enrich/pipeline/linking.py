@@ -1,4 +1,4 @@
-"""Links to the pages of a run: where `enrich serve` shows them, else into S3."""
+"""Links to the pages of a run: to an `enrich serve`, or else presigned links into S3."""
 
 from enrich.output.run_record import RunRecord
 from enrich.pages.links import PageLinks

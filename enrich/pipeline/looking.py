@@ -1,4 +1,4 @@
-"""Adapters that look twice where it pays (`enrich.answers.looks`): calibrated at each look, and measured."""
+"""Adapters with two looks (`enrich.answers.looks`): calibrate each look, and measure both."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,7 +34,7 @@ def calibrate_looks(
 def compare_looks(
     engine: Engine, adapter: Adapter, products: Sequence[Product], limits: PhotoLimits, progress: Progress
 ) -> tuple[list[Prediction], list[dict[str, Any]]]:
-    """What an adapter of two looks answers about the products, and the `sweep` of its ways of looking."""
+    """The answers of an adapter with two looks about the products, and the `sweep` over its looks."""
     close, first = adapter.calibration.model_copy(update={"first": None}), adapter.calibration.first
     assert first is not None
     quick = predict(

@@ -1,4 +1,4 @@
-"""Answers about the products of a catalog, made as in a run."""
+"""Answer the products of a catalog, as in a run."""
 
 import hashlib
 from collections.abc import Iterator, Sequence

@@ -26,7 +26,7 @@ def publish_held(output: str, run_id: str, settings: RunSettings = _SETTINGS) ->
     if record.state != "held" and follow(target, run_id, "publish"):
         return record  # the process that published it was killed before it committed
     if record.state != "held":
-        raise UsageError(f"run {run_id}: it is {record.state.replace('_', ' ')} already; only a held run is released")
+        raise UsageError(f"run {run_id}: already {record.state.replace('_', ' ')}; only a held run can be released")
     _refuse_retired(record)
     publish(target, record.run)
     follow(target, run_id, "publish")
@@ -79,7 +79,7 @@ def rebuild(output: str, settings: RunSettings = _SETTINGS) -> tuple[int, int]:
     target.check_conditional_writes()
     runs = published_runs(target, read_records(target))
     if not runs:
-        raise UsageError(f"output {target.uri}: no published run there to make products.parquet from")
+        raise UsageError(f"output {target.uri}: no published run to make products.parquet from")
     done = refold(target, runs, settings.gate, again=f"enrich rebuild --output {shell(target.uri)}")
     follow(target, None, "rebuild")
     return done.rows, len(runs)

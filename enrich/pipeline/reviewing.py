@@ -1,4 +1,4 @@
-"""What needs a person: asked for in a page, taken back from a file, published and taught."""
+"""Human review: write the page, apply the decisions from its file, publish them and add them to the catalog."""
 
 import hashlib
 from collections import Counter
@@ -80,7 +80,7 @@ def _picked(output: Store, table: pl.DataFrame, file: str) -> pl.DataFrame:
     queue = picked_queue(table, picks)
     if queue.is_empty():
         raise UsageError(
-            f"--picked {file}: none of its {len(picks):,} products is left to decide on in output {output.uri}; pick "
+            f"--picked {file}: none of its {len(picks):,} products is still undecided in output {output.uri}; pick "
             "others with `enrich label`"
         )
     return queue
@@ -125,7 +125,7 @@ def apply_decisions(output: str, file: Path, catalog: str | None = None, columns
 def _published(output: Store) -> Products:
     products = read_products(output)
     if products.etag is None:
-        raise UsageError(f"output {output.uri}: no products.parquet there; make one with `enrich run`")
+        raise UsageError(f"output {output.uri}: no products.parquet; make one with `enrich run`")
     return products
 
 
@@ -134,7 +134,7 @@ def _images(output: Store, products: Products) -> Store:
     last = products.last.source
     run = find_run(output, last.run_id) if last else None
     if run is None:
-        raise UsageError(f"output {output.uri}: the manifest of its last run is gone; start a run first")
+        raise UsageError(f"output {output.uri}: the manifest of its last run is missing; start a run first")
     return open_store(run.images_uri)
 
 
@@ -162,7 +162,8 @@ def _runs(output: Store, rows: pl.DataFrame) -> dict[str, RunInfo]:
 
 
 def _lessons(rows: pl.DataFrame, reviews: pl.DataFrame, asked: Mapping[str, Asked]) -> list[Labelled]:
-    """What the reviewed products of `rows` teach, with the photos that the model saw; the same first photo once."""
+    """The reviewed products of `rows` as training data, with the photos that the model saw; the same first photo
+    once."""
     said = {row["row"]: row for row in standing(reviews, rows).iter_rows(named=True)}
     lessons = {}
     for number, row in enumerate(rows.iter_rows(named=True)):

@@ -73,7 +73,7 @@ def score_adapter(
     below holdout/.
     """
     if out is not None and contains(adapter, out) and contains(out, adapter):
-        raise UsageError(f"out {out}: is the adapter itself, whose own scores would be lost; name another folder")
+        raise UsageError(f"out {out}: is the adapter itself, whose scores would be overwritten; name another folder")
     with local_tree(adapter) as directory, local_tree_or_file(catalog) as folder:
         loaded = open_adapter(directory, settings.base)
         progress("starting the engine", 0, 0)

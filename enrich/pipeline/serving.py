@@ -1,4 +1,4 @@
-"""The HTTP server of `enrich serve`: GET and HEAD of the pages of one output, for few people at a time.
+"""The HTTP server of `enrich serve`: GET and HEAD of one output's pages, for a few people at a time.
 
 The server is the standard library's: uvicorn, which Prefect installs, has no limit on the time in which a request has
 to arrive, and an event loop is of no use to a handful of files. Added here are that limit, one on connections, a check
@@ -40,7 +40,7 @@ _HEADERS = {
 
 
 class PageServer(ThreadingHTTPServer):
-    """Serves a site at an address; `url` says where. `names` are those beside the address that it answers to."""
+    """Serves a site at an address; `url` says where. `names` are further host names that it answers to."""
 
     daemon_threads = True
 
@@ -106,7 +106,7 @@ def _unusable(host: str, port: int, error: Exception) -> UsageError | RunFailed:
         return UsageError(f"port {port} of {host}: not permitted to this user; name one above 1023 with --port")
     if isinstance(error, OverflowError):
         return UsageError(f"port {port}: not a port; name one from 0 to 65535")
-    return UsageError(f"{host}: cannot be listened to ({one_line(str(error))}); name an address of this machine")
+    return UsageError(f"{host}: cannot listen on it ({one_line(str(error))}); name an address of this machine")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -134,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._limit.cancel()
         hosts = self.headers.get_all("Host", [])
         if len(hosts) != 1 or not self.server.answers_to(hosts[0]):
-            self.send_error(HTTPStatus.MISDIRECTED_REQUEST, "this server does not go by that name; see --name")
+            self.send_error(HTTPStatus.MISDIRECTED_REQUEST, "this server does not answer to that host name; see --name")
             return
         path = unquote(self.path.partition("?")[0])
         try:
@@ -143,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.BAD_GATEWAY, str(error))
             return
         if page is None or not path.startswith("/"):
-            self.send_error(HTTPStatus.NOT_FOUND, "no such page; see / for those that there are")
+            self.send_error(HTTPStatus.NOT_FOUND, "no such page; see / for the list of pages")
             return
         self._send(HTTPStatus.OK, page, "text/html; charset=utf-8", policy_of(page))
 
@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def _refuse(self) -> None:
-        self.send_error(HTTPStatus.METHOD_NOT_ALLOWED, "pages are only read: GET and HEAD")
+        self.send_error(HTTPStatus.METHOD_NOT_ALLOWED, "pages are read-only: GET and HEAD")
 
     do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_CONNECT = do_TRACE = _refuse
 
@@ -177,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
         return "enrich"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: paths and addresses of people need no log on a server of pages."""
+        """Log nothing: a server of pages has no need to record people's addresses."""
 
 
 def policy_of(page: bytes) -> str:

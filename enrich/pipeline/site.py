@@ -1,4 +1,4 @@
-"""What `enrich serve` shows of an output: the reports of its runs, the review page, pages of scores."""
+"""The pages of an output for `enrich serve`: the reports of its runs, the review page, score pages."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -31,14 +31,14 @@ class Site:
     """The pages of one output. Reads only; the records of runs are kept in memory for as long as they do not change."""
 
     def __init__(self, output: Store) -> None:
-        """Raises UsageError where no run ever started."""
+        """Raises UsageError if no run was ever started."""
         self.output = output
         self._records: dict[str, tuple[str, RunRecord | None]] = {}  # key -> etag and record
         if next(iter(output.list("runs")), None) is None:
-            raise UsageError(f"output {output.uri}: no runs there; make one with `enrich run`, or check the place")
+            raise UsageError(f"output {output.uri}: no runs; make one with `enrich run`, or check the location")
 
     def page(self, key: str) -> bytes | None:
-        """The page of this key; None if there is none, or it is something else than a page."""
+        """The page at this key; None if there is none, or if it is not a page."""
         if key not in _OF_OUTPUT and not _OF_RUN.fullmatch(key):
             return None
         if self.output.head(key) is None:

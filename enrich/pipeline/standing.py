@@ -1,4 +1,4 @@
-"""Which of a shop's adapters serves: kept beside them, changed by a night that found a better one, or by a person."""
+"""Which adapter serves: stored with the adapters, changed by a nightly run that finds a better one, or by a person."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,7 +34,7 @@ class Standing(BaseModel):
 
 @dataclass(frozen=True)
 class Choice:
-    """The adapter that is to serve, why, and how the new one did against the one before it, if they were compared."""
+    """The adapter that will serve, why, and how the new one compares with the previous one, if they were compared."""
 
     uri: str
     why: str  # one line without a full stop
@@ -42,7 +42,7 @@ class Choice:
 
 
 def read_standing(adapters: str) -> Standing | None:
-    """The adapter that serves; None where none was ever chosen.
+    """The adapter that serves; None if none was ever chosen.
 
     Raises:
         RunFailed: the file is not one of ours.
@@ -62,19 +62,19 @@ def promote(adapters: str, adapter: str, person: str, why: str) -> Standing:
     """Let `adapter` serve from now on, as `person` decided.
 
     Raises:
-        UsageError: there is no adapter at that place, or it cannot be used; or nobody is named.
+        UsageError: there is no adapter at that location, or it cannot be used; or no person is named.
     """
     if not person.strip():
-        raise UsageError("nobody is named who decides; say who with --by")
+        raise UsageError("the person who decides is missing; give a name with --by")
     if is_adapter(adapter) and (reason := _unusable(adapter)):
-        raise UsageError(f"adapter {adapter}: it would end every night: {reason}")
+        raise UsageError(f"adapter {adapter}: every nightly run with it would fail: {reason}")
     return _let_serve(adapters, adapter, one_line(person), one_line(why))
 
 
 def _let_serve(adapters: str, adapter: str, person: str | None, why: str) -> Standing:
     if not is_adapter(adapter):
-        raise UsageError(f"adapter {adapter}: there is none; name one that `enrich finetune` wrote")
-    # A night runs in another directory than the person who promotes.
+        raise UsageError(f"adapter {adapter}: not found; name one that `enrich finetune` wrote")
+    # The nightly run has another working directory than the person who promotes.
     chosen = Standing(
         uri=real_place(adapter), adapter=identity(adapter), since=datetime.now(UTC), person=person, why=why
     )
@@ -92,9 +92,9 @@ def choose(
     fresh: bool,
     in_use: str | None = None,
 ) -> Choice:
-    """The adapter that is to serve: `new`, if it is at least as good as the standing one, else that one goes on.
+    """The adapter that will serve: `new` if it is at least as good as the standing one, else the standing one.
 
-    A pair is compared once. What a person promoted gives way to an adapter that was trained after that only, or where
+    A pair is compared once. An adapter that a person promoted is replaced only by one that was trained later, or if
     it is gone or damaged.
 
     Args:
@@ -112,11 +112,11 @@ def choose(
     if standing != new and (reason := _unusable(standing)):
         return _take(adapters, new, f"the adapter {new} takes the place of {standing}, which cannot be used: {reason}")
     if standing == new:
-        return _take(adapters, new, f"the adapter {new} stands") if kept is None else Choice(new, kept.why)
+        return _take(adapters, new, f"the adapter {new} serves") if kept is None else Choice(new, kept.why)
     if kept and kept.person is not None and not fresh:
-        return Choice(standing, f"the adapter {standing} serves as {kept.person} promoted it")
+        return Choice(standing, f"the adapter {standing} serves, because {kept.person} promoted it")
     if (worth := judge_worth(read_metrics(new))).state == "weak" and not settings.gate.allow_weak_adapter:
-        return Choice(standing, f"the adapter {standing} goes on serving; the new one, {new}: {worth.text}")
+        return Choice(standing, f"the adapter {standing} keeps serving; the new one, {new}: {worth.text}")
     found = read_challenge(adapters, identity(new), identity(standing))
     if found is None:
         found = challenge(new, standing, catalog, settings, progress)
@@ -124,8 +124,8 @@ def choose(
         store.put(_key(found.new, found.standing), (found.model_dump_json(indent=1) + "\n").encode())
     if found.won:
         return _take(adapters, new, found.text, found)
-    advice = f"to let it serve all the same: enrich promote --adapters {adapters} --adapter {new}"
-    return Choice(standing, f"the adapter {standing} goes on serving: {found.text}; {advice}", found)
+    advice = f"to let it serve anyway: enrich promote --adapters {adapters} --adapter {new}"
+    return Choice(standing, f"the adapter {standing} keeps serving: {found.text}; {advice}", found)
 
 
 def _take(adapters: str, adapter: str, why: str, found: Challenge | None = None) -> Choice:
@@ -134,7 +134,7 @@ def _take(adapters: str, adapter: str, why: str, found: Challenge | None = None)
 
 
 def is_adapter(uri: str) -> bool:
-    """Whether there is a whole adapter at that place."""
+    """Whether there is a complete adapter at that location."""
     return open_store(uri).head(RECORD_FILE) is not None
 
 
@@ -149,7 +149,7 @@ def _unusable(uri: str) -> str | None:
 
 
 def identity(adapter: str) -> str:
-    """The id of the adapter at a place."""
+    """The id of the adapter at a location."""
     with local_tree(adapter) as folder:
         return adapter_id(folder)
 

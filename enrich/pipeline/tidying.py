@@ -24,7 +24,7 @@ _CREATED_KEY = "enrich.created_at"
 
 @dataclass(frozen=True)
 class Tidied:
-    """What `tidy` did."""
+    """The result of `tidy`."""
 
     packed: int  # shards written into packs
     packs: int
@@ -111,11 +111,11 @@ def _pack(output: Store, record: RunRecord, group: list[HistoryFile]) -> None:
         }
         whole = folder / "whole.parquet"
         parquet.write(whole, rows.in_order(), HISTORY_SCHEMA, metadata, sorted_by=ROW_ORDER)
-        output.create(key, whole)  # one that is there already holds the same rows
+        output.create(key, whole)  # an existing one has the same rows
         back = parquet.fetch(output, key, ROW_SCHEMA, folder / "back.parquet")
         if back is None or back.rows != count:
             raise PermanentFailure(
-                f"{output.uri_of(key)} does not hold the {count:,} rows of its shards; move it away and tidy again"
+                f"{output.uri_of(key)} does not contain the {count:,} rows of its shards; move it away and tidy again"
             )
 
 

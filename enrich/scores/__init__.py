@@ -1,1 +1,1 @@
-"""How good answers are: metrics, their error bars, what they say in words, and figures."""
+"""The quality of answers: metrics, their error bars, verdicts in words, and figures."""

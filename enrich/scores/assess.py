@@ -193,10 +193,10 @@ def _verdicts(found: Mapping[str, Any], table: pl.DataFrame, chance: float) -> l
     for level in INTERVAL_COLUMNS:
         if coverage := estimates.get(f"price_coverage_{level:.0%}"):
             share = f"{coverage['value']:.1%} of the true prices are inside their {level:.0%} intervals"
-            between = f"95 % sure between {coverage['low']:.1%} and {coverage['high']:.1%}"
+            between = f"95 % interval {coverage['low']:.1%} and {coverage['high']:.1%}"
             if broke := coverage["value"] + chance * (coverage["value"] - coverage["low"]) < level:
                 share = f"Coverage broke: {share}"
-                between += "; these products are not like those it was calibrated on: do not rely on them"
+                between += "; these products differ from those it was calibrated on: do not rely on the intervals"
             verdicts.append(Verdict(ok=not broke, text=f"{share} ({between})"))
             by_category = found["coverage_by_category"][f"{level:.0%}"]
             short = [
@@ -216,6 +216,6 @@ def _verdicts(found: Mapping[str, Any], table: pl.DataFrame, chance: float) -> l
                                 f"calibration error {ece['value']:.3f}"))  # fmt: skip
     if caught := estimates.get("review_catches_wrong_categories"):
         share = estimates["review_share"]["value"]
-        text = f"Review gets {caught['value']:.0%} of the wrong categories in {share:.0%} of the rows"
+        text = f"Review catches {caught['value']:.0%} of the wrong categories in {share:.0%} of the rows"
         verdicts.append(Verdict(ok=True, text=text))
     return verdicts

@@ -1,4 +1,4 @@
-"""Whether one adapter is at least as good as another: their answers about the same products, compared in pairs."""
+"""Test whether one adapter is at least as good as another, by their paired answers about the same products."""
 
 from collections.abc import Callable, Sequence
 
@@ -44,7 +44,7 @@ class Difference(_Frozen):
 
     @property
     def worse(self) -> bool:
-        """Whether the new adapter is worse by more than luck."""
+        """Whether the new adapter is worse by more than chance."""
         return self.high < 0
 
     @property
@@ -62,7 +62,7 @@ class Contest(_Frozen):
 
     @property
     def lost(self) -> tuple[Difference, ...]:
-        """The measures in which the new adapter is worse by more than luck."""
+        """The measures in which the new adapter is worse by more than chance."""
         return tuple(one for one in self.differences if one.worse)
 
 
@@ -102,8 +102,8 @@ def contest(
 
 
 def share_changed(new: Sequence[Answer | None], standing: Sequence[Answer | None]) -> float:
-    """The share, 0..1, of products about which two adapters say something else: another title or category, or a price
-    that is MOVED away."""
+    """The share, 0..1, of products for which two adapters' answers differ: in title or category, or in price by
+    MOVED."""
     return sum(_differ(*pair) for pair in zip(new, standing, strict=True)) / max(len(new), 1)
 
 

@@ -66,7 +66,7 @@ def field_metrics(names: Sequence[str]) -> dict[str, Callable[[Columns], float]]
 def _share(
     name: str, column: str, where: Callable[[Callable[[str], np.ndarray]], np.ndarray] | None = None
 ) -> Callable[[Columns], float]:
-    """The mean of a field's column over the rows that `where` picks."""
+    """The mean of a field's column over the rows selected by `where`."""
 
     def share(columns: Columns) -> float:
         def of(one: str) -> np.ndarray:

@@ -55,7 +55,7 @@ def price_scatter(table: pl.DataFrame) -> str | None:
 
 
 def reliability(table: pl.DataFrame) -> str | None:
-    """How often categories of a confidence are right, with their 95 % intervals, above how many rows there are."""
+    """How often categories are right by confidence, with 95 % intervals, above the number of rows."""
     known = table.drop_nulls("category_confidence")
     if not known.height:
         return None
@@ -71,7 +71,7 @@ def reliability(table: pl.DataFrame) -> str | None:
         axes.bar((np.arange(BINS) + 0.5) / BINS, shares, width=0.9 / BINS, color="#dfe6f5", label="share of rows")
         axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
         bars = np.abs(ends.T - np.array(y))
-        axes.errorbar(x, y, yerr=bars, fmt="o-", ms=4, lw=1, color=BLUE, label="share that is right")
+        axes.errorbar(x, y, yerr=bars, fmt="o-", ms=4, lw=1, color=BLUE, label="share of correct answers")
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="right")
         axes.legend(frameon=False, loc="upper left")
 
@@ -140,7 +140,7 @@ def confusion(table: pl.DataFrame) -> str | None:
 
 
 def _most_confused(known: pl.DataFrame, counts: pl.DataFrame) -> str | None:
-    """The pairs of categories that most products are confused in, and how many."""
+    """The pairs of categories that are confused most often, and how many products are."""
     pairs = (
         known.filter(pl.col("category") != pl.col("answered_category"))
         .group_by("category", "answered_category")
@@ -176,7 +176,7 @@ def risk_curve(table: pl.DataFrame) -> str | None:
 
     def draw(axes: Axes) -> None:
         axes.plot(coverage, risk, color=BLUE, lw=1.5)
-        axes.set(xlim=(0, 1), ylim=(0, None), xlabel="share of rows answered, surest first", ylabel="wrong categories")
+        axes.set(xlim=(0, 1), ylim=(0, None), xlabel="rows answered, most confident first", ylabel="wrong categories")
 
     return _svg(draw)
 
@@ -186,7 +186,7 @@ FIGURES: dict[str, tuple[str, Callable[[pl.DataFrame], str | None]]] = {
     "coverage": ("Coverage of the price intervals by category", coverage_by_category),
     "reliability": ("Is the confidence right?", reliability),
     "risk": ("Risk and coverage", risk_curve),
-    "confusion": ("Which categories are taken for which", confusion),
+    "confusion": ("Which categories are confused", confusion),
 }
 
 

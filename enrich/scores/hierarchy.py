@@ -1,7 +1,7 @@
-"""How far down the tree of categories answers are right.
+"""To which level of the category tree answers are right.
 
 Hierarchical precision, recall and F1 compare the sets of levels of answers and truths (Kiritchenko et al. 2006): under
-WOMAN > SHOES > BOOTS, the answer WOMAN > SHOES > PUMPS has two of three right.
+WOMAN > SHOES > BOOTS, the answer WOMAN > SHOES > PUMPS has two of three levels right.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What a second look is worth: from which doubt on to take it, and what each way of looking answers and costs."""
+"""The value of a second look: the doubt from which it pays, and the quality and cost with and without it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -32,10 +32,10 @@ _COLUMNS = ("right", "title_exact", "absolute", "price", "fields")
 
 
 def choose_least_doubt(products: Sequence[Product], first: Sequence[Prediction], close: Sequence[Prediction]) -> float:
-    """The doubt from which on a second look pays.
+    """The doubt from which a second look pays.
 
-    It gives the fewest second looks with which no score is worse than if every product were looked at closely. More of
-    them are not worse either, so that no lucky share is picked from among bad ones. 0: all of them are needed.
+    It gives the fewest second looks with which no score is worse than if every product were looked at closely. Larger
+    shares must not be worse either, so that no share is picked by chance among bad ones. 0: all are needed.
 
     Args:
         first: calibrated answers at the first look, in the order of the products.
@@ -62,7 +62,7 @@ def sweep(
     close: Sequence[Prediction],
     served: Sequence[Prediction],
 ) -> list[dict[str, Any]]:
-    """Scores and cost of the first look alone, of close looks alone, and of looking twice where it pays.
+    """Scores and cost of the first look only, of close looks only, and of both.
 
     Returns:
         For each way `looks` (squares of each look), `second_looks` (share, 0..1), `prompt_tokens` (a product; all but

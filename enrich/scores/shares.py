@@ -1,4 +1,4 @@
-"""Shares of rows, with the error that so few rows leave."""
+"""Shares of rows with their sampling error."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Whether an adapter is worth using: its test scores against baselines that see no photo."""
+"""Whether an adapter is worth using: its test scores compared with baselines that see no photo."""
 
 import math
 from collections.abc import Mapping
@@ -25,9 +25,9 @@ class Worth:
     def text(self) -> str:
         """One line without a full stop."""
         if self.state == "beats":
-            return "The adapter beats what can be guessed without a photo"
+            return "The adapter is better than guessing without a photo"
         if self.state == "unknown":
-            return "Whether the adapter beats what can be guessed without a photo is unknown: it has no such scores"
+            return "Whether the adapter is better than guessing without a photo is unknown: it has no such scores"
         return f"The adapter is no better than guessing without a photo: {'; '.join(self.reasons)}"
 
 
@@ -63,7 +63,7 @@ class _Baselines(BaseModel):
 
 
 class _Metrics(BaseModel):
-    """The part of metrics.json that is read."""
+    """The part of metrics.json that is used."""
 
     test: _Scores
     baselines: _Baselines

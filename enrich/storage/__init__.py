@@ -26,12 +26,12 @@ def open_store(uri: str, *, must_exist: bool = False, create: bool = False, s3: 
 
     Args:
         uri: S3 is found as boto3 finds it: AWS_* variables, profiles, roles, AWS_ENDPOINT_URL.
-        must_exist: A local directory must be there. (A bucket always must; a prefix never needs to.)
+        must_exist: A local directory must exist. (A bucket always must; a prefix never needs to.)
         create: Make the local directory and its parents.
-        s3: What the bucket asks for.
+        s3: What the bucket requires.
 
     Raises:
-        UsageError: no such place, or no way in; the message says what to do.
+        UsageError: it does not exist or cannot be accessed; the message says what to do.
     """
     if not uri.strip():
         raise UsageError("the URI is empty; give s3://bucket/prefix or a local path")
@@ -48,7 +48,7 @@ def folder_of_file(option: str, file: str) -> tuple[str, str]:
     """The folder's URI and the name of `file`, a local path or s3://bucket/key; UsageError for a directory.
 
     Args:
-        option: which names the file, for the message.
+        option: the option that names the file, for the message.
     """
     folder, _, name = file.rpartition("/")
     if not file.strip():

@@ -70,9 +70,9 @@ _BY_TYPE: tuple[tuple[type[BotoCoreError] | tuple[type[BotoCoreError], ...], Pro
     (PartialCredentialsError, _DENIED, "half of a key pair; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
     (
         MetadataRetrievalError, _DENIED,
-        f"this machine's role gave no credentials; attach one that may be used here, or {HOW_TO_SIGN_IN}",
+        f"this machine's role gave no credentials; attach a role that may be used here, or {HOW_TO_SIGN_IN}",
     ),
-    (CredentialRetrievalError, _DENIED, f"the credentials could not be got; {HOW_TO_SIGN_IN}"),
+    (CredentialRetrievalError, _DENIED, f"the credentials could not be obtained; {HOW_TO_SIGN_IN}"),
     (NoCredentialsError, _DENIED, HOW_TO_SIGN_IN),
     (SSLError, _FAILED, "its certificate is not accepted; set AWS_CA_BUNDLE to its authority's file"),
     (ProxyConnectionError, _FAILED, "the proxy cannot be reached; check HTTPS_PROXY and NO_PROXY"),

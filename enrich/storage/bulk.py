@@ -78,7 +78,7 @@ class BulkReader:
 
 
 def is_md5(etag: str) -> bool:
-    """Whether an etag may be the MD5 of its object. Multipart uploads have others; under KMS it only looks so."""
+    """Whether an etag may be the MD5 of its object. Multipart uploads have others; under KMS it only looks like one."""
     return _MD5.fullmatch(etag) is not None
 
 

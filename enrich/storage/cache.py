@@ -1,4 +1,4 @@
-"""Where this machine keeps what outlives a call: unfinished work towards S3, merged weights, and compiled code."""
+"""This machine's cache directory: uploads in progress, merged weights, and compiled code."""
 
 import logging
 import os
@@ -20,26 +20,24 @@ _COMPILED = {"VLLM_CACHE_ROOT": "vllm", "TORCHINDUCTOR_CACHE_DIR": "inductor", "
 def cache_directory() -> Path:
     """The folder $ENRICH_CACHE, else $XDG_CACHE_HOME/enrich, else ~/.cache/enrich, made and found to be writable.
 
-    In a container with another user's id, or none, the home may not be writable: a folder of TMPDIR that only this
-    user can enter then takes its place, and a line of the log says so once.
+    In a container with another user's id, or none, the home may not be writable: then a folder in TMPDIR that only this
+    user can access is used instead, and the log says so once.
 
     Raises:
-        UsageError: the folder that ENRICH_CACHE names cannot be written to, or none of them can.
+        UsageError: the folder in ENRICH_CACHE is not writable, or none of them is.
     """
     return _found(os.environ.get(VARIABLE), os.environ.get("XDG_CACHE_HOME"), os.environ.get("HOME"))
 
 
 @cache
 def _found(named: str | None, xdg: str | None, home: str | None) -> Path:
-    """`cache_directory` for what the environment says."""
+    """`cache_directory` for given environment variables."""
     if named:
         folder = Path(named).expanduser().absolute()
         try:
             return _writable(folder)
         except OSError as error:
-            raise UsageError(
-                f"{VARIABLE} {folder}: {error.strerror or error}; set it to a folder that can be written to"
-            ) from error
+            raise UsageError(f"{VARIABLE} {folder}: {error.strerror or error}; set it to a writable folder") from error
     usual = [Path(xdg) / "enrich"] if xdg and os.path.isabs(xdg) else []
     with suppress(RuntimeError):  # no HOME, and no such user
         usual.append(Path.home() / ".cache" / "enrich")
@@ -57,7 +55,7 @@ def _found(named: str | None, xdg: str | None, home: str | None) -> Path:
             f"set {VARIABLE} to one that can"
         ) from error
     where = usual[-1] if usual else "~/.cache/enrich"
-    logger.warning("%s cannot be written to: %s is used; set %s to a folder that lasts", where, folder, VARIABLE)
+    logger.warning("%s is not writable: using %s; set %s to a folder that persists", where, folder, VARIABLE)
     return folder
 
 
@@ -68,19 +66,19 @@ def _writable(folder: Path) -> Path:
 
 
 def _own(folder: Path) -> None:
-    """Makes a folder in a place where others may write, or finds that the one there is this user's alone.
+    """Create a folder in a shared location, or check that an existing one belongs to this user only.
 
-    Others can guess its name: what they put there, a link above all, is refused with PermissionError.
+    Others can guess its name; anything that they put there, especially a link, is refused with PermissionError.
     """
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        raise PermissionError(1, "it belongs to somebody else, or others may enter it", str(folder))
+        raise PermissionError(1, "another user owns it, or others can access it", str(folder))
 
 
 def keep_compiled_code() -> None:
-    """Let vLLM, PyTorch and Triton keep compiled code in the cache directory, each by keys of its own.
+    """Let vLLM, PyTorch and Triton keep compiled code in the cache directory, each under its own keys.
 
     TMPDIR and the home of a container, where they keep it otherwise, do not outlive the container. Places that the
     environment names already stay.
@@ -92,7 +90,7 @@ def keep_compiled_code() -> None:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turns what the operating system says about work in `folder` into RunFailed, with what to do about it."""
+    """Turn errors of the operating system about `folder` into RunFailed, with advice."""
     try:
         yield
     except OSError as error:

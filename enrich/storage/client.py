@@ -139,7 +139,7 @@ def code_of(error: ClientError) -> str:
 
 
 def endpoint_of(client: "S3Client") -> str:
-    """The endpoint without a user name or password that its URL may carry."""
+    """The endpoint without any user name or password in its URL."""
     parts = urlsplit(client.meta.endpoint_url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 

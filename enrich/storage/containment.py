@@ -1,4 +1,4 @@
-"""Whether one place is inside another, however their URIs are written."""
+"""Whether one location is inside another, however their URIs are written."""
 
 import os
 from itertools import chain
@@ -21,7 +21,7 @@ def contains(outer: str, inner: str) -> bool:
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether either place is inside the other."""
+    """Whether either location is inside the other."""
     return contains(one, other) or contains(other, one)
 
 

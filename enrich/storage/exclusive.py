@@ -1,6 +1,6 @@
-"""Work that one process of a machine does for all of them: it holds a file locked, and the others wait for its result.
+"""Work that one process of a machine does for all of them: it locks a file, and the others wait for its result.
 
-The lock ends with the process that has it, however that ends; the next one in line then does the work itself.
+The lock is released when its process ends, for whatever reason; the next one in line then does the work itself.
 """
 
 import fcntl
@@ -15,11 +15,11 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def exclusively(file: Path, what: str) -> Iterator[None]:
-    """Hold `file` locked for the block; waits for the process that has it. `what` it does is for the log."""
+    """Lock `file` for the block; waits for the process that holds it. `what` describes the work for the log."""
     with _opened(file) as descriptor:
         if not _lock(descriptor, fcntl.LOCK_NB):
             owner = os.pread(descriptor, 20, 0).decode(errors="replace") or "another one"
-            log.info("%s: waiting for process %s, which does it", what, owner)
+            log.info("%s: waiting for process %s, which is doing it", what, owner)
             _lock(descriptor)
         _sign(descriptor)
         yield
@@ -27,7 +27,7 @@ def exclusively(file: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def if_first(file: Path) -> Iterator[bool]:
-    """Hold `file` locked for the block, unless another process has it; yields whether it is held."""
+    """Lock `file` for the block, unless another process holds it; yields whether it is locked here."""
     with _opened(file) as descriptor:
         first = _lock(descriptor, fcntl.LOCK_NB)
         if first:
@@ -37,9 +37,9 @@ def if_first(file: Path) -> Iterator[bool]:
 
 @contextmanager
 def once(marker: Path, what: str) -> Iterator[None]:
-    """A block that one process does before the others; when it has, which `marker` then says, they do it together.
+    """A block that one process runs before the others; once it is done, which `marker` records, they run it together.
 
-    For work whose second time is short, because the first one filled a cache.
+    For work that is short the second time, because the first time filled a cache.
     """
     with ExitStack() as alone:
         if not marker.exists():

@@ -98,7 +98,7 @@ def open_inventory(uri: str, images: str, s3: S3Settings = PLAIN_S3) -> Inventor
         raise UsageError(f"inventory {uri}: name its manifest.json")
     beside = open_store(parent or ".", must_exist=True, s3=s3)
     if beside.head(name) is None:
-        raise UsageError(f"inventory {uri}: there is no such object; check the path")
+        raise UsageError(f"inventory {uri}: no such object; check the path")
     data, _ = beside.get(name, max_bytes=64 << 20)
     manifest = parse_manifest(data, uri)
     bucket, _, prefix = images.removeprefix("s3://").partition("/")
@@ -123,7 +123,7 @@ def parse_manifest(data: bytes, uri: str) -> InventoryManifest:
     if manifest.file_format == "CSV":
         missing = {"Bucket", "Key", "Size", "ETag"}.difference(_columns(manifest))
         if missing:
-            raise UsageError(f"inventory {uri}: lacks the fields {', '.join(sorted(missing))}; add them to it")
+            raise UsageError(f"inventory {uri}: missing fields: {', '.join(sorted(missing))}; add them to it")
     return manifest
 
 
@@ -135,7 +135,7 @@ def _check_file(path: Path, described: _Described, where: str) -> None:
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if path.stat().st_size != described.size or digest != described.md5:
-        raise PermanentFailure(f"{where}: its bytes are not those that its manifest lists; take a newer inventory")
+        raise PermanentFailure(f"{where}: its bytes differ from those listed in the manifest; use a newer inventory")
 
 
 def _read(path: Path, manifest: InventoryManifest, where: str) -> Iterator[pl.DataFrame]:
@@ -147,7 +147,7 @@ def _read(path: Path, manifest: InventoryManifest, where: str) -> Iterator[pl.Da
             yield from _read_csv(path, _columns(manifest))
     except (pa.ArrowException, pl.exceptions.PolarsError, OSError, EOFError, ValueError, KeyError, zlib.error) as error:
         reason = " ".join(str(error).split())[:200]
-        raise PermanentFailure(f"{where}: is not a file of an inventory ({reason}); take a newer inventory") from error
+        raise PermanentFailure(f"{where}: is not an inventory file ({reason}); use a newer inventory") from error
 
 
 def _read_parquet(path: Path) -> Iterator[pl.DataFrame]:

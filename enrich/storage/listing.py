@@ -1,4 +1,4 @@
-"""List a prefix of S3 in parallel: the key space is cut at a few points, and the pieces are listed concurrently and
+"""List an S3 prefix in parallel: the key space is cut at a few points, and the pieces are listed concurrently and
 yielded in order. The cuts affect only the speed, so they may be guesses."""
 
 import string

@@ -124,14 +124,14 @@ class LocalStore:
             os.unlink(self._path(key))
 
     def check_conditional_writes(self) -> None:
-        """Nothing to try: links, renames and locks are the operating system's."""
+        """Nothing to check: links, renames and locks are the operating system's."""
 
     def remove_abandoned(self) -> int:
         return remove_abandoned(self._root)
 
     @contextmanager
     def _reading(self, key: str) -> Iterator[tuple[BinaryIO, ObjectInfo]]:
-        """The open file; StorageError on leaving where it changed in the meantime."""
+        """The open file; StorageError on exit if it changed in the meantime."""
         uri = self.uri_of(key)
         with os_errors(uri):
             # O_NONBLOCK: opening a FIFO must not hang; it changes nothing for a regular file.
@@ -139,7 +139,7 @@ class LocalStore:
             with open(descriptor, "rb") as file:
                 found = os.fstat(descriptor)
                 if not stat.S_ISREG(found.st_mode):
-                    raise StorageError(Problem.NOT_FOUND, f"{uri}: no regular file")
+                    raise StorageError(Problem.NOT_FOUND, f"{uri}: not a regular file")
                 info = _info(key, found)
                 yield file, info
                 if info != _info(key, os.fstat(descriptor)):
@@ -161,7 +161,7 @@ class LocalStore:
         try:
             found = entry.stat()
         except FileNotFoundError:
-            return "a link to nothing" if entry.is_symlink() else None
+            return "a broken link" if entry.is_symlink() else None
         except OSError as error:
             if error.errno not in _OF_THE_ENTRY:
                 raise
@@ -201,7 +201,7 @@ class _LeftOut:
             logger.warning("%r left out: %s", path, reason)
 
     def close(self) -> None:
-        """Log how many there were, where not all have been told."""
+        """Log how many there were, if not all have been logged."""
         if self._counts.total() > _TOLD:
             reasons = ", ".join(f"{reason} ({count:,})" for reason, count in self._counts.most_common())
             logger.warning("%d entries left out in all: %s", self._counts.total(), reasons)
@@ -219,7 +219,7 @@ def open_local(uri: str, *, must_exist: bool, create: bool) -> LocalStore:
         elif must_exist and not path.exists():
             raise UsageError(f"{uri}: no such directory; check the path")
     except OSError as error:
-        raise UsageError(f"{uri}: {error.strerror}; name a directory that can be used") from error
+        raise UsageError(f"{uri}: {error.strerror}; name another directory") from error
     if path.exists() and not os.access(path, os.R_OK | os.X_OK | (os.W_OK if create else 0)):
         raise UsageError(f"{uri}: permission denied; grant read{' and write' if create else ''} access to it")
     return LocalStore(path)
@@ -250,7 +250,7 @@ def _locked(path: str) -> Iterator[None]:
 
 
 def _changed(uri: str) -> StorageError:
-    return StorageError(Problem.FAILED, f"{uri}: changed while it was read; run again")
+    return StorageError(Problem.FAILED, f"{uri}: changed while being read; run again")
 
 
 def _info(key: str, found: os.stat_result) -> ObjectInfo:

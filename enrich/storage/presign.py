@@ -23,7 +23,7 @@ class PresignedLink:
 
 
 def presign(store: S3Store, key: str, hours: float) -> PresignedLink:
-    """A link to read an object as a page. It ends no later than the credentials that sign it, where that is known."""
+    """A link to read an object as a page. It expires no later than the credentials that sign it, if that is known."""
     now = datetime.now(UTC).replace(microsecond=0)
     end = getattr(store.session.get_credentials(), "_expiry_time", None)  # of a role; boto3 has no public name for it
     until = min(now + timedelta(hours=hours), end) if isinstance(end, datetime) else now + timedelta(hours=hours)

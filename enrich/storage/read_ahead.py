@@ -1,4 +1,4 @@
-"""Weights on their way from the disk into memory, while the code that loads them is still being imported."""
+"""Read weights from disk into memory while the code that loads them is still being imported."""
 
 import os
 import threading

@@ -247,7 +247,7 @@ class S3Store:
                     if status_of(error) != 409:  # 409: another conditional write is in progress; neither has won yet
                         raise
                     pause(attempt, uri, error)
-        raise StorageError(Problem.FAILED, f"{uri}: {ATTEMPTS} writes met another writer's; run again")
+        raise StorageError(Problem.FAILED, f"{uri}: {ATTEMPTS} writes collided with other writers; run again")
 
     def _put_once(self, key: str, data: Body) -> bool:
         """Write with one request that ends well before the lease: it must not arrive when another holds the lock.
@@ -291,7 +291,7 @@ class S3Store:
         if not self._quota.acquire(10):
             raise StorageError(
                 Problem.FAILED,
-                f"{uri}: its bytes arrived damaged, like so many before that it is not read again; check the network",
+                f"{uri}: its bytes arrived damaged, too often to retry; check the network",
             ) from error
         pause(attempt, uri, error)
 

@@ -1,4 +1,4 @@
-"""Write files and folders beside their target and rename them into place; remove those that killed writers left.
+"""Write files and folders next to their target and rename them into place; remove those that killed writers left.
 
 A writer keeps its staged file locked. The lock ends with the process, so a free lock tells every process under the same
 kernel that the file is abandoned. Other machines that share the disk may not see the lock and go by the age.

@@ -96,7 +96,7 @@ def is_s3(uri: str) -> bool:
 
 
 def real_place(uri: str) -> str:
-    """A place as it may be named from anywhere on this machine: an absolute path, or s3://bucket/prefix."""
+    """A location as it can be named from anywhere on this machine: an absolute path, or s3://bucket/prefix."""
     return uri.rstrip("/") if is_s3(uri) else os.path.abspath(os.path.expanduser(uri))
 
 

@@ -1,4 +1,4 @@
-"""Whole directories, such as adapters and catalogs: copied to the local disk, and written whole or not at all."""
+"""Whole directories, such as adapters and catalogs: copied to the local disk, and written atomically."""
 
 import hashlib
 import os
@@ -93,7 +93,7 @@ def local_tree_or_file(uri: str) -> Iterator[Path]:
 
 
 def work_directory(uri: str, purpose: str) -> Path:
-    """Where unfinished work for `uri` keeps its state, the same at every try: beside it, or for S3 in the cache.
+    """Where unfinished work for `uri` keeps its state, the same in every attempt: next to it, or for S3 in the cache.
 
     Raises:
         UsageError: `uri` is a file, or there is no place for a cache.
@@ -171,5 +171,5 @@ def _replaceable(store: Store, names: list[str], last: str) -> set[str]:
     present = {info.key for info in store.list()}
     foreign = sorted(present.difference(names))
     if foreign and last not in present:
-        raise UsageError(f"{store.uri}: holds other files ({foreign[0]}) and no {last}; name an empty place")
+        raise UsageError(f"{store.uri}: contains other files ({foreign[0]}) and no {last}; name an empty location")
     return present

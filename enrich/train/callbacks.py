@@ -1,4 +1,4 @@
-"""When a run evaluates, saves and stops, how it treats non-finite gradients, and what progress it reports."""
+"""When a run evaluates, saves and stops, how it handles non-finite gradients, and how it reports progress."""
 
 import logging
 import math
@@ -85,7 +85,7 @@ class FiniteGuard(TrainerCallback):
         model.zero_grad(set_to_none=True)  # the optimiser passes over parameters without a gradient
         self._in_a_row += 1
         skipped = Skipped(step=state.global_step + 1, product_codes=self._culprits())
-        logger.warning("step %d left out: its gradient is not finite (%s)", skipped.step, skipped.named)
+        logger.warning("step %d skipped: its gradient is not finite (%s)", skipped.step, skipped.named)
         state.log_history.append({"skipped": True, **skipped.model_dump(mode="json")})  # kept with checkpoints
         if self._in_a_row >= MAX_SKIPPED_IN_A_ROW:
             self.diverged = control.should_training_stop = True

@@ -1,4 +1,4 @@
-"""Which device and precision a run gets, and how much memory it took."""
+"""A run's device and precision, and its memory use."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""Labelled products to token ids and loss masks; nothing else makes these."""
+"""Labelled products to token ids and loss masks; the only module that makes them."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +28,7 @@ MAX_DROPPED = 0.5  # a catalog of which more is unusable is the wrong catalog
 
 
 class Unusable(ValueError):
-    """A row that cannot be learned from; the message says why, `kind` without what differs from row to row."""
+    """A row that cannot be trained on; the message says why, `kind` without the details that differ between rows."""
 
     def __init__(self, message: str, kind: str | None = None) -> None:
         super().__init__(message)
@@ -139,7 +139,7 @@ def needed_budget(products: Sequence[Product], processor: Processor, prompt: Pro
 
 
 def check_answers(products: Sequence[Product], processor: Processor, prompt: Prompt) -> list[Dropped]:
-    """The products whose answers cannot be learned, with reasons; photos are not looked at."""
+    """The products whose answers cannot be learned, with reasons; photos are not checked."""
     dropped = []
     for product in products:
         try:
@@ -167,7 +167,7 @@ def read_photo(path: str, limits: PhotoLimits, decoders: Decoders, *, further: b
     except DecodingFailed as error:
         raise RunFailed(f"photo {path}: {error}; start again") from error
     except OSError as error:  # too many open files, a disk that fails
-        raise RunFailed(f"photo {path}: {error.strerror or error}; look after that and start again") from error
+        raise RunFailed(f"photo {path}: {error.strerror or error}; fix that and run again") from error
 
 
 def read_again(path: str, limits: PhotoLimits, decoders: Decoders, *, further: bool = False) -> Photo:
@@ -176,8 +176,8 @@ def read_again(path: str, limits: PhotoLimits, decoders: Decoders, *, further: b
         return read_photo(path, limits, decoders, further=further)
     except Unusable as error:
         raise RunFailed(
-            f"training: {error}; it was there at first; put it back and start again: "
-            "training goes on from its last checkpoint"
+            f"training: {error}; it existed when training began; restore it and run again: "
+            "training continues from its last checkpoint"
         ) from error
 
 
@@ -270,8 +270,8 @@ def _answer(product: Product, processor: Processor, prompt: Prompt) -> tuple[lis
         raise Unusable("a value spells a control token of the model")
     taught = product.title, product.category, product.attributes
     for written, fault in (
-        (text, "holds line breaks or outer spaces"),
-        (tokenizer.decode(ids), "holds what the model's tokenizer cannot write"),
+        (text, "has line breaks, or spaces at its ends"),
+        (tokenizer.decode(ids), "contains text that the model's tokenizer cannot write"),
     ):
         try:
             answer = parse_answer(written, prompt)
@@ -297,4 +297,4 @@ def _check_enough(examples: list[Example], dropped: list[Dropped]) -> None:
     if examples and len(dropped) <= MAX_DROPPED * rows:
         return
     first = f"; the first, product {dropped[0].product_code}: {dropped[0].reason}" if dropped else ""
-    raise UsageError(f"catalog: {len(examples)} of {rows} rows of a split can be learned from{first}; fix the catalog")
+    raise UsageError(f"catalog: {len(examples)} of {rows} rows of a split can be trained on{first}; fix the catalog")

@@ -69,7 +69,7 @@ def _make_room(path: Path, size: int, marks: Path, images: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if size > free:
         raise UsageError(
-            f"{path.parent}: the features of {images} photos need {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
+            f"{path.parent}: the features of {images} photos need {size / 1e9:.1f} GB, but {free / 1e9:.1f} are free; "
             "set cache_vision_features: false, or name another work directory"
         )
     for file, length in ((path, size), (marks, images)):

@@ -1,4 +1,4 @@
-"""Set up and run the training loop, and summarise what happened."""
+"""Set up and run the training loop, and summarise it."""
 
 import math
 from collections.abc import Callable
@@ -80,7 +80,7 @@ def fit(
     except torch.OutOfMemoryError as error:
         raise RunFailed(
             f"training: GPU memory ran out at batch_size {settings.batch_size}; lower it (effective_batch_size keeps "
-            "the result), or set gradient_checkpointing: true, and start again: it goes on from its last checkpoint"
+            "the result), or set gradient_checkpointing: true, and run again: it continues from its last checkpoint"
         ) from error
     if trainer.guard.diverged:
         raise PermanentFailure(_diverged(trainer))
@@ -109,6 +109,6 @@ def _diverged(trainer: AnswerTrainer) -> str:
     kept, last = trainer.state.best_model_checkpoint, trainer.skipped[-1]
     return (
         f"training: {MAX_SKIPPED_IN_A_ROW} steps in a row, the last of them {last.step} ({last.named}), had a "
-        f"non-finite gradient; lower learning_rate and start again"
+        f"non-finite gradient; lower learning_rate and run again"
         + (f"; the best adapter so far is kept in {kept}" if kept else "")
     )

@@ -1,4 +1,4 @@
-"""Which kernels a run trains with: attention, compiled layers, 4-bit weights."""
+"""The kernels of a run: attention, compiled layers, 4-bit weights."""
 
 import torch
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available, is_flash_attn_3_available
@@ -32,7 +32,7 @@ def check_4bit(settings: TrainSettings) -> None:
 
 
 def worth_compiling(settings: TrainSettings, device: torch.device, photos: int) -> bool:
-    """`settings.compile`, or where that is left open, whether compiling saves more time than it takes."""
+    """`settings.compile`, or if that is not set, whether compiling saves more time than it takes."""
     if settings.compile is not None:
         return settings.compile
     return device.type == "cuda" and photos * settings.epochs >= COMPILE_FROM

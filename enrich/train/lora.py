@@ -1,4 +1,4 @@
-"""LoRA on the language model's linear layers, and where asked for on the vision tower and the projector too."""
+"""LoRA on the language model's linear layers, and optionally on the vision tower and the projector."""
 
 import re
 from contextlib import AbstractContextManager
@@ -40,8 +40,8 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> PeftModel:
     if settings.output_learning_rate:
         if model.get_output_embeddings().weight is model.get_input_embeddings().weight:
             raise UsageError(
-                "output_learning_rate: this model's output layer and embedding are one tensor, which an adapter of one "
-                "of them would pull apart; leave output_learning_rate out"
+                "output_learning_rate: this model's output layer and embedding are one tensor, and an adapter would "
+                "change only one of them; remove output_learning_rate"
             )
         targets.append("lm_head")
     if settings.adapt_vision:
@@ -61,7 +61,7 @@ def add_lora(model: PreTrainedModel, settings: TrainSettings) -> PeftModel:
 
 
 def merge_only(settings: TrainSettings, family: VisionModel) -> tuple[str, ...]:
-    """Why vLLM could not serve such an adapter beside its base, only merged into it; empty where it could."""
+    """Why vLLM could serve such an adapter only merged into its base; empty if it can serve it unmerged."""
     reasons = {
         "adapt_vision: vLLM has LoRA on the language model only": settings.adapt_vision and not family.tower_lora,
         f"lora_r {settings.lora_r}: vLLM takes at most {_MAX_VLLM_RANK}": settings.lora_r > _MAX_VLLM_RANK,

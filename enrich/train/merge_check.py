@@ -31,7 +31,7 @@ FLOAT32_LIMIT = 1e-3  # a correct merge of two random layers came to 1e-6
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model makes of the same few rows."""
+    """A model's outputs for the same few rows."""
 
     logits: torch.Tensor  # float32 (answer tokens, vocabulary), teacher-forced, on the CPU
     answers: list[tuple[int, ...]]  # generated greedily
@@ -136,7 +136,7 @@ def compare(unmerged: Outputs, merged: Outputs, *, exact: bool) -> MergeCheck:
 
 
 def difference(one: Outputs, other: Outputs) -> Difference:
-    """How far `other` is from `one`."""
+    """The difference between `other` and `one`."""
     return Difference(
         max_logit_difference=float((other.logits - one.logits).abs().max()),
         relative_difference=_relative(other.logits, one.logits),
@@ -149,7 +149,7 @@ def _relative(logits: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def merge_failed(check: MergeCheck, outcome: str, merge_only: tuple[str, ...]) -> RunFailed:
-    """The error for a check that is not ok; `outcome` says what became of the adapter."""
+    """The error for a failed check; `outcome` says what happened to the adapter."""
     beside = "serve it beside its base, unmerged (engine: vllm, served: lora), or "
     only = f"vLLM serves it merged only ({merge_only[0]}); " if merge_only else beside
     return PermanentFailure(

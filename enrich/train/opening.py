@@ -1,4 +1,4 @@
-"""What a training opens: the base's processor, the base itself, and the photos of its examples."""
+"""Open what a training needs: the base's processor, the base itself, and the photos of its examples."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

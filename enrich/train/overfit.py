@@ -114,7 +114,7 @@ def _never(step: int) -> Evaluation:
 def _not_learned(losses: Sequence[float], settings: TrainSettings, why: str) -> str:
     falling = all(map(math.isfinite, losses)) and losses[-1] < 0.7 * losses[len(losses) // 2]
     advice = (
-        "it still falls: raise learning_rate"
+        "it is still falling: raise learning_rate"
         if falling
         else "lower learning_rate, then raise lora_r; if that changes nothing, photos, answers or model are at fault"
     )

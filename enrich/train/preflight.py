@@ -1,4 +1,4 @@
-"""Checks before the base is loaded: what a run will train, and what would make it worthless."""
+"""Checks before the base is loaded: what a run will train, and faults that would make it worthless."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ MAX_CHECKED = 512  # rows that are tokenised again: at 0.2 ms each, a tenth of a
 def preflight(
     examples: Sequence[Example], processor: Processor, prompt: Prompt, settings: TrainSettings, base: Path
 ) -> Preflight:
-    """What training on `examples` will do. Loads no weights.
+    """The plan of training on `examples`. Loads no weights.
 
     Raises:
         UsageError: the ids of a prompt are not a prefix of the ids of the whole text.
@@ -66,9 +66,9 @@ def empty_adapted(base: Path, settings: TrainSettings) -> PeftModel:
 
 
 def refuse_leaks(splits: Mapping[str, Sequence[Product]]) -> None:
-    """Refuse splits of which two hold the same title, but for case, spacing and Unicode's compatible forms.
+    """Refuse splits of which two have the same title, ignoring case, spacing and Unicode's compatible forms.
 
-    Such rows are one design in several photos: what one split teaches, the other would measure as if it were new.
+    Such rows are one design in several photos: one split would teach what the other measures as if it were new.
 
     Raises:
         UsageError: two splits share a title; the first found is named.
@@ -86,7 +86,7 @@ def refuse_leaks(splits: Mapping[str, Sequence[Product]]) -> None:
 
 
 def refuse_broken_prefix(examples: Sequence[Example], processor: Processor, prompt: Prompt) -> None:
-    """Refuse a tokenizer that reads prompt + answer otherwise than the prompt, then the answer.
+    """Refuse a tokenizer for which prompt + answer differ from the prompt's tokens followed by the answer's.
 
     Training would then show the model a prompt that serving never sends. Checked on rows spread over all of them.
 

@@ -1,4 +1,4 @@
-"""Which model is trained, and the settings that suit it."""
+"""Choose the model to train, and the settings that suit it."""
 
 import math
 from pathlib import Path
@@ -45,7 +45,7 @@ def resolve_model(settings: TrainSettings, *, gpu: bool, rows: int | None = None
 
 
 def tiny_recipe(asked: TrainSettings, base: Path, products: int) -> TrainSettings:
-    """What the tiny base gets on a catalog of so many products, for another `base` of its size.
+    """The tiny base's settings for a catalog of that many products, for another `base` of its size.
 
     Args:
         asked: settings whose model is the tiny base.

@@ -28,7 +28,7 @@ class Evaluation(_Record):
 
 
 class TrainProgress(_Record):
-    """A moment of the run. `step` of `steps`: photos while they are read, then optimiser steps.
+    """Progress of the run. `step` of `steps`: photos while they are read, then optimiser steps.
 
     Both are 0 while the base model is loaded.
     """
@@ -70,7 +70,7 @@ class Spread(_Record):
 
 
 class Preflight(_Record):
-    """What training is about to do, known before the base is loaded. The trial step measures its memory."""
+    """The plan of a training, known before the base is loaded. The trial step measures its memory."""
 
     trainable: tuple[Trainable, ...]
     merge_only: tuple[str, ...]  # why vLLM could serve the adapter merged only; empty where it could beside its base
@@ -130,13 +130,13 @@ class Rows(_Record):
             return []
         first = self.lost_photos[0]
         return [
-            f"photos left out: {len(self.lost_photos):,} cannot be read, of products that have others (the first, "
+            f"photos left out: {len(self.lost_photos):,} that cannot be read, of products that have others (the first, "
             f"product {first.product_code}: {first.reason})"
         ]
 
 
 class Difference(_Record):
-    """The logits and answers of one model beside those of another, on the same rows."""
+    """The logits and answers of two models compared on the same rows."""
 
     max_logit_difference: float
     relative_difference: float  # root mean square, to that of the logits
@@ -144,7 +144,7 @@ class Difference(_Record):
 
 
 class MergeCheck(Difference):
-    """The merged model beside the unmerged one, on `rows` rows and on the same base weights."""
+    """The merged model compared with the unmerged one, on `rows` rows and the same base weights."""
 
     rows: int
     noise: float  # relative difference of the unmerged model to itself, its sums in another order
@@ -169,7 +169,7 @@ class Skipped(_Record):
 
 
 class Training(_Record):
-    """What happened between the first step and the last."""
+    """Summary of the steps of a training."""
 
     trainable_parameters: int
     parameters: int

@@ -1,4 +1,4 @@
-"""Fine-tuning from products to a verified adapter directory. A killed call that is repeated continues."""
+"""Fine-tuning from products to a verified adapter directory. If a call was killed, repeating it continues."""
 
 import math
 import time
@@ -46,7 +46,7 @@ CheckDropped = Callable[[Sequence[Dropped]], object]
 
 @dataclass(frozen=True)
 class _Job:
-    """What to train, and where: the same in all steps of a run."""
+    """What to train, and where; constant during a run."""
 
     prompt: Prompt
     settings: TrainSettings
@@ -70,7 +70,7 @@ class _Data:
 
 @dataclass(frozen=True)
 class _Result:
-    """What is left of training once the model is gone."""
+    """The results of training, without the model."""
 
     training: Training
     trial: Trial
@@ -123,7 +123,7 @@ def train(
         with job.phases("merge check"):
             check = _check_merge(job, result)
         report = _report(job, data, plan, result, check, started, (data_fingerprint, catalog))
-        send_lines([f"training took {describe_start(Start(report.seconds, report.phases))}"], on_message)
+        send_lines([f"training time: {describe_start(Start(report.seconds, report.phases))}"], on_message)
         _keep(job, report)
     return report
 
@@ -139,7 +139,7 @@ def rehearse(
     on_message: OnMessage = lambda line: None,
     check_dropped: CheckDropped = lambda dropped: None,
 ) -> Trial:
-    """What `train` does before its first step, with the same errors and lines; writes nothing."""
+    """Everything that `train` does before its first step, with the same errors and messages; writes nothing."""
     with scratch() as folder:
         job = _check_settings(settings, prompt, base, folder)
         data, plan = _plan(job, train_products, validation_products, on_progress, on_message, check_dropped)
@@ -167,7 +167,7 @@ def _plan(
     on_message: OnMessage,
     check_dropped: CheckDropped,
 ) -> tuple[_Data, Preflight]:
-    """Look at all photos, and say what will be trained. The base is not loaded yet."""
+    """Check all photos, and print what will be trained. The base is not loaded yet."""
     with job.phases("photos"):
         data = _read(job, train_products, validation_products, on_progress)
     check_dropped(data.rows.dropped)
@@ -181,7 +181,7 @@ def _plan(
 def _read(
     job: _Job, train_products: Sequence[Product], validation_products: Sequence[Product], on_progress: OnProgress
 ) -> _Data:
-    """Examples of both splits, validation thinned to what an evaluation needs."""
+    """Examples of both splits, validation reduced to what an evaluation needs."""
     processor = open_processor(job.base, job.settings)
     thinned = validation_products[:: max(1, math.ceil(len(validation_products) / evaluate.MAX_ROWS))]
     total, steps = len(train_products) + len(thinned), count(1)
@@ -202,7 +202,7 @@ def _read(
 
 
 def _showing(job: _Job, data: _Data) -> Showing | None:
-    """How each epoch shows a product, where that changes: prompts show several photos, or there are two looks."""
+    """How each epoch shows a product, if that varies: with several photos in a prompt, or two looks."""
     many, looks = job.settings.photos_per_product, job.settings.looks
     return Showing(data.processor, job.prompt, many, job.settings.seed) if many > 1 or looks else None
 
@@ -246,10 +246,11 @@ def _train_adapter(
 
 
 def _check_merge(job: _Job, result: _Result) -> MergeCheck:
-    """The adapter merged beside the adapter as it was trained.
+    """The merged adapter compared with the adapter as it was trained.
 
-    After a 4-bit training it is merged into the base that was trained on, brought back from 4 bits: on the base in full
-    precision, which is what is served, even a perfect merge answers otherwise. How much otherwise is reported.
+    After a 4-bit training it is merged into the base that was trained on, dequantized from 4 bits: on the
+    full-precision base, which is served, even a perfect merge gives different answers. How different they are is
+    reported.
     """
 
     def merged(*, quantized: bool) -> merge_check.Outputs:
@@ -302,7 +303,7 @@ def _keep(job: _Job, report: TrainReport) -> None:
 
 
 def send_lines(lines: Sequence[str], on_message: OnMessage) -> None:
-    """Report lines once, however many processes train."""
+    """Report lines once, with any number of processes."""
     if is_main_process():
         for line in lines:
             on_message(line)

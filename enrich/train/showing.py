@@ -1,4 +1,4 @@
-"""Which photos of a product an epoch of training shows, and how closely."""
+"""Which photos of a product an epoch of training shows, and at which size."""
 
 from dataclasses import dataclass
 from random import Random
@@ -25,7 +25,7 @@ class Showing:
     seed: int
 
     def vary(self, example: Example, epoch: int) -> Example:
-        """The example as `epoch`, counted from 0, shows it."""
+        """The example as shown in `epoch`, counted from 0."""
         if len(example.views) == 1:
             return example
         draw = Random(f"{self.seed} {epoch} {example.product.product_code}")

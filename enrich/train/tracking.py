@@ -62,7 +62,7 @@ class SampleTable(TrainerCallback):
 
 @dataclass(frozen=True)
 class Tracking:
-    """What the training loop needs of its trackers."""
+    """The trackers' part of the training loop's arguments."""
 
     callbacks: Sequence[TrainerCallback] = ()
     report_to: Sequence[str] = ()  # for TrainingArguments; TensorBoard's integration is among the callbacks

@@ -106,7 +106,7 @@ class AnswerTrainer(Trainer):
 
     @property
     def skipped(self) -> list[Skipped]:
-        """Steps left out because their gradient was not finite, those before a resumption included."""
+        """Steps skipped because their gradient was not finite, including those before a resumption."""
         return [
             Skipped(step=entry["step"], product_codes=tuple(entry["product_codes"]))
             for entry in self.state.log_history
@@ -161,7 +161,7 @@ def _checked(optimizer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fixed(settings: TrainSettings, output_dir: Path, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """All arguments but those that `settings.optimizer` may hold."""
+    """All arguments except those that `settings.optimizer` may contain."""
     accumulated = settings.effective_batch_size // (settings.batch_size * PartialState().num_processes)
     return {
         "output_dir": str(output_dir.absolute()),

@@ -1,4 +1,4 @@
-"""Optimiser steps before training, on the longest batch there is: they measure the memory and the time of training.
+"""Optimiser steps before training, on the longest batch: they measure the memory and the time of training.
 
 Nothing here knows the model's architecture. A step runs the code of training, and evaluation's generation of one token
 follows, which with gradient checkpointing takes more memory than a step does.
@@ -27,25 +27,25 @@ from enrich.train.lora import optimizer, uncast_lora_inputs
 
 @dataclass(frozen=True)
 class Trial:
-    """What a step on the longest batch took."""
+    """Memory and time of a step on the longest batch."""
 
     memory_bytes: int  # the peak, as `peak_memory_bytes`
     products_per_second: float  # without the time to read photos, which goes on beside it, and to compile
 
     def describe(self, device: torch.device, products: float, steps: int) -> str:
-        """A line to print, of a training that shows so many products in so many steps, in this process."""
+        """A line to print about a training of `steps` steps that shows `products` products in this process."""
         total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
         of = f" of the GPU's {total / 2**30:.1f} GiB" if total else " of the process"
         minutes = products / self.products_per_second / 60
         return (
             f"memory: {self.memory_bytes / 2**30:.1f} GiB{of}, and {self.products_per_second:.3g} products/s, measured "
-            f"in a trial step on the longest photos and answers; the {steps:,} steps take {max(1, minutes):,.0f} min "
-            "or less, evaluations apart"
+            f"in a trial step on the largest photos and longest answers; the {steps:,} steps take at most "
+            f"{max(1, minutes):,.0f} min, without evaluations"
         )
 
 
 def try_longest_batch(model: PeftModel, photos: Photos, settings: TrainSettings, arguments: TrainingArguments) -> Trial:
-    """Make steps on the `batch_size` longest rows of `photos`, then restore weights, gradients and random state.
+    """Run steps on the `batch_size` longest rows of `photos`, then restore weights, gradients and random state.
 
     Photos are decoded, whatever the feature cache holds, and nothing is added to that cache: features that are computed
     in other batches than training's would differ in their last bits.
@@ -146,7 +146,7 @@ def _fitting(
         wanted = [f"batch_size: {size}"] * (size != tried[1])
         wanted += ["gradient_checkpointing: true"] * (checkpointing != tried[0])
         took = f"{trial.memory_bytes / 2**30:.1f} GiB"
-        return {f"set {' and '.join(wanted)}, which takes {took} and changes no result": True}
+        return {f"set {' and '.join(wanted)}, which takes {took} without changing results": True}
     return None
 
 

@@ -1,4 +1,4 @@
-"""The work directory of a run: its lock, and whether what it holds belongs to the same run."""
+"""The work directory of a run: its lock, and whether its contents belong to the same run."""
 
 import fcntl
 import hashlib
@@ -40,10 +40,10 @@ def identify(settings: TrainSettings, prompt: Prompt, base: Path, workdir: Path,
 
 @contextmanager
 def own_workdir(workdir: Path, identity: str) -> Iterator[None]:
-    """Lock `workdir` for the run `identity`: what that run left there stays, what another left is removed.
+    """Lock `workdir` for the run `identity`: files of that run are kept, those of another run are removed.
 
     Raises:
-        UsageError: the directory holds something else, or another process is at work in it.
+        UsageError: the directory contains something else, or another process is using it.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     directory = os.open(workdir, os.O_RDONLY)
@@ -60,7 +60,7 @@ def _lock(directory: int, workdir: Path) -> None:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise UsageError(
-            f"work directory {workdir}: another fine-tuning is at work there; wait for it, or name another directory"
+            f"work directory {workdir}: another fine-tuning is using it; wait for it, or name another directory"
         ) from error
     except OSError:
         return  # some network file systems cannot lock directories
@@ -70,7 +70,7 @@ def _clear_unless(workdir: Path, identity: str) -> None:
     marker = workdir / _MARKER
     if any(workdir.iterdir()):
         if not marker.is_file():
-            raise UsageError(f"work directory {workdir}: holds files that fine-tuning did not write; name an empty one")
+            raise UsageError(f"work directory {workdir}: has files that fine-tuning did not write; name an empty one")
         if marker.read_text("utf-8") == identity:
             return
         for entry in workdir.iterdir():

@@ -151,6 +151,6 @@ def test_an_answer_with_a_control_token_inside_is_malformed(
     found = postprocess(seen, tokens, Calibration.uncalibrated(), ReviewSettings())
 
     assert found.error_kind == ErrorKind.ANSWER_MALFORMED
-    assert found.error_message == f"holds a control token of the model in {text!r}"
+    assert found.error_message == f"control token of the model in {text!r}"
     with pytest.raises(AnswerMalformed):
         parse_answer("Product: Blue \ufffd shirt\nCategory: HATS\nFull Price: 12", tokens.prompt)

@@ -85,7 +85,9 @@ def test_control_characters_are_refused(character: str) -> None:
         text = f"Product: {title}\nCategory: {category}\nFull Price: 1"
         with pytest.raises(AnswerMalformed) as caught:
             parse_answer(text, PROMPT)
-        assert str(caught.value) == f"{'title' if title != 'Hat' else 'category'} holds control characters in {text!r}"
+        assert (
+            str(caught.value) == f"{'title' if title != 'Hat' else 'category'} contains control characters in {text!r}"
+        )
     assert holds_control_characters(character)
 
 

@@ -27,7 +27,7 @@ def test_two_lines_of_settings_teach_one_more_field(tmp_path: Path) -> None:
     catalog, settings = _read(tmp_path, ",,Red", ",,red", ",,Red", ",,N/A", ",,", ",,Unknown")
 
     assert [product.attributes for product in catalog.products] == [{"colour": "Red"}] * 3 + [{"colour": None}] * 3
-    assert any("values of colour that differ in case only are one: red as Red" in note for note in catalog.notes)
+    assert any("values of colour that differ only in case are merged: red as Red" in note for note in catalog.notes)
     prompt = taught_prompt(settings, catalog, catalog.products)
     assert prompt.instruction == "What product is this? Give its title, category, colour and full price in EUR."
     assert [(field.name, field.label, field.values) for field in prompt.fields[2:3]] == [("colour", "Colour", ("Red",))]

@@ -118,7 +118,7 @@ def test_numbers_of_a_parquet_column_are_never_ambiguous(tmp_path: Path) -> None
 )  # fmt: skip
 def test_a_price_that_cannot_be_read_is_told_with_its_row_and_text(tmp_path: Path, cost: str, detail: str) -> None:
     catalog = _read(tmp_path, {}, {"cost": cost})
-    reason = "price cannot be used, taught without it"
+    reason = "price cannot be used; taught without it"
     assert catalog.unread == (Dropped(2, "2", reason, detail),)
     assert catalog.lines == (f"without price: 1 of 2 rows: 1 {reason} (row 2, product 2: {detail})",)
 
@@ -182,21 +182,21 @@ def test_joiners_stay_within_words_that_need_them(tmp_path: Path) -> None:
 def test_categories_that_differ_in_case_only_are_one_and_the_user_is_told(tmp_path: Path) -> None:
     catalog = _read(tmp_path, *({"kind": kind} for kind in ("Hats", "HATS", "hats ", "Bags", "BAGS", "BAGS")))
     assert [product.category for product in catalog.products] == ["Hats"] * 3 + ["BAGS"] * 3
-    assert catalog.lines == ("categories that differ in case only are one: HATS, hats as Hats; Bags as BAGS",)
+    assert catalog.lines == ("categories that differ only in case are merged: HATS, hats as Hats; Bags as BAGS",)
 
 
 def test_rows_that_are_no_further_photos_of_a_product_are_counted_and_told(tmp_path: Path) -> None:
     catalog = _read(
         tmp_path, {}, {"sku": "1"}, {"sku": "1", "name": "", "kind": "", "cost": ""}, {"name": "", "kind": ""}
     )
-    other = "its title is not that of row 1"
+    other = "its title differs from row 1"
     assert catalog.dropped == (
         Dropped(2, "1", "product_code is in an earlier row", other),
-        Dropped(4, "4", "no title", "only a photo, as of a product in another row"),
+        Dropped(4, "4", "no title", "only a photo, for a product in another row"),
     )
     assert catalog.lines == (
         f"left out: 2 of 3 rows: 1 product_code is in an earlier row (row 2, product 1: {other}); "
-        "1 no title (row 4, product 4: only a photo, as of a product in another row)",
+        "1 no title (row 4, product 4: only a photo, for a product in another row)",
     )
 
 
@@ -240,8 +240,8 @@ def test_more_than_a_tenth_is_too_many_and_a_row_counts_once() -> None:
         ("1e300", "'1e300' is not a price from 0.01 to 999,999,999"),
         ("1e-300", "'1e-300' is not a price from 0.01 to 999,999,999"),
         ("inf", "'inf' is not one amount of money"),
-        ("9e8", "900,000,000 is far beyond the other prices"),
-        ("0.01", "0.01 is far beyond the other prices"),
+        ("9e8", "900,000,000 is far outside the other prices"),
+        ("0.01", "0.01 is far outside the other prices"),
     ],
 )
 def test_an_absurd_price_is_told_and_not_taught(tmp_path: Path, cost: str, detail: str) -> None:

@@ -94,12 +94,12 @@ def test_the_json_is_as_promised(tmp_path: Path, run_cli: RunCli) -> None:
     ("rows", "told"),
     [
         (products(image=lambda n: f"images/{n % 11}.jpg"), "the same photo under titles that differ: 1: 'Red"),
-        (products(category=lambda n: "A" if n else "B"), "categories with one product, which cannot be tested: 1: B"),
-        (products(category="A", price=lambda n: "45000" if n == 5 else str(40 + n)), "far beyond the other prices"),
+        (products(category=lambda n: "A" if n else "B"), "categories with only one product, which cannot be tested: 1"),
+        (products(category="A", price=lambda n: "45000" if n == 5 else str(40 + n)), "far outside the other prices"),
         (products(category=lambda n: "AB"[n % 2], price=lambda n: "41000" if n in (2, 3, 5, 7, 9, 11) else str(45 + n)),
          "41,000.00 beside 52.00 (row 3)"),
         (products(sku=lambda n: f"4.0063{n:02}E+12"), "product codes that a spreadsheet rounded"),
-        (products(title=lambda n: f"MÃ¤ntel {n}"), "titles that were decoded wrongly somewhere"),
+        (products(title=lambda n: f"MÃ¤ntel {n}"), "titles with garbled characters"),
         (products(image=lambda n: f"images/{n}.jpg" if n else "broken.jpg"), ": 1: broken.jpg (row 1, product 00101: "),
     ],
 )  # fmt: skip
@@ -117,9 +117,9 @@ def test_a_clean_catalog_looks_right(tmp_path: Path) -> None:
     found = check(read_catalog(tmp_path, COLUMNS), TrainSettings(columns=COLUMNS), lambda done, all: None)
     assert [*found.lines()][-5:] == [
         "categories: 4: Shirts 3, Coats 3, Bags 3, Dresses 3",
-        "photos: 12 files of 0.0 MB; 20 x 30 to 31 x 30 pixels, median 26 x 30 (12 looked at); 0 products share a "
+        "photos: 12 files of 0.0 MB; 20 x 30 to 31 x 30 pixels, median 26 x 30 (12 decoded); 0 products share a "
         "photo's bytes with another",
-        "photo issues: 12 tiny, 12 blank (no reason to leave a photo out)",
+        "photo issues: 12 tiny, 12 blank (no photo is left out for these)",
         "splits: train 9, validation 1, calibration 1, test 1",
         "nothing looks wrong",
     ]

@@ -127,7 +127,7 @@ def test_photos_on_s3_are_listed_and_only_some_are_read(
     code, out, err = run_cli(*options, "--json", f"{tmp_path}/rows.json")
     assert (code, len(read), len({*read})) == (0, 4, 4), err
     assert "photos: 11 files" in out
-    assert "(4 looked at); 2 products share a photo's bytes" in out
+    assert "(4 decoded); 2 products share a photo's bytes" in out
     found = json.loads((tmp_path / "rows.json").read_text())
     assert found["rows"][0]["photos"] == ["images/0.jpg"]
     assert found["dropped"] == [{"row": 3, "product_code": "00103", "reason": "photo not found: images/none.jpg"}]

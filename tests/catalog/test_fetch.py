@@ -333,7 +333,7 @@ def test_bad_sources_are_refused(tmp_path: Path) -> None:
         "set image_url to one of them"
     )
     (tmp_path / "none.csv").write_text("product_code,imageurl\n")
-    assert _say(str(tmp_path / "none.csv"), out) == f"table {tmp_path}/none.csv: has no rows; give one that has"
+    assert _say(str(tmp_path / "none.csv"), out) == f"table {tmp_path}/none.csv: has no rows; name another one"
     assert not out.exists()
     out.write_text("")
     assert _say(source, out) == f"out {out}: Not a directory; name a directory that can be written"
@@ -414,11 +414,12 @@ def test_bad_data_sets(web: Web, tmp_path: Path, hub: Callable[[dict[str, bytes]
     assert _say("shop/none", out) == expected
     hub({"README.md": b"#"})
     assert (
-        _say("shop/prices", out) == "data set shop/prices: holds no Parquet file; download its table and give the file"
+        _say("shop/prices", out)
+        == "data set shop/prices: contains no Parquet file; download its table and name the file"
     )
     hub({"de/train-0.parquet": b"", "fr/train-0.parquet": b""})
     assert _say("shop/prices", out) == (
-        "data set shop/prices: several tables (de, fr); download one of them and give the file"
+        "data set shop/prices: several tables (de, fr); download one of them and name the file"
     )
     web.answers.clear()
     assert not out.exists()

@@ -63,7 +63,7 @@ def test_an_encoded_answer_is_refused_unread(web: Web, tmp_path: Path, coding: s
     reason = _failure(tmp_path, f"{web.url}/a")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert reason == f"content-encoding {coding!r}, which was not asked for"
+    assert reason == f"content-encoding {coding!r}, which was not requested"
     assert web.headers["accept-encoding"] == "identity"
     assert peak < 8 << 20
 

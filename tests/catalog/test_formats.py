@@ -76,7 +76,7 @@ def test_a_data_uri_without_bytes_is_told(tmp_path: Path, uri: str) -> None:
     write_photos(tmp_path)
     (tmp_path / "catalog.csv").write_text(csv_text(products(image=lambda n: uri if n == 3 else f"images/{n}.jpg")))
     (dropped,) = read_catalog(tmp_path, COLUMNS).dropped
-    assert (dropped.row, dropped.reason) == (4, "photo is a data: URI that holds no bytes")
+    assert (dropped.row, dropped.reason) == (4, "photo is an empty data: URI")
 
 
 def test_photos_of_several_columns_and_of_repeated_ones(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_several_currencies_are_converted_by_rates(tmp_path: Path) -> None:
     catalog = read_catalog(tmp_path, Columns.model_validate(columns | {"rates": {"EUR": 1, "usd": 0.92}}))
     assert (catalog.currency, [one.price for one in catalog.products]) == ("EUR", [100, 92] * 6)
     assert catalog.notes == ("prices in USD are converted to EUR by columns.rates",)
-    with pytest.raises(UsageError, match=r"prices in USD, which columns\.rates lacks; add its rate"):
+    with pytest.raises(UsageError, match=r"prices in USD, which are missing in columns\.rates; add their rates"):
         read_catalog(tmp_path, Columns.model_validate(columns | {"rates": {"EUR": 1}}))
     for rates in ({"EUR": 2}, {"EUR": 1, "USD": 0}):
         with pytest.raises(ValueError, match="exactly one currency is at 1"):

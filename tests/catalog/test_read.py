@@ -186,7 +186,7 @@ def _say(tmp_path: Path, columns: Columns | None = None) -> str:
 def test_a_directory_without_one_table_is_refused(tmp_path: Path) -> None:
     missing = tmp_path / "none"
     assert _say(missing) == f"catalog {missing}: no such file or directory; name a directory with catalog.csv in it"
-    neither = f"catalog {tmp_path}: holds neither catalog.csv nor catalog.parquet; put one beside images/"
+    neither = f"catalog {tmp_path}: holds neither catalog.csv nor catalog.parquet; put one next to images/"
     assert _say(tmp_path) == neither
     (_catalog(tmp_path) / "catalog.parquet").write_bytes(b"")
     both = f"catalog {tmp_path}: holds both catalog.csv and catalog.parquet; delete one or name the file"

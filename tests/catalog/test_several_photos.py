@@ -78,7 +78,7 @@ def test_rows_of_one_product_are_its_photos_in_their_order(tmp_path: Path) -> No
 def test_rows_that_disagree_are_left_out_and_told(tmp_path: Path, cells: dict[str, str], odd: str) -> None:
     catalog = _read(tmp_path, *_rows("a"), *_rows("b", **cells), *_rows("c"))
     assert _names(catalog) == [["a", "c"]]
-    told = f"its {odd} is not that of row 1"
+    told = f"its {odd} differs from row 1"
     assert catalog.dropped == (Dropped(2, "1", "product_code is in an earlier row", told),)
     assert catalog.lines[1] == (
         f"left out: 1 of 2 rows: 1 product_code is in an earlier row (row 2, product 1: {told})"

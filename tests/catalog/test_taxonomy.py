@@ -96,7 +96,7 @@ def test_levels_that_differ_in_case_only_are_one_beneath_the_same_level(tmp_path
     catalog = taught(write(tmp_path, "Woman > SHOES", "WOMAN > Coats", "WOMAN > coats > Parkas", "MAN > Shoes"))
 
     assert labels(catalog) == ["WOMAN > SHOES", "WOMAN > Coats", "WOMAN > Coats > Parkas", "MAN > Shoes"]
-    assert catalog.lines == ("categories that differ in case only are one: Woman as WOMAN; coats as Coats",)
+    assert catalog.lines == ("categories that differ only in case are merged: Woman as WOMAN; coats as Coats",)
 
 
 def test_a_catalog_without_levels_is_not_taught_as_paths(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_table_may_be_parquet_with_numbers_as_ids_and_in_a_bucket(tmp_path: Pa
     ("name", "text", "message"),
     [
         ("table.xlsx", "", "neither .csv, .tsv, .parquet nor .txt; convert it to one of these"),
-        ("none.csv", None, "there is no such file; check the path"),
+        ("none.csv", None, "no such file; check the path"),
         ("taxonomy.txt", "Apparel > Shoes\n", "line 1 is not `ID - PATH`: 'Apparel > Shoes'; name the file with ids"),
         ("table.csv", "name,id\nShoes,1\n", "no column 'path'; its columns are: name, id; name them path and id"),
         ("table.csv", "path,id\n", "it has no rows; name the table of a standard"),

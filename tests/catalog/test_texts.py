@@ -99,7 +99,7 @@ def test_quotation_marks_that_nothing_closes_swallow_no_rows(tmp_path: Path) -> 
     catalog = read(tmp_path, broken)
     assert codes(catalog) == CODES
     assert [catalog.products[n].title for n in (1, 10)] == ['Blue Coat 14"', '"Green Bag no. 10']
-    assert catalog.notes[0] == "quotation marks that nothing closes are read as text: 1"
+    assert catalog.notes[0] == "unclosed quotation marks are read as text: 1"
 
 
 @pytest.mark.parametrize(

@@ -86,14 +86,14 @@ def test_a_missing_file_is_named(adapter: Path, name: str) -> None:
         read_adapter(adapter)
 
     assert str(caught.value) == (
-        f"adapter {adapter}: {name} is missing; it is not whole, make it again with `enrich finetune`"
+        f"adapter {adapter}: {name} is missing; the adapter is incomplete; make it again with `enrich finetune`"
     )
 
 
 NO_LORA = "adapter {adapter}: adapter_config.json names no LoRA adapter with a base; make it with `enrich finetune`"
 NO_CROPS = "adapter {adapter}: preprocessor_config.json names no num_crops; make the adapter again"
 NOT_JSON = "{adapter}/{name}: not readable as JSON (Expecting value: line 1 column 1 (char 0)); make the adapter again"
-OTHER = f"adapter {{{{adapter}}}}: it was made for another kind of model: {{}}; choose one of {supported()}"
+OTHER = f"adapter {{{{adapter}}}}: made for another kind of model: {{}}; choose one of {supported()}"
 NO_CALIBRATION = (
     "adapter {adapter}: calibration.json is damaged or of another version; fine-tune again with this version"
 )
@@ -110,7 +110,7 @@ LORA = '{"peft_type": "LORA", "base_model_name_or_path": %s, "r": 2, "lora_alpha
         ),
         ("config.json", "{}", OTHER.format("config.json names no model_type")),
         ("config.json", "", NOT_JSON),
-        ("config.json", "[]", "{adapter}/config.json: holds no JSON object; make the adapter again"),
+        ("config.json", "[]", "{adapter}/config.json: is not a JSON object; make the adapter again"),
         ("adapter_config.json", "oops", NO_LORA),
         ("adapter_config.json", '{"peft_type": "IA3", "base_model_name_or_path": "base"}', NO_LORA),
         ("adapter_config.json", '{"peft_type": "LORA"}', NO_LORA),

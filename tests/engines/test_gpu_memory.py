@@ -55,7 +55,7 @@ def test_memory_that_is_given_back_is_waited_for(gpu: SimpleNamespace, caplog: p
     wait_for_memory(0.9)
 
     assert gpu.now == 3
-    assert "waiting for memory of the GPU: 115 of 140 GiB are in use (process " in caplog.text
+    assert "waiting for GPU memory: 115 of 140 GiB are in use (process " in caplog.text
     assert caplog.text.count("waiting") == 1
 
 
@@ -94,7 +94,7 @@ def test_the_processes_are_named_in_the_error_the_largest_first(gpu: SimpleNames
 
     assert isinstance(error, UsageError)
     name = psutil.Process().name()
-    assert f"end what else runs on this GPU (process {os.getpid()}, {name}: 115 GiB; process 4000001: 2 GiB)" in str(
+    assert f"stop what else runs on this GPU (process {os.getpid()}, {name}: 115 GiB; process 4000001: 2 GiB)" in str(
         error
     )
 

@@ -73,7 +73,7 @@ def test_a_killed_process_and_an_adapter_that_cannot_be_merged(adapter: Adapter,
         written = model.keep(tmp_path / "merged")
         [process] = multiprocessing.active_children()
         process.kill()
-        with pytest.raises(RunFailed, match="the process that merges it was killed; give the machine more memory"):
+        with pytest.raises(RunFailed, match="the process that merged it was killed; use a machine with more memory"):
             model.result(written)
 
     torn = Adapter(**{**vars(adapter), "base_at": tmp_path})

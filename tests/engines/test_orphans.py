@@ -181,4 +181,4 @@ def test_one_that_cannot_be_ended_is_waited_for_and_named(
 
     assert end_orphans() == []
 
-    assert f"process {engine.pid} of that engine is still there 0 s after it was killed" in caplog.text
+    assert f"process {engine.pid} of that engine still exists 0 s after it was killed" in caplog.text

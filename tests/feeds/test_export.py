@@ -130,7 +130,9 @@ def test_no_cell_is_a_formula_and_every_row_is_a_line(output: str, tmp_path: Pat
     assert all(None not in row and len(row) == len(rows[0]) for row in rows)
     cells = [cell for row in rows for cell in row.values()]
     assert not [cell for cell in cells if cell.startswith(tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20"))]
-    assert done.notes[-1].startswith("cells that a spreadsheet would run as formulas begin with an apostrophe: ")
+    assert done.notes[-1].startswith(
+        "cells that a spreadsheet would execute as formulas are prefixed with an apostrophe: "
+    )
     assert len(rows) == len(ALL) if format != "shopify" else sum(1 + n % 13 for n in range(len(ALL)))
 
 
@@ -235,7 +237,7 @@ def test_rows_that_may_not_be_used_are_left_out_and_counted(tmp_path: Path, run_
     assert [row["product_id"] for row in cells_of(file)] == ["good"]
     assert out.splitlines()[-2] == f"1 products: {file}"
     assert out.splitlines()[-1] == (
-        "left out: 5: 2 less sure than min_confidence 0.5, 1 waiting for review, 1 not in the source any more, 1 failed"
+        "left out: 5: 2 below min_confidence 0.5, 1 waiting for review, 1 no longer in the source, 1 failed"
     )
 
 
@@ -295,7 +297,7 @@ def test_fields_go_to_columns_of_the_same_meaning(output: str, tmp_path: Path) -
 
 def test_fields_less_sure_than_asked_are_not_in_a_feed(output: str, tmp_path: Path) -> None:
     sure = PRIMARY.model_copy(update={"min_confidence": 0.95})
-    with pytest.raises(UsageError, match=r"none of its 21 rows may be used: 21 less sure than min_confidence 0\.95"):
+    with pytest.raises(UsageError, match=r"none of its 21 rows can be exported: 21 below min_confidence 0\.95"):
         export(output, "merchant", str(tmp_path / "feed.tsv"), sure)
     unsure = output_of(tmp_path / "out", one(attributes={"material": Attribute("Wool", 0.5)}), "a")
     export(unsure, "merchant", str(tmp_path / "feed.tsv"), PRIMARY.model_copy(update={"min_confidence": 0.8}))
@@ -341,7 +343,7 @@ def test_a_shop_has_one_currency(tmp_path: Path) -> None:
         return one(currency={"a": "EUR", "b": "USD"}[item.product_id])(run, item, minutes)
 
     output = output_of(tmp_path / "out", answer, "a", "b")
-    with pytest.raises(UsageError, match=r"^shopify: prices in EUR, USD, but a shop's file has one currency"):
+    with pytest.raises(UsageError, match=r"^shopify: prices in EUR, USD, but a file has one currency"):
         export(output, "shopify", str(tmp_path / "shop.csv"))
 
 

@@ -77,7 +77,7 @@ def test_a_new_adapter_is_promoted_with_its_comparison_in_front(
 ) -> None:
     state, shown = decide(monkeypatch, adapters, Promotion(decision="promote", person="Ann", why="better titles"))
 
-    assert (state.name, state.message) == ("Promoted", f"the adapter {adapters}/newer serves, as Ann decided")
+    assert (state.name, state.message) == ("Promoted", f"Ann decided: the adapter {adapters}/newer serves")
     assert "| categories right | **0.500** | 0.900 | -0.600 to -0.200 |" in shown
     assert "promoted by nightly: the only | one" in shown
     kept = read_standing(str(adapters))
@@ -94,7 +94,7 @@ def test_the_standing_one_stays_unless_somebody_promotes(
     state, _ = decide(monkeypatch, adapters, answer)
 
     assert (state.name, state.is_completed()) == (name, True)
-    assert str(state.message).endswith(f"the adapter {adapters}/older goes on serving")
+    assert str(state.message).endswith(f"the adapter {adapters}/older keeps serving")
     kept = read_standing(str(adapters))
     assert kept is not None
     assert kept.uri == f"{adapters}/older"
@@ -106,7 +106,7 @@ def test_a_place_without_an_adapter_asks_nobody(adapters: Path, monkeypatch: pyt
     state, shown = decide(monkeypatch, adapters, None)
 
     assert state.is_failed()
-    assert "there is none; name one that finetune-adapter or a night made" in str(state.message)
+    assert "not found; name one made by finetune-adapter or a nightly run" in str(state.message)
     assert shown == ""
 
 

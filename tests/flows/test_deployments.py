@@ -114,5 +114,5 @@ def test_the_password_is_made_once(tmp_path: Path) -> None:
 def test_an_empty_password_is_refused(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("\n")
 
-    with pytest.raises(NotUp, match="holds no password; remove it and start again"):
+    with pytest.raises(NotUp, match="does not contain a password; remove it and start again"):
         keep_password(tmp_path)

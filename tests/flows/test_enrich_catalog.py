@@ -65,7 +65,7 @@ def test_a_bucket_is_enriched_and_reported(world: FakeWorld, client: SyncPrefect
     assert shown["progress"].description.startswith("products: 4 of 4, ")
     table = {(row["what"], row["which"]): row["products"] for row in json.loads(shown["counts"].data)}
     assert table == {
-        ("why they were done", "new"): 4, ("outcome", "ok"): 3, ("outcome", "failed"): 1,
+        ("why processed", "new"): 4, ("outcome", "ok"): 3, ("outcome", "failed"): 1,
         ("failed with", "not_an_image"): 1,
     }  # fmt: skip
     assert "(http://127.0.0.1:8420/runs/" in shown["report"].data

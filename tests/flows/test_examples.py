@@ -153,7 +153,7 @@ def test_every_command_of_the_readme_runs(
                 untaught = {"finetune": 3, "export": 2}.get(arguments[0], 0)
                 assert stop.value.code in (0, untaught), line
                 if stop.value.code == 2:
-                    assert "may be used: " in capsys.readouterr().err
+                    assert "rows can be exported: " in capsys.readouterr().err
                 ran.append(arguments[0])
             case ["duckdb", "-c", query]:
                 assert duckdb.execute(query).fetchall()

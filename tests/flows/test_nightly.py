@@ -176,7 +176,7 @@ def test_of_nights_that_are_late_together_the_last_one_does_the_work(
     state = night(shop)
 
     assert (state.name, state.is_completed()) == ("Skipped", True)
-    assert state.message == "the night after was due later and is due too; it does what this one would"
+    assert state.message == "the night after was due later and is due too; it does this run's work"
     assert made == []
 
 
@@ -188,7 +188,7 @@ def test_a_night_beside_one_that_is_still_at_work_leaves_the_work_to_it(
     state = night(shop)
 
     assert state.name == "Skipped"
-    assert state.message == "last night is still at work; the next night does what is new since"
+    assert state.message == "last night is still running; the next nightly run does what is new"
     assert made == []
 
 

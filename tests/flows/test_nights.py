@@ -136,6 +136,7 @@ def test_a_server_that_is_away_stops_no_publisher(
 
     assert publishes() == "published"
     told = (
-        "Unable to acquire concurrency slots on ['enrich-publish'] (All connection attempts failed); publishing without"
+        "Unable to acquire concurrency slots on ['enrich-publish'] (All connection attempts failed); "
+        "publishing without a slot"
     )
     assert told in caplog.text

@@ -132,7 +132,7 @@ def test_one_command_brings_it_up_and_a_run_started_from_the_form_completes(up: 
         assert "Validation failed for field 'photos'" in refused.json()["detail"]
 
 
-@pytest.mark.parametrize("host", [None, "evil.example"])  # a name that was made to point here (DNS rebinding)
+@pytest.mark.parametrize("host", [None, "evil.example"])  # a name that resolves to this server (DNS rebinding)
 @pytest.mark.parametrize("credentials", [None, ("admin", "guess"), ("", "")])
 def test_nobody_gets_an_answer_without_the_password(
     up: Up, host: str | None, credentials: tuple[str, str] | None

@@ -86,7 +86,7 @@ def test_a_processor_that_needs_a_package(whole: Path) -> None:
 
 def test_a_base_that_does_not_follow_instructions(whole: Path) -> None:
     (whole / "chat_template.jinja").unlink()
-    with pytest.raises(CheckpointError, match="no chat template; give a model that was tuned to follow instructions"):
+    with pytest.raises(CheckpointError, match="no chat template; use an instruction-tuned model"):
         load_processor(whole)
 
 

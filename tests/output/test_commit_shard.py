@@ -155,13 +155,16 @@ BUG = "nothing was written, please report this as a bug"
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (shard("a.jpg"), f"1 rows for 2 products, 'b.jpg' is missing, doubled or not of this shard; {BUG}"),
-        (shard("a.jpg", "c.jpg"), f"2 rows for 2 products, 'b.jpg' is missing, doubled or not of this shard; {BUG}"),
+        (shard("a.jpg"), f"1 rows for 2 products, 'b.jpg' is missing, duplicated or from another shard; {BUG}"),
+        (
+            shard("a.jpg", "c.jpg"),
+            f"2 rows for 2 products, 'b.jpg' is missing, duplicated or from another shard; {BUG}",
+        ),
         (
             shard("a.jpg", "b.jpg", "b.jpg"),
-            f"3 rows for 2 products, 'b.jpg' is missing, doubled or not of this shard; {BUG}",
+            f"3 rows for 2 products, 'b.jpg' is missing, duplicated or from another shard; {BUG}",
         ),
-        ([], f"0 rows for 2 products, 'a.jpg' is missing, doubled or not of this shard; {BUG}"),
+        ([], f"0 rows for 2 products, 'a.jpg' is missing, duplicated or from another shard; {BUG}"),
         (
             [*shard("a.jpg"), make_row(RUN, "b.jpg", shard=4)],
             f"the row of 'b.jpg' says run night-1, shard 4, fingerprint f1; {BUG}",
@@ -190,7 +193,7 @@ def test_a_foreign_file_in_a_shards_place_is_named_and_kept(tmp_path: Path) -> N
     assert output.get(KEY)[0] == b"not Parquet"
 
     output.put(KEY, parquet.encode(parquet.empty(SOURCE_SCHEMA), SOURCE_SCHEMA, {}))
-    with pytest.raises(RunFailed, match="has other columns than it should"):
+    with pytest.raises(RunFailed, match="has unexpected columns"):
         commit(output, shard("a.jpg"))
 
 

@@ -69,10 +69,10 @@ def test_the_mix_of_categories_is_compared_where_both_runs_have_one() -> None:
         ({"failed": 30}, "max_failed", 0.3,
          "30 of 100 products failed, most often with engine_failed: 0.30 is above 0.2"),
         ({"unknown_category": 11}, "max_unknown_category", 0.11,
-         "11 of 100 products got no category of the taxonomy: 0.11 is above 0.1"),
+         "11 of 100 products got no category from the taxonomy: 0.11 is above 0.1"),
         ({"review": 71}, "max_review_rise", 0.31, "71 of 100 products need review, 71% after 40%: 0.31 is above 0.3"),
         ({"category_mix": {"Bags": 0.2, "Hats": 0.8}}, "max_category_shift", 0.8,
-         "the category mix moved, most in 'Hats' (0% to 80%): 0.80 is above 0.5"),
+         "the category mix changed, most in 'Hats' (0% to 80%): 0.80 is above 0.5"),
         ({"price_median": 30.0}, "max_price_shift", 1.203973, "the median price went from 100 to 30: 1.20 is above 1"),
     ],
 )  # fmt: skip

@@ -85,7 +85,7 @@ def test_a_long_listing_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.Mo
     objects = [ObjectInfo(f"{number:03}", number, "e") for number in range(10)]
     assert listed(tmp_path / "source", objects)["size"].to_list() == list(range(10))
     for wrong in ([*objects[5:], *objects[:5]], [*objects[:3], objects[2]], objects[::-1]):
-        with pytest.raises(RunFailed, match="its listing is not in the order of the keys; use an inventory"):
+        with pytest.raises(RunFailed, match="its listing is not in key order; use an inventory"):
             listed(tmp_path / "source", wrong)
 
 
@@ -304,7 +304,7 @@ def test_a_run_exists_with_its_manifest_only(output: Store) -> None:
     ("data", "message"),
     [
         (b"not Parquet", "is not a readable Parquet file"),
-        (parquet.encode(parquet.empty(SOURCE_SCHEMA), SOURCE_SCHEMA, {}), "has other columns than it should"),
+        (parquet.encode(parquet.empty(SOURCE_SCHEMA), SOURCE_SCHEMA, {}), "has unexpected columns"),
         (
             parquet.encode(parquet.empty(MANIFEST_SCHEMA), MANIFEST_SCHEMA, {parquet.RUN_KEY: "{}"}),
             "does not say which run it belongs to",

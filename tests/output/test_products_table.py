@@ -121,7 +121,7 @@ def test_ids_that_a_gap_made_floats_are_integers_again(tmp_path: Path) -> None:
         ("product_id,photos\n1,a.jpg\n,b.jpg\n", "1 row has no product_id, the first in row 2: ''; name each product"),
         ("product_id,photos\n1,a.jpg\n2, | \n3,\n",
          "2 products have no photos, the first in row 2: '2'; list its keys, or take the row out"),
-        ("product_id,photos\n", "it has no rows; list the products to be done"),
+        ("product_id,photos\n", "it has no rows; list the products to process"),
         ("product_id,photos, photos\n1,a.jpg,b.jpg\n",
          "column 'photos' (photos) is there more than once; keep one of them"),
         ("sku,photos\n1,a.jpg\n",
@@ -139,7 +139,7 @@ def test_what_is_wrong_with_it_is_one_line(tmp_path: Path, text: str, message: s
 def test_a_file_that_is_no_table_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"x\.json: none of \.csv, \.tsv, \.parquet; convert it to one of these"):
         listed(tmp_path / "x.json")
-    with pytest.raises(UsageError, match="there is no such object; check the path"):
+    with pytest.raises(UsageError, match="no such object; check the path"):
         listed(tmp_path / "none.csv")
     (tmp_path / "bad.parquet").write_bytes(b"no Parquet")
     with pytest.raises(UsageError, match=r"bad\.parquet cannot be read: .*; correct the file"):

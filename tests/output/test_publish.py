@@ -492,7 +492,7 @@ def test_a_publisher_that_is_always_late_gives_up_and_says_what_to_do(local: Sto
     with pytest.raises(RunFailed) as error:
         released(AlwaysLate(local), make_run())
     assert str(error.value) == (
-        f"{local.uri}/products.parquet was replaced by others 20 times in a row; history has the run's rows: "
+        f"{local.uri}/products.parquet: others replaced it 20 times in a row; history has the run's rows: "
         f"repeat with `enrich publish --output {local.uri} --run-id night-1`, and if nobody else publishes, "
         "see `enrich doctor`"
     )
@@ -509,7 +509,7 @@ def test_a_products_file_of_others_is_named_and_kept(local: Store) -> None:
         (b"mine", f"{uri} is not a readable Parquet file; {rebuild}"),
         (
             parquet.encode(parquet.empty(ROW_SCHEMA), ROW_SCHEMA, {}),
-            f"{uri} has other columns than it should; {rebuild}",
+            f"{uri} has unexpected columns; {rebuild}",
         ),
         (
             parquet.encode(parquet.empty(PRODUCTS_SCHEMA), PRODUCTS_SCHEMA, {"enrich.runs": "{}"}),
@@ -544,8 +544,7 @@ def test_a_run_without_its_listing_is_not_published(local: Store) -> None:
     with pytest.raises(RunFailed) as error:
         released(local, make_run())
     assert str(error.value) == (
-        f"{local.uri}/runs/night-1/source.parquet is missing: which products are still there is unknown; start a new "
-        "run"
+        f"{local.uri}/runs/night-1/source.parquet is missing, so which products still exist is unknown; start a new run"
     )
 
 

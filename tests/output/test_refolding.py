@@ -149,7 +149,7 @@ def test_a_run_that_was_interrupted_is_left_to_its_run_id(output: Store, caplog:
     output.put(history.shard_key(third, 0), output.get(history.shard_key(make_run("n1"), 0))[0])
     releasing.rebuild(output.uri)
     assert read_products(output).table.equals(before)
-    assert "run=n3 was not finished, and is left out: go on with enrich run --run-id n3" in caplog.text
+    assert "run=n3 was not finished and is left out; continue it with enrich run --run-id n3" in caplog.text
 
 
 def test_a_table_of_another_output_is_not_taken_for_ones_own(output: Store) -> None:
@@ -158,7 +158,7 @@ def test_a_table_of_another_output_is_not_taken_for_ones_own(output: Store) -> N
     finished_night(other, make_run("elsewhere", 5), listing("other.jpg"))
     output.put("products.parquet", other.get("products.parquet")[0])
     message = (
-        f"{output.uri}/products.parquet is the table of another output, for run elsewhere is not in runs/; rebuild "
+        f"{output.uri}/products.parquet belongs to another output, because run elsewhere is not in runs/; rebuild "
         f"it from history with `enrich rebuild --output {output.uri}`"
     )
     with pytest.raises(RunFailed) as error, scratch() as folder:
@@ -188,5 +188,5 @@ def test_a_lost_listing_asks_for_a_new_run_which_makes_the_table_anew(output: St
 
 
 def test_an_output_without_runs_has_nothing_to_be_made_anew(output: Store) -> None:
-    with pytest.raises(UsageError, match="no published run there"):
+    with pytest.raises(UsageError, match="no published run"):
         releasing.rebuild(output.uri)

@@ -231,7 +231,7 @@ def test_a_catalog_that_fails_after_a_publish_is_caught_up(local: Store, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(iceberg, "_replace", fail)
         with pytest.raises(
-            RunFailed, match=r"^products[.]parquet is published, and iceberg .*: the warehouse is full$"
+            RunFailed, match=r"^products[.]parquet is published, but iceberg .*: the warehouse is full$"
         ):
             night(local, "r1", 60, "a")
     assert follow(local, "r1", "publish")
@@ -244,7 +244,7 @@ def test_pyiceberg_is_an_extra(local: Store, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.undo()
     appoint(local, ICEBERG)
     monkeypatch.setitem(sys.modules, "pyiceberg.catalog", None)
-    with pytest.raises(RunFailed, match=r"^products[.]parquet is published, and its sink is behind it: sink iceberg: "):
+    with pytest.raises(RunFailed, match=r"^products[.]parquet is published, but its sink is behind: sink iceberg: "):
         night(local, "r1", 60, "a")
 
 

@@ -121,7 +121,7 @@ def test_decisions_from_before_they_had_all_columns_are_read(
         writer.add_key_value_metadata(pairs)
     assert read_reviews(output).equals(reviews)
     pq.write_table(table.drop_columns(["attributes", "title"]), path)
-    with pytest.raises(RunFailed, match="has other columns than it should"):
+    with pytest.raises(RunFailed, match="has unexpected columns"):
         read_reviews(output)
 
 

@@ -104,7 +104,7 @@ def test_a_page_shows_the_runs_figures(photos: Store) -> None:
     page = Page(render_report(record(), frame(ok_row("1.png")), photos, PhotoLimits(), output=OUT))
 
     for words in ("Run night-1", "Published to products.parquet.", "1,234 products", "1,230 ok", "4 failed",
-                  "7.5 products a second, while answering", "180 s in all", "new 1,200", "changed 34",
+                  "7.5 products per second while answering", "180 s in total", "new 1,200", "changed 34",
                   "download 12.3 ms 18 5%", "queue 500 ms engine 129 ms 1 97%",
                   "Bottleneck: engine (busy 97%): set quantization to fp8.",
                   "adapter a1 on tiny", "engine transformers"):  # fmt: skip
@@ -116,8 +116,8 @@ def test_a_page_shows_the_runs_figures(photos: Store) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"state": "nothing_to_do"}, "Nothing to do: every product had its answer already."),
-        ({"state": "held"}, f"Release it with enrich publish --output {shlex.quote(OUT)} --run-id night-1 ."),
+        ({"state": "nothing_to_do"}, "Nothing to do: every product already had its answer."),
+        ({"state": "held"}, f"Release the run with enrich publish --output {shlex.quote(OUT)} --run-id night-1 ."),
         (
             {"findings": [{"limit": "max_failed", "value": 0.5, "allowed": 0.2, "message": f"half failed {EVIL}"}]},
             f"half failed {EVIL}",
@@ -144,7 +144,7 @@ def test_photos_with_issues_and_pictures_of_many_products_are_counted_and_shown(
     rows = [ok_row("blurred", photos=(blurred, make_photo(RUN, "2.png"))), ok_row("older")]
     rows += [ok_row(str(n), photos=(make_photo(RUN, "3.png", sha256="same", photo_issues=()),)) for n in range(8)]
     page = Page(render_report(record(), frame(*rows), photos, PhotoLimits(), output=OUT))
-    assert "Of 9 photos that were decoded." in page.text
+    assert "Out of 9 decoded photos." in page.text
     assert "blurred 1 dark 1 the same picture for 8 products or more 8" in page.text
     assert [(image.get("class"), image.get("alt")) for image in page.images].count(("small", "")) == 3
     assert (
@@ -294,7 +294,7 @@ def test_a_card_states_scores_beside_the_baselines() -> None:
         "A turn of the user in the base's chat template: first the photo, then\n\n"
         "    What product is this? Give its title, category and full price in EUR.\n\n" in body
     )
-    assert "Photos of a prompt take 313 to 781 tokens, 757 in the median.\n" in body
+    assert "The of a prompt take 313 to 781 tokens, with a median of 757.\n" in body
     assert "Category, Full Price; the last is a whole number of units, or `unknown`." in body
     table = [line for line in body.splitlines() if line.startswith("|")]
     assert table == [
@@ -305,7 +305,7 @@ def test_a_card_states_scores_beside_the_baselines() -> None:
         "| base without adapter | 0.0% | 0.0% | 0.000 | 0.0% | 0.000 | 0.000 | 100.0% | 0.0% |",
         "| majority class | 100.0% | 50.0% | 0.333 | 50.0% | 0.500 | 0.562 | 200.0% | 0.0% |",
     ]
-    assert "Price intervals at 90 %: 91.0% of the true prices lie inside, mean width a factor of 2.50" in body
+    assert "Price intervals at 90 %: 91.0% of the true prices are inside; from low to high the mean width is" in body
     assert "expected calibration error 0.042." in body
 
 

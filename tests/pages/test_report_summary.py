@@ -56,7 +56,7 @@ def test_counts_and_reasons_are_tables() -> None:
     assert {("ok", "1"), ("failed with not_an_image", "2"), ("new", "3")} <= set(pairwise(cells(page)))
     assert {
         "s3://out/runs/night/report.html", "a1, s3://adapters/new", "0.01 EUR, at 4.50 EUR an hour",
-        "12 s in all, 5.2 products a second while answering",
+        "12 s in all, 5.2 products per second while answering",
         "decode (busy 98%): raise decode_processes from 2 to 5",
         "46 % of the time", "decode 11.4 ms, engine 240 ms",
     } <= set(cells(page))  # fmt: skip
@@ -67,7 +67,7 @@ def test_counts_and_reasons_are_tables() -> None:
     ("state", "words"),
     [
         ("published", "<strong>Published:</strong> s3://out/products.parquet"),
-        ("nothing_to_do", "<strong>Nothing to do:</strong> every product had its answer already."),
+        ("nothing_to_do", "<strong>Nothing to do:</strong> every product already had its answer."),
         ("held", "enrich publish --output s3://out --run-id night"),
     ],
 )
@@ -106,7 +106,7 @@ def test_what_people_found_is_a_line_a_field() -> None:
     page = render(render_summary(record(observed={"decisions": 97, "fields": fields}), "s3://out"))
     lines = re.findall(r"<li>what people found: (.*?)</li>", page)
     assert lines == [
-        "category wrong in 4.0% (1.6% to 10.0%) of 97 products picked at random; the confidences say 5.2%",
+        "category wrong in 4.0% (1.6% to 10.0%) of 97 products picked at random; the confidences predict 5.2%",
         "sleeve length wrong in 20.0% (13.0% to 29.0%) of 1,031 products picked at random",
     ]
     assert "people found" not in render_summary(record(observed=None), "s3://out")

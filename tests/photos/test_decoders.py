@@ -144,7 +144,7 @@ def test_a_machine_without_memory_does_not_fail_the_photo() -> None:
     )
     large = encoded(Image.new("RGBA", (7900, 7900)))
     done = subprocess.run([sys.executable, "-c", script], input=large, capture_output=True, check=False)
-    assert done.stdout.decode().strip() == "engine_failed not decoded: the machine had no memory left for it"
+    assert done.stdout.decode().strip() == "engine_failed not decoded: the machine ran out of memory"
 
 
 def test_decoders_that_cannot_be_started_for_now_wait_and_then_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_decoders_that_cannot_be_started_for_now_wait_and_then_end_the_run(monke
     with door() as decoders:
         assert decoders.decode(jpeg()).width == 32
     fails[0] = 99
-    with door() as decoders, pytest.raises(RunFailed, match=r"no decoding process starts \(Resource temporarily"):
+    with door() as decoders, pytest.raises(RunFailed, match=r"decoders do not start \(Resource temporarily"):
         decoders.decode(jpeg())
 
 

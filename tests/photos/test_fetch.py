@@ -250,7 +250,7 @@ def test_a_page_of_more_crops_than_the_model_takes_is_not_received(local: Store)
         (b"exits", ErrorKind.NOT_AN_IMAGE, "the decoder crashed on it (exit code 3)"),
         (b"raises", ErrorKind.NOT_AN_IMAGE, "the decoder crashed on it (exit code 1)"),
         (b"allocates", ErrorKind.TOO_MANY_PIXELS, "decoding needs more than 2,147,483,648 bytes of memory"),
-        (b"hang", ErrorKind.ENGINE_FAILED, "not decoded: the decoding process sent nothing for 2 s"),
+        (b"hang", ErrorKind.ENGINE_FAILED, "not decoded: the decoding process was silent for 2 s"),
         (b"killed", ErrorKind.ENGINE_FAILED, "not decoded: the decoding process was killed from outside (SIGKILL)"),
         (b"killed while sending", ErrorKind.ENGINE_FAILED,
          "not decoded: the decoding process was killed from outside (SIGKILL)"),
@@ -286,9 +286,7 @@ class Unloadable:
 
 def test_decoders_that_do_not_start_fail_the_run(local: Store) -> None:
     local.put("a.jpg", jpeg(1))
-    message = (
-        "no decoding process starts (it ended at once); `python -c 'import enrich.photos.decoder_process'` may say why"
-    )
+    message = "decoders do not start (it ended at once); `python -c 'import enrich.photos.decoder_process'` may say why"
     with fetcher(local, SETTINGS, HOW, Unloadable()) as fetch_items, pytest.raises(RunFailed) as caught:
         list(fetch_items(items_of(local)))
     assert str(caught.value) == message

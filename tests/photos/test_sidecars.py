@@ -42,7 +42,7 @@ PHOTOS = [
 def test_what_desktops_cameras_and_exports_leave_beside_photos_is_not_a_photo(key: str) -> None:
     skipped = Skipped(RunSettings().skip)
     assert left([*PHOTOS, key], skipped) == PHOTOS
-    assert skipped.warning == f"1 file is left out as no photos, by the setting skip, such as {key!r}"
+    assert skipped.warning == f"1 file is skipped as non-photos (setting skip), such as {key!r}"
 
 
 def test_a_setting_says_what_is_left_out_and_can_say_nothing() -> None:

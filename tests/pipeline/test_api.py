@@ -71,7 +71,7 @@ def test_settings_are_a_mapping_a_file_or_an_object(story: Any, tmp_path: Path, 
 def test_wrong_settings_and_places_are_usage_errors(story: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown key 'epoch'; known keys: "):
         enrich.finetune(story.catalog, tmp_path / "adapter", {"epoch": 3})
-    with pytest.raises(UsageError, match=r"no products.parquet there yet; publish a run with `enrich run`"):
+    with pytest.raises(UsageError, match=r"no products.parquet yet; publish a run with `enrich run`"):
         enrich.read_products(tmp_path)
     assert os.listdir(tmp_path) == []
 

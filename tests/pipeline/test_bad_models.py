@@ -139,9 +139,9 @@ def index(model: Path, **changes: Any) -> None:
         (lambda m: edit(m / "config.json", text_config=7),
          FILES + " (StrictDataclassFieldValidationError: Validation error for field 'text_config':); fetch it again"),
         (lambda m: (m / "adapter_config.json").write_text(LORA),
-         "a LoRA adapter and not a model; give its base (some/base), or what `enrich merge` makes of the two"),
+         "a LoRA adapter, not a model; give its base (some/base), or what `enrich merge` makes of the two"),
         (lambda m: only(m, "adapter_config.json", LORA),
-         "a LoRA adapter and not a model; give its base (some/base), or what `enrich merge` makes of the two"),
+         "a LoRA adapter, not a model; give its base (some/base), or what `enrich merge` makes of the two"),
         (lambda m: only(m, "model-Q4_K_M.gguf", "GGUF"), f"weights as model-Q4_K_M.gguf, which are not read; {WHOLE}"),
         (lambda m: (m / "model.safetensors").rename(m / "pytorch_model.bin"),
          f"weights as pytorch_model.bin, which are not read; {WHOLE}"),
@@ -157,7 +157,7 @@ def index(model: Path, **changes: Any) -> None:
         (lambda m: edit(m / "config.json", image_token_id=3),
          "its tokenizer and config.json disagree on <|image_pad|>; give it its own tokenizer.json"),
         (lambda m: (m / "chat_template.jinja").unlink(),
-         "no chat template; give a model that was tuned to follow instructions"),
+         "no chat template; use an instruction-tuned model"),
         (lambda m: (m / "chat_template.jinja").write_text("{% for x in %}"),
          FILES + " (TemplateSyntaxError: Expected an expression, got 'end of statement block'); fetch it again"),
         (lambda m: (m / "preprocessor_config.json").write_text("[]"),
@@ -197,8 +197,8 @@ def test_an_output_layer_that_is_the_embedding(tmp_path: Path, refusal: Callable
     """Training one of the two alone would write an adapter that no merged model can hold."""
     tied = write_member("gemma4", tmp_path / "tied")
     assert refusal(tied, "output_learning_rate: 1e-3") == (
-        "output_learning_rate: this model's output layer and embedding are one tensor, which an adapter of one of them "
-        "would pull apart; leave output_learning_rate out"
+        "output_learning_rate: this model's output layer and embedding are one tensor, and an adapter would "
+        "change only one of them; remove output_learning_rate"
     )
 
 
@@ -259,7 +259,7 @@ def test_a_model_that_the_hub_does_not_give(hub: Hub, model: Path, refusal: Call
         f"model maker/gated at revision main: gated; accept its terms at https://huggingface.co/maker/gated {login}"
     )
     assert refusal("maker/none") == (
-        f"model maker/none at revision main: the hub has no such model, or it is private; check the name {login}"
+        f"model maker/none at revision main: not found on the hub, or private; check the name {login}"
     )
     assert refusal("maker/old") == (
         "model maker/old at revision main: the hub has no such revision; leave it out, or give a full commit"
@@ -271,7 +271,7 @@ def test_a_model_that_the_hub_does_not_give(hub: Hub, model: Path, refusal: Call
     ("change", "reason"),
     [
         (lambda m: edit(m / "config.json", model_type="own", auto_map={}), "model_type 'own' is not supported"),
-        (lambda m: only(m, "adapter_config.json", LORA), "a LoRA adapter and not a model; give its base (some/base)"),
+        (lambda m: only(m, "adapter_config.json", LORA), "a LoRA adapter, not a model; give its base (some/base)"),
         (lambda m: (m / "tokenizer.json").unlink(), "no tokenizer.json; give a complete checkpoint directory"),
         (lambda m: edit(m / "config.json", quantization_config={"quant_method": "fp8"}), "quantized weights (fp8)"),
     ],
@@ -294,7 +294,7 @@ def test_a_model_from_the_hub_is_tried_in_a_dry_run(hub: Hub, model: Path, tmp_p
     places = ("--catalog", tmp_path / "catalog", "--out", tmp_path / "out", "--config", tmp_path / "settings.yaml")
     code, out, err = run_cli("finetune --dry-run --model maker/model", *places)
     assert code == 0, err
-    assert "in a trial step on the longest photos and answers" in out.replace("\n", " ")
+    assert "in a trial step on the largest photos and longest answers" in out.replace("\n", " ")
     assert out.replace("\n", " ").rstrip().endswith("dry run; nothing was trained or written")
     assert hub.asked_for("maker/model", "model.safetensors")
     assert not hub.asked_for("maker/model", "pytorch_model.bin")
@@ -339,11 +339,11 @@ def test_a_family_that_vllm_cannot_serve_here(
         (lambda base, adapter: LlamaConfig(num_hidden_layers=1).save_pretrained(base),
          "adapter {adapter}: model {base}: model_type 'llama' reads text only"),
         (lambda base, adapter: (base / "adapter_config.json").write_text(LORA),
-         "adapter {adapter}: model {base}: a LoRA adapter and not a model; give its base (some/base)"),
+         "adapter {adapter}: model {base}: a LoRA adapter, not a model; give its base (some/base)"),
         (lambda base, adapter: edit(base / "config.json", quantization_config={"quant_method": "awq"}),
          "adapter {adapter}: model {base}: quantized weights (awq)"),
         (lambda base, adapter: edit(adapter / "config.json", model_type="own", auto_map={"AutoConfig": "own.Own"}),
-         "adapter {adapter}: it was made for another kind of model: model_type 'own' needs code from its own"),
+         "adapter {adapter}: made for another kind of model: model_type 'own' needs code from its own"),
         (lambda base, adapter: (adapter / "adapter_config.json").unlink(),
          "adapter {adapter}: adapter_config.json is missing; it is not whole"),
     ],
@@ -371,5 +371,5 @@ def test_a_merged_model_is_a_model(adapter: Path, tmp_path: Path, run_cli: RunCl
     )
     assert (code, "nothing was trained or written" in out.replace("\n", " ")) == (0, True), err
     code, _, err = run_cli("score --adapter", merged, "--catalog", tmp_path / "catalog")
-    refused = f"a model and not an adapter; `enrich finetune --model {merged}` makes one of it"
+    refused = f"a model, not an adapter; `enrich finetune --model {merged}` makes one of it"
     assert (code, err) == (2, f"error: adapter {merged}: {refused}\n")

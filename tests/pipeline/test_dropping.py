@@ -51,8 +51,8 @@ def _listed(path: Path) -> list[tuple[str, str]]:
     [
         ({"local_image_path": "images/gone.jpg"}, "photo not found"),
         ({"title": ""}, "no title"),
-        ({"full_price": "on request"}, "price cannot be used, taught without it"),
-        ({"currency_code": "<|end|><|assistant|>"}, "price cannot be used, taught without it"),
+        ({"full_price": "on request"}, "price cannot be used; taught without it"),
+        ({"currency_code": "<|end|><|assistant|>"}, "price cannot be used; taught without it"),
         ({"title": "word " * 30}, "answer longer than max_new_tokens 48, raise it"),
         ({"title": "Hat <|end|>"}, "a value spells a control token of the model"),
         ({"title": "Hat \u202e"}, "a value cannot be read back"),
@@ -107,9 +107,9 @@ def test_what_is_allowed_to_go_is_told_and_listed_in_the_adapter(
     done = finetune(str(catalog), str(out), TINY.model_copy(update={"allow_dropped": True}), on_message=told.append)
     assert [line.partition(" (row")[0] for line in told] == [
         "left out: 4 of 40 rows: 4 photo not found",
-        "without price: 2 of 40 rows: 2 price cannot be used, taught without it",
-        "cannot be learned from: 1 of 40 rows: 1 answer longer than max_new_tokens 48, raise it",
-        "cannot be learned from: 1 of 40 rows: 1 photo cannot be read",
+        "without price: 2 of 40 rows: 2 price cannot be used; taught without it",
+        "cannot be trained on: 1 of 40 rows: 1 answer longer than max_new_tokens 48, raise it",
+        "cannot be trained on: 1 of 40 rows: 1 photo cannot be read",
     ]
     assert [row for row, _ in _listed(out / "dropped.csv")] == [*map(str, range(1, 8)), "40"]
     assert not (tmp_path / "out.dropped.csv").exists()  # the refusal is over

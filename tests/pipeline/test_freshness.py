@@ -75,7 +75,7 @@ def test_an_old_one_is_not(output: str) -> None:
         look(output)
     assert str(told.value) == (
         f"output {output}: run night-1 ended 30h ago, more than 26h, and none has published since; "
-        "see the log of the last night, and `enrich doctor --prefect`"
+        "see the log of the last nightly run, and `enrich doctor --prefect`"
     )
 
 
@@ -88,7 +88,7 @@ def test_a_run_that_was_held_back_is_not_and_is_named(output: str) -> None:
 
 
 def test_an_output_without_runs_is_not(output: str) -> None:
-    with pytest.raises(RunFailed, match="no run has published there"):
+    with pytest.raises(RunFailed, match="no run has published"):
         look(output)
 
 
@@ -156,4 +156,4 @@ def test_it_needs_neither_prefect_nor_torch(tmp_path: Any) -> None:
     done = subprocess.run([sys.executable, "-c", watched], capture_output=True, text=True)
 
     assert done.stdout.strip() == ""
-    assert "no run has published there" in done.stderr
+    assert "no run has published" in done.stderr

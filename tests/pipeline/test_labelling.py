@@ -112,7 +112,7 @@ def test_wrong_input_is_one_line_and_code_2(output: Path, tmp_path: Path, run_cl
     refused(f"label --output {output} --budget 0", "Input should be greater than or equal to 1")
     refused(f"label --output {output}", "Missing option '--budget'")
     refused(f"label --output {tmp_path}/nowhere --budget 5", "nowhere")
-    refused(f"label --output {tmp_path}/empty --budget 5", r"no products\.parquet there; make one with `enrich run`")
+    refused(f"label --output {tmp_path}/empty --budget 5", r"no products\.parquet; make one with `enrich run`")
     refused(f"label --output {output} --budget 5 --to {tmp_path}", "is a directory; name a file in it")
     refused(f"review --output {output} --picked {picks}", "no such file; write it with `enrich label`")
 
@@ -122,10 +122,8 @@ def test_wrong_input_is_one_line_and_code_2(output: Path, tmp_path: Path, run_cl
     assert (code, "30 of 30 rows that were picked" in out) == (0, True)
     refused(f"review --output {output} --picked {picks} --apply {picks}", "--picked cannot be combined with --apply")
     apply_decisions(str(output), decisions_of(output, 30))
-    refused(f"label --output {output} --budget 5", "no product with an answer is left that nobody decided on")
-    refused(
-        f"review --output {output} --picked {picks}", "none of its 30 products is left to decide on .*; pick others"
-    )
+    refused(f"label --output {output} --budget 5", "no undecided product with an answer is left")
+    refused(f"review --output {output} --picked {picks}", "none of its 30 products is still undecided .*; pick others")
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": "enrich-review-2"}', '{"format": "enrich-label-1"}', "\xff"])

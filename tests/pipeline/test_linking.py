@@ -77,7 +77,7 @@ def test_pages_in_s3_open_for_a_time_and_no_others_do(s3_bucket: str) -> None:
     assert timedelta(hours=1.9) < made_links.until - datetime.now(UTC) <= timedelta(hours=2)
     assert "X-Amz-Expires=7" in found["Products to review"]  # 7,199 or 7,200 s
     assert f"until {made_links.until:%Y-%m-%d %H:%M} UTC" in render_links(made_links)
-    assert "anyone who is given one can read that page" in render_links(made_links)
+    assert "anyone who has one can read that page" in render_links(made_links)
     with pytest.raises(HTTPError):
         urllib.request.urlopen(found["Products to review"].replace("review.html", "products.parquet"))
     assert "X-Amz-Signature=***" in redact(found["Products to review"])  # if it ever gets into a log

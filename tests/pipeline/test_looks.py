@@ -62,6 +62,6 @@ def test_an_adapter_of_two_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert set(rows["looks"]) == {1, 2}
     tokens = dict(rows.group_by("looks").agg(pl.col("prompt_tokens").median()).iter_rows())
     assert tokens[1] == quick["prompt_tokens"] < tokens[2]
-    assert "looked at twice" in Path(f"{output}/runs/r/report.html").read_text()
+    assert "second looks" in Path(f"{output}/runs/r/report.html").read_text()
     assert json.loads((Path(adapter) / "train.json").read_text())["settings"]["looks"] == [1, 4]
     assert open_adapter(Path(adapter)).id == made.adapter

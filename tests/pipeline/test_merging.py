@@ -69,7 +69,7 @@ def test_an_older_merge_is_replaced_and_nothing_else(adapter: Path, tmp_path: Pa
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
     shutil.copytree(adapter, tmp_path / "adapter")
     before = {file: file.read_bytes() for file in (tmp_path / "adapter").iterdir()}
-    with pytest.raises(UsageError, match=r"and no merge.json; name an empty place$"):
+    with pytest.raises(UsageError, match=r"and no merge.json; name an empty location$"):
         merge(str(adapter), str(tmp_path / "adapter"), FLOAT32)
     assert {file: file.read_bytes() for file in (tmp_path / "adapter").iterdir()} == before
 

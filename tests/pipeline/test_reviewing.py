@@ -215,7 +215,7 @@ def wide(**changes: Any) -> dict[str, Any]:
         ({"currency": "USD"}, "its prices are in EUR, not USD"),
         ({"price": 5_000_000.0}, "far from all prices of this output"),
         ({"confirmed": ["title", "category"]}, "neither the estimate nor confirmed"),
-        ({"title": "=HYPERLINK(1)"}, "spreadsheets run"),
+        ({"title": "=HYPERLINK(1)"}, "spreadsheets execute"),
         ({"category": "Dragons"}, "'Dragons' is not a category of this output"),
     ],
 )
@@ -225,7 +225,7 @@ def test_decisions_that_do_not_fit_are_refused_whole(place: Place, change: dict[
 
 def test_an_output_without_products_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "output").mkdir()
-    with pytest.raises(UsageError, match=r"no products\.parquet there; make one with `enrich run`"):
+    with pytest.raises(UsageError, match=r"no products\.parquet; make one with `enrich run`"):
         write_queue(str(tmp_path / "output"))
 
 
@@ -545,7 +545,7 @@ def test_a_catalog_without_the_columns_takes_the_rest_and_a_typed_one_keeps_its_
         ({"pockets": "3.5"}, r"pockets: '3\.5' is not a whole number"),
         ({"pockets": "-1"}, "pockets: '-1' is not a whole number"),
         ({"pockets": "1" * 10}, "is not a whole number"),
-        ({"detail": "=1+1"}, "spreadsheets run"),
+        ({"detail": "=1+1"}, "spreadsheets execute"),
     ],
 )
 def test_values_that_a_field_cannot_have_are_refused(further: Place, attributes: dict[str, Any], message: str) -> None:

@@ -33,7 +33,7 @@ def test_the_hold_out_is_scored_beside_the_base_and_the_best_possible(
 
 
 def test_a_catalog_without_a_hold_out_is_refused(story: Any, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="has no holdout/; make the sample with a hold-out"):
+    with pytest.raises(UsageError, match="has no holdout/; generate the sample with a hold-out"):
         score_holdout(str(story.adapter), str(tmp_path), RunSettings())
 
 

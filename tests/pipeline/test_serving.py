@@ -211,7 +211,7 @@ def test_what_cannot_be_served_is_said_in_one_line(run_cli: RunCli, tmp_path: Pa
     assert run_cli("serve --output", tmp_path / "none")[0] == 2
     code, _, said = run_cli("serve --output", tmp_path)
     assert (code, said.count("\n")) == (2, 1)
-    assert "no runs there; make one with `enrich run`" in said
+    assert "no runs; make one with `enrich run`" in said
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, _, said = run_cli("serve --output", output, "--port", port)

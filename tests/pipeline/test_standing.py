@@ -87,9 +87,9 @@ def test_a_worse_one_is_compared_once_and_does_not_serve(adapters: str, compared
         choice = choose("c", adapters, worse, SETTINGS, fresh=fresh)
         assert choice.uri == stands
         assert choice.challenge is not None
-        assert f"{stands} goes on serving: the new adapter {identity(worse)} is worse than" in choice.why
+        assert f"{stands} keeps serving: the new adapter {identity(worse)} is worse than" in choice.why
         assert "closeness of prices: 0.600 after 0.700 (-0.200 to -0.100) by today's labels" in choice.why
-        assert "on 240 products that neither learned from; 25% of the answers differ" in choice.why
+        assert "on 240 products that neither was trained on; 25% of the answers differ" in choice.why
         assert choice.why.endswith(f"enrich promote --adapters {adapters} --adapter {worse}")
         assert "\n" not in choice.why
     assert len(compared) == 1
@@ -167,7 +167,7 @@ def test_what_would_end_every_night_is_not_promoted(whole: Path) -> None:
 
 
 def test_what_is_no_adapter_is_not_promoted(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"adapter .*nothing: there is none; name one that `enrich finetune` wrote"):
+    with pytest.raises(UsageError, match=r"adapter .*nothing: not found; name one that `enrich finetune` wrote"):
         promote(str(tmp_path), str(tmp_path / "nothing"), "Ann", "")
 
 
@@ -183,7 +183,7 @@ def test_a_person_by_the_name_of_a_flow_is_a_person(adapters: str, compared: lis
 
 
 def test_somebody_decides(adapters: str) -> None:
-    with pytest.raises(UsageError, match="nobody is named who decides; say who with --by"):
+    with pytest.raises(UsageError, match="the person who decides is missing; give a name with --by"):
         promote(adapters, made(adapters, "a"), " ", "")
 
 

@@ -352,7 +352,7 @@ def test_a_disk_that_fills_up_on_a_worker_ends_the_run_in_one_line_and_shards_un
 
 def test_a_run_is_joined_where_it_is_and_never_started(shop: Shop, tmp_path: Path) -> None:
     request = shop.request(tmp_path, INLINE, run_id="night")
-    with pytest.raises(UsageError, match="run night is not there; name a place that all machines share"):
+    with pytest.raises(UsageError, match="run night does not exist; name a location that all machines share"):
         join_run(request).__enter__()
     with start_run(request) as started, join_run(request) as joined:
         assert joined.info == started.info

@@ -179,7 +179,7 @@ def test_a_disk_that_takes_no_more_ends_the_command_in_one_line(tmp_path: Path) 
 def test_a_process_that_dies_while_drawing_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(photos.os, "cpu_count", lambda: 2)
     monkeypatch.setattr(photos, "_draw", _die)
-    with pytest.raises(RunFailed, match="a process that draws photos died, perhaps for want of memory"):
+    with pytest.raises(RunFailed, match="a process that generates photos died, perhaps out of memory"):
         write_sample(tmp_path / "catalog", products=130, holdout=0)
     assert "catalog.csv" not in _files(tmp_path / "catalog")
 
@@ -317,7 +317,7 @@ def test_a_directory_with_another_sample_is_refused(sample: Path) -> None:
     with pytest.raises(UsageError) as caught:
         write_sample(sample / "catalog", products=24, bucket=16, seed=4, bucket_out=sample / "bucket", holdout=6)
     assert str(caught.value) == (
-        f"{sample}/catalog holds a sample with seed 3, not 4; choose another directory or give --overwrite"
+        f"{sample}/catalog contains a sample with seed 3, not 4; choose another directory or give --overwrite"
     )
 
 
@@ -325,7 +325,7 @@ def test_an_unfinished_sample_of_other_settings_is_refused(tmp_path: Path, quick
     write_sample(tmp_path / "catalog", products=4)
     (tmp_path / "catalog/truth.json").unlink()
     place.write(tmp_path / "catalog/.sample.json", b'{"version": 1}')  # the same names, drawn by an earlier version
-    with pytest.raises(UsageError, match="holds a sample with "):
+    with pytest.raises(UsageError, match="contains a sample with "):
         write_sample(tmp_path / "catalog", products=4)
 
 
@@ -350,7 +350,7 @@ def test_what_is_not_a_samples_is_left_alone(tmp_path: Path, place_of: str) -> N
     )
     with pytest.raises(UsageError) as caught:
         write_sample(tmp_path / "catalog", overwrite=True, **arguments)
-    assert str(caught.value) == f"{mine} is not of a sample; move it elsewhere, or choose another directory"
+    assert str(caught.value) == f"{mine} is not a sample's; move it elsewhere, or choose another directory"
     assert mine.read_text() == "do not lose this"
 
 

@@ -114,5 +114,5 @@ def test_the_photos_are_those_of_the_english_sample(tmp_path: Path) -> None:
 
 def test_one_language_does_not_continue_the_other(tmp_path: Path, quick: None) -> None:
     make_sample(str(tmp_path), SampleSettings(products=3, holdout=0))
-    with pytest.raises(UsageError, match="holds a sample with dialect demo, not japanese"):
+    with pytest.raises(UsageError, match="contains a sample with dialect demo, not japanese"):
         make_sample(str(tmp_path), SampleSettings(products=3, holdout=0, language="ja"))

@@ -276,7 +276,7 @@ def test_the_same_seed_gives_the_same_bytes_also_after_a_cut(sample: Path, tmp_p
 
 def test_a_sample_of_other_numbers_of_photos_is_another_sample(tmp_path: Path, quick: None) -> None:
     write_sample(tmp_path, products=3, holdout=0, photos=3)
-    with pytest.raises(UsageError, match="holds a sample with photos 3, not 2"):
+    with pytest.raises(UsageError, match="contains a sample with photos 3, not 2"):
         write_sample(tmp_path, products=3, holdout=0, photos=2)
     with pytest.raises(UsageError, match="products with up to 5 photos: give 1 to 4"):
         write_sample(tmp_path / "other", products=3, photos=5)

@@ -76,7 +76,7 @@ def test_a_shift_is_said_and_not_hidden() -> None:
     assert not first["ok"]
     assert first["text"].startswith("Coverage broke: ")
     assert "of the true prices are inside their 90% intervals" in first["text"]
-    assert "do not rely on them" in first["text"]
+    assert "do not rely on the intervals" in first["text"]
 
 
 def test_a_calibration_on_few_designs_may_cover_less_by_chance() -> None:

@@ -64,7 +64,7 @@ def test_work_towards_s3_needs_no_home(
     assert folder.stat().st_mode & 0o777 == 0o700
     (line,) = caplog.messages
     assert line == (
-        f"/proc/none/.cache/enrich cannot be written to: {folder} is used; set ENRICH_CACHE to a folder that lasts"
+        f"/proc/none/.cache/enrich is not writable: using {folder}; set ENRICH_CACHE to a folder that persists"
     )
     assert work_directory("s3://bucket/adapter", "training").parent == folder
 
@@ -98,13 +98,13 @@ def test_what_others_put_in_tmp_is_not_used(tmp_path: Path, trap: str) -> None:
     else:
         place.mkdir()
         place.chmod(0o777)
-    with pytest.raises(UsageError, match=r"belongs to somebody else.*; set ENRICH_CACHE to one that can$"):
+    with pytest.raises(UsageError, match=r"another user owns it.*; set ENRICH_CACHE to one that can$"):
         cache_directory()
 
 
 def test_a_named_place_that_refuses_files_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENRICH_CACHE", "/proc/none")
-    with pytest.raises(UsageError, match=r"^ENRICH_CACHE /proc/none: .*; set it to a folder that can be written to$"):
+    with pytest.raises(UsageError, match=r"^ENRICH_CACHE /proc/none: .*; set it to a writable folder$"):
         cache_directory()
     (tmp_path / "file").touch()
     monkeypatch.setenv("ENRICH_CACHE", str(tmp_path / "file"))

@@ -128,7 +128,7 @@ def test_an_inventory_in_s3_names_its_own_bucket(s3_bucket: str, s3_server: S3Se
         ({"fileFormat": "ORC"}, "fileFormat: Input should be 'CSV' or 'Parquet'; it must be an inventory of format"),
         ({"files": "none"}, "files: Input should be a valid array"),
         ({"sourceBucket": "other"}, "is of bucket other, not of s3://shop/photos; name that bucket's"),
-        ({"fileSchema": "Bucket, Key"}, "lacks the fields ETag, Size; add them to it"),
+        ({"fileSchema": "Bucket, Key"}, "missing fields: ETag, Size; add them to it"),
     ],
 )
 def test_what_is_no_inventory_of_these_photos_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -140,7 +140,7 @@ def test_what_is_no_inventory_of_these_photos_is_refused(tmp_path: Path, changes
 def test_an_inventory_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"name its manifest.json"):
         open_inventory(str(tmp_path / "manifest.txt"), "s3://shop")
-    with pytest.raises(UsageError, match="there is no such object; check the path"):
+    with pytest.raises(UsageError, match="no such object; check the path"):
         open_inventory(str(tmp_path / "manifest.json"), "s3://shop")
 
 
@@ -150,7 +150,7 @@ def test_a_file_with_other_bytes_than_its_manifest_says_is_refused(tmp_path: Pat
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(RunFailed, match="its bytes are not those that its manifest lists; take a newer inventory"):
+    with pytest.raises(RunFailed, match="its bytes differ from those listed in the manifest; use a newer inventory"):
         listed(uri, tmp_path)
 
 
@@ -181,7 +181,7 @@ def test_a_key_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
     keys = pa.Array.from_buffers(pa.string(), len(ROWS), [None, offsets, pa.py_buffer(b"photos/\xff")])
     pq.write_table(table.set_column(table.column_names.index("key"), "key", keys), path)
     vouch(uri, path)
-    with pytest.raises(EnrichError, match=r"is not a file of an inventory .*UTF8"):
+    with pytest.raises(EnrichError, match=r"is not an inventory file .*UTF8"):
         listed(uri, tmp_path)
 
 

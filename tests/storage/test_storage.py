@@ -308,13 +308,13 @@ def test_local_listing_follows_links_inside_the_folder_only(tmp_path: Path, capl
     store = LocalStore(root)
     assert [(info.key, info.size) for info in store.list()] == [("inside.jpg", 2), ("real/a.jpg", 2)]
     assert caplog.messages == [
-        f"'{root}/dangling.jpg' left out: a link to nothing",
-        f"'{root}/fifo' left out: no regular file",
+        f"'{root}/dangling.jpg' left out: a broken link",
+        f"'{root}/fifo' left out: not a regular file",
         f"'{root}/latin-\\udce9.jpg' left out: its name is not UTF-8",
         f"'{root}/loop' left out: a link to a directory",
         f"'{root}/outside.jpg' left out: a link that leads out of the folder",
     ]
-    assert kind_of(lambda: store.get("fifo")) == (Problem.NOT_FOUND, f"{root}/fifo: no regular file")
+    assert kind_of(lambda: store.get("fifo")) == (Problem.NOT_FOUND, f"{root}/fifo: not a regular file")
     assert kind_of(lambda: store.get("outside.jpg"))[0] is Problem.ACCESS_DENIED
 
 
@@ -344,7 +344,7 @@ def test_an_unreadable_entry_is_left_out_and_told_and_the_listing_goes_on(
             ("device", "a link that leads out of the folder"),
             ("one", "a loop of links"),
             ("self", "a loop of links"),
-            ("socket", "no regular file"),
+            ("socket", "not a regular file"),
             ("two", "a loop of links"),
         ]
     ]
@@ -358,7 +358,7 @@ def test_of_many_entries_left_out_the_first_are_named_and_all_are_counted(
         (tmp_path / f"{number}.jpg").symlink_to("nowhere")
     assert list(LocalStore(tmp_path).list()) == []
     assert len(caplog.messages) == 21
-    assert caplog.messages[-1] == "300 entries left out in all: a link to nothing (300)"
+    assert caplog.messages[-1] == "300 entries left out in all: a broken link (300)"
 
 
 def test_a_directory_that_fails_ends_a_listing_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -625,7 +625,7 @@ def test_conflicts_are_tried_again_and_then_given_up(s3_store: Store, s3_server:
     s3_server.fault = first(2, conflict)
     assert s3_store.create("a", b"x")
     s3_server.fault = conflict
-    message = f"{s3_store.uri}/shard: 5 writes met another writer's; run again"
+    message = f"{s3_store.uri}/shard: 5 writes collided with other writers; run again"
     assert kind_of(lambda: s3_store.create("shard", b"x")) == (Problem.FAILED, message)
 
 
@@ -705,7 +705,7 @@ def test_a_tree_is_not_written_over_other_things(tree: Path, root: str) -> None:
     store.put("holiday.jpg", b"precious")
     with pytest.raises(UsageError) as caught:
         write_tree(tree, root, last="train.json")
-    assert str(caught.value) == f"{root}: holds other files (holiday.jpg) and no train.json; name an empty place"
+    assert str(caught.value) == f"{root}: contains other files (holiday.jpg) and no train.json; name an empty location"
     assert keys(store) == ["holiday.jpg"]
 
 

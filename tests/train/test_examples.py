@@ -88,8 +88,11 @@ def test_a_row_over_max_length_is_refused_not_cut(job: TinyJob) -> None:
     [
         ({"image_paths": ("/nowhere/a.png",)}, "photo /nowhere/a.png: No such file or directory"),
         ({"title": "Red<|end|>Scarf"}, "a value spells a control token of the model"),
-        ({"title": "Red "}, "a value holds line breaks or outer spaces"),
-        ({"title": "Red▁Scarf"}, "a value holds what the model's tokenizer cannot write"),  # it takes ▁ for a space
+        ({"title": "Red "}, "a value has line breaks, or spaces at its ends"),
+        (
+            {"title": "Red▁Scarf"},
+            "a value contains text that the model's tokenizer cannot write",
+        ),  # it takes ▁ for a space
         ({"title": "x" * 60}, "answer of 101 tokens, more than max_new_tokens 70"),
         ({"title": "x" * 201}, "title has 201 characters, more than 200"),
         (
@@ -124,7 +127,7 @@ def test_a_catalog_that_is_mostly_unusable_is_refused(good: int, bad: int, job: 
     with pytest.raises(UsageError) as raised:
         job.build(rows)
     assert str(raised.value) == (
-        f"catalog: {good} of {good + bad} rows of a split can be learned from{first}; fix the catalog"
+        f"catalog: {good} of {good + bad} rows of a split can be trained on{first}; fix the catalog"
     )
 
 

@@ -35,7 +35,7 @@ def test_what_is_not_learned_is_a_failure_that_says_what_to_do(job: TinyJob, mon
         "are at fault"
     )
     monkeypatch.setattr(overfit, "MAX_STEPS", 12)
-    with pytest.raises(RunFailed, match=r"it still falls: raise learning_rate$"):
+    with pytest.raises(RunFailed, match=r"it is still falling: raise learning_rate$"):
         overfit_one_batch(job.products, job.prompt, job.settings(learning_rate=1e-2), job.tiny.path)
 
 

@@ -339,8 +339,7 @@ def test_two_runs_in_one_directory_are_refused(job: TinyJob, tmp_path: Path) -> 
     with own_workdir(tmp_path / "work", "another"), pytest.raises(UsageError) as raised:
         job.train(tmp_path / "work")
     assert str(raised.value) == (
-        f"work directory {tmp_path / 'work'}: another fine-tuning is at work there; "
-        "wait for it, or name another directory"
+        f"work directory {tmp_path / 'work'}: another fine-tuning is using it; wait for it, or name another directory"
     )
 
 
@@ -360,8 +359,8 @@ def test_a_photo_that_vanishes_on_the_way_is_named(
     with pytest.raises(RunFailed) as raised:
         job.train(tmp_path / "w", rows, on_progress=progress, cache_vision_features=False)
     assert str(raised.value) == (
-        f"training: photo {photo}: No such file or directory; it was there at first; put it back and start again: "
-        "training goes on from its last checkpoint"
+        f"training: photo {photo}: No such file or directory; it existed when training began; restore it and run "
+        "again: training continues from its last checkpoint"
     )
 
 
@@ -383,7 +382,7 @@ def test_files_of_others_are_left_alone(job: TinyJob, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as raised:
         job.train(tmp_path)
     assert str(raised.value) == (
-        f"work directory {tmp_path}: holds files that fine-tuning did not write; name an empty one"
+        f"work directory {tmp_path}: has files that fine-tuning did not write; name an empty one"
     )
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 

@@ -163,7 +163,7 @@ def test_too_small_a_gpu_is_refused_with_settings_that_fit(
     ran_out, _, fits = refusal.removeprefix("GPU memory: it ran out in a trial step on the longest ").partition("; ")
     assert ran_out == ("4 photos" if changes["batch_size"] > 1 else "photo")
     assert fits.startswith(advice)
-    assert fits.endswith("GiB and changes no result, or use a larger GPU")
+    assert fits.endswith("GiB without changing results, or use a larger GPU")
 
 
 @pytest.mark.parametrize("load_in_4bit", [False, True])
@@ -182,12 +182,12 @@ def test_the_measured_memory_stands_beside_the_size_of_the_gpu(monkeypatch: pyte
         total_memory = 16 << 30
 
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
-    told = "measured in a trial step on the longest photos and answers; the 1,200 steps take"
+    told = "measured in a trial step on the largest photos and longest answers; the 1,200 steps take"
     assert Trial(12 << 30, 33.0).describe(torch.device("cuda"), 33 * 60 * 17, 1200) == (
-        f"memory: 12.0 GiB of the GPU's 16.0 GiB, and 33 products/s, {told} 17 min or less, evaluations apart"
+        f"memory: 12.0 GiB of the GPU's 16.0 GiB, and 33 products/s, {told} at most 17 min, without evaluations"
     )
     assert Trial(3 << 29, 5.81).describe(CPU, 100, 1200) == (
-        f"memory: 1.5 GiB of the process, and 5.81 products/s, {told} 1 min or less, evaluations apart"
+        f"memory: 1.5 GiB of the process, and 5.81 products/s, {told} at most 1 min, without evaluations"
     )
 
 

@@ -129,9 +129,9 @@ def test_everything_is_there_and_the_models_text_stays_text(open_page: Callable[
     wanted = (
         "0.02", "cost of 1,000 products", "cost of the run, at 0.40 USD an hour",
         "What changed since the last run", "Cap, Coats, 100",
-        "1 products had a good answer before: 1 got another category", "Why a person should look", "answer_malformed",
+        "1 products already had a good answer: 1 got another category", "Why products need review", "answer_malformed",
         "Prices, true and estimated", "Is the confidence right?", "Coverage of the price intervals by category",
-        "Which categories are taken for which", "there is nothing to compare",
+        "Which categories are confused", "there is nothing to compare",
     )  # fmt: skip
     for words in wanted:
         assert words in text, words

@@ -139,7 +139,7 @@ def test_confidences_and_doubts_are_shown_and_what_the_model_wrote_stays_text(pa
         ("colour", "Navy", 'カラー "Navy" is none of its values'),
         ("pockets", "two", 'Pockets "two" is not a whole number'),
         ("pockets", "2.5", 'Pockets "2.5" is not a whole number'),
-        ("constructor", "=1+1", "spreadsheets run as a formula"),
+        ("constructor", "=1+1", "spreadsheets execute as a formula"),
         ("constructor", "a<|end|>", "a special token"),
         ("constructor", "x" * 201, "has more than 200 characters"),
     ],
@@ -154,7 +154,7 @@ def test_values_that_a_field_cannot_have_are_refused_on_the_page(
     assert page.evaluate("document.activeElement.id") == f"field-{field}"
     assert decided(page) == []
     press(page, "Tab", "Tab", "Tab", "Tab", "Tab", "Tab", "j")  # on a button by now
-    assert "has an edit" in page.locator("#status").inner_text()
+    assert "has unsaved changes" in page.locator("#status").inner_text()
 
 
 @pytest.mark.parametrize("text", ["", "(cannot be seen)", "\u4e0d\u660e "])

@@ -309,10 +309,10 @@ def test_what_is_typed_is_kept_by_every_way_of_accepting_and_dropped_by_none_in_
     press(page, "e")
     page.keyboard.type("Cap")
     press(page, "Tab", "Tab", "Tab", "j")
-    assert "has an edit" in status(page)
+    assert "has unsaved changes" in status(page)
     assert page.locator("#place").inner_text() == f"1 of {COUNT}: 0000.jpg"
     page.locator("#save").click()
-    assert "has an edit" in status(page)
+    assert "has unsaved changes" in status(page)
     page.locator("#accept").focus()
     press(page, "2")
     assert (decided(page)[0]["title"], decided(page)[0]["category"]) == ("Cap", "Bags")
@@ -323,10 +323,10 @@ def test_what_is_typed_is_kept_by_every_way_of_accepting_and_dropped_by_none_in_
 @pytest.mark.parametrize(
     ("title", "message"),
     [
-        ("=HYPERLINK(1)", "spreadsheets run as a formula"),
-        ("+1", "spreadsheets run as a formula"),
-        ("Felt\u202e Hat", "holds invisible characters"),
-        ("Felt\u200b Hat", "holds invisible characters"),
+        ("=HYPERLINK(1)", "spreadsheets execute as a formula"),
+        ("+1", "spreadsheets execute as a formula"),
+        ("Felt\u202e Hat", "contains invisible characters"),
+        ("Felt\u200b Hat", "contains invisible characters"),
         ("Felt<|end|> Hat", "a special token"),
         ("x" * 201, "has more than 200 characters"),
     ],
@@ -402,7 +402,7 @@ def test_a_browser_that_remembers_nothing_or_nonsense_still_works(chromium: Any,
             [], True,
         )  # fmt: skip
         if "getItem" not in script:
-            assert "remembers nothing" in page.locator("#memory").inner_text()
+            assert "does not store your decisions" in page.locator("#memory").inner_text()
         context.close()
 
 

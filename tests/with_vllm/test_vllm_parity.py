@@ -37,7 +37,7 @@ def test_a_run_is_blocked_without_the_adapter_and_goes_on_with_it(tmp_path: Path
         with pytest.raises(ParityFailed) as caught:
             run_enrichment(RunRequest(*places, chosen, run_id="night"))
 
-    assert "does not serve the model that was trained: product 0, token " in str(caught.value)
+    assert "does not give the trained model's answers: product 0, token " in str(caught.value)
     found = json.loads((tmp_path / "out" / "runs" / "night" / "parity.json").read_text())
     assert (found["rows"], found["same_prompts"], found["ok"]) == (6, 6, False)
     assert found["same_answers"] < found["rows"]

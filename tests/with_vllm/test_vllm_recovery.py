@@ -115,7 +115,7 @@ def test_an_engine_that_dies_of_everything_ends_the_run() -> None:
         answers(engine, range(100))
 
     assert str(caught.value) == (
-        "engine vllm: it died 4 times in a row: its process ended with code -9; the same run id goes on"
+        "engine vllm: died 4 times in a row: its process ended with code -9; continue with the same run id"
     )
     assert len(made) == DEATHS + 1
 
@@ -127,7 +127,7 @@ def test_an_engine_that_does_not_come_back() -> None:
         answers(engine, range(4))
 
     assert str(caught.value) == (
-        "engine vllm: it died (its process ended with code -9) and did not start again: "
+        "engine vllm: it died (its process ended with code -9) and did not restart: "
         "engine vllm: not enough memory on the GPU"
     )
 
@@ -179,7 +179,7 @@ def test_too_little_memory_says_what_to_lower(reason: str) -> None:
     assert str(told) == (
         f"engine vllm: not enough memory on the GPU: {reason}; lower vllm.gpu_memory_utilization (0.9), "
         "vllm.max_num_batched_tokens (8192), vllm.max_num_seqs (256), set quantization and kv_cache_dtype to fp8, or "
-        "end what else runs on this GPU"
+        "stop what else runs on this GPU"
     )
 
 
@@ -189,7 +189,7 @@ def test_other_failures_to_start() -> None:
 
     assert (type(wrong), type(broken)) == (UsageError, RunFailed)
     assert str(wrong) == "engine vllm: max_num_batched_tokens (1024) must be larger; change that setting"
-    assert str(broken) == "engine vllm: it does not start: AssertionError: no such kernel; its log is vllm.log"
+    assert str(broken) == "engine vllm: does not start: AssertionError: no such kernel; see its log vllm.log"
 
 
 def test_a_log_without_errors() -> None:

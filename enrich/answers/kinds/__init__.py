@@ -1,4 +1,4 @@
-"""The kinds of fields, a module each."""
+"""The kinds of fields, one module each."""
 
 from importlib import import_module
 from pkgutil import iter_modules

@@ -1,4 +1,4 @@
-"""What a kind of field has to know. Each kind is a module of this package, with a `KIND`."""
+"""What a kind of field must define. Each kind is a module of this package, with a `KIND`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Values = list[str | None]
 class Kind:
     """How values of one kind of field are read from a catalog, written in an answer, and permitted in the second pass.
 
-    read: from the field's name and a catalog's cells, one a product, None where there is nothing, to the values as they
-        are taught, and lines that a person should read.
-    pattern: a regular expression of a value in an answer; the word for unknown is added to it. It must mean the same in
-        JavaScript, for what a person types on the review page is held against it too.
-    parts: the line of a field as automata over tokens, from what comes before its value on, without the newline unless
-        its values are closed. The last argument is how many tokens a value may take that nothing else bounds.
+    read: from the field's name and a catalog's cells (one for each product, None if empty) to the values as they are
+        taught, and messages for the user.
+    pattern: a regular expression for a value in an answer; the word for unknown is added to it. It must mean the same
+        in JavaScript, because the review page checks typed values against it too.
+    parts: the line of a field as automata over tokens, starting with the text before its value, without the newline
+        unless its values are closed. The last argument is how many tokens an otherwise unbounded value may take.
     room: the most tokens that this line takes, without such a value.
     closed: a value is one of those that the catalog has.
     begins: text that a value may begin with, if the tokenizer does not join it to the space before it.

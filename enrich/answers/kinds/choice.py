@@ -1,4 +1,4 @@
-"""A choice: one of the values that the catalog has."""
+"""A choice: one of the catalog's values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read(name: str, cells: Sequence[str | None]) -> tuple[Values, list[str]]:
 
 
 def parts(tokens: AnswerTokens, field: Field, most: int) -> list[Part]:
-    """One of the lines, its newline included, as a tree."""
+    """One of the lines, including its newline, as a tree."""
     after = tokens.choices[field.name].after
     edges = {node: [(frozenset({token}), to) for token, to in found.items()] for node, found in enumerate(after)}
     return [Part(edges, frozenset(node for node, found in enumerate(after) if not found))]

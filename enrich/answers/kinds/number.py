@@ -1,4 +1,4 @@
-"""A number without separators: whole, or with a decimal point where the catalog has decimals."""
+"""A number without separators: whole, or with a decimal point if the catalog has decimals."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _number(cell: str) -> str | None:
 
 
 def decimals(values: Iterable[str]) -> int:
-    """The most digits behind the point of any value."""
+    """The most digits after the point of any value."""
     return max((len(value.partition(".")[2]) for value in values), default=0)
 
 

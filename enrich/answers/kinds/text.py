@@ -20,7 +20,7 @@ def read(name: str, cells: Sequence[str | None]) -> tuple[Values, list[str]]:
 
 
 def parts(tokens: AnswerTokens, field: Field, most: int) -> list[Part]:
-    """Any text of at most so many tokens."""
+    """Any text of at most that many tokens."""
     return [line(tokens.prefixes[field.name]), Part(*text_edges(tokens.words), most)]
 
 

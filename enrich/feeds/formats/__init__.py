@@ -1,4 +1,4 @@
-"""The formats of exports, a module each."""
+"""Export formats, one module each."""
 
 from importlib import import_module
 from pkgutil import iter_modules

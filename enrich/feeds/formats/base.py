@@ -1,4 +1,4 @@
-"""What a format of exports has to know. Each format is a module of this package, with a `FORMAT`."""
+"""What an export format must define. Each format is a module of this package, with a `FORMAT`."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,29 +21,29 @@ class Feed:
 
 
 def anything(feed: Feed) -> None:
-    """A format that takes any rows."""
+    """For formats that accept any rows."""
 
 
 def nothing_lacks(settings: ExportSettings) -> Mapping[str, pl.Expr]:
-    """A format that has a place for every usable row."""
+    """For formats that can represent every usable row."""
     return {}
 
 
 def says_nothing(feed: Feed) -> list[str]:
-    """A format about which there is nothing to say."""
+    """For formats without notes."""
     return []
 
 
 @dataclass(frozen=True)
 class Format:
-    """How usable rows become cells, and cells a file.
+    """How usable rows become cells, and cells become a file.
 
     table: from some rows (`enrich.feeds.rows.usable`) to their cells; the columns are the same for all rows of a feed.
     write: from the path of a local file and the cells of all rows, some at a time, to that file; returns how many cells
         got an apostrophe before them, since a spreadsheet would run them.
-    check: raises UsageError for what no row of this format can do without.
-    lacks: rows that have no place in this format, by the reason in words.
-    notes: what a person should know about a file that was written, a line each.
+    check: raises UsageError if something is missing that every row of this format needs.
+    lacks: rows that this format cannot represent, by the reason in words.
+    notes: messages about a written file for the user, one line each.
     """
 
     about: str  # for people, a line

@@ -1,4 +1,4 @@
-"""CSV: a row a product, for people and programs of your own."""
+"""CSV: one row for each product, for people and for other programs."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +10,7 @@ from enrich.feeds.formats.base import Feed, Format
 from enrich.feeds.rows import confidence, money, value
 
 AMOUNTS = ("price", "price_low", "price_high")
-_BETWEEN_PHOTOS = "|"  # as catalogs have it
+_BETWEEN_PHOTOS = "|"  # as in catalogs
 
 
 def columns(feed: Feed) -> dict[str, pl.Expr]:

@@ -1,4 +1,4 @@
-"""Google Merchant Center: a text feed after the product data specification.
+"""Google Merchant Center: a text feed that follows the product data specification.
 
 What a model wrote is declared: titles as structured_title, and a text field `description` as structured_description.
 Without `product_link` the file is a supplemental data source, which adds to products that another one describes.
@@ -45,8 +45,8 @@ def check(feed: Feed) -> None:
         raise UsageError(f"{feed.name}: merchant is a text feed; name a file that ends with .tsv, .txt or .csv")
     if not feed.linked:
         raise UsageError(
-            "merchant: image_link needs links to the photos, and they have none; give --link-prefix "
-            "https://cdn.shop.example/photos/, to which the keys of the photos are added"
+            "merchant: image_link needs links to the photos; give --link-prefix https://cdn.shop.example/photos/, "
+            "to which the photos' keys are added"
         )
 
 
@@ -111,14 +111,14 @@ def _attributes(fields: Sequence[str], least: float) -> tuple[dict[str, pl.Expr]
 
 
 def _as_attribute(name: str, text: pl.Expr) -> pl.Expr:
-    """The value as the attribute may have it, null where it may not."""
+    """The value in the attribute's vocabulary, null if it is not in it."""
     if name in VALUES:
         return text.str.to_lowercase().replace_strict(VALUES[name], default=None, return_dtype=pl.String)
     return pl.when(text.str.len_chars() <= LONGEST[name]).then(text)
 
 
 def _declared(text: pl.Expr) -> pl.Expr:
-    """A text with where it is from: `trained_algorithmic_media:"Coat: Navy"`."""
+    """A text with its source: `trained_algorithmic_media:"Coat: Navy"`."""
     return pl.col("digital_source_type") + pl.lit(":") + _quoted(text, '[:"]')
 
 
@@ -140,7 +140,7 @@ def write(path: Path, tables: Iterable[pl.DataFrame], feed: Feed) -> int:
 
 
 def notes(feed: Feed) -> list[str]:
-    """What the file is to Merchant Center."""
+    """How Merchant Center uses the file."""
     asked = {"product_link": feed.settings.product_link, "availability": feed.settings.availability}
     if not (missing := [name for name, said in asked.items() if said is None]):
         return []

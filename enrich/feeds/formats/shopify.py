@@ -24,10 +24,10 @@ _GOOGLE = {"gender": "Google Shopping / Gender", "age_group": "Google Shopping /
 
 
 def check(feed: Feed) -> None:
-    """Prices have no currency in Shopify's file: it is the shop's."""
+    """Refuse several currencies: prices in Shopify's file have none, the shop's is used."""
     if len(feed.currencies) > 1:
         raise UsageError(
-            f"shopify: prices in {', '.join(feed.currencies)}, but a shop's file has one currency; export a run of one"
+            f"shopify: prices in {', '.join(feed.currencies)}, but a file has one currency; export a run with one"
         )
 
 
@@ -105,7 +105,7 @@ def write(path: Path, tables: Iterable[pl.DataFrame], feed: Feed) -> int:
 
 
 def notes(feed: Feed) -> list[str]:
-    """What Shopify gets no word of."""
+    """What the file does not tell Shopify."""
     without = "without links to photos: --link-prefix https://cdn.shop.example/photos/ makes them of their keys"
     return [] if feed.linked else [without]
 

@@ -1,10 +1,10 @@
-"""Any vision-language model that transformers and vLLM know by their own classes: what differs is `Facts`.
+"""Any vision-language model for which transformers and vLLM have classes: only `Facts` differ between them.
 
-A checkpoint's own processor is not used: all of them need torchvision (for videos), one num2words too, and where
-torchvision is installed they would resize photos by its filters, whose pixels are others. Used are its parts: the
-tokenizer, the chat template, and the image processor of Pillow's backend, which gets photos at their final size.
+A checkpoint's own processor is not used: all of them need torchvision (for videos), one also num2words, and if
+torchvision is installed they would resize photos with its filters, which give different pixels. Only their parts are
+used: the tokenizer, the chat template, and the image processor with Pillow's backend, which gets photos at final size.
 
-This half is light, for decoding processes import it.
+This half is light, because decoding processes import it.
 """
 
 import json
@@ -35,14 +35,15 @@ def _nothing(_: list[tuple[int, ...]]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a family is to `auto`. Squares and their side: see `Preparation`. Functions are named ones: this pickles.
+    """What `auto` needs to know about a family. Squares and their side: see `Preparation`. Functions must be named
+    ones, because this is pickled.
 
     Attributes:
-        image_token: stands where the chat template shows a photo, and at each of its image positions.
+        image_token: the token for a photo in the chat template, and at each of its image positions.
         stop_tokens: see `Processor.stop_tokens`.
         decoder: see `VisionModel.decoder_linears`.
         vision: see `VisionModel.vision_linears`.
-        unquantized: modules whose linears stay as they are where the decoder layers' become 4-bit ones.
+        unquantized: modules whose linears are not quantized when the decoder layers' are in 4 bits.
         resample: the filter that photos are resized with.
         resized: a photo's (width, height), squares and side to its page's (width, height).
         spelling: of a page of so many squares down and across, with so many image positions each: its text.
@@ -50,7 +51,7 @@ class Facts:
         model_side: of a square, from the configuration of the model's vision tower.
         squares: that a page has at most, from the image processor's settings.
         settings: of the image processor, for so many squares of a side.
-        squares_for: the squares with which a photo takes about so many image positions, if each takes so many.
+        squares_for: the number of squares for a wanted number of image positions, given the positions per square.
         each: image positions of a square, from the model's configuration.
         template: arguments of the chat template.
         tensors: which of the image processor's results the model's forward takes, and what pads them.

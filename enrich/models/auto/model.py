@@ -20,7 +20,7 @@ from enrich.models.checkpoint import load_whole, nf4
 
 @dataclass(frozen=True)
 class AutoModel:
-    """A `VisionModel`, whose docstrings hold here."""
+    """A `VisionModel`; see its docstrings."""
 
     facts: Facts
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -102,7 +102,7 @@ class AutoModel:
         return {"mm_encoder_outputs": {"image": joined}, **{name: torch.tensor(one) for name, one in grids.items()}}
 
     def vllm_arguments(self, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """Who normalises pixels. Left to itself, vLLM would do it again for a family where it can."""
+        """Where pixels are normalised. By default vLLM would normalise again for families that it can do it for."""
         return {"mm_device_do_normalize": self.facts.bytes_for_vllm}
 
     def vllm_photo_arguments(self, how: Preparation) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def _answering(stock: Any) -> Any:
 
 
 def _at(model: Any, places: torch.Tensor, run: Callable[[], Any]) -> Any:
-    """`run` the model with logits (n, vocabulary) of these positions only: what follows them, such as a cap, holds."""
+    """`run` the model with logits (n, vocabulary) of these positions only; later steps, such as a cap, still apply."""
     head = model.get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda _, given: (given[0].flatten(0, 1)[places],))
     try:

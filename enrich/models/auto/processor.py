@@ -55,7 +55,7 @@ class PhotoProcessor:
         return self.tokenizer.convert_tokens_to_ids(self.facts.image_token)
 
     def photo_tokens(self, width: int, height: int, position: int = 0) -> PhotoTokens:
-        """See `Processor`; of a photo, not of its page: in Gemma 4 a page could become a larger page."""
+        """See `Processor`. Takes a photo's size, not its page's: in Gemma 4 a page could become a larger page."""
         side = self.preparation.image_size
         across, down = (one // side for one in self.facts.resized(width, height, self.preparation.most(position), side))
         return self._tokens(down, across)
@@ -147,7 +147,7 @@ class PhotoProcessor:
         )
         parts = rendered.split(self.facts.image_token)
         if len(parts) != len(photos) + 1:
-            raise ValueError(f"the chat template shows {len(parts) - 1} photos of {len(photos)}; use another tokenizer")
+            raise ValueError(f"the chat template shows {len(parts) - 1} of {len(photos)} photos; use another tokenizer")
         spelled = [self._spelled(photo) for photo in photos]
         return "".join(part + photo for part, photo in zip(parts, [*spelled, ""], strict=True))
 
@@ -197,7 +197,7 @@ def load_processor(facts: Facts, directory: Path, **changes: Any) -> PhotoProces
             directory, f"its photos or text need the package {missing[1]}; install it, or choose another model"
         ) from error
     if not getattr(tokenizer, "chat_template", None):
-        raise CheckpointError(directory, "no chat template; give a model that was tuned to follow instructions")
+        raise CheckpointError(directory, "no chat template; use an instruction-tuned model")
     if tokenizer.convert_tokens_to_ids(facts.image_token) != config.image_token_id:
         reason = f"its tokenizer and config.json disagree on {facts.image_token}; give it its own tokenizer.json"
         raise CheckpointError(directory, reason)

@@ -1,4 +1,4 @@
-"""Pages to an input of vLLM that needs no preprocessing, so that no other filter, budget or template comes in."""
+"""Pages to a vLLM input that needs no preprocessing, so that no other filter, budget or template is applied."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache

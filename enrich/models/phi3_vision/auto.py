@@ -1,4 +1,4 @@
-"""The Auto classes of transformers learn of Phi-3-vision when this module is imported."""
+"""Importing this module registers Phi-3-vision with transformers' Auto classes."""
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForCausalLM, AutoProcessor
 

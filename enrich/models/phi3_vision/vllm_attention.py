@@ -29,7 +29,7 @@ _TILE = 16  # tokens of a step of the kernel: no more than a page has, so that a
 
 
 class StreamAttentionBackend(FlashAttentionBackend):
-    """FlashAttention's backend but for requests with one token, and with a head's keys and values side by side."""
+    """FlashAttention's backend, except for requests with one token, and with a head's keys and values adjacent."""
 
     @staticmethod
     def get_name() -> str:
@@ -61,7 +61,7 @@ class StreamMetadata(FlashAttentionMetadata):
 
 
 class StreamMetadataBuilder(FlashAttentionMetadataBuilder):
-    """Tells the two apart. vLLM puts requests with one token first in every step."""
+    """Separates the two kinds of requests. vLLM puts requests with one token first in every step."""
 
     supports_update_block_table = False
 

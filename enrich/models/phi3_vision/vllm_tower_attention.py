@@ -18,7 +18,7 @@ _TILE = 64  # queries, and keys, of a step: the fastest of seven on an H200
 
 
 class TowerAttention(nn.Module):
-    """In the place of vLLM's `MMEncoderAttention`, where `fits`."""
+    """Replaces vLLM's `MMEncoderAttention` if `fits`."""
 
     def __init__(self, heads: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Tables elsewhere that follow products.parquet, a module for each kind with a `SINK`.
+"""External tables that follow products.parquet, one module for each kind, with a `SINK`.
 
-Parquet is the truth: a publish replaces products.parquet first, and the sink then gets what is there. An output names
-its sink in sink.json, so that everybody who publishes there commits, whatever settings they have.
+The Parquet file is the source of truth: a publish replaces products.parquet first, and then commits it to the sink. An
+output names its sink in sink.json, so that every publisher commits to it, whatever its settings.
 """
 
 from importlib import import_module
@@ -23,7 +23,7 @@ __all__ = ["SINKS", "Commit", "Place", "Sink", "appoint", "follow"]
 
 
 class _Appointed(BaseModel):
-    """What sink.json says."""
+    """The content of sink.json."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -33,7 +33,7 @@ class _Appointed(BaseModel):
 
 
 def appoint(output: Store, settings: RunSettings) -> None:
-    """Make the sink that the settings name the output's, or none if they say so; without a setting it stays as it is.
+    """Set the output's sink to the one in the settings, which may be none; without a setting it is unchanged.
 
     Raises:
         UsageError: it cannot be used from here.
@@ -50,9 +50,9 @@ def appoint(output: Store, settings: RunSettings) -> None:
 
 
 def follow(output: Store, run_id: str | None, action: str) -> bool:
-    """Commit products.parquet to the output's sink, if it has one that does not hold just this state yet.
+    """Commit products.parquet to the output's sink, if it has one and that does not have this state yet.
 
-    Again and again, or by several at once, is one commit; what a killed process did not commit, the next call does.
+    Idempotent, also with several callers at once; what a killed process did not commit, the next call does.
 
     Args:
         run_id: the run that was published or rolled back to; None: the newest one that products.parquet knows.
@@ -62,7 +62,7 @@ def follow(output: Store, run_id: str | None, action: str) -> bool:
         Whether there was something to commit.
 
     Raises:
-        RunFailed: products.parquet is as it should be, and the sink could not be written.
+        RunFailed: products.parquet is correct, but the sink could not be written.
     """
     appointed = _appointed(output)
     if appointed is None:
@@ -71,7 +71,7 @@ def follow(output: Store, run_id: str | None, action: str) -> bool:
     try:
         return SINKS[appointed.sink].commit(output, place, Commit(run_id, action))
     except UsageError as error:  # of this machine: it cannot reach the table
-        raise RunFailed(f"products.parquet is published, and its sink is behind it: {error}") from error
+        raise RunFailed(f"products.parquet is published, but its sink is behind: {error}") from error
 
 
 def _appointed(output: Store) -> _Appointed | None:
@@ -82,7 +82,7 @@ def _appointed(output: Store) -> _Appointed | None:
         appointed = _Appointed.model_validate_json(data)
     except ValidationError as error:
         where = output.uri_of(SINK_KEY)
-        raise PermanentFailure(f"{where} does not say which table follows; run with the setting sink again") from error
+        raise PermanentFailure(f"{where} does not name a table; run with the setting sink again") from error
     if appointed.sink not in SINKS:
         raise PermanentFailure(
             f"{output.uri_of(SINK_KEY)}: no sink {appointed.sink!r}; use the version of enrich that has it"

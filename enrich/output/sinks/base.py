@@ -1,4 +1,4 @@
-"""What a sink has to know. Each kind is a module of this package, with a `SINK`."""
+"""What a sink must define. Each kind is a module of this package, with a `SINK`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Commit:
-    """What a commit is said to be about."""
+    """The description of a commit."""
 
     run_id: str | None
     action: str
@@ -24,7 +24,7 @@ class Commit:
 
 @dataclass(frozen=True)
 class Sink:
-    """How a table elsewhere is made to equal products.parquet.
+    """How to make an external table equal to products.parquet.
 
     check: raises UsageError if the table of the output cannot be used from here; writes nothing to it.
     commit: makes it equal, in one commit, and returns False if it was. A state of products.parquet is told by its

@@ -35,7 +35,7 @@ FOLDER = "iceberg"  # in a local output, if pyiceberg has no configuration
 
 
 def check(output: Store, place: Place) -> None:
-    """The catalog answers, and the table is not another one's."""
+    """Check that the catalog answers, and that the table does not belong to another output."""
     try:
         catalog = _catalog(output, place)
         if catalog.table_exists(place.table):
@@ -50,7 +50,7 @@ def commit(output: Store, place: Place, said: Commit) -> bool:
     """One snapshot of products.parquet, unless the newest one holds it."""
     from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
 
-    behind = f"products.parquet is published, and {_named(place)} is behind it; repeat the command to commit"
+    behind = f"products.parquet is published, but {_named(place)} is behind; repeat the command to commit"
     for attempt in range(ATTEMPTS):
         try:
             table = _table(output, place)
@@ -66,7 +66,7 @@ def commit(output: Store, place: Place, said: Commit) -> bool:
             raise
         except Exception as error:  # of any catalog's client, its storage or its network
             raise RunFailed(f"{behind}: {first_line(error)[:300]}") from error
-    raise RunFailed(f"{behind}: others committed {ATTEMPTS} times in a row")
+    raise RunFailed(f"{behind}: other processes committed {ATTEMPTS} times in a row")
 
 
 def _catalog(output: Store, place: Place) -> "Catalog":

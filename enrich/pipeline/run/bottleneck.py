@@ -1,4 +1,4 @@
-"""The bottleneck of a run, from the seconds that its stages took, and the setting that moves it."""
+"""The bottleneck of a run, from the seconds that its stages took, and the setting that would help."""
 
 import math
 from collections.abc import Sequence
@@ -20,9 +20,10 @@ WRITE_SHARE = 0.05  # of the time, that writing shards should take at most
 
 
 def judge_stages(sessions: Sequence[Measured], settings: RunSettings, engine: str) -> Stages | None:
-    """Seconds a product of each stage, how busy it was, the bottleneck and what moves it. None: nothing was measured.
+    """Each stage's seconds per product and utilisation, the bottleneck, and what would help. None: nothing was
+    measured.
 
-    Of a short run nothing is said about what moves it.
+    Short runs get no advice.
 
     Sessions add up, also those that ran at the same time; `photos_per_second` is then that of one. Advice is for the
     longest session. If the stream waited for photos, and download or decoding was about as busy as the engine or the
@@ -57,17 +58,17 @@ def judge_stages(sessions: Sequence[Measured], settings: RunSettings, engine: st
 
 
 def describe_stages(stages: Stages) -> str:
-    """One line: the rate while answering, the bottleneck, what moves it, and what every stage takes."""
+    """One line: the rate while answering, the bottleneck, what would help, and the time of each stage."""
     took = ", ".join(f"{use.stage} {duration(use.seconds)}" for use in stages.uses)
     bottleneck = describe_bottleneck(asdict(stages))
     return (
         f"{stages.photos_per_second:.1f} products/s while answering; bottleneck: {bottleneck}; "
-        f"{took} a product; engine starved {stages.starved:.0%}"
+        f"{took} per product; engine starved {stages.starved:.0%}"
     )
 
 
 def _advice(stage: str, uses: dict[str, StageUse], main: Measured, settings: RunSettings, engine: str) -> str:
-    """What to change where `stage` is the bottleneck."""
+    """What to change if `stage` is the bottleneck."""
     now = getattr(main.workers, stage, 1)
     match stage:
         case "decode":

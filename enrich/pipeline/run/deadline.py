@@ -1,4 +1,4 @@
-"""When a run stops by itself: between two shards, so that it publishes whole ones."""
+"""Stop a run by itself, between two shards, so that it publishes complete ones."""
 
 import math
 import time
@@ -14,9 +14,9 @@ class Deadline:
 
     @staticmethod
     def after(seconds: float | None) -> "Deadline":
-        """So many seconds from now; None: never."""
+        """That many seconds from now; None: never."""
         return Deadline(time.monotonic() + (math.inf if seconds is None else seconds))
 
     def passed(self) -> bool:
-        """Whether no more shards are to be started."""
+        """Whether no more shards should be started."""
         return time.monotonic() + self.last > self.until

@@ -23,7 +23,7 @@ def run_enrichment(request: RunRequest, progress: Progress = silent, on_message:
     """One whole run: plan, every missing shard, publish, report.
 
     Args:
-        on_message: gets what was chosen and found before the first product is answered.
+        on_message: gets lines about what was chosen and found, before the first product is answered.
 
     Raises:
         UsageError: nothing was started. RunFailed, StorageError: it broke off; the same run id continues it.
@@ -65,7 +65,7 @@ def answer_shards(
 def open_runner(
     run: Run, progress: Progress = silent, on_message: OnMessage = unheard
 ) -> Iterator["Session | Workers"]:
-    """What answers the shards of a run: this process or, with the runner ray, the workers of a Ray cluster.
+    """The runner of a run's shards: this process or, with `runner: ray`, the workers of a Ray cluster.
 
     Its engines are ready to answer, and are stopped on exit.
 

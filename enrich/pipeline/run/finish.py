@@ -1,4 +1,4 @@
-"""The end of a run: its rows are judged, published unless they are held back, and reported."""
+"""The end of a run: check its rows against the gate, publish them unless they are held back, and report."""
 
 import platform
 from datetime import UTC, datetime
@@ -41,9 +41,7 @@ def finish_run(run: Run) -> RunRecord:
         return finished
     missing, gate, worth = run.missing_shards(), run.settings.gate, run.worth
     if missing and run.request.deadline is None:
-        raise PermanentFailure(
-            f"run {run.info.run_id}: {len(missing)} shards are missing; start it again with its run id"
-        )
+        raise PermanentFailure(f"run {run.info.run_id}: {len(missing)} shards are missing; restart it with its run id")
     with scratch() as folder:
         committed = fetch_run(run.output, run.info, folder)
         if not missing and committed.count != run.manifest.rows:
@@ -101,7 +99,7 @@ def _may_finish_again(record: RunRecord) -> bool:
 
 
 def _count_same_bytes(run: Run, rows: Path, folder: Path) -> int:
-    """How many rows of a run kept the answer of before."""
+    """How many rows of a run kept their earlier answer."""
     answers = fetch_answers(run.output, run.info, folder)
     if answers is None:
         return 0
@@ -160,7 +158,7 @@ def _versions(engine: str) -> dict[str, str]:
 
 
 def cost(settings: RunSettings, seconds: float, products: int) -> Cost | None:
-    """What 1,000 products cost at the machine's price, the start of the engine shared among them."""
+    """The cost of 1,000 products at the machine's price, including their share of the engine's start."""
     if settings.machine_price_per_hour is None or not products:
         return None
     price = settings.machine_price_per_hour

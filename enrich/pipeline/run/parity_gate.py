@@ -43,9 +43,9 @@ def start_verified_engine(
 ) -> Engine:
     """The engine for a run; vLLM, where it serves this adapter for the first time in this output, after a comparison.
 
-    The run's first photos go through transformers and then, in its place, through vLLM. What was found is written to
-    the run's parity.json; that it was the same model also to `parity/`, where the next runs see it. A mismatch is not
-    kept there: once its cause is fixed, the run can be started again.
+    The run's first photos go through transformers and then, after it has been closed, through vLLM. The result is
+    written to the run's parity.json, and a match also to `parity/`, where later runs find it. A mismatch is not stored
+    there: once its cause is fixed, the run can be restarted.
 
     Of several workers on a machine one compares, while the others start their engines and wait for the outcome.
 
@@ -138,7 +138,7 @@ def first_prompts(run: Run, fetch: Fetch, count: int) -> list[Request]:
 
 
 def named_after(product: str, prompts: Sequence[Request]) -> list[Request]:
-    """The prompts of a product with ids that a person can look up."""
+    """The prompts of a product with readable ids."""
     more = len(prompts) > 1
     return [
         replace(prompt, id=f"{product}, prompt {number}" if more else product)
@@ -233,4 +233,4 @@ def _served(adapter: Adapter, settings: RunSettings) -> tuple[str, ...]:
 
 
 def mismatch(record: ParityRecord) -> str:
-    return f"{record.engine} does not serve the model that was trained: {record.finding}"
+    return f"{record.engine} does not give the trained model's answers: {record.finding}"

@@ -33,7 +33,7 @@ RECORDS_LOOKED_AT = 20  # of the newest runs, for how long a start takes
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run would do: `enrich run --dry-run`."""
+    """The forecast of a run: `enrich run --dry-run`."""
 
     photos: int  # in the bucket
     listed: int  # products of them
@@ -47,11 +47,11 @@ class Forecast:
     price_per_hour: float | None  # of the machine
     warnings: tuple[str, ...]  # one line each
     currency: str | None = None  # of that price
-    start: str = "unknown, because no run with this model has finished there yet"  # how long it may take
+    start: str = "unknown, because no run with this model has finished in this output yet"  # how long it may take
 
     @property
     def seconds(self) -> float | None:
-        """What the products would take at the last run's rate."""
+        """The time for the products at the last run's rate."""
         return None if self.rate is None else self.todo / self.rate
 
     def lines(self) -> list[str]:
@@ -61,7 +61,7 @@ class Forecast:
         most = "at most " if self.by_reason.get(Reason.CHANGED) else ""  # the bytes may turn out to be the same
         lines = [f"{most}{self.todo:,} of {self.listed:,} products to do ({why}), {size}, from {self.photos:,} photos"]
         if self.older:
-            lines.append(f"{self.older:,} products keep the answer of an older adapter for now (refresh, limit)")
+            lines.append(f"{self.older:,} products keep an older adapter's answer for now (refresh, limit)")
         lines += self._times()
         if self.todo:
             lines.append(f"expected start: {self.start}")
@@ -69,9 +69,9 @@ class Forecast:
 
     def _times(self) -> list[str]:
         if self.seconds is None:
-            return ["expected time: unknown, because no run has finished there yet"]
+            return ["expected time: unknown, because no run has finished in this output yet"]
         length = timedelta(seconds=round(self.seconds))
-        of_last = f"{self.rate:.1f} products a second of run {self.last_run}, its start included"
+        of_last = f"{self.rate:.1f} products per second of run {self.last_run}, including its start"
         lines = [f"expected time: {length}, at the {of_last}"]
         if self.price_per_hour is not None:
             cost = self.seconds / 3600 * self.price_per_hour

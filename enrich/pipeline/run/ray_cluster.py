@@ -28,22 +28,22 @@ def find_room(settings: RunSettings, nodes: Sequence[dict[str, Any]]) -> tuple[d
 
 
 def words_for(needs: dict[str, int]) -> str:
-    """What a worker takes, for people."""
+    """A worker's resources in words."""
     cores = f"{needs['num_cpus']} core{'s' if needs['num_cpus'] > 1 else ''}"
     return f"{cores} and a GPU" if needs.get("num_gpus") else cores
 
 
 @contextmanager
 def connected(settings: RaySettings) -> Iterator[None]:
-    """Connected to the cluster that the settings name, or to a Ray of our own that ends with the run."""
+    """Connect to the cluster in the settings, or to a private Ray instance that ends with the run."""
     if ray.is_initialized():
         yield
         return
     address = settings.address or os.environ.get("RAY_ADDRESS")
     if address and "://" in address:
         raise UsageError(
-            f"ray.address {address}: a run is led from a node of the cluster, not by Ray's client; start the worker of "
-            "Prefect or `enrich run` on one, and leave the address at auto"
+            f"ray.address {address}: the driver must be on a node of the cluster, not a Ray client; start the Prefect "
+            "worker or `enrich run` on a node, and leave the address at auto"
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     where: dict[str, Any] = {"address": address} if address else {

@@ -1,11 +1,12 @@
-"""The runner ray: shards spread over the workers of a Ray cluster, each with an engine that lives from shard to shard.
+"""The Ray runner: distributes shards over the workers of a Ray cluster, each with an engine that outlives its shards.
 
 Only shard numbers, counts of products and log lines pass through Ray. A worker opens the run from the output, reads
 photos and commits rows itself, by the rules of every run: a shard that is done twice, because its worker was lost or
 only seemed lost, is committed once.
 
-A worker gets a shard when it can start it: idle, or once it has read the last photo of its shard before, so that its
-engine does not run dry in between. No worker holds shards that others could start.
+A worker gets a shard when it can start it: when it is idle, or once it has read the last photo of its previous shard,
+    so
+that its engine does not run dry in between. No worker holds shards that others could start.
 """
 
 import logging
@@ -49,7 +50,7 @@ def open_workers(run: Run, on_message: OnMessage = unheard) -> Iterator["Workers
         if not count:
             raise UsageError(
                 f"runner ray: no node of the cluster has room for a worker, which takes {words_for(needs)}; add a "
-                "node, or set ray.workers where nodes are added on demand"
+                "node, or set ray.workers if nodes are added on demand"
             )
         on_message(f"{count} workers on Ray, each with {words_for(needs)}")
         workers = Workers(run, count, needs, on_message)
@@ -182,7 +183,7 @@ class Workers:
         if silent > START_SECONDS and not self._free and all(hand.starting for hand in self._busy.values()):
             raise RunFailed(
                 f"run {self._run.info.run_id}: no worker has started on Ray for {silent / 60:.0f} min, each "
-                f"takes {words_for(self._needs)}; see `ray status`, and start it again with its run id"
+                f"takes {words_for(self._needs)}; see `ray status`, and restart it with its run id"
             )
         if not self._busy:  # all wait for a shard that is not judged yet
             time.sleep(1.0)
@@ -194,8 +195,8 @@ class Workers:
         return list(ready)
 
     def _hear(self, ref: Any) -> dict[int, float]:
-        """Take a worker's news. Returns the shards that it committed, and how many seconds each took. Raises what the
-        worker raised."""
+        """Process a worker's message. Returns the shards that it committed, and how many seconds each took. Raises what
+        the worker raised."""
         hand = self._busy[ref]
         self._heard_at = time.monotonic()
         try:

@@ -1,4 +1,4 @@
-"""A worker of the runner ray: a process on some node of the cluster, with an engine that lives from shard to shard.
+"""A worker of the Ray runner: a process on a node of the cluster, with an engine that outlives its shards.
 
 Its shards are one stream of photos through the engine: it asks for the next shard when it has asked for the last photo
 of the one before, whose answers are some hundred photos behind.
@@ -80,7 +80,7 @@ class Worker:
         return Started(self._session.engine_name, node, self._address, lines)
 
     def answer(self, shards: Sequence[int], more: bool) -> Iterator[News]:
-        """Go on with the shards of calls before, and with `shards`; yields news every NEWS_SECONDS and at the end.
+        """Continue the shards of earlier calls, and do `shards`; yields messages every NEWS_SECONDS and at the end.
 
         Args:
             more: end as soon as another shard can be started, and answer the rest in the next call. Otherwise end when
@@ -124,7 +124,7 @@ def share_of_cores(cpus: int, node: str, nodes: Sequence[Mapping[str, Any]]) -> 
 
 
 class _Stream:
-    """Shards through a session, as one after the other is given."""
+    """Runs shards through a session as they are handed out."""
 
     def __init__(self, session: Session) -> None:
         self.asked = False  # for a shard when none was left

@@ -37,7 +37,7 @@ def read_record(output: Store, run_id: str | None) -> RunRecord:
     if run_id is None:
         last = find_record(output, lambda record: True)
         if last is None:
-            raise UsageError(f"output {output.uri}: no finished run there; make one with `enrich run`")
+            raise UsageError(f"output {output.uri}: no finished run; make one with `enrich run`")
         return last
     manifest = read_manifest(output, run_id)
     if manifest is None:

@@ -1,4 +1,4 @@
-"""What a run is asked to do, as a command, a form or a program says it."""
+"""The request for a run, from a command, a form or a program."""
 
 from dataclasses import dataclass, field
 
@@ -12,12 +12,12 @@ class RunRequest:
     Args:
         images: the photos: a directory or s3://bucket/prefix.
         adapter: directory or URI of an adapter.
-        output: where the tables go, apart from the photos.
+        output: where to write the tables, not among the photos.
         run_id: name of the run; that of an unfinished run continues it. None: a new one made from the time.
-        limit: plan only the first so many products, at least 1; the next run takes the others.
+        limit: plan only that many products, at least 1; the next run does the others.
         inventory: manifest.json of an S3 Inventory of the images, read instead of listing them.
-        products: a table of products and the keys of their photos (CSV or Parquet): only these are done, and
-            `settings.group_by` does not count.
+        products: a table of products and the keys of their photos (CSV or Parquet): only these are processed, and
+            `settings.group_by` is ignored.
         deadline: seconds from the start of the run, after which no shard is started. What is committed by then is
             published; the same run id or the next run does the rest.
         waited: seconds that went into imports before this was made: they are part of the start.

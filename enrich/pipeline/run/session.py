@@ -1,4 +1,4 @@
-"""What one process does of a run: starts engine and decoders, then answers and commits shards."""
+"""One process's part of a run: start engine and decoders, then answer and commit shards."""
 
 import json
 import logging
@@ -40,7 +40,7 @@ LOGGED_FAILURES = 20  # of a shard, one by one; the rows have them all
 
 @dataclass
 class Session:
-    """What a process keeps while it works on a run: the engine, the decoders, and what it measured."""
+    """The state of a process during a run: the engine, the decoders, and measurements."""
 
     run: Run
     engine_name: str
@@ -161,7 +161,7 @@ class _ShardStream:
     def _tell_unfinished(self, fetched: Fetched) -> None:
         for one in fetched.shown:
             if one.photo and one.photo.unfinished:
-                line = 'run=%s shard=%d key=%s note="the file lacks its end, and none of its pixels; answered"'
+                line = 'run=%s shard=%d key=%s note="the end of the file is missing, but no pixel; answered"'
                 logger.warning(line, self._run.info.run_id, fetched.item.shard, json.dumps(one.listed.key))
 
     def _add(self, row: Row) -> None:

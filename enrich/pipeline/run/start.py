@@ -47,7 +47,7 @@ def start_run(request: RunRequest, progress: Progress = silent) -> Iterator[Run]
     """Start a run, or continue the one that `request.run_id` names. Yields it while the adapter's files exist locally.
 
     Raises:
-        UsageError: something that was asked for is not there or does not fit; no product was answered.
+        UsageError: something in the request does not exist or does not fit; no product was answered.
     """
     started_at, settings, run_id = datetime.now(UTC), request.settings, request.run_id
     _check(request)
@@ -88,11 +88,11 @@ def _check(request: RunRequest) -> None:
     if request.run_id is not None:
         check_run_id(request.run_id)
     if request.limit is not None and request.limit < 1:
-        raise UsageError(f"limit {request.limit}: a run takes at least 1 product; leave the limit out to take all")
+        raise UsageError(f"limit {request.limit}: a run needs at least 1 product; omit the limit to process all")
 
 
 def _begin_imports(settings: RunSettings) -> None:
-    """Import vLLM in the process that its engines come from, while this one opens the places and plans."""
+    """Import vLLM in the process that its engines are forked from, while this one opens the stores and plans."""
     begin_imports(cpu=device_and_dtype(settings.device)[0].type == "cpu")
 
 
@@ -101,17 +101,17 @@ def _read_started(output: Store, run: RunInfo) -> Manifest | None:
     manifest = read_manifest(output, run.run_id)
     if manifest is None:
         if output.head(f"{run.folder}run.json") is not None:
-            raise UsageError(f"run {run.run_id}: it was finished and its rows were deleted; use another run id")
+            raise UsageError(f"run {run.run_id}: it is finished and its rows were deleted; use another run id")
         if next(output.list(f"{run.folder}sessions"), None) or committed_shards(output, run):
-            raise UsageError(f"run {run.run_id}: it had answered products and its manifest is gone; use another run id")
+            raise UsageError(f"run {run.run_id}: it has answers but its manifest is missing; use another run id")
     return manifest
 
 
 def broken_off(request: RunRequest) -> str | None:
     """The id of the run that started last in this output, if it has answers, no end, and fits this request.
 
-    They are not in products.parquet: another run would ask the model for them again. To go on with a run that is still
-    at work is safe, and as slow as another run.
+    Its answers are not in products.parquet, so another run would compute them again. Continuing a run that is still in
+    progress is safe, but no faster than starting another one.
     """
     images = open_store(request.images, must_exist=True, s3=request.settings.s3)
     output = open_store(request.output, s3=request.settings.s3)
@@ -155,7 +155,7 @@ def join_run(request: RunRequest) -> Iterator[Run]:
         manifest = read_manifest(output, info.run_id)
         if manifest is None:
             raise UsageError(
-                f"output {output.uri}: run {info.run_id} is not there; name a place that all machines share"
+                f"output {output.uri}: run {info.run_id} does not exist; name a location that all machines share"
             )
         check_same_run(manifest, info)
         planned()

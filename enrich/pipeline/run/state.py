@@ -16,7 +16,7 @@ from enrich.storage import Store
 
 @dataclass(frozen=True)
 class Run:
-    """A run that was started: what was asked for, where it reads and writes, and what it has to do."""
+    """A run that was started: its request, where it reads and writes, and its work."""
 
     request: RunRequest
     images: Store
@@ -36,12 +36,12 @@ class Run:
 
     @property
     def worth(self) -> Worth:
-        """Whether the adapter beats what can be guessed without a photo."""
+        """Whether the adapter is better than guessing without a photo."""
         return judge_worth(read_metrics(self.adapter.path))
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a person should know before the first product is answered, one line each."""
+        """Messages for the user before the first product is answered, one line each."""
         return (*self.manifest.warnings, *adapter_warnings(self.worth, self.settings.gate))
 
     def missing_shards(self) -> list[int]:

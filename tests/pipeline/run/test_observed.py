@@ -65,4 +65,4 @@ def test_the_next_night_says_how_wrong_answers_are(world: FakeWorld) -> None:
     assert line in (folder / "report.html").read_text()
     summary = render_summary(record.model_dump(mode="json"), str(output))
     assert "title wrong in 10" in summary
-    assert "the confidences say 10" in summary
+    assert "the confidences predict 10" in summary

@@ -226,7 +226,7 @@ def test_an_engine_without_the_adapter_is_blocked_until_it_is_fixed(
         run(places, tmp_path, run_id="night")
 
     message = str(caught.value)
-    assert message.startswith("run night: vllm 1.2 does not serve the model that was trained: product ")
+    assert message.startswith("run night: vllm 1.2 does not give the trained model's answers: product ")
     assert message.endswith(
         f"; {tmp_path}/runs/night/parity.json has the figures; check the versions of vllm and transformers against "
         "constraints.txt, or use the engine transformers"
@@ -309,7 +309,7 @@ def test_the_command(places: Places, tmp_path: Path, vllm: FakeVllm, run_cli: Ru
 
     assert code == 1
     assert told.splitlines()[-1].startswith(
-        f"error: adapter {places.adapter}: vllm 1.2 does not serve the model that was trained: product "
+        f"error: adapter {places.adapter}: vllm 1.2 does not give the trained model's answers: product "
     )
     assert not json.loads(out.read_text())["ok"]
 

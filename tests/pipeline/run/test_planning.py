@@ -39,8 +39,8 @@ def test_a_dry_run_writes_nothing_and_goes_by_the_last_run(story: Any, tmp_path:
     photos = sum(path.is_file() for path in story.bucket.rglob("*"))
     first = dry_run(RunRequest(*places, SETTINGS))
     assert (first.listed, first.todo, first.by_reason, first.seconds) == (photos, photos, {"new": photos}, None)
-    assert first.lines()[1] == "expected time: unknown, because no run has finished there yet"
-    assert first.lines()[2] == "expected start: unknown, because no run with this model has finished there yet"
+    assert first.lines()[1] == "expected time: unknown, because no run has finished in this output yet"
+    assert first.lines()[2] == "expected start: unknown, because no run with this model has finished in this output yet"
     assert not (tmp_path / "output").exists()
 
     record = run_enrichment(RunRequest(*places, SETTINGS, limit=6))

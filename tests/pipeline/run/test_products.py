@@ -138,10 +138,10 @@ def test_another_adapter_refreshes_some_and_the_record_says_how_many_are_left(
     some = SETTINGS.model_copy(update={"refresh": 1})
     forecast = dry_run(request(world, some))
     assert (forecast.todo, forecast.older, forecast.by_reason) == (2, 3, {"model": 1, "new": 1})
-    assert forecast.lines()[1] == "3 products keep the answer of an older adapter for now (refresh, limit)"
+    assert forecast.lines()[1] == "3 products keep an older adapter's answer for now (refresh, limit)"
     first = run(world, some)
     assert (first.by_reason, first.older, world.asked) == ({"model": 1, "new": 1}, 3, ["new", "alone"])
-    assert "3 products keep the answer of an older adapter" in report(world, first)
+    assert "3 products keep an older adapter's answer" in report(world, first)
     second = run(world, some)
     assert (second.by_reason, second.older, world.asked) == ({"model": 1}, 2, ["p1"])
     none = run(world, SETTINGS.model_copy(update={"refresh": 0}))

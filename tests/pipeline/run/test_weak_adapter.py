@@ -88,7 +88,7 @@ def test_scores_that_are_not_there_are_told_and_hold_nothing(
     code, out, _ = run_cli(f"run --images {images} --adapter {adapter} --output {tmp_path}/out --dry-run")
 
     assert code == 0
-    assert "warning: Whether the adapter beats what can be guessed without a photo" in out
+    assert "warning: Whether the adapter is better than guessing without a photo" in out
 
 
 def test_photos_too_many_for_a_product_are_told_in_dry_run_run_and_report(
