@@ -166,8 +166,8 @@ def test_a_prompt_that_spells_a_control_token_is_refused_on_the_way_in(tmp_path:
 FAULTS = {
     " ": "' ' is empty", " HATS": "' HATS' begins or ends with a blank",
     "HATS\nFull Price: 1": r"'HATS\nFull Price: 1' is not one line of text",
-    "A\u2028B": r"'A\u2028B' holds control characters", "\u063a\u200f": "holds control characters",
-    "\x1b[31mA": "holds control characters", "A\ufffd": "'A\ufffd' holds bytes that are not UTF-8",
+    "A\u2028B": r"'A\u2028B' contains control characters", "\u063a\u200f": "contains control characters",
+    "\x1b[31mA": "contains control characters", "A\ufffd": "'A\ufffd' contains bytes that are not UTF-8",
 }  # fmt: skip
 
 

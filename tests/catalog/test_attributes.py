@@ -95,7 +95,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
         ({"wording": {"unknown": "<|image_1|>"}}, "spells a control token"),
         ({"wording": {"instruction": "What is it?\nSay."}}, r"^instruction: 'What is it\?\\nSay\.' is not one line"),
         ({"fields": {"colour": {"kind": "choice", "label": " Shade"}}}, "^label: ' Shade' begins or ends with a blank"),
-        ({"wording": {"unknown": "?\u200f"}}, "^unknown: .* holds control characters"),
+        ({"wording": {"unknown": "?\u200f"}}, "^unknown: .* contains control characters"),
     ],
 )
 def test_words_that_cannot_stand_in_a_prompt_are_refused(
