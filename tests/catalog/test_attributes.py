@@ -68,6 +68,28 @@ def test_a_choice_with_a_value_of_its_own_for_each_product_is_told(tmp_path: Pat
     assert any("`colour: {kind: text}` may be meant" in note for note in catalog.notes)
 
 
+@pytest.mark.parametrize("kind", ["choice", "text", "number"])
+def test_a_value_that_cannot_be_taught_costs_its_own_row_only(tmp_path: Path, kind: str) -> None:
+    catalog, settings = _read(
+        tmp_path, ",,1", ",,Red<|end|>", ",,</s>", ",,Red\ue000", ",,\u202bRed\u202c", fields={"colour": {"kind": kind}}
+    )
+
+    assert [(one.product_code, one.reason) for one in catalog.dropped] == [
+        ("1", "a value spells a control token of the model"), ("2", "a value spells a control token of the model"),
+        ("3", "a value holds control characters"),
+    ]  # fmt: skip
+    assert [one.attributes["colour"] for one in catalog.products] == ["1", None if kind == "number" else "Red"]
+    assert taught_prompt(settings, catalog, catalog.products).further[0].values == (
+        ("1", "Red") if kind == "choice" else ()
+    )
+
+
+def test_a_value_that_is_too_long_is_cut_and_told(tmp_path: Path) -> None:
+    catalog, _ = _read(tmp_path, f",,{'x' * 300}", ",,y")
+    assert "values of colour cut to 200 characters: 1" in catalog.notes
+    assert catalog.products[0].attributes["colour"] == "x" * 200
+
+
 def test_a_field_without_any_value_is_told(tmp_path: Path) -> None:
     catalog, _ = _read(tmp_path, ",,", ",,")
     assert "colour has no values (column 'colour'): it is taught as 'unknown'" in catalog.notes
