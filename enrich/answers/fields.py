@@ -44,7 +44,11 @@ class Field(BaseModel):
     @property
     def about(self) -> str:
         """What a value is, for people."""
-        return f"a number with at most {self.decimals} decimals" if self.decimals else self.how.about
+        return (
+            f"a number with {('one decimal', 'two decimals')[self.decimals - 1]} at most"
+            if self.decimals
+            else self.how.about
+        )
 
     @property
     def how(self) -> Kind:

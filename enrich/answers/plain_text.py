@@ -11,7 +11,8 @@ MAX_TITLE = 200  # characters, also in catalogs; the longest title of the tutori
 CONTROL = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 # Joiners between letters beyond ASCII are part of the word (Persian, Hindi, emoji); elsewhere they only hide text.
 JOINERS = "\u200c\u200d"
-_JOINER = re.compile(f"(?<=[^\\x00-\\x7f\\s{JOINERS}])[{JOINERS}](?=[^\\x00-\\x7f\\s{JOINERS}])")
+# For Python and JavaScript, where the review page permits the same.
+JOINER_IN_WORD = f"(?<=[^\\x00-\\x7f\\s{JOINERS}])[{JOINERS}](?=[^\\x00-\\x7f\\s{JOINERS}])"
 UNDECODED = "\ufffd"  # what stands in decoded text for bytes that are not UTF-8
 # How chat models write their control tokens: <|end|>, <|image_1|>, <s>, </s>, <unk>.
 _CONTROL_TOKEN = re.compile(r"<\s*\|[^<>\n]{0,60}\|\s*>|<\s*/?\s*(?:s|unk|pad|bos|eos|mask|cls|sep)\s*>", re.IGNORECASE)
@@ -49,7 +50,7 @@ PlainLine = Annotated[str, AfterValidator(composed_line)]
 
 def holds_control_characters(text: str) -> bool:
     """Whether `text` contains control or format characters, apart from joiners inside words."""
-    return any(unicodedata.category(character) in CONTROL for character in _JOINER.sub("", text))
+    return any(unicodedata.category(character) in CONTROL for character in re.sub(JOINER_IN_WORD, "", text))
 
 
 def excerpt(text: str, length: int = 80) -> str:

@@ -23,6 +23,8 @@ def read_attributes(
     nothing = {"", same_design(unknown)}
     for name, field in fields.items():
         cells = [row[name][:MAX_TITLE].strip() for row in rows]
+        if cut := sum(len(row[name]) > MAX_TITLE for row in rows):
+            notes.append(f"values of {name} cut to {MAX_TITLE} characters: {cut:,}")
         known = [None if same_design(cell) in nothing else cell for cell in cells]
         values, told = KINDS[field.kind].read(name, known)
         for row, value in zip(found, values, strict=True):

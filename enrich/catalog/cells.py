@@ -11,8 +11,9 @@ PLACEHOLDERS = (
     "", "n.a.", "n/a", "n.a", "na", "#n/a", "<na>", "none", "null", "(null)", "nil", "nan", "-", "--", "\u2013",
     "\u2014",
 )  # fmt: skip
-# Zero-width spaces, soft hyphens, byte order marks, marks of direction: they show nothing and come from web pages.
-_INVISIBLE = "[\u00ad\u200b\u200e\u200f\u2060\ufeff]"
+# Zero-width spaces, soft hyphens, byte order marks, marks and embeddings of direction: they show nothing and come from
+# web pages.
+_INVISIBLE = "[\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
 # Of HTML in shops' texts. `<s>` is not among them: a model has a token of that name (`spells_control_token`).
 _BLOCKS = r"(?i)<(?:br|/?(?:p|div|li|ul|ol|h[1-6]|tr|td|th|table|hr))(?:\s[^<>]*)?/?>"
 _INLINE = r"(?i)</?(?:b|i|u|em|strong|span|small|big|sup|sub|font|a|mark|del|ins|img|tbody|thead|label)(?:\s[^<>]*)?/?>"

@@ -23,14 +23,13 @@ from enrich.catalog.find_photo import Photos, is_url
 from enrich.catalog.further import add_further_photos
 from enrich.catalog.prices import Cell, Price, read_prices
 from enrich.catalog.records import BETWEEN_PHOTOS
-from enrich.catalog.select import select
+from enrich.catalog.select import OF_FIELD, select
 from enrich.catalog.table import Table, Wanted, find_table, open_table
 from enrich.errors import UsageError
 from enrich.settings.catalog import Columns
 from enrich.settings.fields import FieldSettings
 from enrich.vocabulary import Product
 
-_OF_FIELD = "field."  # before the name of a declared field, which may be that of another column
 # Names of the columns that formats without a header have: folders of photos, archives, conversations.
 FIXED = {
     "image_path": ("image",), "product_code": ("id", "product_code"), "title": ("title",), "category": ("category",),
@@ -213,7 +212,7 @@ def _variants(count: int) -> list[str]:
 def _map_columns(
     table: pl.DataFrame, path: Path, columns: Columns, category_path: bool, fields: Mapping[str, FieldSettings]
 ) -> pl.DataFrame:
-    """Columns product_code, title, category, price, currency, image_path and those of `fields` (_OF_FIELD before their
+    """Columns product_code, title, category, price, currency, image_path and those of `fields` (OF_FIELD before their
     names), "" where there is nothing; and the levels of the category, a list."""
     categories = [name for name in columns.category if name in table.columns]
     wanted = {
@@ -256,12 +255,12 @@ def _map_columns(
         price=value(wanted["price"]) if "price" in wanted else pl.lit(""),
         currency=value(wanted["currency"]) if "currency" in wanted else pl.lit(""),
         image_path=pl.concat_str(photos, separator=BETWEEN_PHOTOS) if photos[1:] else photos[0],
-        **{f"{_OF_FIELD}{name}": value(one.column_of(name)) for name, one in fields.items()},
+        **{f"{OF_FIELD}{name}": value(one.column_of(name)) for name, one in fields.items()},
     )
 
 
 def _values(row: Mapping[str, str], fields: Mapping[str, FieldSettings]) -> dict[str, str]:
-    return {name: row[f"{_OF_FIELD}{name}"] for name in fields}
+    return {name: row[f"{OF_FIELD}{name}"] for name in fields}
 
 
 def _one_spelling(categories: Sequence[str], category_path: bool) -> tuple[list[str], list[str]]:

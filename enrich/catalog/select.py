@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from enrich.answers.plain_text import MAX_TITLE, spells_control_token
+from enrich.answers.plain_text import MAX_TITLE, fault_of
 from enrich.catalog.dropped import Dropped
 from enrich.catalog.find_photo import Photos, names_of
 from enrich.vocabulary import Product, same_design
 
 BROKEN = "row cannot be read"
+OF_FIELD = "field."  # before the name of a declared field, which may be that of another column
 _LONGEST_NAME = 1000  # characters of a photo's name in a list; a data: URI may have millions
 _SAME_PRODUCT = ("title", "category", "price", "currency")  # what rows of one product agree in
 
@@ -80,10 +81,8 @@ def _why_unusable(row: dict[str, str]) -> tuple[str, str]:
         if not row[name]:
             photo_only = row["image_path"] and not (row["title"] or row["category"])
             return f"no {name}", "only a photo, for a product in another row" if photo_only else ""
-    for text in (row["title"], row["category"]):
-        if spells_control_token(text):
-            return "a value spells a control token of the model", text
-    return "", ""
+    taught = (text for name, text in row.items() if name in ("title", "category") or name.startswith(OF_FIELD))
+    return next(((f"a value {fault}", text) for text in taught if text and (fault := fault_of(text))), ("", ""))
 
 
 def _agree(one: str, other: str) -> bool:

@@ -18,7 +18,7 @@ from enrich.catalog.taxonomy import adopt, read_taxonomy
 from enrich.errors import UsageError
 from enrich.settings.fields import FieldSettings
 from enrich.settings.training import TrainSettings
-from enrich.vocabulary import PriceUnit, Product
+from enrich.vocabulary import PriceUnit, Product, same_design
 
 SAME_PRICE = 0.05  # relative difference of two prices that a shop would call the same
 FEW_SMALL = 0.05  # share of a catalog's prices that may change more than that
@@ -72,6 +72,33 @@ def taught_prompt(
         first = error.errors()[0]
         where, why = str(first["loc"][0]), first["msg"].removeprefix("Value error, ")
         raise UsageError(f"{where}: {why}; change it under fields or wording in the settings") from error
+
+
+def spelled_as_taught(catalog: Catalog, prompt: Prompt) -> Catalog:
+    """The catalog with categories and choices as `prompt` spells them, where it has them in another case or spacing."""
+    known = {field.name: {same_design(value): value for value in field.values} for field in prompt.fields}
+
+    def spelled(name: str, value: str) -> str:
+        return known.get(name, {}).get(same_design(value), value)
+
+    products = tuple(
+        replace(
+            product,
+            category=spelled("category", product.category),
+            attributes={name: value and spelled(name, value) for name, value in product.attributes.items()},
+        )
+        for product in catalog.products
+    )
+    labels = {label: spelled("category", label) for label in catalog.categories}
+    return replace(
+        catalog,
+        products=products,
+        categories=tuple(sorted(set(labels.values()))),
+        paths={
+            labels[label]: levels_of(labels[label]) if prompt.category_path else (*path[:-1], labels[label])
+            for label, path in catalog.paths.items()
+        },
+    )
 
 
 def price_unit(settings: TrainSettings, catalog: Catalog) -> PriceUnit:

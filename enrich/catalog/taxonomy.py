@@ -6,10 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import PurePosixPath
 
+import polars as pl
+
 from enrich.answers.path import joined, levels_of
-from enrich.answers.plain_text import excerpt, spells_control_token
+from enrich.answers.plain_text import excerpt, fault_of
+from enrich.catalog.cells import clean
 from enrich.catalog.read import Catalog
 from enrich.catalog.table import read_table
 from enrich.errors import UsageError
@@ -32,12 +36,26 @@ class Taxonomy:
 
     @cached_property
     def _known(self) -> dict[str, str]:
-        """Ids and paths, these in lower case -> path."""
-        return {identity: path for path, identity in self.ids.items()} | {same_design(path): path for path in self.ids}
+        """Ids, and paths in lower case -> path. GS1's have levels that repeat the one above, which catalogs leave out:
+        without such levels a path is known too, if it is no other's."""
+        shorter: dict[str, list[str]] = defaultdict(list)
+        for path in self.ids:
+            shorter[_without_repeats(path)].append(path)
+        return {
+            **{identity: path for path, identity in self.ids.items()},
+            **{short: paths[0] for short, paths in shorter.items() if len(paths) == 1},
+            **{same_design(path): path for path in self.ids},
+        }
 
     def path_of(self, label: str) -> str | None:
         """The path that `label` names, by its levels or by its id; None if it names none."""
         return self._known.get(same_design(joined(levels_of(label)))) or self._known.get(label)
+
+
+def _without_repeats(path: str) -> str:
+    """The path in lower case, without levels that the next one repeats (`cells.levels`)."""
+    levels = list(map(same_design, levels_of(path)))
+    return joined([level for level, after in zip_longest(levels, levels[1:]) if level != after])
 
 
 def read_taxonomy(uri: str) -> Taxonomy:
@@ -145,15 +163,16 @@ def _lines(data: bytes, where: str) -> Iterable[tuple[str, str, str]]:
 
 
 def _checked(rows: Iterable[tuple[str, str, str]], where: str) -> dict[str, str]:
-    """path -> id, with the paths in one form."""
+    """path -> id, with the paths in one form, as a catalog's cells are."""
     ids: dict[str, str] = {}
     seen: dict[str, str] = {}  # what may be there once -> its place
-    for place, written, identity in rows:
-        path, identity = joined(levels_of(" ".join(written.split()))), " ".join(identity.split())
+    table = pl.DataFrame(list(rows), schema=dict.fromkeys(("place", "path", "id"), pl.String), orient="row")
+    for place, written, identity in table.select("place", clean("path"), clean("id")).iter_rows():
+        path = joined(levels_of(written))
         if not path or not identity:
             raise UsageError(f"{where}: {place} has no {'id' if path else 'path'}; fill it in, or take the row out")
-        if spells_control_token(written):
-            raise UsageError(f"{where}: {place} spells a control token of the model: {excerpt(written)!r}; correct it")
+        if fault := fault_of(written):  # the path lost the `>` of a token
+            raise UsageError(f"{where}: {place} {fault}: {excerpt(written)!r}; correct it")
         for what, value in (("path", same_design(path)), ("id", f"\0{identity}")):
             if (first := seen.setdefault(value, place)) != place:
                 raise UsageError(f"{where}: {place} has the {what} of {first}: {excerpt(written)!r}; take one out")

@@ -166,9 +166,7 @@ def _was_rounded(code: str) -> bool:
 
 
 def _is_garbled(title: str) -> bool:
-    """UTF-8 that was read as Windows-1252 once, such as `MÃ¤ntel`, or a replacement character."""
-    if "\ufffd" in title:
-        return True
+    """UTF-8 that was read as Windows-1252 once, such as `MÃ¤ntel`."""
     try:
         return not title.isascii() and len(title.encode("cp1252").decode("utf-8")) < len(title)
     except (UnicodeEncodeError, UnicodeDecodeError):

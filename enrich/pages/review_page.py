@@ -12,7 +12,7 @@ import polars as pl
 from markupsafe import Markup
 
 from enrich.answers.amount import CURRENCIES, LARGEST, LONGEST, MULTIPLES, SIGNS, SMALLEST, TAX, WHOLE_UNITS
-from enrich.answers.plain_text import MAX_TITLE
+from enrich.answers.plain_text import JOINER_IN_WORD, MAX_TITLE
 from enrich.output.asked import Asked
 from enrich.output.decisions import FILE_FORMAT, FORMULA, INVISIBLE, SPECIAL_TOKEN
 from enrich.output.picks import Pick
@@ -125,7 +125,13 @@ def render_queue(
         "categories": list(categories),
         "forms": forms,
         "rows": rows,
-        "texts": {"longest": MAX_TITLE, "invisible": INVISIBLE, "formula": FORMULA, "token": SPECIAL_TOKEN},
+        "texts": {
+            "longest": MAX_TITLE,
+            "invisible": INVISIBLE,
+            "joiner": JOINER_IN_WORD,
+            "formula": FORMULA,
+            "token": SPECIAL_TOKEN,
+        },
         "amounts": _AMOUNTS,
     }
     words = [word for form in forms for field in form["fields"] for word in (field["label"], *field["values"])]

@@ -11,7 +11,7 @@ from enrich.catalog.fetch import FetchSummary, fetch_catalog, is_dataset
 from enrich.catalog.layouts import Proposal, propose
 from enrich.catalog.photo_files import PhotoFiles
 from enrich.catalog.table import find_table, header_of, may_be_table
-from enrich.catalog.taught import read_taught
+from enrich.catalog.taught import read_taught, taught_prompt
 from enrich.errors import UsageError
 from enrich.pages.catalog_page import render_catalog
 from enrich.pipeline.progress import Progress, silent
@@ -42,7 +42,7 @@ def check_catalog(
         page: gets what was found as an HTML page with pictures.
 
     Raises:
-        UsageError: it cannot be read, or no columns can be proposed.
+        UsageError: it cannot be read, no columns can be proposed, or a word of the settings cannot stand in a prompt.
     """
     if uri.startswith("hf://") or (is_dataset(uri) and not Path(uri).expanduser().exists()):
         name = uri.removeprefix("hf://").removeprefix("datasets/")
@@ -55,6 +55,7 @@ def check_catalog(
         if proposal:
             settings = settings.model_copy(update={"columns": proposal.columns})
         catalog = read_taught(path, settings, urls=True)
+        taught_prompt(settings, catalog, catalog.products)  # refuses labels that fine-tuning would
         found = check(catalog, settings, partial(progress, "checking photos"), files, most_photos)
         if page:
             page(render_catalog(uri, found.as_page(), files.read, settings.limits))

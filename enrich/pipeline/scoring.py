@@ -13,6 +13,7 @@ from enrich.answers.calibration import LEVEL, Calibration, price_crps, price_int
 from enrich.answers.postprocess import Prediction, least_confidence
 from enrich.catalog.read import Catalog, read_catalog
 from enrich.catalog.split import HOLDOUT, Splits, split_catalog
+from enrich.catalog.taught import spelled_as_taught
 from enrich.catalog.taxonomy import Taxonomy, adopt
 from enrich.engines.adapter import METRICS_FILE, Adapter
 from enrich.engines.base import Engine
@@ -224,7 +225,7 @@ def products_to_score(
 def catalog_to_score(
     adapter: Adapter, catalog: Path, columns: Columns | None, on_message: OnMessage
 ) -> tuple[Catalog, Splits | None]:
-    """A catalog with its categories as the adapter was taught them; its splits, if it is the adapter's own."""
+    """A catalog with its categories and choices as the adapter was taught them; its splits, if it is its own."""
     settings = trained_with(adapter)
     paths, ids = adapter.prompt.category_path, adapter.prompt.category_ids
     labelled = read_catalog(
@@ -233,6 +234,7 @@ def catalog_to_score(
     )  # fmt: skip
     if ids:
         labelled = adopt(labelled, Taxonomy(settings.taxonomy or "", ids), strict=False)
+    labelled = spelled_as_taught(labelled, adapter.prompt)
     for line in labelled.lines:
         on_message(line)
     if labelled.fingerprint != json.loads((adapter.path / RECORD_FILE).read_text())["data_fingerprint"]:

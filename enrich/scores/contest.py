@@ -112,4 +112,6 @@ def _differ(one: Answer | None, other: Answer | None) -> bool:
         return one is not other
     prices = [one.price or 0.0, other.price or 0.0]
     moved = max(prices) - min(prices) > MOVED * max(prices)
-    return moved or (same_design(one.title), one.category) != (same_design(other.title), other.category)
+    return moved or any(
+        same_design(a) != same_design(b) for a, b in ((one.title, other.title), (one.category, other.category))
+    )

@@ -13,7 +13,7 @@ import polars as pl
 
 from enrich.answers.lexicon import WITHOUT_BLANKS
 from enrich.answers.parse import Answer
-from enrich.vocabulary import Product
+from enrich.vocabulary import Product, same_design
 
 BINS = 10  # of confidence
 _TOKEN = re.compile(f"[{WITHOUT_BLANKS}]|[^\\s{WITHOUT_BLANKS}]+")
@@ -81,8 +81,13 @@ def compared(table: pl.DataFrame) -> dict[str, np.ndarray]:
     Args:
         table: title, category and price, and answered_title, answered_category and answered_price; null where unknown.
     """
-    true, said = table["category"], table["answered_category"]
-    labels = {name: i for i, name in enumerate(sorted({*true, *said.drop_nulls()}))}
+    # A label that differs in case or spacing only is the same: adapters keep the spelling that their catalog had.
+    true, said = table["category"].to_list(), table["answered_category"].to_list()
+    design = {name: same_design(name) for name in {*true, *said} - {None}}
+    places = {one: i for i, one in enumerate(sorted(set(design.values())))}
+    category, answered_category = (
+        np.array([-1 if name is None else places[design[name]] for name in names]) for names in (true, said)
+    )
     titles = list(zip(table["title"], table["answered_title"].fill_null(""), strict=True))
     # A price of 0 is unknown, or no answer.
     price, answered = (
@@ -90,10 +95,10 @@ def compared(table: pl.DataFrame) -> dict[str, np.ndarray]:
         for name in ("price", "answered_price")
     )
     return {
-        "category": np.array([labels[name] for name in true]),
-        "answered_category": np.array([labels.get(name, -1) for name in said]),
-        "answered": said.is_not_null().to_numpy(),
-        "right": true.eq_missing(said).to_numpy(),
+        "category": category,
+        "answered_category": answered_category,
+        "answered": answered_category >= 0,
+        "right": category == answered_category,
         "title_exact": np.array([_words(a) == _words(b) for a, b in titles]),
         "title_token_f1": np.array([token_f1(a, b) for a, b in titles]),
         "title_edit_similarity": np.array([edit_similarity(a, b) for a, b in titles]),

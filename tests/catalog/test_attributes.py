@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from enrich.answers.prompt import taught_answer
 from enrich.catalog.read import Catalog, read_catalog
-from enrich.catalog.taught import read_taught, taught_prompt
+from enrich.catalog.taught import read_taught, spelled_as_taught, taught_prompt
 from enrich.errors import UsageError
 from enrich.settings.training import TrainSettings
 
@@ -66,6 +66,45 @@ def test_a_language_and_own_words(tmp_path: Path) -> None:
 def test_a_choice_with_a_value_of_its_own_for_each_product_is_told(tmp_path: Path) -> None:
     catalog, _ = _read(tmp_path, *(f",,shade {n}" for n in range(30)))
     assert any("`colour: {kind: text}` may be meant" in note for note in catalog.notes)
+
+
+@pytest.mark.parametrize("kind", ["choice", "text", "number"])
+def test_a_value_that_cannot_be_taught_costs_its_own_row_only(tmp_path: Path, kind: str) -> None:
+    catalog, settings = _read(
+        tmp_path, ",,1", ",,Red<|end|>", ",,</s>", ",,Red\ue000", ",,\u202bRed\u202c", fields={"colour": {"kind": kind}}
+    )
+
+    assert [(one.product_code, one.reason) for one in catalog.dropped] == [
+        ("1", "a value spells a control token of the model"), ("2", "a value spells a control token of the model"),
+        ("3", "a value holds control characters"),
+    ]  # fmt: skip
+    assert [one.attributes["colour"] for one in catalog.products] == ["1", None if kind == "number" else "Red"]
+    assert taught_prompt(settings, catalog, catalog.products).further[0].values == (
+        ("1", "Red") if kind == "choice" else ()
+    )
+
+
+def test_a_value_that_is_too_long_is_cut_and_told(tmp_path: Path) -> None:
+    catalog, _ = _read(tmp_path, f",,{'x' * 300}", ",,y")
+    assert "values of colour cut to 200 characters: 1" in catalog.notes
+    assert catalog.products[0].attributes["colour"] == "x" * 200
+
+
+def test_a_catalog_is_scored_in_the_spelling_that_the_adapter_was_taught(tmp_path: Path) -> None:
+    catalog, settings = _read(tmp_path, ",,Red", ",,Blue")
+    prompt = taught_prompt(settings, catalog, catalog.products)
+    later = (
+        (tmp_path / "catalog.csv").read_text().replace("Red", "RED").replace("SHOES", "Shoes").replace("Blue", "Pink")
+    )
+    (tmp_path / "catalog.csv").write_text(later)
+
+    spelled = spelled_as_taught(read_taught(tmp_path, settings), prompt)
+
+    assert [(one.category, one.attributes["colour"]) for one in spelled.products] == [
+        ("SHOES", "Red"),
+        ("SHOES", "Pink"),
+    ]
+    assert (spelled.categories, spelled.paths) == (("SHOES",), {"SHOES": ("SHOES",)})
 
 
 def test_a_field_without_any_value_is_told(tmp_path: Path) -> None:

@@ -139,3 +139,13 @@ def test_bad_input_is_one_line_and_exit_code_2(
     (tmp_path / "catalog.csv").write_text(f"{header}\n1,2,3\n")
     code, _, err = run_cli("catalog", "check", "--catalog", str(tmp_path), *options)
     assert (code, told in err, err.strip().count("\n")) == (2, True, 0)
+
+
+def test_words_that_fine_tuning_would_refuse_are_refused_here(tmp_path: Path, run_cli: RunCli) -> None:
+    write_photos(tmp_path)
+    (tmp_path / "catalog.csv").write_text(csv_text(products()))
+    columns = COLUMNS.model_dump_json(exclude_defaults=True)
+    (tmp_path / "words.yaml").write_text(f'columns: {columns}\nwording: {{category: "Type<|end|>"}}\n')
+    code, _, err = run_cli("catalog", "check", "--catalog", str(tmp_path), "--config", str(tmp_path / "words.yaml"))
+    assert (code, err.strip().count("\n")) == (2, 0)
+    assert "label: 'Type<|end|>' spells a control token of the model; change it under fields or wording" in err

@@ -185,6 +185,40 @@ def test_a_category_is_found_by_its_path_or_by_its_id(tmp_path: Path, category: 
     )  # so that an adapter knows its catalog without the table
 
 
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ("Cafe\u0301 > Bar", "Caf\u00e9 > Bar"), ("Caf\u00e9 &gt; Bar &amp; Grill", "Caf\u00e9 > Bar & Grill"),
+        ("\u200fCaf\u00e9\u200f > \u202bBar\u202c", "Caf\u00e9 > Bar"), ("Caf\u00e9\u00a0> Bar >", "Caf\u00e9 > Bar"),
+        ("<b>Caf\u00e9</b> > Bar", "Caf\u00e9 > Bar"), ("Caf\u00e9 > 5,<3 cm", "Caf\u00e9 > 5,<3 cm"),
+    ],
+)  # fmt: skip
+def test_paths_are_read_as_the_cells_of_a_catalog_are(tmp_path: Path, written: str, path: str) -> None:
+    """They become labels: one in another form of Unicode could be in no answer, and its rows were left out."""
+    (tmp_path / "table.csv").write_text(f'path,id\n"{written}",01\nCaf\u00e9,2\n', "utf-8")
+    folder = write(tmp_path / "catalog", f'"{written}"', f'"{path}"', "2")
+
+    catalog = taught(folder, taxonomy=str(tmp_path / "table.csv"))
+
+    assert labels(catalog) == [path, path, "Caf\u00e9"]
+    assert catalog.category_ids == {path: "01", "Caf\u00e9": "2"}
+
+
+def test_levels_of_a_table_that_repeat_the_one_above_are_found_without_them(tmp_path: Path) -> None:
+    paths = ("Footwear", "Footwear > Footwear", "Footwear > Footwear > Boots", "A > A > B", "A > B > B", "A > a > C")
+    (tmp_path / "gs1.csv").write_text("\n".join(["path,id", *(f"{one},{n}" for n, one in enumerate(paths))]))
+    folder = write(tmp_path, "Footwear > Footwear > Boots", "Footwear > Boots", "FOOTWEAR", "4", "A > A > C")
+
+    catalog = taught(folder, taxonomy=str(tmp_path / "gs1.csv"))
+
+    assert labels(catalog) == [paths[2], paths[2], paths[0], paths[4], paths[5]]
+    assert catalog.paths[paths[2]] == ("Footwear", "Footwear", "Boots")
+    write(tmp_path, "A > B", "Footwear > Boots")
+    assert "1 of 2 categories of the catalog are not in it: 'A > B'" in refusal(
+        taught, tmp_path, taxonomy=str(tmp_path / "gs1.csv")
+    )  # which may be either of two
+
+
 def test_a_catalog_of_ids_only_is_taught_as_paths(tmp_path: Path) -> None:
     (tmp_path / "shopify.txt").write_text(SHOPIFY)
     ids = ("gid://shopify/TaxonomyCategory/aa-1-4", "gid://shopify/TaxonomyCategory/aa-8")

@@ -295,6 +295,28 @@ def test_fields_go_to_columns_of_the_same_meaning(output: str, tmp_path: Path) -
     assert (first["material"], first["material_confidence"], first["size"]) == ("Wool", "0.9", "")
 
 
+@pytest.mark.parametrize("format", ["csv", "xlsx"])
+def test_a_field_takes_the_place_of_no_column(tmp_path: Path, format: str) -> None:
+    names = ("currency", "field_photos", "photos", "price_low", "run_id", "sleeve", "sleeve_confidence")
+    said = {name: Attribute(f"said {name}", 0.75) for name in names}
+    output = output_of(tmp_path / "out", one(attributes=said, price=10.0, price_low=9.0, price_high=11.0), "a")
+    path = tmp_path / f"products.{format}"
+    export(output, format, str(path))
+    if format == "csv":
+        [row] = cells_of(path)
+    else:
+        header, cells = CalamineWorkbook.from_path(str(path)).get_sheet_by_index(0).to_python()
+        row = dict(zip(map(str, header), map(str, cells), strict=True))
+    assert (float(row["price_low"]), row["currency"], row["photos"].startswith("said")) == (9.0, "EUR", False)
+    places = {text: column for column, text in row.items() if text.startswith("said")}
+    assert places == {
+        "said currency": "field_currency", "said field_photos": "field_photos", "said photos": "field_field_photos",
+        "said price_low": "field_price_low", "said run_id": "field_run_id", "said sleeve": "sleeve",
+        "said sleeve_confidence": "field_sleeve_confidence",
+    }  # fmt: skip
+    assert (row["sleeve_confidence"], row["sleeve_confidence_confidence"]) == ("0.75", "0.75")
+
+
 def test_fields_less_sure_than_asked_are_not_in_a_feed(output: str, tmp_path: Path) -> None:
     sure = PRIMARY.model_copy(update={"min_confidence": 0.95})
     with pytest.raises(UsageError, match=r"none of its 21 rows can be exported: 21 below min_confidence 0\.95"):

@@ -55,7 +55,8 @@ def _listed(path: Path) -> list[tuple[str, str]]:
         ({"currency_code": "<|end|><|assistant|>"}, "price cannot be used; taught without it"),
         ({"title": "word " * 30}, "answer longer than max_new_tokens 48, raise it"),
         ({"title": "Hat <|end|>"}, "a value spells a control token of the model"),
-        ({"title": "Hat \u202e"}, "a value cannot be read back"),
+        ({"title": "Hat \ue000"}, "a value holds control characters"),
+        ({"title": "Hat \u2581"}, "a value cannot be read back"),
     ],
 )
 def test_finetuning_stops_when_more_than_a_tenth_of_the_rows_goes_and_lists_them(

@@ -43,6 +43,16 @@ def test_one_that_is_clearly_worse_loses_at_what_it_is_worse_at() -> None:
     assert lost(contest("labels", PRODUCTS, answers(1, 0.99), standing)) == []
 
 
+def test_another_spelling_of_a_category_is_no_mistake() -> None:
+    """Most rows of a catalog decide how a category is spelled, and may do so otherwise tomorrow."""
+    spelled: list[Answer | None] = [
+        Answer(one.title, one.category.capitalize(), one.price) for one in answers(0, 1.0) if one
+    ]
+    category = contest("labels", PRODUCTS, spelled, answers(0, 1.0)).differences[0]
+    assert (category.measure, category.new, category.standing) == ("category", 1.0, 1.0)
+    assert share_changed(spelled, answers(0, 1.0)) == 0
+
+
 def test_photos_of_one_design_are_one_piece_of_evidence() -> None:
     """Twenty photos of one design that the new adapter takes for another are one mistake, not twenty."""
     products = [Product(str(n), "One shirt" if n < 20 else f"Shirt {n}", "HATS", None, ()) for n in range(60)]

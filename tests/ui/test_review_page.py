@@ -327,6 +327,7 @@ def test_what_is_typed_is_kept_by_every_way_of_accepting_and_dropped_by_none_in_
         ("+1", "spreadsheets execute as a formula"),
         ("Felt\u202e Hat", "contains invisible characters"),
         ("Felt\u200b Hat", "contains invisible characters"),
+        ("Fe\u200dlt Hat", "contains invisible characters"),
         ("Felt<|end|> Hat", "a special token"),
         ("x" * 201, "has more than 200 characters"),
     ],
@@ -337,6 +338,17 @@ def test_a_title_that_could_not_be_applied_is_refused_on_the_page(page: Page, ti
     press(page, "Enter")
     assert message in status(page)
     assert decided(page) == []
+
+
+@pytest.mark.parametrize(
+    "title", ["\u0646\u06cc\u0645\u200c\u0641\u0627\u0635\u0644\u0647", "Hat \U0001f468\u200d\U0001f467"]
+)
+def test_joiners_inside_words_are_part_of_a_title(page: Page, title: str) -> None:
+    """Persian is spelled with them; `enrich review --apply` takes them too."""
+    press(page, "e")
+    page.keyboard.insert_text(title)
+    press(page, "Enter")
+    assert [(one["title"], one["decision"]) for one in decided(page)] == [(title, "edited")]
 
 
 def test_pasted_lines_become_one_with_spaces(page: Page) -> None:

@@ -18,7 +18,7 @@ def columns(feed: Feed) -> dict[str, pl.Expr]:
     photos = pl.col("photos").list.eval(pl.element().struct.field("uri"))
     links = pl.when(pl.col("links").list.len() > 0).then("links").otherwise(photos)
     made = pl.when(~pl.col("written")).then("digital_source_type")
-    return {
+    found = {
         "product_id": pl.col("product_id"),
         "title": pl.col("title"),
         "category": pl.col("category"),
@@ -27,12 +27,19 @@ def columns(feed: Feed) -> dict[str, pl.Expr]:
         "category_confidence": _rounded(pl.col("category_confidence")),
         **{name: pl.col(name) for name in AMOUNTS},
         "currency": pl.col("currency"),
-        **{name: cell for field in feed.fields for name, cell in _of_field(field).items()},
+    }
+    last = {
         "photos": links.list.join(_BETWEEN_PHOTOS),
         "digital_source_type": made,
         "reviewed_by": pl.col("reviewed_by"),
         "run_id": pl.col("run_id"),
     }
+    for field in feed.fields:
+        for name, cell in _of_field(field).items():
+            while name in found or name in last:  # a field may be called photos, or colour_confidence
+                name = f"field_{name}"
+            found[name] = cell
+    return found | last
 
 
 def table(rows: pl.DataFrame, feed: Feed) -> pl.DataFrame:
