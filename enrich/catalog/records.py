@@ -93,8 +93,8 @@ def read_workbook(data: bytes, where: str) -> tuple[list[list[str]], list[str]]:
 
 
 def _check_areas(archive: zipfile.ZipFile, where: str) -> None:
-    """UsageError for a sheet that has a cell far off: all cells up to there would be held in memory, and the reader ends
-    the process where they do not fit."""
+    """UsageError for a sheet that has a cell far off: the reader holds all cells up to there in memory, and ends the
+    process where they do not fit."""
     for name in filter(_SHEET.fullmatch, archive.namelist()):
         rows, columns, last = set[int](), set[bytes](), b""
         with archive.open(name) as file:
