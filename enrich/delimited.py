@@ -17,12 +17,20 @@ SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 # Tried where the bytes are not UTF-8, in this order where several fit equally well, with the names that are shown.
 ENCODINGS = {
     "cp1252": "windows-1252", "cp932": "shift_jis", "gb18030": "gb18030", "euc_jp": "euc-jp", "cp949": "euc-kr",
-    "big5": "big5", "cp1250": "windows-1250", "cp1251": "windows-1251",
+    "big5": "big5", "cp1250": "windows-1250", "cp1251": "windows-1251", "cp1253": "windows-1253",
+    "cp1254": "windows-1254", "cp1255": "windows-1255",
 }  # fmt: skip
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
 )  # fmt: skip
+_NO_TEXTS = {  # what files begin with whose names end otherwise
+    b"\x1f\x8b": "compressed with gzip; unpack it",
+    b"PK\x03\x04": "a zip file or an Excel workbook; unpack it, or name it .xlsx",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook of before 2007; save it as .xlsx or CSV",
+    b"PAR1": "Parquet; name it .parquet",
+    b"%PDF-": "a PDF; export the table as CSV",
+}
 _SAMPLE_BYTES = 1 << 18  # of the lines that are not ASCII, for the encoding
 _PIECE = 1 << 20  # bytes read at a time
 _SAMPLE_CHARACTERS, _SAMPLE_ROWS = 1 << 20, 100  # for the separator
@@ -47,7 +55,7 @@ def decoded(data: bytes, asked: str | None, where: str) -> tuple[str, str, list[
     """The text, the name of its encoding, and messages for the user.
 
     Raises:
-        UsageError: it is in none of the encodings that are known, or not in the one that was asked for.
+        UsageError: it is in none of the encodings that are known, not in the one that was asked for, or not a text.
     """
     if asked is not None:
         try:
@@ -57,6 +65,9 @@ def decoded(data: bytes, asked: str | None, where: str) -> tuple[str, str, list[
                 f"{where}: {_line(data, error.start)} is not in the encoding {asked} (columns.encoding); name another "
                 "one, or leave the setting out"
             ) from error
+    for start, kind in _NO_TEXTS.items():
+        if data.startswith(start):
+            raise UsageError(f"{where}: is not a text but {kind}")
     for mark, name in _MARKS:
         if data.startswith(mark):
             try:
@@ -170,11 +181,10 @@ def _name(match: CharsetMatch) -> str:
 
 
 def _told(text: str, name: str, others: Sequence[str]) -> list[str]:
-    if not others:
-        return []
+    """A guess is always told: a text in an encoding that is not tried may look right in one that is."""
     shown = next((line.strip() for line in text.splitlines() if not line.isascii()), "")[:60]
-    listed = " or ".join(others)
-    return [f"encoding: read as {name}, but {listed} would fit too; if {shown!r} looks wrong, set columns.encoding"]
+    guessed = f"but {' or '.join(others)} would fit too" if others else "which fits best"
+    return [f"encoding: read as {name}, {guessed}; if {shown!r} looks wrong, set columns.encoding"]
 
 
 def split_rows(text: str, wanted: Collection[str], asked: str | None, where: str) -> Rows:

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Literal
 
 MOST_PHOTOS = 24  # of a product
+LONGEST_KEY = 4096  # characters of a photo's key, and of a product_id: S3 takes 1,024 bytes, paths of Linux 4,096
 Language = Literal["en", "ja", "de", "fr", "es", "zh"]  # of questions and answers
 PriceUnit = Literal["whole", "cents"]  # of the numbers in answers: units of the currency, or hundredths
 RECORD_FILE = "train.json"  # of an adapter, written last: a directory without it is not a whole adapter

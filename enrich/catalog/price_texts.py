@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from enrich.answers.amount import LONGEST, Amount, AmountError, DecimalMark, parse_amount
 
-LOWER, HIGHER, WORDS, CENTS = (
+LOWER, HIGHER, WORDS, CENTS, SIGN = (
     "are ranges and read as their lower end",
     "name a price before and after a discount; the higher one is the full price",
     "come with words such as `from`, `each` or `incl. VAT`, which are ignored",
     "are in cents and divided by 100",
+    "use the currency sign as their decimal mark",
 )
 _WORDS = re.compile(
     r"(?ix)^(?:(?:prices?|preis|prix|precio)\s*:?\s*)?"
@@ -23,7 +24,9 @@ _WORDS = re.compile(
     r"|\s*(?:起|から|より|〜|~|\uff5e|\+|and\ up)$"
     r"|\s*\(?(?:inkl|incl|exkl|excl|inc|zzgl|plus|\+)\b\.?[^0-9]*$|\s*\b(?:ttc|ht|iva\ incl\S*)\b\.?$"
     r"|\s*(?:/|\b(?:per|pro|je|each|le|la|por)\b)\s*[^\W\d_]*\.?$|\s*\*+$"
+    r"|\s*[/:][-\u2013\u2014\u2212]$|^'(?=[0-9])"  # 1,299/- in India, 89:- in Sweden, and how spreadsheets mark a text
 )
+_SIGN_AS_MARK = re.compile(r"(?P<whole>\d{1,6})\s?(?P<sign>[€$£])\s?(?P<cents>\d{2})")  # 12€50
 _DISCOUNT = re.compile(r"(?i)\(?\s*[-\u2212]?\s*\d{1,2}(?:[.,]\d+)?\s?%\s*(?:off|rabatt|sale|discount)?\s*\)?")
 _BETWEEN_PRICES = re.compile(
     r"(?i)~~|(?:^|[\s,;:()/])(?:was|now|rrp|msrp|uvp|statt|jetzt|nur|only|sale|special|regular|original|list|old|new|price|"
@@ -69,6 +72,9 @@ def _worded(text: str, decimal: DecimalMark | None, currency: str | None) -> Wor
         if of and currency not in (None, of):
             return None
         return Worded(float(match["number"].replace(",", ".")) / 100, of or currency, None, CENTS)
+    if match := _SIGN_AS_MARK.fullmatch(text):
+        found = _all([f"{match['whole']}.{match['cents']} {match['sign']}"], decimal, currency)
+        return Worded(found[0].value, found[0].currency, None, SIGN) if found else None
     plain = _WORDS.sub("", text)
     if plain != text and (found := _all([plain], decimal, currency)):
         return _as(found[0], WORDS)

@@ -6,6 +6,7 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
+from functools import reduce
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,6 +16,9 @@ from enrich.errors import UsageError, first_line
 BETWEEN_PHOTOS = "|"  # in a cell that names several
 _LISTS = ("data", "products", "items", "rows", "records", "annotations")  # keys that wrap the records of a file
 _MOST_UNPACKED = 1 << 30  # bytes of a workbook; a zip file of 1 MB may unpack to 1 GB
+_MOST_CELLS = 64_000_000  # of a sheet, empty ones between others included; each takes 32 bytes
+_SHEET = re.compile(r"xl/worksheets/[^/]+\.xml")
+_CELL, _LONGEST_CELL = re.compile(rb'<(?:\w+:)?c\s[^<>]*?\br="([A-Z]{1,3})([0-9]{1,7})"'), 200
 _TURNS = ("conversations", "messages")
 _ANSWERS = frozenset({"gpt", "assistant", "model", "bot"})
 _PHOTO_KEYS = ("path", "url", "src", "file_name", "image")  # of a record that stands for a photo
@@ -74,6 +78,7 @@ def read_workbook(data: bytes, where: str) -> tuple[list[list[str]], list[str]]:
                 raise UsageError(
                     f"{where}: holds {size:,} bytes uncompressed, more than {_MOST_UNPACKED:,}; save it as CSV"
                 )
+            _check_areas(archive, where)
         workbook = CalamineWorkbook.from_filelike(io.BytesIO(data))
         names = workbook.sheet_names
         for name in names:
@@ -85,6 +90,31 @@ def read_workbook(data: bytes, where: str) -> tuple[list[list[str]], list[str]]:
         reason = first_line(error)[:200]
         raise UsageError(f"{where} cannot be read: {reason}; correct or replace the file") from error
     raise UsageError(f"{where} cannot be read: it has no rows; correct or replace the file")
+
+
+def _check_areas(archive: zipfile.ZipFile, where: str) -> None:
+    """UsageError for a sheet that has a cell far off: the reader holds all cells up to there in memory, and ends the
+    process where they do not fit."""
+    for name in filter(_SHEET.fullmatch, archive.namelist()):
+        rows, columns, last = set[int](), set[bytes](), b""
+        with archive.open(name) as file:
+            while piece := file.read(1 << 20):
+                found = _CELL.findall(last + piece)
+                columns.update(column for column, _ in found)
+                rows.update((min(numbers), max(numbers)) if (numbers := [int(row) for _, row in found]) else ())
+                last = piece[-_LONGEST_CELL:]
+        width = max(map(_place, columns), default=0) - min(map(_place, columns), default=0) + 1
+        height = max(rows, default=0) - min(rows, default=0) + 1
+        if width * height > _MOST_CELLS:
+            raise UsageError(
+                f"{where} cannot be read: {PurePosixPath(name).stem} has cells far off, {height:,} rows and {width:,} "
+                "columns in all; delete what is beyond the table, or save it as CSV"
+            )
+
+
+def _place(column: bytes) -> int:
+    """The number of a column by its letters: A is 1, XFD 16,384."""
+    return reduce(lambda number, letter: number * 26 + letter - 64, column, 0)
 
 
 def as_text(value: Any) -> str:

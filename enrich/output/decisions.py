@@ -15,6 +15,7 @@ from enrich.answers.plain_text import MAX_TITLE, excerpt, holds_control_characte
 from enrich.errors import UsageError
 from enrich.output.run_record import RunInfo
 from enrich.settings.fields import FieldName
+from enrich.vocabulary import LONGEST_KEY
 
 FILE_FORMAT = "enrich-review-2"
 REJECTED = "rejected"  # a decision; also in review_reasons of a row that has no title, category and price any more
@@ -57,7 +58,7 @@ class DecidedPhoto(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    key: str = Field(min_length=1, max_length=1024)
+    key: str = Field(min_length=1, max_length=LONGEST_KEY)
     etag: str = Field(max_length=1024)
     sha256: str | None = Field(default=None, max_length=128)
 
@@ -71,7 +72,7 @@ class Decision(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    product_id: str = Field(min_length=1, max_length=1024)
+    product_id: str = Field(min_length=1, max_length=LONGEST_KEY)
     photos: tuple[DecidedPhoto, ...] = Field(min_length=1, max_length=100)  # of the row decided on, in its order
     run_id: str = Field(max_length=100)
     decision: Literal["accepted", "edited", "rejected"]

@@ -14,7 +14,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from enrich.output.reviews import with_identity
-from enrich.vocabulary import ReviewReason, same_design
+from enrich.vocabulary import LONGEST_KEY, ReviewReason, same_design
 
 RANDOM_SHARE = 0.2  # of a budget
 # All of it while the mean confidence of the categories is below this: doubt then tells hardly any answers apart, and
@@ -29,7 +29,7 @@ class Pick(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    product_id: str = Field(min_length=1, max_length=1024)
+    product_id: str = Field(min_length=1, max_length=LONGEST_KEY)
     picked: Literal["chosen", "random"]
     why: tuple[str, ...] = Field(max_length=20)
 

@@ -22,6 +22,7 @@ from enrich.output.spill import RangePartitions, partition_bounds, sampled
 from enrich.settings.run import ProductColumns
 from enrich.settings.storage import PLAIN_S3, S3Settings
 from enrich.storage import open_store
+from enrich.vocabulary import LONGEST_KEY
 
 _BATCH = 100_000  # rows at a time
 _TEXTS = (".csv", ".tsv")
@@ -76,7 +77,7 @@ def open_products(uri: str, columns: ProductColumns, folder: Path, s3: S3Setting
     table, listed = folder / f"products{suffix}", folder / "listed.parquet"
     beside.download(name, table)
     warning = _as_utf8(table, uri) if suffix in _TEXTS else None
-    unnamed, without, total = _Faults(), _Faults(), 0
+    unnamed, too_long, without, total = _Faults(), _Faults(), _Faults(), 0
 
     def photos() -> Iterator[pl.DataFrame]:
         nonlocal total
@@ -84,6 +85,8 @@ def open_products(uri: str, columns: ProductColumns, folder: Path, s3: S3Setting
             rows = frame.with_row_index("row", offset=total + 1).with_columns(pl.col("row").cast(pl.Int64))
             total += frame.height
             unnamed.add(rows.filter(pl.col("product_id") == ""), pl.col("product_id"))
+            long = pl.col("product_id").str.len_chars() > LONGEST_KEY
+            too_long.add(rows.filter(long), pl.col("product_id").str.head(40))
             without.add(rows.filter(pl.col("photos").list.len() == 0), pl.col("product_id"))
             yield _exploded(rows)
 
@@ -93,6 +96,10 @@ def open_products(uri: str, columns: ProductColumns, folder: Path, s3: S3Setting
     if not total:
         raise UsageError(f"products table {uri}: it has no rows; list the products to process")
     unnamed.check(uri, "1 row has no product_id", "rows have no product_id", "name each product")
+    too_long.check(
+        uri, f"1 product_id is longer than {LONGEST_KEY:,} characters",
+        f"product_ids are longer than {LONGEST_KEY:,} characters", "shorten it",
+    )  # fmt: skip
     without.check(uri, "1 product has no photos", "products have no photos", "list its keys, or take the row out")
     _check_ids(uri, listed, folder)
     return ProductsTable(uri, listed, warning)
@@ -238,9 +245,7 @@ def _check_columns(names: list[str], columns: ProductColumns, uri: str) -> None:
                 f"name the right one in the settings under products.{role}"
             )
         if names.count(name) > 1:
-            raise UsageError(
-                f"products table {uri}: column {name!r} ({role}) is there more than once; keep one of them"
-            )
+            raise UsageError(f"products table {uri}: column {name!r} ({role}) is there more than once; keep one")
 
 
 def _cells(frame: pl.DataFrame, columns: ProductColumns) -> pl.DataFrame:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from enrich.answers.amount import AmountError, DecimalMark
-from enrich.catalog.price_texts import CENTS, HIGHER, LOWER, WORDS, Worded, parse_price
+from enrich.catalog.price_texts import CENTS, HIGHER, LOWER, SIGN, WORDS, Worded, parse_price
 from enrich.catalog.read import read_catalog
 from enrich.errors import UsageError
 from enrich.settings.catalog import Columns
@@ -21,6 +21,8 @@ from tests.testing.tables import COLUMNS, csv_text, products, write_photos
         ("12,00 - 15,00 €", 12, LOWER), ("€12.00 to €15.00", 12, LOWER), ("¥1,000～¥2,000", 1000, LOWER),
         ("was 20.00 now 15.00", 20, HIGHER), ("20,00 € 15,00 €", 20, HIGHER), ("€20.00 €15.00", 20, HIGHER),
         ("UVP 20,00 € jetzt 15,00 €", 20, HIGHER), ("20,00 € (-25%)", 20, HIGHER), ("~~20,00 €~~ 15,00 €", 20, HIGHER),
+        ("1,29,900/-", 129900, WORDS), ("₹ 450/-", 450, WORDS), ("89:-", 89, WORDS), ("'1299.00", 1299, WORDS),
+        ("12€50", 12.5, SIGN), ("1299 € 05", 1299.05, SIGN),
         ("99¢", 0.99, CENTS), ("99 cents", 0.99, CENTS), ("99p", 0.99, CENTS),
     ],
 )  # fmt: skip

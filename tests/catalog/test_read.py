@@ -6,6 +6,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xlsxwriter
 
 from enrich.catalog.dropped import Dropped
 from enrich.catalog.read import read_catalog
@@ -191,6 +192,18 @@ def test_a_directory_without_one_table_is_refused(tmp_path: Path) -> None:
     (_catalog(tmp_path) / "catalog.parquet").write_bytes(b"")
     both = f"catalog {tmp_path}: holds both catalog.csv and catalog.parquet; delete one or name the file"
     assert _say(tmp_path) == both
+
+
+def test_a_workbook_with_a_cell_far_off_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.xlsx"
+    with xlsxwriter.Workbook(path) as book:
+        sheet = book.add_worksheet()
+        sheet.write_row(0, 0, ["product_code", "title"])
+        sheet.write(1_048_575, 16_383, "left over")
+    assert _say(path) == (
+        f"table {path} cannot be read: sheet1 has cells far off, 1,048,576 rows and 16,384 columns in all; delete what "
+        "is beyond the table, or save it as CSV"
+    )
 
 
 def test_unreadable_tables(tmp_path: Path) -> None:

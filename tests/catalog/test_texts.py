@@ -1,5 +1,6 @@
 """Tables as text: encodings, separators, quotation marks, and what cells of shops hold."""
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ TITLES = {
     "traditional": ("紅色襯衫", "女士羊毛大衣", "手提包", "碎花連衣裙"),
     "Russian": ("Рубашка красная", "Пальто", "Сумка", "Платье"),
     "Polish": ("Koszula żółta", "Płaszcz", "Torebka skórzana", "Sukienka dżinsowa"),
+    "Greek": ("Γυναικείο φόρεμα", "Παλτό", "Τσάντα δερμάτινη", "Πουκάμισο"),
     "Korean": ("빨간 셔츠", "파란 코트", "가죽 가방", "원피스"),
 }
 
@@ -39,6 +41,30 @@ def test_an_encoding_is_found_and_named(tmp_path: Path, language: str, codec: st
     titles = [f"{TITLES[language][n % 4]} {n}" for n in range(12)]
     catalog = read(tmp_path, csv_text(products(title=titles.__getitem__)).encode(codec))
     assert (catalog.encoding, [one.title for one in catalog.products]) == (named, titles)
+
+
+def test_a_guess_is_told_also_where_nothing_else_fits(tmp_path: Path) -> None:
+    text = csv_text(products(title=lambda n: f"Größe Café {n}"))
+    told = "encoding: read as windows-1252, which fits best; if '"
+    assert [note[: len(told)] for note in read(tmp_path, text.encode("cp1252")).notes] == [told]
+    assert read(tmp_path, text.encode("mac-roman")).notes[0].startswith(told)  # wrongly
+    for sure in (text.encode("utf-8-sig"), text.encode("utf-16")):
+        assert read(tmp_path, sure).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (gzip.compress(b"sku,title\n"), "compressed with gzip; unpack it"),
+        (b"PK\x03\x04 and so on", "a zip file or an Excel workbook; unpack it, or name it .xlsx"),
+        (b"\xd0\xcf\x11\xe0\xa1", "an Excel workbook of before 2007; save it as .xlsx or CSV"),
+        (b"PAR1 and so on", "Parquet; name it .parquet"),
+    ],
+)
+def test_a_file_of_another_format_is_named(tmp_path: Path, data: bytes, kind: str) -> None:
+    with pytest.raises(UsageError) as error:
+        read(tmp_path, data)
+    assert str(error.value) == f"table {tmp_path}/catalog.csv: is not a text but {kind}"
 
 
 def test_where_two_encodings_fit_both_are_named_and_a_setting_decides(tmp_path: Path) -> None:

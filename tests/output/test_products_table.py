@@ -121,6 +121,8 @@ def test_ids_that_a_gap_made_floats_are_integers_again(tmp_path: Path) -> None:
         ("product_id,photos\n1,a.jpg\n,b.jpg\n", "1 row has no product_id, the first in row 2: ''; name each product"),
         ("product_id,photos\n1,a.jpg\n2, | \n3,\n",
          "2 products have no photos, the first in row 2: '2'; list its keys, or take the row out"),
+        (f"product_id,photos\n1,a.jpg\n{4097 * 'x'},b.jpg\n",
+         f"1 product_id is longer than 4,096 characters, the first in row 2: {40 * 'x'!r}; shorten it"),
         ("product_id,photos\n", "it has no rows; list the products to process"),
         ("product_id,photos, photos\n1,a.jpg,b.jpg\n",
          "column 'photos' (photos) is there more than once; keep one of them"),

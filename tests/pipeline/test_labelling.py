@@ -45,6 +45,17 @@ def output(tmp_path: Path) -> Path:
     return tmp_path / "output"
 
 
+def test_products_of_deep_folders_are_picked_and_decided_on(tmp_path: Path) -> None:
+    key = 400 * "folder/" + "a.jpg"
+    (tmp_path / "photos").mkdir()
+    store = open_store(str(tmp_path / "output"), create=True)
+    run = make_run(images_uri=str(tmp_path / "photos"))
+    enrich_night(store, run, listing(key), lambda run, item, at: make_row(run, item.product_id, at, title="Coat"))
+    assert label(store.uri, 1).products == 1
+    write_queue(store.uri, picked=f"{store.uri}/label.json")
+    assert apply_decisions(store.uri, decisions_of(tmp_path / "output", 1)).counts == {"accepted": 1}
+
+
 def page_data(output: Path) -> dict[str, Any]:
     [data] = re.findall(
         r'<script type="application/json" id="data">(.*?)</script>', (output / "review.html").read_text(), re.DOTALL

@@ -157,6 +157,7 @@ ENCODINGS = (
     ("Chinese", "gb18030", "gb18030"),
     ("traditional", "big5", "big5"),
     ("Russian", "cp1251", "windows-1251"),
+    ("Greek", "cp1253", "windows-1253"),
     ("Polish", "cp1250", "windows-1250"),
     ("Korean", "cp949", "euc-kr"),
     ("Japanese", "utf-8", "utf-8"),
