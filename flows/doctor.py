@@ -21,6 +21,7 @@ AT_WORK = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]  # states
 LATE = timedelta(minutes=15)  # a worker looks for runs every 15 s
 HEARTBEAT = 30  # seconds; what deployments/apply.py sets for workers, used if this machine's settings have no value
 ANSWER_SECONDS = 15.0
+_WHERE = "set PREFECT_API_URL to its address, with /api at the end"
 MOST_RUNS = 200  # the most that Prefect lists at once, and more than can be active
 
 
@@ -44,21 +45,30 @@ def examine_prefect(release: bool = False) -> list[Finding]:
         return _examine(release)
     except httpx.HTTPError as error:
         raise RunFailed(f"Prefect server {redact(url)}: {first_line(error)}; look at its log") from error
+    except ValueError as error:  # of JSON, pydantic or a version: something between here and the server answered
+        reason = f"does not answer as a Prefect server does ({first_line(error)})"
+        raise RunFailed(f"Prefect server {redact(url)}: {reason}; {_WHERE}") from error
 
 
 def _examine(release: bool) -> list[Finding]:
     with get_client(sync_client=True) as client:
+        version = _version(client)
+        if not version.ok:
+            return [version]  # an older server lacks some of what is asked below
         checks: list[Callable[[SyncPrefectClient], Iterator[Finding]]] = [
-            _versions, _automations, _pools, _schedules, _silent,
+            _automations, _pools, _schedules, _silent,
         ]  # fmt: skip
         found = [finding for check in checks for finding in check(client)]
-        return [*found, *_limits(client, release)]
+        return [version, *found, *_limits(client, release)]
 
 
 def _unreachable(url: str) -> Finding | None:
     """Why this machine cannot use the server, by a single request; Prefect's client would retry for minutes."""
     auth = PREFECT_API_AUTH_STRING.value()
-    credentials = httpx.BasicAuth(*auth.split(":", 1)) if auth else None
+    user, colon, password = (auth or "").partition(":")
+    if auth and not colon:
+        raise UsageError("PREFECT_API_AUTH_STRING has no colon; it is the server's user:password")
+    credentials = httpx.BasicAuth(user, password) if auth else None
     try:
         answer = httpx.post(f"{url}/flows/count", json={}, auth=credentials, timeout=ANSWER_SECONDS)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -67,16 +77,18 @@ def _unreachable(url: str) -> Finding | None:
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         fix = "set PREFECT_API_AUTH_STRING to the server's user:password"
         return Finding("Prefect server", f"{redact(url)} requires a password", False, True, fix)
-    if answer.is_error:
-        fix = "look at its log, or set PREFECT_API_URL to its address, with /api at the end"
+    if not answer.is_success:
+        fix = f"look at its log, or {_WHERE}"
         return Finding("Prefect server", f"{redact(url)} answers {answer.status_code}", False, True, fix)
+    if not answer.text.strip().isdecimal():
+        return Finding("Prefect server", f"{redact(url)} is not a Prefect server", False, True, _WHERE)
     return None
 
 
-def _versions(client: SyncPrefectClient) -> Iterator[Finding]:
+def _version(client: SyncPrefectClient) -> Finding:
     server, here = client.api_version(), prefect.__version__
     fix = "update the server first: clients may be older than their server, not newer"
-    yield Finding(
+    return Finding(
         "Prefect server",
         f"{redact(str(client.api_url))}: {server}, client {here}",
         Version(server) >= Version(here),

@@ -59,8 +59,11 @@ def doctor(
 
 def _examine_server(release: bool) -> None:
     with progress_bars("examining the Prefect server"):
-        from flows.doctor import examine_prefect
-
+        try:
+            from flows.doctor import examine_prefect
+        except ValueError as error:  # pydantic's, of Prefect's settings
+            reason = " ".join(str(error).split("[type=")[0].split())
+            raise UsageError(f"Prefect's settings (PREFECT_... and its profile) cannot be used: {reason}") from error
         findings = examine_prefect(release)
     for finding in findings:
         mark = ("ok      ", "green") if finding.ok else ("wrong   ", "red")

@@ -18,7 +18,6 @@ Adapter = Annotated[str, typer.Option(help="Adapter made by `enrich finetune`: a
 Output = Annotated[str, typer.Option(help="Output of the runs: a directory or s3://bucket/prefix.")]
 RunId = Annotated[str, typer.Option(help="The run's id.")]
 
-
 _MOST = timedelta(days=36_500)
 
 

@@ -34,6 +34,9 @@ class Pick(BaseModel):
     why: tuple[str, ...] = Field(max_length=20)
 
 
+MOST_PICKS = 100_000  # more than anybody decides on
+
+
 class PickFile(BaseModel):
     """The products that `enrich label` writes and `enrich review` shows, in this order."""
 
@@ -41,7 +44,7 @@ class PickFile(BaseModel):
 
     format: Literal["enrich-label-1"]
     output: str = Field(max_length=2000)
-    picks: tuple[Pick, ...] = Field(min_length=1, max_length=100_000)
+    picks: tuple[Pick, ...] = Field(min_length=1, max_length=MOST_PICKS)
 
 
 def undecided(products: pl.DataFrame) -> pl.DataFrame:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from enrich.errors import UsageError
-from enrich.output.picks import PickFile, pick, undecided
+from enrich.output.picks import MOST_PICKS, PickFile, pick, undecided
 from enrich.output.products import read_products
 from enrich.pipeline.kept_apart import check_file
 from enrich.storage import folder_of_file, open_store
@@ -31,11 +31,11 @@ def label(output: str, budget: int, to: str | None = None) -> Picked:
         to: the file, a local path or s3://bucket/key; None: label.json in the output.
 
     Raises:
-        UsageError: the budget is not positive, `to` is one of the output's own files, nothing was published there yet,
-            or people decided on all of it.
+        UsageError: the budget is not 1 to MOST_PICKS, `to` is one of the output's own files, nothing was published
+            there yet, or people decided on all of it.
     """
-    if budget < 1:
-        raise UsageError(f"budget {budget}: give the number of products to pick, 1 or more")
+    if not 1 <= budget <= MOST_PICKS:
+        raise UsageError(f"budget {budget}: give the number of products to pick, 1 to {MOST_PICKS:,}")
     target = open_store(output, must_exist=True)
     folder, name = (output, LABEL_KEY) if to is None else folder_of_file("--to", to)
     check_file("--to", f"{folder}/{name}", output)

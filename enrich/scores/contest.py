@@ -12,6 +12,9 @@ from enrich.vocabulary import Product, same_design
 # Up to eight intervals are looked at, and one beyond 0 decides: at 99 % equals lose by luck once in 25 times.
 ENDS = (0.005, 0.995)
 RESAMPLES = 2_000
+# Student's t at ENDS for 1, 2 ... 9 degrees of freedom, and the normal distribution's.
+_STUDENT = (63.657, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355, 3.250)
+_NORMAL = 2.576
 MOVED = 0.2  # relative change of a price from which on it counts as another price
 
 
@@ -76,8 +79,9 @@ def contest(
     """Compare two adapters' answers (None where there is none) about `products`, at least one.
 
     The bootstrap draws designs, not rows, because photos of one design share their error, and takes both adapters'
-    answers about each: what is hard for both cancels out. A measure without rows, as of prices in a catalog that has
-    none, is left out, and so is `but`.
+    answers about each: what is hard for both cancels out. Of few designs its interval is too short, so it is widened as
+    Student's is (Hesterberg 2015, What Teachers Should Know About the Bootstrap); one design says nothing. A measure
+    without rows, as of prices in a catalog that has none, is left out, and so is `but`.
     """
     mine, theirs = comparison(products, new), comparison(products, standing)
     _, design = np.unique([same_design(product.title) for product in products], return_inverse=True)
@@ -91,7 +95,8 @@ def contest(
         gained = np.bincount(design, np.where(known, ours - others, 0.0))
         rows = np.bincount(design, known)
         means = gained[draws].sum(1) / np.maximum(rows[draws].sum(1), 1)
-        low, high = np.quantile(means, ENDS)
+        ends = np.quantile(means, ENDS)
+        low, high = _widened(gained.sum() / rows.sum(), ends[0], ends[1], int(np.count_nonzero(rows)))
         differences.append(
             Difference(
                 measure=name, what=what, new=float(ours[known].mean()), standing=float(others[known].mean()),
@@ -99,6 +104,17 @@ def contest(
             )
         )  # fmt: skip
     return Contest(labels=labels, products=len(products), differences=tuple(differences))
+
+
+def _widened(mean: float, low: float, high: float, designs: int) -> tuple[float, float]:
+    """The ends of a bootstrap interval around `mean`, made longer for how few designs it rests on."""
+    if designs == 1:
+        return -1.0, 1.0  # all that a difference of shares can be
+    free = designs - 1
+    many = _NORMAL + 4.917 / free + 8.84 / free**2  # Student's t from 10 on within 1 % (Abramowitz, Stegun 26.7.5)
+    student = _STUDENT[free - 1] if free <= len(_STUDENT) else many
+    factor = student / _NORMAL * (designs / free) ** 0.5
+    return max(-1.0, mean + factor * (low - mean)), min(1.0, mean + factor * (high - mean))
 
 
 def share_changed(new: Sequence[Answer | None], standing: Sequence[Answer | None]) -> float:

@@ -1,7 +1,11 @@
 """`enrich doctor --prefect` on a real server: a line for all that keeps nights from starting, and no change unasked."""
 
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -9,7 +13,7 @@ from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
 from prefect.client.schemas.schedules import CronSchedule
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Running, Scheduled
 
 from enrich.doctor import Finding
@@ -17,6 +21,7 @@ from enrich.errors import UsageError
 from flows import doctor
 from flows.doctor import examine_prefect
 from flows.nights import PUBLISHERS
+from tests.testing.badweb import Answer, reply, serve
 from tests.testing.cli import RunCli
 
 
@@ -131,6 +136,68 @@ def test_a_server_that_is_not_there_is_one_line(run_cli: RunCli) -> None:
     assert code == 1
     assert out.count("\n") == 1
     assert out.startswith("wrong   Prefect server: http://127.0.0.1:1/api does not answer; ")
+
+
+Look = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def look(run_cli: RunCli) -> Iterator[Look]:
+    """The exit code and the line about what answers in a server's place: by the end of a path, else with 404."""
+    with serve() as web:
+
+        def found(**answers: Answer) -> tuple[int, str]:
+            here = {"flows__count": reply(200, b"0", Content_Type="application/json"), **answers}
+            web.answers = {f"/api/{path.replace('__', '/')}": answer for path, answer in here.items()}
+            with temporary_settings({PREFECT_API_URL: f"{web.url}/api"}):
+                code, out, err = run_cli("doctor", "--prefect")
+            [line] = (out + err).splitlines()
+            return code, line.removeprefix("wrong   ").removeprefix("error: ").replace(f"{web.url}/api", "URL")
+
+        yield found
+
+
+WHERE = "set PREFECT_API_URL to where it is, with /api at the end"
+
+
+def test_what_is_no_prefect_server_is_one_line(look: Look) -> None:
+    page = reply(200, b"<html>log in</html>")
+    assert look(flows__count=page) == (
+        1, f"Prefect server: URL is not a Prefect server; {WHERE}"
+    )  # fmt: skip
+    assert look(flows__count=reply(302, b"", Location="/login")) == (
+        1, f"Prefect server: URL answers 302; look at its log, or {WHERE}"
+    )  # fmt: skip
+    version = reply(200, b'"of our own"', Content_Type="application/json")
+    assert look(admin__version=version) == (
+        1,
+        "Prefect server URL: does not answer as a Prefect server does (Invalid version: 'of our own'); " + WHERE,
+    )
+
+
+def test_of_a_server_that_is_too_old_only_that_is_said(look: Look) -> None:
+    version = reply(200, b'"2.20.1"', Content_Type="application/json")
+    code, line = look(admin__version=version)
+    assert code == 1
+    assert line.startswith("Prefect server: URL/: 2.20.1, client ")
+    assert line.endswith("; update the server first: clients may be older than their server, not newer")
+
+
+def test_a_password_without_a_user(run_cli: RunCli) -> None:
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api", PREFECT_API_AUTH_STRING: "secret"}):
+        code, _, err = run_cli("doctor", "--prefect")
+    told = "error: PREFECT_API_AUTH_STRING has no colon; it is the server's user:password\n"
+    assert (code, err) == (2, told)
+
+
+def test_settings_that_prefect_cannot_read(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "enrich.cli", "doctor", "--prefect"], capture_output=True, text=True,
+        env={**os.environ, "PREFECT_HOME": str(tmp_path), "PREFECT_API_URL": "http://[::1/api"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "error: Prefect's settings (PREFECT_... and its profile) cannot be used: 1 validation error " in done.stderr
+    assert "Invalid IPv6 URL" in done.stderr.splitlines()[-1]
 
 
 def test_without_a_server_named_and_with_release_alone_it_is_refused(run_cli: RunCli) -> None:

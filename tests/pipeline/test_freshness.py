@@ -131,6 +131,30 @@ def test_the_command_says_one_line_and_ends_with_1_or_0(run_cli: RunCli, tmp_pat
     assert err.count("\n") == 1
 
 
+def test_a_run_from_the_future_keeps_nothing_quiet(output: str) -> None:
+    ran(output, "night-1", 30)
+    ran(output, "night-2", -100)
+    with pytest.raises(RunFailed) as told:
+        look(output)
+    assert str(told.value) == (
+        f"output {output}: run night-1 ended 30h ago, more than 26h, and none has published since; run night-2 ended "
+        "4d 4h from now by the clock of host h: set that clock, or this one's"
+    )
+    ran(output, "night-3", 1)
+    assert look(output) == f"output {output}: run night-3 ended 1h ago"
+
+
+def test_clocks_may_differ_by_a_minute(output: str) -> None:
+    ran(output, "night-1", -1 / 60)
+    assert look(output) == f"output {output}: run night-1 ended 0m ago"
+
+
+def test_a_run_from_the_future_alone_is_named(output: str) -> None:
+    ran(output, "night-1", -48)
+    with pytest.raises(RunFailed, match="no run has published there; run night-1 ended 2d from now by the clock of"):
+        look(output)
+
+
 @pytest.mark.parametrize("time", ["26", "a day", "-1h"])
 def test_a_time_that_is_none_is_refused_with_an_example(run_cli: RunCli, tmp_path: Any, time: str) -> None:
     code, _, err = run_cli("doctor", "--output", str(tmp_path), f"--newer-than={time}")

@@ -121,6 +121,7 @@ def test_wrong_input_is_one_line_and_code_2(output: Path, tmp_path: Path, run_cl
     picks = output.parent / "picks.json"
     (tmp_path / "empty").mkdir()
     refused(f"label --output {output} --budget 0", "Input should be greater than or equal to 1")
+    refused(f"label --output {output} --budget 100001", "give the number of products to pick, 1 to 100,000")
     refused(f"label --output {output}", "Missing option '--budget'")
     refused(f"label --output {tmp_path}/nowhere --budget 5", "nowhere")
     refused(f"label --output {tmp_path}/empty --budget 5", r"no products\.parquet; make one with `enrich run`")

@@ -72,3 +72,26 @@ def test_the_share_of_products_that_would_change() -> None:
               Answer("Hat", "HATS", 20.0), Answer("Hat", "HATS", None), None]  # fmt: skip
     assert share_changed([one] * 7, others) == pytest.approx(5 / 7)
     assert share_changed([None], [None]) == 0
+
+
+@pytest.mark.parametrize("designs", [1, 2, 3, 5, 10])
+def test_equals_seldom_lose_by_few_products(designs: int) -> None:
+    """By the bootstrap alone a price a little off would lose every second time by one product, 4 % by five."""
+    products = PRODUCTS[:designs]
+    times = 150
+    losses = sum(
+        "price" in lost(contest("labels", products, answers(2 * n, 1.0, off=0.3)[:designs],
+                                answers(2 * n + 1, 1.0, off=0.3)[:designs]))
+        for n in range(times)
+    )  # fmt: skip
+    assert losses <= 0.03 * times
+
+
+def test_what_is_wrong_about_each_of_few_products_loses() -> None:
+    products = PRODUCTS[:3]
+    right: list[Answer | None] = [Answer(one.title, one.category, one.price) for one in products]
+    wrong: list[Answer | None] = [Answer(one.title, "COATS", one.price) for one in products]
+    found = contest("labels", products, wrong, right)
+    assert lost(found) == ["category"]
+    [one] = contest("labels", products[:1], wrong[:1], right[:1], but="title").differences[:1]
+    assert (one.low, one.high) == (-1, 1)

@@ -64,7 +64,7 @@ def serve() -> Iterator[Web]:
             except (BrokenPipeError, ConnectionResetError):
                 pass  # the client has had enough
 
-        do_HEAD = do_GET
+        do_HEAD = do_POST = do_GET
 
         def log_message(self, format: str, *args: object) -> None:
             pass

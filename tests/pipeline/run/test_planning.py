@@ -144,6 +144,12 @@ def test_what_is_no_length_of_time(text: str) -> None:
         parse_duration(text)
 
 
+@pytest.mark.parametrize("text", ["99999999999d", "9000000h", "40000d"])
+def test_a_length_of_time_before_all_dates(text: str) -> None:
+    with pytest.raises(UsageError, match=f"'{text}' is more than 36,500 days; write 90d, 6h, 2h30m or 45s"):
+        parse_duration(text)
+
+
 @pytest.mark.parametrize(
     "changed",
     [
