@@ -73,7 +73,7 @@ def test_several_currencies_are_converted_by_rates(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"prices in USD, which are missing in columns\.rates; add their rates"):
         read_catalog(tmp_path, Columns.model_validate(columns | {"rates": {"EUR": 1}}))
     for rates in ({"EUR": 2}, {"EUR": 1, "USD": 0}):
-        with pytest.raises(ValueError, match="exactly one currency is at 1"):
+        with pytest.raises(ValueError, match="exactly one currency must be 1"):
             Columns.model_validate({"rates": rates})
 
 

@@ -252,7 +252,7 @@ def test_fields_go_to_columns_of_the_same_meaning(output: str, tmp_path: Path) -
 
 def test_fields_less_sure_than_asked_are_not_in_a_feed(output: str, tmp_path: Path) -> None:
     sure = PRIMARY.model_copy(update={"min_confidence": 0.95})
-    with pytest.raises(UsageError, match=r"none of its 21 rows can be exported: 21 below min_confidence 0\.95"):
+    with pytest.raises(UsageError, match=r"none of 21 rows can be exported: 21 below min_confidence 0\.95"):
         export(output, "merchant", str(tmp_path / "feed.tsv"), sure)
     unsure = output_of(tmp_path / "out", one(attributes={"material": Attribute("Wool", 0.5)}), "a")
     export(unsure, "merchant", str(tmp_path / "feed.tsv"), PRIMARY.model_copy(update={"min_confidence": 0.8}))

@@ -114,7 +114,7 @@ def test_a_state_is_committed_once(local: Store) -> None:
     appoint(local, ICEBERG)
     night(local, "r1", 60, "a")
     assert not follow(local, "r1", "publish")
-    with pytest.raises(UsageError, match="run r1: it is published already"):
+    with pytest.raises(UsageError, match="run r1: already published"):
         publish_held(local.uri, "r1")
     assert len(commits(local)) == 1
     rebuild(local.uri)
