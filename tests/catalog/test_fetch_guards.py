@@ -356,7 +356,7 @@ def _answers(*addresses: str) -> list[tuple[Any, ...]]:
 
 
 def _dialling(monkeypatch: pytest.MonkeyPatch, web: Web, dead: tuple[str, ...] = ()) -> list[tuple[str, int]]:
-    """The addresses that are connected to from now on; `web` answers in the place of all that are not dead."""
+    """The addresses that are connected to from now on; `web` answers instead of all that are not dead."""
     dialled: list[tuple[str, int]] = []
 
     def dial(where: tuple[str, int], timeout: float | None = None, **_: Any) -> socket.socket:

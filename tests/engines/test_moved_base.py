@@ -1,4 +1,4 @@
-"""An adapter whose base was moved: found beside it or where it is said to be, and never another model."""
+"""An adapter whose base was moved: found next to it or where the user says, and never another model."""
 
 import json
 import shutil

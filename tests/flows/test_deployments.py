@@ -14,7 +14,7 @@ from deployments.apply import POOLS
 from deployments.bring_up import NotUp, keep_password
 from deployments.deploy import to_try
 from enrich.settings.run import RunSettings
-from flows.nightly import beside
+from flows.nightly import sibling
 from flows.parameters import ANSWERING, NightlySettings, read_text
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ def test_the_night_keeps_the_demo_s_adapter_until_it_has_a_better_one() -> None:
     parameters = DEPLOYMENTS["nightly"]["parameters"]
     more = read_text(NightlySettings, parameters["settings"], "run", ANSWERING)
 
-    assert (more.adapter, beside(parameters["output"], "adapters")) == ("demo/adapter", "demo/adapters")
+    assert (more.adapter, sibling(parameters["output"], "adapters")) == ("demo/adapter", "demo/adapters")
     assert more.run == RunSettings()
     assert len(parameters["settings"].splitlines()) == 3  # more would not fit on a screen
 

@@ -196,7 +196,7 @@ def test_the_next_night_publishes_what_a_killed_one_answered_and_asks_for_nothin
 ) -> None:
     run(shop)
     shop.add_photos("b.jpg", "c.jpg", "d.jpg")
-    shop.faults = [None, None, SystemExit()]  # as if its process was killed: nothing is tried again
+    shop.faults = [None, None, SystemExit()]  # as if its process was killed: nothing is retried
     with pytest.raises(SystemExit):
         night(shop, run=ONE_EACH)
     output = shop.root / "output"

@@ -119,8 +119,8 @@ RESUMED = (RUN_1, make_row(RUN_1, minutes=20))
         pytest.param([LAST_TRY], "e2", "f1", ("changed", 1), id="no attempts left, then other bytes"),
         pytest.param([OK, FAILED_LATER], "e2", "f2", None, id="newest outcome failed, older good row shown"),
         pytest.param([OK, FAILED_LATER], "e1", "f2", ("changed", 1), id="the old bytes are back"),
-        pytest.param([RESUMED, OK_LATER], "e1", "f2", None, id="the older run went on after the newer fingerprint"),
-        pytest.param([RESUMED, NEW_BYTES_LATER], "e2", "f1", None, id="the older run went on after the newer bytes"),
+        pytest.param([RESUMED, OK_LATER], "e1", "f2", None, id="the older run continued after the newer fingerprint"),
+        pytest.param([RESUMED, NEW_BYTES_LATER], "e2", "f1", None, id="the older run continued after the newer bytes"),
     ],
 )
 def test_what_is_to_be_done(

@@ -1,4 +1,4 @@
-"""An output of schema version 2 goes on: table, history and decisions are read as if always of products."""
+"""An output of schema version 2 continues: table, history and decisions are read as if always of products."""
 
 from collections.abc import Callable
 from datetime import timedelta

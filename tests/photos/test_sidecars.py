@@ -1,4 +1,4 @@
-"""A setting leaves out the files beside photos and reports them; it never leaves out a photo."""
+"""A setting skips other files among photos and reports them; it never leaves out a photo."""
 
 import polars as pl
 import pytest

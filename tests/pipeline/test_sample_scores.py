@@ -1,4 +1,4 @@
-"""An adapter on its sample's hold-out, beside its base, and the contact sheet of what it has not seen."""
+"""An adapter on its sample's hold-out, compared with its base, and the contact sheet of unseen products."""
 
 from pathlib import Path
 from typing import Any

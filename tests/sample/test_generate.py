@@ -137,7 +137,7 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(
         if not name.startswith("."):
             assert Image.open(BytesIO(content)).convert("RGB").size == (24, 24)
     assert not list((tmp_path / "catalog").rglob("*.part"))
-    room[0] = 10**9  # room was made: the same call goes on
+    room[0] = 10**9  # room was made: the same call continues
     assert write_sample(tmp_path / "catalog", products=200, holdout=20).products == 200
     assert len(read_catalog(tmp_path / "catalog").products) == 200
 

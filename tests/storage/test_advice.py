@@ -30,7 +30,7 @@ def test_an_archived_photo_is_said_to_be_archived(s3_bucket: str, storage: Liter
         StorageError, match=r"/cold.jpg: .*; archived; restore it \(aws s3api restore-object\)"
     ) as caught:
         open_store(s3_bucket).get("cold.jpg")
-    assert caught.value.problem is DENIED  # which is tried again: a restored object has the same etag
+    assert caught.value.problem is DENIED  # which is retried: a restored object has the same etag
 
 
 @pytest.mark.parametrize(

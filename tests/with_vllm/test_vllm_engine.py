@@ -81,7 +81,7 @@ def test_no_more_is_pulled_than_fits_in_flight(engine: VllmEngine) -> None:
     stream = engine.complete(requests())
     next(stream)
 
-    assert len(pulled) <= 6  # five at a time, and one in the place of the first that was answered
+    assert len(pulled) <= 6  # five at a time, and one instead of the first that was answered
     assert len(list(stream)) == 11
 
 
