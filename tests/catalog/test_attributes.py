@@ -62,12 +62,12 @@ def test_a_language_and_own_words(tmp_path: Path) -> None:
     assert taught_answer(prompt, catalog.products[1]) == "製品: Shoe 1\n分類: SHOES\nColour: 無し\n定価: 10"
 
 
-def test_a_choice_with_a_value_of_its_own_for_each_product_is_told(tmp_path: Path) -> None:
+def test_a_choice_with_a_value_of_its_own_for_each_product_is_reported(tmp_path: Path) -> None:
     catalog, _ = _read(tmp_path, *(f",,shade {n}" for n in range(30)))
     assert any("`colour: {kind: text}` may be meant" in note for note in catalog.notes)
 
 
-def test_a_field_without_any_value_is_told(tmp_path: Path) -> None:
+def test_a_field_without_any_value_is_reported(tmp_path: Path) -> None:
     catalog, _ = _read(tmp_path, ",,", ",,")
     assert "colour has no values (column 'colour'): it is taught as 'unknown'" in catalog.notes
 

@@ -103,7 +103,7 @@ def test_the_json_is_as_promised(tmp_path: Path, run_cli: RunCli) -> None:
         (products(image=lambda n: f"images/{n}.jpg" if n else "broken.jpg"), ": 1: broken.jpg (row 1, product 00101: "),
     ],
 )  # fmt: skip
-def test_what_looks_wrong_is_told(tmp_path: Path, rows: list[dict[str, Any]], told: str) -> None:
+def test_what_looks_wrong_is_reported(tmp_path: Path, rows: list[dict[str, Any]], told: str) -> None:
     write_photos(tmp_path)
     (tmp_path / "broken.jpg").write_bytes(b"<html>")
     (tmp_path / "catalog.csv").write_text(csv_text(rows))

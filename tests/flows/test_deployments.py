@@ -47,7 +47,7 @@ def test_a_deployment_starts_a_flow_with_parameters_that_pass(name: str) -> None
         flow.validate_parameters(optional | asked | deployment["parameters"] | parameters)
 
 
-def test_the_night_keeps_the_demo_s_adapter_until_it_has_a_better_one() -> None:
+def test_the_nightly_run_keeps_the_demo_s_adapter_until_it_has_a_better_one() -> None:
     parameters = DEPLOYMENTS["nightly"]["parameters"]
     more = read_text(NightlySettings, parameters["settings"], "run", ANSWERING)
 
@@ -68,7 +68,7 @@ def test_a_deployment_says_what_it_is_and_where_it_runs(name: str) -> None:
     assert deployment["tags"]
 
 
-def test_the_night_is_scheduled_once_in_a_time_zone_and_never_twice_at_a_time() -> None:
+def test_the_nightly_run_is_scheduled_once_in_a_time_zone_and_never_twice_at_a_time() -> None:
     nightly = DEPLOYMENTS["nightly"]
     [schedule] = nightly["schedules"]
 

@@ -93,7 +93,7 @@ def test_numbers_have_limits() -> None:
     assert error.message == "500 is greater than the maximum of 168"
 
 
-def test_the_lines_that_are_there_to_be_filled_change_nothing_as_they_are() -> None:
+def test_empty_lines_of_the_form_change_nothing() -> None:
     assert adhoc(ADHOC).run == adhoc("").run
     assert read_text(NightlySettings, NIGHTLY, "run", ANSWERING) == read_text(NightlySettings, ADHOC, "run", ANSWERING)
     assert training(FINETUNE).finetune == training("").finetune
@@ -160,7 +160,7 @@ def test_a_wrong_line_is_named_with_what_is_wrong_there(text: str, message: str)
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_settings_that_do_not_go_together_are_told_in_one_line() -> None:
+def test_settings_that_do_not_go_together_are_reported_in_one_line() -> None:
     with pytest.raises(
         UsageError, match="effective_batch_size 16 is not a multiple of batch_size 5; change that value"
     ):
@@ -184,7 +184,7 @@ def test_a_run_ends_after_so_long_or_at_a_time_of_the_day_it_was_due(until: str,
     assert seconds_until(until, datetime.fromisoformat(now).replace(tzinfo=UTC), due) == hours * 3600
 
 
-def test_adapters_are_kept_beside_the_output() -> None:
+def test_adapters_are_kept_next_to_the_output() -> None:
     assert sibling("demo/output", "adapters") == "demo/adapters"
     assert sibling("s3://shop/night/enriched/", "adapters") == "s3://shop/night/adapters"
     with pytest.raises(

@@ -146,7 +146,7 @@ def test_a_table_from_before_there_were_sequences_may_show_an_older_row_which_is
 
 
 @pytest.mark.parametrize("kind", list(ErrorKind))
-def test_only_failures_that_may_pass_are_tried_again(kind: ErrorKind) -> None:
+def test_only_failures_that_may_pass_are_retried(kind: ErrorKind) -> None:
     products = products_of((RUN_1, make_row(RUN_1, error_kind=kind)))
     assert len(plan(listing("a.jpg"), products)) == (kind in TRANSIENT)
 
@@ -381,7 +381,7 @@ def answers_of(folder: Path, products: Products, source: pl.DataFrame) -> dict[s
     return manifest.known_answers(folder / "answers", items)
 
 
-def test_a_run_id_does_not_go_on_under_other_limits() -> None:
+def test_a_run_id_does_not_continue_under_other_limits() -> None:
     started = manifest.Manifest(make_run(circumstances="c1"), Path("nowhere"), 0)
     with pytest.raises(UsageError, match="run night-1 was started with other limits on photos or answers"):
         manifest.check_same_run(started, make_run(circumstances="c2"))

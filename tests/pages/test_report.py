@@ -284,7 +284,7 @@ PREFLIGHT = {"photos_per_product": 1, "image_tokens": {"least": 313, "median": 7
 TRAIN = {"settings": {"model": "owner/base"}, "rows": {"train": 480}, "preflight": PREFLIGHT}
 
 
-def test_a_card_states_scores_beside_the_baselines() -> None:
+def test_a_card_states_scores_next_to_the_baselines() -> None:
     card = render_card(TRAIN, card_metrics(), make_prompt(("HATS", "BAGS"), "EUR"))
 
     _, front, body = card.split("---\n", 2)

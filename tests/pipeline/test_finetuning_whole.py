@@ -59,7 +59,7 @@ def test_a_label_leak_is_refused_before_anything_is_read(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_metrics_stand_beside_base_and_baselines(story: Any) -> None:
+def test_metrics_stand_next_to_base_and_baselines(story: Any) -> None:
     metrics = json.loads((story.adapter / "metrics.json").read_text())
     assert metrics == json.loads(json.dumps(story.finetuned.metrics))
     assert set(metrics["baselines"]) == {"majority_class", "category_median"}

@@ -132,7 +132,7 @@ def test_the_command_says_one_line_and_ends_with_1_or_0(run_cli: RunCli, tmp_pat
 
 
 @pytest.mark.parametrize("time", ["26", "a day", "-1h"])
-def test_a_time_that_is_none_is_refused_with_an_example(run_cli: RunCli, tmp_path: Any, time: str) -> None:
+def test_a_time_that_is_not_one_is_refused_with_an_example(run_cli: RunCli, tmp_path: Any, time: str) -> None:
     code, _, err = run_cli("doctor", "--output", str(tmp_path), f"--newer-than={time}")
 
     assert code == 2

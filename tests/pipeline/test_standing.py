@@ -114,7 +114,7 @@ def test_a_standing_adapter_that_is_gone_makes_room(adapters: str, compared: lis
     assert choose("c", adapters, new, SETTINGS, fresh=False).uri == new
 
 
-def test_what_is_no_adapter_is_not_promoted(tmp_path: Path) -> None:
+def test_what_is_not_an_adapter_is_not_promoted(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"adapter .*nothing: not found; name one that `enrich finetune` wrote"):
         promote(str(tmp_path), str(tmp_path / "nothing"), "Ann", "")
 

@@ -292,7 +292,7 @@ def killed(job: TinyJob, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple
 
 
 @pytest.mark.parametrize("moment", _MOMENTS, ids=str)
-def test_a_killed_run_goes_on_and_ends_bit_for_bit_as_if_nothing_had_happened(
+def test_a_killed_run_continues_and_ends_bit_for_bit_as_if_nothing_had_happened(
     job: TinyJob, undisturbed: tuple[Path, TrainReport], killed: dict[tuple[str, int], Path], moment: tuple[str, int]
 ) -> None:
     workdir = killed[moment]

@@ -204,7 +204,7 @@ def test_an_engine_killed_between_streams(engine: VllmEngine, expected: list[Com
     assert engine.restarts == before + 1
 
 
-def test_the_adapter_beside_the_base(adapter: Adapter, expected: list[Completion]) -> None:
+def test_the_adapter_unmerged(adapter: Adapter, expected: list[Completion]) -> None:
     unmerged = start_engine(adapter, settings(served="lora"))
     try:
         check_same(list(unmerged.complete(map(request, NUMBERS))), expected)

@@ -54,7 +54,7 @@ def test_a_dry_run_writes_nothing_and_goes_by_the_last_run(story: Any, tmp_path:
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == files
 
 
-def test_a_deadline_publishes_what_is_done_and_the_run_goes_on(
+def test_a_deadline_publishes_what_is_done_and_the_run_continues(
     story: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places, clock = (str(story.bucket), str(story.adapter), str(tmp_path)), iter(range(0, 10_000, 10))
@@ -117,7 +117,7 @@ def test_lengths_of_time(text: str, seconds: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "6", "h", "-1h", "1h 5", "tomorrow"])
-def test_what_is_no_length_of_time(text: str) -> None:
+def test_what_is_not_a_duration(text: str) -> None:
     with pytest.raises(UsageError, match=f"{re.escape(repr(text))} is not a duration; write 90d, 6h, 2h30m or 45s"):
         parse_duration(text)
 
