@@ -81,7 +81,7 @@ def test_what_a_person_promoted_serves_until_another_is_trained(adapters: str, c
     promote(adapters, older, "Ann", "its titles read better")
 
     choice = choose("c", adapters, newer, SETTINGS, fresh=False)
-    assert (choice.uri, choice.why) == (older, f"the adapter {older} serves as Ann promoted it")
+    assert (choice.uri, choice.why) == (older, f"the adapter {older} serves, because Ann promoted it")
     assert compared == []
     newest = made(adapters, "c")
     assert choose("c", adapters, newest, SETTINGS, fresh=True).uri == newest

@@ -75,7 +75,7 @@ ERRORS: list[tuple[Exception, Problem, str]] = [
     (exceptions.LoginRefreshRequired(), DENIED, "run aws login"),
     (exceptions.PartialCredentialsError(provider="env", cred_var="secret"), DENIED, "half of a key pair"),
     (exceptions.NoCredentialsError(), DENIED, "AWS_PROFILE"),
-    (exceptions.CredentialRetrievalError(provider="process", error_msg="1"), DENIED, "could not be got"),
+    (exceptions.CredentialRetrievalError(provider="process", error_msg="1"), DENIED, "could not be obtained"),
     (
         exceptions.SSLError(endpoint_url="https://user:secret@s3", error=OSError("mismatch")),
         FAILED,
