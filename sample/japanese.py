@@ -100,7 +100,7 @@ JAPANESE = Dialect(
             "wallet": 16_000, "tie": 7_000, "cap": 3_900, "kids_tee": 1_600, "hoodie": 3_900, "dungarees": 5_500,
             "welly": 3_200, "socks": 550, "beanie": 1_500, "mittens": 1_200,
         },
-        effects=DEMO.prices.effects,  # so that both catalogs are equally hard but for their words
+        effects=DEMO.prices.effects,  # so that both catalogs are equally hard except for their words
         ladder=((1_000, 10), (5_000, 100), (20_000, 500), (100_000, 1_000), (1e9, 5_000)),
         sigma=SIGMA,
     ),

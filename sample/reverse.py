@@ -11,7 +11,7 @@ PAIR = 0.46  # how far the two of a pair are from the middle
 
 
 def _pair(one: Sequence[Part]) -> list[Part]:
-    """The part of one shoe, sock or mitten, and its mirror image beside it."""
+    """The part of one shoe, sock or mitten, and its mirror image next to it."""
     side = [replace(part, outline=moved(part.outline, PAIR, 0.0)) for part in one]
     return [other for part in side for other in both(part)]
 

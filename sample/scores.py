@@ -1,4 +1,4 @@
-"""An adapter on the sample that it was made from: its hold-out, beside the base, and a contact sheet."""
+"""An adapter on the sample that it was made from: its hold-out, compared with the base, and a contact sheet."""
 
 from pathlib import Path
 from typing import Any

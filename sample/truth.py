@@ -97,7 +97,7 @@ def finish_bucket(
 ) -> dict[str, Facts]:
     """Add a copy and the hostile files; returns the expected result of each.
 
-    Where products are folders, the hostile files are too, and two more have one broken photo beside good ones.
+    Where products are folders, the hostile files are too, and two more have one broken photo among good ones.
     """
     copied = (
         next((photos for photos in products() if len(photos) > 1), None)

@@ -24,7 +24,7 @@ def test_what_is_copied_and_installed_is_there_and_let_through_and_nothing_else(
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_target_runs_a_checked_worker_as_nobody_special(target: str) -> None:
+def test_a_target_runs_a_checked_worker_as_an_unprivileged_user(target: str) -> None:
     steps = stage(target)
     last = dict(steps)
 
@@ -33,7 +33,7 @@ def test_a_target_runs_a_checked_worker_as_nobody_special(target: str) -> None:
     assert "http://127.0.0.1:8080/health" in last["HEALTHCHECK"]
 
 
-def test_the_server_is_a_checked_process_of_nobody_special_and_newer_than_its_clients() -> None:
+def test_the_server_is_a_checked_process_of_an_unprivileged_user_and_newer_than_its_clients() -> None:
     last = dict(stage("server"))
     pins = dict(re.findall(r"(?m)^(\S+?)==(\S+)$", (ROOT / "deployments" / "server-constraints.txt").read_text()))
     clients = dict(re.findall(r"(?m)^(\S+?)==(\S+)$", (ROOT / "constraints.txt").read_text()))

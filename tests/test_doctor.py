@@ -152,7 +152,7 @@ def test_credentials_are_found_and_not_shown(monkeypatch: pytest.MonkeyPatch) ->
         ({"AWS_ACCESS_KEY_ID": "half"}, "Partial credentials found in env, missing: AWS_SECRET_ACCESS_KEY; for s3:// "),
     ],
 )
-def test_credentials_that_are_set_up_wrong_are_told(
+def test_credentials_that_are_set_up_wrong_are_reported(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], reason: str
 ) -> None:
     for name, value in variables.items():

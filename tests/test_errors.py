@@ -91,7 +91,7 @@ def test_a_message_is_one_line_that_any_terminal_can_show() -> None:
         (TypeError("a\nb"), "TypeError: a; set ENRICH_DEBUG=1"),
     ],
 )
-def test_an_error_that_is_not_ours_is_told_in_our_words(error: Exception, message: str) -> None:
+def test_an_error_that_is_not_ours_is_reported_in_our_words(error: Exception, message: str) -> None:
     assert str(unforeseen(error)).startswith(message)
     assert unforeseen(error).exit_code == 1
 
@@ -137,12 +137,12 @@ def test_a_password_in_the_endpoint_is_neither_used_nor_shown(
 
 
 @pytest.mark.parametrize("message", ["parquet: File out of specification: x", "parquet error: Error { location: x }"])
-def test_a_damaged_parquet_file_that_polars_meets_is_told_as_one(message: str) -> None:
+def test_a_damaged_parquet_file_that_polars_meets_is_reported_as_one(message: str) -> None:
     error = unforeseen(pl.exceptions.ComputeError(message))
     assert str(error).startswith(f"a Parquet file is damaged ({message}")
     assert "report it" not in str(error)
 
 
-def test_a_panic_of_polars_reader_is_told_as_a_damaged_file() -> None:
+def test_a_panic_of_polars_reader_is_reported_as_a_damaged_file() -> None:
     told = 'called `Result::unwrap()` on an `Err` value: JoinError::Panic(Id(5), "OutOfSpec(\\"Thrift out\\")")'
     assert str(unforeseen(pl.exceptions.PanicException(told))).startswith("a Parquet file is damaged (called `Result")

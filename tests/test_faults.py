@@ -28,7 +28,7 @@ def make(s3_server: S3Server, adapter: Path, tmp_path: Path) -> Callable[..., Pl
     return partial(make_place, client, s3_server.endpoint, adapter, tmp_path, lock_object=False)
 
 
-def test_a_night_disturbed_and_killed_loses_doubles_and_tears_nothing(make: Callable[..., Place]) -> None:
+def test_a_disturbed_and_killed_run_neither_loses_nor_corrupts_rows(make: Callable[..., Place]) -> None:
     place = make(seed=3)
     nights(place, "nights", photos=24, kills_a_night=3)
     assert place.found == [], place.log.read_text()[-3000:]

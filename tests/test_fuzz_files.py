@@ -189,7 +189,7 @@ FILES = [
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_spoiled_file_of_an_output_is_told_in_one_line(
+def test_a_damaged_file_of_an_output_is_reported_in_one_line(
     shop: Shop, tmp_path: Path, run_cli: RunCli, name: str
 ) -> None:
     [original] = shop.output.glob(name)
@@ -203,7 +203,7 @@ def test_a_spoiled_file_of_an_output_is_told_in_one_line(
             shutil.rmtree(output)
 
 
-def test_a_missing_file_of_an_output_is_told_in_one_line(shop: Shop, tmp_path: Path, run_cli: RunCli) -> None:
+def test_a_missing_file_of_an_output_is_reported_in_one_line(shop: Shop, tmp_path: Path, run_cli: RunCli) -> None:
     for number, name in enumerate(FILES):
         for turn in range(8):
             output = tmp_path / f"{number}-{turn}"
@@ -234,7 +234,7 @@ ENGINE_FILES = ADAPTER_FILES[:3] + ADAPTER_FILES[-1:]  # what the engine reads; 
 
 
 @pytest.mark.parametrize("name", ADAPTER_FILES)
-def test_a_spoiled_file_of_an_adapter_is_told_in_one_line(
+def test_a_damaged_file_of_an_adapter_is_reported_in_one_line(
     shop: Shop, tmp_path: Path, run_cli: RunCli, name: str
 ) -> None:
     for number, (how, data) in enumerate(spoiled(shop.adapter / name, each=2)):
@@ -258,7 +258,7 @@ def try_engine(what: str, adapter: Path) -> None:
         raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
 
 
-def test_a_spoiled_tokenizer_is_told_in_one_line(shop: Shop, tmp_path: Path, run_cli: RunCli) -> None:
+def test_a_damaged_tokenizer_is_reported_in_one_line(shop: Shop, tmp_path: Path, run_cli: RunCli) -> None:
     whole = json.loads((shop.adapter / "tokenizer.json").read_bytes())
     texts = ["", "{}", "null", "[" * 50_000, json.dumps(whole)[:5000]]
     values: tuple[Any, ...] = (None, {}, "x", ...)
@@ -314,7 +314,7 @@ def test_weights_that_are_not_numbers_or_cannot_be_read_are_refused(
         assert message in err
 
 
-def test_weights_of_other_shapes_are_told_in_one_line(shop: Shop, tmp_path: Path, run_cli: RunCli) -> None:
+def test_weights_of_other_shapes_are_reported_in_one_line(shop: Shop, tmp_path: Path, run_cli: RunCli) -> None:
     weights = load_file(shop.adapter / "adapter_model.safetensors")
     first = sorted(weights)[0]
     others = [
@@ -330,7 +330,7 @@ def test_weights_of_other_shapes_are_told_in_one_line(shop: Shop, tmp_path: Path
         try_engine(f"weights {number}", adapter)
 
 
-def test_a_spoiled_record_is_told_where_an_adapter_is_scored(shop: Shop, tmp_path: Path, run_cli: RunCli) -> None:
+def test_a_damaged_record_is_reported_where_an_adapter_is_scored(shop: Shop, tmp_path: Path, run_cli: RunCli) -> None:
     with mock.patch("enrich.pipeline.scoring.start_engine", side_effect=EnrichError("no engine here")):
         for number, (how, data) in enumerate(spoiled(shop.adapter / "train.json")):
             adapter = tmp_path / str(number)
@@ -342,7 +342,7 @@ def test_a_spoiled_record_is_told_where_an_adapter_is_scored(shop: Shop, tmp_pat
 # ---- decisions and settings
 
 
-def test_a_spoiled_file_of_decisions_is_told_in_one_line(shop: Shop, tmp_path: Path, run_cli: RunCli) -> None:
+def test_a_damaged_file_of_decisions_is_reported_in_one_line(shop: Shop, tmp_path: Path, run_cli: RunCli) -> None:
     row = pl.read_parquet(shop.output / "products.parquet").row(0, named=True)
     decision = {
         **{name: row[name] for name in ("product_id", "run_id")},
@@ -376,7 +376,9 @@ YAML = [
 
 
 @pytest.mark.parametrize("command", ["run", "finetune", "tidy", "merge", "score", "review", "catalog fetch", "doctor"])
-def test_a_spoiled_settings_file_is_told_in_one_line(shop: Shop, tmp_path: Path, run_cli: RunCli, command: str) -> None:
+def test_a_damaged_settings_file_is_reported_in_one_line(
+    shop: Shop, tmp_path: Path, run_cli: RunCli, command: str
+) -> None:
     out = tmp_path / "out"
     more = {
         "run": f"--images {shop.photos} --adapter {shop.adapter} --output {out} --dry-run",

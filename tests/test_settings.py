@@ -156,13 +156,13 @@ def test_a_file_without_a_mapping_is_refused(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"a: [1, 2", b"a: \xff\xfe", b"a: !!python/object/apply:os.getcwd []"])
-def test_a_file_that_is_not_yaml_is_told_in_one_line(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_not_yaml_is_reported_in_one_line(tmp_path: Path, data: bytes) -> None:
     message = refused(tmp_path, RunSettings, data)
     assert message.startswith(" is not valid YAML: ")
     assert message.endswith("; fix it")
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     missing = tmp_path / "missing.yaml"
     for path, reason in ((missing, "No such file or directory"), (tmp_path, "Is a directory")):
         with pytest.raises(UsageError) as caught:
@@ -224,7 +224,7 @@ def test_a_small_catalog_is_shown_more_often_to_the_tiny_base(rows: int, epochs:
         ("x: !!timestamp 2", "is not valid YAML"),
     ],
 )
-def test_what_yaml_makes_of_a_value_is_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_what_yaml_makes_of_a_value_is_reported_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     assert message in refused(tmp_path, TrainSettings, text)
 
 
@@ -283,7 +283,7 @@ def test_a_file_may_hold_the_settings_of_several_commands(tmp_path: Path) -> Non
         ("run: {shards: 1}", "unknown key 'shards'; known keys: "),
     ],
 )
-def test_sections_that_cannot_be_read_are_told_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_sections_that_cannot_be_read_are_reported_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     assert refused(tmp_path, RunSettings, text, "run").startswith(f": {message}")
 
 
@@ -303,7 +303,7 @@ def test_sections_that_cannot_be_read_are_told_in_one_line(tmp_path: Path, text:
         ),
     ],
 )
-def test_looks_that_make_no_sense_are_told_in_one_line(tmp_path: Path, text: str, line: str) -> None:
+def test_looks_that_make_no_sense_are_reported_in_one_line(tmp_path: Path, text: str, line: str) -> None:
     assert line in refused(tmp_path, TrainSettings, text)
 
 

@@ -126,7 +126,7 @@ def measured(root: str, output: str, adapter: Path, endpoint: str, seconds: floa
 
 
 def run(images: str, output: str, adapter: str, seconds: float) -> None:
-    """A whole run in this process, all of it real but for the engine."""
+    """A whole run in this process, with everything real except the engine."""
     engine = job.ColourEngine(SimpleNamespace(value=0), seconds)  # type: ignore[arg-type]
     session.start_verified_engine = lambda *_: engine  # type: ignore[assignment]
     settings = RunSettings(

@@ -1,4 +1,5 @@
-"""Photos a second out of S3: the store that runs use, beside boto3 in threads, s5cmd and `aws s3 cp`, in one run.
+"""Photos a second out of S3: the store that runs use, compared with boto3 in threads, s5cmd and `aws s3 cp`, in one
+run.
 
     python -m benchmarks.download.run --uri s3://bucket/prefix [--objects 2000] [--kib 100]
 

@@ -1,4 +1,4 @@
-"""Models of all families at full size on one GPU: training beside a plain Trainer, serving beside stock vLLM.
+"""Models of all families at full size on one GPU: training compared with a plain Trainer, serving with stock vLLM.
 
     python -m benchmarks.families.full_size                                   # all families, training and serving
     python -m benchmarks.families.full_size --families gemma4 --parts train    # some of it
@@ -15,7 +15,7 @@ Parts, each in a process of its own, which prints its row as a line of JSON once
 
 train is ours and plain, serve is stock and engine. Weights are random: speed does not depend on them. Photos are
 1000x1333 JPEGs of the sample generator, all different, with about 750 tokens each; all answers have 32 tokens. Results
-of a run: README.md beside this file.
+of a run: see README.md.
 """
 
 import argparse

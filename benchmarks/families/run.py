@@ -5,8 +5,7 @@
 
 A random member of a million parameters, made from its family's own configuration classes, memorises one batch,
 then 200 products of the sample catalog, in float32 on a CPU. vLLM answers 100 other products with the merged weights
-and with the adapter beside the base, transformers with the merged weights. Results of a run: README.md beside this
-file.
+and with the adapter unmerged, transformers with the merged weights. Results of a run: see README.md.
 """
 
 import argparse
@@ -38,7 +37,7 @@ def main() -> None:
             learned.append(_learned(family, found))
             served += [_served(family, found.merged), _served(family, found.lora)]
             print(learned[-1], *served[-2:], sep="\n", file=sys.stderr)
-    record("families", {"Learned": learned, "vLLM beside transformers with the merged weights": served})
+    record("families", {"Learned": learned, "vLLM compared with transformers with the merged weights": served})
 
 
 def _learned(family: str, found: Lifecycle) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""Fine-tuning Phi-3-vision at full size on one GPU, from JPEG files, beside two usual ways of doing it.
+"""Fine-tuning Phi-3-vision at full size on one GPU, from JPEG files, compared with two usual ways of doing it.
 
     python -m benchmarks.finetuning.run                    # every variant, each in a process of its own
     python -m benchmarks.finetuning.run ours cached plain   # some of them
 
 Weights are random: speed does not depend on them. Photos are 1000x1333 JPEGs of the sample generator, all different;
 num_crops is 4, LoRA r 16 on qkv_proj, o_proj, gate_up_proj, down_proj. The first steps of each epoch, in which code is
-compiled and workers start, are left out. Results of a run: README.md beside this file.
+compiled and workers start, are left out. Results of a run: see README.md.
 """
 
 import argparse

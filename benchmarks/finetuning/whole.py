@@ -7,7 +7,7 @@
 
 Each prints one line of JSON: photos a second (the first steps of compiling left out), peak GPU memory, the merge check,
 and how long the parts took; or the error that ended it. Weights are random, photos are 1000x1333 JPEGs of the sample
-generator, all different. Results of a run: README.md beside this file.
+generator, all different. Results of a run: see README.md.
 """
 
 import argparse

@@ -89,7 +89,7 @@ def tables(found: dict[str, tuple[dict[str, Any], dict[str, Any], pl.DataFrame]]
     ]
     told = {
         f"{found[first][2].height} products of the test split": rows,
-        f"Beside {first}, on the same products: difference and 95 % interval of the bootstrap": [
+        f"Compared with {first}, on the same products: difference and 95 % interval of the bootstrap": [
             {"answers": name, **differences(found[first][2], found[name][2])} for name in others
         ],
     }

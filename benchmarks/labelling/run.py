@@ -1,4 +1,5 @@
-"""What a person's decision buys: N products picked by `enrich label` beside N drawn at random, round after round.
+"""What a person's decision buys: N products picked by `enrich label` compared with N drawn at random, round after
+round.
 
 A sample catalog is divided, by titles, into labelled products to start from, a bucket of photos, and test products. The
 base is fine-tuned on the labelled ones. Then each round, both ways from the same adapter: the bucket is enriched, N
@@ -235,7 +236,7 @@ def look_for_wrong(table: pl.DataFrame, truth: dict[str, Product], budget: int, 
 
 def decide(place: Path, way: str, truth: dict[str, Product], budget: int, random: Random) -> Measured:
     """Pick products, label them as they really are, and put them into the way's catalog, as a person does. Returns how
-    wrong the random picks say that categories are, beside how wrong they are, if there are enough of them."""
+    wrong the random picks say that categories are, and how wrong they are, if there are enough of them."""
     output = place / "output"
     store, table = open_store(str(output)), pl.read_parquet(output / "products.parquet")
     rows = undecided(table)

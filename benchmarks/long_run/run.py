@@ -6,7 +6,7 @@
 
 The whole job runs, from a folder of JPEGs to Parquet, with the real vLLM and the smallest model that answers: what is
 measured is everything but the model. Memory is the proportional set size, which counts shared pages once. Results of a
-run: README.md beside this file.
+run: see README.md.
 """
 
 import argparse

@@ -97,7 +97,7 @@ def count_rows(output: Path) -> dict[str, int]:
 
 
 class Watch:
-    """Reads memory and kills, as the run goes on."""
+    """Reads memory and kills, during the run."""
 
     def __init__(self, photos: int, engine: str, cluster: Any, node: Any, size: dict[str, int]) -> None:
         self.used: list[dict[str, Any]] = []

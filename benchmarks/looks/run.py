@@ -1,4 +1,4 @@
-"""Looking twice only where it pays: what `looks: [1, 4]` answers and costs, beside always four crops and always one.
+"""Two looks: quality and cost of `looks: [1, 4]`, compared with always four crops and always one.
 
 python -m benchmarks.looks.run quality --out looks --products 3000     # on a CPU, or on a GPU with --device cuda
 python -m benchmarks.looks.run speed                                   # one GPU, at full size
@@ -31,7 +31,7 @@ from benchmarks.vllm_serving.run import engine_environment
 
 LOOKS = (1, 4)
 SHARES = (0.1, 0.2, 0.3, 0.5)
-CELLS = ("products a second", "beside always 4", "GPU busy", "CPU s/product")
+CELLS = ("products a second", "relative to always 4", "GPU busy", "CPU s/product")
 
 
 def main() -> None:
@@ -118,8 +118,8 @@ def measure_quality(options: argparse.Namespace) -> dict[str, Any]:
     ]
     return {
         f"{plain['rows']} products of the test split": rows,
-        "Beside close looks of the same adapter: difference and 95 % interval of the bootstrap": beside,
-        "As it is served, beside the adapter of num_crops 4": [{"way": "looks [1, 4]", **differences(*tables)}],
+        "Compared with close looks of the same adapter: difference and 95 % interval of the bootstrap": beside,
+        "As served, compared with the adapter of num_crops 4": [{"way": "looks [1, 4]", **differences(*tables)}],
     }
 
 
@@ -161,7 +161,7 @@ def measure_speed(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, 
                 what,
                 {
                     "products a second": result["a second"],
-                    "beside always 4": result["a second"] / closely,
+                    "relative to always 4": result["a second"] / closely,
                     "GPU busy": result.get("GPU busy", float("nan")),
                     "CPU s/product": result["CPU s/image"],
                 },

@@ -68,7 +68,7 @@ def five_fields(labels: Sequence[str]) -> Prompt:
 
 
 def completions(tokenizer: PreTrainedTokenizerBase, tokens: AnswerTokens, count: int) -> list[Completion]:
-    """Answers whose alternatives are, where a label is written, tokens with which others go on."""
+    """Answers whose alternatives are, where a label is written, tokens with which others continue."""
     going_on: dict[tuple[int, ...], set[int]] = defaultdict(set)
     for line in tokens.choices["category"].lines:
         for end in range(len(line)):

@@ -1,4 +1,4 @@
-"""What Prefect and Ray cost a run, beside the plain library call.
+"""What Prefect and Ray cost a run, compared with the plain library call.
 
     python -m benchmarks.orchestration.run --adapter ADAPTER [--shards 1000] [--big-shards 4]
 

@@ -1,4 +1,4 @@
-"""What it is worth that a Ray worker goes on into its next shard before the last answers of the one before.
+"""The gain from a Ray worker starting its next shard before the last answers of the one before.
 
     python -m benchmarks.orchestration.stream [--shards 8] [--shard-size 2048] [--rate 100]
 
@@ -124,7 +124,7 @@ class Steps(Writes):
                 return
             due = (
                 max(due, time.monotonic() - seconds) + seconds
-            )  # the work of this process is beside a step, not after it
+            )  # the work of this process overlaps with a step, not after it
             time.sleep(max(0.0, due - time.monotonic()))
             if len(inside) == DEPTH:
                 for request in inside[0]:

@@ -101,7 +101,7 @@ def main() -> None:
 
 
 def cost() -> dict[str, float]:
-    """CPU milliseconds a photo: of the issues, beside what a run does with it, and of `catalog check`."""
+    """CPU milliseconds a photo: of the issues, of what a run does with it, and of `catalog check`."""
     photos = [jpeg(scene(seed), (1000, 1333)) for seed in range(4)]
     how = Preparation(num_crops=4, image_size=336)
     took: dict[str, list[float]] = {}

@@ -7,7 +7,7 @@
 
 Each GPU gets as many photos however many GPUs there are, so that each part takes as long. Weights are made up, photos
 are 1000x1333 JPEGs, all different. Rates leave the start out: of training, what train.json says; of a run, the
-photos that were committed after each worker's first shard. Results: README.md beside this file.
+photos that were committed after each worker's first shard. Results: see README.md.
 """
 
 import argparse

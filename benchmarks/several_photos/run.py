@@ -103,7 +103,7 @@ def tables(found: dict[str, tuple[dict[str, Any], Scored, float]], optimum: dict
     first, *others = found
     return {
         f"{found[first][1].table.height} products of the test split": rows,
-        f"Beside {first}, on the same products: difference and 95 % interval of the bootstrap": [
+        f"Compared with {first}, on the same products: difference and 95 % interval of the bootstrap": [
             {"photos": name, **differences(found[first][1].table, found[name][1].table)} for name in others
         ],
     }

@@ -8,7 +8,7 @@
 Each start is a process of its own, `enrich.run` over new photos of one output, and the clock runs from the process to
 its first shard in history/. The first start finds empty caches: it merges, asks transformers, compiles. The second one
 finds the same adapter, the third one another adapter of the base. Checkpoint and photos are made up and in the page
-cache. Results: README.md beside this file.
+cache. Results: see README.md.
 """
 
 import argparse

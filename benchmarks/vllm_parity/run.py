@@ -7,7 +7,7 @@
 
 In float32 on a CPU, on photos of the sample generator that the adapter was not trained on, several of a product where
 its prompts show several, greedy answers are compared token for token, and their log-probabilities. Where tokens differ,
-the gap between the best two says whether rounding explains it. Results of a run: README.md beside this file.
+the gap between the best two says whether rounding explains it. Results of a run: see README.md.
 """
 
 import argparse

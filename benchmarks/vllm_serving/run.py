@@ -12,7 +12,8 @@
            once more with 1 % of the photos cut short; answers of 16 tokens; num_crops 1 and 16; smaller steps
     fp8    the same with fp8 weights and fp8 keys and values
     photos products of 1 photo (4 crops), of 3 (4 + 1 + 1 crops) and of 3 of 4 crops each, in one bf16 engine: from JPEG
-           bytes, beside the ceiling 1 / (1 / text + the encoder's time of each photo), and the whole job from a folder
+           bytes, compared with the ceiling 1 / (1 / text + the encoder's time of each photo), and the whole job from a
+           folder
     answers  answers of as many tokens as title, category and price take, with and without their labels, and as these
            and five more fields take; in one bf16 engine, then in one fp8 engine; each length twice, in turns
     NAME=VALUE,...   this engine in bf16 with other settings, or vLLM's own as vllm.NAME, twice over the photos, such as
@@ -20,7 +21,7 @@
 
 The checkpoint is made up, and always answers the same 32 tokens. Photos are 1000x1333 JPEGs of the sample generator,
 all different; num_crops is 4 (757 image tokens). Rates are of all photos from the first request to the last answer,
-after a warm-up. Results of a run: README.md beside this file.
+after a warm-up. Results of a run: see README.md.
 """
 
 import argparse
@@ -279,7 +280,7 @@ def whole_job(bench: Bench, photos: str, output: str, how: Any = None) -> dict[s
     model = bench.options.folder / "model"
     how = how or preparation(model)
     with fetcher(source, bench.settings, how, needed=how.photos_per_product) as fetch:
-        time.sleep(10)  # the decoding processes start beside the engine, which takes a minute (see `open_session`)
+        time.sleep(10)  # the decoding processes start while the engine does, which takes a minute (see `open_session`)
         with clock(bench.options.photos // how.photos_per_product) as result:
             run = begin_run(source, target, model, bench.settings, how)
             predictor = Predictor(bench.engine, bench.engine.tokens, run.adapter.calibration, bench.settings.review)

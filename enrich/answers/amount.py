@@ -16,7 +16,7 @@ SMALLEST, LARGEST = 0.01, 999_999_999.0  # units of the currency; an answer writ
 LONGEST = 64  # characters; no amount is longer
 
 _TABLES = json.loads((Path(__file__).parents[1] / "assets" / "currencies.json").read_text("utf-8"))
-# The codes allowed beside an amount (ISO 4217 without metals and funds), so that "12 pcs" does not name a currency.
+# The codes allowed next to an amount (ISO 4217 without metals and funds), so that "12 pcs" does not name a currency.
 CURRENCIES = frozenset(_TABLES["codes"])
 # Currencies without a minor unit (ISO 4217): a mark before three digits can only be a group separator.
 WHOLE_UNITS = frozenset(_TABLES["whole_units"])

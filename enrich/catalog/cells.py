@@ -74,7 +74,7 @@ def title(name: str, there: Collection[str]) -> pl.Expr:
 def levels(names: list[str], *, paths: bool, between: str = ">", several: str | None = None) -> pl.Expr:
     """The values of several columns from the last to the first, as a list without empty ones.
 
-    A value that the next one repeats, but for case, is left out. With `paths`, a value may be several: `A > B`.
+    A value that the next one repeats, ignoring case, is left out. With `paths`, a value may be several: `A > B`.
 
     Args:
         between: the separator between levels in the cells, instead of `>`.

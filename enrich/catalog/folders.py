@@ -18,7 +18,7 @@ from enrich.settings.photos import SIDECARS
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif")
 _TEXTS = {"txt": "title", "caption": "title", "text": "title", "cls": "category"}  # WebDataset's usual extensions
 _ABOVE = ("train", "images", "photos", "data")  # folders above those of the classes
-_MOST_METADATA = 1 << 20  # bytes of a text beside a photo
+_MOST_METADATA = 1 << 20  # bytes of a text next to a photo
 _MOST_MEMBERS = 10_000_000
 
 
@@ -56,7 +56,7 @@ def read_folders(directory: Path) -> tuple[list[dict[str, str]], list[str]]:
 
 
 def read_archives(paths: Sequence[Path], embedded: Embedded) -> tuple[list[dict[str, str]], list[str]]:
-    """A row for each sample of WebDataset archives: the files that share a name but for their endings.
+    """A row for each sample of WebDataset archives: the files that share a name up to their endings.
 
     Texts (`.txt`, `.cls`) and what JSON holds become columns, photos are kept.
 

@@ -152,7 +152,7 @@ def _with_values(
     unknown: str,
 ) -> tuple[list[Product], list[Price], str | None, list[str]]:
     """The products with the prices and attributes of their rows, and each category in one spelling; the prices as they
-    were read, their currency, and what a person should know."""
+    were read, their currency, and messages for the user."""
     cells = [Cell(number, rows[number - 1]["price"], rows[number - 1]["currency"]) for number in kept]
     prices, currency, priced = read_prices(cells, columns, where)
     labels, respelled = _one_spelling([product.category for product in kept.values()], category_path)

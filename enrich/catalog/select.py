@@ -86,7 +86,7 @@ def _why_unusable(row: dict[str, str]) -> tuple[str, str]:
 
 
 def _agree(one: str, other: str) -> bool:
-    """Whether two cells say the same: but for case and spacing, and numbers but for how they are written."""
+    """Whether two cells are the same, ignoring case, spacing and how numbers are written."""
     if same_design(one) == same_design(other):
         return True
     try:

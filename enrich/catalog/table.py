@@ -39,7 +39,7 @@ class Table:
     frame: pl.DataFrame
     encoding: str | None = None  # of text
     separator: str | None = None  # of a CSV
-    notes: Sequence[str] = ()  # what a person should know, a line each
+    notes: Sequence[str] = ()  # messages for the user, one line each
     broken: Mapping[int, str] = field(default_factory=dict)  # row, from 1 -> why it cannot be read
     embedded: Embedded = field(default_factory=Embedded)  # photos inside of it
     fixed: bool = False  # whether the format names the columns: see `read.FIXED`

@@ -156,7 +156,7 @@ def _odd_prices(catalog: Catalog) -> Iterator[tuple[Product, str]]:
     for one in catalog.products:
         if one.price and one.category in middle and not 1 / _TIMES_OFF < one.price / middle[one.category] < _TIMES_OFF:
             price, usual = (digits(value, catalog.currency) for value in (one.price, middle[one.category]))
-            yield one, f"{price} beside {usual} (row {catalog.row_of[one.product_code]})"
+            yield one, f"{price} compared with {usual} (row {catalog.row_of[one.product_code]})"
 
 
 def _was_rounded(code: str) -> bool:

@@ -84,7 +84,7 @@ class ForkContext(context.ForkServerContext):
 
 
 class CoreContext(ForkContext):
-    """What vLLM asks for the process of an engine, in the place of multiprocessing's context "spawn"."""
+    """What vLLM asks for the process of an engine, instead of multiprocessing's context "spawn"."""
 
     class Process(ForkContext.Process):
         """A fork whose engine shares compiled code with those of other adapters."""

@@ -212,7 +212,7 @@ class VisionModel(Protocol):
 
     Attributes:
         target_modules: names of the decoder layers' linears that get LoRA where settings name none.
-        tower_lora: whether vLLM serves LoRA on the vision tower beside the base, unmerged.
+        tower_lora: whether vLLM serves LoRA on the vision tower unmerged.
         vllm_imports: packages that vLLM imports for this family and cannot do without.
     """
 
@@ -322,7 +322,7 @@ class VisionModel(Protocol):
         ...
 
     def vllm_photo_arguments(self, how: Preparation) -> dict[str, Any]:
-        """`mm_processor_kwargs` with which vLLM reads photos as `how` says, beside a base that says otherwise."""
+        """`mm_processor_kwargs` with which vLLM reads photos as `how` says, overriding the base."""
         ...
 
 

@@ -85,7 +85,7 @@ class Decision(BaseModel):
     currency: str | None = Field(default=None, pattern=r"^[A-Z]{3}$")
     # Of the declared fields, by name; None: it cannot be seen. A choice or a number is checked against its field later.
     attributes: dict[FieldName, Label | None] | None = Field(default=None, max_length=100)
-    # This and the rest, but for `picked` and `reviewed_at`, are taken from the row that was decided on.
+    # This and the rest, except `picked` and `reviewed_at`, are taken from the row that was decided on.
     suggested_title: Suggested | None = None
     suggested_category: Suggested | None = None
     suggested_price: float | None = None

@@ -151,8 +151,8 @@ def _check_rows(run: RunInfo, shard: int, rows: Sequence[Row], expected_ids: Col
     if len(ids) != len(expected) or set(ids) != expected:
         odd = sorted(expected.symmetric_difference(ids)) or sorted(one for one in ids if ids.count(one) > 1)
         raise PermanentFailure(
-            f"{place}: {len(ids)} rows for {len(expected)} products, {odd[0]!r} is missing, doubled or not of this "
-            "shard; nothing was written, please report this as a bug"
+            f"{place}: {len(ids)} rows for {len(expected)} products, {odd[0]!r} is missing, duplicated or from "
+            "another shard; nothing was written, please report this as a bug"
         )
     for row in rows:
         if (row.run_id, row.shard, row.fingerprint) != (run.run_id, shard, run.fingerprint):

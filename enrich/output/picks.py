@@ -157,4 +157,4 @@ def _why(row: dict[str, Any]) -> tuple[str, ...]:
         (row["of_fields"] / 2, "further field in doubt"),
     ]
     told = [text for doubt, text in sorted(reasons, key=lambda reason: -reason[0]) if doubt >= 0.1]
-    return (*(told or ["less certain than others"]), *(["dear"] if row["worth"] >= 1.5 else []))
+    return (*(told or ["less certain than others"]), *(["expensive"] if row["worth"] >= 1.5 else []))

@@ -173,7 +173,7 @@ _STORED = (
 )  # fmt: skip
 
 
-# What a plan has to know of a product: in place of its photos, which take most of the memory, their version.
+# What a plan needs to know about a product: in place of its photos, which take most of the memory, their version.
 _KNOWN = pa.schema(
     [
         *(PRODUCTS_SCHEMA.field(name) for name in _STORED if name != "photos"),
@@ -193,7 +193,7 @@ def _reason(fingerprint: str, max_attempts: int) -> pl.Expr:
     """Why a product has to be processed, or null. `fingerprint` is the run's; last_fingerprint is the newest outcome's.
 
     A failure that is not TRANSIENT is not retried under the same circumstances and fingerprint, because it would fail
-    again. A product that was answered without a photo whose failure may pass is tried again like a failed one. The
+    again. A product that was answered without a photo whose failure may be temporary is retried like a failed one. The
     newest outcome decides. If it is good, the row shown must also have the same photos and fingerprint: tables from
     before sequences were introduced show what was processed last, even with older bytes or adapters.
     """

@@ -205,7 +205,7 @@ MANIFEST_SCHEMA = pa.schema(
 # `otherwise`: where value is null, the most probable one; `review`: a person should look.
 _ANSWERED_ATTRIBUTE = pa.struct([*_ATTRIBUTE, ("otherwise", pa.string()), ("review", pa.bool_())])
 
-# scores.parquet beside an adapter's or a run's metrics: what held-out products are, and what was answered.
+# scores.parquet next to an adapter's or a run's metrics: what held-out products are, and what was answered.
 SCORE_SCHEMA = pa.schema(
     [
         ("product_code", pa.string()),

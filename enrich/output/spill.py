@@ -78,7 +78,7 @@ class RangePartitions:
         with pa.OSFile(str(self._path)) as file:
             reader = pa.ipc.open_file(file)
             for batches in self._batches:
-                # No name for the table, which would keep it in memory beside the frame.
+                # No name for the table, which would keep it in memory together with the frame.
                 yield pl.DataFrame(pa.Table.from_batches(map(reader.get_batch, batches), reader.schema))
         self._path.unlink()
 

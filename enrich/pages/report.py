@@ -27,7 +27,7 @@ from enrich.vocabulary import PhotoIssue
 
 THUMBNAIL = 160  # pixels on the longer side; about 5 kB each as JPEG
 SHEET, SHEET_PHOTOS = 24, 4  # products on the contact sheet, and photos of each
-# What fits beside each other in a table of the UI at 1,300 pixels, which leave it 730.
+# What fits side by side in a table of the UI at 1,300 pixels, which leave it 730.
 SUMMARY_COLUMNS, SHEET_COLUMNS = 72, 38
 SAMPLE = 1000  # titles that show the language of all
 FAILED_SHOWN, FAILED_PICTURES = 200, 40  # failed products in the list, and how many of them with a thumbnail

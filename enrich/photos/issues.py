@@ -15,7 +15,7 @@ from enrich.vocabulary import PhotoIssue
 COMPARED = 160  # pixels of the longer side at which a picture is measured: what is blurred here is blurred for a model
 _TINY = 100  # pixels of the shorter side; Merchant Center refuses photos below 100 x 100
 _DARK = 82  # of 255, which 99 % of the pixels do not reach; CleanVision's 0.32
-_BLANK = 12  # levels between the darkest and the brightest pixel, but for one in 1,000 at either end
+_BLANK = 12  # levels between the darkest and the brightest pixel, except one in 1,000 at either end
 # The strongest steps between neighbours, one in 200, are of 0.5 to 1.9 of a picture's contrast in sharp photos; after a
 # Gaussian blur of 1 % of the longer side, of 0.23 at most.
 _BLURRED = 0.25
@@ -42,7 +42,8 @@ def issues_of(image: Image.Image, size: tuple[int, int]) -> tuple[PhotoIssue, ..
 
 
 def _is_blurred(grey: np.ndarray, contrast: int) -> bool:
-    """Whether steps between neighbours (the Laplacian) are weak beside the picture's contrast, but for one in 200."""
+    """Whether steps between neighbours (the Laplacian) are weak relative to the picture's contrast, except one in
+    200."""
     if min(grey.shape) < 3:
         return False
     levels = grey.astype(np.int16)

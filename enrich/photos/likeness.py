@@ -1,8 +1,8 @@
 """Find photos that show the same picture with different bytes: saved again, scaled, or with a mark on them.
 
-A picture's hash is pHash (64 bits: the signs of its lowest frequencies beside their median), as ImageHash computes it,
-which would bring SciPy and PyWavelets for these lines. Two pictures are alike if their hashes nearly agree and so do
-their colours; without colours, a shirt in red and one in blue would be the same picture.
+A picture's hash is pHash (64 bits: the signs of its lowest frequencies relative to their median), as ImageHash computes
+it, which would bring SciPy and PyWavelets for these lines. Two pictures are alike if their hashes nearly agree and so
+do their colours; without colours, a shirt in red and one in blue would be the same picture.
 """
 
 from collections.abc import Sequence

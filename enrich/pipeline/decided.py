@@ -21,7 +21,7 @@ from enrich.output.run_record import RunInfo, RunRecord
 from enrich.storage import Store, is_s3
 from enrich.vocabulary import same_design
 
-MOST_TIMES = 1000.0  # a price so many times above the dearest or below the cheapest of an output is a slip
+MOST_TIMES = 1000.0  # a price this many times above the highest or below the lowest of an output is a typing error
 Row = dict[str, Any]
 
 

@@ -28,7 +28,7 @@ class Exported:
     uri: str  # of the file
     products: int
     left_out: Mapping[str, int]  # by the reason, the most frequent first
-    notes: tuple[str, ...]  # what a person should know, a line each
+    notes: tuple[str, ...]  # messages for the user, one line each
 
     @property
     def left_out_line(self) -> str:

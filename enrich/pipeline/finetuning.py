@@ -109,7 +109,7 @@ def finetune(
 
     Raises:
         UsageError: catalog, model or settings are not usable, or more than a tenth of the rows cannot be used, which a
-            file beside `out` then lists; nothing else was written. RunFailed: training broke off.
+            file next to `out` then lists; nothing else was written. RunFailed: training failed.
     """
     _check_places(catalog, out)
     with local_tree_or_file(catalog) as folder:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-# What is going on, steps done, steps in all (0: unknown). Words after a comma may change at every step.
+# The current activity, steps done, total steps (0: unknown). Words after a comma may change at every step.
 Progress = Callable[[str, int, int], None]
 OnMessage = Callable[[str], object]  # one line about what was chosen or found
 

@@ -70,7 +70,7 @@ def roll_back(output: str, run_id: str, settings: RunSettings = _SETTINGS) -> li
 
 
 def rebuild(output: str, settings: RunSettings = _SETTINGS) -> tuple[int, int]:
-    """Rebuild products.parquet from history, whatever became of it. Returns how many rows it has, of how many runs.
+    """Rebuild products.parquet from history, whatever its state. Returns how many rows it has, of how many runs.
 
     Raises:
         UsageError: nothing was published there. RunFailed: history lacks rows that a published run had.

@@ -119,7 +119,7 @@ def measure(
     truth: Truth | None = None,
     paths: Mapping[str, tuple[str, ...]] = {},
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Calibrated predictions beside the truth (SCORE_SCHEMA), and all their metrics, ready for metrics.json.
+    """Calibrated predictions with the truth (SCORE_SCHEMA), and all their metrics, ready for metrics.json.
 
     Args:
         paths: the levels of each category (`Catalog.paths`).

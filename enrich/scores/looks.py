@@ -18,9 +18,9 @@ STEPS = 20  # shares of second looks that are tried: 100 %, 95 % ... 0 %
 # 0.8 standard errors and LITTLE. With a half, chance alone would fail ways that are equal in four scores; at 2.5 %, a
 # small calibration split would let every loss pass.
 AS_GOOD = 0.2
-LITTLE = 0.005  # half a point; without it, two products of the surest twentieth could ask for close looks at all
+LITTLE = 0.005  # half a point; without it, two of the most confident products could require close looks at all
 
-# Better is larger, but for the price.
+# Larger is better, except for the price.
 _SCORES: dict[str, Callable[[Columns], float]] = {
     "category_accuracy": METRICS["category_accuracy"],
     "title_exact": METRICS["title_exact"],

@@ -27,7 +27,7 @@ _REGION = "the bucket is in another region; set AWS_DEFAULT_REGION to its region
 _KMS = "its KMS key cannot be used; enable the key, and grant kms:Decrypt and kms:GenerateDataKey on it"
 _BUSY = "the endpoint asks for fewer requests; lower download_threads, or run again later"
 _ACCOUNT = "the account behind the bucket is suspended or may not be billed; ask its owner"
-# An archived object is access_denied, which is tried again: it has the same etag once it is restored.
+# An archived object is access_denied, which is retried: it has the same etag once it is restored.
 _BY_CODE = {
     "InvalidObjectState": (_DENIED, "archived; restore it (aws s3api restore-object) and run again"),
     "ExpiredToken": (_DENIED, _SIGN_IN_AGAIN),

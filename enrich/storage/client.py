@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 5
-# Standard mode: 5xx, 503 SlowDown and lost connections are tried again, after waits with full jitter that double up to
+# Standard mode: 5xx, 503 SlowDown and lost connections are retried, after waits with full jitter that double up to
 # 20 s, as long as the client's budget of retries lasts (500 tokens, 5 to 10 a retry, one back for each success).
 CONFIG = Config(
     retries={"mode": "standard", "total_max_attempts": ATTEMPTS},

@@ -87,7 +87,7 @@ class Inventory:
 def open_inventory(uri: str, images: str, s3: S3Settings = PLAIN_S3) -> Inventory:
     """The inventory with the manifest.json at `uri`, for the photos at `images`.
 
-    Its files are at the destination of the manifest. If `uri` is a local path (a copy), they are beside it under the
+    Its files are at the destination of the manifest. If `uri` is a local path (a copy), they are next to it under the
     same keys.
 
     Raises:

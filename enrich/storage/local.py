@@ -170,7 +170,7 @@ class LocalStore:
             return "a link that leads out of the folder"
         if stat.S_ISDIR(found.st_mode):
             return "a link to a directory" if entry.is_symlink() else found
-        return found if stat.S_ISREG(found.st_mode) else "no regular file"
+        return found if stat.S_ISREG(found.st_mode) else "not a regular file"
 
 
 def _scan(directory: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:

@@ -30,7 +30,7 @@ _PIECE = 1 << 20  # bytes copied at a time
 
 @contextmanager
 def staged_file(path: str, data: Body) -> Iterator[str]:
-    """A complete, synced file beside `path`, to be linked or renamed; removed on leaving where it still is."""
+    """A complete, synced file next to `path`, to be linked or renamed; removed on leaving where it still is."""
     directory = os.path.dirname(path)
     os.makedirs(directory, exist_ok=True)
     staged = os.path.join(directory, _new_name())

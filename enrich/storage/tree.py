@@ -109,7 +109,7 @@ def work_directory(uri: str, purpose: str) -> Path:
 def write_tree(local: Path, uri: str, *, last: str) -> None:
     """Copies a whole directory to `uri`, or nothing. Only files and their bytes: no permissions, no empty directories.
 
-    A local target is staged beside it and renamed into place. On S3 the file named `last` goes last: readers take its
+    A local target is staged next to it and renamed into place. On S3 the file named `last` goes last: readers take its
     presence to mean that the tree is complete. A tree of the same kind that is there already is replaced.
 
     Raises:

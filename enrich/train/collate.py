@@ -28,7 +28,7 @@ from enrich.train.showing import Showing
 Image = dict[str, torch.Tensor]  # of one photo: what `Processor.preprocess` makes of it, or its features
 FEATURES = "image_features"
 # Photos that are worth a process to load them: it starts in 0.1 to 0.4 s of each epoch, and saves the loop 10 to 15 ms
-# of decoding a photo of 1000x1333 (two CPU cores, beside a device that takes 45 ms a photo).
+# of decoding a photo of 1000x1333 (two CPU cores, with a device that takes 45 ms a photo).
 A_WORKER = 32
 
 

@@ -14,7 +14,7 @@ from enrich.models.checkpoint import TOKENIZER_FILES
 from enrich.train.record import TrainReport
 from enrich.vocabulary import RECORD_FILE
 
-# Copied from the base. A tokenizer without the config.json beside it may load as another class, with other ids.
+# Copied from the base. A tokenizer without the accompanying config.json may load as another class, with other ids.
 _BASE_FILES = ("config.json", *TOKENIZER_FILES)
 _PACKAGES = ("enrich", "torch", "transformers", "peft", "accelerate", "tokenizers", "pillow")
 
@@ -35,7 +35,7 @@ def write_adapter(directory: Path, model: PeftModel, processor: Processor, promp
 
 
 def finish_adapter(directory: Path, target: Path, report: TrainReport) -> None:
-    """Add train.json and move the directory to `target`, in the place of an older one of the same run.
+    """Add train.json and move the directory to `target`, replacing an older one of the same run.
 
     After a failed merge check it stays where it is, and can be served unmerged, without error bars.
     """

@@ -150,7 +150,7 @@ def _relative(logits: torch.Tensor, reference: torch.Tensor) -> float:
 
 def merge_failed(check: MergeCheck, outcome: str, merge_only: tuple[str, ...]) -> RunFailed:
     """The error for a failed check; `outcome` says what happened to the adapter."""
-    beside = "serve it beside its base, unmerged (engine: vllm, served: lora), or "
+    beside = "serve it unmerged (engine: vllm, served: lora), or "
     only = f"vLLM serves it merged only ({merge_only[0]}); " if merge_only else beside
     return PermanentFailure(
         f"the merged model is not the adapter: logits differ by {check.relative_difference:.2g} of their size "

@@ -73,7 +73,7 @@ class Preflight(_Record):
     """The plan of a training, known before the base is loaded. The trial step measures its memory."""
 
     trainable: tuple[Trainable, ...]
-    merge_only: tuple[str, ...]  # why vLLM could serve the adapter merged only; empty where it could beside its base
+    merge_only: tuple[str, ...]  # why vLLM could serve the adapter merged only; empty if it could unmerged
     parameters: int  # all, the adapter's among them
     product_code: str  # whose answer is shown
     learned: str  # all of that row that the loss is computed on
@@ -150,7 +150,8 @@ class MergeCheck(Difference):
     noise: float  # relative difference of the unmerged model to itself, its sums in another order
     limit: float  # of relative_difference
     ok: bool
-    # After training on a 4-bit base: the model that is served, on the base in full precision, beside the one trained.
+    # After training on a 4-bit base: the model that is served, on the base in full precision, compared with the one
+    # trained.
     served: Difference | None = None
 
 

@@ -30,7 +30,7 @@ class Trial:
     """Memory and time of a step on the longest batch."""
 
     memory_bytes: int  # the peak, as `peak_memory_bytes`
-    products_per_second: float  # without the time to read photos, which goes on beside it, and to compile
+    products_per_second: float  # without the time to read photos, which happens in parallel, and to compile
 
     def describe(self, device: torch.device, products: float, steps: int) -> str:
         """A line to print about a training of `steps` steps that shows `products` products in this process."""

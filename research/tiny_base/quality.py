@@ -3,7 +3,7 @@
     python -m research.tiny_base.quality --base enrich/assets/phi3v-tiny --photos 600
 
 Small drawings are what it was pretrained on; photos of a catalog's size, and those as JPEGs, are what fine-tuning shows
-it. What it gets right here, fine-tuning need not teach it to see. Results: README.md beside this file.
+it. What it gets right here, fine-tuning need not teach it to see. Results: see README.md.
 """
 
 import argparse

@@ -23,7 +23,7 @@ from sample.titles import title
 LANGUAGES: Mapping[Language, Dialect] = {"en": BASE, "ja": JAPANESE}  # whose country, currency and price steps
 TAKEN = {"product", "category", *(word for wording in WORDINGS.values() for word in vars(wording).values())}  # labels
 WORDS = {language: [word for word in words(language) if word not in TAKEN] for language in LANGUAGES}
-MOST_FIELDS = 5  # asked for at a time beside title, category and price
+MOST_FIELDS = 5  # asked for at a time in addition to title, category and price
 TERSE = 4  # every fourth retailer answers without labels
 
 Asked = tuple[str, str]  # instruction, answer

@@ -41,7 +41,7 @@ def test_amounts_are_read_as_the_table_says_or_refused(case: dict) -> None:
      ("1.299,00 €", "EUR"), ("12.99 eur", "EUR"), ("$5", "USD"), ("C$5", "CAD"), ("¥500", "JPY"), ("元 500.50", "CNY"),
      ("500円", "JPY"), ("R$ 5,50", "BRL"), ("12 zł", "PLN"), ("12", None)],
 )  # fmt: skip
-def test_the_currency_beside_an_amount_is_returned(text: str, currency: str | None) -> None:
+def test_the_currency_next_to_an_amount_is_returned(text: str, currency: str | None) -> None:
     assert parse_amount(text).currency == currency
 
 
@@ -50,7 +50,7 @@ def test_the_currency_beside_an_amount_is_returned(text: str, currency: str | No
     [("89,90", ","), ("1.299,00", ","), ("1.299.000", ","), ("89.90", "."), ("1,299,000", "."), ("1299.000", "."),
      ("89", None), ("1 299", None), ("1.3e3", None)],
 )  # fmt: skip
-def test_an_amount_tells_which_decimal_mark_its_writing_proves(text: str, mark: str | None) -> None:
+def test_an_amount_shows_which_decimal_mark_it_uses(text: str, mark: str | None) -> None:
     assert parse_amount(text).decimal == mark
 
 

@@ -125,7 +125,7 @@ def test_intervals_hold_the_price_and_widen_with_the_spread(price: float, one: f
     [(0.5, True, True), (1, True, False), (9, True, False), (10, False, False), (1000, False, False),
      (1001, True, False), (10_000, True, False), (10_001, True, True)],
 )  # fmt: skip
-def test_prices_far_from_the_catalogs_are_told(price: float, outlier: bool, out_of_range: bool) -> None:
+def test_prices_far_from_the_catalogs_are_reported(price: float, outlier: bool, out_of_range: bool) -> None:
     assert (is_outlier(KNOWN, price), is_out_of_range(KNOWN, price)) == (outlier, out_of_range)
 
 
@@ -262,7 +262,7 @@ def test_a_category_with_enough_rows_has_quantiles_of_its_own() -> None:
     assert price_interval(fitted, 100.0, 0.0, category="Rare") == price_interval(fitted, 100.0, 0.0)
 
 
-def test_a_category_is_told_narrower_only_as_far_as_its_designs_vouch_for_it() -> None:
+def test_a_category_gets_narrower_intervals_only_as_far_as_its_designs_support_them() -> None:
     worst = {"Easy": 0.1, "Plain": 0.1, "Simple": 0.1, "Hard": 1.0}
     labels = [label for label in worst for _ in range(CATEGORY_ROWS)]
     true = np.full(len(labels), 100.0)
@@ -319,7 +319,7 @@ def test_a_tenth_of_a_percent_of_wrong_prices_does_not_either() -> None:
     assert price_range([*usual, *[5e8] * 3]) == (min(usual), max(usual))
 
 
-def test_dear_products_that_are_not_alone_belong_to_the_range() -> None:
+def test_expensive_products_that_are_not_alone_belong_to_the_range() -> None:
     assert price_range([10.0] * 90 + [5000.0] * 10) == (10.0, 5000.0)
     assert price_range([*_usual(100), 2000.0])[1] == 2000.0  # forty times the median is still a price
     assert price_range([1.0, 1000.0]) == (1.0, 1000.0)  # of two, neither can be told

@@ -71,7 +71,7 @@ def test_log_odds_of_labels_are_added() -> None:
     assert both.reasons == ()
 
 
-def test_a_label_that_no_prompt_is_surest_of_can_win_by_its_sum() -> None:
+def test_a_label_that_no_prompt_is_most_confident_of_can_win_by_its_sum() -> None:
     both = folded(predicted("HATS", 0.55, {"BAGS": 0.44}), predicted("SHOES", 0.55, {"BAGS": 0.44}))
     assert both.answer is not None
     assert both.answer.category == "BAGS"
@@ -81,7 +81,7 @@ def test_a_label_that_no_prompt_is_surest_of_can_win_by_its_sum() -> None:
     assert {one.category: one.confidence for one in both.alternatives} == pytest.approx({"HATS": hats, "SHOES": hats})
 
 
-def test_the_title_is_that_of_the_surest_prompt_with_the_label() -> None:
+def test_the_title_is_that_of_the_most_confident_prompt_with_the_label() -> None:
     three = folded(predicted("BAGS", 0.9), predicted("HATS", 0.8), predicted("HATS", 0.85))
     assert three.answer is not None
     assert (three.answer.category, three.answer.title) == ("HATS", "HATS at 0.85")
@@ -108,7 +108,7 @@ def test_a_mixture_is_as_wide_as_its_parts_at_least_on_average(parts: list[tuple
     assert made.spread >= math.sqrt(sum(spread**2 for spread in spreads) / len(parts)) - 1e-9
 
 
-def test_a_failed_prompt_costs_itself_only() -> None:
+def test_a_failed_prompt_fails_alone() -> None:
     good = predicted("HATS", 0.7, {"BAGS": 0.2})
     both = folded(FAILED, good)
     assert both.answer == good.answer

@@ -95,7 +95,7 @@ def test_estimates_and_intervals_are_amounts(tokenizer: PreTrainedTokenizerBase)
     assert both.answer.price == 0.71
 
 
-def test_a_price_far_outside_is_told_as_an_amount(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_price_far_outside_is_reported_as_an_amount(tokenizer: PreTrainedTokenizerBase) -> None:
     found = _predict(tokenizer, 9999)
     assert found.error_kind == ErrorKind.PRICE_OUT_OF_RANGE
     assert found.error_message == "99.99 is far outside the catalog's prices"

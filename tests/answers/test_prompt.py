@@ -114,7 +114,7 @@ def test_a_prompt_of_another_kind_is_refused(tmp_path: Path, changes: dict[str, 
     assert str(caught.value).endswith("; fine-tune again with this version")
 
 
-def test_a_missing_prompt_is_told(tmp_path: Path) -> None:
+def test_a_missing_prompt_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "prompt.json"
 
     with pytest.raises(UsageError) as caught:

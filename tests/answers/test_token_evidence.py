@@ -136,7 +136,7 @@ def test_a_label_that_begins_as_another_leaves_it_at_the_newline(writer: Writer,
     )
 
 
-def test_the_shorter_label_ends_where_the_longer_goes_on(writer: Writer, tokens: AnswerTokens) -> None:
+def test_the_shorter_label_ends_where_the_longer_continues(writer: Writer, tokens: AnswerTokens) -> None:
     text = ANSWER.format("HATS AND CAPS", "12")
     label = writer.line(text, 1)
     shorter = next(len(ids) - 1 for ids, name in tokens.choices["category"].lines.items() if name == "HATS")

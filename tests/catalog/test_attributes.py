@@ -63,7 +63,7 @@ def test_a_language_and_own_words(tmp_path: Path) -> None:
     assert taught_answer(prompt, catalog.products[1]) == "製品: Shoe 1\n分類: SHOES\nColour: 無し\n定価: 10"
 
 
-def test_a_choice_with_a_value_of_its_own_for_each_product_is_told(tmp_path: Path) -> None:
+def test_a_choice_with_a_value_of_its_own_for_each_product_is_reported(tmp_path: Path) -> None:
     catalog, _ = _read(tmp_path, *(f",,shade {n}" for n in range(30)))
     assert any("`colour: {kind: text}` may be meant" in note for note in catalog.notes)
 
@@ -76,7 +76,7 @@ def test_a_value_that_cannot_be_taught_costs_its_own_row_only(tmp_path: Path, ki
 
     assert [(one.product_code, one.reason) for one in catalog.dropped] == [
         ("1", "a value spells a control token of the model"), ("2", "a value spells a control token of the model"),
-        ("3", "a value holds control characters"),
+        ("3", "a value contains control characters"),
     ]  # fmt: skip
     assert [one.attributes["colour"] for one in catalog.products] == ["1", None if kind == "number" else "Red"]
     assert taught_prompt(settings, catalog, catalog.products).further[0].values == (
@@ -107,7 +107,7 @@ def test_a_catalog_is_scored_in_the_spelling_that_the_adapter_was_taught(tmp_pat
     assert (spelled.categories, spelled.paths) == (("SHOES",), {"SHOES": ("SHOES",)})
 
 
-def test_a_field_without_any_value_is_told(tmp_path: Path) -> None:
+def test_a_field_without_any_value_is_reported(tmp_path: Path) -> None:
     catalog, _ = _read(tmp_path, ",,", ",,")
     assert "colour has no values (column 'colour'): it is taught as 'unknown'" in catalog.notes
 

@@ -88,7 +88,7 @@ def test_ambiguous_prices_that_nothing_decides_are_refused_and_the_setting_is_na
     assert _prices(tmp_path, "1.299", "1.599", decimal=".") == [1.299, 1.599]
 
 
-def test_ambiguous_prices_in_a_column_of_both_conventions_have_no_price_and_are_told(tmp_path: Path) -> None:
+def test_ambiguous_prices_in_a_column_of_both_conventions_have_no_price_and_are_reported(tmp_path: Path) -> None:
     catalog = _read(tmp_path, {"cost": "89,90"}, {"cost": "89.90"}, {"cost": "1.299"})
     assert [product.price for product in catalog.products] == [89.9, 89.9, None]
     (told,) = catalog.unread
@@ -116,7 +116,7 @@ def test_numbers_of_a_parquet_column_are_never_ambiguous(tmp_path: Path) -> None
     [("12-1500", "'12-1500' is not one amount of money"), ("on request", "'on request' is not one amount of money"),
      ("0", "'0' is not a price from 0.01 to 999,999,999"), ("$5", "'$5' is not in EUR")],
 )  # fmt: skip
-def test_a_price_that_cannot_be_read_is_told_with_its_row_and_text(tmp_path: Path, cost: str, detail: str) -> None:
+def test_a_price_that_cannot_be_read_is_reported_with_its_row_and_text(tmp_path: Path, cost: str, detail: str) -> None:
     catalog = _read(tmp_path, {}, {"cost": cost})
     reason = "price cannot be used; taught without it"
     assert catalog.unread == (Dropped(2, "2", reason, detail),)
@@ -157,7 +157,7 @@ def test_a_currency_cell_that_is_not_a_code_gives_no_currency_and_no_price(tmp_p
     ["<|end|>", "<|assistant|>", "<|image_1|>", "<|endoftext|>", "<|placeholder39|>", "<s>", "</s>", "<unk>",
      "\uff1c\uff5cend\uff5c\uff1e", "<\u200b|end|>", "<|e\u2060nd|>", "< |end| >"],
 )  # fmt: skip
-def test_a_title_or_category_that_spells_a_control_token_is_left_out_and_told(tmp_path: Path, token: str) -> None:
+def test_a_title_or_category_that_spells_a_control_token_is_left_out_and_reported(tmp_path: Path, token: str) -> None:
     catalog = _read(tmp_path, {}, {"name": f"Red {token} Hat"}, {"kind": f"Hats{token}"})
     assert catalog.categories == ("Hats",)
     reason = "a value spells a control token of the model"
@@ -179,13 +179,13 @@ def test_joiners_stay_within_words_that_need_them(tmp_path: Path) -> None:
     assert catalog.products[0].title == f"{persian} Hat shirt"
 
 
-def test_categories_that_differ_in_case_only_are_one_and_the_user_is_told(tmp_path: Path) -> None:
+def test_categories_that_differ_only_in_case_are_merged_and_reported(tmp_path: Path) -> None:
     catalog = _read(tmp_path, *({"kind": kind} for kind in ("Hats", "HATS", "hats ", "Bags", "BAGS", "BAGS")))
     assert [product.category for product in catalog.products] == ["Hats"] * 3 + ["BAGS"] * 3
     assert catalog.lines == ("categories that differ only in case are merged: HATS, hats as Hats; Bags as BAGS",)
 
 
-def test_rows_that_are_no_further_photos_of_a_product_are_counted_and_told(tmp_path: Path) -> None:
+def test_rows_that_are_no_further_photos_of_a_product_are_counted_and_reported(tmp_path: Path) -> None:
     catalog = _read(
         tmp_path, {}, {"sku": "1"}, {"sku": "1", "name": "", "kind": "", "cost": ""}, {"name": "", "kind": ""}
     )
@@ -244,7 +244,7 @@ def test_more_than_a_tenth_is_too_many_and_a_row_counts_once() -> None:
         ("0.01", "0.01 is far outside the other prices"),
     ],
 )
-def test_an_absurd_price_is_told_and_not_taught(tmp_path: Path, cost: str, detail: str) -> None:
+def test_an_absurd_price_is_reported_and_not_taught(tmp_path: Path, cost: str, detail: str) -> None:
     usual = [{"cost": f"{20 + 7 * number}"} for number in range(11)]
     catalog = _read(tmp_path, *usual, {"cost": cost})
     assert [one.detail for one in catalog.unread] == [detail]

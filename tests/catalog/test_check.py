@@ -97,13 +97,13 @@ def test_the_json_is_as_promised(tmp_path: Path, run_cli: RunCli) -> None:
         (products(category=lambda n: "A" if n else "B"), "categories with only one product, which cannot be tested: 1"),
         (products(category="A", price=lambda n: "45000" if n == 5 else str(40 + n)), "far outside the other prices"),
         (products(category=lambda n: "AB"[n % 2], price=lambda n: "41000" if n in (2, 3, 5, 7, 9, 11) else str(45 + n)),
-         "41,000.00 beside 52.00 (row 3)"),
+         "41,000.00 compared with 52.00 (row 3)"),
         (products(sku=lambda n: f"4.0063{n:02}E+12"), "product codes that a spreadsheet rounded"),
         (products(title=lambda n: f"MÃ¤ntel {n}"), "titles with garbled characters"),
         (products(image=lambda n: f"images/{n}.jpg" if n else "broken.jpg"), ": 1: broken.jpg (row 1, product 00101: "),
     ],
 )  # fmt: skip
-def test_what_looks_wrong_is_told(tmp_path: Path, rows: list[dict[str, Any]], told: str) -> None:
+def test_what_looks_wrong_is_reported(tmp_path: Path, rows: list[dict[str, Any]], told: str) -> None:
     write_photos(tmp_path)
     (tmp_path / "broken.jpg").write_bytes(b"<html>")
     (tmp_path / "catalog.csv").write_text(csv_text(rows))

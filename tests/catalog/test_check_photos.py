@@ -98,7 +98,7 @@ def test_broken_photos_are_named_with_their_rows_and_hostile_ones_do_no_harm(tmp
     assert told.examples[1].startswith("images/6.jpg (row 7, product 00107: ")
 
 
-def test_no_more_photos_are_decoded_than_allowed_and_equal_bytes_are_found_all_the_same(tmp_path: Path) -> None:
+def test_no_more_photos_are_decoded_than_allowed_and_equal_bytes_are_found_anyway(tmp_path: Path) -> None:
     write(tmp_path, image=lambda n: f"images/{n % 11}.jpg", category="All")
     catalog = read_catalog(tmp_path, COLUMNS)
     for most in (0, 3):

@@ -177,13 +177,13 @@ def test_an_address_that_cannot_be_asked_is_a_failed_row(web: Web, tmp_path: Pat
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 408])
-def test_what_may_pass_is_tried_again(web: Web, tmp_path: Path, status: int) -> None:
+def test_what_may_be_temporary_is_retried(web: Web, tmp_path: Path, status: int) -> None:
     web.answers |= {"/good": _photo, "/moody": lambda r, hit: send(r, status) if hit < 3 else _photo(r, hit)}
     assert _fetch_one(tmp_path, f"{web.url}/moody") == {}
     assert web.hits["/moody"] == 3
 
 
-def test_resets_and_short_bodies_are_tried_again(web: Web, tmp_path: Path) -> None:
+def test_resets_and_short_bodies_are_retried(web: Web, tmp_path: Path) -> None:
     tries = [lambda r, _: reset(r), _cut_short, _photo]
     web.answers |= {"/good": _photo, "/moody": lambda r, hit: tries[hit - 1](r, hit)}
     assert _fetch_one(tmp_path, f"{web.url}/moody") == {}

@@ -339,7 +339,9 @@ def test_separators_within_a_url_belong_to_it(web: Web, tmp_path: Path, path: st
     assert _fetch(tmp_path, [f"{web.url}{path}"]) == FetchSummary(photos=1, failed=0, resumed=0)
 
 
-def test_a_url_without_its_scheme_is_asked_for_by_http_where_nobody_speaks_https(web: Web, tmp_path: Path) -> None:
+def test_a_url_without_a_scheme_is_fetched_by_http_if_the_server_does_not_support_https(
+    web: Web, tmp_path: Path
+) -> None:
     web.answers["/a.jpg"] = reply(200, JPEG)
     host = web.url.removeprefix("http://")
     assert _fetch(tmp_path, [f"//{host}/a.jpg", f"{host}/a.jpg"]).photos == 2
@@ -356,7 +358,7 @@ def _answers(*addresses: str) -> list[tuple[Any, ...]]:
 
 
 def _dialling(monkeypatch: pytest.MonkeyPatch, web: Web, dead: tuple[str, ...] = ()) -> list[tuple[str, int]]:
-    """The addresses that are connected to from now on; `web` answers in the place of all that are not dead."""
+    """The addresses that are connected to from now on; `web` answers instead of all that are not dead."""
     dialled: list[tuple[str, int]] = []
 
     def dial(where: tuple[str, int], timeout: float | None = None, **_: Any) -> socket.socket:

@@ -71,7 +71,7 @@ def test_a_cell_names_several_photos(cell: str, names: list[str]) -> None:
 
 
 @pytest.mark.parametrize("uri", ["data:image/png;base64,%%%", "data:image/png;base64,", "data:image/png", "data:,"])
-def test_a_data_uri_without_bytes_is_told(tmp_path: Path, uri: str) -> None:
+def test_a_data_uri_without_bytes_is_reported(tmp_path: Path, uri: str) -> None:
     assert data_of(uri) is None
     write_photos(tmp_path)
     (tmp_path / "catalog.csv").write_text(csv_text(products(image=lambda n: uri if n == 3 else f"images/{n}.jpg")))
@@ -105,7 +105,7 @@ def test_texts_of_a_parquet_file_that_are_not_utf_8_are_refused(tmp_path: Path) 
         read_catalog(tmp_path, COLUMNS)
 
 
-def test_broken_records_are_told_and_other_files_refused(tmp_path: Path) -> None:
+def test_broken_records_are_reported_and_other_files_refused(tmp_path: Path) -> None:
     write_photos(tmp_path)
     table = tmp_path / "catalog.jsonl"
     table.write_bytes(json_lines(ROWS) + b'\n{"sku": "9", "title": \n')

@@ -50,7 +50,7 @@ def test_a_space_among_three_decimals_is_refused_whatever_the_mark(decimal: Deci
         parse_price("90.5 0", decimal=decimal)
 
 
-def test_what_was_taken_of_a_text_is_told(tmp_path: Path) -> None:
+def test_what_was_taken_of_a_text_is_reported(tmp_path: Path) -> None:
     write_photos(tmp_path)
     cells = ["12,00-15,00 €", "12,00 €", "from 13,00 €", "1.299 €"]
     (tmp_path / "catalog.csv").write_text(csv_text(products(4, price=cells.__getitem__)))
@@ -75,7 +75,7 @@ def test_several_currencies_are_converted_by_rates(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"prices in USD, which are missing in columns\.rates; add their rates"):
         read_catalog(tmp_path, Columns.model_validate(columns | {"rates": {"EUR": 1}}))
     for rates in ({"EUR": 2}, {"EUR": 1, "USD": 0}):
-        with pytest.raises(ValueError, match="exactly one currency is at 1"):
+        with pytest.raises(ValueError, match="exactly one currency must be 1"):
             Columns.model_validate({"rates": rates})
 
 

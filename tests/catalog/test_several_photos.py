@@ -75,7 +75,7 @@ def test_rows_of_one_product_are_its_photos_in_their_order(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("cells", "odd"), [({"name": "Blue Hat"}, "title"), ({"kind": "Caps"}, "category"), ({"cost": "21"}, "price")]
 )
-def test_rows_that_disagree_are_left_out_and_told(tmp_path: Path, cells: dict[str, str], odd: str) -> None:
+def test_rows_that_disagree_are_left_out_and_reported(tmp_path: Path, cells: dict[str, str], odd: str) -> None:
     catalog = _read(tmp_path, *_rows("a"), *_rows("b", **cells), *_rows("c"))
     assert _names(catalog) == [["a", "c"]]
     told = f"its {odd} differs from row 1"
@@ -85,7 +85,7 @@ def test_rows_that_disagree_are_left_out_and_told(tmp_path: Path, cells: dict[st
     )
 
 
-def test_a_missing_photo_costs_itself_and_is_told(tmp_path: Path) -> None:
+def test_a_missing_photo_is_left_out_and_reported(tmp_path: Path) -> None:
     catalog = _read(tmp_path, {"photos": _cell("xay")}, *_rows("z"), *_rows("b"), {"sku": "2", "photos": _cell("wc")})
     assert _names(catalog) == [["a", "b"], ["c"]]
     assert catalog.dropped == ()
@@ -144,7 +144,7 @@ def _grouped(directory: Path, group_by: str, *named: str) -> list[list[str]]:
     return [[str(Path(path).relative_to(directory)) for path in one.image_paths] for one in catalog.products]
 
 
-def test_photos_beside_the_one_that_the_table_names(tmp_path: Path) -> None:
+def test_photos_next_to_the_one_that_the_table_names(tmp_path: Path) -> None:
     _files(
         tmp_path, *(f"A/{n}.jpg" for n in (10, 2, 1)), "A/notes.txt", "A/.DS_Store", "B/1.jpg", "C/1.jpg", "root.jpg"
     )

@@ -150,7 +150,7 @@ def test_a_table_may_be_parquet_with_numbers_as_ids_and_in_a_bucket(tmp_path: Pa
         ("table.txt", b"#" * (MAX_BYTES + 1), "larger than 67,108,864 bytes; name the table of one standard"),
     ],
 )
-def test_a_table_that_is_none_is_refused_in_one_line(
+def test_a_table_that_is_not_one_is_refused_in_one_line(
     tmp_path: Path, name: str, text: str | bytes | None, message: str
 ) -> None:
     path = tmp_path / name

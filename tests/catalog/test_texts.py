@@ -107,7 +107,7 @@ def test_a_wrong_separator_is_called_so(tmp_path: Path, text: str) -> None:
         read(tmp_path, text)
 
 
-def test_a_row_of_too_many_cells_is_left_out_and_told(tmp_path: Path) -> None:
+def test_a_row_of_too_many_cells_is_left_out_and_reported(tmp_path: Path) -> None:
     catalog = read(tmp_path, csv_text(products()).replace("Green Bag no. 2", "Green, Bag no. 2"))
     (dropped,) = catalog.dropped
     assert (dropped.row, dropped.reason, dropped.detail) == (

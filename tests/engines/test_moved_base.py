@@ -1,4 +1,4 @@
-"""An adapter whose base was moved: found beside it or where it is said to be, and never another model."""
+"""An adapter whose base was moved: found next to it or where the user says, and never another model."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ def test_a_moved_base_is_named_and_served(places: tuple[Path, Path], monkeypatch
     assert load_settings(RunSettings, base=base.name).base == str(base)  # workers on other machines start elsewhere
 
 
-def test_a_base_that_was_moved_with_its_adapter_is_found_beside_it(places: tuple[Path, Path]) -> None:
+def test_a_base_that_was_moved_with_its_adapter_is_found_next_to_it(places: tuple[Path, Path]) -> None:
     adapter, base = places
     beside = base.rename(adapter.parent / base.name)
     assert base_of(open_adapter(adapter)) == beside

@@ -1,4 +1,4 @@
-"""Two engines' completions beside each other: what may differ, and what is found first where too much does."""
+"""Two engines' completions compared: what may differ, and what is found first where too much does."""
 
 from dataclasses import replace
 from typing import Any

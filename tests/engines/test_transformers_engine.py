@@ -168,7 +168,7 @@ def test_a_model_that_fails_costs_its_rows_only(engine: TransformersEngine, monk
     assert healthy[0].error is None
 
 
-def test_a_budget_that_runs_out_is_told(engine: TransformersEngine) -> None:
+def test_a_budget_that_runs_out_is_reported(engine: TransformersEngine) -> None:
     short = TransformersEngine(engine.model, engine.processor, PROMPT, max_new_tokens=3)
 
     [completion] = short.complete([request(0)], grammar=True)

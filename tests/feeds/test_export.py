@@ -319,7 +319,7 @@ def test_a_field_takes_the_place_of_no_column(tmp_path: Path, format: str) -> No
 
 def test_fields_less_sure_than_asked_are_not_in_a_feed(output: str, tmp_path: Path) -> None:
     sure = PRIMARY.model_copy(update={"min_confidence": 0.95})
-    with pytest.raises(UsageError, match=r"none of its 21 rows can be exported: 21 below min_confidence 0\.95"):
+    with pytest.raises(UsageError, match=r"none of 21 rows can be exported: 21 below min_confidence 0\.95"):
         export(output, "merchant", str(tmp_path / "feed.tsv"), sure)
     unsure = output_of(tmp_path / "out", one(attributes={"material": Attribute("Wool", 0.5)}), "a")
     export(unsure, "merchant", str(tmp_path / "feed.tsv"), PRIMARY.model_copy(update={"min_confidence": 0.8}))

@@ -90,7 +90,7 @@ def test_a_pod_gets_gpu_shared_memory_node_and_model_cache() -> None:
     assert volumes["models"]["persistentVolumeClaim"]["claimName"] == "enrich-models"
     assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/models", "/dev/shm"}
     assert pod["securityContext"]["runAsNonRoot"] is True
-    assert made["job_manifest"]["spec"]["backoffLimit"] == 0  # going on is Prefect's
+    assert made["job_manifest"]["spec"]["backoffLimit"] == 0  # Prefect restarts it
 
 
 def test_a_container_gets_gpu_shared_memory_and_model_cache() -> None:

@@ -113,7 +113,7 @@ def test_it_can_be_run_again(small: FakeWorld) -> None:
     assert (main(), main()) == (0, 0)
 
 
-def test_a_failure_is_told_in_one_line(small: FakeWorld, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_is_reported_in_one_line(small: FakeWorld, capsys: pytest.CaptureFixture[str]) -> None:
     small.faults = [RunFailed("the engine is gone")] * (1 + tasks.RETRIED["retries"])
 
     assert main() == 1

@@ -14,7 +14,7 @@ from deployments.apply import POOLS
 from deployments.bring_up import NotUp, keep_password
 from deployments.deploy import to_try
 from enrich.settings.run import RunSettings
-from flows.nightly import beside
+from flows.nightly import sibling
 from flows.parameters import ANSWERING, NightlySettings, read_text
 
 ROOT = Path(__file__).parents[2]
@@ -47,11 +47,11 @@ def test_a_deployment_starts_a_flow_with_parameters_that_pass(name: str) -> None
         flow.validate_parameters(optional | asked | deployment["parameters"] | parameters)
 
 
-def test_the_night_keeps_the_demo_s_adapter_until_it_has_a_better_one() -> None:
+def test_the_nightly_run_keeps_the_demo_s_adapter_until_it_has_a_better_one() -> None:
     parameters = DEPLOYMENTS["nightly"]["parameters"]
     more = read_text(NightlySettings, parameters["settings"], "run", ANSWERING)
 
-    assert (more.adapter, beside(parameters["output"], "adapters")) == ("demo/adapter", "demo/adapters")
+    assert (more.adapter, sibling(parameters["output"], "adapters")) == ("demo/adapter", "demo/adapters")
     assert more.run == RunSettings()
     assert len(parameters["settings"].splitlines()) == 3  # more would not fit on a screen
 
@@ -68,7 +68,7 @@ def test_a_deployment_says_what_it_is_and_where_it_runs(name: str) -> None:
     assert deployment["tags"]
 
 
-def test_the_night_is_scheduled_once_in_a_time_zone_and_never_twice_at_a_time() -> None:
+def test_the_nightly_run_is_scheduled_once_in_a_time_zone_and_never_twice_at_a_time() -> None:
     nightly = DEPLOYMENTS["nightly"]
     [schedule] = nightly["schedules"]
 

@@ -54,7 +54,7 @@ def found_now(*, release: bool = False) -> dict[str, Finding]:
     return {finding.what.partition(" ")[0]: finding for finding in examine_prefect(release)}
 
 
-def test_what_keeps_a_night_from_starting_is_named(client: SyncPrefectClient, deployment: UUID) -> None:
+def test_what_keeps_a_nightly_run_from_starting_is_named(client: SyncPrefectClient, deployment: UUID) -> None:
     then = datetime.now(UTC) - timedelta(hours=3)
     client.create_flow_run_from_deployment(deployment, state=Scheduled(scheduled_time=then))
     pool = client.read_deployment(deployment).work_pool_name
@@ -157,7 +157,7 @@ def look(run_cli: RunCli) -> Iterator[Look]:
         yield found
 
 
-WHERE = "set PREFECT_API_URL to where it is, with /api at the end"
+WHERE = "set PREFECT_API_URL to its address, with /api at the end"
 
 
 def test_what_is_no_prefect_server_is_one_line(look: Look) -> None:

@@ -110,7 +110,7 @@ def test_a_second_run_has_nothing_to_do_and_starts_no_engine(world: FakeWorld) -
     assert world.sessions == 1
 
 
-def test_a_shard_that_fails_is_tried_again_with_the_same_engine(world: FakeWorld) -> None:
+def test_a_shard_that_fails_is_retried_with_the_same_engine(world: FakeWorld) -> None:
     world.add_photos("a.jpg", "b.jpg", "c.jpg")
     world.faults = [RunFailed("the endpoint was away")] * 2
 
@@ -120,7 +120,7 @@ def test_a_shard_that_fails_is_tried_again_with_the_same_engine(world: FakeWorld
     assert (world.sessions, sorted(world.asked)) == (1, ["a", "b", "c"])
 
 
-def test_a_group_that_is_tried_again_does_its_missing_shards_only(world: FakeWorld) -> None:
+def test_a_group_that_is_retried_does_its_missing_shards_only(world: FakeWorld) -> None:
     world.add_photos("a.jpg", "b.jpg", "c.jpg")
     world.faults = [None, RunFailed("the endpoint was away")]
 
@@ -150,7 +150,7 @@ def test_an_engine_gets_the_next_shard_s_photos_before_the_last_one_s_answers(
     ]  # fmt: skip
 
 
-def test_a_run_that_broke_off_goes_on_under_its_run_id(world: FakeWorld) -> None:
+def test_a_run_that_was_interrupted_continues_under_its_run_id(world: FakeWorld) -> None:
     world.add_photos("a.jpg", "b.jpg", "c.jpg")
     world.faults = [RunFailed("gone")] * (1 + RETRIED["retries"])
     broken = enrich_catalog(**world.places, settings=text(run_id="night", run={"shard_size": 2}), return_state=True)
@@ -162,7 +162,7 @@ def test_a_run_that_broke_off_goes_on_under_its_run_id(world: FakeWorld) -> None
     assert state.message == "3 products: 3 ok, 0 failed"
 
 
-def test_a_deadline_publishes_what_is_done_and_the_run_goes_on(
+def test_a_deadline_publishes_what_is_done_and_the_run_continues(
     world: FakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.add_photos("a.jpg", "b.jpg", "c.jpg")
@@ -179,7 +179,7 @@ def test_a_deadline_publishes_what_is_done_and_the_run_goes_on(
     assert pl.read_parquet(world.root / "output" / "products.parquet").height == 3
 
 
-def test_a_deadline_that_has_passed_before_the_first_shard_is_told(world: FakeWorld) -> None:
+def test_a_deadline_that_has_passed_before_the_first_shard_is_reported(world: FakeWorld) -> None:
     world.add_photos("a.jpg")
 
     settings = text(run_id="night", **{"until when": "0m"})
@@ -220,7 +220,7 @@ def test_wrong_usage_fails_at_once_with_one_line(world: FakeWorld, caplog: pytes
     assert "Traceback" not in caplog.text
 
 
-def test_no_photos_is_told_in_one_line(world: FakeWorld) -> None:
+def test_no_photos_is_reported_in_one_line(world: FakeWorld) -> None:
     state = enrich_catalog(**world.places, return_state=True)
 
     assert state.message == (

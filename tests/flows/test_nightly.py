@@ -76,7 +76,7 @@ def run(world: FakeWorld, **parameters: object) -> None:
     assert night(world, **parameters).name == "Completed"
 
 
-def test_the_first_night_fine_tunes_and_enriches(shop: FakeWorld, made: Made) -> None:
+def test_the_first_nightly_run_fine_tunes_and_enriches(shop: FakeWorld, made: Made) -> None:
     run(shop, finetune={"max_minutes": 5})
 
     [(out, settings)] = made
@@ -168,7 +168,7 @@ def test_a_catalog_that_changed_a_little_trains_nothing(shop: FakeWorld, made: M
     assert len(made) == 3
 
 
-def test_of_nights_that_are_late_together_the_last_one_does_the_work(
+def test_of_nightly_runs_that_are_late_together_the_last_one_does_the_work(
     shop: FakeWorld, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nights, "superseded", lambda: "the night after")
@@ -180,7 +180,7 @@ def test_of_nights_that_are_late_together_the_last_one_does_the_work(
     assert made == []
 
 
-def test_a_night_beside_one_that_is_still_at_work_leaves_the_work_to_it(
+def test_a_nightly_run_next_to_one_that_is_still_at_work_leaves_the_work_to_it(
     shop: FakeWorld, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nights, "still_at_work", lambda: "last night")
@@ -192,12 +192,12 @@ def test_a_night_beside_one_that_is_still_at_work_leaves_the_work_to_it(
     assert made == []
 
 
-def test_the_next_night_publishes_what_a_killed_one_answered_and_asks_for_nothing_twice(
+def test_the_next_nightly_run_publishes_what_a_killed_one_answered_and_asks_for_nothing_twice(
     shop: FakeWorld, made: Made
 ) -> None:
     run(shop)
     shop.add_photos("b.jpg", "c.jpg", "d.jpg")
-    shop.faults = [None, None, SystemExit()]  # as if its process was killed: nothing is tried again
+    shop.faults = [None, None, SystemExit()]  # as if its process was killed: nothing is retried
     with pytest.raises(SystemExit):
         night(shop, run=ONE_EACH)
     output = shop.root / "output"
@@ -230,7 +230,7 @@ def products_of(output: Path) -> list[str]:
     return sorted(pl.read_parquet(output / "products.parquet")["product_id"])
 
 
-def test_an_adapter_that_is_no_better_than_guessing_ends_the_night_as_held(shop: FakeWorld, made: Made) -> None:
+def test_an_adapter_that_is_no_better_than_guessing_ends_the_nightly_run_as_held(shop: FakeWorld, made: Made) -> None:
     run(shop)
     bad = metrics(category=(0, 0, 0), macro_f1=0, price=None, guessed_price=None)
     guess = {**SCORES, **bad["baselines"]["majority_class"]}
@@ -248,7 +248,9 @@ def test_an_adapter_that_is_no_better_than_guessing_ends_the_night_as_held(shop:
     assert shop.asked == ["a", "b"]
 
 
-def test_a_night_whose_catalog_cannot_be_read_fails_in_one_line_and_trains_nothing(shop: FakeWorld, made: Made) -> None:
+def test_a_nightly_run_whose_catalog_cannot_be_read_fails_in_one_line_and_trains_nothing(
+    shop: FakeWorld, made: Made
+) -> None:
     (shop.root / "catalog" / "catalog.csv").write_text("product_code\n1\n")
 
     state = night(shop)

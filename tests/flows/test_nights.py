@@ -68,7 +68,7 @@ def within(run: FlowRun) -> Iterator[None]:
         yield
 
 
-def test_a_night_that_is_at_work_is_seen_by_the_next_one_and_not_the_other_way_round(
+def test_a_nightly_run_that_is_at_work_is_seen_by_the_next_one_and_not_the_other_way_round(
     client: SyncPrefectClient, deployment: UUID
 ) -> None:
     first, second = start(client, deployment), start(client, deployment)
@@ -81,7 +81,7 @@ def test_a_night_that_is_at_work_is_seen_by_the_next_one_and_not_the_other_way_r
         assert nights.still_at_work() is None
 
 
-def test_a_night_that_went_silent_keeps_nobody_out_though_the_server_calls_it_running(
+def test_a_nightly_run_that_went_silent_blocks_no_other_though_the_server_calls_it_running(
     client: SyncPrefectClient, deployment: UUID
 ) -> None:
     zombie, night = start(client, deployment), start(client, deployment)
@@ -92,7 +92,7 @@ def test_a_night_that_went_silent_keeps_nobody_out_though_the_server_calls_it_ru
         assert nights.still_at_work() is None
 
 
-def test_a_night_of_another_deployment_does_not_count(client: SyncPrefectClient, deployment: UUID) -> None:
+def test_a_nightly_run_of_another_deployment_does_not_count(client: SyncPrefectClient, deployment: UUID) -> None:
     flow_id = client.read_deployment(deployment).flow_id
     other = start(client, client.create_deployment(flow_id, f"night-{uuid4().hex}"))
     night = start(client, deployment)

@@ -14,7 +14,7 @@ from enrich.train.recipe import TINY_RECIPE, resolve_model
 from flows.demo import demo
 from flows.enrich_catalog import enrich_catalog
 from flows.finetune import finetune_adapter
-from flows.nightly import beside, nightly
+from flows.nightly import nightly, sibling
 from flows.parameters import (
     ADHOC,
     ANSWERING,
@@ -93,7 +93,7 @@ def test_numbers_have_limits() -> None:
     assert error.message == "500 is greater than the maximum of 168"
 
 
-def test_the_lines_that_are_there_to_be_filled_change_nothing_as_they_are() -> None:
+def test_empty_lines_of_the_form_change_nothing() -> None:
     assert adhoc(ADHOC).run == adhoc("").run
     assert read_text(NightlySettings, NIGHTLY, "run", ANSWERING) == read_text(NightlySettings, ADHOC, "run", ANSWERING)
     assert training(FINETUNE).finetune == training("").finetune
@@ -163,7 +163,7 @@ def test_a_wrong_line_is_named_with_what_is_wrong_there(text: str, message: str)
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_settings_that_do_not_go_together_are_told_in_one_line() -> None:
+def test_settings_that_do_not_go_together_are_reported_in_one_line() -> None:
     with pytest.raises(
         UsageError, match="effective_batch_size 16 is not a multiple of batch_size 5; change that value"
     ):
@@ -176,7 +176,7 @@ def test_settings_that_do_not_go_together_are_told_in_one_line() -> None:
         ("6h", "2026-11-30T03:00", 6),
         ("2h30m", "2026-11-30T03:00", 2.5),
         ("07:30 Europe/Berlin", "2026-11-30T03:00", 3.5),  # 04:00 there
-        ("07:30 Europe/Berlin", "2026-11-30T05:00", 1.5),  # went on after a crash
+        ("07:30 Europe/Berlin", "2026-11-30T05:00", 1.5),  # continued after a crash
         ("07:30 Europe/Berlin", "2026-11-30T07:00", 0),  # so late that nothing is left of the night
         ("2:00 Europe/Berlin", "2026-11-30T03:00", 22),
     ],
@@ -187,10 +187,10 @@ def test_a_run_ends_after_so_long_or_at_a_time_of_the_day_it_was_due(until: str,
     assert seconds_until(until, datetime.fromisoformat(now).replace(tzinfo=UTC), due) == hours * 3600
 
 
-def test_adapters_are_kept_beside_the_output() -> None:
-    assert beside("demo/output", "adapters") == "demo/adapters"
-    assert beside("s3://shop/night/enriched/", "adapters") == "s3://shop/night/adapters"
+def test_adapters_are_kept_next_to_the_output() -> None:
+    assert sibling("demo/output", "adapters") == "demo/adapters"
+    assert sibling("s3://shop/night/enriched/", "adapters") == "s3://shop/night/adapters"
     with pytest.raises(
         UsageError, match=r"Output s3://shop is a whole bucket; add a folder, or `adapters: s3://\.\.\.`"
     ):
-        beside("s3://shop", "adapters")
+        sibling("s3://shop", "adapters")

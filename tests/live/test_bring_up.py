@@ -182,7 +182,7 @@ def test_the_password_is_its_owners_alone_and_on_no_command_line(up: Up) -> None
 
 
 @pytest.mark.parametrize("variable", ["command", "env", "working_dir", "labels", "name"])
-def test_whoever_starts_a_run_sets_no_job_variables(up: Up, variable: str, tmp_path: Path) -> None:
+def test_anyone_who_starts_a_run_sets_no_job_variables(up: Up, variable: str, tmp_path: Path) -> None:
     values = {"command": f"touch {tmp_path}/owned", "env": {"PYTHONSTARTUP": "x"}, "labels": {"a": "b"}}
     planted = {variable: values.get(variable, "x")}
     body = {"parameters": {}, "state": {"type": "SCHEDULED"}, "job_variables": planted}

@@ -39,7 +39,7 @@ def test_a_leaked_slot_keeps_no_run_from_publishing_and_the_doctor_frees_it(live
     assert live.doctor()[0] == 0
 
 
-def test_the_doctor_names_what_keeps_nights_from_starting(live: Live, shop: Shop) -> None:
+def test_the_doctor_names_what_keeps_nightly_runs_from_starting(live: Live, shop: Shop) -> None:
     live.kill_worker("cpu")
     live.call("PATCH", "/work_pools/gpu", {"is_paused": True})
     asks = live.call("GET", "/deployments/name/release-held/release-held")
@@ -61,7 +61,7 @@ def test_the_doctor_names_what_keeps_nights_from_starting(live: Live, shop: Shop
     assert "automations: 3 on" in told
 
 
-def test_after_a_missed_week_one_night_does_the_work(live: Live, shop: Shop) -> None:
+def test_after_a_missed_week_one_nightly_run_does_the_work(live: Live, shop: Shop) -> None:
     catalog, adapters = shop.output.parent / "catalog", shop.output.parent / "adapters"
     make_sample(str(catalog), SampleSettings(products=4, bucket=1))
     standing = find_adapter(str(catalog), str(adapters), TrainSettings(model=TINY_MODEL))

@@ -63,7 +63,7 @@ def test_a_run_completes_and_shows_what_it_did(live: Live, shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("runner", ["inline", "ray"])
-def test_a_cancelled_run_stops_within_seconds_and_goes_on_when_it_is_retried(
+def test_a_cancelled_run_stops_within_seconds_and_continues_when_it_is_retried(
     live: Live, shop: Shop, runner: str
 ) -> None:
     run = started(live, shop, runner)
@@ -91,7 +91,7 @@ def retry(live: Live, run: str) -> None:
     live.call("POST", f"/flow_runs/{run}/set_state", {"state": state, "force": False})
 
 
-def test_a_flow_that_was_killed_goes_on_by_itself(live: Live, shop: Shop) -> None:
+def test_a_flow_that_was_killed_continues_by_itself(live: Live, shop: Shop) -> None:
     run = started(live, shop)
 
     for process in process_of(run):
@@ -103,7 +103,7 @@ def test_a_flow_that_was_killed_goes_on_by_itself(live: Live, shop: Shop) -> Non
     wait_for("word of the crash", lambda: [line for line in live.told if ": Crashed. " in line])
 
 
-def test_a_run_whose_worker_was_killed_is_noticed_and_goes_on(live: Live, shop: Shop) -> None:
+def test_a_run_whose_worker_was_killed_is_noticed_and_continues(live: Live, shop: Shop) -> None:
     run = started(live, shop)
 
     live.kill_worker("gpu")

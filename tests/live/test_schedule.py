@@ -20,7 +20,7 @@ BERLIN = ZoneInfo("Europe/Berlin")
 
 
 @pytest.mark.parametrize("day", [datetime(2027, 3, 28, tzinfo=BERLIN), datetime(2027, 10, 31, tzinfo=BERLIN)])
-def test_the_night_begins_at_the_same_hour_before_and_after_the_clocks_change(live: Live, day: datetime) -> None:
+def test_the_nightly_run_begins_at_the_same_hour_before_and_after_the_clocks_change(live: Live, day: datetime) -> None:
     nightly = live.call("GET", "/deployments/name/nightly/nightly")
     first, last = day - timedelta(days=2), day + timedelta(days=2)
 
@@ -38,7 +38,7 @@ def test_the_night_begins_at_the_same_hour_before_and_after_the_clocks_change(li
     ]
 
 
-def test_a_night_that_its_schedule_started_completes(live: Live, shop: Shop) -> None:
+def test_a_nightly_run_that_its_schedule_started_completes(live: Live, shop: Shop) -> None:
     catalog, adapters = shop.output.parent / "catalog", shop.output.parent / "adapters"
     make_sample(str(catalog), SampleSettings(products=4, bucket=1))
     standing = find_adapter(str(catalog), str(adapters), TrainSettings(model=TINY_MODEL))

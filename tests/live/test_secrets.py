@@ -90,7 +90,7 @@ def test_a_secret_is_found_nowhere(live: Live, shop: Shop, s3_server: S3Server, 
     assert (tmp_path / "scan" / "output" / "products.parquet").exists()
     if DATABASE:
         asyncio.run(write_tables(DATABASE, live.home / "tables"))
-        assert files_with(live.home / "tables", str(shop.adapter))  # in there all the same: what a run was asked for
+        assert files_with(live.home / "tables", str(shop.adapter))  # it is in there anyway, in the run's request
     for secret in (PLANTED, KEY_ID):
         assert files_with(tmp_path / "scan", secret) == []
         assert files_with(live.home, secret) == []  # the database, the logs of server and workers, results

@@ -153,7 +153,7 @@ def test_image_tokens_of_larger_gemmas_see_those_behind_them(tmp_path: Path) -> 
     assert (one - other).abs().max() > 1e-3
 
 
-def test_the_loss_counts_some_positions_and_divides_by_what_it_is_told(member: Member) -> None:
+def test_the_loss_counts_some_positions_and_divides_by_the_given_number(member: Member) -> None:
     inputs = with_answer(inputs_of(member, ROWS[:1]), [5, 6, 7])
     length = inputs["input_ids"].shape[1]
     labels = torch.full((1, length), -100)

@@ -100,7 +100,7 @@ def photos(count: int) -> list[tuple[int, int]]:
 def test_sides_at_full_size_are_qwens(squares: int) -> None:
     for width, height in photos(400):
         down, across = smart_resize(height, width, 32, 64 * 32**2, squares * 32**2)
-        if down * across <= squares * 32**2:  # but for strips that get more cells than there may be
+        if down * across <= squares * 32**2:  # except strips that get more cells than there may be
             assert qwen3_vl.resized(width, height, squares, 32) == (across, down)
 
 

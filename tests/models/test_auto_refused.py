@@ -59,7 +59,7 @@ def test_a_checkpoint_with_code_of_its_own_only(whole: Path) -> None:
     )
 
 
-def test_code_beside_a_known_family_is_not_run(whole: Path) -> None:
+def test_code_next_to_a_known_family_is_not_run(whole: Path) -> None:
     (whole / "own.py").write_text("raise SystemExit('it ran')")
     maps = {
         "config.json": {"AutoConfig": "own.Own", "AutoModelForImageTextToText": "own.Own"},

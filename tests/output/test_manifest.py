@@ -119,8 +119,8 @@ RESUMED = (RUN_1, make_row(RUN_1, minutes=20))
         pytest.param([LAST_TRY], "e2", "f1", ("changed", 1), id="no attempts left, then other bytes"),
         pytest.param([OK, FAILED_LATER], "e2", "f2", None, id="newest outcome failed, older good row shown"),
         pytest.param([OK, FAILED_LATER], "e1", "f2", ("changed", 1), id="the old bytes are back"),
-        pytest.param([RESUMED, OK_LATER], "e1", "f2", None, id="the older run went on after the newer fingerprint"),
-        pytest.param([RESUMED, NEW_BYTES_LATER], "e2", "f1", None, id="the older run went on after the newer bytes"),
+        pytest.param([RESUMED, OK_LATER], "e1", "f2", None, id="the older run continued after the newer fingerprint"),
+        pytest.param([RESUMED, NEW_BYTES_LATER], "e2", "f1", None, id="the older run continued after the newer bytes"),
     ],
 )
 def test_what_is_to_be_done(
@@ -146,7 +146,7 @@ def test_a_table_from_before_there_were_sequences_may_show_an_older_row_which_is
 
 
 @pytest.mark.parametrize("kind", list(ErrorKind))
-def test_only_failures_that_may_pass_are_tried_again(kind: ErrorKind) -> None:
+def test_only_failures_that_may_pass_are_retried(kind: ErrorKind) -> None:
     products = products_of((RUN_1, make_row(RUN_1, error_kind=kind)))
     assert len(plan(listing("a.jpg"), products)) == (kind in TRANSIENT)
 
@@ -381,7 +381,7 @@ def answers_of(folder: Path, products: Products, source: pl.DataFrame) -> dict[s
     return manifest.known_answers(folder / "answers", items)
 
 
-def test_a_run_id_does_not_go_on_under_other_limits() -> None:
+def test_a_run_id_does_not_continue_under_other_limits() -> None:
     started = manifest.Manifest(make_run(circumstances="c1"), Path("nowhere"), 0)
     with pytest.raises(UsageError, match="run night-1 was started with other limits on photos or answers"):
         manifest.check_same_run(started, make_run(circumstances="c2"))

@@ -34,7 +34,7 @@ def errors(*rows: dict[str, Any]) -> dict[str, tuple[int, float]]:
 RIGHT = [decided(number) for number in range(40)]
 
 
-def test_rates_stand_beside_what_the_confidences_say() -> None:
+def test_rates_stand_next_to_what_the_confidences_say() -> None:
     wrong = [
         decided(100, category="Caps", decision="edited"), decided(101, title="HAT ", price=13.0),
         decided(102, attributes={"colour": None}),

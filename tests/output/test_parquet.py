@@ -48,7 +48,7 @@ def test_a_value_that_does_not_fit_its_column_is_not_bent() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"PAR1", b"x" * 100, b"PAR1" + b"\xff" * 50 + b"PAR1"])
-def test_what_is_no_parquet_is_named(data: bytes) -> None:
+def test_what_is_not_parquet_is_named(data: bytes) -> None:
     with pytest.raises(RunFailed) as error:
         parquet.decode(data, SOURCE_SCHEMA, "s3://bucket/x.parquet")
     assert str(error.value) == (

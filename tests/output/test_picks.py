@@ -1,4 +1,4 @@
-"""Which products a person is shown: doubtful and dear ones of many kinds, and some at random."""
+"""Which products a person is shown: uncertain and expensive ones of many kinds, and some at random."""
 
 from collections import Counter
 from typing import Any
@@ -16,7 +16,7 @@ WORDS = ("Abacus", "Bicycle", "Cupboard", "Doorknob", "Envelope", "Flagpole", "G
 
 
 def product(key: str, **changes: Any) -> dict[str, Any]:
-    """A row that is 99 % sure and has a usual price, but for `changes`."""
+    """A row that is 99 % sure and has a usual price, except for `changes`."""
     usual: dict[str, Any] = {
         "category_confidence": 0.99,
         "price": 100.0,
@@ -58,7 +58,7 @@ def test_what_is_doubtful_comes_first_and_says_why() -> None:
     chosen = {one.product_id: one.why for one in picks if one.picked == "chosen"}
     assert next(iter(chosen)) in ("dear", *ids(picks, "random"))
     expected = {
-        "category": ("category in doubt",), "dear": ("category in doubt", "dear"), "wide": ("wide price",),
+        "category": ("category in doubt",), "dear": ("category in doubt", "expensive"), "wide": ("wide price",),
         "photos": ("its photos disagree",), "field": ("further field in doubt",),
     }  # fmt: skip
     assert chosen == {name: why for name, why in expected.items() if name not in ids(picks, "random")}

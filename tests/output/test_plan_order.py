@@ -131,7 +131,7 @@ def test_a_product_is_changed_when_a_photo_comes_goes_changes_or_moves() -> None
         (None, 1, []),
     ],
 )
-def test_a_product_answered_without_a_photo_that_may_be_read_later_is_tried_again(
+def test_a_product_answered_without_a_photo_that_may_be_read_later_is_retried(
     kind: ErrorKind | None, attempt: int, reasons: list[str]
 ) -> None:
     listed = [ObjectInfo(f"{number}.jpg", 1, "e1") for number in (1, 2)]

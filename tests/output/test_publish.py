@@ -219,7 +219,7 @@ def test_products_is_a_table_that_analysts_can_read(output: Store, tmp_path: Pat
     assert pl.read_parquet(path).select("product_id", "status", "in_source").rows() == expected
 
 
-def test_a_second_night_does_what_changed_and_no_more(output: Store) -> None:
+def test_a_second_nightly_run_does_what_changed_and_no_more(output: Store) -> None:
     enrich_night(output, make_run("n1"), listing("gone.jpg", "bad.jpg", "same.jpg", changed="e1"))
     done: list[str] = []
 
@@ -249,7 +249,7 @@ def test_a_photo_that_came_back_is_in_the_source_again_without_work(local: Store
     assert history.committed_shards(local, run) == set()
 
 
-def test_a_night_that_changes_nothing_does_not_write(output: Store) -> None:
+def test_a_nightly_run_that_changes_nothing_does_not_write(output: Store) -> None:
     run = enrich_night(output, make_run("n1"), listing("a.jpg"))
     before = output.head("products.parquet")
     enrich_night(output, make_run("n2", 10), listing("a.jpg"))
@@ -416,7 +416,7 @@ class Dies(Wrapped):
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_night_killed_at_any_step_is_finished_by_its_run_id(output: Store, tmp_path: Path, when: str) -> None:
+def test_a_nightly_run_killed_at_any_step_is_finished_by_its_run_id(output: Store, tmp_path: Path, when: str) -> None:
     first, second = listing("bad.jpg", "d.jpg", a="e1", b="e1"), listing("bad.jpg", "c.jpg", "d.jpg", "f.jpg", a="e2")
     undisturbed = open_store(str(tmp_path / "undisturbed"), create=True)
     enrich_night(undisturbed, make_run("n1"), first)

@@ -93,7 +93,7 @@ def test_only_the_rows_that_may_be_under_other_rules_are_stated_anew() -> None:
 def night(
     output: Store, name: str, minutes: float, keys: str, settings: RunSettings, **changes: Any
 ) -> publish.Published:
-    """Do a run from listing to publish, with the settings recorded beside its listing."""
+    """Do a run from listing to publish, with the settings recorded with its listing."""
     run = make_run(name, minutes, shard_size=100, review_below=0.5, **changes)
     listed = source_table(ObjectInfo(f"00{key}.jpg", 10, "e1") for key in keys.split())
     with scratch() as folder:

@@ -114,7 +114,7 @@ def test_a_state_is_committed_once(local: Store) -> None:
     appoint(local, ICEBERG)
     night(local, "r1", 60, "a")
     assert not follow(local, "r1", "publish")
-    with pytest.raises(UsageError, match="run r1: it is published already"):
+    with pytest.raises(UsageError, match="run r1: already published"):
         publish_held(local.uri, "r1")
     assert len(commits(local)) == 1
     rebuild(local.uri)
@@ -181,7 +181,7 @@ def test_new_columns_are_added_to_a_table_that_is_there(local: Store, monkeypatc
     assert in_iceberg(local).equals(in_parquet(local))
 
 
-def test_whoever_publishes_commits_until_a_run_says_none(local: Store) -> None:
+def test_anyone_who_publishes_commits_until_a_run_says_none(local: Store) -> None:
     night(local, "r1", 60, "a")
     assert local.head("sink.json") is None
     appoint(local, RunSettings())
@@ -212,7 +212,7 @@ def test_a_table_follows_one_output(local: Store, tmp_path: Path, monkeypatch: p
     ("uri", "told"),
     [("sqlite:////nowhere/at/all/catalog.db", "unable to open database file"), ("ftp://x", "Could not infer")],
 )
-def test_a_catalog_that_does_not_answer_is_told_before_a_run_starts(
+def test_a_catalog_that_does_not_answer_is_reported_before_a_run_starts(
     local: Store, monkeypatch: pytest.MonkeyPatch, uri: str, told: str
 ) -> None:
     monkeypatch.setenv("PYICEBERG_CATALOG__DEFAULT__URI", uri)

@@ -1,4 +1,4 @@
-"""An output of schema version 2 goes on: table, history and decisions are read as if always of products."""
+"""An output of schema version 2 continues: table, history and decisions are read as if always of products."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -86,7 +86,7 @@ def test_table_and_history_read_as_they_were(output: Store, tmp_path: Path) -> N
         assert fetch_listing(output, "n2", folder).ids(None, None).to_list() == ["coats/a", "coats/b", "coats/bad"]
 
 
-def test_the_next_night_does_what_is_new_and_no_more(output: Store, tmp_path: Path) -> None:
+def test_the_next_nightly_run_does_what_is_new_and_no_more(output: Store, tmp_path: Path) -> None:
     downgrade(tmp_path)
     products = read_products(output)
     assert plan(source(a="e2", b="e1", bad="e1"), products, make_run("n3", 20)).is_empty()

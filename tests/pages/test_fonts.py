@@ -14,7 +14,7 @@ OTHER = str(Path(fonts.DEJAVU).with_name("DejaVuSansMono.ttf"))
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Replace the machine's fonts by these files, beside the one that comes with matplotlib."""
+    """Replace the machine's fonts by these files, in addition to matplotlib's own."""
 
     def install(*files: str, **characters: str) -> None:
         monkeypatch.setattr(fonts, "findSystemFonts", lambda: list(files))

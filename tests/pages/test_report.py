@@ -284,7 +284,7 @@ PREFLIGHT = {"photos_per_product": 1, "image_tokens": {"least": 313, "median": 7
 TRAIN = {"settings": {"model": "owner/base"}, "rows": {"train": 480}, "preflight": PREFLIGHT}
 
 
-def test_a_card_states_scores_beside_the_baselines() -> None:
+def test_a_card_states_scores_next_to_the_baselines() -> None:
     card = render_card(TRAIN, card_metrics(), make_prompt(("HATS", "BAGS"), "EUR"))
 
     _, front, body = card.split("---\n", 2)
@@ -294,7 +294,7 @@ def test_a_card_states_scores_beside_the_baselines() -> None:
         "A turn of the user in the base's chat template: first the photo, then\n\n"
         "    What product is this? Give its title, category and full price in EUR.\n\n" in body
     )
-    assert "The of a prompt take 313 to 781 tokens, with a median of 757.\n" in body
+    assert "The photos of a prompt take 313 to 781 tokens, with a median of 757.\n" in body
     assert "Category, Full Price; the last is a whole number of units, or `unknown`." in body
     table = [line for line in body.splitlines() if line.startswith("|")]
     assert table == [

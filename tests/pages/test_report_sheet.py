@@ -1,4 +1,4 @@
-"""The contact sheet of the UI: thumbnails beside what was said, none of which is taken for markup."""
+"""The contact sheet of the UI: thumbnails with answers, none of which becomes markup."""
 
 import io
 from pathlib import Path

@@ -159,7 +159,7 @@ def fetch_several(store: Store, item: ManifestItem, needed: int) -> Fetched:
 
 
 @pytest.mark.parametrize(("needed", "read"), [(1, ["b"]), (2, ["b", "d"]), (3, ["b", "d", "e"]), (9, ["b", "d", "e"])])
-def test_a_broken_photo_costs_itself_and_the_next_takes_its_place(local: Store, needed: int, read: list[str]) -> None:
+def test_a_broken_photo_is_skipped_and_the_next_takes_its_place(local: Store, needed: int, read: list[str]) -> None:
     item = product_of(local, a=b"<html>", b=jpeg(1), c=jpeg(2)[:-200], d=jpeg(3), e=jpeg(4))
     result = fetch_several(local, item, needed)
     assert [photo.listed for photo in result.photos] == list(item.photos)

@@ -1,4 +1,4 @@
-"""A setting leaves out the files beside photos and reports them; it never leaves out a photo."""
+"""A setting skips other files among photos and reports them; it never leaves out a photo."""
 
 import polars as pl
 import pytest
@@ -39,7 +39,7 @@ PHOTOS = [
         "._a.jpg", "x/._a.jpg", "a.xmp", "feed.xml", "notes.txt", "list.csv", "x_$folder$", "_SUCCESS", "ehthumbs.db",
     ],
 )  # fmt: skip
-def test_what_desktops_cameras_and_exports_leave_beside_photos_is_not_a_photo(key: str) -> None:
+def test_what_desktops_cameras_and_exports_leave_next_to_photos_is_not_a_photo(key: str) -> None:
     skipped = Skipped(RunSettings().skip)
     assert left([*PHOTOS, key], skipped) == PHOTOS
     assert skipped.warning == f"1 file is skipped as non-photos (setting skip), such as {key!r}"

@@ -185,7 +185,7 @@ def test_a_name_that_holds_an_adapter_of_another_catalog_is_not_trusted(four: Pa
     assert find_adapter(str(four), str(tmp_path / "adapters"), TINY) == standing
 
 
-def test_a_catalog_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_catalog_that_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing: no such directory"):
         find_adapter(str(tmp_path / "nothing"), "adapters", TINY)
 

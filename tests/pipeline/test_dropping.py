@@ -92,7 +92,7 @@ def _without_training(monkeypatch: pytest.MonkeyPatch, *unlearnable: Dropped) ->
     return prompts
 
 
-def test_what_is_allowed_to_go_is_told_and_listed_in_the_adapter(
+def test_what_is_allowed_to_go_is_reported_and_listed_in_the_adapter(
     catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _damage(catalog, range(1, 5), local_image_path="images/gone.jpg")

@@ -59,7 +59,7 @@ def test_a_label_leak_is_refused_before_anything_is_read(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_metrics_stand_beside_base_and_baselines(story: Any) -> None:
+def test_metrics_stand_next_to_base_and_baselines(story: Any) -> None:
     metrics = json.loads((story.adapter / "metrics.json").read_text())
     assert metrics == json.loads(json.dumps(story.finetuned.metrics))
     assert set(metrics["baselines"]) == {"majority_class", "category_median"}
@@ -84,7 +84,7 @@ def test_scores_are_written_with_plots_and_the_optimum(story: Any, tmp_path: Pat
     assert {path.name for path in tmp_path.iterdir()} >= {"metrics.json", "scores.parquet", "scores.html"}
     table = pl.read_parquet(tmp_path / "scores.parquet")
     assert table.drop("review_reasons").equals(scored.table.drop("review_reasons"))
-    assert table["best_price"].is_not_null().all()  # truth.json is beside the catalog
+    assert table["best_price"].is_not_null().all()  # truth.json is next to the catalog
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     right = (table["category"] == table["answered_category"]).sum() / table.height
     assert metrics["estimates"]["category_accuracy"]["value"] == pytest.approx(right)

@@ -156,7 +156,7 @@ def test_a_run_from_the_future_alone_is_named(output: str) -> None:
 
 
 @pytest.mark.parametrize("time", ["26", "a day", "-1h"])
-def test_a_time_that_is_none_is_refused_with_an_example(run_cli: RunCli, tmp_path: Any, time: str) -> None:
+def test_a_time_that_is_not_one_is_refused_with_an_example(run_cli: RunCli, tmp_path: Any, time: str) -> None:
     code, _, err = run_cli("doctor", "--output", str(tmp_path), f"--newer-than={time}")
 
     assert code == 2

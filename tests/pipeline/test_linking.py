@@ -48,7 +48,7 @@ def test_pages_that_are_served_are_linked(tmp_path: Path) -> None:
     )
 
 
-def test_pages_of_a_folder_are_linked_beside_the_command_that_serves_them(tmp_path: Path) -> None:
+def test_pages_of_a_folder_are_linked_next_to_the_command_that_serves_them(tmp_path: Path) -> None:
     place = tmp_path / "it's `here`"
     place.mkdir()
     text = render_links(link_pages(made(open_store(str(place)), queue=False), str(place), RunSettings()))

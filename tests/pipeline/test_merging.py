@@ -97,7 +97,7 @@ def test_a_merge_that_is_not_the_adapter_is_refused(
         merge(str(adapter), str(tmp_path / "out"), MergeSettings(max_new_tokens=8))
     message = str(caught.value)
     assert message.startswith("the merged model is not the adapter: logits differ by ")
-    assert "; nothing was written; the adapter is where it was: serve it beside its base, unmerged (engine" in message
+    assert "; nothing was written; the adapter is where it was: serve it unmerged (engine" in message
     assert list(tmp_path.iterdir()) == []
 
 

@@ -58,7 +58,7 @@ def test_what_all_meet_is_said_once_and_its_exit_code_kept(capfd: pytest.Capture
     assert capfd.readouterr().err == "error: no such catalog\n"
 
 
-def test_what_one_of_the_others_meets_is_told_and_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_one_of_the_others_meets_is_reported_and_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "GRACE_SECONDS", 0.5)
     code = """
 import os, sys, time

@@ -1,4 +1,4 @@
-"""An adapter on its sample's hold-out, beside its base, and the contact sheet of what it has not seen."""
+"""An adapter on its sample's hold-out, compared with its base, and the contact sheet of unseen products."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from sample.scores import HOLDOUT_ROWS, SHEET_ROWS, score_holdout, write_sheet
 from sample.sheet import ACROSS, CELL
 
 
-def test_the_hold_out_is_scored_beside_the_base_and_the_best_possible(
+def test_the_hold_out_is_scored_next_to_the_base_and_the_best_possible(
     story: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scores, "HOLDOUT_ROWS", 6)

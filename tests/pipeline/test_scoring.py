@@ -18,7 +18,7 @@ TRUTH: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("part", "key", "price"), [("", "images/1.jpg", 100.0), ("holdout", "holdout/images/2.jpg", 50.0)]
 )
-def test_the_truth_is_beside_the_catalog_or_above_the_hold_out(
+def test_the_truth_is_next_to_the_catalog_or_above_the_hold_out(
     tmp_path: Path, part: str, key: str, price: float
 ) -> None:
     (tmp_path / "holdout").mkdir()

@@ -101,7 +101,7 @@ def test_what_a_person_promoted_serves_until_another_is_trained(adapters: str, c
     promote(adapters, older, "Ann", "its titles read better")
 
     choice = choose("c", adapters, newer, SETTINGS, fresh=False)
-    assert (choice.uri, choice.why) == (older, f"the adapter {older} serves as Ann promoted it")
+    assert (choice.uri, choice.why) == (older, f"the adapter {older} serves, because Ann promoted it")
     assert compared == []
     newest = made(adapters, "c")
     assert choose("c", adapters, newest, SETTINGS, fresh=True).uri == newest
@@ -166,7 +166,7 @@ def test_what_would_end_every_night_is_not_promoted(whole: Path) -> None:
     assert read_standing(str(whole.parent)) is None
 
 
-def test_what_is_no_adapter_is_not_promoted(tmp_path: Path) -> None:
+def test_what_is_not_an_adapter_is_not_promoted(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"adapter .*nothing: not found; name one that `enrich finetune` wrote"):
         promote(str(tmp_path), str(tmp_path / "nothing"), "Ann", "")
 

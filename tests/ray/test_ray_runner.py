@@ -221,7 +221,7 @@ def test_what_the_handler_of_a_signal_raises_ends_the_run(shop: Shop, tmp_path: 
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_shard_that_kills_its_worker_twice_ends_the_run_and_the_run_goes_on(shop: Shop, tmp_path: Path) -> None:
+def test_a_shard_that_kills_its_worker_twice_ends_the_run_and_the_run_continues(shop: Shop, tmp_path: Path) -> None:
     with (
         killing(2) as killed,
         pytest.raises(RunFailed, match=r"run night: 2 workers died over shard 0; node .* the same run id continues it"),
@@ -288,7 +288,7 @@ def test_a_deadline_leaves_shards_to_the_next_run(shop: Shop, tmp_path: Path) ->
     are_the_same(shop.run(tmp_path, INLINE, run_id="night"), shop.answered)
 
 
-def test_what_a_worker_cannot_do_is_told_with_its_node(shop: Shop, tmp_path: Path) -> None:
+def test_what_a_worker_cannot_do_is_reported_with_its_node(shop: Shop, tmp_path: Path) -> None:
     (tmp_path / "adapter").symlink_to(shop.adapter)
 
     def hide(line: str) -> None:

@@ -137,7 +137,7 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(
         if not name.startswith("."):
             assert Image.open(BytesIO(content)).convert("RGB").size == (24, 24)
     assert not list((tmp_path / "catalog").rglob("*.part"))
-    room[0] = 10**9  # room was made: the same call goes on
+    room[0] = 10**9  # room was made: the same call continues
     assert write_sample(tmp_path / "catalog", products=200, holdout=20).products == 200
     assert len(read_catalog(tmp_path / "catalog").products) == 200
 
@@ -176,7 +176,9 @@ def test_a_disk_that_takes_no_more_ends_the_command_in_one_line(tmp_path: Path) 
             Image.open(path).convert("RGB")
 
 
-def test_a_process_that_dies_while_drawing_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_while_drawing_is_reported_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(photos.os, "cpu_count", lambda: 2)
     monkeypatch.setattr(photos, "_draw", _die)
     with pytest.raises(RunFailed, match="a process that generates photos died, perhaps out of memory"):
@@ -354,7 +356,7 @@ def test_what_is_not_a_samples_is_left_alone(tmp_path: Path, place_of: str) -> N
     assert mine.read_text() == "do not lose this"
 
 
-def test_a_truth_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_truth_that_is_not_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / "truth.json").write_text("[]")
     with pytest.raises(
         UsageError, match=r"truth\.json is not a sample's; choose another directory or give --overwrite"

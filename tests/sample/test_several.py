@@ -75,7 +75,7 @@ def truth(sample: Path) -> dict:
 # --- one photo
 
 
-def test_but_for_further_fields_one_photo_writes_what_it_did_before_there_were_several(
+def test_except_for_further_fields_one_photo_writes_what_it_did_before_there_were_several(
     tmp_path: Path, quick: None
 ) -> None:
     # Pinned: the bundled base was trained on these drawings, and scores of the demo are of these products.
@@ -124,7 +124,7 @@ def test_a_hidden_fact_is_in_a_third_of_the_products_with_its_photo_and_in_no_ot
         assert statistics.fmean(value not in ("plain", "basic") for value in values) == pytest.approx(1 / 3, abs=0.04)
 
 
-def test_but_for_what_further_photos_show_it_is_the_same_product(products: list[SampleProduct]) -> None:
+def test_except_for_what_further_photos_show_it_is_the_same_product(products: list[SampleProduct]) -> None:
     for index, product in enumerate(products[:300]):
         alone = sample_product(5, index, DEMO)
         assert on_main_photo(product) == alone.attributes

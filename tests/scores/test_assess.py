@@ -109,7 +109,7 @@ def test_a_wrong_confidence_is_said() -> None:
     assert any(verdict["text"].startswith("Confidence broke: ") and not verdict["ok"] for verdict in verdicts)
 
 
-def test_the_best_possible_stands_beside() -> None:
+def test_the_best_possible_stands_alongside() -> None:
     ideal = assess(scored(2000), sigma=0.15)["ideal"]
 
     assert ideal["price_mdape"] == pytest.approx(0.6745 * 0.15, rel=0.1)

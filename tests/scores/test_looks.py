@@ -17,7 +17,7 @@ RIGHT = [Answer(one.title, one.category, one.price, {"colour": "red"}) for one i
 
 
 def predictions(wrong: set[int], confidence: float = 0.95, doubtful: float = 0.3) -> list[Prediction]:
-    """Right answers, sure of them, but for those of `wrong`: another category, and less sure of it."""
+    """Right answers, confident, except those of `wrong`: another category, and less sure of it."""
     made = []
     for number, answer in enumerate(RIGHT):
         bad = number in wrong

@@ -1,4 +1,4 @@
-"""An adapter beside what can be guessed without a photo."""
+"""An adapter compared with guessing without a photo."""
 
 import json
 import math

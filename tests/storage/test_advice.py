@@ -30,7 +30,7 @@ def test_an_archived_photo_is_said_to_be_archived(s3_bucket: str, storage: Liter
         StorageError, match=r"/cold.jpg: .*; archived; restore it \(aws s3api restore-object\)"
     ) as caught:
         open_store(s3_bucket).get("cold.jpg")
-    assert caught.value.problem is DENIED  # which is tried again: a restored object has the same etag
+    assert caught.value.problem is DENIED  # which is retried: a restored object has the same etag
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ ERRORS: list[tuple[Exception, Problem, str]] = [
     (exceptions.LoginRefreshRequired(), DENIED, "run aws login"),
     (exceptions.PartialCredentialsError(provider="env", cred_var="secret"), DENIED, "half of a key pair"),
     (exceptions.NoCredentialsError(), DENIED, "AWS_PROFILE"),
-    (exceptions.CredentialRetrievalError(provider="process", error_msg="1"), DENIED, "could not be got"),
+    (exceptions.CredentialRetrievalError(provider="process", error_msg="1"), DENIED, "could not be obtained"),
     (
         exceptions.SSLError(endpoint_url="https://user:secret@s3", error=OSError("mismatch")),
         FAILED,

@@ -59,7 +59,7 @@ def test_work_towards_s3_needs_no_home(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         folder = cache_directory()
-        assert cache_directory() == folder  # the next call goes on there
+        assert cache_directory() == folder  # the next call continues there
     assert folder == tmp_path / FALLBACK
     assert folder.stat().st_mode & 0o777 == 0o700
     (line,) = caplog.messages

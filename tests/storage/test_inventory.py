@@ -131,7 +131,9 @@ def test_an_inventory_in_s3_names_its_own_bucket(s3_bucket: str, s3_server: S3Se
         ({"fileSchema": "Bucket, Key"}, "missing fields: ETag, Size; add them to it"),
     ],
 )
-def test_what_is_no_inventory_of_these_photos_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_what_is_not_an_inventory_of_these_photos_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UsageError) as caught:
         open_inventory(write(tmp_path, "CSV", [ROWS], **changes), "s3://shop/photos")
     assert message in str(caught.value)

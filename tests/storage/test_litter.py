@@ -182,7 +182,7 @@ def test_a_directory_whose_swap_was_cut_short_is_put_back(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
 
 
-def test_writing_a_directory_removes_what_a_killed_one_left_beside_it(tmp_path: Path) -> None:
+def test_writing_a_directory_removes_what_a_killed_one_left_next_to_it(tmp_path: Path) -> None:
     made, shop = tmp_path / "made", tmp_path / "shop"
     made.mkdir()
     (made / "train.json").write_text("{}")
@@ -235,7 +235,7 @@ def test_probes_and_uploads_that_a_killed_writer_left_are_removed_after_a_day(
     assert there == ["output/.enrich-lock-000000000001", "output/products.parquet", "x/.enrich-probe-1"]
 
 
-def test_whoever_may_not_look_for_what_was_left_is_not_stopped(s3_bucket: str, s3_server: S3Server) -> None:
+def test_anyone_who_may_not_look_for_what_was_left_is_not_stopped(s3_bucket: str, s3_server: S3Server) -> None:
     output = open_store(f"{s3_bucket}/output")
     s3_server.fault = DENIED
     assert output.remove_abandoned() == 0

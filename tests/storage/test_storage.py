@@ -318,7 +318,7 @@ def test_local_listing_follows_links_inside_the_folder_only(tmp_path: Path, capl
     assert kind_of(lambda: store.get("outside.jpg"))[0] is Problem.ACCESS_DENIED
 
 
-def test_an_unreadable_entry_is_left_out_and_told_and_the_listing_goes_on(
+def test_an_unreadable_entry_is_left_out_and_reported_and_the_listing_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a.jpg", "closed/b.jpg", "line\nbreak.jpg", "z.jpg"):
@@ -620,7 +620,7 @@ def test_bodies_that_stay_broken_are_given_up(s3_store: Store, s3_server: S3Serv
 
 
 @pytest.mark.usefixtures("no_sleep")
-def test_conflicts_are_tried_again_and_then_given_up(s3_store: Store, s3_server: S3Server) -> None:
+def test_conflicts_are_retried_and_then_given_up(s3_store: Store, s3_server: S3Server) -> None:
     conflict = refuse("409 Conflict", "ConditionalRequestConflict")
     s3_server.fault = first(2, conflict)
     assert s3_store.create("a", b"x")

@@ -22,7 +22,7 @@ class Lifecycle:
 
     by_heart: losses of one batch, step by step.
     losses: of the training.
-    merged, lora: vLLM with the merged weights, and with the adapter beside the base, on OTHERS products.
+    merged, lora: vLLM with the merged weights, and with the adapter unmerged, on OTHERS products.
     """
 
     by_heart: tuple[float, ...]

@@ -96,7 +96,7 @@ class Maker:
     config: Callable[[int, Callable[[str], int]], Any]
     images: Any
     template: str
-    processor: Mapping[str, Any]  # processor_config.json, beside the image processor
+    processor: Mapping[str, Any]  # processor_config.json, except the image processor
     eos: str
 
 
@@ -147,7 +147,7 @@ def write_member(family: str, path: Path, *, seed: int = 0, vocabulary: float = 
 
 
 def write_files(maker: Maker, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, path: Path) -> Path:
-    """Write a checkpoint of this model and what `maker` says beside it."""
+    """Write a checkpoint of this model and its other files."""
     tokenizer.chat_template = maker.template
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.convert_tokens_to_ids(maker.eos))
     model.save_pretrained(path)

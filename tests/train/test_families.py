@@ -53,7 +53,7 @@ def test_training_keeps_no_keys_and_values(any_job: TinyJob, tmp_path: Path, mon
     assert set(kept) == {False}
 
 
-def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(any_job: TinyJob, tmp_path: Path) -> None:
+def test_a_run_that_was_stopped_continues_as_if_nothing_had_happened(any_job: TinyJob, tmp_path: Path) -> None:
     """Between two checkpoints, with features that are cached by then and noise that must be drawn alike."""
     changes: dict[str, Any] = {
         "epochs": 4, "evaluations": 2, "batch_size": 2, "effective_batch_size": 4,

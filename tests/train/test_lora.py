@@ -142,7 +142,7 @@ def test_the_vision_side_is_adapted_where_asked_for_but_its_dead_layer(job: Tiny
         ),
     ],
 )
-def test_what_vllm_could_not_serve_unmerged_is_told(
+def test_what_vllm_could_not_serve_unmerged_is_reported(
     changes: dict[str, object], reasons: tuple[str, ...], job: TinyJob
 ) -> None:
     assert merge_only(job.settings(**changes), vision_model("phi3_v")) == reasons

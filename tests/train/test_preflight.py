@@ -59,7 +59,7 @@ def test_the_record_tells_what_then_happens(job: TinyJob, tmp_path: Path) -> Non
     assert sum(group.parameters for group in plan.trainable) == report.trainable_parameters
 
 
-def test_people_are_told_in_lines(look: Look) -> None:
+def test_messages_for_people_are_lines(look: Look) -> None:
     assert look(output_learning_rate=1e-2, epochs=3).lines == [
         "trained: o_proj x 2, qkv_proj x 2, gate_up_proj x 2, down_proj x 2, lm_head x 1: 17,552 of 63,928 parameters "
         "(27.46%)",

@@ -163,7 +163,7 @@ def test_a_merge_that_loses_the_adapter_fails_and_the_adapter_is_kept_fit_to_be_
     message = str(caught.value)
     assert message.startswith("the merged model is not the adapter: logits differ by ")
     assert message.endswith(
-        f" of 5 answers agree; the adapter is kept in {kept}: serve it beside its base, unmerged (engine: vllm, "
+        f" of 5 answers agree; the adapter is kept in {kept}: serve it unmerged (engine: vllm, "
         "served: lora), or check the versions of peft and transformers against constraints.txt and try again"
     )
     assert not (tmp_path / "adapter").exists()
@@ -252,7 +252,7 @@ _RESUMED: dict[str, Any] = {
     "effective_batch_size": 4,
     "optimizer": {"neftune_noise_alpha": 1},
 }
-_MOMENTS = {  # of the kill, and the step that the run then goes on at
+_MOMENTS = {  # of the kill, and the step at which the run then continues
     ("training", 1): 1,  # before any checkpoint
     ("training", 7): 6,  # in the middle of an epoch, two steps after a checkpoint
     ("saved", 5): 6,  # right after an evaluation and its checkpoint
@@ -292,7 +292,7 @@ def killed(job: TinyJob, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple
 
 
 @pytest.mark.parametrize("moment", _MOMENTS, ids=str)
-def test_a_killed_run_goes_on_and_ends_bit_for_bit_as_if_nothing_had_happened(
+def test_a_killed_run_continues_and_ends_bit_for_bit_as_if_nothing_had_happened(
     job: TinyJob, undisturbed: tuple[Path, TrainReport], killed: dict[tuple[str, int], Path], moment: tuple[str, int]
 ) -> None:
     workdir = killed[moment]

@@ -207,7 +207,7 @@ def test_what_only_the_second_photo_shows_is_learned_from_two(
         assert any("photos: 3 for 100 epochs" in line for line in told)
 
 
-def test_a_training_that_broke_off_goes_on_with_the_same_photos(
+def test_a_training_that_was_interrupted_continues_with_the_same_photos(
     job: TinyJob, products: list[Product], tmp_path: Path
 ) -> None:
     changes: dict[str, Any] = {

@@ -177,7 +177,7 @@ def test_a_base_that_does_not_fit_is_refused(
     )
 
 
-def test_the_measured_memory_stands_beside_the_size_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_measured_memory_stands_next_to_the_size_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     class Properties:
         total_memory = 16 << 30
 

@@ -144,7 +144,7 @@ def test_a_thousand_rows_by_keyboard_from_start_to_applied(page: Page, output: P
     assert table["price_low"].to_list()[:4] == [1900.0, None, None, 1897.0]  # accepted: still an estimate
 
 
-def test_mistakes_are_told_and_work_survives_a_reload(page: Page) -> None:
+def test_mistakes_are_reported_and_work_survives_a_reload(page: Page) -> None:
     press(page, "s")
     assert page.locator("#status").inner_text() == "Nothing is decided yet."
     press(page, "e", "Tab", "Control+A")

@@ -81,7 +81,7 @@ def test_no_more_is_pulled_than_fits_in_flight(engine: VllmEngine) -> None:
     stream = engine.complete(requests())
     next(stream)
 
-    assert len(pulled) <= 6  # five at a time, and one in the place of the first that was answered
+    assert len(pulled) <= 6  # five at a time, and one instead of the first that was answered
     assert len(list(stream)) == 11
 
 
@@ -204,7 +204,7 @@ def test_an_engine_killed_between_streams(engine: VllmEngine, expected: list[Com
     assert engine.restarts == before + 1
 
 
-def test_the_adapter_beside_the_base(adapter: Adapter, expected: list[Completion]) -> None:
+def test_the_adapter_unmerged(adapter: Adapter, expected: list[Completion]) -> None:
     unmerged = start_engine(adapter, settings(served="lora"))
     try:
         check_same(list(unmerged.complete(map(request, NUMBERS))), expected)

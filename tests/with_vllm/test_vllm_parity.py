@@ -22,7 +22,7 @@ from tests.testing.vllm.serving import photo, settings
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 
-def test_a_run_is_blocked_without_the_adapter_and_goes_on_with_it(tmp_path: Path) -> None:
+def test_a_run_is_blocked_without_the_adapter_and_continues_with_it(tmp_path: Path) -> None:
     adapter = write_random_adapter(tmp_path / "adapter", TINY_MODEL_PATH, num_crops=4)
     (tmp_path / "bucket").mkdir()
     for number in range(6):

@@ -277,7 +277,7 @@ def test_an_adapter_gets_room_for_its_rank(tmp_path: Path) -> None:
     assert lora_arguments(tmp_path) == {"enable_lora": True, "max_loras": 1, "max_lora_rank": 32}
 
 
-def test_an_adapter_that_is_served_merged_only_is_not_served_beside_its_base(tmp_path: Path) -> None:
+def test_an_adapter_that_can_only_be_served_merged_is_not_served_unmerged(tmp_path: Path) -> None:
     prompt, how = make_prompt(("BAGS", "HATS"), "EUR"), Preparation(4, 112)
     adapter = Adapter(
         tmp_path, "id", TINY_MODEL, None, how, ("adapt_vision: no LoRA",), prompt, Calibration.uncalibrated()

@@ -21,7 +21,7 @@ from PIL import Image
 from enrich.models.base import Family, Layout, Preparation, Published, VisionModel
 
 PHOTO_FILE = "preprocessor_config.json"
-KEPT = "preparation"  # what an adapter's PHOTO_FILE has beside the image processor's own settings
+KEPT = "preparation"  # what an adapter's PHOTO_FILE adds to the image processor's own settings
 MOST_SQUARES = 1 << 14  # of a page: Qwen3-VL's own limit
 
 

@@ -33,7 +33,7 @@ _PARTS = ("image_processor", "video_processor", "feature_extractor", "tokenizer"
 
 @dataclass(frozen=True)
 class PhotoProcessor:
-    """A `Processor`. `each`: image positions of a square; `others`: what _PROCESSOR_FILE says beside its parts."""
+    """A `Processor`. `each`: image positions of a square; `others`: the rest of _PROCESSOR_FILE."""
 
     facts: Facts
     tokenizer: PreTrainedTokenizerBase

@@ -102,7 +102,8 @@ class Phi3VImageProcessor(BaseImageProcessor):
     """Images to the model's `pixel_values`, `image_sizes` and token counts.
 
     Args:
-        num_crops: most crops of a prompt's first image beside the global view; the same in training and serving.
+        num_crops: most crops of a prompt's first image in addition to the global view; the same in training and
+            serving.
         image_size: side of a crop in pixels, the vision tower's `image_size`.
         patch_size: the vision tower's `patch_size`.
         fast_decode: whether large JPEGs are decoded at a reduced scale before they get here. Nothing here depends on

@@ -2,7 +2,7 @@
 
 A commit replaces all rows. It is refused by the catalog if another one came first: the table is loaded before
 products.parquet is read, so what is committed is never older than what it replaces. The files are the table's own, in
-its warehouse; `enrich tidy` knows nothing of them, and snapshots are expired by the tools of the lakehouse.
+its warehouse; `enrich tidy` does not touch them, and snapshots are expired by the tools of the lakehouse.
 """
 
 import random

@@ -26,7 +26,7 @@ def run_enrichment(request: RunRequest, progress: Progress = silent, on_message:
         on_message: gets lines about what was chosen and found, before the first product is answered.
 
     Raises:
-        UsageError: nothing was started. RunFailed, StorageError: it broke off; the same run id continues it.
+        UsageError: nothing was started. RunFailed, StorageError: it was interrupted; the same run id continues it.
     """
     deadline = Deadline.after(request.deadline)
     with start_run(request, progress) as run:

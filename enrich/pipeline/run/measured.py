@@ -13,7 +13,7 @@ from enrich.photos.workers import Workers
 
 @dataclass(frozen=True)
 class Measured:
-    """What one session measured over the shards that it committed, in seconds: sums, but for `wall` and `start`."""
+    """What one session measured over the shards that it committed, in seconds: sums, except `wall` and `start`."""
 
     photos: int
     wall: float  # from the first photo requested to the shard written

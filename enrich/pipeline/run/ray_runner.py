@@ -34,7 +34,7 @@ START_SECONDS = 1800.0  # without any worker: a node that must be added and an i
 STOP_SECONDS = 10.0  # for workers without a shard to remove what they keep on their nodes
 NODE_SECONDS = 90.0  # in which Ray finds out that a node is gone: by default it asks five times, 3 to 13 s apart
 MOST_DEATHS = 2  # of workers over one shard, or while they start, on nodes that live: then it is not a coincidence
-STARTING = -1  # in the place of a shard, among deaths
+STARTING = -1  # instead of a shard, among deaths
 
 
 @contextmanager
@@ -154,7 +154,7 @@ class Workers:
             self._busy[actor.start.remote(self._request, self._needs["num_cpus"])] = _Hand(actor, _gone_nodes())
 
     def _hand_out(self, queue: deque[int], deadline: Deadline) -> None:
-        """Let free workers go on, the idle ones first, each with one shard of the queue if it may have it."""
+        """Hand out shards to free workers, the idle ones first, each with one shard of the queue if it may have it."""
         free, self._free = sorted(self._free, key=lambda hand: len(hand.shards)), []
         for hand in free:
             now = time.monotonic()
@@ -171,7 +171,8 @@ class Workers:
     def _may_start(self, hand: _Hand, queue: Sequence[int], deadline: Deadline) -> bool:
         """Whether a worker may start the queue's first shard.
 
-        Not beside others, after a worker died over it or over one of those: the next death then tells which one it was.
+        Not at the same time as others, after a worker died over it or over one of those: the next death then tells
+            which one it was.
         """
         if not queue or deadline.passed():
             return False

@@ -137,7 +137,7 @@ class _Stream:
         """Answer those given before and `shards`; yields after every product."""
         self._given.extend(shards)
         self.asked = False
-        for _ in self._products:  # which the caller may leave and go on with: yield from would close it
+        for _ in self._products:  # which the caller may leave and resume: yield from would close it
             yield
 
     def news(self, lines: list[Line]) -> News:

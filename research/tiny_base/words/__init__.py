@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def text(name: str) -> str:
-    """The file `name`.txt beside this one: words between blanks and newlines."""
+    """The file `name`.txt next to this one: words between blanks and newlines."""
     return (Path(__file__).parent / f"{name}.txt").read_text("utf-8")
 
 

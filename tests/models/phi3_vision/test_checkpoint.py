@@ -209,7 +209,7 @@ def test_adapters_on_tower_and_projector_are_merged_too(tiny: Tiny, tmp_path: Pa
 
 
 def complete(adapter: Path, tiny: Tiny, num_crops: int) -> Path:
-    """Give an adapter the files that training puts beside it."""
+    """Give an adapter the files that training puts next to it."""
     for file in tiny.path.glob("*.json"):
         shutil.copyfile(file, adapter / file.name)
     (adapter / "processor_config.json").unlink()  # fine-tuning writes none

@@ -156,7 +156,7 @@ def test_normalising_rounds_once_at_the_end(dtype: torch.dtype) -> None:
     assert torch.equal(normalize_crops(crops, sizes, dtype), normalize_crops(crops, sizes).to(dtype))
 
 
-def test_what_lies_behind_an_images_crops_does_not_matter() -> None:
+def test_what_is_behind_an_images_crops_does_not_matter() -> None:
     crops, sizes = uint8_crops((60, 45), (112, 28))
     dirty = crops.clone()
     dirty[:, 4:] = 77

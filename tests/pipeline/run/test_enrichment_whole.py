@@ -96,7 +96,7 @@ def enrich(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "enrich.cli", *arguments]
 
 
-def test_a_killed_run_goes_on_with_the_missing_shards_only(story: Any, tmp_path: Path) -> None:
+def test_a_killed_run_continues_with_the_missing_shards_only(story: Any, tmp_path: Path) -> None:
     config = tmp_path / "run.yaml"
     config.write_text("shard_size: 4\nbatch_size: 2\ngate: {enabled: false}\n")
     output = tmp_path / "output"

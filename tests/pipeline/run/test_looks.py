@@ -122,7 +122,7 @@ def test_rows_say_how_often_their_photos_were_looked_at(
 
 
 @pytest.mark.parametrize("kill_at", [1, 5])
-def test_a_run_that_is_killed_between_two_looks_loses_and_doubles_no_row(
+def test_a_run_that_is_killed_between_two_looks_neither_loses_nor_duplicates_rows(
     request_of: RunRequest, serve: Callable[[Engine], Engine], kill_at: int
 ) -> None:
     process = get_context("spawn").Process(target=run_until_killed, args=(request_of, kill_at))

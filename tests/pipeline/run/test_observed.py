@@ -37,7 +37,7 @@ def run(world: FakeWorld) -> RunRecord:
     return run_enrichment(RunRequest(photos, adapter, output, SETTINGS))
 
 
-def test_the_next_night_says_how_wrong_answers_are(world: FakeWorld) -> None:
+def test_the_next_nightly_run_says_how_wrong_answers_are(world: FakeWorld) -> None:
     output = world.root / "output"
     assert run(world).observed is None
     write_queue(str(output), picked=label(str(output), 200).uri)  # a fifth, so all forty, at random

@@ -72,7 +72,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
 
 @dataclass
 class FakeVllm:
-    """Transformers in the place of vLLM. `broken`: without the adapter."""
+    """Transformers instead of vLLM. `broken`: without the adapter."""
 
     broken: bool = False
     started: list[TransformersEngine] = field(default_factory=list)

@@ -56,7 +56,7 @@ def test_a_dry_run_writes_nothing_and_goes_by_the_last_run(story: Any, tmp_path:
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == files
 
 
-def test_a_deadline_publishes_what_is_done_and_the_run_goes_on(
+def test_a_deadline_publishes_what_is_done_and_the_run_continues(
     story: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places, clock = (str(story.bucket), str(story.adapter), str(tmp_path)), iter(range(0, 10_000, 10))
@@ -132,21 +132,15 @@ def test_no_time_at_all_is_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("text", ["99999999999h", "36501d", "9" * 5000 + "s"])
-def test_a_length_of_time_has_an_end(text: str) -> None:
+def test_a_duration_has_a_limit(text: str) -> None:
     for parse in (parse_duration, parse_deadline):
         with pytest.raises(UsageError, match="is more than 36,500 days; write a shorter time"):
             parse(text)
 
 
 @pytest.mark.parametrize("text", ["", "6", "h", "-1h", "1h 5", "tomorrow", "1.5h", "\u0661h"])
-def test_what_is_no_length_of_time(text: str) -> None:
+def test_what_is_not_a_duration(text: str) -> None:
     with pytest.raises(UsageError, match=f"{re.escape(repr(text))} is not a duration; write 90d, 6h, 2h30m or 45s"):
-        parse_duration(text)
-
-
-@pytest.mark.parametrize("text", ["99999999999d", "9000000h", "40000d"])
-def test_a_length_of_time_before_all_dates(text: str) -> None:
-    with pytest.raises(UsageError, match=f"'{text}' is more than 36,500 days; write 90d, 6h, 2h30m or 45s"):
         parse_duration(text)
 
 

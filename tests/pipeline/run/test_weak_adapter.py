@@ -78,7 +78,7 @@ def test_a_run_of_two_photos_is_held_until_a_person_releases_it_or_the_settings_
 
 
 @pytest.mark.parametrize("scores", [None, "{", "[]", json.dumps({"test": {"parse_rate": 1.0}})])
-def test_scores_that_are_not_there_are_told_and_hold_nothing(
+def test_scores_that_are_not_there_are_reported_and_hold_nothing(
     scores: str | None, adapter: Path, images: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
     (adapter / "metrics.json").unlink(missing_ok=True)
@@ -91,7 +91,7 @@ def test_scores_that_are_not_there_are_told_and_hold_nothing(
     assert "warning: Whether the adapter is better than guessing without a photo" in out
 
 
-def test_photos_too_many_for_a_product_are_told_in_dry_run_run_and_report(
+def test_photos_too_many_for_a_product_are_reported_in_dry_run_run_and_report(
     adapter: Path, images: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
     (adapter / "metrics.json").unlink(missing_ok=True)
@@ -111,7 +111,7 @@ def test_photos_too_many_for_a_product_are_told_in_dry_run_run_and_report(
     assert "1 product has more than 24 photos" in (tmp_path / "out/runs/night/report.html").read_text()
 
 
-def test_an_expression_that_matches_nothing_is_told_before_anything_starts(
+def test_an_expression_that_matches_nothing_is_reported_before_anything_starts(
     adapter: Path, images: Path, tmp_path: Path, run_cli: RunCli
 ) -> None:
     (tmp_path / "run.yaml").write_text(r"group_by: '(?P<product_id>\d{9})/.*'")

@@ -1,4 +1,4 @@
-"""Runs that are killed, beside twins of themselves, behind a proxy that misbehaves, until they are done."""
+"""Runs that are killed, along with undisturbed twins, behind a proxy that misbehaves, until they are done."""
 
 import io
 import multiprocessing
@@ -109,12 +109,12 @@ def _no_main_module() -> Iterator[None]:
 
 
 def run_killed(place: Place, images: str, output: str, run_id: str, kills: list[str], twin: bool) -> bool:
-    """A run, killed at each of `kills` and started again, beside a twin at first; whether it ended well at last."""
+    """A run, killed at each of `kills` and started again, along with a twin at first; whether it ended well at last."""
     other = start(place, images, output, run_id)[0] if twin else None
     process, stage = start(place, images, output, run_id)
     for kind in kills:
         if not _kill_at(place, process, stage, kind) and process.is_alive():
-            continue  # one of its decoders was killed: it goes on
+            continue  # one of its decoders was killed: it continues
         process.join()
         place.restarts += 1
         if process.exitcode == 0:
@@ -161,7 +161,7 @@ def _kill_at(place: Place, process: BaseProcess, stage: Any, kind: str) -> bool:
             for decoder in job.decoders_of(pid):
                 os.kill(decoder, signal.SIGKILL)
                 place.kills[kind] += 1
-            return False  # it goes on
+            return False  # it continues
         job.kill(pid)
         place.kills[kind] += 1
         return True

@@ -1,4 +1,5 @@
-"""One run in a process of its own, all of it real but for the engine, that says what it is doing and may be killed."""
+"""One run in a separate process, with everything real except the engine, that says what it is doing and may be
+killed."""
 
 import os
 import signal
@@ -82,7 +83,7 @@ def work(
     images: str, adapter: str, output: str, run_id: str, endpoint: str, lock_object: bool, broken: str | None,
     stage: c_int, log: str,
 ) -> None:  # fmt: skip
-    """A whole run; started again under its run id it goes on. Ends with exit code 0 or 1."""
+    """A whole run; started again under its run id it continues. Ends with exit code 0 or 1."""
     os.setpgrp()
     os.environ["AWS_ENDPOINT_URL"] = endpoint
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -51,7 +51,7 @@ def violations(server: Radosgw, admin: Any) -> list[str]:
             "write photos": lambda: photos.put("b.jpg", b"x"),
             "delete photos": lambda: photos.delete("a.jpg"),
             "delete a shard": lambda: output.delete("history/shard-00000.parquet"),
-            "write beside its output": lambda: open_store(f"s3://{OUTPUT}/other").put("a", b"x"),
+            "write next to its output": lambda: open_store(f"s3://{OUTPUT}/other").put("a", b"x"),
         }
         return [
             *(f"policy: not allowed to {what}: {error}" for what, call in needed.items() if (error := _error(call))),
