@@ -1,4 +1,4 @@
-"""Which errors a task is tried again after: those that may pass without anybody changing something."""
+"""Which errors a task is retried after: those that may pass without anybody changing something."""
 
 from types import SimpleNamespace
 from typing import Any
