@@ -74,10 +74,14 @@ def check(
 ) -> None:
     """Show what fine-tuning would read of a catalog, what it would leave out, and what looks wrong. Needs no model."""
     from enrich.catalog.layouts import as_yaml
+    from enrich.catalog.table import find_table
     from enrich.pipeline.catalogs import check_catalog
 
     if columns not in (None, "auto"):
         raise UsageError(f"--columns {columns}: only auto is allowed; name columns in a settings file (--config)")
+    for option, file in (("--json", json_file), ("--page", page)):
+        if file and Path(catalog).exists() and file.resolve() == find_table(Path(catalog)).resolve():
+            raise UsageError(f"{option} {file}: is the catalog's table; name another file")
     fresh = config is not None and columns == "auto" and not config.exists()
     settings = load_settings(TrainSettings, None if fresh else config, "finetune")
     with progress_bars("reading the catalog") as progress:

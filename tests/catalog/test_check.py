@@ -73,6 +73,22 @@ def test_columns_of_known_layouts_are_proposed_and_the_settings_written(
     assert checked(run_cli, tmp_path, "--config", str(settings))[0] == found
 
 
+@pytest.mark.parametrize("option", ["--json", "--page"])
+def test_the_catalogs_own_table_is_never_replaced(tmp_path: Path, run_cli: RunCli, option: str) -> None:
+    write_photos(tmp_path)
+    table = tmp_path / "catalog.csv"
+    table.write_text(csv_text(products()))
+    (tmp_path / "link.json").symlink_to(table)
+    for catalog, file in (
+        (tmp_path, table),
+        (table, tmp_path / "images" / ".." / "catalog.csv"),
+        (tmp_path, "link.json"),
+    ):
+        code, _, err = run_cli("catalog", "check", "--catalog", str(catalog), option, str(tmp_path / file))
+        assert (code, err) == (2, f"error: {option} {tmp_path / file}: is the catalog's table; name another file\n")
+    assert table.read_text() == csv_text(products())
+
+
 def test_the_json_is_as_promised(tmp_path: Path, run_cli: RunCli) -> None:
     write_photos(tmp_path)
     rows = products(image=lambda n: "images/none.jpg" if n == 1 else f"images/{n}.jpg")
