@@ -44,10 +44,10 @@ def check_taught(images: str, folder: str, catalog: str) -> None:
 def check_replaced(out: str, source: str, what: str) -> None:
     """UsageError where writing a whole directory to `out` could replace what it is made from."""
     if contains(out, source):
-        raise UsageError(f"out {out}: the {what} {source} is inside, and would be replaced; name another place")
+        raise UsageError(f"out {out}: the {what} {source} is inside, and would be replaced; name another location")
 
 
 def check_outside(out: str, images: str) -> None:
     """UsageError if files written to `out` would be among photos."""
     if contains(images, out):
-        raise UsageError(f"out {out}: is inside the photos {images}; name another place")
+        raise UsageError(f"out {out}: is inside the photos {images}; name another location")

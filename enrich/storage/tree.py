@@ -141,7 +141,7 @@ def _upload(local: Path, uri: str, names: list[str], last: str) -> None:
 def _swap_in(local: Path, store: LocalStore, names: list[str], last: str) -> None:
     target = Path(os.path.realpath(store.uri))
     if target.is_relative_to(os.path.realpath(local)):
-        raise UsageError(f"{target}: is inside {local}, which is to be copied there; name another place")
+        raise UsageError(f"{target}: is inside {local}, which is to be copied there; name another location")
     _replaceable(store, names, last)
     with os_errors(str(target)), staged_folder(target.parent) as folder:
         staged, old = folder / NEW, folder / OLD / target.name

@@ -345,7 +345,7 @@ def test_a_family_that_vllm_cannot_serve_here(
         (lambda base, adapter: edit(adapter / "config.json", model_type="own", auto_map={"AutoConfig": "own.Own"}),
          "adapter {adapter}: made for another kind of model: model_type 'own' needs code from its own"),
         (lambda base, adapter: (adapter / "adapter_config.json").unlink(),
-         "adapter {adapter}: adapter_config.json is missing; it is not whole"),
+         "adapter {adapter}: adapter_config.json is missing; the adapter is incomplete"),
     ],
 )  # fmt: skip
 def test_an_adapter_of_such_a_model(

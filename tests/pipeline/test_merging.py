@@ -147,7 +147,7 @@ def test_the_command(adapter: Path, base: Path, tmp_path: Path, run_cli: RunCli)
     ("arguments", "message"),
     [
         ("--adapter {tmp}/none --out {tmp}/out", "{tmp}/none: no such directory; check the path"),
-        ("--adapter {tmp} --out {tmp}/out", "adapter_config.json is missing; it is not whole"),
+        ("--adapter {tmp} --out {tmp}/out", "adapter_config.json is missing; the adapter is incomplete"),
         ("--adapter {adapter} --out {tmp}/file", "out {tmp}/file: is a file; name a directory"),
         (
             "--adapter {adapter} --out {tmp}/out --base {other}",

@@ -445,5 +445,5 @@ def test_gpus_are_left_alone_on_the_cpu() -> None:
 
 def test_an_address_of_rays_client_is_refused(shop: Shop, tmp_path: Path) -> None:
     away = RAY.model_copy(update={"ray": RaySettings(address="ray://head:10001")})
-    with pytest.raises(UsageError, match="a run is led from a node of the cluster"):
+    with pytest.raises(UsageError, match="the driver must be on a node of the cluster"):
         shop.run(tmp_path, away)

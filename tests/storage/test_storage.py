@@ -713,7 +713,7 @@ def test_a_tree_is_not_written_over_a_file_or_into_itself(tree: Path, tmp_path: 
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UsageError, match="file: is a file; name a directory"):
         write_tree(tree, str(tmp_path / "file"), last="train.json")
-    with pytest.raises(UsageError, match="which is to be copied there; name another place"):
+    with pytest.raises(UsageError, match="which is to be copied there; name another location"):
         write_tree(tree, str(tree / "deep"), last="train.json")
 
 

@@ -102,7 +102,7 @@ def test_one_line() -> None:
     assert stages is not None
     assert describe_stages(stages) == (
         "10.0 products/s while answering; bottleneck: decode (busy 98%): raise decode_processes from 4 to 8; "
-        "download 30.0 ms, decode 390 ms, queue 1.00 ms, render 0.50 ms, engine 60.0 ms, write 1.00 ms a product; "
+        "download 30.0 ms, decode 390 ms, queue 1.00 ms, render 0.50 ms, engine 60.0 ms, write 1.00 ms per product; "
         "engine starved 40%"
     )
 
