@@ -1,7 +1,6 @@
 """A new adapter against the one that serves, on products that neither has learned from."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -21,7 +20,7 @@ from enrich.pipeline.scoring import catalog_to_score, trained_with
 from enrich.scores.assess import SCORES_FILE
 from enrich.scores.contest import Contest, contest, share_changed
 from enrich.settings.run import RunSettings
-from enrich.storage.tree import local_tree, local_tree_or_file
+from enrich.storage.tree import local_tree_or_file
 from enrich.vocabulary import Product
 
 MOST = 2_000  # products of each comparison: then a difference of 2 points is more than luck
@@ -55,8 +54,8 @@ class Challenge(BaseModel):
         return f"the new adapter {self.new} is at least as good as {self.standing} {say}"
 
 
-def challenge(new: str, standing: str, catalog: str, settings: RunSettings, progress: Progress = silent) -> Challenge:
-    """Let two adapters answer the products of `catalog` that neither learned from.
+def challenge(new: Path, standing: Path, catalog: str, settings: RunSettings, progress: Progress = silent) -> Challenge:
+    """Let two adapters, in local directories, answer the products of `catalog` that neither learned from.
 
     Those are today's test split, by today's labels; the products that the standing adapter was tested on, by the
     labels that they had then, for a catalog whose labels are wrong from now on would else judge by them; and the frozen
@@ -66,9 +65,8 @@ def challenge(new: str, standing: str, catalog: str, settings: RunSettings, prog
     Raises:
         UsageError: the catalog or one of the adapters cannot be read, or an adapter's base cannot be found.
     """
-    with ExitStack() as stack:
-        folder = stack.enter_context(local_tree_or_file(catalog))
-        ours, theirs = (open_adapter(stack.enter_context(local_tree(uri)), settings.base) for uri in (new, standing))
+    ours, theirs = (open_adapter(path, settings.base) for path in (new, standing))
+    with local_tree_or_file(catalog) as folder:
         labelled, splits = catalog_to_score(ours, folder, None, unheard)
         splits = splits or split_catalog(labelled.products, trained_with(ours).split)
         today, before = _some(splits.test), _some(_tested_before(theirs.path, labelled))
