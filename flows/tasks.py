@@ -230,9 +230,9 @@ def release(output: str, run_id: str) -> RunRecord:
 
 
 @task(name="report", task_run_name="report", timeout_seconds=QUICK, **RETRIED)
-def report(record: RunRecord, output: str, settings: RunSettings) -> None:
-    """The artifacts `enrichment`, `counts`, `contact-sheet` and `report`."""
-    show_run(record, output, settings)
+def report(record: RunRecord, output: str, settings: RunSettings) -> str:
+    """The artifacts `enrichment`, `counts`, `contact-sheet` and `report`, whose text it returns."""
+    return show_run(record, output, settings)
 
 
 @task(name="show comparison", task_run_name="show comparison", timeout_seconds=QUICK, **RETRIED)
