@@ -20,7 +20,8 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 from transformers import BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
-from enrich.models.base import PhotoTokens, Processor
+from enrich.models.base import PhotoTokens
+from enrich.models.protocols import Processor
 from enrich.models.registry import CheckpointError, family_of, read_object
 
 # Configuration, tokenizer and weights; neither code (*.py) nor pickles (*.bin, *.pt) are ever fetched.
