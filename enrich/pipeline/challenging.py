@@ -67,7 +67,7 @@ def challenge(new: Path, standing: Path, catalog: str, settings: RunSettings, pr
     """
     ours, theirs = (open_adapter(path, settings.base) for path in (new, standing))
     with local_tree_or_file(catalog) as folder:
-        labelled, splits = catalog_to_score(ours, folder, None, unheard)
+        labelled, splits = catalog_to_score(ours, folder, unheard)
         splits = splits or split_catalog(labelled.products, trained_with(ours).split)
         today, before = _some(splits.test), _some(_tested_before(theirs.path, labelled))
         decided = _some(splits.frozen) if len(splits.frozen) >= FEWEST else []
