@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from flows.home import HEARTBEAT_SECONDS
+
 POOLS = {"cpu": 4, "gpu": 1}  # runs at once: the model has the GPU to itself
-HEARTBEAT_SECONDS = 30  # the shortest that Prefect allows
 TEMPLATES = Path(__file__).parent / "pools"
 
 # For every worker, which passes it to its runs. Prefect then stores JSON, never pickles, and its UI shows the library's

@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.types import SecretDict
 from pydantic import SecretStr
 
-from deployments.apply import HEARTBEAT_SECONDS
+from flows.home import HEARTBEAT_SECONDS
 from flows.nights import SILENT
 
 SILENCE_SECONDS = SILENT * HEARTBEAT_SECONDS

@@ -86,6 +86,7 @@ class ImageError(EnrichError):
         self.kind = kind
 
 
+BUGS = TypeError | AttributeError | NameError | ImportError | AssertionError  # which only another version is without
 E = TypeVar("E", bound=EnrichError)
 
 
@@ -124,7 +125,8 @@ def unforeseen(error: BaseException) -> RunFailed:
             f"a Parquet file is damaged ({message[:200]}); rebuild products.parquet from history with "
             "`enrich rebuild --output URI`, or move the run's files away and start it again"
         )
-    return RunFailed(f"{type(error).__name__}: {message[:500]}; set ENRICH_DEBUG=1 to see where, and report it")
+    kind = PermanentFailure if isinstance(error, BUGS) else RunFailed
+    return kind(f"{type(error).__name__}: {message[:500]}; set ENRICH_DEBUG=1 to see where, and report it")
 
 
 def _told(error: BaseException | None) -> str:

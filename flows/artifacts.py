@@ -92,8 +92,9 @@ def show_challenge(found: Challenge, why: str) -> None:
     create_table_artifact(rows, key="comparison", description=f"{why}.{people}")
 
 
-def show_run(record: RunRecord, output: str, settings: RunSettings) -> None:
-    """`enrichment`: the run in half a page. `counts`: a table. `contact-sheet`: photos. `report`: links."""
+def show_run(record: RunRecord, output: str, settings: RunSettings) -> str:
+    """`enrichment`: the run in half a page. `counts`: a table. `contact-sheet`: photos. `report`: links, which are also
+    returned as Markdown."""
     run_id = record.run.run_id
     create_markdown_artifact(render_summary(record.model_dump(mode="json"), output), "enrichment", f"Run {run_id}")
     create_table_artifact(counts(record), "counts", f"Run {run_id}: products by reason and by outcome")
@@ -101,7 +102,9 @@ def show_run(record: RunRecord, output: str, settings: RunSettings) -> None:
         create_markdown_artifact(
             contact_sheet(output, record, settings), "contact-sheet", f"Run {run_id}: some of its products"
         )
-    create_markdown_artifact(page_links(record, output, settings), "report", f"Run {run_id}: its pages")
+    links = page_links(record, output, settings)
+    create_markdown_artifact(links, "report", f"Run {run_id}: its pages")
+    return links
 
 
 def page_links(record: RunRecord, output: str, settings: RunSettings) -> str:

@@ -15,11 +15,11 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, PREFECT_F
 
 from enrich.doctor import Finding
 from enrich.errors import RunFailed, UsageError, first_line, redact
+from flows.home import HEARTBEAT_SECONDS
 from flows.nights import PUBLISHERS, SILENT, heard_of
 
 AT_WORK = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]  # states in which a run may hold slots
 LATE = timedelta(minutes=15)  # a worker looks for runs every 15 s
-HEARTBEAT = 30  # seconds; what deployments/apply.py sets for workers, used if this machine's settings have no value
 ANSWER_SECONDS = 15.0
 _WHERE = "set PREFECT_API_URL to its address, with /api at the end"
 MOST_RUNS = 200  # the most that Prefect lists at once, and more than can be active
@@ -139,7 +139,7 @@ def _schedules(client: SyncPrefectClient) -> Iterator[Finding]:
 
 def _silent(client: SyncPrefectClient) -> Iterator[Finding]:
     """Runs whose process is gone without the server knowing: they hold their pool's slot."""
-    within = timedelta(seconds=SILENT * (PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() or HEARTBEAT))
+    within = timedelta(seconds=SILENT * (PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() or HEARTBEAT_SECONDS))
     for run in _runs(client, state={"type": {"any_": AT_WORK}}):
         changed = run.state.timestamp if run.state else None
         if changed and datetime.now(UTC) - changed > max(within, LATE) and not heard_of(client, run.id, within):

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+HEARTBEAT_SECONDS = 30  # of workers that deployments/apply.py sets up; the shortest that Prefect allows
+
 
 def own_server(home: Path) -> dict[str, str]:
     """For a server that keeps everything in `home`, leaves the user's ~/.prefect alone and sends no telemetry."""

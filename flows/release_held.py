@@ -16,7 +16,6 @@ from enrich.pipeline.run.records import held_back
 from enrich.settings.run import RunSettings
 from enrich.storage import open_store
 from flows import tasks
-from flows.artifacts import page_links
 from flows.decisions import ask, render_held
 from flows.parameters import Hours, Output, RunId
 from flows.states import held
@@ -46,8 +45,8 @@ async def release_held(output: Output, run_id: RunId = None, hours: Hours = 12.0
     name = record.run.run_id
     if record.state != "held":
         return Completed(message=f"run {name} is {record.state.replace('_', ' ')}; there is nothing to decide")
-    tasks.report(record, output, RunSettings())
-    answer = await ask(Decision, numbers(record, output), hours, f"release-{name}")
+    links = tasks.report(record, output, RunSettings())
+    answer = await ask(Decision, f"{links}\n{numbers(record, output)}", hours, f"release-{name}")
     if answer is None:
         return held(f"nobody decided in {hours:g} h; {held_back(record, output)}")
     get_run_logger().info("run=%s decision=%s comment=%r", name, answer.decision, answer.comment)
@@ -58,11 +57,10 @@ async def release_held(output: Output, run_id: RunId = None, hours: Hours = 12.0
 
 
 def numbers(record: RunRecord, output: str) -> str:
-    """The facts to decide by: links to the run's pages, each exceeded limit with its value, the first failed products,
-    and the run in half a page. Markdown."""
+    """The facts to decide by: each exceeded limit with its value, the first failed products, and the run in half a
+    page. Markdown."""
     store = open_store(output)
     rows = (row for frame in read_frames(store, record.run) for row in frame.rows(named=True))
     failed = list(islice((row for row in rows if row["status"] == "failed"), MOST_NAMED))
-    links = page_links(record, output, RunSettings())
     summary = render_summary(record.model_dump(mode="json"), output, deciding=True)
-    return "\n".join((links, render_held(record, failed), summary))
+    return f"{render_held(record, failed)}\n{summary}"

@@ -17,7 +17,7 @@ from prefect.exceptions import CancelledRun, ObjectNotFound
 from prefect.settings import PREFECT_LOGGING_EXTRA_LOGGERS
 from prefect.tasks import Task, exponential_backoff
 
-from enrich.errors import EnrichError, PermanentFailure, Unreachable, UsageError, first_line
+from enrich.errors import BUGS, EnrichError, PermanentFailure, Unreachable, UsageError, first_line
 from enrich.output.run_record import RunRecord
 from enrich.phases import describe_start
 from enrich.pipeline import adapter_cache
@@ -62,9 +62,6 @@ for _name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
     logging.getLogger(_name).addFilter(_one_line)
 if "enrich" in PREFECT_LOGGING_EXTRA_LOGGERS.value():  # its lines go to the UI; Prefect sets no level
     logging.getLogger("enrich").setLevel(logging.INFO)
-
-
-BUGS = TypeError | AttributeError | NameError | ImportError | AssertionError
 
 
 def worth_retrying(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -230,9 +227,9 @@ def release(output: str, run_id: str) -> RunRecord:
 
 
 @task(name="report", task_run_name="report", timeout_seconds=QUICK, **RETRIED)
-def report(record: RunRecord, output: str, settings: RunSettings) -> None:
-    """The artifacts `enrichment`, `counts`, `contact-sheet` and `report`."""
-    show_run(record, output, settings)
+def report(record: RunRecord, output: str, settings: RunSettings) -> str:
+    """The artifacts `enrichment`, `counts`, `contact-sheet` and `report`, whose text it returns."""
+    return show_run(record, output, settings)
 
 
 @task(name="show comparison", task_run_name="show comparison", timeout_seconds=QUICK, **RETRIED)

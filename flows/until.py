@@ -4,8 +4,8 @@ import re
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from enrich.cli.options import parse_duration
 from enrich.errors import UsageError
+from enrich.settings.duration import parse_duration
 
 _CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)(?: +(\S+))?")
 

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from enrich.models.auto.processor import PhotoProcessor
-from enrich.models.base import Processor
+from enrich.models.protocols import Processor
 from enrich.photos.decode import decode
 from enrich.settings.training import TrainSettings
 from enrich.train.examples import IGNORED, Example

@@ -31,9 +31,9 @@ from transformers import PreTrainedModel
 from benchmarks.finetuning.plain import train_plainly
 from benchmarks.results import record
 from enrich.answers.prompt import Prompt, make_prompt
-from enrich.models.base import Processor
 from enrich.models.checkpoint import load_processor
 from enrich.models.phi3_vision import Phi3VConfig, Phi3VForCausalLM, Phi3VImageProcessor, Phi3VProcessor
+from enrich.models.protocols import Processor
 from enrich.settings.models import TINY_MODEL_PATH
 from enrich.settings.training import TrainSettings
 from enrich.train.collate import Photos

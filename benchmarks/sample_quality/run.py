@@ -20,7 +20,7 @@ from PIL import Image
 
 from benchmarks.results import record
 from enrich.catalog.read import read_catalog
-from enrich.models.base import Processor
+from enrich.models.protocols import Processor
 from enrich.pipeline.finetuning import finetune
 from enrich.pipeline.scoring import score_adapter
 from enrich.settings.models import TINY_MODEL

@@ -8,9 +8,10 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from enrich.cli.options import Config, parse_duration
+from enrich.cli.options import Config
 from enrich.console import console, progress_bars
 from enrich.errors import UsageError
+from enrich.settings.duration import parse_duration
 from enrich.settings.load import COMMANDS, SECTIONS, load_settings
 from enrich.settings.run import RunSettings
 from enrich.settings.storage import S3Settings

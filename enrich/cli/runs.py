@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 import enrich
-from enrich.cli.options import Adapter, Base, Config, Engine, Output, RunId, parse_deadline, parse_duration
+from enrich.cli.options import Adapter, Base, Config, Engine, Output, RunId
 from enrich.console import console, errors, print_record, progress_bars
 from enrich.settings.catalog import Columns
+from enrich.settings.duration import parse_deadline, parse_duration
 from enrich.settings.export import ExportSettings
 from enrich.settings.load import load_settings
 from enrich.settings.run import RunSettings

@@ -4,12 +4,9 @@ This process can do other things meanwhile. Closing it frees all of its memory, 
 could not release entirely.
 """
 
-import multiprocessing
-import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +21,7 @@ from enrich.engines.adapter import Adapter
 from enrich.engines.base import Request
 from enrich.engines.merged_cache import keep_merged
 from enrich.engines.transformers_engine import add_adapter, base_of, merge_adapter, serve
-from enrich.engines.vllm_core import ForkContext, begin_imports
+from enrich.engines.vllm_core import begin_imports, forked
 from enrich.errors import RunFailed
 from enrich.models.device import device_and_dtype
 from enrich.phases import Phases
@@ -94,29 +91,8 @@ def merged_model(adapter: Adapter, settings: RunSettings, phases: Phases, *, ans
         answers: whether answers will be requested, so that the model stays on the GPU.
     """
     begin_imports(cpu=device_and_dtype(settings.device)[0].type == "cpu")
-    with _process() as pool:
-        try:
-            yield MergedModel(pool, adapter, settings, phases, answers=answers)
-        except BaseException:
-            for process in dict(getattr(pool, "_processes", None) or {}).values():
-                process.kill()  # in the middle of a merge, say: Python 3.14 has kill_workers for this
-            raise
-
-
-def _process() -> Executor:
-    return ProcessPoolExecutor(1, mp_context=ForkContext(), initializer=_end_with_parent)
-
-
-def _end_with_parent() -> None:
-    """Exit as soon as the parent is killed; otherwise this process would keep its GPU memory."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    with forked() as pool:
+        yield MergedModel(pool, adapter, settings, phases, answers=answers)
 
 
 _merged: PreTrainedModel | PeftModel | None = None  # in the process that merges

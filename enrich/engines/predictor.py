@@ -95,86 +95,107 @@ class Predictor:
     calibration: Calibration
     review: ReviewSettings
     second_pass: bool = True
-    _seen: OrderedDict[str, Prediction] = field(default_factory=OrderedDict)
+    seen: OrderedDict[str, Prediction] = field(default_factory=OrderedDict)  # by the prompt's id, the last SEEN
 
     def answer(self, products: Iterable[Shown]) -> Iterator[tuple[str, Prediction]]:
         """Yield (key, prediction) for every product, as they finish."""
-        rest = iter(products)
-        in_flight: dict[str, tuple[Request, _Look]] = {}  # by the prompt's id, kept for a second pass
-        waiting: dict[str, list[tuple[_Look, int]]] = defaultdict(list)  # by that id: whose which prompt it is
-        again: deque[_Look] = deque()  # second looks that were not asked for yet
-        done: list[tuple[str, Prediction]] = []
-        second: list[Request] = []
+        return _Answering(self, products).answer()
 
-        def requests() -> Iterator[Request | None]:
-            while True:
-                if again:
-                    yield from ask(again.popleft())
-                elif (product := next(rest, None)) is not None:
-                    yield from ask(self._look_at(product))
-                elif any(look.closer for _, look in in_flight.values()):
-                    yield None  # one of them may need a second look
-                else:
-                    return
+    def remember(self, prompt: str, prediction: Prediction) -> None:
+        """Cache the prediction for a prompt, by its id."""
+        self.seen[prompt] = prediction
+        if len(self.seen) > SEEN:
+            self.seen.popitem(last=False)
 
-        def ask(look: _Look) -> Iterator[Request]:
-            for place, prompt in enumerate(look.prompts):
-                if prompt.id in self._seen:
-                    find(look, place, self._seen[prompt.id])
-                    continue
-                waiting[prompt.id].append((look, place))
-                if prompt.id not in in_flight:
-                    in_flight[prompt.id] = prompt, look
-                    yield prompt
 
-        def find(look: _Look, place: int, prediction: Prediction) -> None:
-            look.found[place] = prediction
-            if len(look.found) == len(look.prompts):
-                folded = self._folded(look)
-                if look.closer and self.calibration.first and needs_second(self.calibration.first, folded):
-                    again.append(_Look(look.key, look.closer, self.calibration, before=folded))
-                else:
-                    done.append((look.key, after_both(look.before, folded) if look.before else folded))
+class _Answering:
+    """A stream of products on its way through the engine."""
 
-        def settle(completion: Completion, prediction: Prediction) -> Iterator[tuple[str, Prediction]]:
-            in_flight.pop(completion.id)
-            self._seen[completion.id] = prediction
-            if len(self._seen) > SEEN:
-                self._seen.popitem(last=False)
-            for look, place in waiting.pop(completion.id):
-                find(look, place, prediction)
-            yield from done
-            done.clear()
+    def __init__(self, predictor: Predictor, products: Iterable[Shown]) -> None:
+        self._of, self._rest = predictor, iter(products)
+        self._in_flight: dict[str, tuple[Request, _Look]] = {}  # by the prompt's id, kept for a second pass
+        self._waiting: dict[str, list[tuple[_Look, int]]] = defaultdict(list)  # by that id: whose which prompt it is
+        self._again: deque[_Look] = deque()  # second looks that were not asked for yet
+        self._second: list[Request] = []  # prompts for the grammar pass
+        self._done: list[tuple[str, Prediction]] = []
 
-        def settle_second() -> Iterator[tuple[str, Prediction]]:
-            if second:
-                for completion in self.engine.complete(second, grammar=True):
-                    yield from settle(completion, self._postprocess(completion, self.calibration, constrained=True))
-                second.clear()
-
-        for completion in self.engine.complete(requests()):
-            prompt, look = in_flight[completion.id]
+    def answer(self) -> Iterator[tuple[str, Prediction]]:
+        """Do all of it; see `Predictor.answer`."""
+        for completion in self._of.engine.complete(self._requests()):
+            prompt, look = self._in_flight[completion.id]
             prediction = self._postprocess(completion, look.calibration)
-            if prediction.wants_grammar and self.second_pass and not look.closer:
-                second.append(prompt)
-                if len(second) >= SECOND_PASS:
-                    yield from settle_second()
+            if prediction.wants_grammar and self._of.second_pass and not look.closer:
+                self._second.append(prompt)
+                if len(self._second) >= SECOND_PASS:
+                    yield from self._answer_second()
             else:
-                yield from settle(completion, prediction)
-        yield from settle_second()
-        yield from done
+                self._settle(completion, prediction)
+                yield from self._take_done()
+        yield from self._answer_second()
+        yield from self._take_done()
+
+    def _answer_second(self) -> Iterator[tuple[str, Prediction]]:
+        if self._second:
+            for completion in self._of.engine.complete(self._second, grammar=True):
+                self._settle(completion, self._postprocess(completion, self._of.calibration, constrained=True))
+                yield from self._take_done()
+            self._second.clear()
+
+    def _requests(self) -> Iterator[Request | None]:
+        """What the engine has to answer. None: one of those in flight may still need a second look."""
+        while True:
+            if self._again:
+                yield from self._ask(self._again.popleft())
+            elif (product := next(self._rest, None)) is not None:
+                yield from self._ask(self._look_at(product))
+            elif any(look.closer for _, look in self._in_flight.values()):
+                yield None
+            else:
+                return
 
     def _look_at(self, product: Shown) -> _Look:
         """The first of two looks at a product, or the only one."""
-        if self.calibration.first and product.first:
-            return _Look(product.key, product.first, self.calibration.first.calibration, closer=product.prompts)
-        return _Look(product.key, product.prompts, self.calibration)
+        calibration = self._of.calibration
+        if calibration.first and product.first:
+            return _Look(product.key, product.first, calibration.first.calibration, closer=product.prompts)
+        return _Look(product.key, product.prompts, calibration)
+
+    def _ask(self, look: _Look) -> Iterator[Request]:
+        for place, prompt in enumerate(look.prompts):
+            if prompt.id in self._of.seen:
+                self._find(look, place, self._of.seen[prompt.id])
+                continue
+            self._waiting[prompt.id].append((look, place))
+            if prompt.id not in self._in_flight:
+                self._in_flight[prompt.id] = prompt, look
+                yield prompt
+
+    def _settle(self, completion: Completion, prediction: Prediction) -> None:
+        self._in_flight.pop(completion.id)
+        self._of.remember(completion.id, prediction)
+        for look, place in self._waiting.pop(completion.id):
+            self._find(look, place, prediction)
+
+    def _find(self, look: _Look, place: int, prediction: Prediction) -> None:
+        """Take the prediction for a prompt of a look. Once it has them all, it is done or another one follows."""
+        look.found[place] = prediction
+        if len(look.found) < len(look.prompts):
+            return
+        first, folded = self._of.calibration.first, self._folded(look)
+        if look.closer and first and needs_second(first, folded):
+            self._again.append(_Look(look.key, look.closer, self._of.calibration, before=folded))
+        else:
+            self._done.append((look.key, after_both(look.before, folded) if look.before else folded))
 
     def _folded(self, look: _Look) -> Prediction:
         found = [look.found[place] for place in range(len(look.prompts))]
-        return fold(found, self.tokens.sizes, look.calibration, self.review)
+        return fold(found, self._of.tokens.sizes, look.calibration, self._of.review)
+
+    def _take_done(self) -> list[tuple[str, Prediction]]:
+        done, self._done = self._done, []
+        return done
 
     def _postprocess(
         self, completion: Completion, calibration: Calibration, *, constrained: bool = False
     ) -> Prediction:
-        return postprocess(completion, self.tokens, calibration, self.review, constrained=constrained)
+        return postprocess(completion, self._of.tokens, calibration, self._of.review, constrained=constrained)

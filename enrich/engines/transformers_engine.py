@@ -22,11 +22,11 @@ from enrich.engines.adapter import Adapter, answer_budget, check_base, read_adap
 from enrich.engines.base import EngineClock, Request
 from enrich.errors import Unreachable, UsageError, first_line
 from enrich.models.adapted import load_adapted, load_merged
-from enrich.models.base import Processor
 from enrich.models.checkpoint import load_model, load_processor, stop_ids, weights_signature
 from enrich.models.device import device_and_dtype
 from enrich.models.generation import generate_answers
 from enrich.models.hub import resolve
+from enrich.models.protocols import Processor
 from enrich.models.registry import CheckpointError, local_directory
 from enrich.settings.models import TINY_MODEL, TINY_MODEL_PATH
 from enrich.settings.run import RunSettings

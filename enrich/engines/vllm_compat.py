@@ -7,7 +7,6 @@ import copy
 import hashlib
 import re
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from functools import wraps
 from multiprocessing.process import BaseProcess
@@ -23,7 +22,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.worker import startup_plan
 
-from enrich.engines.vllm_core import CoreContext, ForkContext
+from enrich.engines.vllm_core import CoreContext, forked
 from enrich.models.registry import register_with_vllm
 from enrich.storage.cache import cache_directory
 from enrich.storage.exclusive import once
@@ -46,7 +45,7 @@ def fork_engines() -> None:
 
 def _in_a_fork(work: Callable[[], Any]) -> Any:
     """What `work` returns: vLLM starts an interpreter for it, whose imports take 8 s; the model's take one."""
-    with ProcessPoolExecutor(1, mp_context=ForkContext()) as pool:
+    with forked() as pool:
         return pool.submit(_work, cloudpickle.dumps(work)).result()
 
 

@@ -9,7 +9,10 @@ else, with one thread and without CUDA. Restarting a dead engine also needs no i
 import importlib.util
 import os
 import threading
-from multiprocessing import context, forkserver, popen_forkserver
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import context, forkserver, parent_process, popen_forkserver
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -81,6 +84,31 @@ class ForkContext(context.ForkServerContext):
 
         def prepare(self) -> None:
             """Run the preparation before the work."""
+
+
+@contextmanager
+def forked() -> Iterator[Executor]:
+    """A pool of one process, forked as by `ForkContext`. It ends with the block, immediately if the block raises, and
+    with this process if that is killed."""
+    with ProcessPoolExecutor(1, mp_context=ForkContext(), initializer=_end_with_parent) as pool:
+        try:
+            yield pool
+        except BaseException:
+            for process in dict(getattr(pool, "_processes", None) or {}).values():
+                process.kill()  # Python 3.14 has kill_workers for this
+            raise
+
+
+def _end_with_parent() -> None:
+    """Exit as soon as the parent is killed; otherwise this process would keep its GPU memory."""
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class CoreContext(ForkContext):

@@ -24,9 +24,9 @@ from enrich.engines.vllm_core import begin_imports
 from enrich.engines.vllm_process import EngineDied, EngineProcess
 from enrich.engines.vllm_render import completion, renderer, sampling
 from enrich.errors import RunFailed, UsageError, first_line
-from enrich.models.base import Processor, VisionModel
 from enrich.models.checkpoint import load_processor, stop_ids
 from enrich.models.device import device_and_dtype
+from enrich.models.protocols import Processor, VisionModel
 from enrich.models.registry import family_of
 from enrich.photos.prompt_size import MOST_TOKENS, most_tokens
 from enrich.settings.run import RunSettings

@@ -12,7 +12,7 @@ from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from enrich.answers.completion import TOP_K, Completion
 from enrich.engines.base import Request
-from enrich.models.base import Processor
+from enrich.models.protocols import Processor
 
 
 def renderer(processor: Processor, question: str) -> Callable[[Request], MultiModalInput]:

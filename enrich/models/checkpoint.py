@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
-from enrich.models.base import PhotoTokens, Processor
+from enrich.models.base import PhotoTokens
+from enrich.models.protocols import Processor
 from enrich.models.registry import CheckpointError, family_of, layouts, read_object
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"  # in one file, or which shard holds what

@@ -10,10 +10,11 @@ from pkgutil import iter_modules
 from typing import Any
 
 from enrich import models
-from enrich.models.base import Family, Layout, VisionModel
+from enrich.models.base import Family, Layout
+from enrich.models.protocols import VisionModel
 
 # Modules of this package that are not a family's.
-_SHARED = {"adapted", "auto", "base", "checkpoint", "device", "generation", "hub", "registry"}
+_SHARED = {"adapted", "auto", "base", "checkpoint", "device", "generation", "hub", "protocols", "registry"}
 # What the configurations of models that see photos have, by one of these beginnings ("vision_config", "img_processor").
 _SEES = ("vision", "visual", "img", "image", "vit", "mm_", "perception")
 

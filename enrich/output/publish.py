@@ -71,6 +71,7 @@ def publish(
     *,
     rows: RunRows | None = None,
     products: StoredProducts | None = None,
+    reviews: pl.DataFrame | None = None,
 ) -> Published:
     """Fold what a run committed into products.parquet. In any order, any number of times, by any number at once.
 
@@ -82,6 +83,7 @@ def publish(
         rows: all that the run committed (`fetch_run`), so that it is not downloaded again.
         products: the table as `current_products` returned it, likewise. If another publisher has replaced it since,
             the new table is downloaded.
+        reviews: every decision (`read_reviews`), likewise; read after `products`: a later decision replaces the table.
 
     Raises:
         RunFailed: other publishers were faster ATTEMPTS times, or a file is missing or not ours.
@@ -90,7 +92,8 @@ def publish(
         f"history has the run's rows: repeat with `enrich publish --output {shell(output.uri)} --run-id {run.run_id}`"
     )
     with scratch() as folder:
-        return _swap(output, [rows or fetch_run(output, run, folder)], folder, gate, again, first=products)
+        taken = [rows or fetch_run(output, run, folder)]
+        return _swap(output, taken, folder, gate, again, first=products, reviews=reviews)
 
 
 def publish_reviews(output: Store) -> Published:
@@ -128,7 +131,7 @@ def current_products(output: Store, folder: Path, gate: GateSettings | None = No
     lost = _lost_runs(output, work)
     if not lost:
         return products
-    folded = fold_runs(output, products, lost, work, uuid.uuid4().hex, gate, listed=False)
+    folded = fold_runs(output, products, lost, read_reviews(output), work, uuid.uuid4().hex, gate, listed=False)
     return StoredProducts(folded.path, folded.rows, folded.runs, folded.last)
 
 
@@ -160,13 +163,14 @@ def _swap(
     then: str,
     *,
     first: StoredProducts | None = None,
+    reviews: pl.DataFrame | None = None,
     alone: bool = False,
 ) -> Published:
     """Replace products.parquet by its fold with `runs`; repeated while other publishers are faster.
 
     Args:
         then: what to do about it if others always are.
-        first: the table for the first attempt, where it was downloaded before.
+        first, reviews: the table and the decisions for the first attempt, where they were downloaded before.
         alone: fold nothing but `runs`; the table may be damaged or another output's.
     """
     writer_id = uuid.uuid4().hex
@@ -174,6 +178,7 @@ def _swap(
         work = folder / f"attempt-{attempt}"
         work.mkdir()
         products = first or (_to_be_replaced(output, work) if alone else fetch_products(output, work))
+        decided = read_reviews(output) if reviews is None else reviews
         if products.writer_id == writer_id:  # the last swap went through and its response was lost
             return Published(products.rows, changed=True, attempts=attempt - 1)
         lost, base = list[RunRows](), StoredProducts()
@@ -182,13 +187,13 @@ def _swap(
             base = products
             if products.path is None:
                 lost = _lost_runs(output, work, but=[rows.run.run_id for rows in runs])
-        folded = fold_runs(output, base, [*lost, *runs], work, writer_id, gate)
+        folded = fold_runs(output, base, [*lost, *runs], decided, work, writer_id, gate)
         if products.etag is not None and not folded.changed and not alone:
             return Published(products.rows, changed=False, attempts=attempt)
         if output.replace(PRODUCTS_KEY, folded.path, products.etag):
             return Published(folded.rows, changed=True, attempts=attempt)
         shutil.rmtree(work)
-        first = None
+        first = reviews = None
         time.sleep(random.uniform(0, min(BACKOFF_LIMIT_SECONDS, BACKOFF_SECONDS * 2**attempt)))
     raise RunFailed(
         f"{output.uri_of(PRODUCTS_KEY)}: others replaced it {ATTEMPTS} times in a row; {then}, and if nobody else "
@@ -208,6 +213,7 @@ def fold_runs(
     output: Store,
     products: StoredProducts,
     runs: Sequence[RunRows],
+    reviews: pl.DataFrame,
     folder: Path,
     writer_id: str,
     gate: GateSettings | None = None,
@@ -219,9 +225,10 @@ def fold_runs(
     What people decided is applied to the result, since the rows of runs do not have it.
 
     Args:
+        reviews: every decision (`read_reviews`).
         listed: False where it matters little which photos are still there: without a listing all are.
     """
-    reviews, min_rows, last = read_reviews(output), (gate or GateSettings()).min_rows, products.last
+    min_rows, last = (gate or GateSettings()).min_rows, products.last
     for rows in runs:
         last = last_runs(last, rows.run, rows.stats if rows.count >= min_rows else None)
     listing = _newest_listing(output, last, folder, listed) if runs else None

@@ -8,7 +8,8 @@ from markupsafe import Markup
 
 from enrich.errors import one_line
 from enrich.pages.han import han_language
-from enrich.pages.report import THUMBNAIL, template
+from enrich.pages.pictures import THUMBNAIL
+from enrich.pages.report import template
 from enrich.photos.thumbnail import thumbnails_of
 from enrich.settings.photos import PhotoLimits
 

@@ -3,7 +3,7 @@
 import html
 import re
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain, islice, zip_longest
+from itertools import chain
 from typing import Any
 
 import polars as pl
@@ -17,22 +17,17 @@ from enrich.errors import shell
 from enrich.pages.attributes import attribute_scores, attribute_summary, attribute_text, spoken
 from enrich.pages.han import han_language
 from enrich.pages.looks import looks_table
+from enrich.pages.pictures import THUMBNAIL, failed_products, photo_issues, sheet_products
 from enrich.pages.units import amount, describe_bottleneck, duration, wrapped
 from enrich.phases import Start, describe_start
-from enrich.photos.thumbnail import thumbnails
 from enrich.scores.metrics import Scores
 from enrich.settings.photos import PhotoLimits
 from enrich.storage import Store, real_place
-from enrich.vocabulary import PhotoIssue
 
-THUMBNAIL = 160  # pixels on the longer side; about 5 kB each as JPEG
-SHEET, SHEET_PHOTOS = 24, 4  # products on the contact sheet, and photos of each
 # What fits side by side in a table of the UI at 1,300 pixels, which leave it 730.
 SUMMARY_COLUMNS, SHEET_COLUMNS = 72, 38
 SAMPLE = 1000  # titles that show the language of all
-FAILED_SHOWN, FAILED_PICTURES = 200, 40  # failed products in the list, and how many of them with a thumbnail
-ISSUE_PICTURES = 6  # photos shown of an issue, and pictures of several products
-SEVERAL = 8  # products with the same picture: a placeholder, if they are not sizes of one thing
+CATEGORIES_SHOWN = 30
 MDAPE, WITHIN = "price MdAPE", "price within 20 %"  # columns of the score table
 
 
@@ -59,41 +54,26 @@ def render_report(
         verdicts: findings about the adapter's scores (`scores.assess`).
         parity: `ok` and `summary` of the comparison with the trained model, if the run made one.
     """
-    failed = rows.filter(pl.col("status") == "failed").sort("error_kind", "product_id")
-    categories = (
-        rows.filter(pl.col("status") == "ok")
-        .group_by("category")
-        .agg(
-            pl.len(),
-            confidence=pl.col("category_confidence").mean(),
-            price=pl.col("price").median(),
-            review=pl.col("needs_review").mean(),
-        )
-        .sort("len", "category", descending=[True, False])
-    )
-    reasons = rows["review_reasons"].explode().drop_nulls().value_counts().sort("count", descending=True)
-    pictures = thumbnails(
-        images, [photos[0]["key"] for photos in failed["photos"].head(FAILED_PICTURES)], limits, THUMBNAIL // 2
-    )
+    failed = rows.filter(pl.col("status") == "failed")
+    categories, currency = _categories(rows), usual_currency(rows)
     scored = None
     if scores is not None and scores.height:
         scored = {"rows": scores.height, "verdicts": verdicts, "figures": _figures(scores)}
-    currency = usual_currency(rows)
     return template("report.html.jinja", escape=True).render(
         record=record,
         output=real_place(output),
         currency=currency,
         stages=record["stages"],
         start=_start(record),
-        failed=list(zip_longest(failed.head(FAILED_SHOWN).to_dicts(), pictures)),
+        failed=failed_products(failed, images, limits),
         failed_total=failed.height,
-        categories=categories.head(30).to_dicts(),
-        reasons=reasons.rows(),
+        categories=categories.head(CATEGORIES_SHOWN).to_dicts(),
+        reasons=rows["review_reasons"].explode().drop_nulls().value_counts().sort("count", descending=True).rows(),
         attributes=attribute_summary(rows),
-        issues=_photo_issues(rows, images, limits),
+        issues=photo_issues(rows, images, limits),
         looked_twice=rows.filter(looks=2).height / max(rows.height, 1),
         compared=_beside(record["stats"], record["previous"], currency),
-        shown=_contact_sheet(rows, images, limits),
+        shown=sheet_products(rows, images, limits),
         language=han_language(chain(rows["title"].head(SAMPLE), categories["category"])),
         scored=scored,
         observed=observed_lines(record),
@@ -118,24 +98,19 @@ def render_scores(table: pl.DataFrame, metrics: Mapping[str, Any], what: str, ad
     )
 
 
-def _photo_issues(rows: pl.DataFrame, images: Store, limits: PhotoLimits) -> list[dict[str, Any]]:
-    """How many of the decoded photos have each issue, and pictures that many products share; with thumbnails."""
-    photos = rows.select("photos").explode("photos").unnest("photos").filter(pl.col("photo_issues").is_not_null())
-    found = [
-        (issue.value, some.height, some["key"])
-        for issue in PhotoIssue
-        if (some := photos.filter(pl.col("photo_issues").list.contains(issue.value)).sort("sha256", "key")).height
-    ]
-    same = photos.group_by("sha256").agg(pl.len(), pl.col("key").min()).filter(pl.col("len") >= SEVERAL)
-    if same.height:
-        often = same.sort("len", "key", descending=[True, False])
-        found.append((f"the same picture for {SEVERAL} products or more", int(same["len"].sum()), often["key"]))
-    shown = [keys.head(ISSUE_PICTURES).to_list() for _, _, keys in found]
-    pictures = thumbnails(images, [key for keys in shown for key in keys], limits, THUMBNAIL // 2)
-    return [
-        {"name": name, "count": count, "of": photos.height, "pictures": list(islice(pictures, len(keys)))}
-        for (name, count, _), keys in zip(found, shown, strict=True)
-    ]
+def _categories(rows: pl.DataFrame) -> pl.DataFrame:
+    """The categories of the answers, the most frequent first, with mean confidence, median price, share to review."""
+    return (
+        rows.filter(pl.col("status") == "ok")
+        .group_by("category")
+        .agg(
+            pl.len(),
+            confidence=pl.col("category_confidence").mean(),
+            price=pl.col("price").median(),
+            review=pl.col("needs_review").mean(),
+        )
+        .sort("len", "category", descending=[True, False])
+    )
 
 
 def _figures(scores: pl.DataFrame) -> list[tuple[str, str]]:
@@ -239,7 +214,7 @@ def render_sheet(rows: pl.DataFrame, images: Store, limits: PhotoLimits, most: i
     """At most `most` of a run's products with their photos and answers, as a Markdown table. Every value is escaped."""
     lines = ["| photos | product | to review |", "| --- | --- | --- |"]
     several = rows["photos"].list.len().max() or 0
-    for row in _contact_sheet(rows, images, limits, THUMBNAIL if several == 1 else THUMBNAIL // 2)[:most]:
+    for row in sheet_products(rows, images, limits, THUMBNAIL if several == 1 else THUMBNAIL // 2)[:most]:
         sure = "" if row["category_confidence"] is None else f" ({row['category_confidence']:.0%})"
         review = [reason.replace("_", " ") for reason in row["review_reasons"] or ()]
         answer = (
@@ -289,19 +264,6 @@ def _columns(scores: Scores) -> dict[str, str]:
         MDAPE: f"{price['mdape']:.1%}" if price else "-",
         WITHIN: f"{price['within_20_percent']:.1%}" if price else "-",
     }
-
-
-def _contact_sheet(
-    rows: pl.DataFrame, images: Store, limits: PhotoLimits, side: int = THUMBNAIL
-) -> list[dict[str, Any]]:
-    """Rows of some products that can be shown, each with its `thumbnails` (data: URIs), the main photo's first."""
-    # Sorted by content hash: an arbitrary sample that is the same in every rendering.
-    digests = pl.col("photos").list.eval(pl.element().struct.field("sha256")).list.drop_nulls().list.first()
-    chosen = rows.filter(pl.col("status") == "ok").sort(digests, "product_id").head(SHEET).to_dicts()
-    shown = [[photo["key"] for photo in row["photos"]][:SHEET_PHOTOS] for row in chosen]
-    pictures = thumbnails(images, [key for keys in shown for key in keys], limits, side)
-    found = [[picture for picture in islice(pictures, len(keys)) if picture] for keys in shown]
-    return [{**row, "thumbnails": several} for row, several in zip(chosen, found, strict=True) if several]
 
 
 def template(name: str, *, escape: bool, finalize: Callable[[object], object] | None = None) -> Any:

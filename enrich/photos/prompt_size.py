@@ -4,7 +4,8 @@ from pathlib import Path
 
 from enrich.answers.prompt import Prompt
 from enrich.errors import UsageError
-from enrich.models.base import PhotoTokens, Processor
+from enrich.models.base import PhotoTokens
+from enrich.models.protocols import Processor
 from enrich.models.registry import read_object
 
 MOST_TOKENS = 4096  # of a prompt and its answer; some models answer otherwise beyond it

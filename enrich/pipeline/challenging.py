@@ -1,7 +1,6 @@
 """Compare a new adapter with the one that serves, on products that neither was trained on."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -21,7 +20,7 @@ from enrich.pipeline.scoring import catalog_to_score, trained_with
 from enrich.scores.assess import SCORES_FILE
 from enrich.scores.contest import Contest, contest, share_changed
 from enrich.settings.run import RunSettings
-from enrich.storage.tree import local_tree, local_tree_or_file
+from enrich.storage.tree import local_tree_or_file
 from enrich.vocabulary import Product
 
 MOST = 2_000  # products of each comparison: then a difference of 2 points is more than luck
@@ -55,8 +54,8 @@ class Challenge(BaseModel):
         return f"the new adapter {self.new} is at least as good as {self.standing} {say}"
 
 
-def challenge(new: str, standing: str, catalog: str, settings: RunSettings, progress: Progress = silent) -> Challenge:
-    """Let two adapters answer the products of `catalog` that neither was trained on.
+def challenge(new: Path, standing: Path, catalog: str, settings: RunSettings, progress: Progress = silent) -> Challenge:
+    """Let two adapters, in local directories, answer the products of `catalog` that neither was trained on.
 
     These are: today's test split with today's labels; the products that the standing adapter was tested on, with the
     labels they had then, so that a catalog with corrupted labels does not judge by them; and the frozen slice of
@@ -66,10 +65,9 @@ def challenge(new: str, standing: str, catalog: str, settings: RunSettings, prog
     Raises:
         UsageError: the catalog or one of the adapters cannot be read, or an adapter's base cannot be found.
     """
-    with ExitStack() as stack:
-        folder = stack.enter_context(local_tree_or_file(catalog))
-        ours, theirs = (open_adapter(stack.enter_context(local_tree(uri)), settings.base) for uri in (new, standing))
-        labelled, splits = catalog_to_score(ours, folder, None, unheard)
+    ours, theirs = (open_adapter(path, settings.base) for path in (new, standing))
+    with local_tree_or_file(catalog) as folder:
+        labelled, splits = catalog_to_score(ours, folder, unheard)
         splits = splits or split_catalog(labelled.products, trained_with(ours).split)
         today, before = _some(splits.test), _some(_tested_before(theirs.path, labelled))
         decided = _some(splits.frozen) if len(splits.frozen) >= FEWEST else []

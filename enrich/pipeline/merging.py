@@ -17,10 +17,10 @@ from enrich.engines.adapter import Adapter
 from enrich.engines.transformers_engine import base_of, open_adapter
 from enrich.errors import UsageError
 from enrich.models.adapted import load_adapted, save_merged
-from enrich.models.base import Processor
 from enrich.models.checkpoint import load_processor, stop_ids
 from enrich.models.device import device_and_dtype, free_memory
 from enrich.models.generation import generate_answers, with_answer
+from enrich.models.protocols import Processor
 from enrich.models.registry import CheckpointError, layouts
 from enrich.pipeline.drawn import SIZES, draw_photo
 from enrich.pipeline.kept_apart import check_replaced

@@ -28,7 +28,6 @@ from enrich.pipeline.progress import OnMessage, Progress, silent, unheard
 from enrich.scores.assess import SCORES_FILE, VERDICTS_KEY, assess
 from enrich.scores.metrics import Scores, baselines, score
 from enrich.scores.worth import tell
-from enrich.settings.catalog import Columns
 from enrich.settings.review import ReviewSettings
 from enrich.settings.run import RunSettings
 from enrich.settings.training import TrainSettings
@@ -62,7 +61,6 @@ def score_adapter(
     adapter: str,
     catalog: str,
     settings: RunSettings,
-    columns: Columns | None = None,
     out: str | None = None,
     progress: Progress = silent,
     on_message: OnMessage = unheard,
@@ -80,7 +78,7 @@ def score_adapter(
         progress("starting the engine", 0, 0)
         engine = start_engine(loaded, settings)
         parts = [folder, *([folder / HOLDOUT] if (folder / HOLDOUT).is_dir() else [])]
-        found = [_score(engine, loaded, part, settings, columns, progress, on_message) for part in parts]
+        found = [_score(engine, loaded, part, settings, progress, on_message) for part in parts]
         engine.close()
     if out is not None:
         store = open_store(out, create=True)
@@ -97,11 +95,10 @@ def _score(
     adapter: Adapter,
     folder: Path,
     settings: RunSettings,
-    columns: Columns | None,
     progress: Progress,
     on_message: OnMessage,
 ) -> Scored:
-    catalog, splits = catalog_to_score(adapter, folder, columns, on_message)
+    catalog, splits = catalog_to_score(adapter, folder, on_message)
     products = splits.test if splits else catalog.products
     predictions = predict(
         engine, adapter, products, settings.limits, "scoring", progress, photos=settings.photos_answered
@@ -209,27 +206,22 @@ def read_truth(folder: Path) -> Truth | None:
 
 
 def products_to_score(
-    adapter: Adapter,
-    catalog: Path,
-    columns: Columns | None = None,
-    on_message: OnMessage = unheard,
+    adapter: Adapter, catalog: Path, on_message: OnMessage = unheard
 ) -> tuple[Sequence[Product], Splits | None]:
     """Products that the adapter has not seen: of its own catalog the test split, with all splits; of any other, all.
 
     `on_message` gets lines that say which rows of the catalog are left out and why.
     """
-    labelled, splits = catalog_to_score(adapter, catalog, columns, on_message)
+    labelled, splits = catalog_to_score(adapter, catalog, on_message)
     return splits.test if splits else labelled.products, splits
 
 
-def catalog_to_score(
-    adapter: Adapter, catalog: Path, columns: Columns | None, on_message: OnMessage
-) -> tuple[Catalog, Splits | None]:
+def catalog_to_score(adapter: Adapter, catalog: Path, on_message: OnMessage) -> tuple[Catalog, Splits | None]:
     """A catalog with its categories and choices as the adapter was taught them; its splits, if it is its own."""
     settings = trained_with(adapter)
     paths, ids = adapter.prompt.category_path, adapter.prompt.category_ids
     labelled = read_catalog(
-        catalog, columns or settings.columns, settings.group_by,
+        catalog, settings.columns, settings.group_by,
         category_path=paths, fields=settings.fields, unknown=adapter.prompt.unknown,
     )  # fmt: skip
     if ids:

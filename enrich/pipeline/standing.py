@@ -71,12 +71,12 @@ def promote(adapters: str, adapter: str, person: str, why: str) -> Standing:
     return _let_serve(adapters, adapter, one_line(person), one_line(why))
 
 
-def _let_serve(adapters: str, adapter: str, person: str | None, why: str) -> Standing:
+def _let_serve(adapters: str, adapter: str, person: str | None, why: str, id: str | None = None) -> Standing:
     if not is_adapter(adapter):
         raise UsageError(f"adapter {adapter}: not found; name one that `enrich finetune` wrote")
     # The nightly run has another working directory than the person who promotes.
     chosen = Standing(
-        uri=real_place(adapter), adapter=identity(adapter), since=datetime.now(UTC), person=person, why=why
+        uri=real_place(adapter), adapter=id or identity(adapter), since=datetime.now(UTC), person=person, why=why
     )
     open_store(adapters, create=True).put(STANDING_FILE, (chosen.model_dump_json(indent=1) + "\n").encode())
     return chosen
@@ -117,11 +117,12 @@ def choose(
         return Choice(standing, f"the adapter {standing} serves, because {kept.person} promoted it")
     if (worth := judge_worth(read_metrics(new))).state == "weak" and not settings.gate.allow_weak_adapter:
         return Choice(standing, f"the adapter {standing} keeps serving; the new one, {new}: {worth.text}")
-    found = read_challenge(adapters, identity(new), identity(standing))
-    if found is None:
-        found = challenge(new, standing, catalog, settings, progress)
-        store = open_store(adapters, create=True)
-        store.put(_key(found.new, found.standing), (found.model_dump_json(indent=1) + "\n").encode())
+    with local_tree(new) as ours, local_tree(standing) as theirs:
+        found = read_challenge(adapters, adapter_id(ours), adapter_id(theirs))
+        if found is None:
+            found = challenge(ours, theirs, catalog, settings, progress)
+            store = open_store(adapters, create=True)
+            store.put(_key(found.new, found.standing), (found.model_dump_json(indent=1) + "\n").encode())
     if found.won:
         return _take(adapters, new, found.text, found)
     advice = f"to let it serve anyway: enrich promote --adapters {adapters} --adapter {new}"
@@ -129,7 +130,7 @@ def choose(
 
 
 def _take(adapters: str, adapter: str, why: str, found: Challenge | None = None) -> Choice:
-    _let_serve(adapters, adapter, None, why)
+    _let_serve(adapters, adapter, None, why, found.new if found else None)
     return Choice(adapter, why, found)
 
 

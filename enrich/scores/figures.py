@@ -23,6 +23,7 @@ POINTS = 300  # in the price scatter: more make a grey cloud and a slow page
 LABELS = 30  # categories drawn, largest first
 MATRIX = 12  # categories of a matrix at most: the labels of more are too small to read
 PAIRS = 15  # confusions named where there are more categories
+WIDTH = 6.0  # inches
 COLUMNS = 20  # of a category's name; Han, kana and Hangul are two columns wide
 BLUE, RED, GREY = "#2458c5", "#c2410c", "#8a8a90"
 _STYLE: Any = {  # rcParams
@@ -136,7 +137,7 @@ def confusion(table: pl.DataFrame) -> str | None:
         axes.set_yticklabels(short)
 
     side = max(4.2, 0.3 * len(names) + 2.5)
-    return _svg(draw, height=side, left=2.4 / 6, bottom=2.4 / side)
+    return _svg(draw, height=side, left=2.4 / WIDTH, bottom=2.4 / side)
 
 
 def _most_confused(known: pl.DataFrame, counts: pl.DataFrame) -> str | None:
@@ -203,7 +204,6 @@ def _short(name: str) -> str:
 
 def _svg(
     draw: Callable[[Axes], None],
-    width: float = 6.0,
     height: float = 4.0,
     left: float = 0.12,
     bottom: float | None = None,
@@ -212,7 +212,7 @@ def _svg(
     from matplotlib import rc_context
 
     with rc_context(_STYLE):
-        figure = Figure(figsize=(width, height))
+        figure = Figure(figsize=(WIDTH, height))
         FigureCanvasSVG(figure)
         # Fixed margins: to compute them, matplotlib would draw everything twice.
         below = bottom or 0.55 / height

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from enrich.errors import RunFailed
-from enrich.models.base import Processor
+from enrich.models.protocols import Processor
 from enrich.models.registry import vision_model
 from enrich.photos.decode import prepare
 from enrich.photos.decoders import Decoders, Room

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 
 from enrich.answers.parse import Answer, AnswerMalformed, parse_answer
 from enrich.answers.prompt import Prompt
-from enrich.models.base import Processor
 from enrich.models.checkpoint import stop_ids
 from enrich.models.generation import Generated, generate_answers
+from enrich.models.protocols import Processor
 from enrich.scores.metrics import Scores, score
 from enrich.settings.training import TrainSettings
 from enrich.train.collate import Collator, Photos, embed_images

@@ -12,7 +12,8 @@ from enrich.answers.plain_text import MAX_TITLE
 from enrich.answers.prompt import SHORTEST_BUDGET, Prompt, taught_answer
 from enrich.answers.text_tokens import control_tokens
 from enrich.errors import RunFailed, UsageError
-from enrich.models.base import PhotoTokens, Processor
+from enrich.models.base import PhotoTokens
+from enrich.models.protocols import Processor
 from enrich.photos.decode import ImageRefused, Photo, inspect
 from enrich.photos.decoders import Decoders, DecodingFailed, cores
 from enrich.settings.photos import PhotoLimits

@@ -9,8 +9,8 @@ from peft import PeftModel
 
 from enrich.answers.calibration import CALIBRATION_FILE, Calibration
 from enrich.answers.prompt import PROMPT_FILE, Prompt
-from enrich.models.base import Processor
 from enrich.models.checkpoint import TOKENIZER_FILES
+from enrich.models.protocols import Processor
 from enrich.train.record import TrainReport
 from enrich.vocabulary import RECORD_FILE
 

@@ -10,7 +10,7 @@ from peft.helpers import disable_input_dtype_casting
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from enrich.errors import UsageError
-from enrich.models.base import VisionModel
+from enrich.models.protocols import VisionModel
 from enrich.models.registry import vision_model
 from enrich.settings.training import TrainSettings
 

@@ -9,8 +9,9 @@ from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from enrich.errors import UsageError, first_line
-from enrich.models.base import PREPARATION_VERSION, Processor, crop_tokens
+from enrich.models.base import PREPARATION_VERSION, crop_tokens
 from enrich.models.checkpoint import load_model, load_processor
+from enrich.models.protocols import Processor
 from enrich.models.registry import CheckpointError, vision_model
 from enrich.settings.training import TrainSettings
 from enrich.train.collate import Photos

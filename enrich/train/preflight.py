@@ -11,8 +11,8 @@ from peft import PeftModel
 
 from enrich.answers.prompt import Prompt, taught_answer
 from enrich.errors import UsageError
-from enrich.models.base import Processor
 from enrich.models.checkpoint import empty_model
+from enrich.models.protocols import Processor
 from enrich.models.registry import family_of
 from enrich.settings.training import TrainSettings
 from enrich.train.examples import Example

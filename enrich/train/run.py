@@ -14,9 +14,9 @@ from peft import PeftModel
 from transformers import TrainingArguments
 
 from enrich.answers.prompt import Prompt
-from enrich.models.base import Processor
 from enrich.models.checkpoint import weights_signature
 from enrich.models.device import free_memory
+from enrich.models.protocols import Processor
 from enrich.phases import Phases, Start, describe_start
 from enrich.settings.training import TrainSettings
 from enrich.storage.cache import keep_compiled_code

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import Random
 
 from enrich.answers.prompt import Prompt
-from enrich.models.base import Processor
+from enrich.models.protocols import Processor
 from enrich.train.examples import Example, largest, show
 
 

@@ -31,15 +31,14 @@ from tests.testing.rows import (
     answer,
     as_read,
     at,
-    begin,
     enrich_night,
     finish,
     finished_night,
+    held,
     listing,
     make_photo,
     make_row,
     make_run,
-    plan,
 )
 
 
@@ -262,17 +261,6 @@ def test_an_empty_bucket_publishes_an_empty_table(local: Store) -> None:
     enrich_night(local, make_run(), listing())
     assert read_products(local).table.equals(parquet.empty(PRODUCTS_SCHEMA))
     assert local.head("products.parquet") is not None
-
-
-def held(output: Store, run: RunInfo, source: pl.DataFrame, minutes: float) -> None:
-    """Do everything in a run except publishing it, as if the gate had held it back."""
-    todo = plan(source, Products(), run)
-    started = begin(output, run, source, todo)
-    for shard in started.shards:
-        items = manifest.items(started, shard)
-        history.commit_shard(
-            output, run, shard, [answer(run, item, minutes) for item in items], [item.product_id for item in items]
-        )
 
 
 def released(output: Store, run: RunInfo) -> publish.Published:

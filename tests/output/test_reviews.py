@@ -18,10 +18,11 @@ from enrich.output.products import read_products
 from enrich.output.publish import publish_reviews
 from enrich.output.reviews import apply_reviews, next_reviews, read_reviews, write_reviews
 from enrich.output.run_record import RunInfo
+from enrich.output.run_rows import fetch_run
 from enrich.output.schema import PRODUCTS_SCHEMA, REVIEW_SCHEMA, Attribute, Row
 from enrich.storage import Store, open_store
 from enrich.vocabulary import Alternative, ErrorKind, ManifestItem
-from tests.testing.rows import at, enrich_night, listing, make_photo, make_row, make_run
+from tests.testing.rows import at, enrich_night, held, listing, make_photo, make_row, make_run
 
 
 def decision(
@@ -240,6 +241,23 @@ def test_runs_published_again_in_any_order_leave_the_same_table(output: Store) -
     for run in (second, first):
         publish.publish(output, run)
     assert read_products(output).table.equals(expected)
+
+
+def test_a_decision_that_comes_while_a_run_is_published_is_in_the_table(output: Store, tmp_path: Path) -> None:
+    """The publisher has the decisions from before, and the table, which is replaced meanwhile."""
+    enrich_night(output, make_run("night-1"), listing("a.jpg"), answer)
+    add(output, file_of(night_decision("a.jpg", title="First")))
+    run = make_run("night-2", 100, fingerprint="f2")
+    held(output, run, listing("a.jpg", "b.jpg"), 101)
+    rows, table = fetch_run(output, run, tmp_path), publish.current_products(output, tmp_path)
+    known = read_reviews(output)
+    add(output, file_of(night_decision("a.jpg", title="Last")), minutes=70)
+    publish_reviews(output)
+
+    done = publish.publish(output, run, rows=rows, products=table, reviews=known)
+
+    assert (done.rows, done.attempts) == (2, 2)
+    assert shown(output)["a.jpg"]["title"] == "Last"
 
 
 def test_a_file_is_added_once(output: Store) -> None:

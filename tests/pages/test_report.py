@@ -20,7 +20,8 @@ from enrich.answers.prompt import make_prompt
 from enrich.output.parquet import from_records
 from enrich.output.run_record import RunRecord, Stages, StageUse
 from enrich.output.schema import ROW_SCHEMA, Attribute, Row
-from enrich.pages.report import SHEET, THUMBNAIL, render_card, render_report, score_table
+from enrich.pages.pictures import SHEET, THUMBNAIL
+from enrich.pages.report import render_card, render_report, score_table
 from enrich.scores.metrics import score
 from enrich.settings.photos import PhotoLimits
 from enrich.storage import Store, open_store

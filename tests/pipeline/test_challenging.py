@@ -41,7 +41,7 @@ def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(challenging, "_answers", answers)
         for name in ("new", "old"):
             (tmp_path / name).mkdir(exist_ok=True)
-        return challenge(str(tmp_path / "new"), str(tmp_path / "old"), str(tmp_path), RunSettings())
+        return challenge(tmp_path / "new", tmp_path / "old", str(tmp_path), RunSettings())
 
     return run
 

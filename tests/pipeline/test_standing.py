@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from enrich.engines.adapter import adapter_id
 from enrich.errors import RunFailed, UsageError
 from enrich.pipeline import standing
 from enrich.pipeline.challenging import Challenge
@@ -56,12 +57,13 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """The pairs that were compared; the better one has the later name."""
     pairs: list[tuple[str, str]] = []
 
-    def challenge(new: str, old: str, *_: object) -> Challenge:
-        pairs.append((new, old))
-        high = 0.1 if new > old else -0.1
+    def challenge(new: Path, old: Path, *_: object) -> Challenge:
+        names = [(folder / "adapter_model.safetensors").read_text() for folder in (new, old)]
+        pairs.append((names[0], names[1]))
+        high = 0.1 if names[0] > names[1] else -0.1
         found = Difference(measure="price", what="closeness of prices", new=0.6, standing=0.7, low=-0.2, high=high)
         contests = (Contest(labels="today's labels", products=240, differences=(found,)),)
-        return Challenge(new=identity(new), standing=identity(old), contests=contests, changed=0.25, decided=0)
+        return Challenge(new=adapter_id(new), standing=adapter_id(old), contests=contests, changed=0.25, decided=0)
 
     monkeypatch.setattr(standing, "challenge", challenge)
     return pairs
@@ -122,7 +124,7 @@ def test_the_adapter_in_use_stands_where_none_was_chosen(adapters: str, compared
     mine, new = made(adapters, "z-mine"), made(adapters, "b")
 
     assert choose("c", adapters, new, SETTINGS, fresh=True, in_use=mine).uri == mine
-    assert compared == [(new, mine)]
+    assert compared == [("b", "z-mine")]
     assert choose("c", adapters, new, SETTINGS, fresh=True, in_use=f"{adapters}/nowhere").uri == new
 
 

@@ -24,7 +24,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from enrich.answers.calibration import CALIBRATION_FILE, Calibration, FirstLook
-from enrich.errors import EnrichError, RunFailed, UsageError
+from enrich.errors import EnrichError, PermanentFailure, RunFailed, UsageError
 from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.pipeline.run.request import RunRequest
 from enrich.pipeline.run.start import join_run, start_run
@@ -316,7 +316,7 @@ def test_what_a_worker_cannot_do_is_reported_with_its_node(shop: Shop, tmp_path:
         ),
         (
             TypeError("odd"),
-            RunFailed,
+            PermanentFailure,
             "Ray node 10.0.0.1: TypeError: odd; set ENRICH_DEBUG=1 to see where, and report it",
         ),
     ],

@@ -12,7 +12,7 @@ import polars as pl
 from enrich.output import history, manifest, parquet, publish
 from enrich.output import plan as planning
 from enrich.output.photos_etag import photos_etag
-from enrich.output.products import StoredProducts, read_products
+from enrich.output.products import Products, StoredProducts, read_products
 from enrich.output.run_record import RunInfo, RunRecord, write_run_record
 from enrich.output.schema import MANIFEST_SCHEMA, PRODUCTS_SCHEMA, SOURCE_SCHEMA, Row, RowPhoto
 from enrich.settings.run import RunSettings
@@ -136,7 +136,7 @@ def enrich_night(output: Store, run: RunInfo, source: pl.DataFrame, answer: Call
 
 
 def plan(
-    source: pl.DataFrame, products: publish.Products, run: RunInfo, limit: int | None = None, **changes: Any
+    source: pl.DataFrame, products: Products, run: RunInfo, limit: int | None = None, **changes: Any
 ) -> pl.DataFrame:
     """Return what a run has to do, from tables in memory."""
     with scratch.scratch() as folder:
@@ -166,6 +166,17 @@ def finish(store: Store, run: RunInfo, minutes: float = 0, state: Any = "publish
         seconds=1, images_per_second=1, engine="fake", host="h", shards=shards,
     )  # fmt: skip
     write_run_record(store, record)
+
+
+def held(output: Store, run: RunInfo, source: pl.DataFrame, minutes: float) -> None:
+    """Do everything in a run except publishing it, as if the gate had held it back."""
+    todo = plan(source, Products(), run)
+    started = begin(output, run, source, todo)
+    for shard in started.shards:
+        items = manifest.items(started, shard)
+        history.commit_shard(
+            output, run, shard, [answer(run, item, minutes) for item in items], [item.product_id for item in items]
+        )
 
 
 def finished_night(store: Store, run: RunInfo, source: pl.DataFrame) -> RunInfo:

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from enrich.models.base import Family, Layout, Preparation, Published, VisionModel
+from enrich.models.base import Family, Layout, Preparation, Published
+from enrich.models.protocols import VisionModel
 
 PHOTO_FILE = "preprocessor_config.json"
 KEPT = "preparation"  # what an adapter's PHOTO_FILE adds to the image processor's own settings

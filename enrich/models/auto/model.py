@@ -1,4 +1,4 @@
-"""Loading, adapting and serving by transformers' own classes: see `enrich.models.base.VisionModel`."""
+"""Loading, adapting and serving by transformers' own classes: see `enrich.models.protocols.VisionModel`."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence

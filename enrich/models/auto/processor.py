@@ -1,4 +1,4 @@
-"""Text and photos of a checkpoint to its inputs: see `enrich.models.base.Processor`."""
+"""Text and photos of a checkpoint to its inputs: see `enrich.models.protocols.Processor`."""
 
 import json
 import re

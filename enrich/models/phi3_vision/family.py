@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ..base import Family, Layout, Preparation, Published, VisionModel
+from ..base import Family, Layout, Preparation, Published
+from ..protocols import VisionModel
 from .hd_transform import hd_transform, resized_size
 
 PHOTO_FILE = "preprocessor_config.json"

@@ -186,7 +186,7 @@ class Phi3VProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", "pixel_values", "image_sizes"]
 
-    # What follows is `enrich.models.base.Processor`.
+    # What follows is `enrich.models.protocols.Processor`.
 
     @property
     def preparation(self) -> Preparation:

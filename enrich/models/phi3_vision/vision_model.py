@@ -1,4 +1,4 @@
-"""Phi-3-vision as `enrich.models.base.VisionModel` asks for it."""
+"""Phi-3-vision as `enrich.models.protocols.VisionModel` asks for it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

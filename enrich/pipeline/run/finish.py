@@ -50,6 +50,7 @@ def finish_run(run: Run) -> RunRecord:
                 f"{run.manifest.rows:,} products; move the incomplete shard away and start the run again"
             )
         table = current_products(run.output, folder, gate)
+        reviews = read_reviews(run.output)
         stats, previous = committed.stats, table.last.stats
         rows = pl.read_parquet(committed.path, n_rows=REPORT_ROWS)
         same_bytes = _count_same_bytes(run, committed.path, folder)
@@ -60,7 +61,9 @@ def finish_run(run: Run) -> RunRecord:
             if not run.manifest.rows:
                 answered, failed = newest_outcomes(pl.scan_parquet(table.path))
         findings = judge_run(stats, previous, gate, worth) + (judge_gone(changes, gate) if changes else ())
-        changed = not findings and publish(run.output, run.info, gate, rows=committed, products=table).changed
+        changed = False
+        if not findings:
+            changed = publish(run.output, run.info, gate, rows=committed, products=table, reviews=reviews).changed
     if not findings:
         follow(run.output, run.info.run_id, "publish")
     record = RunRecord(
@@ -80,7 +83,7 @@ def finish_run(run: Run) -> RunRecord:
         missing_shards=len(missing),
         changes=changes,
         previous=previous,
-        observed=observe(read_reviews(run.output), run.info.adapter),
+        observed=observe(reviews, run.info.adapter),
         adapter_uri=redact(real_place(run.request.adapter)),
         catalog=run.adapter.catalog_hash,
         catalog_uri=run.adapter.catalog,

@@ -19,6 +19,7 @@ from enrich.settings.run import RunSettings
 from enrich.storage import Store, open_store, real_place
 
 ROLLED_BACK = "rolled_back"  # the limit that a finding of `roll_back` names
+SHEET_PRODUCTS = 12  # of a contact sheet
 REPORT_ROWS = 500_000  # rows that a report looks at, some 300 MB; run.json counts all
 
 _MEASURED = TypeAdapter(Measured)
@@ -67,11 +68,11 @@ def write_report(output: Store, images: Store, record: RunRecord, rows: pl.DataF
     return output.uri_of(key)
 
 
-def contact_sheet(output: str, record: RunRecord, settings: RunSettings, most: int = 12) -> str:
+def contact_sheet(output: str, record: RunRecord, settings: RunSettings) -> str:
     """Photos of a finished run with their answers, as Markdown with thumbnails of some 7 kB each."""
     frames = read_frames(open_store(output, s3=settings.s3), record.run)
     rows = next(frames, parquet.empty(ROW_SCHEMA))  # its first shard has more than enough
-    return render_sheet(rows, open_store(record.run.images_uri, s3=settings.s3), settings.limits, most)
+    return render_sheet(rows, open_store(record.run.images_uri, s3=settings.s3), settings.limits, SHEET_PRODUCTS)
 
 
 def write_measured(output: Store, run: RunInfo, session: str, measured: Measured) -> None:

@@ -101,7 +101,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFacto
     monkeypatch.setattr(parity_gate, "import_vllm", lambda *, cpu: None)
     for module in (merged_model, start):
         monkeypatch.setattr(module, "begin_imports", lambda *, cpu: None)
-    monkeypatch.setattr(merged_model, "_process", lambda: ThreadPoolExecutor(1))  # which sees what is changed here
+    monkeypatch.setattr(merged_model, "forked", lambda: ThreadPoolExecutor(1))  # which sees what is changed here
     monkeypatch.setattr(merged_model, "_answer", fake.answer)
     for module in (comparing, parity_gate, start):
         monkeypatch.setattr(module, "choose_engine", lambda name, device="auto": "vllm")

@@ -12,7 +12,6 @@ import polars as pl
 import pytest
 
 import enrich
-from enrich.cli.options import parse_deadline, parse_duration
 from enrich.cli.runs import publish, rollback
 from enrich.engines.adapter import read_adapter
 from enrich.errors import UsageError
@@ -22,6 +21,7 @@ from enrich.pipeline.run import deadline, enrichment, start
 from enrich.pipeline.run.enrichment import run_enrichment
 from enrich.pipeline.run.request import RunRequest
 from enrich.pipeline.run.start import circumstances, dry_run, fingerprint
+from enrich.settings.duration import parse_deadline, parse_duration
 from enrich.settings.photos import PhotoLimits
 from enrich.settings.run import GateSettings, RunSettings
 from enrich.settings.storage import S3Settings
