@@ -39,7 +39,7 @@ class Columns(Settings):
     rates: dict[str, float] = Field(
         default={},
         description="What a unit of each currency is worth in the catalog's, the one at 1: {EUR: 1, USD: 0.92}; "
-        "left out: several currencies are refused",
+        "left out: several currencies are refused. {SEK: 1} alone says what kr stands for where no column does",
     )
     cents: bool = Field(default=False, description="Prices are in hundredths: 1299 is 12.99")
     image_path: str = Field(
