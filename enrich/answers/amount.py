@@ -153,7 +153,10 @@ def _currency(text: str, before: str, after: str, expected: str | None) -> str |
     if not shared:
         raise AmountError(f"{_shown(text)} names two currencies")
     if not shared[0]:
-        raise AmountError(f"the currency of {_shown(text)} may be any of {', '.join(shared[1:])}; specify it")
+        raise AmountError(
+            f"the currency of {_shown(text)} may be any of {', '.join(shared[1:])}; name it in a currency column, or in "
+            f"the settings as `columns: {{rates: {{{shared[-1]}: 1}}}}`"
+        )
     return shared[0]
 
 

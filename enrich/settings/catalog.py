@@ -39,7 +39,7 @@ class Columns(Settings):
     rates: dict[str, float] = Field(
         default={},
         description="Value of a unit of each currency in the catalog's own currency, which is 1: {EUR: 1, USD: 0.92}; "
-        "empty: several currencies are refused",
+        "empty: several currencies are refused. {SEK: 1} alone says what kr means if no column does",
     )
     cents: bool = Field(default=False, description="Prices are in hundredths: 1299 is 12.99")
     image_path: str = Field(

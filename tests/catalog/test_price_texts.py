@@ -79,6 +79,20 @@ def test_several_currencies_are_converted_by_rates(tmp_path: Path) -> None:
             Columns.model_validate({"rates": rates})
 
 
+def test_what_a_shared_sign_stands_for_can_be_set(tmp_path: Path) -> None:
+    write_photos(tmp_path)
+    cells = ["299 kr", "1 299 kr", "49,90 kr", "299:- kr"]
+    (tmp_path / "catalog.csv").write_text(csv_text(products(4, price=cells.__getitem__, currency="")))
+    catalog = read_catalog(tmp_path, COLUMNS)
+    assert [one.price for one in catalog.products] == [None] * 4
+    assert catalog.unread[0].detail == (
+        "the currency of '299 kr' may be any of DKK, ISK, NOK, SEK; name it in a currency column, or in the "
+        "settings as `columns: {rates: {SEK: 1}}`"
+    )
+    catalog = read_catalog(tmp_path, Columns.model_validate(COLUMNS.model_dump() | {"rates": {"SEK": 1}}))
+    assert (catalog.currency, [one.price for one in catalog.products]) == ("SEK", [299, 1299, 49.9, None])
+
+
 def test_prices_in_cents_are_hundredths(tmp_path: Path) -> None:
     write_photos(tmp_path)
     (tmp_path / "catalog.csv").write_text(csv_text(products(4, price="1299")))
