@@ -154,8 +154,8 @@ def _currency(text: str, before: str, after: str, expected: str | None) -> str |
         raise AmountError(f"{_shown(text)} names two currencies")
     if not shared[0]:
         raise AmountError(
-            f"the currency of {_shown(text)} may be any of {', '.join(shared[1:])}; name it in a currency column, or in "
-            f"the settings as `columns: {{rates: {{{shared[-1]}: 1}}}}`"
+            f"the currency of {_shown(text)} may be any of {', '.join(shared[1:])}; name it in a currency column, or "
+            f"in the settings as `columns: {{rates: {{{shared[-1]}: 1}}}}`"
         )
     return shared[0]
 
