@@ -96,6 +96,6 @@ def disk_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename if isinstance(error.filename, str) else folder
         raise RunFailed(
-            f"{where}: {error.strerror or error}; make room there, or name another location: the output, {VARIABLE} for "
-            "unfinished work and merged weights, or TMPDIR for what ends with the command"
+            f"{where}: {error.strerror or error}; make room there, or name another location: the output, {VARIABLE} "
+            "for unfinished work and merged weights, or TMPDIR for what ends with the command"
         ) from error
