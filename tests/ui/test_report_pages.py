@@ -127,7 +127,7 @@ def test_everything_is_there_and_the_models_text_stays_text(open_page: Callable[
     text = page.inner_text("body")
 
     wanted = (
-        "0.02", "cost of 1,000 products", "cost of the run, at 0.40 USD an hour",
+        "0.02", "cost per 1,000 products", "cost of the run at 0.40 USD an hour",
         "What changed since the last run", "Cap, Coats, 100",
         "1 products already had a good answer: 1 got another category", "Why products need review", "answer_malformed",
         "Prices, true and estimated", "Is the confidence right?", "Coverage of the price intervals by category",
