@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import State
 from enrich.catalog.read import row_digests
 from enrich.catalog.split import split_catalog
 from enrich.catalog.taught import read_taught
+from enrich.engines.adapter import adapter_id
 from enrich.pipeline import standing
 from enrich.pipeline.challenging import Challenge
 from enrich.pipeline.finetuning import Finetuned
@@ -49,14 +50,12 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Made:
     return calls
 
 
-def compared(new: str, old: str, *, better: bool) -> Challenge:
+def compared(new: Path, old: Path, *, better: bool) -> Challenge:
     """A comparison that the new adapter wins, or loses at categories."""
     high = 0.01 if better else -0.2
     found = Difference(measure="category", what="categories right", new=0.5, standing=0.9, low=-0.6, high=high)
     contests = (Contest(labels="today's labels", products=300, differences=(found,)),)
-    return Challenge(
-        new=standing.identity(new), standing=standing.identity(old), contests=contests, changed=0.4, decided=0
-    )
+    return Challenge(new=adapter_id(new), standing=adapter_id(old), contests=contests, changed=0.4, decided=0)
 
 
 @pytest.fixture
@@ -111,8 +110,8 @@ def test_a_new_adapter_that_is_worse_does_not_serve_until_a_person_promotes_it(
 ) -> None:
     comparisons: list[str] = []
 
-    def lost(new: str, old: str, *_: object) -> Challenge:
-        comparisons.append(new)
+    def lost(new: Path, old: Path, *_: object) -> Challenge:
+        comparisons.append(str(new))
         return compared(new, old, better=False)
 
     run(shop)
