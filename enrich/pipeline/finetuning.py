@@ -39,7 +39,7 @@ from enrich.settings.training import TrainSettings
 from enrich.storage import real_place, write_tree
 from enrich.storage.cache import disk_errors
 from enrich.storage.read_ahead import read_ahead
-from enrich.storage.tree import local_tree_or_file, work_directory
+from enrich.storage.tree import check_target, local_tree_or_file, work_directory
 from enrich.train.device import is_main_process, one_group
 from enrich.train.examples import UNREADABLE, check_answers, needed_budget
 from enrich.train.opening import model_errors, open_first, open_processor
@@ -183,6 +183,7 @@ def overfit(
 def _check_places(catalog: str, out: str) -> None:
     check_replaced(out, catalog, "catalog")
     check_outside(out, f"{Path(catalog).parent if Path(catalog).is_file() else catalog}/images")
+    check_target(out, last=RECORD_FILE)
 
 
 def _prepare(

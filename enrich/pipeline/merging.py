@@ -26,10 +26,10 @@ from enrich.pipeline.drawn import SIZES, draw_photo
 from enrich.pipeline.kept_apart import check_replaced
 from enrich.pipeline.progress import Progress, silent
 from enrich.settings.training import MergeSettings
-from enrich.storage import is_s3, open_store, write_tree
+from enrich.storage import write_tree
 from enrich.storage.cache import disk_errors
 from enrich.storage.staged import staged_folder
-from enrich.storage.tree import local_tree, work_directory
+from enrich.storage.tree import check_target, local_tree, work_directory
 from enrich.train import merge_check
 from enrich.train.export import versions
 from enrich.train.record import MergeCheck
@@ -62,8 +62,7 @@ def merge(
         RunFailed: the merged model is not the adapter; nothing was written.
     """
     check_replaced(out, adapter, "adapter")
-    if is_s3(out):
-        open_store(out)  # a missing bucket is found before the work, not after it
+    check_target(out, last=RECORD_FILE)
     with local_tree(adapter) as directory, disk_errors(work_directory(out, "merging")):
         loaded = open_adapter(directory, base)
         source = base_of(loaded)

@@ -106,6 +106,22 @@ def work_directory(uri: str, purpose: str) -> Path:
     return target.with_name(f".{target.name}.{purpose}")
 
 
+def check_target(uri: str, *, last: str) -> None:
+    """Find out before long work that its result could not be written to `uri` by `write_tree`.
+
+    On S3 only the bucket is looked at: what a killed upload left there cannot be told from files of others yet.
+
+    Raises:
+        UsageError: no such bucket, or the target is a file, contains other files, or could not be made.
+    """
+    if is_s3(uri):
+        from enrich.storage.s3 import open_s3
+
+        open_s3(uri)
+        return
+    _replaceable(open_local(uri, must_exist=False, create=False), [], last)
+
+
 def write_tree(local: Path, uri: str, *, last: str) -> None:
     """Copies a whole directory to `uri`, or nothing. Only files and their bytes: no permissions, no empty directories.
 

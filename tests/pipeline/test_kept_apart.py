@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from enrich.errors import UsageError
-from enrich.pipeline.finetuning import finetune
+from enrich.pipeline.finetuning import finetune, rehearse
 from enrich.pipeline.merging import merge
 from enrich.pipeline.run.request import RunRequest
 from enrich.pipeline.run.start import dry_run, start_run
@@ -84,3 +84,22 @@ def test_what_is_written_whole_never_replaces_what_it_is_made_from(tmp_path: Pat
             merge(str(adapter), str(out), MergeSettings())
     with pytest.raises(UsageError, match="is the adapter itself"):
         score_adapter(str(adapter), str(shop), RunSettings(), out=f"{tmp_path}/link/adapter/")
+
+
+def test_a_place_that_cannot_be_written_to_is_found_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "shop" / "images").mkdir(parents=True)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("precious")
+    catalog, full = str(tmp_path / "shop"), str(tmp_path / "full")
+    for work in (
+        lambda out: finetune(catalog, out, TrainSettings()),
+        lambda out: rehearse(catalog, out, TrainSettings()),
+        lambda out: merge(str(tmp_path / "no-adapter"), out, MergeSettings()),
+    ):
+        with pytest.raises(
+            UsageError, match=r"full: holds other files \(thesis\.txt\) and no \w+\.json; name an empty"
+        ):
+            work(full)
+        with pytest.raises(UsageError, match=r"thesis\.txt: is a file; name a directory"):
+            work(f"{full}/thesis.txt/below")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.txt"]

@@ -148,7 +148,7 @@ def test_the_command(adapter: Path, base: Path, tmp_path: Path, run_cli: RunCli)
     [
         ("--adapter {tmp}/none --out {tmp}/out", "{tmp}/none: no such directory; check the path"),
         ("--adapter {tmp} --out {tmp}/out", "adapter_config.json is missing; the adapter is incomplete"),
-        ("--adapter {adapter} --out {tmp}/file", "out {tmp}/file: is a file; name a directory"),
+        ("--adapter {adapter} --out {tmp}/file", "{tmp}/file: is a file; name a directory"),
         (
             "--adapter {adapter} --out {tmp}/out --base {other}",
             "does not fit its base {other}: eos_token_id differs",
