@@ -89,7 +89,7 @@ def photos_of(
                 except ImageRefused:
                     continue
                 except DecodingFailed as error:
-                    raise RunFailed(f"photo {path}: {error}; start again") from error
+                    raise RunFailed(f"photo {path}: {error}; run again") from error
                 photo = with_first_look(photo, how, None if further else first)
                 found.append((photo, hashlib.sha256(data).hexdigest()))
             return show(product.product_code, found, how.photos_per_product) if found else None

@@ -166,7 +166,7 @@ def read_photo(path: str, limits: PhotoLimits, decoders: Decoders, *, further: b
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         raise Unusable(f"photo {path}: {error.strerror or error}", UNREADABLE) from error
     except DecodingFailed as error:
-        raise RunFailed(f"photo {path}: {error}; start again") from error
+        raise RunFailed(f"photo {path}: {error}; run again") from error
     except OSError as error:  # too many open files, a disk that fails
         raise RunFailed(f"photo {path}: {error.strerror or error}; fix that and run again") from error
 

@@ -153,7 +153,7 @@ def test_a_diverged_run_stops_and_keeps_its_best_adapter(job: TinyJob, tmp_path:
     assert codes == 1
     assert message == (
         "training: 5 steps in a row, the last of them 8 (WHICH), had a non-finite gradient; lower learning_rate and "
-        f"start again; the best adapter so far is kept in {kept}"
+        f"run again; the best adapter so far is kept in {kept}"
     )
     assert (kept / "adapter_model.safetensors").is_file()
 
