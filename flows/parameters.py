@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, field_validator
 
+from enrich.cli.options import MOST_DAYS
 from enrich.errors import UsageError
 from enrich.pipeline.adapter_cache import Retrain
 from enrich.settings.base import Settings
@@ -82,7 +83,7 @@ class Retraining(Settings):
     """How much of a catalog has to change for another adapter."""
 
     rows: int | None = Field(default=None, ge=1, description="Rows changed at least; left out: a twentieth of them")
-    days: float = Field(default=30.0, gt=0, description="Days after which a single changed row is enough")
+    days: float = Field(default=30.0, gt=0, le=MOST_DAYS, description="Days after which a single changed row is enough")
 
     def limits(self) -> Retrain:
         """As the pipeline takes it."""
