@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 from enrich.errors import UsageError
 from enrich.pipeline.adapter_cache import Retrain
 from enrich.settings.base import Settings
+from enrich.settings.duration import MOST_DAYS
 from enrich.settings.load import COMMANDS, check
 from enrich.settings.plain_yaml import line_of, parse_yaml
 from enrich.settings.run import RunSettings
@@ -82,7 +83,7 @@ class Retraining(Settings):
     """How much of a catalog must change before another adapter is trained."""
 
     rows: int | None = Field(default=None, ge=1, description="Minimum of changed rows; null: a twentieth of all")
-    days: float = Field(default=30.0, gt=0, description="Days after which a single changed row is enough")
+    days: float = Field(default=30.0, gt=0, le=MOST_DAYS, description="Days after which a single changed row is enough")
 
     def limits(self) -> Retrain:
         """For the pipeline."""

@@ -20,7 +20,7 @@ def check_until(text: object) -> object:
             parse_duration(str(text))
         elif clock[3]:
             ZoneInfo(clock[3])
-    except (UsageError, ValueError, ZoneInfoNotFoundError) as error:
+    except (UsageError, ValueError, OSError, ZoneInfoNotFoundError) as error:  # OSError: `Europe` is a directory
         raise ValueError(f"{text!r} is not a time; write 6h, 90m, 07:30 or 07:30 Europe/Berlin") from error
     return text
 

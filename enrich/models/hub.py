@@ -1,5 +1,6 @@
 """Finding checkpoints: in a directory, or at the Hugging Face hub."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,  # of httpx or of httpx2, whichever this version of the hub's client uses
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -60,7 +62,7 @@ def _hub_errors(place: str, name: str) -> Iterator[None]:
         raise CheckpointError(place, f"not found on the hub, or private; check the name {login}") from error
     except RevisionNotFoundError as error:
         raise CheckpointError(place, "the hub has no such revision; leave it out, or give a full commit") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, HTTPError, json.JSONDecodeError) as error:
         reason = " ".join(str(error).split()).split(". ")[0]
         advice = "check the name and the network, or give a local directory"
         away = not isinstance(error, HfHubHTTPError) or error.response.status_code >= 500

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from enrich.errors import UsageError
 
-_MOST = timedelta(days=36_500)
+MOST_DAYS = 36_500  # of a duration: a date that long ago can still be written
 
 
 def parse_duration(text: str) -> timedelta:
@@ -14,8 +14,8 @@ def parse_duration(text: str) -> timedelta:
     if not match or not any(match.groups()):
         raise UsageError(f"{text!r} is not a duration; write 90d, 6h, 2h30m or 45s")
     days, hours, minutes, seconds = (int(part[:18]) for part in match.groups("0"))
-    if ((days * 24 + hours) * 60 + minutes) * 60 + seconds > _MOST.total_seconds():
-        raise UsageError(f"{text!r} is more than {_MOST.days:,} days; write a shorter time")
+    if ((days * 24 + hours) * 60 + minutes) * 60 + seconds > MOST_DAYS * 86_400:
+        raise UsageError(f"{text!r} is more than {MOST_DAYS:,} days; write a shorter time")
     return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
 
 

@@ -163,6 +163,18 @@ def test_a_wrong_line_is_named_with_what_is_wrong_there(text: str, message: str)
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("until", ["07:30 Europe", "07:30 Mars/Base", "07:30 ../zone", "40000d"])
+def test_what_is_not_a_time(until: str) -> None:
+    """Europe is a folder of time zones."""
+    with pytest.raises(UsageError, match=f"'{until}' is not a time; write 6h, 90m, 07:30 or 07:30 Europe/Berlin"):
+        adhoc(f"until when: {until}")
+
+
+def test_days_that_no_date_can_be_away() -> None:
+    with pytest.raises(UsageError, match=r"line 1: retrain.days: Input should be less than or equal to 36500"):
+        read_text(NightlySettings, "retrain: {days: 1.0e+9}", "run", ANSWERING)
+
+
 def test_settings_that_do_not_go_together_are_reported_in_one_line() -> None:
     with pytest.raises(
         UsageError, match="effective_batch_size 16 is not a multiple of batch_size 5; change that value"

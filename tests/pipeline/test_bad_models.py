@@ -23,7 +23,7 @@ from enrich.settings.training import TrainSettings
 from enrich.train.export import write_adapter
 from enrich.train.lora import add_lora
 from enrich.vocabulary import RECORD_FILE
-from tests.testing.badweb import serve
+from tests.testing.badweb import Answer, reply, reset, serve
 from tests.testing.catalogs import write_catalog
 from tests.testing.cli import RunCli
 from tests.testing.hub import Hub
@@ -264,6 +264,17 @@ def test_a_model_that_the_hub_does_not_give(hub: Hub, model: Path, refusal: Call
     assert refusal("maker/old") == (
         "model maker/old at revision main: the hub has no such revision; leave it out, or give a full commit"
     )
+    advice = "check the name and the network, or give a local directory"
+    answers: dict[str, Answer] = {
+        "maker/away": lambda request, _: reset(request),  # the connection breaks
+        "maker/round": reply(302, b"", Location="/api/models/maker/round/revision/main"),
+        "maker/login": reply(200, b"<html>log in to this network</html>"),
+    }
+    for name, answer in answers.items():
+        hub.web.answers[f"/api/models/{name}/revision/main"] = answer
+        line = refusal(name)
+        assert line.startswith(f"model {name} at revision main: cannot be fetched (")
+        assert line.endswith(f"); {advice}")
     assert refusal("not a name") == "model not a name: neither a local directory nor a Hub name"
 
 
