@@ -41,7 +41,7 @@ class Prompt(BaseModel):
     unknown: PlainLine = WORDINGS["en"].unknown
     currency: str | None = None
     price_unit: PriceUnit = "whole"
-    max_new_tokens: int = Setting(default=SHORTEST_BUDGET, ge=8)
+    max_new_tokens: int = Setting(default=SHORTEST_BUDGET, ge=8, le=4096)
     category_path: bool = False  # a category is a path such as WOMAN > SHOES > PUMPS, else a leaf whatever it holds
     category_ids: Mapping[str, str] = {}  # category -> its id in a standard's table, where one was named
     terse: bool = False

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from enrich.answers.calibration import CALIBRATION_FILE, Calibration
 from enrich.answers.prompt import PROMPT_FILE, Prompt
@@ -133,6 +134,16 @@ class _Lora(_Read):
     revision: str | None = None
     r: int = Field(ge=1, le=4096)
     lora_alpha: float = Field(gt=0)
+    target_modules: str | list[str] | None = None  # the former is a regular expression
+
+    @field_validator("target_modules")
+    @classmethod
+    def _compiles(cls, found: str | list[str] | None) -> str | list[str] | None:
+        try:
+            re.compile(found if isinstance(found, str) else "")
+        except re.error as error:
+            raise ValueError(str(error)) from error
+        return found
 
 
 class _Preflight(_Read):

@@ -254,9 +254,14 @@ def _weight_files(directory: Path) -> list[str]:
     index = read_object(directory / _INDEX)
     weight_map = index.get("weight_map")
     names: list[Any] = list(weight_map.values()) if isinstance(weight_map, dict) else [None]
-    if not isinstance(index.get("metadata"), dict) or not all(isinstance(name, str) for name in names):
+    if not isinstance(index.get("metadata"), dict) or not all(map(_is_file_name, names)):
         raise ValueError(f"{directory}/{_INDEX} is damaged; fetch it again")
     return sorted(set(names))
+
+
+def _is_file_name(name: Any) -> bool:
+    """Whether it names a file of this directory. An index from outside could name any other file of the machine."""
+    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
 
 
 def need(directory: Path, what: str, *candidates: Path) -> None:

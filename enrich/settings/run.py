@@ -91,6 +91,7 @@ class RunSettings(Settings):
     max_new_tokens: int | None = Field(
         default=None,
         ge=8,
+        le=4096,
         description="Maximum length of an answer in tokens; null: what the adapter's prompt says",
     )
     base: str | None = Field(

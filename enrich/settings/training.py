@@ -134,6 +134,7 @@ class TrainSettings(Settings):
     max_new_tokens: int | None = Field(
         default=None,
         ge=8,
+        le=4096,
         description="Maximum length of an answer in tokens; rows with longer ones are left out. null: a quarter more "
         "than the catalog's longest answer takes, at least 64",
     )

@@ -76,6 +76,7 @@ COLOUR = {"name": "colour", "kind": "choice", "label": "Colour", "column": "colo
         ({"temperature": 1}, "temperature: Extra inputs are not permitted"),
         ({"version": "1"}, "version: Input should be '2'"),
         ({"max_new_tokens": 0}, "max_new_tokens: Input should be greater than or equal to 8"),
+        ({"max_new_tokens": 10**9}, "max_new_tokens: Input should be less than or equal to 4096"),
         ({"fields": FIELDS[:2]}, "fields: title (text) and category (choice) come first, price (number)"),
         ({"fields": [*FIELDS, COLOUR]}, "fields: title (text) and category (choice) come first, price"),
         ({"fields": [FIELDS[0] | {"required": False}, *FIELDS[1:]]}, "fields: title and category are required"),

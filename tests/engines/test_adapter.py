@@ -116,6 +116,7 @@ LORA = '{"peft_type": "LORA", "base_model_name_or_path": %s, "r": 2, "lora_alpha
         ("adapter_config.json", '{"peft_type": "LORA"}', NO_LORA),
         ("adapter_config.json", LORA % '""', NO_LORA),
         ("adapter_config.json", LORA % '["base"]', NO_LORA),
+        ("adapter_config.json", LORA % '"base", "target_modules": "(q_proj"', NO_LORA),
         ("preprocessor_config.json", "", NO_CROPS),
         ("preprocessor_config.json", "{}", NO_CROPS),
         ("preprocessor_config.json", '{"num_crops": "many"}', NO_CROPS),

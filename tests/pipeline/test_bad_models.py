@@ -122,6 +122,8 @@ def index(model: Path, **changes: Any) -> None:
         (lambda m: of_text(m, rope_parameters={"rope_type": "spiral"}),
          "config.json describes no model (KeyError: 'spiral'); fetch it again"),
         (lambda m: index(m, metadata=None), "{m}/model.safetensors.index.json is damaged; fetch it again"),
+        (lambda m: index(m, weight_map={"a": "../a.safetensors"}),
+         "{m}/model.safetensors.index.json is damaged; fetch it again"),
         (lambda m: index(m, weight_map={"a": "b.safetensors"}),
          "no b.safetensors; give a complete checkpoint directory"),
         (lambda m: edit(m / "preprocessor_config.json", patch_size=7),
