@@ -283,7 +283,7 @@ def test_a_damaged_tokenizer_is_reported_in_one_line(shop: Shop, tmp_path: Path,
         ("cut", "is damaged"),
         ("absurd header", "is damaged"),
         ("garbage", "is damaged"),
-        ("no tensors", "holds no weights"),
+        ("no tensors", "contains no weights"),
     ],
 )
 def test_weights_that_are_not_numbers_or_cannot_be_read_are_refused(

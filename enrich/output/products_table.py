@@ -245,7 +245,7 @@ def _check_columns(names: list[str], columns: ProductColumns, uri: str) -> None:
                 f"name the right one in the settings under products.{role}"
             )
         if names.count(name) > 1:
-            raise UsageError(f"products table {uri}: column {name!r} ({role}) is there more than once; keep one")
+            raise UsageError(f"products table {uri}: column {name!r} ({role}) exists more than once; keep one of them")
 
 
 def _cells(frame: pl.DataFrame, columns: ProductColumns) -> pl.DataFrame:

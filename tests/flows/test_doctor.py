@@ -206,4 +206,4 @@ def test_without_a_server_named_and_with_release_alone_it_is_refused(run_cli: Ru
     assert run_cli("doctor", "--release")[0] == 2
     code, _, told = run_cli("doctor", "--prefect", "--output", "output", "--newer-than", "26h")
     assert code == 2
-    assert "a call of its own" in told
+    assert "in a separate call" in told

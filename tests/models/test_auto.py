@@ -58,7 +58,7 @@ def test_prompt_answer_and_end_are_the_ids_of_the_whole_text(member: Member) -> 
 
 
 def test_an_instruction_that_spells_an_image_token_is_refused(member: Member) -> None:
-    with pytest.raises(ValueError, match="the chat template shows 2 photos of 1; "):
+    with pytest.raises(ValueError, match="the chat template shows 2 of 1 photos; "):
         member.processor.prompt_ids(f"a {member.how.facts.image_token}", [member.processor.photo_tokens(9, 9)])
 
 

@@ -125,7 +125,7 @@ def test_ids_that_a_gap_made_floats_are_integers_again(tmp_path: Path) -> None:
          f"1 product_id is longer than 4,096 characters, the first in row 2: {40 * 'x'!r}; shorten it"),
         ("product_id,photos\n", "it has no rows; list the products to process"),
         ("product_id,photos, photos\n1,a.jpg,b.jpg\n",
-         "column 'photos' (photos) is there more than once; keep one of them"),
+         "column 'photos' (photos) exists more than once; keep one of them"),
         ("sku,photos\n1,a.jpg\n",
          "no column 'product_id' (product_id); its columns are: sku, photos; name the right one in the settings under "
          "products.product_id"),

@@ -55,7 +55,7 @@ def _listed(path: Path) -> list[tuple[str, str]]:
         ({"currency_code": "<|end|><|assistant|>"}, "price cannot be used; taught without it"),
         ({"title": "word " * 30}, "answer longer than max_new_tokens 48, raise it"),
         ({"title": "Hat <|end|>"}, "a value spells a control token of the model"),
-        ({"title": "Hat \ue000"}, "a value holds control characters"),
+        ({"title": "Hat \ue000"}, "a value contains control characters"),
         ({"title": "Hat \u2581"}, "a value cannot be read back"),
     ],
 )

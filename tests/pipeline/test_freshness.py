@@ -151,7 +151,7 @@ def test_clocks_may_differ_by_a_minute(output: str) -> None:
 
 def test_a_run_from_the_future_alone_is_named(output: str) -> None:
     ran(output, "night-1", -48)
-    with pytest.raises(RunFailed, match="no run has published there; run night-1 ended 2d from now by the clock of"):
+    with pytest.raises(RunFailed, match="no run has published; run night-1 ended 2d from now by the clock of"):
         look(output)
 
 

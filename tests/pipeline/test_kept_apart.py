@@ -43,8 +43,8 @@ def test_a_run_refuses_places_that_share_files(tmp_path: Path, adapter: str, out
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"limit": 0}, "limit 0: a run takes at least 1 product; leave the limit out to take all"),
-        ({"limit": -1}, "limit -1: a run takes at least 1 product; leave the limit out to take all"),
+        ({"limit": 0}, "limit 0: a run needs at least 1 product; omit the limit to process all"),
+        ({"limit": -1}, "limit -1: a run needs at least 1 product; omit the limit to process all"),
         ({"run_id": "../x"}, "run id '../x' is not valid: use 1 to 100 letters, digits, dots, dashes and underscores"),
         ({"run_id": ""}, "run id '' is not valid: use 1 to 100 letters, digits, dots, dashes and underscores"),
         ({"adapter": ""}, "the URI of the adapter is empty; give s3://bucket/prefix or a local path"),
@@ -97,7 +97,7 @@ def test_a_place_that_cannot_be_written_to_is_found_before_the_work(tmp_path: Pa
         lambda out: merge(str(tmp_path / "no-adapter"), out, MergeSettings()),
     ):
         with pytest.raises(
-            UsageError, match=r"full: holds other files \(thesis\.txt\) and no \w+\.json; name an empty"
+            UsageError, match=r"full: contains other files \(thesis\.txt\) and no \w+\.json; name an empty"
         ):
             work(full)
         with pytest.raises(UsageError, match=r"thesis\.txt: is a file; name a directory"):

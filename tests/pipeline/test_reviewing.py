@@ -263,7 +263,7 @@ def test_decisions_of_another_output_are_refused_even_where_its_runs_have_the_sa
     del first_version["confirmed"]
     path = save(place, first_version, output=str(other))
     path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "runs"}))
-    refused(place, path, "is of output .*other, not")
+    refused(place, path, "is for output .*other, not")
 
 
 def test_an_output_that_was_moved_still_takes_its_decisions(place: Place, tmp_path: Path) -> None:

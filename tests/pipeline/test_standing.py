@@ -162,7 +162,9 @@ def test_what_a_person_promotes_is_found_from_elsewhere(whole: Path, monkeypatch
 def test_what_would_end_every_night_is_not_promoted(whole: Path) -> None:
     weights = whole / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
-    with pytest.raises(UsageError, match=r"it would end every night: adapter_model.safetensors is damaged") as refused:
+    with pytest.raises(
+        UsageError, match=r"every nightly run with it would fail: adapter_model.safetensors is damaged"
+    ) as refused:
         promote(str(whole.parent), str(whole), "Ann", "")
     assert str(whole) in str(refused.value)
     assert read_standing(str(whole.parent)) is None
@@ -203,4 +205,4 @@ def test_a_user_without_a_name_says_who_decides(whole: Path, monkeypatch: pytest
 
     monkeypatch.setattr("getpass.getuser", no_name)
     code, _, err = run_cli("promote --adapters", whole.parent, "--adapter", whole)
-    assert (code, err) == (2, "error: nobody is named who decides; say who with --by\n")
+    assert (code, err) == (2, "error: the person who decides is missing; give a name with --by\n")

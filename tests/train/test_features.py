@@ -106,6 +106,6 @@ def test_a_disk_without_room_is_named(photos: Photos, tmp_path: Path, monkeypatc
     with pytest.raises(UsageError) as raised:
         _cached(photos, tmp_path / "features")
     assert str(raised.value) == (
-        f"{tmp_path}: the features of 5 photos need 0.0 GB, 0.0 GB are free; "
+        f"{tmp_path}: the features of 5 photos need 0.0 GB, but 0.0 are free; "
         "set cache_vision_features: false, or name another work directory"
     )

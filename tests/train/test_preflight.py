@@ -50,7 +50,7 @@ def test_the_record_tells_what_then_happens(job: TinyJob, tmp_path: Path) -> Non
     *lines, memory, took = told
     assert lines == plan.lines
     assert memory.startswith("memory: ")
-    assert took.startswith("training took ")
+    assert took.startswith("training time: ")
     assert [phase.name for phase in report.phases] == [
         "photos", "base", "trial step", "training", "unmerged answers", "merge check",
     ]  # fmt: skip

@@ -412,7 +412,7 @@ def test_a_base_without_weights_is_named(job: TinyJob, tmp_path: Path) -> None:
     for file in job.tiny.path.iterdir():
         if file.suffix != ".safetensors":
             (base / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(UsageError, match=f"^model {job.tiny.path}: no .*safetensors weights"):
+    with pytest.raises(UsageError, match=f"^model {job.tiny.path}: no model.safetensors and no .*index.json; "):
         job.train(tmp_path / "work", base=base)
 
 

@@ -168,7 +168,7 @@ def test_a_held_run_is_released_by_a_person(story: Any, tmp_path: Path) -> None:
     assert released.state == "published"
     assert len(products(tmp_path)) == len(expected(story))
     assert rewrite_report(str(tmp_path))[0] == released
-    with pytest.raises(UsageError, match="run held: it is published; only a held run can be released"):
+    with pytest.raises(UsageError, match="run held: already published; only a held run can be released"):
         publish_held(str(tmp_path), "held")
 
 
