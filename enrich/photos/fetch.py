@@ -103,20 +103,22 @@ def fetcher(
     def fetch_items(items: Iterable[ManifestItem | None]) -> Iterator[Fetched]:
         rest = iter(items)
         waiting: set[Future[Fetched]] = set()
+        done: set[Future[Fetched]] = set()
         in_flight = 0
         try:
             while True:
+                # Before each product, even if several finished at once: the next shard is asked for in time.
                 while in_flight < settings.in_flight and (item := next(rest, None)):
                     waiting.add(threads.submit(fetch_product, item))
                     in_flight += min(needed, len(item.photos))
-                if not waiting:
+                if not done and not waiting:
                     return
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                while done:  # popped, so that pixels are freed when the consumer is done with it
-                    fetched = done.pop().result()
-                    in_flight -= min(needed, len(fetched.item.photos))
-                    yield fetched
-                    del fetched
+                if not done:
+                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                fetched = done.pop().result()  # popped, so that pixels are freed when the consumer is done with it
+                in_flight -= min(needed, len(fetched.item.photos))
+                yield fetched
+                del fetched
         finally:
             for future in waiting:
                 future.cancel()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 
 from enrich.errors import RunFailed
 from enrich.photos import decoders
+from enrich.photos import fetch as fetch_module
 from enrich.photos.decode import Admit, Photo, Preparation, prepare
 from enrich.photos.fetch import Fetched, FetchedPhoto, fetcher
 from enrich.settings.photos import PhotoLimits
@@ -311,6 +313,22 @@ def test_items_are_taken_only_as_there_is_room(local: Store) -> None:
             assert next(results).shown
             assert taken - consumed < SETTINGS.in_flight
         results.close()  # type: ignore[attr-defined]
+
+
+def test_items_are_taken_between_photos_that_arrive_together(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a worker asks for its next shard only after it was given the last photo of the one before."""
+    monkeypatch.setattr(fetch_module, "wait", lambda futures, return_when: wait(futures))
+    taken = 0
+
+    def listed() -> Iterator[ManifestItem]:
+        nonlocal taken
+        for number in range(4):
+            local.put(f"{number}.jpg", jpeg(number))
+            taken += 1
+            yield item(f"{number}.jpg")
+
+    with fetcher(local, SETTINGS.model_copy(update={"in_flight": 2}), HOW) as fetch_items:
+        assert [taken for _ in fetch_items(listed())] == [2, 3, 4, 4]
 
 
 def test_one_set_of_processes_serves_many_manifests(local: Store) -> None:
