@@ -93,7 +93,7 @@ def write_workbook(path: Path, tables: Iterable[pl.DataFrame], amounts: Collecti
             amount = shown[decimals(row["currency"])]
             for column, (name, cell) in enumerate(row.items()):
                 if isinstance(cell, str):
-                    runs = cell.lstrip().startswith(tuple(FORMULA))
+                    runs = cell.startswith(tuple(FORMULA)) or cell.lstrip().startswith(tuple(FORMULA))
                     sheet.write_string(number, column, cell[:MOST_CHARACTERS], quoted if runs else None)
                 elif cell is not None:
                     sheet.write_number(number, column, cell, amount if name in amounts else None)

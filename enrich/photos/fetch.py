@@ -111,9 +111,9 @@ def fetcher(
                 while in_flight < settings.in_flight and (item := next(rest, None)):
                     waiting.add(threads.submit(fetch_product, item))
                     in_flight += min(needed, len(item.photos))
-                if not done and not waiting:
-                    return
                 if not done:
+                    if not waiting:
+                        return
                     done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 fetched = done.pop().result()  # popped, so that pixels are freed when the consumer is done with it
                 in_flight -= min(needed, len(fetched.item.photos))

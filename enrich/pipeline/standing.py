@@ -1,7 +1,10 @@
 """Which adapter serves: stored with the adapters, changed by a nightly run that finds a better one, or by a person."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -66,18 +69,15 @@ def promote(adapters: str, adapter: str, person: str, why: str) -> Standing:
     """
     if not person.strip():
         raise UsageError("the person who decides is missing; give a name with --by")
-    if is_adapter(adapter) and (reason := _unusable(adapter)):
-        raise UsageError(f"adapter {adapter}: every nightly run with it would fail: {reason}")
-    return _let_serve(adapters, adapter, one_line(person), one_line(why))
+    with _opened(adapter) as folder:
+        if reason := _unusable(folder):
+            raise UsageError(f"adapter {adapter}: every nightly run with it would fail: {reason}")
+        return _let_serve(adapters, adapter, adapter_id(folder), one_line(person), one_line(why))
 
 
-def _let_serve(adapters: str, adapter: str, person: str | None, why: str, id: str | None = None) -> Standing:
-    if not is_adapter(adapter):
-        raise UsageError(f"adapter {adapter}: not found; name one that `enrich finetune` wrote")
+def _let_serve(adapters: str, adapter: str, id: str, person: str | None, why: str) -> Standing:
     # The nightly run has another working directory than the person who promotes.
-    chosen = Standing(
-        uri=real_place(adapter), adapter=id or identity(adapter), since=datetime.now(UTC), person=person, why=why
-    )
+    chosen = Standing(uri=real_place(adapter), adapter=id, since=datetime.now(UTC), person=person, why=why)
     open_store(adapters, create=True).put(STANDING_FILE, (chosen.model_dump_json(indent=1) + "\n").encode())
     return chosen
 
@@ -109,28 +109,33 @@ def choose(
     if standing is None or not is_adapter(standing):
         gone = f"takes the place of {standing}, which is gone" if kept else "is the first one"
         return _take(adapters, new, f"the adapter {new} {gone}")
-    if standing != new and (reason := _unusable(standing)):
-        return _take(adapters, new, f"the adapter {new} takes the place of {standing}, which cannot be used: {reason}")
     if standing == new:
         return _take(adapters, new, f"the adapter {new} serves") if kept is None else Choice(new, kept.why)
-    if kept and kept.person is not None and not fresh:
-        return Choice(standing, f"the adapter {standing} serves, because {kept.person} promoted it")
-    if (worth := judge_worth(read_metrics(new))).state == "weak" and not settings.gate.allow_weak_adapter:
-        return Choice(standing, f"the adapter {standing} keeps serving; the new one, {new}: {worth.text}")
-    with local_tree(new) as ours, local_tree(standing) as theirs:
-        found = read_challenge(adapters, adapter_id(ours), adapter_id(theirs))
-        if found is None:
-            found = challenge(ours, theirs, catalog, settings, progress)
-            store = open_store(adapters, create=True)
-            store.put(_key(found.new, found.standing), (found.model_dump_json(indent=1) + "\n").encode())
+    with local_tree(standing) as theirs:
+        if reason := _unusable(theirs):
+            gone = f"takes the place of {standing}, which cannot be used: {reason}"
+            return _take(adapters, new, f"the adapter {new} {gone}")
+        if kept and kept.person is not None and not fresh:
+            return Choice(standing, f"the adapter {standing} serves, because {kept.person} promoted it")
+        if (worth := judge_worth(read_metrics(new))).state == "weak" and not settings.gate.allow_weak_adapter:
+            return Choice(standing, f"the adapter {standing} keeps serving; the new one, {new}: {worth.text}")
+        with local_tree(new) as ours:
+            found = read_challenge(adapters, adapter_id(ours), adapter_id(theirs))
+            found = found or _recorded(adapters, challenge(ours, theirs, catalog, settings, progress))
     if found.won:
         return _take(adapters, new, found.text, found)
     advice = f"to let it serve anyway: enrich promote --adapters {adapters} --adapter {new}"
     return Choice(standing, f"the adapter {standing} keeps serving: {found.text}; {advice}", found)
 
 
+def _recorded(adapters: str, found: Challenge) -> Challenge:
+    store = open_store(adapters, create=True)
+    store.put(_key(found.new, found.standing), (found.model_dump_json(indent=1) + "\n").encode())
+    return found
+
+
 def _take(adapters: str, adapter: str, why: str, found: Challenge | None = None) -> Choice:
-    _let_serve(adapters, adapter, None, why, found.new if found else None)
+    _let_serve(adapters, adapter, found.new if found else identity(adapter), None, why)
     return Choice(adapter, why, found)
 
 
@@ -139,19 +144,27 @@ def is_adapter(uri: str) -> bool:
     return open_store(uri).head(RECORD_FILE) is not None
 
 
-def _unusable(uri: str) -> str | None:
-    """Why the adapter at that place cannot be used: it is damaged, or of another version; None if it can."""
-    with local_tree(uri) as folder:
-        try:
-            read_adapter(folder)
-        except UsageError as error:
-            return str(error).removeprefix(f"adapter {folder}: ")
+@contextmanager
+def _opened(adapter: str) -> Iterator[Path]:
+    """The adapter's files in a local directory; UsageError if there is none at that location."""
+    if not is_adapter(adapter):
+        raise UsageError(f"adapter {adapter}: not found; name one that `enrich finetune` wrote")
+    with local_tree(adapter) as folder:
+        yield folder
+
+
+def _unusable(folder: Path) -> str | None:
+    """Why the adapter in a local directory cannot be used: it is damaged, or of another version; None if it can."""
+    try:
+        read_adapter(folder)
+    except UsageError as error:
+        return str(error).removeprefix(f"adapter {folder}: ")
     return None
 
 
 def identity(adapter: str) -> str:
-    """The id of the adapter at a location."""
-    with local_tree(adapter) as folder:
+    """The id of the adapter at a location. UsageError if there is none."""
+    with _opened(adapter) as folder:
         return adapter_id(folder)
 
 

@@ -34,7 +34,8 @@ VALUES = {
 }  # fmt: skip
 DESCRIPTION = "description"  # a declared field of this name is Google's description
 SEPARATORS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
-CONTROL = r"\p{Cc}"  # an id is compared with those of other files, so it is not changed
+# Rows that a feed cannot represent: an id is compared with those of other files, so it is not changed.
+ODD_IDS = {"with control characters in its product_id": pl.col("product_id").str.contains(r"\p{Cc}")}
 _DETAIL = 1000  # characters of a value in product_detail
 _GOOGLE_ID = r"^[0-9]{1,6}$"  # of Google's taxonomy; GS1's ids have eight digits, Shopify's letters
 
@@ -56,7 +57,7 @@ def lacks(settings: ExportSettings) -> Mapping[str, pl.Expr]:
         "without a photo that has a link": pl.col("links").list.len() == 0,
         f"with a product_id of more than {LONGEST['id']} characters": pl.col("product_id").str.len_chars()
         > LONGEST["id"],
-        "with control characters in its product_id": pl.col("product_id").str.contains(CONTROL),
+        **ODD_IDS,
         "with a link that is too long": pl.col("links").list.first().str.len_chars() > LONGEST["image_link"],
     }
     if settings.product_link:

@@ -11,7 +11,7 @@ import polars as pl
 from enrich.errors import UsageError
 from enrich.feeds.files import write_delimited
 from enrich.feeds.formats.base import Feed, Format
-from enrich.feeds.formats.merchant import CONTROL, DESCRIPTION, VALUES
+from enrich.feeds.formats.merchant import DESCRIPTION, ODD_IDS, VALUES
 from enrich.feeds.rows import cut, money, one_line, value, where
 from enrich.settings.export import ExportSettings
 
@@ -33,8 +33,7 @@ def check(feed: Feed) -> None:
 
 def lacks(settings: ExportSettings) -> Mapping[str, pl.Expr]:
     """Rows whose SKU Shopify would change."""
-    control = pl.col("product_id").str.contains(CONTROL)
-    return {"with control characters in its product_id": control}
+    return ODD_IDS
 
 
 def table(rows: pl.DataFrame, feed: Feed) -> pl.DataFrame:

@@ -84,7 +84,7 @@ def start_run(request: RunRequest, progress: Progress = silent) -> Iterator[Run]
 
 
 def _check(request: RunRequest) -> None:
-    """UsageError for what no run takes, whatever is in its places."""
+    """UsageError for a request that is invalid whatever its locations contain."""
     if request.run_id is not None:
         check_run_id(request.run_id)
     if request.limit is not None and request.limit < 1:
