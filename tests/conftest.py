@@ -45,6 +45,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesAndFlow
     return FilesAndFlows(config, log)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are named after their argument: files can hold the time at which they were made, and pytest-xdist ends
+    without running a test if two workers name one differently."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next((at for at, name in enumerate(FIRST) if _within(item, name)), len(FIRST)))
 

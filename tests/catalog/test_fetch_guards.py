@@ -74,7 +74,7 @@ def test_two_lines_of_content_encoding_are_no_way_around(web: Web, tmp_path: Pat
         for coding in ("identity", "gzip"):
             request.send_header("Content-Encoding", coding)
         request.end_headers()
-        request.wfile.write(gzip.compress(JPEG))
+        request.wfile.write(gzip.compress(JPEG, mtime=0))
 
     web.answers["/a"] = answer
     assert "content-encoding" in _failure(tmp_path, f"{web.url}/a")

@@ -55,7 +55,7 @@ def test_a_guess_is_told_also_where_nothing_else_fits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "kind"),
     [
-        (gzip.compress(b"sku,title\n"), "compressed with gzip; unpack it"),
+        (gzip.compress(b"sku,title\n", mtime=0), "compressed with gzip; unpack it"),
         (b"PK\x03\x04 and so on", "a zip file or an Excel workbook; unpack it, or name it .xlsx"),
         (b"\xd0\xcf\x11\xe0\xa1", "an Excel workbook of before 2007; save it as .xlsx or CSV"),
         (b"PAR1 and so on", "Parquet; name it .parquet"),
