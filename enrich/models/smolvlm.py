@@ -64,8 +64,10 @@ def _each(config: Any) -> int:
 
 def _for_vllm(images: dict[str, Any]) -> dict[str, Any]:
     """Tiles are never padded, so their mask says nothing; vLLM asks for it."""
+    import torch  # the registry reads this file without it
+
     tiles = images["pixel_values"][0]
-    mask = tiles.new_ones((len(tiles), *tiles.shape[2:])).bool()  # as integers it would be 12 MB of a photo's 29
+    mask = torch.ones((len(tiles), *tiles.shape[2:]), dtype=torch.bool)  # as integers it would be 12 MB of 29 a photo
     return {"pixel_values": tiles, "pixel_attention_mask": mask, "num_patches": tiles.new_tensor([len(tiles)]).long()}
 
 

@@ -79,7 +79,7 @@ def render_one(out: Path, seed: int, retailers: int, index: int) -> Drawn:
     page = FAMILY.layout.page(draw(product, index, side), squares, TILE)
     tiles = open_processor(out).preprocess(page, normalize=False)["pixel_values"][0]
     return Drawn(
-        tiles.byte().permute(0, 2, 3, 1).contiguous().numpy(),
+        tiles.permute(0, 2, 3, 1).contiguous().numpy(),
         page.shape[:2],
         np.empty((0, TILE, TILE, 3), np.uint8),
         ask(product, retailers, rng),

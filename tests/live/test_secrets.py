@@ -28,13 +28,22 @@ def save_secrets(live: Live, **secrets: str) -> None:
 
 
 def use_in_pool(live: Live, pool: str, environment: dict[str, str]) -> None:
-    """A pool's environment, as the page of the pool sets it (Edit, Advanced)."""
+    """A pool's environment, as the page of the pool sets it (Edit, Advanced), once its worker has read it."""
     template = live.call("GET", f"/work_pools/{pool}")["base_job_template"]
     template["job_configuration"]["env"] = environment
     # The server wants a property for whatever stands in braces; a block's is never set.
     named = re.findall(r"{{ (prefect\.blocks\S+) }}", " ".join(environment.values()))
     template["variables"]["properties"] |= {name: {"type": "null"} for name in named}
     live.call("PATCH", f"/work_pools/{pool}", {"base_job_template": template})
+    heartbeats: set[str] = set()
+
+    def read() -> bool:
+        """A worker reads its pool before each heartbeat, every 30 s; the next one may be of what it read before."""
+        workers = live.call("POST", f"/work_pools/{pool}/workers/filter", {})
+        heartbeats.update(worker["last_heartbeat_time"] for worker in workers)
+        return len(heartbeats) > 2
+
+    wait_for("two heartbeats of the worker", read)
 
 
 def files_with(folder: Path, secret: str) -> list[str]:

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from copy import copy
+from dataclasses import replace
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -65,6 +67,22 @@ def test_a_photo_becomes_what_the_stock_processor_makes_of_it(member: Member, si
             assert torch.equal(tensor, expected[name])
     if kind == "smolvlm" and size == (1000, 1333):  # it resizes twice; some levels of 255
         assert 0 < 127.5 * (found["pixel_values"] - expected["pixel_values"]).abs().mean() < 2
+
+
+@pytest.mark.parametrize("mean", [[0.5, 0.5, 0.5], [0.0, 0.0, 0.0], [0.48, 0.46, 0.41]])
+def test_values_are_those_of_the_image_processors_own_arithmetic(member: Member, mean: list[float]) -> None:
+    images = copy(member.processor.images)
+    images.do_normalize, images.image_mean, images.image_std = True, mean, [0.27, 0.27, 0.28 if mean[2] else 0.27]
+    processor, page = replace(member.processor, images=images), member.page(1000, 1333)
+    prepared = processor.preparation
+    settings = processor.facts.settings(prepared.num_crops, prepared.image_size)
+    expected = images(page, do_resize=False, input_data_format="channels_last", return_tensors="pt", **settings)
+    found = processor.preprocess(page)
+    for name in found:
+        assert torch.equal(found[name], expected[name])
+    raw = processor.preprocess(page, normalize=False)["pixel_values"]
+    assert raw.dtype == torch.uint8
+    assert raw.shape == found["pixel_values"].shape
 
 
 def test_nothing_needs_torchvision_whose_filters_differ(member: Member) -> None:

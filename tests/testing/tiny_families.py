@@ -148,13 +148,18 @@ def write_member(family: str, path: Path, *, seed: int = 0, vocabulary: float = 
 
 def write_files(maker: Maker, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, path: Path) -> Path:
     """Write a checkpoint of this model and its other files."""
-    tokenizer.chat_template = maker.template
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.convert_tokens_to_ids(maker.eos))
     model.save_pretrained(path)
+    write_processor(maker, tokenizer, path)
+    return path
+
+
+def write_processor(maker: Maker, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Write what turns text and photos into a model's inputs."""
+    tokenizer.chat_template = maker.template
     tokenizer.save_pretrained(path)
     maker.images.save_pretrained(path)
     (path / "processor_config.json").write_text(json.dumps(maker.processor))
-    return path
 
 
 def _byte_level(specials: Mapping[str, str], eos: str) -> PreTrainedTokenizerBase:

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,20 +79,42 @@ class PhotoProcessor:
         return self._ids(self._text(question, photos) + answer + self.facts.stop_tokens[0], photos)
 
     def preprocess(self, page: np.ndarray, position: int = 0, *, normalize: bool = True) -> dict[str, torch.Tensor]:
-        """See `Processor`. Without `normalize` pixels stay from 0 to 255."""
+        """See `Processor`. Without `normalize` pixels stay from 0 to 255, as bytes."""
         side, most = self.preparation.image_size, self.preparation.most(position)
         height, width = page.shape[:2]
         if height % side or width % side or not 0 < height * width <= most * side**2:
             raise ValueError(f"a page of {width} x {height} pixels is not 1 to {most} squares of {side}")
+        levels = self._levels if normalize else None
+        as_bytes = levels is not None or not normalize
         made = self.images(
             page,
             do_resize=False,  # it has its final size
-            **({} if normalize else {"do_rescale": False, "do_normalize": False}),
+            **({"do_rescale": False, "do_normalize": False} if as_bytes else {}),
             input_data_format="channels_last",
             return_tensors="pt",
             **self.facts.settings(most, side),
         )
-        return {name: made[name] for name in self.facts.tensors}
+        tensors = {name: made[name] for name in self.facts.tensors}
+        if as_bytes:
+            tensors["pixel_values"] = tensors["pixel_values"].byte()
+        if levels is not None:
+            tensors["pixel_values"] = torch.from_numpy(levels.take(tensors["pixel_values"].numpy()))
+        return tensors
+
+    @cached_property
+    def _levels(self) -> np.ndarray | None:
+        """What the image processor makes of a byte's 256 values, float32; None if that differs between the colours.
+
+        Its own arithmetic goes through arrays of float64 (benchmarks/families/photos.py). Padding, which models mask,
+        gets the value of 0.
+        """
+        levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16).repeat(3, axis=0)
+        if self.images.do_rescale:
+            levels = self.images.rescale(levels, self.images.rescale_factor)
+        if self.images.do_normalize:
+            levels = self.images.normalize(levels, self.images.image_mean, self.images.image_std)
+        red, *others = levels.reshape(3, 256).astype(np.float32)
+        return red if all(np.array_equal(red, other) for other in others) else None
 
     def join(self, photos: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, Any]:
         """See `Processor`."""

@@ -1,6 +1,7 @@
 """Pages to a vLLM input that needs no preprocessing, so that no other filter, budget or template is applied."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
@@ -25,11 +26,23 @@ def renderer(
         return [processor.image_token_id if token < 0 else token for token in ids], places
 
     def render(pages: Sequence[np.ndarray], names: Sequence[str]) -> MultiModalInput:
-        items = [_item(processor, page, position) for position, page in enumerate(pages)]
+        with _one_thread():
+            items = [_item(processor, page, position) for position, page in enumerate(pages)]
         ids, places = prompt(tuple(processor.page_tokens(page) for page in pages))
         return mm_input(ids, MultiModalKwargsItems({"image": items}), {"image": list(names)}, {"image": places})
 
     return render
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A photo is too small to be shared: threads that wait for their part keep cores from the processes that decode."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _place(ids: Sequence[int], number: int) -> PlaceholderRange:
@@ -42,9 +55,8 @@ def _place(ids: Sequence[int], number: int) -> PlaceholderRange:
 
 
 def _item(processor: PhotoProcessor, page: np.ndarray, position: int) -> MultiModalKwargsItem:
-    raw = processor.facts.bytes_for_vllm
-    made = processor.preprocess(page, position, normalize=not raw)
-    tensors = processor.facts.for_vllm({**made, "pixel_values": made["pixel_values"].byte()} if raw else made)
+    made = processor.preprocess(page, position, normalize=not processor.facts.bytes_for_vllm)
+    tensors = processor.facts.for_vllm(made)
     fields = {
         name: MultiModalFieldConfig.flat_from_sizes("image", torch.tensor([len(tensor)]))
         if name in processor.facts.flat

@@ -1,0 +1,88 @@
+"""CPU time from a photo's page to a model's input, by family: the image processor's own arithmetic with pixels, and the
+table of 256 values that `enrich` uses instead, on one thread and on as many as torch would use.
+
+Image processors have the published sizes, and a photo has 1000 x 1333 pixels. The ways take turns.
+
+    python -m benchmarks.families.photos
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import process_time, sleep
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.families.members import PHI, SIZES, full_maker
+from benchmarks.families.parts import PHOTO_TOKENS
+from benchmarks.results import record
+from enrich.models.checkpoint import load_processor
+from enrich.models.registry import family_of
+from tests.testing.tiny_families import write_processor
+from tests.testing.tiny_phi3v import pattern_image
+
+THREADS = torch.get_num_threads()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=50)
+    arguments = parser.parse_args()
+    record("families", {"Photos to inputs": [measure(name, arguments.rounds) for name in SIZES if name != PHI]})
+
+
+def measure(name: str, rounds: int) -> dict[str, Any]:
+    """Median milliseconds of CPU time; inputs are equal."""
+    with tempfile.TemporaryDirectory() as folder:
+        processor, family = processor_of(name, Path(folder)), family_of(Path(folder))
+    prepared = processor.preparation
+    page = family.layout.page(pattern_image(1000, 1333), prepared.num_crops, prepared.image_size)
+    settings = processor.facts.settings(prepared.num_crops, prepared.image_size)
+
+    def own() -> Any:
+        return processor.images(
+            page, do_resize=False, input_data_format="channels_last", return_tensors="pt", **settings
+        )["pixel_values"]
+
+    def looked_up() -> Any:
+        return processor.preprocess(page)["pixel_values"]
+
+    assert torch.equal(own(), looked_up())
+    ways = ((own, 1), (looked_up, 1), (looked_up, THREADS))
+    times = np.array([[seconds(*way) for way in ways] for _ in range(rounds)])
+    before, after, shared = (median(column) * 1000 for column in times.T)
+    return {
+        "model": SIZES[name].published,
+        "image tokens": processor.page_tokens(page).total,
+        "own arithmetic, ms": before,
+        "looked up, ms": after,
+        "times": before / after,
+        f"on {THREADS} threads, ms": shared,
+        "times ": shared / after,
+    }
+
+
+def processor_of(name: str, path: Path) -> Any:
+    """From files without weights."""
+    maker = full_maker(name)
+    tokenizer = maker.tokenizer()
+    maker.config(len(tokenizer), tokenizer.convert_tokens_to_ids).save_pretrained(path)
+    write_processor(maker, tokenizer, path)
+    return load_processor(path, photo_tokens=PHOTO_TOKENS)
+
+
+def seconds(work: Callable[[], Any], threads: int) -> float:
+    """CPU time of all threads, of which those without work spin for a while."""
+    torch.set_num_threads(threads)
+    started = process_time()
+    work()
+    sleep(0.02)  # until they sleep
+    return process_time() - started
+
+
+if __name__ == "__main__":
+    main()
