@@ -36,8 +36,8 @@ class Taxonomy:
 
     @cached_property
     def _known(self) -> dict[str, str]:
-        """Ids, and paths in lower case -> path. GS1's have levels that repeat the one above, which catalogs leave out:
-        without such levels a path is known too, if it is no other's."""
+        """Ids, and paths in lower case -> path. GS1's paths have levels that repeat the one above, which catalogs leave
+        out: a path is also found without such levels, unless two paths would then be the same."""
         shorter: dict[str, list[str]] = defaultdict(list)
         for path in self.ids:
             shorter[_without_repeats(path)].append(path)

@@ -68,7 +68,7 @@ def _for_vllm(images: dict[str, Any]) -> dict[str, Any]:
 
     tiles = images["pixel_values"][0]
     mask = torch.ones((len(tiles), *tiles.shape[2:]), dtype=torch.bool)  # as integers it would be 12 MB of 29 a photo
-    return {"pixel_values": tiles, "pixel_attention_mask": mask, "num_patches": tiles.new_tensor([len(tiles)]).long()}
+    return {"pixel_values": tiles, "pixel_attention_mask": mask, "num_patches": torch.tensor([len(tiles)])}
 
 
 FACTS = Facts(
