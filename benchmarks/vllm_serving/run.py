@@ -14,6 +14,7 @@
     photos products of 1 photo (4 crops), of 3 (4 + 1 + 1 crops) and of 3 of 4 crops each, in one bf16 engine: from JPEG
            bytes, compared with the ceiling 1 / (1 / text + the encoder's time of each photo), and the whole job from a
            folder
+    job    in one bf16 engine: from JPEG bytes, the whole job from a folder, from JPEG bytes
     answers  answers of as many tokens as title, category and price take, with and without their labels, and as these
            and five more fields take; in one bf16 engine, then in one fp8 engine; each length twice, in turns
     NAME=VALUE,...   this engine in bf16 with other settings, or vLLM's own as vllm.NAME, twice over the photos, such as
@@ -135,6 +136,8 @@ def measure(part: str, options: argparse.Namespace) -> Iterator[Row]:
         yield from measure_stock(options)
     elif part == "photos":
         yield from measure_photos(options)
+    elif part == "job":
+        yield from measure_files_job(options)
     elif part == "answers":
         yield from measure_answers(options)
     elif part in ("bf16", "fp8"):
@@ -235,6 +238,17 @@ def measure_photos(options: argparse.Namespace) -> Iterator[Row]:
                 )
                 job = whole_job(bench, str(folder), f"{scratch}/output", replace(how, **several))
                 yield f"{name}: whole job, from files to Parquet", job
+
+
+def measure_files_job(options: argparse.Namespace) -> Iterator[Row]:
+    """The whole job between two runs of the engine alone, so that two commits can be compared on one machine."""
+    with Bench({"shard_size": "512"}, options) as bench, tempfile.TemporaryDirectory() as scratch:
+        photos = product_folders(bench, Path(scratch, "photos"), 1)
+        yield "bf16, this engine from JPEG bytes", bench.from_jpeg()
+        # Once: the engine would know the photos of a second job again.
+        job = whole_job(bench, str(photos), f"{scratch}/output", preparation(options.folder / "model"))
+        yield "bf16, whole job, from files to Parquet", job
+        yield "bf16, this engine once more", bench.from_jpeg()
 
 
 def product_folders(bench: Bench, folder: Path, photos: int) -> Path:

@@ -80,7 +80,6 @@ class VllmEngine:
         self.restarts = 0
         self._start = start
         self._in_flight = in_flight
-        self._render = renderer(processor, prompt.instruction)
         stops = stop_ids(processor)
         self._free = sampling(stops, max_new_tokens)
         self._constrained = sampling(stops, max_new_tokens, answer_structure(self.tokens))
@@ -94,6 +93,7 @@ class VllmEngine:
         self.clock = self._timer.clock
         self.process = start()
         self.clock.start = self.process.start_parts
+        self._render = renderer(processor, prompt.instruction, self.process.dtype)
 
     def complete(self, requests: Iterable[Request | None], *, grammar: bool = False) -> Iterator[Completion]:
         """See `Engine`. Streams may be nested: each gets the completions of its own requests.

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from enrich.engines.gpu_memory import holders, wait_for_memory
 from enrich.engines.orphans import EngineRecord, end_orphans
 from enrich.engines.vllm_core import begin_imports
@@ -79,6 +81,7 @@ class EngineProcess:
             text = self._log.read_text(errors="replace") if self._log.is_file() else ""
             raise start_failure(error, text, arguments, self._log) from error
         self.start_parts = start_parts(self._log.read_text(errors="replace") if self._log.is_file() else "")
+        self.dtype = getattr(torch, arguments["dtype"])
         self._internals = Internals(self._engine)
         self._record.write(self.pids)
         self._waiting_since: float | None = None  # time.monotonic at which `outputs` started to wait for a step

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from vllm import SamplingParams
 from vllm.inputs import MultiModalInput
 from vllm.outputs import RequestOutput
@@ -15,12 +16,12 @@ from enrich.engines.base import Request
 from enrich.models.protocols import Processor
 
 
-def renderer(processor: Processor, question: str) -> Callable[[Request], MultiModalInput]:
-    """A function that makes vLLM's input from a request's pages.
+def renderer(processor: Processor, question: str, dtype: torch.dtype) -> Callable[[Request], MultiModalInput]:
+    """A function that makes vLLM's input from a request's pages, for a model of that type.
 
     It raises ValueError if there are more pages than are allowed, or one is not as the model's layout makes them.
     """
-    made = processor.vllm_input(question)
+    made = processor.vllm_input(question, dtype)
     most = processor.preparation.photos_per_product
 
     def render(request: Request) -> MultiModalInput:

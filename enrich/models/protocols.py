@@ -112,11 +112,16 @@ class Processor(Protocol):
         """
         ...
 
-    def vllm_input(self, question: str) -> Callable[[Sequence[np.ndarray], Sequence[str]], MultiModalInput]:
+    def vllm_input(
+        self, question: str, dtype: torch.dtype
+    ) -> Callable[[Sequence[np.ndarray], Sequence[str]], MultiModalInput]:
         """A function from a prompt's pages, and names by which vLLM recognises photos, to what vLLM's `add_request`
         takes. Its ids are those of `prompt_ids`, with `image_token_id` at image positions.
 
         The function raises ValueError as `preprocess`.
+
+        Args:
+            dtype: the model's. Pixels that vLLM does not get as bytes have it, as from vLLM's own renderer.
         """
         ...
 

@@ -80,9 +80,11 @@ def test_values_are_those_of_the_image_processors_own_arithmetic(member: Member,
     found = processor.preprocess(page)
     for name in found:
         assert torch.equal(found[name], expected[name])
-    raw = processor.preprocess(page, normalize=False)["pixel_values"]
+    raw = processor.preprocess(page, dtype=torch.uint8)["pixel_values"]
     assert raw.dtype == torch.uint8
     assert raw.shape == found["pixel_values"].shape
+    half = processor.preprocess(page, dtype=torch.bfloat16)["pixel_values"]
+    assert torch.equal(half, found["pixel_values"].to(torch.bfloat16))
 
 
 def test_nothing_needs_torchvision_whose_filters_differ(member: Member) -> None:

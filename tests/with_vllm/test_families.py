@@ -71,7 +71,7 @@ def test_answers_are_those_of_transformers(kind: str, tmp_path: Path, monkeypatc
         [member.page(*size, seed=10 * number + at) for at, size in enumerate(sizes)]
         for number, sizes in enumerate(PRODUCTS)
     ]
-    render = member.processor.vllm_input("What is it?")
+    render = member.processor.vllm_input("What is it?", torch.float32)
     prompts = [render(row, [f"{number} {at}" for at in range(len(row))]) for number, row in enumerate(pages)]
     with serving(member) as engine:
         theirs = answers(engine, prompts)
@@ -81,3 +81,11 @@ def test_answers_are_those_of_transformers(kind: str, tmp_path: Path, monkeypatc
         assert list(one.token_ids) == list(other.token_ids)
         found = [step[token].logprob for step, token in zip(other.logprobs, other.token_ids, strict=True)]
         assert one.logprobs.tolist() == pytest.approx(found, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", sorted(MAKERS))
+def test_pixels_reach_the_engine_as_bytes_or_in_the_models_type(kind: str, tmp_path: Path) -> None:
+    member = open_member(write_member(kind, tmp_path / kind))
+    rendered = member.processor.vllm_input("What is it?", torch.bfloat16)([member.page(100, 133)], ["photo"])
+    [item] = rendered["mm_kwargs"]["image"]
+    assert item["pixel_values"].data.dtype == (torch.uint8 if kind == "qwen3_vl" else torch.bfloat16)

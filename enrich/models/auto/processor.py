@@ -78,14 +78,16 @@ class PhotoProcessor:
         """See `Processor`."""
         return self._ids(self._text(question, photos) + answer + self.facts.stop_tokens[0], photos)
 
-    def preprocess(self, page: np.ndarray, position: int = 0, *, normalize: bool = True) -> dict[str, torch.Tensor]:
-        """See `Processor`. Without `normalize` pixels stay from 0 to 255, as bytes."""
+    def preprocess(
+        self, page: np.ndarray, position: int = 0, *, dtype: torch.dtype = torch.float32
+    ) -> dict[str, torch.Tensor]:
+        """See `Processor`. Pixels have that type; as uint8 they stay from 0 to 255."""
         side, most = self.preparation.image_size, self.preparation.most(position)
         height, width = page.shape[:2]
         if height % side or width % side or not 0 < height * width <= most * side**2:
             raise ValueError(f"a page of {width} x {height} pixels is not 1 to {most} squares of {side}")
-        levels = self._levels if normalize else None
-        as_bytes = levels is not None or not normalize
+        levels = None if dtype == torch.uint8 else self._levels
+        as_bytes = levels is not None or dtype == torch.uint8
         made = self.images(
             page,
             do_resize=False,  # it has its final size
@@ -99,7 +101,7 @@ class PhotoProcessor:
             tensors["pixel_values"] = tensors["pixel_values"].byte()
         if levels is not None:
             tensors["pixel_values"] = torch.from_numpy(levels.take(tensors["pixel_values"].numpy()))
-        return tensors
+        return {**tensors, "pixel_values": tensors["pixel_values"].to(dtype)}
 
     @cached_property
     def _levels(self) -> np.ndarray | None:
@@ -141,11 +143,13 @@ class PhotoProcessor:
             **self.join(made),
         }
 
-    def vllm_input(self, question: str) -> Callable[[Sequence[np.ndarray], Sequence[str]], "MultiModalInput"]:
+    def vllm_input(
+        self, question: str, dtype: torch.dtype
+    ) -> Callable[[Sequence[np.ndarray], Sequence[str]], "MultiModalInput"]:
         """See `Processor`."""
         from enrich.models.auto.vllm_input import renderer
 
-        return renderer(self, question)
+        return renderer(self, question, torch.uint8 if self.facts.bytes_for_vllm else dtype)
 
     def save(self, directory: Path) -> None:
         """See `Processor`. The image processor's own settings say the same, for vLLM and others that read them."""

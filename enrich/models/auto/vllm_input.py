@@ -15,9 +15,9 @@ from enrich.models.base import PhotoTokens
 
 
 def renderer(
-    processor: PhotoProcessor, question: str
+    processor: PhotoProcessor, question: str, dtype: torch.dtype
 ) -> Callable[[Sequence[np.ndarray], Sequence[str]], MultiModalInput]:
-    """See `Processor.vllm_input`."""
+    """See `Processor.vllm_input`. `dtype`: of the pixels that are sent to the engine's process."""
 
     @lru_cache(4096)  # there are as many as pages have shapes
     def prompt(photos: tuple[PhotoTokens, ...]) -> tuple[list[int], list[PlaceholderRange]]:
@@ -27,7 +27,7 @@ def renderer(
 
     def render(pages: Sequence[np.ndarray], names: Sequence[str]) -> MultiModalInput:
         with _one_thread():
-            items = [_item(processor, page, position) for position, page in enumerate(pages)]
+            items = [_item(processor, page, position, dtype) for position, page in enumerate(pages)]
         ids, places = prompt(tuple(processor.page_tokens(page) for page in pages))
         return mm_input(ids, MultiModalKwargsItems({"image": items}), {"image": list(names)}, {"image": places})
 
@@ -54,9 +54,8 @@ def _place(ids: Sequence[int], number: int) -> PlaceholderRange:
     return PlaceholderRange(found[0], length, torch.tensor([token == number for token in ids[found[0] :][:length]]))
 
 
-def _item(processor: PhotoProcessor, page: np.ndarray, position: int) -> MultiModalKwargsItem:
-    made = processor.preprocess(page, position, normalize=not processor.facts.bytes_for_vllm)
-    tensors = processor.facts.for_vllm(made)
+def _item(processor: PhotoProcessor, page: np.ndarray, position: int, dtype: torch.dtype) -> MultiModalKwargsItem:
+    tensors = processor.facts.for_vllm(processor.preprocess(page, position, dtype=dtype))
     fields = {
         name: MultiModalFieldConfig.flat_from_sizes("image", torch.tensor([len(tensor)]))
         if name in processor.facts.flat

@@ -249,8 +249,10 @@ class Phi3VProcessor(ProcessorMixin):
         texts = [render_turn(question, len(own)) for own in pages]
         return dict(self(text=texts, images=[list(own) for own in pages], do_hd_transform=False))
 
-    def vllm_input(self, question: str) -> Callable[[Sequence[np.ndarray], Sequence[str]], "MultiModalInput"]:
-        """Crops as bytes, rendered here: see vllm_input.py."""
+    def vllm_input(
+        self, question: str, dtype: torch.dtype
+    ) -> Callable[[Sequence[np.ndarray], Sequence[str]], "MultiModalInput"]:
+        """Crops as bytes, whatever `dtype`, rendered here: see vllm_input.py."""
         from .vllm_input import renderer
 
         return renderer(self, question)
