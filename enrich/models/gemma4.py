@@ -90,6 +90,8 @@ FACTS = Facts(
     tensors={"pixel_values": 0, "image_position_ids": -1},
     template={"enable_thinking": False},
     for_vllm=_for_vllm,
+    # For heads of 512 vLLM 0.32 chooses FlashAttention 4 on Hopper, whose kernels fail to compile with the versions it pins.
+    attention="TRITON_ATTN",
 )
 FAMILY = family(
     "Gemma 4", "gemma4", FACTS, "Apache-2.0",

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from enrich.models.auto import Facts, family, nearest
@@ -62,6 +63,16 @@ def _each(config: Any) -> int:
     return (config.vision_config.image_size // config.vision_config.patch_size) ** 2 // config.scale_factor**2
 
 
+def _arranged(page: np.ndarray, side: int) -> np.ndarray:
+    """As transformers' image processor, which copies a page and its tiles several times: 2 to 3 times the CPU time."""
+    down, across = (one // side for one in page.shape[:2])
+    parts = [page.reshape(down, side, across, side, 3).transpose(0, 2, 4, 1, 3).reshape(1, -1, 3, side, side)]
+    if down * across > 1:
+        whole = np.asarray(Image.fromarray(page).resize((side, side), FACTS.resample))
+        parts.append(whole.transpose(2, 0, 1)[None, None])
+    return np.concatenate(parts, axis=1)
+
+
 def _for_vllm(images: dict[str, Any]) -> dict[str, Any]:
     """Tiles are never padded, so their mask says nothing; vLLM asks for it."""
     import torch  # the registry reads this file without it
@@ -90,6 +101,7 @@ FACTS = Facts(
     squares_for=_squares_for,
     each=_each,
     tensors={"pixel_values": 0},
+    arranged=_arranged,
     for_vllm=_for_vllm,
     flat=("pixel_values", "pixel_attention_mask"),
     vllm_imports=("torchvision", "num2words"),

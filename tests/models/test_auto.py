@@ -192,3 +192,10 @@ def test_a_file_that_does_not_say_so_is_refused(member: Member, wrong: dict[str,
         (tmp_path / member.family.photo_file).write_text(str(wrong).replace("'", '"'))
     with pytest.raises(ValueError, match="does not say how photos were prepared"):
         member.family.read_preparation(tmp_path)
+
+
+def test_gemma_is_served_with_an_attention_that_compiles(member: Member) -> None:
+    on_gpu, on_cpu = (member.how.vllm_arguments(torch.device(kind), torch.bfloat16) for kind in ("cuda", "cpu"))
+    gemma = member.family.model_types == ("gemma4",)
+    assert on_gpu == {**on_cpu, **({"attention_backend": "TRITON_ATTN"} if gemma else {})}
+    assert "attention_backend" not in on_cpu

@@ -56,10 +56,13 @@ class Facts:
         each: image positions of a square, from the model's configuration.
         template: arguments of the chat template.
         tensors: which of the image processor's results the model's forward takes, and what pads them.
+        arranged: a page's bytes and a square's side to the bytes of its "pixel_values", where they are the only tensor;
+            None: the image processor does this.
         grids: its image arguments where features are known, from squares down and across of photos.
         for_vllm: a photo's tensors under vLLM's names.
         flat: those of them that have any number of rows for a photo, not one.
         bytes_for_vllm: vLLM normalises pixels itself, on the GPU, and gets them as bytes.
+        attention: vLLM's attention on CUDA; None: what vLLM chooses.
         vllm_imports: see `VisionModel`.
     """
 
@@ -78,11 +81,13 @@ class Facts:
     squares_for: Callable[[int, int], int]
     each: Callable[[Any], int]
     tensors: Mapping[str, int]
+    arranged: Callable[[np.ndarray, int], np.ndarray] | None = None
     template: Mapping[str, Any] = field(default_factory=dict)
     grids: Callable[[list[tuple[int, ...]]], dict[str, Any]] = _nothing
     for_vllm: Callable[[dict[str, Any]], dict[str, Any]] = _as_it_is
     flat: tuple[str, ...] = ()
     bytes_for_vllm: bool = False
+    attention: str | None = None
     vllm_imports: tuple[str, ...] = ("torchvision",)
 
 

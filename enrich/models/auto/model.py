@@ -102,8 +102,10 @@ class AutoModel:
         return {"mm_encoder_outputs": {"image": joined}, **{name: torch.tensor(one) for name, one in grids.items()}}
 
     def vllm_arguments(self, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-        """Where pixels are normalised. By default vLLM would normalise again for families that it can do it for."""
-        return {"mm_device_do_normalize": self.facts.bytes_for_vllm}
+        """Where pixels are normalised, since by default vLLM would do it again in families that it can do it for; and
+        the family's attention."""
+        chosen = {"attention_backend": self.facts.attention} if self.facts.attention and device.type == "cuda" else {}
+        return {"mm_device_do_normalize": self.facts.bytes_for_vllm, **chosen}
 
     def vllm_photo_arguments(self, how: Preparation) -> dict[str, Any]:
         """See `VisionModel`."""

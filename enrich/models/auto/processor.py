@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _PROCESSOR_FILE = "processor_config.json"  # newer checkpoints keep the image processor's settings here
 _MISSING = re.compile(r"(?:dependencies: |requires the )(\w+)")  # in the errors of transformers
+_PIECE = 1 << 16  # pixels
 _PARTS = ("image_processor", "video_processor", "feature_extractor", "tokenizer")
 
 
@@ -88,20 +89,22 @@ class PhotoProcessor:
             raise ValueError(f"a page of {width} x {height} pixels is not 1 to {most} squares of {side}")
         levels = None if dtype == torch.uint8 else self._levels
         as_bytes = levels is not None or dtype == torch.uint8
-        made = self.images(
-            page,
-            do_resize=False,  # it has its final size
-            **({"do_rescale": False, "do_normalize": False} if as_bytes else {}),
-            input_data_format="channels_last",
-            return_tensors="pt",
-            **self.facts.settings(most, side),
-        )
-        tensors = {name: made[name] for name in self.facts.tensors}
-        if as_bytes:
-            tensors["pixel_values"] = tensors["pixel_values"].byte()
+        if as_bytes and self.facts.arranged:
+            tensors = {"pixel_values": torch.from_numpy(self.facts.arranged(page, side))}
+        else:
+            made = self.images(
+                page,
+                do_resize=False,  # it has its final size
+                **({"do_rescale": False, "do_normalize": False} if as_bytes else {}),
+                input_data_format="channels_last",
+                return_tensors="pt",
+                **self.facts.settings(most, side),
+            )
+            tensors = {name: made[name] for name in self.facts.tensors}
+        pixels = tensors["pixel_values"].byte() if as_bytes else tensors["pixel_values"]
         if levels is not None:
-            tensors["pixel_values"] = torch.from_numpy(levels.take(tensors["pixel_values"].numpy()))
-        return {**tensors, "pixel_values": tensors["pixel_values"].to(dtype)}
+            pixels = torch.from_numpy(_looked_up(levels, pixels.numpy()))
+        return {**tensors, "pixel_values": pixels.to(dtype)}
 
     @cached_property
     def _levels(self) -> np.ndarray | None:
@@ -259,6 +262,15 @@ def _preparation(
 
 def _layout(directory: Path) -> str:
     return read_object(directory / "config.json")["model_type"]
+
+
+def _looked_up(levels: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Pixels' values, in pieces: NumPy makes 8 bytes of each index, and half a megabyte of them stays in the cache."""
+    found = np.empty(pixels.size, levels.dtype)
+    for first in range(0, pixels.size, _PIECE):
+        piece = slice(first, first + _PIECE)
+        np.take(levels, pixels.reshape(-1)[piece], out=found[piece], mode="clip")  # "raise" would buffer the output
+    return found.reshape(pixels.shape)
 
 
 def _joined(tensors: Sequence[torch.Tensor], fill: int) -> torch.Tensor:
