@@ -90,7 +90,7 @@ FACTS = Facts(
     tensors={"pixel_values": 0, "image_position_ids": -1},
     template={"enable_thinking": False},
     for_vllm=_for_vllm,
-    # For heads of 512 vLLM 0.32 chooses FlashAttention 4 on Hopper, whose kernels fail to compile with the versions it pins.
+    # For heads of 512 vLLM 0.32 chooses FlashAttention 4 on Hopper; with its pins those kernels do not compile.
     attention="TRITON_ATTN",
 )
 FAMILY = family(
