@@ -1,5 +1,5 @@
-"""CPU time from a photo's page to a model's input, by family: the image processor's own arithmetic with pixels, and the
-table of 256 values that `enrich` uses instead, on one thread and on as many as torch would use.
+"""CPU time from a photo's page to a model's input, by family: with transformers' image processor alone, and as `enrich`
+does it (a table of a byte's 256 values; SmolVLM2's tiles cut here), on one thread and on as many as torch would use.
 
 Image processors have the published sizes, and a photo has 1000 x 1333 pixels. The ways take turns.
 
