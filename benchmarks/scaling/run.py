@@ -59,7 +59,8 @@ def train(gpus: int, options: argparse.Namespace) -> dict[str, Any]:
     write_catalog(place, options.folder / "photos", options.photos * gpus)
     settings = {
         "model": str(options.folder / "model"), "epochs": 1, "evaluations": 1, "num_crops": 1 if options.tiny else 4,
-        "batch_size": 16, "effective_batch_size": 16 * gpus, "cache_vision_features": False, "compile": not options.tiny,
+        "batch_size": 16, "effective_batch_size": 16 * gpus, "cache_vision_features": False,
+        "compile": not options.tiny,  # as a run of more photos does by itself
         "columns": {"category": "category"}, "split": {"validation": UNSEEN, "calibration": UNSEEN, "test": UNSEEN},
     }  # fmt: skip
     seconds = enrich(

@@ -88,23 +88,27 @@ class PhotoProcessor:
         if height % side or width % side or not 0 < height * width <= most * side**2:
             raise ValueError(f"a page of {width} x {height} pixels is not 1 to {most} squares of {side}")
         levels = None if dtype == torch.uint8 else self._levels
-        as_bytes = levels is not None or dtype == torch.uint8
-        if as_bytes and self.facts.arranged:
-            tensors = {"pixel_values": torch.from_numpy(self.facts.arranged(page, side))}
-        else:
-            made = self.images(
-                page,
-                do_resize=False,  # it has its final size
-                **({"do_rescale": False, "do_normalize": False} if as_bytes else {}),
-                input_data_format="channels_last",
-                return_tensors="pt",
-                **self.facts.settings(most, side),
-            )
-            tensors = {name: made[name] for name in self.facts.tensors}
-        pixels = tensors["pixel_values"].byte() if as_bytes else tensors["pixel_values"]
+        tensors = self._arranged(page, most, as_bytes=levels is not None or dtype == torch.uint8)
+        pixels = tensors["pixel_values"]
         if levels is not None:
             pixels = torch.from_numpy(_looked_up(levels, pixels.numpy()))
         return {**tensors, "pixel_values": pixels.to(dtype)}
+
+    def _arranged(self, page: np.ndarray, most: int, *, as_bytes: bool) -> dict[str, torch.Tensor]:
+        """A page as the image processor makes it, or the same with its pixels still bytes."""
+        side = self.preparation.image_size
+        if as_bytes and self.facts.arranged:
+            return {"pixel_values": torch.from_numpy(self.facts.arranged(page, side))}
+        made = self.images(
+            page,
+            do_resize=False,  # it has its final size
+            **({"do_rescale": False, "do_normalize": False} if as_bytes else {}),
+            input_data_format="channels_last",
+            return_tensors="pt",
+            **self.facts.settings(most, side),
+        )
+        tensors = {name: made[name] for name in self.facts.tensors}
+        return {**tensors, "pixel_values": tensors["pixel_values"].byte()} if as_bytes else tensors
 
     @cached_property
     def _levels(self) -> np.ndarray | None:
