@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from enrich.vocabulary import ErrorKind
 
+_LONGEST = 500  # characters of a library's message
 _SECRETS = (
     # User and password of a URL. A port and a path with an @ in it (`//host:80/a@2x.jpg`) do not count.
     (re.compile(r"(?<=://)(?:[^\s/?#\"']*|[^\s/?#:@\"']*:(?!\d+(?:[/?#]|$))[^\s\"']*)@"), ""),
@@ -98,8 +99,11 @@ def located(error: E, place: str) -> E:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a library's error message; its type if it has no message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of a library's error message, of which some list all that they know; its type if it has none."""
+    line = redact(
+        (str(error).strip() or type(error).__name__).splitlines()[0]
+    )  # before a cut hides where a secret ends
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} [...]"
 
 
 def unforeseen(error: BaseException) -> RunFailed:

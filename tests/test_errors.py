@@ -13,7 +13,17 @@ import pytest
 
 import enrich
 from enrich.console import quiet_libraries
-from enrich.errors import EnrichError, ImageError, RunFailed, UsageError, located, one_line, redact, unforeseen
+from enrich.errors import (
+    EnrichError,
+    ImageError,
+    RunFailed,
+    UsageError,
+    first_line,
+    located,
+    one_line,
+    redact,
+    unforeseen,
+)
 from enrich.storage import Problem, StorageError, open_store
 from enrich.storage.s3 import S3Store
 from enrich.vocabulary import ErrorKind
@@ -104,6 +114,15 @@ def test_a_torchvision_for_another_torch_is_named_whatever_it_stopped() -> None:
             raise ModuleNotFoundError("Could not import module 'PreTrainedModel'") from error
     except ModuleNotFoundError as error:
         assert str(unforeseen(error)).startswith("torchvision does not match this torch; install")  # noqa: PT017
+
+
+def test_what_a_library_lists_is_cut_short_and_no_secret_with_it() -> None:
+    assert first_line(ValueError("no such model\nTraceback")) == "no such model"
+    assert first_line(KeyError()) == "KeyError"
+    listed = first_line(ValueError(f"choose one of {', '.join(['bert'] * 400)}"))
+    assert (len(listed), listed[:20], listed[-6:]) == (506, "choose one of bert, ", " [...]")
+    cut = first_line(ValueError(f"{'a' * 480} https://user:{'secret' * 9}@host/"))
+    assert (cut[:482], "secret" in cut) == (f"{'a' * 480} h", False)
 
 
 def test_what_libraries_log_is_redacted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
+from enrich.errors import first_line
 from enrich.models.base import PhotoTokens
 from enrich.models.protocols import Processor
 from enrich.models.registry import CheckpointError, family_of, layouts, read_object
@@ -271,7 +272,7 @@ def need(directory: Path, what: str, *candidates: Path) -> None:
 
 
 def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _key(entry: Any) -> str:

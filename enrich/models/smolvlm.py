@@ -64,7 +64,7 @@ def _each(config: Any) -> int:
 
 
 def _arranged(page: np.ndarray, side: int) -> np.ndarray:
-    """As transformers' image processor, which copies a page and its tiles several times: benchmarks/families/photos.py."""
+    """As transformers' image processor, which copies a page and its tiles several times."""
     down, across = (one // side for one in page.shape[:2])
     parts = [page.reshape(down, side, across, side, 3).transpose(0, 2, 4, 1, 3).reshape(1, -1, 3, side, side)]
     if down * across > 1:

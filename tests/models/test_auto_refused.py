@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from transformers import LlamaConfig
 
 from enrich.models.checkpoint import load_model, load_processor
@@ -81,6 +82,28 @@ def test_a_processor_that_needs_a_package(whole: Path) -> None:
         load_processor(whole)
     assert str(raised.value) == (
         f"{whole}: its photos or text need the package torchvision; install it, or choose another model"
+    )
+
+
+@pytest.mark.parametrize("own", [{}, {"auto_map": {"AutoImageProcessor": "own.OwnImageProcessor"}}])
+@pytest.mark.parametrize("file", ["preprocessor_config.json", "processor_config.json"])
+def test_photos_that_need_an_image_processor_of_the_checkpoints_own(
+    whole: Path, file: str, own: dict[str, Any]
+) -> None:
+    (whole / "own.py").write_text("raise SystemExit('it ran')")
+    photos, settings = whole / "preprocessor_config.json", {"image_processor_type": "OwnImageProcessor", **own}
+    if file == photos.name:
+        edit(photos, lambda config: config.update(settings))
+    else:
+        images = json.loads(photos.read_text()) | settings
+        photos.unlink()
+        edit(whole / file, lambda config: config.update(image_processor=images))
+    with pytest.raises(CheckpointError) as raised:
+        load_processor(whole)
+    assert str(raised.value) == (
+        f"{whole}: its photos need OwnImageProcessor, which transformers {transformers.__version__} does not have, and "
+        "code from a model's repository is never run; give it the preprocessor_config.json of the model that it was "
+        "tuned from"
     )
 
 

@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     __version__,
 )
+from transformers.models.auto.image_processing_auto import get_image_processor_class_from_name
 
 from enrich.models.auto import KEPT, PHOTO_FILE, Facts
 from enrich.models.base import PhotoTokens, Preparation
@@ -224,12 +225,16 @@ def load_processor(facts: Facts, directory: Path, **changes: Any) -> PhotoProces
             directory, backend="pil", local_files_only=True, trust_remote_code=False
         )
     except (ImportError, ValueError) as error:  # transformers raises either
-        missing = _MISSING.search(str(error))
-        if not missing:
+        if missing := _MISSING.search(str(error)):
+            reason = f"its photos or text need the package {missing[1]}; install it, or choose another model"
+        elif own := _unknown_image_processor(directory):
+            reason = (
+                f"its photos need {own}, which transformers {__version__} does not have, and code from a model's "
+                f"repository is never run; give it the {PHOTO_FILE} of the model that it was tuned from"
+            )
+        else:
             raise
-        raise CheckpointError(
-            directory, f"its photos or text need the package {missing[1]}; install it, or choose another model"
-        ) from error
+        raise CheckpointError(directory, reason) from error
     if not getattr(tokenizer, "chat_template", None):
         raise CheckpointError(directory, "no chat template; use an instruction-tuned model")
     if tokenizer.convert_tokens_to_ids(facts.image_token) != config.image_token_id:
@@ -244,6 +249,14 @@ def load_processor(facts: Facts, directory: Path, **changes: Any) -> PhotoProces
     file = directory / _PROCESSOR_FILE
     others = {name: one for name, one in (read_object(file) if file.is_file() else {}).items() if name not in _PARTS}
     return PhotoProcessor(facts, tokenizer, images, preparation, each, others)
+
+
+def _unknown_image_processor(directory: Path) -> str | None:
+    """The class that its settings of photos name, if transformers has none of that name."""
+    files = (directory / PHOTO_FILE, directory / _PROCESSOR_FILE)
+    photos, whole = (read_object(file) if file.is_file() else {} for file in files)
+    named = (photos or whole.get("image_processor") or {}).get("image_processor_type")
+    return named if isinstance(named, str) and get_image_processor_class_from_name(named) is None else None
 
 
 def _preparation(
