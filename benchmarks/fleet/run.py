@@ -23,7 +23,7 @@ class Facts:
     """README.md says where each is from. Seconds, where nothing else is said."""
 
     photos_a_second: float = 57.0  # of an engine that has enough to do
-    shard_ends: float = 0.03  # that a shard costs an engine which goes on with the next
+    shard_ends: float = 0.03  # that a shard costs an engine which continues with the next
     start: float = 80.0  # until the first engine answers
     spread: float = 5.6  # from the first engine of a host to the last
     finish: float = 21.0  # what a command takes before its workers start and after their last answer
