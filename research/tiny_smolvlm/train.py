@@ -77,7 +77,7 @@ def render_one(out: Path, seed: int, retailers: int, index: int) -> Drawn:
     squares, side = draw_size(rng)
     product = sample_product(seed, index, BASE, 1)
     page = FAMILY.layout.page(draw(product, index, side), squares, TILE)
-    tiles = open_processor(out).preprocess(page, normalize=False)["pixel_values"][0]
+    tiles = open_processor(out).preprocess(page, dtype=torch.uint8)["pixel_values"][0]
     return Drawn(
         tiles.permute(0, 2, 3, 1).contiguous().numpy(),
         page.shape[:2],
