@@ -13,7 +13,6 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, BitsAndBytesConfig, GenerationConfig, PreTrainedModel
 
-from enrich.errors import first_line
 from enrich.models.base import PhotoTokens
 from enrich.models.protocols import Processor
 from enrich.models.registry import CheckpointError, family_of, layouts, read_object
@@ -272,7 +271,9 @@ def need(directory: Path, what: str, *candidates: Path) -> None:
 
 
 def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {first_line(error)}"
+    line = (str(error).splitlines() or [""])[0]
+    line = line if len(line) <= 500 else f"{line[:500]} [...]"  # some list all that they know
+    return f"{type(error).__name__}: {line}"
 
 
 def _key(entry: Any) -> str:
