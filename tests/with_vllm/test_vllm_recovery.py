@@ -40,6 +40,7 @@ class Process:
         self.most = 0
         self.aborted: list[str] = []
         self.start_parts: dict[str, float] = {}
+        self.dtype = torch.float32
 
     def add(self, id: str, prompt: Any, params: Any) -> None:
         self.waiting.append(id)
