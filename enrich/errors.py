@@ -100,9 +100,8 @@ def located(error: E, place: str) -> E:
 
 def first_line(error: BaseException) -> str:
     """The first line of a library's error message, of which some list all that they know; its type if it has none."""
-    line = redact(
-        (str(error).strip() or type(error).__name__).splitlines()[0]
-    )  # before a cut hides where a secret ends
+    whole = (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = redact(whole)  # before a cut hides where a secret ends
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} [...]"
 
 

@@ -43,25 +43,25 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     page = family.layout.page(pattern_image(1000, 1333), prepared.num_crops, prepared.image_size)
     settings = processor.facts.settings(prepared.num_crops, prepared.image_size)
 
-    def own() -> Any:
+    def stock() -> Any:
         return processor.images(
             page, do_resize=False, input_data_format="channels_last", return_tensors="pt", **settings
         )["pixel_values"]
 
-    def looked_up() -> Any:
+    def here() -> Any:
         return processor.preprocess(page)["pixel_values"]
 
-    assert torch.equal(own(), looked_up())
-    ways = ((own, 1), (looked_up, 1), (looked_up, THREADS))
+    assert torch.equal(stock(), here())
+    ways = ((stock, 1), (here, 1), (here, THREADS))
     times = np.array([[seconds(*way) for way in ways] for _ in range(rounds)])
     before, after, shared = (median(column) * 1000 for column in times.T)
     return {
         "model": SIZES[name].published,
         "image tokens": processor.page_tokens(page).total,
-        "own arithmetic, ms": before,
-        "looked up, ms": after,
+        "transformers, ms": before,
+        "here, ms": after,
         "times": before / after,
-        f"on {THREADS} threads, ms": shared,
+        f"here on {THREADS} threads, ms": shared,
         "times ": shared / after,
     }
 

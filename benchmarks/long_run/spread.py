@@ -30,8 +30,6 @@ from benchmarks.made_up import SMALLEST, make_adapter, make_checkpoint
 from benchmarks.results import record
 
 MARKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the run, at which memory is read
-# For two engines on one GPU, neither of which may take the other's memory for its own when it measures what is free.
-SMALL = {"max_num_seqs": 64, "gpu_memory_utilization": 0.2, "kv_cache_memory_bytes": 4 << 30}
 WORKER, DECODER = "ray::Worker", "enrich.photos.decoder_process"  # in the command lines of their processes
 
 
@@ -62,9 +60,12 @@ def run_job(folder: Path, options: argparse.Namespace) -> None:
     from enrich.settings.run import GateSettings, RunSettings
 
     engine = "transformers" if options.engine == "writes" else options.engine
+    vllm = {"max_num_seqs": 64, "gpu_memory_utilization": 0.2}
+    if options.gpus:  # two engines may share one, and each would count the other's memory when it measures what is free
+        vllm["kv_cache_memory_bytes"] = 4 << 30
     settings = RunSettings(
         engine=engine, device="cuda" if options.gpus else "cpu", runner="ray", shard_size=options.shard_size,
-        gate=GateSettings(enabled=False), vllm=SMALL if options.gpus else {"max_num_seqs": 64},
+        gate=GateSettings(enabled=False), vllm=vllm,
         decode_processes=None if options.gpus else 1,
     )  # fmt: skip
     size = {"num_cpus": max(1, 4 * options.gpus // 2), "num_gpus": options.gpus // 2}

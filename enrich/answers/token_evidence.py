@@ -108,7 +108,7 @@ class AnswerTokens:
         self.choices: dict[str, ChoiceTokens] = {}
         for number, field in enumerate(prompt.fields):
             opening = prompt.opening(field)
-            # The space before a number is its own token, or part of the first digit's, as it is before a word.
+            # The space before a number is a token by itself, or the start of the first digit's token.
             if begins := field.how.begins:
                 self.prefixes[field.name] = lines([f"{opening}{begins}"], number)[0][:-1]
             else:
