@@ -75,7 +75,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="where photos and models are made; photos that are there stay")
     parser.add_argument("--rows", type=Path, help="file to which rows are added; the table is of all that it then has")
     parser.add_argument("--seconds", type=int, default=300, help="that a part may take before it is ended")
-    parser.add_argument("--attention", help="vLLM's attention_backend for all that is served; its own choice without")
+    parser.add_argument(
+        "--vllm", nargs="*", default=[], metavar="NAME=JSON",
+        help="vLLM's arguments for all that is served, such as attention_backend='\"TRITON_ATTN\"'",
+    )  # fmt: skip
     parser.add_argument("--tiny", action="store_true", help="small models, to try the script on a CPU")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -103,7 +106,7 @@ def run_alone(name: str, part: str, options: argparse.Namespace) -> dict[str, An
     command = [sys.executable, "-m", "benchmarks.families.full_size", "--one", f"{name} {part}"]
     command += ["--folder", str(options.folder), "--photos", str(options.photos), "--workers", str(options.workers)]
     command += ["--tiny"] if options.tiny else []
-    command += ["--attention", options.attention] if options.attention else []
+    command += ["--vllm", *options.vllm]
     started, log = time.perf_counter(), options.folder / f"{name}-{part}.log"
     with (
         log.open("w") as said,

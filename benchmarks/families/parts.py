@@ -1,6 +1,7 @@
 """The parts of `benchmarks.families.full_size`, each of which runs in a process of its own."""
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
@@ -129,7 +130,7 @@ def serve_stock(path: Path, options: argparse.Namespace) -> dict[str, Any]:
         return Image.open(BytesIO(data)).convert("RGB")
 
     plain: dict[str, Any] = {"enforce_eager": True, "max_num_seqs": 8} if options.tiny else {}
-    plain |= attention(options)
+    plain |= given(options)
     text, photos = stock_question(path)
     llm = LLM(
         str(path), max_model_len=4096, limit_mm_per_prompt=PHOTOS_ONLY, mm_processor_kwargs=photos,
@@ -147,8 +148,9 @@ def serve_stock(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     return _served(found, ready, [len(output.prompt_token_ids or ()) for output in outputs], lengths)
 
 
-def attention(options: argparse.Namespace) -> dict[str, Any]:
-    return {"attention_backend": options.attention} if options.attention else {}
+def given(options: argparse.Namespace) -> dict[str, Any]:
+    pairs = (argument.split("=", 1) for argument in options.vllm)
+    return {name: json.loads(value) for name, value in pairs}
 
 
 def stock_question(path: Path) -> tuple[str, dict[str, Any] | None]:
@@ -182,7 +184,7 @@ def serve_ours(path: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     processor = load_processor(path)
     arguments = engine_arguments(RunSettings(), *device_and_dtype("auto"), family_of(path).load())
-    arguments |= {"model": str(path), "max_model_len": most_tokens(path), **attention(options)}
+    arguments |= {"model": str(path), "max_model_len": most_tokens(path), **given(options)}
     in_flight = arguments["max_num_seqs"] * 5 // 4
     start = partial(EngineProcess, arguments, cpu=options.tiny)
     with (
@@ -191,15 +193,14 @@ def serve_ours(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     ):
         engine._free = sampling([], ANSWER_TOKENS)  # random weights never end an answer, or do at once
 
-        def answer(first: int, count: int) -> list[Any]:
-            photos = photo_bytes(options, first, count)
-            stream = requests(pool, photos, [processor.preparation], in_flight, f"{first}")
-            return list(engine.complete(stream))
+        def answer(photos: list[bytes], prefix: str) -> list[Any]:
+            return list(engine.complete(requests(pool, photos, [processor.preparation], in_flight, prefix)))
 
-        answer(options.photos, warm_up(options))
+        answer(photo_bytes(options, options.photos, warm_up(options)), "warm-up")
         ready = time.perf_counter() - started
+        photos = photo_bytes(options, 0, options.photos)
         with clock(options.photos) as found:
-            answers = answer(0, options.photos)
+            answers = answer(photos, "measured")
     if wrong := [one.error for one in answers if one.error]:
         raise RuntimeError(f"{len(wrong)} photos without an answer, such as: {wrong[0]}")
     lengths = [len(one.token_ids) for one in answers]

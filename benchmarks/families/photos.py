@@ -1,5 +1,6 @@
 """CPU time from a photo's page to a model's input, by family: with transformers' image processor alone, and as `enrich`
-does it (a table of a byte's 256 values; SmolVLM2's tiles cut here), on one thread and on as many as torch would use.
+does it (a table of a byte's 256 values; patches and tiles cut here) in training, which takes float32, and for vLLM's
+process, which takes bfloat16 or bytes; the latter on one thread and on as many as torch would use.
 
 Image processors have the published sizes, and a photo has 1000 x 1333 pixels. The ways take turns.
 
@@ -51,18 +52,21 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     def here() -> Any:
         return processor.preprocess(page)["pixel_values"]
 
+    def sent() -> Any:
+        return processor.preprocess(page, dtype=torch.uint8 if processor.facts.bytes_for_vllm else torch.bfloat16)
+
     assert torch.equal(stock(), here())
-    ways = ((stock, 1), (here, 1), (here, THREADS))
+    ways = ((stock, 1), (here, 1), (sent, 1), (sent, THREADS))
     times = np.array([[seconds(*way) for way in ways] for _ in range(rounds)])
-    before, after, shared = (median(column) * 1000 for column in times.T)
+    before, after, served, shared = (median(column) * 1000 for column in times.T)
     return {
         "model": SIZES[name].published,
         "image tokens": processor.page_tokens(page).total,
         "transformers, ms": before,
-        "here, ms": after,
+        "here in training, ms": after,
         "times": before / after,
-        f"here on {THREADS} threads, ms": shared,
-        "times ": shared / after,
+        "for vLLM, ms": served,
+        f"on {THREADS} threads, ms": shared,
     }
 
 

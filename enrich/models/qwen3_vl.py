@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from enrich.models.auto import Facts, family, one_each
@@ -15,6 +16,7 @@ from enrich.models.base import Published
 
 _LEAST = 64  # cells; smaller photos are scaled up to them
 _PATCHES = 2  # along a cell's side
+_FRAMES = 2  # of a video that a patch takes; a photo is shown twice
 
 
 def _least(squares: int) -> int:
@@ -63,6 +65,15 @@ def _grids(photos: list[tuple[int, ...]]) -> dict[str, Any]:
     return {"image_grid_thw": [(1, down * _PATCHES, across * _PATCHES) for down, across in photos]}
 
 
+def _arranged(page: np.ndarray, side: int) -> np.ndarray:
+    """As transformers' image processor, which does this in float32: the patches of a cell follow one another."""
+    patch = side // _PATCHES
+    down, across = (one // side for one in page.shape[:2])
+    cells = page.reshape(down, _PATCHES, patch, across, _PATCHES, patch, 3).transpose(0, 3, 1, 4, 6, 2, 5)
+    frames = np.broadcast_to(cells[:, :, :, :, :, None], (*cells.shape[:5], _FRAMES, patch, patch))
+    return frames.reshape(down * across * _PATCHES**2, -1)
+
+
 FACTS = Facts(
     image_token="<|image_pad|>",
     stop_tokens=("<|im_end|>", "<|endoftext|>", "<|im_start|>"),
@@ -82,6 +93,7 @@ FACTS = Facts(
     squares_for=_squares_for,
     each=one_each,
     tensors={"pixel_values": 0, "image_grid_thw": 0},
+    arranged=_arranged,
     grids=_grids,
     flat=("pixel_values",),
     bytes_for_vllm=True,

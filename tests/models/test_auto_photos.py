@@ -76,13 +76,15 @@ def test_values_are_those_of_the_image_processors_own_arithmetic(member: Member,
     processor, page = replace(member.processor, images=images), member.page(1000, 1333)
     prepared = processor.preparation
     settings = processor.facts.settings(prepared.num_crops, prepared.image_size)
-    expected = images(page, do_resize=False, input_data_format="channels_last", return_tensors="pt", **settings)
+    settings |= {"do_resize": False, "input_data_format": "channels_last", "return_tensors": "pt"}
+    expected = images(page, **settings)
     found = processor.preprocess(page)
     for name in found:
         assert torch.equal(found[name], expected[name])
     raw = processor.preprocess(page, dtype=torch.uint8)["pixel_values"]
+    levels = images(page, do_rescale=False, do_normalize=False, **settings)["pixel_values"]
     assert raw.dtype == torch.uint8
-    assert raw.shape == found["pixel_values"].shape
+    assert torch.equal(raw, levels.byte())
     half = processor.preprocess(page, dtype=torch.bfloat16)["pixel_values"]
     assert torch.equal(half, found["pixel_values"].to(torch.bfloat16))
 

@@ -56,9 +56,10 @@ class Facts:
         each: image positions of a square, from the model's configuration.
         template: arguments of the chat template.
         tensors: which of the image processor's results the model's forward takes, and what pads them.
-        arranged: a page's bytes and a square's side to the bytes of its "pixel_values", where they are the only tensor;
-            None: the image processor does this.
-        grids: its image arguments where features are known, from squares down and across of photos.
+        arranged: a page's bytes and a square's side to the bytes of its "pixel_values"; None: the image processor does
+            this.
+        grids: the model's other image arguments, from squares down and across of photos. `arranged` and features that
+            are known need them.
         for_vllm: a photo's tensors under vLLM's names.
         flat: those of them that have any number of rows for a photo, not one.
         bytes_for_vllm: vLLM normalises pixels itself, on the GPU, and gets them as bytes.

@@ -99,7 +99,9 @@ class PhotoProcessor:
         """A page as the image processor makes it, or the same with its pixels still bytes."""
         side = self.preparation.image_size
         if as_bytes and self.facts.arranged:
-            return {"pixel_values": torch.from_numpy(self.facts.arranged(page, side))}
+            grids = self.facts.grids([self.page_tokens(page).grid])
+            pixels = torch.from_numpy(self.facts.arranged(page, side))
+            return {"pixel_values": pixels, **{name: torch.tensor(one) for name, one in grids.items()}}
         made = self.images(
             page,
             do_resize=False,  # it has its final size
