@@ -79,6 +79,7 @@ def _options() -> argparse.Namespace:
         "--vllm", nargs="*", default=[], metavar="NAME=JSON",
         help="vLLM's arguments for all that is served, such as attention_backend='\"TRITON_ATTN\"'",
     )  # fmt: skip
+    parser.add_argument("--profile", action="store_true", help="say in engine's log which kernels took the GPU's time")
     parser.add_argument("--tiny", action="store_true", help="small models, to try the script on a CPU")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -105,7 +106,7 @@ def run_alone(name: str, part: str, options: argparse.Namespace) -> dict[str, An
         environment = engine_environment(options.folder, stock=part == "stock", tiny=options.tiny)
     command = [sys.executable, "-m", "benchmarks.families.full_size", "--one", f"{name} {part}"]
     command += ["--folder", str(options.folder), "--photos", str(options.photos), "--workers", str(options.workers)]
-    command += ["--tiny"] if options.tiny else []
+    command += [f"--{name}" for name in ("tiny", "profile") if getattr(options, name)]
     command += ["--vllm", *options.vllm]
     started, log = time.perf_counter(), options.folder / f"{name}-{part}.log"
     with (

@@ -3,6 +3,7 @@
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 
 from benchmarks.families.members import PHI, SIZES
 from benchmarks.made_up import prompt
-from benchmarks.vllm_serving.measured_engine import clock, photo_bytes, requests, warm_up
+from benchmarks.vllm_serving.measured_engine import clock, photo_bytes, profile, requests, warm_up
 
 PHOTO_TOKENS, TINY_TOKENS = 750, 64  # that are asked for; each family has its nearest
 ANSWER_TOKENS = 32  # as many as title, category and price take with the published vocabularies
@@ -201,6 +202,8 @@ def serve_ours(path: Path, options: argparse.Namespace) -> dict[str, Any]:
         photos = photo_bytes(options, 0, options.photos)
         with clock(options.photos) as found:
             answers = answer(photos, "measured")
+        if options.profile:
+            print(profile(engine, lambda: answer(photos, "profiled")), file=sys.stderr)
     if wrong := [one.error for one in answers if one.error]:
         raise RuntimeError(f"{len(wrong)} photos without an answer, such as: {wrong[0]}")
     lengths = [len(one.token_ids) for one in answers]

@@ -130,15 +130,7 @@ class Bench:
                 torch.accelerator.synchronize() if device.type == "cuda" else None
             return steps * batch / (time.perf_counter() - started)
 
-        return {"a second": self.run_in_engine(encode)}
-
-    def run_in_engine(self, function: Callable[..., Any], **arguments: Any) -> Any:
-        """What `function(model)` returns, called in the engine's process."""
-
-        def call(worker: Any) -> Any:
-            return function(worker.get_model(), **arguments)
-
-        return self.engine.process._engine.collective_rpc(call)[0]
+        return {"a second": run_in_engine(self.engine, encode)}
 
     def set_step_tokens(self, tokens: int) -> None:
         """As `max_num_batched_tokens` would, but without another engine's start; no more than that was at the start."""
@@ -153,34 +145,48 @@ class Bench:
                     return
             raise RuntimeError("the model runs in another process than the engine's scheduler")
 
-        self.run_in_engine(change)
+        run_in_engine(self.engine, change)
 
     def profile(self) -> str:
-        """The GPU's time by kernel, over the photos of one more measurement."""
+        """The GPU's time by kernel, over half of the photos once more."""
+        return profile(self.engine, lambda: self.from_jpeg(count=self.options.photos // 2))
 
-        def start(model: Any) -> None:
-            import torch
 
-            torch.enrich_profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
-            torch.enrich_profile.start()
+def run_in_engine(engine: Any, function: Callable[..., Any], **arguments: Any) -> Any:
+    """What `function(model)` returns, called in the process of a `VllmEngine`."""
 
-        def stop(model: Any) -> str:
-            import torch
+    def call(worker: Any) -> Any:
+        return function(worker.get_model(), **arguments)
 
-            torch.enrich_profile.stop()
-            rows = sorted(torch.enrich_profile.key_averages(), key=lambda row: -row.self_device_time_total)
-            total = sum(row.self_device_time_total for row in rows)
-            top = [
-                f"{row.self_device_time_total / total:6.1%} {row.self_device_time_total / 1e3:9.1f} ms {row.count:6d} "
-                f"{row.key[:110]}" for row in rows[:40]
-            ]  # fmt: skip
-            return "\n".join([f"kernels: {total / 1e6:.2f} s", *top])
+    return engine.process._engine.collective_rpc(call)[0]
 
-        self.run_in_engine(start)
-        began = time.perf_counter()
-        self.from_jpeg(count=self.options.photos // 2)
-        wall = time.perf_counter() - began
-        return f"wall {wall:.2f} s\n{self.run_in_engine(stop)}"
+
+def profile(engine: Any, work: Callable[[], object]) -> str:
+    """The GPU's time by kernel while a `VllmEngine` does this work."""
+
+    def start(model: Any) -> None:
+        import torch
+
+        torch.enrich_profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+        torch.enrich_profile.start()
+
+    def stop(model: Any) -> str:
+        import torch
+
+        torch.enrich_profile.stop()
+        rows = sorted(torch.enrich_profile.key_averages(), key=lambda row: -row.self_device_time_total)
+        total = sum(row.self_device_time_total for row in rows) or 1
+        top = [
+            f"{row.self_device_time_total / total:6.1%} {row.self_device_time_total / 1e3:9.1f} ms {row.count:6d} "
+            f"{row.key[:110]}" for row in rows[:40]
+        ]  # fmt: skip
+        return "\n".join([f"kernels: {total / 1e6:.2f} s", *top])
+
+    run_in_engine(engine, start)
+    began = time.perf_counter()
+    work()
+    wall = time.perf_counter() - began
+    return f"wall {wall:.2f} s\n{run_in_engine(engine, stop)}"
 
 
 def text_prompts(processor: Any, options: argparse.Namespace, crops: Sequence[int] = (4,)) -> list[Any]:

@@ -43,6 +43,7 @@ from benchmarks.vllm_serving.measured_engine import (
     Bench,
     clock,
     photo_bytes,
+    run_in_engine,
     run_tower_as_vllm,
     run_tower_compiled,
     text_prompts,
@@ -181,7 +182,7 @@ def measure_engine(name: str, settings: dict[str, str], options: argparse.Namesp
     with Bench({**settings, "shard_size": "512"}, options) as bench:
         yield f"{name}, text alone", (text := bench.text())
         for how, run in (("as vLLM runs it", run_tower_as_vllm), ("compiled", run_tower_compiled)):
-            bench.run_in_engine(run)
+            run_in_engine(bench.engine, run)
             yield f"{name}, encoder alone, {how}", (encoder := bench.encoder())
             yield f"{name}, ceiling with it", {"a second": 1 / (1 / text["a second"] + 1 / encoder["a second"])}
         yield f"{name}, this engine from JPEG bytes", bench.from_jpeg()
