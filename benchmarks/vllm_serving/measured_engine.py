@@ -167,7 +167,9 @@ def profile(engine: Any, work: Callable[[], object]) -> str:
     def start(model: Any) -> None:
         import torch
 
-        torch.enrich_profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+        kinds = torch.profiler.ProfilerActivity
+        activity = kinds.CUDA if torch.cuda.is_available() else kinds.CPU  # nothing to see there, but the script can be tried
+        torch.enrich_profile = torch.profiler.profile(activities=[activity])
         torch.enrich_profile.start()
 
     def stop(model: Any) -> str:
