@@ -168,7 +168,7 @@ def profile(engine: Any, work: Callable[[], object]) -> str:
         import torch
 
         kinds = torch.profiler.ProfilerActivity
-        activity = kinds.CUDA if torch.cuda.is_available() else kinds.CPU  # to try the script there; it finds no kernels
+        activity = kinds.CUDA if torch.cuda.is_available() else kinds.CPU  # which finds no kernels
         torch.enrich_profile = torch.profiler.profile(activities=[activity])
         torch.enrich_profile.start()
 
