@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from prefect.settings import (
+    PREFECT_API_REQUEST_TIMEOUT,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
     PREFECT_HOME,
     PREFECT_LOCAL_STORAGE_PATH,
@@ -28,6 +29,9 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         PREFECT_LOCAL_STORAGE_PATH: home / "storage",
         PREFECT_SERVER_MEMO_STORE_PATH: home / "memo_store.toml",
         PREFECT_SERVER_ANALYTICS_ENABLED: False,
+        # Now and then two writers of the server's SQLite block each other until one gives up, after 60 s. A flow whose
+        # last request ends before that, which by default is after 60 s too, gets a state without its result.
+        PREFECT_API_REQUEST_TIMEOUT: 120.0,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # its thread is joined at the end of every flow, which takes a second
     }
     with temporary_settings(settings), prefect_test_harness(server_startup_timeout=300):

@@ -130,8 +130,7 @@ def test_newer_checkpoints_keep_settings_of_photos_in_the_processors_file(whole:
     assert "image_processor" not in json.loads((whole / "processor_config.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["merge_size", "temporal_patch_size"])
-def test_other_arrangements_of_patches(whole: Path, name: str) -> None:
-    edit(whole / "preprocessor_config.json", lambda config: config.update({name: 4}))
-    with pytest.raises(CheckpointError, match=f"its image processor has {name} 4, not 2.*; fetch it again$"):
+def test_other_arrangements_of_patches(whole: Path) -> None:
+    edit(whole / "preprocessor_config.json", lambda config: config.update(temporal_patch_size=4))
+    with pytest.raises(CheckpointError, match="its image processor does not arrange photos as those of qwen3_vl;"):
         load_processor(whole)

@@ -133,7 +133,8 @@ def index(model: Path, **changes: Any) -> None:
          "its settings of photos cut squares of 28 pixels, and the model takes 32; give it the settings that came with "
          "it"),
         (lambda m: edit(m / "preprocessor_config.json", image_processor_type="CLIPImageProcessor"),
-         FILES + " (KeyError: 'image_grid_thw'); fetch it again"),
+         "its image processor does not arrange photos as those of qwen3_vl; give it the preprocessor_config.json that "
+         "came with it"),
         (lambda m: edit(m / "preprocessor_config.json", image_mean=[0.5]),
          FILES + " (ValueError: mean must have 3 elements if it is an iterable, got 1); fetch it again"),
         (lambda m: edit(m / "preprocessor_config.json", image_std=[0, 0, 0]),

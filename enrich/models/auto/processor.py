@@ -1,6 +1,7 @@
 """Text and photos of a checkpoint to its inputs: see `enrich.models.protocols.Processor`."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -97,21 +98,35 @@ class PhotoProcessor:
 
     def _arranged(self, page: np.ndarray, most: int, *, as_bytes: bool) -> dict[str, torch.Tensor]:
         """A page as the image processor makes it, or the same with its pixels still bytes."""
-        side = self.preparation.image_size
         if as_bytes and self.facts.arranged:
             grids = self.facts.grids([self.page_tokens(page).grid])
-            pixels = torch.from_numpy(self.facts.arranged(page, side))
+            pixels = torch.from_numpy(self.facts.arranged(page, self.preparation.image_size))
             return {"pixel_values": pixels, **{name: torch.tensor(one) for name, one in grids.items()}}
+        return self._by_images(page, most, as_bytes=as_bytes)
+
+    def _by_images(self, page: np.ndarray, most: int, *, as_bytes: bool) -> dict[str, torch.Tensor]:
         made = self.images(
             page,
             do_resize=False,  # it has its final size
             **({"do_rescale": False, "do_normalize": False} if as_bytes else {}),
             input_data_format="channels_last",
             return_tensors="pt",
-            **self.facts.settings(most, side),
+            **self.facts.settings(most, self.preparation.image_size),
         )
         tensors = {name: made[name] for name in self.facts.tensors}
         return {**tensors, "pixel_values": tensors["pixel_values"].byte()} if as_bytes else tensors
+
+    def arranges_as_images(self) -> bool:
+        """Whether the image processor makes the same of a page as `Facts.arranged`, if that takes its place."""
+        side, most = self.preparation.image_size, self.preparation.num_crops
+        shape = (side, side * min(2, most), 3)
+        page = (np.arange(math.prod(shape)) % 251).astype(np.uint8).reshape(shape)
+        try:
+            theirs = self._by_images(page, most, as_bytes=True)
+        except KeyError:  # a tensor that it does not make
+            return False
+        ours = self._arranged(page, most, as_bytes=True)
+        return all(torch.equal(theirs[name], ours[name]) for name in theirs)
 
     @cached_property
     def _levels(self) -> np.ndarray | None:
@@ -250,7 +265,11 @@ def load_processor(facts: Facts, directory: Path, **changes: Any) -> PhotoProces
         setattr(images, name, value)
     file = directory / _PROCESSOR_FILE
     others = {name: one for name, one in (read_object(file) if file.is_file() else {}).items() if name not in _PARTS}
-    return PhotoProcessor(facts, tokenizer, images, preparation, each, others)
+    processor = PhotoProcessor(facts, tokenizer, images, preparation, each, others)
+    if not processor.arranges_as_images():
+        reason = f"its image processor does not arrange photos as those of {model_type}"
+        raise CheckpointError(directory, f"{reason}; give it the {PHOTO_FILE} that came with it")
+    return processor
 
 
 def _unknown_image_processor(directory: Path) -> str | None:
