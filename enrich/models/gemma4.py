@@ -56,8 +56,7 @@ def _squares_for(tokens: int, _: int) -> int:
 
 
 def _for_vllm(images: dict[str, Any]) -> dict[str, Any]:
-    """Without the rows that pad a photo to the largest size: for them vLLM's tower would need a mask, with which
-    attention is slower."""
+    """Without the rows that pad a photo to the largest size, for which vLLM's tower would make a mask."""
     places = images["image_position_ids"]
     real = int((places[0, :, 0] >= 0).sum())  # they come first
     return {"pixel_values": images["pixel_values"][:, :real], "pixel_position_ids": places[:, :real]}

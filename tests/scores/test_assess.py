@@ -143,7 +143,8 @@ def test_every_figure_is_drawn_the_same_every_time() -> None:
     assert all(picture.startswith("data:image/svg+xml;base64,") for _, picture in drawn)
 
 
-@pytest.mark.filterwarnings("error:Glyph")  # matplotlib's own font lacks these letters, a browser finds them
+# matplotlib's own font lacks these letters, a browser finds them. An earlier test may have left a socket open.
+@pytest.mark.filterwarnings("error", "default::ResourceWarning")
 def test_figures_name_categories_in_any_script_and_cut_them_by_their_width() -> None:
     names = {"Hats": "婦人用ウールコート・フード付き", "Bags": "Belted coats and jackets"}
     table = scored(200).with_columns(pl.col("category", "answered_category").replace(names))

@@ -99,8 +99,9 @@ class PhotoProcessor:
     def _arranged(self, page: np.ndarray, most: int, *, as_bytes: bool) -> dict[str, torch.Tensor]:
         """A page as the image processor makes it, or the same with its pixels still bytes."""
         if as_bytes and self.facts.arranged:
-            grids = self.facts.grids([self.page_tokens(page).grid])
-            pixels = torch.from_numpy(self.facts.arranged(page, self.preparation.image_size))
+            side = self.preparation.image_size
+            grids = self.facts.grids([tuple(one // side for one in page.shape[:2])])
+            pixels = torch.from_numpy(self.facts.arranged(page, side))
             return {"pixel_values": pixels, **{name: torch.tensor(one) for name, one in grids.items()}}
         return self._by_images(page, most, as_bytes=as_bytes)
 
